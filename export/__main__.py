@@ -1,0 +1,151 @@
+"""`python -m export build|package|promote`, and `--list`: from a checkpoint to archives."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+import export.variants  # noqa: F401 - registers the variants
+from export.registry import VARIANTS, choose
+from handler.commands import emit, run, say
+from handler.errors import UserError
+
+SELECTION = Path("benchmarks/results/selection.json")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    return arguments.command(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
+    parser.add_argument("--list", action="store_const", const=_list, dest="command", help="show every variant")
+    commands = parser.add_subparsers()
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--artifacts", type=Path, default=Path("build/artifacts"), help="default: %(default)s")
+
+    build = commands.add_parser("build", parents=[common], help="build variants, prove and check them")
+    build.add_argument("variants", nargs="*", help="names, or all (the default): what this machine can build")
+    build.add_argument("--checkpoint", type=Path, default=Path("build/checkpoint"), help="default: %(default)s")
+    build.set_defaults(command=_build)
+
+    store = argparse.ArgumentParser(add_help=False)
+    store.add_argument("--store", type=Path, default=Path("model_store"), help="default: %(default)s")
+    store.add_argument("--name", default="hate", help="of the model and its archives; default: %(default)s")
+
+    package = commands.add_parser("package", parents=[common, store], help="artifacts -> .mar, and promote one")
+    package.add_argument("--version", default="1.0", help="of the model; default: %(default)s")
+    package.set_defaults(command=_package)
+
+    promote = commands.add_parser("promote", parents=[common, store], help="make one variant the served archive")
+    promote.add_argument("variant", nargs="?", help="default: the selected one")
+    promote.add_argument("--force", action="store_true", help="even if its check says that it is not equal to fp32")
+    promote.set_defaults(command=_promote)
+    parser.set_defaults(command=lambda _: parser.print_help() or 0)
+    return parser
+
+
+def _list(_: argparse.Namespace) -> int:
+    rows = []
+    for one in VARIANTS.values():
+        lacking = one.lacks()
+        rows.append(
+            (one.name, one.runtime, ", ".join(one.devices), one.parent or "", one.summary, "; ".join(lacking) or "yes")
+        )
+    say(tabulate(rows, ["variant", "runtime", "devices", "parent", "what it is", "buildable here"]))
+    return 0
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    chosen, left_out = choose(arguments.variants)
+    from export.build import build
+    from export.source import Source
+    from training.checkpoint import load_data, open_checkpoint
+
+    for name, lacking in left_out.items():
+        say(f"{name}: left out, this machine lacks {'; '.join(lacking)}")
+    checkpoint = open_checkpoint(arguments.checkpoint)
+    source = Source(checkpoint, load_data(checkpoint), arguments.artifacts)
+    built = [build(one, source, say) for one in chosen]
+    rows = []
+    for artifact in built:
+        check, drop = artifact.meta["check"], artifact.meta["check"]["macro_f1_drop"]
+        rows.append(
+            (
+                artifact.name,
+                "yes" if check["equal"] else "NO",
+                f"{check['label_agreement']:.2%}",
+                f"{drop[0]:+.3f} to {drop[1]:+.3f}",
+                f"{check['max_prob_diff']:.4f}",
+                f"{check['batch_mate_diff']:.1e}",
+                f"{artifact.bytes / 1e6:.1f}",
+                f"{artifact.meta['build']['seconds']:.0f}",
+            )
+        )
+    headers = ["variant", "equal", "labels agree", "macro-F1 drop, 95 %", "max prob. diff", "batch mates", "MB", "seconds"]
+    say("\n" + tabulate(rows, headers) + f"\n({built[0].meta['check']['note']})")
+    emit({artifact.name: {"folder": str(artifact.folder), "check": artifact.meta["check"]} for artifact in built})
+    return 0
+
+
+def _package(arguments: argparse.Namespace) -> int:
+    from export.package import package
+    from handler.artifact import DESCRIPTION, open_artifact
+
+    folders = sorted(path.parent for path in arguments.artifacts.glob(f"[!.]*/{DESCRIPTION}"))
+    if not folders:
+        raise UserError("there are no artifacts to package", seen=arguments.artifacts, remedy="Build them: make export")
+    archives = {}
+    for folder in folders:
+        archives[folder.name] = path = package(
+            open_artifact(folder), arguments.store, name=arguments.name, version=arguments.version
+        )
+        say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    selected = _selected(arguments)
+    if selected is None:
+        say("nothing is selected yet (make benchmark select): fp32 is promoted")
+    target = _promote_to(arguments, selected or "fp32", force=False)
+    emit({"archives": {name: str(path) for name, path in archives.items()}, "promoted": str(target)})
+    return 0
+
+
+def _promote(arguments: argparse.Namespace) -> int:
+    variant = arguments.variant or _selected(arguments)
+    if variant is None:
+        raise UserError("no variant is selected", seen=SELECTION, remedy="Run make select, or name a variant")
+    emit({"promoted": str(_promote_to(arguments, variant, force=arguments.force))})
+    return 0
+
+
+def _promote_to(arguments: argparse.Namespace, variant: str, *, force: bool) -> Path:
+    from export.package import promote
+
+    target = promote(variant, arguments.store, arguments.artifacts, name=arguments.name, force=force)
+    say(f"{target} is now {variant}")
+    return target
+
+
+def _selected(arguments: argparse.Namespace) -> str | None:
+    """The variant that selection chose, if it still is the artifact that was measured."""
+    from handler.artifact import open_artifact
+
+    if not SELECTION.is_file():
+        return None
+    try:
+        choice = json.loads(SELECTION.read_text())
+        variant, sha256 = choice["selected"], choice["artifact_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError("the selection cannot be read", seen=SELECTION, remedy="Run make select again") from error
+    if variant is None:
+        return None
+    if open_artifact(arguments.artifacts / variant, verify=False).sha256 != sha256:
+        say(f"{variant} was selected, but has been built anew since; run make benchmark select")
+        return None
+    return variant
+
+
+if __name__ == "__main__":
+    run(main)

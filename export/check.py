@@ -1,0 +1,109 @@
+"""Is the reloaded artifact still the classifier? Measured on validation, through the Predictor.
+
+The reference is the fp32 artifact; fp32 itself is held against transformers' own tokenizer and model,
+so that a fault of the Predictor cannot hide in both sides. A bad check is recorded, not raised: it is
+selection and promotion that refuse.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.source import Source
+from handler.predictor import Prediction, Predictor, decide
+from training.metrics import evaluate
+from training.statistics import macro_f1_difference
+
+# Not worse than this margin, at 95 % confidence, counts as equal; the gate decides at the user's own margin.
+MARGIN = 0.02
+# Random weights have no labels worth counting: there, equality is one of probabilities.
+RANDOM_MARGIN = 0.05
+# How many texts are asked once alone and once in company, for the bound on batch mates.
+COMPANY_TEXTS = 256
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The record for `artifact.json`, and the reference distributions that drift is measured against."""
+
+    check: dict
+    reference: dict
+
+
+def check(predictor: Predictor, source: Source, reference: np.ndarray) -> Measured:
+    """Compare with the `reference` scores, float64 [texts, labels], of the same validation texts."""
+    split = source.dataset.splits["validation"]
+    artifact = predictor.artifact
+    thresholds = artifact.meta["thresholds"]
+    predictions = predictor.predict(split.texts)
+    scores = np.array([prediction.scores for prediction in predictions])
+    difference = np.abs(scores - reference).max(axis=1)
+    ours, theirs = (decide(values, artifact.labels, thresholds) for values in (scores, reference))
+    drop = macro_f1_difference(split.labels, theirs, ours)
+    random = source.checkpoint.meta["base"].startswith("random:")
+    if random:
+        equal = bool(difference.max() <= RANDOM_MARGIN)
+        note = f"random weights: labels mean nothing, equal is a largest probability difference of at most {RANDOM_MARGIN}"
+    else:
+        equal = bool(drop.high <= MARGIN)
+        note = f"equal: macro-F1 drop on validation below {MARGIN} at 95 % confidence"
+    return Measured(
+        check={
+            "split": "validation",
+            "n": len(split.texts),
+            "max_prob_diff": _rounded(difference.max()),
+            "mean_prob_diff": _rounded(difference.mean()),
+            "label_agreement": _rounded((ours == theirs).mean()),
+            "macro_f1": _rounded(evaluate(scores, split.labels, artifact.labels, thresholds)["macro_f1"]),
+            "macro_f1_drop": [_rounded(drop.low), _rounded(drop.high)],
+            "batch_mate_diff": _rounded(batch_mate_difference(predictor, split.texts[:COMPANY_TEXTS])),
+            "equal": equal,
+            "note": note,
+        },
+        reference=_distributions(predictions, artifact.grid.lengths),
+    )
+
+
+def batch_mate_difference(predictor: Predictor, texts: list[str]) -> float:
+    """The most that a text's score moved between being asked alone and in the company of the others."""
+    together = np.array([prediction.scores for prediction in predictor.predict(texts)])
+    alone = np.array([predictor.predict([text])[0].scores for text in texts])
+    return float(np.abs(together - alone).max())
+
+
+def reference_scores(source: Source, batch: int = 32) -> np.ndarray:
+    """Scores of the validation texts by transformers alone: AutoTokenizer, padding, the model, softmax."""
+    import torch
+    from transformers import AutoTokenizer
+
+    meta = source.checkpoint.meta
+    tokenizer = AutoTokenizer.from_pretrained(source.checkpoint.folder, local_files_only=True)
+    model = source.model()
+    texts = source.dataset.splits["validation"].texts
+    rows = []
+    with torch.inference_mode():
+        for start in range(0, len(texts), batch):
+            inputs = tokenizer(
+                list(texts[start : start + batch]),
+                padding=True,
+                truncation=True,
+                max_length=meta["max_length"],
+                return_tensors="pt",
+            )
+            logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+            rows.append(torch.softmax(logits.double() / meta["temperature"], dim=-1).numpy())
+    return np.concatenate(rows)
+
+
+def _distributions(predictions: list[Prediction], lengths: tuple[int, ...]) -> dict:
+    """Histograms of the last label's score (ten bins) and of the lengths in tokens (by bucket)."""
+    scores, _ = np.histogram([prediction.scores[-1] for prediction in predictions], bins=10, range=(0, 1))
+    tokens, _ = np.histogram([prediction.tokens for prediction in predictions], bins=[0, *(top + 1 for top in lengths)])
+    return {
+        "scores": {"edges": [round(edge / 10, 1) for edge in range(11)], "counts": scores.tolist()},
+        "lengths": {"up_to": list(lengths), "counts": tokens.tolist()},
+    }
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 6)

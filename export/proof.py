@@ -1,0 +1,72 @@
+"""Evidence, read from what the runtime executes, that an optimisation really happened.
+
+A quantised graph that runs in fp32 or a compiled one without its kernels looks fine from outside. Each
+function returns facts for `artifact.json`; `require` turns a missing fact into a failed export.
+"""
+
+import re
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+from handler.errors import UserError
+
+
+def require(fact: bool, expected: str, seen: object) -> None:
+    """Fail the export unless `fact` holds."""
+    if not fact:
+        raise UserError(
+            f"the proof is missing: expected {expected}",
+            seen=seen,
+            remedy="The runtime did not do what the variant promises; no artifact was written",
+        )
+
+
+def torch_weights(model) -> dict:
+    """Parameters and the dtypes of linear weights of a torch module."""
+    import torch
+
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "linear_layers": len(linear),
+        "linear_dtypes": dict(Counter(str(layer.weight.dtype).removeprefix("torch.") for layer in linear)),
+    }
+
+
+def openvino_precisions(compiled) -> dict:
+    """Matrix products of a compiled OpenVINO model by the precision that it executes them in."""
+    executed = Counter()
+    for operation in compiled.get_runtime_model().get_ops():
+        info = operation.get_rt_info()
+        if info["layerType"].value in ("FullyConnected", "MatMul"):
+            executed[info["runtimePrecision"].value] += 1
+    return {"executed_matmuls": dict(executed)}
+
+
+def onnx_operators(path: Path) -> dict:
+    """Operators of the graph that ONNX Runtime executes on this machine, after its own optimisation."""
+    import tempfile
+
+    import onnx
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as scratch:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # the optimised graph is for looking at, not for shipping elsewhere
+        options.optimized_model_filepath = f"{scratch}/executed.onnx"
+        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        nodes = onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node
+        return {"executed_operators": dict(Counter(node.op_type for node in nodes).most_common())}
+
+
+def compiled_kernels(package: Path) -> dict:
+    """What AOTInductor generated: dtypes of the frozen constants and calls of matrix-product kernels."""
+    with zipfile.ZipFile(package) as archive:
+        sources = "".join(archive.read(name).decode() for name in archive.namelist() if name.endswith(".cpp"))
+    return {
+        "constants": dict(Counter(re.findall(r"\.dtype = cached_torch_dtype_(\w+)", sources))),
+        "gemm_templates": len(set(re.findall(r"void (cpp_\w*Gemm\w*|cpp_CppMicroGemm\w*)\(", sources))),
+        "onednn_linears": len(re.findall(r"aoti_torch_cpu__linear_pointwise\w*\(", sources)),
+        "amx_kernels": len(re.findall(r"_tile_dpbf16ps", sources)),
+    }

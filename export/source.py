@@ -1,0 +1,84 @@
+"""What a variant is made from: the trained checkpoint, and real texts to calibrate and to check with."""
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from handler.artifact import TOKENIZER, file_sha256
+from handler.batching import Grid, fit_grid
+from handler.errors import UserError
+from training.checkpoint import Checkpoint
+from training.data import Dataset
+
+# Calibration ranges settle after a few hundred texts (Krishnamoorthi 2018, arXiv:1806.08342, section 3.1.3).
+CALIBRATION_TEXTS = 300
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint, its data, and the folder in which its artifacts stand."""
+
+    checkpoint: Checkpoint
+    dataset: Dataset
+    artifacts: Path
+
+    @cached_property
+    def sha256(self) -> str:
+        """Identity of the checkpoint: its weights, tokenizer, calibration and data."""
+        folder = self.checkpoint.folder
+        parts = {name: file_sha256(folder / name) for name in ("config.json", "model.safetensors", TOKENIZER)}
+        parts |= {key: self.checkpoint.meta[key] for key in ("temperature", "thresholds", "max_length", "labels")}
+        parts["data"] = self.checkpoint.meta["data"]["sha256"]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def pad_id(self) -> int:
+        return json.loads((self.checkpoint.folder / "config.json").read_text())["pad_token_id"]
+
+    def model(self, *, attention: str = "sdpa"):
+        """A fresh fp32 `PreTrainedModel` in eval mode, which the caller may change."""
+        from transformers import AutoModelForSequenceClassification
+
+        return (
+            AutoModelForSequenceClassification.from_pretrained(
+                self.checkpoint.folder, local_files_only=True, use_safetensors=True, attn_implementation=attention
+            )
+            .float()
+            .eval()
+        )
+
+    @cached_property
+    def tokenizer(self):
+        """The Rust tokenizer, as the Predictor will use it."""
+        from tokenizers import Tokenizer
+
+        path = self.checkpoint.folder / TOKENIZER
+        if not path.is_file():
+            raise UserError(
+                "the checkpoint has no tokenizer.json", seen=path, remedy="Save its fast tokenizer there (save_pretrained)"
+            )
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self.checkpoint.meta["max_length"])
+        return tokenizer
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The (batch, length) grid that pads the validation texts the least."""
+        texts = self.dataset.splits["validation"].texts
+        lengths = [len(encoding.ids) for encoding in self.tokenizer.encode_batch_fast(list(texts))]
+        return fit_grid(lengths, self.checkpoint.meta["max_length"])
+
+    def calibration(self) -> list[dict[str, np.ndarray]]:
+        """Model inputs of training texts at their real lengths: int64 [1, length] each, seeded."""
+        texts = self.dataset.splits["train"].texts
+        sample = random.Random(0).sample(list(texts), min(CALIBRATION_TEXTS, len(texts)))
+        return [
+            {"input_ids": np.array([encoding.ids]), "attention_mask": np.ones((1, len(encoding.ids)), np.int64)}
+            for encoding in self.tokenizer.encode_batch_fast(sample)
+        ]

@@ -1,0 +1,170 @@
+"""An artifact: a self-contained folder that one variant wrote, described by its `artifact.json`.
+
+The description is written last and atomically, so a folder without one is not an artifact. Every
+other file is listed in it with its sha256. Reading checks the sums and refuses, with a sentence,
+what this machine cannot run. Nothing here knows how artifacts are made.
+"""
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from handler.batching import Grid
+from handler.errors import Unsupported, UserError
+
+SCHEMA = 1
+DESCRIPTION = "artifact.json"
+TOKENIZER = "tokenizer.json"
+
+# The instruction sets that make an ahead-of-time compiled kernel unable to run, or to be fast, elsewhere.
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder and its parsed `artifact.json`; see `artifact.schema.json` for every field."""
+
+    folder: Path
+    meta: dict
+
+    @property
+    def name(self) -> str:
+        return self.meta["name"]
+
+    @property
+    def labels(self) -> list[str]:
+        return self.meta["labels"]
+
+    @property
+    def task(self) -> str:
+        return self.meta["task"]
+
+    @property
+    def max_length(self) -> int:
+        """Longest input of the model in tokens, [CLS] and [SEP] included."""
+        return self.meta["inputs"]["max_length"]
+
+    @property
+    def grid(self) -> Grid:
+        buckets = self.meta["inputs"]["buckets"]
+        return Grid(lengths=tuple(buckets["lengths"]), batches=tuple(buckets["batches"]), max_tokens=buckets["max_tokens"])
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry["bytes"] for entry in self.meta["files"].values())
+
+    @property
+    def sha256(self) -> str:
+        """Identity of what the artifact computes: the sums of its files and what scores are made of."""
+        keys = ("runtime", "runtime_options", "inputs", "task", "labels", "temperature", "thresholds", "files")
+        return hashlib.sha256(json.dumps({k: self.meta[k] for k in keys}, sort_keys=True).encode()).hexdigest()
+
+
+def open_artifact(folder: str | Path, *, verify: bool = True) -> Artifact:
+    """Read the artifact at `folder`, check its files' sums, and that this CPU can run it.
+
+    Raises `UserError` when it is missing or damaged, `Unsupported` when the machine lacks a CPU feature.
+    """
+    folder = Path(folder)
+    artifact = Artifact(folder, _read_description(folder))
+    if verify:
+        _check_files(artifact)
+    lacking = sorted(set(artifact.meta["cpu_features"]) - set(cpu_features()))
+    if lacking:
+        raise Unsupported(
+            f"the artifact {artifact.name} was built for CPU features that this machine lacks",
+            seen=", ".join(lacking),
+            remedy="Build it on this kind of machine, or serve a variant without cpu_features, such as fp32",
+        )
+    return artifact
+
+
+def _read_description(folder: Path) -> dict:
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise UserError("there is no artifact", seen=path, remedy="Build it: make export VARIANTS=" + folder.name)
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        schema = meta["schema"]
+        _ = meta["files"], meta["inputs"]["buckets"], meta["runtime"], meta["labels"], meta["cpu_features"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError("the artifact's description is damaged", seen=path, remedy=_rebuild(folder)) from error
+    if schema != SCHEMA:
+        raise UserError(
+            f"the artifact has schema {schema}, this version reads {SCHEMA}", seen=path, remedy=_rebuild(folder)
+        )
+    return meta
+
+
+def _check_files(artifact: Artifact) -> None:
+    for name, entry in artifact.meta["files"].items():
+        path = artifact.folder / name
+        if not path.is_file():
+            raise UserError("a file of the artifact is missing", seen=path, remedy=_rebuild(artifact.folder))
+        if path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]:
+            raise UserError(
+                "a file of the artifact is corrupt (its sha256 is not the recorded one)",
+                seen=path,
+                remedy=_rebuild(artifact.folder),
+            )
+
+
+def _rebuild(folder: Path) -> str:
+    return f"Remove {folder} and build it again: make export VARIANTS={folder.name}"
+
+
+def describe_files(folder: Path) -> dict[str, dict]:
+    """`{relative path: {sha256, bytes}}` of every file below `folder` except the description."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != DESCRIPTION)
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+        for path in paths
+    }
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` to `path` atomically: readers see the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@cache
+def cpu_features() -> tuple[str, ...]:
+    """Those of `INSTRUCTION_SETS` that this CPU has; empty where the platform does not say."""
+    if platform.system() != "Linux":
+        return ()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            flags = line.split()
+            return tuple(name for name in INSTRUCTION_SETS if name in flags)
+    return ()
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use: affinity, and the cgroup quota (v2, then v1) where there is one."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text().strip()
+            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return count
+    if quota in ("max", "-1"):
+        return count
+    return max(1, min(count, int(quota) // int(period)))

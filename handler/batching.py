@@ -1,0 +1,100 @@
+"""Which texts run together: a finite grid of (batch, length) shapes and a plan that wastes the least.
+
+Runtimes that compile kernels per shape (OpenVINO) meet only shapes of the grid, all of them warmed at
+start, so no text pays for being the first of its length. The plan is a pure function of the lengths:
+the same texts are cut the same way in every process, which keeps answers reproducible.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+# What one more call of the model costs, in tokens: measured on int8 DistilBERT, 2 AMX cores, a batch of
+# 1x32 takes 2.8 ms and each further token 43 us, so a call costs about as much as 32 more tokens.
+CALL_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The shapes that a runtime is asked to run: ascending lengths (tokens) and batch sizes (texts)."""
+
+    lengths: tuple[int, ...]
+    batches: tuple[int, ...]
+    max_tokens: int
+
+    def shapes(self) -> list[tuple[int, int]]:
+        """Every (batch, length) within the token budget; a single text always is."""
+        return [(batch, length) for length in self.lengths for batch in self.batches_at(length)]
+
+    def batches_at(self, length: int) -> tuple[int, ...]:
+        return tuple(batch for batch in self.batches if batch == 1 or batch * length <= self.max_tokens)
+
+    def bucket(self, length: int) -> int:
+        """The shortest length of the grid that holds `length` tokens."""
+        return next(bucket for bucket in self.lengths if bucket >= length)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One call of the model: `rows` index the texts, the tensor has shape [batch, length]."""
+
+    rows: tuple[int, ...]
+    batch: int
+    length: int
+
+
+def plan(lengths: Sequence[int], grid: Grid) -> list[MicroBatch]:
+    """Cut texts of the given token lengths into micro-batches of least total cost.
+
+    Texts are sorted by length; a dynamic programme over the sorted order then chooses the cuts that
+    minimise padded tokens plus `CALL_TOKENS` for each call. O(texts x batch sizes).
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    buckets = [grid.bucket(lengths[row]) for row in order]
+    best: list[float] = [0.0]  # best[i]: least cost of the first i texts of `order`
+    choice: list[int] = [0]  # the batch size that ends there
+    for end in range(1, len(order) + 1):
+        length = buckets[end - 1]
+        cost, batch = min((best[max(0, end - b)] + b * length + CALL_TOKENS, -b) for b in grid.batches_at(length))
+        best.append(cost)
+        choice.append(-batch)
+    batches = []
+    end = len(order)
+    while end:
+        start = max(0, end - choice[end])
+        batches.append(MicroBatch(rows=tuple(order[start:end]), batch=choice[end], length=buckets[end - 1]))
+        end = start
+    return batches
+
+
+def fit_grid(
+    lengths: Sequence[int],
+    max_length: int,
+    *,
+    buckets: int = 7,
+    batches: Sequence[int] = (1, 2, 4, 8, 16, 32),
+    max_tokens: int = 2048,
+) -> Grid:
+    """The grid of at most `buckets` lengths that pads texts of the observed `lengths` (tokens) the least.
+
+    Candidates are the multiples of 8 (smaller steps save less than their warm-up costs) and `max_length`,
+    which is always in the grid so that every text fits. Exact, by dynamic programming.
+    """
+    candidates = sorted({*range(8, max_length, 8), max_length})
+    ranks = sorted(min(length, max_length) for length in lengths)
+    up_to = [bisect_right(ranks, candidate) for candidate in candidates]
+
+    @cache
+    def best(last: int, count: int) -> tuple[int, tuple[int, ...]]:
+        """Padded tokens and lengths, for the texts up to `candidates[last]` in at most `count` buckets."""
+        top = candidates[last]
+        options = [(top * up_to[last], (top,))]
+        if count > 1:
+            for previous in range(last):
+                tokens, shorter = best(previous, count - 1)
+                options.append((tokens + top * (up_to[last] - up_to[previous]), (*shorter, top)))
+        return min(options)
+
+    _, chosen = best(len(candidates) - 1, buckets)
+    return Grid(lengths=chosen, batches=tuple(batches), max_tokens=max_tokens)

@@ -1,0 +1,39 @@
+"""What can go wrong, in the words of the person who can put it right.
+
+`UserError` is the one exception meant for people: every command prints it as one sentence and exits
+with status 2. `Rejection` is its counterpart for one row of a request: a value, not an exception,
+because the other rows of the batch go on. Anything else that is raised is a defect of this project.
+"""
+
+from dataclasses import asdict, dataclass
+
+
+class UserError(Exception):
+    """A mistake or a lack that the user can mend: what happened, the value seen, the remedy."""
+
+    def __init__(self, what: str, *, remedy: str, seen: object = None) -> None:
+        self.what = what
+        self.seen = seen
+        self.remedy = remedy
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        seen = "" if self.seen is None else f": {self.seen}"
+        return f"{self.what}{seen}. {self.remedy}"
+
+
+class Unsupported(UserError):
+    """This machine cannot do it (CPU feature, compiler, package): no fault of the input."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why one row gets no answer; `code` is an HTTP status. Never contains text of the row."""
+
+    code: int
+    field: str
+    message: str
+    remedy: str
+
+    def answer(self) -> dict:
+        return {"error": asdict(self)}

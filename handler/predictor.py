@@ -1,0 +1,154 @@
+"""The Predictor: texts in, calibrated scores out.
+
+The server, export's check, the command line and the benchmarks all use this one class, so that what is
+measured is what is shipped. It knows nothing of TorchServe and nothing of how artifacts are made.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from handler.artifact import TOKENIZER, Artifact, available_cpus, open_artifact
+from handler.batching import MicroBatch, plan
+from handler.errors import UserError
+from handler.runtimes import RUNTIMES, load_forward
+
+# The window that is sorted by length at once: wide enough for full batches of one length, small enough
+# that memory stays flat over millions of texts.
+WINDOW = 1024
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A tokenised text: `ids` with [CLS] and [SEP], cut to the model's maximum."""
+
+    ids: list[int]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Calibrated probabilities of one text, float64 [labels], and how much of it the model read."""
+
+    scores: np.ndarray
+    tokens: int
+    truncated: bool
+
+
+class Predictor:
+    """An artifact, loaded. `threads` defaults to the CPUs that this process may use."""
+
+    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
+        self.artifact = artifact
+        self.threads = threads or available_cpus()
+        self.grid = artifact.grid
+        self._pad_id = artifact.meta["inputs"]["pad_id"]
+        self._tokenizer = _load_tokenizer(artifact)
+        self._forward = load_forward(artifact, self.threads)
+
+    @classmethod
+    def load(cls, folder: str | Path, threads: int | None = None) -> "Predictor":
+        """Open, verify and load the artifact at `folder`. Raises `UserError` as `open_artifact` does."""
+        return cls(open_artifact(folder), threads)
+
+    def warm(self) -> int:
+        """Run every shape of the grid that the runtime would compile on first sight; how many were run.
+
+        Other runtimes get one call of the smallest and one of the largest shape: their first call
+        allocates, later ones do not depend on the shape.
+        """
+        shapes = self.grid.shapes()
+        if not RUNTIMES[self.artifact.meta["runtime"]].compiles_per_shape:
+            shapes = [shapes[0], shapes[-1]]
+        for batch, length in shapes:
+            self._forward(np.zeros((batch, length), np.int64), np.ones((batch, length), np.int64))
+        return len(shapes)
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """Predictions in the order of `texts`."""
+        return list(self.stream(texts))
+
+    def stream(self, texts: Sequence[str]) -> Iterator[Prediction]:
+        """As `predict`, window by window: flat memory, and a place to show progress."""
+        for start in range(0, len(texts), WINDOW):
+            encodings = self.encode(texts[start : start + WINDOW])
+            scores = self.scores(self.logits(encodings))
+            for encoding, row in zip(encodings, scores, strict=True):
+                yield Prediction(row, len(encoding.ids), encoding.truncated)
+
+    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+        """Tokenise. Lone surrogates, which no tokenizer takes, are read as U+FFFD."""
+        clean = [text.encode("utf-8", "surrogatepass").decode("utf-8", "replace") for text in texts]
+        encodings = self._tokenizer.encode_batch_fast(clean)
+        return [Encoding(encoding.ids, bool(encoding.overflowing)) for encoding in encodings]
+
+    def logits(self, encodings: Sequence[Encoding]) -> np.ndarray:
+        """Run the model: float32 [texts, labels], in the order given, in micro-batches of the grid."""
+        logits = np.empty((len(encodings), len(self.artifact.labels)), np.float32)
+        for micro_batch in plan([len(encoding.ids) for encoding in encodings], self.grid):
+            ids, mask = self._pad(encodings, micro_batch)
+            logits[list(micro_batch.rows)] = self._forward(ids, mask)[: len(micro_batch.rows)]
+        return logits
+
+    def _pad(self, encodings: Sequence[Encoding], micro_batch: MicroBatch) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [batch, length] ids and mask; a row that fills up the batch is one [PAD] that is attended."""
+        ids = np.full((micro_batch.batch, micro_batch.length), self._pad_id, np.int64)
+        mask = np.zeros_like(ids)
+        mask[len(micro_batch.rows) :, 0] = 1  # attention over nothing would be 0/0
+        for slot, row in enumerate(micro_batch.rows):
+            tokens = encodings[row].ids
+            ids[slot, : len(tokens)] = tokens
+            mask[slot, : len(tokens)] = 1
+        return ids, mask
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities, float64 [texts, labels]: softmax (or sigmoid) of logits / temperature.
+
+        Rounded to six decimals, which is what is served: decisions are taken on the numbers shown.
+        """
+        scaled = logits.astype(np.float64) / self.artifact.meta["temperature"]
+        if self.artifact.task == "multi-label":
+            return np.round(1 / (1 + np.exp(-scaled)), 6)
+        exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return np.round(exponentials / exponentials.sum(axis=1, keepdims=True), 6)
+
+    def answer(self, prediction: Prediction) -> dict:
+        """One answer as it is served (`answer.schema.json`), without the server's `model` field."""
+        labels, thresholds = self.artifact.labels, self.artifact.meta["thresholds"]
+        scores = dict(zip(labels, prediction.scores.tolist(), strict=True))
+        read = {"tokens": prediction.tokens, "truncated": prediction.truncated}
+        if self.artifact.task == "multi-label":
+            chosen = [label for label in labels if scores[label] >= thresholds[label]]
+            return {"labels": chosen, "scores": scores, "thresholds": thresholds, **read}
+        label = labels[decide(prediction.scores[None], labels, thresholds)[0]]
+        threshold = thresholds[labels[1]] if len(labels) == 2 else None
+        return {"label": label, "score": scores[label], "scores": scores, "threshold": threshold, **read}
+
+
+def decide(scores: np.ndarray, labels: Sequence[str], thresholds: dict[str, float]) -> np.ndarray:
+    """Single-label decisions, int [texts]: two labels by the threshold of the second, more by the largest."""
+    if len(labels) == 2:
+        return (scores[:, 1] >= thresholds[labels[1]]).astype(np.int64)
+    return scores.argmax(axis=1)
+
+
+def _load_tokenizer(artifact: Artifact):
+    # The Rust tokenizer directly: about 20 us a text, several times less than through transformers. One
+    # request's texts are too few to share among threads, and its thread pool would fight the runtime's.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(artifact.folder / TOKENIZER))
+    except Exception as error:  # the Rust side raises bare Exception
+        raise UserError(
+            "the artifact's tokenizer cannot be read",
+            seen=artifact.folder / TOKENIZER,
+            remedy="Build the artifact again",
+        ) from error
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(artifact.max_length)
+    return tokenizer

@@ -1,0 +1,125 @@
+"""How an artifact runs: four runtimes, one contract, each heavy import inside the loader that needs it.
+
+A loader takes the artifact and a thread count and returns `Forward`. Runtimes are few and closed;
+variants are many and open, and this module knows none of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from handler.artifact import Artifact
+from handler.errors import Unsupported, UserError
+
+Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(input_ids, attention_mask), both int64 [batch, length] -> logits, float32 [batch, labels]."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """`packages` are what it needs beside numpy and tokenizers; `compiles_per_shape` asks for warm-up."""
+
+    load: Callable[[Artifact, int], Forward]
+    packages: tuple[str, ...]
+    compiles_per_shape: bool = False
+
+
+def load_forward(artifact: Artifact, threads: int) -> Forward:
+    """Load the artifact into its runtime, computing with `threads` threads."""
+    runtime = RUNTIMES.get(artifact.meta["runtime"])
+    if runtime is None:
+        raise UserError(
+            f"the artifact {artifact.name} wants an unknown runtime",
+            seen=artifact.meta["runtime"],
+            remedy=f"This version knows {', '.join(RUNTIMES)}; build the artifact again with it",
+        )
+    try:
+        return runtime.load(artifact, threads)
+    except ImportError as error:
+        raise Unsupported(
+            f"the runtime {artifact.meta['runtime']} of {artifact.name} is not installed",
+            seen=error.name,
+            remedy=f"Install it: pip install {' '.join(runtime.packages)}",
+        ) from error
+
+
+def _load_torch(artifact: Artifact, threads: int) -> Forward:
+    """Eager PyTorch: a transformers folder (config.json, model.safetensors)."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    torch.set_num_threads(threads)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        artifact.folder, local_files_only=True, use_safetensors=True
+    )
+    model = model.to(getattr(torch, artifact.meta["runtime_options"]["dtype"])).eval()
+
+    def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            outputs = model(
+                input_ids=torch.from_numpy(input_ids), attention_mask=torch.from_numpy(attention_mask)
+            )
+            return outputs.logits.float().numpy()
+
+    return forward
+
+
+def _load_compiled(artifact: Artifact, threads: int) -> Forward:
+    """An AOTInductor package: machine code for dynamic batch and length, no Python model, no recompiling."""
+    import torch
+
+    torch.set_num_threads(threads)
+    model = torch._inductor.aoti_load_package(str(artifact.folder / "model.pt2"))
+
+    def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(torch.from_numpy(input_ids), torch.from_numpy(attention_mask)).numpy()
+
+    return forward
+
+
+def _load_onnx(artifact: Artifact, threads: int) -> Forward:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads steal the cores of the server's JVM between two requests.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        artifact.folder / "model.onnx", options, providers=["CPUExecutionProvider"]
+    )
+
+    def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        (logits,) = session.run(["logits"], {"input_ids": input_ids, "attention_mask": attention_mask})
+        return logits
+
+    return forward
+
+
+def _load_openvino(artifact: Artifact, threads: int) -> Forward:
+    request = compile_openvino(artifact.folder / "model.xml", artifact.meta["runtime_options"], threads).create_infer_request()
+
+    def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        outputs = request.infer({"input_ids": input_ids, "attention_mask": attention_mask}, share_inputs=True)
+        return np.array(outputs[0], dtype=np.float32)
+
+    return forward
+
+
+def compile_openvino(model, options: dict, threads: int):
+    """`openvino.CompiledModel` as it is served; export asks it which precision it executes."""
+    import openvino
+
+    properties = {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(threads), **options}
+    return openvino.Core().compile_model(model, "CPU", properties)
+
+
+RUNTIMES = {
+    "torch": Runtime(_load_torch, ("torch", "transformers")),
+    "compiled": Runtime(_load_compiled, ("torch",)),
+    "onnx": Runtime(_load_onnx, ("onnxruntime",)),
+    "openvino": Runtime(_load_openvino, ("openvino",), compiles_per_shape=True),
+}
