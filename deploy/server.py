@@ -88,6 +88,76 @@ def _private_config(folder: Path, archive: Path) -> tuple[Path, list[int]]:
     return path, ports
 
 
+@dataclass(frozen=True)
+class Config:
+    """What we need to know of a `config.properties`: where it is, its model store, its ports."""
+
+    path: Path
+    model_store: Path
+    ports: tuple[int, ...]
+
+    @property
+    def url(self) -> str:
+        return f"localhost:{self.ports[0]}"
+
+
+def read_config(path: Path) -> Config:
+    """Read a TorchServe configuration; ports that it does not name are TorchServe's defaults."""
+    if not path.is_file():
+        raise UserError("there is no such configuration", seen=path, remedy="Check CONFIG= or TS_CONFIG_FILE")
+    pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and line[0] != "#")
+    values = {key.strip(): value.strip() for key, value in pairs}
+    defaults = (8080, 8081, 8082, 7070, 7071)
+    keys = (*ADDRESSES, *GRPC_PORTS)
+    # An address ends in its port: http://127.0.0.1:8080
+    ports = (int(values.get(key, str(port)).rsplit(":", 1)[-1]) for key, port in zip(keys, defaults, strict=True))
+    return Config(path, Path(values.get("model_store", "model_store")), tuple(ports))
+
+
+def start(config: Config, name: str = "hate", timeout_s: float = 300) -> None:
+    """Start the public TorchServe on `<name>.mar` of its model store; returns when it answers."""
+    archive = config.model_store / f"{name}.mar"
+    if not archive.is_file():
+        raise UserError("there is no archive to serve", seen=archive, remedy="Make one: make train export package")
+    if taken := [port for port in config.ports if is_taken(port)]:
+        ours = is_healthy(config.ports[0])
+        remedy = "A TorchServe runs already: make stop" if ours else f"Free it, or change it in {config.path}"
+        raise UserError("a port is in use", seen=", ".join(map(str, taken)), remedy=remedy)
+    environment = os.environ | {"TS_CONFIG_FILE": str(config.path), "JAVA_HOME": java_home()}
+    command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs", "--models", f"{name}={archive.name}"]
+    log = Path("logs/start.log")
+    log.parent.mkdir(exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        _wait_until_ready(process, config.ports[0], config.ports[1], name, log, timeout_s)
+    except BaseException:
+        _stop(process)
+        raise
+
+
+def stop(config: Config, patience_s: float = 30) -> bool:
+    """Stop the public TorchServe and wait until its ports are free; whether one was running."""
+    environment = os.environ | {"TS_CONFIG_FILE": str(config.path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "ts.model_server", "--stop"], env=environment, capture_output=True, text=True
+    )
+    deadline = time.monotonic() + patience_s
+    while "has stopped" in done.stdout and any(is_taken(port) for port in config.ports):
+        if time.monotonic() > deadline:
+            raise UserError("TorchServe does not end", seen=config.path, remedy="End its Java process by hand")
+        time.sleep(0.1)
+    return "has stopped" in done.stdout
+
+
+def is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]
@@ -118,7 +188,7 @@ def _wait_until_ready(
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise UserError("TorchServe did not start", seen=_last_lines(log), remedy="See python -m deploy status")
+            raise UserError("TorchServe did not start", seen=_last_lines(log), remedy="The lines above say why; python -m deploy status looks at ports and Java")
         if worker_status(management, name) == "READY" and is_healthy(inference):
             return
         if "Worker died" in log.read_text(errors="replace"):

@@ -10,12 +10,14 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+import logging
 import os
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -63,7 +65,7 @@ def build(variant: Variant, source: Source, say: Callable[[str], None]) -> Artif
 
 def _build_into(folder: Path, variant: Variant, source: Source, inputs: str) -> None:
     started = time.perf_counter()
-    with contextlib.redirect_stdout(sys.stderr):  # exporters print progress; our standard output is JSON
+    with _quiet():
         built = variant.build(source, folder)
     shutil.copy(source.checkpoint.folder / TOKENIZER, folder / TOKENIZER)
     seconds = time.perf_counter() - started
@@ -78,7 +80,7 @@ def _build_into(folder: Path, variant: Variant, source: Source, inputs: str) -> 
 
 def _describe(variant: Variant, source: Source, folder: Path, built: Built, inputs: str, seconds: float) -> dict:
     meta = source.checkpoint.meta
-    buckets = asdict(source.grid)
+    buckets = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(source.grid).items()}
     proof.require(bool(built.proof), "evidence of the optimisation", built.proof)
     return {
         "schema": SCHEMA,
@@ -150,6 +152,21 @@ def _versions(variant: Variant) -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # a command or a CPU feature
             found[package] = importlib.metadata.version(package)
     return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters' progress goes to stderr (our stdout is JSON); their advice to developers is left out."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _fresh(place: Path, inputs: str) -> Artifact | None:

@@ -11,8 +11,7 @@ import numpy as np
 
 from export.source import Source
 from handler.predictor import Prediction, Predictor, decide
-from training.metrics import evaluate
-from training.statistics import macro_f1_difference
+from training.statistics import compare
 
 # Not worse than this margin, at 95 % confidence, counts as equal; the gate decides at the user's own margin.
 MARGIN = 0.02
@@ -39,13 +38,13 @@ def check(predictor: Predictor, source: Source, reference: np.ndarray) -> Measur
     scores = np.array([prediction.scores for prediction in predictions])
     difference = np.abs(scores - reference).max(axis=1)
     ours, theirs = (decide(values, artifact.labels, thresholds) for values in (scores, reference))
-    drop = macro_f1_difference(split.labels, theirs, ours)
+    comparison = compare(split.labels, theirs, ours, len(artifact.labels))
     random = source.checkpoint.meta["base"].startswith("random:")
     if random:
         equal = bool(difference.max() <= RANDOM_MARGIN)
         note = f"random weights: labels mean nothing, equal is a largest probability difference of at most {RANDOM_MARGIN}"
     else:
-        equal = bool(drop.high <= MARGIN)
+        equal = bool(comparison.high <= MARGIN)
         note = f"equal: macro-F1 drop on validation below {MARGIN} at 95 % confidence"
     return Measured(
         check={
@@ -53,9 +52,9 @@ def check(predictor: Predictor, source: Source, reference: np.ndarray) -> Measur
             "n": len(split.texts),
             "max_prob_diff": _rounded(difference.max()),
             "mean_prob_diff": _rounded(difference.mean()),
-            "label_agreement": _rounded((ours == theirs).mean()),
-            "macro_f1": _rounded(evaluate(scores, split.labels, artifact.labels, thresholds)["macro_f1"]),
-            "macro_f1_drop": [_rounded(drop.low), _rounded(drop.high)],
+            "label_agreement": _rounded(comparison.agreement),
+            "macro_f1": _rounded(comparison.candidate_macro_f1),
+            "macro_f1_drop": [_rounded(comparison.low), _rounded(comparison.high)],
             "batch_mate_diff": _rounded(batch_mate_difference(predictor, split.texts[:COMPANY_TEXTS])),
             "equal": equal,
             "note": note,

@@ -61,12 +61,20 @@ def onnx_operators(path: Path) -> dict:
 
 
 def compiled_kernels(package: Path) -> dict:
-    """What AOTInductor generated: dtypes of the frozen constants and calls of matrix-product kernels."""
+    """What AOTInductor generated: dtypes of the frozen constants, and the matrix products that it calls.
+
+    A linear layer is either a call of oneDNN with packed weights or of a generated kernel built around a
+    micro-GEMM; `amx` says whether those use the tile instructions.
+    """
     with zipfile.ZipFile(package) as archive:
-        sources = "".join(archive.read(name).decode() for name in archive.namelist() if name.endswith(".cpp"))
+        sources = {name: archive.read(name).decode() for name in archive.namelist() if name.endswith(".cpp")}
+    kernels = "".join(text for name, text in sources.items() if name.endswith("kernel.cpp"))
+    wrapper = "".join(text for name, text in sources.items() if name.endswith("wrapper.cpp"))
+    generated = set(re.findall(r"inline void (cpp_\w+?)_micro_gemm\(", kernels))
+    calls = sum(len(re.findall(rf"\b{name}\(", wrapper)) - 1 for name in generated)  # one is its declaration
     return {
-        "constants": dict(Counter(re.findall(r"\.dtype = cached_torch_dtype_(\w+)", sources))),
-        "gemm_templates": len(set(re.findall(r"void (cpp_\w*Gemm\w*|cpp_CppMicroGemm\w*)\(", sources))),
-        "onednn_linears": len(re.findall(r"aoti_torch_cpu__linear_pointwise\w*\(", sources)),
-        "amx_kernels": len(re.findall(r"_tile_dpbf16ps", sources)),
+        "constants": dict(Counter(re.findall(r"\.dtype = cached_torch_dtype_(\w+)", wrapper))),
+        "generated_linears": calls,
+        "onednn_linears": len(re.findall(r"\baoti_torch_cpu__linear_pointwise\w*\(", wrapper)),
+        "amx": "_micro_gemm_amx_kernel" in kernels,
     }

@@ -1,0 +1,49 @@
+"""`python -m deploy start|stop|status`: the public server, as `config.properties` describes it."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploy import server
+from handler.commands import emit, run, say
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m deploy", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    default = Path(os.environ.get("TS_CONFIG_FILE", server.CONFIG))
+    common.add_argument("--config", type=Path, default=default, help="default: %(default)s")
+    start = commands.add_parser("start", parents=[common], help="start TorchServe and wait until it answers")
+    start.add_argument("--name", default="hate", help="of the model; serves <name>.mar; default: %(default)s")
+    start.set_defaults(command=_start)
+    stop = commands.add_parser("stop", parents=[common], help="stop it and wait until it has gone")
+    stop.set_defaults(command=_stop)
+    status = commands.add_parser("status", parents=[common], help="ports, Java, and whether it answers")
+    status.set_defaults(command=_status)
+    arguments = parser.parse_args(argv)
+    return arguments.command(arguments)
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    public = server.read_config(arguments.config)
+    server.start(public, arguments.name)
+    say(f"""ready. Ask it:\n  curl {public.url}/predictions/{arguments.name} --json '{{"text": "text to classify"}}'""")
+    return 0
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    say("stopped" if server.stop(server.read_config(arguments.config)) else "TorchServe was not running")
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    public = server.read_config(arguments.config)
+    ports = {port: "in use" if server.is_taken(port) else "free" for port in public.ports}
+    emit({"healthy": server.is_healthy(public.ports[0]), "ports": ports, "java_home": server.java_home()})
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
