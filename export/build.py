@@ -23,6 +23,7 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import psutil
 
 from export import check as checking
 from export import proof
@@ -46,6 +47,7 @@ def build(variant: Variant, source: Source, say: Callable[[str], None]) -> Artif
         return existing
     say(f"{variant.name}: building ({variant.summary})")
     place.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(place)
     partial = place.with_name(f".{variant.name}.{os.getpid()}.partial")
     try:
         partial.mkdir()
@@ -177,6 +179,14 @@ def _fresh(place: Path, inputs: str) -> Artifact | None:
     except UserError:  # damaged, of another schema or machine: built anew
         return None
     return existing if existing.meta["build"]["inputs_sha256"] == inputs else None
+
+
+def _sweep(place: Path) -> None:
+    """Remove what killed builds of this variant left; those of living processes are theirs."""
+    for leaving in place.parent.glob(f".{place.name}.*"):
+        pid = leaving.name.split(".")[-2]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(leaving, ignore_errors=True)
 
 
 def _replace(place: Path, partial: Path) -> None:

@@ -71,7 +71,7 @@ def batch_mate_difference(predictor: Predictor, texts: list[str]) -> float:
 
 
 def reference_scores(source: Source, batch: int = 32) -> np.ndarray:
-    """Scores of the validation texts by transformers alone: AutoTokenizer, padding, the model, softmax."""
+    """Scores of the validation texts by transformers alone, rounded as the Predictor's are."""
     import torch
     from transformers import AutoTokenizer
 
@@ -91,7 +91,7 @@ def reference_scores(source: Source, batch: int = 32) -> np.ndarray:
             )
             logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
             rows.append(torch.softmax(logits.double() / meta["temperature"], dim=-1).numpy())
-    return np.concatenate(rows)
+    return np.round(np.concatenate(rows), 6)
 
 
 def _distributions(predictions: list[Prediction], lengths: tuple[int, ...]) -> dict:

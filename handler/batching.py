@@ -94,7 +94,7 @@ def fit_grid(
             for previous in range(last):
                 tokens, shorter = best(previous, count - 1)
                 options.append((tokens + top * (up_to[last] - up_to[previous]), (*shorter, top)))
-        return min(options)
+        return min(options, key=lambda option: (option[0], len(option[1])))
 
     _, chosen = best(len(candidates) - 1, buckets)
     return Grid(lengths=chosen, batches=tuple(batches), max_tokens=max_tokens)

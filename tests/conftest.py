@@ -1,0 +1,83 @@
+"""One tiny classifier for the whole session: trained, exported, packaged and served once.
+
+Its weights are random and small (two layers of 32), which is what most tests need: everything is real
+but the quality. Sizes and texts come from the embedded demo data; nothing is downloaded.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import export.variants  # noqa: F401 - registers the variants
+from deploy.server import Server, private_server
+from export.build import build
+from export.package import package
+from export.registry import VARIANTS
+from export.source import Source
+from handler.artifact import Artifact, open_artifact
+from training.checkpoint import load_data, open_checkpoint
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_stage(*arguments: object, stdin: str | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """`python -m <stage> …` as a user would run it from the checkout."""
+    command = [sys.executable, "-m", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The session's build folder."""
+    return tmp_path_factory.mktemp("build")
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(workshop: Path) -> Path:
+    folder = workshop / "checkpoint"
+    done = run_stage("training", "--data", "demo", "--base", "random:tiny", "--output", folder, "--epochs", 1)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def source(workshop: Path, checkpoint_folder: Path) -> Source:
+    checkpoint = open_checkpoint(checkpoint_folder)
+    return Source(checkpoint, load_data(checkpoint), workshop / "artifacts")
+
+
+@pytest.fixture(scope="session")
+def build_once(source: Source):
+    """Build a variant (and fp32, which it is compared with) on first use; its artifact."""
+    built: dict[str, Artifact] = {}
+
+    def get(name: str) -> Artifact:
+        if lacking := VARIANTS[name].lacks():
+            pytest.skip(f"{name} cannot be built here: {'; '.join(lacking)}")
+        for needed in ("fp32", name):
+            if needed not in built:
+                built[needed] = build(VARIANTS[needed], source, print)
+        return built[name]
+
+    return get
+
+
+@pytest.fixture
+def artifact_copy(build_once, tmp_path: Path) -> Artifact:
+    """fp32's artifact, to be damaged."""
+    folder = tmp_path / "fp32"
+    shutil.copytree(build_once("fp32").folder, folder)
+    return open_artifact(folder)
+
+
+@pytest.fixture(scope="session")
+def served(build_once, workshop: Path) -> Iterator[tuple[Server, Artifact]]:
+    """The session's one TorchServe, on the OpenVINO archive (the runtime with most to go wrong)."""
+    artifact = build_once("openvino-int8")
+    archive = package(artifact, workshop / "model_store")
+    with private_server(archive) as server:
+        yield server, artifact

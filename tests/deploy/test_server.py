@@ -1,0 +1,171 @@
+"""The one real TorchServe of the session: every request form, errors per row, silence in the logs."""
+
+import http.client
+import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlencode
+
+import jsonschema
+import psutil
+import pytest
+
+import handler
+from deploy import server as servers
+from deploy.server import Server
+from handler.artifact import Artifact
+from handler.errors import UserError
+from handler.predictor import Predictor
+
+ANSWER_SCHEMA = json.loads(Path(handler.__file__).with_name("answer.schema.json").read_text())
+JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"
+
+
+def post(server: Server, body: bytes | str, content_type: str | None = JSON, method: str = "POST") -> tuple[int, object]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.inference_port, timeout=60)
+    headers = {"Content-Type": content_type} if content_type else {}
+    connection.request(method, "/predictions/hate", body, headers)
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    return response.status, json.loads(content)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "method"),
+    [
+        ('{"text": "good day"}', JSON, "POST"),
+        ('{"text": "good day"}', JSON + "; charset=utf-8", "POST"),
+        ('"good day"', JSON, "POST"),
+        ("good day", "text/plain", "POST"),
+        (urlencode({"text": "good day"}), FORM, "POST"),
+        ("good day", None, "PUT"),
+    ],
+    ids=["json", "json-charset", "json-string", "plain", "form", "put-file"],
+)
+def test_every_documented_form_gives_the_answer_of_the_predictor(
+    served: tuple[Server, Artifact], body: str, content_type: str, method: str
+) -> None:
+    server, artifact = served
+    status, answer = post(server, body, content_type, method)
+    predictor = Predictor(artifact)
+    expected = predictor.answer(predictor.predict(["good day"])[0])
+    assert status == 200
+    jsonschema.validate(answer, ANSWER_SCHEMA)
+    assert answer["scores"]["hate"] == pytest.approx(expected["scores"]["hate"], abs=2e-6)
+    assert answer["model"] == {"name": "hate", "version": "1.0", "variant": "openvino-int8"}
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "code"),
+    [
+        ("good day", FORM, 422),
+        ("{bad", JSON, 400),
+        ('{"text": ""}', JSON, 422),
+        (json.dumps({"text": "a " * 500_000}), JSON, 413),
+        (json.dumps(["a"] * 257), JSON, 413),
+        (b"\xff\xfe", "text/plain", 400),
+    ],
+    ids=["plain-curl-d", "invalid-json", "empty", "one-megabyte", "too-many", "not-utf8"],
+)
+def test_what_cannot_be_read_is_answered_with_a_4xx_and_a_remedy(
+    served: tuple[Server, Artifact], body: bytes | str, content_type: str, code: int
+) -> None:
+    status, answer = post(served[0], body, content_type)
+    assert status == code
+    jsonschema.validate(answer, ANSWER_SCHEMA)
+    assert isinstance(answer, dict) and answer["error"]["remedy"]
+
+
+def test_a_bad_row_among_good_ones_harms_none_of_them(served: tuple[Server, Artifact]) -> None:
+    status, answers = post(served[0], json.dumps({"texts": ["a", "", 3, "b"]}))
+    assert status == 200
+    assert isinstance(answers, dict)
+    kinds = ["error" in answer for answer in answers["predictions"]]
+    assert kinds == [False, True, True, False]
+
+
+def test_concurrent_requests_good_and_bad_each_get_their_own_answer(
+    served: tuple[Server, Artifact], source
+) -> None:
+    server, artifact = served
+    texts = source.dataset.splits["test"].texts[:96]
+    bodies = [json.dumps({"text": text}) if index % 7 else "{bad" for index, text in enumerate(texts)]
+    with ThreadPoolExecutor(16) as clients:
+        answers = list(clients.map(lambda body: post(server, body), bodies))
+    expected = Predictor(artifact).predict(texts)
+    bound = artifact.meta["check"]["batch_mate_diff"] + 2e-6
+    for index, (status, answer) in enumerate(answers):
+        assert isinstance(answer, dict)
+        assert status == (200 if index % 7 else 400)
+        if status == 200:
+            assert answer["scores"]["hate"] == pytest.approx(expected[index].scores[1], abs=bound)
+
+
+def test_no_text_of_a_user_reaches_any_log(served: tuple[Server, Artifact]) -> None:
+    server, _ = served
+    for body, content_type in [
+        ('{"text": "xylophone"}', JSON),
+        ('{"text": "xylophone', JSON),
+        ("xylophone", "text/plain"),
+        ("a=%zzxylophone", FORM),
+        ('{"xylophone": 1}', JSON),
+    ]:
+        post(server, body, content_type)
+    connection = http.client.HTTPConnection("127.0.0.1", server.inference_port, timeout=60)
+    connection.request("POST", "/predictions/hate?xylophone=1", '{"text": "xylophone"}', {"Content-Type": JSON})
+    connection.getresponse().read()
+    logs = [path for path in server.log.parent.rglob("*") if path.is_file() and path.suffix in (".log", ".txt", ".out")]
+    assert logs
+    assert not [path for path in logs if "xylophone" in path.read_text(errors="replace")]
+
+
+def test_the_worker_runs_the_handler_of_the_archive(served: tuple[Server, Artifact]) -> None:
+    server, _ = served
+    workers = psutil.Process(server.pid).children(recursive=True)
+    maps = "".join(Path(f"/proc/{worker.pid}/environ").read_text(errors="replace") for worker in workers)
+    assert "OMP_WAIT_POLICY=PASSIVE" in maps
+
+
+def test_the_server_listens_on_loopback_alone(served: tuple[Server, Artifact]) -> None:
+    listening = [
+        connection.laddr.ip
+        for connection in psutil.Process(served[0].pid).net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening
+    assert {address.removeprefix("::ffff:") for address in listening} <= {"127.0.0.1", "::1"}
+
+
+def test_a_port_in_use_is_a_sentence_with_the_port(served: tuple[Server, Artifact], tmp_path: Path) -> None:
+    server, _ = served
+    (tmp_path / "hate.mar").touch()
+    config = tmp_path / "config.properties"
+    config.write_text(
+        f"inference_address=http://127.0.0.1:{server.inference_port}\nmodel_store={tmp_path}\n"
+    )
+    with pytest.raises(UserError, match=f"port is in use: .*{server.inference_port}"):
+        servers.start(servers.read_config(config))
+
+
+def test_a_missing_archive_is_a_sentence(tmp_path: Path) -> None:
+    config = tmp_path / "config.properties"
+    config.write_text(f"model_store={tmp_path}\n")
+    with pytest.raises(UserError, match="make train export package"):
+        servers.start(servers.read_config(config))
+
+
+def test_java_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", "/nonexistent")
+    with pytest.raises(UserError, match="JAVA_HOME holds no Java"):
+        servers.java_home()
+
+
+def test_an_archive_that_cannot_load_fails_with_the_log_and_leaves_nothing_running(tmp_path: Path) -> None:
+    broken = tmp_path / "hate-broken.mar"
+    broken.write_bytes(b"no archive")
+    with pytest.raises(UserError), servers.private_server(broken, timeout_s=60):
+        pass
+    assert str(broken.parent) not in subprocess.run(["ps", "ax"], capture_output=True, text=True).stdout

@@ -1,0 +1,76 @@
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from export.package import SHIPPED, archived_artifact, package, promote
+from handler.artifact import Artifact, write_json
+from handler.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def fp32(build_once) -> Artifact:
+    return build_once("fp32")
+
+
+def test_the_same_artifact_gives_the_same_bytes(fp32: Artifact, tmp_path: Path) -> None:
+    first = package(fp32, tmp_path / "a").read_bytes()
+    assert package(fp32, tmp_path / "b").read_bytes() == first
+
+
+def test_an_archive_holds_the_artifact_the_handler_and_the_settings_and_nothing_else(
+    fp32: Artifact, tmp_path: Path
+) -> None:
+    archive = package(fp32, tmp_path)
+    names = set(zipfile.ZipFile(archive).namelist())
+    artifact = {f"artifact/{name}" for name in (*fp32.meta["files"], "artifact.json")}
+    code = {f"handler/{name}" for name in SHIPPED} | {"hate_handler.py"}
+    assert names == artifact | code | {"model-config.yaml", "MAR-INF/MANIFEST.json"}
+    assert archived_artifact(archive) == fp32.meta
+    assert [path.name for path in tmp_path.iterdir()] == ["hate-fp32.mar"], "no staging is left"
+
+
+def test_shipped_code_runs_without_the_rest_of_the_project(fp32: Artifact, tmp_path: Path) -> None:
+    with zipfile.ZipFile(package(fp32, tmp_path)) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    code = "import hate_handler; from handler.predictor import Predictor; print(len(Predictor.load('artifact').predict(['a'])))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "unpacked", capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "1", done.stderr
+
+
+def test_promotion_copies_the_archive(fp32: Artifact, tmp_path: Path) -> None:
+    archive = package(fp32, tmp_path)
+    assert promote("fp32", tmp_path, fp32.folder.parent).read_bytes() == archive.read_bytes()
+
+
+def test_what_is_not_equal_is_promoted_only_by_force(artifact_copy: Artifact, tmp_path: Path) -> None:
+    unequal = artifact_copy.meta | {"check": artifact_copy.meta["check"] | {"equal": False}}
+    write_json(artifact_copy.folder / "artifact.json", unequal)
+    store = tmp_path / "store"
+    package(artifact_copy, store)
+    with pytest.raises(UserError, match="not equal to fp32"):
+        promote("fp32", store, tmp_path)
+    assert not (store / "hate.mar").exists()
+    promote("fp32", store, tmp_path, force=True)
+    assert (store / "hate.mar").exists()
+
+
+def test_a_failed_package_keeps_the_old_archive(artifact_copy: Artifact, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    kept = package(artifact_copy, store).read_bytes()
+    shutil.rmtree(artifact_copy.folder)
+    with pytest.raises(OSError, match="No such file"):
+        package(artifact_copy, store)
+    assert (store / "hate-fp32.mar").read_bytes() == kept
+    assert [path.name for path in store.iterdir()] == ["hate-fp32.mar"]
+
+
+def test_something_else_is_not_taken_for_an_archive(tmp_path: Path) -> None:
+    (tmp_path / "x.mar").write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match="not an archive of ours"):
+        archived_artifact(tmp_path / "x.mar")

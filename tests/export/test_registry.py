@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from export import registry
+from export.registry import VARIANTS, Built, choose, variant
+from export.source import Source
+from handler.errors import Unsupported, UserError
+
+
+@pytest.fixture
+def extra():
+    """Register variants for one test; they are forgotten after it."""
+    before = dict(VARIANTS)
+    yield variant
+    VARIANTS.clear()
+    VARIANTS.update(before)
+
+
+def never(source: Source, folder: Path) -> Built:
+    raise AssertionError("not built in this test")
+
+
+def test_the_four_runtimes_have_a_variant_each() -> None:
+    assert {one.runtime for one in VARIANTS.values()} == {"torch", "compiled", "onnx", "openvino"}
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="Did you mean openvino-int8"):
+        choose(["openvino-int-8"])
+
+
+def test_parents_come_before_children_and_fp32_before_all() -> None:
+    chosen, _ = choose(["onnx-int8-dynamic"])
+    assert [one.name for one in chosen] == ["fp32", "onnx-int8-dynamic"]
+
+
+def test_what_the_machine_lacks_is_left_out_of_a_default_build_and_refused_by_name(extra) -> None:
+    extra("impossible", runtime="torch", summary="", requires=("no_such_package", "cpu:avx9000"))(never)
+    chosen, left_out = choose([])
+    assert "impossible" not in [one.name for one in chosen]
+    assert left_out["impossible"] == ["the Python package no_such_package", "a CPU with avx9000"]
+    with pytest.raises(Unsupported, match="no_such_package"):
+        choose(["impossible"])
+
+
+def test_without_a_compiler_the_compiled_variant_is_left_out_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    _, left_out = choose([])
+    assert any("apt-get install g++" in reason for reason in left_out["compiled-bf16"])
+
+
+def test_a_name_can_be_registered_once(extra) -> None:
+    with pytest.raises(ValueError, match="two variants are called fp32"):
+        extra("fp32", runtime="torch", summary="")(never)
+
+
+def test_every_need_is_something_that_can_be_looked_for() -> None:
+    for one in VARIANTS.values():
+        for need in one.requires:
+            assert registry._present(need) or registry._describe(need)

@@ -1,0 +1,51 @@
+"""Every variant, whatever is registered: build, write, reload, compare."""
+
+import json
+
+import jsonschema
+import numpy as np
+import pytest
+
+import export.variants  # noqa: F401
+from export.build import SCHEMA_FILE
+from export.registry import VARIANTS
+from handler.predictor import Predictor
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_reloaded_artifact_agrees_with_fp32_within_its_recorded_check(name: str, build_once, source) -> None:
+    artifact = build_once(name)
+    texts = source.dataset.splits["validation"].texts
+    scores, reference = (
+        np.array([prediction.scores for prediction in Predictor.load(folder).predict(texts)])
+        for folder in (artifact.folder, source.artifacts / "fp32")
+    )
+    check = artifact.meta["check"]
+    assert check["equal"], check
+    assert np.abs(scores - reference).max() <= check["max_prob_diff"] + check["batch_mate_diff"] + 1e-6
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_description_fits_its_schema_and_lists_every_file(name: str, build_once) -> None:
+    artifact = build_once(name)
+    jsonschema.validate(json.loads((artifact.folder / "artifact.json").read_text()), json.loads(SCHEMA_FILE.read_text()))
+    files = {path.relative_to(artifact.folder).as_posix() for path in artifact.folder.rglob("*") if path.is_file()}
+    assert files == {*artifact.meta["files"], "artifact.json"}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_score_hardly_depends_on_the_batch_mates(name: str, build_once) -> None:
+    assert build_once(name).meta["check"]["batch_mate_diff"] < 0.01
+
+
+def test_quantised_and_compiled_artifacts_prove_that_they_are(build_once) -> None:
+    """The tiny model has 14 linear layers: six in each of two layers, and the head's two."""
+    assert build_once("fp32").meta["proof"]["linear_dtypes"] == {"float32": 14}
+    assert build_once("openvino-int8").meta["proof"]["integer_matmuls"] >= 14
+    assert build_once("onnx-int8-dynamic").meta["proof"]["integer_matmuls"] >= 14
+
+
+def test_the_compiled_artifact_calls_a_bf16_kernel_for_each_linear_layer(build_once) -> None:
+    proof = build_once("compiled-bf16").meta["proof"]
+    assert proof["generated_linears"] + proof["onednn_linears"] == 14
+    assert proof["constants"]["bfloat16"] >= 14

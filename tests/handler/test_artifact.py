@@ -1,0 +1,72 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from handler.artifact import Artifact, available_cpus, describe_files, open_artifact, write_json
+from handler.errors import Unsupported, UserError
+
+
+def change(artifact: Artifact, **fields: object) -> None:
+    write_json(artifact.folder / "artifact.json", artifact.meta | fields)
+
+
+def test_a_missing_artifact_is_a_sentence_that_says_how_to_build_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="make export VARIANTS=openvino-int8"):
+        open_artifact(tmp_path / "openvino-int8")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema": 1}'])
+def test_a_damaged_description_is_a_sentence(artifact_copy: Artifact, content: str) -> None:
+    (artifact_copy.folder / "artifact.json").write_text(content)
+    with pytest.raises(UserError, match="description is damaged"):
+        open_artifact(artifact_copy.folder)
+
+
+def test_another_schema_is_refused(artifact_copy: Artifact) -> None:
+    change(artifact_copy, schema=99)
+    with pytest.raises(UserError, match="schema 99"):
+        open_artifact(artifact_copy.folder)
+
+
+def test_one_flipped_bit_in_any_file_is_found(artifact_copy: Artifact) -> None:
+    for name in artifact_copy.meta["files"]:
+        path = artifact_copy.folder / name
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        with pytest.raises(UserError, match="corrupt"):
+            open_artifact(artifact_copy.folder)
+        path.write_bytes(whole)
+    open_artifact(artifact_copy.folder)
+
+
+def test_a_file_that_has_gone_is_named(artifact_copy: Artifact) -> None:
+    (artifact_copy.folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"missing: .*tokenizer\.json"):
+        open_artifact(artifact_copy.folder)
+
+
+def test_an_artifact_for_another_cpu_is_refused_before_it_runs(artifact_copy: Artifact) -> None:
+    change(artifact_copy, cpu_features=["avx9000"])
+    with pytest.raises(Unsupported, match="avx9000"):
+        open_artifact(artifact_copy.folder)
+
+
+def test_the_identity_follows_what_is_computed_and_not_when_it_was_built(artifact_copy: Artifact) -> None:
+    same = Artifact(artifact_copy.folder, artifact_copy.meta | {"build": {}, "summary": "other words"})
+    other = Artifact(artifact_copy.folder, artifact_copy.meta | {"temperature": 2.0})
+    assert same.sha256 == artifact_copy.sha256 != other.sha256
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"kept": True})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"lost": float("nan")})
+    assert json.loads(path.read_text()) == {"kept": True}
+    assert describe_files(tmp_path).keys() == {"value.json"}, "nothing half-written lies about"
+
+
+def test_there_is_at_least_one_cpu() -> None:
+    assert available_cpus() >= 1

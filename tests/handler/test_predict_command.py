@@ -1,0 +1,74 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from handler.artifact import Artifact
+from tests.conftest import run_stage
+
+
+@pytest.fixture(scope="module")
+def fp32(build_once) -> Artifact:
+    return build_once("fp32")
+
+
+def predict(artifact: Artifact, *arguments: object, stdin: str | None = None):
+    return run_stage("handler", "predict", "--artifact", artifact.folder, *arguments, stdin=stdin)
+
+
+def test_one_text_gets_its_json_answer_on_standard_output(fp32: Artifact) -> None:
+    done = predict(fp32, "a friendly text")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["label"] in fp32.labels
+
+
+def test_a_csv_keeps_its_columns_and_a_bad_row_its_place(fp32: Artifact, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text('id,text\n7,"two\nlines"\n8,\n9,third\n', encoding="utf-8-sig")
+    done = predict(fp32, "--file", source, "--output", target)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(target.open(newline="")))
+    assert [row["id"] for row in rows] == ["7", "8", "9"]
+    assert list(rows[0]) == ["id", "text", "label", "score", "tokens", "truncated", "error"]
+    assert [bool(row["error"]) for row in rows] == [False, True, False]
+
+
+def test_jsonl_with_a_broken_line_loses_no_row(fp32: Artifact, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"text": "a", "id": 1}\n{broken\n{"text": "c\u2028d"}\n')
+    assert predict(fp32, "--file", source, "--output", target).returncode == 0
+    rows = [json.loads(line) for line in target.read_text().split("\n") if line]
+    assert [row["error"] is None for row in rows] == [True, False, True]
+    assert rows[0]["id"] == 1
+
+
+def test_standard_input_holds_one_text_a_line(fp32: Artifact) -> None:
+    done = predict(fp32, stdin="first\nsecond\n")
+    assert [row["text"] for row in csv.DictReader(done.stdout.splitlines())] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--file", "missing.csv"], "there is no such file"),
+        (["--file", "texts.docx"], "format is not known"),
+        ([""], "the text is empty"),
+        (["a", "--file", "b.csv"], "both given"),
+        (["--artifact", "build/artifacts/nonsense", "a"], "make export VARIANTS=nonsense"),
+    ],
+    ids=["missing", "format", "empty", "both", "artifact"],
+)
+def test_a_mistake_is_one_sentence_and_status_2(fp32: Artifact, arguments: list[str], expected: str) -> None:
+    done = predict(fp32, *arguments)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_csv_without_the_column_names_those_it_has(fp32: Artifact, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("comment\nhello\n")
+    done = predict(fp32, "--file", source, "--output", tmp_path / "out.csv")
+    assert done.returncode == 2 and "comment" in done.stderr and "--text-column" in done.stderr
+    assert not (tmp_path / "out.csv").exists(), "a failed run leaves no output"

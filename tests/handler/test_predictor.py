@@ -1,0 +1,98 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import handler
+from export.source import Source
+from handler.artifact import Artifact
+from handler.predictor import Prediction, Predictor, decide
+
+ANSWER_SCHEMA = json.loads(Path(handler.__file__).with_name("answer.schema.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def fp32(build_once) -> Predictor:
+    return Predictor(build_once("fp32"))
+
+
+def test_scores_are_those_of_transformers_on_the_same_checkpoint(fp32: Predictor, source: Source) -> None:
+    texts = source.dataset.splits["test"].texts[:50]
+    tokenizer = AutoTokenizer.from_pretrained(source.checkpoint.folder)
+    model = AutoModelForSequenceClassification.from_pretrained(source.checkpoint.folder).eval()
+    for text, prediction in zip(texts, fp32.predict(texts), strict=True):
+        inputs = tokenizer(text, truncation=True, max_length=128, return_tensors="pt")
+        with torch.no_grad():
+            logits = model(**inputs).logits[0].double() / source.checkpoint.meta["temperature"]
+        np.testing.assert_allclose(prediction.scores, torch.softmax(logits, 0), atol=2e-6)
+        assert prediction.tokens == inputs["input_ids"].shape[1]
+
+
+def test_answers_come_in_the_order_of_the_texts_whatever_their_lengths(fp32: Predictor) -> None:
+    texts = ["long " * 60, "short", "middle " * 20, "short", "é", "long " * 60]
+    together = [prediction.scores for prediction in fp32.predict(texts)]
+    alone = [fp32.predict([text])[0].scores for text in texts]
+    np.testing.assert_allclose(together, alone, atol=2e-6)
+
+
+def test_no_texts_give_no_predictions(fp32: Predictor) -> None:
+    assert fp32.predict([]) == []
+
+
+def test_a_text_beyond_the_maximum_is_cut_and_says_so(fp32: Predictor) -> None:
+    short, long = fp32.predict(["few words", "many words " * 500])
+    assert not short.truncated
+    assert (long.truncated, long.tokens) == (True, 128)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\x00b", "\u200b", "👩‍👩‍👧", "e\u0301" * 50, "مرحبا", "\u202eabc", "\ufffe"])
+def test_any_unicode_gets_an_answer(fp32: Predictor, text: str) -> None:
+    (prediction,) = fp32.predict([text])
+    assert np.isfinite(prediction.scores).all()
+
+
+def test_every_answer_fits_its_schema(fp32: Predictor) -> None:
+    for prediction in fp32.predict(["one", "two " * 300]):
+        jsonschema.validate(fp32.answer(prediction), ANSWER_SCHEMA)
+
+
+def test_the_label_is_hate_exactly_when_the_shown_score_reaches_the_threshold(fp32: Predictor) -> None:
+    threshold = fp32.artifact.meta["thresholds"]["hate"]
+    for score in (threshold - 1e-6, threshold, threshold + 1e-6):
+        answer = fp32.answer(Prediction(np.array([1 - score, score]), 3, False))
+        assert (answer["label"] == "hate") == (answer["scores"]["hate"] >= answer["threshold"])
+
+
+def test_three_labels_are_decided_by_the_largest_score_and_have_no_threshold(build_once) -> None:
+    predictor = Predictor(build_once("fp32"))
+    three = {"labels": ["a", "b", "c"], "thresholds": {}}
+    predictor.artifact = replace(predictor.artifact, meta=predictor.artifact.meta | three)
+    answer = predictor.answer(Prediction(np.array([0.2, 0.5, 0.3]), 3, False))
+    assert (answer["label"], answer["threshold"]) == ("b", None)
+    jsonschema.validate(answer, ANSWER_SCHEMA)
+    assert decide(np.array([[0.2, 0.5, 0.3]]), three["labels"], {}).tolist() == [1]
+
+
+def test_multi_label_answers_hold_every_label_over_its_threshold(build_once) -> None:
+    predictor = Predictor(build_once("fp32"))
+    meta = predictor.artifact.meta | {
+        "task": "multi-label",
+        "labels": ["insult", "threat"],
+        "thresholds": {"insult": 0.5, "threat": 0.9},
+    }
+    predictor.artifact = replace(predictor.artifact, meta=meta)
+    scores = predictor.scores(np.array([[2.0, 2.0]], np.float32))[0]
+    answer = predictor.answer(Prediction(scores, 3, False))
+    assert answer["labels"] == ["insult"]
+    jsonschema.validate(answer, ANSWER_SCHEMA)
+
+
+def test_warming_runs_every_shape_where_the_runtime_compiles_per_shape(build_once) -> None:
+    openvino: Artifact = build_once("openvino-int8")
+    assert Predictor(openvino).warm() == len(openvino.grid.shapes()) > 20
+    assert Predictor(build_once("fp32")).warm() == 2

@@ -1,0 +1,68 @@
+"""Imports flow one way, and what ships in an archive imports nothing of the toolkit."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from export.package import SHIPPED
+
+ROOT = Path(__file__).parents[1]
+ALLOWED = {
+    "handler": {"handler"},
+    "deploy": {"deploy", "handler"},
+    "training": {"training", "handler"},
+    "export": {"export", "handler", "training", "deploy"},
+    "benchmarks": {"benchmarks", "handler", "deploy", "training"},
+}
+# What benchmarks may use of training: the data, the metrics, the statistics, and where they are recorded.
+OF_TRAINING = {"training.checkpoint", "training.data", "training.metrics", "training.splits", "training.statistics"}
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names if node.module in ALLOWED}
+    return names
+
+
+def modules(stage: str) -> list[Path]:
+    return sorted((ROOT / stage).rglob("*.py"))
+
+
+@pytest.mark.parametrize("stage", ALLOWED)
+def test_a_stage_imports_only_what_stands_below_it(stage: str) -> None:
+    for path in modules(stage):
+        stages = {name.split(".")[0] for name in imported(path)} & ALLOWED.keys()
+        assert stages <= ALLOWED[stage], path
+
+
+def test_benchmarks_know_data_metrics_and_statistics_of_training_and_no_more() -> None:
+    for path in modules("benchmarks"):
+        used = {name for name in imported(path) if name.startswith("training.")}
+        assert {".".join(name.split(".")[:2]) for name in used} <= OF_TRAINING, path
+
+
+def test_the_handler_knows_runtimes_and_never_variants() -> None:
+    from export.registry import VARIANTS
+
+    for path in modules("handler"):
+        code = path.read_text().split('"""', 2)[-1]
+        assert not [name for name in VARIANTS if name != "fp32" and name in code], path
+
+
+@pytest.mark.parametrize("name", [*SHIPPED, "hate_handler.py"])
+def test_shipped_code_needs_only_numpy_tokenizers_and_what_its_loader_imports(name: str) -> None:
+    tree = ast.parse((ROOT / "handler" / name).read_text())
+    top_level = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = {
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0] for node in top_level
+    }
+    import sys
+
+    foreign = names - set(sys.stdlib_module_names)
+    assert foreign <= {"numpy", "tokenizers", "handler"}

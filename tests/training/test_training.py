@@ -1,0 +1,162 @@
+"""From data to checkpoint with a tiny random model, the way a person runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+
+from handler.errors import UserError
+from training import data
+from training.__main__ import main, parse
+from training.backbones import backbone
+from training.checkpoint import load_data, open_checkpoint
+from training.fit import fit, predict_logits
+from training.recipe import Recipe
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = json.loads((ROOT / "training" / "checkpoint.schema.json").read_text())
+
+
+class Interrupt(TrainerCallback):
+    """A person at the keyboard, once the first epoch is saved."""
+
+    def on_save(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+
+def argv(small_jsonl, output, *more):
+    return ["--data", f"jsonl:{small_jsonl}", "--base", "random:tiny", "--output", str(output), *more]
+
+
+@pytest.fixture(scope="module")
+def trained(small_jsonl, tmp_path_factory):
+    output = tmp_path_factory.mktemp("build") / "checkpoint"
+    assert main(argv(small_jsonl, output, "--epochs", "1", "--learning-rate", "1e-3")) == 0
+    return open_checkpoint(output)
+
+
+def test_the_record_follows_its_schema(trained):
+    jsonschema.validate(trained.meta, SCHEMA)
+    assert trained.meta["data"]["splits"]["gate"]["n"] == 60
+    assert trained.meta["recipe"]["epochs"] == 1
+
+
+def test_no_text_of_the_data_is_in_the_record(trained):
+    record = (trained.folder / "checkpoint.json").read_text()
+    assert not [
+        text for split in load_data(trained).splits.values() for text in split.texts if text in record
+    ]
+
+
+def test_the_checkpoint_is_read_by_transformers_and_gives_the_recorded_figures(trained):
+    model = AutoModelForSequenceClassification.from_pretrained(trained.folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(trained.folder)
+    assert model.config.id2label == {0: "not-hate", 1: "hate"}
+    validation = load_data(trained).splits["validation"]
+    logits = predict_logits(model, tokenizer, validation.texts, 128) / trained.meta["temperature"]
+    scores = torch.softmax(torch.from_numpy(logits), dim=1)[:, 1].numpy()
+    right = (scores >= trained.meta["thresholds"]["hate"]) == (validation.labels == 1)
+    assert right.mean() == pytest.approx(trained.meta["metrics"]["validation"]["accuracy"])
+
+
+def test_the_training_state_is_removed_once_the_checkpoint_is_complete(trained):
+    assert [entry.name for entry in trained.folder.parent.iterdir()] == ["checkpoint"]
+
+
+def test_random_weights_are_not_trained_unless_asked(small_jsonl, tmp_path, capsys):
+    main(argv(small_jsonl, tmp_path / "checkpoint"))
+    captured = capsys.readouterr()
+    meta = json.loads(captured.out)
+    assert "its head stays random" in captured.err
+    assert (meta["temperature"], meta["thresholds"], meta["recipe"]["epochs"]) == (1, {"hate": 0.5}, 0)
+    jsonschema.validate(meta, SCHEMA)
+
+
+def test_an_interrupted_run_resumes_and_ends_where_an_uninterrupted_one_does(small_jsonl, tmp_path, capsys):
+    more = ("--epochs", "2", "--learning-rate", "1e-3")
+    main(argv(small_jsonl, tmp_path / "whole", *more))
+    dataset = data.load(f"jsonl:{small_jsonl}")
+    state = tmp_path / "parts-state"
+    recipe = Recipe(epochs=2, learning_rate=1e-3)
+    model, tokenizer = backbone("random:tiny", dataset.labels, 0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, tokenizer, dataset, recipe, state, base="random:tiny", callbacks=[Interrupt()])
+    (state / "checkpoint-999").mkdir()  # as left by an interruption while saving
+    capsys.readouterr()
+    main(argv(small_jsonl, tmp_path / "parts", *more, "--resume"))
+    said = capsys.readouterr().err
+    assert "resuming after step 5" in said
+    assert "epoch 1:" not in said
+    whole, parts = (
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / name) for name in ("whole", "parts")
+    )
+    for (name, one), other in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
+        torch.testing.assert_close(other, one, msg=name)
+
+
+def test_a_run_is_not_resumed_with_other_settings(small_jsonl, tmp_path):
+    dataset = data.load(f"jsonl:{small_jsonl}")
+    model, tokenizer = backbone("random:tiny", dataset.labels, 0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, tokenizer, dataset, Recipe(epochs=2), tmp_path / "state", callbacks=[Interrupt()])
+    with pytest.raises(UserError, match="seed 0 then, 1 now"):
+        fit(model, tokenizer, dataset, Recipe(epochs=2, seed=1), tmp_path / "state", resume=True)
+
+
+def test_logits_do_not_depend_on_the_order_of_the_texts(small_jsonl):
+    dataset = data.load(f"jsonl:{small_jsonl}")
+    model, tokenizer = backbone("random:tiny", dataset.labels, 0)
+    texts = dataset.splits["train"].texts[:50]
+    forward = predict_logits(model, tokenizer, texts, 128, batch_size=8)
+    backward = predict_logits(model, tokenizer, texts[::-1], 128, batch_size=8)
+    np.testing.assert_allclose(forward, backward[::-1], atol=1e-5)
+    assert len(np.unique(forward[:, 0])) > 25
+
+
+def test_flags_override_yaml_and_yaml_overrides_defaults(tmp_path):
+    config = tmp_path / "some.yaml"
+    config.write_text("data: tweeteval\nlearning-rate: 2e-5\nbatch_size: 8\n")
+    options = parse(["--config", str(config), "--batch-size", "16"])
+    assert (options.data, options.learning_rate, options.batch_size) == ("tweeteval", 2e-5, 16)
+    assert options.base == "minilm"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [("epoch: 3", "Did you mean epochs?"), ("- 3", "holds no settings"), ("{", "is not YAML")],
+)
+def test_a_wrong_config_is_answered_with_a_sentence(tmp_path, content, sentence):
+    config = tmp_path / "some.yaml"
+    config.write_text(content)
+    with pytest.raises(UserError) as error:
+        parse(["--config", str(config)])
+    assert sentence in str(error.value)
+
+
+def test_a_length_that_the_base_cannot_read_is_refused(small_jsonl, tmp_path):
+    with pytest.raises(UserError, match="Give 512 tokens or fewer"):
+        main(argv(small_jsonl, tmp_path / "checkpoint", "--max-length", "1000"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--data", "twteval"], "Did you mean tweeteval?"),
+        (["--data", "csv:/no/such.csv"], "Check the path"),
+        (["--epochs", "-1"], "must be greater than 0"),
+        (["--epochs", "many"], "--epochs"),
+    ],
+)
+def test_a_users_mistake_ends_with_a_sentence_and_status_2(arguments, part):
+    command = [sys.executable, "-m", "training", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert part in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
