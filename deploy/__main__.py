@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start(arguments: argparse.Namespace) -> int:
     public = server.read_config(arguments.config)
     server.start(public, arguments.name)
-    say(f"""ready. Ask it:\n  curl {public.url}/predictions/{arguments.name} --json '{{"text": "text to classify"}}'""")
+    body = """'{"text": "text to classify"}'"""
+    say(f"ready. Ask it:\n  curl {public.url}/predictions/{arguments.name} --json {body}")
     return 0
 
 

@@ -64,7 +64,12 @@ def private_server(archive: Path, *, name: str = "hate", timeout_s: float = 300)
         }
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                cwd=folder,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         try:
             _wait_until_ready(process, inference, management, name, log, timeout_s)
@@ -110,7 +115,9 @@ def read_config(path: Path) -> Config:
     defaults = (8080, 8081, 8082, 7070, 7071)
     keys = (*ADDRESSES, *GRPC_PORTS)
     # An address ends in its port: http://127.0.0.1:8080
-    ports = (int(values.get(key, str(port)).rsplit(":", 1)[-1]) for key, port in zip(keys, defaults, strict=True))
+    ports = (
+        int(values.get(key, str(port)).rsplit(":", 1)[-1]) for key, port in zip(keys, defaults, strict=True)
+    )
     return Config(path, Path(values.get("model_store", "model_store")), tuple(ports))
 
 
@@ -118,18 +125,34 @@ def start(config: Config, name: str = "hate", timeout_s: float = 300) -> None:
     """Start the public TorchServe on `<name>.mar` of its model store; returns when it answers."""
     archive = config.model_store / f"{name}.mar"
     if not archive.is_file():
-        raise UserError("there is no archive to serve", seen=archive, remedy="Make one: make train export package")
+        raise UserError(
+            "there is no archive to serve", seen=archive, remedy="Make one: make train export package"
+        )
     if taken := [port for port in config.ports if is_taken(port)]:
         ours = is_healthy(config.ports[0])
         remedy = "A TorchServe runs already: make stop" if ours else f"Free it, or change it in {config.path}"
         raise UserError("a port is in use", seen=", ".join(map(str, taken)), remedy=remedy)
     environment = os.environ | {"TS_CONFIG_FILE": str(config.path), "JAVA_HOME": java_home()}
-    command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs", "--models", f"{name}={archive.name}"]
+    command = [
+        sys.executable,
+        "-m",
+        "ts.model_server",
+        "--start",
+        "--foreground",
+        "--ncs",
+        "--models",
+        f"{name}={archive.name}",
+    ]
     log = Path("logs/start.log")
     log.parent.mkdir(exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         _wait_until_ready(process, config.ports[0], config.ports[1], name, log, timeout_s)
@@ -147,7 +170,9 @@ def stop(config: Config, patience_s: float = 30) -> bool:
     deadline = time.monotonic() + patience_s
     while "has stopped" in done.stdout and any(is_taken(port) for port in config.ports):
         if time.monotonic() > deadline:
-            raise UserError("TorchServe does not end", seen=config.path, remedy="End its Java process by hand")
+            raise UserError(
+                "TorchServe does not end", seen=config.path, remedy="End its Java process by hand"
+            )
         time.sleep(0.1)
     return "has stopped" in done.stdout
 
@@ -188,13 +213,21 @@ def _wait_until_ready(
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise UserError("TorchServe did not start", seen=_last_lines(log), remedy="The lines above say why; python -m deploy status looks at ports and Java")
+            raise UserError(
+                "TorchServe did not start",
+                seen=_last_lines(log),
+                remedy="The lines above say why; python -m deploy status looks at ports and Java",
+            )
         if worker_status(management, name) == "READY" and is_healthy(inference):
             return
         if "Worker died" in log.read_text(errors="replace"):
-            raise UserError("the model did not load", seen=_last_lines(log), remedy="Build it again: make export package")
+            raise UserError(
+                "the model did not load", seen=_last_lines(log), remedy="Build it again: make export package"
+            )
         time.sleep(0.1)
-    raise UserError(f"TorchServe was not ready within {timeout_s:.0f} s", seen=_last_lines(log), remedy="Try again")
+    raise UserError(
+        f"TorchServe was not ready within {timeout_s:.0f} s", seen=_last_lines(log), remedy="Try again"
+    )
 
 
 def worker_status(management_port: int, name: str) -> str | None:

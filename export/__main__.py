@@ -22,29 +22,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
-    parser.add_argument("--list", action="store_const", const=_list, dest="command", help="show every variant")
+    parser.add_argument(
+        "--list", action="store_const", const=_list, dest="command", help="show every variant"
+    )
     commands = parser.add_subparsers()
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--artifacts", type=Path, default=Path("build/artifacts"), help="default: %(default)s")
+    common.add_argument(
+        "--artifacts", type=Path, default=Path("build/artifacts"), help="default: %(default)s"
+    )
 
     build = commands.add_parser("build", parents=[common], help="build variants, prove and check them")
     build.add_argument("variants", nargs="*", help="names, or all (the default): what this machine can build")
-    build.add_argument("--checkpoint", type=Path, default=Path("build/checkpoint"), help="default: %(default)s")
+    build.add_argument(
+        "--checkpoint", type=Path, default=Path("build/checkpoint"), help="default: %(default)s"
+    )
     build.set_defaults(command=_build)
 
     store = argparse.ArgumentParser(add_help=False)
     store.add_argument("--store", type=Path, default=Path("model_store"), help="default: %(default)s")
     store.add_argument("--name", default="hate", help="of the model and its archives; default: %(default)s")
 
-    package = commands.add_parser("package", parents=[common, store], help="artifacts -> .mar, and promote one")
+    package = commands.add_parser(
+        "package", parents=[common, store], help="artifacts -> .mar, and promote one"
+    )
     package.add_argument("--version", default="1.0", help="of the model; default: %(default)s")
     package.set_defaults(command=_package)
 
-    promote = commands.add_parser("promote", parents=[common, store], help="make one variant the served archive")
+    promote = commands.add_parser(
+        "promote", parents=[common, store], help="make one variant the served archive"
+    )
     promote.add_argument("variant", nargs="?", help="default: the selected one")
-    promote.add_argument("--force", action="store_true", help="even if its check says that it is not equal to fp32")
+    promote.add_argument(
+        "--force", action="store_true", help="even if its check says that it is not equal to fp32"
+    )
     promote.set_defaults(command=_promote)
-    parser.set_defaults(command=lambda _: parser.print_help() or 0)
+    parser.set_defaults(command=_list)
     return parser
 
 
@@ -53,7 +65,14 @@ def _list(_: argparse.Namespace) -> int:
     for one in VARIANTS.values():
         lacking = one.lacks()
         rows.append(
-            (one.name, one.runtime, ", ".join(one.devices), one.parent or "", one.summary, "; ".join(lacking) or "yes")
+            (
+                one.name,
+                one.runtime,
+                ", ".join(one.devices),
+                one.parent or "",
+                one.summary,
+                "; ".join(lacking) or "yes",
+            )
         )
     say(tabulate(rows, ["variant", "runtime", "devices", "parent", "what it is", "buildable here"]))
     return 0
@@ -85,9 +104,23 @@ def _build(arguments: argparse.Namespace) -> int:
                 f"{artifact.meta['build']['seconds']:.0f}",
             )
         )
-    headers = ["variant", "equal", "labels agree", "macro-F1 drop, 95 %", "max prob. diff", "batch mates", "MB", "seconds"]
+    headers = [
+        "variant",
+        "equal",
+        "labels agree",
+        "macro-F1 drop, 95 %",
+        "max prob. diff",
+        "batch mates",
+        "MB",
+        "seconds",
+    ]
     say("\n" + tabulate(rows, headers) + f"\n({built[0].meta['check']['note']})")
-    emit({artifact.name: {"folder": str(artifact.folder), "check": artifact.meta["check"]} for artifact in built})
+    emit(
+        {
+            artifact.name: {"folder": str(artifact.folder), "check": artifact.meta["check"]}
+            for artifact in built
+        }
+    )
     return 0
 
 
@@ -97,7 +130,9 @@ def _package(arguments: argparse.Namespace) -> int:
 
     folders = sorted(path.parent for path in arguments.artifacts.glob(f"[!.]*/{DESCRIPTION}"))
     if not folders:
-        raise UserError("there are no artifacts to package", seen=arguments.artifacts, remedy="Build them: make export")
+        raise UserError(
+            "there are no artifacts to package", seen=arguments.artifacts, remedy="Build them: make export"
+        )
     archives = {}
     for folder in folders:
         archives[folder.name] = path = package(
@@ -138,7 +173,9 @@ def _selected(arguments: argparse.Namespace) -> str | None:
         choice = json.loads(SELECTION.read_text())
         variant, sha256 = choice["selected"], choice["artifact_sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError("the selection cannot be read", seen=SELECTION, remedy="Run make select again") from error
+        raise UserError(
+            "the selection cannot be read", seen=SELECTION, remedy="Run make select again"
+        ) from error
     if variant is None:
         return None
     if open_artifact(arguments.artifacts / variant, verify=False).sha256 != sha256:

@@ -80,9 +80,13 @@ def _build_into(folder: Path, variant: Variant, source: Source, inputs: str) -> 
     write_json(folder / DESCRIPTION, artifact.meta)
 
 
-def _describe(variant: Variant, source: Source, folder: Path, built: Built, inputs: str, seconds: float) -> dict:
+def _describe(
+    variant: Variant, source: Source, folder: Path, built: Built, inputs: str, seconds: float
+) -> dict:
     meta = source.checkpoint.meta
-    buckets = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(source.grid).items()}
+    buckets = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in asdict(source.grid).items()
+    }
     proof.require(bool(built.proof), "evidence of the optimisation", built.proof)
     return {
         "schema": SCHEMA,
@@ -141,7 +145,12 @@ def _reference(variant: Variant, source: Source) -> np.ndarray:
 
 def fingerprint(variant: Variant, source: Source) -> str:
     """sha256 over everything that the artifact is made of."""
-    parts = [source.sha256, variant.name, inspect.getsource(inspect.getmodule(variant.build)), str(SCHEMA)]
+    parts = [
+        source.sha256,
+        variant.name,
+        inspect.getsource(sys.modules[variant.build.__module__]),
+        str(SCHEMA),
+    ]
     parts += [inspect.getsource(module) for module in (proof, checking)]
     parts += [json.dumps(_versions(variant)), ",".join(artifacts.cpu_features())]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -42,8 +42,7 @@ def check(predictor: Predictor, source: Source, reference: np.ndarray) -> Measur
     random = source.checkpoint.meta["base"].startswith("random:")
     if random:
         equal = bool(difference.max() <= RANDOM_MARGIN)
-        note = f"random weights: labels mean nothing, equal is a largest probability difference of at most {RANDOM_MARGIN}"
-    else:
+        note = f"random weights: labels mean nothing, equal means no probability differs by over {RANDOM_MARGIN}"else:
         equal = bool(comparison.high <= MARGIN)
         note = f"equal: macro-F1 drop on validation below {MARGIN} at 95 % confidence"
     return Measured(
@@ -97,7 +96,9 @@ def reference_scores(source: Source, batch: int = 32) -> np.ndarray:
 def _distributions(predictions: list[Prediction], lengths: tuple[int, ...]) -> dict:
     """Histograms of the last label's score (ten bins) and of the lengths in tokens (by bucket)."""
     scores, _ = np.histogram([prediction.scores[-1] for prediction in predictions], bins=10, range=(0, 1))
-    tokens, _ = np.histogram([prediction.tokens for prediction in predictions], bins=[0, *(top + 1 for top in lengths)])
+    tokens, _ = np.histogram(
+        [prediction.tokens for prediction in predictions], bins=[0, *(top + 1 for top in lengths)]
+    )
     return {
         "scores": {"edges": [round(edge / 10, 1) for edge in range(11)], "counts": scores.tolist()},
         "lengths": {"up_to": list(lengths), "counts": tokens.tolist()},

@@ -4,7 +4,7 @@ import torch
 
 
 class Logits(torch.nn.Module):
-    """`model` reduced to `(input_ids, attention_mask) -> logits`, int64 [batch, length] -> fp32 [batch, labels]."""
+    """`model` as `(input_ids, attention_mask) -> logits`: int64 [batch, length] -> fp32 [batch, labels]."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -16,7 +16,10 @@ class Logits(torch.nn.Module):
 
 def trace(model: torch.nn.Module, max_length: int) -> torch.export.ExportedProgram:
     """Export for any batch and any length from 2 to `max_length`."""
-    shape = {0: torch.export.Dim("batch", min=1, max=4096), 1: torch.export.Dim("length", min=2, max=max_length)}
+    shape = {
+        0: torch.export.Dim("batch", min=1, max=4096),
+        1: torch.export.Dim("length", min=2, max=max_length),
+    }
     example = torch.ones(8, min(64, max_length), dtype=torch.int64)
     with torch.no_grad():
         return torch.export.export(

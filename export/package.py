@@ -82,7 +82,9 @@ def _archive_tree(artifact: Artifact, scratch: Path, name: str, version: str) ->
     done = subprocess.run(command, env=os.environ | {"TMPDIR": str(staging)}, capture_output=True, text=True)
     if done.returncode:
         raise UserError(
-            "torch-model-archiver failed", seen=done.stderr.strip()[-500:], remedy="Check the free disk space and make install"
+            "torch-model-archiver failed",
+            seen=done.stderr.strip()[-500:],
+            remedy="Check the free disk space and make install",
         )
     manifest = laid_out / name / "MAR-INF" / "MANIFEST.json"
     content = json.loads(manifest.read_text())
@@ -139,4 +141,6 @@ def archived_artifact(archive: Path) -> dict:
         with zipfile.ZipFile(archive) as opened:
             return json.loads(opened.read(f"artifact/{DESCRIPTION}"))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError("this is not an archive of ours", seen=archive, remedy="Build it: make package") from error
+        raise UserError(
+            "this is not an archive of ours", seen=archive, remedy="Build it: make package"
+        ) from error

@@ -36,7 +36,7 @@ def torch_weights(model) -> dict:
 
 def openvino_precisions(compiled) -> dict:
     """Matrix products of a compiled OpenVINO model by the precision that it executes them in."""
-    executed = Counter()
+    executed: Counter[str] = Counter()
     for operation in compiled.get_runtime_model().get_ops():
         info = operation.get_rt_info()
         if info["layerType"].value in ("FullyConnected", "MatMul"):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from export.source import Source
 from handler.artifact import cpu_features
-from handler.errors import Unsupported, UserError
+from handler.errors import UnsupportedError, UserError
 
 COMMANDS = {"g++": "a C++ compiler (on Debian: apt-get install g++)"}
 
@@ -45,7 +45,7 @@ class Variant:
     requires: tuple[str, ...] = ()
 
     def lacks(self) -> list[str]:
-        """What of `requires` this machine has not, in words that say what to do; empty when it can be built."""
+        """What of `requires` this machine has not, in words; empty when it can be built."""
         return [_describe(need) for need in self.requires if not _present(need)]
 
 
@@ -68,7 +68,7 @@ def choose(names: Sequence[str]) -> tuple[list[Variant], dict[str, list[str]]]:
     """The variants to build, parents before children, and those left out with what they lack.
 
     No names, `all` or `cpu`: every variant that this machine can build. A variant asked for by name
-    that the machine cannot build raises `Unsupported`; a name that nobody has, `UserError`.
+    that the machine cannot build raises `UnsupportedError`; a name that nobody has, `UserError`.
     """
     left_out: dict[str, list[str]] = {}
     chosen: dict[str, Variant] = {}
@@ -77,7 +77,9 @@ def choose(names: Sequence[str]) -> tuple[list[Variant], dict[str, list[str]]]:
         found = _find(name)
         if lacking := found.lacks():
             if not default:
-                raise Unsupported(f"{name} cannot be built here, it needs", seen="; ".join(lacking), remedy="Install it")
+                raise UnsupportedError(
+                    f"{name} cannot be built here, it needs", seen="; ".join(lacking), remedy="Install it"
+                )
             left_out[name] = lacking
             continue
         for ancestor in _lineage(found):
@@ -89,7 +91,9 @@ def _find(name: str) -> Variant:
     if name not in VARIANTS:
         close = difflib.get_close_matches(name, VARIANTS, n=1)
         hint = f"Did you mean {close[0]}? " if close else ""
-        raise UserError("there is no such variant", seen=name, remedy=f"{hint}Known are {', '.join(VARIANTS)}")
+        raise UserError(
+            "there is no such variant", seen=name, remedy=f"{hint}Known are {', '.join(VARIANTS)}"
+        )
     return VARIANTS[name]
 
 

@@ -32,7 +32,9 @@ class Source:
         """Identity of the checkpoint: its weights, tokenizer, calibration and data."""
         folder = self.checkpoint.folder
         parts = {name: file_sha256(folder / name) for name in ("config.json", "model.safetensors", TOKENIZER)}
-        parts |= {key: self.checkpoint.meta[key] for key in ("temperature", "thresholds", "max_length", "labels")}
+        parts |= {
+            key: self.checkpoint.meta[key] for key in ("temperature", "thresholds", "max_length", "labels")
+        }
         parts["data"] = self.checkpoint.meta["data"]["sha256"]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -46,7 +48,10 @@ class Source:
 
         return (
             AutoModelForSequenceClassification.from_pretrained(
-                self.checkpoint.folder, local_files_only=True, use_safetensors=True, attn_implementation=attention
+                self.checkpoint.folder,
+                local_files_only=True,
+                use_safetensors=True,
+                attn_implementation=attention,
             )
             .float()
             .eval()
@@ -60,7 +65,9 @@ class Source:
         path = self.checkpoint.folder / TOKENIZER
         if not path.is_file():
             raise UserError(
-                "the checkpoint has no tokenizer.json", seen=path, remedy="Save its fast tokenizer there (save_pretrained)"
+                "the checkpoint has no tokenizer.json",
+                seen=path,
+                remedy="Save its fast tokenizer there (save_pretrained)",
             )
         tokenizer = Tokenizer.from_file(str(path))
         tokenizer.no_padding()
@@ -79,6 +86,9 @@ class Source:
         texts = self.dataset.splits["train"].texts
         sample = random.Random(0).sample(list(texts), min(CALIBRATION_TEXTS, len(texts)))
         return [
-            {"input_ids": np.array([encoding.ids]), "attention_mask": np.ones((1, len(encoding.ids)), np.int64)}
+            {
+                "input_ids": np.array([encoding.ids]),
+                "attention_mask": np.ones((1, len(encoding.ids)), np.int64),
+            }
             for encoding in self.tokenizer.encode_batch_fast(sample)
         ]

@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True)
     predict = commands.add_parser("predict", help="classify a text, a file or standard input")
     predict.add_argument("text", nargs="?", help="one text; JSON answer on standard output")
-    predict.add_argument("--artifact", type=Path, default=Path("build/artifacts/fp32"), help="default: %(default)s")
+    predict.add_argument(
+        "--artifact", type=Path, default=Path("build/artifacts/fp32"), help="default: %(default)s"
+    )
     predict.add_argument("--file", type=Path, help=".csv, .jsonl or .txt (one text a line)")
     predict.add_argument("--output", type=Path, help=".csv or .jsonl; default: CSV on standard output")
     predict.add_argument("--text-column", default="text", help="default: %(default)s")
@@ -50,7 +52,9 @@ def _predict_rows(arguments: argparse.Namespace) -> int:
     form, output = "txt", arguments.output
     written = "csv" if output is None else file_format(output)
     if written == "txt":
-        raise UserError("the output keeps columns, which .txt cannot", seen=output, remedy="Use .csv or .jsonl")
+        raise UserError(
+            "the output keeps columns, which .txt cannot", seen=output, remedy="Use .csv or .jsonl"
+        )
     if arguments.file is not None:
         form = file_format(arguments.file)
         if not arguments.file.is_file():

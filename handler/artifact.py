@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from handler.batching import Grid
-from handler.errors import Unsupported, UserError
+from handler.errors import UnsupportedError, UserError
 
 SCHEMA = 1
 DESCRIPTION = "artifact.json"
@@ -51,7 +51,11 @@ class Artifact:
     @property
     def grid(self) -> Grid:
         buckets = self.meta["inputs"]["buckets"]
-        return Grid(lengths=tuple(buckets["lengths"]), batches=tuple(buckets["batches"]), max_tokens=buckets["max_tokens"])
+        return Grid(
+            lengths=tuple(buckets["lengths"]),
+            batches=tuple(buckets["batches"]),
+            max_tokens=buckets["max_tokens"],
+        )
 
     @property
     def bytes(self) -> int:
@@ -60,14 +64,25 @@ class Artifact:
     @property
     def sha256(self) -> str:
         """Identity of what the artifact computes: the sums of its files and what scores are made of."""
-        keys = ("runtime", "runtime_options", "inputs", "task", "labels", "temperature", "thresholds", "files")
-        return hashlib.sha256(json.dumps({k: self.meta[k] for k in keys}, sort_keys=True).encode()).hexdigest()
+        keys = (
+            "runtime",
+            "runtime_options",
+            "inputs",
+            "task",
+            "labels",
+            "temperature",
+            "thresholds",
+            "files",
+        )
+        return hashlib.sha256(
+            json.dumps({k: self.meta[k] for k in keys}, sort_keys=True).encode()
+        ).hexdigest()
 
 
 def open_artifact(folder: str | Path, *, verify: bool = True) -> Artifact:
     """Read the artifact at `folder`, check its files' sums, and that this CPU can run it.
 
-    Raises `UserError` when it is missing or damaged, `Unsupported` when the machine lacks a CPU feature.
+    Raises `UserError` when it is missing or damaged, `UnsupportedError` when the machine lacks a CPU feature.
     """
     folder = Path(folder)
     artifact = Artifact(folder, _read_description(folder))
@@ -75,7 +90,7 @@ def open_artifact(folder: str | Path, *, verify: bool = True) -> Artifact:
         _check_files(artifact)
     lacking = sorted(set(artifact.meta["cpu_features"]) - set(cpu_features()))
     if lacking:
-        raise Unsupported(
+        raise UnsupportedError(
             f"the artifact {artifact.name} was built for CPU features that this machine lacks",
             seen=", ".join(lacking),
             remedy="Build it on this kind of machine, or serve a variant without cpu_features, such as fp32",
@@ -86,16 +101,22 @@ def open_artifact(folder: str | Path, *, verify: bool = True) -> Artifact:
 def _read_description(folder: Path) -> dict:
     path = folder / DESCRIPTION
     if not path.is_file():
-        raise UserError("there is no artifact", seen=path, remedy="Build it: make export VARIANTS=" + folder.name)
+        raise UserError(
+            "there is no artifact", seen=path, remedy="Build it: make export VARIANTS=" + folder.name
+        )
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
         schema = meta["schema"]
         _ = meta["files"], meta["inputs"]["buckets"], meta["runtime"], meta["labels"], meta["cpu_features"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError("the artifact's description is damaged", seen=path, remedy=_rebuild(folder)) from error
+        raise UserError(
+            "the artifact's description is damaged", seen=path, remedy=_rebuild(folder)
+        ) from error
     if schema != SCHEMA:
         raise UserError(
-            f"the artifact has schema {schema}, this version reads {SCHEMA}", seen=path, remedy=_rebuild(folder)
+            f"the artifact has schema {schema}, this version reads {SCHEMA}",
+            seen=path,
+            remedy=_rebuild(folder),
         )
     return meta
 
@@ -136,7 +157,9 @@ def write_json(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(
+            json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

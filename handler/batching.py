@@ -56,7 +56,9 @@ def plan(lengths: Sequence[int], grid: Grid) -> list[MicroBatch]:
     choice: list[int] = [0]  # the batch size that ends there
     for end in range(1, len(order) + 1):
         length = buckets[end - 1]
-        cost, batch = min((best[max(0, end - b)] + b * length + CALL_TOKENS, -b) for b in grid.batches_at(length))
+        cost, batch = min(
+            (best[max(0, end - b)] + b * length + CALL_TOKENS, -b) for b in grid.batches_at(length)
+        )
         best.append(cost)
         choice.append(-batch)
     batches = []

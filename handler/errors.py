@@ -22,7 +22,7 @@ class UserError(Exception):
         return f"{self.what}{seen}. {self.remedy}"
 
 
-class Unsupported(UserError):
+class UnsupportedError(UserError):
     """This machine cannot do it (CPU feature, compiler, package): no fault of the input."""
 
 

@@ -24,13 +24,17 @@ class HateHandler:
         """Load the artifact in the archive and warm every shape, so that the first request is a usual one."""
         folder = Path(context.system_properties["model_dir"])
         settings = (context.model_yaml_config or {}).get("handler", {})
-        self.limits = Limits(settings.get("maxTexts", Limits.max_texts), settings.get("maxCharacters", Limits.max_characters))
+        self.limits = Limits(
+            settings.get("maxTexts", Limits.max_texts), settings.get("maxCharacters", Limits.max_characters)
+        )
         self.predictor = Predictor.load(folder / "artifact", threads=settings.get("threads") or None)
         shapes = self.predictor.warm()
         model = context.manifest["model"]
         artifact = self.predictor.artifact
         self.model = {"name": model["modelName"], "version": model["modelVersion"], "variant": artifact.name}
-        logger.info("%s is ready: %d shapes warmed, %d threads", artifact.name, shapes, self.predictor.threads)
+        logger.info(
+            "%s is ready: %d shapes warmed, %d threads", artifact.name, shapes, self.predictor.threads
+        )
 
     def handle(self, data: list[dict], context) -> list[bytes]:
         """One UTF-8 JSON answer per request, in order; statuses of single rows are set on `context`."""
@@ -49,7 +53,9 @@ class HateHandler:
         """Answers of all rows of all requests, predicted together."""
         predictions = iter(self.predictor.predict([row for row in rows if isinstance(row, str)]))
         return [
-            row.answer() if isinstance(row, Rejection) else {**self.predictor.answer(next(predictions)), "model": self.model}
+            row.answer()
+            if isinstance(row, Rejection)
+            else {**self.predictor.answer(next(predictions)), "model": self.model}
             for row in rows
         ]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from handler.artifact import Artifact
-from handler.errors import Unsupported, UserError
+from handler.errors import UnsupportedError, UserError
 
 Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(input_ids, attention_mask), both int64 [batch, length] -> logits, float32 [batch, labels]."""
@@ -37,7 +37,7 @@ def load_forward(artifact: Artifact, threads: int) -> Forward:
     try:
         return runtime.load(artifact, threads)
     except ImportError as error:
-        raise Unsupported(
+        raise UnsupportedError(
             f"the runtime {artifact.meta['runtime']} of {artifact.name} is not installed",
             seen=error.name,
             remedy=f"Install it: pip install {' '.join(runtime.packages)}",
@@ -100,7 +100,9 @@ def _load_onnx(artifact: Artifact, threads: int) -> Forward:
 
 
 def _load_openvino(artifact: Artifact, threads: int) -> Forward:
-    request = compile_openvino(artifact.folder / "model.xml", artifact.meta["runtime_options"], threads).create_infer_request()
+    request = compile_openvino(
+        artifact.folder / "model.xml", artifact.meta["runtime_options"], threads
+    ).create_infer_request()
 
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         outputs = request.infer({"input_ids": input_ids, "attention_mask": attention_mask}, share_inputs=True)

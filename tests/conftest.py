@@ -24,7 +24,9 @@ from training.checkpoint import load_data, open_checkpoint
 ROOT = Path(__file__).parents[1]
 
 
-def run_stage(*arguments: object, stdin: str | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run_stage(
+    *arguments: object, stdin: str | None = None, cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     """`python -m <stage> …` as a user would run it from the checkout."""
     command = [sys.executable, "-m", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=600)

@@ -16,7 +16,13 @@ ALLOWED = {
     "benchmarks": {"benchmarks", "handler", "deploy", "training"},
 }
 # What benchmarks may use of training: the data, the metrics, the statistics, and where they are recorded.
-OF_TRAINING = {"training.checkpoint", "training.data", "training.metrics", "training.splits", "training.statistics"}
+OF_TRAINING = {
+    "training.checkpoint",
+    "training.data",
+    "training.metrics",
+    "training.splits",
+    "training.statistics",
+}
 
 
 def imported(path: Path) -> set[str]:
@@ -60,7 +66,8 @@ def test_shipped_code_needs_only_numpy_tokenizers_and_what_its_loader_imports(na
     tree = ast.parse((ROOT / "handler" / name).read_text())
     top_level = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     names = {
-        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0] for node in top_level
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
+        for node in top_level
     }
     import sys
 

@@ -7,7 +7,13 @@ from export import proof
 from export.registry import Built, variant
 from export.source import Source
 
-INTEGER_PRODUCTS = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul", "QGemm")
+INTEGER_PRODUCTS = (
+    "DynamicQuantizeMatMul",
+    "MatMulIntegerToFloat",
+    "MatMulInteger",
+    "QLinearMatMul",
+    "QGemm",
+)
 
 
 @variant(

@@ -26,10 +26,17 @@ def openvino_int8(source: Source, folder: Path) -> Built:
     linears = proof.torch_weights(model)["linear_layers"]
     graph = openvino.convert_model(trace(model, source.checkpoint.meta["max_length"]))
     quantised = nncf.quantize(
-        graph, nncf.Dataset(source.calibration()), subset_size=len(source.calibration()), model_type=nncf.ModelType.TRANSFORMER
+        graph,
+        nncf.Dataset(source.calibration()),
+        subset_size=len(source.calibration()),
+        model_type=nncf.ModelType.TRANSFORMER,
     )
     openvino.save_model(quantised, folder / "model.xml", compress_to_fp16=False)
     facts = proof.openvino_precisions(compile_openvino(folder / "model.xml", {}, 1))
-    integer = sum(count for precision, count in facts["executed_matmuls"].items() if precision in ("i8", "u8"))
-    proof.require(integer >= linears, f"{linears} matrix products executed in int8", facts["executed_matmuls"])
+    integer = sum(
+        count for precision, count in facts["executed_matmuls"].items() if precision in ("i8", "u8")
+    )
+    proof.require(
+        integer >= linears, f"{linears} matrix products executed in int8", facts["executed_matmuls"]
+    )
     return Built(facts | {"integer_matmuls": integer})

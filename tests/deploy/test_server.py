@@ -23,7 +23,9 @@ JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 
 
-def post(server: Server, body: bytes | str, content_type: str | None = JSON, method: str = "POST") -> tuple[int, object]:
+def post(
+    server: Server, body: bytes | str, content_type: str | None = JSON, method: str = "POST"
+) -> tuple[int, object]:
     connection = http.client.HTTPConnection("127.0.0.1", server.inference_port, timeout=60)
     headers = {"Content-Type": content_type} if content_type else {}
     connection.request(method, "/predictions/hate", body, headers)
@@ -76,7 +78,8 @@ def test_what_cannot_be_read_is_answered_with_a_4xx_and_a_remedy(
     status, answer = post(served[0], body, content_type)
     assert status == code
     jsonschema.validate(answer, ANSWER_SCHEMA)
-    assert isinstance(answer, dict) and answer["error"]["remedy"]
+    assert isinstance(answer, dict)
+    assert answer["error"]["remedy"]
 
 
 def test_a_bad_row_among_good_ones_harms_none_of_them(served: tuple[Server, Artifact]) -> None:
@@ -115,9 +118,15 @@ def test_no_text_of_a_user_reaches_any_log(served: tuple[Server, Artifact]) -> N
     ]:
         post(server, body, content_type)
     connection = http.client.HTTPConnection("127.0.0.1", server.inference_port, timeout=60)
-    connection.request("POST", "/predictions/hate?xylophone=1", '{"text": "xylophone"}', {"Content-Type": JSON})
+    connection.request(
+        "POST", "/predictions/hate?xylophone=1", '{"text": "xylophone"}', {"Content-Type": JSON}
+    )
     connection.getresponse().read()
-    logs = [path for path in server.log.parent.rglob("*") if path.is_file() and path.suffix in (".log", ".txt", ".out")]
+    logs = [
+        path
+        for path in server.log.parent.rglob("*")
+        if path.is_file() and path.suffix in (".log", ".txt", ".out")
+    ]
     assert logs
     assert not [path for path in logs if "xylophone" in path.read_text(errors="replace")]
 
@@ -143,9 +152,7 @@ def test_a_port_in_use_is_a_sentence_with_the_port(served: tuple[Server, Artifac
     server, _ = served
     (tmp_path / "hate.mar").touch()
     config = tmp_path / "config.properties"
-    config.write_text(
-        f"inference_address=http://127.0.0.1:{server.inference_port}\nmodel_store={tmp_path}\n"
-    )
+    config.write_text(f"inference_address=http://127.0.0.1:{server.inference_port}\nmodel_store={tmp_path}\n")
     with pytest.raises(UserError, match=f"port is in use: .*{server.inference_port}"):
         servers.start(servers.read_config(config))
 

@@ -93,7 +93,9 @@ def test_a_variant_is_compared_with_what_fp32_says_and_a_bad_one_is_recorded(own
 def test_a_build_that_is_killed_leaves_no_half_artifact(checkpoint_folder: Path, tmp_path: Path) -> None:
     artifacts = tmp_path / "artifacts"
     command = [sys.executable, "-m", "export", "build", "fp32", "--checkpoint", checkpoint_folder]
-    process = subprocess.Popen([*command, "--artifacts", artifacts], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--artifacts", artifacts], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while not list(artifacts.glob(".fp32.*.partial")) and process.poll() is None:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
@@ -102,7 +104,9 @@ def test_a_build_that_is_killed_leaves_no_half_artifact(checkpoint_folder: Path,
     done = run_stage("export", "build", "fp32", "--checkpoint", checkpoint_folder, "--artifacts", artifacts)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["fp32"]["check"]["max_prob_diff"] < 1e-5
-    assert [path.name for path in artifacts.iterdir()] == ["fp32"], "the leavings of the killed build are removed"
+    assert [path.name for path in artifacts.iterdir()] == ["fp32"], (
+        "the leavings of the killed build are removed"
+    )
 
 
 @pytest.mark.parametrize(

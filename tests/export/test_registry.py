@@ -5,7 +5,7 @@ import pytest
 from export import registry
 from export.registry import VARIANTS, Built, choose, variant
 from export.source import Source
-from handler.errors import Unsupported, UserError
+from handler.errors import UnsupportedError, UserError
 
 
 @pytest.fixture
@@ -40,11 +40,13 @@ def test_what_the_machine_lacks_is_left_out_of_a_default_build_and_refused_by_na
     chosen, left_out = choose([])
     assert "impossible" not in [one.name for one in chosen]
     assert left_out["impossible"] == ["the Python package no_such_package", "a CPU with avx9000"]
-    with pytest.raises(Unsupported, match="no_such_package"):
+    with pytest.raises(UnsupportedError, match="no_such_package"):
         choose(["impossible"])
 
 
-def test_without_a_compiler_the_compiled_variant_is_left_out_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_compiled_variant_is_left_out_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     _, left_out = choose([])
     assert any("apt-get install g++" in reason for reason in left_out["compiled-bf16"])

@@ -13,7 +13,9 @@ from handler.predictor import Predictor
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_reloaded_artifact_agrees_with_fp32_within_its_recorded_check(name: str, build_once, source) -> None:
+def test_the_reloaded_artifact_agrees_with_fp32_within_its_recorded_check(
+    name: str, build_once, source
+) -> None:
     artifact = build_once(name)
     texts = source.dataset.splits["validation"].texts
     scores, reference = (
@@ -28,8 +30,12 @@ def test_the_reloaded_artifact_agrees_with_fp32_within_its_recorded_check(name: 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_description_fits_its_schema_and_lists_every_file(name: str, build_once) -> None:
     artifact = build_once(name)
-    jsonschema.validate(json.loads((artifact.folder / "artifact.json").read_text()), json.loads(SCHEMA_FILE.read_text()))
-    files = {path.relative_to(artifact.folder).as_posix() for path in artifact.folder.rglob("*") if path.is_file()}
+    jsonschema.validate(
+        json.loads((artifact.folder / "artifact.json").read_text()), json.loads(SCHEMA_FILE.read_text())
+    )
+    files = {
+        path.relative_to(artifact.folder).as_posix() for path in artifact.folder.rglob("*") if path.is_file()
+    }
     assert files == {*artifact.meta["files"], "artifact.json"}
 
 

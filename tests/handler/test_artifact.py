@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from handler.artifact import Artifact, available_cpus, describe_files, open_artifact, write_json
-from handler.errors import Unsupported, UserError
+from handler.errors import UnsupportedError, UserError
 
 
 def change(artifact: Artifact, **fields: object) -> None:
@@ -49,7 +49,7 @@ def test_a_file_that_has_gone_is_named(artifact_copy: Artifact) -> None:
 
 def test_an_artifact_for_another_cpu_is_refused_before_it_runs(artifact_copy: Artifact) -> None:
     change(artifact_copy, cpu_features=["avx9000"])
-    with pytest.raises(Unsupported, match="avx9000"):
+    with pytest.raises(UnsupportedError, match="avx9000"):
         open_artifact(artifact_copy.folder)
 
 

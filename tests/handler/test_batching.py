@@ -49,13 +49,16 @@ def test_a_single_text_always_has_a_shape_even_beyond_the_token_budget() -> None
 def test_the_fitted_grid_pads_less_than_an_even_one_of_as_many_lengths() -> None:
     lengths = random_lengths(1000)
     fitted = fit_grid(lengths, 128, buckets=4).lengths
-    assert len(fitted) <= 4 and fitted[-1] == 128
+    assert len(fitted) <= 4
+    assert fitted[-1] == 128
 
     def padded(grid: tuple[int, ...]) -> int:
         return sum(next(top for top in grid if top >= length) for length in lengths)
 
     assert padded(fitted) < padded((32, 64, 96, 128))
-    alternatives = [(a, b, c, 128) for a in range(8, 128, 8) for b in range(a + 8, 128, 8) for c in range(b + 8, 128, 8)]
+    alternatives = [
+        (a, b, c, 128) for a in range(8, 128, 8) for b in range(a + 8, 128, 8) for c in range(b + 8, 128, 8)
+    ]
     assert padded(fitted) == min(map(padded, alternatives)), "the dynamic programme is exact"
 
 

@@ -70,5 +70,7 @@ def test_a_csv_without_the_column_names_those_it_has(fp32: Artifact, tmp_path: P
     source = tmp_path / "in.csv"
     source.write_text("comment\nhello\n")
     done = predict(fp32, "--file", source, "--output", tmp_path / "out.csv")
-    assert done.returncode == 2 and "comment" in done.stderr and "--text-column" in done.stderr
+    assert done.returncode == 2
+    assert "comment" in done.stderr
+    assert "--text-column" in done.stderr
     assert not (tmp_path / "out.csv").exists(), "a failed run leaves no output"

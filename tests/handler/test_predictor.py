@@ -50,7 +50,9 @@ def test_a_text_beyond_the_maximum_is_cut_and_says_so(fp32: Predictor) -> None:
     assert (long.truncated, long.tokens) == (True, 128)
 
 
-@pytest.mark.parametrize("text", ["\ud800", "a\x00b", "\u200b", "👩‍👩‍👧", "e\u0301" * 50, "مرحبا", "\u202eabc", "\ufffe"])
+@pytest.mark.parametrize(
+    "text", ["\ud800", "a\x00b", "\u200b", "👩‍👩‍👧", "e\u0301" * 50, "مرحبا", "\u202eabc", "\ufffe"]
+)
 def test_any_unicode_gets_an_answer(fp32: Predictor, text: str) -> None:
     (prediction,) = fp32.predict([text])
     assert np.isfinite(prediction.scores).all()
