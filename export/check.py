@@ -42,7 +42,10 @@ def check(predictor: Predictor, source: Source, reference: np.ndarray) -> Measur
     random = source.checkpoint.meta["base"].startswith("random:")
     if random:
         equal = bool(difference.max() <= RANDOM_MARGIN)
-        note = f"random weights: labels mean nothing, equal means no probability differs by over {RANDOM_MARGIN}"else:
+        note = (
+            f"random weights: labels mean nothing, equal means no probability differs by over {RANDOM_MARGIN}"
+        )
+    else:
         equal = bool(comparison.high <= MARGIN)
         note = f"equal: macro-F1 drop on validation below {MARGIN} at 95 % confidence"
     return Measured(
