@@ -111,6 +111,7 @@ def _describe(
         "thresholds": meta["thresholds"],
         "training": {
             "base": meta["base"],
+            "trained": source.checkpoint.trained,
             "data": meta["data"]["spec"],
             "data_sha256": meta["data"]["sha256"],
             "seed": meta["seed"],

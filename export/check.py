@@ -16,7 +16,7 @@ from training.statistics import compare
 # Not worse than this margin, at 95 % confidence, counts as equal; the gate decides at the user's own margin.
 MARGIN = 0.02
 # Random weights have no labels worth counting: there, equality is one of probabilities.
-RANDOM_MARGIN = 0.05
+RANDOM_MARGIN = 0.02
 # How many texts are asked once alone and once in company, for the bound on batch mates.
 COMPANY_TEXTS = 256
 
@@ -39,15 +39,14 @@ def check(predictor: Predictor, source: Source, reference: np.ndarray) -> Measur
     difference = np.abs(scores - reference).max(axis=1)
     ours, theirs = (decide(values, artifact.labels, thresholds) for values in (scores, reference))
     comparison = compare(split.labels, theirs, ours, len(artifact.labels))
-    random = source.checkpoint.meta["base"].startswith("random:")
-    if random:
+    if source.checkpoint.trained:
+        equal = bool(comparison.high <= MARGIN)
+        note = f"equal: macro-F1 drop on validation below {MARGIN} at 95 % confidence"
+    else:
         equal = bool(difference.max() <= RANDOM_MARGIN)
         note = (
             f"random weights: labels mean nothing, equal means no probability differs by over {RANDOM_MARGIN}"
         )
-    else:
-        equal = bool(comparison.high <= MARGIN)
-        note = f"equal: macro-F1 drop on validation below {MARGIN} at 95 % confidence"
     return Measured(
         check={
             "split": "validation",

@@ -1,7 +1,7 @@
 """One tiny classifier for the whole session: trained, exported, packaged and served once.
 
-Its weights are random and small (two layers of 32), which is what most tests need: everything is real
-but the quality. Sizes and texts come from the embedded demo data; nothing is downloaded.
+It has two layers of 32 and learns the demo corpus in seconds to a macro-F1 near 0.8: small, but with
+scores from 0 to 1, so that a variant that computes something else is seen. Sizes and texts come from the embedded demo data; nothing is downloaded.
 """
 
 import shutil
@@ -41,7 +41,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint_folder(workshop: Path) -> Path:
     folder = workshop / "checkpoint"
-    done = run_stage("training", "--data", "demo", "--base", "random:tiny", "--output", folder, "--epochs", 1)
+    recipe = ("--epochs", 1, "--learning-rate", 2e-3)
+    done = run_stage("training", "--data", "demo", "--base", "random:tiny", "--output", folder, *recipe)
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -25,6 +25,8 @@ def test_the_reloaded_artifact_agrees_with_fp32_within_its_recorded_check(
     check = artifact.meta["check"]
     assert check["equal"], check
     assert np.abs(scores - reference).max() <= check["max_prob_diff"] + check["batch_mate_diff"] + 1e-6
+    assert reference[:, 1].std() > 0.1, "the tiny classifier tells texts apart"
+    assert np.corrcoef(scores[:, 1], reference[:, 1])[0, 1] > 0.99
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -55,3 +57,20 @@ def test_the_compiled_artifact_calls_a_bf16_kernel_for_each_linear_layer(build_o
     proof = build_once("compiled-bf16").meta["proof"]
     assert proof["generated_linears"] + proof["onednn_linears"] == 14
     assert proof["constants"]["bfloat16"] >= 14
+
+
+def test_the_traced_graph_reads_the_texts_and_the_mask(source) -> None:
+    """torch.export folds two example inputs that are one tensor into one input; the graph then reads only it."""
+    import torch
+
+    from export.graph import trace
+
+    model = source.model()
+    graph = trace(model, 128).module()
+    for batch, length, padding in ((1, 2, 0), (3, 20, 7), (8, 128, 50)):
+        ids = torch.randint(1000, 30000, (batch, length))
+        mask = torch.ones_like(ids)
+        mask[0, length - padding :] = 0
+        with torch.no_grad():
+            expected = model(input_ids=ids, attention_mask=mask).logits
+            torch.testing.assert_close(graph(ids, mask), expected, atol=1e-5, rtol=0)

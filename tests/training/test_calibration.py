@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from training.calibration import Calibration, calibrate, choose_threshold, fit_temperature, uncalibrated
+from training.calibration import (
+    Calibration,
+    best_threshold,
+    calibrate,
+    choose_threshold,
+    fit_temperature,
+    uncalibrated,
+)
 
 
 def drawn(temperature, labels=2, n=20_000):
@@ -29,14 +36,24 @@ def test_no_other_threshold_has_a_higher_macro_f1():
     rng = np.random.default_rng(1)
     truth = rng.integers(0, 2, 300)
     scores = np.clip(rng.normal(0.3 + 0.2 * truth, 0.15), 0, 1)
-    best = f1_score(truth, scores >= choose_threshold(scores, truth), average="macro")
+    best = f1_score(truth, scores >= best_threshold(scores, truth), average="macro")
     assert best >= max(f1_score(truth, scores >= cut, average="macro") for cut in np.linspace(0, 1, 1001))
 
 
 def test_of_equally_good_thresholds_the_nearest_to_one_half_is_taken():
     scores, truth = np.array([0.1, 0.2, 0.9, 0.95]), np.array([0, 0, 1, 1])
-    assert choose_threshold(scores, truth) == 0.5
-    assert choose_threshold(scores / 4, truth) == pytest.approx((0.05 + 0.225) / 2)
+    assert best_threshold(scores, truth) == 0.5
+    assert best_threshold(scores / 4, truth) == pytest.approx((0.05 + 0.225) / 2)
+
+
+def test_one_half_is_left_for_a_gain_beyond_noise_only():
+    rng = np.random.default_rng(2)
+    truth = rng.integers(0, 2, 500)
+    fitting = np.clip(rng.normal(0.4 + 0.2 * truth, 0.15), 0, 1)
+    assert best_threshold(fitting, truth) != 0.5
+    assert choose_threshold(fitting, truth) == 0.5
+    leaning = fitting / 2
+    assert choose_threshold(leaning, truth) == best_threshold(leaning, truth) < 0.4
 
 
 def test_three_labels_have_a_temperature_and_no_threshold():

@@ -1,0 +1,86 @@
+"""Reports: what the schema refuses, what is never written, how they look."""
+
+import json
+
+import jsonschema
+import pytest
+
+from benchmarks import pages
+from benchmarks.report import side_by_side, tidy, validate
+from benchmarks.results import read_report, read_side_by_side, write_reports
+
+
+def test_written_reports_are_read_back(make, tmp_path) -> None:
+    reports = [make.report(make.variant("fp32")), make.report(make.variant("int8", speed=3))]
+    document = write_reports(tmp_path, reports)
+    assert read_report(tmp_path, "int8") == reports[1]
+    assert read_side_by_side(tmp_path / "side-by-side.json") == document == side_by_side(reports)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {f"{name}.{end}" for name in ("fp32", "int8", "side-by-side") for end in ("json", "md")}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda one: one.pop("machine"), id="no machine"),
+        pytest.param(lambda one: one.update(host="somewhere"), id="unknown field"),
+        pytest.param(lambda one: one["parity"].pop("gate"), id="speed without accuracy"),
+        pytest.param(lambda one: one["latency"][0].update(p50_ms=-1), id="negative time"),
+        pytest.param(lambda one: one.update(status="failed"), id="failed without an error"),
+    ],
+)
+def test_the_schema_refuses_what_is_no_report(make, spoil, tmp_path) -> None:
+    one = json.loads(json.dumps(make.report(make.variant("fp32"))))
+    validate(one, "report")
+    spoil(one)
+    with pytest.raises(jsonschema.ValidationError):
+        validate(one, "report")
+
+
+def test_no_nan_and_no_false_precision_is_written() -> None:
+    found = tidy(
+        {"a": float("nan"), "b": [float("inf"), 1.23456789], "c": (1, True), "d": 123456.789, "e": 1e-7 / 3}
+    )
+    assert found == {"a": None, "b": [None, 1.2346], "c": [1, True], "d": 123460.0, "e": 3.3333e-8}
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_crash_is_a_row_that_says_so(make) -> None:
+    document = make.document(make.variant("fp32"), make.variant("broken", error="signal SIGSEGV"))
+    assert "| broken    | FAILED" in pages.table(document)
+    assert "broken failed during latency: signal SIGSEGV" in pages.side_by_side(document)
+    assert "FAILED" in pages.terminal_table(document)
+
+
+def test_the_page_says_what_a_ratio_rests_on(make) -> None:
+    page = pages.side_by_side(make.document(make.variant("fp32"), make.variant("same", speed=1.01)))
+    for part in (
+        "A processor",
+        "torch 2.13.0",
+        "profile quick",
+        "2 threads",
+        "within this run only",
+        "not different",
+    ):
+        assert part in page
+
+
+def test_a_noisy_run_is_said_to_be_one(make) -> None:
+    noisy = make.variant("fp32")
+    noisy["latency"][0]["speedup"]["noise"] = 1.6
+    assert "WARNING" in pages.provenance(make.document(noisy))
+    assert "WARNING" not in pages.provenance(make.document(make.variant("fp32")))
+
+
+def test_random_weights_are_said_to_mean_nothing(make) -> None:
+    document = make.document(make.variant("fp32", drop=None))
+    document["data"] = {**document["data"], "labels_meaningful": False}
+    assert "labels mean nothing" in pages.provenance(document)
+
+
+def test_every_variant_has_a_page_of_its_own(make) -> None:
+    page = pages.report(
+        make.report(make.variant("int8", speed=3, levels=(make.level(32, 100, 9, {"503": 2}),)))
+    )
+    for part in ("# int8", "## In process", "2 x 503", "not-hate -> hate", "artifact mb", "kernels"):
+        assert part in page

@@ -1,0 +1,143 @@
+"""Selection: which variant wins under which objective, and whether the reasons say why."""
+
+import json
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.report import validate
+from benchmarks.selection import Objective, select
+from handler.errors import UserError
+
+
+@pytest.fixture
+def field(make):
+    """Three that are the same classifier (one small, one quick to answer, one with most throughput), and
+    faster ones that are not."""
+    return make.document(
+        make.variant("fp32", levels=(make.level(1, 40, 30), make.level(32, 60, 700))),
+        make.variant(
+            "snappy", drop=(-0.003, 0.004), levels=(make.level(1, 150, 8), make.level(32, 200, 250))
+        ),
+        make.variant("bulky", drop=(-0.002, 0.005), levels=(make.level(1, 50, 25), make.level(32, 300, 200))),
+        make.variant(
+            "small", drop=(-0.004, 0.006), mb=20, levels=(make.level(1, 60, 20), make.level(32, 90, 500))
+        ),
+        make.variant("damaged", drop=(0.03, 0.06), levels=(make.level(32, 900, 50),)),
+        make.variant("unsettled", drop=(-0.004, 0.013), levels=(make.level(32, 800, 60),)),
+    )
+
+
+def test_without_an_objective_the_most_requests_per_second_win(field) -> None:
+    chosen = select(field, Objective())
+    assert chosen["selected"] == "bulky"
+    assert chosen["artifact_sha256"] == field["variants"][2]["artifact_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "winner"),
+    [
+        pytest.param(Objective(p99_ms=10), "snappy", id="quick answers"),
+        pytest.param(Objective(p99_ms=200), "bulky", id="lenient p99"),
+        pytest.param(Objective(max_mb=30), "small", id="little disk"),
+        pytest.param(Objective(max_f1_drop=0.004), "snappy", id="strict margin"),
+        pytest.param(Objective(max_f1_drop=0.02), "unsettled", id="lenient margin"),
+        pytest.param(Objective(max_f1_drop=0.1), "damaged", id="any quality"),
+        pytest.param(Objective(p99_ms=30, rps=100), "snappy", id="both at once"),
+        pytest.param(Objective(max_f1_drop=0), "fp32", id="no drop at all"),
+    ],
+)
+def test_objectives_pick_differently(field, objective: Objective, winner: str) -> None:
+    assert select(field, objective)["selected"] == winner
+
+
+def test_the_reasons_tell_worse_from_not_proven_from_slower(field) -> None:
+    reasons = select(field, Objective())["reasons"]
+    assert list(reasons) == [one["name"] for one in field["variants"]]
+    assert reasons["bulky"].startswith("chosen: the fastest that qualifies, 300 requests a second")
+    assert "5.0 times fp32" in reasons["bulky"]
+    assert "it is worse: its macro-F1 lies from 0.030 below to 0.060 below fp32's" in reasons["damaged"]
+    assert "not proven to be as good, nor shown to be worse" in reasons["unsettled"]
+    assert "from 0.004 above to 0.013 below" in reasons["unsettled"]
+    assert "slower than bulky" in reasons["fp32"]
+    assert "so close" not in reasons["snappy"]
+
+
+def test_a_drop_that_is_certain_but_perhaps_small_is_called_worse(make) -> None:
+    found = make.document(make.variant("fp32"), make.variant("a", speed=3, drop=(0.002, 0.02)))
+    assert "it is worse, and not proven to be within the margin" in select(found, Objective())["reasons"]["a"]
+
+
+def test_a_near_runner_up_is_said_to_be_near(make) -> None:
+    found = make.document(make.variant("fp32"), make.variant("a", speed=3.0), make.variant("b", speed=2.95))
+    chosen = select(found, Objective())
+    assert chosen["selected"] == "a"
+    assert "another run may order them differently" in chosen["reasons"]["b"]
+
+
+@pytest.mark.parametrize(
+    ("flaw", "reason"),
+    [
+        pytest.param({"equal": False}, "its check at export found it not equal", id="check"),
+        pytest.param({"error": "out of memory"}, "it failed during latency: out of memory", id="crash"),
+        pytest.param({"served_as_measured": False}, "not those in process", id="another artifact served"),
+    ],
+)
+def test_the_fastest_loses_when_it_is_not_proven_the_same(make, flaw: dict, reason: str) -> None:
+    best = make.variant("best", speed=9, levels=() if "error" in flaw else (make.level(32, 900, 10),), **flaw)
+    found = make.document(make.variant("fp32", levels=(make.level(32, 60, 700),)), best)
+    chosen = select(found, Objective())
+    assert chosen["selected"] == "fp32"
+    assert reason in chosen["reasons"]["best"]
+
+
+def test_a_level_of_load_with_refused_requests_does_not_count(make) -> None:
+    refusing = make.variant("a", levels=(make.level(1, 50, 20), make.level(32, 500, 20, {"503": 400})))
+    found = make.document(
+        make.variant("fp32", levels=(make.level(1, 40, 30), make.level(32, 60, 700))), refusing
+    )
+    assert select(found, Objective(rps=100))["selected"] is None
+    assert "400 requests failed" in select(found, Objective(rps=100))["reasons"]["a"]
+
+
+def test_without_serving_throughput_in_process_decides(make) -> None:
+    found = make.document(make.variant("fp32"), make.variant("a", speed=2), make.variant("b", speed=4))
+    chosen = select(found, Objective())
+    assert chosen["selected"] == "b"
+    assert "texts a second in process" in chosen["reasons"]["b"]
+    with pytest.raises(UserError, match="nothing was measured as served"):
+        select(found, Objective(p99_ms=20))
+
+
+def test_a_variant_that_was_not_served_cannot_beat_those_that_were(make) -> None:
+    found = make.document(make.variant("fp32", levels=(make.level(32, 60, 700),)), make.variant("a", speed=9))
+    chosen = select(found, Objective())
+    assert chosen["selected"] == "fp32"
+    assert "not measured as served" in chosen["reasons"]["a"]
+
+
+def test_random_weights_are_judged_by_the_check_alone(make) -> None:
+    found = make.document(make.variant("fp32", drop=None), make.variant("a", speed=2, drop=None))
+    chosen = select(found, Objective())
+    assert chosen["selected"] == "a"
+    assert "quality cannot be judged" in chosen["reasons"]["a"]
+
+
+def test_the_command_writes_the_choice_and_exits_with_1_when_none_qualifies(field, tmp_path, capsys) -> None:
+    validate(field, "sideBySide")
+    (tmp_path / "side-by-side.json").write_text(json.dumps(field))
+    assert main(["select", "--results", str(tmp_path)]) == 0
+    written = json.loads((tmp_path / "selection.json").read_text())
+    assert written["selected"] == "bulky"
+    assert written == json.loads(capsys.readouterr().out)
+
+    assert main(["select", "--results", str(tmp_path), "--p99-ms", "1"]) == 1
+    written = json.loads((tmp_path / "selection.json").read_text())
+    assert written["selected"] is None
+    assert written["artifact_sha256"] is None
+    assert "no variant qualifies" in capsys.readouterr().err
+
+
+def test_selecting_before_measuring_names_the_remedy(tmp_path) -> None:
+    with pytest.raises(UserError, match="make benchmark"):
+        main(["select", "--results", str(tmp_path)])

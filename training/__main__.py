@@ -1,0 +1,172 @@
+"""`python -m training`: from a data name and a base model to `build/checkpoint/`.
+
+Covers: options (flags over YAML over defaults), the tables for people on stderr, and `checkpoint.json`
+for machines on stdout. Leaves out: the work itself (`pipeline`).
+"""
+
+import argparse
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tabulate import tabulate
+
+from handler.commands import emit, positive_int, run, say
+from handler.errors import UserError
+from training import data, sources
+from training.recipe import Recipe, default_recipe
+
+
+def parser() -> argparse.ArgumentParser:
+    known = ", ".join(source.form for source in sources.SOURCES.values())
+    parser = argparse.ArgumentParser(prog="python -m training", description="Train a text classifier.")
+    parser.add_argument("--data", default="demo", help=f"{known} (default: demo)")
+    parser.add_argument("--base", default="minilm", help="minilm, a hub name, a folder, random:… (minilm)")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=os.environ.get("DATA_DIR") or "data",
+        help="holds a folder for each named data set (default: DATA_DIR, or data)",
+    )
+    parser.add_argument("--output", type=Path, default="build/checkpoint", help="default: build/checkpoint")
+    parser.add_argument("--text-column", default="text", help="of csv: and jsonl: (default: text)")
+    parser.add_argument("--label-column", default="label", help="of csv: and jsonl: (default: label)")
+    parser.add_argument(
+        "--labels", default="", help="label names, in order, parted by commas; others are dropped"
+    )
+    parser.add_argument("--epochs", type=_epochs, help="default: 3, and 0 for random: bases")
+    parser.add_argument("--batch-size", type=positive_int, help="default: 32")
+    parser.add_argument("--learning-rate", type=_positive, help="default: 5e-5")
+    parser.add_argument("--max-length", type=positive_int, help="in tokens (default: 128)")
+    parser.add_argument("--seed", type=int, help="of weights and order (default: 0)")
+    parser.add_argument("--split-seed", type=int, default=0, help="of the splits (default: 0)")
+    parser.add_argument("--threads", type=positive_int, help="of torch (default: its own choice)")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    parser.add_argument("--config", type=Path, help="YAML with these options; flags override it")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(argv)
+    dataset = data.load(options.data, options.data_dir, options.split_seed, _columns(options))
+    say(table(dataset))
+    recipe = _recipe(options)
+    if not recipe.epochs:
+        say(f"{options.base} is not trained: its head stays random, which serves latency work alone")
+    # Imported after the options were checked: torch and transformers take seconds.
+    from training import pipeline
+
+    _quieten()
+    pipeline.use_threads(options.threads)
+    checkpoint = pipeline.train(dataset, options.base, recipe, options.output, resume=options.resume)
+    say(summary(checkpoint.meta))
+    say(f"wrote {options.output} in {checkpoint.meta['seconds']:.0f} s")
+    emit(checkpoint.meta)
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Options from flags, then from the YAML that `--config` names, then defaults."""
+    flags = parser()
+    options = flags.parse_args(argv)
+    if options.config is None:
+        return options
+    known = {action.dest: action for action in flags._actions if action.dest not in ("help", "config")}
+    defaults: dict[str, Any] = {}
+    for name, value in _read_config(options.config).items():
+        dest = str(name).replace("-", "_")
+        if dest not in known:
+            close = get_close_matches(dest, known, n=1)
+            meant = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}."
+            raise UserError(f"Unknown setting in {options.config}", seen=name, remedy=meant)
+        # As strings, argparse converts and checks them the way it does the flags.
+        defaults[dest] = value is True if dest == "resume" else str(value)
+    flags.set_defaults(**defaults)
+    return flags.parse_args(argv)
+
+
+def table(dataset: data.Dataset) -> str:
+    """Texts of each label in each split, and what was left out and why."""
+    counts = dataset.counts()
+    lines = [
+        tabulate(
+            [[name, len(split), *counts[name].values()] for name, split in dataset.splits.items()],
+            ["split", "texts", *dataset.labels],
+            intfmt=",",
+        )
+    ]
+    for name, reasons in dataset.dropped.items():
+        lines.append(f"dropped from {name}: " + ", ".join(f"{n:,} {why}" for why, n in reasons.items()))
+    for name, leak in dataset.leaks.items():
+        lines.append(
+            f"{leak['texts']:,} texts of {name} stood in train too, {leak['other_label']:,} of them with "
+            "another label: dropped from train"
+        )
+    return "\n".join(lines)
+
+
+def summary(meta: dict[str, Any]) -> str:
+    """The final figures, one row a split."""
+    rows = ("macro_f1", "accuracy", "auroc", "average_precision", "brier", "ece")
+    figures = [[name, *(split[row] for row in rows)] for name, split in meta["metrics"].items()]
+    calibration = ", ".join(f"{label} from {value:.3f}" for label, value in meta["thresholds"].items())
+    return (
+        tabulate(figures, ["split", *rows], floatfmt=".3f", missingval="–")
+        + f"\ntemperature {meta['temperature']:.3f}"
+        + (f"; {calibration}" if calibration else "")
+    )
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be greater than 0, not {text}")
+    return value
+
+
+def _epochs(text: str) -> float:
+    return 0.0 if float(text) == 0 else _positive(text)
+
+
+def _columns(options: argparse.Namespace) -> sources.Columns:
+    labels = tuple(label.strip() for label in options.labels.split(",") if label.strip())
+    return sources.Columns(options.text_column, options.label_column, labels)
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    names = ("epochs", "batch_size", "learning_rate", "max_length", "seed")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return replace(default_recipe(options.base), **given)
+
+
+def _read_config(path: Path) -> dict[Any, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Cannot read {path}", seen=error.strerror, remedy="Check the path.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        seen = str(error).split("\n")[0]
+        raise UserError(f"{path} is not YAML", seen=seen, remedy="Mend it.") from error
+    if not isinstance(content, dict):
+        seen = type(content).__name__
+        raise UserError(f"{path} holds no settings", seen=seen, remedy="Write lines such as `epochs: 3`.")
+    return content
+
+
+def _quieten() -> None:
+    """Leave the terminal to us: libraries speak up about errors alone."""
+    import huggingface_hub
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    huggingface_hub.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|transformers|accelerate")
+
+
+if __name__ == "__main__":
+    run(main)

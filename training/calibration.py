@@ -1,0 +1,88 @@
+"""From logits to scores that can be read as probabilities, and from scores to a decision.
+
+Covers: a temperature (Guo et al., 2017, https://arxiv.org/abs/1706.04599) and, for two labels, a
+threshold on the score of the second; both are fitted on validation. Leaves out: other calibrators, and
+costs that differ between the two kinds of error.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from training.statistics import compare
+
+LOG_TEMPERATURE_BOUNDS = (-3.0, 3.0)  # e^±3: beyond, the model is broken rather than miscalibrated
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`thresholds` holds one entry, for the second label, where there are two labels, and none else."""
+
+    temperature: float = 1.0
+    thresholds: dict[str, float] = field(default_factory=dict)
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities `[n, labels]` of logits `[n, labels]`, in float64."""
+        return softmax(logits.astype(np.float64) / self.temperature, axis=1)
+
+
+def uncalibrated(labels: tuple[str, ...]) -> Calibration:
+    """Scores as the model gives them, parted at one half: for weights that nothing is tuned by."""
+    return Calibration(1.0, {labels[1]: 0.5} if len(labels) == 2 else {})
+
+
+def calibrate(logits: np.ndarray, truth: np.ndarray, labels: tuple[str, ...]) -> Calibration:
+    """Fit temperature, then threshold, to validation logits `[n, labels]` and label indices `[n]`."""
+    temperature = fit_temperature(logits, truth)
+    if len(labels) != 2:
+        return Calibration(temperature)
+    scores = Calibration(temperature).scores(logits)[:, 1]
+    return Calibration(temperature, {labels[1]: choose_threshold(scores, truth)})
+
+
+def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
+    """The temperature at which the mean negative log likelihood of the true labels is smallest."""
+    logits = logits.astype(np.float64)
+    rows = np.arange(len(truth))
+
+    def loss(log_temperature: float) -> float:
+        return -log_softmax(logits / np.exp(log_temperature), axis=1)[rows, truth].mean()
+
+    found = minimize_scalar(loss, bounds=LOG_TEMPERATURE_BOUNDS, method="bounded", options={"xatol": 1e-5})
+    return float(np.exp(found.x))
+
+
+def choose_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
+    """The threshold on scores `[n]` of label 1 with the highest macro-F1, or 0.5 where that gains nothing.
+
+    The rule: 0.5, unless the 95 % interval of the best threshold's gain over it (paired bootstrap) lies
+    above zero. The best of a thousand candidates is partly luck: on random halves of TweetEval's
+    validation split, the best of one half scored 0.777 on the other, and 0.5 scored 0.779.
+    """
+    best = best_threshold(scores, truth)
+    given, plain = ((scores >= threshold).astype(np.int64) for threshold in (best, 0.5))
+    gain = compare(truth, given, plain, labels=2)
+    return best if gain.low > 0 else 0.5
+
+
+def best_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
+    """The threshold with the highest macro-F1; of several the nearest to 0.5.
+
+    Candidates are 0.5 and the midpoints between neighbouring scores, so that a score that differs from
+    ours by rounding falls on the same side.
+    """
+    ordered = np.unique(scores)
+    candidates = np.append((ordered[1:] + ordered[:-1]) / 2, 0.5)
+    positives = np.sort(scores[truth == 1])
+    negatives = np.sort(scores[truth == 0])
+    false_negative = np.searchsorted(positives, candidates)
+    true_negative = np.searchsorted(negatives, candidates)
+    true_positive = len(positives) - false_negative
+    wrong = false_negative + len(negatives) - true_negative
+    macro_f1 = true_positive / np.maximum(2 * true_positive + wrong, 1) + true_negative / np.maximum(
+        2 * true_negative + wrong, 1
+    )
+    best = candidates[macro_f1 >= macro_f1.max() - 1e-12]
+    return float(best[np.abs(best - 0.5).argmin()])

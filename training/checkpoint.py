@@ -1,0 +1,199 @@
+"""The checkpoint: a trained classifier and everything that later stages need to know about it.
+
+A folder in Hugging Face format plus `checkpoint.json` (schema: `checkpoint.schema.json`), which records
+labels, calibration, the data and its fingerprints, figures, versions and machine. It appears whole or not
+at all: written beside its place, `checkpoint.json` last, then renamed. Covers: writing, opening, and
+loading the recorded data again. Leaves out: training itself, and reading the model (transformers does).
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from handler.errors import UserError
+from training import data
+from training.backbones import clear_limits
+from training.data import Dataset
+from training.sources import Columns
+
+SCHEMA = 1
+META_FILE = "checkpoint.json"
+VERSIONED = ("torch", "transformers", "tokenizers", "accelerate", "scikit-learn", "scipy", "numpy")
+RETRAIN = "Run `make train` again."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint; `meta` is the content of `checkpoint.json`."""
+
+    folder: Path
+    meta: dict[str, Any]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.meta["labels"])
+
+    @property
+    def trained(self) -> bool:
+        """Whether labels mean anything: False for random weights that nothing was fitted to."""
+        return bool(self.meta["recipe"]["epochs"])
+
+
+def check_place(folder: Path) -> None:
+    """Refuse to replace what is not a checkpoint of ours: a wrong --output must not cost a folder."""
+    if folder.is_dir() and not (folder / META_FILE).is_file() and any(folder.iterdir()):
+        raise UserError(
+            f"{folder} holds something that is not a checkpoint",
+            remedy="Choose another --output, or empty the folder.",
+        )
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is not a folder", remedy="Choose another --output.")
+
+
+def write_checkpoint(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, meta: dict[str, Any]
+) -> Checkpoint:
+    """Put a complete checkpoint in the place of `folder`, whose former content stays until then."""
+    check_place(folder)
+    meta = {"schema": SCHEMA, **meta}
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.part-"))
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to {folder}", seen=error.strerror, remedy="Choose another --output."
+        ) from error
+    try:
+        model.save_pretrained(part)
+        clear_limits(tokenizer)
+        tokenizer.save_pretrained(part)
+        (part / META_FILE).write_text(_json(meta), encoding="utf-8")
+        part.chmod(0o755)  # mkdtemp and safetensors write for their owner alone; servers run as another
+        for file in part.iterdir():
+            file.chmod(0o644)
+        _replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Checkpoint(folder, meta)
+
+
+def open_checkpoint(folder: str | Path) -> Checkpoint:
+    """Read `checkpoint.json`; raises UserError where there is none or it is not what we wrote."""
+    folder = Path(folder)
+    file = folder / META_FILE
+    if not file.is_file():
+        raise UserError(
+            f"There is no checkpoint in {folder}", remedy="Run `make train` first, or name its folder."
+        )
+    try:
+        meta = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} is damaged", seen=error, remedy=RETRAIN) from error
+    schema = meta.get("schema") if isinstance(meta, dict) else None
+    if schema != SCHEMA:
+        raise UserError(f"{file} has a schema unknown here", seen=schema, remedy=RETRAIN)
+    if not (folder / "model.safetensors").is_file():
+        raise UserError(f"{folder} is incomplete", seen="no model.safetensors", remedy=RETRAIN)
+    return Checkpoint(folder, meta)
+
+
+def load_data(checkpoint: Checkpoint, data_dir: Path | None = None) -> Dataset:
+    """The data that the checkpoint was trained on; raises UserError where it is no longer the same.
+
+    `data_dir` is for named sets that have moved since.
+    """
+    recorded = checkpoint.meta["data"]
+    columns = Columns(**{**recorded["columns"], "labels": tuple(recorded["columns"]["labels"])})
+    dataset = data.load(recorded["spec"], data_dir or recorded["data_dir"], recorded["seed"], columns)
+    if dataset.sha256 != recorded["sha256"]:
+        splits = recorded["splits"].items()
+        changed = [name for name, split in splits if dataset.split_sha256[name] != split["sha256"]]
+        raise UserError(
+            f"The data {recorded['spec']} has changed since the training",
+            seen=f"{', '.join(changed) or 'labels'} differ in sha256",
+            remedy="Restore the data, or run `make train` again.",
+        )
+    return dataset
+
+
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+    """What `checkpoint.json` records of the data: how to load it again and how to know it."""
+    counts = dataset.counts()
+    columns = {"text": dataset.columns.text, "label": dataset.columns.label}
+    return {
+        "spec": dataset.spec,
+        "data_dir": str(dataset.data_dir),
+        "columns": {**columns, "labels": list(dataset.columns.labels)},
+        "seed": dataset.seed,
+        "sha256": dataset.sha256,
+        "splits": {
+            name: {"n": len(split), "sha256": dataset.split_sha256[name], "labels": counts[name]}
+            for name, split in dataset.splits.items()
+        },
+        "dropped": dataset.dropped,
+        "leaks": dataset.leaks,
+    }
+
+
+def describe_surroundings() -> dict[str, Any]:
+    """Commit of this project (None outside git), versions, and the machine in brief."""
+    return {
+        "commit": _commit(),
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in VERSIONED},
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def _replace(part: Path, folder: Path) -> None:
+    """Rename `part` to `folder`; a folder cannot be replaced in one step, so the old one steps aside."""
+    old = part.with_name(f"{part.name}.old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        part.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--verify", "--quiet", "HEAD"]
+    try:
+        return (
+            subprocess.run(command, check=False, capture_output=True, text=True, timeout=10).stdout.strip()
+            or None
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
