@@ -89,9 +89,13 @@ class Predictor:
         """Run the model: float32 [texts, labels], in the order given, in micro-batches of the grid."""
         logits = np.empty((len(encodings), len(self.artifact.labels)), np.float32)
         for micro_batch in plan([len(encoding.ids) for encoding in encodings], self.grid):
-            ids, mask = self._pad(encodings, micro_batch)
-            logits[list(micro_batch.rows)] = self._forward(ids, mask)[: len(micro_batch.rows)]
+            logits[list(micro_batch.rows)] = self.run(encodings, micro_batch)
         return logits
+
+    def run(self, encodings: Sequence[Encoding], micro_batch: MicroBatch) -> np.ndarray:
+        """One call of the model: float32 [rows of the micro-batch, labels]."""
+        ids, mask = self._pad(encodings, micro_batch)
+        return self._forward(ids, mask)[: len(micro_batch.rows)]
 
     def _pad(self, encodings: Sequence[Encoding], micro_batch: MicroBatch) -> tuple[np.ndarray, np.ndarray]:
         """int64 [batch, length] ids and mask; a row that fills up the batch is one [PAD] that is attended."""

@@ -1,7 +1,8 @@
 """One tiny classifier for the whole session: trained, exported, packaged and served once.
 
 It has two layers of 32 and learns the demo corpus in seconds to a macro-F1 near 0.8: small, but with
-scores from 0 to 1, so that a variant that computes something else is seen. Sizes and texts come from the embedded demo data; nothing is downloaded.
+scores from 0 to 1, so that a variant that computes something else is seen.
+Sizes and texts come from the embedded demo data; nothing is downloaded.
 """
 
 import shutil

@@ -8,6 +8,7 @@ import pytest
 
 import export.variants  # noqa: F401
 from export.build import SCHEMA_FILE
+from export.check import check
 from export.registry import VARIANTS
 from handler.predictor import Predictor
 
@@ -22,9 +23,9 @@ def test_the_reloaded_artifact_agrees_with_fp32_within_its_recorded_check(
         np.array([prediction.scores for prediction in Predictor.load(folder).predict(texts)])
         for folder in (artifact.folder, source.artifacts / "fp32")
     )
-    check = artifact.meta["check"]
-    assert check["equal"], check
-    assert np.abs(scores - reference).max() <= check["max_prob_diff"] + check["batch_mate_diff"] + 1e-6
+    recorded = artifact.meta["check"]
+    assert recorded["equal"], recorded
+    assert np.abs(scores - reference).max() <= recorded["max_prob_diff"] + recorded["batch_mate_diff"] + 1e-6
     assert reference[:, 1].std() > 0.1, "the tiny classifier tells texts apart"
     assert np.corrcoef(scores[:, 1], reference[:, 1])[0, 1] > 0.99
 
@@ -42,8 +43,8 @@ def test_the_description_fits_its_schema_and_lists_every_file(name: str, build_o
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_score_hardly_depends_on_the_batch_mates(name: str, build_once) -> None:
-    assert build_once(name).meta["check"]["batch_mate_diff"] < 0.01
+def test_a_score_hardly_depends_on_the_batch_mates_in_any_shape(name: str, build_once) -> None:
+    assert build_once(name).meta["check"]["batch_mate_diff"] < 0.05
 
 
 def test_quantised_and_compiled_artifacts_prove_that_they_are(build_once) -> None:
@@ -74,3 +75,19 @@ def test_the_traced_graph_reads_the_texts_and_the_mask(source) -> None:
         with torch.no_grad():
             expected = model(input_ids=ids, attention_mask=mask).logits
             torch.testing.assert_close(graph(ids, mask), expected, atol=1e-5, rtol=0)
+
+
+def test_a_runtime_that_is_wrong_for_one_shape_alone_is_not_equal(build_once, source) -> None:
+    predictor = Predictor(build_once("fp32"))
+    sound = predictor._forward
+
+    def wrong_at_one_length(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return sound(ids, mask) + 3 * (ids.shape == (4, predictor.grid.lengths[1])) * np.array(
+            [-1, 1], np.float32
+        )
+
+    predictor._forward = wrong_at_one_length
+    scores = np.array(
+        [prediction.scores for prediction in predictor.predict(source.dataset.splits["validation"].texts)]
+    )
+    assert not check(predictor, source, scores).check["equal"]

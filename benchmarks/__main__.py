@@ -1,0 +1,166 @@
+"""`python -m benchmarks run|compare|select|publish|tables`: is it still my classifier, and how fast is it?"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.profiles import PROFILES
+from handler.commands import emit, positive_int, run, say
+from handler.errors import UserError
+
+RESULTS = Path("benchmarks/results")
+PUBLISHED = Path("benchmarks/published")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    return arguments.command(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    results = argparse.ArgumentParser(add_help=False)
+    results.add_argument("--results", type=Path, default=RESULTS, help="default: %(default)s")
+    published = argparse.ArgumentParser(add_help=False)
+    published.add_argument("--published", type=Path, default=PUBLISHED, help="default: %(default)s")
+
+    measure = commands.add_parser("run", parents=[results], help="measure variants side by side")
+    measure.add_argument("variants", nargs="*", help="default: all that are built; fp32 is always among them")
+    measure.add_argument(
+        "--artifacts", type=Path, default=Path("build/artifacts"), help="default: %(default)s"
+    )
+    measure.add_argument(
+        "--checkpoint", type=Path, default=Path("build/checkpoint"), help="default: %(default)s"
+    )
+    measure.add_argument(
+        "--store", type=Path, default=Path("model_store"), help="archives; default: %(default)s"
+    )
+    measure.add_argument("--profile", choices=PROFILES, default="quick", help="default: %(default)s")
+    measure.add_argument("--no-served", action="store_true", help="measure in process only, start no server")
+    measure.add_argument("--threads", type=positive_int, help="in process; default: all CPUs of this process")
+    measure.set_defaults(command=_run)
+
+    compare = commands.add_parser(
+        "compare", parents=[results], help="two reports of one run beside each other"
+    )
+    compare.add_argument("a", help="variant, such as fp32")
+    compare.add_argument("b", help="variant that it is compared with")
+    compare.set_defaults(command=_compare)
+
+    select = commands.add_parser("select", parents=[results], help="pick the fastest that is proven the same")
+    select.add_argument("--p99-ms", type=_positive, help="as served, at most; default: no demand")
+    select.add_argument(
+        "--rps", type=_positive, help="requests per second as served, at least; default: no demand"
+    )
+    select.add_argument(
+        "--max-f1-drop", type=_not_negative, default=0.01, help="macro-F1 on gate; default: %(default)s"
+    )
+    select.add_argument("--max-mb", type=_positive, help="size of the artifact; default: no demand")
+    select.set_defaults(command=_select)
+
+    publish = commands.add_parser(
+        "publish", parents=[results, published], help="commit a report: figures only"
+    )
+    publish.add_argument("name", help="of the published report, such as tweeteval-minilm")
+    publish.set_defaults(command=_publish)
+
+    tables = commands.add_parser(
+        "tables", parents=[published], help="tables of README.md from published reports"
+    )
+    tables.add_argument(
+        "--readme", type=Path, nargs="+", default=[Path("README.md")], help="default: README.md"
+    )
+    tables.add_argument("--check", action="store_true", help="write nothing; exit 1 if something is stale")
+    tables.set_defaults(command=_tables)
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    return 0.0 if float(text) == 0 else _positive(text)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if not arguments.artifacts.is_dir():
+        raise UserError("there are no artifacts", seen=arguments.artifacts, remedy="Build them: make export")
+    from benchmarks.pages import failures, provenance, terminal_table
+    from benchmarks.results import write_reports
+    from benchmarks.suite import measure, prepare
+    from training.checkpoint import load_data, open_checkpoint
+
+    checkpoint = open_checkpoint(arguments.checkpoint)
+    profile, store = PROFILES[arguments.profile], None if arguments.no_served else arguments.store
+    subject = prepare(
+        arguments.variants, arguments.artifacts, store, checkpoint, load_data(checkpoint), profile
+    )
+    reports = measure(subject, profile, arguments.threads)
+    document = write_reports(arguments.results, reports)
+    say(f"\n{terminal_table(document)}\n\n{provenance(document)}")
+    for line in failures(document):
+        say(line)
+    say(f"reports: {arguments.results}/side-by-side.md, and one of each variant")
+    emit(document)
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from benchmarks.comparison import compare, markdown
+    from benchmarks.results import read_report
+
+    first, second = (read_report(arguments.results, name) for name in (arguments.a, arguments.b))
+    comparison = compare(first, second)
+    say(markdown(comparison))
+    emit(comparison)
+    return 0
+
+
+def _select(arguments: argparse.Namespace) -> int:
+    from benchmarks.results import SIDE_BY_SIDE, read_side_by_side
+    from benchmarks.selection import Objective, select
+    from handler.artifact import write_json
+
+    document = read_side_by_side(arguments.results / f"{SIDE_BY_SIDE}.json")
+    objective = Objective(arguments.p99_ms, arguments.rps, arguments.max_f1_drop, arguments.max_mb)
+    selection = select(document, objective)
+    write_json(arguments.results / "selection.json", selection)
+    for name, reason in sorted(
+        selection["reasons"].items(), key=lambda item: item[0] != selection["selected"]
+    ):
+        say(f"{name}: {reason}")
+    if selection["selected"] is None:
+        say("no variant qualifies")
+    emit(selection)
+    return 0 if selection["selected"] else 1
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    from benchmarks.tables import publish
+
+    path = publish(arguments.name, arguments.results, arguments.published)
+    say(f"{path} and its page; README.md shows it between <!-- table:{path.stem} --> and <!-- /table -->")
+    emit({"published": str(path)})
+    return 0
+
+
+def _tables(arguments: argparse.Namespace) -> int:
+    from benchmarks.tables import refresh, stale
+
+    if not arguments.check:
+        emit({"written": [str(path) for path in refresh(arguments.readme, arguments.published)]})
+        return 0
+    found = stale(arguments.readme, arguments.published)
+    for path in found:
+        say(f"{path} is stale; run: python -m benchmarks tables")
+    emit({"stale": [str(path) for path in found]})
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    run(main)

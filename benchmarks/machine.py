@@ -1,0 +1,94 @@
+"""Which machine and which software a figure belongs to: a speed without them means nothing.
+
+Covers processor, cores, memory, instruction sets, operating system, versions, and how busy the machine
+was before the run. Leaves out whatever names a place or a person: host name, user, paths.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from handler.artifact import available_cpus, cpu_features
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "onnxruntime",
+    "openvino",
+    "torchserve",
+    "numpy",
+    "aiohttp",
+)
+# Above this share of the cores taken by others, a timing says more about them than about the model.
+BUSY_SHARE = 0.25
+
+
+def fingerprint() -> dict[str, Any]:
+    """The machine (its `id` covers the hardware alone) and the versions that ran on it."""
+    hardware = {
+        "cpu": cpu_model(),
+        "cores": available_cpus(),
+        "memory_gb": round(memory_bytes() / 1e9),
+        "cpu_features": list(cpu_features()),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    digest = hashlib.sha256(json.dumps(hardware, sort_keys=True).encode()).hexdigest()
+    return {"id": digest[:12], **hardware, "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Python and every package of `PACKAGES` that is installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_model() -> str:
+    """The processor's own name, or its architecture where the platform does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def memory_bytes() -> int:
+    """Physical memory; 0 where the platform does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 0
+
+
+def load_average() -> float | None:
+    """Processes that wanted to run, averaged over the last minute; None where there is no such figure."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (OSError, AttributeError):
+        return None
+
+
+def is_busy(load: float | None) -> bool:
+    """Whether others used so much of the machine before the run that its timings deserve a warning."""
+    return load is not None and load > BUSY_SHARE * available_cpus()
+
+
+def commit() -> str | None:
+    """The project's commit, with `+` where files differ from it; None outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,77 @@
+"""How thorough a run is: three named profiles, from a minute of demonstration to a quiet machine's hour.
+
+Covers how often and how long each thing is measured. Leaves out what is measured: that is the same in
+every profile, so that their reports have the same fields.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Counts and durations of one run; times in seconds or milliseconds as named.
+
+    `rounds` are passes over all variants, each of which gets a turn of at least `turn_ms` on each fixed
+    shape, and `single_texts` texts one by one and one batch of 32. `splits` are scored for quality, at
+    most `max_texts` of each. Each variant is served `passes` times, at each of `concurrencies` for
+    `served_s`, longer where answers are too few for a p99. `served_splits` are scored again through the
+    server, about `served_texts` of each; None is all of them.
+    """
+
+    name: str
+    rounds: int
+    turn_ms: float
+    single_texts: int
+    splits: tuple[str, ...]
+    max_texts: int | None
+    passes: int
+    concurrencies: tuple[int, ...]
+    served_s: float
+    served_splits: tuple[str, ...]
+    served_texts: int | None
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="demo",
+            rounds=6,
+            turn_ms=25,
+            single_texts=17,  # 6 x 17: just enough texts for a p99
+            splits=("gate",),
+            max_texts=1000,
+            passes=1,
+            concurrencies=(1, 32),
+            served_s=2.5,
+            served_splits=("gate",),
+            served_texts=256,
+        ),
+        Profile(
+            name="quick",
+            rounds=16,
+            turn_ms=40,
+            single_texts=20,
+            splits=("gate", "test"),
+            max_texts=5000,
+            passes=1,
+            concurrencies=(1, 8, 32),
+            served_s=5,
+            served_splits=("gate", "test"),
+            served_texts=2000,
+        ),
+        Profile(
+            name="full",
+            rounds=60,
+            turn_ms=80,
+            single_texts=40,
+            splits=("gate", "test"),
+            max_texts=None,
+            passes=3,
+            concurrencies=(1, 8, 32),
+            served_s=15,
+            served_splits=("gate", "test"),
+            served_texts=None,
+        ),
+    )
+}

@@ -1,0 +1,62 @@
+"""What a variant takes to have: start, memory, disk.
+
+Every figure comes from a fresh process per variant (`worker`), so that no import and no page of another
+variant is in it. The files have been read before, when their sums were checked: start times are those of
+a warm page cache. Peak memory is that of the whole in-process run; a bare interpreter's is given beside
+it. Leaves out the server's own Java process.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.progress import Step
+from benchmarks.team import TWIN, Team
+from benchmarks.worker import ROOT
+from handler.artifact import Artifact
+
+MB = 1e6
+
+
+def start(
+    team: Team, artifacts: dict[str, Artifact], threads: int | None, first_text: str, step: Step
+) -> dict[str, dict]:
+    """Load every variant, one after the other; `load_s`, `warm_s`, `first_answer_ms` and so on by name."""
+    started = {}
+    for name in team.names:
+        folder = str(artifacts[name].folder.resolve())
+        with step(f"start of {name}"):
+            answer = team.ask(name, "load", folder=folder, threads=threads, first_text=first_text)
+        if answer is not None:
+            started[name] = answer
+    return started
+
+
+def finish(
+    team: Team, started: dict[str, dict], artifacts: dict[str, Artifact], archives: dict[str, Path]
+) -> dict[str, dict[str, Any]]:
+    """The report's `resources` of every variant still there, peak memory included."""
+    bare = bare_interpreter_bytes()
+    resources = {}
+    for name in team.names:
+        peak = team.ask(name, "peak")
+        if peak is None or name == TWIN:
+            continue
+        resources[name] = started[name] | {
+            "peak_rss_mb": peak / MB,
+            "bare_interpreter_mb": bare / MB,
+            "peak_above_bare_mb": (peak - bare) / MB,
+            "artifact_mb": artifacts[name].bytes / MB,
+            "archive_mb": archives[name].stat().st_size / MB if name in archives else None,
+        }
+    return resources
+
+
+def bare_interpreter_bytes() -> int:
+    """Peak memory of a Python that has loaded nothing of a model."""
+    program = "from benchmarks.worker import peak_rss_bytes; print(peak_rss_bytes())"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return int(done.stdout)

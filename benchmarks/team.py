@@ -1,0 +1,73 @@
+"""The workers of one run: who takes part, who has dropped out and why.
+
+A variant that crashes must cost its own row and nothing else, so every question to a worker goes
+through `Team.ask`, which records the failure and drops the worker. Leaves out what is asked.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.worker import Worker, WorkerError, open_worker
+from handler.errors import UserError
+
+REFERENCE = "fp32"
+# fp32 once more, in another process: what it differs by from itself is the noise of the run.
+TWIN = "fp32 again"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """At which stage a variant dropped out, and what was said."""
+
+    stage: str
+    message: str
+
+
+@dataclass
+class Team:
+    """Workers by variant name; `stage` names what is being measured, for failures."""
+
+    workers: dict[str, Worker]
+    failures: dict[str, Failure] = field(default_factory=dict)
+    stage: str = "start"
+
+    @property
+    def names(self) -> list[str]:
+        """Who is still taking part, the twin included."""
+        return list(self.workers)
+
+    def shuffled(self, turn: int) -> list[str]:
+        """`names` in an order of this turn's own: nobody always follows the same neighbour."""
+        return random.Random(turn).sample(self.names, len(self.workers))
+
+    def ask(self, name: str, command: str, **arguments: Any) -> Any:
+        """The worker's answer, or None when the variant fails, which drops it.
+
+        Raises `UserError` when it is the reference: without it nothing can be compared.
+        """
+        try:
+            return self.workers[name].ask(command, **arguments)
+        except WorkerError as error:
+            self.drop(name, str(error))
+            return None
+
+    def drop(self, name: str, message: str) -> None:
+        """Take a variant out of the run. Raises `UserError` when it is the reference."""
+        if name == REFERENCE:
+            raise UserError(
+                f"the reference {REFERENCE} failed during {self.stage}",
+                seen=message,
+                remedy="Without it nothing can be compared: build it again, make export VARIANTS=fp32",
+            )
+        self.failures[name] = Failure(self.stage, message)
+        del self.workers[name]
+
+
+@contextmanager
+def open_team(names: list[str]) -> Iterator[Team]:
+    """A worker for each name and the reference's twin, all ended on leaving."""
+    with ExitStack() as stack:
+        yield Team({name: stack.enter_context(open_worker(name)) for name in (*names, TWIN)})
