@@ -26,6 +26,6 @@ def progress(steps: Mapping[str, tuple[int, float]]) -> Iterator[Step]:
             bar.set_description(what)
             yield
             _, seconds = steps[what.split()[0]]
-            bar.update(min(seconds, bar.total - bar.n))
+            bar.update(min(seconds, total - bar.n))
 
         yield step

@@ -250,5 +250,5 @@ def _describe_data(checkpoint: Checkpoint, dataset: Dataset) -> dict[str, Any]:
         "sha256": dataset.sha256,
         "base": Path(base).name if Path(base).is_absolute() else base,
         "labels": list(dataset.labels),
-        "labels_meaningful": not base.startswith("random:"),
+        "labels_meaningful": checkpoint.trained,
     }

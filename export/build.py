@@ -35,6 +35,8 @@ from handler.errors import UserError
 from handler.predictor import Predictor
 from handler.runtimes import RUNTIMES
 
+# What every variant is made and judged with: a change of these makes artifacts stale.
+MADE_BY = ("check.py", "graph.py", "proof.py", "source.py")
 SCHEMA_FILE = Path(artifacts.__file__).with_name("artifact.schema.json")
 
 
@@ -146,14 +148,10 @@ def _reference(variant: Variant, source: Source) -> np.ndarray:
 
 def fingerprint(variant: Variant, source: Source) -> str:
     """sha256 over everything that the artifact is made of."""
-    parts = [
-        source.sha256,
-        variant.name,
-        inspect.getsource(sys.modules[variant.build.__module__]),
-        str(SCHEMA),
-    ]
-    parts += [inspect.getsource(module) for module in (proof, checking)]
+    parts = [source.sha256, variant.name, str(SCHEMA), json.dumps(asdict(source.grid))]
     parts += [json.dumps(_versions(variant)), ",".join(artifacts.cpu_features())]
+    parts += [inspect.getsource(sys.modules[variant.build.__module__])]
+    parts += [Path(__file__).with_name(name).read_text() for name in MADE_BY]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -61,7 +61,7 @@ def test_the_compiled_artifact_calls_a_bf16_kernel_for_each_linear_layer(build_o
 
 
 def test_the_traced_graph_reads_the_texts_and_the_mask(source) -> None:
-    """torch.export folds two example inputs that are one tensor into one input; the graph then reads only it."""
+    """torch.export folds two example inputs that are one tensor into one, and the graph reads only it."""
     import torch
 
     from export.graph import trace

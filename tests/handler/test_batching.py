@@ -1,4 +1,5 @@
 import random
+from itertools import combinations
 
 import pytest
 
@@ -56,9 +57,7 @@ def test_the_fitted_grid_pads_less_than_an_even_one_of_as_many_lengths() -> None
         return sum(next(top for top in grid if top >= length) for length in lengths)
 
     assert padded(fitted) < padded((32, 64, 96, 128))
-    alternatives = [
-        (a, b, c, 128) for a in range(8, 128, 8) for b in range(a + 8, 128, 8) for c in range(b + 8, 128, 8)
-    ]
+    alternatives = [(*shorter, 128) for shorter in combinations(range(16, 128, 16), 3)]
     assert padded(fitted) == min(map(padded, alternatives)), "the dynamic programme is exact"
 
 
