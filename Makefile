@@ -27,7 +27,7 @@ $(BIN)/.installed: requirements.lock
 	  { echo "error: Python 3.11 or 3.12 is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "error: $(PYTHON) cannot make environments. On Debian: apt-get install python3-venv" >&2; exit 2; }
-	@echo "installing into .venv (about 1.5 GB, minutes on a slow line)"
+	@echo "installing into .venv (2.3 GB; minutes on a slow line)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch==2.13.0
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock

@@ -52,31 +52,37 @@ def private_server(archive: Path, *, name: str = "hate", timeout_s: float = 300)
         folder = Path(scratch)
         config, (inference, management, *_) = _private_config(folder, archive)
         log = folder / "torchserve.log"
-        command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"]
-        command += ["--models", f"{name}={archive.name}"]
-        environment = os.environ | {
-            "TS_CONFIG_FILE": str(config),
-            "JAVA_HOME": java_home(),
+        environment = {
             "TMPDIR": scratch,  # TorchServe keeps its pid file there: private, so that servers do not meet
             "TEMP": scratch,
             "LOG_LOCATION": str(folder / "logs"),
             "METRICS_LOCATION": str(folder / "logs"),
         }
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        process = _launch(config, f"{name}={archive.name}", log, folder, environment)
         try:
             _wait_until_ready(process, inference, management, name, log, timeout_s)
             pid = int((folder / ".model_server.pid").read_text())
             yield Server(inference, management, pid, log)
         finally:
             _stop(process)
+
+
+def _launch(
+    config: Path, model: str, log: Path, folder: Path, environment: dict[str, str]
+) -> subprocess.Popen:
+    """Start TorchServe with `model` (`name=archive`) in `folder`, a process group of its own."""
+    command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs", "--models", model]
+    own = {"TS_CONFIG_FILE": str(config.absolute()), "JAVA_HOME": java_home()}
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            env=os.environ | own | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def _private_config(folder: Path, archive: Path) -> tuple[Path, list[int]]:
@@ -132,28 +138,9 @@ def start(config: Config, name: str = "hate", timeout_s: float = 300) -> None:
         ours = is_healthy(config.ports[0])
         remedy = "A TorchServe runs already: make stop" if ours else f"Free it, or change it in {config.path}"
         raise UserError("a port is in use", seen=", ".join(map(str, taken)), remedy=remedy)
-    environment = os.environ | {"TS_CONFIG_FILE": str(config.path), "JAVA_HOME": java_home()}
-    command = [
-        sys.executable,
-        "-m",
-        "ts.model_server",
-        "--start",
-        "--foreground",
-        "--ncs",
-        "--models",
-        f"{name}={archive.name}",
-    ]
     log = Path("logs/start.log")
     log.parent.mkdir(exist_ok=True)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    process = _launch(config.path, f"{name}={archive.name}", log, Path.cwd(), {})
     try:
         _wait_until_ready(process, config.ports[0], config.ports[1], name, log, timeout_s)
     except BaseException:

@@ -1,8 +1,9 @@
-"""`python -m export build|package|promote`, and `--list`: from a checkpoint to archives."""
+"""`python -m export build|package|promote|verify`, and `--list`: from a checkpoint to archives."""
 
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from tabulate import tabulate
@@ -56,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="even if its check says that it is not equal to fp32"
     )
     promote.set_defaults(command=_promote)
+
+    verify = commands.add_parser("verify", help="ask an archive on a private server, compare with in process")
+    verify.add_argument("archive", type=Path, nargs="?", default=Path("model_store/hate.mar"))
+    verify.set_defaults(command=_verify)
     parser.set_defaults(command=_list)
     return parser
 
@@ -153,6 +158,19 @@ def _promote(arguments: argparse.Namespace) -> int:
         raise UserError("no variant is selected", seen=SELECTION, remedy="Run make select, or name a variant")
     emit({"promoted": str(_promote_to(arguments, variant, force=arguments.force))})
     return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from export.verify import verify
+
+    verdict = verify(arguments.archive)
+    outcome = "serves its artifact" if verdict.same else "DOES NOT SERVE its artifact"
+    say(
+        f"{arguments.archive} ({verdict.variant}) {outcome}: {verdict.texts} texts, "
+        f"largest difference {verdict.max_diff:.1e}, allowed {verdict.bound:.1e}"
+    )
+    emit({**asdict(verdict), "same": verdict.same})
+    return 0 if verdict.same else 1
 
 
 def _promote_to(arguments: argparse.Namespace, variant: str, *, force: bool) -> Path:

@@ -19,7 +19,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         seen = "" if self.seen is None else f": {self.seen}"
-        return f"{self.what}{seen}. {self.remedy}"
+        return f"{self.what}{seen}. {self.remedy.rstrip('.')}"  # often ends in a command to copy
 
 
 class UnsupportedError(UserError):

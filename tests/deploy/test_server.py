@@ -17,6 +17,7 @@ from deploy.server import Server
 from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.predictor import Predictor
+from tests.conftest import run_stage
 
 ANSWER_SCHEMA = json.loads(Path(handler.__file__).with_name("answer.schema.json").read_text())
 JSON = "application/json"
@@ -176,3 +177,25 @@ def test_an_archive_that_cannot_load_fails_with_the_log_and_leaves_nothing_runni
     with pytest.raises(UserError), servers.private_server(broken, timeout_s=60):
         pass
     assert str(broken.parent) not in subprocess.run(["ps", "ax"], capture_output=True, text=True).stdout
+
+
+def test_the_public_server_starts_answers_and_stops_by_command(
+    served: tuple[Server, Artifact], workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On free ports, and with a temporary folder of its own for TorchServe's pid file."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    archive = workshop / "model_store" / "hate-openvino-int8.mar"
+    (tmp_path / "hate.mar").symlink_to(archive)
+    path, ports = servers._private_config(tmp_path, tmp_path / "hate.mar")
+    started = run_stage("deploy", "start", "--config", path)
+    try:
+        assert started.returncode == 0, started.stderr
+        assert f"localhost:{ports[0]}/predictions/hate" in started.stderr
+        again = run_stage("deploy", "start", "--config", path)
+        assert again.returncode == 2
+        assert "make stop" in again.stderr
+    finally:
+        stopped = run_stage("deploy", "stop", "--config", path)
+    assert "stopped" in stopped.stderr
+    assert not any(servers.is_taken(port) for port in ports)
+    assert "was not running" in run_stage("deploy", "stop", "--config", path).stderr

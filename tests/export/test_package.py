@@ -9,6 +9,7 @@ import pytest
 from export.package import SHIPPED, archived_artifact, package, promote
 from handler.artifact import Artifact, write_json
 from handler.errors import UserError
+from tests.conftest import run_stage
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +75,21 @@ def test_something_else_is_not_taken_for_an_archive(tmp_path: Path) -> None:
     (tmp_path / "x.mar").write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match="not an archive of ours"):
         archived_artifact(tmp_path / "x.mar")
+
+
+def test_verify_asks_a_real_server_and_finds_the_artifact_served(build_once, workshop: Path) -> None:
+    archive = package(build_once("onnx-int8-dynamic"), workshop / "verify-store")
+    done = run_stage("export", "verify", archive)
+    assert done.returncode == 0, done.stderr
+    assert "serves its artifact" in done.stderr
+
+
+def test_one_corrupt_byte_in_an_archive_is_a_sentence(fp32: Artifact, tmp_path: Path) -> None:
+    archive = package(fp32, tmp_path)
+    whole = bytearray(archive.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    archive.write_bytes(whole)
+    done = run_stage("export", "verify", archive)
+    assert done.returncode == 2
+    assert "corrupt" in done.stderr
+    assert "Traceback" not in done.stderr

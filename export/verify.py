@@ -1,0 +1,75 @@
+"""Does an archive serve the artifact that it claims to hold? Asked of a real server, not of the file.
+
+The artifact inside is unpacked, its sums are checked, and a private TorchServe on free ports answers texts
+of many lengths; its scores must be those of the Predictor in process, within what the artifact's check
+allows between batch mates. Leaves out quality: that is the check's, and the benchmarks'.
+"""
+
+import json
+import tempfile
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deploy.server import private_server
+from export.package import archived_artifact
+from handler.artifact import open_artifact
+from handler.errors import UserError
+from handler.predictor import Predictor
+
+# Of every length up to beyond the usual maximum, with what tokenizers trip over.
+TEXTS = [
+    *("word " * count for count in (1, 2, 5, 9, 14, 22, 30, 45, 60, 90, 130, 600)),
+    "Ünïcödé, 漢字 and العربية",
+    "👩‍👩‍👧 e\u0301 \u200b \u202eright to left",
+    "UPPER lower 12345 http://example.org @user #tag",
+    "a\x00b",
+]
+ROUNDING = 2e-6  # two scores of six decimals each
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Largest difference of a score between server and process, and what the check allows."""
+
+    variant: str
+    texts: int
+    max_diff: float
+    bound: float
+
+    @property
+    def same(self) -> bool:
+        return self.max_diff <= self.bound
+
+
+def verify(archive: Path) -> Verdict:
+    """Boot a private server on `archive`, ask it, compare.
+
+    Raises `UserError` when the archive is not ours, damaged, or does not load.
+    """
+    meta = archived_artifact(archive)
+    with tempfile.TemporaryDirectory(prefix="verify-") as scratch:
+        _unpack(archive, Path(scratch))
+        predictor = Predictor(open_artifact(Path(scratch) / "artifact"))
+        expected = np.array([prediction.scores for prediction in predictor.predict(TEXTS)])
+    with private_server(archive) as server:
+        body = json.dumps({"texts": TEXTS}).encode()
+        request = urllib.request.Request(server.predictions, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as response:
+            answers = json.load(response)["predictions"]
+    served = np.array([[answer["scores"][label] for label in meta["labels"]] for answer in answers])
+    bound = meta["check"]["batch_mate_diff"] + ROUNDING
+    return Verdict(meta["name"], len(TEXTS), float(np.abs(served - expected).max()), bound)
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(folder)  # zipfile keeps every entry below the folder
+    except zipfile.BadZipFile as error:  # an entry's CRC is wrong
+        raise UserError(
+            "the archive is corrupt", seen=archive, remedy="Build it again: make package"
+        ) from error
