@@ -91,11 +91,20 @@ def open_artifact_sha(reports) -> str:
     return reports["fp32"]["artifact_sha256"]
 
 
-def test_random_weights_get_no_quality(reports, checkpoint) -> None:
-    assert checkpoint.meta["base"].startswith("random:")
-    assert reports["copy"]["data"]["labels_meaningful"] is False
-    assert reports["copy"]["quality"] == {}
-    assert reports["copy"]["parity"]["gate"]["macro_f1_drop"] is None
+def test_a_trained_classifier_gets_quality_and_an_interval_of_its_drop(reports) -> None:
+    assert reports["copy"]["quality"]["gate"]["macro_f1"] > 0.6
+    drop = reports["copy"]["parity"]["gate"]["macro_f1_drop"]
+    assert drop["low"] <= 0 <= drop["high"]
+
+
+def test_random_weights_get_no_quality(artifacts: Path, checkpoint, dataset) -> None:
+    recipe = checkpoint.meta["recipe"] | {"epochs": 0}
+    untrained = replace(checkpoint, meta=checkpoint.meta | {"recipe": recipe})
+    subject = prepare(["copy"], artifacts, None, untrained, dataset, BRIEF)
+    (copy,) = (report for report in measure(subject, BRIEF, threads=1) if report["name"] == "copy")
+    assert copy["data"]["labels_meaningful"] is False
+    assert copy["quality"] == {}
+    assert copy["parity"]["gate"]["macro_f1_drop"] is None
 
 
 def test_no_report_holds_a_text_or_a_path(reports, dataset, artifacts) -> None:

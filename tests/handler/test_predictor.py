@@ -96,5 +96,5 @@ def test_multi_label_answers_hold_every_label_over_its_threshold(build_once) -> 
 
 def test_warming_runs_every_shape_where_the_runtime_compiles_per_shape(build_once) -> None:
     openvino: Artifact = build_once("openvino-int8")
-    assert Predictor(openvino).warm() == len(openvino.grid.shapes()) > 20
+    assert Predictor(openvino).warm() == len(openvino.grid.shapes()) > 10
     assert Predictor(build_once("fp32")).warm() == 2

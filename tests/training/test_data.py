@@ -39,9 +39,9 @@ def test_demo_brings_its_four_splits_and_functional_classes():
     ("spec", "remedy"),
     [
         ("twteval", "Did you mean tweeteval?"),
-        ("nothing-like-it", "Known: demo, tweeteval, csv:PATH, jsonl:PATH."),
-        ("csv", "Write it as csv:PATH."),
-        ("demo:more", "Write it as demo."),
+        ("nothing-like-it", "Known: demo, tweeteval, csv:PATH, jsonl:PATH"),
+        ("csv", "Write it as csv:PATH"),
+        ("demo:more", "Write it as demo"),
         ("csv:/no/such/file.csv", "Check the path"),
     ],
 )
