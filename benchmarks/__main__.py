@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.profiles import PROFILES
-from handler.commands import emit, positive_int, run, say
+from handler.commands import emit, not_negative_float, positive_float, positive_int, run, say
 from handler.errors import UserError
 
 RESULTS = Path("benchmarks/results")
@@ -49,14 +49,14 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(command=_compare)
 
     select = commands.add_parser("select", parents=[results], help="pick the fastest that is proven the same")
-    select.add_argument("--p99-ms", type=_positive, help="as served, at most; default: no demand")
+    select.add_argument("--p99-ms", type=positive_float, help="as served, at most; default: no demand")
     select.add_argument(
-        "--rps", type=_positive, help="requests per second as served, at least; default: no demand"
+        "--rps", type=positive_float, help="requests per second as served, at least; default: no demand"
     )
     select.add_argument(
-        "--max-f1-drop", type=_not_negative, default=0.01, help="macro-F1 on gate; default: %(default)s"
+        "--max-f1-drop", type=not_negative_float, default=0.01, help="macro-F1 on gate; default: %(default)s"
     )
-    select.add_argument("--max-mb", type=_positive, help="size of the artifact; default: no demand")
+    select.add_argument("--max-mb", type=positive_float, help="size of the artifact; default: no demand")
     select.set_defaults(command=_select)
 
     publish = commands.add_parser(
@@ -74,17 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument("--check", action="store_true", help="write nothing; exit 1 if something is stale")
     tables.set_defaults(command=_tables)
     return parser
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    return 0.0 if float(text) == 0 else _positive(text)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -124,7 +113,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _select(arguments: argparse.Namespace) -> int:
     from benchmarks.results import SIDE_BY_SIDE, read_side_by_side
     from benchmarks.selection import Objective, select
-    from handler.artifact import write_json
+    from handler.atomic import write_json
 
     document = read_side_by_side(arguments.results / f"{SIDE_BY_SIDE}.json")
     objective = Objective(arguments.p99_ms, arguments.rps, arguments.max_f1_drop, arguments.max_mb)

@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from handler.artifact import available_cpus, cpu_features
+from handler.machine import available_cpus, cpu_features, cpu_model
 
 PACKAGES = (
     "torch",
@@ -51,16 +51,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def cpu_model() -> str:
-    """The processor's own name, or its architecture where the platform does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def memory_bytes() -> int:

@@ -13,7 +13,7 @@ import jsonschema
 
 from benchmarks import pages
 from benchmarks.report import Report, side_by_side, validate
-from handler.artifact import write_json
+from handler.atomic import write_json
 from handler.errors import UserError
 
 SIDE_BY_SIDE = "side-by-side"

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import pages
 from benchmarks.report import validate
 from benchmarks.results import SIDE_BY_SIDE, read_side_by_side
-from handler.artifact import write_json
+from handler.atomic import write_json
 from handler.errors import UserError
 
 MARKED = re.compile(

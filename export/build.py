@@ -30,8 +30,10 @@ from export import proof
 from export.registry import Built, Variant
 from export.source import Source
 from handler import artifact as artifacts
-from handler.artifact import DESCRIPTION, SCHEMA, TOKENIZER, Artifact, write_json
+from handler.artifact import DESCRIPTION, SCHEMA, TOKENIZER, Artifact
+from handler.atomic import replace_folder, write_json
 from handler.errors import UserError
+from handler.machine import cpu_features
 from handler.predictor import Predictor
 from handler.runtimes import RUNTIMES
 
@@ -54,7 +56,7 @@ def build(variant: Variant, source: Source, say: Callable[[str], None]) -> Artif
     try:
         partial.mkdir()
         _build_into(partial, variant, source, inputs)
-        _replace(place, partial)
+        replace_folder(place, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     built = artifacts.open_artifact(place)
@@ -124,7 +126,7 @@ def _describe(
             "inputs_sha256": inputs,
             "seconds": round(seconds, 1),
             "versions": _versions(variant),
-            "machine": {"platform": platform.platform(), "cpu_features": list(artifacts.cpu_features())},
+            "machine": {"platform": platform.platform(), "cpu_features": list(cpu_features())},
         },
         "proof": built.proof,
     }
@@ -149,7 +151,7 @@ def _reference(variant: Variant, source: Source) -> np.ndarray:
 def fingerprint(variant: Variant, source: Source) -> str:
     """sha256 over everything that the artifact is made of."""
     parts = [source.sha256, variant.name, str(SCHEMA), json.dumps(asdict(source.grid))]
-    parts += [json.dumps(_versions(variant)), ",".join(artifacts.cpu_features())]
+    parts += [json.dumps(_versions(variant)), ",".join(cpu_features())]
     parts += [inspect.getsource(sys.modules[variant.build.__module__])]
     parts += [Path(__file__).with_name(name).read_text() for name in MADE_BY]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -195,12 +197,3 @@ def _sweep(place: Path) -> None:
         pid = leaving.name.split(".")[-2]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(leaving, ignore_errors=True)
-
-
-def _replace(place: Path, partial: Path) -> None:
-    """Put `partial` where `place` is; renames only, so that no reader meets half a folder."""
-    old = place.with_name(f".{place.name}.{os.getpid()}.old")
-    if place.exists():
-        place.rename(old)
-    partial.rename(place)
-    shutil.rmtree(old, ignore_errors=True)

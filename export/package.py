@@ -25,6 +25,7 @@ SHIPPED = (
     "artifact.py",
     "batching.py",
     "errors.py",
+    "machine.py",
     "predictor.py",
     "requests.py",
     "runtimes.py",

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from export.source import Source
-from handler.artifact import cpu_features
 from handler.errors import UnsupportedError, UserError
+from handler.machine import cpu_features
 
 COMMANDS = {"g++": "a C++ compiler (on Debian: apt-get install g++)"}
 

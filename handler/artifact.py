@@ -7,21 +7,16 @@ what this machine cannot run. Nothing here knows how artifacts are made.
 
 import hashlib
 import json
-import os
-import platform
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from handler.batching import Grid
 from handler.errors import UnsupportedError, UserError
+from handler.machine import cpu_features
 
 SCHEMA = 1
 DESCRIPTION = "artifact.json"
 TOKENIZER = "tokenizer.json"
-
-# The instruction sets that make an ahead-of-time compiled kernel unable to run, or to be fast, elsewhere.
-INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
 
 
 @dataclass(frozen=True)
@@ -150,44 +145,3 @@ def describe_files(folder: Path) -> dict[str, dict]:
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write `value` to `path` atomically: readers see the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(
-            json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-        )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@cache
-def cpu_features() -> tuple[str, ...]:
-    """Those of `INSTRUCTION_SETS` that this CPU has; empty where the platform does not say."""
-    if platform.system() != "Linux":
-        return ()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("flags"):
-            flags = line.split()
-            return tuple(name for name in INSTRUCTION_SETS if name in flags)
-    return ()
-
-
-def available_cpus() -> int:
-    """CPUs that this process may use: affinity, and the cgroup quota (v2, then v1) where there is one."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text().strip()
-            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return count
-    if quota in ("max", "-1"):
-        return count
-    return max(1, min(count, int(quota) // int(period)))

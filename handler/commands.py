@@ -45,3 +45,16 @@ def positive_int(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
     return value
+
+
+def positive_float(text: str) -> float:
+    """argparse type for sizes and durations."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return value
+
+
+def not_negative_float(text: str) -> float:
+    """argparse type where zero means none."""
+    return 0.0 if float(text) == 0 else positive_float(text)

@@ -4,16 +4,17 @@ The server, export's check, the command line and the benchmarks all use this one
 measured is what is shipped. It knows nothing of TorchServe and nothing of how artifacts are made.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from handler.artifact import TOKENIZER, Artifact, available_cpus, open_artifact
+from handler.artifact import TOKENIZER, Artifact, open_artifact
 from handler.batching import MicroBatch, plan
 from handler.errors import UserError
+from handler.machine import available_cpus
 from handler.runtimes import RUNTIMES, load_forward
 
 # The window that is sorted by length at once: wide enough for full batches of one length, small enough
@@ -132,7 +133,7 @@ class Predictor:
         return {"label": label, "score": scores[label], "scores": scores, "threshold": threshold, **read}
 
 
-def decide(scores: np.ndarray, labels: Sequence[str], thresholds: dict[str, float]) -> np.ndarray:
+def decide(scores: np.ndarray, labels: Sequence[str], thresholds: Mapping[str, float]) -> np.ndarray:
     """Single-label decisions, int [texts]: two labels by the threshold of the second, more by the largest."""
     if len(labels) == 2:
         return (scores[:, 1] >= thresholds[labels[1]]).astype(np.int64)

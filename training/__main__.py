@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
-from handler.commands import emit, positive_int, run, say
+from handler.commands import emit, not_negative_float, positive_float, positive_int, run, say
 from handler.errors import UserError
 from training import data, sources
 from training.recipe import Recipe, default_recipe
@@ -39,9 +39,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--labels", default="", help="label names, in order, parted by commas; others are dropped"
     )
-    parser.add_argument("--epochs", type=_epochs, help="default: 3, and 0 for random: bases")
+    parser.add_argument("--epochs", type=not_negative_float, help="default: 3, and 0 for random: bases")
     parser.add_argument("--batch-size", type=positive_int, help="default: 32")
-    parser.add_argument("--learning-rate", type=_positive, help="default: 5e-5")
+    parser.add_argument("--learning-rate", type=positive_float, help="default: 5e-5")
     parser.add_argument("--max-length", type=positive_int, help="in tokens (default: 128)")
     parser.add_argument("--seed", type=int, help="of weights and order (default: 0)")
     parser.add_argument("--split-seed", type=int, default=0, help="of the splits (default: 0)")
@@ -120,17 +120,6 @@ def summary(meta: dict[str, Any]) -> str:
         + f"\ntemperature {meta['temperature']:.3f}"
         + (f"; {calibration}" if calibration else "")
     )
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be greater than 0, not {text}")
-    return value
-
-
-def _epochs(text: str) -> float:
-    return 0.0 if float(text) == 0 else _positive(text)
 
 
 def _columns(options: argparse.Namespace) -> sources.Columns:

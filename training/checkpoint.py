@@ -20,7 +20,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from handler.atomic import replace_folder
 from handler.errors import UserError
+from handler.machine import cpu_model
 from training import data
 from training.backbones import clear_limits
 from training.data import Dataset
@@ -81,7 +83,7 @@ def write_checkpoint(
         part.chmod(0o755)  # mkdtemp and safetensors write for their owner alone; servers run as another
         for file in part.iterdir():
             file.chmod(0o644)
-        _replace(part, folder)
+        replace_folder(folder, part)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return Checkpoint(folder, meta)
@@ -153,26 +155,12 @@ def describe_surroundings() -> dict[str, Any]:
         | {name: importlib.metadata.version(name) for name in VERSIONED},
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
-            "cpu": _cpu(),
+            "cpu": cpu_model(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
     }
-
-
-def _replace(part: Path, folder: Path) -> None:
-    """Rename `part` to `folder`; a folder cannot be replaced in one step, so the old one steps aside."""
-    old = part.with_name(f"{part.name}.old")
-    if folder.exists():
-        folder.rename(old)
-    try:
-        part.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _json(value: object) -> str:
@@ -188,12 +176,3 @@ def _commit() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -9,20 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from sklearn import metrics as sk
 
+from handler.predictor import decide
+
 ECE_BINS = 15  # of equal width, as Guo et al., 2017 (https://arxiv.org/abs/1706.04599)
-
-
-def predicted(scores: np.ndarray, thresholds: Mapping[str, float], labels: Sequence[str]) -> np.ndarray:
-    """Label indices `[n]` of scores `[n, labels]`.
-
-    With a threshold for the second of two labels, that label is given exactly when its score reaches it;
-    without thresholds the highest score decides.
-    """
-    if not thresholds:
-        return scores.argmax(axis=1)
-    (label,) = thresholds  # one threshold parts two labels
-    positive = list(labels).index(label)
-    return np.where(scores[:, positive] >= thresholds[label], positive, 1 - positive)
 
 
 def evaluate(
@@ -35,7 +24,7 @@ def evaluate(
     `brier` is the mean squared error of the second label's score, or summed over all labels where there
     are more than two; `ece` is that of the top label.
     """
-    given = predicted(scores, thresholds, labels)
+    given = decide(scores, labels, thresholds)
     indices = np.arange(len(labels))
     precision, recall, f1, support = sk.precision_recall_fscore_support(
         truth, given, labels=indices, zero_division=0

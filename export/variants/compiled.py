@@ -5,7 +5,7 @@ from pathlib import Path
 from export import proof
 from export.registry import Built, variant
 from export.source import Source
-from handler.artifact import cpu_features
+from handler.machine import cpu_features
 
 
 @variant(

@@ -13,7 +13,8 @@ from benchmarks.profiles import PROFILES
 from benchmarks.report import validate
 from benchmarks.served import check_archive
 from benchmarks.suite import find_artifacts, measure, prepare
-from handler.artifact import DESCRIPTION, describe_files, open_artifact, write_json
+from handler.artifact import DESCRIPTION, describe_files, open_artifact
+from handler.atomic import write_json
 from handler.errors import UserError
 from training.checkpoint import load_data, open_checkpoint
 

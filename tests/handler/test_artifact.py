@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from handler.artifact import Artifact, available_cpus, describe_files, open_artifact, write_json
+from handler.artifact import Artifact, describe_files, open_artifact
+from handler.atomic import write_json
 from handler.errors import UnsupportedError, UserError
+from handler.machine import available_cpus, cpu_features, cpu_model
 
 
 def change(artifact: Artifact, **fields: object) -> None:
@@ -68,5 +70,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert describe_files(tmp_path).keys() == {"value.json"}, "nothing half-written lies about"
 
 
-def test_there_is_at_least_one_cpu() -> None:
+def test_the_machine_knows_itself() -> None:
     assert available_cpus() >= 1
+    assert cpu_model()
+    assert set(cpu_features()) <= set(Path("/proc/cpuinfo").read_text().split())

@@ -98,3 +98,8 @@ def test_warming_runs_every_shape_where_the_runtime_compiles_per_shape(build_onc
     openvino: Artifact = build_once("openvino-int8")
     assert Predictor(openvino).warm() == len(openvino.grid.shapes()) > 10
     assert Predictor(build_once("fp32")).warm() == 2
+
+
+def test_two_labels_are_parted_by_the_threshold_alone() -> None:
+    scores = np.array([[1 - score, score] for score in (0.29, 0.3, 0.31)])
+    assert decide(scores, ["not-hate", "hate"], {"hate": 0.3}).tolist() == [0, 1, 1]

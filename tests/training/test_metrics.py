@@ -4,22 +4,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from training.metrics import evaluate, expected_calibration_error, predicted
+from training.metrics import evaluate, expected_calibration_error
 
 LABELS = ("not-hate", "hate")
 
 
 def of_hate(*scores):
     return np.column_stack([1 - np.array(scores), scores])
-
-
-def test_a_label_is_given_exactly_when_its_score_reaches_its_threshold():
-    assert predicted(of_hate(0.29, 0.3, 0.31), {"hate": 0.3}, LABELS).tolist() == [0, 1, 1]
-
-
-def test_without_thresholds_the_highest_score_decides():
-    scores = np.array([[0.2, 0.5, 0.3], [0.4, 0.3, 0.3]])
-    assert predicted(scores, {}, ("a", "b", "c")).tolist() == [1, 0]
 
 
 def test_figures_of_two_labels_by_hand():
