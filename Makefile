@@ -34,8 +34,9 @@ $(BIN)/.installed: requirements.lock
 	@touch $@
 
 demo: install ## everything on a small synthetic corpus: train, export, package, serve, curl, benchmark, select
+	@curl --help all | grep -q -- --json || { echo "error: curl 7.82 or later is needed (on Debian: apt-get install curl)" >&2; exit 2; }
 	@$(MAKE) --no-print-directory train export package DATA=demo BASE=minilm BUILD=build/demo
-	@trap '$(MAKE) --no-print-directory stop' EXIT && $(MAKE) --no-print-directory serve && \
+	@$(MAKE) --no-print-directory serve && trap '$(MAKE) --no-print-directory stop' EXIT && \
 	  printf "\n\$$ curl localhost:8080/predictions/hate --json '%s'\n" '$(DEMO_JSON)' && \
 	  curl --silent --show-error --fail-with-body localhost:8080/predictions/hate --json '$(DEMO_JSON)'
 	@$(MAKE) --no-print-directory benchmark select BUILD=build/demo PROFILE=demo

@@ -93,11 +93,13 @@ def find_artifacts(
                 f"there is no artifact {name} in {folder} (there: {known})",
                 remedy=f"Build it: make export VARIANTS={name}",
             )
-    artifacts, unusable = {}, {}
+    artifacts: dict[str, Artifact] = {}
+    unusable: dict[str, Failure] = {}
     for name in dict.fromkeys((REFERENCE, *(wanted or built))):
         try:
             artifact = open_artifact(folder / name)
             _check_data(artifact, dataset)
+            _check_checkpoint(artifact, artifacts.get(REFERENCE, artifact))
             artifacts[name] = artifact
         except UserError as error:
             if name == REFERENCE:
@@ -112,6 +114,16 @@ def _check_data(artifact: Artifact, dataset: Dataset) -> None:
         raise UserError(
             f"the artifact {artifact.name} was built from a checkpoint of other data",
             seen=f"data {trained_on[:12]}, the checkpoint's is {dataset.sha256[:12]}",
+            remedy=f"Build it again: make export VARIANTS={artifact.name}",
+        )
+
+
+def _check_checkpoint(artifact: Artifact, reference: Artifact) -> None:
+    ours, theirs = (one.meta["build"]["checkpoint_sha256"] for one in (artifact, reference))
+    if ours != theirs:
+        raise UserError(
+            f"the artifact {artifact.name} was built from another checkpoint than {REFERENCE}",
+            seen=f"checkpoint {ours[:12]}, {REFERENCE}'s is {theirs[:12]}",
             remedy=f"Build it again: make export VARIANTS={artifact.name}",
         )
 

@@ -7,6 +7,7 @@ folders and the archives changed, and leaves nothing behind. Java comes from the
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -73,11 +74,13 @@ def _launch(
     """Start TorchServe with `model` (`name=archive`) in `folder`, a process group of its own."""
     command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs", "--models", model]
     own = {"TS_CONFIG_FILE": str(config.absolute()), "JAVA_HOME": java_home()}
+    # A worker looks for modules in PYTHONPATH before its archive: a checkout there would serve its own code.
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     with log.open("wb") as output:
         return subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | own | environment,
+            env=inherited | own | environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -93,7 +96,9 @@ def _private_config(folder: Path, archive: Path) -> tuple[Path, list[int]]:
     changed["model_store"] = str(archive.parent.resolve())
     kept = [line for line in CONFIG.read_text().splitlines() if line.split("=")[0] not in changed]
     text = "\n".join([*kept, *(f"{key}={value}" for key, value in changed.items())])
-    text = text.replace("deploy/log4j2.xml", str(ROOT / "deploy" / "log4j2.xml"))
+    # Beside the configuration, by the same relative path: TorchServe splits vmargs at spaces.
+    (folder / "deploy").mkdir()
+    shutil.copy(ROOT / "deploy" / "log4j2.xml", folder / "deploy")
     path = folder / "config.properties"
     path.write_text(text + "\n")
     return path, ports
@@ -120,10 +125,9 @@ def read_config(path: Path) -> Config:
     values = {key.strip(): value.strip() for key, value in pairs}
     defaults = (8080, 8081, 8082, 7070, 7071)
     keys = (*ADDRESSES, *GRPC_PORTS)
-    # An address ends in its port: http://127.0.0.1:8080
-    ports = (
-        int(values.get(key, str(port)).rsplit(":", 1)[-1]) for key, port in zip(keys, defaults, strict=True)
-    )
+    # An address ends in its port: http://127.0.0.1:8080, perhaps with a slash behind it.
+    found = (re.search(r"(\d+)/?$", values.get(key, "")) for key in keys)
+    ports = (int(match[1]) if match else port for match, port in zip(found, defaults, strict=True))
     return Config(path, Path(values.get("model_store", "model_store")), tuple(ports))
 
 

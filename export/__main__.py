@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 import export.variants  # noqa: F401 - registers the variants
 from export.registry import VARIANTS, choose
+from handler.artifact import DESCRIPTION, Artifact, open_artifact
 from handler.commands import emit, run, say
 from handler.errors import UserError
 
@@ -93,70 +94,72 @@ def _build(arguments: argparse.Namespace) -> int:
         say(f"{name}: left out, this machine lacks {'; '.join(lacking)}")
     checkpoint = open_checkpoint(arguments.checkpoint)
     source = Source(checkpoint, load_data(checkpoint), arguments.artifacts)
-    built = [build(one, source, say) for one in chosen]
+    built, failed = [], {}
+    for one in chosen:
+        try:
+            built.append(build(one, source, say))
+        except UserError as error:
+            if one.parent is None or len(chosen) == 1:
+                raise
+            say(f"{one.name}: FAILED, {error}")
+            failed[one.name] = str(error)
+    say("\n" + _table(built) + f"\n({built[0].meta['check']['note']})")
+    for name, message in failed.items():
+        say(f"{name} failed: {message}")
+    emit({one.name: {"folder": str(one.folder), "check": one.meta["check"]} for one in built})
+    return 1 if failed else 0
+
+
+def _table(built: Sequence[Artifact]) -> str:
+    """What the checks found, one row an artifact."""
     rows = []
     for artifact in built:
-        check, drop = artifact.meta["check"], artifact.meta["check"]["macro_f1_drop"]
-        rows.append(
-            (
-                artifact.name,
-                "yes" if check["equal"] else "NO",
-                f"{check['label_agreement']:.2%}",
-                f"{drop[0]:+.3f} to {drop[1]:+.3f}",
-                f"{check['max_prob_diff']:.4f}",
-                f"{check['batch_mate_diff']:.1e}",
-                f"{artifact.bytes / 1e6:.1f}",
-                f"{artifact.meta['build']['seconds']:.0f}",
-            )
-        )
-    headers = [
-        "variant",
-        "equal",
-        "labels agree",
-        "macro-F1 drop, 95 %",
-        "max prob. diff",
-        "batch mates",
-        "MB",
-        "seconds",
-    ]
-    say("\n" + tabulate(rows, headers) + f"\n({built[0].meta['check']['note']})")
-    emit(
-        {
-            artifact.name: {"folder": str(artifact.folder), "check": artifact.meta["check"]}
-            for artifact in built
+        check, (low, high) = artifact.meta["check"], artifact.meta["check"]["macro_f1_drop"]
+        row = {
+            "variant": artifact.name,
+            "equal": "yes" if check["equal"] else "NO",
+            "labels agree": f"{check['label_agreement']:.2%}",
+            "macro-F1 drop, 95 %": f"{low:+.3f} to {high:+.3f}",
+            "max prob. diff": f"{check['max_prob_diff']:.4f}",
+            "batch mates": f"{check['batch_mate_diff']:.1e}",
+            "MB": f"{artifact.bytes / 1e6:.1f}",
+            "seconds": f"{artifact.meta['build']['seconds']:.0f}",
         }
-    )
-    return 0
+        rows.append(row)
+    return tabulate(rows, headers="keys")
 
 
 def _package(arguments: argparse.Namespace) -> int:
     from export.package import package
-    from handler.artifact import DESCRIPTION, open_artifact
 
     folders = sorted(path.parent for path in arguments.artifacts.glob(f"[!.]*/{DESCRIPTION}"))
     if not folders:
         raise UserError(
             "there are no artifacts to package", seen=arguments.artifacts, remedy="Build them: make export"
         )
+    reference = open_artifact(arguments.artifacts / "fp32", verify=False).meta["build"]["checkpoint_sha256"]
     archives = {}
     for folder in folders:
-        archives[folder.name] = path = package(
-            open_artifact(folder), arguments.store, name=arguments.name, version=arguments.version
-        )
+        artifact = open_artifact(folder)
+        if artifact.meta["build"]["checkpoint_sha256"] != reference:
+            say(f"{folder.name}: left out, made from another checkpoint than fp32: make export")
+            continue
+        path = package(artifact, arguments.store, name=arguments.name, version=arguments.version)
+        archives[folder.name] = str(path)
         say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-    selected = _selected(arguments)
-    if selected is None:
-        say("nothing is selected yet (make benchmark select): fp32 is promoted")
-    target = _promote_to(arguments, selected or "fp32", force=False)
-    emit({"archives": {name: str(path) for name, path in archives.items()}, "promoted": str(target)})
+    variant, sha256 = _selected(arguments) or ("fp32", None)
+    emit({"archives": archives, "promoted": str(_promote_to(arguments, variant, sha256=sha256))})
     return 0
 
 
 def _promote(arguments: argparse.Namespace) -> int:
-    variant = arguments.variant or _selected(arguments)
-    if variant is None:
+    if arguments.variant:
+        variant, sha256 = arguments.variant, None
+    elif selected := _selected(arguments):
+        variant, sha256 = selected
+    else:
         raise UserError("no variant is selected", seen=SELECTION, remedy="Run make select, or name a variant")
-    emit({"promoted": str(_promote_to(arguments, variant, force=arguments.force))})
+    emit({"promoted": str(_promote_to(arguments, variant, sha256=sha256, force=arguments.force))})
     return 0
 
 
@@ -173,19 +176,20 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0 if verdict.same else 1
 
 
-def _promote_to(arguments: argparse.Namespace, variant: str, *, force: bool) -> Path:
+def _promote_to(
+    arguments: argparse.Namespace, variant: str, *, sha256: str | None, force: bool = False
+) -> Path:
     from export.package import promote
 
-    target = promote(variant, arguments.store, arguments.artifacts, name=arguments.name, force=force)
+    target = promote(variant, arguments.store, name=arguments.name, sha256=sha256, force=force)
     say(f"{target} is now {variant}")
     return target
 
 
-def _selected(arguments: argparse.Namespace) -> str | None:
-    """The variant that selection chose, if it still is the artifact that was measured."""
-    from handler.artifact import open_artifact
-
+def _selected(arguments: argparse.Namespace) -> tuple[str, str] | None:
+    """The variant that selection chose and the identity that was measured; None where it has changed."""
     if not SELECTION.is_file():
+        say("nothing is selected yet (make benchmark select)")
         return None
     try:
         choice = json.loads(SELECTION.read_text())
@@ -195,11 +199,13 @@ def _selected(arguments: argparse.Namespace) -> str | None:
             "the selection cannot be read", seen=SELECTION, remedy="Run make select again"
         ) from error
     if variant is None:
+        say("the last selection found no variant that qualifies")
         return None
-    if open_artifact(arguments.artifacts / variant, verify=False).sha256 != sha256:
-        say(f"{variant} was selected, but has been built anew since; run make benchmark select")
+    folder = arguments.artifacts / variant
+    if not (folder / DESCRIPTION).is_file() or open_artifact(folder, verify=False).sha256 != sha256:
+        say(f"{variant} was selected, but is not what stands in {folder} now; make benchmark select")
         return None
-    return variant
+    return variant, sha256
 
 
 if __name__ == "__main__":

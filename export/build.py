@@ -1,7 +1,7 @@
 """Build variants: only what is stale, one after the other, never half.
 
-A build happens in a hidden folder beside its place and is renamed when its description has been written;
-a kill at any moment leaves the old artifact or the new one. Freshness is decided by content: weights,
+A build happens in a hidden folder beside its place and is renamed when its description has been written:
+a kill at any moment leaves no half artifact. Freshness is decided by content: weights,
 data, the variant's source, the versions of what it requires.
 """
 
@@ -27,7 +27,8 @@ import psutil
 
 from export import check as checking
 from export import proof
-from export.registry import Built, Variant
+from export.package import SHIPPED
+from export.registry import VARIANTS, Built, Variant
 from export.source import Source
 from handler import artifact as artifacts
 from handler.artifact import DESCRIPTION, SCHEMA, TOKENIZER, Artifact
@@ -38,7 +39,12 @@ from handler.predictor import Predictor
 from handler.runtimes import RUNTIMES
 
 # What every variant is made and judged with: a change of these makes artifacts stale.
-MADE_BY = ("check.py", "graph.py", "proof.py", "source.py")
+ROOT = Path(__file__).parents[1]
+MADE_BY = (
+    *(f"export/{name}.py" for name in ("build", "check", "graph", "proof", "source")),
+    *(f"handler/{name}" for name in SHIPPED),
+    "training/statistics.py",
+)
 SCHEMA_FILE = Path(artifacts.__file__).with_name("artifact.schema.json")
 
 
@@ -114,9 +120,9 @@ def _describe(
         "temperature": meta["temperature"],
         "thresholds": meta["thresholds"],
         "training": {
-            "base": meta["base"],
+            "base": _without_place(meta["base"]),
             "trained": source.checkpoint.trained,
-            "data": meta["data"]["spec"],
+            "data": _without_place(meta["data"]["spec"]),
             "data_sha256": meta["data"]["sha256"],
             "seed": meta["seed"],
             "commit": meta["commit"],
@@ -124,12 +130,19 @@ def _describe(
         },
         "build": {
             "inputs_sha256": inputs,
+            "checkpoint_sha256": source.sha256,
             "seconds": round(seconds, 1),
             "versions": _versions(variant),
             "machine": {"platform": platform.platform(), "cpu_features": list(cpu_features())},
         },
         "proof": built.proof,
     }
+
+
+def _without_place(spec: str) -> str:
+    """A base or data spec for the world: of a path only its last part, since archives travel."""
+    kind, separator, place = spec.rpartition(":")
+    return kind + separator + Path(place).name if Path(place).is_absolute() else spec
 
 
 _references: dict[str, np.ndarray] = {}
@@ -153,7 +166,9 @@ def fingerprint(variant: Variant, source: Source) -> str:
     parts = [source.sha256, variant.name, str(SCHEMA), json.dumps(asdict(source.grid))]
     parts += [json.dumps(_versions(variant)), ",".join(cpu_features())]
     parts += [inspect.getsource(sys.modules[variant.build.__module__])]
-    parts += [Path(__file__).with_name(name).read_text() for name in MADE_BY]
+    parts += [(ROOT / name).read_text() for name in MADE_BY]
+    if variant.parent is not None:
+        parts += [fingerprint(VARIANTS[variant.parent], source)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -10,11 +10,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
-from handler.artifact import DESCRIPTION, Artifact, open_artifact
+from handler.artifact import DESCRIPTION, Artifact, checked
 from handler.errors import UserError
 
 HANDLER = Path(__file__).parents[1] / "handler"
@@ -38,10 +39,11 @@ MODEL_CONFIG = {
     "maxWorkers": 1,
     "batchSize": 32,
     "maxBatchDelay": 1,
-    "responseTimeout": 60,
+    # A full batch of full requests, 32 x 128 texts of full length, takes fp32 of 66 M about 160 s on 2 cores.
+    "responseTimeout": 300,
     "startupTimeout": 300,
     "deviceType": "cpu",
-    "handler": {"threads": 0, "maxTexts": 256, "maxCharacters": 100_000},
+    "handler": {"threads": 0, "maxTexts": 128, "maxCharacters": 100_000},
 }
 
 
@@ -52,35 +54,35 @@ def package(artifact: Artifact, store: Path, *, name: str = "hate", version: str
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     # A scratch folder of our own: the archiver stages under the model's name in the temporary folder,
     # where two runs at once would destroy each other.
-    with tempfile.TemporaryDirectory(dir=store, prefix=".staging-") as scratch:
-        tree = _archive_tree(artifact, Path(scratch), name, version)
+    with tempfile.TemporaryDirectory(prefix="package-") as scratch:
+        code = _lay_out(Path(scratch), name, version)
+        files = {path.relative_to(code).as_posix(): path for path in code.rglob("*") if path.is_file()}
+        files |= {
+            f"artifact/{path}": artifact.folder / path for path in (DESCRIPTION, *artifact.meta["files"])
+        }
         try:
-            _write_zip(tree, partial)
+            _write_zip(files, partial)
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
     return target
 
 
-def _archive_tree(artifact: Artifact, scratch: Path, name: str, version: str) -> Path:
-    """Let torch-model-archiver lay out the archive as a folder; the path of that folder."""
-    extra = scratch / "extra"
-    (extra / "handler").mkdir(parents=True)
+def _lay_out(scratch: Path, name: str, version: str) -> Path:
+    """Let torch-model-archiver lay out handler, settings and manifest; the folder in which they lie."""
+    extra, staging, laid_out = scratch / "extra", scratch / "staging", scratch / "laid-out"
+    for folder in (extra / "handler", staging, laid_out):
+        folder.mkdir(parents=True)
     for module in SHIPPED:
         shutil.copy(HANDLER / module, extra / "handler" / module)
-    for path in (DESCRIPTION, *artifact.meta["files"]):
-        destination = extra / "artifact" / path
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        _link_or_copy(artifact.folder / path, destination)
     config = scratch / "model-config.yaml"
     config.write_text(yaml.safe_dump(MODEL_CONFIG, sort_keys=False))
-    staging, laid_out = scratch / "staging", scratch / "laid-out"
-    staging.mkdir()
-    laid_out.mkdir()
     command = [str(Path(sys.executable).with_name("torch-model-archiver")), "--archive-format", "no-archive"]
     command += ["--model-name", name, "--version", version, "--handler", str(HANDLER / "hate_handler.py")]
     command += ["--extra-files", str(extra), "--config-file", str(config), "--export-path", str(laid_out)]
-    done = subprocess.run(command, env=os.environ | {"TMPDIR": str(staging)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=os.environ | {"TMPDIR": str(staging)}, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise UserError(
             "torch-model-archiver failed",
@@ -94,36 +96,39 @@ def _archive_tree(artifact: Artifact, scratch: Path, name: str, version: str) ->
     return laid_out / name
 
 
-def _link_or_copy(source: Path, destination: Path) -> None:
-    try:
-        os.link(source, destination)
-    except OSError:  # another file system, or one without hard links
-        shutil.copy(source, destination)
-
-
-def _write_zip(tree: Path, target: Path) -> None:
+def _write_zip(files: Mapping[str, Path], target: Path) -> None:
     """Sorted entries, fixed dates, no compression: weights hardly shrink, and workers start sooner."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-        for path in sorted(path for path in tree.rglob("*") if path.is_file()):
-            entry = zipfile.ZipInfo(path.relative_to(tree).as_posix())  # dated 1980, the zip format's zero
+        for name, path in sorted(files.items()):
+            entry = zipfile.ZipInfo(name)  # dated 1980, the zip format's zero
             entry.external_attr = 0o644 << 16
             with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as destination:
                 shutil.copyfileobj(source, destination, 1 << 20)
 
 
-def promote(variant: str, store: Path, artifacts: Path, *, name: str = "hate", force: bool = False) -> Path:
+def promote(
+    variant: str, store: Path, *, name: str = "hate", sha256: str | None = None, force: bool = False
+) -> Path:
     """Make `<name>-<variant>.mar` the archive that is served as `<name>.mar`.
 
-    Raises `UserError` when there is no such archive, or when its check says that it is not equal to fp32.
+    Judged by what the archive holds. Raises `UserError` when there is no such archive, when it does not hold
+    the artifact `sha256` (where that is given), or when its check says that it is not equal to fp32.
     """
     archive = store / f"{name}-{variant}.mar"
     if not archive.is_file():
         raise UserError("there is no such archive", seen=archive, remedy="Build it: make export package")
-    check = open_artifact(artifacts / variant, verify=False).meta["check"]
+    inside = archived_artifact(archive)
+    if sha256 is not None and inside.sha256 != sha256:
+        raise UserError(
+            "the archive does not hold the artifact that was measured",
+            seen=archive,
+            remedy="Package and measure again: make package benchmark select",
+        )
+    check = inside.meta["check"]
     if not check["equal"] and not force:
         raise UserError(
             f"{variant} is not equal to fp32 by its check and is not promoted",
-            seen=f"macro-F1 drop {check['macro_f1_drop']}, label agreement {check['label_agreement']}",
+            seen=f"macro-F1 drop {check['macro_f1_drop']}, batch mates: {check['batch_mate_diff']}",
             remedy="Choose another variant, or promote it all the same with --force",
         )
     target = store / f"{name}.mar"
@@ -136,12 +141,13 @@ def promote(variant: str, store: Path, artifacts: Path, *, name: str = "hate", f
     return target
 
 
-def archived_artifact(archive: Path) -> dict:
-    """The `artifact.json` inside an archive."""
+def archived_artifact(archive: Path) -> Artifact:
+    """The artifact inside an archive, described but not unpacked."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            return json.loads(opened.read(f"artifact/{DESCRIPTION}"))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            meta = json.loads(opened.read(f"artifact/{DESCRIPTION}"))
+        return Artifact(archive, checked(meta))
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(
             "this is not an archive of ours", seen=archive, remedy="Build it: make package"
         ) from error

@@ -10,7 +10,7 @@ is named here; what this machine lacks of it is found here, before anything is b
 """
 
 import difflib
-import importlib.util
+import importlib.metadata
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -108,7 +108,10 @@ def _present(need: str) -> bool:
         return shutil.which(need) is not None
     if need.startswith("cpu:"):
         return need.removeprefix("cpu:") in cpu_features()
-    return importlib.util.find_spec(need) is not None
+    try:
+        return bool(importlib.metadata.version(need))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _describe(need: str) -> str:

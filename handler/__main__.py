@@ -59,7 +59,9 @@ def _predict_rows(arguments: argparse.Namespace) -> int:
         form = file_format(arguments.file)
         if not arguments.file.is_file():
             raise UserError("there is no such file", seen=arguments.file, remedy="Check --file")
-    elif sys.stdin.isatty():
+    if output is not None and not output.parent.is_dir():
+        raise UserError("the folder of the output does not exist", seen=output.parent, remedy="Make it first")
+    if arguments.file is None and sys.stdin.isatty():
         say("reading one text a line from the keyboard; end with Ctrl-D")
     predictor = Predictor.load(arguments.artifact, arguments.threads)
     partial = output and output.with_name(f".{output.name}.{os.getpid()}.partial")
@@ -80,9 +82,11 @@ def _predict_rows(arguments: argparse.Namespace) -> int:
 
 
 def _open_input(path: Path | None):
+    # Bytes that are not UTF-8 are read as U+FFFD: they spoil a character, never the run.
     if path is None:
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace", newline="\n")  # type: ignore[union-attr]
         return nullcontext(sys.stdin)
-    # Bytes that are not UTF-8 spoil their own row at most, never the run. utf-8-sig: Excel writes a BOM.
+    # utf-8-sig: Excel writes a BOM.
     return path.open(encoding="utf-8-sig", errors="replace", newline="" if path.suffix == ".csv" else "\n")
 
 

@@ -17,6 +17,21 @@ from handler.machine import cpu_features
 SCHEMA = 1
 DESCRIPTION = "artifact.json"
 TOKENIZER = "tokenizer.json"
+REQUIRED = (
+    "name",
+    "runtime",
+    "runtime_options",
+    "cpu_features",
+    "files",
+    "inputs",
+    "task",
+    "labels",
+    "temperature",
+    "thresholds",
+    "training",
+    "build",
+    "check",
+)
 
 
 @dataclass(frozen=True)
@@ -100,19 +115,22 @@ def _read_description(folder: Path) -> dict:
             "there is no artifact", seen=path, remedy="Build it: make export VARIANTS=" + folder.name
         )
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        schema = meta["schema"]
-        _ = meta["files"], meta["inputs"]["buckets"], meta["runtime"], meta["labels"], meta["cpu_features"]
+        return checked(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            "the artifact's description is damaged", seen=path, remedy=_rebuild(folder)
-        ) from error
-    if schema != SCHEMA:
-        raise UserError(
-            f"the artifact has schema {schema}, this version reads {SCHEMA}",
+            "the artifact's description is damaged, or of another version of this project",
             seen=path,
             remedy=_rebuild(folder),
-        )
+        ) from error
+
+
+def checked(meta: dict) -> dict:
+    """`meta` itself when it holds what every reader needs; ValueError, KeyError or TypeError otherwise."""
+    if meta["schema"] != SCHEMA:
+        raise ValueError(f"schema {meta['schema']}")
+    for key in REQUIRED:
+        _ = meta[key]
+    _ = meta["inputs"]["buckets"]["lengths"], meta["build"]["inputs_sha256"], meta["check"]["equal"]
     return meta
 
 

@@ -7,10 +7,11 @@ harming its neighbours. It logs no text.
 
 import json
 import logging
+import sys
 from http import HTTPStatus
 from pathlib import Path
 
-from handler.errors import Rejection
+from handler.errors import Rejection, UserError
 from handler.predictor import Predictor
 from handler.requests import Limits, read
 
@@ -27,7 +28,12 @@ class HateHandler:
         self.limits = Limits(
             settings.get("maxTexts", Limits.max_texts), settings.get("maxCharacters", Limits.max_characters)
         )
-        self.predictor = Predictor.load(folder / "artifact", threads=settings.get("threads") or None)
+        try:
+            self.predictor = Predictor.load(folder / "artifact", threads=settings.get("threads") or None)
+        except UserError as error:
+            # TorchServe hides what a worker logs below warnings; what it writes to stderr is kept.
+            print(f"the model did not load: {error}", file=sys.stderr, flush=True)
+            raise
         shapes = self.predictor.warm()
         model = context.manifest["model"]
         artifact = self.predictor.artifact

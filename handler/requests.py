@@ -22,7 +22,7 @@ HOW_TO_ASK = (
 class Limits:
     """Bounds on one request; `model-config.yaml` may change them under `handler:`."""
 
-    max_texts: int = 256
+    max_texts: int = 128
     max_characters: int = 100_000
 
 

@@ -109,11 +109,12 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     return Checkpoint(folder, meta)
 
 
-def load_data(checkpoint: Checkpoint, data_dir: Path | None = None) -> Dataset:
+def load_data(checkpoint: Checkpoint, data_dir: str | Path | None = None) -> Dataset:
     """The data that the checkpoint was trained on; raises UserError where it is no longer the same.
 
-    `data_dir` is for named sets that have moved since.
+    `data_dir`, and failing that the variable DATA_DIR, is for named sets that have moved since.
     """
+    data_dir = data_dir or os.environ.get("DATA_DIR") or None
     recorded = checkpoint.meta["data"]
     columns = Columns(**{**recorded["columns"], "labels": tuple(recorded["columns"]["labels"])})
     dataset = data.load(recorded["spec"], data_dir or recorded["data_dir"], recorded["seed"], columns)

@@ -24,7 +24,7 @@ from training.pinned import PinnedFiles, fetch
 from training.splits import Split
 
 HATE_LABELS = ("not-hate", "hate")
-MOST_LABELS = 100  # more distinct values than this are ids or texts, not labels
+MOST_LABELS = 30  # more distinct values than this are ids or texts, not labels
 NOT_HATE = {"0", "0.0", "false", "no", "not-hate", "nothate", "no-hate", "nohate", "non-hate", "normal"}
 HATE = {"1", "1.0", "true", "yes", "hate", "hateful"}
 FILE_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}

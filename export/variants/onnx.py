@@ -19,7 +19,7 @@ INTEGER_PRODUCTS = (
 @variant(
     "onnx-int8-dynamic",
     runtime="onnx",
-    requires=("onnx", "onnxruntime", "optimum"),
+    requires=("torch", "transformers", "onnx", "onnxruntime", "optimum-onnx"),
     summary="ONNX Runtime, int8 weights per channel, activations quantised as they come",
 )
 def onnx_int8_dynamic(source: Source, folder: Path) -> Built:

@@ -12,7 +12,7 @@ from handler.runtimes import compile_openvino
 @variant(
     "openvino-int8",
     runtime="openvino",
-    requires=("openvino", "nncf"),
+    requires=("torch", "transformers", "openvino", "nncf"),
     summary="OpenVINO, static int8 with SmoothQuant, scales from training texts",
 )
 def openvino_int8(source: Source, folder: Path) -> Built:

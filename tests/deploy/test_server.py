@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 import handler
 from deploy import server as servers
 from deploy.server import Server
+from export.package import package
 from handler.artifact import Artifact
+from handler.atomic import write_json
 from handler.errors import UserError
 from handler.predictor import Predictor
 from tests.conftest import run_stage
@@ -68,7 +71,7 @@ def test_every_documented_form_gives_the_answer_of_the_predictor(
         ("{bad", JSON, 400),
         ('{"text": ""}', JSON, 422),
         (json.dumps({"text": "a " * 500_000}), JSON, 413),
-        (json.dumps(["a"] * 257), JSON, 413),
+        (json.dumps(["a"] * 129), JSON, 413),
         (b"\xff\xfe", "text/plain", 400),
     ],
     ids=["plain-curl-d", "invalid-json", "empty", "one-megabyte", "too-many", "not-utf8"],
@@ -132,11 +135,36 @@ def test_no_text_of_a_user_reaches_any_log(served: tuple[Server, Artifact]) -> N
     assert not [path for path in logs if "xylophone" in path.read_text(errors="replace")]
 
 
-def test_the_worker_runs_the_handler_of_the_archive(served: tuple[Server, Artifact]) -> None:
-    server, _ = served
-    workers = psutil.Process(server.pid).children(recursive=True)
-    maps = "".join(Path(f"/proc/{worker.pid}/environ").read_text(errors="replace") for worker in workers)
-    assert "OMP_WAIT_POLICY=PASSIVE" in maps
+def test_threads_that_wait_do_not_spin_in_the_worker(served: tuple[Server, Artifact]) -> None:
+    workers = psutil.Process(served[0].pid).children(recursive=True)
+    environments = [Path(f"/proc/{worker.pid}/environ").read_text(errors="replace") for worker in workers]
+    assert any("OMP_WAIT_POLICY=PASSIVE" in environment for environment in environments)
+
+
+def test_nobody_can_register_a_model_over_http(served: tuple[Server, Artifact]) -> None:
+    """TorchServe would run the Python of any folder that is named; allowed_urls guards addresses alone."""
+    connection = http.client.HTTPConnection("127.0.0.1", served[0].management_port, timeout=60)
+    connection.request("POST", "/models?url=/tmp")
+    assert connection.getresponse().status == 405
+
+
+def test_the_worker_runs_the_code_of_the_archive_and_says_why_it_cannot(
+    build_once, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another `handler` in PYTHONPATH is not used, and the sentence of a refused artifact reaches the log."""
+    (tmp_path / "handler").mkdir()
+    (tmp_path / "handler" / "__init__.py").write_text("raise RuntimeError('the code of the checkout')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    fp32 = build_once("fp32")
+    shutil.copytree(fp32.folder, tmp_path / "fp32")
+    foreign = Artifact(tmp_path / "fp32", fp32.meta | {"cpu_features": ["avx9000"]})
+    write_json(foreign.folder / "artifact.json", foreign.meta)
+    archive = package(foreign, tmp_path / "a store")
+    with (
+        pytest.raises(UserError, match="CPU features that this machine lacks: avx9000"),
+        servers.private_server(archive, timeout_s=60),
+    ):
+        pass
 
 
 def test_the_server_listens_on_loopback_alone(served: tuple[Server, Artifact]) -> None:
@@ -184,6 +212,7 @@ def test_the_public_server_starts_answers_and_stops_by_command(
 ) -> None:
     """On free ports, and with a temporary folder of its own for TorchServe's pid file."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("TEMP", str(tmp_path))
     archive = workshop / "model_store" / "hate-openvino-int8.mar"
     (tmp_path / "hate.mar").symlink_to(archive)
     path, ports = servers._private_config(tmp_path, tmp_path / "hate.mar")

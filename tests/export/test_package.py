@@ -31,7 +31,7 @@ def test_an_archive_holds_the_artifact_the_handler_and_the_settings_and_nothing_
     artifact = {f"artifact/{name}" for name in (*fp32.meta["files"], "artifact.json")}
     code = {f"handler/{name}" for name in SHIPPED} | {"hate_handler.py"}
     assert names == artifact | code | {"model-config.yaml", "MAR-INF/MANIFEST.json"}
-    assert archived_artifact(archive) == fp32.meta
+    assert archived_artifact(archive).meta == fp32.meta
     assert [path.name for path in tmp_path.iterdir()] == ["hate-fp32.mar"], "no staging is left"
 
 
@@ -47,7 +47,7 @@ def test_shipped_code_runs_without_the_rest_of_the_project(fp32: Artifact, tmp_p
 
 def test_promotion_copies_the_archive(fp32: Artifact, tmp_path: Path) -> None:
     archive = package(fp32, tmp_path)
-    assert promote("fp32", tmp_path, fp32.folder.parent).read_bytes() == archive.read_bytes()
+    assert promote("fp32", tmp_path).read_bytes() == archive.read_bytes()
 
 
 def test_what_is_not_equal_is_promoted_only_by_force(artifact_copy: Artifact, tmp_path: Path) -> None:
@@ -56,9 +56,9 @@ def test_what_is_not_equal_is_promoted_only_by_force(artifact_copy: Artifact, tm
     store = tmp_path / "store"
     package(artifact_copy, store)
     with pytest.raises(UserError, match="not equal to fp32"):
-        promote("fp32", store, tmp_path)
+        promote("fp32", store)
     assert not (store / "hate.mar").exists()
-    promote("fp32", store, tmp_path, force=True)
+    promote("fp32", store, force=True)
     assert (store / "hate.mar").exists()
 
 
@@ -94,3 +94,25 @@ def test_one_corrupt_byte_in_an_archive_is_a_sentence(fp32: Artifact, tmp_path: 
     assert done.returncode == 2
     assert "corrupt" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_archive_that_is_not_what_was_measured_is_not_promoted(fp32: Artifact, tmp_path: Path) -> None:
+    package(fp32, tmp_path)
+    with pytest.raises(UserError, match="does not hold the artifact that was measured"):
+        promote("fp32", tmp_path, sha256="0" * 64)
+    promote("fp32", tmp_path, sha256=fp32.sha256)
+
+
+def test_an_artifact_of_another_checkpoint_is_not_packaged_beside_fp32(
+    fp32: Artifact, tmp_path: Path
+) -> None:
+    for name in ("fp32", "old"):
+        shutil.copytree(fp32.folder, tmp_path / "artifacts" / name)
+    meta = fp32.meta | {"name": "old", "build": fp32.meta["build"] | {"checkpoint_sha256": "0" * 64}}
+    write_json(tmp_path / "artifacts" / "old" / "artifact.json", meta)
+    done = run_stage(
+        "export", "package", "--artifacts", tmp_path / "artifacts", "--store", tmp_path / "store"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "old: left out" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["hate-fp32.mar", "hate.mar"]

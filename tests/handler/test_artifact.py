@@ -27,7 +27,7 @@ def test_a_damaged_description_is_a_sentence(artifact_copy: Artifact, content: s
 
 def test_another_schema_is_refused(artifact_copy: Artifact) -> None:
     change(artifact_copy, schema=99)
-    with pytest.raises(UserError, match="schema 99"):
+    with pytest.raises(UserError, match="of another version"):
         open_artifact(artifact_copy.folder)
 
 

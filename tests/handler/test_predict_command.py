@@ -53,11 +53,12 @@ def test_standard_input_holds_one_text_a_line(fp32: Artifact) -> None:
     [
         (["--file", "missing.csv"], "there is no such file"),
         (["--file", "texts.docx"], "format is not known"),
+        (["--output", "no/such/folder/out.csv"], "folder of the output does not exist"),
         ([""], "the text is empty"),
         (["a", "--file", "b.csv"], "both given"),
         (["--artifact", "build/artifacts/nonsense", "a"], "make export VARIANTS=nonsense"),
     ],
-    ids=["missing", "format", "empty", "both", "artifact"],
+    ids=["missing", "format", "output", "empty", "both", "artifact"],
 )
 def test_a_mistake_is_one_sentence_and_status_2(fp32: Artifact, arguments: list[str], expected: str) -> None:
     done = predict(fp32, *arguments)
@@ -74,3 +75,25 @@ def test_a_csv_without_the_column_names_those_it_has(fp32: Artifact, tmp_path: P
     assert "comment" in done.stderr
     assert "--text-column" in done.stderr
     assert not (tmp_path / "out.csv").exists(), "a failed run leaves no output"
+
+
+def test_a_labelled_and_untidy_csv_keeps_its_labels_and_loses_no_row(fp32: Artifact, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    long = "word " * 30_000
+    source.write_text(f"text,label\nfirst,1\nsecond,0,too,many\n{long},1\nshort row\n")
+    done = predict(fp32, "--file", source, "--output", target)
+    assert done.returncode == 0, done.stderr
+    csv.field_size_limit(1 << 30)
+    rows = list(csv.DictReader(target.open(newline="")))
+    assert [row["input_label"] for row in rows] == ["1", "0", "1", ""]
+    assert [row["label"] in fp32.labels for row in rows] == [True, True, False, True]
+    assert "100,000" in rows[2]["error"]
+
+
+def test_jsonl_whose_rows_differ_can_be_written_as_csv(fp32: Artifact, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.csv"
+    deep = "[" * 100_000
+    source.write_text('{"text": "a", "id": 1}\n{"text": "b", "other": 2}\n' + deep + "\n")
+    assert predict(fp32, "--file", source, "--output", target).returncode == 0
+    rows = list(csv.DictReader(target.open(newline="")))
+    assert [bool(row["error"]) for row in rows] == [False, False, True]

@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
@@ -46,12 +44,6 @@ def test_the_interval_agrees_with_resampling_texts_one_by_one():
     ).confidence_interval
     seen = compare(TRUTH[texts], REFERENCE[texts], CANDIDATE[texts], 2)
     assert (seen.low, seen.high) == pytest.approx((expected.low, expected.high), abs=0.006)
-
-
-def test_2000_resamples_of_3000_texts_take_less_than_two_seconds():
-    started = time.perf_counter()
-    compare(TRUTH, REFERENCE, CANDIDATE, 2)
-    assert time.perf_counter() - started < 2
 
 
 def test_more_than_two_labels_are_compared():
