@@ -212,8 +212,9 @@ def _wait_until_ready(
         if worker_status(management, name) == "READY" and is_healthy(inference):
             return
         if "Worker died" in log.read_text(errors="replace"):
+            time.sleep(1)  # what the worker said on its way out may be written after TorchServe's own line
             raise UserError(
-                "the model did not load", seen=_last_lines(log), remedy="Build it again: make export package"
+                "the model did not load", seen=_reason(log), remedy="Build it again: make export package"
             )
         time.sleep(0.1)
     raise UserError(
@@ -239,6 +240,12 @@ def _get(url: str):
             return json.load(response)
     except (OSError, http.client.HTTPException, ValueError):
         return None
+
+
+def _reason(log: Path) -> str:
+    """The sentence that the handler wrote when it could not load, or the end of the log."""
+    said = re.findall(r"the model did not load: (.+)", log.read_text(errors="replace"))
+    return said[-1] if said else _last_lines(log)
 
 
 def _last_lines(log: Path, count: int = 15) -> str:

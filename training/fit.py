@@ -117,6 +117,8 @@ def fit(
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_Progress if sys.stderr.isatty() else _Lines)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
+    # The Trainer leaves its bf16 autocast on `forward`: calibration would be fitted to 8-bit mantissas.
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     clear_limits(tokenizer)
     return float(trainer.state.best_metric)
 
