@@ -1,4 +1,5 @@
-# Each target is a thin call of one of the stages; `make help` lists them.
+# Each target is a thin call of one of the stages; `make help` lists them. The JSON that the stages print for
+# machines is left out here (python -m training|export|benchmarks … prints it): a terminal would mix it in.
 PYTHON ?= python3
 DATA ?= demo
 BASE ?= minilm
@@ -34,21 +35,26 @@ $(BIN)/.installed: requirements.lock
 	@touch $@
 
 demo: install ## everything on a small synthetic corpus: train, export, package, serve, curl, benchmark, select
-	@curl --help all | grep -q -- --json || { echo "error: curl 7.82 or later is needed (on Debian: apt-get install curl)" >&2; exit 2; }
-	@$(MAKE) --no-print-directory train export package DATA=demo BASE=minilm BUILD=build/demo
+	@curl --help all 2>/dev/null | grep -q -- --json || \
+	  { echo "error: curl 7.82 or later is needed (on Debian: apt-get install curl)" >&2; exit 2; }
+	@if [ -f $(BUILD)/checkpoint/checkpoint.json ] && ! grep -q '"spec": "demo"' $(BUILD)/checkpoint/checkpoint.json; then \
+	  echo "error: $(BUILD)/ holds a model of your own, which the demo would replace. Use another folder: make demo BUILD=build-demo" >&2; exit 2; fi
+	@$(MAKE) --no-print-directory train export package DATA=demo BASE=minilm
 	@$(MAKE) --no-print-directory serve && trap '$(MAKE) --no-print-directory stop' EXIT && \
 	  printf "\n\$$ curl localhost:8080/predictions/hate --json '%s'\n" '$(DEMO_JSON)' && \
 	  curl --silent --show-error --fail-with-body localhost:8080/predictions/hate --json '$(DEMO_JSON)'
-	@$(MAKE) --no-print-directory benchmark select BUILD=build/demo PROFILE=demo
+	@$(MAKE) --no-print-directory benchmark select PROFILE=demo
+	@printf '%s\n' '' 'done; nothing is left running. Reports: benchmarks/results/side-by-side.md. To go on:' \
+	  '  source ./activate && torchserve --start --models $(NAME)=$(NAME).mar'
 
 train: install ## DATA=demo|tweeteval|csv:PATH… BASE=minilm|hub name|folder [CONFIG=file.yaml] -> build/checkpoint/
-	@$(PY) -m training --data '$(DATA)' --base '$(BASE)' --output $(BUILD)/checkpoint $(if $(DATA_DIR),--data-dir '$(DATA_DIR)') $(if $(CONFIG),--config '$(CONFIG)') $(ARGS)
+	@$(PY) -m training --data '$(DATA)' --base '$(BASE)' --output $(BUILD)/checkpoint $(if $(DATA_DIR),--data-dir '$(DATA_DIR)') $(if $(CONFIG),--config '$(CONFIG)') $(ARGS) >/dev/null
 
 export: install ## [VARIANTS="fp32 openvino-int8"] [CHECKPOINT=folder] -> build/artifacts/<variant>/
-	@$(PY) -m export build $(VARIANTS) --checkpoint '$(CHECKPOINT)' --artifacts $(ARTIFACTS) $(ARGS)
+	@$(PY) -m export build $(VARIANTS) --checkpoint '$(CHECKPOINT)' --artifacts $(ARTIFACTS) $(ARGS) >/dev/null
 
 package: install ## model_store/hate-<variant>.mar, and hate.mar for the selected one
-	@$(PY) -m export package --artifacts $(ARTIFACTS) --name $(NAME)
+	@$(PY) -m export package --artifacts $(ARTIFACTS) --name $(NAME) >/dev/null
 
 serve: install ## start TorchServe on model_store/hate.mar [CONFIG=config.properties]
 	@$(PY) -m deploy start $(if $(CONFIG),--config '$(CONFIG)') --name $(NAME)
@@ -56,15 +62,16 @@ serve: install ## start TorchServe on model_store/hate.mar [CONFIG=config.proper
 stop: install ## stop it
 	@$(PY) -m deploy stop $(if $(CONFIG),--config '$(CONFIG)')
 
-benchmark: install ## every built variant, one report each and the side-by-side [PROFILE=quick|full]
-	@$(PY) -m benchmarks run $(VARIANTS) --artifacts $(ARTIFACTS) --checkpoint '$(CHECKPOINT)' --profile $(PROFILE) $(ARGS)
+benchmark: install ## every built variant, one report each and the side-by-side [PROFILE=demo|quick|full]
+	@$(PY) -m benchmarks run $(VARIANTS) --artifacts $(ARTIFACTS) --checkpoint '$(CHECKPOINT)' --profile $(PROFILE) $(ARGS) >/dev/null
 
 compare: install ## A=fp32 B=openvino-int8: two reports beside each other
-	@$(PY) -m benchmarks compare '$(A)' '$(B)'
+	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "error: name two variants: make compare A=fp32 B=openvino-int8" >&2; exit 2; }
+	@$(PY) -m benchmarks compare '$(A)' '$(B)' >/dev/null
 
 select: install ## [P99_MS=] [RPS=] [MAX_F1_DROP=0.01] [MAX_MB=]: pick, say why, promote
-	@$(PY) -m benchmarks select $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP)) $(if $(MAX_MB),--max-mb $(MAX_MB))
-	@$(PY) -m export promote --artifacts $(ARTIFACTS) --name $(NAME)
+	@$(PY) -m benchmarks select $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP)) $(if $(MAX_MB),--max-mb $(MAX_MB)) >/dev/null
+	@$(PY) -m export promote --artifacts $(ARTIFACTS) --name $(NAME) >/dev/null
 
 test: install ## the test suite (DATA_DIR= adds the tests on real data)
 	@$(BIN)/pytest

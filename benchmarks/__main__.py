@@ -124,7 +124,7 @@ def _select(arguments: argparse.Namespace) -> int:
     ):
         say(f"{name}: {reason}")
     if selection["selected"] is None:
-        say("no variant qualifies")
+        say("no variant qualifies; what is served stays as it was")
     emit(selection)
     return 0 if selection["selected"] else 1
 

@@ -23,7 +23,7 @@ from training.statistics import compare
 # Texts are scored in the same lists here and through the server. Which texts stand beside it decides how a
 # text is padded and, with dynamic quantisation, on what scale: the same company makes the scores comparable.
 LIST_TEXTS = 64
-LIST_BYTES = 500_000  # as JSON; a server takes bodies of up to 1 MiB
+LIST_BYTES = 500_000  # as JSON; the server takes bodies of up to 2 MiB
 
 Scores = dict[str, np.ndarray]
 """By split: calibrated scores, float64 [texts, labels]."""

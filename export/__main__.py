@@ -94,7 +94,8 @@ def _build(arguments: argparse.Namespace) -> int:
         say(f"{name}: left out, this machine lacks {'; '.join(lacking)}")
     checkpoint = open_checkpoint(arguments.checkpoint)
     source = Source(checkpoint, load_data(checkpoint), arguments.artifacts)
-    built, failed = [], {}
+    built: list[Artifact] = []
+    failed: dict[str, str] = {}
     for one in chosen:
         try:
             built.append(build(one, source, say))
@@ -103,7 +104,12 @@ def _build(arguments: argparse.Namespace) -> int:
                 raise
             say(f"{one.name}: FAILED, {error}")
             failed[one.name] = str(error)
-    say("\n" + _table(built) + f"\n({built[0].meta['check']['note']})")
+    say("\n" + _table(built))
+    for note in dict.fromkeys(one.meta["check"]["note"] for one in built if one.meta["check"]["equal"]):
+        say(f"({note})")
+    for artifact in built:
+        if not artifact.meta["check"]["equal"]:
+            say(f"{artifact.name} is {artifact.meta['check']['note']}")
     for name, message in failed.items():
         say(f"{name} failed: {message}")
     emit({one.name: {"folder": str(one.folder), "check": one.meta["check"]} for one in built})

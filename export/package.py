@@ -127,8 +127,8 @@ def promote(
     check = inside.meta["check"]
     if not check["equal"] and not force:
         raise UserError(
-            f"{variant} is not equal to fp32 by its check and is not promoted",
-            seen=f"macro-F1 drop {check['macro_f1_drop']}, batch mates: {check['batch_mate_diff']}",
+            f"{variant} is not promoted",
+            seen=check["note"],
             remedy="Choose another variant, or promote it all the same with --force",
         )
     target = store / f"{name}.mar"

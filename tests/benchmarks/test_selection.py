@@ -78,7 +78,7 @@ def test_a_near_runner_up_is_said_to_be_near(make) -> None:
 @pytest.mark.parametrize(
     ("flaw", "reason"),
     [
-        pytest.param({"equal": False}, "its check at export found it not equal", id="check"),
+        pytest.param({"equal": False}, "by its check at export it is not equal", id="check"),
         pytest.param({"error": "out of memory"}, "it failed during latency: out of memory", id="crash"),
         pytest.param({"served_as_measured": False}, "not those in process", id="another artifact served"),
     ],

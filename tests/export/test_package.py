@@ -55,7 +55,7 @@ def test_what_is_not_equal_is_promoted_only_by_force(artifact_copy: Artifact, tm
     write_json(artifact_copy.folder / "artifact.json", unequal)
     store = tmp_path / "store"
     package(artifact_copy, store)
-    with pytest.raises(UserError, match="not equal to fp32"):
+    with pytest.raises(UserError, match="is not promoted"):
         promote("fp32", store)
     assert not (store / "hate.mar").exists()
     promote("fp32", store, force=True)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -17,7 +18,7 @@ from training.__main__ import main, parse
 from training.backbones import backbone
 from training.checkpoint import load_data, open_checkpoint
 from training.fit import fit, predict_logits
-from training.recipe import Recipe
+from training.recipe import Recipe, default_recipe
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "training" / "checkpoint.schema.json").read_text())
@@ -160,3 +161,16 @@ def test_a_users_mistake_ends_with_a_sentence_and_status_2(arguments, part):
     assert part in done.stderr
     assert "Traceback" not in done.stderr
     assert not done.stdout
+
+
+def test_logits_after_bf16_training_are_those_of_the_saved_weights(small_jsonl, tmp_path):
+    """The Trainer leaves its autocast on the model; calibration must not be fitted to it."""
+    dataset = data.load(f"jsonl:{small_jsonl}")
+    recipe = replace(default_recipe("random:tiny"), epochs=1, learning_rate=2e-3)
+    model, tokenizer = backbone("random:tiny", dataset.labels, 0)
+    fit(model, tokenizer, dataset, recipe, tmp_path / "state", base="random:tiny")
+    texts = dataset.splits["train"].texts
+    fitted = predict_logits(model, tokenizer, texts, 128)
+    model.save_pretrained(tmp_path / "saved")
+    saved = type(model).from_pretrained(tmp_path / "saved")
+    np.testing.assert_allclose(fitted, predict_logits(saved, tokenizer, texts, 128), atol=1e-6)
