@@ -9,6 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from benchmarks.machine import BUSY_SHARE
 from benchmarks.report import Report, busiest, case
 from benchmarks.team import REFERENCE
 
@@ -133,7 +134,8 @@ def provenance(document: Mapping[str, Any]) -> str:
         f"{machine['system']}; instruction sets: {features}.",
         f"Software: {software}; commit {run['commit'] or 'unknown'}.",
         f"Run {run['id']} of {run['seconds']:.0f} s, profile {run['profile']}, {run['threads']} threads; "
-        f"load average before it {run['load_average_before']}.",
+        f"load average before it {run['load_average_before']}"
+        + (" (the machine was in use: see the noise)." if _was_busy(run, machine) else "."),
         f"Data: {data['spec']}; real texts are those of the split {data['timed_split']}, "
         f"{tokens['mean']:.0f} tokens on average, p90 {tokens['p90']:.0f}, p99 {tokens['p99']:.0f}.",
         "1x32: one text of 32 tokens. Memory is the peak of a process that holds this variant alone.",
@@ -146,12 +148,17 @@ def provenance(document: Mapping[str, Any]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
+def _was_busy(run: Mapping[str, Any], machine: Mapping[str, Any]) -> bool:
+    load = run["load_average_before"]
+    return load is not None and load > BUSY_SHARE * machine["cores"]
+
+
 def _noise_line(document: Mapping[str, Any]) -> str:
     factors = [entry["speedup"]["noise"] for entry in document["variants"][0]["latency"]]
     known = [factor for factor in factors if factor is not None]
     if not known:
         return "The noise of this run is unknown."
-    line = f"A second fp32 came out up to {max(known):.2f}x apart; less is called not different."
+    line = f"A second fp32 may lie up to {max(known):.2f}x apart (95 %); less is called not different."
     if max(known) > NOISY:
         line += " WARNING: that is much, the machine was not quiet; measure again."
     return line
