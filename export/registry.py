@@ -12,6 +12,7 @@ is named here; what this machine lacks of it is found here, before anything is b
 import difflib
 import importlib.metadata
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from export.source import Source
 from handler.errors import UnsupportedError, UserError
 from handler.machine import cpu_features
 
-COMMANDS = {"g++": "a C++ compiler (on Debian: apt-get install g++)"}
+COMMANDS = {"g++": "a C++ compiler (on Debian: apt-get install g++), and no space in the checkout's path"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def _lineage(one: Variant) -> list[Variant]:
 
 def _present(need: str) -> bool:
     if need in COMMANDS:
-        return shutil.which(need) is not None
+        # torch hands the compiler its own folders unquoted: a space in their path breaks the command
+        return shutil.which(need) is not None and " " not in sys.prefix
     if need.startswith("cpu:"):
         return need.removeprefix("cpu:") in cpu_features()
     try:
