@@ -5,6 +5,7 @@ from pathlib import Path
 from export import proof
 from export.registry import Built, variant
 from export.source import Source
+from handler.errors import UserError
 from handler.machine import cpu_features
 
 
@@ -17,6 +18,7 @@ from handler.machine import cpu_features
 def compiled_bf16(source: Source, folder: Path) -> Built:
     import torch
     from torch._inductor import select_algorithm
+    from torch._inductor.exc import InductorError
 
     from export.graph import trace
 
@@ -29,7 +31,16 @@ def compiled_bf16(source: Source, folder: Path) -> Built:
     select_algorithm.PRINT_AUTOTUNE = False
     with torch.no_grad():
         program = trace(model, source.checkpoint.meta["max_length"])
-        torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=options)
+        try:
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(package), inductor_configs=options
+            )
+        except InductorError as error:
+            raise UserError(
+                "the model did not compile",
+                seen=str(error).strip().splitlines()[-1],
+                remedy="Check the compiler (g++ --version) and the free disk space; other variants need neither",
+            ) from error
     facts = proof.compiled_kernels(package)
     proof.require("bfloat16" in facts["constants"], "weights frozen in bfloat16", facts["constants"])
     linears_called = facts["generated_linears"] + facts["onednn_linears"]
