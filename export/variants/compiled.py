@@ -39,7 +39,7 @@ def compiled_bf16(source: Source, folder: Path) -> Built:
             raise UserError(
                 "the model did not compile",
                 seen=str(error).strip().splitlines()[-1],
-                remedy="Check the compiler (g++ --version) and the free disk space; other variants need neither",
+                remedy="Check the compiler (g++ --version) and the free disk space",
             ) from error
     facts = proof.compiled_kernels(package)
     proof.require("bfloat16" in facts["constants"], "weights frozen in bfloat16", facts["constants"])
