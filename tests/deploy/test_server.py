@@ -177,9 +177,19 @@ def test_the_server_listens_on_loopback_alone(served: tuple[Server, Artifact]) -
     assert {address.removeprefix("::ffff:") for address in listening} <= {"127.0.0.1", "::1"}
 
 
-def test_a_port_in_use_is_a_sentence_with_the_port(served: tuple[Server, Artifact], tmp_path: Path) -> None:
+def test_a_damaged_archive_is_a_sentence_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "hate.mar").write_bytes(b"PK and then nothing")
+    config = tmp_path / "config.properties"
+    config.write_text(f"model_store={tmp_path}\n")
+    with pytest.raises(UserError, match="archive is damaged"):
+        servers.start(servers.read_config(config))
+
+
+def test_a_port_in_use_is_a_sentence_with_the_port(
+    served: tuple[Server, Artifact], workshop: Path, tmp_path: Path
+) -> None:
     server, _ = served
-    (tmp_path / "hate.mar").touch()
+    (tmp_path / "hate.mar").symlink_to(workshop / "model_store" / "hate-openvino-int8.mar")
     config = tmp_path / "config.properties"
     config.write_text(f"inference_address=http://127.0.0.1:{server.inference_port}\nmodel_store={tmp_path}\n")
     with pytest.raises(UserError, match=f"port is in use: .*{server.inference_port}"):
