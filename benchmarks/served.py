@@ -11,7 +11,6 @@ import json
 import time
 import urllib.error
 import urllib.request
-import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from benchmarks.profiles import Profile
 from benchmarks.progress import Step
 from benchmarks.quality import Scores, in_lists, spread
 from deploy.server import private_server
-from handler.artifact import DESCRIPTION, Artifact
+from handler.artifact import Artifact, archived_artifact
 from handler.errors import UserError
 from training.splits import Split
 
@@ -35,15 +34,7 @@ ROUNDING = 1e-6 + 1e-9
 
 def check_archive(archive: Path, artifact: Artifact) -> None:
     """Raises `UserError` unless `archive` holds exactly `artifact`."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            inside = Artifact(archive, json.loads(opened.read(f"artifact/{DESCRIPTION}")))
-        same = inside.sha256 == artifact.sha256
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(
-            "this is not an archive of ours", seen=archive, remedy="Build it: make package"
-        ) from error
-    if not same:
+    if archived_artifact(archive).sha256 != artifact.sha256:
         raise UserError(
             f"the archive is stale: it does not hold what stands in {artifact.folder}",
             seen=archive,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from handler.artifact import DESCRIPTION, Artifact, checked
+from handler.artifact import DESCRIPTION, Artifact, archived_artifact
 from handler.errors import UserError
 
 HANDLER = Path(__file__).parents[1] / "handler"
@@ -139,15 +139,3 @@ def promote(
     finally:
         partial.unlink(missing_ok=True)
     return target
-
-
-def archived_artifact(archive: Path) -> Artifact:
-    """The artifact inside an archive, described but not unpacked."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            meta = json.loads(opened.read(f"artifact/{DESCRIPTION}"))
-        return Artifact(archive, checked(meta))
-    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(
-            "this is not an archive of ours", seen=archive, remedy="Build it: make package"
-        ) from error

@@ -42,7 +42,7 @@ class Source:
     def pad_id(self) -> int:
         return json.loads((self.checkpoint.folder / "config.json").read_text())["pad_token_id"]
 
-    def model(self, *, attention: str = "sdpa"):
+    def model(self):
         """A fresh fp32 `PreTrainedModel` in eval mode, which the caller may change."""
         from transformers import AutoModelForSequenceClassification
 
@@ -51,7 +51,6 @@ class Source:
                 self.checkpoint.folder,
                 local_files_only=True,
                 use_safetensors=True,
-                attn_implementation=attention,
             )
             .float()
             .eval()

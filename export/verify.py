@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy.server import private_server
-from export.package import archived_artifact
-from handler.artifact import open_artifact
+from handler.artifact import archived_artifact, open_artifact
 from handler.errors import UserError
 from handler.predictor import Predictor
 

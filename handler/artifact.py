@@ -7,6 +7,7 @@ what this machine cannot run. Nothing here knows how artifacts are made.
 
 import hashlib
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,6 +107,18 @@ def open_artifact(folder: str | Path, *, verify: bool = True) -> Artifact:
             remedy="Build it on this kind of machine, or serve a variant without cpu_features, such as fp32",
         )
     return artifact
+
+
+def archived_artifact(archive: Path) -> Artifact:
+    """The artifact inside an archive, described but not unpacked."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            meta = json.loads(opened.read(f"artifact/{DESCRIPTION}"))
+        return Artifact(archive, checked(meta))
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(
+            "this is not an archive of ours", seen=archive, remedy="Build it: make package"
+        ) from error
 
 
 def _read_description(folder: Path) -> dict:

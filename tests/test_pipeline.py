@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from export.package import archived_artifact
+from handler.artifact import archived_artifact
 from tests.conftest import run_stage
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from export.package import SHIPPED, archived_artifact, package, promote
-from handler.artifact import Artifact
+from export.package import SHIPPED, package, promote
+from handler.artifact import Artifact, archived_artifact
 from handler.atomic import write_json
 from handler.errors import UserError
 from tests.conftest import run_stage
