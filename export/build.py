@@ -1,8 +1,12 @@
 """Build variants: only what is stale, one after the other, never half.
 
 A build happens in a hidden folder beside its place and is renamed when its description has been written:
-a kill at any moment leaves no half artifact. Freshness is decided by content: weights,
-data, the variant's source, the versions of what it requires.
+a kill at any moment leaves no half artifact. Freshness is decided by content: weights, data, the variant's
+source, the versions of what it requires.
+
+A quantised variant that the check finds not equal is built again with its most sensitive linear layers left in
+float, more of them each time, until it is equal; where half of them do not help, all are int8 again and the
+artifact says so. Both the order of the layers and the verdict come from validation texts.
 """
 
 import contextlib
@@ -13,13 +17,15 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -38,10 +44,11 @@ from handler.machine import cpu_features
 from handler.predictor import Predictor
 from handler.runtimes import RUNTIMES
 
-# What every variant is made and judged with: a change of these makes artifacts stale.
+# What every variant is made and judged with, beside the modules that its own names: a change of these makes
+# artifacts stale.
 ROOT = Path(__file__).parents[1]
 MADE_BY = (
-    *(f"export/{name}.py" for name in ("build", "check", "graph", "proof", "source")),
+    *(f"export/{name}.py" for name in ("build", "check", "proof", "source")),
     *(f"handler/{name}" for name in SHIPPED),
     "training/statistics.py",
 )
@@ -56,48 +63,92 @@ def build(variant: Variant, source: Source, say: Callable[[str], None]) -> Artif
         say(f"{variant.name}: fresh")
         return existing
     say(f"{variant.name}: building ({variant.summary})")
-    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            "the folder of the artifacts cannot be made",
+            seen=f"{place.parent}: {error.strerror}",
+            remedy="Name another with --artifacts (make … BUILD=folder)",
+        ) from error
     _sweep(place)
     partial = place.with_name(f".{variant.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir()
-        _build_into(partial, variant, source, inputs)
+        _build_into(partial, variant, source, inputs, say)
         replace_folder(place, partial)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for leaving in place.parent.glob(f".{variant.name}.{os.getpid()}.*"):
+            shutil.rmtree(leaving, ignore_errors=True)
     built = artifacts.open_artifact(place)
     check = built.meta["check"]
     verdict = "equal" if check["equal"] else "NOT EQUAL"
     say(
         f"{variant.name}: {verdict} to fp32, {check['label_agreement']:.2%} of {check['n']} labels agree, "
-        f"{built.bytes / 1e6:.1f} MB, {built.meta['build']['seconds']:.0f} s"
+        f"{built.bytes / 1e6:.1f} MB, {built.meta['build']['seconds']:.0f} s; {built.meta['proof']['summary']}"
     )
     return built
 
 
-def _build_into(folder: Path, variant: Variant, source: Source, inputs: str) -> None:
+def _build_into(
+    folder: Path, variant: Variant, source: Source, inputs: str, say: Callable[[str], None]
+) -> None:
+    """Build, check, and where the check fails and layers can be left in float, build again with some left."""
     started = time.perf_counter()
+    own = source.below(variant.parent)
+    meta = _attempt(folder, variant, own, inputs)
+    if not meta["check"]["equal"] and variant.leaves and source.checkpoint.trained:
+        retry = folder.with_name(folder.name.replace(".partial", ".retry.partial"))
+        say(f"{variant.name}: {meta['check']['note']}; ranking its layers by what int8 does to them")
+        tried = 0
+        for leave in _ladder(own):
+            tried = len(leave)
+            say(f"{variant.name}: building with {tried} layers left in float")
+            again = _attempt(retry, variant, own, inputs, leave)
+            if again["check"]["equal"]:
+                shutil.rmtree(folder)
+                retry.rename(folder)
+                meta = again
+                break
+            shutil.rmtree(retry)
+        else:
+            meta["check"]["note"] += f"; leaving up to {tried} layers in float did not help"
+    meta["build"]["seconds"] = round(time.perf_counter() - started, 1)
+    jsonschema.validate(meta, json.loads(SCHEMA_FILE.read_text()))
+    write_json(folder / DESCRIPTION, meta)
+
+
+def _ladder(source: Source) -> Iterator[list[str]]:
+    """The most sensitive linear layer, the two most sensitive, four … up to half of all."""
+    from export.quantise import most_sensitive
+
+    ranked = most_sensitive(source)
+    count = 1
+    while count <= len(ranked) // 2:
+        yield ranked[:count]
+        count *= 2
+
+
+def _attempt(
+    folder: Path, variant: Variant, source: Source, inputs: str, leave: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Build once into `folder`, reload, check: the artifact's description, still unwritten."""
+    folder.mkdir()
     with _quiet():
-        built = variant.build(source, folder)
+        built = variant.build(source, folder, leave) if variant.leaves else variant.build(source, folder)
     shutil.copy(source.checkpoint.folder / TOKENIZER, folder / TOKENIZER)
-    seconds = time.perf_counter() - started
-    artifact = Artifact(folder, _describe(variant, source, folder, built, inputs, seconds))
-    predictor = Predictor(artifact)
-    measured = checking.check(predictor, source, _reference(variant, source))
-    artifact.meta["check"] = measured.check
-    artifact.meta["reference"] = measured.reference
-    jsonschema.validate(artifact.meta, json.loads(SCHEMA_FILE.read_text()))
-    write_json(folder / DESCRIPTION, artifact.meta)
+    artifact = Artifact(folder, _describe(variant, source, folder, built, inputs))
+    measured = checking.check(Predictor(artifact), source, _reference(variant, source))
+    return artifact.meta | {"check": measured.check, "reference": measured.reference}
 
 
 def _describe(
-    variant: Variant, source: Source, folder: Path, built: Built, inputs: str, seconds: float
-) -> dict:
+    variant: Variant, source: Source, folder: Path, built: Built, inputs: str
+) -> dict[str, Any]:
     meta = source.checkpoint.meta
     buckets = {
         key: list(value) if isinstance(value, tuple) else value for key, value in asdict(source.grid).items()
     }
-    proof.require(bool(built.proof), "evidence of the optimisation", built.proof)
+    proof.require("summary" in built.proof, "evidence of the optimisation", built.proof)
     return {
         "schema": SCHEMA,
         "name": variant.name,
@@ -131,7 +182,6 @@ def _describe(
         "build": {
             "inputs_sha256": inputs,
             "checkpoint_sha256": source.sha256,
-            "seconds": round(seconds, 1),
             "versions": _versions(variant),
             "machine": {"platform": platform.platform(), "cpu_features": list(cpu_features())},
         },
@@ -163,13 +213,21 @@ def _reference(variant: Variant, source: Source) -> np.ndarray:
 
 def fingerprint(variant: Variant, source: Source) -> str:
     """sha256 over everything that the artifact is made of."""
+    own = inspect.getsource(sys.modules[variant.build.__module__])
     parts = [source.sha256, variant.name, str(SCHEMA), json.dumps(asdict(source.grid))]
-    parts += [json.dumps(_versions(variant)), ",".join(cpu_features())]
-    parts += [inspect.getsource(sys.modules[variant.build.__module__])]
-    parts += [(ROOT / name).read_text() for name in MADE_BY]
+    parts += [json.dumps({option: getattr(source, option) for option in variant.options})]
+    parts += [json.dumps(_versions(variant)), ",".join(cpu_features()), own]
+    parts += [(ROOT / name).read_text() for name in dict.fromkeys((*MADE_BY, *_named_modules(own)))]
     if variant.parent is not None:
         parts += [fingerprint(VARIANTS[variant.parent], source)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _named_modules(code: str) -> list[str]:
+    """Files of the `export` modules that a variant's module imports, at its head or in its functions."""
+    found = re.findall(r"^\s*from export(?:\.(\w+) import| import (.+))", code, re.MULTILINE)
+    names = {name for module, listed in found for name in (module, *listed.split(", ")) if name}
+    return sorted(f"export/{name}.py" for name in names if (ROOT / "export" / f"{name}.py").is_file())
 
 
 def _versions(variant: Variant) -> dict[str, str]:

@@ -1,12 +1,137 @@
-"""The classifier as one graph with the contract of every runtime: two inputs, fp32 logits."""
+"""The classifier as one graph with the contract of every runtime: two inputs, fp32 logits.
+
+`lean` rewrites the encoder layers of DistilBERT, BERT and RoBERTa (and whoever is built like them) into one
+form that converters and kernels like: query, key and value as one matrix product, attention that names its
+heads, and a last layer that computes what the classifier reads, the first token, and nothing else. The
+rewrite is exact, which is tried on random inputs before it is taken; other encoders are traced as they are.
+"""
+
+import copy
 
 import torch
+from torch import nn
+from torch.nn import functional as F
+
+# Sums in another order: what two exact computations of one fp32 model may differ by.
+EXACT = 1e-4
 
 
-class Logits(torch.nn.Module):
+class Layer(nn.Module):
+    """One post-norm encoder layer (Vaswani et al. 2017): fp32 [batch, length, dim] -> the same, or, where
+    `first_only`, [batch, 1, dim]: keys and values are those of all tokens, everything else of the first."""
+
+    def __init__(self, block: nn.Module, first_only: bool) -> None:
+        super().__init__()
+        self.first_only = first_only
+        attention = block.attention
+        if hasattr(block, "sa_layer_norm"):  # DistilBERT
+            query, key, value, self.output = (
+                getattr(attention, f"{part}_lin") for part in ("q", "k", "v", "out")
+            )
+            self.attention_norm, self.output_norm = block.sa_layer_norm, block.output_layer_norm
+            self.up, self.activation, self.down = block.ffn.lin1, block.ffn.activation, block.ffn.lin2
+            self.heads = attention.n_heads
+        else:  # BERT, RoBERTa and their kin
+            own = attention.self
+            query, key, value, self.output = own.query, own.key, own.value, attention.output.dense
+            self.attention_norm, self.output_norm = attention.output.LayerNorm, block.output.LayerNorm
+            self.up, self.activation = block.intermediate.dense, block.intermediate.intermediate_act_fn
+            self.down = block.output.dense
+            self.heads = own.num_attention_heads
+        if first_only:
+            self.query, self.key_value = query, _joined(key, value)
+        else:
+            self.query_key_value = _joined(query, key, value)
+
+    def forward(self, hidden: torch.Tensor, attention_mask=None, *_: object, **named: object):
+        mask = named.get("attn_mask", attention_mask)
+        if mask is not None:  # [batch, 1, 1, length]: the same for every query, only padding is masked
+            mask = mask[:, None, None].bool() if mask.dim() == 2 else mask[:, :, :1]
+        if self.first_only:
+            hidden, (key, value) = hidden[:, :1], self.key_value(hidden).chunk(2, dim=-1)
+            query = self.query(hidden)
+        else:
+            query, key, value = self.query_key_value(hidden).chunk(3, dim=-1)
+        attended = F.scaled_dot_product_attention(
+            *(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)),
+            attn_mask=mask,
+        )
+        hidden = self.attention_norm(hidden + self.output(attended.transpose(1, 2).flatten(2)))
+        return (self.output_norm(hidden + self.down(self.activation(self.up(hidden)))),)
+
+
+def lean(model: nn.Module) -> nn.Module:
+    """`model` with its layers as `Layer`s, the last of them for the first token alone, where that is exact;
+    else `model` itself. A `PreTrainedModel` in eval mode with SDPA attention; it is changed in place."""
+    blocks = _blocks(model)
+    if blocks is None:
+        return model
+    inputs = _probe(model)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        kept = list(blocks)
+        for place, block in enumerate(kept):
+            blocks[place] = Layer(block, first_only=place == len(kept) - 1)
+        try:
+            exact = torch.allclose(model(**inputs).logits, expected, atol=EXACT)
+        except (RuntimeError, TypeError, IndexError):  # a layer, or what reads its output, has another form
+            exact = False
+    if not exact:
+        for place, block in enumerate(kept):
+            blocks[place] = block
+    return model
+
+
+def parts(name: str) -> tuple[str, ...]:
+    """Names, in a `PreTrainedModel`, of the linear layers that the leaned module `name` computes."""
+    prefix, _, own = name.rpartition(".")
+    return tuple(f"{prefix}.{part}" for part in _PARTS.get(own, (own,)))
+
+
+_PARTS = {
+    "query_key_value": ("attention.q_lin", "attention.k_lin", "attention.v_lin")
+    + ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "key_value": ("attention.k_lin", "attention.v_lin", "attention.self.key", "attention.self.value"),
+    "query": ("attention.q_lin", "attention.self.query"),
+    "output": ("attention.out_lin", "attention.output.dense"),
+    "up": ("ffn.lin1", "intermediate.dense"),
+    "down": ("ffn.lin2", "output.dense"),
+}
+
+
+def _blocks(model: nn.Module) -> nn.ModuleList | None:
+    """The encoder's layers, where they have a form that `Layer` reads."""
+    encoder = getattr(model, model.base_model_prefix, None)
+    stack = getattr(encoder, "transformer", None) or getattr(encoder, "encoder", None)
+    blocks = getattr(stack, "layer", None)
+    if not blocks:
+        return None
+    own = getattr(getattr(blocks[0], "attention", None), "self", None)
+    bert = hasattr(own, "query") and getattr(own, "position_embedding_type", "absolute") == "absolute"
+    return blocks if bert or hasattr(blocks[0], "sa_layer_norm") else None
+
+
+def _joined(*linears: nn.Linear) -> nn.Linear:
+    """One linear layer whose outputs are those of `linears`, side by side."""
+    joined = copy.deepcopy(linears[0])
+    joined.out_features = sum(linear.out_features for linear in linears)
+    joined.weight = nn.Parameter(torch.cat([linear.weight for linear in linears]), requires_grad=False)
+    joined.bias = nn.Parameter(torch.cat([linear.bias for linear in linears]), requires_grad=False)
+    return joined
+
+
+def _probe(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Random inputs with padding, the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(4, model.config.vocab_size, (4, 12), generator=generator)
+    mask = torch.arange(12) < torch.tensor([[12], [7], [3], [2]])
+    return {"input_ids": ids.where(mask, torch.tensor(model.config.pad_token_id)), "attention_mask": mask.long()}
+
+
+class Logits(nn.Module):
     """`model` as `(input_ids, attention_mask) -> logits`: int64 [batch, length] -> fp32 [batch, labels]."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
@@ -14,7 +139,7 @@ class Logits(torch.nn.Module):
         return self.model(input_ids=input_ids, attention_mask=attention_mask).logits.float()
 
 
-def trace(model: torch.nn.Module, max_length: int) -> torch.export.ExportedProgram:
+def trace(model: nn.Module, max_length: int) -> torch.export.ExportedProgram:
     """Export for any batch and any length from 2 to `max_length`."""
     shape = {
         0: torch.export.Dim("batch", min=1, max=4096),

@@ -12,6 +12,10 @@ from pathlib import Path
 from handler.errors import UserError
 
 
+# What stands in a generated kernel that uses them; library kernels choose their own.
+INSTRUCTIONS = {"AMX": "_micro_gemm_amx_kernel", "VNNI": "_dpbusd_", "AVX512-BF16": "_dpbf16_"}
+
+
 def require(fact: bool, expected: str, seen: object) -> None:
     """Fail the export unless `fact` holds."""
     if not fact:
@@ -63,18 +67,24 @@ def onnx_operators(path: Path) -> dict:
 def compiled_kernels(package: Path) -> dict:
     """What AOTInductor generated: dtypes of the frozen constants, and the matrix products that it calls.
 
-    A linear layer is either a call of oneDNN with packed weights or of a generated kernel built around a
-    micro-GEMM; `amx` says whether those use the tile instructions.
+    A linear layer is either a call of oneDNN or MKL with packed weights, or of a generated kernel built around
+    a micro-GEMM, whose operands and instructions its source shows.
     """
     with zipfile.ZipFile(package) as archive:
         sources = {name: archive.read(name).decode() for name in archive.namelist() if name.endswith(".cpp")}
     kernels = "".join(text for name, text in sources.items() if name.endswith("kernel.cpp"))
     wrapper = "".join(text for name, text in sources.items() if name.endswith("wrapper.cpp"))
-    generated = set(re.findall(r"inline void (cpp_\w+?)_micro_gemm\(", kernels))
-    calls = sum(len(re.findall(rf"\b{name}\(", wrapper)) - 1 for name in generated)  # one is its declaration
+    generated = dict(re.findall(r"inline void (cpp_\w+?)_micro_gemm\(\s*const ([\w:]+)\*", kernels))
+    # Of the places where a kernel's name is followed by "(", one is its declaration.
+    calls = {name: len(re.findall(rf"\b{name}\(", wrapper)) - 1 for name in generated}
+    integer_calls = len(re.findall(r"\baoti_torch_cpu__qlinear_pointwise\w*\(", wrapper))
+    float_calls = len(re.findall(r"\baoti_torch_cpu__(?:linear_pointwise\w*|mkl_linear)\(", wrapper))
+    integer_kernels = sum(calls[name] for name, operand in generated.items() if "int8" in operand)
     return {
         "constants": dict(Counter(re.findall(r"\.dtype = cached_torch_dtype_(\w+)", wrapper))),
-        "generated_linears": calls,
-        "onednn_linears": len(re.findall(r"\baoti_torch_cpu__linear_pointwise\w*\(", wrapper)),
-        "amx": "_micro_gemm_amx_kernel" in kernels,
+        "generated_linears": sum(calls.values()),
+        "library_linears": integer_calls + float_calls,
+        "int8_linears": integer_kernels + integer_calls,
+        "operands": dict(sum((Counter({generated[name]: count}) for name, count in calls.items()), Counter())),
+        "instructions": [name for name, mark in INSTRUCTIONS.items() if mark in kernels],
     }

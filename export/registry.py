@@ -3,14 +3,20 @@
     @variant("openvino-int8", runtime="openvino", summary="…", requires=("openvino", "nncf"))
     def openvino_int8(source: Source, folder: Path) -> Built:
         ...write the model into folder...
-        return Built(proof={...})
+        return Built(proof={"summary": "…", ...})
 
 The command line, the tests, the benchmarks and the report need no further word. What a variant requires
 is named here; what this machine lacks of it is found here, before anything is built.
+
+A function that converts whatever model its source holds serves several parents: `parents=("fp32", "pruned")`
+makes it `openvino-int8` and `pruned-openvino-int8`. One that quantises may take a third argument, `leave`: the
+linear layers that are to stay in float, which `build` widens until the check holds.
 """
 
 import difflib
 import importlib.metadata
+import importlib.util
+import inspect
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -21,12 +27,17 @@ from export.source import Source
 from handler.errors import UnsupportedError, UserError
 from handler.machine import cpu_features
 
+REFERENCE = "fp32"
+DEFAULT, DEVICES = "default", ("cpu", "cuda")
 COMMANDS = {"g++": "a C++ compiler (on Debian: apt-get install g++), and no space in the checkout's path"}
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a variant's function reports: evidence from the runtime, and how the artifact is to be run."""
+    """What a variant's function reports: evidence from the runtime, and how the artifact is to be run.
+
+    `proof["summary"]` is its gist in a few words, for tables.
+    """
 
     proof: dict
     runtime_options: dict = field(default_factory=dict)
@@ -35,15 +46,24 @@ class Built:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to make the classifier smaller or faster. `requires` names packages, commands, CPU features."""
+    """One way to make the classifier smaller or faster. `requires` names packages, commands, CPU features,
+    or `cuda`; `default` marks those that are built when nobody names any; `options` are the fields of `Source`
+    that decide what comes out."""
 
     name: str
     summary: str
     runtime: str
-    build: Callable[[Source, Path], Built]
-    parent: str | None = "fp32"
+    build: Callable[..., Built]
+    parent: str | None = REFERENCE
     devices: tuple[str, ...] = ("cpu",)
     requires: tuple[str, ...] = ()
+    default: bool = False
+    options: tuple[str, ...] = ()
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it can leave named layers in float."""
+        return "leave" in inspect.signature(self.build).parameters
 
     def lacks(self) -> list[str]:
         """What of `requires` this machine has not, in words; empty when it can be built."""
@@ -53,13 +73,16 @@ class Variant:
 VARIANTS: dict[str, Variant] = {}
 
 
-def variant(name: str, **properties) -> Callable:
-    """Register the decorated function as the variant `name`; `properties` are those of `Variant`."""
+def variant(name: str, *, parents: Sequence[str | None] = (REFERENCE,), **properties) -> Callable:
+    """Register the decorated function as the variant `name`, and as `<parent>-<name>` of every other parent;
+    `properties` are those of `Variant`. `parents=(None,)` is for the reference alone."""
 
-    def register(build: Callable[[Source, Path], Built]) -> Callable[[Source, Path], Built]:
-        if name in VARIANTS:
-            raise ValueError(f"two variants are called {name}")
-        VARIANTS[name] = Variant(name=name, build=build, **properties)
+    def register(build: Callable[..., Built]) -> Callable[..., Built]:
+        for parent in parents:
+            full = name if parent in (None, REFERENCE) else f"{parent}-{name}"
+            if full in VARIANTS:
+                raise ValueError(f"two variants are called {full}")
+            VARIANTS[full] = Variant(name=full, build=build, parent=parent, **properties)
         return build
 
     return register
@@ -68,24 +91,45 @@ def variant(name: str, **properties) -> Callable:
 def choose(names: Sequence[str]) -> tuple[list[Variant], dict[str, list[str]]]:
     """The variants to build, parents before children, and those left out with what they lack.
 
-    No names, `all` or `cpu`: every variant that this machine can build. A variant asked for by name
-    that the machine cannot build raises `UnsupportedError`; a name that nobody has, `UserError`.
+    Beside names: `default` (or none at all), `all`, `cpu` and `cuda` (or `gpu`) stand for those variants of the
+    kind that this machine can build. One asked for by its name that the machine cannot build raises
+    `UnsupportedError`; a name that nobody has, `UserError`.
     """
     left_out: dict[str, list[str]] = {}
     chosen: dict[str, Variant] = {}
-    default = not names or set(names) <= {"all", "cpu"}
-    for name in VARIANTS if default else names:
-        found = _find(name)
-        if lacking := found.lacks():
-            if not default:
+    for name in names or [DEFAULT]:
+        group = _group(name)
+        for one in [_find(name)] if group is None else group:
+            line = _lineage(one)
+            lacking = list(dict.fromkeys(need for ancestor in line for need in ancestor.lacks()))
+            if lacking and group is None:
                 raise UnsupportedError(
-                    f"{name} cannot be built here, it needs", seen="; ".join(lacking), remedy="Install it"
+                    f"{one.name} cannot be built here, it needs",
+                    seen="; ".join(lacking),
+                    remedy="Install it, or name others (python -m export --list)",
                 )
-            left_out[name] = lacking
-            continue
-        for ancestor in _lineage(found):
-            chosen.setdefault(ancestor.name, ancestor)
+            if lacking:
+                left_out[one.name] = lacking
+            else:
+                chosen |= {ancestor.name: ancestor for ancestor in line if ancestor.name not in chosen}
+    if not chosen:
+        reasons = "; ".join(f"{name} needs {', '.join(lacking)}" for name, lacking in left_out.items())
+        raise UnsupportedError(
+            f"nothing of {' '.join(names)} can be built here",
+            seen=reasons or "no such variants",
+            remedy="See python -m export --list",
+        )
     return list(chosen.values()), left_out
+
+
+def _group(name: str) -> list[Variant] | None:
+    """The variants that a collective name stands for; None for any other name."""
+    device = {"gpu": "cuda"}.get(name, name)
+    if name == DEFAULT:
+        return [one for one in VARIANTS.values() if one.default]
+    if name == "all" or device in DEVICES:
+        return [one for one in VARIANTS.values() if name == "all" or device in one.devices]
+    return None
 
 
 def _find(name: str) -> Variant:
@@ -93,7 +137,9 @@ def _find(name: str) -> Variant:
         close = difflib.get_close_matches(name, VARIANTS, n=1)
         hint = f"Did you mean {close[0]}? " if close else ""
         raise UserError(
-            "there is no such variant", seen=name, remedy=f"{hint}Known are {', '.join(VARIANTS)}"
+            "there is no such variant",
+            seen=name,
+            remedy=f"{hint}Known are {', '.join(VARIANTS)}; and {DEFAULT}, all, cpu, gpu",
         )
     return VARIANTS[name]
 
@@ -110,13 +156,25 @@ def _present(need: str) -> bool:
         return shutil.which(need) is not None and " " not in sys.prefix
     if need.startswith("cpu:"):
         return need.removeprefix("cpu:") in cpu_features()
+    if need == "cuda":
+        return _has_cuda()
     try:
         return bool(importlib.metadata.version(need))
     except importlib.metadata.PackageNotFoundError:
         return False
 
 
+def _has_cuda() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def _describe(need: str) -> str:
+    if need == "cuda":
+        return "an NVIDIA GPU, and a torch built for it"
     if need.startswith("cpu:"):
         return f"a CPU with {need.removeprefix('cpu:')}"
     return COMMANDS.get(need, f"the Python package {need}")

@@ -1,9 +1,9 @@
-"""What a variant is made from: the trained checkpoint, and real texts to calibrate and to check with."""
+"""What a variant is made from: its parent's model, and real texts to calibrate and to check with."""
 
 import hashlib
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,15 +17,32 @@ from training.data import Dataset
 
 # Calibration ranges settle after a few hundred texts (Krishnamoorthi 2018, arXiv:1806.08342, section 3.1.3).
 CALIBRATION_TEXTS = 300
+# Fewer than this leave out words and lengths that will come: static scales would be those of a handful.
+LEAST_CALIBRATION_TEXTS = 50
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint, its data, and the folder in which its artifacts stand."""
+    """A checkpoint, its data, and the folder in which its artifacts stand.
+
+    `weights` is the transformers folder that `model()` reads: the checkpoint's, or that of a parent variant.
+    `keep` is the share of the encoder's arithmetic that pruning leaves.
+    """
 
     checkpoint: Checkpoint
     dataset: Dataset
     artifacts: Path
+    keep: float = 0.5
+    weights_from: Path | None = None
+
+    @property
+    def weights(self) -> Path:
+        return self.weights_from or self.checkpoint.folder
+
+    def below(self, parent: str | None) -> "Source":
+        """The source of a variant whose parent is `parent`: the reference has the checkpoint's own model."""
+        inherited = parent not in (None, "fp32")
+        return replace(self, weights_from=self.artifacts / str(parent)) if inherited else self
 
     @cached_property
     def sha256(self) -> str:
@@ -48,9 +65,7 @@ class Source:
 
         return (
             AutoModelForSequenceClassification.from_pretrained(
-                self.checkpoint.folder,
-                local_files_only=True,
-                use_safetensors=True,
+                self.weights, local_files_only=True, use_safetensors=True
             )
             .float()
             .eval()
@@ -81,8 +96,17 @@ class Source:
         return fit_grid(lengths, self.checkpoint.meta["max_length"])
 
     def calibration(self) -> list[dict[str, np.ndarray]]:
-        """Model inputs of training texts at their real lengths: int64 [1, length] each, seeded."""
+        """Model inputs of training texts at their real lengths: int64 [1, length] each, seeded.
+
+        Raises `UserError` where there are too few to calibrate with.
+        """
         texts = self.dataset.splits["train"].texts
+        if len(texts) < LEAST_CALIBRATION_TEXTS:
+            raise UserError(
+                "there are too few training texts to calibrate int8 with",
+                seen=f"{len(texts)} texts",
+                remedy=f"Give {LEAST_CALIBRATION_TEXTS} or more, or build variants that need none, such as fp32",
+            )
         sample = random.Random(0).sample(list(texts), min(CALIBRATION_TEXTS, len(texts)))
         return [
             {

@@ -4,8 +4,9 @@ A loader takes the artifact and a thread count and returns `Forward`. Runtimes a
 variants are many and open, and this module knows none of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -50,10 +51,14 @@ def _load_torch(artifact: Artifact, threads: int) -> Forward:
     from transformers import AutoModelForSequenceClassification
 
     torch.set_num_threads(threads)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        artifact.folder, local_files_only=True, use_safetensors=True
-    )
-    model = model.to(getattr(torch, artifact.meta["runtime_options"]["dtype"])).eval()
+    options = artifact.meta["runtime_options"]
+    if "int8_linears" in options:
+        model = load_torch_int8(artifact.folder, options["int8_linears"])
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            artifact.folder, local_files_only=True, use_safetensors=True
+        )
+        model = model.to(getattr(torch, options["dtype"])).eval()
 
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -63,6 +68,34 @@ def _load_torch(artifact: Artifact, threads: int) -> Forward:
             return outputs.logits.float().numpy()
 
     return forward
+
+
+def load_torch_int8(folder: Path, int8_linears: Sequence[str]):
+    """A model whose named linear layers are torch's dynamic int8 ones, from int8 tensors and their scales.
+
+    torch itself would pickle them; safetensors hold nothing that runs.
+    """
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    weights = load_file(folder / "model.safetensors")
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    packed = {
+        name: [weights.pop(f"{name}.{part}", None) for part in ("weight", "weight_scales", "bias")]
+        for name in int8_linears
+    }
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if unexpected or {name.rpartition(".")[0] for name in missing} != set(int8_linears):
+        raise UserError("the artifact's weights do not fit its model", seen=folder, remedy="Build it again")
+    for name, (weight, scales, bias) in packed.items():
+        linear = torch.ao.nn.quantized.dynamic.Linear(*reversed(weight.shape), bias_=bias is not None)
+        zero_points = torch.zeros(len(weight), dtype=torch.int64)
+        quantised = torch._make_per_channel_quantized_tensor(weight, scales, zero_points, 0)
+        linear.set_weight_bias(quantised, bias)
+        model.set_submodule(name, linear)
+    return model
 
 
 def _load_compiled(artifact: Artifact, threads: int) -> Forward:

@@ -1,5 +1,9 @@
-"""Ahead-of-time compiled PyTorch (AOTInductor): machine code for this CPU, no model code at run time."""
+"""Ahead-of-time compiled PyTorch (AOTInductor): machine code for this CPU, no model code at run time.
 
+One package takes any batch and any length: a worker that loads it compiles nothing.
+"""
+
+from collections.abc import Collection
 from pathlib import Path
 
 from export import proof
@@ -8,22 +12,76 @@ from export.source import Source
 from handler.errors import UserError
 from handler.machine import cpu_features
 
+NEEDS = ("torch", "transformers", "g++")
+
+
+@variant(
+    "compiled-fp32",
+    runtime="compiled",
+    requires=NEEDS,
+    summary="fp32, compiled ahead of time for this CPU",
+)
+def compiled_fp32(source: Source, folder: Path) -> Built:
+    from export.graph import lean
+
+    return _compile(lean(source.model()), source, folder, {})
+
 
 @variant(
     "compiled-bf16",
+    parents=("fp32", "pruned"),
     runtime="compiled",
-    requires=("torch", "transformers", "g++", "cpu:avx512_bf16"),
+    requires=(*NEEDS, "cpu:avx512_bf16"),
+    default=True,
     summary="bf16 weights and activations, compiled ahead of time for this CPU",
 )
 def compiled_bf16(source: Source, folder: Path) -> Built:
+    from export.graph import lean
+
+    model = lean(source.model()).bfloat16()
+    built = _compile(model, source, folder, {})
+    constants = built.proof["constants"]
+    proof.require("bfloat16" in constants, "weights frozen in bfloat16", constants)
+    return built
+
+
+@variant(
+    "compiled-int8",
+    parents=("fp32", "pruned"),
+    runtime="compiled",
+    requires=(*NEEDS, "cpu:avx512_vnni"),
+    default=True,
+    summary="static int8, scales from training texts, compiled ahead of time for this CPU",
+)
+def compiled_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
+    import torch
+
+    from export.graph import lean, parts
+    from export.quantise import linears, make_static, observe
+
+    model = lean(source.model())
+    ranges = observe(model, source.calibration())
+    left = [name for name in linears(model) if set(parts(name)) & set(leave)]
+    # What is not int8 runs in bf16 where the CPU multiplies it: it halves the bytes that move between products.
+    dtype = torch.bfloat16 if "avx512_bf16" in cpu_features() else torch.float32
+    quantised = make_static(model, ranges, left, dtype)
+    built = _compile(model, source, folder, {"int8_linears_asked": quantised, "left_in_float": sorted(left)})
+    facts = built.proof
+    proof.require(facts["int8_linears"] == quantised, f"{quantised} products of int8", facts)
+    return built
+
+
+def _compile(model, source: Source, folder: Path, facts: dict) -> Built:
+    """Compile the traced model into `folder/model.pt2`, and count what was generated."""
     import torch
     from torch._inductor import select_algorithm
     from torch._inductor.exc import InductorError
 
     from export.graph import trace
+    from export.quantise import StaticLinear
 
-    model = source.model().bfloat16()
-    linears = proof.torch_weights(model)["linear_layers"]
+    kinds = (torch.nn.Linear, StaticLinear)
+    linears = sum(isinstance(module, kinds) for module in model.modules())
     package = folder / "model.pt2"
     # Freezing packs the weights into the kernels' layout (without it matrix products are plain calls);
     # max_autotune measures generated GEMMs against oneDNN's for each layer and keeps the faster.
@@ -41,8 +99,10 @@ def compiled_bf16(source: Source, folder: Path) -> Built:
                 seen=str(error).strip().splitlines()[-1],
                 remedy="Check the compiler (g++ --version) and the free disk space",
             ) from error
-    facts = proof.compiled_kernels(package)
-    proof.require("bfloat16" in facts["constants"], "weights frozen in bfloat16", facts["constants"])
-    linears_called = facts["generated_linears"] + facts["onednn_linears"]
-    proof.require(linears_called == linears, f"kernels for {linears} linear layers", facts)
+    facts = facts | proof.compiled_kernels(package)
+    called = facts["generated_linears"] + facts["library_linears"]
+    proof.require(called == linears, f"kernels for {linears} linear layers", facts)
+    of_int8 = f"{facts['int8_linears']} of int8, " if facts["int8_linears"] else ""
+    used = ", ".join(facts["instructions"]) or "no special instructions"
+    facts["summary"] = f"{linears} packed products, {of_int8}{facts['generated_linears']} generated ({used})"
     return Built(facts, cpu_features=cpu_features())

@@ -1,6 +1,7 @@
 """OpenVINO: the graph comes from torch.export, int8 scales from NNCF on training texts."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from export import proof
@@ -8,39 +9,103 @@ from export.registry import Built, variant
 from export.source import Source
 from handler.runtimes import compile_openvino
 
+NEEDS = ("torch", "transformers", "openvino")
+
+
+@variant("openvino-fp32", runtime="openvino", requires=NEEDS, summary="OpenVINO in fp32, told to stay there")
+def openvino_fp32(source: Source, folder: Path) -> Built:
+    return _float(source, folder, "f32")
+
+
+@variant(
+    "openvino-bf16",
+    runtime="openvino",
+    requires=(*NEEDS, "cpu:avx512_bf16"),
+    summary="OpenVINO in bf16, weights stored in fp16",
+)
+def openvino_bf16(source: Source, folder: Path) -> Built:
+    return _float(source, folder, "bf16")
+
 
 @variant(
     "openvino-int8",
+    parents=("fp32", "pruned", "shallow"),
     runtime="openvino",
-    requires=("torch", "transformers", "openvino", "nncf"),
+    requires=(*NEEDS, "nncf"),
+    default=True,
     summary="OpenVINO, static int8 with SmoothQuant, scales from training texts",
 )
-def openvino_int8(source: Source, folder: Path) -> Built:
+def openvino_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
     os.environ.setdefault("NNCF_CI", "1")  # switches NNCF's telemetry off
     import nncf
     import openvino
 
-    from export.graph import trace
+    from export.graph import parts
 
-    model = source.model()
-    linears = proof.torch_weights(model)["linear_layers"]
-    graph = openvino.convert_model(trace(model, source.checkpoint.meta["max_length"]))
+    graph, linears = _convert(source)
+    left = sorted(name for name in linears if set(parts(name)) & set(leave))
+    ignored = nncf.IgnoredScope(
+        # Attention stays in the float precision of the CPU. In int8 it gained nothing that could be measured
+        # at 32 tokens, and OpenVINO 2026.4 computes it wrongly on AMX where the length equals the size of a
+        # head below 64: with MiniLM's shape and random weights, logits were off by 3.5 at 32 tokens.
+        types=["ScaledDotProductAttention"],
+        names=[linears[name] for name in left],
+    )
     quantised = nncf.quantize(
         graph,
         nncf.Dataset(source.calibration()),
         subset_size=len(source.calibration()),
         model_type=nncf.ModelType.TRANSFORMER,
-        # Attention stays in the float precision of the CPU. In int8 it gained nothing that could be measured
-        # at 32 tokens, and OpenVINO 2026.4 computes it wrongly on AMX where the length equals the size of a
-        # head below 64: with MiniLM's shape and random weights, logits were off by 3.5 at 32 tokens.
-        ignored_scope=nncf.IgnoredScope(types=["ScaledDotProductAttention"]),
+        ignored_scope=ignored,
     )
     openvino.save_model(quantised, folder / "model.xml", compress_to_fp16=False)
     facts = proof.openvino_precisions(compile_openvino(folder / "model.xml", {}, 1))
     integer = sum(
         count for precision, count in facts["executed_matmuls"].items() if precision in ("i8", "u8")
     )
+    asked = len(linears) - len(left)
+    proof.require(integer >= asked, f"{asked} matrix products executed in int8", facts["executed_matmuls"])
+    facts |= {"integer_matmuls": integer, "left_in_float": left}
+    return Built(facts | {"summary": f"{integer} of {len(linears)} products executed in int8"})
+
+
+def _float(source: Source, folder: Path, precision: str) -> Built:
+    """The graph in a float precision that OpenVINO would else choose by itself."""
+    import openvino
+
+    graph, linears = _convert(source)
+    # fp16 keeps three bits more of each weight than bf16 computes with.
+    openvino.save_model(graph, folder / "model.xml", compress_to_fp16=precision == "bf16")
+    options = {"INFERENCE_PRECISION_HINT": precision}
+    facts = proof.openvino_precisions(compile_openvino(folder / "model.xml", options, 1))
+    executed = facts["executed_matmuls"].get(precision, 0)
     proof.require(
-        integer >= linears, f"{linears} matrix products executed in int8", facts["executed_matmuls"]
+        executed >= len(linears), f"{len(linears)} matrix products executed in {precision}", facts
     )
-    return Built(facts | {"integer_matmuls": integer})
+    facts["summary"] = f"{executed} products executed in {precision}"
+    return Built(facts, options)
+
+
+def _convert(source: Source):
+    """The traced graph as an `openvino.Model`, and where in it the product of each linear layer stands."""
+    import openvino
+    import torch
+
+    from export.graph import lean, trace
+
+    program = trace(lean(source.model()), source.checkpoint.meta["max_length"])
+    graph = openvino.convert_model(program)
+    weights = program.graph_signature.inputs_to_parameters
+    calls = {  # by the node of the traced graph, whose name OpenVINO's begin with
+        node.name: weights[node.args[1].name].removeprefix("model.").removesuffix(".weight")
+        for node in program.graph.nodes
+        if node.target is torch.ops.aten.linear.default
+    }
+    products = {
+        calls[traced]: operation.get_friendly_name()
+        for operation in graph.get_ops()
+        if operation.get_type_name() == "MatMul"
+        and (traced := operation.get_friendly_name().partition("/")[0]) in calls
+    }
+    proof.require(len(products) == len(calls), f"a product for each of {len(calls)} linear layers", products)
+    return graph, products

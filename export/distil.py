@@ -1,0 +1,271 @@
+"""Recovery: a pruned student learns to say, and to see on the way there, what its fp32 teacher does.
+
+Covers: the teacher's logits and hidden states as targets, on the training texts alone; the true labels
+beside them where they mean something; the best epoch kept by validation. Leaves out: making the student
+(`prune`), and students whose hidden size is not the teacher's.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+from tqdm import tqdm
+from transformers import PreTrainedModel, get_linear_schedule_with_warmup
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from export.source import Source
+from handler.commands import say
+from training.fit import has_bf16
+from training.statistics import macro_f1
+
+CACHE_BYTES = 4 << 30  # of the teacher's hidden states; beyond it they are computed anew in every epoch
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """The numbers of a recovery; `*_weight` are those of the loss beside the teacher's logits, whose is 1."""
+
+    epochs: int = 6
+    batch_size: int = 32
+    learning_rate: float = 3e-4
+    warmup_share: float = 0.1
+    weight_decay: float = 0.01
+    temperature: float = 2.0
+    hidden_weight: float = 1.0
+    label_weight: float = 0.0
+    dropout: bool = False
+    train_embeddings: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Token ids of a split, unpadded, and its label indices [n]."""
+
+    ids: list[list[int]]
+    labels: np.ndarray
+    pad_id: int
+
+    @classmethod
+    def of(cls, source: Source, split: str) -> "Texts":
+        """The texts of one split, as the Predictor would encode them."""
+        found = source.dataset.splits[split]
+        encodings = source.tokenizer.encode_batch_fast(list(found.texts))
+        return cls([encoding.ids for encoding in encodings], found.labels, source.pad_id)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        return [len(ids) for ids in self.ids]
+
+    def sample(self, count: int, seed: int = 0) -> "Texts":
+        """At most `count` of the texts, drawn without replacement."""
+        rows = np.random.default_rng(seed).permutation(len(self))[:count]
+        return replace(self, ids=[self.ids[row] for row in rows], labels=self.labels[rows])
+
+    def batch(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """input_ids and attention_mask [rows, longest of them], labels [rows]; all int64."""
+        longest = max(self.lengths[row] for row in rows)
+        padded = [self.ids[row] + [self.pad_id] * (longest - self.lengths[row]) for row in rows]
+        real = [[1] * self.lengths[row] + [0] * (longest - self.lengths[row]) for row in rows]
+        return {
+            "input_ids": torch.tensor(padded),
+            "attention_mask": torch.tensor(real),
+            "labels": torch.as_tensor(self.labels[list(rows)]),
+        }
+
+    def batches(self, size: int = 32) -> list[dict[str, torch.Tensor]]:
+        """All texts in batches of like length."""
+        return [self.batch(rows) for rows in _chunks(np.argsort(self.lengths, kind="stable").tolist(), size)]
+
+
+def takes_over(kept: Sequence[int], depth: int) -> tuple[int, ...]:
+    """For each kept layer, the teacher's layer whose output it should have: the last before the next kept.
+
+    What dropped layers did is so learnt by the one before them; the last gives what the teacher's last does.
+    """
+    return tuple(following - 1 for following in (*kept[1:], depth))
+
+
+def distil(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    train: Texts,
+    validation: Texts,
+    layer_map: Sequence[int],
+    recipe: Recovery | None = None,
+) -> dict:
+    """Train `student` in place towards `teacher`, and leave it, in eval mode, as it was in its best epoch.
+
+    Its output after layer i is held to the teacher's after layer `layer_map[i]` (squared error relative to
+    the teacher's square; TinyBERT, Jiao et al. 2020, arXiv:1909.10351), its logits to the teacher's (KL at
+    a temperature; Hinton et al. 2015, arXiv:1503.02531). Epochs are ranked by macro-F1 on validation. Masks
+    of `prune.mask_smallest` hold. Returns facts: the epoch kept, its macro-F1, agreement, the teacher's F1.
+    """
+    recipe = recipe or Recovery()
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        return _distil(student, _Teacher(teacher, train, layer_map), validation, recipe)
+
+
+def _distil(student: PreTrainedModel, teacher: "_Teacher", validation: Texts, recipe: Recovery) -> dict:
+    started = time.perf_counter()
+    reference = predict(teacher.model, validation)
+    optimizer, schedule = _optimizer(student, len(teacher.texts), recipe)
+    best: dict = {"macro_f1": -math.inf}
+    weights: dict[str, torch.Tensor] = {}
+    for epoch in range(1, recipe.epochs + 1):
+        loss = _train_epoch(student, teacher, optimizer, schedule, recipe, epoch)
+        given = predict(student, validation)
+        figures = {
+            "epoch": epoch,
+            "macro_f1": _macro_f1(validation.labels, given),
+            "agreement": float((given == reference).mean()),
+        }
+        seconds = time.perf_counter() - started
+        say(
+            f"recovery epoch {epoch}: validation macro-F1 {figures['macro_f1']:.3f}, "
+            f"agrees with fp32 on {figures['agreement']:.1%}, loss {loss:.4f}, {seconds:.0f} s"
+        )
+        if figures["macro_f1"] > best["macro_f1"]:
+            best = figures
+            weights = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    student.load_state_dict(weights)
+    student.requires_grad_(True)
+    return {
+        "epochs": recipe.epochs,
+        "best_epoch": best["epoch"],
+        "validation_macro_f1": round(best["macro_f1"], 4),
+        "validation_agreement": round(best["agreement"], 4),
+        "teacher_macro_f1": round(_macro_f1(validation.labels, reference), 4),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+@torch.inference_mode()
+def predict(model: PreTrainedModel, texts: Texts, batch_size: int = 64) -> np.ndarray:
+    """The label index of the highest logit of each text, in fp32; int64 [n]."""
+    model.eval()
+    given = np.zeros(len(texts), dtype=np.int64)
+    for rows in _chunks(np.argsort(texts.lengths, kind="stable").tolist(), batch_size):
+        batch = texts.batch(rows)
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        given[rows] = logits.argmax(-1).numpy()
+    return given
+
+
+class _Teacher:
+    """The teacher's targets for the training texts: computed once where memory allows, in bf16."""
+
+    def __init__(self, model: PreTrainedModel, texts: Texts, layer_map: Sequence[int]) -> None:
+        self.model = model.eval()
+        self.texts = texts
+        self.layer_map = layer_map
+        self.cache: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        size = 2 * len(layer_map) * model.config.hidden_size * sum(texts.lengths)
+        if size <= CACHE_BYTES:
+            for rows in _chunks(np.argsort(texts.lengths, kind="stable").tolist(), 32):
+                logits, hidden = self._compute(texts.batch(rows))
+                for position, row in enumerate(rows):
+                    own = hidden[:, position, : texts.lengths[row]].to(torch.bfloat16, copy=True)
+                    self.cache[row] = logits[position], own
+
+    def targets(self, rows: Sequence[int], batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [texts, labels] and hidden states [student's layers, texts, tokens, hidden size]."""
+        if not self.cache:
+            return self._compute(batch)
+        logits = torch.stack([self.cache[row][0] for row in rows])
+        layers, _, size = self.cache[rows[0]][1].shape
+        hidden = torch.zeros(layers, *batch["input_ids"].shape, size)
+        for position, row in enumerate(rows):
+            hidden[:, position, : self.texts.lengths[row]] = self.cache[row][1]
+        return logits, hidden
+
+    @torch.no_grad()
+    def _compute(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, hidden = _run(self.model, batch)
+        return logits, torch.stack([hidden[layer] for layer in self.layer_map])
+
+
+def _train_epoch(student, teacher: _Teacher, optimizer, schedule, recipe: Recovery, epoch: int) -> float:  # type: ignore[no-untyped-def]
+    """One pass over the training texts in batches of like length; the mean loss."""
+    student.train(recipe.dropout)
+    generator = torch.Generator().manual_seed(recipe.seed * 1000 + epoch)
+    order = get_length_grouped_indices(teacher.texts.lengths, recipe.batch_size, generator=generator)
+    chunks = _chunks(order, recipe.batch_size)
+    total = 0.0
+    for rows in tqdm(chunks, desc=f"recovery {epoch}/{recipe.epochs}", disable=not sys.stderr.isatty()):
+        batch = teacher.texts.batch(rows)
+        loss = _loss(_run(student, batch), teacher.targets(rows, batch), batch, recipe)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        total += loss.item() * len(rows)
+    return total / len(order)
+
+
+def _loss(
+    output: tuple[torch.Tensor, Sequence[torch.Tensor]],
+    targets: tuple[torch.Tensor, torch.Tensor],
+    batch: dict[str, torch.Tensor],
+    recipe: Recovery,
+) -> torch.Tensor:
+    (logits, hidden), (wanted, states) = output, targets
+    warmth = recipe.temperature
+    loss = warmth**2 * F.kl_div(
+        F.log_softmax(logits / warmth, -1),
+        F.log_softmax(wanted / warmth, -1),
+        log_target=True,
+        reduction="batchmean",
+    )
+    if recipe.hidden_weight:
+        real = batch["attention_mask"][..., None]
+        errors = [
+            ((seen.float() - state) * real).square().sum() / (state * real).square().sum()
+            for seen, state in zip(hidden, states.float(), strict=True)
+        ]
+        loss = loss + recipe.hidden_weight * torch.stack(errors).mean()
+    if recipe.label_weight:
+        loss = loss + recipe.label_weight * F.cross_entropy(logits, batch["labels"])
+    return loss
+
+
+def _run(model: PreTrainedModel, batch: dict) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+    """fp32 logits, and the hidden states after each layer; bf16 inside where the machine computes it."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16()):
+        output = model(**inputs, output_hidden_states=True)
+    return output.logits.float(), output.hidden_states[1:]
+
+
+def _optimizer(student: PreTrainedModel, texts: int, recipe: Recovery):  # type: ignore[no-untyped-def]
+    """AdamW under a linear schedule; the embeddings stay the teacher's unless the recipe says otherwise."""
+    student.requires_grad_(True)
+    student.base_model.get_submodule("embeddings").requires_grad_(recipe.train_embeddings)
+    learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        learning, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
+    steps = math.ceil(texts / recipe.batch_size) * recipe.epochs
+    warmup = round(steps * recipe.warmup_share)
+    return optimizer, get_linear_schedule_with_warmup(optimizer, warmup, steps)
+
+
+def _chunks(rows: Sequence[int], size: int) -> list[list[int]]:
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def _macro_f1(truth: np.ndarray, given: np.ndarray) -> float:
+    labels = int(max(truth.max(), given.max())) + 1
+    counts = np.bincount(truth * labels + given, minlength=labels**2)
+    return float(macro_f1(counts.reshape(1, labels, labels))[0])

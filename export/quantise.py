@@ -1,0 +1,150 @@
+"""Int8 of linear layers in torch: the ranges of their inputs, the layer itself, and which layers suffer most.
+
+The static layer speaks the decomposed form of PT2E (quantize_per_tensor, then a product of int8): an input scale
+observed on training texts, one weight scale per output channel. The quantiser that PT2E needs on x86 comes
+with torchao, which slows and litters every import of transformers beside it, servers' too; what is needed
+of it is the thirty lines below, and they choose the oneDNN kernel themselves instead of hoping for a match.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.ao.quantization.fx import _decomposed  # noqa: F401 - registers torch.ops.quantized_decomposed
+
+from export.source import Source
+
+Range = tuple[float, float]
+# Texts on which the layers are ranked: a ranking needs less than a verdict.
+RANKING_TEXTS = 128
+
+
+def linears(model: nn.Module) -> dict[str, nn.Linear]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+
+
+def observe(model: nn.Module, inputs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Range]:
+    """Least and greatest input value of every linear layer over `inputs`, the range always holding zero."""
+    ranges: dict[str, Range] = {}
+
+    def watch(name: str):
+        def hook(_: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+            low, high = ranges.get(name, (0.0, 0.0))
+            seen = arguments[0]
+            ranges[name] = min(low, seen.min().item()), max(high, seen.max().item())
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in linears(model).items()]
+    with torch.inference_mode():
+        for example in inputs:
+            model(**{key: torch.from_numpy(value) for key, value in example.items()})
+    for handle in handles:
+        handle.remove()
+    return ranges
+
+
+def input_scale(low: float, high: float) -> tuple[float, int]:
+    """Scale and zero point of unsigned 8-bit values over `low` to `high`, zero exactly representable."""
+    scale = max(high - low, 1e-8) / 255
+    return scale, round(-low / scale)
+
+
+def weight_scale(weight: torch.Tensor) -> torch.Tensor:
+    """fp32 [outputs]: symmetric scales to signed 8 bits, one for each output channel."""
+    return weight.abs().amax(dim=1).clamp(min=1e-8).float() / 127
+
+
+def quantised_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """int8 [outputs, inputs] and the scales, fp32 [outputs], that it was divided by."""
+    scales = weight_scale(weight)
+    return (weight.float() / scales[:, None]).round().clamp(-127, 127).to(torch.int8), scales
+
+
+class StaticLinear(nn.Module):
+    """A linear layer as one oneDNN product of int8, its result in `dtype`. For tracing: only a compiler that
+    folds constants packs the weights once."""
+
+    def __init__(self, linear: nn.Linear, seen: Range, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.scale, self.zero_point = input_scale(*seen)
+        weight, scales = quantised_weight(linear.weight.data)
+        self.register_buffer("weight", weight)
+        self.register_buffer("weight_scales", scales)
+        self.register_buffer("weight_zero_points", torch.zeros(len(scales), dtype=torch.int64))
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().float())
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        quantised = torch.ops.quantized_decomposed.quantize_per_tensor.default(
+            inputs.float(), self.scale, self.zero_point, 0, 255, torch.uint8
+        )
+        packed = torch.ops.onednn.qlinear_prepack(self.weight, None)
+        weights = (packed, self.weight_scales, self.weight_zero_points, self.bias)
+        rest = (1.0, 0, self.dtype, "none", [], "")  # no second quantisation, no fused operation
+        return torch.ops.onednn.qlinear_pointwise(quantised, self.scale, self.zero_point, *weights, *rest)
+
+
+@torch.library.register_fake("onednn::qlinear_prepack")
+def _packed_shape(weight: torch.Tensor, _: object) -> torch.Tensor:
+    """What tracing needs to know of packing, which torch leaves unsaid."""
+    return weight.new_empty((weight.shape[1], weight.shape[0]))
+
+
+def make_static(model: nn.Module, ranges: Mapping[str, Range], leave: Collection[str], dtype: torch.dtype) -> int:
+    """Replace the linear layers of `model` by `StaticLinear`s, but for those in `leave`; how many were.
+
+    The rest of the model is cast to `dtype`.
+    """
+    chosen = {name: layer for name, layer in linears(model).items() if name not in leave}
+    exact = {name: StaticLinear(layer, ranges[name], dtype) for name, layer in chosen.items()}
+    model.to(dtype)
+    for name, layer in exact.items():
+        model.set_submodule(name, layer)
+    return len(chosen)
+
+
+def most_sensitive(source: Source) -> list[str]:
+    """Names of the linear layers of `source.model()`, those first whose int8 moves the scores most.
+
+    Each layer alone is computed with rounded weights and inputs, the others in fp32; the measure is the mean
+    change of the logits on validation texts, by which the layers' order varies little between runtimes.
+    """
+    model = source.model()
+    ranges = observe(model, source.calibration())
+    batches = _batches(source)
+    exact = _logits(model, batches)
+    moved = {}
+    for name, layer in linears(model).items():
+        weight = layer.weight.data
+        rounded, scales = quantised_weight(weight)
+        scale, zero = input_scale(*ranges[name])
+        layer.weight.data = rounded * scales[:, None]
+        handle = layer.register_forward_pre_hook(
+            lambda _, given, scale=scale, zero=zero: (
+                torch.fake_quantize_per_tensor_affine(given[0], scale, zero, 0, 255),
+            )
+        )
+        moved[name] = float((_logits(model, batches) - exact).abs().mean())
+        handle.remove()
+        layer.weight.data = weight
+    return sorted(moved, key=moved.__getitem__, reverse=True)
+
+
+def _batches(source: Source) -> list[dict[str, torch.Tensor]]:
+    texts = list(source.dataset.splits["validation"].texts)[:RANKING_TEXTS]
+    ids = sorted((encoding.ids for encoding in source.tokenizer.encode_batch_fast(texts)), key=len)
+    batches = []
+    for start in range(0, len(ids), 32):
+        rows = ids[start : start + 32]
+        longest = max(map(len, rows))
+        padded = torch.tensor([[*row, *[source.pad_id] * (longest - len(row))] for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        batches.append({"input_ids": padded, "attention_mask": mask})
+    return batches
+
+
+def _logits(model: nn.Module, batches: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.cat([model(**batch).logits for batch in batches])

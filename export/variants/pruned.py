@@ -1,0 +1,143 @@
+"""A smaller classifier: parts that contribute little are removed, and distillation wins the accuracy back.
+
+What stays is chosen by measurement on training and validation texts and recovered on training texts; gate
+and test are never seen. The first two are dense models of their own, from which others can be made; in the
+third the zeros stay where they are.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export import proof
+from export.registry import Built, variant
+from export.source import Source
+from handler.errors import UserError
+
+if TYPE_CHECKING:  # torch and transformers take seconds, and every command lists the variants
+    from transformers import PreTrainedModel
+
+NEEDS = ("torch", "transformers")
+IMPORTANCE_TEXTS = 512
+LAYER_TEXTS = 128
+SPARSITY = 0.5
+SPARSE_EPOCHS, SPARSE_LEARNING_RATE = 1, 1e-4  # zeros cost little, and what is left finds back quickly
+
+
+@variant(
+    "pruned",
+    runtime="torch",
+    requires=NEEDS,
+    options=("keep",),
+    summary="layers, attention heads and feed-forward neurons removed, then distilled from fp32",
+)
+def pruned(source: Source, folder: Path) -> Built:
+    from export.distil import Texts
+    from export.prune import fit_depth, fit_shape, importance, layers_of, prune
+
+    teacher, student = source.model(), source.model()
+    layers = _layers(source, fit_depth(len(layers_of(teacher)), source.keep))
+    shape = fit_shape(student, source.keep, layers)
+    sample = Texts.of(source, "train").sample(IMPORTANCE_TEXTS).batches()
+    prune(student, importance(student, sample, labelled=source.checkpoint.trained), shape)
+    recovery = _recover(source, student, teacher, layers)
+    return _smaller(student, teacher, folder, source.keep, {"kept_layers": layers, "recovery": recovery})
+
+
+@variant(
+    "shallow",
+    runtime="torch",
+    requires=NEEDS,
+    summary="half of the layers removed, then distilled from fp32",
+)
+def shallow(source: Source, folder: Path) -> Built:
+    from export.prune import keep_layers, layers_of
+
+    teacher, student = source.model(), source.model()
+    depth = len(layers_of(teacher))
+    if depth < 2:
+        raise UserError(
+            "there is no half of the layers to remove", seen=f"{depth} layer", remedy="Leave shallow out"
+        )
+    layers = _layers(source, depth // 2)
+    keep_layers(student, layers)
+    recovery = _recover(source, student, teacher, layers)
+    return _smaller(student, teacher, folder, 0.5, {"kept_layers": layers, "recovery": recovery})
+
+
+@variant(
+    "sparse",
+    runtime="torch",
+    requires=NEEDS,
+    summary="half of the encoder's weights zero: smaller when compressed, not faster",
+)
+def sparse(source: Source, folder: Path) -> Built:
+    from export.distil import Recovery
+    from export.prune import compressed_bytes, layers_of, make_permanent, mask_smallest, zeros
+
+    teacher, student = source.model(), source.model()
+    mask_smallest(student, SPARSITY)
+    recipe = Recovery(epochs=SPARSE_EPOCHS, learning_rate=SPARSE_LEARNING_RATE)
+    recovery = _recover(source, student, teacher, range(len(layers_of(teacher))), recipe)
+    make_permanent(student)
+    reloaded = _save(student, folder)
+    share, before, after = zeros(reloaded), compressed_bytes(teacher), compressed_bytes(reloaded)
+    proof.require(share >= SPARSITY - 1e-4, f"{SPARSITY:.0%} of the encoder's weights zero", f"{share:.2%}")
+    proof.require(after < before, "weights that compress better than fp32's", f"{before} to {after} bytes")
+    facts = {
+        "summary": f"{share:.0%} of the encoder's weights zero, {after / before:.0%} of the bytes after zlib",
+        "zeros": round(share, 4),
+        "zlib_bytes": after,
+        "fp32_zlib_bytes": before,
+        "recovery": recovery,
+    }
+    return Built(facts | proof.torch_weights(reloaded), {"dtype": "float32"})
+
+
+def _layers(source: Source, count: int) -> list[int]:
+    from export.distil import Texts
+    from export.prune import choose_layers
+
+    texts = Texts.of(source, "validation").sample(LAYER_TEXTS)
+    return list(choose_layers(source.model(), count, texts.batches()))
+
+
+def _recover(source: Source, student, teacher, layers: Sequence[int], recipe=None) -> dict:  # type: ignore[no-untyped-def]
+    from export.distil import Texts, distil, takes_over
+    from export.prune import layers_of
+
+    if not source.checkpoint.trained:
+        return {"epochs": 0, "note": "none: the weights are random, there is no accuracy to win back"}
+    train, validation = (Texts.of(source, split) for split in ("train", "validation"))
+    return distil(student, teacher, train, validation, takes_over(layers, len(layers_of(teacher))), recipe)
+
+
+def _smaller(
+    student: "PreTrainedModel", teacher: "PreTrainedModel", folder: Path, keep: float, facts: dict
+) -> Built:
+    """Save, reload, and hold what came back to the promise."""
+    from export.prune import describe
+
+    reloaded = _save(student, folder)
+    before, expected, after = describe(teacher), describe(student), describe(reloaded)
+    share = after["linear_flops_per_token"] / before["linear_flops_per_token"]
+    proof.require(share <= keep + 1e-9, f"at most {keep:.0%} of the encoder's linear FLOPs", f"{share:.1%}")
+    proof.require(after == expected, f"the pruned sizes {expected} in the reloaded model", after)
+    sizes = f"{after['layers']} layers, {after['heads'][0]} heads, {after['ffn_width'][0]} neurons"
+    facts |= {
+        "summary": f"{share:.0%} of the encoder's FLOPs ({sizes} each)",
+        "flop_share": round(share, 4),
+        "before": before,
+        "after": after,
+    }
+    return Built(facts | proof.torch_weights(reloaded), {"dtype": "float32"})
+
+
+def _save(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
+    """Write the model and read it back: what is proven is what stands in the folder."""
+    from transformers import AutoModelForSequenceClassification
+
+    model.save_pretrained(folder, safe_serialization=True)
+    return AutoModelForSequenceClassification.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True
+    ).eval()
