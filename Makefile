@@ -7,6 +7,7 @@ BUILD ?= build
 NAME ?= hate
 PROFILE ?= quick
 VARIANTS ?=
+PEERS ?=
 CHECKPOINT ?= $(BUILD)/checkpoint
 # Another build of torch than pip's default, for example the CPU-only index that pytorch.org names.
 TORCH_INDEX_URL ?=
@@ -62,8 +63,8 @@ serve: install ## start TorchServe on model_store/hate.mar [CONFIG=config.proper
 stop: install ## stop it
 	@$(PY) -m deploy stop $(if $(CONFIG),--config '$(CONFIG)')
 
-benchmark: install ## every built variant, one report each and the side-by-side [PROFILE=demo|quick|full]
-	@$(PY) -m benchmarks run $(VARIANTS) --artifacts $(ARTIFACTS) --checkpoint '$(CHECKPOINT)' --profile $(PROFILE) $(ARGS) >/dev/null
+benchmark: install ## every built variant, one report each and the side-by-side [PROFILE=demo|quick|full] [PEERS=1]
+	@$(PY) -m benchmarks run $(VARIANTS) --artifacts $(ARTIFACTS) --checkpoint '$(CHECKPOINT)' --profile $(PROFILE) --peers-folder $(BUILD)/peers $(if $(PEERS),--peers) $(ARGS) >/dev/null
 
 compare: install ## A=fp32 B=openvino-int8: two reports beside each other
 	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "error: name two variants: make compare A=fp32 B=openvino-int8" >&2; exit 2; }

@@ -37,7 +37,27 @@ def _parser() -> argparse.ArgumentParser:
         "--store", type=Path, default=Path("model_store"), help="archives; default: %(default)s"
     )
     measure.add_argument("--profile", choices=PROFILES, default="quick", help="default: %(default)s")
-    measure.add_argument("--no-served", action="store_true", help="measure in process only, start no server")
+    measure.add_argument(
+        "--no-serve", "--no-served", action="store_true", help="measure in process only, start no server"
+    )
+    measure.add_argument(
+        "--peers",
+        action="store_true",
+        help="also what others' documentation tells to run, and the floor of the matrix products; the first "
+        "time takes minutes",
+    )
+    measure.add_argument(
+        "--peers-folder",
+        type=Path,
+        default=Path("build/peers"),
+        help="where peers are kept; default: %(default)s",
+    )
+    measure.add_argument(
+        "--timed-split",
+        choices=("gate", "test"),
+        default="gate",
+        help="whose real texts are timed; default: %(default)s",
+    )
     measure.add_argument("--threads", type=positive_int, help="in process; default: all CPUs of this process")
     measure.set_defaults(command=_run)
 
@@ -85,9 +105,16 @@ def _run(arguments: argparse.Namespace) -> int:
     from training.checkpoint import load_data, open_checkpoint
 
     checkpoint = open_checkpoint(arguments.checkpoint)
-    profile, store = PROFILES[arguments.profile], None if arguments.no_served else arguments.store
+    profile, store = PROFILES[arguments.profile], None if arguments.no_serve else arguments.store
     subject = prepare(
-        arguments.variants, arguments.artifacts, store, checkpoint, load_data(checkpoint), profile
+        arguments.variants,
+        arguments.artifacts,
+        store,
+        checkpoint,
+        load_data(checkpoint),
+        profile,
+        arguments.timed_split,
+        arguments.peers_folder if arguments.peers else None,
     )
     reports = measure(subject, profile, arguments.threads)
     document = write_reports(arguments.results, reports)

@@ -12,18 +12,21 @@ class Profile:
     """Counts and durations of one run; times in seconds or milliseconds as named.
 
     `rounds` are passes over all variants, each of which gets a turn of at least `turn_ms` on each fixed
-    shape, and `single_texts` texts one by one and one batch of 32. `splits` are scored for quality, at
-    most `max_texts` of each. Each variant is served `passes` times, at each of `concurrencies` for
-    `served_s`, longer where answers are too few for a p99. `served_splits` are scored again through the
-    server, about `served_texts` of each; None is all of them.
+    shape, and `single_texts` texts one by one and one batch of 32; a shape on which fp32's turn takes over
+    `slow_turn_ms` joins every second round. `splits` are scored for quality, at most `max_texts` of each.
+    Beside fp32, the `served_best` fastest in process that are equal to it are served (None: all), `passes`
+    times, at each of `concurrencies` for `served_s`, longer where answers are too few for a p99.
+    `served_splits` are scored again through the server, about `served_texts` of each; None is all of them.
     """
 
     name: str
     rounds: int
     turn_ms: float
+    slow_turn_ms: float
     single_texts: int
     splits: tuple[str, ...]
     max_texts: int | None
+    served_best: int | None
     passes: int
     concurrencies: tuple[int, ...]
     served_s: float
@@ -38,9 +41,11 @@ PROFILES = {
             name="demo",
             rounds=6,
             turn_ms=25,
+            slow_turn_ms=300,
             single_texts=17,  # 6 x 17: just enough texts for a p99
             splits=("gate",),
             max_texts=1000,
+            served_best=2,
             passes=1,
             concurrencies=(1, 32),
             served_s=2.5,
@@ -51,9 +56,11 @@ PROFILES = {
             name="quick",
             rounds=16,
             turn_ms=40,
+            slow_turn_ms=400,
             single_texts=20,
             splits=("gate", "test"),
             max_texts=5000,
+            served_best=3,
             passes=1,
             concurrencies=(1, 8, 32),
             served_s=5,
@@ -64,9 +71,11 @@ PROFILES = {
             name="full",
             rounds=60,
             turn_ms=80,
+            slow_turn_ms=2000,
             single_texts=40,
             splits=("gate", "test"),
             max_texts=None,
+            served_best=None,
             passes=3,
             concurrencies=(1, 8, 32),
             served_s=15,

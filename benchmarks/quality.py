@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.progress import Step
-from benchmarks.team import TWIN, Team
+from benchmarks.team import Team
 from handler.artifact import Artifact
 from handler.predictor import decide
 from training.metrics import evaluate
@@ -30,10 +30,10 @@ Scores = dict[str, np.ndarray]
 
 
 def score(team: Team, splits: Mapping[str, Split], step: Step) -> dict[str, Scores]:
-    """Every variant's scores of every split."""
+    """Every variant's and every peer's scores of every split."""
     scores: dict[str, Scores] = {}
     for split, content in splits.items():
-        for name in [name for name in team.names if name != TWIN]:
+        for name in [*team.variants, *team.peers]:
             with step(f"quality of {name} on {split}"):
                 rows = _score(team, name, content.texts)
             if rows is not None:
@@ -50,6 +50,12 @@ def _score(team: Team, name: str, texts: Sequence[str]) -> list[list[float]] | N
             return None
         rows += team.ask(name, "score", start=part.start, stop=part.stop) or []
     return rows if name in team.names else None
+
+
+def calibrated(scores: Scores, temperature: float) -> Scores:
+    """A peer's softmax as it would be with the checkpoint's temperature, so that it is judged as fp32 is."""
+    warmer = {split: values ** (1 / temperature) for split, values in scores.items()}
+    return {split: values / values.sum(axis=1, keepdims=True) for split, values in warmer.items()}
 
 
 def in_lists(texts: Sequence[str]) -> list[range]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jsonschema
 
+from benchmarks.peers import PEERS
 from benchmarks.team import Failure
 from handler.artifact import Artifact
 
@@ -64,8 +65,37 @@ def failed(head: Mapping[str, Any], name: str, artifact: Artifact | None, failur
 def describe(artifact: Artifact) -> dict[str, Any]:
     meta = artifact.meta
     return {key: meta.get(key) for key in ("summary", "runtime", "parent", "check")} | {
-        "max_length": artifact.max_length
+        "max_length": artifact.max_length,
+        "build_seconds": meta["build"].get("seconds"),
     }
+
+
+def peer_entry(
+    name: str,
+    findings: Mapping[str, Any] | None,
+    facts: Mapping[str, Any] | None,
+    left_out: str | None,
+    failure: Failure | None,
+) -> dict[str, Any]:
+    """The row of a peer: what was found in process, or why nothing was."""
+    peer = PEERS[name]
+    error = None
+    if findings is None:
+        failure = failure or Failure("preparation", left_out or "unknown")
+        error = {"stage": failure.stage, "message": failure.message}
+    empty: dict[str, Any] = {"latency": [], "quality": {}, "parity": {}, "resources": {}}
+    return tidy(
+        {
+            "name": name,
+            "summary": peer.summary,
+            "documentation": peer.documentation,
+            "status": "measured" if findings else "left out" if left_out else "failed",
+            "error": error,
+            "preparation_s": facts["seconds"] if facts else None,
+            "versions": facts["versions"] if facts else {},
+            **{field: findings[field] if findings else empty[field] for field in empty},
+        }
+    )
 
 
 def tidy(value: Any) -> Any:
@@ -81,9 +111,9 @@ def tidy(value: Any) -> Any:
 
 def side_by_side(reports: Sequence[Report]) -> dict[str, Any]:
     """One document of all reports of a run; what they share stands once."""
-    shared = ("schema", "run", "machine", "data")
+    shared = ("schema", "run", "machine", "data", "peers", "floor")
     return {
-        **{key: reports[0][key] for key in shared},
+        **{key: reports[0][key] for key in shared if key in reports[0]},
         "variants": [
             {key: value for key, value in report.items() if key not in shared} for report in reports
         ],

@@ -8,11 +8,12 @@ it. Leaves out the server's own Java process.
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.progress import Step
-from benchmarks.team import TWIN, Team
+from benchmarks.team import REFERENCE, Team
 from benchmarks.worker import ROOT
 from handler.artifact import Artifact
 
@@ -20,34 +21,48 @@ MB = 1e6
 
 
 def start(
-    team: Team, artifacts: dict[str, Artifact], threads: int | None, first_text: str, step: Step
+    team: Team,
+    artifacts: Mapping[str, Artifact],
+    peers: Mapping[str, Path],
+    threads: int | None,
+    first_text: str,
+    step: Step,
 ) -> dict[str, dict]:
-    """Load every variant, one after the other; `load_s`, `warm_s`, `first_answer_ms` and so on by name."""
+    """Load every variant, then every peer, one after the other; `load_s`, `warm_s`, `first_answer_ms` and so
+    on by name. Peers get as many threads as the variants."""
     started = {}
-    for name in team.names:
+    for name in [name for name in team.names if name in artifacts]:
         folder = str(artifacts[name].folder.resolve())
         with step(f"start of {name}"):
             answer = team.ask(name, "load", folder=folder, threads=threads, first_text=first_text)
+        if answer is not None:
+            started[name] = answer
+    alike = {"threads": started[REFERENCE]["threads"], "max_length": artifacts[REFERENCE].max_length}
+    for name in team.peers:
+        folder = str(peers[name].resolve())
+        with step(f"start of {name}"):
+            answer = team.ask(name, "load_peer", peer=name, folder=folder, first_text=first_text, **alike)
         if answer is not None:
             started[name] = answer
     return started
 
 
 def finish(
-    team: Team, started: dict[str, dict], artifacts: dict[str, Artifact], archives: dict[str, Path]
+    team: Team, started: Mapping[str, dict], sizes: Mapping[str, int], archives: Mapping[str, Path]
 ) -> dict[str, dict[str, Any]]:
-    """The report's `resources` of every variant still there, peak memory included."""
+    """The report's `resources` of every variant and peer still there, peak memory included; `sizes` are
+    bytes on disk."""
     bare = bare_interpreter_bytes()
     resources = {}
-    for name in team.names:
+    for name in [*team.variants, *team.peers]:
         peak = team.ask(name, "peak")
-        if peak is None or name == TWIN:
+        if peak is None:
             continue
         resources[name] = started[name] | {
             "peak_rss_mb": peak / MB,
             "bare_interpreter_mb": bare / MB,
             "peak_above_bare_mb": (peak - bare) / MB,
-            "artifact_mb": artifacts[name].bytes / MB,
+            "artifact_mb": sizes[name] / MB,
             "archive_mb": archives[name].stat().st_size / MB if name in archives else None,
         }
     return resources

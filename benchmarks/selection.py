@@ -6,7 +6,7 @@ shown nothing, which is said and is a reason to lose. Leaves out measuring (`sui
 the served archive (`export promote`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,6 +32,44 @@ class Objective:
     @property
     def is_served(self) -> bool:
         return self.p99_ms is not None or self.rps is not None
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Which variants are worth a server, and by which rule they were taken."""
+
+    names: list[str]
+    rule: str
+
+
+def choose_served(candidates: Sequence[Mapping[str, Any]], best: int | None) -> Serving:
+    """The reference and the `best` others (None: all) among variants measured in process that have archives.
+
+    What is not equal by its check at export can never be selected and is not served. Of the others those
+    whose drop is proven to be within the default margin come first, then the quickest on batches of real
+    texts, by the ratio that is paired with fp32's rounds: a neighbour disturbs it less than a rate.
+    """
+    if best is None:
+        return Serving([one["name"] for one in candidates], "every archive")
+    equal = [one for one in candidates if one["name"] != REFERENCE and one["artifact"]["check"]["equal"]]
+    margin = Objective().max_f1_drop
+    ranked = sorted(equal, key=lambda one: (bool(_unlike(one, margin)), -_batch(one)["speedup"]["ratio"]))
+    names = [one["name"] for one in candidates if one["name"] == REFERENCE]
+    names += [one["name"] for one in ranked[:best]]
+    if not names:
+        return Serving([], "nothing")
+    rule = (
+        f"{REFERENCE} and the {best} fastest on real texts in process, among those equal to it by their "
+        f"check; a macro-F1 drop proven to be within {margin:g} goes first"
+    )
+    return Serving(names, rule)
+
+
+def _batch(variant: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The latency entry of batches of real texts."""
+    entry = case(variant, BATCH)
+    assert entry is not None
+    return entry
 
 
 @dataclass(frozen=True)
@@ -126,7 +164,12 @@ def _unfit_to_serve(variant: Mapping[str, Any], objective: Objective) -> list[st
     if variant["served_error"]:
         return [f"it could not be served: {variant['served_error']}"]
     if not variant["served"]:
-        return ["it was not measured as served (no archive)"]
+        if variant["resources"].get("archive_mb") is None:
+            return ["it was not measured as served (no archive)"]
+        return [
+            "it was not measured as served, since the run served the fastest equal ones alone; to have it "
+            f"served, name it: make benchmark VARIANTS={variant['name']}"
+        ]
     reasons = []
     strayed = [split for split, parity in variant["parity_served"].items() if not parity["within_bound"]]
     if strayed:
@@ -184,9 +227,7 @@ def _speed(variant: Mapping[str, Any], objective: Objective, served: bool) -> Sp
         )
         rate, p99 = best["requests_per_second"], _ms(best["p99_ms"])
         return Speed(rate, f"{rate:.0f} requests a second as served to {_clients(best)} (p99 {p99})")
-    entry = case(variant, BATCH)
-    assert entry is not None
-    rate = entry["texts_per_second"]
+    rate = _batch(variant)["texts_per_second"]
     return Speed(rate, f"{rate:.0f} texts a second in process")
 
 

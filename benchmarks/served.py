@@ -38,7 +38,7 @@ def check_archive(archive: Path, artifact: Artifact) -> None:
         raise UserError(
             f"the archive is stale: it does not hold what stands in {artifact.folder}",
             seen=archive,
-            remedy="Build it again: make package; or measure in process alone: --no-served",
+            remedy="Build it again: make package; or measure in process alone: --no-serve",
         )
 
 

@@ -1,9 +1,9 @@
 """Committed reports, and the tables that documents take from them.
 
 `publish` copies a side-by-side report into the repository; `tables` writes it between
-`<!-- table:NAME -->` and `<!-- /table -->` of a document; a check finds documents that are stale. So no
-figure in the README is typed by hand. What is published holds figures only: no texts (no report does), no
-host names, no paths.
+`<!-- table:NAME -->` and `<!-- /table -->` of a document, and the table of proofs of the same report between
+`<!-- table:NAME:proof -->` and its end; a check finds documents that are stale. So no figure in the README
+is typed by hand. What is published holds figures only: no texts (no report does), no host names, no paths.
 """
 
 import platform
@@ -19,7 +19,9 @@ from handler.atomic import write_json
 from handler.errors import UserError
 
 MARKED = re.compile(
-    r"(<!-- table:(?P<name>[a-z0-9][a-z0-9-]*) -->\n)(?P<body>.*?)(<!-- /table -->)", re.DOTALL
+    r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)(?P<proof>:proof)? -->\n)"
+    r".*?(?P<closing><!-- /table -->)",
+    re.DOTALL,
 )
 OPENING = re.compile(r"<!-- table:")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -65,7 +67,11 @@ def render(text: str, published: Path) -> str:
 
     def fill(match: re.Match[str]) -> str:
         document = read_published(match["name"], published)
-        return f"{match[1]}\n{pages.table(document)}\n\n{pages.provenance(document)}\n\n{match[4]}"
+        if match["proof"]:
+            body = f"{pages.proof_table(document)}\n\n{pages.proof_note(document)}"
+        else:
+            body = f"{pages.table(document)}\n\n{pages.provenance(document)}"
+        return f"{match['opening']}\n{body}\n\n{match['closing']}"
 
     return MARKED.sub(fill, text)
 

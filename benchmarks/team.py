@@ -5,7 +5,7 @@ through `Team.ask`, which records the failure and drops the worker. Leaves out w
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,8 @@ from benchmarks.worker import Worker, WorkerError, open_worker
 from handler.errors import UserError
 
 REFERENCE = "fp32"
+# The matrix products alone, timed in a process of their own beside the variants.
+FLOOR = "floor"
 # fp32 once more, in another process: what it differs by from itself is the noise of the run.
 TWIN = "fp32 again"
 
@@ -28,16 +30,28 @@ class Failure:
 
 @dataclass
 class Team:
-    """Workers by variant name; `stage` names what is being measured, for failures."""
+    """Workers by variant name; `guests` (peers and the floor) are no variants of ours but take turns all the
+    same; `stage` names what is being measured, for failures."""
 
     workers: dict[str, Worker]
+    guests: tuple[str, ...] = ()
     failures: dict[str, Failure] = field(default_factory=dict)
     stage: str = "start"
 
     @property
     def names(self) -> list[str]:
-        """Who is still taking part, the twin included."""
+        """Who is still taking part, the twin and the guests included."""
         return list(self.workers)
+
+    @property
+    def variants(self) -> list[str]:
+        """The variants that are still taking part, without the twin."""
+        return [name for name in self.workers if name != TWIN and name not in self.guests]
+
+    @property
+    def peers(self) -> list[str]:
+        """The guests that answer texts and are still taking part."""
+        return [name for name in self.guests if name in self.workers and name != FLOOR]
 
     def shuffled(self, turn: int) -> list[str]:
         """`names` in an order of this turn's own: nobody always follows the same neighbour."""
@@ -67,7 +81,9 @@ class Team:
 
 
 @contextmanager
-def open_team(names: list[str]) -> Iterator[Team]:
-    """A worker for each name and the reference's twin, all ended on leaving."""
+def open_team(names: list[str], guests: Sequence[str] = ()) -> Iterator[Team]:
+    """A worker for each name, the reference's twin and each guest, all ended on leaving."""
     with ExitStack() as stack:
-        yield Team({name: stack.enter_context(open_worker(name)) for name in (*names, TWIN)})
+        workers = {name: stack.enter_context(open_worker(name)) for name in (*names, TWIN)}
+        workers |= {name: stack.enter_context(open_worker(name, ours=False)) for name in guests}
+        yield Team(workers, tuple(guests))

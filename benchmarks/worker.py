@@ -5,8 +5,9 @@ while after their work, and one process' peak memory and import time cannot be d
 variants. The workers take turns: while one measures, the others sleep in a read.
 
 Covers both ends: `Worker` in the suite, `serve` in the subprocess (`python -m benchmarks.worker`); one
-JSON line each way. Imports of the subprocess are the handler and numpy alone, as in the server. Leaves
-out statistics, and every decision about what to measure.
+JSON line each way. Imports of the subprocess are the handler and numpy alone, as in the server; for a
+peer or the floor, what they need and nothing of the handler. Leaves out statistics, and every decision
+about what to measure.
 """
 
 import gc
@@ -21,10 +22,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 900  # a worker that answers nothing for so long hangs
+# Set by `activate` and by `handler` for the sake of a server; who does without us has neither.
+OURS = ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM")
 
 
 class WorkerError(Exception):
@@ -72,13 +75,17 @@ class Worker:
 
 
 @contextmanager
-def open_worker(name: str) -> Iterator[Worker]:
-    """A fresh subprocess, ended on leaving. It holds nothing yet: ask it to `load`."""
+def open_worker(name: str, ours: bool = True) -> Iterator[Worker]:
+    """A fresh subprocess, ended on leaving. It holds nothing yet: ask it to `load`.
+
+    Without `ours` the environment is that of somebody who does not have this project.
+    """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {key: value for key, value in os.environ.items() if ours or key not in OURS}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker"],
-            env=os.environ | {"PYTHONPATH": path},
+            env=environment | {"PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -118,6 +125,12 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+class _Tokens(NamedTuple):
+    """A tokenised text, as far as a model looks at it."""
+
+    ids: list[int]
+
+
 class Bench:
     """The commands: each public method is one, its arguments and results plain JSON. Times in ms."""
 
@@ -131,10 +144,43 @@ class Bench:
     def load(self, folder: str, threads: int | None, first_text: str) -> dict[str, Any]:
         """Load and warm as the server does, then answer once."""
         started = time.perf_counter()
-        from handler.predictor import Encoding, Predictor  # part of the load: runtimes are imported here
+        from handler.predictor import Predictor  # part of the load: runtimes are imported here
 
-        self.encoding = Encoding
-        self.predictor = Predictor.load(folder, threads)
+        self.predictor: Any = Predictor.load(folder, threads)
+        return self._started(started, self.predictor.threads, first_text)
+
+    def load_peer(
+        self, peer: str, folder: str, max_length: int, threads: int, first_text: str
+    ) -> dict[str, Any]:
+        """Load a peer as its documentation says, then answer once."""
+        started = time.perf_counter()
+        from benchmarks.peers import PEERS
+
+        self.predictor = PEERS[peer].load(Path(folder), threads, max_length)
+        return self._started(started, threads, first_text)
+
+    def prepare_peer(
+        self, peer: str, checkpoint: str, folder: str, texts: list[str], max_length: int
+    ) -> None:
+        """Export and quantise a peer into `folder`."""
+        from benchmarks.peers import PEERS
+
+        prepare = PEERS[peer].prepare
+        assert prepare is not None
+        prepare(Path(checkpoint), Path(folder), texts, max_length)
+
+    def load_floor(self, encoder: dict[str, int], threads: int, bf16: bool) -> None:
+        """Get ready to time the matrix products of an encoder alone."""
+        from benchmarks.products import Encoder, Products
+
+        self.products = Products(Encoder(**encoder), threads, bf16)
+
+    def floor(self, rows: int, turn_ms: float) -> dict[str, dict[str, list[float]]]:
+        """Durations of every product of `rows` tokens, by precision and product."""
+        return self.products.turn(rows, turn_ms)
+
+    def _started(self, started: float, threads: int, first_text: str) -> dict[str, Any]:
+        """Warm up and answer once; how long these took, and the load that began at `started`."""
         loaded = time.perf_counter()
         shapes = self.predictor.warm()
         warm = time.perf_counter()
@@ -145,7 +191,7 @@ class Bench:
             "warm_s": warm - loaded,
             "warmed_shapes": shapes,
             "first_answer_ms": 1000 * (first - warm),
-            "threads": self.predictor.threads,
+            "threads": threads,
         }
 
     def peak(self) -> int:
@@ -154,7 +200,7 @@ class Bench:
 
     def shape(self, batch: int, tokens: int, turn_ms: float) -> list[float]:
         """Calls of the model, padding and planning included, with `batch` texts of `tokens` tokens each."""
-        encodings = [self.encoding(self._ids(tokens, row), False) for row in range(batch)]
+        encodings = [_Tokens(self._ids(tokens, row)) for row in range(batch)]
         return _repeat(self.predictor.logits, encodings, turn_ms)
 
     def single(self, start: int, stop: int) -> list[float]:

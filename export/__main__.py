@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +13,7 @@ from tabulate import tabulate
 import export.variants  # noqa: F401 - registers the variants
 from export.registry import VARIANTS, choose
 from handler.artifact import DESCRIPTION, Artifact, open_artifact
-from handler.commands import emit, run, say
+from handler.commands import emit, positive_int, run, say
 from handler.errors import UserError
 
 SELECTION = Path("benchmarks/results/selection.json")
@@ -34,9 +36,26 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     build = commands.add_parser("build", parents=[common], help="build variants, prove and check them")
-    build.add_argument("variants", nargs="*", help="names, or all (the default): what this machine can build")
+    build.add_argument("variants", nargs="*", help="names, default, all, cpu or gpu (default: default)")
     build.add_argument(
-        "--checkpoint", type=Path, default=Path("build/checkpoint"), help="default: %(default)s"
+        "--checkpoint",
+        default="build/checkpoint",
+        help="ours, or a folder or hub name of any fine-tuned encoder classifier; default: %(default)s",
+    )
+    build.add_argument(
+        "--keep",
+        type=_share,
+        default=0.5,
+        help="share of the encoder that pruning leaves; default: %(default)s",
+    )
+    elsewhere = build.add_argument_group("for a classifier that was not trained here")
+    elsewhere.add_argument("--data", help="to judge it on, as in training; default: texts without labels")
+    elsewhere.add_argument("--data-dir", default=os.environ.get("DATA_DIR") or "data", help="of named data")
+    elsewhere.add_argument("--text-column", default="text", help="default: %(default)s")
+    elsewhere.add_argument("--label-column", default="label", help="default: %(default)s")
+    elsewhere.add_argument("--labels", default="", help="label names in the model's order, parted by commas")
+    elsewhere.add_argument(
+        "--max-length", type=positive_int, default=128, help="in tokens; default: %(default)s"
     )
     build.set_defaults(command=_build)
 
@@ -88,23 +107,27 @@ def _build(arguments: argparse.Namespace) -> int:
     chosen, left_out = choose(arguments.variants)
     from export.build import build
     from export.source import Source
-    from training.checkpoint import load_data, open_checkpoint
+    from training.checkpoint import load_data
 
     for name, lacking in left_out.items():
         say(f"{name}: left out, this machine lacks {'; '.join(lacking)}")
-    checkpoint = open_checkpoint(arguments.checkpoint)
-    source = Source(checkpoint, load_data(checkpoint), arguments.artifacts)
+    checkpoint = _checkpoint(arguments)
+    source = Source(checkpoint, load_data(checkpoint), arguments.artifacts, keep=arguments.keep)
     built: list[Artifact] = []
     failed: dict[str, str] = {}
     for one in chosen:
+        if one.parent in failed:
+            failed[one.name] = f"its parent {one.parent} failed"
+            continue
         try:
             built.append(build(one, source, say))
         except UserError as error:
-            if one.parent is None or len(chosen) == 1:
+            if one.parent is None or len(chosen) <= 2:  # nothing can be built without the reference
                 raise
             say(f"{one.name}: FAILED, {error}")
             failed[one.name] = str(error)
-    say("\n" + _table(built))
+    say("\n" + _checks(built))
+    say("\n" + _proofs(built))
     for note in dict.fromkeys(one.meta["check"]["note"] for one in built if one.meta["check"]["equal"]):
         say(f"({note})")
     for artifact in built:
@@ -116,23 +139,67 @@ def _build(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _table(built: Sequence[Artifact]) -> str:
+def _checkpoint(arguments: argparse.Namespace):
+    """The checkpoint that is asked for; one that was trained elsewhere is made one of ours first."""
+    from training.checkpoint import META_FILE, open_checkpoint
+    from training.sources import Columns
+
+    place = Path(arguments.checkpoint)
+    ours = (place / META_FILE).is_file()
+    # A name like owner/model may be the hub's; anything else that is no folder is a path that is wrong.
+    on_hub = not place.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", arguments.checkpoint)
+    if ours or (not place.is_dir() and (not on_hub or place.parent.is_dir())):
+        return open_checkpoint(place)
+    from export.adopt import adopt
+
+    folder = arguments.artifacts.parent / "adopted" / place.name
+    labels = tuple(label.strip() for label in arguments.labels.split(",") if label.strip())
+    columns = Columns(arguments.text_column, arguments.label_column, labels)
+    data = (arguments.data, arguments.data_dir, columns)
+    checkpoint = adopt(arguments.checkpoint, folder, *data, arguments.max_length)
+    say(f"{arguments.checkpoint} is now {folder}; to the stages after this one give CHECKPOINT={folder}")
+    return checkpoint
+
+
+def _checks(built: Sequence[Artifact]) -> str:
     """What the checks found, one row an artifact."""
     rows = []
     for artifact in built:
-        check, (low, high) = artifact.meta["check"], artifact.meta["check"]["macro_f1_drop"]
+        check = artifact.meta["check"]
+        drop = check["macro_f1_drop"]
         row = {
             "variant": artifact.name,
             "equal": "yes" if check["equal"] else "NO",
             "labels agree": f"{check['label_agreement']:.2%}",
-            "macro-F1 drop, 95 %": f"{low:+.3f} to {high:+.3f}",
+            "macro-F1 drop, 95 %": f"{drop[0]:+.3f} to {drop[1]:+.3f}" if drop else "not proven",
             "max prob. diff": f"{check['max_prob_diff']:.4f}",
+            "mean": f"{check['mean_prob_diff']:.4f}",
             "batch mates": f"{check['batch_mate_diff']:.1e}",
-            "MB": f"{artifact.bytes / 1e6:.1f}",
-            "seconds": f"{artifact.meta['build']['seconds']:.0f}",
         }
         rows.append(row)
     return tabulate(rows, headers="keys")
+
+
+def _proofs(built: Sequence[Artifact]) -> str:
+    """What the runtimes showed, one row an artifact."""
+    rows = [
+        {
+            "variant": artifact.name,
+            "proof": artifact.meta["proof"]["summary"],
+            "MB": f"{artifact.bytes / 1e6:.1f}",
+            "seconds": f"{artifact.meta['build']['seconds']:.0f}",
+        }
+        for artifact in built
+    ]
+    return tabulate(rows, headers="keys")
+
+
+def _share(text: str) -> float:
+    """argparse type of a share above 0 and up to 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text}")
+    return value
 
 
 def _package(arguments: argparse.Namespace) -> int:

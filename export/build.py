@@ -21,6 +21,7 @@ import re
 import shutil
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -133,17 +134,27 @@ def _attempt(
 ) -> dict[str, Any]:
     """Build once into `folder`, reload, check: the artifact's description, still unwritten."""
     folder.mkdir()
-    with _quiet():
-        built = variant.build(source, folder, leave) if variant.leaves else variant.build(source, folder)
+    try:
+        with _quiet():
+            built = variant.build(source, folder, leave) if variant.leaves else variant.build(source, folder)
+    except UserError:
+        raise
+    except Exception as error:  # of whatever kind an exporter, a quantiser or a full disk raises
+        log = folder.parent / f"{variant.name}.failed.txt"
+        with contextlib.suppress(OSError):
+            log.write_text(traceback.format_exc())
+        raise UserError(
+            f"{variant.name} could not be built",
+            seen=f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}",
+            remedy=f"Check the free disk space and memory; the traceback is in {log}",
+        ) from error
     shutil.copy(source.checkpoint.folder / TOKENIZER, folder / TOKENIZER)
     artifact = Artifact(folder, _describe(variant, source, folder, built, inputs))
     measured = checking.check(Predictor(artifact), source, _reference(variant, source))
     return artifact.meta | {"check": measured.check, "reference": measured.reference}
 
 
-def _describe(
-    variant: Variant, source: Source, folder: Path, built: Built, inputs: str
-) -> dict[str, Any]:
+def _describe(variant: Variant, source: Source, folder: Path, built: Built, inputs: str) -> dict[str, Any]:
     meta = source.checkpoint.meta
     buckets = {
         key: list(value) if isinstance(value, tuple) else value for key, value in asdict(source.grid).items()

@@ -9,13 +9,15 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest
 
 from export.source import Source
 from handler.batching import MicroBatch
 from handler.predictor import Prediction, Predictor, decide
-from training.statistics import compare
+from training.statistics import Comparison, compare
 
 # Not worse than this margin, at 95 % confidence, counts as equal; the gate decides at the user's own margin.
+# Without labels it bounds the share of texts whose label changes, and so the loss of accuracy.
 MARGIN = 0.02
 # Random weights have no labels worth counting: there, equality is one of probabilities.
 RANDOM_MARGIN = 0.02
@@ -45,17 +47,8 @@ def check(predictor: Predictor, source: Source, reference: np.ndarray) -> Measur
     ours, theirs = (decide(values, artifact.labels, thresholds) for values in (scores, reference))
     comparison = compare(split.labels, theirs, ours, len(artifact.labels))
     company = batch_mate_difference(predictor, split.texts[:COMPANY_TEXTS])
-    broken = []
-    if source.checkpoint.trained:
-        rule = f"equal: macro-F1 drop on validation at most {MARGIN} at 95 % confidence"
-        if comparison.high > MARGIN:
-            broken.append(
-                f"its macro-F1 on validation may lie {comparison.high:.3f} below fp32's ({MARGIN} is allowed)"
-            )
-    else:
-        rule = f"random weights: labels mean nothing, equal: no probability differs by over {RANDOM_MARGIN}"
-        if difference.max() > RANDOM_MARGIN:
-            broken.append(f"a probability differs by {difference.max():.3f} ({RANDOM_MARGIN} is allowed)")
+    judged = source.checkpoint.trained  # else labels mean nothing, and no figure of theirs is kept
+    rule, broken = _judge(source, comparison, float(difference.max()))
     if artifact.meta["parent"] is None and difference.max() > FP32_MARGIN:
         broken.append(f"it differs from transformers by {difference.max():.4f} ({FP32_MARGIN} is allowed)")
     if company > COMPANY_MARGIN:
@@ -68,14 +61,33 @@ def check(predictor: Predictor, source: Source, reference: np.ndarray) -> Measur
             "max_prob_diff": _rounded(difference.max()),
             "mean_prob_diff": _rounded(difference.mean()),
             "label_agreement": _rounded(comparison.agreement),
-            "macro_f1": _rounded(comparison.candidate_macro_f1),
-            "macro_f1_drop": [_rounded(comparison.low), _rounded(comparison.high)],
+            "macro_f1": _rounded(comparison.candidate_macro_f1) if judged else None,
+            "macro_f1_drop": [_rounded(comparison.low), _rounded(comparison.high)] if judged else None,
             "batch_mate_diff": _rounded(company),
             "equal": not broken,
             "note": f"not equal: {'; '.join(broken)}" if broken else rule,
         },
         reference=_distributions(predictions, artifact.grid.lengths),
     )
+
+
+def _judge(source: Source, comparison: Comparison, max_difference: float) -> tuple[str, list[str]]:
+    """The rule by which this source's variants are equal, and in which words it is broken."""
+    if source.checkpoint.trained:
+        rule = f"equal: macro-F1 drop on validation at most {MARGIN} at 95 % confidence"
+        broken = (
+            f"its macro-F1 on validation may lie {comparison.high:.3f} below fp32's ({MARGIN} is allowed)"
+        )
+        return rule, [broken] if comparison.high > MARGIN else []
+    if source.checkpoint.unlabelled:
+        differing = round((1 - comparison.agreement) * comparison.n)
+        share = binomtest(differing, comparison.n).proportion_ci(0.95).high
+        rule = f"no labelled texts, so macro-F1 is not proven; equal: at most {MARGIN:.0%} of labels differ at 95 %"
+        broken = f"up to {share:.1%} of labels may differ from fp32's ({MARGIN:.0%} is allowed)"
+        return rule, [broken] if share > MARGIN else []
+    rule = f"random weights: labels mean nothing, equal: no probability differs by over {RANDOM_MARGIN}"
+    broken = f"a probability differs by {max_difference:.3f} ({RANDOM_MARGIN} is allowed)"
+    return rule, [broken] if max_difference > RANDOM_MARGIN else []
 
 
 def batch_mate_difference(predictor: Predictor, texts: list[str]) -> float:

@@ -8,7 +8,7 @@ beside them where they mean something; the best epoch kept by validation. Leaves
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,26 +21,35 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from export.source import Source
 from handler.commands import say
+from handler.predictor import decide
+from training.calibration import Calibration
 from training.fit import has_bf16
 from training.statistics import macro_f1
+
+Decision = Callable[[np.ndarray], np.ndarray]  # logits [n, labels] -> label indices [n]
 
 CACHE_BYTES = 4 << 30  # of the teacher's hidden states; beyond it they are computed anew in every epoch
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """The numbers of a recovery; `*_weight` are those of the loss beside the teacher's logits, whose is 1."""
+    """The numbers of a recovery; `*_weight` are those of the loss beside the teacher's logits, whose is 1.
 
-    epochs: int = 6
+    The teacher is surer of the texts that it was trained on than of any other: `noisy_copies` of each, in
+    which a share of `noise` tokens is strange, show the student how it answers elsewhere.
+    """
+
+    epochs: int = 2
     batch_size: int = 32
-    learning_rate: float = 3e-4
+    learning_rate: float = 5e-4
     warmup_share: float = 0.1
     weight_decay: float = 0.01
     temperature: float = 2.0
     hidden_weight: float = 1.0
     label_weight: float = 0.0
+    noisy_copies: int = 1
+    noise: float = 0.2
     dropout: bool = False
-    train_embeddings: bool = False
     seed: int = 0
 
 
@@ -71,20 +80,47 @@ class Texts:
         rows = np.random.default_rng(seed).permutation(len(self))[:count]
         return replace(self, ids=[self.ids[row] for row in rows], labels=self.labels[rows])
 
-    def batch(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    def with_noise(self, copies: int, share: float, seed: int = 0) -> "Texts":
+        """The texts, and `copies` of each in which a `share` of tokens is others' (never first and last)."""
+        rng = np.random.default_rng(seed)
+        pool = np.concatenate([ids[1:-1] for ids in self.ids])
+        ids = list(self.ids)
+        for text in self.ids * copies:
+            strange = rng.random(len(text)) < share
+            strange[[0, -1]] = False
+            ids.append(np.where(strange, rng.choice(pool, len(text)), text).tolist())
+        return replace(self, ids=ids, labels=np.tile(self.labels, copies + 1))
+
+    def batch(self, rows: Sequence[int], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
         """input_ids and attention_mask [rows, longest of them], labels [rows]; all int64."""
         longest = max(self.lengths[row] for row in rows)
         padded = [self.ids[row] + [self.pad_id] * (longest - self.lengths[row]) for row in rows]
         real = [[1] * self.lengths[row] + [0] * (longest - self.lengths[row]) for row in rows]
         return {
-            "input_ids": torch.tensor(padded),
-            "attention_mask": torch.tensor(real),
-            "labels": torch.as_tensor(self.labels[list(rows)]),
+            "input_ids": torch.tensor(padded, device=device),
+            "attention_mask": torch.tensor(real, device=device),
+            "labels": torch.as_tensor(self.labels[list(rows)], device=device),
         }
+
+    def by_length(self, size: int) -> list[list[int]]:
+        """All rows, in chunks of like length."""
+        return _chunks(np.argsort(self.lengths, kind="stable").tolist(), size)
 
     def batches(self, size: int = 32) -> list[dict[str, torch.Tensor]]:
         """All texts in batches of like length."""
-        return [self.batch(rows) for rows in _chunks(np.argsort(self.lengths, kind="stable").tolist(), size)]
+        return [self.batch(rows) for rows in self.by_length(size)]
+
+
+def highest(logits: np.ndarray) -> np.ndarray:
+    """The label with the highest logit, for a classifier that has no threshold."""
+    return logits.argmax(axis=1)
+
+
+def decision(source: Source) -> Decision:
+    """How the checkpoint turns logits into labels: by its own temperature and thresholds."""
+    meta = source.checkpoint.meta
+    calibration = Calibration(meta["temperature"], meta["thresholds"])
+    return lambda logits: decide(calibration.scores(logits), meta["labels"], meta["thresholds"])
 
 
 def takes_over(kept: Sequence[int], depth: int) -> tuple[int, ...]:
@@ -102,29 +138,39 @@ def distil(
     validation: Texts,
     layer_map: Sequence[int],
     recipe: Recovery | None = None,
+    decides: Decision = highest,
 ) -> dict:
     """Train `student` in place towards `teacher`, and leave it, in eval mode, as it was in its best epoch.
 
     Its output after layer i is held to the teacher's after layer `layer_map[i]` (squared error relative to
     the teacher's square; TinyBERT, Jiao et al. 2020, arXiv:1909.10351), its logits to the teacher's (KL at
-    a temperature; Hinton et al. 2015, arXiv:1503.02531). Epochs are ranked by macro-F1 on validation. Masks
-    of `prune.mask_smallest` hold. Returns facts: the epoch kept, its macro-F1, agreement, the teacher's F1.
+    a temperature; Hinton et al. 2015, arXiv:1503.02531). The embeddings stay the teacher's. Epochs are ranked
+    by macro-F1 on validation. Masks of `prune.mask_smallest` hold. A GPU is used where there is one.
+    Returns facts: the epoch kept, its macro-F1 and agreement, the teacher's macro-F1.
     """
     recipe = recipe or Recovery()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        return _distil(student, _Teacher(teacher, train, layer_map), validation, recipe)
+        train = train.with_noise(recipe.noisy_copies, recipe.noise, recipe.seed)
+        teaching = _Teacher(teacher.to(device), train, layer_map)  # type: ignore[arg-type]
+        facts = _distil(student.to(device), teaching, validation, recipe, decides)  # type: ignore[arg-type]
+    student.cpu()
+    teacher.cpu()
+    return facts
 
 
-def _distil(student: PreTrainedModel, teacher: "_Teacher", validation: Texts, recipe: Recovery) -> dict:
+def _distil(
+    student: PreTrainedModel, teacher: "_Teacher", validation: Texts, recipe: Recovery, decides: Decision
+) -> dict:
     started = time.perf_counter()
-    reference = predict(teacher.model, validation)
+    reference = decides(predict(teacher.model, validation))
     optimizer, schedule = _optimizer(student, len(teacher.texts), recipe)
     best: dict = {"macro_f1": -math.inf}
     weights: dict[str, torch.Tensor] = {}
     for epoch in range(1, recipe.epochs + 1):
         loss = _train_epoch(student, teacher, optimizer, schedule, recipe, epoch)
-        given = predict(student, validation)
+        given = decides(predict(student, validation))
         figures = {
             "epoch": epoch,
             "macro_f1": _macro_f1(validation.labels, given),
@@ -152,14 +198,14 @@ def _distil(student: PreTrainedModel, teacher: "_Teacher", validation: Texts, re
 
 @torch.inference_mode()
 def predict(model: PreTrainedModel, texts: Texts, batch_size: int = 64) -> np.ndarray:
-    """The label index of the highest logit of each text, in fp32; int64 [n]."""
+    """Logits [n, labels] in fp32, in the order of the texts."""
     model.eval()
-    given = np.zeros(len(texts), dtype=np.int64)
-    for rows in _chunks(np.argsort(texts.lengths, kind="stable").tolist(), batch_size):
-        batch = texts.batch(rows)
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        given[rows] = logits.argmax(-1).numpy()
-    return given
+    logits = np.zeros((len(texts), model.config.num_labels), dtype=np.float32)
+    for rows in texts.by_length(batch_size):
+        batch = texts.batch(rows, model.device)
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        logits[rows] = model(**inputs).logits.cpu().numpy()
+    return logits
 
 
 class _Teacher:
@@ -172,8 +218,8 @@ class _Teacher:
         self.cache: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         size = 2 * len(layer_map) * model.config.hidden_size * sum(texts.lengths)
         if size <= CACHE_BYTES:
-            for rows in _chunks(np.argsort(texts.lengths, kind="stable").tolist(), 32):
-                logits, hidden = self._compute(texts.batch(rows))
+            for rows in texts.by_length(32):
+                logits, hidden = self._compute(texts.batch(rows, model.device))
                 for position, row in enumerate(rows):
                     own = hidden[:, position, : texts.lengths[row]].to(torch.bfloat16, copy=True)
                     self.cache[row] = logits[position], own
@@ -184,7 +230,7 @@ class _Teacher:
             return self._compute(batch)
         logits = torch.stack([self.cache[row][0] for row in rows])
         layers, _, size = self.cache[rows[0]][1].shape
-        hidden = torch.zeros(layers, *batch["input_ids"].shape, size)
+        hidden = torch.zeros(layers, *batch["input_ids"].shape, size, device=self.model.device)
         for position, row in enumerate(rows):
             hidden[:, position, : self.texts.lengths[row]] = self.cache[row][1]
         return logits, hidden
@@ -203,7 +249,7 @@ def _train_epoch(student, teacher: _Teacher, optimizer, schedule, recipe: Recove
     chunks = _chunks(order, recipe.batch_size)
     total = 0.0
     for rows in tqdm(chunks, desc=f"recovery {epoch}/{recipe.epochs}", disable=not sys.stderr.isatty()):
-        batch = teacher.texts.batch(rows)
+        batch = teacher.texts.batch(rows, student.device)
         loss = _loss(_run(student, batch), teacher.targets(rows, batch), batch, recipe)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -243,15 +289,15 @@ def _loss(
 def _run(model: PreTrainedModel, batch: dict) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
     """fp32 logits, and the hidden states after each layer; bf16 inside where the machine computes it."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16()):
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=has_bf16()):
         output = model(**inputs, output_hidden_states=True)
     return output.logits.float(), output.hidden_states[1:]
 
 
 def _optimizer(student: PreTrainedModel, texts: int, recipe: Recovery):  # type: ignore[no-untyped-def]
-    """AdamW under a linear schedule; the embeddings stay the teacher's unless the recipe says otherwise."""
+    """AdamW under a linear schedule, over all but the embeddings."""
     student.requires_grad_(True)
-    student.base_model.get_submodule("embeddings").requires_grad_(recipe.train_embeddings)
+    student.base_model.get_submodule("embeddings").requires_grad_(False)
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         learning, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True

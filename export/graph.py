@@ -7,10 +7,10 @@ rewrite is exact, which is tried on random inputs before it is taken; other enco
 """
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 # Sums in another order: what two exact computations of one fp32 model may differ by.
 EXACT = 1e-4
@@ -20,7 +20,7 @@ class Layer(nn.Module):
     """One post-norm encoder layer (Vaswani et al. 2017): fp32 [batch, length, dim] -> the same, or, where
     `first_only`, [batch, 1, dim]: keys and values are those of all tokens, everything else of the first."""
 
-    def __init__(self, block: nn.Module, first_only: bool) -> None:
+    def __init__(self, block: Any, first_only: bool) -> None:
         super().__init__()
         self.first_only = first_only
         attention = block.attention
@@ -43,7 +43,7 @@ class Layer(nn.Module):
         else:
             self.query_key_value = _joined(query, key, value)
 
-    def forward(self, hidden: torch.Tensor, attention_mask=None, *_: object, **named: object):
+    def forward(self, hidden: torch.Tensor, attention_mask=None, *_: Any, **named: Any):
         mask = named.get("attn_mask", attention_mask)
         if mask is not None:  # [batch, 1, 1, length]: the same for every query, only padding is masked
             mask = mask[:, None, None].bool() if mask.dim() == 2 else mask[:, :, :1]
@@ -52,15 +52,15 @@ class Layer(nn.Module):
             query = self.query(hidden)
         else:
             query, key, value = self.query_key_value(hidden).chunk(3, dim=-1)
-        attended = F.scaled_dot_product_attention(
-            *(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)),
-            attn_mask=mask,
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)
         )
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         hidden = self.attention_norm(hidden + self.output(attended.transpose(1, 2).flatten(2)))
         return (self.output_norm(hidden + self.down(self.activation(self.up(hidden)))),)
 
 
-def lean(model: nn.Module) -> nn.Module:
+def lean(model):
     """`model` with its layers as `Layer`s, the last of them for the first token alone, where that is exact;
     else `model` itself. A `PreTrainedModel` in eval mode with SDPA attention; it is changed in place."""
     blocks = _blocks(model)
@@ -85,12 +85,14 @@ def lean(model: nn.Module) -> nn.Module:
 def parts(name: str) -> tuple[str, ...]:
     """Names, in a `PreTrainedModel`, of the linear layers that the leaned module `name` computes."""
     prefix, _, own = name.rpartition(".")
-    return tuple(f"{prefix}.{part}" for part in _PARTS.get(own, (own,)))
+    return tuple(f"{prefix}.{part}" for part in _PARTS[own]) if own in _PARTS else (name,)
 
 
 _PARTS = {
-    "query_key_value": ("attention.q_lin", "attention.k_lin", "attention.v_lin")
-    + ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "query_key_value": (
+        *("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        *("attention.self.query", "attention.self.key", "attention.self.value"),
+    ),
     "key_value": ("attention.k_lin", "attention.v_lin", "attention.self.key", "attention.self.value"),
     "query": ("attention.q_lin", "attention.self.query"),
     "output": ("attention.out_lin", "attention.output.dense"),
@@ -99,7 +101,7 @@ _PARTS = {
 }
 
 
-def _blocks(model: nn.Module) -> nn.ModuleList | None:
+def _blocks(model) -> nn.ModuleList | None:
     """The encoder's layers, where they have a form that `Layer` reads."""
     encoder = getattr(model, model.base_model_prefix, None)
     stack = getattr(encoder, "transformer", None) or getattr(encoder, "encoder", None)
@@ -120,12 +122,15 @@ def _joined(*linears: nn.Linear) -> nn.Linear:
     return joined
 
 
-def _probe(model: nn.Module) -> dict[str, torch.Tensor]:
+def _probe(model) -> dict[str, torch.Tensor]:
     """Random inputs with padding, the same each time."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(4, model.config.vocab_size, (4, 12), generator=generator)
     mask = torch.arange(12) < torch.tensor([[12], [7], [3], [2]])
-    return {"input_ids": ids.where(mask, torch.tensor(model.config.pad_token_id)), "attention_mask": mask.long()}
+    return {
+        "input_ids": ids.where(mask, torch.tensor(model.config.pad_token_id)),
+        "attention_mask": mask.long(),
+    }
 
 
 class Logits(nn.Module):

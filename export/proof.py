@@ -48,19 +48,18 @@ def openvino_precisions(compiled) -> dict:
     return {"executed_matmuls": dict(executed)}
 
 
-def onnx_operators(path: Path) -> dict:
+def onnx_operators(path: Path, options: dict) -> dict:
     """Operators of the graph that ONNX Runtime executes on this machine, after its own optimisation."""
     import tempfile
 
     import onnx
-    import onnxruntime
+
+    from handler.runtimes import onnx_session
 
     with tempfile.TemporaryDirectory() as scratch:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # the optimised graph is for looking at, not for shipping elsewhere
-        options.optimized_model_filepath = f"{scratch}/executed.onnx"
-        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        nodes = onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node
+        executed = Path(scratch) / "executed.onnx"  # for looking at, not for shipping: it fits this CPU
+        onnx_session(path, options, 1, executed)
+        nodes = onnx.load(executed, load_external_data=False).graph.node
         return {"executed_operators": dict(Counter(node.op_type for node in nodes).most_common())}
 
 
@@ -85,6 +84,8 @@ def compiled_kernels(package: Path) -> dict:
         "generated_linears": sum(calls.values()),
         "library_linears": integer_calls + float_calls,
         "int8_linears": integer_kernels + integer_calls,
-        "operands": dict(sum((Counter({generated[name]: count}) for name, count in calls.items()), Counter())),
+        "operands": dict(
+            sum((Counter({generated[name]: count}) for name, count in calls.items()), Counter())
+        ),
         "instructions": [name for name, mark in INSTRUCTIONS.items() if mark in kernels],
     }

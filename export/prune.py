@@ -147,6 +147,7 @@ def importance(model: PreTrainedModel, batches: Iterable[Batch], *, labelled: bo
     texts (Michel et al. 2019, arXiv:1905.10650, eq. 2, for heads; Molchanov et al. 2019, arXiv:1906.10771,
     for neurons). The loss is cross-entropy where `labelled`, else the sum of squared logits.
     """
+    model.eval()
     tapped = _Taps(model)
     heads = torch.zeros(len(layers_of(model)), head_counts(model)[0], dtype=torch.float64)
     neurons = torch.zeros(len(layers_of(model)), widths(model)[0], dtype=torch.float64)
@@ -167,10 +168,11 @@ def importance(model: PreTrainedModel, batches: Iterable[Batch], *, labelled: bo
 def fit_depth(depth: int, keep: float) -> int:
     """How many of `depth` layers to keep for the share `keep`: the cut is parted between depth and width.
 
-    Both by the square root: at a half, 4 layers of 6, with three quarters of each.
+    Both by the square root, depth rounded down: of 6 layers, 4 with three quarters of each at a half, 3 with
+    a half of each at a quarter. Fewer layers were as accurate as narrower ones, and call fewer kernels.
     """
     _check_keep(keep)
-    return max(1, round(depth * math.sqrt(keep)))
+    return max(1, math.floor(depth * math.sqrt(keep)))
 
 
 def fit_shape(model: PreTrainedModel, keep: float, layers: Sequence[int]) -> Shape:

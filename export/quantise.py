@@ -1,12 +1,13 @@
 """Int8 of linear layers in torch: the ranges of their inputs, the layer itself, and which layers suffer most.
 
 The static layer speaks the decomposed form of PT2E (quantize_per_tensor, then a product of int8): an input scale
-observed on training texts, one weight scale per output channel. The quantiser that PT2E needs on x86 comes
+observed on training texts, its channels smoothed, and one weight scale per output channel. The quantiser that PT2E needs on x86 comes
 with torchao, which slows and litters every import of transformers beside it, servers' too; what is needed
 of it is the thirty lines below, and they choose the oneDNN kernel themselves instead of hoping for a match.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,9 +16,24 @@ from torch.ao.quantization.fx import _decomposed  # noqa: F401 - registers torch
 
 from export.source import Source
 
-Range = tuple[float, float]
 # Texts on which the layers are ranked: a ranking needs less than a verdict.
 RANKING_TEXTS = 128
+# SmoothQuant's strength (Xiao et al. 2023, arXiv:2211.10438). Of 0.3 to 0.95, with the 22 M classifier on
+# TweetEval's validation texts: 98.5 % of labels agree at 0.85, 97.2 % without smoothing; clipping the rarest
+# values instead cost ten points.
+SMOOTHING = 0.85
+
+
+@dataclass(frozen=True)
+class Range:
+    """Least and greatest value of each input channel of a layer, fp32 [inputs]; zero always lies between."""
+
+    low: torch.Tensor
+    high: torch.Tensor
+
+    @property
+    def size(self) -> torch.Tensor:
+        return torch.maximum(-self.low, self.high)
 
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -25,14 +41,16 @@ def linears(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def observe(model: nn.Module, inputs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Range]:
-    """Least and greatest input value of every linear layer over `inputs`, the range always holding zero."""
+    """What every linear layer of `model` is given over `inputs`."""
     ranges: dict[str, Range] = {}
 
     def watch(name: str):
         def hook(_: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-            low, high = ranges.get(name, (0.0, 0.0))
-            seen = arguments[0]
-            ranges[name] = min(low, seen.min().item()), max(high, seen.max().item())
+            seen = arguments[0].flatten(0, -2)
+            low, high = seen.amin(dim=0).clamp(max=0), seen.amax(dim=0).clamp(min=0)
+            if before := ranges.get(name):
+                low, high = torch.minimum(low, before.low), torch.maximum(high, before.high)
+            ranges[name] = Range(low, high)
 
         return hook
 
@@ -45,8 +63,17 @@ def observe(model: nn.Module, inputs: Sequence[Mapping[str, np.ndarray]]) -> dic
     return ranges
 
 
-def input_scale(low: float, high: float) -> tuple[float, int]:
-    """Scale and zero point of unsigned 8-bit values over `low` to `high`, zero exactly representable."""
+def smoothing(seen: Range, weight: torch.Tensor) -> torch.Tensor:
+    """fp32 [inputs]: what to divide the inputs by, and multiply the weights with, so that a few channels of
+    large values do not set the scale of all."""
+    weights = weight.abs().amax(dim=0).clamp(min=1e-5)
+    factors = seen.size.clamp(min=1e-5) ** SMOOTHING / weights ** (1 - SMOOTHING)
+    return (factors / factors.mean()).clamp(min=1e-3).float()
+
+
+def input_scale(seen: Range, factors: torch.Tensor) -> tuple[float, int]:
+    """Scale and zero point of unsigned 8-bit values over all of the smoothed inputs."""
+    low, high = (seen.low / factors).min().item(), (seen.high / factors).max().item()
     scale = max(high - low, 1e-8) / 255
     return scale, round(-low / scale)
 
@@ -69,8 +96,11 @@ class StaticLinear(nn.Module):
     def __init__(self, linear: nn.Linear, seen: Range, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
-        self.scale, self.zero_point = input_scale(*seen)
-        weight, scales = quantised_weight(linear.weight.data)
+        self.per_factor: torch.Tensor
+        factors = smoothing(seen, linear.weight.data)
+        self.scale, self.zero_point = input_scale(seen, factors)
+        weight, scales = quantised_weight(linear.weight.data * factors)
+        self.register_buffer("per_factor", 1 / factors)
         self.register_buffer("weight", weight)
         self.register_buffer("weight_scales", scales)
         self.register_buffer("weight_zero_points", torch.zeros(len(scales), dtype=torch.int64))
@@ -78,11 +108,11 @@ class StaticLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         quantised = torch.ops.quantized_decomposed.quantize_per_tensor.default(
-            inputs.float(), self.scale, self.zero_point, 0, 255, torch.uint8
+            inputs.float() * self.per_factor, self.scale, self.zero_point, 0, 255, torch.uint8
         )
         packed = torch.ops.onednn.qlinear_prepack(self.weight, None)
         weights = (packed, self.weight_scales, self.weight_zero_points, self.bias)
-        rest = (1.0, 0, self.dtype, "none", [], "")  # no second quantisation, no fused operation
+        rest: tuple = (1.0, 0, self.dtype, "none", [], "")  # no second quantisation, no fused operation
         return torch.ops.onednn.qlinear_pointwise(quantised, self.scale, self.zero_point, *weights, *rest)
 
 
@@ -92,7 +122,9 @@ def _packed_shape(weight: torch.Tensor, _: object) -> torch.Tensor:
     return weight.new_empty((weight.shape[1], weight.shape[0]))
 
 
-def make_static(model: nn.Module, ranges: Mapping[str, Range], leave: Collection[str], dtype: torch.dtype) -> int:
+def make_static(
+    model: nn.Module, ranges: Mapping[str, Range], leave: Collection[str], dtype: torch.dtype
+) -> int:
     """Replace the linear layers of `model` by `StaticLinear`s, but for those in `leave`; how many were.
 
     The rest of the model is cast to `dtype`.
@@ -118,18 +150,24 @@ def most_sensitive(source: Source) -> list[str]:
     moved = {}
     for name, layer in linears(model).items():
         weight = layer.weight.data
-        rounded, scales = quantised_weight(weight)
-        scale, zero = input_scale(*ranges[name])
+        factors = smoothing(ranges[name], weight)
+        rounded, scales = quantised_weight(weight * factors)
         layer.weight.data = rounded * scales[:, None]
-        handle = layer.register_forward_pre_hook(
-            lambda _, given, scale=scale, zero=zero: (
-                torch.fake_quantize_per_tensor_affine(given[0], scale, zero, 0, 255),
-            )
-        )
+        handle = layer.register_forward_pre_hook(_rounding(factors, *input_scale(ranges[name], factors)))
         moved[name] = float((_logits(model, batches) - exact).abs().mean())
         handle.remove()
         layer.weight.data = weight
     return sorted(moved, key=moved.__getitem__, reverse=True)
+
+
+def _rounding(factors: torch.Tensor, scale: float, zero_point: int):
+    """A hook that gives a layer its inputs smoothed and rounded to 8 bits."""
+
+    def hook(_: nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        smooth = arguments[0] / factors
+        return (torch.fake_quantize_per_tensor_affine(smooth, scale, zero_point, 0, 255),)
+
+    return hook
 
 
 def _batches(source: Source) -> list[dict[str, torch.Tensor]]:

@@ -21,9 +21,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from export.source import Source
 from handler.errors import UnsupportedError, UserError
 from handler.machine import cpu_features
 

@@ -82,18 +82,17 @@ def load_torch_int8(folder: Path, int8_linears: Sequence[str]):
     weights = load_file(folder / "model.safetensors")
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     model = AutoModelForSequenceClassification.from_config(config).eval()
-    packed = {
-        name: [weights.pop(f"{name}.{part}", None) for part in ("weight", "weight_scales", "bias")]
-        for name in int8_linears
-    }
+    biases = {name: weights.pop(f"{name}.bias", None) for name in int8_linears}
+    packed = {name: (weights.pop(f"{name}.weight"), weights.pop(f"{name}.weight_scales")) for name in biases}
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    if unexpected or {name.rpartition(".")[0] for name in missing} != set(int8_linears):
+    if unexpected or {name.rpartition(".")[0] for name in missing} != set(packed):
         raise UserError("the artifact's weights do not fit its model", seen=folder, remedy="Build it again")
-    for name, (weight, scales, bias) in packed.items():
-        linear = torch.ao.nn.quantized.dynamic.Linear(*reversed(weight.shape), bias_=bias is not None)
-        zero_points = torch.zeros(len(weight), dtype=torch.int64)
+    for name, (weight, scales) in packed.items():
+        outputs, inputs = weight.shape
+        linear = torch.ao.nn.quantized.dynamic.Linear(inputs, outputs, bias_=biases[name] is not None)
+        zero_points = torch.zeros(outputs, dtype=torch.int64)
         quantised = torch._make_per_channel_quantized_tensor(weight, scales, zero_points, 0)
-        linear.set_weight_bias(quantised, bias)
+        linear.set_weight_bias(quantised, biases[name])
         model.set_submodule(name, linear)
     return model
 
@@ -113,23 +112,33 @@ def _load_compiled(artifact: Artifact, threads: int) -> Forward:
 
 
 def _load_onnx(artifact: Artifact, threads: int) -> Forward:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Spinning threads steal the cores of the server's JVM between two requests.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        artifact.folder / "model.onnx", options, providers=["CPUExecutionProvider"]
-    )
+    session = onnx_session(artifact.folder / "model.onnx", artifact.meta["runtime_options"], threads)
 
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         (logits,) = session.run(["logits"], {"input_ids": input_ids, "attention_mask": attention_mask})
         return logits
 
     return forward
+
+
+def onnx_session(model: Path, options: dict, threads: int, executed: Path | None = None):
+    """`onnxruntime.InferenceSession` as it is served; export has it write the graph that it executes."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    # Spinning threads steal the cores of the server's JVM between two requests.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.log_severity_level = 3
+    if executed is not None:
+        settings.optimized_model_filepath = str(executed)
+    return onnxruntime.InferenceSession(
+        model,
+        settings,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=options.get("disabled_optimizers"),
+    )
 
 
 def _load_openvino(artifact: Artifact, threads: int) -> Forward:

@@ -47,8 +47,14 @@ class Checkpoint:
 
     @property
     def trained(self) -> bool:
-        """Whether labels mean anything: False for random weights that nothing was fitted to."""
-        return bool(self.meta["recipe"]["epochs"])
+        """Whether labels mean anything: not where weights are random, nor where the texts have no labels."""
+        recipe = self.meta["recipe"]
+        return bool(recipe["epochs"] or recipe.get("adopted")) and not self.unlabelled
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether the texts came without labels."""
+        return self.meta["data"]["spec"].startswith("texts:")
 
 
 def check_place(folder: Path) -> None:

@@ -27,6 +27,7 @@ HATE_LABELS = ("not-hate", "hate")
 MOST_LABELS = 30  # more distinct values than this are ids or texts, not labels
 NOT_HATE = {"0", "0.0", "false", "no", "not-hate", "nothate", "no-hate", "nohate", "non-hate", "normal"}
 HATE = {"1", "1.0", "true", "yes", "hate", "hateful"}
+UNLABELLED = "texts:embedded"  # what stands in for the data of a model that came without any
 FILE_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 TWEETEVAL_COMMIT = "4fbd22cd78421f05b1ecdb4fc5725bc7a7bd8f66"
@@ -152,6 +153,23 @@ def read_csv(request: Request) -> Raw:
 @source("jsonl:PATH", "a file of one JSON object per line, or a folder of train.jsonl, test.jsonl …")
 def read_jsonl(request: Request) -> Raw:
     return _read_tables(request, ".jsonl", _jsonl_rows)
+
+
+@source("texts:PATH", "a text file, one text a line, without labels (PATH embedded: the demo's texts)")
+def read_texts(request: Request) -> Raw:
+    """Texts without labels, for a model that was trained elsewhere: `--labels` are the model's. Every text is
+    given some label, so that the splits hold them all; none of them means anything."""
+    if not request.columns.labels:
+        raise UserError("texts: has no labels", seen=request.argument, remedy="Train on csv: or jsonl:")
+    if request.argument == "embedded":
+        texts = [example.text for split in demo.corpus(request.seed).values() for example in split]
+        argument = request.argument
+    else:
+        path = Path(request.argument).expanduser().absolute()
+        with _opened(path) as lines:
+            texts, argument = [line.rstrip("\r\n") for line in lines], str(path)
+    labels = np.arange(len(texts)) % len(request.columns.labels)
+    return Raw(request.columns.labels, {"train": Split(texts, labels)}, argument)
 
 
 def _read_tables(request: Request, suffix: str, rows: Callable[[Path], Iterator[dict]]) -> Raw:

@@ -54,6 +54,10 @@ def torch_int8_dynamic(source: Source, folder: Path, leave: Collection[str] = ()
     dynamic = kinds.count(torch.ao.nn.quantized.dynamic.Linear)
     proof.require(dynamic == len(chosen), f"{len(chosen)} dynamically quantised linear layers", kinds)
     total = len(chosen) + len(leave)
-    facts = {"int8_linears": dynamic, "left_in_float": sorted(leave), "engine": torch.backends.quantized.engine}
+    facts = {
+        "int8_linears": dynamic,
+        "left_in_float": sorted(leave),
+        "engine": torch.backends.quantized.engine,
+    }
     facts["summary"] = f"{dynamic} of {total} linear layers in int8 ({facts['engine']})"
     return Built(facts, {"dtype": "float32", "int8_linears": chosen})

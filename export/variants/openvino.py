@@ -79,9 +79,7 @@ def _float(source: Source, folder: Path, precision: str) -> Built:
     options = {"INFERENCE_PRECISION_HINT": precision}
     facts = proof.openvino_precisions(compile_openvino(folder / "model.xml", options, 1))
     executed = facts["executed_matmuls"].get(precision, 0)
-    proof.require(
-        executed >= len(linears), f"{len(linears)} matrix products executed in {precision}", facts
-    )
+    proof.require(executed >= len(linears), f"{len(linears)} matrix products executed in {precision}", facts)
     facts["summary"] = f"{executed} products executed in {precision}"
     return Built(facts, options)
 

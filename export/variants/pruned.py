@@ -21,7 +21,6 @@ NEEDS = ("torch", "transformers")
 IMPORTANCE_TEXTS = 512
 LAYER_TEXTS = 128
 SPARSITY = 0.5
-SPARSE_EPOCHS, SPARSE_LEARNING_RATE = 1, 1e-4  # zeros cost little, and what is left finds back quickly
 
 
 @variant(
@@ -77,7 +76,7 @@ def sparse(source: Source, folder: Path) -> Built:
 
     teacher, student = source.model(), source.model()
     mask_smallest(student, SPARSITY)
-    recipe = Recovery(epochs=SPARSE_EPOCHS, learning_rate=SPARSE_LEARNING_RATE)
+    recipe = Recovery(epochs=1, learning_rate=1e-4, noisy_copies=0)  # zeros cost little: a short walk back
     recovery = _recover(source, student, teacher, range(len(layers_of(teacher))), recipe)
     make_permanent(student)
     reloaded = _save(student, folder)
@@ -103,13 +102,14 @@ def _layers(source: Source, count: int) -> list[int]:
 
 
 def _recover(source: Source, student, teacher, layers: Sequence[int], recipe=None) -> dict:  # type: ignore[no-untyped-def]
-    from export.distil import Texts, distil, takes_over
+    from export.distil import Texts, decision, distil, takes_over
     from export.prune import layers_of
 
     if not source.checkpoint.trained:
         return {"epochs": 0, "note": "none: the weights are random, there is no accuracy to win back"}
     train, validation = (Texts.of(source, split) for split in ("train", "validation"))
-    return distil(student, teacher, train, validation, takes_over(layers, len(layers_of(teacher))), recipe)
+    layer_map = takes_over(layers, len(layers_of(teacher)))
+    return distil(student, teacher, train, validation, layer_map, recipe, decision(source))
 
 
 def _smaller(

@@ -1,5 +1,6 @@
 """Constructed reports: complete, valid, and with figures that a test sets as it needs them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,8 +104,16 @@ def variant(
             "summary": f"the {name}",
             "runtime": "torch",
             "parent": None,
-            "check": {"equal": equal},
+            "check": {
+                "equal": equal,
+                "n": 999,
+                "label_agreement": 0.997,
+                "max_prob_diff": 0.0123,
+                "macro_f1_drop": [-0.002, 0.003],
+                "batch_mate_diff": 0.0004,
+            },
             "max_length": 128,
+            "build_seconds": 12.3,
         },
         "latency": [] if error else [latency_entry(*case, speed, name == "fp32") for case in cases],
         "served": list(levels),
@@ -152,6 +161,37 @@ def variant(
     return one
 
 
+def peer(
+    name: str, *, speed: float = 1.0, error: str | None = None, left_out: bool = False
+) -> dict[str, Any]:
+    """One entry of a document's `peers`."""
+    like = variant(name, speed=speed, error=error)
+    return {
+        "name": name,
+        "summary": f"the {name}",
+        "documentation": "https://example.org/docs",
+        "status": "left out" if left_out else like["status"],
+        "error": like["error"],
+        "preparation_s": None if error else 12.0,
+        "versions": {} if error else {"optimum": "2.1.0"},
+        **{key: like[key] for key in ("latency", "quality", "parity", "resources")},
+    }
+
+
+def floor() -> dict[str, Any]:
+    """The floor on two shapes."""
+    times = {"int8_ms": 2.0, "int8_tops": 1.0, "fp32_ms": 10.0, "fp32_tops": 0.2}
+    return {
+        "encoder": {"layers": 6, "width": 384, "feed_forward": 1536},
+        "percentile": 5,
+        "error": None,
+        "cases": [
+            {"case": f"{batch}x32", "batch": batch, "tokens": 32, "samples": 50, "call_us": 20.0, **times}
+            for batch in (1, 32)
+        ],
+    }
+
+
 def document(*variants: dict[str, Any]) -> dict[str, Any]:
     return {**SHARED, "variants": list(variants)}
 
@@ -163,7 +203,15 @@ def report(one: dict[str, Any], **shared: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def make():
-    """The builders above: `make.variant`, `make.level`, `make.document`, `make.report`."""
+    """The builders above: `make.variant`, `make.level`, `make.document`, `make.report` and so on."""
     from types import SimpleNamespace
 
-    return SimpleNamespace(variant=variant, level=served_level, document=document, report=report)
+    return SimpleNamespace(
+        variant=variant, level=served_level, document=document, report=report, peer=peer, floor=floor
+    )
+
+
+@pytest.fixture(scope="session")
+def peers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the session's peers are kept: prepared by the first test that needs them."""
+    return tmp_path_factory.mktemp("peers")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.latency import describe, paired_ratio, percentile, shapes_up_to, speedup
+from benchmarks.latency import describe, paired_ratio, percentile, shapes_up_to, slow_cases, speedup
 
 
 def rounds(
@@ -74,6 +74,29 @@ def test_throughput_counts_texts_not_calls() -> None:
     found = describe("32 texts", {"fp32": [[100.0], [100.0]]}, "fp32", 32, None)
     assert found["texts_per_second"] == pytest.approx(320)
     assert found["samples"] == found["rounds"] == 2
+
+
+def test_a_ratio_to_the_pipeline_stands_beside_that_to_fp32_where_it_took_part() -> None:
+    measured = {
+        "fp32": rounds(20, seed=1),
+        "fp32 again": rounds(20, seed=2),
+        "hf-pipeline": rounds(40, seed=3),
+        "a": rounds(10, seed=4),
+    }
+    found = describe("32 texts", measured, "a", 32, None)
+    assert found["speedup"]["ratio"] == pytest.approx(2, rel=0.02)
+    assert found["vs_pipeline"]["ratio"] == pytest.approx(4, rel=0.02)
+    assert found["vs_pipeline"]["verdict"] == "faster"
+    assert describe("32 texts", measured, "hf-pipeline", 32, None)["vs_pipeline"]["verdict"] == "reference"
+
+
+def test_only_fixed_shapes_that_take_fp32_long_are_measured_in_fewer_rounds() -> None:
+    first = {
+        "1x32": {"fp32": [[20.0, 20.0]], "a": [[900.0]]},
+        "32x32": {"fp32": [[250.0, 260.0]]},
+        "32 texts": {"fp32": [[900.0]]},
+    }
+    assert slow_cases(first, 400) == {"32x32"}
 
 
 def test_shapes_are_cut_to_what_the_model_reads() -> None:

@@ -65,6 +65,83 @@ def test_the_page_says_what_a_ratio_rests_on(make) -> None:
         assert part in page
 
 
+def test_peers_stand_below_the_variants_and_the_floor_below_the_table(make) -> None:
+    fast = make.variant("int8", speed=4)
+    fast["latency"][0] |= {"int8_floors": 1.74, "vs_pipeline": fast["latency"][0]["speedup"]}
+    fast["latency"][-1]["vs_pipeline"] = {**fast["latency"][-1]["speedup"], "ratio": 4.56}
+    left_out = make.peer("ort-int8", error="optimum not installed", left_out=True)
+    crashed = make.peer("plain-openvino-int8", error="signal SIGKILL")
+    document = make.document(make.variant("fp32"), fast) | {
+        "peers": [make.peer("hf-pipeline", speed=0.9), left_out, crashed],
+        "floor": make.floor(),
+    }
+    validate(document, "sideBySide")
+    lines = pages.table(document).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [
+        "fp32",
+        "int8",
+        "hf-pipeline",
+        "ort-int8",
+        "plain-openvino-int8",
+    ]
+    assert "1.7x" in lines[3]
+    assert "4.56x" in lines[3]
+    page = pages.side_by_side(document)
+    for part in (
+        "ort-int8 was left out: optimum not installed",
+        "plain-openvino-int8 failed during latency: signal SIGKILL",
+        "int8 TOPS",
+        "[the hf-pipeline](https://example.org/docs)",
+        "optimum 2.1.0",
+        "may go below it",
+    ):
+        assert part in page, part
+
+
+def test_a_report_without_peers_floor_and_builds_has_neither_sections_nor_columns_of_them(make) -> None:
+    old = make.variant("fp32")
+    del old["artifact"]["build_seconds"]
+    page = pages.side_by_side(make.document(old))
+    assert "floor:" not in page
+    assert "hf-pipeline" not in page
+    assert "## Proof" not in page
+
+
+@pytest.mark.parametrize(
+    ("proof", "words"),
+    [
+        pytest.param(
+            {"summary": "38 of 38 products in int8", "more": 1}, "38 of 38 products in int8", id="own"
+        ),
+        pytest.param(
+            {"executed": {"u8": 34, "i8": 4}, "integer_matmuls": 38, "amx": True, "names": ["a"]},
+            "executed: u8 34, executed: i8 4, integer matmuls 38",
+            id="first figures",
+        ),
+        pytest.param({}, "–", id="none"),
+    ],
+)
+def test_a_proof_is_put_in_a_few_words(proof: dict, words: str) -> None:
+    assert pages.proof_words(proof) == words
+
+
+def test_many_variants_fit_into_a_terminal_as_rows(make) -> None:
+    names = ["fp32", *(f"variant-{number}" for number in range(14))]
+    shown = pages.terminal_table(make.document(*map(make.variant, names)))
+    assert all(any(line.startswith(name) for line in shown.splitlines()) for name in names)
+    assert max(map(len, shown.splitlines())) < 150
+
+
+def test_the_page_says_which_were_served_and_why(make) -> None:
+    document = make.document(make.variant("fp32", levels=(make.level(32, 60, 700),)), make.variant("a"))
+    rule = "fp32 and the 0 fastest"
+    document["run"] = document["run"] | {"serving": {"names": ["fp32"], "rule": rule}}
+    validate(document, "sideBySide")
+    assert f"Which: {rule}." in pages.provenance(document)
+    document["run"]["serving"]["names"] = ["fp32", "a"]
+    assert rule not in pages.provenance(document)
+
+
 def test_a_noisy_run_is_said_to_be_one(make) -> None:
     noisy = make.variant("fp32")
     noisy["latency"][0]["speedup"]["noise"] = 1.6

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.report import validate
-from benchmarks.selection import Objective, select
+from benchmarks.selection import Objective, choose_served, select
 from handler.errors import UserError
 
 
@@ -121,6 +121,30 @@ def test_random_weights_are_judged_by_the_check_alone(make) -> None:
     chosen = select(found, Objective())
     assert chosen["selected"] == "a"
     assert "quality cannot be judged" in chosen["reasons"]["a"]
+
+
+def test_the_fastest_equal_ones_are_served_and_those_with_a_proven_drop_first(make) -> None:
+    candidates = [
+        make.variant("fp32"),
+        make.variant("slow", speed=2),
+        make.variant("quick", speed=4),
+        make.variant("unsettled", speed=8, drop=(-0.004, 0.013)),
+        make.variant("unlike", speed=9, equal=False),
+    ]
+    assert choose_served(candidates, 1).names == ["fp32", "quick"]
+    assert choose_served(candidates, 2).names == ["fp32", "quick", "slow"]
+    assert choose_served(candidates, 3).names == ["fp32", "quick", "slow", "unsettled"]
+    assert choose_served(candidates, 9).names == ["fp32", "quick", "slow", "unsettled"]
+    assert choose_served(candidates, None).names == [one["name"] for one in candidates]
+    assert "the 3 fastest on real texts in process" in choose_served(candidates, 3).rule
+    assert choose_served([], 3).names == []
+
+
+def test_a_variant_that_had_an_archive_but_was_not_worth_a_server_names_the_way_to_one(make) -> None:
+    found = make.document(make.variant("fp32", levels=(make.level(32, 60, 700),)), make.variant("a", speed=9))
+    assert "name it: make benchmark VARIANTS=a" in select(found, Objective())["reasons"]["a"]
+    found["variants"][1]["resources"]["archive_mb"] = None
+    assert "(no archive)" in select(found, Objective())["reasons"]["a"]
 
 
 def test_the_command_writes_the_choice_and_exits_with_1_when_none_qualifies(field, tmp_path, capsys) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.peers import PEERS
 from benchmarks.profiles import PROFILES
-from benchmarks.report import validate
+from benchmarks.report import case, side_by_side, validate
 from benchmarks.served import check_archive
 from benchmarks.suite import find_artifacts, measure, prepare
 from handler.artifact import DESCRIPTION, describe_files, open_artifact
@@ -55,9 +56,20 @@ def dataset(checkpoint):
 
 
 @pytest.fixture(scope="module")
-def reports(artifacts: Path, checkpoint, dataset) -> dict[str, dict]:
-    subject = prepare([], artifacts, None, checkpoint, dataset, BRIEF)
+def reports(artifacts: Path, checkpoint, dataset, peers_folder) -> dict[str, dict]:
+    """A run with peers and the floor, timed on texts of the test split."""
+    subject = prepare([], artifacts, None, checkpoint, dataset, BRIEF, "test", peers_folder)
     return {report["name"]: report for report in measure(subject, BRIEF, threads=1)}
+
+
+@pytest.fixture(scope="module")
+def plain(artifacts: Path, checkpoint, dataset) -> dict:
+    """The report of a copy from a run without peers, of a checkpoint with random weights."""
+    recipe = checkpoint.meta["recipe"] | {"epochs": 0}
+    untrained = replace(checkpoint, meta=checkpoint.meta | {"recipe": recipe})
+    subject = prepare(["copy"], artifacts, None, untrained, dataset, BRIEF)
+    (copy,) = (report for report in measure(subject, BRIEF, threads=1) if report["name"] == "copy")
+    return copy
 
 
 def test_every_report_keeps_the_schema_and_says_what_failed(reports) -> None:
@@ -98,14 +110,60 @@ def test_a_trained_classifier_gets_quality_and_an_interval_of_its_drop(reports) 
     assert drop["low"] <= 0 <= drop["high"]
 
 
-def test_random_weights_get_no_quality(artifacts: Path, checkpoint, dataset) -> None:
-    recipe = checkpoint.meta["recipe"] | {"epochs": 0}
-    untrained = replace(checkpoint, meta=checkpoint.meta | {"recipe": recipe})
-    subject = prepare(["copy"], artifacts, None, untrained, dataset, BRIEF)
-    (copy,) = (report for report in measure(subject, BRIEF, threads=1) if report["name"] == "copy")
-    assert copy["data"]["labels_meaningful"] is False
-    assert copy["quality"] == {}
-    assert copy["parity"]["gate"]["macro_f1_drop"] is None
+@pytest.fixture(scope="module")
+def beside_peers(reports) -> dict:
+    """The side-by-side document of that run."""
+    document = side_by_side(list(reports.values()))
+    validate(document, "sideBySide")
+    return document
+
+
+def test_peers_are_measured_in_the_same_rounds_and_judged_like_variants(beside_peers) -> None:
+    peers = {peer["name"]: peer for peer in beside_peers["peers"]}
+    assert list(peers) == list(PEERS)
+    assert {peer["status"] for peer in peers.values()} == {"measured"}
+    pipeline = peers["hf-pipeline"]
+    assert pipeline["parity"]["gate"]["label_agreement"] == 1
+    assert pipeline["parity"]["gate"]["max_prob_diff"] < 1e-4
+    assert peers["plain-openvino-int8"]["quality"]["test"]["macro_f1"] > 0.6
+    assert all(peer["resources"]["threads"] == 1 for peer in peers.values())
+    assert [one["name"] for one in beside_peers["variants"]] == ["fp32", "copy", "broken"]
+
+
+def test_throughput_has_a_paired_ratio_to_the_pipeline(beside_peers) -> None:
+    copy = case(beside_peers["variants"][1], "32 texts")
+    assert copy["vs_pipeline"]["low"] <= copy["vs_pipeline"]["ratio"] <= copy["vs_pipeline"]["high"]
+    pipeline = case(beside_peers["peers"][0], "32 texts")
+    assert pipeline["vs_pipeline"]["verdict"] == "reference"
+
+
+def test_every_fixed_shape_is_held_against_the_floor(beside_peers) -> None:
+    floors = {one["case"]: one for one in beside_peers["floor"]["cases"]}
+    assert list(floors)[:3] == ["1x32", "8x32", "32x32"]
+    for entry in beside_peers["variants"][1]["latency"]:
+        if entry["tokens"]:
+            expected = entry["p50_ms"] / floors[entry["case"]]["int8_ms"]
+            assert entry["int8_floors"] == pytest.approx(expected, rel=1e-3)
+        else:
+            assert "int8_floors" not in entry
+
+
+def test_the_timed_texts_are_those_of_the_split_that_was_asked_for(reports, plain) -> None:
+    assert reports["copy"]["data"]["timed_split"] == "test"
+    assert plain["data"]["timed_split"] == "gate"
+
+
+def test_without_peers_a_report_says_nothing_of_them(plain) -> None:
+    validate(plain, "report")
+    assert "peers" not in plain
+    assert "floor" not in plain
+    assert all("vs_pipeline" not in entry and "int8_floors" not in entry for entry in plain["latency"])
+
+
+def test_random_weights_get_no_quality(plain) -> None:
+    assert plain["data"]["labels_meaningful"] is False
+    assert plain["quality"] == {}
+    assert plain["parity"]["gate"]["macro_f1_drop"] is None
 
 
 def test_no_report_holds_a_text_or_a_path(reports, dataset, artifacts) -> None:

@@ -63,6 +63,22 @@ def test_a_page_changed_by_hand_is_stale(project) -> None:
     assert command(project, "tables", "--check") == 1
 
 
+def test_a_table_of_proofs_comes_from_the_same_report_and_is_kept_fresh(project) -> None:
+    command(project, "publish", "speed")
+    path = project / "README.md"
+    path.write_text("<!-- table:speed:proof -->\n<!-- /table -->\n\n" + TEXT)
+    assert command(project, "tables") == 0
+    text = path.read_text()
+    proofs, speeds = text.split("<!-- /table -->")[:2]
+    for part in ("| int8 ", "kernels int8", "99.70%", "0.0123", "-0.002 to +0.003", "0.0004", "12", "faster"):
+        assert part in proofs, part
+    assert "999 validation texts" in proofs
+    assert "(5.0x)" in speeds
+    assert command(project, "tables", "--check") == 0
+    path.write_text(text.replace("kernels int8", "kernels int4", 1))
+    assert command(project, "tables", "--check") == 1
+
+
 def test_an_unknown_table_and_an_open_marker_are_refused(project) -> None:
     with pytest.raises(UserError, match="no published report speed"):
         command(project, "tables")

@@ -1,17 +1,19 @@
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from export import proof
-from export.build import build, fingerprint
+from export.build import _named_modules, build, fingerprint
 from export.registry import VARIANTS, Built, Variant
 from export.source import Source
 from handler.artifact import open_artifact
@@ -81,12 +83,130 @@ def test_a_variant_is_compared_with_what_fp32_says_and_a_bad_one_is_recorded(own
         with torch.no_grad():
             model.classifier.bias.add_(torch.tensor([3.0, -3.0]))
         model.save_pretrained(folder)
-        return Built(proof.torch_weights(model), {"dtype": "float32"})
+        return Built(proof.torch_weights(model) | {"summary": "damaged"}, {"dtype": "float32"})
 
     build(FP32, own, quiet)
     check = build(Variant("damaged", "a shifted bias", "torch", damaged), own, quiet).meta["check"]
     assert not check["equal"]
     assert check["macro_f1_drop"][1] > 0.1
+
+
+def needing(count: int, tries: list[int]):
+    """A variant that is only right when it is allowed to leave `count` layers in float."""
+
+    def quantised(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
+        import torch
+
+        tries.append(len(leave))
+        model = source.model()
+        if len(leave) < count:
+            with torch.no_grad():
+                model.classifier.bias.add_(torch.tensor([3.0, -3.0]))
+        model.save_pretrained(folder)
+        return Built({"summary": f"left {len(leave)}", "left": sorted(leave)}, {"dtype": "float32"})
+
+    return Variant("stubborn", "wrong unless some layers stay in float", "torch", quantised)
+
+
+def test_what_is_not_equal_is_built_again_with_its_worst_layers_left_in_float(own: Source) -> None:
+    build(FP32, own, quiet)
+    tries: list[int] = []
+    said: list[str] = []
+    built = build(needing(3, tries), own, said.append)
+    assert tries == [0, 1, 2, 4]
+    assert built.meta["check"]["equal"]
+    assert len(built.meta["proof"]["left"]) == 4
+    assert any("4 layers left in float" in line for line in said)
+    assert sorted(path.name for path in own.artifacts.iterdir()) == ["fp32", "stubborn"]
+
+
+def test_what_cannot_be_made_equal_says_so_and_leaves_no_layer_in_float(own: Source) -> None:
+    build(FP32, own, quiet)
+    tries: list[int] = []
+    meta = build(needing(99, tries), own, quiet).meta
+    assert tries == [0, 1, 2, 4]  # of 14 layers, at most half
+    assert not meta["check"]["equal"]
+    assert "leaving up to 4 layers in float did not help" in meta["check"]["note"]
+    assert meta["proof"]["summary"] == "left 0"
+
+
+def test_random_weights_tune_nothing(own: Source) -> None:
+    recipe = own.checkpoint.meta["recipe"] | {"epochs": 0}
+    untrained = replace(
+        own, checkpoint=replace(own.checkpoint, meta=own.checkpoint.meta | {"recipe": recipe})
+    )
+    build(FP32, untrained, quiet)
+    tries: list[int] = []
+    check = build(needing(3, tries), untrained, quiet).meta["check"]
+    assert tries == [0]
+    assert check["macro_f1"] is None
+
+
+def test_an_exporter_that_breaks_is_a_sentence_its_traceback_a_file_and_the_old_artifact_stays(
+    own: Source,
+) -> None:
+    def broken(source: Source, folder: Path) -> Built:
+        (folder / "half").write_bytes(b"written")
+        raise RuntimeError("no such operator\nand much more")
+
+    kept = build(FP32, own, quiet)
+    with pytest.raises(UserError, match="fp32 could not be built: RuntimeError: no such operator. Check the"):
+        build(Variant("fp32", "breaks", "torch", broken, parent=None), own, quiet)
+    assert open_artifact(kept.folder).sha256 == kept.sha256
+    assert "and much more" in (own.artifacts / "fp32.failed.txt").read_text()
+    assert sorted(path.name for path in own.artifacts.iterdir()) == ["fp32", "fp32.failed.txt"]
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(checkpoint_folder: Path, tmp_path: Path) -> None:
+    """A limit on the size of files, which a write meets in the middle as it does the end of a disk."""
+    artifacts = tmp_path / "artifacts"
+    arguments = [sys.executable, "-m", "export", "build", "fp32", "--checkpoint", checkpoint_folder]
+    done = subprocess.run(
+        [*arguments, "--artifacts", artifacts],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "fp32 could not be built" in done.stderr
+    assert "free disk space" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in artifacts.iterdir()] == ["fp32.failed.txt"]
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(own: Source, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match="the folder of the artifacts cannot be made: .*Not a directory"):
+        build(FP32, replace(own, artifacts=tmp_path / "file" / "artifacts"), quiet)
+
+
+def test_a_variants_child_is_made_from_its_parents_model(own: Source) -> None:
+    def halved(source: Source, folder: Path) -> Built:
+        import torch
+
+        model = source.model()
+        with torch.no_grad():
+            model.classifier.weight.mul_(0.5)
+        model.save_pretrained(folder)
+        return Built({"summary": str(float(model.classifier.weight.abs().sum()))}, {"dtype": "float32"})
+
+    build(FP32, own, quiet)
+    VARIANTS["half"] = Variant("half", "", "torch", halved)
+    VARIANTS["half-half"] = Variant("half-half", "", "torch", halved, parent="half")
+    try:
+        first, second = (
+            float(build(VARIANTS[name], own, quiet).meta["proof"]["summary"])
+            for name in ("half", "half-half")
+        )
+    finally:
+        del VARIANTS["half"], VARIANTS["half-half"]
+    assert second == pytest.approx(first / 2)
+
+
+def test_a_change_of_a_module_that_a_variant_names_makes_it_stale() -> None:
+    code = "from export import proof\nfrom export.registry import Built\n    from export.graph import lean, trace\n"
+    assert _named_modules(code) == ["export/graph.py", "export/proof.py", "export/registry.py"]
 
 
 def test_a_build_that_is_killed_leaves_no_half_artifact(checkpoint_folder: Path, tmp_path: Path) -> None:
@@ -112,11 +232,12 @@ def test_a_build_that_is_killed_leaves_no_half_artifact(checkpoint_folder: Path,
     ("arguments", "expected"),
     [
         (["build", "fp33"], "Did you mean fp32"),
+        (["build", "pruned", "--keep", "1.5"], "must be above 0 and at most 1"),
         (["build", "--checkpoint", "nowhere"], "make train"),
         (["package", "--artifacts", "nowhere"], "make export"),
         (["promote", "fp32", "--store", "nowhere"], "no such archive"),
     ],
-    ids=["misspelt", "checkpoint", "artifacts", "archive"],
+    ids=["misspelt", "share", "checkpoint", "artifacts", "archive"],
 )
 def test_a_mistake_is_one_sentence_and_status_2(arguments: list[str], expected: str) -> None:
     done = run_stage("export", *arguments)

@@ -21,8 +21,40 @@ def never(source: Source, folder: Path) -> Built:
     raise AssertionError("not built in this test")
 
 
-def test_the_four_runtimes_have_a_variant_each() -> None:
-    assert {one.runtime for one in VARIANTS.values()} == {"torch", "compiled", "onnx", "openvino"}
+def test_the_four_runtimes_have_a_variant_each_among_the_default_ones() -> None:
+    runtimes = {one.runtime for one in VARIANTS.values() if one.default}
+    assert runtimes == {"torch", "compiled", "onnx", "openvino"}
+
+
+def test_a_child_is_named_after_its_parent_and_built_after_it() -> None:
+    chosen, _ = choose(["pruned-openvino-int8"])
+    assert [one.name for one in chosen] == ["fp32", "pruned", "pruned-openvino-int8"]
+
+
+@pytest.mark.parametrize(
+    ("group", "devices"), [("all", {"cpu", "cuda"}), ("cpu", {"cpu"}), ("gpu", {"cuda"}), ("cuda", {"cuda"})]
+)
+def test_a_collective_name_stands_for_every_variant_of_its_kind(group: str, devices: set[str], extra) -> None:
+    extra("there", runtime="torch", summary="", devices=("cuda",))(never)
+    chosen, left_out = choose([group])
+    named = {one.name for one in chosen} | set(left_out)
+    assert named >= {name for name, one in VARIANTS.items() if set(one.devices) & devices}
+    assert ("there" in named) == ("cuda" in devices)
+    assert ("openvino-int8" in named) == ("cpu" in devices)
+
+
+def test_what_an_ancestor_lacks_its_children_lack(extra) -> None:
+    extra("impossible", runtime="torch", summary="", requires=("no_such_package",))(never)
+    extra("int8", runtime="torch", summary="", parents=("impossible",))(never)
+    _, left_out = choose(["all"])
+    assert left_out["impossible-int8"] == ["the Python package no_such_package"]
+
+
+def test_a_group_of_which_nothing_can_be_built_says_what_each_needs(extra) -> None:
+    extra("there", runtime="torch", summary="", devices=("cuda",), requires=("no_such_package",))(never)
+    if "cuda" in {need for one in VARIANTS.values() for need in one.requires if not registry._present(need)}:
+        with pytest.raises(UnsupportedError, match="there needs the Python package no_such_package"):
+            choose(["gpu"])
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
@@ -37,7 +69,7 @@ def test_parents_come_before_children_and_fp32_before_all() -> None:
 
 def test_what_the_machine_lacks_is_left_out_of_a_default_build_and_refused_by_name(extra) -> None:
     extra("impossible", runtime="torch", summary="", requires=("no_such_package", "cpu:avx9000"))(never)
-    chosen, left_out = choose([])
+    chosen, left_out = choose(["all"])
     assert "impossible" not in [one.name for one in chosen]
     assert left_out["impossible"] == ["the Python package no_such_package", "a CPU with avx9000"]
     with pytest.raises(UnsupportedError, match="no_such_package"):

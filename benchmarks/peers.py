@@ -1,0 +1,228 @@
+"""Peers: the same checkpoint as others' documentation tells a user to run it, rows of the same run.
+
+They answer what a reader asks first: what would I have without this project? Each is written the way its
+own documentation shows, with its own tokenizer padded to the longest text of a batch: no grid, no warm-up,
+no plan. The one thing that they are given is the run's number of threads, so that no row loses by a
+default. Everything here runs in worker processes and imports nothing of `handler`, whose settings for
+OpenMP and tokenizers a user without us would not have. Leaves out caching (`preparation`) and timing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+PIPELINE = "hf-pipeline"  # what the others are compared with: the three lines that everybody starts from
+BATCH_SIZE = 32
+CALIBRATION_TEXTS = 300
+WEIGHTS = "model.safetensors"
+QUANTISED = "model_quantized.onnx"
+
+Inputs = dict[str, Any]
+"""What a tokenizer returns: `input_ids` and `attention_mask`, [texts, tokens]."""
+
+
+class Tokens(NamedTuple):
+    """A tokenised text."""
+
+    ids: list[int]
+
+
+class Scored(NamedTuple):
+    """Probabilities of one text, float64 [labels], not calibrated: softmax is all that a peer knows."""
+
+    scores: np.ndarray
+
+
+class Classifier:
+    """What a worker times, in the Predictor's words: `encode`, `logits`, `predict`, `answer`, `warm`."""
+
+    def __init__(
+        self, tokenizer: Any, forward: Callable[[Inputs], Any], labels: Sequence[str], max_length: int
+    ) -> None:
+        self.labels = list(labels)
+        self._tokenize = partial(tokenizer, truncation=True, max_length=max_length)
+        self._forward = forward
+
+    def warm(self) -> int:
+        """No shape is warmed: the first call of each is the user's."""
+        return 0
+
+    def encode(self, texts: Sequence[str]) -> list[Tokens]:
+        return [Tokens(ids) for ids in self._tokenize(list(texts))["input_ids"]]
+
+    def logits(self, encodings: Sequence[Any]) -> np.ndarray:
+        """Logits [texts, labels] of texts of one length, already tokenised."""
+        ids = np.array([encoding.ids for encoding in encodings], np.int64)
+        return self._forward({"input_ids": ids, "attention_mask": np.ones_like(ids)})
+
+    def predict(self, texts: Sequence[str]) -> list[Scored]:
+        """As documented: tokenise to the longest of the batch, call, softmax."""
+        scores = []
+        for start in range(0, len(texts), BATCH_SIZE):
+            batch = list(texts[start : start + BATCH_SIZE])
+            inputs = self._tokenize(batch, padding=True, return_tensors="np")
+            logits = np.asarray(self._forward(dict(inputs)), np.float64)
+            exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+            scores += [Scored(row) for row in exponentials / exponentials.sum(axis=1, keepdims=True)]
+        return scores
+
+    def answer(self, prediction: Scored) -> dict[str, Any]:
+        best = int(prediction.scores.argmax())
+        return {"label": self.labels[best], "score": float(prediction.scores[best])}
+
+
+class Pipeline(Classifier):
+    """transformers' own pipeline, which tokenises, batches and applies softmax by itself."""
+
+    def __init__(self, pipe: Any, forward: Callable[[Inputs], Any], max_length: int) -> None:
+        labels = [label for _, label in sorted(pipe.model.config.id2label.items())]
+        super().__init__(pipe.tokenizer, forward, labels, max_length)
+        self._pipe = partial(pipe, top_k=None, batch_size=BATCH_SIZE, truncation=True, max_length=max_length)
+
+    def predict(self, texts: Sequence[str]) -> list[Scored]:
+        # A string alone is documented as well, and spares one text the loader of batches.
+        found = [self._pipe(texts[0])] if len(texts) == 1 else self._pipe(list(texts))
+        by_label = [{one["label"]: one["score"] for one in row} for row in found]
+        return [Scored(np.array([row[label] for label in self.labels], np.float64)) for row in by_label]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """`documentation` is where it is told so; `requires` are packages; `prepare(checkpoint, folder, texts,
+    max_length)` exports and quantises (None: the checkpoint is used as it is); `load(folder, threads,
+    max_length)` makes the classifier; `file` is what it computes with, whose size is reported."""
+
+    name: str
+    summary: str
+    documentation: str
+    requires: tuple[str, ...]
+    file: str
+    load: Callable[[Path, int, int], Classifier]
+    prepare: Callable[[Path, Path, list[str], int], None] | None = None
+
+
+def _load_pipeline(folder: Path, threads: int, max_length: int) -> Classifier:
+    import torch
+    from transformers import pipeline
+
+    torch.set_num_threads(threads)
+    pipe = pipeline("text-classification", model=str(folder), device="cpu")
+
+    def forward(inputs: Inputs) -> np.ndarray:
+        with torch.inference_mode():
+            tensors = {name: torch.from_numpy(values) for name, values in inputs.items()}
+            return pipe.model(**tensors).logits.numpy()
+
+    return Pipeline(pipe, forward, max_length)
+
+
+def _prepare_ort(checkpoint: Path, folder: Path, texts: list[str], max_length: int) -> None:
+    from optimum.onnxruntime import ORTModelForSequenceClassification, ORTQuantizer
+    from optimum.onnxruntime.configuration import AutoQuantizationConfig
+    from transformers import AutoTokenizer
+
+    model = ORTModelForSequenceClassification.from_pretrained(checkpoint, export=True)
+    recipe = getattr(AutoQuantizationConfig, _ort_instructions())
+    quantizer = ORTQuantizer.from_pretrained(model)
+    quantizer.quantize(save_dir=folder, quantization_config=recipe(is_static=False, per_channel=True))
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+
+
+def _ort_instructions() -> str:
+    """The configuration of optimum's that its documentation names for this CPU."""
+    import platform
+
+    if platform.machine() in ("aarch64", "arm64"):
+        return "arm64"
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return "avx2"
+    if "avx512_vnni" in flags:
+        return "avx512_vnni"
+    return "avx512" if "avx512f" in flags else "avx2"
+
+
+def _load_ort(folder: Path, threads: int, max_length: int) -> Classifier:
+    from onnxruntime import SessionOptions
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+    from transformers import AutoTokenizer
+
+    options = SessionOptions()
+    options.intra_op_num_threads = threads
+    model = ORTModelForSequenceClassification.from_pretrained(
+        folder, file_name=QUANTISED, session_options=options
+    )
+    labels = [label for _, label in sorted(model.config.id2label.items())]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return Classifier(tokenizer, lambda inputs: model(**inputs).logits, labels, max_length)
+
+
+def _prepare_openvino(checkpoint: Path, folder: Path, texts: list[str], max_length: int) -> None:
+    import os
+
+    os.environ.setdefault("NNCF_CI", "1")  # switches NNCF's telemetry off
+    import nncf
+    import openvino
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenize = partial(tokenizer, padding=True, truncation=True, max_length=max_length)
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
+    example = dict(tokenize(texts[:2], return_tensors="pt"))
+    graph = openvino.convert_model(model, example_input=example)
+    calibration = nncf.Dataset(texts, lambda text: dict(tokenize([text], return_tensors="np")))
+    quantised = nncf.quantize(
+        graph, calibration, subset_size=len(texts), model_type=nncf.ModelType.TRANSFORMER
+    )
+    openvino.save_model(quantised, folder / "model.xml")
+    model.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _load_openvino(folder: Path, threads: int, max_length: int) -> Classifier:
+    import openvino
+    from transformers import AutoConfig, AutoTokenizer
+
+    compiled = openvino.compile_model(folder / "model.xml", "CPU", {"INFERENCE_NUM_THREADS": threads})
+    labels = [label for _, label in sorted(AutoConfig.from_pretrained(folder).id2label.items())]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return Classifier(tokenizer, lambda inputs: compiled(inputs)[0], labels, max_length)
+
+
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer(
+            PIPELINE,
+            'transformers pipeline("text-classification"), eager fp32',
+            "https://huggingface.co/docs/transformers/main_classes/pipelines",
+            ("torch", "transformers"),
+            WEIGHTS,
+            _load_pipeline,
+        ),
+        Peer(
+            "ort-int8",
+            "optimum's export to ONNX Runtime with dynamic int8",
+            "https://huggingface.co/docs/optimum-onnx/onnxruntime/usage_guides/quantization",
+            ("torch", "transformers", "onnxruntime", "optimum", "optimum-onnx"),
+            QUANTISED,
+            _load_ort,
+            _prepare_ort,
+        ),
+        Peer(
+            "plain-openvino-int8",
+            "openvino.convert_model and nncf.quantize on 300 training texts",
+            "https://docs.openvino.ai/2026/openvino-workflow/model-optimization-guide/"
+            "quantizing-models-post-training.html",
+            ("torch", "transformers", "openvino", "nncf"),
+            "model.bin",
+            _load_openvino,
+            _prepare_openvino,
+        ),
+    )
+}

@@ -1,0 +1,141 @@
+"""Peers: prepared once, answering as the checkpoint does, in processes that know nothing of us."""
+
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import preparation
+from benchmarks.peers import CALIBRATION_TEXTS, PEERS, PIPELINE
+from benchmarks.preparation import prepare_peers
+from benchmarks.quality import calibrated
+from benchmarks.report import peer_entry
+from benchmarks.team import FLOOR, REFERENCE, TWIN, open_team
+from benchmarks.worker import ROOT, WorkerError, open_worker
+from handler.predictor import Predictor
+from training.checkpoint import load_data, open_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(checkpoint_folder):
+    return open_checkpoint(checkpoint_folder)
+
+
+@pytest.fixture(scope="module")
+def dataset(checkpoint):
+    return load_data(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def prepared(checkpoint, dataset, peers_folder):
+    return prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_is_the_same_classifier_run_by_other_means(
+    name: str, prepared, dataset, checkpoint, build_once
+) -> None:
+    assert not prepared.failures
+    artifact, texts = build_once("fp32"), dataset.splits["gate"].texts[:64]
+    expected = np.array([one.scores for one in Predictor(artifact, 1).predict(texts)])
+    with open_worker(name, ours=False) as worker:
+        worker.ask("hold", texts=texts)
+        place = {"folder": str(prepared.folders[name]), "max_length": checkpoint.meta["max_length"]}
+        started = worker.ask("load_peer", peer=name, threads=1, first_text=texts[0], **place)
+        assert started["threads"] == 1
+        assert started["warmed_shapes"] == 0
+        raw = np.array(worker.ask("score", start=0, stop=64))
+        scores = calibrated({"gate": raw}, checkpoint.meta["temperature"])["gate"]
+        assert np.abs(scores - expected).max() < (1e-4 if name == PIPELINE else 0.2)
+        assert worker.ask("together", start=0, stop=32) > 0
+        assert len(worker.ask("single", start=0, stop=2)) == 2
+        assert len(worker.ask("shape", batch=2, tokens=8, turn_ms=1)) >= 2
+        assert len(worker.ask("tokenise", start=0, stop=2)) == 2
+
+
+def test_what_was_prepared_is_kept_for_the_next_run(
+    checkpoint, dataset, prepared, peers_folder, capsys
+) -> None:
+    again = prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder)
+    assert again == prepared
+    assert "preparing" not in capsys.readouterr().err
+    assert prepared.bytes("ort-int8") < prepared.bytes(PIPELINE)
+
+
+@pytest.mark.parametrize("changed", ["weights", "calibration texts", "versions"])
+def test_another_checkpoint_or_recipe_is_prepared_anew(changed: str, checkpoint, tmp_path) -> None:
+    peer, texts, versions = PEERS["ort-int8"], ["a text"], {"onnxruntime": "1"}
+    before = preparation._key(peer, checkpoint, texts, versions)
+    if changed == "weights":
+        (tmp_path / "model.safetensors").write_bytes(b"other weights")
+        checkpoint = replace(checkpoint, folder=tmp_path)
+    elif changed == "calibration texts":
+        texts = ["another text"]
+    else:
+        versions = {"onnxruntime": "2"}
+    assert preparation._key(peer, checkpoint, texts, versions) != before
+
+
+def test_a_peer_whose_package_is_missing_is_left_out_with_a_sentence(
+    checkpoint, dataset, peers_folder, monkeypatch, capsys
+) -> None:
+    lacking = replace(PEERS["ort-int8"], requires=("no-such-package",))
+    monkeypatch.setattr(preparation, "PEERS", {PIPELINE: PEERS[PIPELINE], "ort-int8": lacking})
+    found = prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder)
+    assert list(found.folders) == [PIPELINE]
+    assert found.left_out["ort-int8"] == "no-such-package not installed: pip install no-such-package"
+    assert "ort-int8 is left out: no-such-package" in capsys.readouterr().err
+
+
+def test_a_preparation_that_crashes_costs_that_peer_alone_and_leaves_nothing_half(
+    checkpoint, monkeypatch, tmp_path
+) -> None:
+    @contextmanager
+    def crashing(name: str, ours: bool):
+        raise WorkerError("its process ended with signal SIGKILL")
+        yield
+
+    monkeypatch.setattr(preparation, "open_worker", crashing)
+    found = prepare_peers(checkpoint, ["a text"] * CALIBRATION_TEXTS, tmp_path)
+    assert list(found.folders) == [PIPELINE]
+    assert found.failures["ort-int8"].stage == "preparation"
+    assert "SIGKILL" in found.failures["ort-int8"].message
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_peer_that_crashes_is_a_row_that_says_so(tmp_path) -> None:
+    with open_team([REFERENCE], ["ort-int8"]) as team:
+        place = {"folder": str(tmp_path / "none"), "max_length": 8}
+        assert team.ask("ort-int8", "load_peer", peer="ort-int8", threads=1, first_text="a", **place) is None
+        assert team.names == [REFERENCE, TWIN]
+    row = peer_entry("ort-int8", None, {"seconds": 1.0, "versions": {}}, None, team.failures["ort-int8"])
+    assert row["status"] == "failed"
+    assert row["error"]["stage"] == "start"
+    assert row["error"]["message"]
+
+
+def test_a_peers_process_has_none_of_our_settings(monkeypatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    for ours in (True, False):
+        with open_worker("a", ours=ours) as worker:
+            environment = Path(f"/proc/{worker.process.pid}/environ").read_bytes()
+            assert (b"OMP_WAIT_POLICY" in environment) == ours
+    program = (
+        "import sys, benchmarks.worker, benchmarks.peers, benchmarks.products; "
+        "assert not [name for name in sys.modules if name.split('.')[0] == 'handler']"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_guests_take_turns_but_are_no_variants() -> None:
+    with open_team([REFERENCE], [PIPELINE, FLOOR]) as team:
+        assert team.variants == [REFERENCE]
+        assert team.peers == [PIPELINE]
+        assert {PIPELINE, FLOOR} <= set(team.shuffled(0))
+        team.workers[PIPELINE].process.kill()
+        assert team.ask(PIPELINE, "peak") is None
+        assert team.peers == []
