@@ -4,9 +4,9 @@ A build happens in a hidden folder beside its place and is renamed when its desc
 a kill at any moment leaves no half artifact. Freshness is decided by content: weights, data, the variant's
 source, the versions of what it requires.
 
-A quantised variant that the check finds not equal is built again with its most sensitive linear layers left in
-float, more of them each time, until it is equal; where half of them do not help, all are int8 again and the
-artifact says so. Both the order of the layers and the verdict come from validation texts.
+A quantised variant that the check finds not equal is built again with its most sensitive linear layers left
+in float, more of them each time, until it is equal; where half of them do not help, all are int8 again and
+the artifact says so. Both the order of the layers and the verdict come from validation texts.
 """
 
 import contextlib
@@ -85,7 +85,7 @@ def build(variant: Variant, source: Source, say: Callable[[str], None]) -> Artif
     verdict = "equal" if check["equal"] else "NOT EQUAL"
     say(
         f"{variant.name}: {verdict} to fp32, {check['label_agreement']:.2%} of {check['n']} labels agree, "
-        f"{built.bytes / 1e6:.1f} MB, {built.meta['build']['seconds']:.0f} s; {built.meta['proof']['summary']}"
+        f"{built.bytes / 1e6:.1f} MB, {built.meta['build']['seconds']:.0f} s"
     )
     return built
 

@@ -82,7 +82,8 @@ def _judge(source: Source, comparison: Comparison, max_difference: float) -> tup
     if source.checkpoint.unlabelled:
         differing = round((1 - comparison.agreement) * comparison.n)
         share = binomtest(differing, comparison.n).proportion_ci(0.95).high
-        rule = f"no labelled texts, so macro-F1 is not proven; equal: at most {MARGIN:.0%} of labels differ at 95 %"
+        rule = f"no labelled texts, so macro-F1 is not proven; equal: at most {MARGIN:.0%} of labels differ"
+        rule += " at 95 % confidence"
         broken = f"up to {share:.1%} of labels may differ from fp32's ({MARGIN:.0%} is allowed)"
         return rule, [broken] if share > MARGIN else []
     rule = f"random weights: labels mean nothing, equal: no probability differs by over {RANDOM_MARGIN}"

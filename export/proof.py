@@ -11,7 +11,6 @@ from pathlib import Path
 
 from handler.errors import UserError
 
-
 # What stands in a generated kernel that uses them; library kernels choose their own.
 INSTRUCTIONS = {"AMX": "_micro_gemm_amx_kernel", "VNNI": "_dpbusd_", "AVX512-BF16": "_dpbf16_"}
 
@@ -27,25 +26,26 @@ def require(fact: bool, expected: str, seen: object) -> None:
 
 
 def torch_weights(model) -> dict:
-    """Parameters and the dtypes of linear weights of a torch module."""
+    """Parameters, those of them that are not zero, and the dtypes of linear weights of a torch module."""
     import torch
 
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "non_zeros": sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
         "linear_layers": len(linear),
         "linear_dtypes": dict(Counter(str(layer.weight.dtype).removeprefix("torch.") for layer in linear)),
     }
 
 
 def openvino_precisions(compiled) -> dict:
-    """Matrix products of a compiled OpenVINO model by the precision that it executes them in."""
-    executed: Counter[str] = Counter()
+    """Matrix products of a compiled OpenVINO model: the precision that each is executed in, and how often."""
+    layers = {}
     for operation in compiled.get_runtime_model().get_ops():
         info = operation.get_rt_info()
         if info["layerType"].value in ("FullyConnected", "MatMul"):
-            executed[info["runtimePrecision"].value] += 1
-    return {"executed_matmuls": dict(executed)}
+            layers[operation.get_friendly_name()] = info["runtimePrecision"].value
+    return {"executed_matmuls": dict(Counter(layers.values())), "executed_layers": layers}
 
 
 def onnx_operators(path: Path, options: dict) -> dict:
@@ -66,8 +66,8 @@ def onnx_operators(path: Path, options: dict) -> dict:
 def compiled_kernels(package: Path) -> dict:
     """What AOTInductor generated: dtypes of the frozen constants, and the matrix products that it calls.
 
-    A linear layer is either a call of oneDNN or MKL with packed weights, or of a generated kernel built around
-    a micro-GEMM, whose operands and instructions its source shows.
+    A linear layer is either a call of oneDNN or MKL with packed weights, or of a generated kernel built
+    around a micro-GEMM, whose operands and instructions its source shows.
     """
     with zipfile.ZipFile(package) as archive:
         sources = {name: archive.read(name).decode() for name in archive.namelist() if name.endswith(".cpp")}

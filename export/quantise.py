@@ -1,9 +1,10 @@
 """Int8 of linear layers in torch: the ranges of their inputs, the layer itself, and which layers suffer most.
 
-The static layer speaks the decomposed form of PT2E (quantize_per_tensor, then a product of int8): an input scale
-observed on training texts, its channels smoothed, and one weight scale per output channel. The quantiser that PT2E needs on x86 comes
-with torchao, which slows and litters every import of transformers beside it, servers' too; what is needed
-of it is the thirty lines below, and they choose the oneDNN kernel themselves instead of hoping for a match.
+The static layer is what PT2E lowers a linear layer to on x86 (quantize_per_tensor, then oneDNN's product of
+int8): an input scale observed on training texts, its channels smoothed, and one weight scale per output
+channel. PT2E's own quantiser comes with torchao, which slows and litters every import of transformers beside
+it, servers' too; what is needed of it is the thirty lines below, and they name the int8 kernel instead of
+hoping that a pattern matches.
 """
 
 from collections.abc import Collection, Mapping, Sequence

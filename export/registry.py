@@ -9,8 +9,8 @@ The command line, the tests, the benchmarks and the report need no further word.
 is named here; what this machine lacks of it is found here, before anything is built.
 
 A function that converts whatever model its source holds serves several parents: `parents=("fp32", "pruned")`
-makes it `openvino-int8` and `pruned-openvino-int8`. One that quantises may take a third argument, `leave`: the
-linear layers that are to stay in float, which `build` widens until the check holds.
+makes it `openvino-int8` and `pruned-openvino-int8`. One that quantises may take a third argument, `leave`:
+the linear layers that are to stay in float, which `build` widens until the check holds.
 """
 
 import difflib
@@ -44,9 +44,11 @@ class Built:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to make the classifier smaller or faster. `requires` names packages, commands, CPU features,
-    or `cuda`; `default` marks those that are built when nobody names any; `options` are the fields of `Source`
-    that decide what comes out."""
+    """One way to make the classifier smaller or faster.
+
+    `requires` names packages, commands, CPU features, or `cuda`; `default` marks those that are built when
+    nobody names any; `options` are the fields of `Source` that decide what comes out.
+    """
 
     name: str
     summary: str
@@ -89,8 +91,8 @@ def variant(name: str, *, parents: Sequence[str | None] = (REFERENCE,), **proper
 def choose(names: Sequence[str]) -> tuple[list[Variant], dict[str, list[str]]]:
     """The variants to build, parents before children, and those left out with what they lack.
 
-    Beside names: `default` (or none at all), `all`, `cpu` and `cuda` (or `gpu`) stand for those variants of the
-    kind that this machine can build. One asked for by its name that the machine cannot build raises
+    Beside names: `default` (or none at all), `all`, `cpu` and `cuda` (or `gpu`) stand for those variants of
+    the kind that this machine can build. One asked for by its name that the machine cannot build raises
     `UnsupportedError`; a name that nobody has, `UserError`.
     """
     left_out: dict[str, list[str]] = {}

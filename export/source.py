@@ -105,7 +105,7 @@ class Source:
             raise UserError(
                 "there are too few training texts to calibrate int8 with",
                 seen=f"{len(texts)} texts",
-                remedy=f"Give {LEAST_CALIBRATION_TEXTS} or more, or build variants that need none, such as fp32",
+                remedy=f"Give {LEAST_CALIBRATION_TEXTS} or more, or build variants that need none",
             )
         sample = random.Random(0).sample(list(texts), min(CALIBRATION_TEXTS, len(texts)))
         return [

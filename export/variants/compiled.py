@@ -62,7 +62,7 @@ def compiled_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> 
     model = lean(source.model())
     ranges = observe(model, source.calibration())
     left = [name for name in linears(model) if set(parts(name)) & set(leave)]
-    # What is not int8 runs in bf16 where the CPU multiplies it: it halves the bytes that move between products.
+    # What is not int8 runs in bf16 where the CPU multiplies it: half the bytes move between products.
     dtype = torch.bfloat16 if "avx512_bf16" in cpu_features() else torch.float32
     quantised = make_static(model, ranges, left, dtype)
     built = _compile(model, source, folder, {"int8_linears_asked": quantised, "left_in_float": sorted(left)})

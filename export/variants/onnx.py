@@ -79,6 +79,7 @@ def onnx_int8_dynamic(source: Source, folder: Path, leave: Collection[str] = ())
     parents=("fp32", "pruned"),
     runtime="onnx",
     requires=NEEDS,
+    default=True,
     summary="ONNX Runtime, static int8 with SmoothQuant, scales from training texts",
 )
 def onnx_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:

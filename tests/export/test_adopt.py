@@ -1,4 +1,4 @@
-"""Classifiers that were trained elsewhere: here with random weights, small, saved as Hugging Face saves them."""
+"""Classifiers that were trained elsewhere: small ones of random weights, saved as Hugging Face saves them."""
 
 import csv
 import json

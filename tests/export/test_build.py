@@ -150,7 +150,9 @@ def test_an_exporter_that_breaks_is_a_sentence_its_traceback_a_file_and_the_old_
         raise RuntimeError("no such operator\nand much more")
 
     kept = build(FP32, own, quiet)
-    with pytest.raises(UserError, match="fp32 could not be built: RuntimeError: no such operator. Check the"):
+    with pytest.raises(
+        UserError, match=r"fp32 could not be built: RuntimeError: no such operator. Check the"
+    ):
         build(Variant("fp32", "breaks", "torch", broken, parent=None), own, quiet)
     assert open_artifact(kept.folder).sha256 == kept.sha256
     assert "and much more" in (own.artifacts / "fp32.failed.txt").read_text()
@@ -177,7 +179,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(checkpoint_folder: Path, t
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(own: Source, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(UserError, match="the folder of the artifacts cannot be made: .*Not a directory"):
+    with pytest.raises(UserError, match=r"the folder of the artifacts cannot be made: .*Not a directory"):
         build(FP32, replace(own, artifacts=tmp_path / "file" / "artifacts"), quiet)
 
 
