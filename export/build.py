@@ -40,6 +40,7 @@ from export.source import Source
 from handler import artifact as artifacts
 from handler.artifact import DESCRIPTION, SCHEMA, TOKENIZER, Artifact
 from handler.atomic import replace_folder, write_json
+from handler.batching import plan
 from handler.errors import UserError
 from handler.machine import cpu_features
 from handler.predictor import Predictor
@@ -150,8 +151,18 @@ def _attempt(
         ) from error
     shutil.copy(source.checkpoint.folder / TOKENIZER, folder / TOKENIZER)
     artifact = Artifact(folder, _describe(variant, source, folder, built, inputs))
-    measured = checking.check(Predictor(artifact), source, _reference(variant, source))
+    predictor = Predictor(artifact)
+    artifact.meta["proof"]["validation_tokens"] = _tokens(predictor, source)
+    measured = checking.check(predictor, source, _reference(variant, source))
     return artifact.meta | {"check": measured.check, "reference": measured.reference}
+
+
+def _tokens(predictor: Predictor, source: Source) -> dict[str, int]:
+    """Tokens of the validation texts, and those that the model computes for them: the rest is padding."""
+    encodings = predictor.encode(source.dataset.splits["validation"].texts)
+    lengths = [len(encoding.ids) for encoding in encodings]
+    computed = sum(part.batch * part.length for part in plan(lengths, predictor.grid))
+    return {"real": sum(lengths), "computed": computed}
 
 
 def _describe(variant: Variant, source: Source, folder: Path, built: Built, inputs: str) -> dict[str, Any]:

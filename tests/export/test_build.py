@@ -150,9 +150,7 @@ def test_an_exporter_that_breaks_is_a_sentence_its_traceback_a_file_and_the_old_
         raise RuntimeError("no such operator\nand much more")
 
     kept = build(FP32, own, quiet)
-    with pytest.raises(
-        UserError, match=r"fp32 could not be built: RuntimeError: no such operator. Check the"
-    ):
+    with pytest.raises(UserError, match=r"fp32 could not be built: RuntimeError: no such operator\."):
         build(Variant("fp32", "breaks", "torch", broken, parent=None), own, quiet)
     assert open_artifact(kept.folder).sha256 == kept.sha256
     assert "and much more" in (own.artifacts / "fp32.failed.txt").read_text()
@@ -207,7 +205,7 @@ def test_a_variants_child_is_made_from_its_parents_model(own: Source) -> None:
 
 
 def test_a_change_of_a_module_that_a_variant_names_makes_it_stale() -> None:
-    code = "from export import proof\nfrom export.registry import Built\n    from export.graph import lean, trace\n"
+    code = "from export import proof\nfrom export.registry import Built\n    from export.graph import lean\n"
     assert _named_modules(code) == ["export/graph.py", "export/proof.py", "export/registry.py"]
 
 
