@@ -51,7 +51,7 @@ demo: install ## everything on a small synthetic corpus: train, export, package,
 train: install ## DATA=demo|tweeteval|csv:PATH… BASE=minilm|hub name|folder [CONFIG=file.yaml] -> build/checkpoint/
 	@$(PY) -m training --data '$(DATA)' --base '$(BASE)' --output $(BUILD)/checkpoint $(if $(DATA_DIR),--data-dir '$(DATA_DIR)') $(if $(CONFIG),--config '$(CONFIG)') $(ARGS) >/dev/null
 
-export: install ## [VARIANTS="fp32 openvino-int8"] [CHECKPOINT=folder] -> build/artifacts/<variant>/
+export: install ## [VARIANTS="fp32 openvino-int8"|all|cpu|gpu] [CHECKPOINT=folder or hub name] -> build/artifacts/<variant>/
 	@$(PY) -m export build $(VARIANTS) --checkpoint '$(CHECKPOINT)' --artifacts $(ARTIFACTS) $(ARGS) >/dev/null
 
 package: install ## model_store/hate-<variant>.mar, and hate.mar for the selected one
@@ -64,7 +64,7 @@ stop: install ## stop it
 	@$(PY) -m deploy stop $(if $(CONFIG),--config '$(CONFIG)')
 
 benchmark: install ## every built variant, one report each and the side-by-side [PROFILE=demo|quick|full] [PEERS=1]
-	@$(PY) -m benchmarks run $(VARIANTS) --artifacts $(ARTIFACTS) --checkpoint '$(CHECKPOINT)' --profile $(PROFILE) --peers-folder $(BUILD)/peers $(if $(PEERS),--peers) $(ARGS) >/dev/null
+	@$(PY) -m benchmarks run $(filter-out default all cpu gpu cuda,$(VARIANTS)) --name $(NAME) --artifacts $(ARTIFACTS) --checkpoint '$(CHECKPOINT)' --profile $(PROFILE) --peers-folder $(BUILD)/peers $(if $(PEERS),--peers) $(ARGS) >/dev/null
 
 compare: install ## A=fp32 B=openvino-int8: two reports beside each other
 	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "error: name two variants: make compare A=fp32 B=openvino-int8" >&2; exit 2; }

@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument(
         "--store", type=Path, default=Path("model_store"), help="archives; default: %(default)s"
     )
+    measure.add_argument("--name", default="hate", help="of the archives; default: %(default)s")
     measure.add_argument("--profile", choices=PROFILES, default="quick", help="default: %(default)s")
     measure.add_argument(
         "--no-serve", "--no-served", action="store_true", help="measure in process only, start no server"
@@ -115,6 +116,7 @@ def _run(arguments: argparse.Namespace) -> int:
         profile,
         arguments.timed_split,
         arguments.peers_folder if arguments.peers else None,
+        arguments.name,
     )
     reports = measure(subject, profile, arguments.threads)
     document = write_reports(arguments.results, reports)

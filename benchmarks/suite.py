@@ -93,15 +93,16 @@ def prepare(
     profile: Profile,
     timed_split: str = LATENCY_SPLIT,
     peers: Path | None = None,
+    name: str = "hate",
 ) -> Subject:
     """Open and check everything that the run needs. `store` None: nothing is served. `peers` is the folder
-    where they are kept between runs; None: none take part.
+    where they are kept between runs; None: none take part. `name` is that of the archives.
 
     Raises `UserError` for what would spoil the run: no reference, no such variant, stale archives, no Java.
     """
     load = machine.load_average()
     artifacts, unusable = find_artifacts(wanted, folder, dataset)
-    archives = find_archives(artifacts, store) if store else {}
+    archives = find_archives(artifacts, store, name) if store else {}
     if archives:
         java_home()
     most = profile.max_texts
@@ -174,11 +175,11 @@ def _check_checkpoint(artifact: Artifact, reference: Artifact) -> None:
         )
 
 
-def find_archives(artifacts: Mapping[str, Artifact], store: Path) -> dict[str, Path]:
+def find_archives(artifacts: Mapping[str, Artifact], store: Path, model: str) -> dict[str, Path]:
     """The archive of every artifact that has one; `UserError` for one that holds something else."""
     archives = {}
     for name, artifact in artifacts.items():
-        path = store / f"hate-{name}.mar"
+        path = store / f"{model}-{name}.mar"
         if path.is_file():
             check_archive(path, artifact)
             archives[name] = path

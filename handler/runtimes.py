@@ -59,13 +59,23 @@ def _load_torch(artifact: Artifact, threads: int) -> Forward:
             artifact.folder, local_files_only=True, use_safetensors=True
         )
         model = model.to(getattr(torch, options["dtype"])).eval()
+    device = options.get("device", "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UnsupportedError(
+            f"the artifact {artifact.name} runs on an NVIDIA GPU alone",
+            seen="no CUDA device, or a torch without CUDA",
+            remedy="Serve a variant for CPUs, such as fp32",
+        )
+    model = model.to(device)
+    for name in options.get("sparse_linears", ()):  # two zeros in every four weights, as the GPU wants them
+        linear = model.get_submodule(name)
+        packed = torch.sparse.to_sparse_semi_structured(linear.weight.detach())
+        linear.weight = torch.nn.Parameter(packed, requires_grad=False)
 
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            outputs = model(
-                input_ids=torch.from_numpy(input_ids), attention_mask=torch.from_numpy(attention_mask)
-            )
-            return outputs.logits.float().numpy()
+            ids, mask = (torch.from_numpy(value).to(device) for value in (input_ids, attention_mask))
+            return model(input_ids=ids, attention_mask=mask).logits.float().cpu().numpy()
 
     return forward
 

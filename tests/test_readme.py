@@ -27,6 +27,13 @@ def test_every_make_target_that_is_named_exists() -> None:
     assert {first or second for first, second in named} <= targets
 
 
+def test_every_variant_is_in_the_list_of_variants_and_no_other() -> None:
+    listed = re.search(r"## The variants\n(.*?)\n## ", README, re.DOTALL)
+    assert listed is not None
+    rows = [line.split("|")[1] for line in listed.group(1).splitlines() if line.startswith("| `")]
+    assert sorted(name for row in rows for name in re.findall(r"`([^`]+)`", row)) == sorted(VARIANTS)
+
+
 def test_every_folder_and_file_of_the_tree_exists() -> None:
     (tree,) = re.findall(r"## The house\n\n```\n(.*?)```", README, re.DOTALL)
     names = {word for line in tree.splitlines() for word in line.split("  ")[:1]} | set(

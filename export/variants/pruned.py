@@ -93,6 +93,36 @@ def sparse(source: Source, folder: Path) -> Built:
     return Built(facts | proof.torch_weights(reloaded), {"dtype": "float32"})
 
 
+@variant(
+    "sparse-2-4",
+    runtime="torch",
+    devices=("cuda",),
+    requires=(*NEEDS, "cuda"),
+    summary="fp16 with two of every four weights zero, for sparse tensor cores",
+)
+def sparse_2_4(source: Source, folder: Path) -> Built:
+    from torch.nn.utils import prune as masks
+
+    from export.distil import Recovery
+    from export.prune import encoder_linears, fits_two_of_four, layers_of, make_permanent, two_of_four
+    from export.quantise import linears
+
+    teacher, student = source.model(), source.model()
+    for linear in encoder_linears(student):
+        masks.custom_from_mask(linear, "weight", two_of_four(linear.weight))
+    recipe = Recovery(epochs=1, learning_rate=1e-4, noisy_copies=0)
+    recovery = _recover(source, student, teacher, range(len(layers_of(teacher))), recipe)
+    make_permanent(student)
+    reloaded = _save(student.half(), folder)
+    fitting = min(fits_two_of_four(linear.weight) for linear in encoder_linears(reloaded))
+    proof.require(fitting == 1, "two zeros in every four weights of the encoder", f"{fitting:.1%} of groups")
+    inside = {id(linear) for linear in encoder_linears(reloaded)}
+    names = [name for name, linear in linears(reloaded).items() if id(linear) in inside]
+    facts = {"summary": f"{len(names)} linear layers of two zeros in four", "recovery": recovery}
+    options = {"dtype": "float16", "device": "cuda", "sparse_linears": names}
+    return Built(facts | proof.torch_weights(reloaded), options)
+
+
 def _layers(source: Source, count: int) -> list[int]:
     from export.distil import Texts
     from export.prune import choose_layers
