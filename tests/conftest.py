@@ -17,9 +17,10 @@ import export.variants  # noqa: F401 - registers the variants
 from deploy.server import Server, private_server
 from export.build import build
 from export.package import package
-from export.registry import VARIANTS
+from export.registry import choose
 from export.source import Source
 from handler.artifact import Artifact, open_artifact
+from handler.errors import UnsupportedError
 from training.checkpoint import load_data, open_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -56,15 +57,17 @@ def source(workshop: Path, checkpoint_folder: Path) -> Source:
 
 @pytest.fixture(scope="session")
 def build_once(source: Source):
-    """Build a variant (and fp32, which it is compared with) on first use; its artifact."""
+    """Build a variant and its ancestors (fp32, which it is compared with, first) on first use; its artifact."""
     built: dict[str, Artifact] = {}
 
     def get(name: str) -> Artifact:
-        if lacking := VARIANTS[name].lacks():
-            pytest.skip(f"{name} cannot be built here: {'; '.join(lacking)}")
-        for needed in ("fp32", name):
-            if needed not in built:
-                built[needed] = build(VARIANTS[needed], source, print)
+        try:
+            choose([name])
+        except UnsupportedError as error:
+            pytest.skip(str(error))
+        for needed in choose([name])[0]:
+            if needed.name not in built:
+                built[needed.name] = build(needed, source, print)
         return built[name]
 
     return get
