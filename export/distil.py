@@ -35,8 +35,8 @@ CACHE_BYTES = 4 << 30  # of the teacher's hidden states; beyond it they are comp
 class Recovery:
     """The numbers of a recovery; `*_weight` are those of the loss beside the teacher's logits, whose is 1.
 
-    The teacher is surer of the texts that it was trained on than of any other: `noisy_copies` of each, in
-    which a share of `noise` tokens is strange, show the student how it answers elsewhere.
+    The student sees `noisy_copies` of each text beside it, in which a share of `noise` tokens is strange, so
+    that it learns the teacher's answers off the training texts too; they gained no more than as many epochs.
     """
 
     epochs: int = 2
