@@ -301,7 +301,7 @@ def provenance(document: Mapping[str, Any]) -> str:
         *_served_lines(document),
     ]
     if not data["labels_meaningful"]:
-        lines.append("The base has random weights: labels mean nothing, so no quality is shown.")
+        lines.append("Random weights, or texts without labels: labels mean nothing, so no quality is shown.")
     return "\n".join(f"- {line}" for line in lines)
 
 

@@ -46,6 +46,7 @@ class Classifier:
         self.labels = list(labels)
         self._tokenize = partial(tokenizer, truncation=True, max_length=max_length)
         self._forward = forward
+        self._token_types = "token_type_ids" in tokenizer.model_input_names
 
     def warm(self) -> int:
         """No shape is warmed: the first call of each is the user's."""
@@ -57,7 +58,13 @@ class Classifier:
     def logits(self, encodings: Sequence[Any]) -> np.ndarray:
         """Logits [texts, labels] of texts of one length, already tokenised."""
         ids = np.array([encoding.ids for encoding in encodings], np.int64)
-        return self._forward({"input_ids": ids, "attention_mask": np.ones_like(ids)})
+        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        if self._token_types:
+            inputs["token_type_ids"] = np.zeros_like(ids)
+        logits = self._forward(inputs)
+        if len(logits) != len(ids):
+            raise RuntimeError(f"{len(logits)} answers to {len(ids)} texts")
+        return logits
 
     def predict(self, texts: Sequence[str]) -> list[Scored]:
         """As documented: tokenise to the longest of the batch, call, softmax."""

@@ -133,7 +133,7 @@ def _unlike(variant: Mapping[str, Any], margin: float) -> list[str]:
     if not variant["artifact"]["check"]["equal"]:
         reasons.append(f"by its check at export it is {_verdict(variant)}")
     drop = variant["parity"]["gate"]["macro_f1_drop"]
-    if drop is None or drop["high"] <= margin:  # None: random weights, the check is all there is
+    if drop is None or drop["high"] <= margin:  # None: no labels that count, the check is all there is
         return reasons
     texts = f"{variant['parity']['gate']['n']:,} gate texts"
     found = f"its macro-F1 lies {_span(drop)} fp32's (95 % interval, {texts})"
@@ -267,7 +267,7 @@ def _sameness(variant: Mapping[str, Any], objective: Objective) -> str:
     agreement = f"{parity['label_agreement']:.2%} of the labels of {parity['n']:,} gate texts are fp32's"
     drop = parity["macro_f1_drop"]
     if drop is None:
-        return f"{agreement}; the weights are random, so quality cannot be judged"
+        return f"{agreement}; weights are random or texts unlabelled, so quality cannot be judged"
     return (
         f"{agreement}, and its macro-F1 lies {_span(drop)} fp32's (95 % interval), "
         f"within the drop of {objective.max_f1_drop:g} that is allowed"

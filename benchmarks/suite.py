@@ -106,7 +106,7 @@ def prepare(
     if archives:
         java_home()
     most = profile.max_texts
-    if not checkpoint.trained:
+    if not checkpoint.judged:
         most = min(most or UNTRAINED_TEXTS, UNTRAINED_TEXTS)
     splits = {name: sample(dataset.splits[name], most) for name in profile.splits}
     timed = sample(dataset.splits[timed_split], profile.max_texts)
@@ -376,5 +376,5 @@ def _describe_data(checkpoint: Checkpoint, dataset: Dataset) -> dict[str, Any]:
         "sha256": dataset.sha256,
         "base": Path(base).name if Path(base).is_absolute() else base,
         "labels": list(dataset.labels),
-        "labels_meaningful": checkpoint.trained,
+        "labels_meaningful": checkpoint.judged,
     }

@@ -16,6 +16,7 @@ from handler.artifact import DESCRIPTION, Artifact, open_artifact
 from handler.commands import emit, positive_int, run, say
 from handler.errors import UserError
 
+CHECKPOINT = Path("build/checkpoint")
 SELECTION = Path("benchmarks/results/selection.json")
 
 
@@ -39,8 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("variants", nargs="*", help="names, default, all, cpu or gpu (default: default)")
     build.add_argument(
         "--checkpoint",
-        default="build/checkpoint",
-        help="ours, or a folder or hub name of any fine-tuned encoder classifier; default: %(default)s",
+        help="ours, or a folder or hub name of any fine-tuned encoder classifier; default: build/checkpoint",
     )
     build.add_argument(
         "--keep",
@@ -86,20 +86,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(_: argparse.Namespace) -> int:
-    rows = []
-    for one in VARIANTS.values():
-        lacking = one.lacks()
-        rows.append(
-            (
-                one.name,
-                one.runtime,
-                ", ".join(one.devices),
-                one.parent or "",
-                one.summary,
-                "; ".join(lacking) or "yes",
-            )
-        )
-    say(tabulate(rows, ["variant", "runtime", "devices", "parent", "what it is", "buildable here"]))
+    rows = [
+        {
+            "variant": one.name,
+            "runtime": one.runtime,
+            "devices": ", ".join(one.devices),
+            "parent": one.parent or "",
+            "what it is": one.summary,
+            "by default": "yes" if one.default else "",
+            "can be built and run here": "; ".join(lacking) if (lacking := one.lacks()) else "yes",
+        }
+        for one in sorted(VARIANTS.values(), key=lambda one: one.parent is not None)  # the reference first
+    ]
+    say(tabulate(rows, headers="keys"))
     return 0
 
 
@@ -144,11 +143,11 @@ def _checkpoint(arguments: argparse.Namespace):
     from training.checkpoint import META_FILE, open_checkpoint
     from training.sources import Columns
 
-    place = Path(arguments.checkpoint)
-    ours = (place / META_FILE).is_file()
-    # A name like owner/model may be the hub's; anything else that is no folder is a path that is wrong.
-    on_hub = not place.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", arguments.checkpoint)
-    if ours or (not place.is_dir() and (not on_hub or place.parent.is_dir())):
+    place = Path(arguments.checkpoint or CHECKPOINT)
+    # A name like owner/model may be the hub's, but what training writes (BUILD=…) is never asked for there;
+    # anything else that is no folder is a path that is wrong.
+    could_be_hubs = place.name != CHECKPOINT.name and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(place))
+    if (place / META_FILE).is_file() or not (place.is_dir() or (could_be_hubs and not place.parent.is_dir())):
         return open_checkpoint(place)
     from export.adopt import adopt
 

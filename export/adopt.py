@@ -35,9 +35,12 @@ def adopt(
     columns = columns or Columns()
     model, tokenizer = _load(place)
     labels = _labels(place, model.config)
-    asked = Columns(columns.text, columns.label, columns.labels or (() if spec else labels))
-    dataset = data.load(spec or UNLABELLED, data_dir, 0, asked)
-    labels = _matched(labels, dataset.labels)
+    spec = spec or UNLABELLED
+    unlabelled = spec.startswith("texts:")
+    asked = Columns(columns.text, columns.label, labels if unlabelled else columns.labels)
+    dataset = data.load(spec, data_dir, 0, asked)
+    labels = _matched(labels, dataset.labels, columns.labels)
+    expected = _logits(model, tokenizer)
     model.config.id2label = dict(enumerate(labels))
     model.config.label2id = {label: index for index, label in enumerate(labels)}
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -56,7 +59,9 @@ def adopt(
         "seconds": 0.0,
         **describe_surroundings(),
     }
-    return write_checkpoint(folder, model, tokenizer, meta)
+    checkpoint = write_checkpoint(folder, model, tokenizer, meta)
+    _require_same(folder, expected)
+    return checkpoint
 
 
 def _load(place: str):
@@ -65,19 +70,32 @@ def _load(place: str):
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
     try:
-        config = AutoConfig.from_pretrained(place)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         names = getattr(config, "architectures", None) or ["no architecture"]
         if not any(name.endswith("ForSequenceClassification") for name in names):
             raise UserError(
                 f"{place} is not a fine-tuned classifier", seen=", ".join(names), remedy=ELSEWHERE
             )
-        model = AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32).eval()
+        # safetensors alone: what somebody else pickled is not unpickled here.
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            place,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(
             f"there is no classifier that can be read at {place}", seen=_first_line(error), remedy=ELSEWHERE
         ) from error
+    if lacking := sorted(found["missing_keys"]):  # transformers would draw them at random
+        raise UserError(
+            f"the classifier at {place} lacks weights of its own",
+            seen=", ".join(lacking[:3]),
+            remedy="Save all of it (save_pretrained)",
+        )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(place, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"the classifier at {place} has no tokenizer that can be read",
@@ -91,7 +109,33 @@ def _load(place: str):
             seen=seen,
             remedy="Convert it to a tokenizer.json with a padding token",
         )
-    return model, tokenizer
+    return model.eval(), tokenizer
+
+
+def _logits(model, tokenizer):
+    """Logits of three texts of different lengths, padded."""
+    import torch
+
+    texts = ["one", "a few words more", "and, to have some padding, a text that is longer than the others"]
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+
+
+def _require_same(folder: Path, expected) -> None:
+    """What was written computes what was read."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    found = _logits(model, tokenizer)
+    if not torch.allclose(found, expected, atol=1e-5):
+        raise UserError(
+            "the classifier does not survive being saved",
+            seen=f"logits differ by {float((found - expected).abs().max()):.1e}",
+            remedy="Check its configuration, the padding token first",
+        )
 
 
 def _labels(place: str, config) -> tuple[str, ...]:
@@ -105,16 +149,26 @@ def _labels(place: str, config) -> tuple[str, ...]:
     return tuple(str(config.id2label[index]) for index in range(config.num_labels))
 
 
-def _matched(model: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...]:
-    """The data's names of the labels; the model's must be the same in the same order, or mere numbers."""
-    numbered = [f"LABEL_{index}" for index in range(len(model))]
-    if model == given or (list(model) == numbered and len(given) == len(model)):
+def _matched(model: tuple[str, ...], given: tuple[str, ...], named: tuple[str, ...]) -> tuple[str, ...]:
+    """The data's names of the labels, in the order of the model's logits.
+
+    They are the model's names but for case and hyphens, or the model has numbers alone, or they were `named`
+    in the model's order.
+    """
+    numbers = [f"LABEL_{index}" for index in range(len(model))]
+    if len(given) == len(model) and (
+        list(model) == numbers or _plain(model) == _plain(given) or given == named
+    ):
         return given
     raise UserError(
         "the model's labels are not those of the data",
         seen=f"{', '.join(model)} and {', '.join(given)}",
-        remedy=f"Name the data's labels in the model's order: --labels {','.join(model)}",
+        remedy="Name the data's labels in the model's order (--labels; of csv: and jsonl:)",
     )
+
+
+def _plain(labels: Sequence[str]) -> list[str]:
+    return [label.lower().replace("_", "-").replace(" ", "-") for label in labels]
 
 
 def _longest(model, tokenizer) -> int:

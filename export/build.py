@@ -35,7 +35,7 @@ import psutil
 from export import check as checking
 from export import proof
 from export.package import SHIPPED
-from export.registry import VARIANTS, Built, Variant
+from export.registry import REFERENCE, VARIANTS, Built, Variant
 from export.source import Source
 from handler import artifact as artifacts
 from handler.artifact import DESCRIPTION, SCHEMA, TOKENIZER, Artifact
@@ -98,14 +98,23 @@ def _build_into(
     started = time.perf_counter()
     own = source.below(variant.parent)
     meta = _attempt(folder, variant, own, inputs)
-    if not meta["check"]["equal"] and variant.leaves and source.checkpoint.trained:
+    if (
+        not meta["check"]["equal"]
+        and variant.leaves
+        and source.checkpoint.trained
+        and _may_be_equal(own, variant)
+    ):
         retry = folder.with_name(folder.name.replace(".partial", ".retry.partial"))
         say(f"{variant.name}: {meta['check']['note']}; ranking its layers by what int8 does to them")
         tried = 0
         for leave in _ladder(own):
             tried = len(leave)
             say(f"{variant.name}: building with {tried} layers left in float")
-            again = _attempt(retry, variant, own, inputs, leave)
+            try:
+                again = _attempt(retry, variant, own, inputs, leave)
+            except UserError as error:  # what was built at first stands
+                meta["check"]["note"] += f"; with {tried} layers left in float: {error}"
+                break
             if again["check"]["equal"]:
                 shutil.rmtree(folder)
                 retry.rename(folder)
@@ -117,6 +126,13 @@ def _build_into(
     meta["build"]["seconds"] = round(time.perf_counter() - started, 1)
     jsonschema.validate(meta, json.loads(SCHEMA_FILE.read_text()))
     write_json(folder / DESCRIPTION, meta)
+
+
+def _may_be_equal(source: Source, variant: Variant) -> bool:
+    """Whether more precision can help: a child cannot be better than a parent that is not equal itself."""
+    if variant.parent in (None, REFERENCE):
+        return True
+    return artifacts.open_artifact(source.weights, verify=False).meta["check"]["equal"]
 
 
 def _ladder(source: Source) -> Iterator[list[str]]:
@@ -246,10 +262,18 @@ def fingerprint(variant: Variant, source: Source) -> str:
 
 
 def _named_modules(code: str) -> list[str]:
-    """Files of the `export` modules that a variant's module imports, at its head or in its functions."""
-    found = re.findall(r"^\s*from export(?:\.(\w+) import| import (.+))", code, re.MULTILINE)
-    names = {name for module, listed in found for name in (module, *listed.split(", ")) if name}
-    return sorted(f"export/{name}.py" for name in names if (ROOT / "export" / f"{name}.py").is_file())
+    """Files of the `export` modules that a variant's module imports, at its head or in its functions, and of
+    those that these import in turn."""
+    found: list[str] = []
+    waiting = [code]
+    while waiting:
+        imports = re.findall(r"^\s*from export(?:\.(\w+) import| import (.+))", waiting.pop(), re.MULTILINE)
+        for name in sorted({name for module, listed in imports for name in (module, *listed.split(", "))}):
+            file = ROOT / "export" / f"{name}.py"
+            if name and file.is_file() and (path := f"export/{name}.py") not in found:
+                found.append(path)
+                waiting.append(file.read_text())
+    return sorted(found)
 
 
 def _versions(variant: Variant) -> dict[str, str]:
@@ -289,6 +313,6 @@ def _fresh(place: Path, inputs: str) -> Artifact | None:
 def _sweep(place: Path) -> None:
     """Remove what killed builds of this variant left; those of living processes are theirs."""
     for leaving in place.parent.glob(f".{place.name}.*"):
-        pid = leaving.name.split(".")[-2]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+        pid = next((part for part in leaving.name.split(".")[2:] if part.isdigit()), None)
+        if pid is not None and not psutil.pid_exists(int(pid)):
             shutil.rmtree(leaving, ignore_errors=True)

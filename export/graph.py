@@ -85,7 +85,7 @@ def lean(model):
 def parts(name: str) -> tuple[str, ...]:
     """Names, in a `PreTrainedModel`, of the linear layers that the leaned module `name` computes."""
     prefix, _, own = name.rpartition(".")
-    return tuple(f"{prefix}.{part}" for part in _PARTS[own]) if own in _PARTS else (name,)
+    return (name, *(f"{prefix}.{part}" for part in _PARTS.get(own, ())))
 
 
 _PARTS = {

@@ -32,8 +32,6 @@ INPUTS = ("input_ids", "attention_mask")
 OPSET = 23  # the first that has Attention; ONNX Runtime has a CPU kernel for it
 # Sums in another order; a wrong mask or head count moves logits by far more.
 EXACT = 1e-5
-# How far smoothing goes from the weights' ranges (0) to the inputs' (1), and what counts as no range at all.
-STRENGTH, TINY = 0.8, 1e-5
 OTHER = "This encoder is of another form than is known here; choose another variant"
 
 
@@ -303,6 +301,10 @@ def smooth(exported: Exported, nodes: Collection[str], texts: Sequence[Mapping[s
     `texts`. The division stays in the graph: it cannot go into the gain of the norm before it, for
     the residual reads the norm as well.
     """
+    import torch
+
+    from export.quantise import smoothing
+
     proto = onnx.ModelProto()
     proto.CopyFrom(exported.proto)
     weights = {tensor.name: tensor for tensor in proto.graph.initializer}
@@ -314,7 +316,7 @@ def smooth(exported: Exported, nodes: Collection[str], texts: Sequence[Mapping[s
     before: dict[str, NodeProto] = {}
     for value, products in fed.items():
         rows = np.max([np.abs(numpy_helper.to_array(weights[node.input[1]])).max(1) for node in products], 0)
-        factors = np.maximum(peaks[value], TINY) ** STRENGTH / np.maximum(rows, TINY) ** (1 - STRENGTH)
+        factors = smoothing(torch.from_numpy(peaks[value]), torch.from_numpy(rows)).numpy()
         name = f"{value}/smooth"
         weights[f"{name}/factors"] = _tensor(f"{name}/factors", 1 / factors)
         before[products[0].name] = helper.make_node("Mul", [value, f"{name}/factors"], [name], name)

@@ -55,7 +55,7 @@ def package(artifact: Artifact, store: Path, *, name: str = "hate", version: str
     # A scratch folder of our own: the archiver stages under the model's name in the temporary folder,
     # where two runs at once would destroy each other.
     with tempfile.TemporaryDirectory(prefix="package-") as scratch:
-        code = _lay_out(Path(scratch), name, version)
+        code = _lay_out(Path(scratch), name, version, "cpu" in artifact.meta["devices"])
         files = {path.relative_to(code).as_posix(): path for path in code.rglob("*") if path.is_file()}
         files |= {
             f"artifact/{path}": artifact.folder / path for path in (DESCRIPTION, *artifact.meta["files"])
@@ -68,7 +68,7 @@ def package(artifact: Artifact, store: Path, *, name: str = "hate", version: str
     return target
 
 
-def _lay_out(scratch: Path, name: str, version: str) -> Path:
+def _lay_out(scratch: Path, name: str, version: str, on_cpu: bool) -> Path:
     """Let torch-model-archiver lay out handler, settings and manifest; the folder in which they lie."""
     extra, staging, laid_out = scratch / "extra", scratch / "staging", scratch / "laid-out"
     for folder in (extra / "handler", staging, laid_out):
@@ -76,7 +76,8 @@ def _lay_out(scratch: Path, name: str, version: str) -> Path:
     for module in SHIPPED:
         shutil.copy(HANDLER / module, extra / "handler" / module)
     config = scratch / "model-config.yaml"
-    config.write_text(yaml.safe_dump(MODEL_CONFIG, sort_keys=False))
+    settings = MODEL_CONFIG | {"deviceType": "cpu" if on_cpu else "gpu"}
+    config.write_text(yaml.safe_dump(settings, sort_keys=False))
     command = [str(Path(sys.executable).with_name("torch-model-archiver")), "--archive-format", "no-archive"]
     command += ["--model-name", name, "--version", version, "--handler", str(HANDLER / "hate_handler.py")]
     command += ["--extra-files", str(extra), "--config-file", str(config), "--export-path", str(laid_out)]

@@ -38,6 +38,16 @@ def torch_weights(model) -> dict:
     }
 
 
+def torch_calls(model, token: int) -> dict[str, int]:
+    """Operators that one forward pass of an eager model calls, as torch's profiler sees them."""
+    import torch
+
+    ids = torch.full((1, 8), token)
+    with torch.inference_mode(), torch.profiler.profile() as seen:
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    return {event.key: event.count for event in seen.key_averages()}
+
+
 def openvino_precisions(compiled) -> dict:
     """Matrix products of a compiled OpenVINO model: the precision that each is executed in, and how often."""
     layers = {}

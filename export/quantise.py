@@ -19,9 +19,9 @@ from export.source import Source
 
 # Texts on which the layers are ranked: a ranking needs less than a verdict.
 RANKING_TEXTS = 128
-# SmoothQuant's strength (Xiao et al. 2023, arXiv:2211.10438). Of 0.3 to 0.95, with the 22 M classifier on
+# SmoothQuant's strength (Xiao et al. 2022, arXiv:2211.10438). Of 0.3 to 0.95, with the 22 M classifier on
 # TweetEval's validation texts: 98.5 % of labels agree at 0.85, 97.2 % without smoothing; clipping the rarest
-# values instead cost ten points.
+# values instead cost ten points. ONNX Runtime agrees: 0.8 to 0.9 are alike there, and best.
 SMOOTHING = 0.85
 
 
@@ -64,11 +64,10 @@ def observe(model: nn.Module, inputs: Sequence[Mapping[str, np.ndarray]]) -> dic
     return ranges
 
 
-def smoothing(seen: Range, weight: torch.Tensor) -> torch.Tensor:
+def smoothing(peaks: torch.Tensor, weight_peaks: torch.Tensor) -> torch.Tensor:
     """fp32 [inputs]: what to divide the inputs by, and multiply the weights with, so that a few channels of
-    large values do not set the scale of all."""
-    weights = weight.abs().amax(dim=0).clamp(min=1e-5)
-    factors = seen.size.clamp(min=1e-5) ** SMOOTHING / weights ** (1 - SMOOTHING)
+    large values do not set the scale of all. Both arguments are the largest sizes by input channel."""
+    factors = peaks.clamp(min=1e-5) ** SMOOTHING / weight_peaks.clamp(min=1e-5) ** (1 - SMOOTHING)
     return (factors / factors.mean()).clamp(min=1e-3).float()
 
 
@@ -98,7 +97,7 @@ class StaticLinear(nn.Module):
         super().__init__()
         self.dtype = dtype
         self.per_factor: torch.Tensor
-        factors = smoothing(seen, linear.weight.data)
+        factors = smoothing(seen.size, linear.weight.data.abs().amax(dim=0))
         self.scale, self.zero_point = input_scale(seen, factors)
         weight, scales = quantised_weight(linear.weight.data * factors)
         self.register_buffer("per_factor", 1 / factors)
@@ -151,7 +150,7 @@ def most_sensitive(source: Source) -> list[str]:
     moved = {}
     for name, layer in linears(model).items():
         weight = layer.weight.data
-        factors = smoothing(ranges[name], weight)
+        factors = smoothing(ranges[name].size, weight.abs().amax(dim=0))
         rounded, scales = quantised_weight(weight * factors)
         layer.weight.data = rounded * scales[:, None]
         handle = layer.register_forward_pre_hook(_rounding(factors, *input_scale(ranges[name], factors)))

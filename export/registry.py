@@ -15,7 +15,6 @@ the linear layers that are to stay in float, which `build` widens until the chec
 
 import difflib
 import importlib.metadata
-import importlib.util
 import inspect
 import shutil
 import sys
@@ -23,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from handler.errors import UnsupportedError, UserError
-from handler.machine import cpu_features
+from handler.machine import cpu_features, has_cuda
 
 REFERENCE = "fp32"
 DEFAULT, DEVICES = "default", ("cpu", "cuda")
@@ -157,19 +156,11 @@ def _present(need: str) -> bool:
     if need.startswith("cpu:"):
         return need.removeprefix("cpu:") in cpu_features()
     if need == "cuda":
-        return _has_cuda()
+        return has_cuda()
     try:
         return bool(importlib.metadata.version(need))
     except importlib.metadata.PackageNotFoundError:
         return False
-
-
-def _has_cuda() -> bool:
-    if importlib.util.find_spec("torch") is None:
-        return False
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def _describe(need: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from handler.batching import Grid
 from handler.errors import UnsupportedError, UserError
-from handler.machine import cpu_features
+from handler.machine import cpu_features, has_cuda
 
 SCHEMA = 1
 DESCRIPTION = "artifact.json"
@@ -22,6 +22,7 @@ REQUIRED = (
     "name",
     "runtime",
     "runtime_options",
+    "devices",
     "cpu_features",
     "files",
     "inputs",
@@ -100,6 +101,12 @@ def open_artifact(folder: str | Path, *, verify: bool = True) -> Artifact:
     if verify:
         _check_files(artifact)
     lacking = sorted(set(artifact.meta["cpu_features"]) - set(cpu_features()))
+    if "cpu" not in artifact.meta["devices"] and not has_cuda():
+        raise UnsupportedError(
+            f"the artifact {artifact.name} runs on an NVIDIA GPU alone",
+            seen="no CUDA device, or a torch without CUDA",
+            remedy="Serve a variant for CPUs, such as fp32",
+        )
     if lacking:
         raise UnsupportedError(
             f"the artifact {artifact.name} was built for CPU features that this machine lacks",

@@ -1,5 +1,6 @@
 """What this machine is: its processor, the instruction sets that kernels need, the CPUs that we may use."""
 
+import importlib.util
 import os
 import platform
 from collections.abc import Iterator
@@ -32,6 +33,15 @@ def available_cpus() -> int:
     if quota in ("max", "-1"):
         return count
     return max(1, min(count, int(quota) // int(period)))
+
+
+def has_cuda() -> bool:
+    """Whether there is an NVIDIA GPU, and a torch that can use it. Imports torch where it is installed."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def cpu_model() -> str:

@@ -60,12 +60,6 @@ def _load_torch(artifact: Artifact, threads: int) -> Forward:
         )
         model = model.to(getattr(torch, options["dtype"])).eval()
     device = options.get("device", "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UnsupportedError(
-            f"the artifact {artifact.name} runs on an NVIDIA GPU alone",
-            seen="no CUDA device, or a torch without CUDA",
-            remedy="Serve a variant for CPUs, such as fp32",
-        )
     model = model.to(device)
     for name in options.get("sparse_linears", ()):  # two zeros in every four weights, as the GPU wants them
         linear = model.get_submodule(name)

@@ -57,7 +57,7 @@ def source(workshop: Path, checkpoint_folder: Path) -> Source:
 
 @pytest.fixture(scope="session")
 def build_once(source: Source):
-    """Build a variant and its ancestors (fp32, which it is compared with, first) on first use; its artifact."""
+    """Build a variant and its ancestors, fp32 first, on first use; its artifact."""
     built: dict[str, Artifact] = {}
 
     def get(name: str) -> Artifact:

@@ -53,6 +53,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
+    if options.data.startswith("texts:"):
+        raise UserError(
+            "There is nothing to learn from texts without labels",
+            seen=options.data,
+            remedy="Give csv: or jsonl:",
+        )
     dataset = data.load(options.data, options.data_dir, options.split_seed, _columns(options))
     say(table(dataset))
     recipe = _recipe(options)

@@ -47,14 +47,14 @@ class Checkpoint:
 
     @property
     def trained(self) -> bool:
-        """Whether labels mean anything: not where weights are random, nor where the texts have no labels."""
+        """Whether the classifier was fitted to anything, here or elsewhere: False for random weights."""
         recipe = self.meta["recipe"]
-        return bool(recipe["epochs"] or recipe.get("adopted")) and not self.unlabelled
+        return bool(recipe["epochs"] or recipe.get("adopted"))
 
     @property
-    def unlabelled(self) -> bool:
-        """Whether the texts came without labels."""
-        return self.meta["data"]["spec"].startswith("texts:")
+    def judged(self) -> bool:
+        """Whether figures of quality mean anything: weights are not random, and the texts have labels."""
+        return self.trained and not self.meta["data"]["spec"].startswith("texts:")
 
 
 def check_place(folder: Path) -> None:

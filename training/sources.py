@@ -160,7 +160,11 @@ def read_texts(request: Request) -> Raw:
     """Texts without labels, for a model that was trained elsewhere: `--labels` are the model's. Every text is
     given some label, so that the splits hold them all; none of them means anything."""
     if not request.columns.labels:
-        raise UserError("texts: has no labels", seen=request.argument, remedy="Train on csv: or jsonl:")
+        raise UserError(
+            "There is nothing to learn from texts without labels",
+            seen=request.argument,
+            remedy="Give csv: or jsonl:",
+        )
     if request.argument == "embedded":
         texts = [example.text for split in demo.corpus(request.seed).values() for example in split]
         argument = request.argument
@@ -168,6 +172,7 @@ def read_texts(request: Request) -> Raw:
         path = Path(request.argument).expanduser().absolute()
         with _opened(path) as lines:
             texts, argument = [line.rstrip("\r\n") for line in lines], str(path)
+    texts = list(dict.fromkeys(texts))  # copies would be given labels that disagree
     labels = np.arange(len(texts)) % len(request.columns.labels)
     return Raw(request.columns.labels, {"train": Split(texts, labels)}, argument)
 

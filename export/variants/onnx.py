@@ -136,7 +136,10 @@ def _export(source: Source) -> "tuple[Exported, int]":
 
     model = source.model()
     layers = model.config.num_hidden_layers
+    linears = proof.torch_weights(model)["linear_layers"]
     exported = export(model)
+    found = len(exported.products)
+    proof.require(found == linears, f"a product for each of {linears} linear layers", found)
     proof.require(exported.attentions == layers, f"{layers} fused attentions", exported.attentions)
     return exported, layers
 

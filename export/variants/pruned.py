@@ -38,7 +38,7 @@ def pruned(source: Source, folder: Path) -> Built:
     layers = _layers(source, fit_depth(len(layers_of(teacher)), source.keep))
     shape = fit_shape(student, source.keep, layers)
     sample = Texts.of(source, "train").sample(IMPORTANCE_TEXTS).batches()
-    prune(student, importance(student, sample, labelled=source.checkpoint.trained), shape)
+    prune(student, importance(student, sample, labelled=source.checkpoint.judged), shape)
     recovery = _recover(source, student, teacher, layers)
     return _smaller(student, teacher, folder, source.keep, {"kept_layers": layers, "recovery": recovery})
 
@@ -139,7 +139,8 @@ def _recover(source: Source, student, teacher, layers: Sequence[int], recipe=Non
         return {"epochs": 0, "note": "none: the weights are random, there is no accuracy to win back"}
     train, validation = (Texts.of(source, split) for split in ("train", "validation"))
     layer_map = takes_over(layers, len(layers_of(teacher)))
-    return distil(student, teacher, train, validation, layer_map, recipe, decision(source))
+    decides, labelled = decision(source), source.checkpoint.judged
+    return distil(student, teacher, train, validation, layer_map, recipe, decides, labelled=labelled)
 
 
 def _smaller(
@@ -169,5 +170,5 @@ def _save(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
 
     model.save_pretrained(folder, safe_serialization=True)
     return AutoModelForSequenceClassification.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True
+        folder, local_files_only=True, use_safetensors=True, dtype=model.dtype
     ).eval()

@@ -144,3 +144,41 @@ def test_what_is_no_such_classifier_is_one_sentence_and_status_2(
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "adopted").exists()
+
+
+def test_a_users_own_texts_take_the_place_of_the_embedded_ones_copies_once(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(f"text number {number % 400}" for number in range(800)))
+    checkpoint = adopt(str(save(tmp_path / "theirs", "Bert")), tmp_path / "ours", f"texts:{texts}")
+    assert sum(len(split) for split in load_data(checkpoint).splits.values()) == 400
+    assert not checkpoint.judged
+    assert checkpoint.trained
+
+
+def test_labels_that_differ_in_writing_alone_are_the_same(tmp_path: Path) -> None:
+    place = save(tmp_path / "theirs", "DistilBert", names=["NOT_HATE", "Hate"])
+    assert adopt(str(place), tmp_path / "ours", "demo").labels == ("not-hate", "hate")
+
+
+def test_a_model_without_its_head_is_not_given_a_random_one(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    place = save(tmp_path / "theirs", "DistilBert")
+    weights = load_file(place / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.startswith("classifier")}
+    save_file(kept, place / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks weights of its own: classifier\.bias, classifier\.weight"):
+        adopt(str(place), tmp_path / "ours")
+
+
+def test_the_default_checkpoint_is_never_looked_for_on_the_hub(tmp_path: Path) -> None:
+    done = run_stage("export", "build", "--artifacts", tmp_path, "--checkpoint", "build-of-nobody/checkpoint")
+    assert done.returncode == 2
+    assert "There is no checkpoint in build-of-nobody/checkpoint" in done.stderr
+
+
+def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
+    place = save(tmp_path / "theirs", "DistilBert")
+    (place / "model.safetensors").rename(place / "pytorch_model.bin")
+    with pytest.raises(UserError, match="there is no classifier that can be read"):
+        adopt(str(place), tmp_path / "ours")

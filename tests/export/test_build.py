@@ -142,6 +142,24 @@ def test_random_weights_tune_nothing(own: Source) -> None:
     assert check["macro_f1"] is None
 
 
+def test_a_retry_that_breaks_leaves_what_was_built_at_first(own: Source) -> None:
+    def quantised(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
+        if leave:
+            raise RuntimeError("out of memory")
+        return needing(1, []).build(source, folder)
+
+    build(FP32, own, quiet)
+    check = build(Variant("stubborn", "", "torch", quantised), own, quiet).meta["check"]
+    assert not check["equal"]
+    assert "with 1 layers left in float: stubborn could not be built" in check["note"]
+
+
+def test_what_a_killed_retry_left_is_removed(own: Source) -> None:
+    (own.artifacts / ".fp32.999999999.retry.partial").mkdir(parents=True)
+    build(FP32, own, quiet)
+    assert [path.name for path in own.artifacts.iterdir()] == ["fp32"]
+
+
 def test_an_exporter_that_breaks_is_a_sentence_its_traceback_a_file_and_the_old_artifact_stays(
     own: Source,
 ) -> None:
@@ -204,9 +222,32 @@ def test_a_variants_child_is_made_from_its_parents_model(own: Source) -> None:
     assert second == pytest.approx(first / 2)
 
 
-def test_a_change_of_a_module_that_a_variant_names_makes_it_stale() -> None:
-    code = "from export import proof\nfrom export.registry import Built\n    from export.graph import lean\n"
-    assert _named_modules(code) == ["export/graph.py", "export/proof.py", "export/registry.py"]
+def test_a_change_of_a_module_that_a_variant_names_at_any_remove_makes_it_stale() -> None:
+    code = "from export import proof\n    from export.onnx_graph import export\n"
+    named = _named_modules(code)
+    assert {"export/proof.py", "export/onnx_graph.py", "export/graph.py", "export/quantise.py"} <= set(named)
+
+
+def test_a_child_of_what_is_not_equal_is_built_once(own: Source) -> None:
+    def damaged(source: Source, folder: Path) -> Built:
+        import torch
+
+        model = source.model()
+        with torch.no_grad():
+            model.classifier.bias.add_(torch.tensor([3.0, -3.0]))
+        model.save_pretrained(folder)
+        return Built({"summary": "damaged"}, {"dtype": "float32"})
+
+    build(FP32, own, quiet)
+    tries: list[int] = []
+    VARIANTS["damaged"] = Variant("damaged", "", "torch", damaged)
+    try:
+        build(VARIANTS["damaged"], own, quiet)
+        check = build(replace(needing(3, tries), parent="damaged"), own, quiet).meta["check"]
+    finally:
+        del VARIANTS["damaged"]
+    assert tries == [0]
+    assert not check["equal"]
 
 
 def test_a_build_that_is_killed_leaves_no_half_artifact(checkpoint_folder: Path, tmp_path: Path) -> None:
