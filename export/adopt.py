@@ -43,7 +43,8 @@ def adopt(
     expected = _logits(model, tokenizer)
     model.config.id2label = dict(enumerate(labels))
     model.config.label2id = {label: index for index, label in enumerate(labels)}
-    model.config.pad_token_id = tokenizer.pad_token_id
+    if model.config.pad_token_id is None:  # else it stays: RoBERTa counts positions by it
+        model.config.pad_token_id = tokenizer.pad_token_id
     calibration = uncalibrated(labels)
     meta = {
         "base": place,

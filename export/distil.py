@@ -149,7 +149,8 @@ def distil(
     Its output after layer i is held to the teacher's after layer `layer_map[i]` (squared error relative to
     the teacher's square; TinyBERT, Jiao et al. 2020, arXiv:1909.10351), its logits to the teacher's (KL at
     a temperature; Hinton et al. 2015, arXiv:1503.02531). The embeddings stay the teacher's. Epochs are ranked
-    by macro-F1 on validation, where nothing is `labelled` by agreement with the teacher. Masks of `prune.mask_smallest` hold. A GPU is used where there is one.
+    by macro-F1 on validation, where nothing is `labelled` by agreement with the teacher. Masks of
+    `prune.mask_smallest` hold. A GPU is used where there is one.
     Returns facts: the epoch kept, its macro-F1 and agreement, the teacher's macro-F1.
     """
     recipe = recipe or Recovery()
