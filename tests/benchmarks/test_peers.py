@@ -122,6 +122,7 @@ def test_a_peers_process_has_none_of_our_settings(monkeypatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     for ours in (True, False):
         with open_worker("a", ours=ours) as worker:
+            worker.ask("peak")  # once it answers, its environment is its own
             environment = Path(f"/proc/{worker.process.pid}/environ").read_bytes()
             assert (b"OMP_WAIT_POLICY" in environment) == ours
     program = (
