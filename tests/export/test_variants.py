@@ -13,7 +13,12 @@ from export.registry import VARIANTS
 from handler.predictor import Predictor
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+# Minutes of compiling for code that others compile too: proven by make test-slow.
+LONG = ("compiled-fp32", "pruned-compiled-bf16", "pruned-compiled-int8")
+EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in VARIANTS]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_the_reloaded_artifact_agrees_with_fp32_within_its_recorded_check(
     name: str, build_once, source
 ) -> None:
@@ -30,7 +35,7 @@ def test_the_reloaded_artifact_agrees_with_fp32_within_its_recorded_check(
     assert np.corrcoef(scores[:, 1], reference[:, 1])[0, 1] > 0.99
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", EACH)
 def test_the_description_fits_its_schema_and_lists_every_file(name: str, build_once) -> None:
     artifact = build_once(name)
     jsonschema.validate(
@@ -42,7 +47,7 @@ def test_the_description_fits_its_schema_and_lists_every_file(name: str, build_o
     assert files == {*artifact.meta["files"], "artifact.json"}
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", EACH)
 def test_a_score_hardly_depends_on_the_batch_mates_in_any_shape(name: str, build_once) -> None:
     assert build_once(name).meta["check"]["batch_mate_diff"] < 0.05
 
