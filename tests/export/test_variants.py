@@ -12,7 +12,6 @@ from export.check import check
 from export.registry import VARIANTS
 from handler.predictor import Predictor
 
-
 # Minutes of compiling for code that others compile too: proven by make test-slow.
 LONG = ("compiled-fp32", "pruned-compiled-bf16", "pruned-compiled-int8")
 EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in VARIANTS]
