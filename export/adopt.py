@@ -67,9 +67,11 @@ def adopt(
 
 def _load(place: str):
     """The fp32 model in eval mode, and its fast tokenizer."""
+    import huggingface_hub
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+    huggingface_hub.utils.logging.set_verbosity_error()  # of retries; how they end is told below
     try:
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         names = getattr(config, "architectures", None) or ["no architecture"]

@@ -103,6 +103,7 @@ def _compile(model, source: Source, folder: Path, facts: dict) -> Built:
     called = facts["generated_linears"] + facts["library_linears"]
     proof.require(called == linears, f"kernels for {linears} linear layers", facts)
     of_int8 = f"{facts['int8_linears']} of int8, " if facts["int8_linears"] else ""
-    used = ", ".join(facts["instructions"]) or "no special instructions"
-    facts["summary"] = f"{linears} packed products, {of_int8}{facts['generated_linears']} generated ({used})"
+    used = f" ({', '.join(facts['instructions'])})" if facts["instructions"] else ""
+    makers = f"{facts['library_linears']} by oneDNN or MKL, {facts['generated_linears']} generated{used}"
+    facts["summary"] = f"{linears} packed products, {of_int8}{makers}"
     return Built(facts, cpu_features=cpu_features())
