@@ -81,7 +81,10 @@ def variant(name: str, *, parents: Sequence[str | None] = (REFERENCE,), **proper
             full = name if parent in (None, REFERENCE) else f"{parent}-{name}"
             if full in VARIANTS:
                 raise ValueError(f"two variants are called {full}")
-            VARIANTS[full] = Variant(name=full, build=build, parent=parent, **properties)
+            own = dict(properties)
+            if parent not in (None, REFERENCE):  # by default, no child of what takes a training to make
+                own["default"] = False
+            VARIANTS[full] = Variant(name=full, build=build, parent=parent, **own)
         return build
 
     return register

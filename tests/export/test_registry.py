@@ -26,6 +26,13 @@ def test_the_four_runtimes_have_a_variant_each_among_the_default_ones() -> None:
     assert runtimes == {"torch", "compiled", "onnx", "openvino"}
 
 
+def test_by_default_nothing_is_built_that_needs_a_training() -> None:
+    chosen, _ = choose([])
+    assert {one.parent for one in chosen} == {None, "fp32"}
+    assert {"fp32", "openvino-int8"} <= {one.name for one in chosen}
+    assert not {"pruned", "shallow", "sparse"} & {one.name for one in chosen}
+
+
 def test_a_child_is_named_after_its_parent_and_built_after_it() -> None:
     chosen, _ = choose(["pruned-openvino-int8"])
     assert [one.name for one in chosen] == ["fp32", "pruned", "pruned-openvino-int8"]
