@@ -80,6 +80,10 @@ class Texts:
         rows = np.random.default_rng(seed).permutation(len(self))[:count]
         return replace(self, ids=[self.ids[row] for row in rows], labels=self.labels[rows])
 
+    def first(self, count: int) -> "Texts":
+        """The first `count` of the texts."""
+        return replace(self, ids=self.ids[:count], labels=self.labels[:count])
+
     def with_noise(self, copies: int, share: float, seed: int = 0) -> "Texts":
         """The texts, and `copies` of each in which a `share` of tokens is others' (never first and last)."""
         rng = np.random.default_rng(seed)

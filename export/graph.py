@@ -66,7 +66,7 @@ def lean(model):
     blocks = _blocks(model)
     if blocks is None:
         return model
-    inputs = _probe(model)
+    inputs = probe(model)
     with torch.no_grad():
         expected = model(**inputs).logits
         kept = list(blocks)
@@ -122,7 +122,7 @@ def _joined(*linears: nn.Linear) -> nn.Linear:
     return joined
 
 
-def _probe(model) -> dict[str, torch.Tensor]:
+def probe(model) -> dict[str, torch.Tensor]:
     """Random inputs with padding, the same each time."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(4, model.config.vocab_size, (4, 12), generator=generator)

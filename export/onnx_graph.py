@@ -57,9 +57,9 @@ def export(model) -> Exported:
     [batch, labels].
     Raises `UserError` where the rewritten graph does not compute what the model does.
     """
-    from export.graph import lean
+    from export.graph import lean, probe
 
-    inputs = _probe(model.config)
+    inputs = {name: value.numpy() for name, value in probe(model).items()}
     expected = _torch_logits(model, inputs)
     linears = _linear_weights(model)
     proto = _plain_export(lean(model))
@@ -383,14 +383,6 @@ def _products(proto: onnx.ModelProto, linears: dict[str, str]) -> dict[str, tupl
 def _digest(weight: np.ndarray) -> str:
     """Identity of a weight [outputs, inputs]."""
     return f"{weight.shape}:{hashlib.sha256(np.ascontiguousarray(weight).tobytes()).hexdigest()}"
-
-
-def _probe(config) -> dict[str, np.ndarray]:
-    """Four texts of different lengths in one batch, the same each time."""
-    lengths = np.array([[13], [7], [2], [5]])
-    mask = (np.arange(13) < lengths).astype(np.int64)
-    ids = np.random.default_rng(0).integers(4, config.vocab_size, mask.shape)
-    return {"input_ids": np.where(mask, ids, config.pad_token_id), "attention_mask": mask}
 
 
 def _torch_logits(model, inputs: dict[str, np.ndarray]) -> np.ndarray:

@@ -143,10 +143,12 @@ def most_sensitive(source: Source) -> list[str]:
     Each layer alone is computed with rounded weights and inputs, the others in fp32; the measure is the mean
     change of the logits on validation texts, by which the layers' order varies little between runtimes.
     """
+    from export.distil import Texts, predict
+
     model = source.model()
     ranges = observe(model, source.calibration())
-    batches = _batches(source)
-    exact = _logits(model, batches)
+    texts = Texts.of(source, "validation").first(RANKING_TEXTS)
+    exact = predict(model, texts)
     moved = {}
     for name, layer in linears(model).items():
         weight = layer.weight.data
@@ -154,7 +156,7 @@ def most_sensitive(source: Source) -> list[str]:
         rounded, scales = quantised_weight(weight * factors)
         layer.weight.data = rounded * scales[:, None]
         handle = layer.register_forward_pre_hook(_rounding(factors, *input_scale(ranges[name], factors)))
-        moved[name] = float((_logits(model, batches) - exact).abs().mean())
+        moved[name] = float(np.abs(predict(model, texts) - exact).mean())
         handle.remove()
         layer.weight.data = weight
     return sorted(moved, key=moved.__getitem__, reverse=True)
@@ -168,21 +170,3 @@ def _rounding(factors: torch.Tensor, scale: float, zero_point: int):
         return (torch.fake_quantize_per_tensor_affine(smooth, scale, zero_point, 0, 255),)
 
     return hook
-
-
-def _batches(source: Source) -> list[dict[str, torch.Tensor]]:
-    texts = list(source.dataset.splits["validation"].texts)[:RANKING_TEXTS]
-    ids = sorted((encoding.ids for encoding in source.tokenizer.encode_batch_fast(texts)), key=len)
-    batches = []
-    for start in range(0, len(ids), 32):
-        rows = ids[start : start + 32]
-        longest = max(map(len, rows))
-        padded = torch.tensor([[*row, *[source.pad_id] * (longest - len(row))] for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        batches.append({"input_ids": padded, "attention_mask": mask})
-    return batches
-
-
-def _logits(model: nn.Module, batches: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
-    with torch.inference_mode():
-        return torch.cat([model(**batch).logits for batch in batches])

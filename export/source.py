@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from export.registry import REFERENCE
 from handler.artifact import TOKENIZER, file_sha256
 from handler.batching import Grid, fit_grid
 from handler.errors import UserError
@@ -41,7 +42,7 @@ class Source:
 
     def below(self, parent: str | None) -> "Source":
         """The source of a variant whose parent is `parent`: the reference has the checkpoint's own model."""
-        inherited = parent not in (None, "fp32")
+        inherited = parent not in (None, REFERENCE)
         return replace(self, weights_from=self.artifacts / str(parent)) if inherited else self
 
     @cached_property

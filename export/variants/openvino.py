@@ -51,10 +51,11 @@ def openvino_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> 
         types=["ScaledDotProductAttention"],
         names=[linears[name] for name in left],
     )
+    calibration = source.calibration()
     quantised = nncf.quantize(
         graph,
-        nncf.Dataset(source.calibration()),
-        subset_size=len(source.calibration()),
+        nncf.Dataset(calibration),
+        subset_size=len(calibration),
         model_type=nncf.ModelType.TRANSFORMER,
         ignored_scope=ignored,
     )

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from training.checkpoint import load_data, open_checkpoint
+
 SHARED = {
     "schema": 1,
     "run": {
@@ -215,3 +217,13 @@ def make():
 def peers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the session's peers are kept: prepared by the first test that needs them."""
     return tmp_path_factory.mktemp("peers")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(checkpoint_folder):
+    return open_checkpoint(checkpoint_folder)
+
+
+@pytest.fixture(scope="module")
+def dataset(checkpoint):
+    return load_data(checkpoint)

@@ -17,17 +17,6 @@ from benchmarks.report import peer_entry
 from benchmarks.team import FLOOR, REFERENCE, TWIN, open_team
 from benchmarks.worker import ROOT, WorkerError, open_worker
 from handler.predictor import Predictor
-from training.checkpoint import load_data, open_checkpoint
-
-
-@pytest.fixture(scope="module")
-def checkpoint(checkpoint_folder):
-    return open_checkpoint(checkpoint_folder)
-
-
-@pytest.fixture(scope="module")
-def dataset(checkpoint):
-    return load_data(checkpoint)
 
 
 @pytest.fixture(scope="module")

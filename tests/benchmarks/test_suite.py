@@ -17,7 +17,6 @@ from benchmarks.suite import find_artifacts, measure, prepare
 from handler.artifact import DESCRIPTION, describe_files, open_artifact
 from handler.atomic import write_json
 from handler.errors import UserError
-from training.checkpoint import load_data, open_checkpoint
 
 BRIEF = replace(
     PROFILES["demo"],
@@ -43,16 +42,6 @@ def artifacts(build_once, tmp_path_factory) -> Path:
             meta["files"] = describe_files(folder / name)
         write_json(folder / name / DESCRIPTION, meta)
     return folder
-
-
-@pytest.fixture(scope="module")
-def checkpoint(checkpoint_folder):
-    return open_checkpoint(checkpoint_folder)
-
-
-@pytest.fixture(scope="module")
-def dataset(checkpoint):
-    return load_data(checkpoint)
 
 
 @pytest.fixture(scope="module")
