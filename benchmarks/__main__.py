@@ -1,6 +1,7 @@
-"""`python -m benchmarks run|compare|select|publish|tables`: is it still my classifier, and how fast is it?"""
+"""`python -m benchmarks …`: is it still my classifier, and how fast is it?"""
 
 import argparse
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,6 +62,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     measure.add_argument("--threads", type=positive_int, help="in process; default: all CPUs of this process")
     measure.set_defaults(command=_run)
+
+    contest = commands.add_parser(
+        "head-to-head",
+        parents=[results],
+        help="our archive behind HTTP, beside what others would serve, in turns of some seconds",
+    )
+    contest.add_argument(
+        "variants", nargs="+", help="the first is loaded; of all, start-up and memory are measured"
+    )
+    for option, kind, default in (
+        ("--checkpoint", Path, Path("build/checkpoint")),
+        ("--store", Path, Path("model_store")),
+        ("--name", str, "hate"),
+        ("--rounds", positive_int, 5),
+        ("--seconds", positive_float, 8.0),
+    ):
+        contest.add_argument(option, type=kind, default=default, help="default: %(default)s")
+    contest.set_defaults(command=_head_to_head)
 
     compare = commands.add_parser(
         "compare", parents=[results], help="two reports of one run beside each other"
@@ -124,6 +143,35 @@ def _run(arguments: argparse.Namespace) -> int:
     for line in failures(document):
         say(line)
     say(f"reports: {arguments.results}/side-by-side.md, and one of each variant")
+    emit(document)
+    return 0
+
+
+def _head_to_head(arguments: argparse.Namespace) -> int:
+    from benchmarks.head_to_head import loads_table, measure, page, steps
+    from benchmarks.progress import progress
+    from handler.atomic import write_json
+    from training.checkpoint import load_data, open_checkpoint
+
+    checkpoint = open_checkpoint(arguments.checkpoint)
+    archives = {
+        variant: arguments.store / f"{arguments.name}-{variant}.mar"
+        for variant in dict.fromkeys(arguments.variants)
+    }
+    for archive in archives.values():
+        if not archive.is_file():
+            raise UserError("there is no such archive", seen=archive, remedy="Make it: make package")
+    for package in ("fastapi", "uvicorn"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError("a rival is not installed", seen=package, remedy="pip install fastapi uvicorn")
+    texts = load_data(checkpoint).splits["test"].texts[:2000]
+    rounds, seconds = arguments.rounds, arguments.seconds
+    with progress(steps(len(archives), rounds, seconds)) as step:
+        document = measure(archives, checkpoint.folder, texts, rounds, seconds, step)
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    write_json(arguments.results / "head-to-head.json", document)
+    (arguments.results / "head-to-head.md").write_text(page(document), encoding="utf-8")
+    say(f"\n{loads_table(document)}\n\nall of it: {arguments.results}/head-to-head.md")
     emit(document)
     return 0
 

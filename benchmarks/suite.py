@@ -29,11 +29,11 @@ from benchmarks.report import SCHEMA, describe, failed, measured, peer_entry
 from benchmarks.selection import Serving, choose_served
 from benchmarks.served import Served, check_archive, measure_served, served_parity
 from benchmarks.team import FLOOR, REFERENCE, TWIN, Failure, open_team
-from deploy.server import java_home
 from handler.artifact import DESCRIPTION, Artifact, open_artifact
 from handler.commands import say
 from handler.errors import UserError
 from handler.machine import cpu_features
+from handler.torchserve import java_home
 from training.checkpoint import Checkpoint
 from training.data import Dataset
 from training.splits import Split

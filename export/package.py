@@ -26,10 +26,13 @@ SHIPPED = (
     "artifact.py",
     "batching.py",
     "errors.py",
+    "explanations.py",
     "machine.py",
+    "metrics.py",
     "predictor.py",
     "requests.py",
     "runtimes.py",
+    "service.py",
 )
 
 # One worker with all threads beats two workers with half of them each on few cores; a delay of 1 ms
@@ -43,7 +46,7 @@ MODEL_CONFIG = {
     "responseTimeout": 300,
     "startupTimeout": 300,
     "deviceType": "cpu",
-    "handler": {"threads": 0, "maxTexts": 128, "maxCharacters": 100_000},
+    "handler": {"threads": 0, "maxTexts": 128, "maxCharacters": 100_000, "maxExplained": 2},
 }
 
 

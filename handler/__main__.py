@@ -1,4 +1,4 @@
-"""`python -m handler predict`: classify texts without a server, through the Predictor that is served."""
+"""`python -m handler predict|doctor`: classify texts without a server; find what keeps one from serving."""
 
 import argparse
 import os
@@ -29,8 +29,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     predict.add_argument("--text-column", default="text", help="default: %(default)s")
     predict.add_argument("--threads", type=positive_int, help="default: all CPUs of this process")
     predict.set_defaults(command=_predict)
+    doctor = commands.add_parser("doctor", help="look at all that TorchServe needs here, and say what to do")
+    doctor.add_argument("--name", default="hate", help="of the archive: <name>.mar; default: %(default)s")
+    doctor.set_defaults(command=_doctor)
     arguments = parser.parse_args(argv)
     return arguments.command(arguments)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    """Exit status 1 where something keeps the model from being served."""
+    from handler.doctor import examine, record, table  # yaml and psutil, which predicting does not need
+
+    findings = examine(arguments.name)
+    say(table(findings))
+    emit(record(findings))
+    return int(any(finding.status == "fail" for finding in findings))
 
 
 def _predict(arguments: argparse.Namespace) -> int:

@@ -1,19 +1,24 @@
 """The TorchServe handler of every variant: batches of requests in, one JSON answer each.
 
-TorchServe loads this file from the root of the archive and wants exactly one class in it. All work is
-done by the Predictor; this class turns requests into texts, texts into answers, and keeps a bad row from
-harming its neighbours. It logs no text.
+TorchServe loads this file from the root of the archive and wants exactly one class in it. It knows
+TorchServe's ways and nothing else: requests are read by `requests`, answered by `service`. Requests to
+predict, to explain and to describe may share a batch. It logs no text.
 """
 
 import json
 import logging
+import os
 import sys
+import time
 from http import HTTPStatus
 from pathlib import Path
 
-from handler.errors import Rejection, UserError
+from handler.errors import UserError
+from handler.machine import available_cpus
+from handler.metrics import Tally
 from handler.predictor import Predictor
-from handler.requests import Limits, read
+from handler.requests import Limits, Request, read
+from handler.service import Service
 
 logger = logging.getLogger(__name__)
 
@@ -23,52 +28,58 @@ class HateHandler:
 
     def initialize(self, context) -> None:
         """Load the artifact in the archive and warm every shape, so that the first request is a usual one."""
+        _quieten()
         folder = Path(context.system_properties["model_dir"])
-        settings = (context.model_yaml_config or {}).get("handler", {})
-        self.limits = Limits(
-            settings.get("maxTexts", Limits.max_texts), settings.get("maxCharacters", Limits.max_characters)
-        )
+        config = context.model_yaml_config or {}
+        settings = config.get("handler") or {}
         try:
-            self.predictor = Predictor.load(folder / "artifact", threads=settings.get("threads") or None)
+            self.limits = Limits.of(settings)
+            threads = settings.get("threads") or max(1, available_cpus() // config.get("minWorkers", 1))
+            predictor = Predictor.load(folder / "artifact", threads)
         except UserError as error:
             # TorchServe hides what a worker logs below warnings; what it writes to stderr is kept.
             print(f"the model did not load: {error}", file=sys.stderr, flush=True)
             raise
-        shapes = self.predictor.warm()
+        shapes = predictor.warm()
         model = context.manifest["model"]
-        artifact = self.predictor.artifact
-        self.model = {"name": model["modelName"], "version": model["modelVersion"], "variant": artifact.name}
-        logger.info(
-            "%s is ready: %d shapes warmed, %d threads", artifact.name, shapes, self.predictor.threads
-        )
+        name, version = model["modelName"], model["modelVersion"]
+        self.tally = Tally(context.metrics, name)
+        named = {"name": name, "version": version, "variant": predictor.artifact.name}
+        self.service = Service(predictor, self.limits, named, self.tally)
+        logger.info("%s is ready: %d shapes warmed, %d threads", named["variant"], shapes, threads)
 
     def handle(self, data: list[dict], context) -> list[bytes]:
         """One UTF-8 JSON answer per request, in order; statuses of single rows are set on `context`."""
-        requests = [read(row, _content_type(context, index), self.limits) for index, row in enumerate(data)]
-        answers = iter(self._answer([row for request in requests for row in request.rows]))
+        begun = time.perf_counter()
+        headers = [context.get_all_request_header(index) for index in range(len(data))]
+        requests = [self._read(row, header) for row, header in zip(data, headers, strict=True)]
         bodies = []
-        for index, request in enumerate(requests):
-            rows = [next(answers) for _ in request.rows]
-            status = request.status(rows)
+        for index, (request, rows) in enumerate(zip(requests, self.service.answer(requests), strict=True)):
+            asked_for_itself = headers[index].get("describe") == "True"
+            body = self.service.describe() if asked_for_itself else request.wrap(rows, self.service.model)
+            status = 200 if asked_for_itself else request.status(rows)
             context.set_response_status(status, HTTPStatus(status).phrase, index)
             context.set_response_content_type(index, "application/json")
-            bodies.append((json.dumps(request.wrap(rows), ensure_ascii=False) + "\n").encode())
+            bodies.append((json.dumps(body, ensure_ascii=False) + "\n").encode())
+        self.tally.add("classifier_requests", len(requests))
+        self.tally.add("classifier_batches")
+        self.tally.add("classifier_handler_seconds", time.perf_counter() - begun)
         return bodies
 
-    def _answer(self, rows: list[str | Rejection]) -> list[dict]:
-        """Answers of all rows of all requests, predicted together."""
-        predictions = iter(self.predictor.predict([row for row in rows if isinstance(row, str)]))
-        return [
-            row.answer()
-            if isinstance(row, Rejection)
-            else {**self.predictor.answer(next(predictions)), "model": self.model}
-            for row in rows
-        ]
+    def _read(self, row: dict, headers: dict) -> Request:
+        if headers.get("describe") == "True":
+            return Request([], "list")
+        return read(row, _content_type(headers), self.limits, explain=headers.get("explain") == "True")
 
 
-def _content_type(context, index: int) -> str:
+def _content_type(headers: dict) -> str:
     """The media type of the body: TorchServe records it under the body's own name."""
-    headers = context.get_all_request_header(index)
     part = headers.get("body") or headers.get("data") or {}
     declared = part.get("content-type", "") if isinstance(part, dict) else ""
-    return (declared or headers.get("Content-Type") or headers.get("content-type") or "").lower()
+    return declared or headers.get("Content-Type") or headers.get("content-type") or ""
+
+
+def _quieten() -> None:
+    """Fewer lines between worker and server: one is written for every batch, and a trace for invalid JSON."""
+    logging.getLogger().addFilter(lambda record: not str(record.msg).startswith("Backend received inference"))
+    os.environ["TS_DECODE_INPUT_REQUEST"] = "false"  # bodies arrive as bytes, and are parsed in `requests`

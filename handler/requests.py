@@ -1,42 +1,97 @@
 """What a client may send, and the shape in which it wants its answer back.
 
 A request is one text or many. It arrives as `text/plain`, as a form field `text`, or as JSON: a string,
-an object with `text`, a list of either, `{"texts": [...]}`, or KServe v1 `{"instances": [...]}`. A row
-that cannot be read becomes a `Rejection` in its own place; the rows beside it are answered. No message
-repeats what the client wrote.
+an object with `text`, a list of either, `{"texts": [...]}`, KServe v1 `{"instances": [...]}` or KServe v2
+`{"inputs": [...]}` with a tensor of BYTES. A body without a declared type (a file, gRPC) is JSON where it is
+a JSON object or list, else text. Options stand beside `text` or `texts`, in a form's other fields, or in
+v2's `parameters`. A row that cannot be read becomes a `Rejection` in its own place; the rows beside it are
+answered. No message repeats what the client wrote.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
-from handler.errors import Rejection
+from handler.errors import Rejection, UserError
 
 HOW_TO_ASK = (
     """Send --json '{"text": "..."}', --data-urlencode "text=...", """
     """-H "Content-Type: text/plain" --data-binary @-, or -T file"""
 )
+FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+UNTYPED = ("", "application/octet-stream")
+ENCODINGS = ("utf-8", "utf8", "us-ascii")
+SETTINGS = {"maxTexts": "max_texts", "maxCharacters": "max_characters", "maxExplained": "max_explained"}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on one request; `model-config.yaml` may change them under `handler:`."""
+    """Bounds on one request; `model-config.yaml` may change them under `handler:` by the names in `SETTINGS`.
+
+    `max_texts` counts windows where long texts are read whole. Explaining a text costs as much as
+    classifying it a hundred times, so few are explained at once.
+    """
 
     max_texts: int = 128
     max_characters: int = 100_000
+    max_explained: int = 2
+
+    @classmethod
+    def of(cls, settings: Mapping[str, object]) -> "Limits":
+        """The limits that `settings` changes; raises `UserError` where one is no count."""
+        changed = {name: settings[key] for key, name in SETTINGS.items() if key in settings}
+        for name, value in changed.items():
+            if type(value) is not int or value < 1:
+                raise UserError(
+                    f"{name} is not a count of 1 or more", seen=value, remedy="Change model-config.yaml"
+                )
+        return replace(cls(), **changed)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a text is read and explained; every one may be left out.
+
+    `long`: what happens beyond the model's maximum; `chunks` reads the text whole, in windows, whose scores
+    are put together by `aggregate`. `method` and `target` (a label) are for explanations.
+    """
+
+    long: str = "truncate"
+    aggregate: str | None = None
+    method: str | None = None
+    target: str | None = None
+
+
+CHOICES = {
+    "long": ("truncate", "chunks"),
+    "aggregate": ("max", "mean"),
+    "method": ("integrated-gradients", "occlusion"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text to be answered."""
+
+    text: str
+    options: Options
 
 
 @dataclass(frozen=True)
 class Request:
-    """The rows of one request; `envelope` is the form of the answer: one, list or predictions."""
+    """The rows of one request; `envelope` is the form of the answer: one, list, predictions or v2."""
 
-    rows: list[str | Rejection]
+    rows: list[Row | Rejection]
     envelope: str
+    explain: bool = False
+    id: str | None = None  # of a v2 request, given back
 
-    def wrap(self, answers: list[dict]) -> dict | list:
+    def wrap(self, answers: list[dict], model: Mapping[str, str]) -> dict | list:
         """Put the rows' answers into the form that the client used."""
         if self.envelope == "one":
             return answers[0]
+        if self.envelope == "v2":
+            return self._tensors(answers, model) if self.status(answers) == 200 else answers[0]
         return answers if self.envelope == "list" else {"predictions": answers}
 
     def status(self, answers: list[dict]) -> int:
@@ -44,48 +99,193 @@ class Request:
         codes = [answer["error"]["code"] if "error" in answer else 200 for answer in answers]
         return 200 if 200 in codes else codes[0]
 
+    def _tensors(self, answers: list[dict], model: Mapping[str, str]) -> dict:
+        """KServe v2: the labels, their scores [texts, labels], and every answer whole, as JSON.
 
-def read(parameters: Mapping[str, object], content_type: str, limits: Limits) -> Request:
+        A rejected row has an empty label and scores of 0; its error stands in `answer`.
+        """
+        scores = next(answer["scores"] for answer in answers if "scores" in answer)
+        several = any("labels" in answer for answer in answers)
+        rows = [list(answer.get("scores", dict.fromkeys(scores, 0.0)).values()) for answer in answers]
+        label = [
+            ",".join(answer.get("labels", ())) if several else answer.get("label", "") for answer in answers
+        ]
+        whole = [json.dumps(answer, ensure_ascii=False) for answer in answers]
+        count = len(answers)
+        outputs = [
+            {"name": "label", "datatype": "BYTES", "shape": [count], "data": label},
+            {
+                "name": "scores",
+                "datatype": "FP64",
+                "shape": [count, len(scores)],
+                "data": [score for row in rows for score in row],
+                "parameters": {"labels": ",".join(scores)},
+            },
+            {"name": "answer", "datatype": "BYTES", "shape": [count], "data": whole},
+        ]
+        named = {"model_name": model["name"], "model_version": model["version"]}
+        return named | ({} if self.id is None else {"id": self.id}) | {"outputs": outputs}
+
+
+def read(
+    parameters: Mapping[str, object], content_type: str, limits: Limits, *, explain: bool = False
+) -> Request:
     """Read one request as TorchServe hands it over: form fields, or the body under `body` or `data`.
 
-    JSON arrives parsed where TorchServe recognised it, as bytes otherwise; both are read alike.
+    JSON may arrive parsed or as bytes; both are read alike.
     """
+    if explain:
+        return replace(
+            read(parameters, content_type, replace(limits, max_texts=limits.max_explained)), explain=True
+        )
     if "text" in parameters:
-        return _one(read_text(parameters["text"], limits))
+        return _one(_read_row(parameters, Options(), limits))
     body = parameters.get("body", parameters.get("data"))
     if body is None:
         return _one(Rejection(422, "text", "the request holds no text", HOW_TO_ASK))
-    if isinstance(body, (bytes, bytearray)) and "json" in content_type:
+    kind, _, rest = content_type.lower().partition(";")
+    kind = kind.strip()
+    if not (kind in UNTYPED or kind.startswith("text/") or kind in FORMS or _is_json(kind)):
+        return _one(Rejection(415, "Content-Type", "the body is neither JSON nor text", HOW_TO_ASK))
+    if _charset(rest) not in ENCODINGS:
+        return _one(Rejection(415, "Content-Type", "the body is declared as another encoding", "Send UTF-8"))
+    if _is_json(kind) and isinstance(body, (bytes, bytearray)):
         try:
             body = json.loads(body)
         except (ValueError, RecursionError):
             return _one(Rejection(400, "body", "the body is not valid JSON", 'Send {"text": "..."} in UTF-8'))
+    elif kind in UNTYPED:
+        body = _sniffed(body)
     return _read_json(body, limits)
+
+
+def _is_json(kind: str) -> bool:
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def _charset(parameters: str) -> str:
+    """What a content type declares behind `charset=`, in lower case; utf-8 where it declares nothing."""
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip() == "charset":
+            return value.strip().strip('"')
+    return "utf-8"
+
+
+def _sniffed(body: object) -> object:
+    """A body of no declared type, parsed where it is a JSON object or list."""
+    if isinstance(body, (bytes, bytearray)) and body.lstrip()[:1] in (b"{", b"["):
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):
+            return body
+    return body
 
 
 def _read_json(body: object, limits: Limits) -> Request:
     if isinstance(body, list):
-        return _many(body, "list", limits)
-    if isinstance(body, Mapping):
-        for key in ("texts", "instances"):
-            if key in body:
-                if isinstance(body[key], list):
-                    return _many(body[key], "predictions", limits)
+        return _many(body, "list", Options(), limits)
+    if not isinstance(body, Mapping):
+        return _one(_read_row(body, Options(), limits))
+    if "inputs" in body:
+        return _read_v2(body, limits)
+    for key in ("texts", "instances"):
+        if key in body:
+            if not isinstance(body[key], list):
                 return _one(Rejection(422, key, f"{key} is not a list", f'Send {{"{key}": ["...", "..."]}}'))
-    return _one(read_text(body, limits))
+            options = read_options(body, Options())
+            if isinstance(options, Rejection):
+                return _one(options)
+            return _many(body[key], "predictions", options, limits)
+    return _one(_read_row(body, Options(), limits))
 
 
-def _one(row: str | Rejection) -> Request:
+def _read_v2(body: Mapping, limits: Limits) -> Request:
+    """KServe v2: the tensor named `text`, or the only one."""
+    tensors = body["inputs"]
+    if not (isinstance(tensors, list) and tensors and all(isinstance(one, Mapping) for one in tensors)):
+        return _one(_v2_error("inputs is not a list of tensors"))
+    named = [one for one in tensors if one.get("name") in ("text", "texts")] or tensors
+    if len(named) > 1:
+        return _one(_v2_error("which of the tensors holds the texts is not clear"))
+    tensor = named[0]
+    if tensor.get("datatype") != "BYTES":
+        return _one(_v2_error("the tensor's datatype is not BYTES"))
+    data = _flat(tensor.get("data"))
+    shape = tensor.get("shape")
+    if data is None or not _fits(shape, len(data)):
+        return _one(_v2_error("the tensor's data and shape do not fit"))
+    parameters = body.get("parameters")
+    options = read_options(parameters if isinstance(parameters, Mapping) else {}, Options())
+    if isinstance(options, Rejection):
+        return _one(options)
+    request = _many(data, "v2", options, limits)
+    given = body.get("id")
+    return replace(request, id=given) if isinstance(given, str) else request
+
+
+def _v2_error(message: str) -> Rejection:
+    example = '{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["..."]}]}'
+    return Rejection(422, "inputs", message, f"Send {example}")
+
+
+def _flat(data: object) -> list | None:
+    """The elements of a list, or of a list of lists."""
+    if not isinstance(data, list):
+        return None
+    if data and all(isinstance(row, list) for row in data):
+        return [element for row in data for element in row]
+    return data
+
+
+def _fits(shape: object, count: int) -> bool:
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        return False
+    # A product of sizes that a client chose may be a number of a million digits: stop beyond the count.
+    product = 1
+    for size in shape:
+        product *= size
+        if product > count:
+            return False
+    return product == count
+
+
+def _one(row: Row | Rejection) -> Request:
     return Request([row], "one")
 
 
-def _many(rows: list, envelope: str, limits: Limits) -> Request:
+def _many(rows: list, envelope: str, options: Options, limits: Limits) -> Request:
     if not rows:
         return _one(Rejection(422, "texts", "the list holds no text", "Send at least one text"))
     if len(rows) > limits.max_texts:
         message = f"the request holds {len(rows):,} texts, at most {limits.max_texts:,} are read"
         return _one(Rejection(413, "texts", message, "Send several smaller requests"))
-    return Request([read_text(row, limits) for row in rows], envelope)
+    return Request([_read_row(row, options, limits) for row in rows], envelope)
+
+
+def _read_row(row: object, options: Options, limits: Limits) -> Row | Rejection:
+    text = read_text(row, limits)
+    if isinstance(text, Rejection):
+        return text
+    own = read_options(row, options) if isinstance(row, Mapping) else options
+    return own if isinstance(own, Rejection) else Row(text, own)
+
+
+def read_options(given: Mapping, options: Options) -> Options | Rejection:
+    """`options`, changed by what `given` (an object or a form) says; what is no option is left alone."""
+    changed = {}
+    for field in fields(Options):
+        if field.name not in given:
+            continue
+        value = given[field.name]
+        if isinstance(value, (bytes, bytearray)):
+            value = value.decode("utf-8", "replace")
+        choices = CHOICES.get(field.name)
+        if not isinstance(value, str) or (choices and value not in choices):
+            remedy = f"Choose {' or '.join(choices)}" if choices else "Name one of the model's labels"
+            return Rejection(422, field.name, f"this {field.name} is not known", remedy)
+        changed[field.name] = value
+    return replace(options, **changed)
 
 
 def read_text(row: object, limits: Limits) -> str | Rejection:
@@ -106,5 +306,5 @@ def read_text(row: object, limits: Limits) -> str | Rejection:
         return Rejection(422, "text", "the text is empty", HOW_TO_ASK)
     if len(row) > limits.max_characters:
         message = f"the text has {len(row):,} characters, at most {limits.max_characters:,} are read"
-        return Rejection(413, "text", message, "Send a shorter text; the model reads only its beginning")
+        return Rejection(413, "text", message, "Send a shorter text, or its parts")
     return row

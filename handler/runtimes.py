@@ -14,7 +14,10 @@ from handler.artifact import Artifact
 from handler.errors import UnsupportedError, UserError
 
 Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(input_ids, attention_mask), both int64 [batch, length] -> logits, float32 [batch, labels]."""
+"""(input_ids, attention_mask), both int64 [batch, length] -> logits, float32 [batch, labels].
+
+One that is differentiable has an attribute `model`, the torch module that it runs.
+"""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ def _load_torch(artifact: Artifact, threads: int) -> Forward:
             ids, mask = (torch.from_numpy(value).to(device) for value in (input_ids, attention_mask))
             return model(input_ids=ids, attention_mask=mask).logits.float().cpu().numpy()
 
+    if options["dtype"] == "float32" and "int8_linears" not in options:
+        forward.model = model  # type: ignore[attr-defined]
     return forward
 
 

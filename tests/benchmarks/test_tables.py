@@ -99,5 +99,7 @@ def test_paths_and_the_host_are_left_out_of_what_is_published() -> None:
     assert "secret" not in cleaned
     assert "notes" not in cleaned
     assert "3/4, a -> b" in cleaned
+    link = "see [it](https://example.org/a/b), not file:/home/me"
+    assert without_places(link) == "see [it](https://example.org/a/b), not file:(path)"
     if len(platform.node()) > 2:
         assert platform.node() not in cleaned

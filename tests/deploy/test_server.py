@@ -20,6 +20,7 @@ from handler.artifact import Artifact
 from handler.atomic import write_json
 from handler.errors import UserError
 from handler.predictor import Predictor
+from handler.torchserve import is_taken, java_home, read_config
 from tests.conftest import run_stage
 
 ANSWER_SCHEMA = json.loads(Path(handler.__file__).with_name("answer.schema.json").read_text())
@@ -182,7 +183,7 @@ def test_a_damaged_archive_is_a_sentence_before_anything_starts(tmp_path: Path) 
     config = tmp_path / "config.properties"
     config.write_text(f"model_store={tmp_path}\n")
     with pytest.raises(UserError, match="archive is damaged"):
-        servers.start(servers.read_config(config))
+        servers.start(read_config(config))
 
 
 def test_a_port_in_use_is_a_sentence_with_the_port(
@@ -193,20 +194,20 @@ def test_a_port_in_use_is_a_sentence_with_the_port(
     config = tmp_path / "config.properties"
     config.write_text(f"inference_address=http://127.0.0.1:{server.inference_port}\nmodel_store={tmp_path}\n")
     with pytest.raises(UserError, match=f"port is in use: .*{server.inference_port}"):
-        servers.start(servers.read_config(config))
+        servers.start(read_config(config))
 
 
 def test_a_missing_archive_is_a_sentence(tmp_path: Path) -> None:
     config = tmp_path / "config.properties"
     config.write_text(f"model_store={tmp_path}\n")
     with pytest.raises(UserError, match="make train export package"):
-        servers.start(servers.read_config(config))
+        servers.start(read_config(config))
 
 
 def test_java_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", "/nonexistent")
     with pytest.raises(UserError, match="JAVA_HOME holds no Java"):
-        servers.java_home()
+        java_home()
 
 
 def test_an_archive_that_cannot_load_fails_with_the_log_and_leaves_nothing_running(tmp_path: Path) -> None:
@@ -236,5 +237,5 @@ def test_the_public_server_starts_answers_and_stops_by_command(
     finally:
         stopped = run_stage("deploy", "stop", "--config", path)
     assert "stopped" in stopped.stderr
-    assert not any(servers.is_taken(port) for port in ports)
+    assert not any(is_taken(port) for port in ports)
     assert "was not running" in run_stage("deploy", "stop", "--config", path).stderr

@@ -2,15 +2,26 @@ import json
 
 import pytest
 
-from handler.errors import Rejection
-from handler.requests import Limits, Request, read
+from handler.errors import Rejection, UserError
+from handler.requests import Limits, Options, Request, Row, read
 
-LIMITS = Limits(max_texts=4, max_characters=100)
+LIMITS = Limits(max_texts=4, max_characters=100, max_explained=2)
 JSON = "application/json"
+MODEL = {"name": "hate", "version": "1.0", "variant": "fp32"}
 
 
-def rows(parameters: dict, content_type: str = JSON) -> list[str | Rejection]:
+def rows(parameters: dict, content_type: str = JSON) -> list[Row | Rejection]:
     return read(parameters, content_type, LIMITS).rows
+
+
+def texts(request: Request) -> list[str | Rejection]:
+    return [row.text if isinstance(row, Row) else row for row in request.rows]
+
+
+def tensor(data: object, **changes: object) -> dict:
+    """A KServe v2 request."""
+    size = len(data) if isinstance(data, list) else 1
+    return {"inputs": [{"name": "text", "shape": [size], "datatype": "BYTES", "data": data} | changes]}
 
 
 @pytest.mark.parametrize(
@@ -23,12 +34,34 @@ def rows(parameters: dict, content_type: str = JSON) -> list[str | Rejection]:
         ({"data": b"good day"}, ""),
         ({"text": b"good day"}, "application/x-www-form-urlencoded"),
         ({"body": b'"good day"'}, JSON + "; charset=utf-8"),
+        ({"body": b'{"text": "good day"}'}, "application/problem+json"),
+        ({"body": b'{"text": "good day"}'}, ""),
+        ({"data": b' {"text": "good day"}'}, "application/octet-stream"),
+        ({"body": b"good day"}, 'text/plain; charset="UTF-8"'),
     ],
-    ids=["object", "object-as-bytes", "plain", "file", "data", "form", "json-string"],
+    ids=[
+        "object",
+        "object-as-bytes",
+        "plain",
+        "file",
+        "data",
+        "form",
+        "json-string",
+        "json-suffix",
+        "untyped-json",
+        "octet-stream-json",
+        "charset",
+    ],
 )
 def test_one_text_is_read_in_every_documented_form(parameters: dict, content_type: str) -> None:
     request = read(parameters, content_type, LIMITS)
-    assert (request.rows, request.envelope) == (["good day"], "one")
+    assert (texts(request), request.envelope) == (["good day"], "one")
+
+
+def test_an_untyped_body_that_only_looks_like_json_is_text() -> None:
+    for body in (b"[removed]", b"{sigh}", b"[" * 50):
+        request = read({"body": body}, "", LIMITS)
+        assert texts(request) == [body.decode()]
 
 
 @pytest.mark.parametrize(
@@ -37,12 +70,14 @@ def test_one_text_is_read_in_every_documented_form(parameters: dict, content_typ
         (["a", {"text": "b"}], "list"),
         ({"texts": ["a", "b"]}, "predictions"),
         ({"instances": [{"text": "a"}, "b"]}, "predictions"),
+        (tensor(["a", "b"]), "v2"),
+        (tensor([["a"], ["b"]], shape=[2, 1]), "v2"),
     ],
-    ids=["list", "texts", "kserve-v1"],
+    ids=["list", "texts", "kserve-v1", "kserve-v2", "kserve-v2-nested"],
 )
 def test_many_texts_are_read_and_answered_in_the_form_of_the_request(body: object, envelope: str) -> None:
     request = read({"body": body}, JSON, LIMITS)
-    assert (request.rows, request.envelope) == (["a", "b"], envelope)
+    assert (texts(request), request.envelope) == (["a", "b"], envelope)
 
 
 @pytest.mark.parametrize(
@@ -61,10 +96,26 @@ def test_many_texts_are_read_and_answered_in_the_form_of_the_request(body: objec
         ({"body": " \n\t\u3000"}, "text/plain", 422),
         ({"body": "a" * 101}, "text/plain", 413),
         ({"body": ["a"] * 5}, JSON, 413),
+        ({"body": b"\x89PNG"}, "image/png", 415),
+        ({"body": b"good day"}, "text/plain; charset=utf-16", 415),
+        ({"body": {"text": "a", "long": "short"}}, JSON, 422),
+        ({"body": {"text": "a", "long": 3}}, JSON, 422),
+        ({"body": {"texts": ["a"], "aggregate": "sum"}}, JSON, 422),
+        ({"text": b"a", "long": b"\xff"}, "multipart/form-data; boundary=x", 422),
+        ({"body": {"inputs": []}}, JSON, 422),
+        ({"body": {"inputs": "a"}}, JSON, 422),
+        ({"body": tensor([1.5], datatype="FP32")}, JSON, 422),
+        ({"body": tensor(["a"], shape=[2])}, JSON, 422),
+        ({"body": tensor(["a"], shape=[10**400, 0])}, JSON, 422),
+        ({"body": tensor("a")}, JSON, 422),
+        ({"body": {"inputs": [{"name": "x"}, {"name": "y"}]}}, JSON, 422),
+        ({"body": tensor(["a"]) | {"parameters": {"long": "short"}}}, JSON, 422),
     ],
     ids=[
         "plain-curl-d", "invalid-json", "deep-json", "not-utf8", "no-field", "number", "null", "list-in-text",
-        "texts-not-list", "empty-list", "blank", "too-long", "too-many",
+        "texts-not-list", "empty-list", "blank", "too-long", "too-many", "image", "utf-16", "option",
+        "option-number", "option-of-many", "option-of-form", "v2-empty", "v2-no-list", "v2-numbers",
+        "v2-shape", "v2-huge-shape", "v2-no-data", "v2-which", "v2-option",
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_rejected_with_its_code_and_a_remedy(
@@ -101,6 +152,63 @@ def test_a_rejection_repeats_nothing_that_the_client_wrote() -> None:
 
 def test_each_envelope_has_its_own_shape() -> None:
     answers = [{"label": "a"}, {"label": "b"}]
-    assert Request([], "one").wrap(answers[:1]) == {"label": "a"}
-    assert Request([], "list").wrap(answers) == answers
-    assert Request([], "predictions").wrap(answers) == {"predictions": answers}
+    assert Request([], "one").wrap(answers[:1], MODEL) == {"label": "a"}
+    assert Request([], "list").wrap(answers, MODEL) == answers
+    assert Request([], "predictions").wrap(answers, MODEL) == {"predictions": answers}
+
+
+def test_kserve_v2_is_answered_in_tensors_with_errors_in_their_places() -> None:
+    request = read({"body": tensor(["a", ""]) | {"id": "seven"}}, JSON, LIMITS)
+    good = {"label": "hate", "scores": {"not-hate": 0.25, "hate": 0.75}}
+    bad = {"error": {"code": 422}}
+    answer = request.wrap([good, bad], MODEL)
+    assert isinstance(answer, dict)
+    assert answer | {"outputs": None} == {
+        "model_name": "hate", "model_version": "1.0", "id": "seven", "outputs": None,
+    }  # fmt: skip
+    label, scores, whole = answer["outputs"]
+    assert (label["shape"], label["data"]) == ([2], ["hate", ""])
+    assert (scores["shape"], scores["data"]) == ([2, 2], [0.25, 0.75, 0.0, 0.0])
+    assert [json.loads(one) for one in whole["data"]] == [good, bad]
+    assert request.wrap([bad, bad], MODEL) == bad
+    assert request.status([bad, bad]) == 422
+
+
+def test_options_stand_beside_the_text_the_texts_or_in_parameters() -> None:
+    chunks = {"long": "chunks", "aggregate": "mean"}
+    expected = Options(long="chunks", aggregate="mean")
+    for body in (
+        {"text": "a"} | chunks,
+        {"texts": ["a"]} | chunks,
+        {"texts": [{"text": "a"} | chunks]},
+        [{"text": "a"} | chunks],
+        tensor(["a"]) | {"parameters": chunks},
+    ):
+        (row,) = rows({"body": body})
+        assert isinstance(row, Row)
+        assert row.options == expected
+    (row,) = rows({"text": b"a", "long": b"chunks", "aggregate": b"mean"})
+    assert isinstance(row, Row)
+    assert row.options == expected
+
+
+def test_a_row_may_have_options_of_its_own() -> None:
+    first, second = rows({"body": {"texts": ["a", {"text": "b", "long": "truncate"}], "long": "chunks"}})
+    assert isinstance(first, Row)
+    assert isinstance(second, Row)
+    assert (first.options.long, second.options.long) == ("chunks", "truncate")
+
+
+def test_fewer_texts_are_explained_than_classified() -> None:
+    request = read({"body": ["a"] * 3}, JSON, LIMITS, explain=True)
+    (row,) = request.rows
+    assert isinstance(row, Rejection)
+    assert row.code == 413
+    assert read({"body": ["a"] * 2}, JSON, LIMITS, explain=True).explain
+
+
+def test_limits_that_are_no_counts_are_refused() -> None:
+    assert Limits.of({"maxTexts": 7, "threads": 2}).max_texts == 7
+    for value in (0, "128", True, 1.5):
+        with pytest.raises(UserError, match="max_texts is not a count"):
+            Limits.of({"maxTexts": value})

@@ -1,0 +1,35 @@
+"""A TorchServe handler the way the well-known Hugging Face example is written, on today's transformers.
+
+fp32, every text padded to 150 tokens, one request at a time. Loaded by TorchServe from an archive of its own.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+MAX_LENGTH = 150
+
+
+class ExampleHandler:
+    """One forward pass for each request of the batch, as `max_length` padding and no batching have it."""
+
+    def initialize(self, context) -> None:
+        folder = Path(context.system_properties["model_dir"]) / "checkpoint"
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+
+    def handle(self, data: list[dict], context) -> list[str]:
+        return [self._classify(row.get("data") or row.get("body")) for row in data]
+
+    def _classify(self, body) -> str:
+        text = body["text"] if isinstance(body, dict) else body.decode("utf-8")
+        inputs = self.tokenizer(
+            text, max_length=MAX_LENGTH, padding="max_length", truncation=True, return_tensors="pt"
+        )
+        inputs.pop("token_type_ids", None)
+        with torch.no_grad():
+            scores = self.model(**inputs).logits.softmax(dim=1)[0]
+        best = int(scores.argmax())
+        return json.dumps({"label": self.model.config.id2label[best], "score": float(scores[best])})

@@ -1,0 +1,29 @@
+"""A FastAPI app around transformers' pipeline, as tutorials write it; uvicorn runs it, one worker.
+
+The checkpoint's folder comes in the environment variable CHECKPOINT.
+"""
+
+import os
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from transformers import pipeline
+
+app = FastAPI()
+classify = pipeline("text-classification", model=os.environ["CHECKPOINT"], device="cpu")
+
+
+class Body(BaseModel):
+    """One text."""
+
+    text: str
+
+
+@app.get("/ping")
+def ping() -> dict:
+    return {"status": "Healthy"}
+
+
+@app.post("/predictions")
+async def predictions(body: Body) -> dict:
+    return classify(body.text, truncation=True)[0]

@@ -1,0 +1,248 @@
+"""`python -m handler doctor`: will TorchServe serve this here, by which configuration, and how well?
+
+Each check looks at one thing and says what it saw and what to do. `fail` is what keeps the server from
+starting or the model from answering; `warn` is what makes it slow or open. It starts nothing and changes
+nothing. Not in the archive.
+"""
+
+import importlib.metadata
+import importlib.util
+import ipaddress
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+import yaml
+
+from handler.artifact import archived_artifact
+from handler.errors import UserError
+from handler.machine import available_cpus, cpu_features, cpu_model, has_cuda
+from handler.runtimes import RUNTIMES
+from handler.torchserve import Config, is_taken, java_home, read_config
+
+LEAST_JAVA = 17
+TESTED = {"torchserve": "0.12.0", "torch": "2.13.0", "onnxruntime": "1.31", "openvino": "2026.4"}
+# A worker before its model (Python, TorchServe, torch) and the JVM; measured, see the README.
+BARE_BYTES = 700 << 20
+SWITCH = {"fail": "✗", "warn": "!", "ok": "✓"}
+# Read by TorchServe's launcher, in Python, so that its Java does not know them.
+LAUNCHER_KEYS = {"vmargs", "plugins_path"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: `ok`, `warn` or `fail`, what was seen, and what to do about it."""
+
+    name: str
+    status: str
+    seen: str
+    remedy: str = ""
+
+
+def examine(name: str) -> list[Finding]:
+    """Everything that decides how TorchServe would serve the archive `<name>.mar` from this folder, now."""
+    findings = [*_interpreter(), *_java(), *_processor()]
+    try:
+        path, chosen = configuration()
+        config = read_config(path)
+    except UserError as error:
+        return [*findings, Finding("configuration", "fail", str(error), error.remedy)]
+    findings.append(Finding("configuration", "ok", f"{path} ({chosen})"))
+    return [*findings, *_settings(config), *_ports(config), *_archive(config, name), *_environment()]
+
+
+def configuration() -> tuple[Path, str]:
+    """The file that `torchserve --start` reads, and why; raises `UserError` when it would find none."""
+    if named := os.environ.get("TS_CONFIG_FILE"):
+        return Path(named), "TS_CONFIG_FILE, which beats --ts-config"
+    here = Path("config.properties")
+    if here.is_file():
+        return here, "in this folder; its vmargs count only with --ts-config or TS_CONFIG_FILE"
+    raise UserError(
+        "TorchServe would find no configuration: tokens are asked for, and metrics go to logs",
+        seen=Path.cwd(),
+        remedy="source ./activate in the checkout",
+    )
+
+
+def table(findings: list[Finding]) -> str:
+    """For people: one line a finding, remedies below what they are for."""
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{SWITCH[finding.status]} {finding.name:{width}}  {finding.seen}")
+        if finding.remedy and finding.status != "ok":
+            lines.append(f"  {'':{width}}  -> {finding.remedy}")
+    return "\n".join(lines)
+
+
+def record(findings: list[Finding]) -> list[dict]:
+    """For machines."""
+    return [asdict(finding) for finding in findings]
+
+
+def _interpreter() -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    supported = sys.version_info[:2] in ((3, 11), (3, 12))
+    yield Finding("Python", "ok" if supported else "fail", version, "Use Python 3.11 or 3.12")
+    for package, tested in TESTED.items():
+        try:
+            found = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            needed = package in ("torchserve", "torch")
+            yield Finding(package, "fail" if needed else "warn", "not installed", f"pip install {package}")
+            continue
+        same = found.startswith(tested)
+        yield Finding(package, "ok" if same else "warn", found, f"Tested with {tested}")
+
+
+def _java() -> Iterator[Finding]:
+    try:
+        home = java_home()
+        said = subprocess.run(
+            [Path(home, "bin", "java"), "-version"], capture_output=True, text=True, timeout=30
+        ).stderr
+    except (UserError, OSError, subprocess.TimeoutExpired) as error:
+        yield Finding("Java", "fail", str(error), "Run make install, which brings one")
+        return
+    match = re.search(r'version "(?:1\.)?(\d+)', said)
+    version = int(match[1]) if match else 0
+    remedy = f"TorchServe needs Java {LEAST_JAVA} or later: unset JAVA_HOME; source ./activate"
+    yield Finding("Java", "ok" if version >= LEAST_JAVA else "fail", f"{version} in {home}", remedy)
+
+
+def _processor() -> Iterator[Finding]:
+    features = cpu_features()
+    quick = "amx_int8" in features or "avx512_vnni" in features
+    seen = f"{cpu_model()}: {', '.join(features) or 'no known instruction set'}"
+    remedy = "int8 variants have no int8 kernels here: measure before you serve one (make benchmark)"
+    yield Finding("CPU", "ok" if quick else "warn", seen, remedy)
+    usable, present = available_cpus(), os.cpu_count() or 1
+    limited = f" of {present}: affinity or a quota bounds this process" if usable < present else ""
+    yield Finding("CPUs", "ok", f"{usable}{limited}")
+    yield Finding("GPU", "ok", "CUDA" if has_cuda() else "none")
+
+
+def _settings(config: Config) -> Iterator[Finding]:
+    """What of the configuration opens the server, or is not what its writer thought."""
+    known = _known_keys()
+    unknown = sorted(set(config.values) - known) if known else []
+    seen = ", ".join(unknown) or f"{len(config.values)}, all known to TorchServe"
+    yield Finding(
+        "keys", "warn" if unknown else "ok", seen, "TorchServe does not know these: check the spelling"
+    )
+    abroad = {key: host for key, host in config.hosts.items() if not _is_loopback(host)}
+    tokens = config["disable_token_authorization"] != "true"
+    listens = ", ".join(f"{key} {host}" for key, host in abroad.items()) or "on loopback alone"
+    remedy = "Turn tokens on (disable_token_authorization=false), or listen on 127.0.0.1 behind a proxy"
+    yield Finding("listens", "warn" if abroad and not tokens else "ok", listens, remedy)
+    yield Finding("tokens", "ok", "asked for: see key_file.json" if tokens else "not asked for")
+    if config["enable_model_api"] == "true":
+        remedy = "enable_model_api=false: whoever reaches it can run the Python of any folder"
+        yield Finding("model API", "warn", "on", remedy)
+        if ".*" in config["allowed_urls"]:
+            yield Finding("allowed_urls", "warn", config["allowed_urls"], "Name the places, or none")
+    mode = config["metrics_mode"]
+    yield Finding("metrics", "ok" if mode == "prometheus" else "warn", mode, "metrics_mode=prometheus")
+    if not (declared := config["metrics_config"]):
+        remedy = "metrics_config=deploy/metrics.yaml"
+        yield Finding("metrics_config", "warn", "TorchServe's own: nothing of the classifier's", remedy)
+    elif not Path(declared).is_file():
+        remedy = "Start in the checkout, or name the file by its full path"
+        yield Finding("metrics_config", "fail", f"{declared} is not there", remedy)
+
+
+def _ports(config: Config) -> Iterator[Finding]:
+    taken = [port for port in config.ports if is_taken(port)]
+    seen = f"{', '.join(map(str, taken))} in use" if taken else f"{', '.join(map(str, config.ports))} free"
+    remedy = "If that is TorchServe: make stop; else change the ports in the configuration"
+    yield Finding("ports", "warn" if taken else "ok", seen, remedy)
+
+
+def _archive(config: Config, name: str) -> Iterator[Finding]:
+    """Whether the archive can run here, with how many threads, in how much memory."""
+    archive = config.model_store / f"{name}.mar"
+    if not archive.is_file():
+        yield Finding("archive", "fail", f"{archive} is not there", "make train export package")
+        return
+    try:
+        artifact = archived_artifact(archive)
+        settings = _model_config(archive)
+    except UserError as error:
+        yield Finding("archive", "fail", str(error), error.remedy)
+        return
+    meta, size = artifact.meta, artifact.bytes
+    equal = "equal to fp32" if meta["check"]["equal"] else "NOT EQUAL to fp32"
+    remedy = "make select promotes one that is"
+    yield Finding(
+        "archive", "ok" if meta["check"]["equal"] else "warn", f"{archive}: {artifact.name}, {equal}", remedy
+    )
+    if lacking := sorted(set(meta["cpu_features"]) - set(cpu_features())):
+        yield Finding(
+            "built for", "fail", f"CPUs with {', '.join(lacking)}", "Build it on this kind of machine"
+        )
+    absent = [one for one in RUNTIMES[meta["runtime"]].packages if importlib.util.find_spec(one) is None]
+    if absent:
+        yield Finding(
+            "runtime", "fail", f"{', '.join(absent)} not installed", f"pip install {' '.join(absent)}"
+        )
+    yield _threads(settings)
+    workers = int(settings.get("maxWorkers", 1))
+    needed, free = BARE_BYTES + workers * (BARE_BYTES + 3 * size), psutil.virtual_memory().available
+    seen = f"{free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB needed"
+    yield Finding("memory", "ok" if free > needed else "warn", seen, "Fewer workers, or a smaller variant")
+    room = shutil.disk_usage(tempfile.gettempdir()).free
+    remedy = "Archives are unpacked there: free some, or set TMPDIR and TEMP"
+    seen = f"{room / 1e9:.1f} GB free in {tempfile.gettempdir()}"
+    yield Finding("disk", "ok" if room > 2 * size else "fail", seen, remedy)
+
+
+def _threads(settings: dict) -> Finding:
+    workers = int(settings.get("minWorkers", 1))
+    each = (settings.get("handler") or {}).get("threads") or max(1, available_cpus() // workers)
+    fits = workers * each <= available_cpus()
+    remedy = "More threads than CPUs take turns: lower handler.threads or minWorkers in model-config.yaml"
+    return Finding("threads", "ok" if fits else "warn", f"{workers} worker(s) of {each}", remedy)
+
+
+def _environment() -> Iterator[Finding]:
+    # Our own package sets it on import; what counts is what the shell gives TorchServe.
+    given = re.search(rb"(?:^|\0)OMP_WAIT_POLICY=([^\0]*)", Path("/proc/self/environ").read_bytes())
+    waits = given[1].decode() if given else "unset"
+    remedy = "source ./activate: threads that spin while they wait slow down everything beside them"
+    yield Finding("OMP_WAIT_POLICY", "ok" if waits.upper() == "PASSIVE" else "warn", waits, remedy)
+    if "PYTHONPATH" in os.environ:
+        remedy = "unset PYTHONPATH: a worker looks for modules there before its archive"
+        yield Finding("PYTHONPATH", "warn", os.environ["PYTHONPATH"], remedy)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _model_config(archive: Path) -> dict:
+    with zipfile.ZipFile(archive) as opened:
+        names = [name for name in opened.namelist() if name == "model-config.yaml"]
+        return (yaml.safe_load(opened.read(names[0])) if names else {}) or {}
+
+
+def _known_keys() -> set[str]:
+    """The keys that the installed TorchServe reads, from the names in its own code."""
+    found = importlib.util.find_spec("ts")
+    if found is None or found.origin is None:
+        return set()
+    jar = Path(found.origin).parent / "frontend" / "model-server.jar"
+    with zipfile.ZipFile(jar) as opened:
+        code = opened.read("org/pytorch/serve/util/ConfigManager.class")
+    return LAUNCHER_KEYS | {name.decode() for name in re.findall(rb"[a-z][a-z0-9_]{4,}", code)}

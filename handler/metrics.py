@@ -1,0 +1,89 @@
+"""What the worker counts, for Prometheus: sums over a second, so that a request costs no log line.
+
+TorchServe reads metrics from the worker's output, one line for each. A line for each request would cost
+more than the request's tokenizing; sums of what happened since the last line tell Prometheus the same.
+Every metric is a counter, declared in `deploy/metrics.yaml`; averages and shares are quotients of two of
+them. No value and no label ever comes from a text.
+"""
+
+import threading
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+INTERVAL_S = 1.0
+# Name of each counter, and the labels that it has beside the model's name.
+COUNTERS = {
+    "classifier_requests": (),
+    "classifier_batches": (),
+    "classifier_texts": (),
+    "classifier_rejected": ("code", "field"),
+    "classifier_explained": ("method",),
+    "classifier_labels": ("label",),
+    "classifier_scores": ("label", "up_to"),
+    "classifier_lengths": ("up_to",),
+    "classifier_truncated": (),
+    "classifier_windows": (),
+    "classifier_tokens": (),
+    "classifier_padded_tokens": (),
+    "classifier_tokenise_seconds": (),
+    "classifier_model_seconds": (),
+    "classifier_handler_seconds": (),
+}
+
+
+class Tally:
+    """Sums by counter and labels; a thread of its own gives them to TorchServe every `INTERVAL_S`."""
+
+    def __init__(self, metrics, model: str) -> None:
+        self._metrics, self._model = metrics, model
+        self._sums: Counter[tuple[str, ...]] = Counter()
+        self._lock = threading.Lock()
+        self.declared = frozenset(name for name in COUNTERS if _counter(metrics, name) is not None)
+        if self.declared:
+            threading.Thread(target=self._emit_for_ever, name="metrics", daemon=True).start()
+
+    def add(self, name: str, value: float = 1, *labels: str) -> None:
+        """Add to the counter `name`; `labels` are the values of those that `COUNTERS` names."""
+        with self._lock:
+            self._sums[name, *labels] += value  # type: ignore[assignment]
+
+    def emit(self) -> None:
+        """Write what has been added since the last time."""
+        with self._lock:
+            sums, self._sums = self._sums, Counter()
+        for (name, *labels), value in sorted(sums.items()):
+            if name in self.declared and value:
+                _counter(self._metrics, name).add_or_update(value, [self._model, *labels])
+
+    def _emit_for_ever(self) -> None:
+        while True:
+            threading.Event().wait(INTERVAL_S)
+            self.emit()
+
+
+def _counter(metrics, name: str):
+    """The declared counter, or None: another server's `metrics_config` need not know ours."""
+    try:
+        return metrics.get_metric(name)
+    except Exception:  # TorchServe's own error class, which this module does not import
+        return None
+
+
+def score_bin(score: float, edges: Sequence[float]) -> str:
+    """The upper edge of the score's bin, as in the artifact's `reference`: [low, high), the last closed."""
+    return f"{edges[min(bisect_right(edges, score), len(edges) - 1)]:g}"
+
+
+def length_bin(tokens: int, up_to: Sequence[int]) -> str:
+    """The shortest length of the artifact's `reference` that holds `tokens`; `inf` beyond the last."""
+    place = bisect_left(up_to, tokens)
+    return str(up_to[place]) if place < len(up_to) else "inf"
+
+
+def positive_scores(labels: Sequence[str], task: str, scores: np.ndarray) -> list[tuple[str, float]]:
+    """The scores worth a histogram: of two exclusive labels the second alone, else every one."""
+    pairs = list(zip(labels, scores.tolist(), strict=True))
+    return pairs[1:] if task == "single-label" and len(pairs) == 2 else pairs

