@@ -47,6 +47,8 @@ class Tally:
 
     def add(self, name: str, value: float = 1, *labels: str) -> None:
         """Add to the counter `name`; `labels` are the values of those that `COUNTERS` names."""
+        if name not in self.declared:
+            return
         with self._lock:
             self._sums[name, *labels] += value  # type: ignore[assignment]
 
@@ -55,7 +57,7 @@ class Tally:
         with self._lock:
             sums, self._sums = self._sums, Counter()
         for (name, *labels), value in sorted(sums.items()):
-            if name in self.declared and value:
+            if value:
                 _counter(self._metrics, name).add_or_update(value, [self._model, *labels])
 
     def _emit_for_ever(self) -> None:
