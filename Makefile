@@ -17,7 +17,7 @@ PY := $(BIN)/python
 DEMO_JSON := {"text": "I made soup for my new neighbours today"}
 ARTIFACTS := $(BUILD)/artifacts
 
-.PHONY: help demo install train export package serve stop benchmark compare select test test-slow lint lock clean
+.PHONY: help demo install train export package serve stop doctor benchmark compare select test test-slow lint lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -62,6 +62,9 @@ serve: install ## start TorchServe on model_store/hate.mar [CONFIG=config.proper
 
 stop: install ## stop it
 	@$(PY) -m deploy stop $(if $(CONFIG),--config '$(CONFIG)')
+
+doctor: install ## what TorchServe needs here, what is wrong, and what to do
+	@$(PY) -m handler doctor --name $(NAME) >/dev/null
 
 benchmark: install ## every built variant, one report each and the side-by-side [PROFILE=demo|quick|full] [PEERS=1]
 	@$(PY) -m benchmarks run $(filter-out default all cpu gpu cuda,$(VARIANTS)) --name $(NAME) --artifacts $(ARTIFACTS) --checkpoint '$(CHECKPOINT)' --profile $(PROFILE) --peers-folder $(BUILD)/peers $(if $(PEERS),--peers) $(ARGS) >/dev/null

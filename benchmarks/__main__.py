@@ -11,6 +11,7 @@ from handler.errors import UserError
 
 RESULTS = Path("benchmarks/results")
 PUBLISHED = Path("benchmarks/published")
+HEAD_TO_HEAD = "head-to-head"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     measure.set_defaults(command=_run)
 
     contest = commands.add_parser(
-        "head-to-head",
+        HEAD_TO_HEAD,
         parents=[results],
         help="our archive behind HTTP, beside what others would serve, in turns of some seconds",
     )
@@ -103,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
         "publish", parents=[results, published], help="commit a report: figures only"
     )
     publish.add_argument("name", help="of the published report, such as tweeteval-minilm")
+    publish.add_argument(
+        "--served", action="store_true", help=f"the {HEAD_TO_HEAD} instead of the side-by-side"
+    )
     publish.set_defaults(command=_publish)
 
     tables = commands.add_parser(
@@ -148,8 +152,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _head_to_head(arguments: argparse.Namespace) -> int:
-    from benchmarks.head_to_head import loads_table, measure, page, steps
+    from benchmarks.head_to_head import measure, steps
     from benchmarks.progress import progress
+    from benchmarks.served_pages import loads_table, page
     from handler.atomic import write_json
     from training.checkpoint import load_data, open_checkpoint
 
@@ -169,9 +174,9 @@ def _head_to_head(arguments: argparse.Namespace) -> int:
     with progress(steps(len(archives), rounds, seconds)) as step:
         document = measure(archives, checkpoint.folder, texts, rounds, seconds, step)
     arguments.results.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.results / "head-to-head.json", document)
-    (arguments.results / "head-to-head.md").write_text(page(document), encoding="utf-8")
-    say(f"\n{loads_table(document)}\n\nall of it: {arguments.results}/head-to-head.md")
+    write_json(arguments.results / f"{HEAD_TO_HEAD}.json", document)
+    (arguments.results / f"{HEAD_TO_HEAD}.md").write_text(page(document), encoding="utf-8")
+    say(f"\n{loads_table(document)}\n\nall of it: {arguments.results}/{HEAD_TO_HEAD}.md")
     emit(document)
     return 0
 
@@ -207,10 +212,13 @@ def _select(arguments: argparse.Namespace) -> int:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
-    from benchmarks.tables import publish
+    from benchmarks.tables import publish, publish_served
 
-    path = publish(arguments.name, arguments.results, arguments.published)
-    say(f"{path} and its page; README.md shows it between <!-- table:{path.stem} --> and <!-- /table -->")
+    kind = ":served" if arguments.served else ""
+    write = publish_served if arguments.served else publish
+    path = write(arguments.name, arguments.results, arguments.published)
+    marker = f"<!-- table:{arguments.name}{kind} -->"
+    say(f"{path} and its page; README.md shows it between {marker} and <!-- /table -->")
     emit({"published": str(path)})
     return 0
 

@@ -21,30 +21,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import psutil
 import yaml
-from tabulate import tabulate
 
 from benchmarks import machine
 from benchmarks.load import Load, closed_loop
 from benchmarks.progress import Step
 from benchmarks.served import describe
+from benchmarks.served_pages import BARE, EXAMPLE, FASTAPI, MANY_TEXTS
 from deploy.server import free_ports, private_server
 from handler.artifact import Artifact, open_artifact
 from handler.errors import UserError
 from handler.predictor import Predictor
 
 SCHEMA = 1
+SCHEMA_FILE = Path(__file__).with_name("head_to_head.schema.json")
 RIVALS = Path(__file__).parent / "rivals"
-EXAMPLE, FASTAPI, BARE = "example-handler", "fastapi-pipeline", "bare-torchserve"
-SUMMARIES = {
-    EXAMPLE: "TorchServe, the well-known example's way: fp32, padded to 150 tokens, no batching",
-    FASTAPI: "FastAPI around transformers' pipeline, fp32",
-    BARE: "TorchServe and a handler that does nothing",
-}
 CONCURRENCIES = (1, 8, 32)
-MANY_TEXTS = 64
 FIRST_ANSWERS = 20
 WARM_S = 0.5
 READY_S = 300
@@ -145,7 +140,7 @@ def measure(
             loads = turns.closed_loops(contestants, texts)
             many = turns.many(us, predictor, texts)
             cost = turns.cost(us, nothing, predictor, texts[0])
-    return {
+    document = {
         "schema": SCHEMA,
         "ours": ours,
         "machine": machine.fingerprint(),
@@ -159,6 +154,13 @@ def measure(
         "cost": cost,
         "starts": starts,
     }
+    validate(document)
+    return document
+
+
+def validate(document: Any) -> None:
+    """Raises `jsonschema.ValidationError` for what is no head-to-head document."""
+    jsonschema.validate(document, json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
 
 
 def steps(archives: int, rounds: int, seconds: float) -> dict[str, tuple[int, float]]:
@@ -322,94 +324,3 @@ def _answers(url: str) -> bool:
             return True
     except OSError:
         return False
-
-
-def page(document: Mapping[str, Any]) -> str:
-    """The document as Markdown."""
-    ours, machine_ = document["ours"], document["machine"]
-    known = {**SUMMARIES, ours: "this project's archive"}
-    parts = [f"# {ours} beside what others would serve\n"]
-    parts.append(
-        f"{document['rounds']} rounds, {document['seconds']:g} s a turn, in turns. {machine_['cpu']}, "
-        f"{machine_['cores']} cores, which client and servers share; load average before: "
-        f"{document['load_average_before']}; commit {document['commit']}.\n"
-    )
-    parts.append("## One text a request, closed loop\n\n" + loads_table(document) + "\n")
-    parts += [f"{name}: {known[name]}.  " for name in (ours, EXAMPLE, FASTAPI)]
-    rows = [
-        [name, *(f"{found[key]:.1f}" for key in _FIRST), f"{found['new_by_known_p50']:.2f}x"]
-        for name, found in document["first"].items()
-    ]
-    heads = ["server", "first", "later, p50", "worst new length", "worst known length", "new by known, p50"]
-    parts.append("\n## First answers, in milliseconds\n\n" + _table(rows, heads))
-    many = document["many"]
-    rows = [
-        [key, f"{rate:.0f}", _percent(many["share"][key])] for key, rate in many["texts_per_second"].items()
-    ]
-    parts.append(f"\n## Requests of {MANY_TEXTS} texts\n\n" + _table(rows, ["", "texts/s", "of in process"]))
-    rows = [[what, _milliseconds(document["cost"][key])] for key, what in _COSTS.items()]
-    parts.append("\n## What a lone request costs\n\n" + _table(rows, ["", "ms (least to most)"]))
-    bare = document["starts"][BARE]
-    rows = [
-        [
-            name,
-            f"{found['ready_s']:.1f}",
-            f"{found['worker_rss_mb']:.0f}",
-            f"{found['worker_rss_mb'] - bare['worker_rss_mb']:+.0f}",
-            f"{found['archive_mb']:.0f}",
-        ]
-        for name, found in document["starts"].items()
-    ]
-    heads = ["archive", "start to ready, s", "worker, MB resident", "above bare", "archive, MB"]
-    parts.append("\n## Start-up and memory\n\n" + _table(rows, heads))
-    return "\n".join(parts) + "\n"
-
-
-_FIRST = ("first_ms", "later_p50_ms", "new_length_worst_ms", "known_length_worst_ms")
-_COSTS = {
-    "http": "as the client sees it",
-    "bare": "of that, TorchServe with a handler that does nothing",
-    "handler": "in our handler, from bodies to bodies",
-    "predictor": "in process, from a string to the answer as JSON",
-}
-
-
-def loads_table(document: Mapping[str, Any]) -> str:
-    """Requests a second, p50 and p99 of each server at each concurrency, and our rate by theirs."""
-    rows = []
-    for level in document["loads"]:
-        for server in level["servers"]:
-            ratio = server["ours_by_theirs"]
-            rows.append(
-                [
-                    level["concurrency"],
-                    server["name"],
-                    f"{server['requests_per_second']:.1f}",
-                    _number(server["p50_ms"]),
-                    _number(server["p99_ms"]),
-                    sum(server["errors"].values()),
-                    "" if server["name"] == document["ours"] else _times(ratio),
-                ]
-            )
-    heads = ["clients", "server", "requests/s", "p50 ms", "p99 ms", "errors", "ours by theirs (range)"]
-    return _table(rows, heads)
-
-
-def _table(rows: Sequence[Sequence[Any]], heads: Sequence[str]) -> str:
-    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
-
-
-def _number(value: float | None) -> str:
-    return "too few" if value is None else f"{value:.1f}"
-
-
-def _times(found: Mapping[str, float]) -> str:
-    return f"{found['median']:.1f}x ({found['least']:.1f} to {found['most']:.1f})"
-
-
-def _percent(found: Mapping[str, float]) -> str:
-    return f"{found['median']:.0%} ({found['least']:.0%} to {found['most']:.0%})"
-
-
-def _milliseconds(found: Mapping[str, float]) -> str:
-    return f"{found['median']:.2f} ({found['least']:.2f} to {found['most']:.2f})"

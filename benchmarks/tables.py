@@ -2,27 +2,32 @@
 
 `publish` copies a side-by-side report into the repository; `tables` writes it between
 `<!-- table:NAME -->` and `<!-- /table -->` of a document, and the table of proofs of the same report between
-`<!-- table:NAME:proof -->` and its end; a check finds documents that are stale. So no figure in the README
+`<!-- table:NAME:proof -->` and its end. `publish_served` and `<!-- table:NAME:served -->` do the same for a
+head-to-head of servers. A check finds documents that are stale. So no figure in the README
 is typed by hand. What is published holds figures only: no texts (no report does), no host names, no paths.
 """
 
+import json
 import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import pages
+import jsonschema
+
+from benchmarks import head_to_head, pages, served_pages
 from benchmarks.report import validate
 from benchmarks.results import SIDE_BY_SIDE, read_side_by_side
 from handler.atomic import write_json
 from handler.errors import UserError
 
 MARKED = re.compile(
-    r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)(?P<proof>:proof)? -->\n)"
+    r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)(?P<kind>:proof|:served)? -->\n)"
     r".*?(?P<closing><!-- /table -->)",
     re.DOTALL,
 )
+SERVED = ".served"
 OPENING = re.compile(r"<!-- table:")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 # An absolute path, but not what follows the colon of https:.
@@ -34,16 +39,43 @@ def publish(name: str, results: Path, published: Path) -> Path:
 
     Raises `UserError` for a name that cannot be a marker, and when nothing was measured.
     """
-    if not NAME.fullmatch(name):
-        raise UserError(
-            "this is no name for a table", seen=name, remedy="Use small letters, digits and hyphens"
-        )
+    _check_name(name)
     document = without_places(read_side_by_side(results / f"{SIDE_BY_SIDE}.json"))
     validate(document, "sideBySide")
     path = published / f"{name}.json"
     write_json(path, document)
     path.with_suffix(".md").write_text(pages.side_by_side(document), encoding="utf-8")
     return path
+
+
+def publish_served(name: str, results: Path, published: Path) -> Path:
+    """As `publish`, of `results/head-to-head.json` to `published/NAME.served.json`."""
+    _check_name(name)
+    document = without_places(read_served(results / "head-to-head.json"))
+    path = published / f"{name}{SERVED}.json"
+    write_json(path, document)
+    path.with_suffix(".md").write_text(served_pages.page(document), encoding="utf-8")
+    return path
+
+
+def read_served(path: Path) -> dict[str, Any]:
+    """The head-to-head document at `path`; raises `UserError` when it is missing or damaged."""
+    if not path.is_file():
+        remedy = "Measure first: python -m benchmarks head-to-head openvino-int8"
+        raise UserError("there is no head-to-head", seen=path, remedy=remedy)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        head_to_head.validate(document)
+    except (ValueError, jsonschema.ValidationError) as error:
+        raise UserError("the report is damaged", seen=path, remedy="Measure again") from error
+    return document
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise UserError(
+            "this is no name for a table", seen=name, remedy="Use small letters, digits and hyphens"
+        )
 
 
 def without_places(value: Any) -> Any:
@@ -67,8 +99,12 @@ def render(text: str, published: Path) -> str:
         )
 
     def fill(match: re.Match[str]) -> str:
+        if match["kind"] == ":served":
+            document = read_served(published / f"{match['name']}{SERVED}.json")
+            body = f"{served_pages.loads_table(document)}\n\n{served_pages.note(document)}"
+            return f"{match['opening']}\n{body}\n\n{match['closing']}"
         document = read_published(match["name"], published)
-        if match["proof"]:
+        if match["kind"]:
             body = f"{pages.proof_table(document)}\n\n{pages.proof_note(document)}"
         else:
             body = f"{pages.table(document)}\n\n{pages.provenance(document)}"
@@ -120,5 +156,8 @@ def _fresh(documents: list[Path], published: Path) -> dict[Path, str]:
             )
         texts[path] = render(path.read_text(encoding="utf-8"), published)
     for path in sorted(published.glob("*.json")):
-        texts[path.with_suffix(".md")] = pages.side_by_side(read_side_by_side(path))
+        if path.stem.endswith(SERVED):
+            texts[path.with_suffix(".md")] = served_pages.page(read_served(path))
+        else:
+            texts[path.with_suffix(".md")] = pages.side_by_side(read_side_by_side(path))
     return texts

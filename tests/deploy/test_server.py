@@ -112,28 +112,63 @@ def test_concurrent_requests_good_and_bad_each_get_their_own_answer(
             assert answer["scores"]["hate"] == pytest.approx(expected[index].scores[1], abs=bound)
 
 
-def test_no_text_of_a_user_reaches_any_log(served: tuple[Server, Artifact]) -> None:
-    server, _ = served
+def ask_about_a_xylophone(server: Server) -> None:
     for body, content_type in [
         ('{"text": "xylophone"}', JSON),
         ('{"text": "xylophone', JSON),
+        ('{"text": "xylophone", "long": "xylophone"}', JSON),
         ("xylophone", "text/plain"),
+        (b"xylophone \xff", "text/plain"),
+        ("text=xylophone", FORM),
         ("a=%zzxylophone", FORM),
+        ("=xylophone", FORM),
         ('{"xylophone": 1}', JSON),
     ]:
         post(server, body, content_type)
-    connection = http.client.HTTPConnection("127.0.0.1", server.inference_port, timeout=60)
-    connection.request(
-        "POST", "/predictions/hate?xylophone=1", '{"text": "xylophone"}', {"Content-Type": JSON}
-    )
-    connection.getresponse().read()
+    for path in ("/predictions/hate?xylophone=1", "/explanations/hate", "/v1/models/hate:predict"):
+        connection = http.client.HTTPConnection("127.0.0.1", server.inference_port, timeout=60)
+        connection.request("POST", path, '{"text": "xylophone"}', {"Content-Type": JSON})
+        connection.getresponse().read()
+        connection.close()
+
+
+def logs_that_tell(server: Server, word: str) -> dict[str, str]:
+    """The lines of all logs that hold `word`, by the log's name."""
     logs = [
         path
         for path in server.log.parent.rglob("*")
         if path.is_file() and path.suffix in (".log", ".txt", ".out")
     ]
     assert logs
-    assert not [path for path in logs if "xylophone" in path.read_text(errors="replace")]
+    return {
+        path.name: line
+        for path in logs
+        for line in path.read_text(errors="replace").splitlines()
+        if word in line
+    }
+
+
+def test_no_text_of_a_user_reaches_any_log(served: tuple[Server, Artifact]) -> None:
+    server, _ = served
+    ask_about_a_xylophone(server)
+    assert not logs_that_tell(server, "xylophone")
+
+
+@pytest.mark.slow
+def test_no_text_of_a_user_reaches_any_log_at_the_most_talkative_level(
+    served: tuple[Server, Artifact], workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody looks for a fault and sets the root logger to trace."""
+    (tmp_path / "deploy").mkdir()
+    for name in ("log4j2.xml", "metrics.yaml"):
+        shutil.copy(servers.ROOT / "deploy" / name, tmp_path / "deploy")
+    settings = tmp_path / "deploy" / "log4j2.xml"
+    settings.write_text(settings.read_text().replace('<Root level="warn">', '<Root level="trace">'))
+    monkeypatch.setattr(servers, "ROOT", tmp_path)
+    with servers.private_server(workshop / "model_store" / "hate-openvino-int8.mar") as server:
+        ask_about_a_xylophone(server)
+        assert logs_that_tell(server, "model_service_worker"), "at this level TorchServe says what it starts"
+        assert not logs_that_tell(server, "xylophone")
 
 
 def test_threads_that_wait_do_not_spin_in_the_worker(served: tuple[Server, Artifact]) -> None:

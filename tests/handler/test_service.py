@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 import handler
+from handler.artifact import Artifact
 from handler.metrics import COUNTERS, Tally, length_bin, score_bin
-from handler.predictor import Predictor
+from handler.predictor import Encoding, Predictor
 from handler.requests import Limits, read
 from handler.service import Service
 
 ANSWER_SCHEMA = json.loads(Path(handler.__file__).with_name("answer.schema.json").read_text())
 JSON = "application/json"
 MODEL = {"name": "hate", "version": "1.0", "variant": "fp32"}
+TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good day"]}
 LONG = "a kind word and then another about the weather " * 60
 
 
@@ -78,7 +80,7 @@ def test_a_long_text_is_cut_and_says_so_or_is_read_whole(predictor: Predictor) -
 
 def test_the_worst_window_decides_unless_the_mean_is_asked_for(predictor: Predictor) -> None:
     (encoding,) = predictor.encode([LONG + "you are vile " * 5])
-    windows = predictor.scores(predictor.logits([type(encoding)(ids) for ids in encoding.windows]))[:, 1]
+    windows = predictor.scores(predictor.logits([Encoding(ids) for ids in encoding.windows]))[:, 1]
     assert len(set(windows)) > 1, "the windows must differ for this to show anything"
     body = {"text": LONG + "you are vile " * 5, "long": "chunks"}
     ((worst,), (mean,)) = ask(serve(predictor), body, body | {"aggregate": "mean"})
@@ -141,6 +143,28 @@ def test_a_runtime_without_gradients_says_so_and_explains_by_occlusion(build_onc
     )
     assert refused[0]["error"]["field"] == "method"
     assert answered[0]["explanation"]["method"] == "occlusion"
+
+
+@pytest.fixture(scope="module")
+def several(build_once) -> Predictor:
+    """The same model, read as two independent labels."""
+    fp32 = build_once("fp32")
+    labels = {"task": "multi-label", "thresholds": {"not-hate": 0.5, "hate": 0.5}}
+    return Predictor(Artifact(fp32.folder, fp32.meta | labels))
+
+
+def test_several_labels_are_each_answered_windowed_and_explained(several: Predictor) -> None:
+    (encoding,) = several.encode([LONG + "you are vile " * 5])
+    windows = several.scores(several.logits([Encoding(ids) for ids in encoding.windows]))
+    service = serve(several)
+    ((whole,),) = ask(service, {"text": LONG + "you are vile " * 5, "long": "chunks"})
+    np.testing.assert_allclose(list(whole["scores"].values()), windows.max(axis=0), atol=2e-6)
+    assert whole["labels"] == [label for label in several.artifact.labels if whole["scores"][label] >= 0.5]
+    ((explained,),) = ask(service, {"text": "you are vile", "target": "hate"}, explain=True)
+    assert explained["explanation"]["target"] == "hate"
+    tensors = read({"body": {"inputs": [TENSOR]}}, JSON, service.limits)
+    outputs = tensors.wrap(service.answer([tensors])[0], MODEL)["outputs"]
+    assert outputs[0]["data"][0] == ",".join(json.loads(outputs[2]["data"][0])["labels"])
 
 
 def test_a_description_tells_what_is_served(predictor: Predictor) -> None:
