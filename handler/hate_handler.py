@@ -10,10 +10,11 @@ import logging
 import os
 import sys
 import time
+import traceback
 from http import HTTPStatus
 from pathlib import Path
 
-from handler.errors import UserError
+from handler.errors import Rejection, UserError
 from handler.machine import available_cpus
 from handler.metrics import Tally
 from handler.predictor import Predictor
@@ -52,24 +53,54 @@ class HateHandler:
         """One UTF-8 JSON answer per request, in order; statuses of single rows are set on `context`."""
         begun = time.perf_counter()
         headers = [context.get_all_request_header(index) for index in range(len(data))]
-        requests = [self._read(row, header) for row, header in zip(data, headers, strict=True)]
-        bodies = []
-        for index, (request, rows) in enumerate(zip(requests, self.service.answer(requests), strict=True)):
-            asked_for_itself = headers[index].get("describe") == "True"
-            body = self.service.describe() if asked_for_itself else request.wrap(rows, self.service.model)
-            status = 200 if asked_for_itself else request.status(rows)
+        rows = list(zip(data, headers, strict=True))
+        try:
+            answered = self._answer(rows)
+        except Exception as error:  # a defect of ours: whoever caused it must not harm the others
+            _report(error)
+            answered = [self._answer_alone(row) for row in rows]
+        for index, (status, _) in enumerate(answered):
             context.set_response_status(status, HTTPStatus(status).phrase, index)
             context.set_response_content_type(index, "application/json")
-            bodies.append((json.dumps(body, ensure_ascii=False) + "\n").encode())
-        self.tally.add("classifier_requests", len(requests))
+        self.tally.add("classifier_requests", len(rows))
         self.tally.add("classifier_batches")
         self.tally.add("classifier_handler_seconds", time.perf_counter() - begun)
-        return bodies
+        return [body for _, body in answered]
+
+    def _answer(self, rows: list[tuple[dict, dict]]) -> list[tuple[int, bytes]]:
+        """Status and body of each request, all of them classified together."""
+        requests = [self._read(row, headers) for row, headers in rows]
+        answered = []
+        for (_, headers), request, answers in zip(rows, requests, self.service.answer(requests), strict=True):
+            if headers.get("describe") == "True":
+                answered.append((200, _json(self.service.describe())))
+            else:
+                body = _json(request.wrap(answers, self.service.model))
+                answered.append((request.status(answers), body))
+        return answered
+
+    def _answer_alone(self, row: tuple[dict, dict]) -> tuple[int, bytes]:
+        try:
+            (answered,) = self._answer([row])
+        except Exception as error:
+            _report(error)
+            self.tally.add("classifier_rejected", 1, "500", "body")
+            failed = Rejection(500, "body", "the classifier failed", "Report it, with the server's log")
+            return 500, _json(failed.answer())
+        return answered
 
     def _read(self, row: dict, headers: dict) -> Request:
         if headers.get("describe") == "True":
             return Request([], "list")
-        return read(row, _content_type(headers), self.limits, explain=headers.get("explain") == "True")
+        # What came by HTTP has headers beside those of its parts. Of the rest, ModelInfer's alone is a body.
+        by_model_infer = "body" in row and all(isinstance(header, dict) for header in headers.values())
+        return read(
+            row,
+            _content_type(headers),
+            self.limits,
+            explain=headers.get("explain") == "True",
+            base64_tensors=by_model_infer,
+        )
 
 
 def _content_type(headers: dict) -> str:
@@ -77,6 +108,20 @@ def _content_type(headers: dict) -> str:
     part = headers.get("body") or headers.get("data") or {}
     declared = part.get("content-type", "") if isinstance(part, dict) else ""
     return declared or headers.get("Content-Type") or headers.get("content-type") or ""
+
+
+def _json(body: dict | list) -> bytes:
+    """UTF-8 with a line's end; a lone surrogate, which UTF-8 lacks, as the escape that JSON allows."""
+    try:
+        return (json.dumps(body, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(body) + "\n").encode()
+
+
+def _report(error: Exception) -> None:
+    """Where it broke, for the log; not the message, which may quote a text."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    print(f"the classifier failed: {type(error).__name__}\n{frames}", file=sys.stderr, flush=True)
 
 
 def _quieten() -> None:

@@ -8,6 +8,7 @@ v2's `parameters`. A row that cannot be read becomes a `Rejection` in its own pl
 answered. No message repeats what the client wrote.
 """
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -128,11 +129,17 @@ class Request:
 
 
 def read(
-    parameters: Mapping[str, object], content_type: str, limits: Limits, *, explain: bool = False
+    parameters: Mapping[str, object],
+    content_type: str,
+    limits: Limits,
+    *,
+    explain: bool = False,
+    base64_tensors: bool = False,
 ) -> Request:
     """Read one request as TorchServe hands it over: form fields, or the body under `body` or `data`.
 
-    JSON may arrive parsed or as bytes; both are read alike.
+    JSON may arrive parsed or as bytes; both are read alike. `base64_tensors`: the texts of a KServe v2
+    request are base64, which TorchServe makes of them on their way from gRPC.
     """
     if explain:
         return replace(
@@ -156,6 +163,8 @@ def read(
             return _one(Rejection(400, "body", "the body is not valid JSON", 'Send {"text": "..."} in UTF-8'))
     elif kind in UNTYPED:
         body = _sniffed(body)
+    if base64_tensors and isinstance(body, Mapping) and "inputs" in body:
+        return _read_v2(body, limits, base64_tensors=True)
     return _read_json(body, limits)
 
 
@@ -200,7 +209,7 @@ def _read_json(body: object, limits: Limits) -> Request:
     return _one(_read_row(body, Options(), limits))
 
 
-def _read_v2(body: Mapping, limits: Limits) -> Request:
+def _read_v2(body: Mapping, limits: Limits, *, base64_tensors: bool = False) -> Request:
     """KServe v2: the tensor named `text`, or the only one."""
     tensors = body["inputs"]
     if not (isinstance(tensors, list) and tensors and all(isinstance(one, Mapping) for one in tensors)):
@@ -215,6 +224,11 @@ def _read_v2(body: Mapping, limits: Limits) -> Request:
     shape = tensor.get("shape")
     if data is None or not _fits(shape, len(data)):
         return _one(_v2_error("the tensor's data and shape do not fit"))
+    if base64_tensors:
+        try:
+            data = [base64.b64decode(row, validate=True) for row in data]
+        except (ValueError, TypeError):
+            return _one(_v2_error("the tensor's data are not base64"))
     parameters = body.get("parameters")
     options = read_options(parameters if isinstance(parameters, Mapping) else {}, Options())
     if isinstance(options, Rejection):

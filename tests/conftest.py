@@ -83,8 +83,13 @@ def artifact_copy(build_once, tmp_path: Path) -> Artifact:
 
 @pytest.fixture(scope="session")
 def served(build_once, workshop: Path) -> Iterator[tuple[Server, Artifact]]:
-    """The session's one TorchServe, on the OpenVINO archive (the runtime with most to go wrong)."""
+    """The session's one TorchServe, on the OpenVINO archive (the runtime with most to go wrong).
+
+    It speaks the Open Inference Protocol beside all else, which TorchServe does where it is asked to.
+    """
     artifact = build_once("openvino-int8")
     archive = package(artifact, workshop / "model_store")
-    with private_server(archive) as server:
-        yield server, artifact
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TS_OPEN_INFERENCE_PROTOCOL", "oip")
+        with private_server(archive) as server:
+            yield server, artifact

@@ -33,7 +33,7 @@ def hold(served: tuple[Server, Artifact], predictor: Predictor, requests: list[S
     with ThreadPoolExecutor(AT_ONCE) as clients:
         answers = list(clients.map(lambda sent: send(server, sent), requests))
     for sent, (status, content) in zip(requests, answers, strict=True):
-        assert status in EXPECTED, (sent, status, content)
+        assert status in EXPECTED, (sent, status, content, server.log.read_text()[-3000:])
         answer = json.loads(content)
         if sent.texts is None:
             continue

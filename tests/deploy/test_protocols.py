@@ -3,11 +3,9 @@
 import http.client
 import importlib.util
 import json
-import sys
 import time
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import grpc
 import jsonschema
@@ -109,23 +107,40 @@ def counter(server: Server, name: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def grpc_messages(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, ModuleType]:
-    """TorchServe's gRPC interface, from the definition inside its own jar."""
+def grpc_interface(tmp_path_factory: pytest.TempPathFactory):
+    """TorchServe's gRPC interfaces by the name of their definition, which is inside its own jar."""
     folder = tmp_path_factory.mktemp("protos")
     jar = Path(importlib.util.find_spec("ts").origin).parent / "frontend" / "model-server.jar"
     with zipfile.ZipFile(jar) as opened:
         opened.extractall(folder, ["inference.proto", "google/rpc/status.proto"])
-    sys.path.insert(0, str(folder))
-    try:
-        return grpc.protos_and_services("inference.proto")
-    finally:
-        sys.path.remove(str(folder))
+        (folder / "open_inference.proto").write_bytes(opened.read("proto/open_inference_grpc.proto"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield grpc.protos_and_services
+
+
+def test_kserve_v2_by_grpc(served: tuple[Server, Artifact], expected: list[float], grpc_interface) -> None:
+    """The Open Inference Protocol: health, metadata, inference."""
+    messages, services = grpc_interface("open_inference.proto")
+    request = messages.ModelInferRequest(model_name="hate", id="seven")
+    tensor = request.inputs.add(name="text", datatype="BYTES", shape=[len(TEXTS)])
+    tensor.contents.bytes_contents.extend(text.encode() for text in TEXTS)
+    with grpc.insecure_channel(f"127.0.0.1:{served[0].grpc_port}") as channel:
+        stub = services.GRPCInferenceServiceStub(channel)
+        assert stub.ServerReady(messages.ServerReadyRequest(), timeout=60).ready
+        assert stub.ModelReady(messages.ModelReadyRequest(name="hate"), timeout=60).ready
+        answer = stub.ModelInfer(request, timeout=60)
+    scores = next(output for output in answer.outputs if output.name == "scores")
+    found = np.array(scores.contents.fp64_contents).reshape(scores.shape)[:, 1]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert answer.id == "seven"
+    assert ask(served[0].inference_port, "/v2/health/ready", method="GET") == (200, {"ready": True})
 
 
 def test_grpc_takes_the_same_json(
-    served: tuple[Server, Artifact], expected: list[float], grpc_messages: tuple[ModuleType, ModuleType]
+    served: tuple[Server, Artifact], expected: list[float], grpc_interface
 ) -> None:
-    messages, services = grpc_messages
+    messages, services = grpc_interface("inference.proto")
     with grpc.insecure_channel(f"127.0.0.1:{served[0].grpc_port}") as channel:
         stub = services.InferenceAPIsServiceStub(channel)
 

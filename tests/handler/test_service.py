@@ -9,6 +9,7 @@ import pytest
 
 import handler
 from handler.artifact import Artifact
+from handler.hate_handler import HateHandler, _json
 from handler.metrics import COUNTERS, Tally, length_bin, score_bin
 from handler.predictor import Encoding, Predictor
 from handler.requests import Limits, read
@@ -116,6 +117,49 @@ def test_an_explanation_names_each_token_where_it_stands(
     assert [token["start"] for token in explanation["tokens"]] == sorted(
         token["start"] for token in explanation["tokens"]
     )
+
+
+def test_a_request_that_breaks_the_handler_harms_no_other(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Context:
+        def __init__(self, count: int) -> None:
+            self.statuses = [0] * count
+
+        def get_all_request_header(self, index: int) -> dict:
+            return {"body": {"content-type": JSON}, "Host": "localhost"}
+
+        def set_response_status(self, status: int, phrase: str, index: int) -> None:
+            self.statuses[index] = status
+
+        def set_response_content_type(self, index: int, value: str) -> None:
+            pass
+
+    served = HateHandler()
+    served.limits, served.service = Limits(), serve(predictor)
+    served.tally = served.service.tally
+    encode = predictor.encode
+
+    def breaks(texts: list[str]):
+        if "zebra" in texts:
+            raise RuntimeError("zebra")
+        return encode(texts)
+
+    monkeypatch.setattr(predictor, "encode", breaks)
+    context = Context(3)
+    bodies = served.handle([{"body": b'"good day"'}, {"body": b'"zebra"'}, {"body": b'""'}], context)
+    assert context.statuses == [200, 500, 422]
+    for body in bodies:
+        jsonschema.validate(json.loads(body), ANSWER_SCHEMA)
+    said = capfd.readouterr().err
+    assert "RuntimeError" in said
+    assert "test_service.py" in said
+    assert "zebra" not in said.replace('raise RuntimeError("zebra")', "").replace('if "zebra" in texts', "")
+
+
+def test_a_lone_surrogate_is_given_back_as_json_can_write_it() -> None:
+    assert json.loads(_json({"token": "\ud800 é"})) == {"token": "\ud800 é"}
+    assert "é".encode() in _json({"token": "é"})
 
 
 def test_an_explanation_may_be_asked_for_another_label_and_by_another_method(predictor: Predictor) -> None:
