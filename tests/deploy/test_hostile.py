@@ -40,7 +40,9 @@ def hold(served: tuple[Server, Artifact], predictor: Predictor, requests: list[S
         assert status == 200, (sent, content)
         rows = answer.get("predictions", answer) if isinstance(answer, dict) else answer
         rows = rows if isinstance(rows, list) else [rows]
-        for row, prediction in zip(rows, predictor.predict(sent.texts), strict=True):
+        # In JSON a high and a low surrogate in a row are one character.
+        texts = json.loads(json.dumps(sent.texts))
+        for row, prediction in zip(rows, predictor.predict(texts), strict=True):
             assert row["scores"]["hate"] == pytest.approx(prediction.scores[1], abs=bound), sent
 
 
