@@ -48,6 +48,12 @@ def _parser() -> argparse.ArgumentParser:
         default=0.5,
         help="share of the encoder that pruning leaves; default: %(default)s",
     )
+    build.add_argument(
+        "--unlabelled",
+        type=Path,
+        metavar="FILE",
+        help="one text a line, like those you will serve: pruned models learn from fp32 on these as well",
+    )
     elsewhere = build.add_argument_group("for a classifier that was not trained here")
     elsewhere.add_argument("--data", help="to judge it on, as in training; default: texts without labels")
     elsewhere.add_argument("--data-dir", default=os.environ.get("DATA_DIR") or "data", help="of named data")
@@ -105,13 +111,18 @@ def _list(_: argparse.Namespace) -> int:
 def _build(arguments: argparse.Namespace) -> int:
     chosen, left_out = choose(arguments.variants)
     from export.build import build
-    from export.source import Source
+    from export.source import Source, read_unlabelled
     from training.checkpoint import load_data
 
     for name, lacking in left_out.items():
         say(f"{name}: left out, this machine lacks {'; '.join(lacking)}")
     checkpoint = _checkpoint(arguments)
-    source = Source(checkpoint, load_data(checkpoint), arguments.artifacts, keep=arguments.keep)
+    dataset = load_data(checkpoint)
+    unlabelled: tuple[str, ...] = ()
+    if arguments.unlabelled is not None:
+        unlabelled = read_unlabelled(arguments.unlabelled, dataset)
+        say(f"{len(unlabelled):,} unlabelled texts to distil on; those of the data's own splits are left out")
+    source = Source(checkpoint, dataset, arguments.artifacts, arguments.keep, unlabelled)
     built: list[Artifact] = []
     failed: dict[str, str] = {}
     for one in chosen:

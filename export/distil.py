@@ -68,6 +68,13 @@ class Texts:
         encodings = source.tokenizer.encode_batch_fast(list(found.texts))
         return cls([encoding.ids for encoding in encodings], found.labels, source.pad_id)
 
+    def with_unlabelled(self, source: Source) -> "Texts":
+        """These and the source's unlabelled texts, whose labels, -100, cross-entropy leaves out."""
+        encodings = source.tokenizer.encode_batch_fast(list(source.unlabelled))
+        unknown = np.full(len(encodings), -100, dtype=self.labels.dtype)
+        ids = [*self.ids, *(encoding.ids for encoding in encodings)]
+        return replace(self, ids=ids, labels=np.concatenate([self.labels, unknown]))
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -299,7 +306,8 @@ def _loss(
         ]
         loss = loss + recipe.hidden_weight * torch.stack(errors).mean()
     if recipe.label_weight:
-        loss = loss + recipe.label_weight * F.cross_entropy(logits, batch["labels"])
+        labels = F.cross_entropy(logits, batch["labels"], reduction="sum")  # of none it has no mean
+        loss = loss + recipe.label_weight * labels / len(logits)
     return loss
 
 

@@ -22,18 +22,42 @@ CALIBRATION_TEXTS = 300
 LEAST_CALIBRATION_TEXTS = 50
 
 
+def read_unlabelled(path: Path, dataset: Dataset) -> tuple[str, ...]:
+    """The texts of a file, one a line, each once, and without those that stand in a split of `dataset`.
+
+    Raises `UserError` where there is no such file, it is not UTF-8, or no text is left.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            "the unlabelled texts cannot be read", seen=path, remedy="Name a UTF-8 file with one text a line"
+        ) from error
+    known = {text for split in dataset.splits.values() for text in split.texts}
+    texts = tuple(dict.fromkeys(line for line in lines if line.strip() and line not in known))
+    if not texts:
+        raise UserError(
+            "no unlabelled text is left that is not in the data already",
+            seen=f"{len(lines)} lines in {path}",
+            remedy="Give other texts",
+        )
+    return texts
+
+
 @dataclass(frozen=True)
 class Source:
     """A checkpoint, its data, and the folder in which its artifacts stand.
 
     `weights` is the transformers folder that `model()` reads: the checkpoint's, or that of a parent variant.
-    `keep` is the share of the encoder's arithmetic that pruning leaves.
+    `keep` is the share of the encoder's arithmetic that pruning leaves; `unlabelled` are texts of no split,
+    on which a pruned model learns from fp32 as well.
     """
 
     checkpoint: Checkpoint
     dataset: Dataset
     artifacts: Path
     keep: float = 0.5
+    unlabelled: tuple[str, ...] = ()
     weights_from: Path | None = None
 
     @property

@@ -6,6 +6,7 @@ third the zeros stay where they are.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ SPARSITY = 0.5
     "pruned",
     runtime="torch",
     requires=NEEDS,
-    options=("keep",),
+    options=("keep", "unlabelled"),
     summary="layers, attention heads and feed-forward neurons removed, then distilled from fp32",
 )
 def pruned(source: Source, folder: Path) -> Built:
@@ -47,6 +48,7 @@ def pruned(source: Source, folder: Path) -> Built:
     "shallow",
     runtime="torch",
     requires=NEEDS,
+    options=("unlabelled",),
     summary="half of the layers removed, then distilled from fp32",
 )
 def shallow(source: Source, folder: Path) -> Built:
@@ -68,6 +70,7 @@ def shallow(source: Source, folder: Path) -> Built:
     "sparse",
     runtime="torch",
     requires=NEEDS,
+    options=("unlabelled",),
     summary="half of the encoder's weights zero: smaller when compressed, not faster",
 )
 def sparse(source: Source, folder: Path) -> Built:
@@ -97,6 +100,7 @@ def sparse(source: Source, folder: Path) -> Built:
     "sparse-2-4",
     runtime="torch",
     devices=("cuda",),
+    options=("unlabelled",),
     requires=(*NEEDS, "cuda"),
     summary="fp16 with two of every four weights zero, for sparse tensor cores",
 )
@@ -132,7 +136,7 @@ def _layers(source: Source, count: int) -> list[int]:
 
 
 def _recover(source: Source, student, teacher, layers: Sequence[int], recipe=None) -> dict:  # type: ignore[no-untyped-def]
-    from export.distil import Texts, decision, distil, takes_over
+    from export.distil import Recovery, Texts, decision, distil, takes_over
     from export.prune import layers_of
 
     if not source.checkpoint.trained:
@@ -140,7 +144,11 @@ def _recover(source: Source, student, teacher, layers: Sequence[int], recipe=Non
     train, validation = (Texts.of(source, split) for split in ("train", "validation"))
     layer_map = takes_over(layers, len(layers_of(teacher)))
     decides, labelled = decision(source), source.checkpoint.judged
-    return distil(student, teacher, train, validation, layer_map, recipe, decides, labelled=labelled)
+    if source.unlabelled:
+        train = train.with_unlabelled(source)
+        recipe = replace(recipe or Recovery(), noisy_copies=0)  # real texts do better than spoilt ones
+    facts = distil(student, teacher, train, validation, layer_map, recipe, decides, labelled=labelled)
+    return facts | {"unlabelled_texts": len(source.unlabelled)}
 
 
 def _smaller(

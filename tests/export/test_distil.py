@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,9 +7,10 @@ import torch
 from transformers import PreTrainedModel
 
 from export import prune as pruning
+from export.build import fingerprint
 from export.distil import Recovery, Texts, decision, distil, highest, predict, takes_over
 from export.registry import VARIANTS
-from export.source import Source
+from export.source import Source, read_unlabelled
 from handler.errors import UserError
 
 QUICK = Recovery(epochs=2, learning_rate=2e-3, noisy_copies=0)
@@ -150,3 +152,36 @@ def test_a_share_that_cannot_be_kept_is_refused_before_anything_is_written(sourc
     with pytest.raises(UserError, match="above 0 and is at most 1"):
         VARIANTS["pruned"].build(replace(source, keep=1.5), tmp_path / "pruned")
     assert not list(tmp_path.iterdir())
+
+
+def test_unlabelled_texts_are_those_of_no_split_each_once(source: Source, tmp_path: Path) -> None:
+    known = source.dataset.splits["gate"].texts[0]
+    file = tmp_path / "texts.txt"
+    file.write_text(f"one more\n\n{known}\none more\nand another\n", encoding="utf-8")
+    assert read_unlabelled(file, source.dataset) == ("one more", "and another")
+    file.write_text(known, encoding="utf-8")
+    with pytest.raises(UserError, match="no unlabelled text is left"):
+        read_unlabelled(file, source.dataset)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_unlabelled(tmp_path / "none.txt", source.dataset)
+
+
+def test_a_student_learns_from_unlabelled_texts_what_the_teacher_says(
+    source, train, validation, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nearly all of its texts have no label: cross-entropy leaves them out, and no loss is lost by it."""
+    student = halved(source)
+    before = agreement(student, source, validation)
+    others = replace(source, unlabelled=source.dataset.splits["train"].texts)
+    texts = train.first(32).with_unlabelled(others)
+    assert (texts.labels == -100).mean() > 0.9
+    distil(student, source.model(), texts, validation, (0, 1), replace(QUICK, label_weight=0.5))
+    assert agreement(student, source, validation) > max(before, 0.95)
+    assert "nan" not in capfd.readouterr().err
+
+
+def test_unlabelled_texts_make_a_pruned_artifact_stale(source: Source) -> None:
+    more = replace(source, unlabelled=("one more",))
+    for name in ("pruned", "shallow", "pruned-openvino-int8"):
+        assert fingerprint(VARIANTS[name], source) != fingerprint(VARIANTS[name], more)
+    assert fingerprint(VARIANTS["openvino-int8"], source) == fingerprint(VARIANTS["openvino-int8"], more)
