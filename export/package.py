@@ -33,6 +33,7 @@ SHIPPED = (
     "requests.py",
     "runtimes.py",
     "service.py",
+    "tensors.py",
 )
 
 # One worker with all threads beats two workers with half of them each on few cores; a delay of 1 ms

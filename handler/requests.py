@@ -8,11 +8,11 @@ v2's `parameters`. A row that cannot be read becomes a `Rejection` in its own pl
 answered. No message repeats what the client wrote.
 """
 
-import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
+from handler import tensors
 from handler.errors import Rejection, UserError
 
 HOW_TO_ASK = (
@@ -92,40 +92,13 @@ class Request:
         if self.envelope == "one":
             return answers[0]
         if self.envelope == "v2":
-            return self._tensors(answers, model) if self.status(answers) == 200 else answers[0]
+            return tensors.answer(answers, model, self.id) if self.status(answers) == 200 else answers[0]
         return answers if self.envelope == "list" else {"predictions": answers}
 
     def status(self, answers: list[dict]) -> int:
         """HTTP status: that of the only row, or of the first when all are bad; 200 otherwise."""
         codes = [answer["error"]["code"] if "error" in answer else 200 for answer in answers]
         return 200 if 200 in codes else codes[0]
-
-    def _tensors(self, answers: list[dict], model: Mapping[str, str]) -> dict:
-        """KServe v2: the labels, their scores [texts, labels], and every answer whole, as JSON.
-
-        A rejected row has an empty label and scores of 0; its error stands in `answer`.
-        """
-        scores = next(answer["scores"] for answer in answers if "scores" in answer)
-        several = any("labels" in answer for answer in answers)
-        rows = [list(answer.get("scores", dict.fromkeys(scores, 0.0)).values()) for answer in answers]
-        label = [
-            ",".join(answer.get("labels", ())) if several else answer.get("label", "") for answer in answers
-        ]
-        whole = [json.dumps(answer, ensure_ascii=False) for answer in answers]
-        count = len(answers)
-        outputs = [
-            {"name": "label", "datatype": "BYTES", "shape": [count], "data": label},
-            {
-                "name": "scores",
-                "datatype": "FP64",
-                "shape": [count, len(scores)],
-                "data": [score for row in rows for score in row],
-                "parameters": {"labels": ",".join(scores)},
-            },
-            {"name": "answer", "datatype": "BYTES", "shape": [count], "data": whole},
-        ]
-        named = {"model_name": model["name"], "model_version": model["version"]}
-        return named | ({} if self.id is None else {"id": self.id}) | {"outputs": outputs}
 
 
 def read(
@@ -163,9 +136,7 @@ def read(
             return _one(Rejection(400, "body", "the body is not valid JSON", 'Send {"text": "..."} in UTF-8'))
     elif kind in UNTYPED:
         body = _sniffed(body)
-    if base64_tensors and isinstance(body, Mapping) and "inputs" in body:
-        return _read_v2(body, limits, base64_tensors=True)
-    return _read_json(body, limits)
+    return _read_json(body, limits, base64_tensors)
 
 
 def _is_json(kind: str) -> bool:
@@ -191,13 +162,13 @@ def _sniffed(body: object) -> object:
     return body
 
 
-def _read_json(body: object, limits: Limits) -> Request:
+def _read_json(body: object, limits: Limits, base64_tensors: bool) -> Request:
     if isinstance(body, list):
         return _many(body, "list", Options(), limits)
     if not isinstance(body, Mapping):
         return _one(_read_row(body, Options(), limits))
     if "inputs" in body:
-        return _read_v2(body, limits)
+        return _read_tensors(body, limits, base64_tensors)
     for key in ("texts", "instances"):
         if key in body:
             if not isinstance(body[key], list):
@@ -209,59 +180,18 @@ def _read_json(body: object, limits: Limits) -> Request:
     return _one(_read_row(body, Options(), limits))
 
 
-def _read_v2(body: Mapping, limits: Limits, *, base64_tensors: bool = False) -> Request:
-    """KServe v2: the tensor named `text`, or the only one."""
-    tensors = body["inputs"]
-    if not (isinstance(tensors, list) and tensors and all(isinstance(one, Mapping) for one in tensors)):
-        return _one(_v2_error("inputs is not a list of tensors"))
-    named = [one for one in tensors if one.get("name") in ("text", "texts")] or tensors
-    if len(named) > 1:
-        return _one(_v2_error("which of the tensors holds the texts is not clear"))
-    tensor = named[0]
-    if tensor.get("datatype") != "BYTES":
-        return _one(_v2_error("the tensor's datatype is not BYTES"))
-    data = _flat(tensor.get("data"))
-    shape = tensor.get("shape")
-    if data is None or not _fits(shape, len(data)):
-        return _one(_v2_error("the tensor's data and shape do not fit"))
-    if base64_tensors:
-        try:
-            data = [base64.b64decode(row, validate=True) for row in data]
-        except (ValueError, TypeError):
-            return _one(_v2_error("the tensor's data are not base64"))
+def _read_tensors(body: Mapping, limits: Limits, base64_tensors: bool) -> Request:
+    """A KServe v2 request."""
+    rows = tensors.texts(body["inputs"], base64_tensors)
+    if isinstance(rows, Rejection):
+        return _one(rows)
     parameters = body.get("parameters")
     options = read_options(parameters if isinstance(parameters, Mapping) else {}, Options())
     if isinstance(options, Rejection):
         return _one(options)
-    request = _many(data, "v2", options, limits)
     given = body.get("id")
+    request = _many(rows, "v2", options, limits)
     return replace(request, id=given) if isinstance(given, str) else request
-
-
-def _v2_error(message: str) -> Rejection:
-    example = '{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["..."]}]}'
-    return Rejection(422, "inputs", message, f"Send {example}")
-
-
-def _flat(data: object) -> list | None:
-    """The elements of a list, or of a list of lists."""
-    if not isinstance(data, list):
-        return None
-    if data and all(isinstance(row, list) for row in data):
-        return [element for row in data for element in row]
-    return data
-
-
-def _fits(shape: object, count: int) -> bool:
-    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        return False
-    # A product of sizes that a client chose may be a number of a million digits: stop beyond the count.
-    product = 1
-    for size in shape:
-        product *= size
-        if product > count:
-            return False
-    return product == count
 
 
 def _one(row: Row | Rejection) -> Request:

@@ -1,0 +1,93 @@
+"""KServe v2 (the Open Inference Protocol): texts out of a request's tensors, answers into tensors."""
+
+import base64
+import json
+from collections.abc import Mapping
+
+from handler.errors import Rejection
+
+NAMES = ("text", "texts")
+EXAMPLE = '{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["..."]}]}'
+
+
+def texts(inputs: object, base64_data: bool = False) -> list | Rejection:
+    """The elements of the tensor named `text`, or of the only one; they may be no texts yet.
+
+    `base64_data`: they are base64, which TorchServe makes of bytes on their way from gRPC.
+    """
+    if not (isinstance(inputs, list) and inputs and all(isinstance(one, Mapping) for one in inputs)):
+        return _error("inputs is not a list of tensors")
+    named = [one for one in inputs if one.get("name") in NAMES] or inputs
+    if len(named) > 1:
+        return _error("which of the tensors holds the texts is not clear")
+    tensor = named[0]
+    if tensor.get("datatype") != "BYTES":
+        return _error("the tensor's datatype is not BYTES")
+    data = _flat(tensor.get("data"))
+    if data is None or not _fits(tensor.get("shape"), len(data)):
+        return _error("the tensor's data and shape do not fit")
+    if not base64_data:
+        return data
+    try:
+        return [base64.b64decode(row, validate=True) for row in data]
+    except (ValueError, TypeError):
+        return _error("the tensor's data are not base64")
+
+
+def answer(answers: list[dict], model: Mapping[str, str], id: str | None) -> dict:
+    """The labels, their scores [texts, labels], and every answer whole, as JSON.
+
+    A rejected row has an empty label and scores of 0; its error stands in `answer`. At least one is none.
+    """
+    scores = next(each["scores"] for each in answers if "scores" in each)
+    rows = [list(each.get("scores", dict.fromkeys(scores, 0.0)).values()) for each in answers]
+    count = len(answers)
+    outputs = [
+        {"name": "label", "datatype": "BYTES", "shape": [count], "data": [_label(each) for each in answers]},
+        {
+            "name": "scores",
+            "datatype": "FP64",
+            "shape": [count, len(scores)],
+            "data": [score for row in rows for score in row],
+            "parameters": {"labels": ",".join(scores)},
+        },
+        {
+            "name": "answer",
+            "datatype": "BYTES",
+            "shape": [count],
+            "data": [json.dumps(each, ensure_ascii=False) for each in answers],
+        },
+    ]
+    named = {"model_name": model["name"], "model_version": model["version"]}
+    return named | ({} if id is None else {"id": id}) | {"outputs": outputs}
+
+
+def _label(answered: dict) -> str:
+    """The label; of several, all that reached their thresholds, parted by commas; empty for an error."""
+    return ",".join(answered["labels"]) if "labels" in answered else answered.get("label", "")
+
+
+def _flat(data: object) -> list | None:
+    """The elements of a list, or of a list of lists."""
+    if not isinstance(data, list):
+        return None
+    if data and all(isinstance(row, list) for row in data):
+        return [element for row in data for element in row]
+    return data
+
+
+def _fits(shape: object, count: int) -> bool:
+    """Whether so many elements have this shape."""
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        return False
+    # A product of sizes that a client chose may be a number of a million digits: stop beyond the count.
+    product = 1
+    for size in shape:
+        product *= size
+        if product > count:
+            return False
+    return product == count
+
+
+def _error(message: str) -> Rejection:
+    return Rejection(422, "inputs", message, f"Send {EXAMPLE}")
