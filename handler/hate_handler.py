@@ -107,7 +107,8 @@ def _content_type(headers: dict) -> str:
     """The media type of the body: TorchServe records it under the body's own name."""
     part = headers.get("body") or headers.get("data") or {}
     declared = part.get("content-type", "") if isinstance(part, dict) else ""
-    return declared or headers.get("Content-Type") or headers.get("content-type") or ""
+    given = declared or headers.get("Content-Type") or headers.get("content-type") or ""
+    return given if isinstance(given, str) else ""  # a form may have a field of that name
 
 
 def _json(body: dict | list) -> bytes:
