@@ -6,6 +6,7 @@ Every metric is a counter, declared in `deploy/metrics.yaml`; averages and share
 them. No value and no label ever comes from a text.
 """
 
+import re
 import threading
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -58,7 +59,9 @@ class Tally:
             sums, self._sums = self._sums, Counter()
         for (name, *labels), value in sorted(sums.items()):
             if value:
-                _counter(self._metrics, name).add_or_update(value, [self._model, *labels])
+                # Commas, bars and colons part the fields of TorchServe's line: a label may have any.
+                dimensions = [re.sub(r"[^\w.+-]", "_", one) for one in (self._model, *labels)]
+                _counter(self._metrics, name).add_or_update(value, dimensions)
 
     def _emit_for_ever(self) -> None:
         while True:

@@ -250,6 +250,14 @@ def test_a_server_that_declares_none_of_our_metrics_is_served_all_the_same(predi
     service.tally.emit()
 
 
+def test_a_label_of_any_characters_is_counted_in_a_line_that_can_be_read(predictor: Predictor) -> None:
+    metrics = Counted()
+    tally = Tally(metrics, "hate")
+    tally.add("classifier_labels", 2, "so, so|#x:1 ünd")
+    tally.emit()
+    assert metrics.values == {("classifier_labels", "so__so__x_1_ünd"): 2}
+
+
 def test_bins_are_those_of_the_reference(predictor: Predictor, source) -> None:
     reference = predictor.artifact.meta["reference"]
     predictions = predictor.predict(source.dataset.splits["validation"].texts)
