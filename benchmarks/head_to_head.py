@@ -39,6 +39,8 @@ from handler.predictor import Predictor
 SCHEMA = 1
 SCHEMA_FILE = Path(__file__).with_name("head_to_head.schema.json")
 RIVALS = Path(__file__).parent / "rivals"
+# Without us nobody would have set these for a rival.
+OUR_SETTINGS = ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM")
 CONCURRENCIES = (1, 8, 32)
 FIRST_ANSWERS = 20
 WARM_S = 0.5
@@ -66,13 +68,24 @@ def archive_server(name: str, archive: Path) -> Iterator[Contestant]:
 
 
 @contextmanager
+def example_server(archive: Path) -> Iterator[Contestant]:
+    """As `archive_server`, in the environment of somebody without us."""
+    kept = {name: os.environ.pop(name) for name in OUR_SETTINGS if name in os.environ}
+    try:
+        with archive_server(EXAMPLE, archive) as contestant:
+            os.environ.update(kept)
+            yield contestant
+    finally:
+        os.environ.update(kept)
+
+
+@contextmanager
 def fastapi_server(checkpoint: Path) -> Iterator[Contestant]:
     """uvicorn with the FastAPI app, on a free port of loopback."""
     begun, (port,) = time.perf_counter(), free_ports(1)
     command = [sys.executable, "-m", "uvicorn", "--app-dir", str(RIVALS), "fastapi_app:app"]
     command += ["--port", str(port), "--log-level", "warning"]
-    ours = ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM")  # without us nobody would have set these
-    environment = {key: value for key, value in os.environ.items() if key not in ours}
+    environment = {key: value for key, value in os.environ.items() if key not in OUR_SETTINGS}
     environment["CHECKPOINT"] = str(checkpoint.resolve())
     process = subprocess.Popen(command, env=environment)
     try:
@@ -131,7 +144,7 @@ def measure(
             nothing = servers.enter_context(archive_server(BARE, bare))
             contestants = [
                 us,
-                servers.enter_context(archive_server(EXAMPLE, example)),
+                servers.enter_context(example_server(example)),
                 servers.enter_context(fastapi_server(checkpoint)),
             ]
             with step("first answers"):
@@ -266,7 +279,7 @@ def counters(contestant: Contestant) -> tuple[float, float]:
         lines = response.read().decode().splitlines()
     found = []
     for name in ("classifier_handler_seconds", "classifier_requests"):
-        found.append(sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}")))
+        found.append(sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{")))
     return found[0], found[1]
 
 
@@ -284,8 +297,9 @@ def _start(contestant: Contestant, archive: Path, text: str) -> dict[str, float]
 def _levels(ours: str, by_name: Mapping[str, list[Load]]) -> list[dict[str, Any]]:
     found = []
     for name, loads in by_name.items():
-        rates = zip(by_name[ours], loads, strict=True)
-        ratios = [ours_.requests_per_second / theirs.requests_per_second for ours_, theirs in rates]
+        pairs = zip(by_name[ours], loads, strict=True)
+        # A server that answered nothing in a turn is given one answer, so that the run is not lost.
+        ratios = [a.requests_per_second / max(b.requests_per_second, 1 / b.seconds) for a, b in pairs]
         found.append({"name": name, **describe(loads), "ours_by_theirs": _range(ratios)})
     return found
 

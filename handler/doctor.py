@@ -63,13 +63,9 @@ def configuration() -> tuple[Path, str]:
     """The file that `torchserve --start` reads, and why; raises `UserError` when it would find none."""
     if named := os.environ.get("TS_CONFIG_FILE"):
         return Path(named), "TS_CONFIG_FILE, which beats --ts-config"
-    here = Path("config.properties")
-    if here.is_file():
-        return here, "in this folder; its vmargs count only with --ts-config or TS_CONFIG_FILE"
     raise UserError(
-        "TorchServe would find no configuration: tokens are asked for, and metrics go to logs",
-        seen=Path.cwd(),
-        remedy="source ./activate in the checkout",
+        "no configuration is named; of one that torchserve finds itself it reads no model_store or vmargs",
+        remedy="source ./activate in the checkout, or set TS_CONFIG_FILE",
     )
 
 
@@ -140,17 +136,22 @@ def _settings(config: Config) -> Iterator[Finding]:
         "keys", "warn" if unknown else "ok", seen, "TorchServe does not know these: check the spelling"
     )
     abroad = {key: host for key, host in config.hosts.items() if not _is_loopback(host)}
-    tokens = config["disable_token_authorization"] != "true"
+    tokens = not _is_true(config["disable_token_authorization"])
     listens = ", ".join(f"{key} {host}" for key, host in abroad.items()) or "on loopback alone"
     remedy = "Turn tokens on (disable_token_authorization=false), or listen on 127.0.0.1 behind a proxy"
     yield Finding("listens", "warn" if abroad and not tokens else "ok", listens, remedy)
     yield Finding("tokens", "ok", "asked for: see key_file.json" if tokens else "not asked for")
-    if config["enable_model_api"] == "true":
+    if _is_true(config["enable_envvars_config"]):
+        remedy = (
+            "TS_<KEY> in the environment beats the file: enable_envvars_config=false, or know what is set"
+        )
+        yield Finding("enable_envvars_config", "warn", "on", remedy)
+    if _is_true(config["enable_model_api"]):
         remedy = "enable_model_api=false: whoever reaches it can run the Python of any folder"
         yield Finding("model API", "warn", "on", remedy)
         if ".*" in config["allowed_urls"]:
             yield Finding("allowed_urls", "warn", config["allowed_urls"], "Name the places, or none")
-    mode = config["metrics_mode"]
+    mode = config["metrics_mode"].lower()
     yield Finding("metrics", "ok" if mode == "prometheus" else "warn", mode, "metrics_mode=prometheus")
     if not (declared := config["metrics_config"]):
         remedy = "metrics_config=deploy/metrics.yaml"
@@ -215,10 +216,12 @@ def _threads(settings: dict) -> Finding:
 
 def _environment() -> Iterator[Finding]:
     # Our own package sets it on import; what counts is what the shell gives TorchServe.
-    given = re.search(rb"(?:^|\0)OMP_WAIT_POLICY=([^\0]*)", Path("/proc/self/environ").read_bytes())
-    waits = given[1].decode() if given else "unset"
-    remedy = "source ./activate: threads that spin while they wait slow down everything beside them"
-    yield Finding("OMP_WAIT_POLICY", "ok" if waits.upper() == "PASSIVE" else "warn", waits, remedy)
+    environment = Path("/proc/self/environ")
+    if environment.is_file():
+        given = re.search(rb"(?:^|\0)OMP_WAIT_POLICY=([^\0]*)", environment.read_bytes())
+        waits = given[1].decode() if given else "unset"
+        remedy = "source ./activate: threads that spin while they wait slow down everything beside them"
+        yield Finding("OMP_WAIT_POLICY", "ok" if waits.upper() == "PASSIVE" else "warn", waits, remedy)
     if "PYTHONPATH" in os.environ:
         remedy = "unset PYTHONPATH: a worker looks for modules there before its archive"
         yield Finding("PYTHONPATH", "warn", os.environ["PYTHONPATH"], remedy)
@@ -232,9 +235,30 @@ def _is_loopback(host: str) -> bool:
 
 
 def _model_config(archive: Path) -> dict:
-    with zipfile.ZipFile(archive) as opened:
-        names = [name for name in opened.namelist() if name == "model-config.yaml"]
-        return (yaml.safe_load(opened.read(names[0])) if names else {}) or {}
+    """The archive's `model-config.yaml`; raises `UserError` where it is not what the worker reads."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            settings = yaml.safe_load(opened.read("model-config.yaml")) or {}
+        own = settings.get("handler") or {}
+        counts = [settings.get("minWorkers", 1), settings.get("maxWorkers", 1), own.get("threads") or 1]
+    except (KeyError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(
+            "the archive's model-config.yaml cannot be read",
+            seen=archive,
+            remedy="Build it again: make package",
+        ) from error
+    if not all(type(count) is int for count in counts):
+        raise UserError(
+            "workers and threads are no counts in the archive's model-config.yaml",
+            seen=archive,
+            remedy="Build it again: make package",
+        )
+    return settings
+
+
+def _is_true(value: str) -> bool:
+    """As Java's Boolean.parseBoolean, which TorchServe asks."""
+    return value.lower() == "true"
 
 
 def _known_keys() -> set[str]:
@@ -243,6 +267,8 @@ def _known_keys() -> set[str]:
     if found is None or found.origin is None:
         return set()
     jar = Path(found.origin).parent / "frontend" / "model-server.jar"
+    if not jar.is_file():
+        return set()
     with zipfile.ZipFile(jar) as opened:
         code = opened.read("org/pytorch/serve/util/ConfigManager.class")
     return LAUNCHER_KEYS | {name.decode() for name in re.findall(rb"[a-z][a-z0-9_]{4,}", code)}

@@ -123,6 +123,6 @@ def _integrate(predictor: Predictor, ids: list[int], own: list[int], label: int)
         baselines=nothing,
         additional_forward_args=(torch.ones_like(text),),
         n_steps=STEPS,
-        internal_batch_size=STEPS,
+        internal_batch_size=8,  # of full-size texts, 32 at once would take 1.4 GB instead of 0.3
     )
     return found.sum(dim=-1)[0, own].detach().double().cpu().numpy()

@@ -34,7 +34,7 @@ class HateHandler:
         config = context.model_yaml_config or {}
         settings = config.get("handler") or {}
         try:
-            self.limits = Limits.of(settings)
+            limits = Limits.of(settings)
             threads = settings.get("threads") or max(1, available_cpus() // config.get("minWorkers", 1))
             predictor = Predictor.load(folder / "artifact", threads)
         except UserError as error:
@@ -46,7 +46,7 @@ class HateHandler:
         name, version = model["modelName"], model["modelVersion"]
         self.tally = Tally(context.metrics, name)
         named = {"name": name, "version": version, "variant": predictor.artifact.name}
-        self.service = Service(predictor, self.limits, named, self.tally)
+        self.service = Service(predictor, limits, named, self.tally)
         logger.info("%s is ready: %d shapes warmed, %d threads", named["variant"], shapes, threads)
 
     def handle(self, data: list[dict], context) -> list[bytes]:
@@ -62,9 +62,14 @@ class HateHandler:
         for index, (status, _) in enumerate(answered):
             context.set_response_status(status, HTTPStatus(status).phrase, index)
             context.set_response_content_type(index, "application/json")
-        self.tally.add("classifier_requests", len(rows))
-        self.tally.add("classifier_batches")
-        self.tally.add("classifier_handler_seconds", time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        self.tally.add(
+            {
+                ("classifier_requests",): len(rows),
+                ("classifier_batches",): 1,
+                ("classifier_handler_seconds",): seconds,
+            }
+        )
         return [body for _, body in answered]
 
     def _answer(self, rows: list[tuple[dict, dict]]) -> list[tuple[int, bytes]]:
@@ -72,11 +77,10 @@ class HateHandler:
         requests = [self._read(row, headers) for row, headers in rows]
         answered = []
         for (_, headers), request, answers in zip(rows, requests, self.service.answer(requests), strict=True):
-            if headers.get("describe") == "True":
+            if _asks_for_a_description(headers):
                 answered.append((200, _json(self.service.describe())))
             else:
-                body = _json(request.wrap(answers, self.service.model))
-                answered.append((request.status(answers), body))
+                answered.append((request.status(answers), _json(self.service.wrap(request, answers))))
         return answered
 
     def _answer_alone(self, row: tuple[dict, dict]) -> tuple[int, bytes]:
@@ -84,23 +88,36 @@ class HateHandler:
             (answered,) = self._answer([row])
         except Exception as error:
             _report(error)
-            self.tally.add("classifier_rejected", 1, "500", "body")
-            failed = Rejection(500, "body", "the classifier failed", "Report it, with the server's log")
-            return 500, _json(failed.answer())
+            self.tally.add({("classifier_rejected", "500", "body"): 1})
+            failed = Rejection(
+                500, "body", "the classifier failed", "Report it, with the server's log"
+            ).answer()
+            tensors = _is_model_infer(*row)
+            request = Request([], "v2" if tensors else "one", id="", only_tensors=tensors)
+            return request.status([failed]), _json(self.service.wrap(request, [failed]))
         return answered
 
     def _read(self, row: dict, headers: dict) -> Request:
-        if headers.get("describe") == "True":
+        if _asks_for_a_description(headers):
             return Request([], "list")
-        # What came by HTTP has headers beside those of its parts. Of the rest, ModelInfer's alone is a body.
-        by_model_infer = "body" in row and all(isinstance(header, dict) for header in headers.values())
         return read(
             row,
             _content_type(headers),
-            self.limits,
+            self.service.limits,
             explain=headers.get("explain") == "True",
-            base64_tensors=by_model_infer,
+            base64_tensors=_is_model_infer(row, headers),
         )
+
+
+def _asks_for_a_description(headers: dict) -> bool:
+    """The management API does; on the inference port, where `explain` is always set, anybody could say so."""
+    return headers.get("describe") == "True" and "explain" not in headers
+
+
+def _is_model_infer(row: dict, headers: dict) -> bool:
+    """Whether a request came by gRPC's ModelInfer: a body of JSON, and no headers but those of its parts."""
+    by_grpc = all(isinstance(header, dict) for header in headers.values())
+    return by_grpc and "body" in row and _content_type(headers) == "application/json"
 
 
 def _content_type(headers: dict) -> str:

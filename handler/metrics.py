@@ -7,10 +7,12 @@ them. No value and no label ever comes from a text.
 """
 
 import re
+import sys
 import threading
+import time
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -31,6 +33,7 @@ COUNTERS = {
     "classifier_padded_tokens": (),
     "classifier_tokenise_seconds": (),
     "classifier_model_seconds": (),
+    "classifier_explain_seconds": (),
     "classifier_handler_seconds": (),
 }
 
@@ -46,12 +49,12 @@ class Tally:
         if self.declared:
             threading.Thread(target=self._emit_for_ever, name="metrics", daemon=True).start()
 
-    def add(self, name: str, value: float = 1, *labels: str) -> None:
-        """Add to the counter `name`; `labels` are the values of those that `COUNTERS` names."""
-        if name not in self.declared:
-            return
+    def add(self, sums: Mapping[tuple[str, ...], float]) -> None:
+        """Add to counters; the keys are a counter's name and the values of the labels in `COUNTERS`."""
         with self._lock:
-            self._sums[name, *labels] += value  # type: ignore[assignment]
+            for key, value in sums.items():
+                if key[0] in self.declared:
+                    self._sums[key] += value  # type: ignore[assignment]
 
     def emit(self) -> None:
         """Write what has been added since the last time."""
@@ -61,11 +64,14 @@ class Tally:
             if value:
                 # Commas, bars and colons part the fields of TorchServe's line: a label may have any.
                 dimensions = [re.sub(r"[^\w.+-]", "_", one) for one in (self._model, *labels)]
-                _counter(self._metrics, name).add_or_update(value, dimensions)
+                try:
+                    _counter(self._metrics, name).add_or_update(value, dimensions)
+                except Exception as error:  # one counter must not end the others
+                    print(f"{name} was not counted: {type(error).__name__}", file=sys.stderr, flush=True)
 
     def _emit_for_ever(self) -> None:
         while True:
-            threading.Event().wait(INTERVAL_S)
+            time.sleep(INTERVAL_S)
             self.emit()
 
 

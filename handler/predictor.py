@@ -28,11 +28,12 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 class Encoding:
     """A tokenised text: `ids` with [CLS] and [SEP], cut to the model's maximum.
 
-    `rest` is what does not fit, in windows of the same maximum that begin `Predictor.stride` tokens before
-    the end of the one before.
+    `rest` is what does not fit, where it was asked for: windows of the same maximum that begin
+    `Predictor.stride` tokens before the end of the one before.
     """
 
     ids: list[int]
+    truncated: bool = False
     rest: tuple[list[int], ...] = ()
 
     @property
@@ -97,10 +98,14 @@ class Predictor:
             encodings = self.encode(texts[start : start + WINDOW])
             yield from self.classify(encodings, [None] * len(encodings))
 
-    def encode(self, texts: Sequence[str]) -> list[Encoding]:
-        """Tokenise."""
-        encodings = self.tokenizer.encode_batch_fast([clean(text) for text in texts])
-        return [Encoding(each.ids, tuple(rest.ids for rest in each.overflowing)) for each in encodings]
+    def encode(self, texts: Sequence[str], whole: Sequence[bool] | None = None) -> list[Encoding]:
+        """Tokenise; of those texts that are to be read `whole`, keep what does not fit as well."""
+        found = self.tokenizer.encode_batch_fast([clean(text) for text in texts])
+        encodings = []
+        for each, wanted in zip(found, whole or [False] * len(found), strict=True):
+            rest = tuple(window.ids for window in each.overflowing) if wanted else ()
+            encodings.append(Encoding(each.ids, bool(each.overflowing), rest))
+        return encodings
 
     def classify(self, encodings: Sequence[Encoding], aggregates: Sequence[str | None]) -> list[Prediction]:
         """Predictions in the order given. Of each text the first window is read, or all, put together.
@@ -122,7 +127,7 @@ class Predictor:
                 Prediction(
                     self._together(next(scores), lengths, aggregate),
                     int(lengths.sum()) - shared * (len(windows) - 1),
-                    aggregate is None and bool(each.rest),
+                    aggregate is None and each.truncated,
                     len(windows),
                 )
             )

@@ -3,13 +3,13 @@
 A request is one text or many. It arrives as `text/plain`, as a form field `text`, or as JSON: a string,
 an object with `text`, a list of either, `{"texts": [...]}`, KServe v1 `{"instances": [...]}` or KServe v2
 `{"inputs": [...]}` with a tensor of BYTES. A body without a declared type (a file, gRPC) is JSON where it is
-a JSON object or list, else text. Options stand beside `text` or `texts`, in a form's other fields, or in
-v2's `parameters`. A row that cannot be read becomes a `Rejection` in its own place; the rows beside it are
+a JSON object or list, else text. Options stand beside `text` (in an object or a form), beside `texts`, or
+in v2's `parameters`. A row that cannot be read becomes a `Rejection` in its own place; the rows beside it are
 answered. No message repeats what the client wrote.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from handler import tensors
@@ -63,11 +63,7 @@ class Options:
     target: str | None = None
 
 
-CHOICES = {
-    "long": ("truncate", "chunks"),
-    "aggregate": ("max", "mean"),
-    "method": ("integrated-gradients", "occlusion"),
-}
+CHOICES = {"long": ("truncate", "chunks"), "aggregate": ("max", "mean")}
 
 
 @dataclass(frozen=True)
@@ -86,18 +82,22 @@ class Request:
     envelope: str
     explain: bool = False
     id: str | None = None  # of a v2 request, given back
+    only_tensors: bool = False  # gRPC's ModelInfer, of which TorchServe reads nothing else
 
-    def wrap(self, answers: list[dict], model: Mapping[str, str]) -> dict | list:
-        """Put the rows' answers into the form that the client used."""
+    def wrap(self, answers: list[dict], model: Mapping[str, str], labels: Sequence[str]) -> dict | list:
+        """Put the rows' answers into the form that the client used; `labels` are the model's."""
         if self.envelope == "one":
             return answers[0]
         if self.envelope == "v2":
-            return tensors.answer(answers, model, self.id) if self.status(answers) == 200 else answers[0]
+            whole = self.only_tensors or self.status(answers) == 200
+            return tensors.answer(answers, model, self.id, labels) if whole else answers[0]
         return answers if self.envelope == "list" else {"predictions": answers}
 
     def status(self, answers: list[dict]) -> int:
         """HTTP status: that of the only row, or of the first when all are bad; 200 otherwise."""
         codes = [answer["error"]["code"] if "error" in answer else 200 for answer in answers]
+        if self.only_tensors:
+            return 200
         return 200 if 200 in codes else codes[0]
 
 
@@ -115,9 +115,14 @@ def read(
     request are base64, which TorchServe makes of them on their way from gRPC.
     """
     if explain:
-        return replace(
-            read(parameters, content_type, replace(limits, max_texts=limits.max_explained)), explain=True
-        )
+        limits = replace(limits, max_texts=limits.max_explained)
+    request = _read(parameters, content_type, limits, base64_tensors)
+    return replace(request, explain=explain)
+
+
+def _read(
+    parameters: Mapping[str, object], content_type: str, limits: Limits, base64_tensors: bool
+) -> Request:
     if "text" in parameters:
         return _one(_read_row(parameters, Options(), limits))
     body = parameters.get("body", parameters.get("data"))
@@ -136,7 +141,10 @@ def read(
             return _one(Rejection(400, "body", "the body is not valid JSON", 'Send {"text": "..."} in UTF-8'))
     elif kind in UNTYPED:
         body = _sniffed(body)
-    return _read_json(body, limits, base64_tensors)
+    if base64_tensors and isinstance(body, Mapping):
+        request = _read_tensors(body, limits, base64_tensors)
+        return replace(request, envelope="v2", id=str(body.get("id") or ""), only_tensors=True)
+    return _read_json(body, limits)
 
 
 def _is_json(kind: str) -> bool:
@@ -162,13 +170,13 @@ def _sniffed(body: object) -> object:
     return body
 
 
-def _read_json(body: object, limits: Limits, base64_tensors: bool) -> Request:
+def _read_json(body: object, limits: Limits) -> Request:
     if isinstance(body, list):
         return _many(body, "list", Options(), limits)
     if not isinstance(body, Mapping):
         return _one(_read_row(body, Options(), limits))
     if "inputs" in body:
-        return _read_tensors(body, limits, base64_tensors)
+        return _read_tensors(body, limits, False)
     for key in ("texts", "instances"):
         if key in body:
             if not isinstance(body[key], list):
@@ -182,11 +190,13 @@ def _read_json(body: object, limits: Limits, base64_tensors: bool) -> Request:
 
 def _read_tensors(body: Mapping, limits: Limits, base64_tensors: bool) -> Request:
     """A KServe v2 request."""
-    rows = tensors.texts(body["inputs"], base64_tensors)
+    rows = tensors.texts(body.get("inputs"), base64_tensors)
     if isinstance(rows, Rejection):
         return _one(rows)
-    parameters = body.get("parameters")
-    options = read_options(parameters if isinstance(parameters, Mapping) else {}, Options())
+    parameters = body.get("parameters") or {}
+    if not isinstance(parameters, Mapping):
+        return _one(Rejection(422, "parameters", "parameters is not an object", 'Send {"long": "chunks"}'))
+    options = read_options(parameters, Options())
     if isinstance(options, Rejection):
         return _one(options)
     given = body.get("id")
@@ -216,19 +226,22 @@ def _read_row(row: object, options: Options, limits: Limits) -> Row | Rejection:
 
 
 def read_options(given: Mapping, options: Options) -> Options | Rejection:
-    """`options`, changed by what `given` (an object or a form) says; what is no option is left alone."""
+    """`options`, changed by what `given` (an object or a form) says; what is no option is left alone.
+
+    `method` and `target`, which other fields of a row may be called too, are judged where they are used.
+    """
     changed = {}
     for field in fields(Options):
-        if field.name not in given:
+        value = given.get(field.name)
+        if value is None:
             continue
-        value = given[field.name]
         if isinstance(value, (bytes, bytearray)):
             value = value.decode("utf-8", "replace")
         choices = CHOICES.get(field.name)
-        if not isinstance(value, str) or (choices and value not in choices):
-            remedy = f"Choose {' or '.join(choices)}" if choices else "Name one of the model's labels"
+        if choices and not (isinstance(value, str) and value in choices):
+            remedy = f"Choose {' or '.join(choices)}"
             return Rejection(422, field.name, f"this {field.name} is not known", remedy)
-        changed[field.name] = value
+        changed[field.name] = value if isinstance(value, str) else ""
     return replace(options, **changed)
 
 

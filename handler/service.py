@@ -6,6 +6,7 @@ options, limits and what is counted. Leaves out how requests arrive (`requests`)
 """
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -17,6 +18,9 @@ from handler.requests import Limits, Options, Request, Row
 
 Encoded = tuple[Row, Encoding]
 
+# Of 128 tokens each, full-size fp32 takes 16 s on 2 cores: two minutes, of the five that a worker is given.
+EXPLAINED_PER_BATCH = 8
+
 
 class Service:
     """A Predictor behind limits. `model` is the answers' field of that name."""
@@ -24,31 +28,29 @@ class Service:
     def __init__(self, predictor: Predictor, limits: Limits, model: dict[str, str], tally: Tally) -> None:
         self.predictor, self.limits, self.model, self.tally = predictor, limits, model, tally
         self.methods = methods(predictor)
+        self._counted: Counter[tuple[str, ...]] = Counter()
         reference = predictor.artifact.meta["reference"]
         self._score_edges = reference["scores"]["edges"]
         self._lengths = reference["lengths"]["up_to"]
 
     def answer(self, requests: Sequence[Request]) -> list[list[dict]]:
-        """For each request the answers of its rows, in order."""
-        begun, computed = time.perf_counter(), self.predictor.computed_tokens
-        texts = [row.text for request in requests for row in request.rows if isinstance(row, Row)]
-        encodings = iter(self.predictor.encode(texts))
+        """For each request the answers of its rows, in order. What raises leaves nothing counted."""
+        self._counted, computed = Counter[tuple[str, ...]](), self.predictor.computed_tokens
+        begun = time.perf_counter()
+        encoded = [self._encode(request) for request in requests]
         tokenised = time.perf_counter()
-        checked = [
-            self._check(
-                request, [(row, next(encodings)) if isinstance(row, Row) else row for row in request.rows]
-            )
-            for request in requests
-        ]
+        checked = [self._check(request, rows) for request, rows in zip(requests, encoded, strict=True)]
+        checked = self._allow_explanations(requests, checked)
         pairs = [row for rows in checked for row in rows if not isinstance(row, Rejection)]
-        predictions = self.predictor.classify(
-            [encoding for _, encoding in pairs], [self._aggregate(row.options) for row, _ in pairs]
+        following = iter(
+            self.predictor.classify(
+                [encoding for _, encoding in pairs], [self._aggregate(row.options) for row, _ in pairs]
+            )
         )
-        self.tally.add("classifier_tokenise_seconds", tokenised - begun)
-        self.tally.add("classifier_model_seconds", time.perf_counter() - tokenised)
-        self.tally.add("classifier_padded_tokens", self.predictor.computed_tokens - computed)
-        following = iter(predictions)
-        return [
+        self._count("tokenise_seconds", tokenised - begun)
+        self._count("model_seconds", time.perf_counter() - tokenised)
+        self._count("padded_tokens", self.predictor.computed_tokens - computed)
+        answers = [
             [
                 self._reject(row)
                 if isinstance(row, Rejection)
@@ -57,6 +59,12 @@ class Service:
             ]
             for request, rows in zip(requests, checked, strict=True)
         ]
+        self.tally.add(self._counted)
+        return answers
+
+    def wrap(self, request: Request, answers: list[dict]) -> dict | list:
+        """The answers of a request's rows in the form that the client used."""
+        return request.wrap(answers, self.model, self.predictor.artifact.labels)
 
     def describe(self) -> dict:
         """What is served: the artifact with its proof and check, and what this worker makes of it."""
@@ -71,24 +79,48 @@ class Service:
             "explanations": list(self.methods),
         }
 
+    def _encode(self, request: Request) -> list[Encoded | Rejection]:
+        """Request by request, so that no more than one's windows are held before they are found too many."""
+        rows = [row for row in request.rows if isinstance(row, Row)]
+        whole = [row.options.long == "chunks" for row in rows]
+        encodings = iter(self.predictor.encode([row.text for row in rows], whole))
+        return [(row, next(encodings)) if isinstance(row, Row) else row for row in request.rows]
+
     def _check(self, request: Request, rows: list[Encoded | Rejection]) -> list[Encoded | Rejection]:
-        """Rows whose options cannot be served here become rejections, and so do windows beyond the limit."""
-        windows = 0
+        """Rows that cannot be served, for their options or too many windows, become rejections."""
+        left = self.limits.max_texts
         checked: list[Encoded | Rejection] = []
         for row in rows:
             if not isinstance(row, Rejection):
+                windows = len(row[1].windows)
                 refused = self._refuse(row[0].options, request.explain)
-                windows += len(row[1].windows) if row[0].options.long == "chunks" else 1
-                if refused is None and windows > self.limits.max_texts:
-                    most = self.limits.max_texts
-                    message = f"read whole, the request has more than {most:,} windows"
+                if refused is None and windows > left:
+                    message = f"the text has {windows:,} windows, and {left:,} more are read in this request"
                     refused = Rejection(413, "long", message, "Send shorter texts, or fewer of them")
                 row = refused or row
+                left -= 0 if refused else windows
             checked.append(row)
         return checked
 
+    def _allow_explanations(
+        self, requests: Sequence[Request], checked: list[list[Encoded | Rejection]]
+    ) -> list[list[Encoded | Rejection]]:
+        """So few texts are explained in one batch that it ends before the server gives the worker up."""
+        left, allowed = EXPLAINED_PER_BATCH, []
+        for request, rows in zip(requests, checked, strict=True):
+            wanted = sum(not isinstance(row, Rejection) for row in rows) if request.explain else 0
+            if wanted > left:
+                busy = Rejection(429, "text", "others are being explained", "Ask again in a moment")
+                rows = [row if isinstance(row, Rejection) else busy for row in rows]
+            else:
+                left -= wanted
+            allowed.append(rows)
+        return allowed
+
     def _refuse(self, options: Options, explains: bool) -> Rejection | None:
         labels = self.predictor.artifact.labels
+        if options.aggregate is not None and options.long != "chunks":
+            return Rejection(422, "aggregate", "there is nothing to aggregate", 'Add "long": "chunks"')
         if options.aggregate == "max" and self._aggregate(Options(long="chunks")) == "mean":
             message = f"of {len(labels)} labels that exclude each other, the largest scores make no answer"
             return Rejection(422, "aggregate", message, "Choose mean")
@@ -98,7 +130,7 @@ class Service:
             remedy = "Leave long out: what the model reads of a longer text is explained"
             return Rejection(422, "long", "a text is not explained in windows", remedy)
         if options.method is not None and options.method not in self.methods:
-            message = f"{options.method} needs gradients, which this variant does not have"
+            message = "this variant cannot explain by this method (gradients are eager fp32's alone)"
             return Rejection(422, "method", message, f"Choose {' or '.join(self.methods)}")
         if options.target is not None and options.target not in labels:
             return Rejection(422, "target", "the target is none of the labels", f"Name {' or '.join(labels)}")
@@ -119,27 +151,31 @@ class Service:
 
     def _answer(self, request: Request, row: Row, prediction: Prediction) -> dict:
         answer = self.predictor.answer(prediction)
-        self._count(answer, prediction)
+        self._count_answer(answer, prediction)
         if request.explain:
+            begun = time.perf_counter()
             target = row.options.target or default_target(self.predictor, prediction.scores)
             explanation = explain(self.predictor, row.text, target, row.options.method or self.methods[0])
             answer["explanation"] = asdict(explanation)
-            self.tally.add("classifier_explained", 1, explanation.method)
+            self._count("explained", 1, explanation.method)
+            self._count("explain_seconds", time.perf_counter() - begun)
         return answer | {"model": self.model}
 
     def _reject(self, row: Rejection) -> dict:
-        self.tally.add("classifier_rejected", 1, str(row.code), row.field)
+        self._count("rejected", 1, str(row.code), row.field)
         return row.answer()
 
-    def _count(self, answer: dict, prediction: Prediction) -> None:
-        artifact, add = self.predictor.artifact, self.tally.add
-        add("classifier_texts")
-        add("classifier_tokens", prediction.tokens)
-        add("classifier_windows", prediction.windows)
-        add("classifier_lengths", 1, length_bin(prediction.tokens, self._lengths))
-        if prediction.truncated:
-            add("classifier_truncated")
+    def _count(self, name: str, value: float = 1, *labels: str) -> None:
+        self._counted[f"classifier_{name}", *labels] += value  # type: ignore[assignment]
+
+    def _count_answer(self, answer: dict, prediction: Prediction) -> None:
+        artifact, count = self.predictor.artifact, self._count
+        count("texts")
+        count("tokens", prediction.tokens)
+        count("windows", prediction.windows)
+        count("lengths", 1, length_bin(prediction.tokens, self._lengths))
+        count("truncated", prediction.truncated)
         for label in answer.get("labels", [answer.get("label")]):
-            add("classifier_labels", 1, label)
+            count("labels", 1, label)
         for label, score in positive_scores(artifact.labels, artifact.task, prediction.scores):
-            add("classifier_scores", 1, label, score_bin(score, self._score_edges))
+            count("scores", 1, label, score_bin(score, self._score_edges))

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from handler.errors import Rejection
 
@@ -34,22 +34,21 @@ def texts(inputs: object, base64_data: bool = False) -> list | Rejection:
         return _error("the tensor's data are not base64")
 
 
-def answer(answers: list[dict], model: Mapping[str, str], id: str | None) -> dict:
+def answer(answers: list[dict], model: Mapping[str, str], id: str | None, labels: Sequence[str]) -> dict:
     """The labels, their scores [texts, labels], and every answer whole, as JSON.
 
-    A rejected row has an empty label and scores of 0; its error stands in `answer`. At least one is none.
+    A rejected row has an empty label and scores of 0; its error stands in `answer`.
     """
-    scores = next(each["scores"] for each in answers if "scores" in each)
-    rows = [list(each.get("scores", dict.fromkeys(scores, 0.0)).values()) for each in answers]
+    rows = [[each.get("scores", {}).get(label, 0.0) for label in labels] for each in answers]
     count = len(answers)
     outputs = [
         {"name": "label", "datatype": "BYTES", "shape": [count], "data": [_label(each) for each in answers]},
         {
             "name": "scores",
             "datatype": "FP64",
-            "shape": [count, len(scores)],
+            "shape": [count, len(labels)],
             "data": [score for row in rows for score in row],
-            "parameters": {"labels": ",".join(scores)},
+            "parameters": {"labels": json.dumps(labels, ensure_ascii=False)},
         },
         {
             "name": "answer",
@@ -63,8 +62,9 @@ def answer(answers: list[dict], model: Mapping[str, str], id: str | None) -> dic
 
 
 def _label(answered: dict) -> str:
-    """The label; of several, all that reached their thresholds, parted by commas; empty for an error."""
-    return ",".join(answered["labels"]) if "labels" in answered else answered.get("label", "")
+    """The label; of several, a JSON list of those that reached their thresholds; empty for an error."""
+    several = answered.get("labels")
+    return answered.get("label", "") if several is None else json.dumps(several, ensure_ascii=False)
 
 
 def _flat(data: object) -> list | None:

@@ -25,7 +25,6 @@ DEFAULTS = {
     "disable_token_authorization": "false",
     "enable_model_api": "false",
     "allowed_urls": "file://.*|http(s)?://.*",
-    "job_queue_size": "100",
     "metrics_mode": "log",
 }
 ADDRESSES = ("inference_address", "management_address", "metrics_address")
@@ -71,7 +70,8 @@ def read_config(path: Path) -> Config:
     """Read a TorchServe configuration; raises `UserError` when there is none."""
     if not path.is_file():
         raise UserError("there is no such configuration", seen=path, remedy="Check CONFIG= or TS_CONFIG_FILE")
-    pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and line[0] != "#")
+    lines = (line.strip() for line in path.read_text().splitlines())
+    pairs = (line.split("=", 1) for line in lines if "=" in line and line[0] not in "#!")
     return Config(path, {key.strip(): value.strip() for key, value in pairs})
 
 

@@ -88,15 +88,17 @@ def test_a_model_describes_itself(served: tuple[Server, Artifact]) -> None:
 
 def test_prometheus_reads_what_the_worker_counts(served: tuple[Server, Artifact]) -> None:
     server, _ = served
-    before = counter(server, "classifier_texts")
+    time.sleep(2.5)  # what was asked before has been handed over
+    names = ("texts", "rejected", "scores", "lengths", "labels", "requests", "model_seconds", "padded_tokens")
+    before = {name: counter(server, f"classifier_{name}") for name in names}
     ask(server.inference_port, "/predictions/hate", ["a", "b", ""])
     deadline = time.monotonic() + 10
-    while counter(server, "classifier_texts") < before + 2 and time.monotonic() < deadline:
+    while counter(server, "classifier_texts") < before["texts"] + 2 and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert counter(server, "classifier_texts") >= before + 2
-    assert counter(server, "classifier_rejected") >= 1
-    assert counter(server, "classifier_scores") >= 2
-    assert counter(server, "classifier_padded_tokens") >= counter(server, "classifier_tokens") > 0
+    more = {name: counter(server, f"classifier_{name}") - before[name] for name in names}
+    assert [more[name] for name in names[:6]] == [2, 1, 2, 2, 2, 1]
+    assert more["model_seconds"] > 0
+    assert more["padded_tokens"] >= 6
 
 
 def counter(server: Server, name: str) -> float:
@@ -134,6 +136,19 @@ def test_kserve_v2_by_grpc(served: tuple[Server, Artifact], expected: list[float
     found = np.array(scores.contents.fp64_contents).reshape(scores.shape)[:, 1]
     np.testing.assert_allclose(found, expected, atol=2e-6)
     assert answer.id == "seven"
+    worker = served[0].worker().pid
+    with grpc.insecure_channel(f"127.0.0.1:{served[0].grpc_port}") as channel:
+        stub = services.GRPCInferenceServiceStub(channel)
+        assert stub.ModelMetadata(messages.ModelMetadataRequest(name="hate"), timeout=60).name == "hate"
+        tensor.contents.bytes_contents[1] = b" "
+        both = stub.ModelInfer(request, timeout=60)
+        tensor.contents.bytes_contents[0] = b"\xff"
+        neither = stub.ModelInfer(request, timeout=60)
+    whole = [json.loads(json.loads(text)) for text in both.outputs[2].contents.bytes_contents]
+    assert ["error" in answer for answer in whole] == [False, True]
+    whole = [json.loads(json.loads(text)) for text in neither.outputs[2].contents.bytes_contents]
+    assert [answer["error"]["code"] for answer in whole] == [400, 422]
+    assert served[0].worker().pid == worker, "no error ends the worker"
     assert ask(served[0].inference_port, "/v2/health/ready", method="GET") == (200, {"ready": True})
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import socket
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -54,7 +56,9 @@ def test_nothing_fails_where_everything_is_in_place(shop: Path) -> None:
             "listens",
             "ok",
         ),
-        ({"enable_model_api": "true"}, "model API", "warn"),
+        ({"enable_model_api": "True"}, "model API", "warn"),
+        ({"inference_address": "http://0.0.0.0:1", "disable_token_authorization": "TRUE"}, "listens", "warn"),
+        ({"enable_envvars_config": "true"}, "enable_envvars_config", "warn"),
         ({"metrics_config": "nowhere.yaml"}, "metrics_config", "fail"),
         ({"metrics_mode": "log"}, "metrics", "warn"),
         ({"model_store": "nowhere"}, "archive", "fail"),
@@ -65,6 +69,8 @@ def test_nothing_fails_where_everything_is_in_place(shop: Path) -> None:
         "open-grpc",
         "open-with-tokens",
         "model-api",
+        "open-in-capitals",
+        "environment",
         "metrics-lost",
         "metrics-log",
         "store",
@@ -86,6 +92,25 @@ def test_an_artifact_for_other_cpus_fails(shop: Path, build_once) -> None:
     assert status("built for") == "fail"
 
 
+@pytest.mark.parametrize("content", ["- a", "minWorkers: [1]", "handler: {threads: two}", "a: b: c"])
+def test_settings_that_are_none_fail_with_a_sentence(shop: Path, content: str) -> None:
+    archive = shop / "model_store" / "hate.mar"
+    with zipfile.ZipFile(archive) as opened:
+        kept = {name: opened.read(name) for name in opened.namelist() if name != "model-config.yaml"}
+    with zipfile.ZipFile(archive, "w") as written:
+        for name, data in kept.items():
+            written.writestr(name, data)
+        written.writestr("model-config.yaml", content)
+    assert status("archive") == "fail"
+
+
+def test_what_is_in_the_way_is_found(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        change(shop, inference_address=f"http://127.0.0.1:{taken.getsockname()[1]}")
+        assert status("ports") == status("PYTHONPATH") == "warn"
+
+
 def test_java_that_is_not_there_fails(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", "/nonexistent")
     assert status("Java") == "fail"
@@ -96,12 +121,11 @@ def test_an_archive_that_is_none_of_ours_fails(shop: Path) -> None:
     assert status("archive") == "fail"
 
 
-def test_without_a_configuration_it_says_how_to_have_one(
-    shop: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+def test_without_a_named_configuration_it_says_how_to_have_one(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """`torchserve --start` would find the file in this folder, and no model store in it."""
     monkeypatch.delenv("TS_CONFIG_FILE")
-    assert configuration()[0] == Path("config.properties")
-    monkeypatch.chdir(tmp_path_factory.mktemp("empty"))
     with pytest.raises(UserError, match="no configuration"):
         configuration()
     assert status("configuration") == "fail"

@@ -7,6 +7,7 @@ from handler.requests import Limits, Options, Request, Row, read
 
 LIMITS = Limits(max_texts=4, max_characters=100, max_explained=2)
 JSON = "application/json"
+LABELS = ["not-hate", "hate"]
 MODEL = {"name": "hate", "version": "1.0", "variant": "fp32"}
 
 
@@ -110,12 +111,14 @@ def test_many_texts_are_read_and_answered_in_the_form_of_the_request(body: objec
         ({"body": tensor("a")}, JSON, 422),
         ({"body": {"inputs": [{"name": "x"}, {"name": "y"}]}}, JSON, 422),
         ({"body": tensor(["a"]) | {"parameters": {"long": "short"}}}, JSON, 422),
+        ({"body": tensor(["a"]) | {"parameters": [1]}}, JSON, 422),
     ],
     ids=[
         "plain-curl-d", "invalid-json", "deep-json", "not-utf8", "no-field", "number", "null", "list-in-text",
         "texts-not-list", "empty-list", "blank", "too-long", "too-many", "image", "utf-16", "option",
         "option-number", "option-of-many", "option-of-form", "v2-empty", "v2-no-list", "v2-numbers",
         "v2-shape", "v2-huge-shape", "v2-no-data", "v2-which", "v2-option",
+        "v2-parameters",
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_rejected_with_its_code_and_a_remedy(
@@ -152,16 +155,16 @@ def test_a_rejection_repeats_nothing_that_the_client_wrote() -> None:
 
 def test_each_envelope_has_its_own_shape() -> None:
     answers = [{"label": "a"}, {"label": "b"}]
-    assert Request([], "one").wrap(answers[:1], MODEL) == {"label": "a"}
-    assert Request([], "list").wrap(answers, MODEL) == answers
-    assert Request([], "predictions").wrap(answers, MODEL) == {"predictions": answers}
+    assert Request([], "one").wrap(answers[:1], MODEL, LABELS) == {"label": "a"}
+    assert Request([], "list").wrap(answers, MODEL, LABELS) == answers
+    assert Request([], "predictions").wrap(answers, MODEL, LABELS) == {"predictions": answers}
 
 
 def test_kserve_v2_is_answered_in_tensors_with_errors_in_their_places() -> None:
     request = read({"body": tensor(["a", ""]) | {"id": "seven"}}, JSON, LIMITS)
     good = {"label": "hate", "scores": {"not-hate": 0.25, "hate": 0.75}}
     bad = {"error": {"code": 422}}
-    answer = request.wrap([good, bad], MODEL)
+    answer = request.wrap([good, bad], MODEL, LABELS)
     assert isinstance(answer, dict)
     assert answer | {"outputs": None} == {
         "model_name": "hate", "model_version": "1.0", "id": "seven", "outputs": None,
@@ -169,8 +172,9 @@ def test_kserve_v2_is_answered_in_tensors_with_errors_in_their_places() -> None:
     label, scores, whole = answer["outputs"]
     assert (label["shape"], label["data"]) == ([2], ["hate", ""])
     assert (scores["shape"], scores["data"]) == ([2, 2], [0.25, 0.75, 0.0, 0.0])
+    assert json.loads(scores["parameters"]["labels"]) == LABELS
     assert [json.loads(one) for one in whole["data"]] == [good, bad]
-    assert request.wrap([bad, bad], MODEL) == bad
+    assert request.wrap([bad, bad], MODEL, LABELS) == bad
     assert request.status([bad, bad]) == 422
 
 
@@ -197,6 +201,27 @@ def test_a_row_may_have_options_of_its_own() -> None:
     assert isinstance(first, Row)
     assert isinstance(second, Row)
     assert (first.options.long, second.options.long) == ("chunks", "truncate")
+
+
+def test_fields_that_are_called_like_options_of_explanations_are_left_alone() -> None:
+    for other in ({"target": 1}, {"method": "retweet"}, {"target": None}, {"long": None}):
+        (row,) = rows({"body": {"text": "a"} | other})
+        assert isinstance(row, Row)
+        assert row.options.long == "truncate"
+
+
+@pytest.mark.parametrize("data", [["IA=="], ["!"], [7], []], ids=["blank", "no-base64", "number", "none"])
+def test_model_infer_is_always_answered_in_tensors(data: list) -> None:
+    """TorchServe reads nothing else there: an error of another form would end its worker."""
+    body = json.dumps(tensor(data) | {"id": "x"}).encode()
+    request = read({"body": body}, JSON, LIMITS, base64_tensors=True)
+    answers = [row.answer() for row in request.rows if isinstance(row, Rejection)]
+    assert len(answers) == 1
+    answer = request.wrap(answers, MODEL, LABELS)
+    assert request.status(answers) == 200
+    assert isinstance(answer, dict)
+    assert answer["id"] == "x"
+    assert json.loads(answer["outputs"][2]["data"][0]) == answers[0]
 
 
 def test_fewer_texts_are_explained_than_classified() -> None:

@@ -6,14 +6,16 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+import yaml
 
 import handler
 from handler.artifact import Artifact
 from handler.hate_handler import HateHandler, _json
 from handler.metrics import COUNTERS, Tally, length_bin, score_bin
 from handler.predictor import Encoding, Predictor
-from handler.requests import Limits, read
-from handler.service import Service
+from handler.requests import Limits, Request, read
+from handler.service import EXPLAINED_PER_BATCH, Service
+from tests.conftest import ROOT
 
 ANSWER_SCHEMA = json.loads(Path(handler.__file__).with_name("answer.schema.json").read_text())
 JSON = "application/json"
@@ -80,7 +82,7 @@ def test_a_long_text_is_cut_and_says_so_or_is_read_whole(predictor: Predictor) -
 
 
 def test_the_worst_window_decides_unless_the_mean_is_asked_for(predictor: Predictor) -> None:
-    (encoding,) = predictor.encode([LONG + "you are vile " * 5])
+    (encoding,) = predictor.encode([LONG + "you are vile " * 5], [True])
     windows = predictor.scores(predictor.logits([Encoding(ids) for ids in encoding.windows]))[:, 1]
     assert len(set(windows)) > 1, "the windows must differ for this to show anything"
     body = {"text": LONG + "you are vile " * 5, "long": "chunks"}
@@ -93,7 +95,7 @@ def test_the_worst_window_decides_unless_the_mean_is_asked_for(predictor: Predic
 def test_windows_count_as_texts_do(predictor: Predictor) -> None:
     rows = ["short", {"text": LONG, "long": "chunks"}, "short"]
     (answers,) = ask(serve(predictor, max_texts=4), rows)
-    assert ["error" in answer for answer in answers] == [False, True, True]
+    assert ["error" in answer for answer in answers] == [False, True, False]
     assert answers[1]["error"]["code"] == 413
     (answers,) = ask(serve(predictor, max_texts=40), rows)
     assert not any("error" in answer for answer in answers)
@@ -136,14 +138,15 @@ def test_a_request_that_breaks_the_handler_harms_no_other(
             pass
 
     served = HateHandler()
-    served.limits, served.service = Limits(), serve(predictor)
+    metrics = Counted()
+    served.service = serve(predictor, metrics)
     served.tally = served.service.tally
     encode = predictor.encode
 
-    def breaks(texts: list[str]):
+    def breaks(texts: list[str], whole: list[bool]):
         if "zebra" in texts:
             raise RuntimeError("zebra")
-        return encode(texts)
+        return encode(texts, whole)
 
     monkeypatch.setattr(predictor, "encode", breaks)
     context = Context(3)
@@ -151,6 +154,9 @@ def test_a_request_that_breaks_the_handler_harms_no_other(
     assert context.statuses == [200, 500, 422]
     for body in bodies:
         jsonschema.validate(json.loads(body), ANSWER_SCHEMA)
+    served.tally.emit()
+    assert metrics.values["classifier_texts",] == 1, "what was answered twice is counted once"
+    assert metrics.values["classifier_requests",] == 3
     said = capfd.readouterr().err
     assert "RuntimeError" in said
     assert "test_service.py" in said
@@ -173,11 +179,63 @@ def test_an_explanation_may_be_asked_for_another_label_and_by_another_method(pre
 
 @pytest.mark.parametrize(
     ("changes", "field"),
-    [({"target": "love"}, "target"), ({"long": "chunks"}, "long"), ({"method": "magic"}, "method")],
+    [
+        ({"target": "love"}, "target"),
+        ({"target": 1}, "target"),
+        ({"long": "chunks"}, "long"),
+        ({"method": "magic"}, "method"),
+        ({"aggregate": "max"}, "aggregate"),
+    ],
 )
 def test_what_cannot_be_explained_is_a_422(predictor: Predictor, changes: dict, field: str) -> None:
     ((answer,),) = ask(serve(predictor), {"text": "good day"} | changes, explain=True)
     assert (answer["error"]["code"], answer["error"]["field"]) == (422, field)
+
+
+def test_so_few_texts_are_explained_in_one_batch_that_it_ends(predictor: Predictor) -> None:
+    bodies = [["good day", "you are vile"]] * (EXPLAINED_PER_BATCH // 2 + 1)
+    *allowed, refused = ask(serve(predictor), *bodies, explain=True)
+    assert all("explanation" in answer for answers in allowed for answer in answers)
+    assert [answer["error"]["code"] for answer in refused] == [429, 429]
+
+
+def test_predictions_and_explanations_share_a_batch(predictor: Predictor) -> None:
+    service = serve(predictor)
+    requests = [
+        read({"body": "good day"}, "", service.limits),
+        read({"body": ["", "you are vile"]}, JSON, service.limits, explain=True),
+        Request([], "list"),
+        read({"body": ""}, "", service.limits, explain=True),
+    ]
+    one, (bad, why), nothing, (empty,) = service.answer(requests)
+    assert "explanation" not in one[0]
+    assert why["explanation"]["tokens"]
+    assert nothing == []
+    assert bad["error"]["code"] == empty["error"]["code"] == 422
+
+
+def test_three_labels_that_exclude_each_other_are_averaged_over_windows(predictor: Predictor) -> None:
+    meta = predictor.artifact.meta | {"labels": ["a", "b", "c"], "thresholds": {}}
+    three = Predictor(Artifact(predictor.artifact.folder, meta))
+    three._forward = lambda ids, mask: np.stack([ids.sum(1) % 7, ids.sum(1) % 5, mask.sum(1) % 3], 1) / 2.0
+    refused, answered = ask(
+        serve(three),
+        {"text": LONG, "long": "chunks", "aggregate": "max"},
+        {"text": LONG, "long": "chunks"},
+    )
+    assert refused[0]["error"]["field"] == "aggregate"
+    (encoding,) = three.encode([LONG], [True])
+    lengths = np.array([len(ids) for ids in encoding.windows])
+    windows = three.scores(three.logits([Encoding(ids) for ids in encoding.windows]))
+    np.testing.assert_allclose(
+        list(answered[0]["scores"].values()), lengths @ windows / lengths.sum(), atol=2e-6
+    )
+
+
+def test_the_declared_counters_are_those_that_are_counted() -> None:
+    declared = yaml.safe_load((ROOT / "deploy" / "metrics.yaml").read_text())["model_metrics"]["counter"]
+    dimensions = {counter["name"]: tuple(counter["dimensions"][1:]) for counter in declared}
+    assert dimensions == COUNTERS
 
 
 def test_a_runtime_without_gradients_says_so_and_explains_by_occlusion(build_once) -> None:
@@ -198,7 +256,7 @@ def several(build_once) -> Predictor:
 
 
 def test_several_labels_are_each_answered_windowed_and_explained(several: Predictor) -> None:
-    (encoding,) = several.encode([LONG + "you are vile " * 5])
+    (encoding,) = several.encode([LONG + "you are vile " * 5], [True])
     windows = several.scores(several.logits([Encoding(ids) for ids in encoding.windows]))
     service = serve(several)
     ((whole,),) = ask(service, {"text": LONG + "you are vile " * 5, "long": "chunks"})
@@ -207,8 +265,8 @@ def test_several_labels_are_each_answered_windowed_and_explained(several: Predic
     ((explained,),) = ask(service, {"text": "you are vile", "target": "hate"}, explain=True)
     assert explained["explanation"]["target"] == "hate"
     tensors = read({"body": {"inputs": [TENSOR]}}, JSON, service.limits)
-    outputs = tensors.wrap(service.answer([tensors])[0], MODEL)["outputs"]
-    assert outputs[0]["data"][0] == ",".join(json.loads(outputs[2]["data"][0])["labels"])
+    outputs = service.wrap(tensors, service.answer([tensors])[0])["outputs"]
+    assert json.loads(outputs[0]["data"][0]) == json.loads(outputs[2]["data"][0])["labels"]
 
 
 def test_a_description_tells_what_is_served(predictor: Predictor) -> None:
@@ -253,7 +311,7 @@ def test_a_server_that_declares_none_of_our_metrics_is_served_all_the_same(predi
 def test_a_label_of_any_characters_is_counted_in_a_line_that_can_be_read(predictor: Predictor) -> None:
     metrics = Counted()
     tally = Tally(metrics, "hate")
-    tally.add("classifier_labels", 2, "so, so|#x:1 ünd")
+    tally.add({("classifier_labels", "so, so|#x:1 ünd"): 2})
     tally.emit()
     assert metrics.values == {("classifier_labels", "so__so__x_1_ünd"): 2}
 
