@@ -37,10 +37,10 @@ class Service:
         """For each request the answers of its rows, in order. What raises leaves nothing counted."""
         self._counted, computed = Counter[tuple[str, ...]](), self.predictor.computed_tokens
         begun = time.perf_counter()
-        encoded = [self._encode(request) for request in requests]
-        tokenised = time.perf_counter()
-        checked = [self._check(request, rows) for request, rows in zip(requests, encoded, strict=True)]
+        # One request after the other: what has too many windows is dropped before the next is tokenised.
+        checked = [self._check(request, self._encode(request)) for request in requests]
         checked = self._allow_explanations(requests, checked)
+        tokenised = time.perf_counter()
         pairs = [row for rows in checked for row in rows if not isinstance(row, Rejection)]
         following = iter(
             self.predictor.classify(
@@ -80,7 +80,6 @@ class Service:
         }
 
     def _encode(self, request: Request) -> list[Encoded | Rejection]:
-        """Request by request, so that no more than one's windows are held before they are found too many."""
         rows = [row for row in request.rows if isinstance(row, Row)]
         whole = [row.options.long == "chunks" for row in rows]
         encodings = iter(self.predictor.encode([row.text for row in rows], whole))
@@ -130,7 +129,7 @@ class Service:
             remedy = "Leave long out: what the model reads of a longer text is explained"
             return Rejection(422, "long", "a text is not explained in windows", remedy)
         if options.method is not None and options.method not in self.methods:
-            message = "this variant cannot explain by this method (gradients are eager fp32's alone)"
+            message = "this method is not known, or needs gradients, which this variant does not have"
             return Rejection(422, "method", message, f"Choose {' or '.join(self.methods)}")
         if options.target is not None and options.target not in labels:
             return Rejection(422, "target", "the target is none of the labels", f"Name {' or '.join(labels)}")
