@@ -11,7 +11,6 @@ from handler.errors import UserError
 
 RESULTS = Path("benchmarks/results")
 PUBLISHED = Path("benchmarks/published")
-HEAD_TO_HEAD = "head-to-head"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     measure.set_defaults(command=_run)
 
     contest = commands.add_parser(
-        HEAD_TO_HEAD,
+        "head-to-head",
         parents=[results],
         help="our archive behind HTTP, beside what others would serve, in turns of some seconds",
     )
@@ -104,9 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "publish", parents=[results, published], help="commit a report: figures only"
     )
     publish.add_argument("name", help="of the published report, such as tweeteval-minilm")
-    publish.add_argument(
-        "--served", action="store_true", help=f"the {HEAD_TO_HEAD} instead of the side-by-side"
-    )
+    publish.add_argument("--served", action="store_true", help="the head-to-head instead of the side-by-side")
     publish.set_defaults(command=_publish)
 
     tables = commands.add_parser(
@@ -154,6 +151,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _head_to_head(arguments: argparse.Namespace) -> int:
     from benchmarks.head_to_head import measure, steps
     from benchmarks.progress import progress
+    from benchmarks.results import HEAD_TO_HEAD
     from benchmarks.served_pages import loads_table, page
     from handler.atomic import write_json
     from training.checkpoint import load_data, open_checkpoint

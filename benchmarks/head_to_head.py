@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 import urllib.request
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -31,8 +30,8 @@ from benchmarks.load import Load, closed_loop
 from benchmarks.progress import Step
 from benchmarks.served import describe
 from benchmarks.served_pages import BARE, EXAMPLE, FASTAPI, MANY_TEXTS
-from deploy.server import free_ports, private_server
-from handler.artifact import Artifact, open_artifact
+from deploy.server import free_ports, is_healthy, private_server
+from handler.artifact import unpacked
 from handler.errors import UserError
 from handler.predictor import Predictor
 
@@ -89,7 +88,7 @@ def fastapi_server(checkpoint: Path) -> Iterator[Contestant]:
     environment["CHECKPOINT"] = str(checkpoint.resolve())
     process = subprocess.Popen(command, env=environment)
     try:
-        while not _answers(f"http://127.0.0.1:{port}/ping"):
+        while not is_healthy(port):
             if process.poll() is not None or time.perf_counter() - begun > READY_S:
                 raise UserError("uvicorn did not start", remedy="pip install fastapi uvicorn")
             time.sleep(0.05)
@@ -264,13 +263,6 @@ def first_answers(url: str, texts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def unpacked(archive: Path, folder: Path) -> Artifact:
-    """The artifact that `archive` holds, unpacked below `folder` and verified."""
-    with zipfile.ZipFile(archive) as opened:
-        opened.extractall(folder, [name for name in opened.namelist() if name.startswith("artifact/")])
-    return open_artifact(folder / "artifact")
-
-
 def counters(contestant: Contestant) -> tuple[float, float]:
     """Seconds in the handler and requests so far, as Prometheus would read them."""
     assert contestant.metrics is not None
@@ -285,12 +277,10 @@ def counters(contestant: Contestant) -> tuple[float, float]:
 
 def _start(contestant: Contestant, archive: Path, text: str) -> dict[str, float]:
     _ask(contestant.url, text)
-    memory = contestant.worker.memory_full_info()
     return {
         "ready_s": contestant.ready_s,
         "archive_mb": archive.stat().st_size / 1e6,
-        "worker_rss_mb": memory.rss / 1e6,
-        "worker_uss_mb": memory.uss / 1e6,
+        "worker_rss_mb": contestant.worker.memory_info().rss / 1e6,
     }
 
 
@@ -330,11 +320,3 @@ def _ask(url: str, text: str) -> float:
     with urllib.request.urlopen(request, timeout=60) as response:
         response.read()
     return 1000 * (time.perf_counter() - begun)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except OSError:
-        return False

@@ -5,18 +5,20 @@ that a later run left out stay; their run's id tells them apart.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
-from benchmarks import pages
+from benchmarks import head_to_head, pages
 from benchmarks.report import Report, side_by_side, validate
 from handler.atomic import write_json
 from handler.errors import UserError
 
 SIDE_BY_SIDE = "side-by-side"
+HEAD_TO_HEAD = "head-to-head"
 
 
 def write_reports(folder: Path, reports: Sequence[Report]) -> dict[str, Any]:
@@ -34,20 +36,28 @@ def write_reports(folder: Path, reports: Sequence[Report]) -> dict[str, Any]:
 
 def read_report(folder: Path, name: str) -> Report:
     """The report of `name` in `folder`. Raises `UserError` when it is missing or damaged."""
-    return _read(folder / f"{name}.json", "report", f"there is no report of {name}")
+    return _read(folder / f"{name}.json", partial(validate, kind="report"), f"there is no report of {name}")
 
 
 def read_side_by_side(path: Path) -> dict[str, Any]:
     """The side-by-side document at `path`. Raises `UserError` when it is missing or damaged."""
-    return _read(path, "sideBySide", "nothing has been measured yet")
+    return _read(path, partial(validate, kind="sideBySide"), "nothing has been measured yet")
 
 
-def _read(path: Path, kind: str, lacking: str) -> dict[str, Any]:
+def read_head_to_head(path: Path) -> dict[str, Any]:
+    """The head-to-head document at `path`. Raises `UserError` when it is missing or damaged."""
+    measure = "python -m benchmarks head-to-head openvino-int8"
+    return _read(path, head_to_head.validate, "there is no head-to-head", measure)
+
+
+def _read(
+    path: Path, check: Callable[[Any], None], lacking: str, measure: str = "make benchmark"
+) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(lacking, seen=path, remedy="Measure first: make benchmark")
+        raise UserError(lacking, seen=path, remedy=f"Measure first: {measure}")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        validate(document, kind)
+        check(document)
     except (ValueError, jsonschema.ValidationError) as error:
-        raise UserError("the report is damaged", seen=path, remedy="Measure again: make benchmark") from error
+        raise UserError("the report is damaged", seen=path, remedy=f"Measure again: {measure}") from error
     return document

@@ -7,18 +7,15 @@ head-to-head of servers. A check finds documents that are stale. So no figure in
 is typed by hand. What is published holds figures only: no texts (no report does), no host names, no paths.
 """
 
-import json
 import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-
-from benchmarks import head_to_head, pages, served_pages
+from benchmarks import pages, served_pages
 from benchmarks.report import validate
-from benchmarks.results import SIDE_BY_SIDE, read_side_by_side
+from benchmarks.results import HEAD_TO_HEAD, SIDE_BY_SIDE, read_head_to_head, read_side_by_side
 from handler.atomic import write_json
 from handler.errors import UserError
 
@@ -51,24 +48,11 @@ def publish(name: str, results: Path, published: Path) -> Path:
 def publish_served(name: str, results: Path, published: Path) -> Path:
     """As `publish`, of `results/head-to-head.json` to `published/NAME.served.json`."""
     _check_name(name)
-    document = without_places(read_served(results / "head-to-head.json"))
+    document = without_places(read_head_to_head(results / f"{HEAD_TO_HEAD}.json"))
     path = published / f"{name}{SERVED}.json"
     write_json(path, document)
     path.with_suffix(".md").write_text(served_pages.page(document), encoding="utf-8")
     return path
-
-
-def read_served(path: Path) -> dict[str, Any]:
-    """The head-to-head document at `path`; raises `UserError` when it is missing or damaged."""
-    if not path.is_file():
-        remedy = "Measure first: python -m benchmarks head-to-head openvino-int8"
-        raise UserError("there is no head-to-head", seen=path, remedy=remedy)
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        head_to_head.validate(document)
-    except (ValueError, jsonschema.ValidationError) as error:
-        raise UserError("the report is damaged", seen=path, remedy="Measure again") from error
-    return document
 
 
 def _check_name(name: str) -> None:
@@ -100,7 +84,7 @@ def render(text: str, published: Path) -> str:
 
     def fill(match: re.Match[str]) -> str:
         if match["kind"] == ":served":
-            document = read_served(published / f"{match['name']}{SERVED}.json")
+            document = read_head_to_head(published / f"{match['name']}{SERVED}.json")
             body = f"{served_pages.loads_table(document)}\n\n{served_pages.note(document)}"
             return f"{match['opening']}\n{body}\n\n{match['closing']}"
         document = read_published(match["name"], published)
@@ -157,7 +141,7 @@ def _fresh(documents: list[Path], published: Path) -> dict[Path, str]:
         texts[path] = render(path.read_text(encoding="utf-8"), published)
     for path in sorted(published.glob("*.json")):
         if path.stem.endswith(SERVED):
-            texts[path.with_suffix(".md")] = served_pages.page(read_served(path))
+            texts[path.with_suffix(".md")] = served_pages.page(read_head_to_head(path))
         else:
             texts[path.with_suffix(".md")] = pages.side_by_side(read_side_by_side(path))
     return texts

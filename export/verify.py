@@ -8,14 +8,13 @@ check's, and the benchmarks'.
 import json
 import tempfile
 import urllib.request
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from deploy.server import private_server
-from handler.artifact import archived_artifact, open_artifact
+from handler.artifact import archived_artifact, unpacked
 from handler.errors import UserError
 from handler.predictor import Predictor
 
@@ -52,8 +51,7 @@ def verify(archive: Path) -> Verdict:
     """
     labels = archived_artifact(archive).labels
     with tempfile.TemporaryDirectory(prefix="verify-") as scratch:
-        _unpack(archive, Path(scratch))
-        predictor = Predictor(open_artifact(Path(scratch) / "artifact"))
+        predictor = Predictor(unpacked(archive, Path(scratch)))
         expected = np.array([prediction.scores for prediction in predictor.predict(TEXTS)])
     with private_server(archive) as server:
         answers = _ask(server.predictions, archive)
@@ -75,13 +73,3 @@ def _ask(url: str, archive: Path) -> list[dict]:
             "the archive does not answer as ours do", seen=archive, remedy="Build it: make package"
         ) from error
     return answers
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            opened.extractall(folder)  # zipfile keeps every entry below the folder
-    except zipfile.BadZipFile as error:  # an entry's CRC is wrong
-        raise UserError(
-            "the archive is corrupt", seen=archive, remedy="Build it again: make package"
-        ) from error

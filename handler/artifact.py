@@ -128,6 +128,18 @@ def archived_artifact(archive: Path) -> Artifact:
         ) from error
 
 
+def unpacked(archive: Path, folder: Path) -> Artifact:
+    """The artifact inside an archive, unpacked below `folder` and verified; `UserError` for a corrupt one."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(folder)  # zipfile keeps every entry below the folder
+    except zipfile.BadZipFile as error:  # an entry's CRC is wrong
+        raise UserError(
+            "the archive is corrupt", seen=archive, remedy="Build it again: make package"
+        ) from error
+    return open_artifact(folder / "artifact")
+
+
 def _read_description(folder: Path) -> dict:
     path = folder / DESCRIPTION
     if not path.is_file():

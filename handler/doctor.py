@@ -32,7 +32,7 @@ LEAST_JAVA = 17
 TESTED = {"torchserve": "0.12.0", "torch": "2.13.0", "onnxruntime": "1.31", "openvino": "2026.4"}
 # A worker before its model (Python, TorchServe, torch) and the JVM; measured, see the README.
 BARE_BYTES = 700 << 20
-SWITCH = {"fail": "✗", "warn": "!", "ok": "✓"}
+MARKS = {"fail": "✗", "warn": "!", "ok": "✓"}
 # Read by TorchServe's launcher, in Python, so that its Java does not know them.
 LAUNCHER_KEYS = {"vmargs", "plugins_path"}
 
@@ -74,7 +74,7 @@ def table(findings: list[Finding]) -> str:
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
-        lines.append(f"{SWITCH[finding.status]} {finding.name:{width}}  {finding.seen}")
+        lines.append(f"{MARKS[finding.status]} {finding.name:{width}}  {finding.seen}")
         if finding.remedy and finding.status != "ok":
             lines.append(f"  {'':{width}}  -> {finding.remedy}")
     return "\n".join(lines)

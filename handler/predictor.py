@@ -119,26 +119,26 @@ class Predictor:
         ]
         logits = self.logits([Encoding(window) for windows in read for window in windows])
         scores = iter(np.split(self.scores(logits), np.cumsum([len(windows) for windows in read])[:-1]))
+        shared = self.stride + self.tokenizer.num_special_tokens_to_add(is_pair=False)
         predictions = []
         for each, aggregate, windows in zip(encodings, aggregates, read, strict=True):
-            lengths = np.array([len(window) for window in windows])
-            shared = self.stride + self.tokenizer.num_special_tokens_to_add(is_pair=False)
+            lengths = [len(window) for window in windows]
             predictions.append(
                 Prediction(
                     self._together(next(scores), lengths, aggregate),
-                    int(lengths.sum()) - shared * (len(windows) - 1),
+                    sum(lengths) - shared * (len(windows) - 1),
                     aggregate is None and each.truncated,
                     len(windows),
                 )
             )
         return predictions
 
-    def _together(self, scores: np.ndarray, lengths: np.ndarray, aggregate: str | None) -> np.ndarray:
+    def _together(self, scores: np.ndarray, lengths: list[int], aggregate: str | None) -> np.ndarray:
         """One text's scores float64 [labels] from those of its windows [windows, labels]."""
         if len(scores) == 1:
             return scores[0]
         if aggregate == "mean":
-            return np.round(lengths @ scores / lengths.sum(), 6)
+            return np.round(np.average(scores, axis=0, weights=lengths), 6)
         return scores.max(axis=0) if self.artifact.task == "multi-label" else scores[scores[:, 1].argmax()]
 
     def logits(self, encodings: Sequence[Encoding]) -> np.ndarray:

@@ -21,7 +21,7 @@ FIRST = {
     "known_length_worst_ms": 9.0,
     "new_by_known_p50": 1.0,
 }
-START = {"ready_s": 2.0, "archive_mb": 1.0, "worker_rss_mb": 200.0, "worker_uss_mb": 150.0}
+START = {"ready_s": 2.0, "archive_mb": 1.0, "worker_rss_mb": 200.0}
 
 
 @pytest.fixture
