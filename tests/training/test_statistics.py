@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from scipy.stats import bootstrap
-from sklearn.metrics import f1_score
+from scipy.optimize import brentq
+from scipy.stats import binom, bootstrap
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from training.statistics import compare, macro_f1, mcnemar
+from training.statistics import compare, compare_ranking, macro_f1, mcnemar, rate_interval
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.integers(0, 2, 3000)
@@ -17,7 +18,45 @@ def f1(truth, given):
 
 def test_a_classifier_does_not_differ_from_itself():
     same = compare(TRUTH, REFERENCE, REFERENCE, 2)
-    assert (same.drop, same.low, same.high, same.p_value, same.agreement) == (0, 0, 0, 1, 1)
+    assert (same.drop, same.p_value, same.agreement) == (0, 1, 1)
+    assert -0.002 < same.low < 0 < same.high < 0.002
+
+
+def test_agreement_on_few_texts_proves_little():
+    few, many = (compare(TRUTH[:n], REFERENCE[:n], REFERENCE[:n], 2).high for n in (50, 3000))
+    assert few > 0.03, "with 50 texts and no flip, up to 6 in 100 may flip"
+    assert many < few / 20
+
+
+@pytest.mark.parametrize("helped", [0.0, 0.005, 0.02])
+def test_a_drop_of_the_margin_is_called_smaller_as_rarely_as_promised(helped):
+    shares, margin = population(0.01, helped), 0.01
+    drops = [compare(*sample(shares, 500, seed), 2, resamples=1000, seed=seed) for seed in range(800)]
+    passed = sum(one.high < margin for one in drops)
+    assert passed <= binom.ppf(0.9999, 800, 0.025), "2.5 % is the promise"
+
+
+def population(drop, helped):
+    """Shares of (truth, reference, candidate) of which macro-F1 drops by `drop`, `helped` of all texts being
+    right by the candidate alone."""
+
+    def shares(harmed):
+        found = np.zeros((2, 2, 2))
+        for right, wrong in ((0, 1), (1, 0)):
+            found[right, right, right], found[right, right, wrong] = 0.385 - harmed / 2, harmed / 2
+            found[right, wrong, wrong], found[right, wrong, right] = 0.115 - helped / 2, helped / 2
+        return found
+
+    def excess(harmed):
+        table = shares(harmed)[None]
+        return (macro_f1(table.sum(axis=3)) - macro_f1(table.sum(axis=2)))[0] - drop
+
+    return shares(brentq(excess, 0, 0.3))
+
+
+def sample(shares, n, seed):
+    cells = np.random.default_rng(seed).choice(8, size=n, p=shares.ravel())
+    return cells // 4, cells // 2 % 2, cells % 2
 
 
 def test_the_drop_is_that_of_scikit_learn_and_lies_in_its_interval():
@@ -58,3 +97,37 @@ def test_macro_f1_counts_a_label_that_never_occurs_as_zero():
 @pytest.mark.parametrize(("first", "second", "p"), [(0, 0, 1), (5, 5, 1), (0, 10, 2 / 1024), (1, 0, 1)])
 def test_mcnemar_is_exact(first, second, p):
     assert mcnemar(first, second) == pytest.approx(p)
+
+
+@pytest.mark.parametrize("digits", [6, 1], ids=["scores that differ", "scores with ties"])
+def test_the_drops_in_ranking_are_those_of_scikit_learn(digits):
+    noise = np.random.default_rng(2)
+    reference = np.round(TRUTH * 0.3 + noise.random(3000) * 0.7, digits)
+    candidate = np.round(reference * 0.8 + noise.random(3000) * 0.2, digits)
+    found = compare_ranking(TRUTH, reference, candidate)
+    for name, figure in (("auroc", roc_auc_score), ("average_precision", average_precision_score)):
+        assert found[name].drop == pytest.approx(figure(TRUTH, reference) - figure(TRUTH, candidate))
+        assert found[name].low < found[name].drop < found[name].high
+
+
+def test_the_interval_of_the_ranking_agrees_with_resampling_texts_one_by_one():
+    truth, noise = TRUTH[:300], np.random.default_rng(3)
+    reference = truth * 0.3 + noise.random(300) * 0.7
+    candidate = reference + noise.normal(0, 0.15, 300)
+
+    def drop(texts):
+        return roc_auc_score(truth[texts], reference[texts]) - roc_auc_score(truth[texts], candidate[texts])
+
+    expected = np.quantile([drop(noise.integers(0, 300, 300)) for _ in range(600)], [0.025, 0.975])
+    found = compare_ranking(truth, reference, candidate)["auroc"]
+    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=0.01)
+
+
+def test_ranking_of_one_kind_of_text_is_undefined():
+    scores = np.array([0.1, 0.9])
+    assert compare_ranking(np.array([1, 1]), scores, scores) == {"auroc": None, "average_precision": None}
+
+
+def test_a_rate_has_an_exact_interval():
+    assert rate_interval(0, 100) == (0, pytest.approx(0.0362, abs=1e-4))
+    assert rate_interval(5, 100) == pytest.approx((0.0164, 0.1128), abs=1e-4)
