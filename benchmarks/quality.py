@@ -1,13 +1,13 @@
-"""Is a variant still the same classifier? Its scores of the labelled texts, held against fp32's.
+"""How good a variant is, taken by itself: its scores of the texts, held against their labels.
 
-Covers quality (macro-F1, accuracy, AUROC, calibration) and parity (agreement, flips by direction, score
-differences, the interval of the macro-F1 drop) of each split, for single-label tasks. Where the base has
-random weights the labels mean nothing: quality is left out and parity is that of scores alone. Leaves out
-the statistics themselves (`training`) and the verdict on them (`selection`).
+Covers scoring, and macro-F1, accuracy, AUROC and calibration of each split, at the checkpoint's temperature
+and threshold and with both fitted anew to the variant's own scores of validation, for single-label tasks.
+Leaves out what differs from fp32 (`parity`) and the figures themselves (`training`).
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,9 @@ import numpy as np
 from benchmarks.progress import Step
 from benchmarks.team import Team
 from handler.artifact import Artifact
-from handler.predictor import decide
-from training.metrics import evaluate
+from training.calibration import calibrate
+from training.metrics import evaluate, reliability
 from training.splits import Split
-from training.statistics import compare
 
 # Texts are scored in the same lists here and through the server. Which texts stand beside it decides how a
 # text is padded and, with dynamic quantisation, on what scale: the same company makes the scores comparable.
@@ -84,62 +83,39 @@ def sample(split: Split, most: int | None) -> Split:
     return Split([split.texts[row] for row in rows], split.labels[rows])
 
 
-def quality(artifact: Artifact, scores: Scores, splits: Mapping[str, Split]) -> dict[str, dict[str, Any]]:
-    """By split: every figure of `training.metrics.evaluate`."""
+def quality(artifact: Artifact, scores: Scores, labelled: Mapping[str, Split]) -> dict[str, dict[str, Any]]:
+    """By labelled split: every figure of `training.metrics.evaluate`, and the reliability diagram's bins."""
     return {
-        name: evaluate(values, splits[name].labels, thresholds(artifact), artifact.labels)
+        name: evaluate(values, labelled[name].labels, thresholds(artifact), artifact.labels)
+        | {"reliability": reliability(values, labelled[name].labels)}
         for name, values in scores.items()
+        if name in labelled
     }
 
 
-def parity(
-    artifact: Artifact,
-    scores: Scores,
-    reference: Artifact,
-    reference_scores: Scores,
-    splits: Mapping[str, Split] | None,
+def refitted(
+    artifact: Artifact, scores: Scores, validation: np.ndarray, labelled: Mapping[str, Split]
 ) -> dict[str, dict[str, Any]]:
-    """By split: how `scores` differ from fp32's; the macro-F1 drop only where `splits` has labels that mean
-    something."""
-    by_split = {}
+    """By labelled split but validation: the figures with temperature and threshold fitted anew to the
+    variant's own scores of `validation`, as one would before shipping it."""
+    logits = partial(_logits, temperature=artifact.meta["temperature"])
+    fitted = calibrate(logits(validation), labelled["validation"].labels, tuple(artifact.labels))
+    found = {}
     for name, values in scores.items():
-        theirs = reference_scores[name]
-        difference = np.abs(values - theirs).max(axis=1)
-        given = decide(values, artifact.labels, artifact.meta["thresholds"])
-        wanted = decide(theirs, reference.labels, reference.meta["thresholds"])
-        by_split[name] = {
-            "n": len(values),
-            "label_agreement": float((given == wanted).mean()),
-            "flips": flips(wanted, given, artifact.labels),
-            "max_prob_diff": float(difference.max()),
-            "mean_prob_diff": float(difference.mean()),
-            "macro_f1_drop": drop(splits[name].labels, wanted, given, len(artifact.labels))
-            if splits
-            else None,
-        }
-    return by_split
+        if name in labelled and name != "validation":
+            scored = fitted.scores(logits(values))
+            one = evaluate(scored, labelled[name].labels, fitted.thresholds, artifact.labels)
+            found[name] = {
+                "temperature": fitted.temperature,
+                "threshold": next(iter(fitted.thresholds.values()), None),
+                **{figure: one[figure] for figure in ("macro_f1", "brier", "ece")},
+            }
+    return found
 
 
-def flips(reference: np.ndarray, candidate: np.ndarray, labels: list[str]) -> dict[str, int]:
-    """Texts by direction, such as `{"hate -> not-hate": 3, "not-hate -> hate": 1}`."""
-    return {
-        f"{before} -> {after}": int(((reference == row) & (candidate == column)).sum())
-        for row, before in enumerate(labels)
-        for column, after in enumerate(labels)
-        if row != column
-    }
-
-
-def drop(truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, labels: int) -> dict[str, float]:
-    """fp32's macro-F1 minus the variant's on the same texts, with the paired bootstrap interval."""
-    found = compare(truth, reference, candidate, labels)
-    return {
-        "drop": found.drop,
-        "low": found.low,
-        "high": found.high,
-        "confidence": found.confidence,
-        "mcnemar_p": found.p_value,
-    }
+def _logits(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """Logits, up to a constant, of calibrated scores; of a score of 0, those of half its last decimal."""
+    return temperature * np.log(np.maximum(scores, 5e-7))
 
 
 def thresholds(artifact: Artifact) -> dict[str, float]:

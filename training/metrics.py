@@ -11,6 +11,7 @@ from sklearn import metrics as sk
 
 from handler.predictor import decide
 
+RELIABILITY_BINS = 10
 ECE_BINS = 15  # of equal width, as Guo et al., 2017 (https://arxiv.org/abs/1706.04599)
 
 
@@ -59,6 +60,21 @@ def expected_calibration_error(scores: np.ndarray, truth: np.ndarray, bins: int 
         which, weights=right, minlength=bins
     )
     return float(np.abs(gaps).sum() / len(truth))
+
+
+def reliability(scores: np.ndarray, truth: np.ndarray, bins: int = RELIABILITY_BINS) -> list[dict]:
+    """The points of a reliability diagram: of each bin of the last of two labels' score (of the top label,
+    where there are more) the mean score, how often it was right, and how many texts."""
+    if scores.shape[1] == 2:
+        score, right = scores[:, 1], truth == 1
+    else:
+        score, right = scores.max(axis=1), scores.argmax(axis=1) == truth
+    which = np.minimum((score * bins).astype(np.int64), bins - 1)
+    return [
+        {"score": float(score[rows].mean()), "rate": float(right[rows].mean()), "n": int(rows.sum())}
+        for rows in (which == place for place in range(bins))
+        if rows.any()
+    ]
 
 
 def _ranking(scores: np.ndarray, onehot: np.ndarray) -> dict[str, float | None]:

@@ -166,7 +166,7 @@ class _Ranking:
         self.starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))  # texts of one score
 
     def figures(self, weights: np.ndarray) -> np.ndarray:
-        """AUROC and average precision `[2, m]` of texts weighted by `[m, n]`, as scikit-learn defines them."""
+        """AUROC and average precision `[2, m]` of texts weighted by `[m, n]`, as scikit-learn has them."""
         weights = weights[:, self.order]
         positive = np.add.reduceat(weights * self.truth, self.starts, axis=1)
         negative = np.add.reduceat(weights * (1 - self.truth), self.starts, axis=1)

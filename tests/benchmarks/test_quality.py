@@ -1,18 +1,18 @@
-"""Quality and parity on scores whose figures can be counted by hand."""
+"""Quality on scores whose figures can be counted by hand."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks.quality import flips, parity, quality, sample
+from benchmarks.quality import quality, refitted, sample
 from training.splits import Split
 
 LABELS = ["not-hate", "hate"]
 
 
 def artifact(threshold: float = 0.5) -> SimpleNamespace:
-    return SimpleNamespace(labels=LABELS, meta={"thresholds": {"hate": threshold}})
+    return SimpleNamespace(labels=LABELS, meta={"thresholds": {"hate": threshold}, "temperature": 1.0})
 
 
 def scores(*of_hate: float) -> np.ndarray:
@@ -31,36 +31,28 @@ def test_quality_uses_the_artifacts_own_threshold(splits) -> None:
     assert quality(artifact(), given, splits)["gate"]["auroc"] == 1.0
 
 
-def test_parity_counts_agreement_flips_and_the_drop(splits) -> None:
-    reference, given = {"gate": scores(0.9, 0.2, 0.8, 0.1)}, {"gate": scores(0.4, 0.2, 0.8, 0.6)}
-    found = parity(artifact(), given, artifact(), reference, splits)["gate"]
-    assert found["label_agreement"] == 0.5
-    assert found["flips"] == {"not-hate -> hate": 1, "hate -> not-hate": 1}
-    assert found["max_prob_diff"] == pytest.approx(0.5)
-    assert found["macro_f1_drop"]["drop"] == pytest.approx(0.5)
-    assert found["macro_f1_drop"]["low"] <= 0.5 <= found["macro_f1_drop"]["high"]
+def test_a_refitted_temperature_undoes_a_variant_that_is_too_sure() -> None:
+    rng = np.random.default_rng(0)
+    honest = rng.uniform(0.02, 0.98, 4000)
+    split = Split([""] * 4000, (rng.random(4000) < honest).astype(np.int64))
+    sure = scores(*(1 / (1 + np.exp(-3 * np.log(honest / (1 - honest))))))
+    labelled = {"validation": split, "gate": split}
+    given = quality(artifact(), {"gate": sure}, labelled)["gate"]
+    again = refitted(artifact(), {"gate": sure}, sure, labelled)
+    assert list(again) == ["gate"]
+    assert again["gate"]["temperature"] == pytest.approx(3, rel=0.1)
+    assert again["gate"]["ece"] < 0.03 < 0.1 < given["ece"]
+    assert again["gate"]["brier"] < given["brier"]
 
 
-def test_the_reference_agrees_with_itself(splits) -> None:
-    given = {"gate": scores(0.9, 0.2, 0.8, 0.1)}
-    found = parity(artifact(), given, artifact(), given, splits)["gate"]
-    assert found["label_agreement"] == 1
-    assert found["macro_f1_drop"]["low"] == found["macro_f1_drop"]["high"] == 0
-
-
-def test_labels_without_meaning_give_agreement_and_no_drop() -> None:
-    given = {"gate": scores(0.9, 0.2)}
-    found = parity(artifact(), given, artifact(), given, None)["gate"]
-    assert found["macro_f1_drop"] is None
-    assert found["label_agreement"] == 1
-
-
-def test_flips_of_three_labels_name_every_direction() -> None:
-    found = flips(np.array([0, 1, 2, 2]), np.array([0, 2, 2, 0]), ["a", "b", "c"])
-    assert found["b -> c"] == 1
-    assert found["c -> a"] == 1
-    assert sum(found.values()) == 2
-    assert len(found) == 6
+def test_a_reliable_score_lies_on_the_diagonal() -> None:
+    rng = np.random.default_rng(1)
+    honest = rng.uniform(0, 1, 20000)
+    split = Split([""] * 20000, (rng.random(20000) < honest).astype(np.int64))
+    points = quality(artifact(), {"gate": scores(*honest)}, {"gate": split})["gate"]["reliability"]
+    assert len(points) == 10
+    assert sum(point["n"] for point in points) == 20000
+    assert all(abs(point["score"] - point["rate"]) < 0.04 for point in points)
 
 
 def test_a_sample_is_the_same_every_time_and_keeps_labels_with_their_texts() -> None:

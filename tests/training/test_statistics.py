@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from scipy.optimize import brentq
 from scipy.stats import binom, bootstrap
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
+from benchmarks.power import population, sample
 from training.statistics import compare, compare_ranking, macro_f1, mcnemar, rate_interval
 
 RNG = np.random.default_rng(0)
@@ -34,29 +34,6 @@ def test_a_drop_of_the_margin_is_called_smaller_as_rarely_as_promised(helped):
     drops = [compare(*sample(shares, 500, seed), 2, resamples=1000, seed=seed) for seed in range(800)]
     passed = sum(one.high < margin for one in drops)
     assert passed <= binom.ppf(0.9999, 800, 0.025), "2.5 % is the promise"
-
-
-def population(drop, helped):
-    """Shares of (truth, reference, candidate) of which macro-F1 drops by `drop`, `helped` of all texts being
-    right by the candidate alone."""
-
-    def shares(harmed):
-        found = np.zeros((2, 2, 2))
-        for right, wrong in ((0, 1), (1, 0)):
-            found[right, right, right], found[right, right, wrong] = 0.385 - harmed / 2, harmed / 2
-            found[right, wrong, wrong], found[right, wrong, right] = 0.115 - helped / 2, helped / 2
-        return found
-
-    def excess(harmed):
-        table = shares(harmed)[None]
-        return (macro_f1(table.sum(axis=3)) - macro_f1(table.sum(axis=2)))[0] - drop
-
-    return shares(brentq(excess, 0, 0.3))
-
-
-def sample(shares, n, seed):
-    cells = np.random.default_rng(seed).choice(8, size=n, p=shares.ravel())
-    return cells // 4, cells // 2 % 2, cells % 2
 
 
 def test_the_drop_is_that_of_scikit_learn_and_lies_in_its_interval():

@@ -1,0 +1,163 @@
+"""How a variant's answers differ from fp32's on the same texts: labels, scores, ranking, and in which slices.
+
+Covers agreement, flips by direction with exact intervals, score differences, the drops in macro-F1, AUROC and
+average precision with paired intervals, slices by length, and which texts flipped (by number: no text is in a
+report). Texts without labels count for agreement and flips. Leaves out the verdict (`verdicts`) and quality
+taken by itself (`quality`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality import Scores
+from handler.artifact import Artifact
+from handler.predictor import decide
+from training.splits import Split
+from training.statistics import Comparison, compare, compare_ranking, macro_f1, rate_interval
+
+# Upper ends, in tokens, of the bins in which lengths are reported.
+LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+MOST_FLIPPED = 200  # of one variant and split
+
+
+def parity(
+    artifact: Artifact,
+    scores: Scores,
+    reference: Artifact,
+    reference_scores: Scores,
+    labelled: Mapping[str, Split],
+    tokens: Mapping[str, np.ndarray],
+) -> dict[str, dict[str, Any]]:
+    """By split: how `scores` differ from fp32's; what needs labels only for the `labelled` splits."""
+    by_split = {}
+    for name, values in scores.items():
+        theirs = reference_scores[name]
+        difference = np.abs(values - theirs).max(axis=1)
+        given, wanted = decided(artifact, values), decided(reference, theirs)
+        truth = labelled[name].labels if name in labelled else None
+        counts = flips(wanted, given, artifact.labels)
+        by_split[name] = {
+            "n": len(values),
+            "label_agreement": float((given == wanted).mean()),
+            "flips": counts,
+            "flip_rates": flip_rates(counts, len(values)),
+            "max_prob_diff": float(difference.max()),
+            "mean_prob_diff": float(difference.mean()),
+            "macro_f1_drop": None,
+            "slices": slices(tokens[name], truth, wanted, given, len(artifact.labels)),
+        }
+        if truth is not None:
+            by_split[name]["macro_f1_drop"] = drop(compare(truth, wanted, given, len(artifact.labels)))
+            by_split[name] |= ranking_drops(truth, theirs, values)
+    return by_split
+
+
+def decided(artifact: Artifact, scores: np.ndarray) -> np.ndarray:
+    """Label indices by the artifact's own thresholds."""
+    return decide(scores, artifact.labels, artifact.meta["thresholds"])
+
+
+def flips(reference: np.ndarray, candidate: np.ndarray, labels: Sequence[str]) -> dict[str, int]:
+    """Texts by direction, such as `{"hate -> not-hate": 3, "not-hate -> hate": 1}`."""
+    return {
+        f"{before} -> {after}": int(((reference == row) & (candidate == column)).sum())
+        for row, before in enumerate(labels)
+        for column, after in enumerate(labels)
+        if row != column
+    }
+
+
+def flip_rates(counts: Mapping[str, int], n: int) -> dict[str, dict[str, float]]:
+    """Share of all texts that flipped, at all and by direction, with exact 95 % intervals."""
+    found = {}
+    for name, count in {"any": sum(counts.values()), **counts}.items():
+        low, high = rate_interval(count, n)
+        found[name] = {"n": count, "rate": count / n, "low": low, "high": high}
+    return found
+
+
+def drop(found: Comparison) -> dict[str, float]:
+    """fp32's macro-F1 minus the variant's on the same texts, with the paired interval."""
+    return {
+        "drop": found.drop,
+        "low": found.low,
+        "high": found.high,
+        "confidence": found.confidence,
+        "mcnemar_p": found.p_value,
+    }
+
+
+def ranking_drops(truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray) -> dict[str, Any]:
+    """`auroc_drop` and `average_precision_drop` of the second of two labels; None for more labels."""
+    if reference.shape[1] != 2:
+        return {"auroc_drop": None, "average_precision_drop": None}
+    found = compare_ranking(truth, reference[:, 1], candidate[:, 1])
+    return {f"{name}_drop": one and vars(one) for name, one in found.items()}
+
+
+def by_length(tokens: np.ndarray) -> dict[int, np.ndarray]:
+    """Rows of each bin of `LENGTHS` that has any, by the bin's upper end."""
+    bins = np.searchsorted(LENGTHS, tokens)
+    ends = [*LENGTHS, int(max(tokens.max(initial=1), LENGTHS[-1]))]
+    return {ends[place]: np.flatnonzero(bins == place) for place in np.unique(bins).tolist()}
+
+
+def slices(
+    tokens: np.ndarray, truth: np.ndarray | None, reference: np.ndarray, candidate: np.ndarray, labels: int
+) -> list[dict[str, Any]]:
+    """Agreement and both macro-F1s by length in tokens."""
+    found = []
+    for end, rows in by_length(tokens).items():
+        ours, theirs = (
+            None if truth is None else _macro_f1(truth[rows], given[rows], labels)
+            for given in (candidate, reference)
+        )
+        found.append(
+            {
+                "up_to": end,
+                "n": len(rows),
+                "label_agreement": float((reference[rows] == candidate[rows]).mean()),
+                "macro_f1": ours,
+                "reference_macro_f1": theirs,
+            }
+        )
+    return found
+
+
+def _macro_f1(truth: np.ndarray, given: np.ndarray, labels: int) -> float:
+    confusion = np.bincount(truth * labels + given, minlength=labels**2).reshape(1, labels, labels)
+    return float(macro_f1(confusion)[0])
+
+
+def flipped(
+    artifact: Artifact,
+    scores: Scores,
+    reference: Artifact,
+    reference_scores: Scores,
+    labelled: Mapping[str, Split],
+    tokens: Mapping[str, np.ndarray],
+) -> list[dict[str, Any]]:
+    """The texts whose label is not fp32's: by split and number, those that moved farthest first."""
+    labels, found = artifact.labels, []
+    for name, values in scores.items():
+        theirs = reference_scores[name]
+        given, wanted = decided(artifact, values), decided(reference, theirs)
+        rows = np.flatnonzero(given != wanted)
+        moved = np.abs(values[rows] - theirs[rows]).max(axis=1)
+        for row in rows[np.argsort(-moved, kind="stable")][:MOST_FLIPPED].tolist():
+            truth = labels[labelled[name].labels[row]] if name in labelled else None
+            found.append(
+                {
+                    "split": name,
+                    "row": row,
+                    "tokens": int(tokens[name][row]),
+                    "truth": truth,
+                    "before": labels[wanted[row]],
+                    "after": labels[given[row]],
+                    "score_before": float(theirs[row, -1]),
+                    "score_after": float(values[row, -1]),
+                }
+            )
+    return found

@@ -1,0 +1,84 @@
+"""Non-inferiority: is a variant's drop in macro-F1 proven to be below the margin, with all variants in view?
+
+`pass`: a drop of the margin or more would hardly have given these texts' answers. `fail`: a drop below it
+would hardly have. `inconclusive`: the data show neither, and more texts would. Both are one-sided tests at
+2.5 %, so that with a single variant `pass` says the same as a 95 % interval below the margin; of twenty
+variants tested at once one in two would slip through once in a while, so the p-values are Holm's (1979). Each
+verdict says what the data could have shown at all. Leaves out the draws (`training.statistics`).
+"""
+
+from collections.abc import Mapping
+from math import ceil
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
+from statsmodels.stats.multitest import multipletests
+
+from training.statistics import Comparison
+
+MARGIN = 0.01
+ALPHA = 0.025  # one-sided
+POWER = 0.8
+MOST_TEXTS = 10_000_000  # beyond, no number of texts is worth naming
+
+
+def judge(compared: Mapping[str, Comparison], margin: float = MARGIN) -> dict[str, dict[str, Any]]:
+    """The report's `noninferiority` of every variant that was compared with fp32, all tested together."""
+    if not compared:
+        return {}
+    smaller = [p_value(one.drops >= margin) for one in compared.values()]
+    larger = [p_value(one.drops <= margin) for one in compared.values()]
+    rows = zip(compared.items(), smaller, _holm(smaller), larger, _holm(larger), strict=True)
+    return {
+        name: {
+            "margin": margin,
+            "verdict": (verdict := _verdict(p_adjusted, p_worse_adjusted)),
+            "p": p,
+            "p_adjusted": p_adjusted,
+            "p_worse": p_worse,
+            "p_worse_adjusted": p_worse_adjusted,
+            "variants": len(compared),
+            "confidence": 1 - 2 * ALPHA,
+            "smallest_margin": smallest_margin(one, len(compared)),
+            "texts_to_settle": texts_to_settle(one, margin, len(compared))
+            if verdict == "inconclusive"
+            else None,
+        }
+        for (name, one), p, p_adjusted, p_worse, p_worse_adjusted in rows
+    }
+
+
+def _verdict(p_adjusted: float, p_worse_adjusted: float) -> str:
+    if p_adjusted <= ALPHA:
+        return "pass"
+    return "fail" if p_worse_adjusted <= ALPHA else "inconclusive"
+
+
+def p_value(as_bad: np.ndarray) -> float:
+    """The share of draws that contradict, no smaller than their number can tell."""
+    return float((1 + as_bad.sum()) / (1 + len(as_bad)))
+
+
+def _holm(p_values: list[float]) -> list[float]:
+    return multipletests(p_values, method="holm")[1].tolist() if len(p_values) > 1 else p_values
+
+
+def _needed_errors(variants: int) -> float:
+    """Standard errors between what is true and the margin, for a verdict in `POWER` of cases."""
+    return float(norm.isf(ALPHA / variants) + norm.isf(1 - POWER))
+
+
+def smallest_margin(one: Comparison, variants: int) -> float:
+    """The margin that a variant of no drop, flipping as often as this one, would pass in `POWER` of cases."""
+    return _needed_errors(variants) * float(one.drops.std())
+
+
+def texts_to_settle(one: Comparison, margin: float, variants: int) -> int | None:
+    """About how many labelled texts like these would settle it, were the drop what it was here; None where
+    it is so near to the margin that no number is worth naming."""
+    distance = abs(margin - one.drop)
+    if not distance:
+        return None
+    texts = ceil(one.n * (_needed_errors(variants) * float(one.drops.std()) / distance) ** 2)
+    return max(texts, one.n + 1) if texts <= MOST_TEXTS else None

@@ -1,0 +1,67 @@
+"""Verdicts on simulated classifiers whose true drop is known."""
+
+import numpy as np
+import pytest
+
+from benchmarks.power import population, sample
+from benchmarks.verdicts import judge
+from training.statistics import compare
+
+MARGIN = 0.01
+
+
+def compared(drop: float, helped: float, n: int, seed: int = 0):
+    return compare(*sample(population(drop, helped), n, seed), 2, seed=seed)
+
+
+def test_a_copy_passes_and_a_damaged_classifier_fails() -> None:
+    found = judge({"copy": compared(0, 0, 2000), "damaged": compared(0.1, 0.02, 2000)}, MARGIN)
+    assert found["copy"]["verdict"] == "pass"
+    assert found["damaged"]["verdict"] == "fail"
+    assert found["copy"]["texts_to_settle"] is None
+    assert found["copy"]["variants"] == 2
+
+
+def test_a_copy_on_few_texts_is_inconclusive_and_told_how_many_would_do() -> None:
+    found = judge({"copy": compared(0, 0, 60)}, MARGIN)["copy"]
+    assert found["verdict"] == "inconclusive"
+    assert found["smallest_margin"] > MARGIN
+    assert 60 < found["texts_to_settle"] < 4000
+
+
+def test_so_many_texts_do_settle_it_in_four_cases_of_five() -> None:
+    first = judge({"one": compared(0, 0.02, 400, seed=5)}, MARGIN)["one"]
+    assert first["verdict"] == "inconclusive"
+    spread = compare(*sample(population(0, 0.02), 400, 5), 2)
+    texts = int(400 * (2.8 * spread.drops.std() / MARGIN) ** 2)
+    passed = [
+        judge({"one": compared(0, 0.02, texts, seed)}, MARGIN)["one"]["verdict"] == "pass"
+        for seed in range(60)
+    ]
+    assert 0.6 < np.mean(passed) < 0.97
+
+
+def test_a_crowd_of_variants_makes_the_proof_harder_and_never_easier() -> None:
+    one = compared(0.001, 0.005, 1800, seed=3)
+    alone = judge({"one": one}, MARGIN)["one"]
+    crowd = judge({"one": one} | {f"bad {n}": compared(0.05, 0.02, 1800, n) for n in range(19)}, MARGIN)[
+        "one"
+    ]
+    assert crowd["p"] == alone["p"] == alone["p_adjusted"]
+    assert crowd["p_adjusted"] == pytest.approx(20 * alone["p"], rel=1e-6)
+    assert crowd["smallest_margin"] > alone["smallest_margin"]
+
+
+def test_twenty_that_are_all_too_bad_rarely_have_one_that_passes() -> None:
+    slipped = 0
+    for run in range(15):
+        family = {
+            str(n): compare(*sample(population(MARGIN, 0.02), 1000, 100 * run + n), 2, resamples=2000, seed=n)
+            for n in range(20)
+        }
+        slipped += any(one["verdict"] == "pass" for one in judge(family, MARGIN).values())
+    assert slipped <= 2, "2.5 % of runs is the promise; without Holm it would be about 6 of 15"
+
+
+def test_nothing_compared_is_nothing_judged() -> None:
+    assert judge({}, MARGIN) == {}
