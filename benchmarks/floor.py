@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.products import CALL, Encoder, Samples
+from benchmarks.products import BYTES, CALL, Encoder, Samples
 from benchmarks.progress import Step
 from benchmarks.team import FLOOR, Failure, Team
 
@@ -44,19 +44,29 @@ class Floor:
         self.shapes = list(shapes)
         self._turn_ms = turn_ms
         self._samples: dict[tuple[int, int], Samples] = {}
+        self._reading: dict[str, list[float]] = {}
 
     def start(self, team: Team, threads: int, bf16: bool, step: Step) -> None:
         with step(f"start of {FLOOR}"):
             team.ask(FLOOR, "load_floor", encoder=asdict(self.encoder), threads=threads, bf16=bf16)
 
-    def turn(self, team: Team) -> None:
-        """One short turn of the floor's worker on every shape; nothing when it dropped out."""
+    def turn(self, team: Team) -> dict[str, Any] | None:
+        """Every shape for a moment, and reading the weights; None when the worker drops out."""
+        products = {}
         for batch, tokens in self.shapes:
-            if FLOOR not in team.names:
-                return
             found = team.ask(FLOOR, "floor", rows=batch * tokens, turn_ms=self._turn_ms)
-            if found is not None:
-                _merge(self._samples.setdefault((batch, tokens), {}), found)
+            if found is None:
+                return None
+            products[f"{batch}x{tokens}"] = found
+        reading = team.ask(FLOOR, "reading", turn_ms=self._turn_ms)
+        return None if reading is None else {"products": products, "reading": reading}
+
+    def add(self, turn: Mapping[str, Any]) -> None:
+        """Take in what `turn` brought."""
+        for shape in self.shapes:
+            _merge(self._samples.setdefault(shape, {}), turn["products"]["{}x{}".format(*shape)])
+        for precision, values in turn["reading"].items():
+            self._reading.setdefault(precision, []).extend(values)
 
     def record(self, failure: Failure | None) -> dict[str, Any]:
         """The report's `floor`; without cases and with the reason where it failed."""
@@ -66,6 +76,20 @@ class Floor:
             "percentile": PERCENTILE,
             "error": failure.message if failure else None,
             "cases": cases,
+            "peaks": self._peaks(cases),
+        }
+
+    def _peaks(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+        """By precision: the quickest products of any shape, and how fast as many bytes as all weights have
+        can be read, again and again."""
+        if not cases:
+            return {}
+        return {
+            precision: {
+                "tops": max(one[f"{precision}_tops"] for one in cases),
+                "read_gb_s": self.encoder.weights * BYTES[precision] / _low(values) / 1e6,
+            }
+            for precision, values in self._reading.items()
         }
 
     def _case(self, batch: int, tokens: int) -> dict[str, Any]:

@@ -49,7 +49,10 @@ def parity(
             "slices": slices(tokens[name], truth, wanted, given, len(artifact.labels)),
         }
         if truth is not None:
-            by_split[name]["macro_f1_drop"] = drop(compare(truth, wanted, given, len(artifact.labels)))
+            labels = len(artifact.labels)
+            by_split[name]["macro_f1_drop"] = drop(compare(truth, wanted, given, labels))
+            triples = (truth * labels + wanted) * labels + given
+            by_split[name]["cells"] = np.bincount(triples, minlength=labels**3).tolist()
             by_split[name] |= ranking_drops(truth, theirs, values)
     return by_split
 
@@ -87,6 +90,12 @@ def drop(found: Comparison) -> dict[str, float]:
         "confidence": found.confidence,
         "mcnemar_p": found.p_value,
     }
+
+
+def compared(cells: Sequence[int], labels: int) -> Comparison:
+    """The comparison that `cells` of a report were made of."""
+    triples = np.repeat(np.arange(labels**3), cells)
+    return compare(triples // labels**2, triples // labels % labels, triples % labels, labels)
 
 
 def ranking_drops(truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray) -> dict[str, Any]:

@@ -97,6 +97,6 @@ def note(counted: Sequence[dict[str, Any]]) -> str:
         f"Of {seeds:,} simulated runs each, margin {MARGIN:g} of macro-F1, fp32 right on {ACCURACY:.0%} of "
         f"texts. The three figures are for variants that alone get {helped} of the texts right, beside those "
         "that they alone get wrong: the more they differ, the harder the proof. With a true drop of the "
-        f"margin, pass and fail are both errors, promised at 2.5 % each; {low:.1%} to {high:.1%} is what so many "
-        "runs may show of that by chance."
+        f"margin, pass and fail are both errors, promised at 2.5 % each; {low:.1%} to {high:.1%} is what so "
+        "many runs may show of that by chance."
     )

@@ -7,9 +7,11 @@ the quickest time needs. Leaves out what the times mean (`floor`).
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 CALL = "call"  # the smallest product there is: what it takes is the cost of calling
 CALL_MS = 0.2
+BYTES = {"int8": 1, "bf16": 2, "fp32": 4}  # of a weight
 
 Samples = dict[str, dict[str, list[float]]]
 """By precision and product: durations of single calls in milliseconds."""
@@ -33,9 +35,14 @@ class Encoder:
             "down": (self.width, self.feed_forward),
         }
 
+    @property
+    def weights(self) -> int:
+        """Of all layers' products."""
+        return self.layers * (4 * self.width**2 + 2 * self.width * self.feed_forward)
+
     def operations(self, rows: int) -> int:
         """Multiplications and additions of all layers for so many tokens."""
-        return 2 * rows * self.layers * (4 * self.width**2 + 2 * self.width * self.feed_forward)
+        return 2 * rows * self.weights
 
 
 class Products:
@@ -48,6 +55,7 @@ class Products:
         self.encoder = encoder
         self.makers = {"int8": _int8, "fp32": _fp32} | ({"bf16": _bf16} if bf16 else {})
         self._made: dict[tuple[str, int, int, int], Callable[[], object]] = {}
+        self._weights: dict[str, Any] = {}
 
     def turn(self, rows: int, turn_ms: float) -> Samples:
         """Every product of `rows` tokens in every precision, about `turn_ms` in all."""
@@ -63,6 +71,21 @@ class Products:
                     for name, shape in products.items()
                 }
                 for precision in self.makers
+            }
+
+    def reading(self, turn_ms: float) -> dict[str, list[float]]:
+        """By precision: how long it takes to read as many bytes as all layers' weights have, once."""
+        import torch
+
+        if not self._weights:
+            self._weights = {
+                precision: torch.ones(self.encoder.weights * BYTES[precision] // 4)
+                for precision in self.makers
+            }
+        with torch.inference_mode():
+            return {
+                precision: _times(weights.sum, turn_ms / len(self.makers))
+                for precision, weights in self._weights.items()
             }
 
     def _product(self, precision: str, rows: int, outputs: int, inputs: int) -> Callable[[], object]:

@@ -179,6 +179,10 @@ class Bench:
         """Durations of every product of `rows` tokens, by precision and product."""
         return self.products.turn(rows, turn_ms)
 
+    def reading(self, turn_ms: float) -> dict[str, list[float]]:
+        """Durations of reading as many bytes as the weights have, by precision."""
+        return self.products.reading(turn_ms)
+
     def _started(self, started: float, threads: int, first_text: str) -> dict[str, Any]:
         """Warm up and answer once; how long these took, and the load that began at `started`."""
         loaded = time.perf_counter()
@@ -208,11 +212,18 @@ class Bench:
         self._answer(self.texts[start : start + 1])
         return [_timed(self._answer, [text]) for text in self.texts[start:stop]]
 
-    def together(self, start: int, stop: int) -> float:
-        """Texts to answers, all of them in one call."""
+    def together(self, start: int, stop: int) -> tuple[float, float]:
+        """Texts to answers, all of them in one call; and the CPU time of all threads."""
         texts = self.texts[start:stop]
         self._answer(texts)
-        return _timed(self._answer, texts)
+        began = time.process_time_ns()
+        taken = _timed(self._answer, texts)
+        return taken, (time.process_time_ns() - began) / 1e6
+
+    def model(self, start: int, stop: int) -> list[float]:
+        """The model alone, one tokenised text at a time."""
+        encodings = [self.predictor.encode([text]) for text in self.texts[start:stop]]
+        return [_timed(self.predictor.logits, encoding) for encoding in encodings]
 
     def tokenise(self, start: int, stop: int) -> list[float]:
         """Tokenising alone, one text at a time."""

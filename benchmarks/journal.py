@@ -1,0 +1,87 @@
+"""What an unfinished run has measured so far, so that the next one goes on from there.
+
+A file of JSON lines beside the reports: the first says for what it holds (`key`: artifacts, archives, texts,
+profile and machine), each other one is a finished piece of work. Every piece is written when it is done; a
+line that a kill cut short is measured again. A finished run removes its journal. Leaves out what a piece is.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from handler.errors import UserError
+
+FILE = ".unfinished.jsonl"
+
+
+class Journal:
+    """Pieces of work by name; `resumed` counts how often an earlier run was taken up again."""
+
+    def __init__(self, path: Path | None, subject: Mapping[str, Any], fresh: bool = False) -> None:
+        """`subject` is what must be the same for pieces to be of use. `path` None: nothing is kept."""
+        self._path = path
+        self._pieces: dict[str, Any] = {}
+        self.resumed = 0
+        key = hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()
+        if path is None:
+            return
+        kept = list(_lines(path)) if path.is_file() and not fresh else []
+        if kept and kept[0] == ["key", key]:
+            self._pieces = {name: value for name, value in kept[1:] if name != "resumed"}
+            self.resumed = 1 + sum(name == "resumed" for name, _ in kept)
+            _rewrite(path, [*kept, ["resumed", None]])
+        else:
+            _rewrite(path, [["key", key]])
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def once(self, name: str, work: Callable[[], Any]) -> Any:
+        """What `work` returned, plain JSON, be it now or in the run that was interrupted."""
+        if name not in self._pieces:
+            self.put(name, work())
+        return self._pieces[name]
+
+    def put(self, name: str, value: Any) -> None:
+        """Keep a finished piece."""
+        self._pieces[name] = value
+        if self._path:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([name, value]) + "\n")
+
+    def under(self, prefix: str) -> dict[str, Any]:
+        """The pieces whose names begin so, by the rest of their names."""
+        return {
+            name.removeprefix(prefix): value
+            for name, value in self._pieces.items()
+            if name.startswith(prefix)
+        }
+
+    def finish(self) -> None:
+        """The run is over and its reports are written."""
+        if self._path:
+            self._path.unlink(missing_ok=True)
+
+
+def _lines(path: Path) -> Iterator[list]:
+    """Whole lines; what follows a broken one was written after a crash and is not to be trusted."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            name, value = json.loads(line)
+        except ValueError:
+            return
+        yield [name, value]
+
+
+def _rewrite(path: Path, lines: list[list]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            "the results cannot be written",
+            seen=f"{path.parent}: {error.strerror}",
+            remedy="Name another: --results",
+        ) from error

@@ -1,0 +1,66 @@
+"""What is kept of a run that was interrupted."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.journal import FILE, Journal
+from handler.errors import UserError
+
+
+def fails() -> None:
+    raise AssertionError("measured twice")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "results" / FILE
+
+
+def test_a_finished_piece_is_not_measured_again(path: Path) -> None:
+    first = Journal(path, {"artifact": "a"})
+    assert first.once("latency 0", lambda: {"fp32": [1.5]}) == {"fp32": [1.5]}
+    again = Journal(path, {"artifact": "a"})
+    assert again.once("latency 0", fails) == {"fp32": [1.5]}
+    assert (first.resumed, again.resumed, Journal(path, {"artifact": "a"}).resumed) == (0, 1, 2)
+
+
+def test_another_subject_starts_afresh(path: Path) -> None:
+    Journal(path, {"artifact": "a"}).put("latency 0", 1)
+    assert len(Journal(path, {"artifact": "b"})) == 0
+    assert len(Journal(path, {"artifact": "a"})) == 0, "its pieces are gone"
+
+
+def test_a_fresh_run_can_be_asked_for(path: Path) -> None:
+    Journal(path, {}).put("latency 0", 1)
+    assert len(Journal(path, {}, fresh=True)) == 0
+
+
+def test_a_line_that_was_cut_short_is_measured_again_and_the_next_are_whole(path: Path) -> None:
+    journal = Journal(path, {})
+    journal.put("one", 1)
+    journal.put("two", 2)
+    path.write_text(path.read_text()[:-4])
+    again = Journal(path, {})
+    assert again.under("") == {"one": 1}
+    again.put("two", 3)
+    assert Journal(path, {}).under("") == {"one": 1, "two": 3}
+
+
+def test_a_run_that_is_over_leaves_nothing(path: Path) -> None:
+    journal = Journal(path, {})
+    journal.put("one", 1)
+    journal.finish()
+    assert not path.exists()
+    assert Journal(path, {}).resumed == 0
+
+
+def test_without_a_place_nothing_is_kept(tmp_path: Path) -> None:
+    assert Journal(None, {}).once("one", lambda: 1) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_that_cannot_be_written_are_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("a file")
+    with pytest.raises(UserError, match="the results cannot be written"):
+        Journal(tmp_path / "results" / FILE, {})
