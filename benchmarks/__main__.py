@@ -60,6 +60,30 @@ def _parser() -> argparse.ArgumentParser:
         default="gate",
         help="whose real texts are timed; default: %(default)s",
     )
+    measure.add_argument(
+        "--max-f1-drop",
+        type=positive_float,
+        default=0.01,
+        help="margin of non-inferiority, in macro-F1 on gate; default: %(default)s",
+    )
+    measure.add_argument(
+        "--p99-ms", type=positive_float, help="an answer later than this is not good; default: 100"
+    )
+    measure.add_argument(
+        "--rps", type=positive_float, help="a rate of arrivals that is to be measured beside the usual ones"
+    )
+    measure.add_argument(
+        "--unlabelled", type=Path, help="a file of texts, one a line, that count for agreement and flips"
+    )
+    measure.add_argument("--hatecheck", type=Path, help="your copy of HateCheck's test_suite_cases.csv")
+    measure.add_argument(
+        "--show-texts",
+        action="store_true",
+        help="the texts whose label flipped, in side-by-side.html alone: not for publishing",
+    )
+    measure.add_argument(
+        "--fresh", action="store_true", help="do not go on from what an interrupted run has measured"
+    )
     measure.add_argument("--threads", type=positive_int, help="in process; default: all CPUs of this process")
     measure.set_defaults(command=_run)
 
@@ -81,6 +105,14 @@ def _parser() -> argparse.ArgumentParser:
         contest.add_argument(option, type=kind, default=default, help="default: %(default)s")
     contest.set_defaults(command=_head_to_head)
 
+    power = commands.add_parser(
+        "power",
+        parents=[results],
+        help="how often the verdicts are wrong, counted over simulated classifiers whose drop is known",
+    )
+    power.add_argument("--seeds", type=positive_int, default=2000, help="of each case; default: %(default)s")
+    power.set_defaults(command=_power)
+
     compare = commands.add_parser(
         "compare", parents=[results], help="two reports of one run beside each other"
     )
@@ -95,6 +127,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     select.add_argument(
         "--max-f1-drop", type=not_negative_float, default=0.01, help="macro-F1 on gate; default: %(default)s"
+    )
+    select.add_argument(
+        "--max-flip",
+        type=not_negative_float,
+        help="share of labels that may differ from fp32's, such as 0.02; default: no demand",
     )
     select.add_argument("--max-mb", type=positive_float, help="size of the artifact; default: no demand")
     select.set_defaults(command=_select)
@@ -120,9 +157,12 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     if not arguments.artifacts.is_dir():
         raise UserError("there are no artifacts", seen=arguments.artifacts, remedy="Build them: make export")
+    from benchmarks.journal import FILE
     from benchmarks.pages import failures, provenance, terminal_table
     from benchmarks.results import write_reports
-    from benchmarks.suite import measure, prepare
+    from benchmarks.selection import Objective
+    from benchmarks.subject import prepare
+    from benchmarks.suite import measure, open_journal
     from training.checkpoint import load_data, open_checkpoint
 
     checkpoint = open_checkpoint(arguments.checkpoint)
@@ -137,9 +177,21 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.timed_split,
         arguments.peers_folder if arguments.peers else None,
         arguments.name,
+        arguments.unlabelled,
+        arguments.hatecheck,
     )
-    reports = measure(subject, profile, arguments.threads)
-    document = write_reports(arguments.results, reports)
+    objective = Objective(arguments.p99_ms, arguments.rps, arguments.max_f1_drop)
+    journal = open_journal(
+        arguments.results / FILE, subject, profile, objective, arguments.threads, arguments.fresh
+    )
+    try:
+        reports = measure(subject, profile, arguments.threads, objective, journal)
+    except KeyboardInterrupt:
+        say(f"\n{len(journal)} pieces are measured and kept; the same command goes on from here")
+        raise
+    texts = subject.flipped_texts(reports) if arguments.show_texts else None
+    document = write_reports(arguments.results, reports, texts)
+    journal.finish()
     say(f"\n{terminal_table(document)}\n\n{provenance(document)}")
     for line in failures(document):
         say(line)
@@ -179,6 +231,21 @@ def _head_to_head(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _power(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from benchmarks.power import cases, count, note, table
+    from handler.atomic import write_json
+
+    with tqdm(total=cases() * arguments.seeds, desc="simulated runs", smoothing=0) as bar:
+        counted = count(arguments.seeds, bar.update)
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    write_json(arguments.results / "power.json", counted)
+    say(f"{table(counted)}\n\n{note(counted)}")
+    emit(counted)
+    return 0
+
+
 def _compare(arguments: argparse.Namespace) -> int:
     from benchmarks.comparison import compare, markdown
     from benchmarks.results import read_report
@@ -196,7 +263,9 @@ def _select(arguments: argparse.Namespace) -> int:
     from handler.atomic import write_json
 
     document = read_side_by_side(arguments.results / f"{SIDE_BY_SIDE}.json")
-    objective = Objective(arguments.p99_ms, arguments.rps, arguments.max_f1_drop, arguments.max_mb)
+    objective = Objective(
+        arguments.p99_ms, arguments.rps, arguments.max_f1_drop, arguments.max_flip, arguments.max_mb
+    )
     selection = select(document, objective)
     write_json(arguments.results / "selection.json", selection)
     for name, reason in sorted(

@@ -5,8 +5,8 @@ costs), real texts from string to answer (what a user waits), percentiles, and s
 Clocks, temperature and neighbours drift; a drift hits all variants of a round alike, so a speed-up is the
 median of the rounds' ratios, with a bootstrap interval over rounds (Efron, 1979). fp32 against a second
 fp32 in the same rounds tells how large a ratio arises from nothing: the noise floor. Peers take turns like
-variants, and so do the matrix products alone where a `floor` is given. Leaves out load on a server
-(`served`) and memory (`resources`).
+variants, and so do the matrix products alone where a `floor` is given. Ratios of 99th percentiles resample
+whole rounds. Leaves out load on a server (`served`) and memory (`resources`).
 """
 
 import time
@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.floor import Floor
+from benchmarks.journal import Journal
+from benchmarks.parity import by_length
 from benchmarks.peers import PIPELINE
 from benchmarks.profiles import Profile
 from benchmarks.progress import Step
@@ -27,9 +29,12 @@ SHAPES = ((1, 32), (8, 32), (32, 32), (1, 128))
 BATCH_TEXTS = 32
 SINGLE = "1 text"
 BATCH = f"{BATCH_TEXTS} texts"
+TOKENISE, MODEL = "tokenise", "model"  # of single texts, apart
+CPU = "cpu"  # of the batch of real texts
 # Fewer samples than this put a percentile on one or two observations.
 LEAST_SAMPLES = {50: 1, 90: 20, 99: 100}
 RESAMPLES = 2000
+P99_RESAMPLES = 300
 # Guests' threads wait as they like: ONNX Runtime's spun for 20 ms after their work, in the neighbour's turn.
 SETTLE_S = 0.05
 
@@ -62,50 +67,111 @@ def shapes_up_to(max_length: int) -> list[tuple[int, int]]:
     return list(dict.fromkeys((batch, min(tokens, max_length)) for batch, tokens in SHAPES))
 
 
+class Timings:
+    """What the rounds brought. `tokens` are the lengths of the held texts, `slow` the cases that join every
+    second round only."""
+
+    def __init__(self, shapes: Sequence[tuple[int, int]], tokens: np.ndarray, single_texts: int) -> None:
+        self.details: dict[str, tuple[int, int | None]] = {_case(*shape): shape for shape in shapes}
+        self.details |= {SINGLE: (1, None), BATCH: (BATCH_TEXTS, None)}
+        self.tokens = tokens
+        self.single_texts = single_texts
+        self.collected: dict[str, Rounds] = {}
+        self.slow: set[str] = set()
+        self.seconds = 0.0
+
+    def add(self, found: Mapping[str, Any], floor: Floor | None) -> None:
+        """Take in a round."""
+        for name, cases in found["turns"].items():
+            for case, durations in cases.items():
+                self.collected.setdefault(case, {}).setdefault(name, []).append(durations)
+        if floor is not None and found["floor"] is not None:
+            floor.add(found["floor"])
+
+    def entries(self, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+        """The report's `latency` list of every variant and every peer that got through."""
+        through = {*names, TWIN}
+        rounds = {
+            case: {name: turns for name, turns in of_case.items() if name in through}
+            for case, of_case in self.collected.items()
+        }
+        return {
+            name: [
+                describe(case, rounds[case], name, batch, tokens)
+                | (self._parts(rounds, name) if case == SINGLE else {})
+                for case, (batch, tokens) in self.details.items()
+            ]
+            for name in names
+        }
+
+    def _parts(self, rounds: Mapping[str, Rounds], name: str) -> dict[str, Any]:
+        """Of single texts: tokenising and the model apart, and the whole by length."""
+        samples = flat(rounds[SINGLE][name])
+        tokens = np.concatenate(
+            [
+                self.tokens[turn * self.single_texts : turn * self.single_texts + len(durations)]
+                for turn, durations in enumerate(rounds[SINGLE][name])
+            ]
+        )
+        taken = {end: [samples[row] for row in rows] for end, rows in by_length(tokens).items()}
+        return {
+            "tokenise_p50_ms": percentile(flat(rounds[TOKENISE][name]), 50),
+            "model_p50_ms": percentile(flat(rounds[MODEL][name]), 50),
+            "by_length": [
+                {"up_to": end, "n": len(some), **{f"p{one}_ms": percentile(some, one) for one in (50, 99)}}
+                for end, some in taken.items()
+            ],
+        }
+
+    def cpu_s_per_1000_texts(self, name: str) -> float:
+        """Of all threads, in batches of real texts."""
+        return float(np.median(flat(self.collected[CPU][name]))) / BATCH_TEXTS
+
+
 def measure_latency(
     team: Team,
     texts: Sequence[str],
     max_length: int,
     profile: Profile,
     step: Step,
+    journal: Journal,
     floor: Floor | None = None,
-) -> dict[str, list[dict[str, Any]]]:
-    """The report's `latency` list of every variant and every peer that got through."""
+) -> Timings:
+    """Rounds of turns, as many as the profile wants or has the time for."""
     needed = profile.rounds * max(profile.single_texts, BATCH_TEXTS)
     held = list(islice(cycle(texts), needed))
     for name in team.names:
         team.ask(name, "hold", texts=held)
     shapes = shapes_up_to(max_length)
-    collected: dict[str, Rounds] = {}
-    slow: set[str] = set()
+    timings = Timings(shapes, np.array(team.ask(REFERENCE, "lengths")), profile.single_texts)
     for turn in range(profile.rounds):
-        due = [shape for shape in shapes if turn % 2 == 0 or _case(*shape) not in slow]
+        due = [shape for shape in shapes if turn % 2 == 0 or _case(*shape) not in timings.slow]
         with step(f"latency, round {turn + 1} of {profile.rounds}"):
-            for name in team.shuffled(turn):
-                if name == FLOOR and floor is not None:
-                    floor.turn(team)
-                    continue
-                for case, durations in _one_turn(team, name, turn, due, profile).items():
-                    collected.setdefault(case, {}).setdefault(name, []).append(durations)
-                if name in team.guests:
-                    time.sleep(SETTLE_S)
+            found = journal.once(
+                f"latency {turn}", lambda due=due, turn=turn: one_round(team, turn, due, profile, floor)
+            )
+        timings.add(found, floor)
         if turn == 0:
-            slow = slow_cases(collected, profile.slow_turn_ms)
-    details: dict[str, tuple[int, int | None]] = {_case(*shape): shape for shape in shapes}
-    details |= {SINGLE: (1, None), BATCH: (BATCH_TEXTS, None)}
-    collected = {
-        case: {name: turns for name, turns in rounds.items() if name in team.names}
-        for case, rounds in collected.items()
-    }
-    tokenise = collected.pop("tokenise")
-    return {
-        name: [
-            describe(case, collected[case], name, batch, tokens)
-            | ({"tokenise_p50_ms": percentile(flat(tokenise[name]), 50)} if case == SINGLE else {})
-            for case, (batch, tokens) in details.items()
-        ]
-        for name in [*team.variants, *team.peers]
-    }
+            timings.slow = slow_cases(timings.collected, profile.slow_turn_ms)
+        timings.seconds += found["seconds"]
+        if turn + 1 >= profile.least_rounds and timings.seconds > profile.latency_s:
+            break
+    return timings
+
+
+def one_round(
+    team: Team, turn: int, shapes: Sequence[tuple[int, int]], profile: Profile, floor: Floor | None
+) -> dict[str, Any]:
+    """A turn of everybody: `{turns: {name: {case: durations}}, floor, seconds}`, plain JSON."""
+    began, turns, of_floor = time.perf_counter(), {}, None
+    for name in team.shuffled(turn):
+        if name == FLOOR and floor is not None:
+            of_floor = floor.turn(team)
+            continue
+        turns[name] = _one_turn(team, name, turn, shapes, profile)
+        if name in team.guests:
+            time.sleep(SETTLE_S)
+    return {"turns": turns, "floor": of_floor, "seconds": time.perf_counter() - began}
 
 
 def slow_cases(collected: Mapping[str, Rounds], slow_turn_ms: float) -> set[str]:
@@ -132,13 +198,21 @@ def _one_turn(
         (_case(texts, tokens), "shape", {"batch": texts, "tokens": tokens, "turn_ms": profile.turn_ms})
         for texts, tokens in shapes
     ]
-    questions += [(SINGLE, "single", single), (BATCH, "together", batch), ("tokenise", "tokenise", single)]
-    durations = {}
+    questions += [
+        (SINGLE, "single", single),
+        (BATCH, "together", batch),
+        (TOKENISE, "tokenise", single),
+        (MODEL, "model", single),
+    ]
+    durations: dict[str, list[float]] = {}
     for case, command, arguments in questions:
         answer = team.ask(name, command, **arguments)
         if answer is None:
             return {}
-        durations[case] = answer if isinstance(answer, list) else [answer]
+        if case == BATCH:
+            durations[BATCH], durations[CPU] = [answer[0]], [answer[1]]
+        else:
+            durations[case] = answer
     return durations
 
 
@@ -157,7 +231,38 @@ def describe(case: str, rounds: Rounds, name: str, batch: int, tokens: int | Non
         "texts_per_second": 1000 * batch * len(samples) / sum(samples),
         "speedup": speedup(rounds, name),
         **pipeline,
+        **p99_speedup(rounds, name),
     }
+
+
+def p99_speedup(rounds: Rounds, name: str) -> dict[str, Any]:
+    """`{"p99_speedup": …}` as `speedup`, of 99th percentiles over all rounds; nothing where samples are too
+    few. Rounds are resampled whole, since the samples of one are alike."""
+    least = min(len(flat(rounds[one])) for one in (REFERENCE, name))
+    if name == REFERENCE or least < LEAST_SAMPLES[99]:
+        return {}
+    ratio = pooled_ratio(rounds[REFERENCE], rounds[name], 99)
+    noise = pooled_ratio(rounds[REFERENCE], rounds[TWIN], 99).distance if TWIN in rounds else None
+    verdict = ratio.verdict(noise) if noise is not None else "noise unknown"
+    return {"p99_speedup": {**vars(ratio), "noise": noise, "verdict": verdict}}
+
+
+def pooled_ratio(
+    reference: list[list[float]], candidate: list[list[float]], percent: int, seed: int = 0
+) -> Ratio:
+    """Ratio of the percentiles of all samples, with the interval of a bootstrap over rounds."""
+    paired = min(len(reference), len(candidate))
+    ours, theirs = ([np.array(turn) for turn in turns[:paired]] for turns in (reference, candidate))
+
+    def ratio(rows: np.ndarray) -> float:
+        top, bottom = (
+            np.percentile(np.concatenate([one[row] for row in rows]), percent) for one in (ours, theirs)
+        )
+        return float(top / bottom)
+
+    drawn = np.random.default_rng(seed).integers(0, paired, size=(P99_RESAMPLES, paired))
+    low, high = np.quantile([ratio(rows) for rows in drawn], [0.025, 0.975])
+    return Ratio(ratio(np.arange(paired)), float(low), float(high))
 
 
 def speedup(rounds: Rounds, name: str, reference: str = REFERENCE) -> dict[str, Any]:

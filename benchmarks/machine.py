@@ -10,8 +10,13 @@ import json
 import os
 import platform
 import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from handler.machine import available_cpus, cpu_features, cpu_model
 
@@ -67,6 +72,32 @@ def load_average() -> float | None:
         return round(os.getloadavg()[0], 2)
     except (OSError, AttributeError):
         return None
+
+
+class Others:
+    """What other processes take of the CPU from now on: all that was used, less what is ours."""
+
+    def __init__(self, ours: Sequence[int]) -> None:
+        """`ours` are processes of this run; with this one and their children they do not count."""
+        self._ours = [psutil.Process(one) for one in (os.getpid(), *ours)]
+        self._began, self._used = time.perf_counter(), self._of_others()
+
+    def cores(self) -> float:
+        """Cores' worth on average since the beginning."""
+        return max(0.0, (self._of_others() - self._used) / (time.perf_counter() - self._began))
+
+    def _of_others(self) -> float:
+        """CPU seconds; those that a hypervisor took for its other guests count as well."""
+        times = psutil.cpu_times()
+        busy = (
+            sum(times)
+            - times.idle
+            - sum(getattr(times, one, 0.0) for one in ("iowait", "guest", "guest_nice"))
+        )
+        for process in self._ours:
+            with suppress(psutil.Error):
+                busy -= sum(process.cpu_times()[:2])
+        return busy
 
 
 def is_busy(load: float | None) -> bool:

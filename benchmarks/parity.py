@@ -1,9 +1,9 @@
 """How a variant's answers differ from fp32's on the same texts: labels, scores, ranking, and in which slices.
 
-Covers agreement, flips by direction with exact intervals, score differences, the drops in macro-F1, AUROC and
-average precision with paired intervals, slices by length, and which texts flipped (by number: no text is in a
-report). Texts without labels count for agreement and flips. Leaves out the verdict (`verdicts`) and quality
-taken by itself (`quality`).
+Covers agreement, flips by direction with exact intervals, score differences, the drops in macro-F1, AUROC
+and average precision with paired intervals, slices by length, and which texts flipped (by number: no text is
+in a report). Texts without labels count for agreement and flips. Leaves out the verdict (`noninferiority`)
+and quality taken by itself (`quality`).
 """
 
 from collections.abc import Mapping, Sequence

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import brentq
 from tabulate import tabulate
 
-from benchmarks.verdicts import MARGIN, judge
+from benchmarks.noninferiority import MARGIN, judge
 from training.statistics import compare, macro_f1, rate_interval
 
 ACCURACY = 0.77  # fp32's, as on TweetEval's validation texts
@@ -52,9 +52,7 @@ def sample(shares: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarra
     return cells // 4, cells // 2 % 2, cells % 2
 
 
-def count(
-    seeds: int, margin: float = MARGIN, tick: Callable[[], object] = lambda: None
-) -> list[dict[str, Any]]:
+def count(seeds: int, tick: Callable[[], object], margin: float = MARGIN) -> list[dict[str, Any]]:
     """`{drop, helped, texts, seeds, pass, fail, inconclusive}` for every case, verdicts as shares."""
     found = []
     for words, factor in DROPS.items():

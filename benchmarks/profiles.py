@@ -13,7 +13,9 @@ class Profile:
 
     `rounds` are passes over all variants, each of which gets a turn of at least `turn_ms` on each fixed
     shape, and `single_texts` texts one by one and one batch of 32; a shape on which fp32's turn takes over
-    `slow_turn_ms` joins every second round. `splits` are scored for quality, at most `max_texts` of each.
+    `slow_turn_ms` joins every second round. After `least_rounds` of them they end when `latency_s` is over:
+    each of twenty variants gets fewer turns than each of three. `splits` are scored for quality, at most
+    `max_texts` of each.
     Beside fp32, the `served_best` fastest in process that are equal to it are served (None: all), `passes`
     times, at each of `concurrencies` for `served_s`, longer where answers are too few for a p99.
     `served_splits` are scored again through the server, about `served_texts` of each; None is all of them.
@@ -23,6 +25,8 @@ class Profile:
     rounds: int
     turn_ms: float
     slow_turn_ms: float
+    least_rounds: int
+    latency_s: float
     single_texts: int
     splits: tuple[str, ...]
     max_texts: int | None
@@ -42,6 +46,8 @@ PROFILES = {
             rounds=6,
             turn_ms=25,
             slow_turn_ms=300,
+            least_rounds=6,
+            latency_s=60,
             single_texts=17,  # 6 x 17: just enough texts for a p99
             splits=("gate",),
             max_texts=1000,
@@ -57,9 +63,11 @@ PROFILES = {
             rounds=16,
             turn_ms=40,
             slow_turn_ms=400,
+            least_rounds=6,
+            latency_s=200,
             single_texts=20,
             splits=("gate", "test"),
-            max_texts=5000,
+            max_texts=2000,
             served_best=3,
             passes=1,
             concurrencies=(1, 8, 32),
@@ -72,6 +80,8 @@ PROFILES = {
             rounds=60,
             turn_ms=80,
             slow_turn_ms=2000,
+            least_rounds=20,
+            latency_s=3600,
             single_texts=40,
             splits=("gate", "test"),
             max_texts=None,

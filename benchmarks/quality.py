@@ -6,14 +6,15 @@ Leaves out what differs from fp32 (`parity`) and the figures themselves (`traini
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from benchmarks.journal import Journal
 from benchmarks.progress import Step
-from benchmarks.team import Team
+from benchmarks.team import REFERENCE, Team
 from handler.artifact import Artifact
 from training.calibration import calibrate
 from training.metrics import evaluate, reliability
@@ -28,16 +29,27 @@ Scores = dict[str, np.ndarray]
 """By split: calibrated scores, float64 [texts, labels]."""
 
 
-def score(team: Team, splits: Mapping[str, Split], step: Step) -> dict[str, Scores]:
-    """Every variant's and every peer's scores of every split."""
+def score(
+    team: Team,
+    texts: Mapping[str, Sequence[str]],
+    of_peers: Container[str],
+    step: Step,
+    journal: Journal,
+) -> tuple[dict[str, Scores], dict[str, np.ndarray]]:
+    """Every variant's scores of all texts, every peer's of those `of_peers`, by name and split; and the
+    lengths of the texts in tokens, int [texts], by split."""
     scores: dict[str, Scores] = {}
-    for split, content in splits.items():
-        for name in [*team.variants, *team.peers]:
+    lengths = {}
+    for split, content in texts.items():
+        for name in [*team.variants, *(team.peers if split in of_peers else [])]:
             with step(f"quality of {name} on {split}"):
-                rows = _score(team, name, content.texts)
+                asked = partial(_score, team, name, content)
+                rows = journal.once(f"scores of {name} on {split}", asked)
             if rows is not None:
                 scores.setdefault(name, {})[split] = np.array(rows)
-    return scores
+        team.ask(REFERENCE, "hold", texts=list(content))
+        lengths[split] = np.array(team.ask(REFERENCE, "lengths"))
+    return scores, lengths
 
 
 def _score(team: Team, name: str, texts: Sequence[str]) -> list[list[float]] | None:

@@ -61,7 +61,7 @@ class Arithmetic:
 
 
 def arithmetic(artifact: Artifact, artifacts: Mapping[str, Artifact], encoder: Encoder) -> Arithmetic:
-    """Of `artifact`, whose ancestors among `artifacts` may have been pruned; `encoder` is the checkpoint's."""
+    """Of `artifact`, whose ancestors among `artifacts` may be pruned ones; `encoder` is the checkpoint's."""
     layers = (Layer(encoder.width, encoder.feed_forward),) * encoder.layers
     ancestor: Artifact | None = artifact
     while ancestor is not None:

@@ -1,9 +1,10 @@
 """Which variant to ship: the fastest that is proven to be the same classifier and keeps the objective.
 
-Covers the decision and its reasons in plain words. "Proven" means that the whole 95 % interval of the
-macro-F1 drop on the gate texts stays within the margin; an interval that reaches across the margin has
-shown nothing, which is said and is a reason to lose. Leaves out measuring (`suite`) and making the choice
-the served archive (`export promote`).
+Covers the decision and its reasons, in words for somebody who never saw a p-value. "Proven" is the verdict
+of `noninferiority` at the margin that was asked for: what was shown to be worse and what nothing was shown of
+both lose, and are told apart. An objective of latency or rate is held against open loops where there are any,
+since users do not wait for each other. Leaves out measuring (`suite`) and making the choice the served
+archive (`export promote`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.latency import BATCH
+from benchmarks.noninferiority import ALPHA, MARGIN, judge
+from benchmarks.parity import compared
 from benchmarks.report import case
 from benchmarks.team import REFERENCE
 from handler.errors import UserError
@@ -18,15 +21,19 @@ from handler.errors import UserError
 SCHEMA = 1
 MAX_ERROR_SHARE = 0.001  # of requests, at a level of load that is to count
 NEARLY = 0.05  # served once, two variants this close may well trade places next time
+GATE = "gate"
+PASS, FAIL = "pass", "fail"
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What must hold; None is no demand. Latency in ms and requests per second are as served."""
+    """What must hold; None is no demand. Latency in ms and requests per second are as served; the drop is of
+    macro-F1, `max_flip` the share of labels that may differ from fp32's, both on the gate texts."""
 
     p99_ms: float | None = None
     rps: float | None = None
-    max_f1_drop: float = 0.01
+    max_f1_drop: float = MARGIN
+    max_flip: float | None = None
     max_mb: float | None = None
 
     @property
@@ -46,23 +53,28 @@ def choose_served(candidates: Sequence[Mapping[str, Any]], best: int | None) -> 
     """The reference and the `best` others (None: all) among variants measured in process that have archives.
 
     What is not equal by its check at export can never be selected and is not served. Of the others those
-    whose drop is proven to be within the default margin come first, then the quickest on batches of real
-    texts, by the ratio that is paired with fp32's rounds: a neighbour disturbs it less than a rate.
+    that pass the run's margin come first, then the quickest on batches of real texts, by the ratio that is
+    paired with fp32's rounds: a neighbour disturbs it less than a rate.
     """
     if best is None:
         return Serving([one["name"] for one in candidates], "every archive")
     equal = [one for one in candidates if one["name"] != REFERENCE and one["artifact"]["check"]["equal"]]
-    margin = Objective().max_f1_drop
-    ranked = sorted(equal, key=lambda one: (bool(_unlike(one, margin)), -_batch(one)["speedup"]["ratio"]))
+    ranked = sorted(equal, key=lambda one: (_verdict_of(one) != PASS, -_batch(one)["speedup"]["ratio"]))
     names = [one["name"] for one in candidates if one["name"] == REFERENCE]
     names += [one["name"] for one in ranked[:best]]
     if not names:
         return Serving([], "nothing")
     rule = (
         f"{REFERENCE} and the {best} fastest on real texts in process, among those equal to it by their "
-        f"check; a macro-F1 drop proven to be within {margin:g} goes first"
+        "check; those whose verdict is pass go first"
     )
     return Serving(names, rule)
+
+
+def _verdict_of(variant: Mapping[str, Any]) -> str | None:
+    """As it was found in the run; None where there are no labels to judge by."""
+    found = variant["parity"][GATE].get("noninferiority")
+    return found["verdict"] if found else PASS if variant["parity"][GATE]["macro_f1_drop"] is None else None
 
 
 def _batch(variant: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -81,8 +93,9 @@ class Speed:
 
 
 def select(document: Mapping[str, Any], objective: Objective) -> dict[str, Any]:
-    """`{schema, selected, artifact_sha256, objective, run, reasons: {variant: sentence}}` for a side-by-side
-    document; `selected` is None when no variant qualifies.
+    """`{schema, selected, artifact_sha256, objective, run, runners_up, reasons: {variant: sentence}}` for a
+    side-by-side document; `selected` is None when no variant qualifies, `runners_up` are those that qualify
+    but are slower, the fastest first.
 
     Raises `UserError` when the objective is about serving and nothing was measured as served.
     """
@@ -94,10 +107,12 @@ def select(document: Mapping[str, Any], objective: Objective) -> dict[str, Any]:
             seen=f"run {document['run']['id']}",
             remedy="Package first, then measure: make package benchmark",
         )
-    lacking = {one["name"]: _lacks(one, objective, served) for one in variants}
+    verdicts = verdicts_at(variants, objective.max_f1_drop, len(document["data"]["labels"]))
+    lacking = {one["name"]: _lacks(one, objective, verdicts.get(one["name"]), served) for one in variants}
     qualified = {one["name"]: one for one in variants if not lacking[one["name"]]}
     speeds = {name: _speed(one, objective, served) for name, one in qualified.items()}
-    selected = max(speeds, key=lambda name: speeds[name].value, default=None)
+    ranked = sorted(speeds, key=lambda name: -speeds[name].value)
+    selected = ranked[0] if ranked else None
     reasons = {name: f"not chosen: {'; '.join(lost)}" for name, lost in lacking.items() if lost}
     if selected:
         reasons |= {name: _why_slower(name, selected, speeds) for name in qualified if name != selected}
@@ -108,15 +123,39 @@ def select(document: Mapping[str, Any], objective: Objective) -> dict[str, Any]:
         "artifact_sha256": qualified[selected]["artifact_sha256"] if selected else None,
         "objective": asdict(objective),
         "run": document["run"]["id"],
+        "runners_up": ranked[1:],
         "reasons": {one["name"]: reasons[one["name"]] for one in variants},
     }
 
 
-def _lacks(variant: Mapping[str, Any], objective: Objective, served: bool) -> list[str]:
+def verdicts_at(
+    variants: Sequence[Mapping[str, Any]], margin: float, labels: int
+) -> dict[str, dict[str, Any]]:
+    """The verdict of every variant at any margin, by the counts that its report holds.
+
+    A report without counts (of an earlier version) is judged by its interval.
+    """
+    judged = [
+        one
+        for one in variants
+        if one["name"] != REFERENCE and not one["error"] and one["parity"][GATE]["macro_f1_drop"]
+    ]
+    counted = {one["name"]: one["parity"][GATE]["cells"] for one in judged if "cells" in one["parity"][GATE]}
+    found = judge({name: compared(cells, labels) for name, cells in counted.items()}, margin)
+    for one in judged:
+        drop = one["parity"][GATE]["macro_f1_drop"]
+        plain = PASS if drop["high"] <= margin else FAIL if drop["low"] > margin else "inconclusive"
+        found.setdefault(one["name"], {"verdict": plain, "texts_to_settle": None, "variants": 1})
+    return found
+
+
+def _lacks(
+    variant: Mapping[str, Any], objective: Objective, verdict: Mapping[str, Any] | None, served: bool
+) -> list[str]:
     """Everything that rules the variant out, in words; empty when it qualifies."""
     if variant["error"]:
         return [f"it failed during {variant['error']['stage']}: {variant['error']['message']}"]
-    reasons = _unlike(variant, objective.max_f1_drop)
+    reasons = _unlike(variant, objective, verdict)
     megabytes = variant["resources"]["artifact_mb"]
     if objective.max_mb is not None and megabytes > objective.max_mb:
         reasons.append(f"it takes {megabytes:.0f} MB, and {objective.max_mb:g} MB are allowed")
@@ -125,33 +164,60 @@ def _lacks(variant: Mapping[str, Any], objective: Objective, served: bool) -> li
     return reasons
 
 
-def _unlike(variant: Mapping[str, Any], margin: float) -> list[str]:
+def _unlike(variant: Mapping[str, Any], objective: Objective, verdict: Mapping[str, Any] | None) -> list[str]:
     """Why it is not proven to be the same classifier; the reference is itself."""
     if variant["name"] == REFERENCE:
         return []
     reasons = []
     if not variant["artifact"]["check"]["equal"]:
-        reasons.append(f"by its check at export it is {_verdict(variant)}")
-    drop = variant["parity"]["gate"]["macro_f1_drop"]
-    if drop is None or drop["high"] <= margin:  # None: no labels that count, the check is all there is
-        return reasons
-    texts = f"{variant['parity']['gate']['n']:,} gate texts"
-    found = f"its macro-F1 lies {_span(drop)} fp32's (95 % interval, {texts})"
-    allowed = f"and a drop of {margin:g} is allowed"
-    if drop["low"] > margin:
-        reasons.append(f"it is worse: {found}, {allowed}")
-    elif drop["low"] > 0:
-        reasons.append(f"it is worse, and not proven to be within the margin: {found}, {allowed}")
-    else:
         reasons.append(
-            f"it is not proven to be as good, nor shown to be worse: {found}, {allowed}; "
-            "more labelled texts would settle it"
+            f"by its check at export it is {variant['artifact']['check'].get('note', 'not equal')}"
         )
+    if verdict and verdict["verdict"] != PASS:
+        reasons.append(_not_proven(variant["parity"][GATE], verdict, objective.max_f1_drop))
+    if objective.max_flip is not None:
+        reasons += _too_many_flips(variant["parity"][GATE], objective.max_flip)
     return reasons
 
 
-def _verdict(variant: Mapping[str, Any]) -> str:
-    return variant["artifact"]["check"].get("note", "not equal")
+def _not_proven(parity: Mapping[str, Any], verdict: Mapping[str, Any], margin: float) -> str:
+    """Why the verdict is not pass."""
+    drop = parity["macro_f1_drop"]
+    found = f"its macro-F1 lies {_span(drop)} fp32's (95 % interval, {parity['n']:,} gate texts)"
+    allowed = f"and a drop of {margin:g} is allowed"
+    if verdict["verdict"] == FAIL:
+        return f"it is worse: {found}, {allowed}"
+    more = "more labelled texts would settle it"
+    if texts := verdict["texts_to_settle"]:
+        more = f"about {_round(texts):,} labelled texts would settle it"
+    if drop["high"] <= margin:
+        return (
+            f"it is not proven to be as good: {found}, {allowed}, but {verdict['variants']} variants were "
+            "tested at once, of which one may look that good by luck "
+            f"(p = {verdict['p_adjusted']:.3f}, {ALPHA:g} is needed); {more}"
+        )
+    if drop["low"] > 0:
+        return f"it is worse, and not proven to be within the margin: {found}, {allowed}; {more}"
+    return f"it is not proven to be as good, nor shown to be worse: {found}, {allowed}; {more}"
+
+
+def _round(texts: int) -> int:
+    """To two digits: more would pretend."""
+    return int(float(f"{texts:.2g}"))
+
+
+def _too_many_flips(parity: Mapping[str, Any], most: float) -> list[str]:
+    if "flip_rates" not in parity:
+        raise UserError(
+            "the report does not say how many labels flip",
+            seen="a report of an earlier version",
+            remedy="Measure again: make benchmark",
+        )
+    rate = parity["flip_rates"]["any"]
+    if rate["high"] <= most:
+        return []
+    seen = f"{rate['n']} of {parity['n']:,} gate texts do"
+    return [f"up to {rate['high']:.1%} of labels may differ from fp32's ({seen}), and {most:.1%} are allowed"]
 
 
 def _span(drop: Mapping[str, float]) -> str:
@@ -174,22 +240,61 @@ def _unfit_to_serve(variant: Mapping[str, Any], objective: Objective) -> list[st
     strayed = [split for split, parity in variant["parity_served"].items() if not parity["within_bound"]]
     if strayed:
         reasons.append(f"its answers through the server are not those in process (on {', '.join(strayed)})")
-    if not _levels(variant, objective):
+    if not any(_keeps(level, objective) for level in _levels(variant, objective)):
         reasons.append(_missed(variant, objective))
     return reasons
 
 
-def _levels(variant: Mapping[str, Any], objective: Objective) -> list[Mapping[str, Any]]:
-    """The levels of load at which the variant keeps the objective, without refusing requests."""
+@dataclass(frozen=True)
+class Level:
+    """A level of load: the rate that is asked for or reached, what it was in words, and whether it counts at
+    all, requests being answered and none piling up."""
+
+    rps: float
+    p99_ms: float | None
+    failed: int
+    sound: bool
+    clients: int | None
+
+    @property
+    def words(self) -> str:
+        """Such as `110 requests a second with a p99 of 31 ms`."""
+        to = f"{self.clients} client{'s' if self.clients != 1 else ''} that wait for their answers"
+        to = "arriving at random" if self.clients is None else f"to {to}"
+        if self.rps == 0:
+            return f"no answers {to}, {self.failed} failures"
+        seen = f"{self.rps:.0f} requests a second {to} with a p99 of {_ms(self.p99_ms)}"
+        if self.failed:
+            return f"{seen}, {self.failed} requests failed"
+        return seen if self.sound else f"{seen}, more than it keeps up with"
+
+
+def _levels(variant: Mapping[str, Any], objective: Objective) -> list[Level]:
+    """The levels that the objective is about: open loops for a latency or a rate, where there are any, and
+    closed ones else."""
+    if objective.is_served and variant.get("open"):
+        return [
+            Level(one["offered_rps"], one["p99_ms"], sum(one["errors"].values()), not one["saturated"], None)
+            for one in variant["open"]
+        ]
     return [
-        level
-        for level in variant["served"]
-        if sum(level["errors"].values()) <= MAX_ERROR_SHARE * level["requests"]
-        and (
-            objective.p99_ms is None or (level["p99_ms"] is not None and level["p99_ms"] <= objective.p99_ms)
+        Level(
+            one["requests_per_second"],
+            one["p99_ms"],
+            failed := sum(one["errors"].values()),
+            failed <= MAX_ERROR_SHARE * one["requests"],
+            one["concurrency"],
         )
-        and (objective.rps is None or level["requests_per_second"] >= objective.rps)
+        for one in variant["served"]
     ]
+
+
+def _keeps(level: Level, objective: Objective) -> bool:
+    return (
+        level.sound
+        and (objective.p99_ms is None or (level.p99_ms is not None and level.p99_ms <= objective.p99_ms))
+        and (objective.rps is None or level.rps >= objective.rps)
+    )
 
 
 def _missed(variant: Mapping[str, Any], objective: Objective) -> str:
@@ -200,33 +305,17 @@ def _missed(variant: Mapping[str, Any], objective: Objective) -> str:
     if objective.p99_ms is not None:
         demands.append(f"a p99 of at most {objective.p99_ms:g} ms")
     wanted = " with ".join(demands) or "answers without errors"
-    return f"it does not reach {wanted} as served; seen: {'; '.join(map(_seen, variant['served']))}"
-
-
-def _seen(level: Mapping[str, Any]) -> str:
-    errors = sum(level["errors"].values())
-    if level["requests_per_second"] == 0:
-        return f"no answers to {_clients(level)}, {errors} failures"
-    return (
-        f"{level['requests_per_second']:.0f} requests a second with a p99 of {_ms(level['p99_ms'])} "
-        f"to {_clients(level)}" + (f", {errors} requests failed" if errors else "")
-    )
-
-
-def _clients(level: Mapping[str, Any]) -> str:
-    return "1 client" if level["concurrency"] == 1 else f"{level['concurrency']} clients"
+    seen = "; ".join(level.words for level in _levels(variant, objective))
+    return f"it does not reach {wanted} as served; seen: {seen}"
 
 
 def _speed(variant: Mapping[str, Any], objective: Objective, served: bool) -> Speed:
     """With an objective, the most requests per second that keep it; else those at the highest concurrency;
     in process, texts per second, when nothing was served."""
     if served:
-        best = max(
-            _levels(variant, objective),
-            key=lambda level: level["requests_per_second" if objective.is_served else "concurrency"],
-        )
-        rate, p99 = best["requests_per_second"], _ms(best["p99_ms"])
-        return Speed(rate, f"{rate:.0f} requests a second as served to {_clients(best)} (p99 {p99})")
+        kept = [level for level in _levels(variant, objective) if _keeps(level, objective)]
+        best = max(kept, key=lambda level: level.rps if objective.is_served else level.clients or 0)
+        return Speed(best.rps, f"{best.words}, as served")
     rate = _batch(variant)["texts_per_second"]
     return Speed(rate, f"{rate:.0f} texts a second in process")
 
@@ -263,7 +352,7 @@ def _times(speed: Speed, speeds: Mapping[str, Speed], objective: Objective) -> s
 def _sameness(variant: Mapping[str, Any], objective: Objective) -> str:
     if variant["name"] == REFERENCE:
         return "it is the reference itself"
-    parity = variant["parity"]["gate"]
+    parity = variant["parity"][GATE]
     agreement = f"{parity['label_agreement']:.2%} of the labels of {parity['n']:,} gate texts are fp32's"
     drop = parity["macro_f1_drop"]
     if drop is None:

@@ -1,201 +1,88 @@
 """One run: every variant measured side by side, and a report for each.
 
-Covers the order of things (start, quality, latency and memory in process; then one server after another),
-what is refused before any time is spent, progress with the time left, and which variant dropped out where.
-Peers and the floor take part where asked for. Leaves out how each thing is measured (`resources`, `quality`,
-`latency`, `floor`, `served`) and how it is shown (`report`).
+Covers the order of things (start, scores, latency and memory in process; then one server after another),
+progress with the time left, going on where an interrupted run ended, and which variant dropped out where.
+Peers and the floor take part where asked for. Leaves out what a run is about and what is refused beforehand
+(`subject`), how each thing is measured (`resources`, `quality`, `parity`, `latency`, `floor`, `served`), what
+it proves (`noninferiority`) and how it is shown (`report`).
 """
 
-import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
+from training.functional import evaluate_cases
 
-from benchmarks import latency, machine, resources
-from benchmarks.floor import Floor, encoder_of, under
+from benchmarks import latency, machine, noninferiority, resources
+from benchmarks.floor import Floor, under
+from benchmarks.journal import Journal
+from benchmarks.parity import compared, decided, flipped, parity
 from benchmarks.peers import PEERS
-from benchmarks.preparation import Prepared, prepare_peers
-from benchmarks.products import Encoder
 from benchmarks.profiles import Profile
 from benchmarks.progress import Step, progress
-from benchmarks.quality import Scores, calibrated, in_lists, parity, quality, sample, score, spread
-from benchmarks.report import SCHEMA, describe, failed, measured, peer_entry
-from benchmarks.selection import Serving, choose_served
-from benchmarks.served import Served, check_archive, measure_served, served_parity
+from benchmarks.quality import Scores, calibrated, in_lists, quality, refitted, score, spread
+from benchmarks.report import SCHEMA, Report, describe, failed, measured, peer_entry
+from benchmarks.roofline import arithmetic, with_rooflines
+from benchmarks.selection import Objective, Serving, choose_served
+from benchmarks.served import Served, measure_served, served_parity
+from benchmarks.subject import VALIDATION, Subject
 from benchmarks.team import FLOOR, REFERENCE, TWIN, Failure, open_team
-from handler.artifact import DESCRIPTION, Artifact, open_artifact
 from handler.commands import say
-from handler.errors import UserError
 from handler.machine import cpu_features
-from handler.torchserve import java_home
-from training.checkpoint import Checkpoint
-from training.data import Dataset
 from training.splits import Split
 
-LATENCY_SPLIT = "gate"  # the texts that are timed unless told otherwise
 BF16 = {"avx512_bf16", "amx_bf16"}
-UNTRAINED_TEXTS = 500  # where labels mean nothing, more texts would tell nothing more about parity
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What a run is about: the artifacts to measure, their archives (none: in process only), the splits to
-    score, the texts to time, and what the report says of the data. `unusable` are variants that could not
-    even be opened. All archives are served where variants were `named`, else the most promising. `peers`
-    None: no peers and no floor; `encoder` None: an architecture whose floor is not known. `load_average` is
-    that of others: taken before peers are prepared, which loads the machine as well."""
-
-    artifacts: dict[str, Artifact]
-    archives: dict[str, Path]
-    unusable: dict[str, Failure]
-    splits: dict[str, Split]
-    timed: list[str]
-    data: dict[str, Any]
-    named: bool = False
-    peers: Prepared | None = None
-    encoder: Encoder | None = None
-    load_average: float | None = None
-
-    @property
-    def places(self) -> dict[str, Path]:
-        """Folders of the peers that are ready."""
-        return self.peers.folders if self.peers else {}
-
-    @property
-    def has_floor(self) -> bool:
-        return self.peers is not None and self.encoder is not None
+GOOD_P99_MS = 100.0  # without an objective of the user's: what an answer may take to count as good
+GATE = "gate"
 
 
 @dataclass(frozen=True)
 class InProcess:
-    """What the workers brought, each by variant or peer; `tokens` are the lengths of the timed texts."""
+    """What the workers brought, each by variant or peer. `tokens` are the lengths of the timed texts and
+    `lengths` those of the scored ones, by split; `others_cores` is what other processes took meanwhile."""
 
     resources: dict[str, dict[str, Any]]
     scores: dict[str, Scores]
+    lengths: dict[str, np.ndarray]
     latency: dict[str, list[dict[str, Any]]]
     tokens: list[int]
     failures: dict[str, Failure]
     floor: dict[str, Any] | None
+    others_cores: float
 
 
-def prepare(
-    wanted: Sequence[str],
-    folder: Path,
-    store: Path | None,
-    checkpoint: Checkpoint,
-    dataset: Dataset,
+def open_journal(
+    path: Path, subject: Subject, profile: Profile, objective: Objective, threads: int | None, fresh: bool
+) -> Journal:
+    """The journal of this run, with what an interrupted one of the same subject left; said, if so."""
+    same = subject.identity() | {"profile": asdict(profile), "threads": threads, "rps": objective.rps}
+    journal = Journal(path, same, fresh)
+    if len(journal):
+        say(f"going on where an earlier run ended ({len(journal)} pieces are done); to begin anew: --fresh")
+    return journal
+
+
+def measure(
+    subject: Subject,
     profile: Profile,
-    timed_split: str = LATENCY_SPLIT,
-    peers: Path | None = None,
-    name: str = "hate",
-) -> Subject:
-    """Open and check everything that the run needs. `store` None: nothing is served. `peers` is the folder
-    where they are kept between runs; None: none take part. `name` is that of the archives.
-
-    Raises `UserError` for what would spoil the run: no reference, no such variant, stale archives, no Java.
-    """
-    load = machine.load_average()
-    artifacts, unusable = find_artifacts(wanted, folder, dataset)
-    archives = find_archives(artifacts, store, name) if store else {}
-    if archives:
-        java_home()
-    most = profile.max_texts
-    if not checkpoint.judged:
-        most = min(most or UNTRAINED_TEXTS, UNTRAINED_TEXTS)
-    splits = {name: sample(dataset.splits[name], most) for name in profile.splits}
-    timed = sample(dataset.splits[timed_split], profile.max_texts)
-    for name, split in {**splits, timed_split: timed}.items():
-        if not len(split.texts):
-            raise UserError(f"the split {name} holds no text", seen=dataset.spec, remedy="Train on more data")
-    return Subject(
-        artifacts,
-        archives,
-        unusable,
-        splits,
-        timed.texts,
-        _describe_data(checkpoint, dataset) | {"timed_split": timed_split},
-        bool(wanted),
-        prepare_peers(checkpoint, dataset.splits["train"].texts, peers) if peers else None,
-        encoder_of(json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))),
-        load,
-    )
-
-
-def find_artifacts(
-    wanted: Sequence[str], folder: Path, dataset: Dataset
-) -> tuple[dict[str, Artifact], dict[str, Failure]]:
-    """The reference first, then the wanted variants (all built ones if none is named), verified; and those
-    that cannot be used here."""
-    built = sorted(path.parent.name for path in folder.glob(f"[!.]*/{DESCRIPTION}"))
-    for name in (REFERENCE, *wanted):
-        if name not in built:
-            known = ", ".join(built) or "none"
-            raise UserError(
-                f"there is no artifact {name} in {folder} (there: {known})",
-                remedy=f"Build it: make export VARIANTS={name}",
-            )
-    artifacts: dict[str, Artifact] = {}
-    unusable: dict[str, Failure] = {}
-    for name in dict.fromkeys((REFERENCE, *(wanted or built))):
-        try:
-            artifact = open_artifact(folder / name)
-            _check_data(artifact, dataset)
-            _check_checkpoint(artifact, artifacts.get(REFERENCE, artifact))
-            artifacts[name] = artifact
-        except UserError as error:
-            if name == REFERENCE:
-                raise
-            unusable[name] = Failure("opening the artifact", str(error))
-    return artifacts, unusable
-
-
-def _check_data(artifact: Artifact, dataset: Dataset) -> None:
-    trained_on = artifact.meta.get("training", {}).get("data_sha256", dataset.sha256)
-    if trained_on != dataset.sha256 or list(artifact.labels) != list(dataset.labels):
-        raise UserError(
-            f"the artifact {artifact.name} was built from a checkpoint of other data",
-            seen=f"data {trained_on[:12]}, the checkpoint's is {dataset.sha256[:12]}",
-            remedy=f"Build it again: make export VARIANTS={artifact.name}",
-        )
-
-
-def _check_checkpoint(artifact: Artifact, reference: Artifact) -> None:
-    ours, theirs = (one.meta["build"]["checkpoint_sha256"] for one in (artifact, reference))
-    if ours != theirs:
-        raise UserError(
-            f"the artifact {artifact.name} was built from another checkpoint than {REFERENCE}",
-            seen=f"checkpoint {ours[:12]}, {REFERENCE}'s is {theirs[:12]}",
-            remedy=f"Build it again: make export VARIANTS={artifact.name}",
-        )
-
-
-def find_archives(artifacts: Mapping[str, Artifact], store: Path, model: str) -> dict[str, Path]:
-    """The archive of every artifact that has one; `UserError` for one that holds something else."""
-    archives = {}
-    for name, artifact in artifacts.items():
-        path = store / f"{model}-{name}.mar"
-        if path.is_file():
-            check_archive(path, artifact)
-            archives[name] = path
-        else:
-            say(f"{name}: measured in process only, there is no archive {path} (make package makes it)")
-    return archives
-
-
-def measure(subject: Subject, profile: Profile, threads: int | None) -> list[dict[str, Any]]:
+    threads: int | None,
+    objective: Objective | None = None,
+    journal: Journal | None = None,
+) -> list[Report]:
     """Measure everything; one report per variant, the reference first."""
+    objective, journal = objective or Objective(), journal or Journal(None, {})
     started, began = datetime.now(UTC), time.perf_counter()
     if machine.is_busy(load := subject.load_average):
         say(f"warning: the machine is busy (load {load}); timings will be noisy, see the noise floor")
     with progress(_steps(subject, profile)) as step:
-        inside = _measure_in_process(subject, profile, threads, step)
+        inside = _measure_in_process(subject, profile, threads, step, journal)
         found = {name: _findings(name, subject, inside) for name in inside.latency}
+        _judge(subject, found, objective.max_f1_drop)
         serving = _choose_served(subject, profile, found)
         served = measure_served(
             {name: subject.archives[name] for name in serving.names},
@@ -214,7 +101,11 @@ def measure(subject: Subject, profile: Profile, threads: int | None) -> list[dic
         "profile": profile.name,
         "threads": inside.resources[REFERENCE]["threads"],
         "load_average_before": load,
+        "others_cores": inside.others_cores,
         "commit": machine.commit(),
+        "objective_p99_ms": objective.p99_ms or GOOD_P99_MS,
+        "margin": objective.max_f1_drop,
+        "resumed": journal.resumed,
         "serving": {"names": serving.names, "rule": serving.rule},
     }
     lengths = np.percentile(inside.tokens, [50, 90, 99])
@@ -242,20 +133,24 @@ def measure(subject: Subject, profile: Profile, threads: int | None) -> list[dic
     ]
 
 
-def _measure_in_process(subject: Subject, profile: Profile, threads: int | None, step: Step) -> InProcess:
+def _measure_in_process(
+    subject: Subject, profile: Profile, threads: int | None, step: Step, journal: Journal
+) -> InProcess:
     artifacts = subject.artifacts | {TWIN: subject.artifacts[REFERENCE]}
     max_length = artifacts[REFERENCE].max_length
     floor = _floor(subject, profile)
     guests = [*subject.places, *([FLOOR] if floor else [])]
-    with open_team(list(subject.artifacts), guests) as team:
+    with open_team(list(subject.artifacts), guests, journal) as team:
         team.stage = "start"
         started = resources.start(team, artifacts, subject.places, threads, subject.timed[0], step)
         if floor:
             floor.start(team, started[REFERENCE]["threads"], bool(BF16 & set(cpu_features())), step)
         team.stage = "scoring"
-        scores = score(team, subject.splits, step)
+        scores, lengths = score(team, subject.scored, subject.splits, step, journal)
         team.stage = "latency"
-        found = latency.measure_latency(team, subject.timed, max_length, profile, step, floor)
+        others = machine.Others(team.processes)
+        timings = latency.measure_latency(team, subject.timed, max_length, profile, step, journal, floor)
+        others_cores = others.cores()
         tokens = team.ask(REFERENCE, "lengths")
         team.stage = "memory"
         sizes = {name: artifact.bytes for name, artifact in artifacts.items()}
@@ -263,8 +158,11 @@ def _measure_in_process(subject: Subject, profile: Profile, threads: int | None,
             sizes |= {name: subject.peers.bytes(name) for name in subject.places}
         taken = resources.finish(team, started, sizes, subject.archives)
     recorded = floor.record(team.failures.get(FLOOR)) if floor else None
-    complete = {name: under(entries, recorded) for name, entries in found.items() if name in taken}
-    return InProcess(taken, scores, complete, tokens, team.failures, recorded)
+    for name, one in taken.items():
+        one["cpu_s_per_1000_texts"] = timings.cpu_s_per_1000_texts(name)
+    entries = timings.entries(list(taken))
+    complete = {name: _with_floors(name, found, subject, recorded) for name, found in entries.items()}
+    return InProcess(taken, scores, lengths, complete, tokens, team.failures, recorded, others_cores)
 
 
 def _floor(subject: Subject, profile: Profile) -> Floor | None:
@@ -276,20 +174,33 @@ def _floor(subject: Subject, profile: Profile) -> Floor | None:
     return Floor(subject.encoder, shapes, profile.turn_ms)
 
 
+def _with_floors(
+    name: str, entries: list[dict[str, Any]], subject: Subject, floor: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """The `latency` list with the int8 floor of all products, and with a variant's own roofline."""
+    entries = under(entries, floor)
+    if not floor or name not in subject.artifacts or subject.encoder is None:
+        return entries
+    work = arithmetic(subject.artifacts[name], subject.artifacts, subject.encoder)
+    return with_rooflines(entries, work, floor["peaks"])
+
+
 def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
     """How many steps of each kind, and about how many seconds one takes: as measured on 2 cores for 90 MB of
     fp32 weights, in proportion to the weights."""
-    rows, splits = len(subject.artifacts) + len(subject.places), subject.splits.values()
+    rows = len(subject.artifacts) + len(subject.places)
     weight = max(0.1, subject.artifacts[REFERENCE].bytes / 90e6)
-    texts = sum(len(split.texts) for split in splits) / len(splits)
+    texts = sum(len(texts) for texts in subject.scored.values()) / len(subject.scored)
+    round_s = 0.5 * weight * (rows + 1 + subject.has_floor)
+    rounds = max(profile.least_rounds, min(profile.rounds, round(profile.latency_s / round_s)))
     loads_s = 1.2 * profile.served_s * len(profile.concurrencies)
     archives = len(subject.archives)
     if profile.served_best is not None and not subject.named:
         archives = min(archives, 1 + profile.served_best)
     return {
         "start": (rows + 1 + subject.has_floor, 4),
-        "quality": (rows * len(splits), weight * texts / 700),
-        "latency,": (profile.rounds, 0.4 * weight * (rows + 1 + subject.has_floor)),
+        "quality": (rows * len(subject.scored), weight * texts / 700),
+        "latency,": (rounds, round_s),
         "serving": (archives * profile.passes, 7 + 2 * weight + loads_s),
     }
 
@@ -300,17 +211,44 @@ def _findings(name: str, subject: Subject, inside: InProcess) -> dict[str, Any]:
     artifact, scores = subject.artifacts.get(name, reference), inside.scores[name]
     if name not in subject.artifacts:
         scores = calibrated(scores, reference.meta["temperature"])
-    labelled = subject.splits if subject.data["labels_meaningful"] else None
-    return {
+    labelled, theirs = subject.labelled, inside.scores[REFERENCE]
+    on_splits = {split: scores[split] for split in subject.splits}
+    found: dict[str, Any] = {
         "latency": inside.latency[name],
         "resources": dict(inside.resources[name]),
-        "quality": quality(artifact, scores, labelled) if labelled else {},
-        "parity": parity(artifact, scores, reference, inside.scores[REFERENCE], labelled),
+        "quality": quality(artifact, on_splits, labelled),
+        "parity": parity(artifact, on_splits, reference, theirs, labelled, inside.lengths),
         "served": [],
         "served_error": None,
         "quality_served": {},
         "parity_served": {},
+        "functional": {},
+        "flipped": [],
     }
+    if name not in subject.artifacts:
+        return found
+    if subject.validation and labelled:
+        known = labelled | {VALIDATION: subject.validation}
+        again = refitted(artifact, on_splits, scores[VALIDATION], known)
+        for split, figures in again.items():
+            found["quality"][split]["refitted"] = figures
+    for suite, cases in subject.suites.items():
+        ours, wanted = decided(artifact, scores[suite]), decided(reference, theirs[suite])
+        found["functional"][suite] = evaluate_cases(cases, scores[suite], ours, theirs[suite], wanted)
+    found["flipped"] = flipped(artifact, on_splits, reference, theirs, labelled, inside.lengths)
+    return found
+
+
+def _judge(subject: Subject, found: Mapping[str, dict[str, Any]], margin: float) -> None:
+    """Write each variant's verdict into its parity on the gate texts."""
+    labels = len(subject.data["labels"])
+    compared_with_fp32 = {
+        name: compared(one["parity"][GATE]["cells"], labels)
+        for name, one in found.items()
+        if name in subject.artifacts and name != REFERENCE and "cells" in one["parity"][GATE]
+    }
+    for name, verdict in noninferiority.judge(compared_with_fp32, margin).items():
+        found[name]["parity"][GATE]["noninferiority"] = verdict
 
 
 def _served_findings(
@@ -318,7 +256,6 @@ def _served_findings(
 ) -> dict[str, Any]:
     """What was found of a variant behind the server, as `report.measured` takes it."""
     artifact, scored = subject.artifacts[name], inside.scores[name]
-    labelled = subject.data["labels_meaningful"]
     found: dict[str, Any] = {
         "served": served.record(),
         "served_error": served.error,
@@ -332,7 +269,7 @@ def _served_findings(
         rows = np.concatenate([np.arange(part.start, part.stop) for part in lists])
         agreement = served_parity(artifact, scored[split][rows], scores)
         found["parity_served"][split] = agreement
-        if labelled and not agreement["unanswered"]:
+        if split in subject.labelled and not agreement["unanswered"]:
             part = Split([content.texts[row] for row in rows], content.labels[rows])
             found["quality_served"] |= quality(artifact, {split: scores}, {split: part})
     return found
@@ -365,16 +302,3 @@ def _peer_entries(subject: Subject, inside: InProcess) -> list[dict[str, Any]]:
             )
         )
     return entries
-
-
-def _describe_data(checkpoint: Checkpoint, dataset: Dataset) -> dict[str, Any]:
-    """What the texts are, without where they lie: of a path only the file's name is kept."""
-    kind, separator, place = dataset.spec.partition(":")
-    base = checkpoint.meta["base"]
-    return {
-        "spec": kind + separator + Path(place).name,
-        "sha256": dataset.sha256,
-        "base": Path(base).name if Path(base).is_absolute() else base,
-        "labels": list(dataset.labels),
-        "labels_meaningful": checkpoint.judged,
-    }

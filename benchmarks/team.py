@@ -7,9 +7,10 @@ through `Team.ask`, which records the failure and drops the worker. Leaves out w
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from benchmarks.journal import Journal
 from benchmarks.worker import Worker, WorkerError, open_worker
 from handler.errors import UserError
 
@@ -18,6 +19,7 @@ REFERENCE = "fp32"
 FLOOR = "floor"
 # fp32 once more, in another process: what it differs by from itself is the noise of the run.
 TWIN = "fp32 again"
+DROPPED = "dropped: "  # before the name, in the journal
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Team:
     guests: tuple[str, ...] = ()
     failures: dict[str, Failure] = field(default_factory=dict)
     stage: str = "start"
+    journal: Journal = field(default_factory=lambda: Journal(None, {}))
 
     @property
     def names(self) -> list[str]:
@@ -52,6 +55,11 @@ class Team:
     def peers(self) -> list[str]:
         """The guests that answer texts and are still taking part."""
         return [name for name in self.guests if name in self.workers and name != FLOOR]
+
+    @property
+    def processes(self) -> list[int]:
+        """Process ids of the workers."""
+        return [worker.process.pid for worker in self.workers.values()]
 
     def shuffled(self, turn: int) -> list[str]:
         """`names` in an order of this turn's own: nobody always follows the same neighbour."""
@@ -77,13 +85,22 @@ class Team:
                 remedy="Without it nothing can be compared: build it again, make export VARIANTS=fp32",
             )
         self.failures[name] = Failure(self.stage, message)
+        self.journal.put(DROPPED + name, asdict(self.failures[name]))
         del self.workers[name]
 
 
 @contextmanager
-def open_team(names: list[str], guests: Sequence[str] = ()) -> Iterator[Team]:
-    """A worker for each name, the reference's twin and each guest, all ended on leaving."""
+def open_team(
+    names: Sequence[str], guests: Sequence[str] = (), journal: Journal | None = None
+) -> Iterator[Team]:
+    """A worker for each name, the reference's twin and each guest, all ended on leaving; none for those that
+    dropped out earlier in the run of `journal`."""
+    journal = journal or Journal(None, {})
+    failures = {name: Failure(**found) for name, found in journal.under(DROPPED).items()}
     with ExitStack() as stack:
-        workers = {name: stack.enter_context(open_worker(name)) for name in (*names, TWIN)}
-        workers |= {name: stack.enter_context(open_worker(name, ours=False)) for name in guests}
-        yield Team(workers, tuple(guests))
+        workers = {
+            name: stack.enter_context(open_worker(name, ours=name not in guests))
+            for name in (*names, TWIN, *guests)
+            if name not in failures
+        }
+        yield Team(workers, tuple(guests), failures, journal=journal)

@@ -2,7 +2,7 @@
 
 Covers: the interval of the difference in macro-F1 by a paired bootstrap, McNemar's exact test of which of
 them is right more often, intervals of the differences in AUROC and average precision, and of a rate. Leaves
-out the verdict on a margin, and many candidates at once (`benchmarks.verdicts`).
+out the verdict on a margin, and many candidates at once (`benchmarks.noninferiority`).
 
 The plain bootstrap knows only what it has seen: two classifiers that agree on all of 50 texts would agree for
 ever, and be proven equal by next to nothing. The draws here are Bayesian (Rubin, 1981,

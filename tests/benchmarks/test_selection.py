@@ -54,7 +54,9 @@ def test_objectives_pick_differently(field, objective: Objective, winner: str) -
 def test_the_reasons_tell_worse_from_not_proven_from_slower(field) -> None:
     reasons = select(field, Objective())["reasons"]
     assert list(reasons) == [one["name"] for one in field["variants"]]
-    assert reasons["bulky"].startswith("chosen: the fastest that qualifies, 300 requests a second")
+    assert reasons["bulky"].startswith(
+        "chosen: the fastest that qualifies, 300 requests a second to 32 clients"
+    )
     assert "5.0 times fp32" in reasons["bulky"]
     assert "it is worse: its macro-F1 lies from 0.030 below to 0.060 below fp32's" in reasons["damaged"]
     assert "not proven to be as good, nor shown to be worse" in reasons["unsettled"]
@@ -109,6 +111,72 @@ def test_without_serving_throughput_in_process_decides(make) -> None:
         select(found, Objective(p99_ms=20))
 
 
+def open_level(offered: float, p99_ms: float, saturated: bool = False) -> dict:
+    return {
+        "offered_rps": offered,
+        "seconds": 4.0,
+        "arrivals": 400,
+        "answered_rps": offered,
+        "goodput_rps": offered,
+        "p50_ms": p99_ms / 3,
+        "p90_ms": p99_ms / 2,
+        "p99_ms": p99_ms,
+        "errors": {},
+        "saturated": saturated,
+        "late_p99_ms": 0.4,
+        "split_ms": None,
+    }
+
+
+def test_an_objective_is_held_against_arrivals_that_do_not_wait(make) -> None:
+    found = make.document(
+        make.variant("fp32", levels=(make.level(32, 60, 20),)),
+        make.variant("a", levels=(make.level(32, 500, 9),)),
+    )
+    for one, rates in zip(found["variants"], ((20, 50), (200, 400)), strict=True):
+        one["open"] = [open_level(rates[0], 40), open_level(rates[1], 90, saturated=one["name"] == "a")]
+        one["saturation"] = {"capacity_rps": 500.0, "knee_rps": rates[0]}
+    validate(found, "sideBySide")
+    assert "200 requests a second arriving at random" in select(found, Objective(p99_ms=95))["reasons"]["a"]
+    assert select(found, Objective(p99_ms=50))["runners_up"] == ["fp32"]
+    none = select(found, Objective(p99_ms=30))
+    assert none["selected"] is None, "closed loops of 9 ms do not count"
+    too_much = select(found, Objective(rps=300))
+    assert too_much["selected"] is None
+    assert "more than it keeps up with" in too_much["reasons"]["a"]
+
+
+def test_a_drop_within_the_margin_may_be_luck_where_many_were_tried(make) -> None:
+    crowd = [make.variant(f"v{n}", speed=2 + n / 10) for n in range(20)]
+    for one in crowd:
+        one["parity"]["gate"]["cells"] = [800, 20, 12, 200, 200, 12, 24, 732]
+    found = make.document(make.variant("fp32"), *crowd)
+    alone = make.document(make.variant("fp32"), crowd[0])
+    margin = select_margin(alone)
+    assert select(alone, Objective(max_f1_drop=margin))["selected"] == "v0"
+    chosen = select(found, Objective(max_f1_drop=margin))
+    assert chosen["selected"] == "fp32"
+    crowd[0]["parity"]["gate"]["macro_f1_drop"]["high"] = margin
+    assert "20 variants were tested at once" in select(found, Objective(max_f1_drop=margin))["reasons"]["v0"]
+
+
+def select_margin(document: dict) -> float:
+    """The upper end of the one variant's interval, and a little more."""
+    from benchmarks.parity import compared
+
+    return compared(document["variants"][1]["parity"]["gate"]["cells"], 2).high + 1e-4
+
+
+def test_labels_that_may_flip_are_counted_by_what_is_proven(make) -> None:
+    found = make.document(make.variant("fp32"), make.variant("a", speed=2))
+    rate = {"n": 10, "rate": 0.005, "low": 0.0024, "high": 0.0092}
+    found["variants"][1]["parity"]["gate"]["flip_rates"] = {"any": rate}
+    assert select(found, Objective(max_flip=0.01))["selected"] == "a"
+    strict = select(found, Objective(max_flip=0.006))
+    assert strict["selected"] == "fp32"
+    assert "up to 0.9% of labels may differ from fp32's (10 of 2,000 gate texts do)" in strict["reasons"]["a"]
+
+
 def test_a_variant_that_was_not_served_cannot_beat_those_that_were(make) -> None:
     found = make.document(make.variant("fp32", levels=(make.level(32, 60, 700),)), make.variant("a", speed=9))
     chosen = select(found, Objective())
@@ -131,6 +199,9 @@ def test_the_fastest_equal_ones_are_served_and_those_with_a_proven_drop_first(ma
         make.variant("unsettled", speed=8, drop=(-0.004, 0.013)),
         make.variant("unlike", speed=9, equal=False),
     ]
+    for one in candidates[1:]:
+        verdict = "inconclusive" if one["name"] == "unsettled" else "pass"
+        one["parity"]["gate"]["noninferiority"] = {"verdict": verdict}
     assert choose_served(candidates, 1).names == ["fp32", "quick"]
     assert choose_served(candidates, 2).names == ["fp32", "quick", "slow"]
     assert choose_served(candidates, 3).names == ["fp32", "quick", "slow", "unsettled"]

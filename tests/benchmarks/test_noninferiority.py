@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from benchmarks.noninferiority import judge
 from benchmarks.power import population, sample
-from benchmarks.verdicts import judge
 from training.statistics import compare
 
 MARGIN = 0.01
