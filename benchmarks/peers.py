@@ -7,6 +7,7 @@ default. Everything here runs in worker processes and imports nothing of `handle
 OpenMP and tokenizers a user without us would not have. Leaves out caching (`preparation`) and timing.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,8 @@ PIPELINE = "hf-pipeline"  # what the others are compared with: the three lines t
 BATCH_SIZE = 32
 CALIBRATION_TEXTS = 300
 WEIGHTS = "model.safetensors"
-QUANTISED = "model_quantized.onnx"
+EXPORTED, QUANTISED = "model.onnx", "model_quantized.onnx"
+TORCHAO, PACKAGES = "torchao==0.18.0", "packages"
 
 Inputs = dict[str, Any]
 """What a tokenizer returns: `input_ids` and `attention_mask`, [texts, tokens]."""
@@ -127,6 +129,14 @@ def _load_pipeline(folder: Path, threads: int, max_length: int) -> Classifier:
     return Pipeline(pipe, forward, max_length)
 
 
+def _prepare_ort_fp32(checkpoint: Path, folder: Path, texts: list[str], max_length: int) -> None:
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+    from transformers import AutoTokenizer
+
+    ORTModelForSequenceClassification.from_pretrained(checkpoint, export=True).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+
+
 def _prepare_ort(checkpoint: Path, folder: Path, texts: list[str], max_length: int) -> None:
     from optimum.onnxruntime import ORTModelForSequenceClassification, ORTQuantizer
     from optimum.onnxruntime.configuration import AutoQuantizationConfig
@@ -154,19 +164,61 @@ def _ort_instructions() -> str:
     return "avx512" if "avx512f" in flags else "avx2"
 
 
-def _load_ort(folder: Path, threads: int, max_length: int) -> Classifier:
+def _load_ort(folder: Path, threads: int, max_length: int, file: str) -> Classifier:
     from onnxruntime import SessionOptions
     from optimum.onnxruntime import ORTModelForSequenceClassification
     from transformers import AutoTokenizer
 
     options = SessionOptions()
     options.intra_op_num_threads = threads
-    model = ORTModelForSequenceClassification.from_pretrained(
-        folder, file_name=QUANTISED, session_options=options
-    )
+    model = ORTModelForSequenceClassification.from_pretrained(folder, file_name=file, session_options=options)
     labels = [label for _, label in sorted(model.config.id2label.items())]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return Classifier(tokenizer, lambda inputs: model(**inputs).logits, labels, max_length)
+
+
+def _prepare_torchao(checkpoint: Path, folder: Path, texts: list[str], max_length: int) -> None:
+    """torchao gets a folder of its own: beside it, every import of transformers takes seconds more."""
+    import subprocess
+
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        str(folder / PACKAGES),
+    ]
+    done = subprocess.run([*command, TORCHAO], check=False, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["pip says nothing"])[-1]
+        raise RuntimeError(f"{TORCHAO} could not be installed: {last}")
+    AutoModelForSequenceClassification.from_pretrained(checkpoint).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+
+
+def _load_torchao(folder: Path, threads: int, max_length: int) -> Classifier:
+    sys.path.insert(0, str(folder / PACKAGES))
+    import torch
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.set_num_threads(threads)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    compiled = torch.compile(model, dynamic=True)  # else it compiles every length anew
+
+    def forward(inputs: Inputs) -> np.ndarray:
+        with torch.inference_mode():
+            tensors = {name: torch.from_numpy(values) for name, values in inputs.items()}
+            return compiled(**tensors).logits.numpy()
+
+    labels = [label for _, label in sorted(model.config.id2label.items())]
+    return Classifier(AutoTokenizer.from_pretrained(folder), forward, labels, max_length)
 
 
 def _prepare_openvino(checkpoint: Path, folder: Path, texts: list[str], max_length: int) -> None:
@@ -213,12 +265,21 @@ PEERS = {
             _load_pipeline,
         ),
         Peer(
+            "ort-fp32",
+            "optimum's export to ONNX Runtime",
+            "https://huggingface.co/docs/optimum-onnx/onnxruntime/usage_guides/models",
+            ("torch", "transformers", "onnxruntime", "optimum", "optimum-onnx"),
+            EXPORTED,
+            partial(_load_ort, file=EXPORTED),
+            _prepare_ort_fp32,
+        ),
+        Peer(
             "ort-int8",
             "optimum's export to ONNX Runtime with dynamic int8",
             "https://huggingface.co/docs/optimum-onnx/onnxruntime/usage_guides/quantization",
             ("torch", "transformers", "onnxruntime", "optimum", "optimum-onnx"),
             QUANTISED,
-            _load_ort,
+            partial(_load_ort, file=QUANTISED),
             _prepare_ort,
         ),
         Peer(
@@ -230,6 +291,15 @@ PEERS = {
             "model.bin",
             _load_openvino,
             _prepare_openvino,
+        ),
+        Peer(
+            "torchao-int8",
+            "torchao's Int8DynamicActivationInt8WeightConfig and torch.compile",
+            "https://docs.pytorch.org/ao/stable/workflows/inference.html",
+            ("torch", "transformers"),
+            WEIGHTS,
+            _load_torchao,
+            _prepare_torchao,
         ),
     )
 }

@@ -16,7 +16,6 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-from training.functional import evaluate_cases
 
 from benchmarks import latency, machine, noninferiority, resources
 from benchmarks.floor import Floor, under
@@ -34,6 +33,7 @@ from benchmarks.subject import VALIDATION, Subject
 from benchmarks.team import FLOOR, REFERENCE, TWIN, Failure, open_team
 from handler.commands import say
 from handler.machine import cpu_features
+from training.functional import evaluate_cases
 from training.splits import Split
 
 BF16 = {"avx512_bf16", "amx_bf16"}
@@ -234,7 +234,7 @@ def _findings(name: str, subject: Subject, inside: InProcess) -> dict[str, Any]:
             found["quality"][split]["refitted"] = figures
     for suite, cases in subject.suites.items():
         ours, wanted = decided(artifact, scores[suite]), decided(reference, theirs[suite])
-        found["functional"][suite] = evaluate_cases(cases, scores[suite], ours, theirs[suite], wanted)
+        found["functional"][suite] = evaluate_cases(cases, scores[suite], ours, wanted)
     found["flipped"] = flipped(artifact, on_splits, reference, theirs, labelled, inside.lengths)
     return found
 

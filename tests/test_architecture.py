@@ -18,7 +18,9 @@ ALLOWED = {
 # What benchmarks may use of training: the data, the metrics, the statistics, and where they are recorded.
 OF_TRAINING = {
     "training.checkpoint",
+    "training.calibration",
     "training.data",
+    "training.functional",
     "training.metrics",
     "training.splits",
     "training.statistics",

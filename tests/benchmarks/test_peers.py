@@ -18,16 +18,39 @@ from benchmarks.team import FLOOR, REFERENCE, TWIN, open_team
 from benchmarks.worker import ROOT, WorkerError, open_worker
 from handler.predictor import Predictor
 
+APART = "torchao-int8"  # downloaded when it is wanted, and compiled for half a minute
+
 
 @pytest.fixture(scope="module")
 def prepared(checkpoint, dataset, peers_folder):
-    return prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparation, "PEERS", {name: one for name, one in PEERS.items() if name != APART})
+        yield prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder)
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.fixture(scope="module")
+def prepared_apart(checkpoint, dataset, peers_folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparation, "PEERS", {APART: PEERS[APART]})
+        yield prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder)
+
+
+@pytest.mark.slow
+def test_torchao_is_installed_apart_and_is_the_same_classifier(
+    prepared_apart, dataset, checkpoint, build_once
+) -> None:
+    assert_the_same_classifier(APART, prepared_apart, dataset, checkpoint, build_once)
+    assert (prepared_apart.folders[APART] / "packages" / "torchao").is_dir()
+
+
+@pytest.mark.parametrize("name", [name for name in PEERS if name != APART])
 def test_a_peer_is_the_same_classifier_run_by_other_means(
     name: str, prepared, dataset, checkpoint, build_once
 ) -> None:
+    assert_the_same_classifier(name, prepared, dataset, checkpoint, build_once)
+
+
+def assert_the_same_classifier(name: str, prepared, dataset, checkpoint, build_once) -> None:
     assert not prepared.failures
     artifact, texts = build_once("fp32"), dataset.splits["gate"].texts[:64]
     expected = np.array([one.scores for one in Predictor(artifact, 1).predict(texts)])
@@ -39,8 +62,8 @@ def test_a_peer_is_the_same_classifier_run_by_other_means(
         assert started["warmed_shapes"] == 0
         raw = np.array(worker.ask("score", start=0, stop=64))
         scores = calibrated({"gate": raw}, checkpoint.meta["temperature"])["gate"]
-        assert np.abs(scores - expected).max() < (1e-4 if name == PIPELINE else 0.2)
-        assert worker.ask("together", start=0, stop=32) > 0
+        assert np.abs(scores - expected).max() < (1e-4 if name in (PIPELINE, "ort-fp32") else 0.2)
+        assert min(worker.ask("together", start=0, stop=32)) > 0
         assert len(worker.ask("single", start=0, stop=2)) == 2
         assert len(worker.ask("shape", batch=2, tokens=8, turn_ms=1)) >= 2
         assert len(worker.ask("tokenise", start=0, stop=2)) == 2

@@ -8,16 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import latency, preparation, quality, suite
 from benchmarks.__main__ import main
+from benchmarks.journal import FILE
+from benchmarks.latency import one_round
 from benchmarks.peers import PEERS
 from benchmarks.profiles import PROFILES
 from benchmarks.report import case, side_by_side, validate
+from benchmarks.selection import Objective
 from benchmarks.served import check_archive
-from benchmarks.suite import find_artifacts, measure, prepare
+from benchmarks.subject import find_artifacts, prepare
+from benchmarks.suite import measure, open_journal
 from handler.artifact import DESCRIPTION, describe_files, open_artifact
 from handler.atomic import write_json
 from handler.errors import UserError
 
+QUICK_PEERS = ("hf-pipeline", "ort-fp32", "ort-int8", "plain-openvino-int8")
 BRIEF = replace(
     PROFILES["demo"],
     rounds=2,
@@ -45,9 +51,19 @@ def artifacts(build_once, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reports(artifacts: Path, checkpoint, dataset, peers_folder) -> dict[str, dict]:
+def reports(artifacts: Path, checkpoint, dataset, peers_folder, tmp_path_factory) -> dict[str, dict]:
     """A run with peers and the floor, timed on texts of the test split."""
-    subject = prepare([], artifacts, None, checkpoint, dataset, BRIEF, "test", peers_folder)
+    texts = tmp_path_factory.mktemp("texts") / "unlabelled.txt"
+    texts.write_text("a soup\n\nmy neighbours came to tea\n")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (preparation, suite):  # torchao compiles for a minute: `test_peers` has it, slow
+            patch.setattr(module, "PEERS", {name: one for name, one in PEERS.items() if name in QUICK_PEERS})
+        where = {"peers": peers_folder, "unlabelled": texts}
+        subject = prepare([], artifacts, None, checkpoint, dataset, BRIEF, "test", **where)
+        return _reports(subject)
+
+
+def _reports(subject) -> dict[str, dict]:
     return {report["name"]: report for report in measure(subject, BRIEF, threads=1)}
 
 
@@ -99,6 +115,82 @@ def test_a_trained_classifier_gets_quality_and_an_interval_of_its_drop(reports) 
     assert drop["low"] <= 0 <= drop["high"]
 
 
+def test_the_verdict_is_on_the_gate_and_says_what_the_texts_could_have_shown(reports) -> None:
+    verdict = reports["copy"]["parity"]["gate"]["noninferiority"]
+    assert verdict["variants"] == 1
+    assert verdict["verdict"] == "inconclusive", "60 texts without a flip do not prove a margin of 0.01"
+    assert verdict["smallest_margin"] > 0.01
+    assert verdict["texts_to_settle"] > 60
+    assert "noninferiority" not in reports["fp32"]["parity"]["gate"]
+    assert "noninferiority" not in reports["copy"]["parity"]["test"]
+
+
+def test_unlabelled_texts_count_for_agreement_alone(reports) -> None:
+    parity = reports["copy"]["parity"]["unlabelled"]
+    assert (parity["n"], parity["label_agreement"], parity["macro_f1_drop"]) == (2, 1, None)
+    assert parity["flip_rates"]["any"]["high"] > 0.5
+    assert "unlabelled" not in reports["copy"]["quality"]
+
+
+def test_functional_cases_are_asked_of_every_variant(reports) -> None:
+    suite = reports["copy"]["functional"]["templates"]
+    assert suite["n"] > 500
+    assert suite["accuracy"] == suite["reference_accuracy"]
+    assert suite["flips"] == 0
+    assert len(suite["groups"]) == 8
+
+
+def test_refitting_is_shown_beside_the_figures_as_shipped(reports) -> None:
+    gate, test = (reports["copy"]["quality"][split] for split in ("gate", "test"))
+    assert gate["refitted"]["temperature"] == test["refitted"]["temperature"]
+    assert 0 < gate["refitted"]["ece"] < 1
+    assert sum(point["n"] for point in gate["reliability"]) == 60
+
+
+def test_time_is_told_by_phase_and_by_length_and_cpu_by_text(reports) -> None:
+    single = case(reports["copy"], "1 text")
+    assert single["model_p50_ms"] + single["tokenise_p50_ms"] < 2 * single["p50_ms"]
+    assert sum(one["n"] for one in single["by_length"]) == single["samples"]
+    assert reports["copy"]["resources"]["cpu_s_per_1000_texts"] > 0
+    assert reports["copy"]["run"]["others_cores"] >= 0
+
+
+def test_every_fixed_shape_has_the_roofline_of_the_variants_own_arithmetic(reports) -> None:
+    for entry in reports["copy"]["latency"]:
+        assert ("roofline" in entry) == (entry["tokens"] is not None)
+        if entry["tokens"]:
+            assert 0 < entry["roofline"]["share"] < 1.5
+            assert entry["roofline"]["floor_ms"] > 0
+
+
+def test_an_interrupted_run_goes_on_where_it_ended(
+    artifacts: Path, checkpoint, dataset, tmp_path, monkeypatch, capsys
+) -> None:
+    subject = prepare(["copy", "broken"], artifacts, None, checkpoint, dataset, BRIEF)
+    path, asked = tmp_path / FILE, []
+    what = (subject, BRIEF, Objective(), 1, False)
+
+    def interrupted(team, turn, *rest):
+        asked.append(turn)
+        if asked == [0, 1]:
+            raise KeyboardInterrupt
+        return one_round(team, turn, *rest)
+
+    monkeypatch.setattr(latency, "one_round", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(
+            subject, BRIEF, 1, Objective(), open_journal(path, subject, BRIEF, Objective(), 1, fresh=False)
+        )
+    monkeypatch.setattr(quality, "_score", pytest.fail)  # all texts have been scored
+    journal = open_journal(path, *what)
+    found = {report["name"]: report for report in measure(subject, BRIEF, 1, Objective(), journal)}
+    assert asked == [0, 1, 1]
+    assert "going on where an earlier run ended" in capsys.readouterr().err
+    assert found["copy"]["run"]["resumed"] == 1
+    assert case(found["copy"], "1 text")["samples"] == 6, "of both rounds"
+    assert found["broken"]["error"]["stage"] == "start"
+
+
 @pytest.fixture(scope="module")
 def beside_peers(reports) -> dict:
     """The side-by-side document of that run."""
@@ -109,7 +201,7 @@ def beside_peers(reports) -> dict:
 
 def test_peers_are_measured_in_the_same_rounds_and_judged_like_variants(beside_peers) -> None:
     peers = {peer["name"]: peer for peer in beside_peers["peers"]}
-    assert list(peers) == list(PEERS)
+    assert tuple(peers) == QUICK_PEERS
     assert {peer["status"] for peer in peers.values()} == {"measured"}
     pipeline = peers["hf-pipeline"]
     assert pipeline["parity"]["gate"]["label_agreement"] == 1
