@@ -12,6 +12,7 @@ whole rounds. Leaves out load on a server (`served`) and memory (`resources`).
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -147,9 +148,7 @@ def measure_latency(
     for turn in range(profile.rounds):
         due = [shape for shape in shapes if turn % 2 == 0 or _case(*shape) not in timings.slow]
         with step(f"latency, round {turn + 1} of {profile.rounds}"):
-            found = journal.once(
-                f"latency {turn}", lambda due=due, turn=turn: one_round(team, turn, due, profile, floor)
-            )
+            found = journal.once(f"latency {turn}", partial(one_round, team, turn, due, profile, floor))
         timings.add(found, floor)
         if turn == 0:
             timings.slow = slow_cases(timings.collected, profile.slow_turn_ms)

@@ -75,7 +75,8 @@ def measure(
     journal: Journal | None = None,
 ) -> list[Report]:
     """Measure everything; one report per variant, the reference first."""
-    objective, journal = objective or Objective(), journal or Journal(None, {})
+    objective = objective or Objective()
+    journal = Journal(None, {}) if journal is None else journal
     started, began = datetime.now(UTC), time.perf_counter()
     if machine.is_busy(load := subject.load_average):
         say(f"warning: the machine is busy (load {load}); timings will be noisy, see the noise floor")

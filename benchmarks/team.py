@@ -95,7 +95,7 @@ def open_team(
 ) -> Iterator[Team]:
     """A worker for each name, the reference's twin and each guest, all ended on leaving; none for those that
     dropped out earlier in the run of `journal`."""
-    journal = journal or Journal(None, {})
+    journal = Journal(None, {}) if journal is None else journal
     failures = {name: Failure(**found) for name, found in journal.under(DROPPED).items()}
     with ExitStack() as stack:
         workers = {

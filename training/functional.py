@@ -141,22 +141,20 @@ def evaluate_cases(
                 "flips": int(differ[rows].sum()),
             }
         )
-    by_group = [
-        {
-            "group": group,
-            "n": int((groups == group).sum()),
-            **subgroup_aucs(cases.labels, scores[:, 1], groups == group),
-        }
+    by_group = {
+        group: subgroup_aucs(cases.labels, scores[:, 1], groups == group)
         for group in dict.fromkeys(group for group in cases.group if group)
-    ]
+    }
     return {
         "n": len(given),
         "accuracy": float(right.mean()),
         "reference_accuracy": float(their_right.mean()),
         "flips": int(differ.sum()),
         "functionalities": functionalities,
-        "groups": by_group,
-        "gaps": {name: _gap([one[name] for one in by_group]) for name in AUCS},
+        "groups": [
+            {"group": group, "n": int((groups == group).sum()), **aucs} for group, aucs in by_group.items()
+        ],
+        "gaps": {name: _gap([aucs[name] for aucs in by_group.values()]) for name in AUCS},
     }
 
 
