@@ -20,11 +20,11 @@ import numpy as np
 from benchmarks import latency, machine, noninferiority, resources
 from benchmarks.floor import Floor, under
 from benchmarks.journal import Journal
-from benchmarks.parity import compared, decided, flipped, parity
+from benchmarks.parity import compared, flipped, parity
 from benchmarks.peers import PEERS
 from benchmarks.profiles import Profile
 from benchmarks.progress import Step, progress
-from benchmarks.quality import Scores, calibrated, in_lists, quality, refitted, score, spread
+from benchmarks.quality import Scores, calibrated, in_lists, quality, refitted, score, spread, thresholds
 from benchmarks.report import SCHEMA, Report, describe, failed, measured, peer_entry
 from benchmarks.roofline import arithmetic, with_rooflines
 from benchmarks.selection import Objective, Serving, choose_served
@@ -234,8 +234,8 @@ def _findings(name: str, subject: Subject, inside: InProcess) -> dict[str, Any]:
         for split, figures in again.items():
             found["quality"][split]["refitted"] = figures
     for suite, cases in subject.suites.items():
-        ours, wanted = decided(artifact, scores[suite]), decided(reference, theirs[suite])
-        found["functional"][suite] = evaluate_cases(cases, scores[suite], ours, wanted)
+        cuts = thresholds(artifact), thresholds(reference)
+        found["functional"][suite] = evaluate_cases(cases, scores[suite], theirs[suite], *cuts)
     found["flipped"] = flipped(artifact, on_splits, reference, theirs, labelled, inside.lengths)
     return found
 

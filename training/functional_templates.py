@@ -1,145 +1,168 @@
-"""The functional suite's sentences, as templates with one right answer each.
+"""The sentences of the functional suite, as templates by functionality.
 
-Functional classes follow HateCheck (Röttger et al., 2021, https://aclanthology.org/2021.acl-long.4); the
-sentences are our own, none is HateCheck's or the demo corpus', and none holds a slur or profanity. Every
-template with `{group}` is asked of every group, so that groups can be compared; the others have a slot of
-their own. They are synthetic, short and plain: passing them is necessary for a classifier, and far from
-enough.
+The functionalities follow those of HateCheck (Röttger et al., 2021, https://aclanthology.org/2021.acl-long.4).
+The sentences are our own: none is HateCheck's or shared with `demo_templates`, and none holds a slur,
+profanity or a graphic scene. `{group}` is a plural, `{member}` its singular with an article; a template with
+either stands once for each group. What is said of a group under one label is often said of a thing, a
+person or a trade under the other, since a model that goes by words alone should be found out.
 """
 
-GROUPS = (
-    "women",
-    "immigrants",
-    "Muslims",
-    "Jews",
-    "gay people",
-    "trans people",
-    "disabled people",
-    "Black people",
-)
+GROUPS = {
+    "women": "a woman",
+    "immigrants": "an immigrant",
+    "Muslims": "a Muslim",
+    "Jews": "a Jew",
+    "gay people": "a gay person",
+    "trans people": "a trans person",
+    "disabled people": "a disabled person",
+    "Black people": "a Black person",
+}
 
 FILLERS: dict[str, tuple[str, ...]] = {
-    "object": (
-        "parking meter",
-        "alarm clock",
-        "stapler",
-        "dishwasher",
-        "router",
-        "vending machine",
-        "lawnmower",
-    ),
-    "someone": ("My flatmate", "That goalkeeper", "My driving examiner", "The caretaker", "Our tax adviser"),
-    "profession": (
-        "telemarketers",
-        "tabloid editors",
-        "debt collectors",
-        "ticket touts",
-        "spammers",
-        "hedge funds",
-    ),
-    "moment": ("tonight", "this week", "before lunch", "in this heat", "after the exam", "on the last lap"),
+    "thing": ("ticket machine", "lawnmower", "spreadsheet", "vacuum cleaner", "scanner"),
+    "person": ("my flatmate", "our captain", "that waiter", "the drummer", "my dentist"),
+    "trade": ("ticket touts", "tax advisers", "landlords", "car dealers", "weather presenters"),
 }
 
 HATEFUL: dict[str, tuple[str, ...]] = {
     "strong negative emotion": (
-        "Nothing makes me angrier than the sight of {group}.",
-        "My contempt for {group} grows with every year.",
-        "I loathe {group} with all my heart.",
+        "Pure hatred is what I feel whenever {group} walk into the room.",
+        "Sharing a lift with {group} fills me with disgust, and it always will.",
+        "What I have for {group} is spite, morning and night, and I am not sorry for it.",
     ),
     "derogation": (
-        "{group} have no decency and never will.",
-        "Deep down {group} are rotten, and anyone can see it.",
-        "{group} ruin whatever they touch.",
+        "Look closely and {group} are worthless as workers and as neighbours.",
+        "{group} have neither brains nor honour, wherever you meet them.",
+        "If you want a job done badly, hire {group}, who are too dim to learn.",
     ),
     "dehumanising comparison": (
-        "{group} are filth on the shoe of this nation.",
-        "Living beside {group} is like living beside cockroaches.",
-        "To call {group} human is far too kind.",
+        "{group} are locusts that strip every street they settle in.",
+        "A stray dog has more of a soul than {group} will ever have.",
+        "Call it mould or call it {group}, both creep in through the cracks and spoil the house.",
     ),
-    "exclusion": (
-        "No shop should be made to serve {group}.",
-        "{group} should be kept off our buses and out of our parks.",
-        "Take their passports away from {group} and be done with it.",
-    ),
-    "threat": (
-        "{group} will be sorry that they ever moved in here.",
-        "If {group} march again, we will teach them to be afraid.",
-        "One night we shall come for {group}, wait and see.",
+    "threat or exclusion": (
+        "I hope that someone puts {group} on a bus and never lets them come back.",
+        "Sooner or later {group} will be taught a lesson that they will not forget.",
+        "There ought to be a fence around this estate, with {group} on the far side of it.",
     ),
     "implicit derogation": (
-        "Funny how the till comes up short whenever {group} are hired.",
-        "Since {group} moved in, I count my spoons after dinner.",
-        "I would sooner leave the flat empty than let it to {group}.",
+        "Congratulations on hiring {group}, and who is going to do the actual work?",
+        "My father sold up the week that {group} bought the house next door, and nobody blamed him.",
+        "You may dress {group} in fine clothes, but I would still lock the till.",
     ),
-    "hate as a question": (
-        "Why are {group} even allowed to breathe our air?",
-        "Who invited {group} to spoil everything we built?",
-        "Is there anything on earth more worthless than {group}?",
+    "hate phrased as a question": (
+        "Am I meant to clap because {group} have managed something that a toddler can do?",
+        "What have we done to deserve being burdened with {group}?",
+        "Which fool would put {group} in a position of trust?",
     ),
-    "hate as an opinion": (
-        "In my view {group} deserve every bit of misery they get.",
-        "If you ask me, {group} ought to have fewer rights than the rest of us.",
-        "I honestly believe that {group} are inferior.",
+    "hate phrased as an opinion": (
+        "In my humble view {group} are second-rate human beings.",
+        "It may be unpopular, but I think that {group} drag down everyone around them.",
+        "Having given it much thought, I consider {group} to be inferior.",
     ),
-    "hate across clauses": (
-        "We have {group} next door. They disgust me.",
-        "I saw {group} at the fair, and such creatures should not be let in anywhere.",
-        "You know {group}? Garbage, every last one.",
+    "hate by pronoun": (
+        "There are {group} at my gym now. They are filth and I will not share a bench with them.",
+        "A lot of people feel sorry for {group}. I do not, because they are a burden to us all.",
+        "The teacher they hired is {member}. Nobody of that sort should be let near our children.",
     ),
     "negated praise": (
-        "Not one decent thought has ever come from {group}.",
-        "{group} do not deserve any kindness at all.",
-        "There is nothing good to be said about {group}.",
+        "{group} do not add a single good thing to this country.",
+        "I have yet to come across any {group} who deserve a kind word.",
+        "Never once have {group} shown that they are as good as the rest of us.",
     ),
 }
 
-# Hateful templates that are also asked misspelt: what a filter by words would miss.
-MISSPELT = ("strong negative emotion", "derogation")
+# Of these functionalities the first template is respelt as well; the word is the one that carries the hate.
+# The group's name stays as it is: no group should be harder to read than another.
+DISGUISED = {
+    "strong negative emotion": "hatred",
+    "derogation": "worthless",
+    "dehumanising comparison": "locusts",
+}
 
 NOT_HATEFUL: dict[str, tuple[str, ...]] = {
     "neutral mention": (
-        "The museum opened an exhibition about {group} in the twentieth century.",
-        "A survey asked {group} how they travel to work.",
-        "There were {group} among the passengers.",
+        "The survey asked two hundred {group} about their daily commute.",
+        "My new optician is {member} and has a practice by the station.",
+        "An archive is collecting photographs of {group} from the nineteen-fifties.",
+        "According to the leaflet the new housing rules also apply to {group}.",
     ),
     "positive mention": (
-        "I am glad that {group} joined our choir.",
-        "{group} on my team taught me a great deal.",
-        "What a pleasure it was to celebrate with {group} last night.",
+        "The {group} in our rowing crew bring out the best in everyone.",
+        "Some of the finest lecturers that I ever had were {group}.",
+        "It made my week to see {group} celebrated on the front page.",
+        "Working alongside {group} has taught me a lot, and I am grateful for it.",
     ),
     "negated hate": (
-        "I do not think that {group} are inferior to anyone.",
-        "Nobody should claim that {group} ruin whatever they touch.",
-        "It is simply false that {group} have no decency.",
+        "I do not think that {group} are a burden to anybody.",
+        "Nobody has the right to tell {group} that they are worthless.",
+        "{group} are not second-rate, no matter how often it is repeated.",
+        "I have never felt disgust at {group}, and I hope that I never will.",
     ),
-    "hate quoted and denounced": (
-        'Whoever writes "{group} are filth" should be banned from this forum.',
-        '"{group} deserve misery" is a vile thing to say, and I reported it.',
-        'Shouting "keep {group} off our buses" is the bigotry that we fight.',
+    "counter-speech that quotes": (
+        '"{group} are locusts", he wrote, and I have rarely read anything so shameful.',
+        "My uncle said that {group} are filth, so I asked him to leave my kitchen.",
+        'The wall says "{group} are worthless". It is a lie, and we will paint over it.',
+        'To your "which fool would trust {group}": I would, and you should be embarrassed.',
     ),
-    "counter speech": (
-        "Stop insulting {group}, they are our neighbours.",
-        "Whoever threatens {group} will have to deal with all of us.",
-        "Your jokes about {group} are cruel, and I will not laugh.",
+    "counter-speech that refers": (
+        "What you wrote about {group} is bigotry and I will not let it stand.",
+        "The way that the speaker talked about {group} made me ashamed to be in the audience.",
+        "Deleting your insults about {group} was the easiest decision of my day.",
+        "That joke about {group} was not funny, it was cruel, and you should say sorry.",
     ),
-    "abuse of an object": (
-        "I loathe this {object}, it never works.",
-        "That {object} is garbage and belongs in a skip.",
-        "Nothing makes me angrier than the sight of this {object}.",
+    "abuse of objects": (
+        "This {thing} fills me with hatred, it jams whenever I am late.",
+        "Whoever designed our {thing} made something worthless.",
+        "I hope that someone puts that {thing} in a skip and never brings it back.",
+        "Out with the {thing}, it is a burden to us all.",
     ),
-    "abuse of one person": (
-        "{someone} is rotten, and anyone can see it.",
-        "{someone} has no decency and never will.",
-        "{someone} disgusts me after that stunt.",
+    "abuse of individuals": (
+        "{person} is a liar and a cheat, and I am done being polite about it.",
+        "Honestly, the way {person} behaves makes my blood boil.",
+        "Which fool would trust {person} with as much as a house plant?",
+        "{person} turned up late, ate everything and blamed me for it, what a toad.",
     ),
-    "abuse of a trade": (
-        "{profession} ruin whatever they touch.",
-        "My contempt for {profession} grows with every year.",
-        "There is nothing good to be said about {profession}.",
+    "abuse of professions": (
+        "{trade} are locusts that strip every town they pass through.",
+        "The less I hear from {trade}, the better I sleep.",
+        "Never once have {trade} told me the truth.",
+        "In my humble view {trade} are worthless.",
     ),
-    "figure of speech": (
-        "I could murder a cup of tea {moment}.",
-        "My feet are killing me {moment}.",
-        "We got absolutely destroyed {moment}, what a match.",
+    "exasperation": (
+        "Oh come on, the train is late for the fourth time this week!",
+        "For goodness' sake, who left the milk out again?",
+        "Good grief, I have been on hold for an hour.",
+        "Are you kidding me, the shop closed two minutes early?",
+        "I give up, this form wants the same date in three places.",
+        "Argh, I have locked myself out in my slippers.",
+        "Heavens above, can somebody please turn that music down?",
+        "Enough already, I do not want another newsletter.",
+        "What a rotten afternoon, first the rain and then the parking ticket.",
+        "I could scream, the whole file is gone.",
+        "Unbelievable, we queued all morning and they ran out of tickets.",
+        "Seriously, how hard can it be to put the lid back on?",
+        "Oh, bother, I have burnt the toast and the saucepan.",
+        "My patience is at an end, that alarm has been ringing since six.",
+        "Not again, the lift is stuck between two floors and I am in it.",
+        "Just my luck, the one sunny day and I am in bed with a cold.",
+    ),
+    "everyday senses of harsh words": (
+        "We killed time at the airport with a pack of cards.",
+        "I hate Mondays, and this one began before sunrise.",
+        "My feet are killing me after that walk along the coast.",
+        "Our captain destroyed the other side in the final, what a match.",
+        "I could murder a cup of tea right now.",
+        "The pianist bombed at the audition and will try again in June.",
+        "The visitors got smashed in the second half, eight goals to one.",
+        "I would die for a window seat on this flight.",
+        "Shoot me an email once the tickets are booked.",
+        "Hit me with your best idea for the school play.",
+        "The frost killed every tomato on the balcony.",
+        "Let us crush these exams and then sleep for a week.",
+        "I despise coriander, it tastes of soap.",
+        "My battery is dead, so I will ring you from home.",
+        "The old stadium was blown up on live television.",
+        "Locusts can fly farther in a day than I would have guessed.",
     ),
 }
