@@ -22,7 +22,7 @@ from benchmarks.floor import Floor, encoder_of, under
 from benchmarks.peers import PEERS
 from benchmarks.preparation import Prepared, prepare_peers
 from benchmarks.products import Encoder
-from benchmarks.profiles import Profile
+from benchmarks.profiles import OBJECTIVE_P99_MS, Profile
 from benchmarks.progress import Step, progress
 from benchmarks.quality import Scores, calibrated, in_lists, parity, quality, sample, score, spread
 from benchmarks.report import SCHEMA, describe, failed, measured, peer_entry
@@ -215,6 +215,7 @@ def measure(subject: Subject, profile: Profile, threads: int | None) -> list[dic
         "threads": inside.resources[REFERENCE]["threads"],
         "load_average_before": load,
         "commit": machine.commit(),
+        "objective_p99_ms": OBJECTIVE_P99_MS,
         "serving": {"names": serving.names, "rule": serving.rule},
     }
     lengths = np.percentile(inside.tokens, [50, 90, 99])
@@ -283,6 +284,7 @@ def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
     weight = max(0.1, subject.artifacts[REFERENCE].bytes / 90e6)
     texts = sum(len(split.texts) for split in splits) / len(splits)
     loads_s = 1.2 * profile.served_s * len(profile.concurrencies)
+    loads_s += 1.3 * profile.open_s * (len(profile.open_shares) + len(profile.extra_rates))
     archives = len(subject.archives)
     if profile.served_best is not None and not subject.named:
         archives = min(archives, 1 + profile.served_best)
@@ -321,6 +323,8 @@ def _served_findings(
     labelled = subject.data["labels_meaningful"]
     found: dict[str, Any] = {
         "served": served.record(),
+        "open": served.open_record(OBJECTIVE_P99_MS),
+        "saturation": served.saturation(),
         "served_error": served.error,
         "resources": inside.resources[name] | {"server_ready_s": min(served.ready_s, default=None)},
         "quality_served": {},
