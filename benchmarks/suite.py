@@ -361,7 +361,7 @@ def _peer_entries(subject: Subject, inside: InProcess) -> list[dict[str, Any]]:
         found = _findings(name, subject, inside) if name in inside.latency else None
         entries.append(
             peer_entry(
-                name,
+                PEERS[name],
                 found,
                 subject.peers.facts.get(name),
                 subject.peers.left_out.get(name),
