@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.profiles import PROFILES
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         help="margin of non-inferiority, in macro-F1 on gate; default: %(default)s",
     )
     measure.add_argument(
-        "--p99-ms", type=positive_float, help="an answer later than this is not good; default: 100"
+        "--p99-ms", type=positive_float, help="an answer later than this is not good; default: 50"
     )
     measure.add_argument(
         "--rps", type=positive_float, help="a rate of arrivals that is to be measured beside the usual ones"
@@ -167,6 +168,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     checkpoint = open_checkpoint(arguments.checkpoint)
     profile, store = PROFILES[arguments.profile], None if arguments.no_serve else arguments.store
+    if arguments.rps:
+        profile = replace(profile, extra_rates=(arguments.rps,))
     subject = prepare(
         arguments.variants,
         arguments.artifacts,
@@ -181,9 +184,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.hatecheck,
     )
     objective = Objective(arguments.p99_ms, arguments.rps, arguments.max_f1_drop)
-    journal = open_journal(
-        arguments.results / FILE, subject, profile, objective, arguments.threads, arguments.fresh
-    )
+    journal = open_journal(arguments.results / FILE, subject, profile, arguments.threads, arguments.fresh)
     try:
         reports = measure(subject, profile, arguments.threads, objective, journal)
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """The load generator: a closed loop of N clients, each of which asks again as soon as it has its answer.
 
 Covers latency as the client sees it, throughput, and errors by status. A closed loop slows down with the
-server, so its latencies are those of N patient clients, not of arrivals that do not wait (an open loop).
+server, so its latencies are those of N patient clients, not of arrivals that do not wait (`arrivals`).
 It shares the cores with the server; what it takes of them is measured and reported. It parses no answer
 while the clock runs. Leaves out which server, and correctness of the answers (`served`).
 """
@@ -9,7 +9,7 @@ while the clock runs. Leaves out which server, and correctness of the answers (`
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -29,7 +29,7 @@ class Load:
     concurrency: int
     seconds: float
     latencies_ms: list[float]
-    errors: Counter[str] = field(default_factory=Counter)
+    errors: Mapping[str, int] = field(default_factory=dict)
     cpu_s: float = 0.0
 
     @property
@@ -88,7 +88,7 @@ async def _drive(
 
     await asyncio.gather(*(client() for _ in range(concurrency)))
     taken = time.perf_counter() - begin
-    return Load(concurrency, taken, latencies, errors, time.process_time() - cpu)
+    return Load(concurrency, taken, latencies, dict(errors), time.process_time() - cpu)
 
 
 async def ask(session: aiohttp.ClientSession, url: str, body: bytes) -> str:

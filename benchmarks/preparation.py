@@ -50,9 +50,9 @@ def prepare_peers(checkpoint: Checkpoint, texts: Sequence[str], cache: Path) -> 
     prepared = Prepared()
     calibration = list(texts[:CALIBRATION_TEXTS])
     for name, peer in PEERS.items():
-        versions, missing = _versions(peer)
+        versions, missing = installed(peer.requires)
         if missing:
-            prepared.left_out[name] = f"{', '.join(missing)} not installed: pip install {' '.join(missing)}"
+            prepared.left_out[name] = why_left_out(missing)
             say(f"{name} is left out: {prepared.left_out[name]}")
             continue
         try:
@@ -65,15 +65,20 @@ def prepare_peers(checkpoint: Checkpoint, texts: Sequence[str], cache: Path) -> 
     return prepared
 
 
-def _versions(peer: Peer) -> tuple[dict[str, str], list[str]]:
-    """The versions of what it requires, and what is not installed."""
+def installed(packages: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The versions of packages, and those that are not there."""
     versions, missing = {}, []
-    for package in peer.requires:
+    for package in packages:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             missing.append(package)
     return versions, missing
+
+
+def why_left_out(names: Sequence[str]) -> str:
+    """Why something is left out."""
+    return f"{', '.join(names)} not installed: pip install {' '.join(names)}"
 
 
 def _prepare(

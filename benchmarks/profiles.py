@@ -6,6 +6,8 @@ every profile, so that their reports have the same fields.
 
 from dataclasses import dataclass
 
+OBJECTIVE_P99_MS = 50.0  # a served answer later than this is not a good one, unless a run says otherwise
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -18,6 +20,8 @@ class Profile:
     `max_texts` of each.
     Beside fp32, the `served_best` fastest in process that are equal to it are served (None: all), `passes`
     times, at each of `concurrencies` for `served_s`, longer where answers are too few for a p99.
+    Then requests arrive that do not wait, for `open_s` at each of `open_shares` of the rate that the variant
+    reached at the highest concurrency, and at each of `extra_rates` (requests per second) exactly.
     `served_splits` are scored again through the server, about `served_texts` of each; None is all of them.
     """
 
@@ -34,8 +38,11 @@ class Profile:
     passes: int
     concurrencies: tuple[int, ...]
     served_s: float
+    open_shares: tuple[float, ...]
+    open_s: float
     served_splits: tuple[str, ...]
     served_texts: int | None
+    extra_rates: tuple[float, ...] = ()
 
 
 PROFILES = {
@@ -55,6 +62,8 @@ PROFILES = {
             passes=1,
             concurrencies=(1, 32),
             served_s=2.5,
+            open_shares=(0.5, 0.9),
+            open_s=2,
             served_splits=("gate",),
             served_texts=256,
         ),
@@ -72,6 +81,8 @@ PROFILES = {
             passes=1,
             concurrencies=(1, 8, 32),
             served_s=5,
+            open_shares=(0.25, 0.5, 0.7, 0.85, 1.2),
+            open_s=4,
             served_splits=("gate", "test"),
             served_texts=2000,
         ),
@@ -89,6 +100,8 @@ PROFILES = {
             passes=3,
             concurrencies=(1, 8, 32),
             served_s=15,
+            open_shares=(0.25, 0.5, 0.7, 0.85, 0.95, 1.05, 1.2),
+            open_s=15,
             served_splits=("gate", "test"),
             served_texts=None,
         ),

@@ -9,17 +9,17 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jsonschema
 
-from benchmarks.peers import PEERS
 from benchmarks.team import Failure
 from handler.artifact import Artifact
 
 SCHEMA = 1
 SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
 DIGITS = 5  # significant: more than any of the measurements has, fewer than hide what is the same
+AS_PEER = ("latency", "quality", "parity", "resources", "served", "open", "saturation")  # what a peer shows
 
 Report = dict[str, Any]
 
@@ -70,15 +70,27 @@ def describe(artifact: Artifact) -> dict[str, Any]:
     }
 
 
+class Documented(Protocol):
+    """What a row says of somebody else's way, `peers.Peer` and `rival_servers.Rival` alike."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def summary(self) -> str: ...
+
+    @property
+    def documentation(self) -> str: ...
+
+
 def peer_entry(
-    name: str,
+    peer: Documented,
     findings: Mapping[str, Any] | None,
     facts: Mapping[str, Any] | None,
     left_out: str | None,
     failure: Failure | None,
 ) -> dict[str, Any]:
-    """The row of a peer: what was found in process, or why nothing was."""
-    peer = PEERS[name]
+    """The row of a peer: what was found in process, or of a rival as served; or why nothing was."""
     error = None
     if findings is None:
         failure = failure or Failure("preparation", left_out or "unknown")
@@ -86,14 +98,15 @@ def peer_entry(
     empty: dict[str, Any] = {"latency": [], "quality": {}, "parity": {}, "resources": {}}
     return tidy(
         {
-            "name": name,
+            "name": peer.name,
             "summary": peer.summary,
             "documentation": peer.documentation,
             "status": "measured" if findings else "left out" if left_out else "failed",
             "error": error,
             "preparation_s": facts["seconds"] if facts else None,
             "versions": facts["versions"] if facts else {},
-            **{field: findings[field] if findings else empty[field] for field in empty},
+            **empty,
+            **{field: findings[field] for field in AS_PEER if findings and findings.get(field)},
         }
     )
 

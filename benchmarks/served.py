@@ -1,10 +1,10 @@
 """The same variant as a client meets it: through TorchServe, from its archive, on this machine.
 
-Covers a real server per variant (booted, loaded, stopped), closed-loop load with one real text per
-request, and labelled texts once more through `/predictions`, in the very lists that were scored in process:
-their scores must be the same, or the archive does not serve the artifact that was measured.
-Leaves out tuning the server, arrivals that do not wait for answers, and the network: client and server
-share the cores.
+Covers a real server per variant (booted, loaded, stopped), one real text per request in closed loops and
+then in open ones at shares of the rate that those reached, and labelled texts once more through
+`/predictions`, in the very lists that were scored in process: their scores must be the same, or the archive
+does not serve the artifact that was measured. What one pass brings is plain JSON. Leaves out generating load
+(`load`, `arrivals`), tuning the server, and the network: client and server share the cores.
 """
 
 import json
@@ -12,14 +12,23 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
+from benchmarks import arrivals
+from benchmarks.arrivals import Arrivals, describe_open, open_loop
+from benchmarks.journal import Journal
 from benchmarks.latency import LEAST_SAMPLES, percentile
-from benchmarks.load import Load, closed_loop
+from benchmarks.load import MOST_STRETCH, Load, closed_loop
 from benchmarks.profiles import Profile
 from benchmarks.progress import Step
 from benchmarks.quality import Scores, in_lists, spread
@@ -42,18 +51,65 @@ def check_archive(archive: Path, artifact: Artifact) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Running:
+    """A server that is up: where it is asked, how long it took to start, its worker process, and the address
+    of its counters, if it has TorchServe's."""
+
+    predictions: str
+    ready_s: float
+    worker: psutil.Process
+    metrics: str | None = None
+
+
+@contextmanager
+def serve(archive: Path) -> Iterator[Running]:
+    """TorchServe on `archive`, ready to answer."""
+    begun = time.perf_counter()
+    with private_server(archive) as server:
+        ready_s = time.perf_counter() - begun
+        yield Running(server.predictions, ready_s, server.worker(), server.metrics)
+
+
 class Served:
-    """What was measured of one variant behind the server; passes add up, `record` makes the report of it."""
+    """What was measured of one variant behind the server. Passes add up, whether just made or read back;
+    with the first that went wrong it is over."""
 
     def __init__(self) -> None:
         self.loads: dict[int, list[Load]] = {}
+        self.opens: dict[float, list[Arrivals]] = {}
         self.scores: Scores = {}
         self.ready_s: list[float] = []
         self.error: str | None = None
 
+    def add(self, outcome: Mapping[str, Any]) -> None:
+        """Take in what `one_pass` returned."""
+        for load in outcome["loads"]:
+            self.loads.setdefault(load["concurrency"], []).append(Load(**load))
+        for level in outcome["opens"]:
+            self.opens.setdefault(level["offered_rps"], []).append(Arrivals(**level))
+        for split, scores in outcome["scores"].items():
+            self.scores[split] = np.array(scores, np.float64)
+        if outcome["ready_s"] is not None:
+            self.ready_s.append(outcome["ready_s"])
+        self.error = self.error or outcome["error"]
+
+    @property
+    def rates(self) -> list[float]:
+        """The rates of open load so far: later passes repeat them, so that passes can be pooled."""
+        return sorted(self.opens)
+
     def record(self) -> list[dict[str, Any]]:
         """The report's `served` list: one entry per concurrency, all passes together."""
         return [describe(loads) for _, loads in sorted(self.loads.items())]
+
+    def open_record(self, objective_p99_ms: float) -> list[dict[str, Any]]:
+        """The report's `open` list: one entry per offered rate, all passes together."""
+        return [describe_open(passes, objective_p99_ms) for _, passes in sorted(self.opens.items())]
+
+    def saturation(self) -> dict[str, float | None] | None:
+        """The report's `saturation`."""
+        return arrivals.saturation([level["requests_per_second"] for level in self.record()], self.opens)
 
 
 def measure_served(
@@ -63,49 +119,91 @@ def measure_served(
     splits: Mapping[str, Split],
     profile: Profile,
     step: Step,
+    journal: Journal,
 ) -> dict[str, Served]:
     """Every archive in turn, `profile.passes` times round robin. What fails is recorded, others go on."""
-    bodies = [json.dumps({"text": text}).encode() for text in texts]
+    bodies = as_bodies(texts)
     measured = {name: Served() for name in archives}
     for turn in range(profile.passes):
         scored = splits if turn == 0 else {}
         for name, archive in archives.items():
+            served = measured[name]
             with step(f"serving {name}"):
-                _one_pass(measured[name], archive, artifacts[name].labels, bodies, scored, profile)
+                if not served.error:
+                    server, labels = serve(archive), artifacts[name].labels
+                    asked = partial(one_pass, server, labels, bodies, scored, profile, served.rates)
+                    served.add(journal.once(f"pass {turn} of {name}", asked))
     return measured
 
 
-def _one_pass(
-    served: Served,
-    archive: Path,
+def as_bodies(texts: Sequence[str]) -> list[bytes]:
+    return [json.dumps({"text": text}).encode() for text in texts]
+
+
+def one_pass(
+    server: AbstractContextManager[Running],
     labels: Sequence[str],
     bodies: Sequence[bytes],
     splits: Mapping[str, Split],
     profile: Profile,
-) -> None:
-    """One server from start to stop; what goes wrong is noted on `served`, which is then left alone."""
-    if served.error:
-        return
-    started, warm_s = time.perf_counter(), profile.served_s / 5
+    rates: Sequence[float] = (),
+) -> dict[str, Any]:
+    """One server from start to stop: closed loops, open ones, scores of `splits`. `rates` are those of an
+    earlier pass; without them they follow from this one's closed loops.
+
+    It returns plain JSON, which `Served.add` takes: `ready_s` (None: it did not start), `loads` and `opens`
+    (the fields of `Load` and `Arrivals`), `scores` by split (rows of labels; None: no answer), and `error`:
+    what went wrong, after which nothing more was measured.
+    """
+    outcome: dict[str, Any] = {"ready_s": None, "loads": [], "opens": [], "scores": {}, "error": None}
     try:
-        with private_server(archive) as server:
-            served.ready_s.append(time.perf_counter() - started)
-            for concurrency in profile.concurrencies:
-                load = closed_loop(
-                    server.predictions, bodies, concurrency, profile.served_s, warm_s, least=LEAST_SAMPLES[99]
-                )
-                served.loads.setdefault(concurrency, []).append(load)
+        with server as running:
+            outcome["ready_s"] = running.ready_s
+            for load in _closed_levels(running, bodies, profile):
+                outcome["loads"].append(vars(load))
+            for level in _open_levels(running, bodies, profile, rates or _rates(outcome["loads"], profile)):
+                outcome["opens"].append(vars(level))
             for name, split in splits.items():
                 lists = spread(in_lists(split.texts), profile.served_texts)
-                served.scores[name] = score_served(server.predictions, split.texts, lists, labels)
+                scores = score_served(running.predictions, split.texts, lists, labels)
+                rows = scores.tolist()
+                outcome["scores"][name] = [[None if isnan(one) else one for one in row] for row in rows]
     except (UserError, OSError, ValueError, KeyError) as error:
-        served.error = f"{type(error).__name__}: {error}"
+        outcome["error"] = f"{type(error).__name__}: {error}"
+    return outcome
+
+
+def _closed_levels(server: Running, bodies: Sequence[bytes], profile: Profile) -> Iterator[Load]:
+    for concurrency in profile.concurrencies:
+        warm_s, least = profile.served_s / 5, LEAST_SAMPLES[99]
+        yield closed_loop(server.predictions, bodies, concurrency, profile.served_s, warm_s, least)
+
+
+def _open_levels(
+    server: Running, bodies: Sequence[bytes], profile: Profile, rates: Sequence[float]
+) -> Iterator[Arrivals]:
+    """From the lowest rate up; where a level would bring too few arrivals for a p99 it is longer."""
+    for seed, rate in zip(count(), rates, strict=False):
+        seconds = min(max(profile.open_s, LEAST_SAMPLES[99] / rate), MOST_STRETCH * profile.open_s)
+        warm_s = min(seconds / 5, 1.0)
+        yield open_loop(
+            server.predictions, bodies, rate, seconds, seed, warm_s=warm_s, metrics=server.metrics
+        )
+
+
+def _rates(loads: Sequence[Mapping[str, Any]], profile: Profile) -> list[float]:
+    """Shares of the rate at the highest concurrency, in three digits, and what the user asks for."""
+    busiest = max((Load(**load) for load in loads), key=lambda load: load.concurrency)
+    shares = {float(f"{share * busiest.requests_per_second:.3g}") for share in profile.open_shares}
+    return sorted(rate for rate in shares | set(profile.extra_rates) if rate > 0)
 
 
 def describe(loads: Sequence[Load]) -> dict[str, Any]:
     """One level of load, its passes pooled; beside it the rates of the slowest and the fastest."""
     latencies = [latency for load in loads for latency in load.latencies_ms]
-    errors = sum((load.errors for load in loads), Counter[str]())
+    errors: Counter[str] = Counter()
+    for load in loads:
+        errors.update(load.errors)
     seconds = sum(load.seconds for load in loads)
     rates = [load.requests_per_second for load in loads]
     return {

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from training.functional import Cases
 
 from benchmarks import machine
 from benchmarks.floor import encoder_of
@@ -28,6 +27,7 @@ from handler.torchserve import java_home
 from training import functional
 from training.checkpoint import Checkpoint
 from training.data import Dataset
+from training.functional import Cases
 from training.splits import Split
 
 LATENCY_SPLIT = "gate"  # the texts that are timed unless told otherwise
@@ -39,13 +39,14 @@ MOST_UNLABELLED = 20_000
 
 @dataclass(frozen=True)
 class Subject:
-    """What a run is about: the artifacts to measure, their archives (none: in process only), the splits to
-    score, the texts to time, and what the report says of the data. `unusable` are variants that could not
-    even be opened. All archives are served where variants were `named`, else the most promising. `peers`
-    None: no peers and no floor; `encoder` None: an architecture whose floor is not known. `load_average` is
-    that of others: taken before peers are prepared, which loads the machine as well. `validation` (None where
-    labels mean nothing) is for fitting anew; `suites` are functional cases."""
+    """What a run is about: the checkpoint's folder, the artifacts to measure, their archives (none: in process
+    only), the splits to score, the texts to time, and what the report says of the data. `unusable` are
+    variants that could not even be opened. All archives are served where variants were `named`, else the most
+    promising. `peers` None: no peers and no floor; `encoder` None: an architecture whose floor is not known.
+    `load_average` is that of others: taken before peers are prepared, which loads the machine as well.
+    `validation` (None where labels mean nothing) is for fitting anew; `suites` are functional cases."""
 
+    checkpoint: Path
     artifacts: dict[str, Artifact]
     archives: dict[str, Path]
     unusable: dict[str, Failure]
@@ -67,6 +68,11 @@ class Subject:
     @property
     def has_floor(self) -> bool:
         return self.peers is not None and self.encoder is not None
+
+    @property
+    def serves_rivals(self) -> bool:
+        """What others would serve takes part where peers do, and where our archives are served."""
+        return self.peers is not None and bool(self.archives)
 
     @property
     def labelled(self) -> dict[str, Split]:
@@ -140,6 +146,7 @@ def prepare(
     if unlabelled:
         splits[UNLABELLED] = read_unlabelled(unlabelled)
     return Subject(
+        checkpoint.folder,
         artifacts,
         archives,
         unusable,

@@ -22,10 +22,11 @@ from benchmarks.floor import Floor, under
 from benchmarks.journal import Journal
 from benchmarks.parity import compared, flipped, parity
 from benchmarks.peers import PEERS
-from benchmarks.profiles import Profile
+from benchmarks.profiles import OBJECTIVE_P99_MS, Profile
 from benchmarks.progress import Step, progress
 from benchmarks.quality import Scores, calibrated, in_lists, quality, refitted, score, spread, thresholds
 from benchmarks.report import SCHEMA, Report, describe, failed, measured, peer_entry
+from benchmarks.rival_servers import RIVALS, serve_rivals
 from benchmarks.roofline import arithmetic, with_rooflines
 from benchmarks.selection import Objective, Serving, choose_served
 from benchmarks.served import Served, measure_served, served_parity
@@ -37,7 +38,6 @@ from training.functional import evaluate_cases
 from training.splits import Split
 
 BF16 = {"avx512_bf16", "amx_bf16"}
-GOOD_P99_MS = 100.0  # without an objective of the user's: what an answer may take to count as good
 GATE = "gate"
 
 
@@ -56,11 +56,9 @@ class InProcess:
     others_cores: float
 
 
-def open_journal(
-    path: Path, subject: Subject, profile: Profile, objective: Objective, threads: int | None, fresh: bool
-) -> Journal:
+def open_journal(path: Path, subject: Subject, profile: Profile, threads: int | None, fresh: bool) -> Journal:
     """The journal of this run, with what an interrupted one of the same subject left; said, if so."""
-    same = subject.identity() | {"profile": asdict(profile), "threads": threads, "rps": objective.rps}
+    same = subject.identity() | {"profile": asdict(profile), "threads": threads}
     journal = Journal(path, same, fresh)
     if len(journal):
         say(f"going on where an earlier run ended ({len(journal)} pieces are done); to begin anew: --fresh")
@@ -77,6 +75,7 @@ def measure(
     """Measure everything; one report per variant, the reference first."""
     objective = objective or Objective()
     journal = Journal(None, {}) if journal is None else journal
+    limit_ms = objective.p99_ms or OBJECTIVE_P99_MS
     started, began = datetime.now(UTC), time.perf_counter()
     if machine.is_busy(load := subject.load_average):
         say(f"warning: the machine is busy (load {load}); timings will be noisy, see the noise floor")
@@ -92,9 +91,11 @@ def measure(
             {name: subject.splits[name] for name in profile.served_splits},
             profile,
             step,
+            journal,
         )
         for name, outcome in served.items():
-            found[name] |= _served_findings(name, subject, profile, inside, outcome)
+            found[name] |= _served_findings(name, subject, profile, inside, outcome, limit_ms)
+        rivals = _serve_rivals(subject, profile, step, limit_ms, journal)
     run = {
         "id": f"{started:%Y%m%dT%H%M%SZ}-{uuid4().hex[:6]}",
         "started_at": started.isoformat(timespec="seconds"),
@@ -104,7 +105,7 @@ def measure(
         "load_average_before": load,
         "others_cores": inside.others_cores,
         "commit": machine.commit(),
-        "objective_p99_ms": objective.p99_ms or GOOD_P99_MS,
+        "objective_p99_ms": limit_ms,
         "margin": objective.max_f1_drop,
         "resumed": journal.resumed,
         "serving": {"names": serving.names, "rule": serving.rule},
@@ -121,7 +122,7 @@ def measure(
         "data": subject.data | {"tokens": tokens},
     }
     if subject.peers:
-        head |= {"peers": _peer_entries(subject, inside), "floor": inside.floor}
+        head |= {"peers": _peer_entries(subject, inside) + rivals, "floor": inside.floor}
     reports = [
         measured(head, subject.artifacts[name], **found[name])
         for name in inside.latency
@@ -195,6 +196,8 @@ def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
     round_s = 0.5 * weight * (rows + 1 + subject.has_floor)
     rounds = max(profile.least_rounds, min(profile.rounds, round(profile.latency_s / round_s)))
     loads_s = 1.2 * profile.served_s * len(profile.concurrencies)
+    loads_s += 1.3 * profile.open_s * (len(profile.open_shares) + len(profile.extra_rates))
+    rivals = len(RIVALS) if subject.serves_rivals else 0
     archives = len(subject.archives)
     if profile.served_best is not None and not subject.named:
         archives = min(archives, 1 + profile.served_best)
@@ -202,7 +205,7 @@ def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
         "start": (rows + 1 + subject.has_floor, 4),
         "quality": (rows * len(subject.scored), weight * texts / 700),
         "latency,": (rounds, round_s),
-        "serving": (archives * profile.passes, 7 + 2 * weight + loads_s),
+        "serving": ((archives + rivals) * profile.passes, 7 + 2 * weight + loads_s),
     }
 
 
@@ -253,12 +256,19 @@ def _judge(subject: Subject, found: Mapping[str, dict[str, Any]], margin: float)
 
 
 def _served_findings(
-    name: str, subject: Subject, profile: Profile, inside: InProcess, served: Served
+    name: str,
+    subject: Subject,
+    profile: Profile,
+    inside: InProcess,
+    served: Served,
+    limit_ms: float,
 ) -> dict[str, Any]:
     """What was found of a variant behind the server, as `report.measured` takes it."""
     artifact, scored = subject.artifacts[name], inside.scores[name]
     found: dict[str, Any] = {
         "served": served.record(),
+        "open": served.open_record(limit_ms),
+        "saturation": served.saturation(),
         "served_error": served.error,
         "resources": inside.resources[name] | {"server_ready_s": min(served.ready_s, default=None)},
         "quality_served": {},
@@ -274,6 +284,15 @@ def _served_findings(
             part = Split([content.texts[row] for row in rows], content.labels[rows])
             found["quality_served"] |= quality(artifact, {split: scores}, {split: part})
     return found
+
+
+def _serve_rivals(
+    subject: Subject, profile: Profile, step: Step, limit_ms: float, journal: Journal
+) -> list[dict[str, Any]]:
+    """The rows of what others would serve; none where peers do not take part or nothing is served."""
+    if not subject.serves_rivals:
+        return []
+    return serve_rivals(subject.checkpoint, subject.timed, profile, step, journal, limit_ms)
 
 
 def _choose_served(subject: Subject, profile: Profile, found: Mapping[str, dict[str, Any]]) -> Serving:
@@ -295,7 +314,7 @@ def _peer_entries(subject: Subject, inside: InProcess) -> list[dict[str, Any]]:
         found = _findings(name, subject, inside) if name in inside.latency else None
         entries.append(
             peer_entry(
-                name,
+                PEERS[name],
                 found,
                 subject.peers.facts.get(name),
                 subject.peers.left_out.get(name),

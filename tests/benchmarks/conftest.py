@@ -1,9 +1,15 @@
-"""Constructed reports: complete, valid, and with figures that a test sets as it needs them."""
+"""Constructed reports: complete, valid, and with figures that a test sets as it needs them; and a real server
+on loopback that does what a test says."""
 
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from training.checkpoint import load_data, open_checkpoint
 
@@ -227,3 +233,43 @@ def checkpoint(checkpoint_folder):
 @pytest.fixture(scope="module")
 def dataset(checkpoint):
     return load_data(checkpoint)
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@contextmanager
+def serving(handler: Handler) -> Iterator[str]:
+    """The URL at which `handler` answers, in a thread and an event loop of its own."""
+    loop, urls, started = asyncio.new_event_loop(), [], threading.Event()
+
+    async def start() -> web.AppRunner:
+        app = web.Application()
+        app.router.add_post("/predictions/hate", handler)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        urls.append(f"http://127.0.0.1:{runner.addresses[0][1]}/predictions/hate")
+        return runner
+
+    def serve() -> None:
+        asyncio.set_event_loop(loop)
+        runner = loop.run_until_complete(start())
+        started.set()
+        loop.run_forever()
+        loop.run_until_complete(runner.cleanup())
+        loop.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    assert started.wait(10)
+    yield urls[0]
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+
+
+@pytest.fixture
+def loopback() -> Iterator[Callable[[Handler], str]]:
+    """Serve an aiohttp handler on loopback until the test is over; its URL."""
+    with ExitStack() as stack:
+        yield lambda handler: stack.enter_context(serving(handler))

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -52,35 +50,10 @@ class Server:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(loopback) -> Server:
     state = Server()
-    loop = asyncio.new_event_loop()
-    started = threading.Event()
-
-    async def start() -> web.AppRunner:
-        app = web.Application()
-        app.router.add_post("/predictions/hate", state.predict)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        state.url = f"http://127.0.0.1:{runner.addresses[0][1]}/predictions/hate"
-        return runner
-
-    def serve() -> None:
-        asyncio.set_event_loop(loop)
-        runner = loop.run_until_complete(start())
-        started.set()
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    assert started.wait(10)
-    yield state
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
+    state.url = loopback(state.predict)
+    return state
 
 
 def bodies(*texts: str) -> list[bytes]:

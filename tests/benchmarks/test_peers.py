@@ -124,7 +124,9 @@ def test_a_peer_that_crashes_is_a_row_that_says_so(tmp_path) -> None:
         place = {"folder": str(tmp_path / "none"), "max_length": 8}
         assert team.ask("ort-int8", "load_peer", peer="ort-int8", threads=1, first_text="a", **place) is None
         assert team.names == [REFERENCE, TWIN]
-    row = peer_entry("ort-int8", None, {"seconds": 1.0, "versions": {}}, None, team.failures["ort-int8"])
+    row = peer_entry(
+        PEERS["ort-int8"], None, {"seconds": 1.0, "versions": {}}, None, team.failures["ort-int8"]
+    )
     assert row["status"] == "failed"
     assert row["error"]["stage"] == "start"
     assert row["error"]["message"]

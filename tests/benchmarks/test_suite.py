@@ -168,7 +168,7 @@ def test_an_interrupted_run_goes_on_where_it_ended(
 ) -> None:
     subject = prepare(["copy", "broken"], artifacts, None, checkpoint, dataset, BRIEF)
     path, asked = tmp_path / FILE, []
-    what = (subject, BRIEF, Objective(), 1, False)
+    what = (subject, BRIEF, 1, False)
 
     def interrupted(team, turn, *rest):
         asked.append(turn)

@@ -1,0 +1,59 @@
+"""A load test for those who use locust, from any machine to any server: users that ask as they are answered.
+
+    pip install locust
+    locust -f benchmarks/locustfile.py --host http://localhost:8080 --headless -u 32 -r 32 -t 60s
+
+TEXTS_FILE names a file with one text a line; without it a few sentences are asked over and over. An answer
+counts as a failure unless its status is 200 and it names a label. It is a closed loop: see `arrivals` for
+requests that do not wait. The toolkit itself does not need locust and takes no figure from here.
+"""
+
+import os
+from itertools import count
+from pathlib import Path
+
+from locust import HttpUser, task
+
+SENTENCES = (
+    "What a lovely morning, the whole street smells of bread.",
+    "The train was late again and nobody told us why.",
+    "I do not agree with you, but thank you for explaining it so patiently.",
+    "Could somebody please send me the notes of yesterday's lecture?",
+    "Our team lost three to one, and the second goal was my fault.",
+)
+
+
+def read_texts() -> list[str]:
+    """The texts to ask; those of a file without its empty lines."""
+    if not (path := os.environ.get("TEXTS_FILE")):
+        return list(SENTENCES)
+    texts = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not texts:
+        raise SystemExit(f"TEXTS_FILE={path} holds no text")
+    return texts
+
+
+TEXTS = read_texts()
+TURNS = count()  # shared: users go through the texts together, not each from the first
+
+
+class Client(HttpUser):
+    """Asks for one text after the other, without a pause."""
+
+    @task
+    def classify(self) -> None:
+        text = TEXTS[next(TURNS) % len(TEXTS)]
+        with self.client.post("/predictions/hate", json={"text": text}, catch_response=True) as response:
+            if response.status_code != 200:
+                response.failure(f"status {response.status_code}")
+            elif not _has_label(response):
+                response.failure("no label in the answer")
+
+
+def _has_label(response) -> bool:
+    """Whether the answer is one: `label` of a single-label classifier, `labels` of a multi-label one."""
+    try:
+        answer = response.json()
+    except ValueError:
+        return False
+    return isinstance(answer, dict) and ("label" in answer or "labels" in answer)
