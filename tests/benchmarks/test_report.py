@@ -159,5 +159,5 @@ def test_every_variant_has_a_page_of_its_own(make) -> None:
     page = pages.report(
         make.report(make.variant("int8", speed=3, levels=(make.level(32, 100, 9, {"503": 2}),)))
     )
-    for part in ("# int8", "## In process", "2 x 503", "not-hate -> hate", "artifact mb", "kernels"):
+    for part in ("# int8", "## Speed in process", "2 x 503", "not-hate → hate", "artifact MB", "kernels"):
         assert part in page
