@@ -22,10 +22,10 @@ from benchmarks.wording import (
     GAPS,
     NONE,
     SUITES,
-    chance,
     figure,
     proof_words,
     reason,
+    small,
     span,
     times,
 )
@@ -118,8 +118,8 @@ def verdict_table(document: Mapping[str, Any]) -> str:
                 str(tested.get("verdict", NONE)).upper(),
                 f"{gate['macro_f1_drop']['drop']:+.4f}" if gate["macro_f1_drop"] else NONE,
                 span(gate["macro_f1_drop"], "+.4f"),
-                chance(tested["p_adjusted"]).removeprefix("p ").removeprefix("= ") if tested else NONE,
-                chance(tested["p_worse_adjusted"]).removeprefix("p ").removeprefix("= ") if tested else NONE,
+                small(tested.get("p_adjusted")),
+                small(tested.get("p_worse_adjusted")),
                 figure(tested.get("smallest_margin"), ".4f"),
                 figure(tested.get("texts_to_settle"), ",d"),
             ]

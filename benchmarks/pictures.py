@@ -222,7 +222,7 @@ PICTURES = (
     Picture(
         "pareto-served",
         "Speed against sameness, as served",
-        "As above, with the requests per second that waiting clients got from TorchServe.",
+        "The same, with the requests per second that waiting clients got from TorchServe.",
         as_served,
     ),
     Picture(

@@ -144,7 +144,7 @@ def _write(texts: Mapping[Path, str | None]) -> None:
 
 
 def _page(path: Path, document: Mapping[str, Any]) -> dict[Path, str | None]:
-    """The page of a published report and its pictures by path; None for a picture that should not be there."""
+    """A published report's page and its pictures by path; None for a picture that should not be there."""
     from benchmarks.charts import draw  # a plotting library, which no other command needs
 
     folder = path.with_suffix("")

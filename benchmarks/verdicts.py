@@ -106,7 +106,9 @@ def front(document: Row) -> list[str]:
 
 
 def shown(document: Row, most: int = MOST_SHOWN) -> list[str]:
-    """fp32 and the front's fastest: those that pictures tell apart."""
+    """fp32 and the front's fastest: those that pictures tell apart; the one there is, where it is alone."""
+    if len(document["variants"]) == 1:
+        return [one["name"] for one in document["variants"] if not one["error"]]
     fastest = [name for name in front(document) if name != REFERENCE][-(most - 1) :]
     return ([REFERENCE] if reference(document) else []) + fastest
 

@@ -61,7 +61,14 @@ def rate(found: Mapping[str, float] | None) -> str:
 
 
 def chance(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    """A p-value in a sentence; its spaces do not break."""
+    words = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return words.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def small(p: float | None) -> str:
+    """A p-value in a table."""
+    return NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def bins(ends: list[int]) -> list[str]:
@@ -113,6 +120,8 @@ def reason(row: Mapping[str, Any], allowed: float) -> str:
             f"of {allowed:g}."
         )
         return " ".join(parts)
+    if word == NOT_EQUAL:
+        return " ".join([*parts, f"{sentence_case(found)}."])
     return " ".join([*parts, _tested(tested, found)])
 
 

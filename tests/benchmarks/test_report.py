@@ -16,7 +16,9 @@ def test_written_reports_are_read_back(make, tmp_path) -> None:
     assert read_report(tmp_path, "int8") == reports[1]
     assert read_side_by_side(tmp_path / "side-by-side.json") == document == side_by_side(reports)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {f"{name}.{end}" for name in ("fp32", "int8", "side-by-side") for end in ("json", "md")}
+    assert names == {
+        f"{name}.{end}" for name in ("fp32", "int8", "side-by-side") for end in ("json", "md", "html")
+    }
 
 
 @pytest.mark.parametrize(
