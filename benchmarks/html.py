@@ -209,6 +209,8 @@ def _answer(document: Document, selection: Mapping[str, Any] | None) -> tuple[st
     best = best or fastest_passing(document)
     if not any(not one["error"] for one in document["variants"]):
         return "Nothing could be measured", ["Every variant failed; the reasons are below."]
+    if chosen == REFERENCE and selection:
+        return "fp32 stays", [f"{sentence_case(selection['reasons'][REFERENCE])}."]
     if best is None or best["name"] == REFERENCE:
         words = Counter(verdict(one, allowed) for one in document["variants"])
         seen = ", ".join(f"{count} {word}" for word, count in words.items() if word != IS_REFERENCE)

@@ -277,31 +277,31 @@ def _load(document: Document, texts: Texts | None) -> Section | None:
 
 
 def _lengths(document: Document, texts: Texts | None) -> Section | None:
-    """Labels and macro-F1 by length on gate, folded by variant."""
-    headers = [
-        Header("tokens", "name"),
-        *map(Header, ("texts", "labels are fp32's", "macro-F1", "fp32's macro-F1")),
-    ]
-    parts = []
-    for one in _measured(document):
-        slices = gate(one).get("slices") or []
-        if not slices or one["name"] == REFERENCE:
-            continue
-        rows = [
-            [
-                Cell(name, "name"),
-                number(part["n"], ",d"),
-                number(part["label_agreement"], ".2%"),
-                number(part["macro_f1"], ".3f"),
-                number(part["reference_macro_f1"], ".3f"),
-            ]
-            for name, part in zip(bins([part["up_to"] for part in slices]), slices, strict=True)
-        ]
-        least = min(part["label_agreement"] for part in slices)
-        summary = f"at worst {least:.1%} of the labels are fp32's"
-        parts.append(Part(table(f"{one['name']} by length", headers, rows), one["name"], summary, True))
-    how = "Whether longer texts suffer more, on gate."
-    return Section("lengths", "By length", how, parts) if parts else None
+    """Labels and macro-F1 on gate, a column per slice of lengths."""
+    sliced = {
+        one["name"]: found
+        for one in _measured(document)
+        if one["name"] != REFERENCE and (found := gate(one).get("slices"))
+    }
+    ends = sorted({part["up_to"] for found in sliced.values() for part in found})
+    rows = []
+    for name, found in sliced.items():
+        by_end = {part["up_to"]: part for part in found}
+        rows.append([Cell(name, "name"), *(_slice(by_end.get(end)) for end in ends)])
+    headers = [Header("variant", "name"), *(Header(f"{tokens} tokens") for tokens in bins(ends))]
+    how = (
+        "Whether longer texts suffer more: the share of gate labels that are fp32's by length, and below "
+        "it the change of macro-F1 from fp32."
+    )
+    return section("lengths", "By length", how, "Sameness by length", headers, rows)
+
+
+def _slice(part: Mapping[str, Any] | None) -> Cell:
+    if part is None:
+        return Cell(NONE, "num")
+    ours, theirs = part["macro_f1"], part["reference_macro_f1"]
+    change = "" if ours is None or theirs is None else f"{ours - theirs:+.3f}, "
+    return number(part["label_agreement"], ".2%", f"{change}{part['n']:,} texts")
 
 
 def _rooflines(document: Document, texts: Texts | None) -> Section | None:

@@ -42,9 +42,16 @@ def complete(make):
         make.variant("refused", speed=7, equal=False),
         make.variant("crashed", error="signal SIGSEGV"),
         complete=True,
-    ) | {"peers": [make.peer("hf-pipeline", speed=0.9)], "floor": make.floor()}
+    )
+    found |= {"peers": [make.peer("hf-pipeline", speed=0.9), served_alone(make)], "floor": make.floor()}
     validate(found, "sideBySide")
     return found
+
+
+def served_alone(make) -> dict:
+    """A peer that is a server: nothing was measured of it in process."""
+    empty: dict = {"latency": [], "quality": {}, "parity": {}, "resources": {}}
+    return make.peer("fastapi-pipeline") | empty | {"served": [make.level(32, 40, 800)], "open": []}
 
 
 def test_every_row_and_every_section_is_on_the_page(complete) -> None:
@@ -75,6 +82,8 @@ def test_the_headline_is_the_fastest_that_passes_and_what_is_proven(complete) ->
     assert "a macro-F1 drop of 0.01 or more is ruled out on 2,000 gate texts" in page
     chosen = {"selected": "bf16", "run": complete["run"]["id"], "reasons": {"bf16": "chosen: because"}}
     assert "<h1>bf16: 2.5 times" in html.side_by_side(complete, chosen)
+    stays = chosen | {"selected": "fp32", "reasons": {"fp32": "chosen: nothing else keeps the objective"}}
+    assert "<h1>fp32 stays</h1>" in html.side_by_side(complete, stays)
     other = chosen | {"run": "another"}
     assert html.side_by_side(complete, other) == page
 
