@@ -1,24 +1,53 @@
-"""How reports look: Markdown pages, and the table for a terminal.
+"""The side-by-side report as people read it: a Markdown page, and the table for a terminal.
 
 A speed never stands without accuracy, memory, versions and machine; a difference within the noise is
-called one; every number has its unit. Leaves out what stands in a report (`report`).
+called one; every number has its unit. Leaves out the page of one variant (`variant_page`), what figures rest
+on (`provenance`) and the page for a browser (`html`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks.machine import BUSY_SHARE
-from benchmarks.report import Report, busiest, case
+from benchmarks.latency import BATCH, SINGLE
+from benchmarks.pictures import available
+from benchmarks.provenance import failures, provenance
+from benchmarks.report import busiest, case
 from benchmarks.team import REFERENCE
+from benchmarks.variant_page import OPEN_HEADERS, open_cells, report
+from benchmarks.verdicts import is_tested, margin, noninferiority, verdict
+from benchmarks.wording import (
+    DECIDED,
+    GAPS,
+    NONE,
+    SUITES,
+    figure,
+    proof_words,
+    reason,
+    small,
+    span,
+    times,
+)
 
-NOISY = 1.25  # above this factor between fp32 and itself, the run deserves a warning
-NONE = "–"
+__all__ = [
+    "failures",
+    "floor_table",
+    "proof_note",
+    "proof_table",
+    "proof_words",
+    "provenance",
+    "report",
+    "side_by_side",
+    "table",
+    "terminal_table",
+]
+
 MOST_COLUMNS = 6
 MAIN = (
     "variant",
     "equal",
+    "verdict",
     "labels agree",
     "1x32 p50",
     "32x32 p50",
@@ -26,31 +55,40 @@ MAIN = (
     "served requests",
     "artifact",
 )
-# Ours sleep (`handler` asks OpenMP for it); a peer is left as its user would have it.
-SPINNING = (
-    " WARNING: the machine was in use, and peers' threads spin while they wait, which is their default: "
-    "beside others they lose more than on a quiet machine."
-)
-DECIDED = ("faster", "slower")
+SMALL, LARGE = "1x32", "32x32"  # texts x tokens
 PRECISIONS = ("int8", "bf16", "fp32")
 
 
-def side_by_side(document: Mapping[str, Any]) -> str:
-    """The side-by-side page: the table, what failed, the floor, the proofs, what the figures rest on."""
+def side_by_side(document: Mapping[str, Any], pictures: str | None = None) -> str:
+    """The side-by-side page: the table, what failed, pictures, verdicts, load, functional cases, the floor,
+    the proofs, what the figures rest on. `pictures` is the folder beside the page that holds them; None:
+    there is none."""
     data = document["data"]
     title = f"# {data['base']} on {data['spec']}: variants side by side"
     parts = [title, table(document), "\n".join(f"- {line}" for line in failures(document))]
-    if floor := floor_table(document):
-        parts += ["## The floor: the matrix products alone", floor]
-    if _has_builds(document):
-        parts += ["## Proof and check", proof_table(document), proof_note(document)]
+    if pictures:
+        parts += [
+            f"![{one.title}]({pictures}/{one.name}.svg)\n\n{one.reading}" for one in available(document)
+        ]
+    sections = {
+        "Verdicts": verdict_table(document),
+        "Arrivals that do not wait": open_table(document),
+        **functional_tables(document),
+        "The floor: the matrix products alone": floor_table(document),
+        "Proof and check": proof_table(document) if _has_builds(document) else "",
+    }
+    for heading, body in sections.items():
+        if body:
+            parts += [f"## {heading}", body]
+    if sections["Proof and check"]:
+        parts.append(proof_note(document))
     return "\n\n".join([*filter(None, parts), provenance(document)]) + "\n"
 
 
 def table(document: Mapping[str, Any]) -> str:
     """One row per variant, and below them one per peer, as GitHub shows it."""
     headers, rows = _cells(document)
-    return tabulate(rows, headers, "github", disable_numparse=True)
+    return _github(rows, headers)
 
 
 def terminal_table(document: Mapping[str, Any]) -> str:
@@ -62,6 +100,88 @@ def terminal_table(document: Mapping[str, Any]) -> str:
     main = [place for place, header in enumerate(headers) if header.startswith(MAIN)]
     rows = [[row[place] for place in main] for row in rows]
     return tabulate(rows, [headers[place] for place in main], "simple", disable_numparse=True)
+
+
+def verdict_table(document: Mapping[str, Any]) -> str:
+    """Per variant what the check and the test say, and why; empty where the report has no test."""
+    if not is_tested(document):
+        return ""
+    allowed, rows = margin(document), []
+    for one in document["variants"]:
+        if one["error"] or one["name"] == REFERENCE:
+            continue
+        gate, tested = one["parity"]["gate"], noninferiority(one) or {}
+        rows.append(
+            [
+                one["name"],
+                "equal" if one["artifact"]["check"]["equal"] else "NOT EQUAL",
+                str(tested.get("verdict", NONE)).upper(),
+                f"{gate['macro_f1_drop']['drop']:+.4f}" if gate["macro_f1_drop"] else NONE,
+                span(gate["macro_f1_drop"], "+.4f"),
+                small(tested.get("p_adjusted")),
+                small(tested.get("p_worse_adjusted")),
+                figure(tested.get("smallest_margin"), ".4f"),
+                figure(tested.get("texts_to_settle"), ",d"),
+            ]
+        )
+    headers = [
+        "variant",
+        "check at export",
+        f"drop below {allowed:g}",
+        "macro-F1 drop",
+        "95 % interval",
+        "p (Holm)",
+        "p of worse (Holm)",
+        "smallest margin to show",
+        "texts to settle it",
+    ]
+    reasons = [
+        f"- {one['name']}: {reason(one, allowed)}"
+        for one in document["variants"]
+        if not one["error"] and one["name"] != REFERENCE
+    ]
+    return _github(rows, headers) + "\n\n" + "\n".join(reasons) if rows else ""
+
+
+def open_table(document: Mapping[str, Any]) -> str:
+    """Per variant and offered rate: what was answered, in time, how fast, and where the time went."""
+    rows = [
+        [one["name"], *open_cells(level)]
+        for one in [*document["variants"], *document.get("peers", [])]
+        for level in one.get("open") or []
+    ]
+    return _github(rows, ["served", *OPEN_HEADERS]) if rows else ""
+
+
+def functional_tables(document: Mapping[str, Any]) -> dict[str, str]:
+    """By heading, per suite of cases: the accuracy of each variant on each functionality, and the gaps
+    between groups."""
+    measured = [one for one in document["variants"] if one.get("functional")]
+    tables = {}
+    for suite in dict.fromkeys(name for one in measured for name in one["functional"]):
+        found = {one["name"]: one["functional"][suite] for one in measured if suite in one["functional"]}
+        names = dict.fromkeys(
+            (case["functionality"], case["label"], case["n"])
+            for one in found.values()
+            for case in one["functionalities"]
+        )
+        accuracy = {
+            (name, case["functionality"]): case["accuracy"]
+            for name, one in found.items()
+            for case in one["functionalities"]
+        }
+        rows = [
+            [words, label, n, *(figure(accuracy.get((name, words)), ".0%") for name in found)]
+            for words, label, n in names
+        ]
+        rows.append(["all", "", "", *(f"{one['accuracy']:.1%}" for one in found.values())])
+        rows.append(["flips from fp32", "", "", *(one["flips"] for one in found.values())])
+        for gap, words in GAPS.items():
+            if any(one["gaps"].get(gap) is not None for one in found.values()):
+                cells = [figure(one["gaps"].get(gap), ".3f") for one in found.values()]
+                rows.append([f"{words}, best minus worst group", "", "", *cells])
+        tables[SUITES.get(suite, suite)] = _github(rows, ["functionality", "right answer", "n", *found])
+    return tables
 
 
 def floor_table(document: Mapping[str, Any]) -> str:
@@ -78,26 +198,26 @@ def floor_table(document: Mapping[str, Any]) -> str:
         + [
             cell
             for name in precisions
-            for cell in (_cell(one[f"{name}_ms"], ".2f"), _cell(one[f"{name}_tops"], ".2f"))
+            for cell in (figure(one[f"{name}_ms"], ".2f"), figure(one[f"{name}_tops"], ".2f"))
         ]
         for one in floor["cases"]
     ]
-    return tabulate(rows, headers, "github", disable_numparse=True)
+    return _github(rows, headers)
 
 
 def proof_table(document: Mapping[str, Any]) -> str:
     """One row per variant: what it was made from, what proves it, and how the reloaded artifact compares
     with fp32 on the validation texts."""
-    large = document["variants"][0]["latency"][2]["case"]
-    found = [_proof_row(one, large) for one in document["variants"]]
+    found = [_proof_row(one, LARGE) for one in document["variants"]]
     headers = [header for header in found[0] if any(row.get(header, NONE) != NONE for row in found)]
     rows = [[row.get(header, NONE) for header in headers] for row in found]
-    return tabulate(rows, headers, "github", disable_numparse=True)
+    return _github(rows, headers)
 
 
 def proof_note(document: Mapping[str, Any]) -> str:
     """What the table of proofs rests on."""
-    run, texts = document["run"], document["variants"][0]["artifact"]["check"].get("n")
+    run, first = document["run"], document["variants"][0]["artifact"] or {"check": {}}
+    texts = first["check"].get("n")
     return (
         f"Each artifact was loaded anew and compared with fp32 on {texts or 'the'} validation texts. Faster "
         f"or slower: in process, {run['threads']} threads of {document['machine']['cpu']}, run {run['id']}."
@@ -115,26 +235,18 @@ def _proof_row(variant: Mapping[str, Any], large: str) -> dict[str, str]:
         "parent": artifact["parent"] or NONE,
         "proof": proof_words(variant["proof"]),
         "equal to fp32": ("yes" if check["equal"] else "NO") if not variant["error"] else "FAILED",
-        "labels agree": _cell(check.get("label_agreement"), ".2%"),
-        "largest score difference": _cell(check.get("max_prob_diff"), ".4f"),
+        "labels agree": figure(check.get("label_agreement"), ".2%"),
+        "largest score difference": figure(check.get("max_prob_diff"), ".4f"),
         "macro-F1 drop, 95 %": "reference"
         if is_reference
         else f"{drop[0]:+.3f} to {drop[1]:+.3f}"
         if drop
         else NONE,
-        "largest move with batch mates": _cell(check.get("batch_mate_diff"), ".4f"),
-        "artifact MB": _cell(variant["resources"].get("artifact_mb"), ".1f"),
-        "built in s": _cell(artifact.get("build_seconds"), ".0f"),
+        "largest move with batch mates": figure(check.get("batch_mate_diff"), ".4f"),
+        "artifact MB": figure(variant["resources"].get("artifact_mb"), ".1f"),
+        "built in s": figure(artifact.get("build_seconds"), ".0f"),
         f"{large} against fp32": entry["speedup"]["verdict"] if entry else NONE,
     }
-
-
-def proof_words(proof: Mapping[str, Any]) -> str:
-    """The artifact's own summary of its proof; else its first figures."""
-    if summary := proof.get("summary"):
-        return str(summary)
-    pairs = [f"{name} {_figure(value)}" for name, value in _flatten(proof) if not isinstance(value, list)]
-    return ", ".join(pairs[:3]).replace("|", "/") or NONE
 
 
 def _has_builds(document: Mapping[str, Any]) -> bool:
@@ -142,95 +254,107 @@ def _has_builds(document: Mapping[str, Any]) -> bool:
     return any("build_seconds" in (one["artifact"] or {}) for one in document["variants"])
 
 
-def failures(document: Mapping[str, Any]) -> list[str]:
-    """A sentence for everything that failed."""
-    lines = []
-    for one in document["variants"]:
-        if one["error"]:
-            lines.append(f"{one['name']} failed during {one['error']['stage']}: {one['error']['message']}")
-        if one["served_error"]:
-            lines.append(f"{one['name']} could not be served: {one['served_error']}")
-    for peer in document.get("peers", []):
-        if peer["status"] == "left out":
-            lines.append(f"{peer['name']} was left out: {peer['error']['message']}")
-        elif peer["error"]:
-            lines.append(f"{peer['name']} failed during {peer['error']['stage']}: {peer['error']['message']}")
-    if (document.get("floor") or {}).get("error"):
-        lines.append(f"The floor could not be measured: {document['floor']['error']}")
-    return lines
-
-
 def _cells(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headers and rows; a column in which nobody has a figure is left out."""
     variants = document["variants"]
-    found = [_row(variant, variants[0]) for variant in variants]
-    found += [_peer_row(peer, variants[0]) for peer in document.get("peers", [])]
+    found = [_row(variant, document) for variant in variants]
+    found += [_peer_row(peer, document) for peer in document.get("peers", [])]
     headers = list(dict.fromkeys(header for row in found for header in row))
     headers = [header for header in headers if any(row.get(header, NONE) != NONE for row in found)]
     return headers, [[row.get(header, NONE) for header in headers] for row in found]
 
 
-def _row(variant: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, str]:
+def _row(variant: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, str]:
     """The cells of one variant by header."""
+    header = "verdict" if is_tested(document) else "equal to fp32"
     if variant["error"]:
-        return {"variant": variant["name"], "equal to fp32": "FAILED"}
+        return {"variant": variant["name"], header: "FAILED"}
+    equal = "yes" if variant["artifact"]["check"]["equal"] else "NO"
     return {
         "variant": variant["name"],
-        "equal to fp32": "yes" if variant["artifact"]["check"]["equal"] else "NO",
+        header: _word(variant, document) if is_tested(document) else equal,
         **_quality_cells(variant),
-        **_timing_cells(variant, reference),
-        **_served_cells(variant, reference),
+        **_timing_cells(variant),
+        **_served_cells(variant, document["variants"][0]),
         **_resource_cells(variant),
     }
 
 
-def _peer_row(peer: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, str]:
+def _word(variant: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    """The verdict, loud where it is one."""
+    word = verdict(variant, margin(document))
+    return word if variant["name"] == REFERENCE else word.upper()
+
+
+def _peer_row(peer: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, str]:
     """The cells of a peer: those of a variant, as far as a peer has them."""
     words = {"measured": "peer", "left out": "left out", "failed": "FAILED"}
-    head = {"variant": peer["name"], "equal to fp32": words[peer["status"]]}
+    header = "verdict" if is_tested(document) else "equal to fp32"
+    head = {"variant": peer["name"], header: words[peer["status"]]}
     if peer["error"]:
         return head
-    return head | _quality_cells(peer) | _timing_cells(peer, reference) | _resource_cells(peer)
+    served = _served_cells(peer, document["variants"][0])
+    return head | _quality_cells(peer) | _timing_cells(peer) | served | _resource_cells(peer)
 
 
 def _quality_cells(row: Mapping[str, Any]) -> dict[str, str]:
     split = "test" if "test" in row["parity"] else "gate"
+    parity, gate = row["parity"].get(split, {}), row["parity"].get("gate", {})
+    flipped = (gate.get("flip_rates") or {}).get("any")
     return {
-        f"labels agree ({split})": _cell(row["parity"][split]["label_agreement"], ".2%"),
-        "macro-F1 gate": _cell(_f1(row, "gate"), ".3f"),
-        "macro-F1 test": _cell(_f1(row, "test"), ".3f"),
+        f"labels agree ({split})": figure(parity.get("label_agreement"), ".2%"),
+        "flips on gate": figure(flipped and flipped["rate"], ".2%"),
+        "macro-F1 gate": figure(_f1(row, "gate"), ".3f"),
+        "macro-F1 test": figure(_f1(row, "test"), ".3f"),
         "macro-F1 drop on gate, 95 %": _drop_cell(row),
     }
 
 
-def _timing_cells(row: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, str]:
-    small, _, large = [entry["case"] for entry in reference["latency"]][:3]
+def _timing_cells(row: Mapping[str, Any]) -> dict[str, str]:
     return {
-        f"{small} p50 ms": _timing(row, small, "p50_ms"),
-        f"{large} p50 ms": _timing(row, large, "p50_ms"),
-        "1 real text p50 ms": _timing(row, "1 text", "p50_ms"),
-        "real texts/s": _timing(row, "32 texts", "texts_per_second"),
+        f"{SMALL} p50 ms": _timing(row, SMALL, "p50_ms"),
+        f"{LARGE} p50 ms": _timing(row, LARGE, "p50_ms"),
+        "1 real text p50 ms": _timing(row, SINGLE, "p50_ms"),
+        "1 real text p99 ms": _p99(row),
+        "real texts/s": _timing(row, BATCH, "texts_per_second"),
         "real texts/s against hf-pipeline, 95 %": _against_pipeline(row),
-        f"{small} by int8 floor": _floors(row, small),
-        f"{large} by int8 floor": _floors(row, large),
+        f"{SMALL} by int8 floor": _floors(row, SMALL),
+        f"{LARGE} by int8 floor": _floors(row, LARGE),
+        f"{LARGE} roofline": _roofline(row, LARGE),
     }
+
+
+def _p99(row: Mapping[str, Any]) -> str:
+    """The slowest hundredth of single texts and its own ratio; only where the report compared p99s."""
+    entry = case(row, SINGLE)
+    return (
+        _ratio_cell(entry["p99_ms"], ".1f", entry["p99_speedup"])
+        if entry and "p99_speedup" in entry
+        else NONE
+    )
+
+
+def _roofline(row: Mapping[str, Any], name: str) -> str:
+    roof = (case(row, name) or {}).get("roofline")
+    return NONE if roof is None else f"{roof['share']:.0%}"
 
 
 def _resource_cells(row: Mapping[str, Any]) -> dict[str, str]:
     resources = row["resources"]
     return {
-        "artifact MB": _cell(resources["artifact_mb"], ".1f"),
-        "peak memory MB": _cell(resources["peak_rss_mb"], ".0f"),
-        "load s": _cell(resources["load_s"], ".1f"),
+        "artifact MB": figure(resources.get("artifact_mb"), ".1f"),
+        "peak memory MB": figure(resources.get("peak_rss_mb"), ".0f"),
+        "CPU s per 1,000 texts": figure(resources.get("cpu_s_per_1000_texts"), ".2f"),
+        "load s": figure(resources.get("load_s"), ".1f"),
     }
 
 
 def _against_pipeline(row: Mapping[str, Any]) -> str:
     """How many times as fast as the pipeline on batches of real texts, paired by round."""
-    found = (case(row, "32 texts") or {}).get("vs_pipeline")
+    found = (case(row, BATCH) or {}).get("vs_pipeline")
     if found is None:
         return NONE
-    return _pipeline_cell({"vs_pipeline": found}) if found["verdict"] in DECIDED else found["verdict"]
+    return times(found) if found["verdict"] in DECIDED else found["verdict"]
 
 
 def _floors(row: Mapping[str, Any], name: str) -> str:
@@ -238,29 +362,32 @@ def _floors(row: Mapping[str, Any], name: str) -> str:
     return NONE if multiple is None else f"{multiple:.1f}x"
 
 
-def _served_cells(variant: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, str]:
-    ours, theirs = busiest(variant), busiest(reference)
+def _served_cells(row: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, str]:
+    ours = busiest(row) if row.get("served") else None
+    theirs = busiest(reference)
     if ours is None:
         return {}
     rate, level, ratio = ours["requests_per_second"], ours["concurrency"], ""
-    if theirs and variant is not reference and theirs["requests_per_second"]:
+    if theirs and row is not reference and theirs["requests_per_second"]:
         ratio = f" ({rate / theirs['requests_per_second']:.1f}x)"
     return {
-        f"served requests/s at {level}": _cell(rate, ".0f") + ratio,
-        f"served p99 ms at {level}": _cell(ours["p99_ms"], ".0f"),
+        f"served requests/s at {level}": figure(rate, ".0f") + ratio,
+        f"served p99 ms at {level}": figure(ours["p99_ms"], ".0f"),
     }
 
 
-def _timing(variant: Mapping[str, Any], name: str, field: str) -> str:
+def _timing(row: Mapping[str, Any], name: str, field: str) -> str:
     """The figure, and how many times as fast as fp32 that is or that it is no different."""
-    entry = case(variant, name)
+    entry = case(row, name)
     if entry is None:
         return NONE
-    speedup = entry["speedup"]
-    figure = _cell(entry[field], ".0f" if field == "texts_per_second" else ".1f")
+    return _ratio_cell(entry[field], ".0f" if field == "texts_per_second" else ".1f", entry["speedup"])
+
+
+def _ratio_cell(value: float | None, form: str, speedup: Mapping[str, Any]) -> str:
     if speedup["verdict"] in DECIDED:
-        return f"{figure} ({speedup['ratio']:.1f}x)"
-    return figure if speedup["verdict"] == "reference" else f"{figure} ({speedup['verdict']})"
+        return f"{figure(value, form)} ({speedup['ratio']:.1f}x)"
+    return figure(value, form) + ("" if speedup["verdict"] == "reference" else f" ({speedup['verdict']})")
 
 
 def _f1(variant: Mapping[str, Any], split: str) -> float | None:
@@ -274,191 +401,5 @@ def _drop_cell(variant: Mapping[str, Any]) -> str:
     return "reference" if variant["name"] == REFERENCE else f"{drop['low']:+.3f} to {drop['high']:+.3f}"
 
 
-def _cell(value: float | None, form: str) -> str:
-    return NONE if value is None else format(value, form)
-
-
-def provenance(document: Mapping[str, Any]) -> str:
-    """Machine, versions, data, and how the figures are to be read, as a list."""
-    run, machine, data = document["run"], document["machine"], document["data"]
-    software = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    features = ", ".join(machine["cpu_features"]) or "none of ours"
-    tokens = data["tokens"]
-    lines = [
-        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, "
-        f"{machine['system']}; instruction sets: {features}.",
-        f"Software: {software}; commit {run['commit'] or 'unknown'}.",
-        f"Run {run['id']} of {run['seconds']:.0f} s, profile {run['profile']}, {run['threads']} threads; "
-        f"load average before it {run['load_average_before']}"
-        + (" (the machine was in use: see the noise)." if _was_busy(run, machine) else "."),
-        f"Data: {data['spec']}; real texts are those of the split {data['timed_split']}, "
-        f"{tokens['mean']:.0f} tokens on average, p90 {tokens['p90']:.0f}, p99 {tokens['p99']:.0f}.",
-        "1x32: one text of 32 tokens. Memory is the peak of a process that holds this variant alone.",
-        "Ratios (fp32 is 1.0x) hold within this run only: medians over interleaved rounds. "
-        + _noise_line(document),
-        *_peer_lines(document),
-        *_floor_lines(document),
-        *_served_lines(document),
-    ]
-    if not data["labels_meaningful"]:
-        lines.append("Random weights, or texts without labels: labels mean nothing, so no quality is shown.")
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _peer_lines(document: Mapping[str, Any]) -> list[str]:
-    """What the peers are, and in which versions."""
-    peers = [peer for peer in document.get("peers", []) if not peer["error"]]
-    if not peers:
-        return []
-    versions = {name: version for peer in peers for name, version in peer["versions"].items()}
-    also = [f"{name} {versions[name]}" for name in versions if name not in document["machine"]["versions"]]
-    told = "; ".join(
-        f"{peer['name']}: [{peer['summary']}]({peer['documentation']})"
-        + (f", prepared in {peer['preparation_s']:.0f} s" if peer["preparation_s"] else "")
-        for peer in peers
-    )
-    return [
-        "Peers are the same checkpoint as others' documentation tells to run it, with as many threads: "
-        + told
-        + (f" ({', '.join(also)})." if also else ".")
-        + (SPINNING if _was_busy(document["run"], document["machine"]) else "")
-    ]
-
-
-def _floor_lines(document: Mapping[str, Any]) -> list[str]:
-    floor = document.get("floor")
-    if not floor or not floor["cases"]:
-        return []
-    rates = ", ".join(
-        f"{one['case']} {one['int8_ms']:.2f} ms ({one['int8_tops']:.2f} TOPS)" for one in floor["cases"]
-    )
-    sizes = floor["encoder"]
-    return [
-        f"Int8 floor: the {sizes['layers']} layers' matrix products alone (width {sizes['width']}, "
-        f"feed-forward {sizes['feed_forward']}) by oneDNN, percentile {floor['percentile']} of each: "
-        f"{rates}. A variant "
-        "that computes less than all tokens in all layers may go below it."
-    ]
-
-
-def _was_busy(run: Mapping[str, Any], machine: Mapping[str, Any]) -> bool:
-    load = run["load_average_before"]
-    return load is not None and load > BUSY_SHARE * machine["cores"]
-
-
-def _noise_line(document: Mapping[str, Any]) -> str:
-    factors = [entry["speedup"]["noise"] for entry in document["variants"][0]["latency"]]
-    known = [factor for factor in factors if factor is not None]
-    if not known:
-        return "The noise of this run is unknown."
-    line = f"A second fp32 may lie up to {max(known):.2f}x apart (95 %); less is called not different."
-    if max(known) > NOISY:
-        line += " WARNING: that is much, the machine was not quiet; measure again."
-    return line
-
-
-def _served_lines(document: Mapping[str, Any]) -> list[str]:
-    measured = [one for one in document["variants"] if not one["error"]]
-    levels = [level for one in measured for level in one["served"]]
-    if not levels:
-        return []
-    serving = document["run"].get("serving")
-    which = f" Which: {serving['rule']}." if serving and len(serving["names"]) < len(measured) else ""
-    passes, cores = levels[0]["passes"], max(level["load_generator_cores"] for level in levels)
-    often = "one pass, so no interval" if passes == 1 else f"{passes} passes"
-    return [
-        f"Served: TorchServe, closed loop, one text per request, {often}. The load generator ran on the "
-        f"same cores and took up to {cores:.2f} of them.{which}"
-    ]
-
-
-LATENCY_FIELDS = ("case", "samples", "p50_ms", "p90_ms", "p99_ms", "texts_per_second")
-SERVED_FIELDS = ("concurrency", "requests", "requests_per_second", "p50_ms", "p90_ms", "p99_ms")
-SECTIONS = {
-    "quality": "Quality in process",
-    "quality_served": "Quality through the server",
-    "parity": "Parity with fp32",
-    "parity_served": "Served scores against those in process",
-}
-
-
-def report(one: Report) -> str:
-    """The page of one variant: every figure that its JSON has."""
-    document = {**one, "variants": [one]}
-    if one["error"]:
-        return f"# {one['name']}\n\n{failures(document)[0]}\n"
-    check = one["artifact"]["check"]
-    verdict = f"Equal to fp32 by the check at export: {'yes' if check['equal'] else 'NO'}."
-    parts = [f"# {one['name']}: {one['artifact']['summary']}", f"{verdict} {check.get('note', '')}".strip()]
-    parts += ["## In process", _records(one["latency"], LATENCY_FIELDS, _speedup_cells)]
-    if one["served"]:
-        parts += ["## As served", _records(one["served"], SERVED_FIELDS, _error_cells)]
-    parts += failures(document)
-    for field, heading in SECTIONS.items():
-        if one[field]:
-            parts += [f"## {heading}", _by_split(one[field])]
-    parts += ["## Resources", _pairs(one["resources"]), "## Proof", _pairs(one["proof"])]
-    parts += ["## What this rests on", provenance(document), f"Artifact sha256 {one['artifact_sha256']}."]
-    return "\n\n".join(parts) + "\n"
-
-
-def _speedup_cells(entry: Mapping[str, Any]) -> dict[str, str]:
-    speedup = entry["speedup"]
-    span = f"{speedup['ratio']:.2f}x ({speedup['low']:.2f} to {speedup['high']:.2f})"
-    cells = {"speed-up, 95 %": NONE if speedup["verdict"] == "reference" else span, "": speedup["verdict"]}
-    cells["over hf-pipeline, 95 %"] = _pipeline_cell(entry)
-    cells["by int8 floor"] = f"{entry['int8_floors']:.2f}x" if "int8_floors" in entry else NONE
-    return cells
-
-
-def _pipeline_cell(entry: Mapping[str, Any]) -> str:
-    found = entry.get("vs_pipeline")
-    return f"{found['ratio']:.2f}x ({found['low']:.2f} to {found['high']:.2f})" if found else NONE
-
-
-def _error_cells(entry: Mapping[str, Any]) -> dict[str, str]:
-    errors = ", ".join(f"{count} x {status}" for status, count in entry["errors"].items())
-    return {"errors": errors or "none"}
-
-
-def _records(
-    entries: Sequence[Mapping[str, Any]],
-    fields: Sequence[str],
-    more: Callable[[Mapping[str, Any]], dict[str, str]],
-) -> str:
-    """A row per entry; units are the ends of the fields' names."""
-    rows = [[_figure(entry[field]) for field in fields] + list(more(entry).values()) for entry in entries]
-    headers = [field.replace("_", " ") for field in fields] + list(more(entries[0]))
-    kept = [place for place in range(len(headers)) if any(row[place] != NONE for row in rows)]
-    rows = [[row[place] for place in kept] for row in rows]
-    return tabulate(rows, [headers[place] for place in kept], "github", disable_numparse=True)
-
-
-def _by_split(splits: Mapping[str, Mapping[str, Any]]) -> str:
-    """Splits side by side."""
-    flat = {name: dict(_flatten(figures)) for name, figures in splits.items()}
-    keys = list(dict.fromkeys(key for figures in flat.values() for key in figures))
-    rows = [[key, *(_figure(flat[name].get(key)) for name in flat)] for key in keys]
-    return tabulate(rows, ["", *flat], "github", disable_numparse=True)
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    rows = [[key, _figure(value)] for key, value in _flatten(values)]
-    return tabulate(rows, ["", ""], "github", disable_numparse=True)
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Pairs of a name and a figure; what is nested is named after all that it is in."""
-    pairs: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        name = prefix + key.replace("_", " ")
-        pairs += _flatten(value, f"{name}: ") if isinstance(value, Mapping) else [(name, value)]
-    return pairs
-
-
-def _figure(value: Any) -> str:
-    if value is None:
-        return NONE
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _github(rows: list[list[Any]], headers: list[str]) -> str:
+    return tabulate(rows, headers, "github", disable_numparse=True)

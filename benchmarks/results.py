@@ -1,4 +1,4 @@
-"""The folder of results: `<variant>.json|.md` of each variant, `side-by-side.json|.md` of all.
+"""The folder of results: `<variant>.json|.md|.html` of each variant, `side-by-side.json|.md|.html` of all.
 
 Nothing is written that its schema refuses, and nothing is read that it would refuse. Reports of variants
 that a later run left out stay; their run's id tells them apart.
@@ -22,15 +22,19 @@ HEAD_TO_HEAD = "head-to-head"
 
 
 def write_reports(folder: Path, reports: Sequence[Report]) -> dict[str, Any]:
-    """Validate, then write `<variant>.json|.md` and `side-by-side.json|.md`; the side-by-side document."""
+    """Validate, then write `<variant>.json|.md|.html` and those of all side by side; the document of all."""
+    from benchmarks import html  # a plotting library, which no other command needs
+
     document = side_by_side(reports)
     for report in reports:
         validate(report, "report")
         write_json(folder / f"{report['name']}.json", report)
         (folder / f"{report['name']}.md").write_text(pages.report(report), encoding="utf-8")
+        (folder / f"{report['name']}.html").write_text(html.variant_page(report), encoding="utf-8")
     validate(document, "sideBySide")
     write_json(folder / f"{SIDE_BY_SIDE}.json", document)
     (folder / f"{SIDE_BY_SIDE}.md").write_text(pages.side_by_side(document), encoding="utf-8")
+    (folder / f"{SIDE_BY_SIDE}.html").write_text(html.side_by_side(document), encoding="utf-8")
     return document
 
 

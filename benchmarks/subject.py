@@ -40,11 +40,13 @@ MOST_UNLABELLED = 20_000
 @dataclass(frozen=True)
 class Subject:
     """What a run is about: the checkpoint's folder, the artifacts to measure, their archives (none: in
-    process only), the splits to score, the texts to time, and what the report says of the data. `unusable` are
-    variants that could not even be opened. All archives are served where variants were `named`, else the most
-    promising. `peers` None: no peers and no floor; `encoder` None: an architecture whose floor is not known.
-    `load_average` is that of others: taken before peers are prepared, which loads the machine as well.
-    `validation` (None where labels mean nothing) is for fitting anew; `suites` are functional cases."""
+    process only), the splits to score, the texts to time, and what the report says of the data.
+
+    `unusable` are variants that could not even be opened. All archives are served where variants were
+    `named`, else the most promising. `peers` None: no peers and no floor; `encoder` None: an architecture
+    whose floor is not known. `load_average` is that of others: taken before peers are prepared, which loads
+    the machine as well. `validation` (None where labels mean nothing) is for fitting anew; `suites` are
+    functional cases."""
 
     checkpoint: Path
     artifacts: dict[str, Artifact]

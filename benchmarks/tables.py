@@ -1,6 +1,7 @@
 """Committed reports, and the tables that documents take from them.
 
-`publish` copies a side-by-side report into the repository; `tables` writes it between
+`publish` copies a side-by-side report into the repository, with its page `NAME.md` and the pictures of that
+page in the folder `NAME/`; `tables` writes it between
 `<!-- table:NAME -->` and `<!-- /table -->` of a document, and the table of proofs of the same report between
 `<!-- table:NAME:proof -->` and its end. `publish_served` and `<!-- table:NAME:served -->` do the same for a
 head-to-head of servers. A check finds documents that are stale. So no figure in the README
@@ -41,7 +42,7 @@ def publish(name: str, results: Path, published: Path) -> Path:
     validate(document, "sideBySide")
     path = published / f"{name}.json"
     write_json(path, document)
-    path.with_suffix(".md").write_text(pages.side_by_side(document), encoding="utf-8")
+    _write(_page(path, document))
     return path
 
 
@@ -111,26 +112,50 @@ def read_published(name: str, published: Path) -> dict[str, Any]:
 
 
 def stale(documents: list[Path], published: Path) -> list[Path]:
-    """Those documents, and those pages beside published reports, that differ from what would be written."""
-    return [
-        path
-        for path, text in _fresh(documents, published).items()
-        if not path.is_file() or path.read_text() != text
-    ]
+    """Those documents, and those pages and pictures beside published reports, that differ from what would be
+    written; and pictures that no report has the data for."""
+    return _differing(_fresh(documents, published))
 
 
 def refresh(documents: list[Path], published: Path) -> list[Path]:
-    """Write what is stale; the paths that were written."""
-    written = stale(documents, published)
+    """Write what is stale, and remove the pictures that no report has the data for; the paths of both."""
     fresh = _fresh(documents, published)
-    for path in written:
-        path.write_text(fresh[path], encoding="utf-8")
-    return written
+    changed = _differing(fresh)
+    _write({path: fresh[path] for path in changed})
+    return changed
 
 
-def _fresh(documents: list[Path], published: Path) -> dict[Path, str]:
-    """What every document and every page should hold."""
-    texts = {}
+def _differing(fresh: Mapping[Path, str | None]) -> list[Path]:
+    """Bytes are compared: a picture is the same or it is another."""
+    return [
+        path
+        for path, text in fresh.items()
+        if (path.read_bytes() if path.is_file() else None) != (None if text is None else text.encode())
+    ]
+
+
+def _write(texts: Mapping[Path, str | None]) -> None:
+    for path, text in texts.items():
+        if text is None:
+            path.unlink()
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode())
+
+
+def _page(path: Path, document: Mapping[str, Any]) -> dict[Path, str | None]:
+    """A published report's page and its pictures by path; None for a picture that should not be there."""
+    from benchmarks.charts import draw  # a plotting library, which no other command needs
+
+    folder = path.with_suffix("")
+    drawn = {folder / f"{name}.svg": text for name, text in draw(document).items()}
+    left_over = {old: None for old in sorted(folder.glob("*.svg")) if old not in drawn}
+    return {path.with_suffix(".md"): pages.side_by_side(document, path.stem), **drawn, **left_over}
+
+
+def _fresh(documents: list[Path], published: Path) -> dict[Path, str | None]:
+    """What every document, every page and every picture should hold."""
+    texts: dict[Path, str | None] = {}
     for path in documents:
         if not path.is_file():
             raise UserError(
@@ -143,5 +168,5 @@ def _fresh(documents: list[Path], published: Path) -> dict[Path, str]:
         if path.stem.endswith(SERVED):
             texts[path.with_suffix(".md")] = served_pages.page(read_head_to_head(path))
         else:
-            texts[path.with_suffix(".md")] = pages.side_by_side(read_side_by_side(path))
+            texts |= _page(path, read_side_by_side(path))
     return texts

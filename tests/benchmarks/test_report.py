@@ -16,7 +16,9 @@ def test_written_reports_are_read_back(make, tmp_path) -> None:
     assert read_report(tmp_path, "int8") == reports[1]
     assert read_side_by_side(tmp_path / "side-by-side.json") == document == side_by_side(reports)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {f"{name}.{end}" for name in ("fp32", "int8", "side-by-side") for end in ("json", "md")}
+    assert names == {
+        f"{name}.{end}" for name in ("fp32", "int8", "side-by-side") for end in ("json", "md", "html")
+    }
 
 
 @pytest.mark.parametrize(
@@ -125,6 +127,85 @@ def test_a_proof_is_put_in_a_few_words(proof: dict, words: str) -> None:
     assert pages.proof_words(proof) == words
 
 
+def test_a_complete_report_has_a_table_for_everything(make) -> None:
+    levels = (make.level(32, 100, 350),)
+    document = make.document(
+        make.variant("fp32", levels=levels),
+        make.variant("int8", speed=4, drop=(-0.004, 0.005), levels=levels),
+        make.variant("pruned", speed=6, drop=(-0.004, 0.016)),
+        make.variant("shallow", speed=8, drop=(0.02, 0.04)),
+        make.variant("refused", speed=9, equal=False),
+        complete=True,
+    )
+    validate(document, "sideBySide")
+    words = [line.split("|")[2].strip() for line in pages.table(document).splitlines()[2:]]
+    assert words == ["reference", "PASS", "INCONCLUSIVE", "FAIL", "NOT EQUAL"]
+    assert "NOT EQUAL" in pages.terminal_table(document)
+    page = pages.side_by_side(document)
+    for part in (
+        "## Verdicts",
+        "A drop of 0.01 or more is ruled out",
+        "About 5,200 labelled texts would settle it",
+        "## Arrivals that do not wait",
+        "queue + handler + HTTP ms",
+        "## Functional cases: HateCheck",
+        "subgroup AUC, best minus worst group",
+        "flips on gate",
+        "CPU s per 1,000 texts",
+        "Other processes took 0.12 cores",
+        "interrupted and resumed once",
+    ):
+        assert part in page, part
+    assert "equal to fp32 |" not in pages.table(document)
+
+
+def test_a_complete_report_of_one_variant_starts_with_its_verdict(make) -> None:
+    one = make.variant("int8", speed=4, drop=(-0.004, 0.005), levels=(make.level(32, 100, 350),))
+    document = make.document(make.variant("fp32"), one, complete=True)
+    head = {key: value for key, value in document.items() if key != "variants"}
+    page = pages.report(head | document["variants"][1])
+    assert page.splitlines()[2].startswith("**PASS.** A drop of 0.01 or more is ruled out")
+    headings = [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")]
+    assert headings == [
+        "Speed in process",
+        "One text, by its length",
+        "Against the arithmetic",
+        "As served: clients that wait",
+        "As served: arrivals that do not wait",
+        "Is it still fp32?",
+        "Texts whose label changed",
+        "By length in tokens",
+        "Quality",
+        "Quality through the server",
+        "Served scores against those in process",
+        "Calibration",
+        "Functional cases: HateCheck",
+        "Functional cases: templates",
+        "Resources",
+        "Proof",
+        "What this rests on",
+    ]
+    assert "p99 times fp32, 95 %" in page
+    assert "rate hate → not-hate, 95 %" in page
+
+
+def test_a_peer_that_was_only_served_has_a_row(make) -> None:
+    empty: dict = {"latency": [], "quality": {}, "parity": {}, "resources": {}}
+    server = make.peer("fastapi-pipeline") | empty | {"served": [make.level(32, 40, 800)]}
+    levels = (make.level(32, 100, 350),)
+    document = make.document(make.variant("fp32", levels=levels)) | {"peers": [server]}
+    validate(document, "sideBySide")
+    row = pages.table(document).splitlines()[-1]
+    assert "fastapi-pipeline" in row
+    assert "40 (0.4x)" in row
+
+
+def test_failures_alone_are_a_page(make) -> None:
+    document = make.document(make.variant("fp32", error="no memory"))
+    assert "fp32 failed during latency: no memory" in pages.side_by_side(document, "speed")
+    assert "FAILED" in pages.terminal_table(document)
+
+
 def test_many_variants_fit_into_a_terminal_as_rows(make) -> None:
     names = ["fp32", *(f"variant-{number}" for number in range(14))]
     shown = pages.terminal_table(make.document(*map(make.variant, names)))
@@ -159,5 +240,5 @@ def test_every_variant_has_a_page_of_its_own(make) -> None:
     page = pages.report(
         make.report(make.variant("int8", speed=3, levels=(make.level(32, 100, 9, {"503": 2}),)))
     )
-    for part in ("# int8", "## In process", "2 x 503", "not-hate -> hate", "artifact mb", "kernels"):
+    for part in ("# int8", "## Speed in process", "2 x 503", "not-hate → hate", "artifact MB", "kernels"):
         assert part in page

@@ -63,6 +63,26 @@ def test_a_page_changed_by_hand_is_stale(project) -> None:
     assert command(project, "tables", "--check") == 1
 
 
+def test_pictures_are_published_with_their_page_and_kept_fresh(project) -> None:
+    command(project, "publish", "speed")
+    command(project, "tables")
+    folder = project / "published" / "speed"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"pareto.svg", "batch.svg", "flips.svg"}, "no picture of what the report lacks"
+    page = (project / "published" / "speed.md").read_text()
+    assert all(f"](speed/{name})" in page for name in names)
+    picture = folder / "pareto.svg"
+    drawn = picture.read_bytes()
+    picture.write_bytes(drawn + b" ")
+    (folder / "load.svg").write_text("of another report")
+    assert command(project, "tables", "--check") == 1
+    assert command(project, "tables") == 0
+    assert picture.read_bytes() == drawn
+    assert {path.name for path in folder.iterdir()} == names
+    picture.unlink()
+    assert command(project, "tables", "--check") == 1
+
+
 def test_a_table_of_proofs_comes_from_the_same_report_and_is_kept_fresh(project) -> None:
     command(project, "publish", "speed")
     path = project / "README.md"
