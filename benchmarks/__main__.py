@@ -196,7 +196,7 @@ def _run(arguments: argparse.Namespace) -> int:
     say(f"\n{terminal_table(document)}\n\n{provenance(document)}")
     for line in failures(document):
         say(line)
-    say(f"reports: {arguments.results}/side-by-side.md, and one of each variant")
+    say(f"reports: {arguments.results}/side-by-side.html (and .md, .json), and one of each variant")
     emit(document)
     return 0
 
@@ -259,16 +259,15 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _select(arguments: argparse.Namespace) -> int:
-    from benchmarks.results import SIDE_BY_SIDE, read_side_by_side
+    from benchmarks.results import SIDE_BY_SIDE, add_selection, read_side_by_side
     from benchmarks.selection import Objective, select
-    from handler.atomic import write_json
 
     document = read_side_by_side(arguments.results / f"{SIDE_BY_SIDE}.json")
     objective = Objective(
         arguments.p99_ms, arguments.rps, arguments.max_f1_drop, arguments.max_flip, arguments.max_mb
     )
     selection = select(document, objective)
-    write_json(arguments.results / "selection.json", selection)
+    add_selection(arguments.results, document, selection)
     for name, reason in sorted(
         selection["reasons"].items(), key=lambda item: item[0] != selection["selected"]
     ):

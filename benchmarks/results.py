@@ -5,7 +5,7 @@ that a later run left out stay; their run's id tells them apart.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,13 @@ SIDE_BY_SIDE = "side-by-side"
 HEAD_TO_HEAD = "head-to-head"
 
 
-def write_reports(folder: Path, reports: Sequence[Report]) -> dict[str, Any]:
-    """Validate, then write `<variant>.json|.md|.html` and those of all side by side; the document of all."""
+def write_reports(
+    folder: Path, reports: Sequence[Report], texts: Mapping[tuple[str, int], str] | None = None
+) -> dict[str, Any]:
+    """Validate, then write `<variant>.json|.md|.html` and those of all side by side; the document of all.
+
+    `texts` that flipped, by split and row, are shown in `side-by-side.html` alone.
+    """
     from benchmarks import html  # a plotting library, which no other command needs
 
     document = side_by_side(reports)
@@ -34,8 +39,17 @@ def write_reports(folder: Path, reports: Sequence[Report]) -> dict[str, Any]:
     validate(document, "sideBySide")
     write_json(folder / f"{SIDE_BY_SIDE}.json", document)
     (folder / f"{SIDE_BY_SIDE}.md").write_text(pages.side_by_side(document), encoding="utf-8")
-    (folder / f"{SIDE_BY_SIDE}.html").write_text(html.side_by_side(document), encoding="utf-8")
+    (folder / f"{SIDE_BY_SIDE}.html").write_text(html.side_by_side(document, None, texts), encoding="utf-8")
     return document
+
+
+def add_selection(folder: Path, document: Mapping[str, Any], selection: Mapping[str, Any]) -> None:
+    """Write `selection.json`, and the page of all variants anew with what was chosen."""
+    from benchmarks import html
+
+    write_json(folder / "selection.json", selection)
+    page = folder / f"{SIDE_BY_SIDE}.html"
+    page.write_text(html.side_by_side(document, selection), encoding="utf-8")
 
 
 def read_report(folder: Path, name: str) -> Report:
