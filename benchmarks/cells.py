@@ -4,6 +4,7 @@ Covers the parts that `report.html.j2` lays out, and cells for figures that many
 tables there are (`sections`, `html`).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,7 +80,12 @@ def badge(row: Document, allowed: float) -> Cell:
 
 
 def number(value: float | None, form: str, note: str = "") -> Cell:
-    return Cell(figure(value, form), "num", value, note)
+    return Cell(_minus(figure(value, form)), "num", value, _minus(note))
+
+
+def _minus(words: str) -> str:
+    """With a minus as wide as a plus."""
+    return re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", words)
 
 
 def timed(row: Document, name: str, key: str, ratio: str = "speedup") -> Cell:
@@ -109,7 +115,7 @@ def drop_of(row: Document) -> Cell:
     drop = gate(row).get("macro_f1_drop")
     if drop is None or row["name"] == REFERENCE:
         return Cell(NONE, "num")
-    return Cell(f"{drop['drop']:+.4f}", "num", drop["drop"], span(drop))
+    return number(drop["drop"], "+.4f", span(drop))
 
 
 def rate(rate: Mapping[str, Any] | None, count: int | None = None) -> Cell:
