@@ -60,8 +60,8 @@ class Arrivals:
         and it sees the backlog long before a bounded queue overflows. A ratio of medians alone would not
         do: near its capacity a stable queue doubles its latency by chance. In simulated queues (constant,
         random and batched service) of 100 requests a second and windows of 4 s, the rule called at most 3 %
-        of levels at 0.85 of capacity saturated, and over 99 % of those at 1.2; below a hundred or so
-        arrivals about 15 % and 80 %. At capacity itself the answer is a coin's.
+        of levels at 0.85 of capacity saturated, and over 99 % of those at 1.2; with only a
+        hundred arrivals up to 20 % and at least 80 %. At capacity itself the answer is a coin's.
         """
         failures = sum(count for outcome, count in self.errors.items() if is_failure(outcome))
         if failures > max(1, MOST_FAILED * len(self.due_s)):
