@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.profiles import PROFILES
+from benchmarks.profiles import PROFILES, with_test
 from handler.commands import emit, not_negative_float, positive_float, positive_int, run, say
 from handler.errors import UserError
 
@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("build/peers"),
         help="where peers are kept; default: %(default)s",
+    )
+    measure.add_argument(
+        "--test", action="store_true", help="score the test split as well: for figures to be published"
     )
     measure.add_argument(
         "--timed-split",
@@ -168,6 +171,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     checkpoint = open_checkpoint(arguments.checkpoint)
     profile, store = PROFILES[arguments.profile], None if arguments.no_serve else arguments.store
+    if arguments.test:
+        profile = with_test(profile)
     if arguments.rps:
         profile = replace(profile, extra_rates=(arguments.rps,))
     subject = prepare(

@@ -19,7 +19,7 @@ FORM = "{desc}{percentage:3.0f}%|{bar:30}| {elapsed} gone, {remaining} left"
 def progress(steps: Mapping[str, tuple[int, float]]) -> Iterator[Step]:
     """A bar on stderr for steps of several kinds: `{kind: (how many, usual seconds of one)}`."""
     total = sum(count * seconds for count, seconds in steps.values())
-    with tqdm(total=total, bar_format=FORM, smoothing=0.1) as bar:
+    with tqdm(total=total, bar_format=FORM, smoothing=0) as bar:
 
         @contextmanager
         def step(what: str) -> Iterator[None]:
