@@ -8,6 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -443,30 +444,28 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 @contextmanager
 def serving(handler: Handler) -> Iterator[str]:
     """The URL at which `handler` answers, in a thread and an event loop of its own."""
-    loop, urls, started = asyncio.new_event_loop(), [], threading.Event()
+    urls: Queue[str] = Queue()
+    loop, over = asyncio.new_event_loop(), asyncio.Event()
 
-    async def start() -> web.AppRunner:
+    async def serve() -> None:
         app = web.Application()
         app.router.add_post("/predictions/hate", handler)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        urls.append(f"http://127.0.0.1:{runner.addresses[0][1]}/predictions/hate")
-        return runner
+        urls.put(f"http://127.0.0.1:{runner.addresses[0][1]}/predictions/hate")
+        await over.wait()
+        await runner.cleanup()
 
-    def serve() -> None:
-        asyncio.set_event_loop(loop)
-        runner = loop.run_until_complete(start())
-        started.set()
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
+    def run() -> None:
+        # A runner ends what is still being answered: left to the collector it would raise there.
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(serve())
 
-    thread = threading.Thread(target=serve, daemon=True)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    assert started.wait(10)
-    yield urls[0]
-    loop.call_soon_threadsafe(loop.stop)
+    yield urls.get(timeout=10)
+    loop.call_soon_threadsafe(over.set)
     thread.join(10)
 
 
