@@ -16,6 +16,7 @@ BIN := .venv/bin
 PY := $(BIN)/python
 DEMO_JSON := {"text": "I made soup for my new neighbours today"}
 ARTIFACTS := $(BUILD)/artifacts
+OBJECTIVE = $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP))
 
 .PHONY: help demo install train export package serve stop doctor benchmark compare select test test-slow lint lock clean
 
@@ -45,7 +46,7 @@ demo: install ## everything on a small synthetic corpus: train, export, package,
 	  printf "\n\$$ curl localhost:8080/predictions/hate --json '%s'\n" '$(DEMO_JSON)' && \
 	  curl --silent --show-error --fail-with-body localhost:8080/predictions/hate --json '$(DEMO_JSON)'
 	@$(MAKE) --no-print-directory benchmark select PROFILE=demo
-	@printf '%s\n' '' 'done; nothing is left running. Reports: benchmarks/results/side-by-side.md. To go on:' \
+	@printf '%s\n' '' 'done; nothing is left running. Look at: benchmarks/results/side-by-side.html. To go on:' \
 	  '  source ./activate && torchserve --start --models $(NAME)=$(NAME).mar'
 
 train: install ## DATA=demo|tweeteval|csv:PATH… BASE=minilm|hub name|folder [CONFIG=file.yaml] -> build/checkpoint/
@@ -66,15 +67,15 @@ stop: install ## stop it
 doctor: install ## what TorchServe needs here, what is wrong, and what to do
 	@$(PY) -m handler doctor --name $(NAME) >/dev/null
 
-benchmark: install ## every built variant, one report each and the side-by-side [PROFILE=demo|quick|full] [PEERS=1]
-	@$(PY) -m benchmarks run $(filter-out default all cpu gpu cuda,$(VARIANTS)) --name $(NAME) --artifacts $(ARTIFACTS) --checkpoint '$(CHECKPOINT)' --profile $(PROFILE) --peers-folder $(BUILD)/peers $(if $(PEERS),--peers) $(ARGS) >/dev/null
+benchmark: install ## every built variant, one report each and the side-by-side [PROFILE=demo|quick|full] [PEERS=1] [RPS=]
+	@$(PY) -m benchmarks run $(OBJECTIVE) $(filter-out default all cpu gpu cuda,$(VARIANTS)) --name $(NAME) --artifacts $(ARTIFACTS) --checkpoint '$(CHECKPOINT)' --profile $(PROFILE) --peers-folder $(BUILD)/peers $(if $(PEERS),--peers) $(ARGS) >/dev/null
 
 compare: install ## A=fp32 B=openvino-int8: two reports beside each other
 	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "error: name two variants: make compare A=fp32 B=openvino-int8" >&2; exit 2; }
 	@$(PY) -m benchmarks compare '$(A)' '$(B)' >/dev/null
 
-select: install ## [P99_MS=] [RPS=] [MAX_F1_DROP=0.01] [MAX_MB=]: pick, say why, promote
-	@$(PY) -m benchmarks select $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP)) $(if $(MAX_MB),--max-mb $(MAX_MB)) >/dev/null
+select: install ## [P99_MS=] [RPS=] [MAX_F1_DROP=0.01] [MAX_FLIP=] [MAX_MB=]: pick, say why, promote
+	@$(PY) -m benchmarks select $(OBJECTIVE) $(if $(MAX_FLIP),--max-flip $(MAX_FLIP)) $(if $(MAX_MB),--max-mb $(MAX_MB)) >/dev/null
 	@$(PY) -m export promote --artifacts $(ARTIFACTS) --name $(NAME) >/dev/null
 
 test: install ## the test suite (DATA_DIR= adds the tests on real data)

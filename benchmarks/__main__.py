@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.profiles import PROFILES, with_test
-from handler.commands import emit, not_negative_float, positive_float, positive_int, run, say
+from handler.commands import emit, positive_float, positive_int, run, say, share
 from handler.errors import UserError
 
 RESULTS = Path("benchmarks/results")
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     measure.add_argument(
         "--max-f1-drop",
-        type=positive_float,
+        type=share,
         default=0.01,
         help="margin of non-inferiority, in macro-F1 on gate; default: %(default)s",
     )
@@ -130,11 +130,11 @@ def _parser() -> argparse.ArgumentParser:
         "--rps", type=positive_float, help="requests per second as served, at least; default: no demand"
     )
     select.add_argument(
-        "--max-f1-drop", type=not_negative_float, default=0.01, help="macro-F1 on gate; default: %(default)s"
+        "--max-f1-drop", type=share, default=0.01, help="macro-F1 on gate; default: %(default)s"
     )
     select.add_argument(
         "--max-flip",
-        type=not_negative_float,
+        type=share,
         help="share of labels that may differ from fp32's, such as 0.02; default: no demand",
     )
     select.add_argument("--max-mb", type=positive_float, help="size of the artifact; default: no demand")
@@ -144,7 +144,15 @@ def _parser() -> argparse.ArgumentParser:
         "publish", parents=[results, published], help="commit a report: figures only"
     )
     publish.add_argument("name", help="of the published report, such as tweeteval-minilm")
-    publish.add_argument("--served", action="store_true", help="the head-to-head instead of the side-by-side")
+    kinds = publish.add_mutually_exclusive_group()
+    for other, words in (("served", "the head-to-head"), ("power", "the simulated verdicts")):
+        kinds.add_argument(
+            f"--{other}",
+            action="store_const",
+            const=other,
+            dest="kind",
+            help=f"{words} instead of the side-by-side",
+        )
     publish.set_defaults(command=_publish)
 
     tables = commands.add_parser(
@@ -161,7 +169,6 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     if not arguments.artifacts.is_dir():
         raise UserError("there are no artifacts", seen=arguments.artifacts, remedy="Build them: make export")
-    from benchmarks.journal import FILE
     from benchmarks.pages import failures, provenance, terminal_table
     from benchmarks.results import write_reports
     from benchmarks.selection import Objective
@@ -189,7 +196,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.hatecheck,
     )
     objective = Objective(arguments.p99_ms, arguments.rps, arguments.max_f1_drop)
-    journal = open_journal(arguments.results / FILE, subject, profile, arguments.threads, arguments.fresh)
+    journal = open_journal(arguments.results, subject, profile, arguments.threads, arguments.fresh)
     try:
         reports = measure(subject, profile, arguments.threads, objective, journal)
     except KeyboardInterrupt:
@@ -284,12 +291,11 @@ def _select(arguments: argparse.Namespace) -> int:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
-    from benchmarks.tables import publish, publish_served
+    from benchmarks.tables import publish, publish_kind
 
-    kind = ":served" if arguments.served else ""
-    write = publish_served if arguments.served else publish
-    path = write(arguments.name, arguments.results, arguments.published)
-    marker = f"<!-- table:{arguments.name}{kind} -->"
+    what = (arguments.name, arguments.results, arguments.published)
+    path = publish_kind(arguments.kind, *what) if arguments.kind else publish(*what)
+    marker = f"<!-- table:{arguments.name}{f':{arguments.kind}' if arguments.kind else ''} -->"
     say(f"{path} and its page; README.md shows it between {marker} and <!-- /table -->")
     emit({"published": str(path)})
     return 0

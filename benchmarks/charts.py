@@ -32,19 +32,9 @@ from benchmarks.drawing import (
     svg,
     text_size,
 )
+from benchmarks.noninferiority import FAIL, INCONCLUSIVE, PASS
 from benchmarks.team import REFERENCE
-from benchmarks.verdicts import (
-    EQUAL,
-    FAIL,
-    INCONCLUSIVE,
-    IS_REFERENCE,
-    NOT_EQUAL,
-    PASS,
-    PEER,
-    SHIPPABLE,
-    front,
-    margin,
-)
+from benchmarks.verdicts import EQUAL, IS_REFERENCE, NOT_EQUAL, PEER, SHIPPABLE, front, margin
 
 Document = Mapping[str, Any]
 MARKS: dict[str, tuple[str, Colour, str]] = {

@@ -59,6 +59,7 @@ LINES = (BLUE, RED, GREEN, PURPLE)  # after the reference, which is ink
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names and labels are a user's
     "svg.hashsalt": "benchmarks",
     "font.family": "DejaVu Sans",  # comes with matplotlib and is wider than what a page will use: room enough
     "font.size": FONT,

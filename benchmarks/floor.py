@@ -80,8 +80,8 @@ class Floor:
         }
 
     def _peaks(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-        """By precision: the quickest products of any shape, and how fast as many bytes as all weights have
-        can be read, again and again."""
+        """By precision: the rate of all products at the quickest shape, and how fast as many bytes as all
+        weights have can be read, again and again."""
         if not cases:
             return {}
         return {

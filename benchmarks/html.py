@@ -36,14 +36,13 @@ from benchmarks.cells import (
 )
 from benchmarks.drawing import COLOURS
 from benchmarks.latency import BATCH, SINGLE
+from benchmarks.noninferiority import FAIL, INCONCLUSIVE
 from benchmarks.provenance import failures, provenance_lines
 from benchmarks.report import Report, busiest, case
 from benchmarks.sections import SECTIONS, Texts
 from benchmarks.team import REFERENCE
 from benchmarks.verdicts import (
-    FAIL,
     FAILED,
-    INCONCLUSIVE,
     IS_REFERENCE,
     NOT_EQUAL,
     PEER,
@@ -147,7 +146,8 @@ def _render(document: Document, texts: Texts | None, **content: Any) -> str:
             ],
             sections=[found for make in SECTIONS if (found := make(document, texts))],
             provenance=provenance_lines(document),
-            foot=f"Run {run['id']}, profile {run['profile']}. No text of a data set is kept in a report.",
+            foot=f"Run {run['id']}, profile {run['profile']}. "
+            + ("It shows texts: keep it to yourself." if texts else "It holds no text of a data set."),
         )
     )
 
@@ -204,13 +204,16 @@ def _colours() -> str:
 def _answer(document: Document, selection: Mapping[str, Any] | None) -> tuple[str, list[str]]:
     """The headline and the sentences below it: what to ship, how fast it is, what is proven."""
     allowed = margin(document)
-    chosen = selection and selection["run"] == document["run"]["id"] and selection["selected"]
-    best = next((one for one in document["variants"] if one["name"] == chosen), None)
-    best = best or fastest_passing(document)
     if not any(not one["error"] for one in document["variants"]):
         return "Nothing could be measured", ["Every variant failed; the reasons are below."]
-    if chosen == REFERENCE and selection:
-        return "fp32 stays", [f"{sentence_case(selection['reasons'][REFERENCE])}."]
+    chosen, best = None, fastest_passing(document)
+    if selection and selection["run"] == document["run"]["id"]:
+        chosen, reasons = selection["selected"], selection["reasons"]
+        if chosen is None:
+            return "No variant keeps the objective", [f"{name}: {why}." for name, why in reasons.items()]
+        if chosen == REFERENCE:
+            return "fp32 stays", [f"{sentence_case(reasons[REFERENCE])}."]
+        best = next(one for one in document["variants"] if one["name"] == chosen)
     if best is None or best["name"] == REFERENCE:
         words = Counter(verdict(one, allowed) for one in document["variants"])
         seen = ", ".join(f"{count} {word}" for word, count in words.items() if word != IS_REFERENCE)
@@ -222,16 +225,13 @@ def _answer(document: Document, selection: Mapping[str, Any] | None) -> tuple[st
     else:
         speed = "as fast as fp32, as far as this run can tell"
     judged = document["data"]["labels_meaningful"]
-    how = (
-        "Selected" if chosen else "The fastest variant that passes" if judged else "The fastest equal variant"
-    )
     what = "and still the same classifier" if judged else "and equal by its check at export"
-    lead = [
-        f"{how}: {how_fast(best, document)}.",
-        f"What is proven: {is_proven(best, allowed)}.",
-    ]
     if chosen and selection:
-        lead.append(f"{sentence_case(selection['reasons'][best['name']])}.")
+        lead = [f"{sentence_case(selection['reasons'][best['name']])}."]
+    else:
+        how = "The fastest variant that passes" if judged else "The fastest equal variant"
+        proven = f"What is proven: {is_proven(best, allowed)}."
+        lead = [f"{how}: {how_fast(best, document)}.", proven]
     return f"{best['name']}: {speed}, {what}", lead
 
 

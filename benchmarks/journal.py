@@ -1,8 +1,9 @@
 """What an unfinished run has measured so far, so that the next one goes on from there.
 
-A file of JSON lines beside the reports: the first says for what it holds (`key`: artifacts, archives, texts,
-profile and machine), each other one is a finished piece of work. Every piece is written when it is done; a
-line that a kill cut short is measured again. A finished run removes its journal. Leaves out what a piece is.
+A file of JSON lines beside the reports, named after what it is of (artifacts, archives, texts, profile,
+machine, commit): another run does not touch it. Each line is a finished piece of work, written when it is
+done; one that a kill cut short is measured again. A finished run removes its journal. Leaves out what a piece
+is.
 """
 
 import hashlib
@@ -13,27 +14,27 @@ from typing import Any
 
 from handler.errors import UserError
 
-FILE = ".unfinished.jsonl"
+FILE = ".unfinished-{key}.jsonl"
+RESUMED = "resumed"
 
 
 class Journal:
     """Pieces of work by name; `resumed` counts how often an earlier run was taken up again."""
 
-    def __init__(self, path: Path | None, subject: Mapping[str, Any], fresh: bool = False) -> None:
-        """`subject` is what must be the same for pieces to be of use. `path` None: nothing is kept."""
-        self._path = path
+    def __init__(self, folder: Path | None, subject: Mapping[str, Any], fresh: bool = False) -> None:
+        """`subject` is what must be the same for pieces to be of use. `folder` None: nothing is kept."""
+        key = hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()
+        self._path = folder / FILE.format(key=key[:12]) if folder else None
         self._pieces: dict[str, Any] = {}
         self.resumed = 0
-        key = hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()
-        if path is None:
+        if self._path is None:
             return
-        kept = list(_lines(path)) if path.is_file() and not fresh else []
-        if kept and kept[0] == ["key", key]:
-            self._pieces = {name: value for name, value in kept[1:] if name != "resumed"}
-            self.resumed = 1 + sum(name == "resumed" for name, _ in kept)
-            _rewrite(path, [*kept, ["resumed", None]])
-        else:
-            _rewrite(path, [["key", key]])
+        kept = list(_lines(self._path)) if self._path.is_file() and not fresh else []
+        self._pieces = {name: value for name, value in kept if name != RESUMED}
+        if self._pieces:
+            self.resumed = 1 + sum(name == RESUMED for name, _ in kept)
+            kept.append([RESUMED, None])
+        _rewrite(self._path, kept)
 
     def __len__(self) -> int:
         return len(self._pieces)
@@ -78,7 +79,9 @@ def _lines(path: Path) -> Iterator[list]:
 def _rewrite(path: Path, lines: list[list]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        partial.replace(path)
     except OSError as error:
         raise UserError(
             "the results cannot be written",

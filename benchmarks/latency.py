@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import machine
 from benchmarks.floor import Floor
 from benchmarks.journal import Journal
 from benchmarks.parity import by_length
@@ -80,6 +81,12 @@ class Timings:
         self.collected: dict[str, Rounds] = {}
         self.slow: set[str] = set()
         self.seconds = 0.0
+        self.others_s = 0.0
+
+    @property
+    def others_cores(self) -> float:
+        """What other processes took on average, in cores."""
+        return self.others_s / self.seconds
 
     def add(self, found: Mapping[str, Any], floor: Floor | None) -> None:
         """Take in a round."""
@@ -88,6 +95,8 @@ class Timings:
                 self.collected.setdefault(case, {}).setdefault(name, []).append(durations)
         if floor is not None and found["floor"] is not None:
             floor.add(found["floor"])
+        self.seconds += found["seconds"]
+        self.others_s += found["others_s"]
 
     def entries(self, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """The report's `latency` list of every variant and every peer that got through."""
@@ -152,7 +161,6 @@ def measure_latency(
         timings.add(found, floor)
         if turn == 0:
             timings.slow = slow_cases(timings.collected, profile.slow_turn_ms)
-        timings.seconds += found["seconds"]
         if turn + 1 >= profile.least_rounds and timings.seconds > profile.latency_s:
             break
     return timings
@@ -161,8 +169,10 @@ def measure_latency(
 def one_round(
     team: Team, turn: int, shapes: Sequence[tuple[int, int]], profile: Profile, floor: Floor | None
 ) -> dict[str, Any]:
-    """A turn of everybody: `{turns: {name: {case: durations}}, floor, seconds}`, plain JSON."""
+    """A turn of everybody: `{turns: {name: {case: durations}}, floor, seconds, others_s}`, plain JSON; the
+    last is what other processes took of the CPU meanwhile."""
     began, turns, of_floor = time.perf_counter(), {}, None
+    others = machine.Others(team.processes)
     for name in team.shuffled(turn):
         if name == FLOOR and floor is not None:
             of_floor = floor.turn(team)
@@ -170,7 +180,8 @@ def one_round(
         turns[name] = _one_turn(team, name, turn, shapes, profile)
         if name in team.guests:
             time.sleep(SETTLE_S)
-    return {"turns": turns, "floor": of_floor, "seconds": time.perf_counter() - began}
+    seconds = time.perf_counter() - began
+    return {"turns": turns, "floor": of_floor, "seconds": seconds, "others_s": others.seconds()}
 
 
 def slow_cases(collected: Mapping[str, Rounds], slow_turn_ms: float) -> set[str]:

@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import subprocess
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -78,13 +77,13 @@ class Others:
     """What other processes take of the CPU from now on: all that was used, less what is ours."""
 
     def __init__(self, ours: Sequence[int]) -> None:
-        """`ours` are processes of this run; with this one and their children they do not count."""
+        """`ours` are processes of this run; they and this one do not count, nor do children that ended."""
         self._ours = [psutil.Process(one) for one in (os.getpid(), *ours)]
-        self._began, self._used = time.perf_counter(), self._of_others()
+        self._used = self._of_others()
 
-    def cores(self) -> float:
-        """Cores' worth on average since the beginning."""
-        return max(0.0, (self._of_others() - self._used) / (time.perf_counter() - self._began))
+    def seconds(self) -> float:
+        """CPU seconds since the beginning."""
+        return max(0.0, self._of_others() - self._used)
 
     def _of_others(self) -> float:
         """CPU seconds; those that a hypervisor took for its other guests count as well."""
@@ -96,7 +95,7 @@ class Others:
         )
         for process in self._ours:
             with suppress(psutil.Error):
-                busy -= sum(process.cpu_times()[:2])
+                busy -= sum(process.cpu_times()[:4])
         return busy
 
 

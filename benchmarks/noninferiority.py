@@ -2,8 +2,8 @@
 
 `pass`: a drop of the margin or more would hardly have given these texts' answers. `fail`: a drop below it
 would hardly have. `inconclusive`: the data show neither, and more texts would. Both are one-sided tests at
-2.5 %, so that with a single variant `pass` says the same as a 95 % interval below the margin; of twenty
-variants tested at once one in two would slip through once in a while, so the p-values are Holm's (1979). Each
+2.5 %, so that with a single variant `pass` says the same as a 95 % interval below the margin; of twenty bad
+variants tested at once one would slip through in up to 40 % of runs, so the p-values are Holm's (1979). Each
 verdict says what the data could have shown at all. Leaves out the draws (`training.statistics`).
 """
 
@@ -17,7 +17,9 @@ from statsmodels.stats.multitest import multipletests
 
 from training.statistics import Comparison
 
+GATE = "gate"  # the split that decides
 MARGIN = 0.01
+PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 ALPHA = 0.025  # one-sided
 POWER = 0.8
 MOST_TEXTS = 10_000_000  # beyond, no number of texts is worth naming
@@ -42,7 +44,7 @@ def judge(compared: Mapping[str, Comparison], margin: float = MARGIN) -> dict[st
             "confidence": 1 - 2 * ALPHA,
             "smallest_margin": smallest_margin(one, len(compared)),
             "texts_to_settle": texts_to_settle(one, margin, len(compared))
-            if verdict == "inconclusive"
+            if verdict == INCONCLUSIVE
             else None,
         }
         for (name, one), p, p_adjusted, p_worse, p_worse_adjusted in rows
@@ -51,8 +53,13 @@ def judge(compared: Mapping[str, Comparison], margin: float = MARGIN) -> dict[st
 
 def _verdict(p_adjusted: float, p_worse_adjusted: float) -> str:
     if p_adjusted <= ALPHA:
-        return "pass"
-    return "fail" if p_worse_adjusted <= ALPHA else "inconclusive"
+        return PASS
+    return FAIL if p_worse_adjusted <= ALPHA else INCONCLUSIVE
+
+
+def by_interval(drop: Mapping[str, float], margin: float) -> str:
+    """The verdict on a report that has an interval alone, of an earlier version."""
+    return PASS if drop["high"] <= margin else FAIL if drop["low"] > margin else INCONCLUSIVE
 
 
 def p_value(as_bad: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from benchmarks.latency import BATCH, SINGLE
 from benchmarks.pictures import available
-from benchmarks.provenance import failures, provenance
+from benchmarks.provenance import failures, provenance, provenance_in_short
 from benchmarks.report import busiest, case
 from benchmarks.team import REFERENCE
 from benchmarks.variant_page import OPEN_HEADERS, open_cells, report
@@ -39,6 +39,7 @@ __all__ = [
     "provenance",
     "report",
     "side_by_side",
+    "summary",
     "table",
     "terminal_table",
 ]
@@ -49,11 +50,13 @@ MAIN = (
     "equal",
     "verdict",
     "labels agree",
+    "macro-F1 drop",
     "1x32 p50",
     "32x32 p50",
     "real texts/s",
     "served requests",
     "artifact",
+    "peak memory",
 )
 SMALL, LARGE = "1x32", "32x32"  # texts x tokens
 PRECISIONS = ("int8", "bf16", "fp32")
@@ -97,9 +100,22 @@ def terminal_table(document: Mapping[str, Any]) -> str:
     if len(rows) <= MOST_COLUMNS:
         columns = [list(column) for column in zip(headers, *rows, strict=True)]
         return tabulate(columns[1:], columns[0], "simple", disable_numparse=True)
-    main = [place for place, header in enumerate(headers) if header.startswith(MAIN)]
-    rows = [[row[place] for place in main] for row in rows]
-    return tabulate(rows, [headers[place] for place in main], "simple", disable_numparse=True)
+    return tabulate(*_only(MAIN, headers, rows), "simple", disable_numparse=True)
+
+
+def summary(document: Mapping[str, Any]) -> str:
+    """The main figures of every variant and peer, and what they rest on in short: for a document that links
+    to the whole page."""
+    rows, headers = _only(MAIN, *_cells(document))
+    return f"{_github(rows, headers)}\n\n{provenance_in_short(document)}"
+
+
+def _only(
+    wanted: tuple[str, ...], headers: list[str], rows: list[list[str]]
+) -> tuple[list[list[str]], list[str]]:
+    """Rows and headers of the columns that begin with one of the `wanted` words."""
+    kept = [place for place, header in enumerate(headers) if header.startswith(wanted)]
+    return [[row[place] for place in kept] for row in rows], [headers[place] for place in kept]
 
 
 def verdict_table(document: Mapping[str, Any]) -> str:
@@ -368,7 +384,8 @@ def _served_cells(row: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[
     if ours is None:
         return {}
     rate, level, ratio = ours["requests_per_second"], ours["concurrency"], ""
-    if theirs and row is not reference and theirs["requests_per_second"]:
+    alike = theirs and theirs["concurrency"] == level and theirs["requests_per_second"]
+    if theirs and alike and row is not reference:
         ratio = f" ({rate / theirs['requests_per_second']:.1f}x)"
     return {
         f"served requests/s at {level}": figure(rate, ".0f") + ratio,

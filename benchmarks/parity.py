@@ -7,6 +7,7 @@ and quality taken by itself (`quality`).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,10 @@ def parity(
         }
         if truth is not None:
             labels = len(artifact.labels)
-            by_split[name]["macro_f1_drop"] = drop(compare(truth, wanted, given, labels))
+            found = compare(truth, wanted, given, labels)
+            if artifact is reference:  # the interval is of what is not known, and this is known
+                found = replace(found, low=0.0, high=0.0)
+            by_split[name]["macro_f1_drop"] = drop(found)
             triples = (truth * labels + wanted) * labels + given
             by_split[name]["cells"] = np.bincount(triples, minlength=labels**3).tolist()
             by_split[name] |= ranking_drops(truth, theirs, values)
@@ -135,7 +139,10 @@ def slices(
     return found
 
 
-def _macro_f1(truth: np.ndarray, given: np.ndarray, labels: int) -> float:
+def _macro_f1(truth: np.ndarray, given: np.ndarray, labels: int) -> float | None:
+    """None where a label is absent: its F1 would be 0 whatever is answered."""
+    if len(np.unique(truth)) < labels:
+        return None
     confusion = np.bincount(truth * labels + given, minlength=labels**2).reshape(1, labels, labels)
     return float(macro_f1(confusion)[0])
 
@@ -148,7 +155,7 @@ def flipped(
     labelled: Mapping[str, Split],
     tokens: Mapping[str, np.ndarray],
 ) -> list[dict[str, Any]]:
-    """The texts whose label is not fp32's: by split and number, those that moved farthest first."""
+    """The texts whose label is not fp32's, by split and place among those scored; farthest moved first."""
     labels, found = artifact.labels, []
     for name, values in scores.items():
         theirs = reference_scores[name]

@@ -249,7 +249,8 @@ PICTURES = (
     Picture(
         "reliability",
         "Does a score mean what it says?",
-        "On the diagonal, of the texts scored 0.7 seven in ten are hateful; below it, scores are too high.",
+        "On the diagonal, of the texts scored 0.7 seven in ten have that label; below it, scores are too "
+        "high.",
         reliability,
     ),
     Picture(

@@ -3,13 +3,15 @@
 A pair is a table of shares: how often fp32 is right, and how often the variant alone is right or wrong where
 the other is not. Texts are drawn from it, judged as a run judges them, and the verdicts counted: a variant
 whose true drop is the margin must not pass in more than 2.5 % of cases, and one that is far worse must fail.
-Leaves out classifiers (`tests/benchmarks` damages real ones) and Holm's correction, which is exact.
+Cases share their seeds. Leaves out classifiers (`tests/benchmarks` damages real ones) and Holm's correction,
+which only makes errors rarer.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jsonschema
 import numpy as np
 from scipy.optimize import brentq
 from tabulate import tabulate
@@ -23,6 +25,24 @@ TEXTS = (200, 500, 1800, 5000)
 HELPED = (0.0, 0.005, 0.02)  # share of all texts that the variant alone gets right
 DROPS = {"none": 0.0, "half the margin": 0.5, "the margin": 1.0, "twice": 2.0, "five times": 5.0}
 RESAMPLES = 2000
+VERDICTS = ("pass", "fail", "inconclusive")
+SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+DOCUMENT = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["drop", "helped", "texts", "seeds", *VERDICTS],
+        "properties": {
+            "drop": {"enum": list(DROPS)},
+            "helped": SHARE,
+            "texts": {"type": "integer", "minimum": 1},
+            "seeds": {"type": "integer", "minimum": 1},
+            **dict.fromkeys(VERDICTS, SHARE),
+        },
+        "additionalProperties": False,
+    },
+}
 
 
 def population(drop: float, helped: float) -> np.ndarray:
@@ -61,14 +81,19 @@ def count(seeds: int, tick: Callable[[], object], margin: float = MARGIN) -> lis
             for texts in TEXTS:
                 verdicts: Counter[str] = Counter()
                 for seed in range(seeds):
-                    one = compare(*sample(shares, texts, seed), 2, resamples=RESAMPLES, seed=seed)
+                    one = compare(*sample(shares, texts, seed), 2, resamples=RESAMPLES, seed=~seed % 2**32)
                     verdicts[judge({"it": one}, margin)["it"]["verdict"]] += 1
                     tick()
                 found.append(
                     {"drop": words, "helped": helped, "texts": texts, "seeds": seeds}
-                    | {verdict: verdicts[verdict] / seeds for verdict in ("pass", "fail", "inconclusive")}
+                    | {verdict: verdicts[verdict] / seeds for verdict in VERDICTS}
                 )
     return found
+
+
+def validate(document: Any) -> None:
+    """Raises `jsonschema.ValidationError` for what `count` did not make."""
+    jsonschema.validate(document, DOCUMENT)
 
 
 def cases() -> int:
@@ -77,11 +102,11 @@ def cases() -> int:
 
 def table(counted: Sequence[dict[str, Any]]) -> str:
     """The counts as Markdown: a row for each true drop and number of texts."""
-    rows, verdicts = [], ("pass", "fail", "inconclusive")
+    rows = []
     for words in DROPS:
         for texts in TEXTS:
             same = [one for one in counted if one["drop"] == words and one["texts"] == texts]
-            cells = [" / ".join(f"{one[verdict]:.1%}" for one in same) for verdict in verdicts]
+            cells = [" / ".join(f"{one[verdict]:.1%}" for one in same) for verdict in VERDICTS]
             rows.append([words, f"{texts:,}", *cells])
     heads = ["true drop", "texts", "pass", "fail", "inconclusive"]
     return tabulate(rows, heads, "github", disable_numparse=True)
@@ -98,3 +123,8 @@ def note(counted: Sequence[dict[str, Any]]) -> str:
         f"margin, pass and fail are both errors, promised at 2.5 % each; {low:.1%} to {high:.1%} is what so "
         "many runs may show of that by chance."
     )
+
+
+def page(counted: Sequence[dict[str, Any]]) -> str:
+    """All of it as a Markdown page."""
+    return f"# How often the verdicts are wrong\n\n{table(counted)}\n\n{note(counted)}\n"

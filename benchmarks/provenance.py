@@ -25,6 +25,8 @@ def failures(document: Mapping[str, Any]) -> list[str]:
         if one["served_error"]:
             lines.append(f"{one['name']} could not be served: {one['served_error']}")
     for peer in document.get("peers", []):
+        if peer.get("served_error"):
+            lines.append(f"{peer['name']} could not be served to the end: {peer['served_error']}")
         if peer["status"] == "left out":
             lines.append(f"{peer['name']} was left out: {peer['error']['message']}")
         elif peer["error"]:
@@ -37,6 +39,16 @@ def failures(document: Mapping[str, Any]) -> list[str]:
 def provenance(document: Mapping[str, Any]) -> str:
     """Machine, versions, data, and how the figures are to be read, as a Markdown list."""
     return "\n".join(f"- {line}" for line in provenance_lines(document))
+
+
+def provenance_in_short(document: Mapping[str, Any]) -> str:
+    """Machine, run and noise in one paragraph."""
+    run, machine = document["run"], document["machine"]
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores; run {run['id']}, profile {run['profile']}, "
+        f"{run['threads']} threads, commit {run['commit'] or 'unknown'}. Ratios are to fp32 in the same run: "
+        f"medians over interleaved rounds. {_noise_line(document)}"
+    )
 
 
 def provenance_lines(document: Mapping[str, Any]) -> list[str]:
@@ -57,7 +69,7 @@ def provenance_lines(document: Mapping[str, Any]) -> list[str]:
         "1x32: one text of 32 tokens. Memory is the peak of a process that holds this variant alone.",
         "Ratios (fp32 is 1.0x) hold within this run only: medians over interleaved rounds. "
         + _noise_line(document),
-        *_run_lines(run, machine),
+        *_run_lines(document),
         *_peer_lines(document),
         *_floor_lines(document),
         *_served_lines(document),
@@ -67,16 +79,16 @@ def provenance_lines(document: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _run_lines(run: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str]:
+def _run_lines(document: Mapping[str, Any]) -> list[str]:
     """What newer reports know of the run."""
-    lines = []
+    run, machine, lines = document["run"], document["machine"], []
     if (others := run.get("others_cores")) is not None:
         share = " WARNING: that is much." if others > BUSY_SHARE * machine["cores"] else ""
         lines.append(f"Other processes took {others:.2f} cores while latency was measured.{share}")
     if run.get("resumed"):
         often = "once" if run["resumed"] == 1 else f"{run['resumed']} times"
         lines.append(f"The run was interrupted and resumed {often}: its rounds are not all of one stretch.")
-    if "margin" in run:
+    if "margin" in run and document["data"]["labels_meaningful"]:
         lines.append(
             f"PASS: a macro-F1 drop of {run['margin']:g} or more is ruled out on the gate texts, by a test "
             "at 95 % confidence that is adjusted for the number of variants (Holm). FAIL: a larger drop is "

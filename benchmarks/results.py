@@ -12,13 +12,14 @@ from typing import Any
 
 import jsonschema
 
-from benchmarks import head_to_head, pages
+from benchmarks import head_to_head, pages, power
 from benchmarks.report import Report, side_by_side, validate
 from handler.atomic import write_json
 from handler.errors import UserError
 
 SIDE_BY_SIDE = "side-by-side"
 HEAD_TO_HEAD = "head-to-head"
+POWER = "power"
 
 
 def write_reports(
@@ -31,13 +32,14 @@ def write_reports(
     from benchmarks import html  # a plotting library, which no other command needs
 
     document = side_by_side(reports)
+    validate(document, "sideBySide")
+    write_json(folder / f"{SIDE_BY_SIDE}.json", document)
     for report in reports:
         validate(report, "report")
         write_json(folder / f"{report['name']}.json", report)
+    for report in reports:  # figures are safe before the first picture is drawn
         (folder / f"{report['name']}.md").write_text(pages.report(report), encoding="utf-8")
         (folder / f"{report['name']}.html").write_text(html.variant_page(report), encoding="utf-8")
-    validate(document, "sideBySide")
-    write_json(folder / f"{SIDE_BY_SIDE}.json", document)
     (folder / f"{SIDE_BY_SIDE}.md").write_text(pages.side_by_side(document), encoding="utf-8")
     (folder / f"{SIDE_BY_SIDE}.html").write_text(html.side_by_side(document, None, texts), encoding="utf-8")
     return document
@@ -66,6 +68,11 @@ def read_head_to_head(path: Path) -> dict[str, Any]:
     """The head-to-head document at `path`. Raises `UserError` when it is missing or damaged."""
     measure = "python -m benchmarks head-to-head openvino-int8"
     return _read(path, head_to_head.validate, "there is no head-to-head", measure)
+
+
+def read_power(path: Path) -> Any:
+    """The counts of `power` at `path`. Raises `UserError` when they are missing or damaged."""
+    return _read(path, power.validate, "nothing has been simulated yet", "python -m benchmarks power")
 
 
 def _read(

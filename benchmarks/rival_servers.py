@@ -168,6 +168,7 @@ def rival_entry(rival: Rival, served: Served, objective_p99_ms: float) -> dict[s
             "served": served.record(),
             "open": served.open_record(objective_p99_ms),
             "saturation": served.saturation(),
+            "served_error": served.error,
         }
     return peer_entry(
         rival,

@@ -60,8 +60,11 @@ class Arithmetic:
         return found
 
 
-def arithmetic(artifact: Artifact, artifacts: Mapping[str, Artifact], encoder: Encoder) -> Arithmetic:
-    """Of `artifact`, whose ancestors among `artifacts` may be pruned ones; `encoder` is the checkpoint's."""
+def arithmetic(artifact: Artifact, artifacts: Mapping[str, Artifact], encoder: Encoder) -> Arithmetic | None:
+    """Of `artifact`, whose ancestors among `artifacts` may be pruned ones; `encoder` is the checkpoint's.
+
+    None where an ancestor did not take part, so that its sizes are not known.
+    """
     layers = (Layer(encoder.width, encoder.feed_forward),) * encoder.layers
     ancestor: Artifact | None = artifact
     while ancestor is not None:
@@ -71,7 +74,10 @@ def arithmetic(artifact: Artifact, artifacts: Mapping[str, Artifact], encoder: E
             sizes = zip(proof["after"]["heads"], proof["after"]["ffn_width"], strict=True)
             layers = tuple(Layer(heads * head_size, width) for heads, width in sizes)
             break
-        ancestor = artifacts.get(ancestor.meta["parent"] or "")
+        parent = ancestor.meta["parent"]
+        if parent is not None and parent not in artifacts:
+            return None
+        ancestor = artifacts.get(parent) if parent else None
     eager = artifact.meta["runtime"] == EAGER
     return Arithmetic(layers, encoder.width, precision(artifact.meta.get("proof", {})), not eager)
 

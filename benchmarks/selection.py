@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.latency import BATCH
-from benchmarks.noninferiority import ALPHA, MARGIN, judge
+from benchmarks.noninferiority import ALPHA, FAIL, GATE, MARGIN, PASS, by_interval, judge
 from benchmarks.parity import compared
 from benchmarks.report import case
 from benchmarks.team import REFERENCE
@@ -21,8 +21,6 @@ from handler.errors import UserError
 SCHEMA = 1
 MAX_ERROR_SHARE = 0.001  # of requests, at a level of load that is to count
 NEARLY = 0.05  # served once, two variants this close may well trade places next time
-GATE = "gate"
-PASS, FAIL = "pass", "fail"
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,8 @@ def choose_served(candidates: Sequence[Mapping[str, Any]], best: int | None) -> 
     if best is None:
         return Serving([one["name"] for one in candidates], "every archive")
     equal = [one for one in candidates if one["name"] != REFERENCE and one["artifact"]["check"]["equal"]]
-    ranked = sorted(equal, key=lambda one: (_verdict_of(one) != PASS, -_batch(one)["speedup"]["ratio"]))
+    order = {PASS: 0, FAIL: 2}
+    ranked = sorted(equal, key=lambda one: (order.get(_verdict_of(one), 1), -_batch(one)["speedup"]["ratio"]))
     names = [one["name"] for one in candidates if one["name"] == REFERENCE]
     names += [one["name"] for one in ranked[:best]]
     if not names:
@@ -71,10 +70,10 @@ def choose_served(candidates: Sequence[Mapping[str, Any]], best: int | None) -> 
     return Serving(names, rule)
 
 
-def _verdict_of(variant: Mapping[str, Any]) -> str | None:
-    """As it was found in the run; None where there are no labels to judge by."""
+def _verdict_of(variant: Mapping[str, Any]) -> str:
+    """As it was found in the run; where there are no labels to judge by, the check has passed it."""
     found = variant["parity"][GATE].get("noninferiority")
-    return found["verdict"] if found else PASS if variant["parity"][GATE]["macro_f1_drop"] is None else None
+    return str(found["verdict"]) if found else PASS
 
 
 def _batch(variant: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -140,12 +139,18 @@ def verdicts_at(
         for one in variants
         if one["name"] != REFERENCE and not one["error"] and one["parity"][GATE]["macro_f1_drop"]
     ]
-    counted = {one["name"]: one["parity"][GATE]["cells"] for one in judged if "cells" in one["parity"][GATE]}
-    found = judge({name: compared(cells, labels) for name, cells in counted.items()}, margin)
+    found: dict[str, dict[str, Any]] = {}
+    for equal in (True, False):  # what the check refused can never be chosen: it is no chance to be lucky
+        family = {
+            one["name"]: compared(one["parity"][GATE]["cells"], labels)
+            for one in judged
+            if "cells" in one["parity"][GATE] and one["artifact"]["check"]["equal"] is equal
+        }
+        found |= judge(family, margin)
     for one in judged:
         drop = one["parity"][GATE]["macro_f1_drop"]
-        plain = PASS if drop["high"] <= margin else FAIL if drop["low"] > margin else "inconclusive"
-        found.setdefault(one["name"], {"verdict": plain, "texts_to_settle": None, "variants": 1})
+        plain = {"verdict": by_interval(drop, margin), "texts_to_settle": None, "variants": 1}
+        found.setdefault(one["name"], plain)
     return found
 
 
@@ -187,9 +192,7 @@ def _not_proven(parity: Mapping[str, Any], verdict: Mapping[str, Any], margin: f
     allowed = f"and a drop of {margin:g} is allowed"
     if verdict["verdict"] == FAIL:
         return f"it is worse: {found}, {allowed}"
-    more = "more labelled texts would settle it"
-    if texts := verdict["texts_to_settle"]:
-        more = f"about {_round(texts):,} labelled texts would settle it"
+    more = settled_by(verdict)
     if drop["high"] <= margin:
         return (
             f"it is not proven to be as good: {found}, {allowed}, but {verdict['variants']} variants were "
@@ -201,9 +204,11 @@ def _not_proven(parity: Mapping[str, Any], verdict: Mapping[str, Any], margin: f
     return f"it is not proven to be as good, nor shown to be worse: {found}, {allowed}; {more}"
 
 
-def _round(texts: int) -> int:
-    """To two digits: more would pretend."""
-    return int(float(f"{texts:.2g}"))
+def settled_by(verdict: Mapping[str, Any]) -> str:
+    """How many texts would do, in words, to two digits: more would pretend."""
+    if texts := verdict["texts_to_settle"]:
+        return f"about {int(float(f'{texts:.2g}')):,} labelled texts would settle it, if the drop is as seen"
+    return "no number of texts would settle it, if the drop is as seen"
 
 
 def _too_many_flips(parity: Mapping[str, Any], most: float) -> list[str]:
@@ -233,7 +238,7 @@ def _unfit_to_serve(variant: Mapping[str, Any], objective: Objective) -> list[st
         if variant["resources"].get("archive_mb") is None:
             return ["it was not measured as served (no archive)"]
         return [
-            "it was not measured as served, since the run served the fastest equal ones alone; to have it "
+            "it was not among those that the run served (the fastest, of those that pass first); to have it "
             f"served, name it: make benchmark VARIANTS={variant['name']}"
         ]
     reasons = []

@@ -7,6 +7,7 @@ does not serve the artifact that was measured. What one pass brings is plain JSO
 (`load`, `arrivals`), tuning the server, and the network: client and server share the cores.
 """
 
+import http.client
 import json
 import time
 import urllib.error
@@ -168,7 +169,7 @@ def one_pass(
                 scores = score_served(running.predictions, split.texts, lists, labels)
                 rows = scores.tolist()
                 outcome["scores"][name] = [[None if isnan(one) else one for one in row] for row in rows]
-    except (UserError, OSError, ValueError, KeyError) as error:
+    except (UserError, OSError, ValueError, KeyError, psutil.Error, http.client.HTTPException) as error:
         outcome["error"] = f"{type(error).__name__}: {error}"
     return outcome
 

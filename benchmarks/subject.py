@@ -4,6 +4,7 @@ Covers what is refused (no reference, no such variant, stale archives, no Java, 
 which texts are scored and timed. Leaves out measuring (`suite`).
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from benchmarks.profiles import Profile
 from benchmarks.quality import sample
 from benchmarks.served import check_archive
 from benchmarks.team import REFERENCE, Failure
-from handler.artifact import DESCRIPTION, Artifact, open_artifact
+from handler.artifact import DESCRIPTION, Artifact, file_sha256, open_artifact
 from handler.commands import say
 from handler.errors import UserError
 from handler.torchserve import java_home
@@ -34,7 +35,6 @@ LATENCY_SPLIT = "gate"  # the texts that are timed unless told otherwise
 VALIDATION, UNLABELLED = "validation", "unlabelled"
 TEMPLATES, HATECHECK = "templates", "hatecheck"
 UNTRAINED_TEXTS = 500  # where labels mean nothing, more texts would tell nothing more about parity
-MOST_UNLABELLED = 20_000
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,17 @@ class Subject:
         """What must be the same for measurements of two runs to be put together."""
         return {
             "artifacts": {name: one.sha256 for name, one in self.artifacts.items()},
-            "archives": sorted(self.archives),
+            "archives": {name: file_sha256(path) for name, path in self.archives.items()},
             "peers": {name: str(place) for name, place in self.places.items()},
             "data": self.data,
-            "texts": {name: len(texts) for name, texts in self.scored.items()},
+            "texts": {name: _sha256(texts) for name, texts in (self.scored | {"": self.timed}).items()},
             "machine": machine.fingerprint(),
+            "commit": machine.commit(),
         }
+
+
+def _sha256(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
 def prepare(
@@ -146,7 +151,8 @@ def prepare(
                 f"the split {split_name} holds no text", seen=dataset.spec, remedy="Train on more data"
             )
     if unlabelled:
-        splits[UNLABELLED] = read_unlabelled(unlabelled)
+        splits[UNLABELLED] = sample(read_unlabelled(unlabelled), most)
+    suites = _suites(checkpoint, dataset.labels, hatecheck)
     return Subject(
         checkpoint.folder,
         artifacts,
@@ -159,8 +165,8 @@ def prepare(
         prepare_peers(checkpoint, dataset.splits["train"].texts, peers) if peers else None,
         encoder_of(json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))),
         load,
-        dataset.splits[VALIDATION] if checkpoint.judged else None,
-        _suites(checkpoint, dataset.labels, hatecheck),
+        sample(dataset.splits[VALIDATION], most) if checkpoint.judged else None,
+        suites,
     )
 
 
@@ -177,9 +183,7 @@ def read_unlabelled(path: Path) -> Split:
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
         raise UserError("there is no unlabelled text", seen=path, remedy="Put one text on each line")
-    if len(texts) > MOST_UNLABELLED:
-        say(f"of {len(texts):,} unlabelled texts the first {MOST_UNLABELLED:,} are taken")
-    return Split(texts[:MOST_UNLABELLED], np.full(min(len(texts), MOST_UNLABELLED), -1))
+    return Split(texts, np.full(len(texts), -1))
 
 
 def _suites(checkpoint: Checkpoint, labels: Sequence[str], hatecheck: Path | None) -> dict[str, Cases]:
@@ -192,8 +196,10 @@ def _suites(checkpoint: Checkpoint, labels: Sequence[str], hatecheck: Path | Non
                 remedy="Leave --hatecheck out",
             )
         return {}
-    found = {TEMPLATES: functional.templates()} if checkpoint.judged else {}
-    return found | ({HATECHECK: functional.hatecheck(hatecheck)} if hatecheck else {})
+    if not checkpoint.judged:
+        return {}
+    own = {TEMPLATES: functional.templates()}
+    return own | ({HATECHECK: functional.hatecheck(hatecheck)} if hatecheck else {})
 
 
 def find_artifacts(

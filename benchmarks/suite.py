@@ -11,16 +11,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 
-from benchmarks import latency, machine, noninferiority, resources
+from benchmarks import latency, machine, resources
 from benchmarks.floor import Floor, under
 from benchmarks.journal import Journal
-from benchmarks.parity import compared, flipped, parity
+from benchmarks.noninferiority import GATE
+from benchmarks.parity import flipped, parity
 from benchmarks.peers import PEERS
 from benchmarks.profiles import OBJECTIVE_P99_MS, Profile
 from benchmarks.progress import Step, progress
@@ -28,7 +30,7 @@ from benchmarks.quality import Scores, calibrated, in_lists, quality, refitted, 
 from benchmarks.report import SCHEMA, Report, describe, failed, measured, peer_entry
 from benchmarks.rival_servers import RIVALS, serve_rivals
 from benchmarks.roofline import arithmetic, with_rooflines
-from benchmarks.selection import Objective, Serving, choose_served
+from benchmarks.selection import Objective, Serving, choose_served, verdicts_at
 from benchmarks.served import Served, measure_served, served_parity
 from benchmarks.subject import VALIDATION, Subject
 from benchmarks.team import FLOOR, REFERENCE, TWIN, Failure, open_team
@@ -38,7 +40,6 @@ from training.functional import evaluate_cases
 from training.splits import Split
 
 BF16 = {"avx512_bf16", "amx_bf16"}
-GATE = "gate"
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,12 @@ class InProcess:
     others_cores: float
 
 
-def open_journal(path: Path, subject: Subject, profile: Profile, threads: int | None, fresh: bool) -> Journal:
+def open_journal(
+    folder: Path, subject: Subject, profile: Profile, threads: int | None, fresh: bool
+) -> Journal:
     """The journal of this run, with what an interrupted one of the same subject left; said, if so."""
     same = subject.identity() | {"profile": asdict(profile), "threads": threads}
-    journal = Journal(path, same, fresh)
+    journal = Journal(folder, same, fresh)
     if len(journal):
         say(f"going on where an earlier run ended ({len(journal)} pieces are done); to begin anew: --fresh")
     return journal
@@ -145,26 +148,27 @@ def _measure_in_process(
     with open_team(list(subject.artifacts), guests, journal) as team:
         team.stage = "start"
         started = resources.start(team, artifacts, subject.places, threads, subject.timed[0], step)
-        if floor:
+        if floor and FLOOR in team.names:
             floor.start(team, started[REFERENCE]["threads"], bool(BF16 & set(cpu_features())), step)
         team.stage = "scoring"
         scores, lengths = score(team, subject.scored, subject.splits, step, journal)
         team.stage = "latency"
-        others = machine.Others(team.processes)
         timings = latency.measure_latency(team, subject.timed, max_length, profile, step, journal, floor)
-        others_cores = others.cores()
         tokens = team.ask(REFERENCE, "lengths")
         team.stage = "memory"
         sizes = {name: artifact.bytes for name, artifact in artifacts.items()}
         if subject.peers:
             sizes |= {name: subject.peers.bytes(name) for name in subject.places}
-        taken = resources.finish(team, started, sizes, subject.archives)
+        finish = partial(resources.finish, team, started, sizes, subject.archives)
+        taken = journal.once("resources", finish)  # workers that have nothing left to do have no peak
     recorded = floor.record(team.failures.get(FLOOR)) if floor else None
-    for name, one in taken.items():
-        one["cpu_s_per_1000_texts"] = timings.cpu_s_per_1000_texts(name)
+    taken = {
+        name: one | {"cpu_s_per_1000_texts": timings.cpu_s_per_1000_texts(name)}
+        for name, one in taken.items()
+    }
     entries = timings.entries(list(taken))
     complete = {name: _with_floors(name, found, subject, recorded) for name, found in entries.items()}
-    return InProcess(taken, scores, lengths, complete, tokens, team.failures, recorded, others_cores)
+    return InProcess(taken, scores, lengths, complete, tokens, team.failures, recorded, timings.others_cores)
 
 
 def _floor(subject: Subject, profile: Profile) -> Floor | None:
@@ -184,7 +188,7 @@ def _with_floors(
     if not floor or name not in subject.artifacts or subject.encoder is None:
         return entries
     work = arithmetic(subject.artifacts[name], subject.artifacts, subject.encoder)
-    return with_rooflines(entries, work, floor["peaks"])
+    return with_rooflines(entries, work, floor["peaks"]) if work else entries
 
 
 def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
@@ -245,13 +249,12 @@ def _findings(name: str, subject: Subject, inside: InProcess) -> dict[str, Any]:
 
 def _judge(subject: Subject, found: Mapping[str, dict[str, Any]], margin: float) -> None:
     """Write each variant's verdict into its parity on the gate texts."""
-    labels = len(subject.data["labels"])
-    compared_with_fp32 = {
-        name: compared(one["parity"][GATE]["cells"], labels)
+    variants = [
+        {"name": name, "error": None, "artifact": describe(subject.artifacts[name]), **one}
         for name, one in found.items()
-        if name in subject.artifacts and name != REFERENCE and "cells" in one["parity"][GATE]
-    }
-    for name, verdict in noninferiority.judge(compared_with_fp32, margin).items():
+        if name in subject.artifacts
+    ]
+    for name, verdict in verdicts_at(variants, margin, len(subject.data["labels"])).items():
         found[name]["parity"][GATE]["noninferiority"] = verdict
 
 

@@ -1,31 +1,38 @@
 """Committed reports, and the tables that documents take from them.
 
-`publish` copies a side-by-side report into the repository, with its page `NAME.md` and the pictures of that
-page in the folder `NAME/`; `tables` writes it between
-`<!-- table:NAME -->` and `<!-- /table -->` of a document, and the table of proofs of the same report between
-`<!-- table:NAME:proof -->` and its end. `publish_served` and `<!-- table:NAME:served -->` do the same for a
-head-to-head of servers. A check finds documents that are stale. So no figure in the README
-is typed by hand. What is published holds figures only: no texts (no report does), no host names, no paths.
+`publish` copies what was measured into the repository, with its page `NAME.md` and, for a side-by-side, the
+pictures of that page in the folder `NAME/`. `tables` writes its main figures between `<!-- table:NAME -->`
+and `<!-- /table -->` of a document; `<!-- table:NAME:proof -->` takes the table of proofs, `:served` that of
+a head-to-head of servers, `:power` the counts of simulated verdicts. A check finds documents that are stale.
+So no figure in the README is typed by hand. What is published holds figures only: no texts (no report does),
+no host names, no paths.
 """
 
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import pages, served_pages
+from benchmarks import pages, power, served_pages
 from benchmarks.report import validate
-from benchmarks.results import HEAD_TO_HEAD, SIDE_BY_SIDE, read_head_to_head, read_side_by_side
+from benchmarks.results import (
+    HEAD_TO_HEAD,
+    POWER,
+    SIDE_BY_SIDE,
+    read_head_to_head,
+    read_power,
+    read_side_by_side,
+)
 from handler.atomic import write_json
 from handler.errors import UserError
 
 MARKED = re.compile(
-    r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)(?P<kind>:proof|:served)? -->\n)"
+    r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)(?::(?P<kind>proof|served|power))? -->\n)"
     r".*?(?P<closing><!-- /table -->)",
     re.DOTALL,
 )
-SERVED = ".served"
 OPENING = re.compile(r"<!-- table:")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 # An absolute path, but not what follows the colon of https:.
@@ -46,13 +53,37 @@ def publish(name: str, results: Path, published: Path) -> Path:
     return path
 
 
-def publish_served(name: str, results: Path, published: Path) -> Path:
-    """As `publish`, of `results/head-to-head.json` to `published/NAME.served.json`."""
+@dataclass(frozen=True)
+class Kind:
+    """Something else than a side-by-side that can be published, as `NAME.<kind>.json`: `file` is its name
+    among the results, `page` all of it as Markdown, and `excerpt` what another document shows of it."""
+
+    file: str
+    read: Callable[[Path], Any]
+    page: Callable[[Any], str]
+    excerpt: Callable[[Any], str]
+
+
+KINDS = {
+    "served": Kind(
+        HEAD_TO_HEAD,
+        read_head_to_head,
+        served_pages.page,
+        lambda document: f"{served_pages.loads_table(document)}\n\n{served_pages.note(document)}",
+    ),
+    "power": Kind(
+        POWER, read_power, power.page, lambda counted: f"{power.table(counted)}\n\n{power.note(counted)}"
+    ),
+}
+
+
+def publish_kind(kind: str, name: str, results: Path, published: Path) -> Path:
+    """As `publish`, of another kind, to `published/NAME.KIND.json`."""
     _check_name(name)
-    document = without_places(read_head_to_head(results / f"{HEAD_TO_HEAD}.json"))
-    path = published / f"{name}{SERVED}.json"
+    document = without_places(KINDS[kind].read(results / f"{KINDS[kind].file}.json"))
+    path = published / f"{name}.{kind}.json"
     write_json(path, document)
-    path.with_suffix(".md").write_text(served_pages.page(document), encoding="utf-8")
+    path.with_suffix(".md").write_text(KINDS[kind].page(document), encoding="utf-8")
     return path
 
 
@@ -84,15 +115,13 @@ def render(text: str, published: Path) -> str:
         )
 
     def fill(match: re.Match[str]) -> str:
-        if match["kind"] == ":served":
-            document = read_head_to_head(published / f"{match['name']}{SERVED}.json")
-            body = f"{served_pages.loads_table(document)}\n\n{served_pages.note(document)}"
+        if kind := KINDS.get(match["kind"]):
+            body = kind.excerpt(kind.read(published / f"{match['name']}.{match['kind']}.json"))
             return f"{match['opening']}\n{body}\n\n{match['closing']}"
         document = read_published(match["name"], published)
+        body = pages.summary(document)
         if match["kind"]:
             body = f"{pages.proof_table(document)}\n\n{pages.proof_note(document)}"
-        else:
-            body = f"{pages.table(document)}\n\n{pages.provenance(document)}"
         return f"{match['opening']}\n{body}\n\n{match['closing']}"
 
     return MARKED.sub(fill, text)
@@ -165,8 +194,8 @@ def _fresh(documents: list[Path], published: Path) -> dict[Path, str | None]:
             )
         texts[path] = render(path.read_text(encoding="utf-8"), published)
     for path in sorted(published.glob("*.json")):
-        if path.stem.endswith(SERVED):
-            texts[path.with_suffix(".md")] = served_pages.page(read_head_to_head(path))
+        if kind := KINDS.get(path.stem.partition(".")[2]):
+            texts[path.with_suffix(".md")] = kind.page(kind.read(path))
         else:
             texts |= _page(path, read_side_by_side(path))
     return texts

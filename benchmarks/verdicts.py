@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.latency import BATCH
+from benchmarks.noninferiority import GATE, MARGIN, PASS, by_interval
 from benchmarks.report import busiest, case
-from benchmarks.selection import Objective
 from benchmarks.team import REFERENCE
 
-PASS, INCONCLUSIVE, FAIL = "pass", "inconclusive", "fail"
 NOT_EQUAL, FAILED, IS_REFERENCE, PEER = "not equal", "failed", "reference", "peer"
 EQUAL = "equal"  # by the check at export alone: there are no labels that mean anything
 SHIPPABLE = (IS_REFERENCE, PASS, EQUAL)
@@ -25,7 +24,7 @@ Row = Mapping[str, Any]
 
 def margin(document: Row) -> float:
     """The macro-F1 drop that is allowed."""
-    return document["run"].get("margin", Objective().max_f1_drop)
+    return document["run"].get("margin", MARGIN)
 
 
 def verdict(row: Row, allowed: float) -> str:
@@ -40,15 +39,15 @@ def verdict(row: Row, allowed: float) -> str:
         return NOT_EQUAL
     if tested := noninferiority(row):
         return str(tested["verdict"])
-    drop = row["parity"]["gate"]["macro_f1_drop"]
+    drop = row["parity"][GATE]["macro_f1_drop"]
     if drop is None:
         return EQUAL
-    return PASS if drop["high"] <= allowed else FAIL if drop["low"] > allowed else INCONCLUSIVE
+    return by_interval(drop, allowed)
 
 
 def noninferiority(row: Row) -> Mapping[str, Any] | None:
     """The test on the gate texts, where the report has one."""
-    return row["parity"].get("gate", {}).get("noninferiority")
+    return row["parity"].get(GATE, {}).get("noninferiority")
 
 
 def is_tested(document: Row) -> bool:
@@ -78,7 +77,7 @@ def worst(row: Row) -> float | None:
     labels that are not fp32's."""
     if row["name"] == REFERENCE:
         return 0.0
-    gate = row["parity"].get("gate")
+    gate = row["parity"].get(GATE)
     if gate is None:
         return None
     drop = gate["macro_f1_drop"]
@@ -114,10 +113,19 @@ def shown(document: Row, most: int = MOST_SHOWN) -> list[str]:
 
 
 def fastest_passing(document: Row) -> Row | None:
-    """The fastest variant, fp32 aside, that is proven equal: as served where several were served, else on
-    batches of real texts in process, by the ratio that is paired with fp32's rounds."""
+    """The fastest variant, fp32 aside, that is proven equal and faster than fp32, and that nothing went wrong
+    with behind the server: as served where several were served, else on batches of real texts in process, by
+    the ratio that is paired with fp32's rounds."""
     allowed = margin(document)
-    passing = [one for one in document["variants"] if verdict(one, allowed) in (PASS, EQUAL)]
+    passing = [
+        one
+        for one in document["variants"]
+        if verdict(one, allowed) in (PASS, EQUAL)
+        and not one["served_error"]
+        and all(parity["within_bound"] for parity in one["parity_served"].values())
+        and (entry := case(one, BATCH))
+        and entry["speedup"]["verdict"] == "faster"
+    ]
     served = [one for one in passing if served_rate(one)]
     if served:
         return max(served, key=lambda one: served_rate(one) or 0.0)

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.latency import BATCH
-from benchmarks.report import case
+from benchmarks.noninferiority import FAIL, PASS
+from benchmarks.report import busiest, case
+from benchmarks.selection import settled_by
 from benchmarks.team import REFERENCE
 from benchmarks.verdicts import (
     EQUAL,
-    FAIL,
     FAILED,
     IS_REFERENCE,
     NOT_EQUAL,
-    PASS,
     PEER,
     batch_rate,
     noninferiority,
@@ -138,13 +138,7 @@ def _tested(tested: Mapping[str, Any], found: str) -> str:
         f"{found}. "
         f"So many texts let an equal variant pass at a margin of {tested['smallest_margin']:.4f} or more."
     )
-    if tested["texts_to_settle"]:
-        sentence += (
-            f" About {tested['texts_to_settle']:,} labelled texts would settle it, if the drop is as seen."
-        )
-    else:
-        sentence += " No number of texts would settle it, if the drop is as seen."
-    return sentence
+    return f"{sentence} {sentence_case(settled_by(tested))}."
 
 
 def is_proven(row: Mapping[str, Any], allowed: float) -> str:
@@ -170,7 +164,8 @@ def how_fast(row: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     parts = []
     ours, base = served_rate(row), reference(document)
     theirs = served_rate(base) if base else None
-    if ours and theirs:
+    alike = base and [level and level["concurrency"] for level in (busiest(row), busiest(base))]
+    if ours and theirs and alike and alike[0] == alike[1]:
         parts.append(f"{ours:,.0f} requests/s as served, {ours / theirs:.1f} times fp32")
     ratio, texts = entry["speedup"], batch_rate(row)
     if ratio["verdict"] in DECIDED:

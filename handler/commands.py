@@ -55,6 +55,14 @@ def positive_float(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """An argument from 0 to 1."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return number
+
+
 def not_negative_float(text: str) -> float:
     """argparse type where zero means none."""
     return 0.0 if float(text) == 0 else positive_float(text)

@@ -30,9 +30,10 @@ def test_a_last_layer_for_the_first_token_leaves_out_its_queries_and_feed_forwar
 
 def test_a_child_of_a_pruned_variant_has_its_parents_sizes() -> None:
     sizes = {"before": {"heads": [12] * 6}, "after": {"heads": [8] * 4, "ffn_width": [1216] * 4}}
-    family = {"pruned": artifact("pruned", **sizes)}
+    family = {"fp32": artifact("fp32", parent=None), "pruned": artifact("pruned", **sizes)}
     child = artifact("pruned-openvino-int8", "openvino", "pruned", integer_matmuls=19)
     work = arithmetic(child, family, ENCODER)
+    assert arithmetic(child, {}, ENCODER) is None, "the parent is not there to tell"
     assert work.layers == (Layer(256, 1216),) * 4
     assert (work.precision, work.first_token) == ("int8", True)
     assert work.weight_bytes == 4 * (4 * 256 + 2 * 1216) * 384

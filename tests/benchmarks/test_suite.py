@@ -10,7 +10,6 @@ import pytest
 
 from benchmarks import latency, preparation, quality, suite
 from benchmarks.__main__ import main
-from benchmarks.journal import FILE
 from benchmarks.latency import one_round
 from benchmarks.peers import PEERS
 from benchmarks.profiles import PROFILES
@@ -167,7 +166,7 @@ def test_an_interrupted_run_goes_on_where_it_ended(
     artifacts: Path, checkpoint, dataset, tmp_path, monkeypatch, capsys
 ) -> None:
     subject = prepare(["copy", "broken"], artifacts, None, checkpoint, dataset, BRIEF)
-    path, asked = tmp_path / FILE, []
+    asked = []
     what = (subject, BRIEF, 1, False)
 
     def interrupted(team, turn, *rest):
@@ -182,7 +181,7 @@ def test_an_interrupted_run_goes_on_where_it_ended(
             subject, BRIEF, 1, Objective(), open_journal(path, subject, BRIEF, Objective(), 1, fresh=False)
         )
     monkeypatch.setattr(quality, "_score", pytest.fail)  # all texts have been scored
-    journal = open_journal(path, *what)
+    journal = open_journal(tmp_path, *what)
     found = {report["name"]: report for report in measure(subject, BRIEF, 1, Objective(), journal)}
     assert asked == [0, 1, 1]
     assert "going on where an earlier run ended" in capsys.readouterr().err
