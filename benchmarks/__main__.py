@@ -169,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     if not arguments.artifacts.is_dir():
         raise UserError("there are no artifacts", seen=arguments.artifacts, remedy="Build them: make export")
-    from benchmarks.pages import failures, provenance, terminal_table
+    from benchmarks.pages.markdown import failures, provenance, terminal_table
     from benchmarks.results import write_reports
     from benchmarks.selection import Objective
     from benchmarks.subject import prepare
@@ -215,9 +215,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _head_to_head(arguments: argparse.Namespace) -> int:
     from benchmarks.head_to_head import measure, steps
+    from benchmarks.pages.head_to_head_page import loads_table, page
     from benchmarks.progress import progress
     from benchmarks.results import HEAD_TO_HEAD
-    from benchmarks.served_pages import loads_table, page
     from handler.atomic import write_json
     from training.checkpoint import load_data, open_checkpoint
 

@@ -7,16 +7,16 @@ and quality taken by itself (`quality`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from benchmarks.noninferiority import ALPHA, drop_of
 from benchmarks.quality import Scores
 from handler.artifact import Artifact
 from handler.predictor import decide
 from training.splits import Split
-from training.statistics import Comparison, compare, compare_ranking, macro_f1, rate_interval
+from training.statistics import compare_ranking, macro_f1, mcnemar, rate_interval
 
 # Upper ends, in tokens, of the bins in which lengths are reported.
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -51,12 +51,9 @@ def parity(
         }
         if truth is not None:
             labels = len(artifact.labels)
-            found = compare(truth, wanted, given, labels)
-            if artifact is reference:  # the interval is of what is not known, and this is known
-                found = replace(found, low=0.0, high=0.0)
-            by_split[name]["macro_f1_drop"] = drop(found)
-            triples = (truth * labels + wanted) * labels + given
-            by_split[name]["cells"] = np.bincount(triples, minlength=labels**3).tolist()
+            cells = np.bincount((truth * labels + wanted) * labels + given, minlength=labels**3)
+            by_split[name]["macro_f1_drop"] = drop(cells, labels, artifact is reference)
+            by_split[name]["cells"] = cells.tolist()
             by_split[name] |= ranking_drops(truth, theirs, values)
     return by_split
 
@@ -85,21 +82,20 @@ def flip_rates(counts: Mapping[str, int], n: int) -> dict[str, dict[str, float]]
     return found
 
 
-def drop(found: Comparison) -> dict[str, float]:
-    """fp32's macro-F1 minus the variant's on the same texts, with the paired interval."""
+def drop(cells: np.ndarray, labels: int, is_reference: bool) -> dict[str, float]:
+    """fp32's macro-F1 minus the variant's on the same texts, with its interval, and McNemar's p-value."""
+    found = drop_of(cells, labels)
+    truth, theirs, ours = np.indices((labels, labels, labels)).reshape(3, -1)
+    only_theirs = int(cells[(theirs == truth) & (ours != truth)].sum())
+    only_ours = int(cells[(theirs != truth) & (ours == truth)].sum())
     return {
         "drop": found.drop,
-        "low": found.low,
-        "high": found.high,
-        "confidence": found.confidence,
-        "mcnemar_p": found.p_value,
+        # Of fp32 itself the drop is known: an interval is of what is not.
+        "low": 0.0 if is_reference else found.low,
+        "high": 0.0 if is_reference else found.high,
+        "confidence": 1 - 2 * ALPHA,
+        "mcnemar_p": mcnemar(only_theirs, only_ours),
     }
-
-
-def compared(cells: Sequence[int], labels: int) -> Comparison:
-    """The comparison that `cells` of a report were made of."""
-    triples = np.repeat(np.arange(labels**3), cells)
-    return compare(triples // labels**2, triples // labels % labels, triples % labels, labels)
 
 
 def ranking_drops(truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray) -> dict[str, Any]:

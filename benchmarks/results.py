@@ -12,7 +12,8 @@ from typing import Any
 
 import jsonschema
 
-from benchmarks import head_to_head, pages, power
+from benchmarks import head_to_head, power
+from benchmarks.pages import markdown
 from benchmarks.report import Report, side_by_side, validate
 from handler.atomic import write_json
 from handler.errors import UserError
@@ -29,7 +30,7 @@ def write_reports(
 
     `texts` that flipped, by split and row, are shown in `side-by-side.html` alone.
     """
-    from benchmarks import html  # a plotting library, which no other command needs
+    from benchmarks.pages import html  # a plotting library, which no other command needs
 
     document = side_by_side(reports)
     validate(document, "sideBySide")
@@ -38,16 +39,16 @@ def write_reports(
         validate(report, "report")
         write_json(folder / f"{report['name']}.json", report)
     for report in reports:  # figures are safe before the first picture is drawn
-        (folder / f"{report['name']}.md").write_text(pages.report(report), encoding="utf-8")
+        (folder / f"{report['name']}.md").write_text(markdown.report(report), encoding="utf-8")
         (folder / f"{report['name']}.html").write_text(html.variant_page(report), encoding="utf-8")
-    (folder / f"{SIDE_BY_SIDE}.md").write_text(pages.side_by_side(document), encoding="utf-8")
+    (folder / f"{SIDE_BY_SIDE}.md").write_text(markdown.side_by_side(document), encoding="utf-8")
     (folder / f"{SIDE_BY_SIDE}.html").write_text(html.side_by_side(document, None, texts), encoding="utf-8")
     return document
 
 
 def add_selection(folder: Path, document: Mapping[str, Any], selection: Mapping[str, Any]) -> None:
     """Write `selection.json`, and the page of all variants anew with what was chosen."""
-    from benchmarks import html
+    from benchmarks.pages import html
 
     write_json(folder / "selection.json", selection)
     page = folder / f"{SIDE_BY_SIDE}.html"

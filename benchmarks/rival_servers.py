@@ -21,12 +21,12 @@ import psutil
 import yaml
 
 from benchmarks.journal import Journal
+from benchmarks.pages.head_to_head_page import EXAMPLE, FASTAPI, SUMMARIES
 from benchmarks.preparation import installed, why_left_out
 from benchmarks.profiles import OBJECTIVE_P99_MS, Profile
 from benchmarks.progress import Step
 from benchmarks.report import peer_entry
 from benchmarks.served import Running, Served, as_bodies, one_pass, serve
-from benchmarks.served_pages import EXAMPLE, FASTAPI, SUMMARIES
 from benchmarks.team import Failure
 from deploy.server import free_ports, is_healthy
 from handler.commands import say

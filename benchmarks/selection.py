@@ -8,12 +8,11 @@ archive (`export promote`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.latency import BATCH
-from benchmarks.noninferiority import ALPHA, FAIL, GATE, MARGIN, PASS, by_interval, judge
-from benchmarks.parity import compared
+from benchmarks.noninferiority import ALPHA, FAIL, GATE, MARGIN, PASS, by_interval, drop_of, judge
 from benchmarks.report import case
 from benchmarks.team import REFERENCE
 from handler.errors import UserError
@@ -85,10 +84,12 @@ def _batch(variant: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a variant is for the objective: a rate per second, and the same in words."""
+    """How fast a variant is for the objective: a rate per second, the same in words, and the next rate at
+    which it was tried: it may be as fast as that."""
 
     value: float
     words: str
+    at_most: float
 
 
 def select(document: Mapping[str, Any], objective: Objective) -> dict[str, Any]:
@@ -142,7 +143,7 @@ def verdicts_at(
     found: dict[str, dict[str, Any]] = {}
     for equal in (True, False):  # what the check refused can never be chosen: it is no chance to be lucky
         family = {
-            one["name"]: compared(one["parity"][GATE]["cells"], labels)
+            one["name"]: drop_of(one["parity"][GATE]["cells"], labels)
             for one in judged
             if "cells" in one["parity"][GATE] and one["artifact"]["check"]["equal"] is equal
         }
@@ -238,8 +239,8 @@ def _unfit_to_serve(variant: Mapping[str, Any], objective: Objective) -> list[st
         if variant["resources"].get("archive_mb") is None:
             return ["it was not measured as served (no archive)"]
         return [
-            "it was not among those that the run served (the fastest, of those that pass first); to have it "
-            f"served, name it: make benchmark VARIANTS={variant['name']}"
+            "it was not measured as served, not being among the fastest (of those that pass first); to have "
+            f"it served, name it: make benchmark VARIANTS={variant['name']}"
         ]
     reasons = []
     strayed = [split for split, parity in variant["parity_served"].items() if not parity["within_bound"]]
@@ -279,8 +280,14 @@ def _levels(variant: Mapping[str, Any], objective: Objective) -> list[Level]:
     closed ones else."""
     if objective.is_served and variant.get("open"):
         return [
-            Level(one["offered_rps"], one["p99_ms"], sum(one["errors"].values()), not one["saturated"], None)
-            for one in variant["open"]
+            Level(
+                one["offered_rps"],
+                one["p99_ms"],
+                failed := sum(one["errors"].values()),
+                not one["saturated"] and failed <= max(1, MAX_ERROR_SHARE * one["arrivals"]),
+                None,
+            )
+            for one in sorted(variant["open"], key=lambda one: one["offered_rps"])
         ]
     return [
         Level(
@@ -310,19 +317,47 @@ def _missed(variant: Mapping[str, Any], objective: Objective) -> str:
     if objective.p99_ms is not None:
         demands.append(f"a p99 of at most {objective.p99_ms:g} ms")
     wanted = " with ".join(demands) or "answers without errors"
-    seen = "; ".join(level.words for level in _levels(variant, objective))
+    levels = _levels(variant, objective)
+    seen = "; ".join(level.words for level in levels)
+    kept = [level.rps for level in levels if _keeps(level, replace(objective, rps=None))]
+    tried = [level.rps for level in levels if objective.rps and level.rps >= objective.rps]
+    if kept and tried and objective.rps and min(tried) > 1.02 * objective.rps:
+        rate = f"{objective.rps:g}"
+        return (
+            f"it was not tried at {rate} requests a second: make benchmark RPS={rate}; "
+            f"it does not reach {wanted} at the rates that it was tried at: {seen}"
+        )
     return f"it does not reach {wanted} as served; seen: {seen}"
 
 
 def _speed(variant: Mapping[str, Any], objective: Objective, served: bool) -> Speed:
     """With an objective, the most requests per second that keep it; else those at the highest concurrency;
     in process, texts per second, when nothing was served."""
-    if served:
-        kept = [level for level in _levels(variant, objective) if _keeps(level, objective)]
-        best = max(kept, key=lambda level: level.rps if objective.is_served else level.clients or 0)
-        return Speed(best.rps, f"{best.words}, as served")
-    rate = _batch(variant)["texts_per_second"]
-    return Speed(rate, f"{rate:.0f} texts a second in process")
+    if not served:
+        rate = _batch(variant)["texts_per_second"]
+        return Speed(rate, f"{rate:.0f} texts a second in process", rate)
+    levels = _levels(variant, objective)
+    kept = [level for level in levels if _keeps(level, objective)]
+    best = max(kept, key=lambda level: level.rps if objective.is_served else level.clients or 0)
+    beyond = next((level for level in levels if level.clients is None and level.rps > best.rps), None)
+    if beyond is None or objective.p99_ms is None:
+        return Speed(best.rps, f"{best.words}, as served", best.rps)
+    about = _rate_between(best, beyond, objective.p99_ms)
+    words = f"about {about:.0f} requests a second, as served ({best.words}; {beyond.words})"
+    return Speed(about, words, beyond.rps)
+
+
+def _rate_between(kept: Level, beyond: Level, p99_ms: float) -> float:
+    """Where the p99 would reach `p99_ms`, on a straight line between a level that keeps it and the next.
+
+    Rates are shares of each variant's own capacity: by the levels alone, the one whose levels happen to lie
+    better would win. A level that could not keep up has a p99 that only tells how long it was offered: then
+    it is the rate that was kept.
+    """
+    if not beyond.sound or kept.p99_ms is None or beyond.p99_ms is None or beyond.p99_ms <= p99_ms:
+        return kept.rps
+    share = (p99_ms - kept.p99_ms) / (beyond.p99_ms - kept.p99_ms)
+    return kept.rps + share * (beyond.rps - kept.rps)
 
 
 def _ms(value: float | None) -> str:
@@ -339,11 +374,13 @@ def _why_chosen(variant: Mapping[str, Any], speeds: Mapping[str, Speed], objecti
 
 def _why_slower(name: str, selected: str, speeds: Mapping[str, Speed]) -> str:
     speed, best = speeds[name], speeds[selected]
-    near = speed.value >= (1 - NEARLY) * best.value
-    return (
-        f"not chosen: it qualifies but is slower than {selected}: {speed.words}, against {best.value:.0f}"
-        + ("; that is so close that another run may order them differently" if near else "")
-    )
+    doubt = ""
+    if speed.value >= (1 - NEARLY) * best.value:
+        doubt = "; that is so close that another run may order them differently"
+    elif speed.at_most > best.value:
+        doubt = f"; it was tried next at {speed.at_most:.0f}, so nearer levels may order them differently"
+    found = f"{speed.words}, against {best.value:.0f}{doubt}"
+    return f"not chosen: it qualifies but is slower than {selected}: {found}"
 
 
 def _times(speed: Speed, speeds: Mapping[str, Speed], objective: Objective) -> str:

@@ -197,7 +197,7 @@ def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
     rows = len(subject.artifacts) + len(subject.places)
     weight = max(0.1, subject.artifacts[REFERENCE].bytes / 90e6)
     texts = sum(len(texts) for texts in subject.scored.values()) / len(subject.scored)
-    round_s = 0.5 * weight * (rows + 1 + subject.has_floor)
+    round_s = 1.8 * weight * (rows + 1 + subject.has_floor)
     rounds = max(profile.least_rounds, min(profile.rounds, round(profile.latency_s / round_s)))
     loads_s = 1.2 * profile.served_s * len(profile.concurrencies)
     loads_s += 1.3 * profile.open_s * (len(profile.open_shares) + len(profile.extra_rates))

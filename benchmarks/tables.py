@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import pages, power, served_pages
+from benchmarks import power
+from benchmarks.pages import head_to_head_page, markdown
 from benchmarks.report import validate
 from benchmarks.results import (
     HEAD_TO_HEAD,
@@ -46,6 +47,8 @@ def publish(name: str, results: Path, published: Path) -> Path:
     """
     _check_name(name)
     document = without_places(read_side_by_side(results / f"{SIDE_BY_SIDE}.json"))
+    for one in document["variants"]:
+        one.pop("flipped", None)  # which rows flipped is for whoever has the texts
     validate(document, "sideBySide")
     path = published / f"{name}.json"
     write_json(path, document)
@@ -68,8 +71,8 @@ KINDS = {
     "served": Kind(
         HEAD_TO_HEAD,
         read_head_to_head,
-        served_pages.page,
-        lambda document: f"{served_pages.loads_table(document)}\n\n{served_pages.note(document)}",
+        head_to_head_page.page,
+        lambda document: f"{head_to_head_page.loads_table(document)}\n\n{head_to_head_page.note(document)}",
     ),
     "power": Kind(
         POWER, read_power, power.page, lambda counted: f"{power.table(counted)}\n\n{power.note(counted)}"
@@ -119,9 +122,9 @@ def render(text: str, published: Path) -> str:
             body = kind.excerpt(kind.read(published / f"{match['name']}.{match['kind']}.json"))
             return f"{match['opening']}\n{body}\n\n{match['closing']}"
         document = read_published(match["name"], published)
-        body = pages.summary(document)
+        body = markdown.summary(document)
         if match["kind"]:
-            body = f"{pages.proof_table(document)}\n\n{pages.proof_note(document)}"
+            body = f"{markdown.proof_table(document)}\n\n{markdown.proof_note(document)}"
         return f"{match['opening']}\n{body}\n\n{match['closing']}"
 
     return MARKED.sub(fill, text)
@@ -174,12 +177,12 @@ def _write(texts: Mapping[Path, str | None]) -> None:
 
 def _page(path: Path, document: Mapping[str, Any]) -> dict[Path, str | None]:
     """A published report's page and its pictures by path; None for a picture that should not be there."""
-    from benchmarks.charts import draw  # a plotting library, which no other command needs
+    from benchmarks.pages.charts import draw  # a plotting library, which no other command needs
 
     folder = path.with_suffix("")
     drawn = {folder / f"{name}.svg": text for name, text in draw(document).items()}
     left_over = {old: None for old in sorted(folder.glob("*.svg")) if old not in drawn}
-    return {path.with_suffix(".md"): pages.side_by_side(document, path.stem), **drawn, **left_over}
+    return {path.with_suffix(".md"): markdown.side_by_side(document, path.stem), **drawn, **left_over}
 
 
 def _fresh(documents: list[Path], published: Path) -> dict[Path, str | None]:

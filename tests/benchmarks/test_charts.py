@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import charts, drawing, pages, pictures
+import benchmarks
+from benchmarks.pages import charts, drawing, markdown, pictures
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = [one.name for one in pictures.PICTURES]
@@ -66,7 +67,7 @@ def test_variants_and_peers_are_named_at_their_points(complete) -> None:
 
 
 def test_labels_of_a_crowded_picture_do_not_cover_each_other() -> None:
-    document = json.loads((Path(charts.__file__).with_name("published") / "tweeteval.json").read_text())
+    document = json.loads((Path(benchmarks.__file__).with_name("published") / "tweeteval.json").read_text())
     root = ElementTree.fromstring(charts.pareto(document))
     names = {one["name"] for one in [*document["variants"], *document["peers"]]}
     boxes = {}
@@ -103,7 +104,7 @@ def test_an_older_report_has_the_pictures_of_what_it_holds(make) -> None:
 
 
 def test_the_front_joins_what_may_be_shipped(make) -> None:
-    from benchmarks.verdicts import front
+    from benchmarks.pages.verdicts import front
 
     document = make.document(
         make.variant("fp32"),
@@ -117,6 +118,6 @@ def test_the_front_joins_what_may_be_shipped(make) -> None:
 
 
 def test_a_page_refers_to_the_pictures_that_there_are(complete) -> None:
-    page = pages.side_by_side(complete, "speed")
+    page = markdown.side_by_side(complete, "speed")
     assert all(f"](speed/{name}.svg)" in page for name in NAMES)
-    assert "![" not in pages.side_by_side(complete)
+    assert "![" not in markdown.side_by_side(complete)

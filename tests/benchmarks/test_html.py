@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import html
+import benchmarks
+from benchmarks.pages import html
 from benchmarks.report import validate
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -155,7 +156,7 @@ def test_texts_are_shown_only_when_they_are_handed_over(complete) -> None:
 
 
 def test_an_older_report_has_a_page_without_what_it_lacks() -> None:
-    published = Path(html.__file__).with_name("published")
+    published = Path(benchmarks.__file__).with_name("published")
     document = json.loads((published / "tweeteval.json").read_text())
     page = html.side_by_side(document)
     ids = {attributes["id"] for tag, attributes in Elements(page).found if tag == "section"}

@@ -5,7 +5,7 @@ import json
 import jsonschema
 import pytest
 
-from benchmarks import pages
+from benchmarks.pages import markdown
 from benchmarks.report import side_by_side, tidy, validate
 from benchmarks.results import read_report, read_side_by_side, write_reports
 
@@ -49,13 +49,13 @@ def test_no_nan_and_no_false_precision_is_written() -> None:
 
 def test_a_crash_is_a_row_that_says_so(make) -> None:
     document = make.document(make.variant("fp32"), make.variant("broken", error="signal SIGSEGV"))
-    assert "| broken    | FAILED" in pages.table(document)
-    assert "broken failed during latency: signal SIGSEGV" in pages.side_by_side(document)
-    assert "FAILED" in pages.terminal_table(document)
+    assert "| broken    | FAILED" in markdown.table(document)
+    assert "broken failed during latency: signal SIGSEGV" in markdown.side_by_side(document)
+    assert "FAILED" in markdown.terminal_table(document)
 
 
 def test_the_page_says_what_a_ratio_rests_on(make) -> None:
-    page = pages.side_by_side(make.document(make.variant("fp32"), make.variant("same", speed=1.01)))
+    page = markdown.side_by_side(make.document(make.variant("fp32"), make.variant("same", speed=1.01)))
     for part in (
         "A processor",
         "torch 2.13.0",
@@ -78,7 +78,7 @@ def test_peers_stand_below_the_variants_and_the_floor_below_the_table(make) -> N
         "floor": make.floor(),
     }
     validate(document, "sideBySide")
-    lines = pages.table(document).splitlines()
+    lines = markdown.table(document).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == [
         "fp32",
         "int8",
@@ -88,7 +88,7 @@ def test_peers_stand_below_the_variants_and_the_floor_below_the_table(make) -> N
     ]
     assert "1.7x" in lines[3]
     assert "4.56x" in lines[3]
-    page = pages.side_by_side(document)
+    page = markdown.side_by_side(document)
     for part in (
         "ort-int8 was left out: optimum not installed",
         "plain-openvino-int8 failed during latency: signal SIGKILL",
@@ -103,7 +103,7 @@ def test_peers_stand_below_the_variants_and_the_floor_below_the_table(make) -> N
 def test_a_report_without_peers_floor_and_builds_has_neither_sections_nor_columns_of_them(make) -> None:
     old = make.variant("fp32")
     del old["artifact"]["build_seconds"]
-    page = pages.side_by_side(make.document(old))
+    page = markdown.side_by_side(make.document(old))
     assert "floor:" not in page
     assert "hf-pipeline" not in page
     assert "## Proof" not in page
@@ -124,7 +124,7 @@ def test_a_report_without_peers_floor_and_builds_has_neither_sections_nor_column
     ],
 )
 def test_a_proof_is_put_in_a_few_words(proof: dict, words: str) -> None:
-    assert pages.proof_words(proof) == words
+    assert markdown.proof_words(proof) == words
 
 
 def test_a_complete_report_has_a_table_for_everything(make) -> None:
@@ -138,10 +138,10 @@ def test_a_complete_report_has_a_table_for_everything(make) -> None:
         complete=True,
     )
     validate(document, "sideBySide")
-    words = [line.split("|")[2].strip() for line in pages.table(document).splitlines()[2:]]
+    words = [line.split("|")[2].strip() for line in markdown.table(document).splitlines()[2:]]
     assert words == ["reference", "PASS", "INCONCLUSIVE", "FAIL", "NOT EQUAL"]
-    assert "NOT EQUAL" in pages.terminal_table(document)
-    page = pages.side_by_side(document)
+    assert "NOT EQUAL" in markdown.terminal_table(document)
+    page = markdown.side_by_side(document)
     for part in (
         "## Verdicts",
         "A drop of 0.01 or more is ruled out",
@@ -156,14 +156,14 @@ def test_a_complete_report_has_a_table_for_everything(make) -> None:
         "interrupted and resumed once",
     ):
         assert part in page, part
-    assert "equal to fp32 |" not in pages.table(document)
+    assert "equal to fp32 |" not in markdown.table(document)
 
 
 def test_a_complete_report_of_one_variant_starts_with_its_verdict(make) -> None:
     one = make.variant("int8", speed=4, drop=(-0.004, 0.005), levels=(make.level(32, 100, 350),))
     document = make.document(make.variant("fp32"), one, complete=True)
     head = {key: value for key, value in document.items() if key != "variants"}
-    page = pages.report(head | document["variants"][1])
+    page = markdown.report(head | document["variants"][1])
     assert page.splitlines()[2].startswith("**PASS.** A drop of 0.01 or more is ruled out")
     headings = [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")]
     assert headings == [
@@ -195,20 +195,20 @@ def test_a_peer_that_was_only_served_has_a_row(make) -> None:
     levels = (make.level(32, 100, 350),)
     document = make.document(make.variant("fp32", levels=levels)) | {"peers": [server]}
     validate(document, "sideBySide")
-    row = pages.table(document).splitlines()[-1]
+    row = markdown.table(document).splitlines()[-1]
     assert "fastapi-pipeline" in row
     assert "40 (0.4x)" in row
 
 
 def test_failures_alone_are_a_page(make) -> None:
     document = make.document(make.variant("fp32", error="no memory"))
-    assert "fp32 failed during latency: no memory" in pages.side_by_side(document, "speed")
-    assert "FAILED" in pages.terminal_table(document)
+    assert "fp32 failed during latency: no memory" in markdown.side_by_side(document, "speed")
+    assert "FAILED" in markdown.terminal_table(document)
 
 
 def test_many_variants_fit_into_a_terminal_as_rows(make) -> None:
     names = ["fp32", *(f"variant-{number}" for number in range(14))]
-    shown = pages.terminal_table(make.document(*map(make.variant, names)))
+    shown = markdown.terminal_table(make.document(*map(make.variant, names)))
     assert all(any(line.startswith(name) for line in shown.splitlines()) for name in names)
     assert max(map(len, shown.splitlines())) < 150
 
@@ -218,26 +218,26 @@ def test_the_page_says_which_were_served_and_why(make) -> None:
     rule = "fp32 and the 0 fastest"
     document["run"] = document["run"] | {"serving": {"names": ["fp32"], "rule": rule}}
     validate(document, "sideBySide")
-    assert f"Which: {rule}." in pages.provenance(document)
+    assert f"Which: {rule}." in markdown.provenance(document)
     document["run"]["serving"]["names"] = ["fp32", "a"]
-    assert rule not in pages.provenance(document)
+    assert rule not in markdown.provenance(document)
 
 
 def test_a_noisy_run_is_said_to_be_one(make) -> None:
     noisy = make.variant("fp32")
     noisy["latency"][0]["speedup"]["noise"] = 1.6
-    assert "WARNING" in pages.provenance(make.document(noisy))
-    assert "WARNING" not in pages.provenance(make.document(make.variant("fp32")))
+    assert "WARNING" in markdown.provenance(make.document(noisy))
+    assert "WARNING" not in markdown.provenance(make.document(make.variant("fp32")))
 
 
 def test_random_weights_are_said_to_mean_nothing(make) -> None:
     document = make.document(make.variant("fp32", drop=None))
     document["data"] = {**document["data"], "labels_meaningful": False}
-    assert "labels mean nothing" in pages.provenance(document)
+    assert "labels mean nothing" in markdown.provenance(document)
 
 
 def test_every_variant_has_a_page_of_its_own(make) -> None:
-    page = pages.report(
+    page = markdown.report(
         make.report(make.variant("int8", speed=3, levels=(make.level(32, 100, 9, {"503": 2}),)))
     )
     for part in ("# int8", "## Speed in process", "2 x 503", "not-hate → hate", "artifact MB", "kernels"):

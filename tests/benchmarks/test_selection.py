@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.noninferiority import drop_of
 from benchmarks.report import validate
 from benchmarks.selection import Objective, choose_served, select
 from handler.errors import UserError
@@ -138,12 +139,24 @@ def test_an_objective_is_held_against_arrivals_that_do_not_wait(make) -> None:
         one["saturation"] = {"capacity_rps": 500.0, "knee_rps": rates[0]}
     validate(found, "sideBySide")
     assert "200 requests a second arriving at random" in select(found, Objective(p99_ms=95))["reasons"]["a"]
+    fp32 = select(found, Objective(p99_ms=65))["reasons"]["fp32"]
+    assert "about 35 requests a second" in fp32, "half way between 40 ms at 20/s and 90 ms at 50/s"
     assert select(found, Objective(p99_ms=50))["runners_up"] == ["fp32"]
     none = select(found, Objective(p99_ms=30))
     assert none["selected"] is None, "closed loops of 9 ms do not count"
-    too_much = select(found, Objective(rps=300))
+    too_much = select(found, Objective(rps=400))
     assert too_much["selected"] is None
     assert "more than it keeps up with" in too_much["reasons"]["a"]
+    assert (
+        "not tried at 300 requests a second: make benchmark RPS=300"
+        in select(found, Objective(rps=300))["reasons"]["a"]
+    )
+
+
+def test_a_level_that_lost_requests_does_not_count_in_an_open_loop(make) -> None:
+    found = make.document(make.variant("fp32", levels=(make.level(32, 60, 20),)))
+    found["variants"][0]["open"] = [open_level(100, 10) | {"errors": {"503": 120}}]
+    assert select(found, Objective(rps=50))["selected"] is None
 
 
 def test_a_drop_within_the_margin_may_be_luck_where_many_were_tried(make) -> None:
@@ -162,9 +175,7 @@ def test_a_drop_within_the_margin_may_be_luck_where_many_were_tried(make) -> Non
 
 def select_margin(document: dict) -> float:
     """The upper end of the one variant's interval, and a little more."""
-    from benchmarks.parity import compared
-
-    return compared(document["variants"][1]["parity"]["gate"]["cells"], 2).high + 1e-4
+    return drop_of(document["variants"][1]["parity"]["gate"]["cells"], 2).high + 1e-4
 
 
 def test_labels_that_may_flip_are_counted_by_what_is_proven(make) -> None:

@@ -177,9 +177,7 @@ def test_an_interrupted_run_goes_on_where_it_ended(
 
     monkeypatch.setattr(latency, "one_round", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        measure(
-            subject, BRIEF, 1, Objective(), open_journal(path, subject, BRIEF, Objective(), 1, fresh=False)
-        )
+        measure(subject, BRIEF, 1, Objective(), open_journal(tmp_path, *what))
     monkeypatch.setattr(quality, "_score", pytest.fail)  # all texts have been scored
     journal = open_journal(tmp_path, *what)
     found = {report["name"]: report for report in measure(subject, BRIEF, 1, Objective(), journal)}

@@ -7,7 +7,7 @@ how a cell is made (`cells`).
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarks.cells import (
+from benchmarks.pages.cells import (
     Cell,
     Header,
     Part,
@@ -23,10 +23,8 @@ from benchmarks.cells import (
     section,
     table,
 )
-from benchmarks.report import case
-from benchmarks.team import REFERENCE
-from benchmarks.verdicts import NOT_EQUAL, margin, noninferiority
-from benchmarks.wording import (
+from benchmarks.pages.verdicts import NOT_EQUAL, margin, noninferiority
+from benchmarks.pages.wording import (
     GAPS,
     NONE,
     SUITES,
@@ -39,6 +37,8 @@ from benchmarks.wording import (
     three_digits,
     times,
 )
+from benchmarks.report import case
+from benchmarks.team import REFERENCE
 
 Document = Mapping[str, Any]
 Texts = Mapping[tuple[str, int], str]

@@ -1,18 +1,17 @@
 """Figures and verdicts as people read them, the same words in Markdown and in HTML.
 
 Covers the form of numbers, and sentences for verdicts, intervals and flips. Leaves out which verdict it is
-(`verdicts`) and where on a page it stands (`pages`, `variant_page`, `html`).
+(`verdicts`) and where on a page it stands (`markdown`, `variant_page`, `html`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from tabulate import tabulate
 
 from benchmarks.latency import BATCH
 from benchmarks.noninferiority import FAIL, PASS
-from benchmarks.report import busiest, case
-from benchmarks.selection import settled_by
-from benchmarks.team import REFERENCE
-from benchmarks.verdicts import (
+from benchmarks.pages.verdicts import (
     EQUAL,
     FAILED,
     IS_REFERENCE,
@@ -24,6 +23,9 @@ from benchmarks.verdicts import (
     served_rate,
     verdict,
 )
+from benchmarks.report import busiest, case
+from benchmarks.selection import settled_by
+from benchmarks.team import REFERENCE
 
 NONE = "–"
 DECIDED = ("faster", "slower")
@@ -182,6 +184,12 @@ def proof_words(proof: Mapping[str, Any]) -> str:
         return str(summary)
     pairs = [f"{name} {plain(value)}" for name, value in flatten(proof) if not isinstance(value, list)]
     return ", ".join(pairs[:3]).replace("|", "/") or NONE
+
+
+def github(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
+    """A table in Markdown; what would end a cell is escaped."""
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    return tabulate(cells, headers, "github", disable_numparse=True)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks import pictures
-from benchmarks.drawing import (
+from benchmarks.noninferiority import FAIL, INCONCLUSIVE, PASS
+from benchmarks.pages import pictures
+from benchmarks.pages.drawing import (
     AMBER,
     BLUE,
     FONT,
@@ -32,9 +33,8 @@ from benchmarks.drawing import (
     svg,
     text_size,
 )
-from benchmarks.noninferiority import FAIL, INCONCLUSIVE, PASS
+from benchmarks.pages.verdicts import EQUAL, IS_REFERENCE, NOT_EQUAL, PEER, SHIPPABLE, front, margin
 from benchmarks.team import REFERENCE
-from benchmarks.verdicts import EQUAL, IS_REFERENCE, NOT_EQUAL, PEER, SHIPPABLE, front, margin
 
 Document = Mapping[str, Any]
 MARKS: dict[str, tuple[str, Colour, str]] = {

@@ -6,9 +6,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from benchmarks import served_pages
 from benchmarks.__main__ import main
 from benchmarks.head_to_head import validate
+from benchmarks.pages import head_to_head_page
 from benchmarks.tables import render
 from export.package import package
 
@@ -26,7 +26,7 @@ START = {"ready_s": 2.0, "archive_mb": 1.0, "worker_rss_mb": 200.0}
 
 @pytest.fixture
 def document() -> dict:
-    names = ("onnx-int8", served_pages.EXAMPLE, served_pages.FASTAPI)
+    names = ("onnx-int8", head_to_head_page.EXAMPLE, head_to_head_page.FASTAPI)
     return {
         "schema": 1,
         "ours": "onnx-int8",
@@ -39,13 +39,13 @@ def document() -> dict:
         "first": dict.fromkeys(names, FIRST),
         "many": {"texts_per_second": {"in process": 90.0}, "share": {"in process": RANGE}},
         "cost": dict.fromkeys(("http", "handler", "predictor", "bare"), RANGE),
-        "starts": dict.fromkeys((served_pages.BARE, "onnx-int8"), START),
+        "starts": dict.fromkeys((head_to_head_page.BARE, "onnx-int8"), START),
     }
 
 
 def test_a_page_shows_every_server_and_says_where_samples_are_too_few(document: dict) -> None:
-    page = served_pages.page(document)
-    for name in (served_pages.EXAMPLE, served_pages.FASTAPI, "onnx-int8"):
+    page = head_to_head_page.page(document)
+    for name in (head_to_head_page.EXAMPLE, head_to_head_page.FASTAPI, "onnx-int8"):
         assert page.count(f"| {name}") >= 2
     assert "too few" in page
     assert "2.0x (1.5 to 2.5)" in page
@@ -56,7 +56,7 @@ def test_publishing_writes_the_table_of_the_readme(document: dict, tmp_path: Pat
     places = ("--results", str(tmp_path), "--published", str(tmp_path / "published"))
     assert main(["publish", "speed", "--served", *places]) == 0
     text = "<!-- table:speed:served -->\n<!-- /table -->\n"
-    assert served_pages.loads_table(document) in render(text, tmp_path / "published")
+    assert head_to_head_page.loads_table(document) in render(text, tmp_path / "published")
 
 
 def test_what_is_no_head_to_head_is_refused(document: dict) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.pages.verdicts import verdict
+from benchmarks.pages.wording import DECIDED, NONE, figure, span, three_digits
 from benchmarks.report import busiest, case
 from benchmarks.team import REFERENCE
-from benchmarks.verdicts import verdict
-from benchmarks.wording import DECIDED, NONE, figure, span, three_digits
 
 Document = Mapping[str, Any]
 HEAT = 0.15  # a change of accuracy by this much has the full colour

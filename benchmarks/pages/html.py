@@ -3,7 +3,7 @@
 Covers the side-by-side page and that of one variant: the answer first, then the table, the pictures, and a
 section for each thing that was measured; what a report lacks has no section. Everything from a report is
 escaped, scripts are allowed by their hash alone, nothing is loaded. Leaves out the figures (`report`), words
-(`wording`), drawing (`charts`) and Markdown (`pages`).
+(`wording`), drawing (`charts`) and Markdown (`markdown`).
 """
 
 import base64
@@ -19,8 +19,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from benchmarks import charts, pictures
-from benchmarks.cells import (
+from benchmarks.latency import BATCH, SINGLE
+from benchmarks.noninferiority import FAIL, INCONCLUSIVE
+from benchmarks.pages import charts, pictures
+from benchmarks.pages.cells import (
     Cell,
     Header,
     Row,
@@ -34,14 +36,10 @@ from benchmarks.cells import (
     served,
     timed,
 )
-from benchmarks.drawing import COLOURS
-from benchmarks.latency import BATCH, SINGLE
-from benchmarks.noninferiority import FAIL, INCONCLUSIVE
-from benchmarks.provenance import failures, provenance_lines
-from benchmarks.report import Report, busiest, case
-from benchmarks.sections import SECTIONS, Texts
-from benchmarks.team import REFERENCE
-from benchmarks.verdicts import (
+from benchmarks.pages.drawing import COLOURS
+from benchmarks.pages.provenance import failures, provenance_lines
+from benchmarks.pages.sections import SECTIONS, Texts
+from benchmarks.pages.verdicts import (
     FAILED,
     IS_REFERENCE,
     NOT_EQUAL,
@@ -52,7 +50,7 @@ from benchmarks.verdicts import (
     reference,
     verdict,
 )
-from benchmarks.wording import (
+from benchmarks.pages.wording import (
     DECIDED,
     NONE,
     how_fast,
@@ -62,6 +60,8 @@ from benchmarks.wording import (
     sentence_case,
     three_digits,
 )
+from benchmarks.report import Report, busiest, case
+from benchmarks.team import REFERENCE
 
 Document = Mapping[str, Any]
 LINK = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+)\)")

@@ -11,24 +11,25 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks.latency import BATCH, SINGLE
-from benchmarks.pictures import available
-from benchmarks.provenance import failures, provenance, provenance_in_short
-from benchmarks.report import busiest, case
-from benchmarks.team import REFERENCE
-from benchmarks.variant_page import OPEN_HEADERS, open_cells, report
-from benchmarks.verdicts import is_tested, margin, noninferiority, verdict
-from benchmarks.wording import (
+from benchmarks.pages.pictures import available
+from benchmarks.pages.provenance import failures, provenance, provenance_in_short
+from benchmarks.pages.variant_page import OPEN_HEADERS, open_cells, report
+from benchmarks.pages.verdicts import is_tested, margin, noninferiority, verdict
+from benchmarks.pages.wording import (
     DECIDED,
     GAPS,
     NONE,
     SUITES,
     figure,
+    github,
     proof_words,
     reason,
     small,
     span,
     times,
 )
+from benchmarks.report import busiest, case
+from benchmarks.team import REFERENCE
 
 __all__ = [
     "failures",
@@ -50,14 +51,13 @@ MAIN = (
     "equal",
     "verdict",
     "labels agree",
-    "macro-F1 drop",
     "1x32 p50",
     "32x32 p50",
     "real texts/s",
     "served requests",
     "artifact",
-    "peak memory",
 )
+SUMMARY = (*MAIN, "macro-F1 drop", "peak memory")
 SMALL, LARGE = "1x32", "32x32"  # texts x tokens
 PRECISIONS = ("int8", "bf16", "fp32")
 
@@ -91,7 +91,7 @@ def side_by_side(document: Mapping[str, Any], pictures: str | None = None) -> st
 def table(document: Mapping[str, Any]) -> str:
     """One row per variant, and below them one per peer, as GitHub shows it."""
     headers, rows = _cells(document)
-    return _github(rows, headers)
+    return github(rows, headers)
 
 
 def terminal_table(document: Mapping[str, Any]) -> str:
@@ -106,8 +106,8 @@ def terminal_table(document: Mapping[str, Any]) -> str:
 def summary(document: Mapping[str, Any]) -> str:
     """The main figures of every variant and peer, and what they rest on in short: for a document that links
     to the whole page."""
-    rows, headers = _only(MAIN, *_cells(document))
-    return f"{_github(rows, headers)}\n\n{provenance_in_short(document)}"
+    rows, headers = _only(SUMMARY, *_cells(document))
+    return f"{github(rows, headers)}\n\n{provenance_in_short(document)}"
 
 
 def _only(
@@ -156,7 +156,7 @@ def verdict_table(document: Mapping[str, Any]) -> str:
         for one in document["variants"]
         if not one["error"] and one["name"] != REFERENCE
     ]
-    return _github(rows, headers) + "\n\n" + "\n".join(reasons) if rows else ""
+    return github(rows, headers) + "\n\n" + "\n".join(reasons) if rows else ""
 
 
 def open_table(document: Mapping[str, Any]) -> str:
@@ -166,7 +166,7 @@ def open_table(document: Mapping[str, Any]) -> str:
         for one in [*document["variants"], *document.get("peers", [])]
         for level in one.get("open") or []
     ]
-    return _github(rows, ["served", *OPEN_HEADERS]) if rows else ""
+    return github(rows, ["served", *OPEN_HEADERS]) if rows else ""
 
 
 def functional_tables(document: Mapping[str, Any]) -> dict[str, str]:
@@ -196,7 +196,7 @@ def functional_tables(document: Mapping[str, Any]) -> dict[str, str]:
             if any(one["gaps"].get(gap) is not None for one in found.values()):
                 cells = [figure(one["gaps"].get(gap), ".3f") for one in found.values()]
                 rows.append([f"{words}, best minus worst group", "", "", *cells])
-        tables[SUITES.get(suite, suite)] = _github(rows, ["functionality", "right answer", "n", *found])
+        tables[SUITES.get(suite, suite)] = github(rows, ["functionality", "right answer", "n", *found])
     return tables
 
 
@@ -218,7 +218,7 @@ def floor_table(document: Mapping[str, Any]) -> str:
         ]
         for one in floor["cases"]
     ]
-    return _github(rows, headers)
+    return github(rows, headers)
 
 
 def proof_table(document: Mapping[str, Any]) -> str:
@@ -227,7 +227,7 @@ def proof_table(document: Mapping[str, Any]) -> str:
     found = [_proof_row(one, LARGE) for one in document["variants"]]
     headers = [header for header in found[0] if any(row.get(header, NONE) != NONE for row in found)]
     rows = [[row.get(header, NONE) for header in headers] for row in found]
-    return _github(rows, headers)
+    return github(rows, headers)
 
 
 def proof_note(document: Mapping[str, Any]) -> str:
@@ -416,7 +416,3 @@ def _drop_cell(variant: Mapping[str, Any]) -> str:
     if drop is None:
         return NONE
     return "reference" if variant["name"] == REFERENCE else f"{drop['low']:+.3f} to {drop['high']:+.3f}"
-
-
-def _github(rows: list[list[Any]], headers: list[str]) -> str:
-    return tabulate(rows, headers, "github", disable_numparse=True)

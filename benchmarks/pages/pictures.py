@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.latency import SHAPES, SINGLE
+from benchmarks.pages.verdicts import batch_rate, margin, reference, served_rate, shown, verdict
+from benchmarks.pages.wording import SUITES, bins
 from benchmarks.report import case
 from benchmarks.team import REFERENCE
-from benchmarks.verdicts import batch_rate, margin, reference, served_rate, shown, verdict
-from benchmarks.wording import SUITES, bins
 
 Document = Mapping[str, Any]
 MOST_CASES = 30  # rows of a dot plot

@@ -1,19 +1,16 @@
 """The page of one variant in Markdown: the verdict first, then speed, serving, sameness, calibration, cost.
 
 Every figure of a report has its place in a table with units in the headers. Leaves out the side-by-side page
-(`pages`) and what figures rest on (`provenance`).
+(`markdown`) and what figures rest on (`provenance`).
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tabulate import tabulate
-
 from benchmarks.latency import SINGLE
-from benchmarks.provenance import failures, provenance
-from benchmarks.report import Report, case
-from benchmarks.verdicts import margin, verdict
-from benchmarks.wording import (
+from benchmarks.pages.provenance import failures, provenance
+from benchmarks.pages.verdicts import margin, verdict
+from benchmarks.pages.wording import (
     GAPS,
     NONE,
     SUITES,
@@ -22,6 +19,7 @@ from benchmarks.wording import (
     errors,
     figure,
     flatten,
+    github,
     plain,
     proof_words,
     rate,
@@ -31,6 +29,7 @@ from benchmarks.wording import (
     three_digits,
     times,
 )
+from benchmarks.report import Report, case
 
 OPEN_HEADERS = [
     "offered requests/s",
@@ -411,4 +410,4 @@ def _table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
         return ""
     kept = [place for place in range(len(headers)) if any(row[place] != NONE for row in rows)]
     cells = [[row[place] for place in kept] for row in rows]
-    return tabulate(cells, [headers[place] for place in kept], "github", disable_numparse=True)
+    return github(cells, [headers[place] for place in kept])

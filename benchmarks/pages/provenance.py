@@ -1,6 +1,6 @@
 """What the figures of a report rest on, in sentences: machine, versions, data, noise, and what failed.
 
-Covers the list below every table. Leaves out the figures themselves (`pages`, `variant_page`).
+Covers the list below every table. Leaves out the figures themselves (`markdown`, `variant_page`).
 """
 
 from collections.abc import Mapping
