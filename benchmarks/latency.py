@@ -205,6 +205,7 @@ def _one_turn(
 ) -> dict[str, list[float]]:
     """All cases once for one variant; nothing when it dropped out meanwhile."""
     single = {"start": turn * profile.single_texts, "stop": (turn + 1) * profile.single_texts}
+    few = single | {"stop": single["start"] + max(1, profile.single_texts // 3)}
     batch = {"start": turn * BATCH_TEXTS, "stop": (turn + 1) * BATCH_TEXTS}
     questions: list[tuple[str, str, dict[str, Any]]] = [
         (_case(texts, tokens), "shape", {"batch": texts, "tokens": tokens, "turn_ms": profile.turn_ms})
@@ -213,8 +214,8 @@ def _one_turn(
     questions += [
         (SINGLE, "single", single),
         (BATCH, "together", batch),
-        (TOKENISE, "tokenise", single),
-        (MODEL, "model", single),
+        (TOKENISE, "tokenise", few),
+        (MODEL, "model", few),
     ]
     durations: dict[str, list[float]] = {}
     for case, command, arguments in questions:

@@ -207,7 +207,7 @@ def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
         archives = min(archives, 1 + profile.served_best)
     return {
         "start": (rows + 1 + subject.has_floor, 4),
-        "quality": (rows * len(subject.scored), weight * texts / 700),
+        "quality": (rows * len(subject.scored), weight * texts / 200),
         "latency,": (rounds, round_s),
         "serving": ((archives + rivals) * profile.passes, 7 + 2 * weight + loads_s),
     }
