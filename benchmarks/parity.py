@@ -30,6 +30,7 @@ def parity(
     reference_scores: Scores,
     labelled: Mapping[str, Split],
     tokens: Mapping[str, np.ndarray],
+    is_reference: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """By split: how `scores` differ from fp32's; what needs labels only for the `labelled` splits."""
     by_split = {}
@@ -52,7 +53,7 @@ def parity(
         if truth is not None:
             labels = len(artifact.labels)
             cells = np.bincount((truth * labels + wanted) * labels + given, minlength=labels**3)
-            by_split[name]["macro_f1_drop"] = drop(cells, labels, artifact is reference)
+            by_split[name]["macro_f1_drop"] = drop(cells, labels, is_reference)
             by_split[name]["cells"] = cells.tolist()
             by_split[name] |= ranking_drops(truth, theirs, values)
     return by_split

@@ -225,7 +225,7 @@ def _findings(name: str, subject: Subject, inside: InProcess) -> dict[str, Any]:
         "latency": inside.latency[name],
         "resources": dict(inside.resources[name]),
         "quality": quality(artifact, on_splits, labelled),
-        "parity": parity(artifact, on_splits, reference, theirs, labelled, inside.lengths),
+        "parity": parity(artifact, on_splits, reference, theirs, labelled, inside.lengths, name == REFERENCE),
         "served": [],
         "served_error": None,
         "quality_served": {},

@@ -10,7 +10,6 @@ from training.splits import Split
 
 LABELS = ["not-hate", "hate"]
 REFERENCE = SimpleNamespace(labels=LABELS, meta={"thresholds": {"hate": 0.5}, "temperature": 1.0})
-VARIANT = SimpleNamespace(labels=LABELS, meta=REFERENCE.meta)
 TOKENS = {"gate": np.array([5, 16, 17, 600])}
 
 
@@ -25,7 +24,7 @@ def labelled() -> dict[str, Split]:
 
 def test_parity_counts_agreement_flips_and_the_drop(labelled) -> None:
     theirs, ours = scores(0.9, 0.2, 0.8, 0.1), scores(0.4, 0.2, 0.8, 0.6)
-    found = parity(VARIANT, ours, REFERENCE, theirs, labelled, TOKENS)["gate"]
+    found = parity(REFERENCE, ours, REFERENCE, theirs, labelled, TOKENS)["gate"]
     assert found["label_agreement"] == 0.5
     assert found["flips"] == {"not-hate -> hate": 1, "hate -> not-hate": 1}
     assert found["flip_rates"]["any"]["n"] == 2
@@ -43,7 +42,7 @@ def test_parity_counts_agreement_flips_and_the_drop(labelled) -> None:
 
 def test_lengths_are_sliced_with_both_figures(labelled) -> None:
     theirs, ours = scores(0.9, 0.2, 0.8, 0.1), scores(0.4, 0.2, 0.8, 0.6)
-    found = parity(VARIANT, ours, REFERENCE, theirs, labelled, TOKENS)["gate"]["slices"]
+    found = parity(REFERENCE, ours, REFERENCE, theirs, labelled, TOKENS)["gate"]["slices"]
     assert [(one["up_to"], one["n"], one["label_agreement"]) for one in found] == [
         (16, 2, 0.5),
         (32, 1, 1),
@@ -55,17 +54,17 @@ def test_lengths_are_sliced_with_both_figures(labelled) -> None:
 
 def test_the_reference_is_itself_and_a_copy_is_as_far_as_four_texts_can_tell(labelled) -> None:
     given = scores(0.9, 0.2, 0.8, 0.1)
-    found = parity(REFERENCE, given, REFERENCE, given, labelled, TOKENS)["gate"]
+    found = parity(REFERENCE, given, REFERENCE, given, labelled, TOKENS, is_reference=True)["gate"]
     assert found["label_agreement"] == 1
     assert found["macro_f1_drop"]["low"] == found["macro_f1_drop"]["high"] == 0
-    copy = parity(VARIANT, given, REFERENCE, given, labelled, TOKENS)["gate"]
+    copy = parity(REFERENCE, given, REFERENCE, given, labelled, TOKENS)["gate"]
     assert copy["macro_f1_drop"]["drop"] == 0
     assert copy["macro_f1_drop"]["high"] > 0.2, "of a copy, four texts cannot tell"
 
 
 def test_texts_without_labels_give_agreement_and_flips_alone() -> None:
     theirs, ours = scores(0.9, 0.2, 0.8, 0.1), scores(0.4, 0.2, 0.8, 0.1)
-    found = parity(VARIANT, ours, REFERENCE, theirs, {}, TOKENS)["gate"]
+    found = parity(REFERENCE, ours, REFERENCE, theirs, {}, TOKENS)["gate"]
     assert found["macro_f1_drop"] is None
     assert found["flips"]["hate -> not-hate"] == 1
     assert found["slices"][0]["macro_f1"] is None

@@ -203,6 +203,7 @@ def test_peers_are_measured_in_the_same_rounds_and_judged_like_variants(beside_p
     pipeline = peers["hf-pipeline"]
     assert pipeline["parity"]["gate"]["label_agreement"] == 1
     assert pipeline["parity"]["gate"]["max_prob_diff"] < 1e-4
+    assert pipeline["parity"]["gate"]["macro_f1_drop"]["high"] > 0, "it is not fp32 itself"
     assert peers["plain-openvino-int8"]["quality"]["test"]["macro_f1"] > 0.6
     assert all(peer["resources"]["threads"] == 1 for peer in peers.values())
     assert [one["name"] for one in beside_peers["variants"]] == ["fp32", "copy", "broken"]
