@@ -267,7 +267,7 @@ PEERS = {
         Peer(
             "ort-fp32",
             "optimum's export to ONNX Runtime",
-            "https://huggingface.co/docs/optimum-onnx/onnxruntime/usage_guides/models",
+            "https://huggingface.co/docs/optimum/onnxruntime/usage_guides/models",
             ("torch", "transformers", "onnxruntime", "optimum", "optimum-onnx"),
             EXPORTED,
             partial(_load_ort, file=EXPORTED),
@@ -295,7 +295,8 @@ PEERS = {
         Peer(
             "torchao-int8",
             "torchao's Int8DynamicActivationInt8WeightConfig and torch.compile",
-            "https://docs.pytorch.org/ao/stable/workflows/inference.html",
+            "https://docs.pytorch.org/ao/stable/api_reference/generated/"
+            "torchao.quantization.Int8DynamicActivationInt8WeightConfig.html",
             ("torch", "transformers"),
             WEIGHTS,
             _load_torchao,
