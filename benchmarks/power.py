@@ -67,12 +67,6 @@ def _shares(harmed: float, helped: float) -> np.ndarray:
     return shares
 
 
-def sample(shares: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Truth, fp32's labels and the variant's, of `n` texts."""
-    cells = np.random.default_rng(seed).choice(8, size=n, p=shares.ravel())
-    return cells // 4, cells // 2 % 2, cells % 2
-
-
 def count(seeds: int, tick: Callable[[], object], margin: float = MARGIN) -> list[dict[str, Any]]:
     """`{drop, helped, texts, seeds, pass, fail, inconclusive}` for every case, verdicts as shares."""
     found = []

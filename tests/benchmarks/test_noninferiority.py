@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from benchmarks.noninferiority import drop_of, judge
 from benchmarks.power import population
@@ -27,6 +28,19 @@ def test_a_copy_on_few_texts_is_inconclusive_and_told_how_many_would_do() -> Non
     assert found["verdict"] == "inconclusive"
     assert found["smallest_margin"] > MARGIN
     assert 60 < found["texts_to_settle"] < 4000
+
+
+def test_agreement_on_few_texts_proves_little() -> None:
+    few, many = (compared(0, 0, n).high for n in (50, 3000))
+    assert few > 0.03, "with 50 texts and no flip, up to 6 in 100 may flip"
+    assert many < few / 20
+
+
+@pytest.mark.parametrize("helped", [0.0, 0.005, 0.02])
+def test_a_drop_of_the_margin_is_called_smaller_as_rarely_as_promised(helped: float) -> None:
+    shares, rng = population(MARGIN, helped).ravel(), np.random.default_rng(0)
+    passed = sum(drop_of(rng.multinomial(500, shares), 2, resamples=1000).high < MARGIN for _ in range(800))
+    assert passed <= binom.ppf(0.9999, 800, 0.025), "2.5 % is the promise"
 
 
 def test_so_many_texts_do_settle_it_in_four_cases_of_five() -> None:
