@@ -145,7 +145,7 @@ def _noise_line(document: Mapping[str, Any]) -> str:
         return "The noise of this run is unknown."
     line = f"A second fp32 may lie up to {max(known):.2f}x apart (95 %); less is called not different."
     if max(known) > NOISY:
-        line += " WARNING: that is much, the machine was not quiet; measure again."
+        line += " WARNING: that is much: few rounds, or a machine that was not quiet."
     return line
 
 
