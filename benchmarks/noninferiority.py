@@ -22,7 +22,7 @@ import numpy as np
 from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
-from training.statistics import macro_f1
+from training.statistics import macro_f1_drop
 
 GATE = "gate"  # the split that decides
 MARGIN = 0.01
@@ -65,13 +65,8 @@ def drop_of(cells: Sequence[int] | np.ndarray, labels: int, resamples: int = RES
         weights = np.random.default_rng(0).standard_gamma(
             counts + more / more.sum(), (resamples, len(counts))
         )
-        draws.append(_drop(weights, labels))
-    return Drop(int(counts.sum()), float(_drop(counts[None], labels)[0]), *draws)
-
-
-def _drop(weights: np.ndarray, labels: int) -> np.ndarray:
-    table = weights.reshape(-1, labels, labels, labels)
-    return macro_f1(table.sum(axis=3)) - macro_f1(table.sum(axis=2))
+        draws.append(macro_f1_drop(weights, labels))
+    return Drop(int(counts.sum()), float(macro_f1_drop(counts[None], labels)[0]), *draws)
 
 
 def judge(compared: Mapping[str, Drop], margin: float = MARGIN) -> dict[str, dict[str, Any]]:

@@ -28,13 +28,12 @@ from benchmarks.progress import Step
 from benchmarks.report import peer_entry
 from benchmarks.served import Running, Served, as_bodies, one_pass, serve
 from benchmarks.team import Failure
+from benchmarks.worker import OURS
 from deploy.server import free_ports, is_healthy
 from handler.commands import say
 from handler.errors import UserError
 
 FOLDER = Path(__file__).parent / "rivals"
-# Without us nobody would have set these for a rival.
-OUR_SETTINGS = ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM")
 READY_S = 300
 
 
@@ -43,7 +42,7 @@ def example_server(checkpoint: Path) -> Iterator[Running]:
     """TorchServe with the example's handler, in the environment of somebody without us."""
     with tempfile.TemporaryDirectory(prefix="example-") as scratch:
         archive = rival_archive(EXAMPLE, "example_handler.py", checkpoint, Path(scratch))
-        kept = {name: os.environ.pop(name) for name in OUR_SETTINGS if name in os.environ}
+        kept = {name: os.environ.pop(name) for name in OURS if name in os.environ}
         try:
             with serve(archive) as running:
                 os.environ.update(kept)
@@ -58,7 +57,7 @@ def fastapi_server(checkpoint: Path) -> Iterator[Running]:
     begun, (port,) = time.perf_counter(), free_ports(1)
     command = [sys.executable, "-m", "uvicorn", "--app-dir", str(FOLDER), "fastapi_app:app"]
     command += ["--port", str(port), "--log-level", "warning"]
-    environment = {key: value for key, value in os.environ.items() if key not in OUR_SETTINGS}
+    environment = {key: value for key, value in os.environ.items() if key not in OURS}
     environment["CHECKPOINT"] = str(checkpoint.resolve())
     process = subprocess.Popen(command, env=environment)
     try:

@@ -61,7 +61,7 @@ def compare(
     cells = (truth * labels + reference) * labels + candidate
     counts = np.bincount(cells, minlength=labels**3)
     drawn = np.random.default_rng(seed).multinomial(len(truth), counts / len(truth), size=resamples)
-    drops = _drop(drawn, labels)
+    drops = macro_f1_drop(drawn, labels)
     tail = (1 - confidence) / 2
     low, high = np.quantile(drops, [tail, 1 - tail])
     table = counts.reshape(1, labels, labels, labels)
@@ -72,7 +72,7 @@ def compare(
         agreement=float((reference == candidate).mean()),
         reference_macro_f1=float(macro_f1(table.sum(axis=3))[0]),
         candidate_macro_f1=float(macro_f1(table.sum(axis=2))[0]),
-        drop=float(_drop(counts[None], labels)[0]),
+        drop=float(macro_f1_drop(counts[None], labels)[0]),
         low=float(low),
         high=float(high),
         confidence=confidence,
@@ -102,7 +102,9 @@ def macro_f1(confusion: np.ndarray) -> np.ndarray:
     return np.divide(2 * right, involved, out=np.zeros(right.shape), where=involved > 0).mean(axis=1)
 
 
-def _drop(counts: np.ndarray, labels: int) -> np.ndarray:
+def macro_f1_drop(counts: np.ndarray, labels: int) -> np.ndarray:
+    """Reference minus candidate macro-F1 `[m]` of counts or weights `[m, labels ** 3]` by (truth, reference,
+    candidate), the last running fastest."""
     table = counts.reshape(-1, labels, labels, labels)
     return macro_f1(table.sum(axis=3)) - macro_f1(table.sum(axis=2))
 
