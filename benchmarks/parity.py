@@ -15,7 +15,7 @@ from benchmarks.noninferiority import ALPHA, drop_of
 from benchmarks.quality import Scores
 from handler.artifact import Artifact
 from handler.predictor import decide
-from training.splits import Split
+from training.data.splits import Split
 from training.statistics import compare_ranking, macro_f1, mcnemar, rate_interval
 
 # Upper ends, in tokens, of the bins in which lengths are reported.

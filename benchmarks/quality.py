@@ -17,8 +17,8 @@ from benchmarks.progress import Step
 from benchmarks.team import REFERENCE, Team
 from handler.artifact import Artifact
 from training.calibration import calibrate
+from training.data.splits import Split
 from training.metrics import evaluate, reliability
-from training.splits import Split
 
 # Texts are scored in the same lists here and through the server. Which texts stand beside it decides how a
 # text is padded and, with dynamic quantisation, on what scale: the same company makes the scores comparable.

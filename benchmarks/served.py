@@ -36,7 +36,7 @@ from benchmarks.quality import Scores, in_lists, spread
 from deploy.server import private_server
 from handler.artifact import Artifact, archived_artifact
 from handler.errors import UserError
-from training.splits import Split
+from training.data.splits import Split
 
 # Served scores have six decimals; two roundings of nearly the same number may be one unit apart.
 ROUNDING = 1e-6 + 1e-9

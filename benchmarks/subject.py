@@ -28,8 +28,8 @@ from handler.torchserve import java_home
 from training import functional
 from training.checkpoint import Checkpoint
 from training.data import Dataset
+from training.data.splits import Split
 from training.functional import Cases
-from training.splits import Split
 
 LATENCY_SPLIT = "gate"  # the texts that are timed unless told otherwise
 VALIDATION, UNLABELLED = "validation", "unlabelled"
@@ -53,7 +53,7 @@ class Subject:
     archives: dict[str, Path]
     unusable: dict[str, Failure]
     splits: dict[str, Split]
-    timed: list[str]
+    timed: Sequence[str]
     data: dict[str, Any]
     named: bool = False
     peers: Prepared | None = None
@@ -84,9 +84,9 @@ class Subject:
         return {name: split for name, split in self.splits.items() if name != UNLABELLED}
 
     @property
-    def scored(self) -> dict[str, list[str]]:
+    def scored(self) -> dict[str, Sequence[str]]:
         """All texts that variants are to score, by split or suite."""
-        texts = {name: split.texts for name, split in self.splits.items()}
+        texts: dict[str, Sequence[str]] = {name: split.texts for name, split in self.splits.items()}
         if self.validation:
             texts[VALIDATION] = self.validation.texts
         return texts | {name: cases.texts for name, cases in self.suites.items()}

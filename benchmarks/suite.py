@@ -36,8 +36,8 @@ from benchmarks.subject import VALIDATION, Subject
 from benchmarks.team import FLOOR, REFERENCE, TWIN, Failure, open_team
 from handler.commands import say
 from handler.machine import cpu_features
+from training.data.splits import Split
 from training.functional import evaluate_cases
-from training.splits import Split
 
 BF16 = {"avx512_bf16", "amx_bf16"}
 

@@ -152,7 +152,7 @@ def _build(arguments: argparse.Namespace) -> int:
 def _checkpoint(arguments: argparse.Namespace):
     """The checkpoint that is asked for; one that was trained elsewhere is made one of ours first."""
     from training.checkpoint import META_FILE, open_checkpoint
-    from training.sources import Columns
+    from training.data.sources import Columns
 
     place = Path(arguments.checkpoint or CHECKPOINT)
     # A name like owner/model may be the hub's, but what training writes (BUILD=…) is never asked for there;

@@ -13,7 +13,8 @@ from handler.errors import UserError
 from training import data
 from training.calibration import uncalibrated
 from training.checkpoint import Checkpoint, describe_data, describe_surroundings, write_checkpoint
-from training.sources import UNLABELLED, Columns
+from training.data.sources import Columns
+from training.data.tables import UNLABELLED
 
 MAX_LENGTH = 128
 ELSEWHERE = "Name a folder or hub model of an encoder fine-tuned to classify (…ForSequenceClassification)"

@@ -6,6 +6,7 @@ selection and promotion that refuse.
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,7 +95,7 @@ def _judge(source: Source, comparison: Comparison, max_difference: float) -> tup
     return rule, [broken] if max_difference > RANDOM_MARGIN else []
 
 
-def batch_mate_difference(predictor: Predictor, texts: list[str]) -> float:
+def batch_mate_difference(predictor: Predictor, texts: Sequence[str]) -> float:
     """The most that a text's score moved between being asked alone and in another shape, full of others.
 
     Every shape of the grid is run: a text may meet each of them, depending on its company, and a kernel

@@ -22,7 +22,6 @@ OF_TRAINING = {
     "training.data",
     "training.functional",
     "training.metrics",
-    "training.splits",
     "training.statistics",
 }
 

@@ -5,6 +5,7 @@ for machines on stdout. Leaves out: the work itself (`pipeline`).
 """
 
 import argparse
+import dataclasses
 import os
 import warnings
 from collections.abc import Sequence
@@ -18,8 +19,13 @@ from tabulate import tabulate
 
 from handler.commands import emit, not_negative_float, positive_float, positive_int, run, say
 from handler.errors import UserError
-from training import data, sources
+from training import data
+from training.data import sources
 from training.recipe import Recipe, default_recipe
+from training.recipe import options as recipe_options
+
+KINDS = {"seed": int, "dropout": float, "learning_rate": positive_float, "head_learning_rate": positive_float}
+DEFAULT_KINDS: dict[Any, Any] = {int: positive_int, float: not_negative_float, str: str}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,16 +45,27 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--labels", default="", help="label names, in order, parted by commas; others are dropped"
     )
-    parser.add_argument("--epochs", type=not_negative_float, help="default: 3, and 0 for random: bases")
-    parser.add_argument("--batch-size", type=positive_int, help="default: 32")
-    parser.add_argument("--learning-rate", type=positive_float, help="default: 5e-5")
-    parser.add_argument("--max-length", type=positive_int, help="in tokens (default: 128)")
-    parser.add_argument("--seed", type=int, help="of weights and order (default: 0)")
+    for option in recipe_options():
+        _add(parser, option)
     parser.add_argument("--split-seed", type=int, default=0, help="of the splits (default: 0)")
     parser.add_argument("--threads", type=positive_int, help="of torch (default: its own choice)")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
     parser.add_argument("--config", type=Path, help="YAML with these options; flags override it")
     return parser
+
+
+def _add(parser: argparse.ArgumentParser, option: dataclasses.Field) -> None:
+    """A flag for a field of the recipe; without it, the field keeps its default."""
+    words, choices = option.metadata["words"], option.metadata["choices"]
+    shown = "3, and 0 for random: bases" if option.name == "epochs" else option.default
+    settings: dict[str, Any] = {"help": f"{words} (default: {shown or 'none'})", "default": None}
+    if isinstance(option.default, bool):
+        settings["action"] = argparse.BooleanOptionalAction
+    elif choices:
+        settings["choices"] = choices
+    else:
+        settings["type"] = KINDS.get(option.name, DEFAULT_KINDS[option.type])
+    parser.add_argument(f"--{option.name.replace('_', '-')}", **settings)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,9 +108,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             meant = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}."
             raise UserError(f"Unknown setting in {options.config}", seen=name, remedy=meant)
         # As strings, argparse converts and checks them the way it does the flags.
-        defaults[dest] = value is True if dest == "resume" else str(value)
+        defaults[dest] = value if isinstance(value, bool) else _as_flag(value)
     flags.set_defaults(**defaults)
     return flags.parse_args(argv)
+
+
+def _as_flag(value: Any) -> str:
+    """As it is written on the command line: sets of `data` are joined by +, other lists by commas."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def table(dataset: data.Dataset) -> str:
@@ -133,10 +155,10 @@ def _columns(options: argparse.Namespace) -> sources.Columns:
     return sources.Columns(options.text_column, options.label_column, labels)
 
 
-def _recipe(options: argparse.Namespace) -> Recipe:
-    names = ("epochs", "batch_size", "learning_rate", "max_length", "seed")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return replace(default_recipe(options.base), **given)
+def _recipe(chosen: argparse.Namespace) -> Recipe:
+    names = [option.name for option in recipe_options()]
+    given = {name: getattr(chosen, name) for name in names if getattr(chosen, name) is not None}
+    return replace(default_recipe(chosen.base), **given)
 
 
 def _read_config(path: Path) -> dict[Any, Any]:

@@ -26,7 +26,7 @@ from handler.machine import cpu_model
 from training import data
 from training.backbones import clear_limits
 from training.data import Dataset
-from training.sources import Columns
+from training.data.sources import Columns
 
 SCHEMA = 1
 META_FILE = "checkpoint.json"

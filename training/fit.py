@@ -1,18 +1,19 @@
 """Fine-tuning with the Hugging Face Trainer, and the logits of what came out.
 
-Covers: bf16 where the machine has it, batches of like length padded to their longest text, early stopping
-on validation macro-F1 with the best epoch kept, resuming after an interruption, and seeds. Leaves out:
-calibration, final figures, and writing the checkpoint (`checkpoint`); other losses and two-phase recipes.
+Covers: bf16 where the machine has it, batches of like length padded to their longest text, the head first and
+then all weights, frozen parts, layer-wise learning rates, a teacher, early stopping on validation macro-F1
+with the best epoch kept, resuming after an interruption, and seeds. Leaves out: the loss (`objective`),
+calibration, final figures, and writing the checkpoint (`checkpoint`).
 """
 
-import dataclasses
 import json
 import math
+import re
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,31 +31,81 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from handler.commands import say
 from handler.errors import UserError
 from training.backbones import clear_limits
-from training.data import Dataset
+from training.data import Dataset, Split
+from training.objective import Objective, objective
 from training.recipe import Recipe
-from training.splits import Split
 from training.statistics import macro_f1
 
 RUN_FILE = "run.json"
 STATE_FILE = "trainer_state.json"  # the Trainer writes it last: without it a saved epoch is incomplete
+WINDOW = 4096  # texts tokenised at once where logits are asked for
 
 
-class _Encoded(TorchDataset):
-    """Token ids of a split, unpadded: the collator pads each batch to its own longest text."""
+class _Rows(TorchDataset):
+    """A split row by row: text, target, weight, and the teacher's logits. Nothing is held twice, so that
+    a file of many texts stays on disk."""
 
-    def __init__(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        self.encoded = tokenizer(split.texts, truncation=True, max_length=max_length)
-        self.labels = split.labels.tolist()
+    def __init__(self, split: Split, targets: np.ndarray, teacher: np.ndarray | None = None) -> None:
+        self.split, self.targets, self.teacher = split, targets, teacher
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.split)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return {**{name: values[row] for name, values in self.encoded.items()}, "labels": self.labels[row]}
+        found = {"text": self.split.texts[row], "labels": self.targets[row]}
+        if self.split.weights is not None:
+            found["weights"] = self.split.weights[row]
+        if self.teacher is not None:
+            found["teacher"] = self.teacher[row]
+        return found
+
+
+class _Collator:
+    """Rows into a batch: tokenised on the way (20 us a text), padded to the longest, in steps of 8 tokens."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        self.tokenizer, self.max_length = tokenizer, max_length
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = self.tokenizer(
+            [row["text"] for row in rows],
+            truncation=True,
+            max_length=self.max_length,
+            padding=True,
+            pad_to_multiple_of=8,
+            return_tensors="pt",
+        )
+        others = [name for name in rows[0] if name != "text"]
+        return dict(batch) | {
+            name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in others
+        }
+
+
+class _Trainer(Trainer):
+    """The Trainer with our loss, and batches of like length found without tokenising everything first."""
+
+    def __init__(self, *args: Any, loss: Objective, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.loss = loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, **_):  # type: ignore[no-untyped-def]
+        targets, weights, teacher = (inputs.pop(name, None) for name in ("labels", "weights", "teacher"))
+        outputs = model(**inputs)
+        weights = weights if model.training else None
+        loss = self.loss(outputs.logits, targets, weights, teacher if model.training else None)
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset=None):  # type: ignore[no-untyped-def]
+        texts = self.train_dataset.split.texts
+        lengths = [len(text) for text in texts]  # in characters, which order texts nearly as tokens do
+        generator = torch.Generator().manual_seed(self.args.seed)
+        size = self.args.per_device_train_batch_size
+        return LengthGroupedSampler(size, lengths=lengths, generator=generator)
 
 
 class _Progress(ProgressCallback):
@@ -95,32 +146,121 @@ def fit(
     base: str = "",
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
+    teacher: Callable[[Sequence[str]], np.ndarray] | None = None,
 ) -> float:
     """Fine-tune `model` in place on train, keep its best epoch by validation macro-F1, and return that.
 
     `state` holds what resuming needs and is the caller's to remove once the model is saved. With `resume`
-    the last saved epoch is continued from, provided base, data and recipe are those it was started with.
+    the last saved epoch is continued from, provided base, data and recipe are those it was started with;
+    the phase that trains the head alone is done again unless it was over. `teacher` gives logits
+    `[n, labels]` of texts.
     """
     run = {"base": base, "data": dataset.sha256, **asdict(recipe)}
     last = _prepare_state(state, run, resume)
-    trainer = Trainer(
+    split = dataset.splits["train"]
+    targets = (split if recipe.soft_targets else replace(split, soft=None)).targets(len(dataset.labels))
+    rows = _Rows(split, targets, None if teacher is None else teacher(split.texts))
+    loss = objective(recipe, targets, dataset.multi_label)
+    if recipe.dropout >= 0:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = recipe.dropout
+    best = 0.0
+    for phase in phases(recipe):
+        if phase.freeze != recipe.freeze and last is not None:
+            continue  # the head was done when it was interrupted
+        place = state / phase.freeze
+        trainer = _trainer(model, tokenizer, dataset, phase, place, rows, loss, callbacks)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        # The Trainer leaves its bf16 autocast on `forward`: calibration would be fitted to 8-bit mantissas.
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        best = float(trainer.state.best_metric or 0)
+    model.requires_grad_(True)
+    clear_limits(tokenizer)
+    return best
+
+
+def phases(recipe: Recipe) -> list[Recipe]:
+    """The trainings that a recipe asks for, one after the other: the head alone, then what is not frozen."""
+    whole = [replace(recipe, head_epochs=0)]
+    if not recipe.head_epochs or recipe.freeze == "encoder":
+        return whole
+    head = replace(
+        recipe,
+        epochs=recipe.head_epochs,
+        learning_rate=recipe.head_learning_rate,
+        freeze="encoder",
+        layer_decay=1.0,
+        head_epochs=0,
+    )
+    return [head, *whole]
+
+
+def _trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    recipe: Recipe,
+    state: Path,
+    rows: _Rows,
+    loss: Objective,
+    callbacks: Sequence[TrainerCallback],
+) -> Trainer:
+    validation = dataset.splits["validation"]
+    validation = validation.take(np.argsort([len(text) for text in validation.texts], kind="stable"))
+    freeze(model, recipe.freeze)
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe), lr=recipe.learning_rate, fused=True)
+    trainer = _Trainer(
         model=model,
-        args=_arguments(recipe, state, len(dataset.splits["train"])),
-        train_dataset=_Encoded(dataset.splits["train"], tokenizer, recipe.max_length),
-        eval_dataset=_Encoded(dataset.splits["validation"], tokenizer, recipe.max_length),
-        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
+        args=_arguments(recipe, state, len(rows)),
+        train_dataset=rows,
+        eval_dataset=_Rows(validation, replace(validation, soft=None).targets(len(dataset.labels))),
+        data_collator=_Collator(tokenizer, recipe.max_length),
         processing_class=tokenizer,
-        compute_metrics=_macro_f1,
+        compute_metrics=_macro_f1_of_labels if dataset.multi_label else _macro_f1,
+        optimizers=(optimizer, None),
         callbacks=[EarlyStoppingCallback(early_stopping_patience=recipe.patience), *callbacks],
+        loss=loss,
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for JSON
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_Progress if sys.stderr.isatty() else _Lines)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    # The Trainer leaves its bf16 autocast on `forward`: calibration would be fitted to 8-bit mantissas.
-    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    clear_limits(tokenizer)
-    return float(trainer.state.best_metric)
+    return trainer
+
+
+def freeze(model: PreTrainedModel, what: str) -> None:
+    """Keep the weights of `embeddings` or of the whole `encoder` as they are; `none` trains everything."""
+    encoder = {id(parameter) for parameter in model.base_model.parameters()}
+    for name, parameter in model.named_parameters():
+        frozen = what == "encoder" and id(parameter) in encoder
+        parameter.requires_grad_(not (frozen or (what == "embeddings" and "embeddings" in name)))
+
+
+def parameter_groups(model: PreTrainedModel, recipe: Recipe) -> list[dict[str, Any]]:
+    """AdamW's groups: learning rates fall by `layer_decay` from a layer to the one below it, down to the
+    embeddings (Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146); vectors are not decayed."""
+    names = [name for name, _ in model.named_parameters()]
+    layers = 1 + max((_layer(name) for name in names), default=-1)
+    encoder = {id(parameter) for parameter in model.base_model.parameters()}
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        in_encoder = id(parameter) in encoder
+        above = layers - 1 - _layer(name) if in_encoder else 0
+        rate = recipe.learning_rate * recipe.layer_decay**above
+        decay = recipe.weight_decay if parameter.dim() > 1 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [
+        {"params": parameters, "lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+
+
+def _layer(name: str) -> int:
+    """The layer that a parameter belongs to, from 0; -1 for the embeddings."""
+    found = re.search(r"\.(?:layer|layers|h|blocks)\.(\d+)\.", name)
+    return int(found[1]) if found else -1
 
 
 def has_bf16() -> bool:
@@ -140,17 +280,19 @@ def predict_logits(
 ) -> np.ndarray:
     """Logits `[n, labels]` in fp32, the reference that every variant is held to; texts sorted by length."""
     model.eval()
-    encoded = tokenizer(list(texts), truncation=True, max_length=max_length)
-    lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-    order = np.argsort(-lengths, kind="stable")
     logits = np.zeros((len(texts), model.config.num_labels), dtype=np.float32)
     pad = DataCollatorWithPadding(tokenizer)
     with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = pad([{name: values[row] for name, values in encoded.items()} for row in rows])
-            inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            logits[rows] = model(**inputs).logits.float().cpu().numpy()
+        for begin in range(0, len(texts), WINDOW):
+            window = list(texts[begin : begin + WINDOW])
+            encoded = tokenizer(window, truncation=True, max_length=max_length)
+            lengths = np.array([len(ids) for ids in encoded["input_ids"]])
+            order = np.argsort(-lengths, kind="stable")
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                batch = pad([{name: values[row] for name, values in encoded.items()} for row in rows])
+                inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+                logits[begin + rows] = model(**inputs).logits.float().cpu().numpy()
     clear_limits(tokenizer)
     return logits
 
@@ -158,19 +300,14 @@ def predict_logits(
 def _arguments(recipe: Recipe, state: Path, texts: int) -> TrainingArguments:
     steps = math.ceil(math.ceil(texts / recipe.batch_size) * recipe.epochs)
     cuda = torch.cuda.is_available()
-    names = {field.name for field in dataclasses.fields(TrainingArguments)}
-    by_length: dict[str, Any] = {"group_by_length": True}
-    if "train_sampling_strategy" in names:  # transformers 5
-        by_length = {"train_sampling_strategy": "group_by_length"}
     return TrainingArguments(
         output_dir=str(state),
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,
         per_device_eval_batch_size=2 * recipe.batch_size,
         learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
         warmup_steps=round(steps * recipe.warmup_share),
-        optim="adamw_torch_fused",
+        remove_unused_columns=False,  # the collator reads them
         bf16=has_bf16(),
         use_cpu=not cuda,
         dataloader_pin_memory=cuda,
@@ -184,22 +321,28 @@ def _arguments(recipe: Recipe, state: Path, texts: int) -> TrainingArguments:
         seed=recipe.seed,
         report_to="none",
         disable_tqdm=True,  # the progress callback is ours
-        **by_length,
     )
 
 
 def _macro_f1(prediction: EvalPrediction) -> dict[str, float]:
     """At the highest score: the threshold is fitted later, and must not hide a model that leans."""
-    logits, truth = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    logits, truth = np.asarray(prediction.predictions), np.asarray(prediction.label_ids).argmax(axis=1)
     labels = logits.shape[1]
     counts = np.bincount(truth * labels + logits.argmax(axis=1), minlength=labels**2)
     return {"macro_f1": float(macro_f1(counts.reshape(1, labels, labels))[0])}
 
 
+def _macro_f1_of_labels(prediction: EvalPrediction) -> dict[str, float]:
+    """The mean of every label's F1, each at one half."""
+    given, truth = np.asarray(prediction.predictions) >= 0, np.asarray(prediction.label_ids) >= 0.5
+    both, either = (given & truth).sum(axis=0), given.sum(axis=0) + truth.sum(axis=0)
+    return {"macro_f1": float((2 * both / np.maximum(either, 1)).mean())}
+
+
 def _prepare_state(state: Path, run: dict[str, Any], resume: bool) -> Path | None:
     """The saved epoch to continue from; without `resume`, or with nothing saved, an empty folder."""
     if resume:
-        last = _last_complete(state)
+        last = _last_complete(state / run["freeze"])
         if last is not None:
             _check_same_run(state, run)
             say(f"resuming after step {last.name.rpartition('-')[2]}")

@@ -21,8 +21,8 @@ from sklearn.metrics import roc_auc_score
 
 from handler.errors import UserError
 from handler.predictor import decide
+from training.data.sources import HATE_LABELS
 from training.functional_templates import DISGUISED, FILLERS, GROUPS, HATEFUL, NOT_HATEFUL
-from training.sources import HATE_LABELS
 
 HATECHECK_LABELS = {"non-hateful": 0, "hateful": 1}
 HATECHECK_COLUMNS = ("test_case", "label_gold", "functionality", "target_ident")

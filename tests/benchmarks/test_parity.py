@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.parity import by_length, flipped, flips, parity
-from training.splits import Split
+from training.data.splits import Split
 
 LABELS = ["not-hate", "hate"]
 REFERENCE = SimpleNamespace(labels=LABELS, meta={"thresholds": {"hate": 0.5}, "temperature": 1.0})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.quality import quality, refitted, sample
-from training.splits import Split
+from training.data.splits import Split
 
 LABELS = ["not-hate", "hate"]
 

@@ -14,7 +14,7 @@ from benchmarks.profiles import PROFILES
 from benchmarks.report import tidy, validate
 from benchmarks.served import Running, Served, as_bodies, one_pass
 from benchmarks.server_counters import INFERENCE, QUEUE, REQUESTS, read_counters, spent, split
-from training.splits import Split
+from training.data.splits import Split
 
 TEXTS = ["a text", "another text that is somewhat longer than the first"]
 BRIEF = replace(

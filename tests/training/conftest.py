@@ -8,7 +8,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test needs the hub
 
-from training import demo
+from training.data import demo
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> Path:

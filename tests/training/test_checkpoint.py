@@ -8,7 +8,7 @@ from handler.errors import UserError
 from training import data
 from training.backbones import backbone
 from training.checkpoint import describe_data, load_data, open_checkpoint, write_checkpoint
-from training.sources import Columns
+from training.data.sources import Columns
 
 LABELS = ("not-hate", "hate")
 

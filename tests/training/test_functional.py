@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from handler.errors import UserError
-from training import demo, demo_templates, functional
+from training import functional
+from training.data import demo, demo_templates
 from training.functional import Cases, applies_to, evaluate_cases, hatecheck, templates
 from training.functional_templates import DISGUISED, GROUPS, HATEFUL, NOT_HATEFUL
 

@@ -38,7 +38,7 @@ def argv(small_jsonl, output, *more):
 @pytest.fixture(scope="module")
 def trained(small_jsonl, tmp_path_factory):
     output = tmp_path_factory.mktemp("build") / "checkpoint"
-    assert main(argv(small_jsonl, output, "--epochs", "1", "--learning-rate", "1e-3")) == 0
+    assert main(argv(small_jsonl, output, "--epochs", "1", "--learning-rate", "1e-2")) == 0
     return open_checkpoint(output)
 
 

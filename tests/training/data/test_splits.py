@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from handler.errors import UserError
-from training.splits import SPLITS, Split, carve, prepare
+from training.data.splits import SPLITS, Split, carve, prepare
 
 
 def split(*rows):

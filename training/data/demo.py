@@ -12,7 +12,7 @@ from string import Formatter
 
 import numpy as np
 
-from training.demo_templates import FILLERS, GROUPS, HATEFUL, NOT_HATEFUL
+from training.data.demo_templates import FILLERS, GROUPS, HATEFUL, NOT_HATEFUL
 
 SIZES = {"train": 4000, "validation": 600, "gate": 600, "test": 600}
 TEMPLATES = {"train": slice(0, 8), "validation": slice(8, 10), "gate": slice(10, 12), "test": slice(12, 14)}

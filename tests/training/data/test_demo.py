@@ -3,8 +3,8 @@ from itertools import combinations
 
 import pytest
 
-from training import demo
-from training.demo_templates import GROUPS, HATEFUL, NOT_HATEFUL
+from training.data import demo
+from training.data.demo_templates import GROUPS, HATEFUL, NOT_HATEFUL
 
 CORPUS = demo.corpus(0)
 

@@ -7,7 +7,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from handler.errors import UserError
-from training.pinned import PinnedFiles, fetch
+from training.data.pinned import PinnedFiles, fetch
 
 CONTENT = {"train_text.txt": b"one\ntwo\n", "train_labels.txt": b"0\n1\n"}
 

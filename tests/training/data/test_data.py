@@ -6,8 +6,9 @@ import pytest
 
 from handler.errors import UserError
 from tests.training.conftest import write_jsonl
-from training import data, sources
-from training.sources import Columns
+from training import data
+from training.data import public
+from training.data.sources import Columns
 
 DATA_DIR = Path(os.environ.get("DATA_DIR") or "data")
 HAS_TWEETEVAL = (DATA_DIR / "tweeteval" / "hate").is_dir()
@@ -39,7 +40,7 @@ def test_demo_brings_its_four_splits_and_functional_classes():
     ("spec", "remedy"),
     [
         ("twteval", "Did you mean tweeteval?"),
-        ("nothing-like-it", "Known: demo, tweeteval, csv:PATH, jsonl:PATH"),
+        ("nothing-like-it", "Known: demo, tweeteval, vicomtech"),
         ("csv", "Write it as csv:PATH"),
         ("demo:more", "Write it as demo"),
         ("csv:/no/such/file.csv", "Check the path"),
@@ -145,7 +146,7 @@ def test_tweeteval_lines_end_at_newlines_only(tmp_path):
     for stem in ("train", "val", "test"):
         (tmp_path / f"{stem}_text.txt").write_text("one\u2028line\x0bstill\x85it\nsecond\n", encoding="utf-8")
         (tmp_path / f"{stem}_labels.txt").write_text("1\n0\n")
-    raw = sources.tweeteval_from(tmp_path)
+    raw = public.tweeteval_from(tmp_path)
     assert raw.splits["test"].texts == ["one\u2028line\x0bstill\x85it", "second"]
     assert raw.splits["test"].labels.tolist() == [1, 0]
 
@@ -154,7 +155,7 @@ def test_tweeteval_files_that_do_not_belong_together_are_refused(tmp_path):
     (tmp_path / "train_text.txt").write_text("one\ntwo\n")
     (tmp_path / "train_labels.txt").write_text("1\n")
     with pytest.raises(UserError, match="2 texts, 1 labels"):
-        sources.tweeteval_from(tmp_path)
+        public.tweeteval_from(tmp_path)
 
 
 @pytest.mark.skipif(not HAS_TWEETEVAL, reason="DATA_DIR holds no tweeteval/hate")

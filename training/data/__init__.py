@@ -1,0 +1,199 @@
+"""The data of a run: labelled texts in four splits, with a fingerprint that later stages check.
+
+Covers: loading what a spec names (`tweeteval`, `csv:PATH`, `tweeteval+davidson:binary*0.5`), joining sets, and
+fingerprints. Leaves out: each set's own format (`public`, `tables`) and the rules themselves (`splits`).
+
+    sources   the registry and the grammar of a spec      texts    few in memory, many on disk
+    public    sets that others published, pinned          splits   what may stand where
+    tables    files with columns of your own              pinned   download, or find, and check the sums
+    demo      the embedded synthetic corpus
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from handler.errors import UserError
+from training.data import (  # noqa: F401 - public and tables register their sources
+    public,
+    sources,
+    splits,
+    tables,
+)
+from training.data.sources import Columns, Raw
+from training.data.splits import SPLITS, Prepared, Split, prepare
+
+__all__ = ["SPLITS", "Columns", "Dataset", "Split", "load"]
+HELD_OUT = ("validation", "test")  # of a joined set
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Splits `train`, `validation`, `gate` and `test`, and all that is needed to load them again.
+
+    `dropped[split][reason]` counts rows left out, and `lines` names the first of those of a file;
+    `leaks[split]` counts the texts of a split that train held too, before they were dropped there.
+    `others[set][split]` are the parts of joined sets that are kept out of the training. `sha256` covers
+    labels, task and the texts of all splits.
+    """
+
+    spec: str
+    data_dir: Path
+    columns: Columns
+    seed: int
+    labels: tuple[str, ...]
+    task: str
+    splits: dict[str, Split]
+    dropped: dict[str, dict[str, int]]
+    leaks: dict[str, dict[str, int]]
+    split_sha256: dict[str, str]
+    sha256: str
+    others: dict[str, dict[str, Split]] = field(default_factory=dict)
+    lines: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+
+    @property
+    def multi_label(self) -> bool:
+        return self.task == "multi-label"
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Texts of each label in each split."""
+        return {name: count(split, self.labels) for name, split in self.splits.items()}
+
+
+def count(split: Split, labels: tuple[str, ...]) -> dict[str, int]:
+    """Texts of each label."""
+    held = split.labels if split.multi_label else split.labels[:, None] == np.arange(len(labels))
+    return {label: int(number) for label, number in zip(labels, held.sum(axis=0), strict=True)}
+
+
+def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Columns | None = None) -> Dataset:
+    """Read, clean and split the data that `spec` names; `seed` decides what is carved, not the training.
+
+    Of several sets joined by `+` the first is the one that the model is for: its validation, gate and test
+    splits decide and judge. The others add training texts; their own validation and test parts are held out,
+    so that the figures on them are honest as well.
+
+    Raises UserError where the spec is unknown, a file is missing or is not what it should be, or the joined
+    sets have other labels.
+    """
+    parts = sources.parse(spec)
+    columns = columns or Columns()
+    folder = Path(data_dir).expanduser().absolute()
+    raws = [
+        sources.SOURCES[part.name].read(sources.Request(part.argument, folder, columns, seed)) for part in parts
+    ]
+    parts = [sources.Part(part.name, raw.argument, part.weight) for part, raw in zip(parts, raws, strict=True)]
+    _check_labels(parts, raws)
+    prepared = [prepare(raw.splits, seed) for raw in raws]
+    dropped = Counted()
+    dropped.add("", raws[0].dropped)
+    dropped.add("", prepared[0].dropped)
+    joined = dict(prepared[0].splits)
+    others: dict[str, dict[str, Split]] = {}
+    if len(parts) > 1:
+        joined["train"], others = _join(parts, raws, prepared, dropped)
+    task = "multi-label" if joined["train"].multi_label else "single-label"
+    split_sha256 = {name: fingerprint(split) for name, split in joined.items()}
+    identity: tuple = (task, raws[0].labels, split_sha256)
+    if others:
+        held_out = {name: {split: fingerprint(part) for split, part in own.items()} for name, own in others.items()}
+        identity = (*identity, held_out)
+    return Dataset(
+        spec="+".join(map(str, parts)),
+        data_dir=folder,
+        columns=columns,
+        seed=seed,
+        labels=raws[0].labels,
+        task=task,
+        splits=joined,
+        dropped=dropped.counts,
+        leaks=prepared[0].leaks,
+        split_sha256=split_sha256,
+        sha256=hashlib.sha256(repr(identity).encode()).hexdigest(),
+        others=others,
+        lines=_lines(parts, raws),
+    )
+
+
+def _join(
+    parts: list[sources.Part], raws: list[Raw], prepared: list[Prepared], dropped: "Counted"
+) -> tuple[Split, dict[str, dict[str, Split]]]:
+    """The training texts of all sets, each text once, and what is held out of the sets after the first."""
+    known = [
+        (f"{name} of {parts[0].spec}", splits.digests(split.texts))
+        for name, split in prepared[0].splits.items()
+    ]
+    training = [prepared[0].splits["train"]]
+    others: dict[str, dict[str, Split]] = {}
+    for part, raw, one in zip(parts[1:], raws[1:], prepared[1:], strict=True):
+        name = _unused(part.spec, others)
+        own = {split: one.splits[split] for split in HELD_OUT}
+        own["train"] = splits.concatenate([one.splits["train"], one.splits["gate"]], [1, 1])
+        reasons = Counted()
+        reasons.add("", raw.dropped)
+        reasons.add("", one.dropped)
+        for split, texts in own.items():
+            keys = splits.digests(texts.texts)
+            again: Counter[str] = Counter()
+            own[split] = texts.take(splits.without(keys, known, again))
+            reasons.add("", {split: again})
+            known.append((f"{split} of {name}", keys))
+        dropped.add(f" of {name}", reasons.counts)
+        training.append(own.pop("train"))
+        others[name] = own
+    return splits.concatenate(training, [part.weight for part in parts]), others
+
+
+def _unused(name: str, taken: Mapping[str, object]) -> str:
+    return name if name not in taken else f"{name} ({len(taken) + 1})"
+
+
+def _check_labels(parts: list[sources.Part], raws: list[Raw]) -> None:
+    first = raws[0]
+    for part, raw in zip(parts, raws, strict=True):
+        differs = raw.splits["train"].multi_label != first.splits["train"].multi_label
+        if raw.labels != first.labels or differs:
+            raise UserError(
+                f"{part.spec} cannot be joined with {parts[0].spec}: they have different labels",
+                seen=f"{', '.join(raw.labels)} beside {', '.join(first.labels)}",
+                remedy="Join sets of the same labels (davidson:binary has those of tweeteval), or name your "
+                "table's with --labels.",
+            )
+
+
+class Counted:
+    """Rows dropped, by split and reason."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, dict[str, int]] = {}
+
+    def add(self, of: str, counts: Mapping[str, Mapping[str, int]]) -> None:
+        for split, reasons in counts.items():
+            for reason, number in reasons.items():
+                into = self.counts.setdefault(f"{split}{of}", {})
+                into[reason] = into.get(reason, 0) + number
+
+
+def _lines(parts: list[sources.Part], raws: list[Raw]) -> dict[str, dict[str, list[int]]]:
+    return {
+        (split if place == 0 else f"{split} of {part.spec}"): reasons
+        for place, (part, raw) in enumerate(zip(parts, raws, strict=True))
+        for split, reasons in raw.lines.items()
+        if reasons
+    }
+
+
+def fingerprint(split: Split) -> str:
+    """The sha256 of a split's labels, texts, and probabilities and weights where it has them."""
+    digest = hashlib.sha256(np.ascontiguousarray(split.labels, dtype="<i8").tobytes())
+    for text in split.texts:
+        content = text.encode("utf-8", "surrogatepass")
+        digest.update(len(content).to_bytes(8, "little") + content)  # so that no two lists read the same
+    for values in (split.soft, split.weights):
+        if values is not None:
+            digest.update(np.ascontiguousarray(values, dtype="<f4").tobytes())
+    return digest.hexdigest()

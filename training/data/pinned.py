@@ -1,0 +1,132 @@
+"""Files of a public data set, pinned to a commit and a sha256 each, so that all of us read the same bytes.
+
+Covers: finding them under `DATA_DIR`, downloading the missing ones, checking every sum, and saying what
+to put where when no download is possible. Leaves out: what the files mean (`public`).
+"""
+
+import hashlib
+import io
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from handler.commands import say
+from handler.errors import UserError
+
+TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class PinnedFiles:
+    """`folder` is relative to `DATA_DIR`; `url` is where the files lie raw; `page` is for people.
+
+    `folders` are those of many small files, each with the sum that `folder_sha256` gives: they come out of
+    `archive`, a .tar.gz whose members all lie in one folder. Its own sum is not pinned, since the host packs
+    it anew at will; what comes out of it is.
+    """
+
+    name: str
+    folder: str
+    url: str
+    page: str
+    sha256: Mapping[str, str]
+    archive: str = ""
+    folders: Mapping[str, str] = field(default_factory=dict)
+
+
+def fetch(files: PinnedFiles, data_dir: Path) -> Path:
+    """The folder that holds all files with the right sums, downloading those that are missing."""
+    folder = data_dir / files.folder
+    missing = [name for name in files.sha256 if not (folder / name).is_file()]
+    if missing:
+        say(f"{files.name}: downloading {len(missing)} files from {files.page} to {folder}")
+    for name in missing:
+        content = _download(files, f"{files.url}/{name}", folder)
+        if hashlib.sha256(content).hexdigest() != files.sha256[name]:  # never let it take the file's name
+            raise _wrong(files, f"{files.url}/{name}", content, files.sha256[name], folder)
+        _write(content, folder / name)
+    if any(not (folder / name).is_dir() for name in files.folders):
+        say(f"{files.name}: downloading {files.archive} to {folder}")
+        _unpack(files, _download(files, files.archive, folder), folder)
+    for name, expected in {**files.sha256, **files.folders}.items():
+        path = folder / name
+        seen = folder_sha256(path) if name in files.folders else hashlib.sha256(path.read_bytes()).hexdigest()
+        if seen != expected:
+            raise UserError(
+                f"{path} is not what {files.name} is pinned to",
+                seen=f"sha256 {seen}, expected {expected}",
+                remedy=f"Remove it to have it downloaded, or take it from {files.page}.",
+            )
+    return folder
+
+
+def folder_sha256(folder: Path) -> str:
+    """The sum of a folder of files: of each name, size and content, in the order of names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        content = path.read_bytes()
+        digest.update(f"{path.name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def _download(files: PinnedFiles, url: str, folder: Path) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+            return answer.read()
+    except (OSError, urllib.error.URLError) as error:
+        wanted = ", ".join([*files.sha256, *(f"{name}/" for name in files.folders)])
+        raise UserError(
+            f"{files.name} is not in {folder.absolute()} and {url} could not be downloaded",
+            seen=getattr(error, "reason", None) or type(error).__name__,
+            remedy=f"Put {wanted} from {files.page} there, or give the folder that holds "
+            f"{files.folder}/ as DATA_DIR=, or train on the embedded corpus with DATA=demo.",
+        ) from error
+
+
+def _unpack(files: PinnedFiles, content: bytes, folder: Path) -> None:
+    """Put the archive's `folders` in their places, each when it is complete and its sum is right."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacked-") as place:
+        try:
+            with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+                archive.extractall(place, filter="data")
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise UserError(
+                f"{files.archive} is not a .tar.gz", seen=error, remedy="Try again, or place its files by hand."
+            ) from error
+        for name, expected in files.folders.items():
+            found = [path for path in Path(place).glob(f"*/{name}") if path.is_dir()]
+            seen = folder_sha256(found[0]) if found else "no such folder"
+            if seen != expected:
+                raise _wrong(files, f"{name}/ of {files.archive}", seen, expected, folder)
+            if not (folder / name).exists():
+                shutil.move(found[0], folder / name)
+
+
+def _wrong(files: PinnedFiles, what: str, seen: bytes | str, expected: str, folder: Path) -> UserError:
+    seen = hashlib.sha256(seen).hexdigest() if isinstance(seen, bytes) else seen
+    return UserError(
+        f"{what} is not what {files.name} is pinned to",
+        seen=f"sha256 {seen}, expected {expected}",
+        remedy=f"Try again, or place it from {files.page} in {folder.absolute()} by hand.",
+    )
+
+
+def _write(content: bytes, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as part:
+            part.write(content)
+        Path(part.name).chmod(0o644)
+        Path(part.name).replace(path)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path.absolute()}",
+            seen=error.strerror,
+            remedy="Give a folder that you may write to as DATA_DIR=.",
+        ) from error

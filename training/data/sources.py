@@ -1,0 +1,127 @@
+"""Where texts come from: one function for each data set or file format, found by its name.
+
+Covers: the registry, and what a spec may say (`tweeteval`, `csv:PATH`, `tweeteval+davidson:binary*0.5`). A
+further set is one function under `@source`, in `public` or `tables`. Leaves out: what may stand in which
+split (`splits`).
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from handler.errors import UserError
+from training.data.splits import Split
+
+HATE_LABELS = ("not-hate", "hate")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table hold text and label; `labels` fixes the order of the label names.
+
+    Several label columns parted by commas are independent labels, each 0, 1 or a probability.
+    """
+
+    text: str = "text"
+    label: str = "label"
+    labels: tuple[str, ...] = ()
+    encoding: str = "utf-8"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a source is asked for: `argument` is what follows the colon of the spec."""
+
+    argument: str
+    data_dir: Path
+    columns: Columns = Columns()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a source brought, before any rule; `argument` is the request's, made independent of the
+    working folder; `dropped[split][reason]` counts rows that could not be read as text and label, and
+    `lines[split][reason]` names the first of them by their line in the file, from 1."""
+
+    labels: tuple[str, ...]
+    splits: dict[str, Split]
+    argument: str = ""
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+    lines: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """`form` is how its spec is written: `NAME`, `NAME:ARGUMENT`, or `NAME[:word]` with one word to choose."""
+
+    form: str
+    summary: str
+    read: Callable[[Request], Raw]
+
+    def takes(self, argument: str) -> bool:
+        choices = re.search(r"\[:(.*)\]", self.form)
+        if choices:
+            return argument in ("", *choices[1].split("|"))
+        return (":" in self.form) == bool(argument)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One set of a spec: where its texts come from, and how much each counts in the loss."""
+
+    name: str
+    argument: str
+    weight: float = 1.0
+
+    @property
+    def spec(self) -> str:
+        return f"{self.name}:{self.argument}" if self.argument else self.name
+
+    def __str__(self) -> str:
+        return self.spec if self.weight == 1 else f"{self.spec}*{self.weight:g}"
+
+
+SOURCES: dict[str, Source] = {}
+
+
+def source(form: str, summary: str) -> Callable[[Callable[[Request], Raw]], Callable[[Request], Raw]]:
+    """Register a source under the name before the colon of `form` (`tweeteval`, `csv:PATH`)."""
+
+    def register(read: Callable[[Request], Raw]) -> Callable[[Request], Raw]:
+        SOURCES[re.split(r"[:\[]", form)[0]] = Source(form, summary, read)
+        return read
+
+    return register
+
+
+def parse(spec: str) -> list[Part]:
+    """The sets that a spec joins by `+`, each with its weight after `*` (1 where none is given).
+
+    A plus sign parts sets only where the name of a source follows it, so that paths may hold one.
+    """
+    names = "|".join(map(re.escape, SOURCES))
+    found = []
+    for text in re.split(rf"\+(?=(?:{names})(?:[:*+]|$))", spec):
+        weighted = re.fullmatch(r"(.*)\*(\d+(?:\.\d+)?|\.\d+)", text)
+        name, _, argument = (weighted[1] if weighted else text).partition(":")
+        weight = float(weighted[2]) if weighted else 1.0
+        if not weight:
+            raise UserError("A set without weight teaches nothing", seen=text, remedy="Leave it out.")
+        _check(name, argument, text)
+        found.append(Part(name, argument, weight))
+    return found
+
+
+def _check(name: str, argument: str, text: str) -> None:
+    if name not in SOURCES:
+        close = get_close_matches(name, SOURCES, n=1)
+        meant = f" Did you mean {close[0]}?" if close else ""
+        known = ", ".join(source.form for source in SOURCES.values())
+        raise UserError("Unknown data", seen=repr(text), remedy=f"Known: {known}.{meant}")
+    if not SOURCES[name].takes(argument):
+        raise UserError(
+            "Data is not well named", seen=repr(text), remedy=f"Write it as {SOURCES[name].form}."
+        )

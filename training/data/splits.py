@@ -1,0 +1,241 @@
+"""Which texts may stand in which split: the rules that keep a figure honest.
+
+`train` fits, `validation` decides about training, `gate` decides between variants, `test` is read for
+published figures only. A text stands in one split alone, or the later figure would measure memory.
+Covers: empty texts, duplicates, leaks between splits, carving the splits that a set does not bring, and
+putting the texts of another set beside a set. Leaves out: reading files (`sources`) and fingerprints (`data`).
+
+Two texts are the same when they are equal without the white space at their ends. They are compared by
+64-bit digests, so that memory stays at eight bytes a text: among ten million texts, two that differ would
+be taken for the same with a probability of 3 in a million.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+import numpy as np
+
+from handler.errors import UserError
+from training.data.texts import StoredTexts, join, pick
+
+SPLITS = ("train", "validation", "gate", "test")
+GATE_TEXTS = 2000  # enough to see a macro-F1 drop of about a point; more would cost training data
+GATE_SHARE = 0.2
+VALIDATION_SHARE, MOST_VALIDATION = 0.1, 5000  # more would cost time, and tell no more
+TEST_SHARE, MOST_TEST = 0.2, 10_000
+
+
+@dataclass(frozen=True)
+class Split:
+    """Texts and what is known of them, row by row.
+
+    `labels` are indices `[n]`, or 0 and 1 `[n, labels]` where labels are independent (multi-label): figures
+    count these. `soft` are the probabilities float32 `[n, labels]` that they were decided from, where the set
+    has them: training learns from these. `weights` float32 `[n]` say how much each text counts in the loss.
+    `cases` names each text's functional class where known.
+    """
+
+    texts: Sequence[str]
+    labels: np.ndarray
+    cases: tuple[str, ...] = ()
+    soft: np.ndarray | None = None
+    weights: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def multi_label(self) -> bool:
+        return self.labels.ndim == 2
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Split":
+        """The given rows, in the given order."""
+        rows = np.asarray(rows, dtype=np.int64)
+        return Split(
+            pick(self.texts, rows),
+            self.labels[rows],
+            tuple(self.cases[row] for row in rows) if self.cases else (),
+            None if self.soft is None else self.soft[rows],
+            None if self.weights is None else self.weights[rows],
+        )
+
+    def targets(self, labels: int) -> np.ndarray:
+        """What training learns, float32 `[n, labels]`: the probabilities, or the labels as 0 and 1."""
+        if self.soft is not None:
+            return self.soft
+        hard = self.labels if self.multi_label else self.labels[:, None] == np.arange(labels)
+        return hard.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Splits after the rules; `dropped[split][reason]` counts rows.
+
+    `leaks[split]` counts the texts of a split that train held too (`texts`), and how many of those bore
+    a label there that differs from their own (`other_label`).
+    """
+
+    splits: dict[str, Split]
+    dropped: dict[str, dict[str, int]]
+    leaks: dict[str, dict[str, int]]
+
+
+def prepare(raw: Mapping[str, Split], seed: int = 0) -> Prepared:
+    """Apply the rules to the splits that a source brought, and carve those that it did not.
+
+    Test is kept as published but for empty texts; of a text that stands in several splits the copy in
+    test stays, then the one in validation, then in gate. In train all copies of a text whose copies
+    disagree on the label are dropped, since nothing says which is right; of agreeing copies one stays.
+    """
+    dropped: dict[str, Counter] = {name: Counter() for name in SPLITS}
+    stripped = {name: _without_empty(split, dropped[name]) for name, split in raw.items()}
+    keys = {name: digests(split.texts) for name, split in stripped.items()}
+    leaks = {
+        name: _leak(stripped["train"], keys["train"], split, keys[name])
+        for name, split in stripped.items()
+        if name != "train"
+    }
+    splits: dict[str, Split] = {}
+    earlier: list[tuple[str, np.ndarray]] = []
+    for name in ("test", "validation", "gate", "train"):
+        if name in stripped:
+            kept = without(keys[name], earlier, dropped[name])
+            splits[name], keys[name] = stripped[name].take(kept), keys[name][kept]
+            earlier.append((name, keys[name]))
+    splits["train"] = splits["train"].take(_without_duplicates(splits["train"], keys["train"], dropped["train"]))
+    total = len(splits["train"])
+    carved = {
+        "test": min(MOST_TEST, round(total * TEST_SHARE)),
+        "validation": min(MOST_VALIDATION, round(total * VALIDATION_SHARE)),
+        "gate": min(GATE_TEXTS, int(total * GATE_SHARE)),
+    }
+    for name, count in carved.items():
+        if name not in splits:
+            splits["train"], splits[name] = carve(splits["train"], count, seed)
+    _check_size(splits)
+    return Prepared(
+        {name: splits[name] for name in SPLITS},
+        {name: dict(counts) for name, counts in dropped.items() if counts},
+        {name: leak for name, leak in leaks.items() if leak["texts"]},
+    )
+
+
+def carve(split: Split, count: int, seed: int) -> tuple[Split, Split]:
+    """Part a split into (rest, carved): `count` texts, every label in its share, order kept.
+
+    Systematic sampling over a shuffled order sorted by label, so that rare labels need no special case. Where
+    labels are independent, every combination of them is a label here.
+    """
+    order = np.random.default_rng(seed).permutation(len(split))
+    by_label = order[np.argsort(codes(split)[order], kind="stable")]
+    picked = by_label[((np.arange(count) + 0.5) * len(split) / max(count, 1)).astype(np.int64)]
+    rest = np.setdiff1d(np.arange(len(split)), picked)
+    return split.take(rest), split.take(np.sort(picked))
+
+
+def codes(split: Split) -> np.ndarray:
+    """One number `[n]` for each label, or for each combination of independent labels."""
+    if not split.multi_label:
+        return split.labels
+    return np.unique(split.labels, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def digests(texts: Sequence[str]) -> np.ndarray:
+    """64 bits of BLAKE2 for each text, uint64 `[n]`."""
+    found = (
+        blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts
+    )
+    return np.frombuffer(b"".join(found), dtype=np.uint64)
+
+
+def without(
+    keys: np.ndarray, earlier: Sequence[tuple[str, np.ndarray]], dropped: Counter
+) -> np.ndarray:
+    """The rows of those `keys` that stand in none of the named `earlier` ones; the others are counted."""
+    rows = np.arange(len(keys))
+    for name, others in earlier:
+        known = np.isin(keys[rows], others)
+        if known.any():
+            dropped[f"also in {name}"] += int(known.sum())
+            rows = rows[~known]
+    return rows
+
+
+def concatenate(parts: Sequence[Split], weights: Sequence[float]) -> Split:
+    """Splits after each other, every text with the weight of its part."""
+    soft = None
+    if any(part.soft is not None for part in parts):
+        count = next(part.soft.shape[1] for part in parts if part.soft is not None)
+        soft = np.concatenate([part.targets(count) for part in parts])
+    return Split(
+        join([part.texts for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        soft=soft,
+        weights=np.repeat(np.array(weights, np.float32), [len(part) for part in parts]),
+    )
+
+
+def _without_empty(split: Split, dropped: Counter) -> Split:
+    texts = split.texts
+    if not isinstance(texts, StoredTexts):  # those were stripped when they were written
+        texts = [text.strip() for text in texts]
+    rows = np.flatnonzero([bool(text) for text in texts])
+    if len(rows) < len(texts):
+        dropped["empty text"] += len(texts) - len(rows)
+    return replace(split, texts=texts).take(rows)
+
+
+def _without_duplicates(split: Split, keys: np.ndarray, dropped: Counter) -> np.ndarray:
+    """The rows of train that stay: the first of those copies that agree on the label."""
+    _, first, place, copies = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    low, high = _label_range(codes(split), place, len(first))
+    disputed = low != high
+    dropped.update(
+        {
+            reason: int(count)
+            for reason, count in {
+                "duplicate": (copies[~disputed] - 1).sum(),
+                "duplicates disagree on the label": copies[disputed].sum(),
+            }.items()
+            if count
+        }
+    )
+    return np.sort(first[~disputed])
+
+
+def _leak(train: Split, train_keys: np.ndarray, split: Split, keys: np.ndarray) -> dict[str, int]:
+    together = codes(concatenate([train, split], [1, 1])) if train.multi_label else None
+    ours = train.labels if together is None else together[: len(train)]
+    theirs = split.labels if together is None else together[len(train) :]
+    known, place = np.unique(train_keys, return_inverse=True)
+    low, high = _label_range(ours, place, len(known))
+    where = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    shared = known[where] == keys if len(known) else np.zeros(len(keys), bool)
+    same = (low[where] == theirs) & (high[where] == theirs)
+    return {"texts": int(shared.sum()), "other_label": int((shared & ~same).sum())}
+
+
+def _label_range(labels: np.ndarray, place: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest and the largest label of each group of texts; `place` is each text's group."""
+    low, high = np.full(groups, np.iinfo(np.int64).max), np.full(groups, -1)
+    np.minimum.at(low, place, labels)
+    np.maximum.at(high, place, labels)
+    return low, high
+
+
+def _check_size(splits: Mapping[str, Split]) -> None:
+    for name in SPLITS:
+        split = splits[name]
+        short = not len(split) if split.multi_label else len(np.unique(split.labels)) < 2
+        if short or (name == "train" and split.multi_label and _constant(split.labels)):
+            raise UserError(
+                f"The {name} split needs texts of at least two labels",
+                seen=f"{len(split)} usable texts",
+                remedy="Give more texts, or check the text and label columns.",
+            )
+
+
+def _constant(labels: np.ndarray) -> bool:
+    return bool((labels == labels[:1]).all())
