@@ -1,8 +1,8 @@
 # Each target is a thin call of one of the stages; `make help` lists them. The JSON that the stages print for
 # machines is left out here (python -m training|export|benchmarks … prints it): a terminal would mix it in.
 PYTHON ?= python3
-DATA ?= demo
-BASE ?= minilm
+DATA ?=
+BASE ?=
 BUILD ?= build
 NAME ?= hate
 PROFILE ?= quick
@@ -50,7 +50,7 @@ demo: install ## everything on a small synthetic corpus: train, export, package,
 	  '  source ./activate && torchserve --start --models $(NAME)=$(NAME).mar'
 
 train: install ## DATA=demo|tweeteval|csv:PATH… BASE=minilm|hub name|folder [CONFIG=file.yaml] -> build/checkpoint/
-	@$(PY) -m training --data '$(DATA)' --base '$(BASE)' --output $(BUILD)/checkpoint $(if $(DATA_DIR),--data-dir '$(DATA_DIR)') $(if $(CONFIG),--config '$(CONFIG)') $(ARGS) >/dev/null
+	@$(PY) -m training $(if $(DATA),--data '$(DATA)') $(if $(BASE),--base '$(BASE)') --output $(BUILD)/checkpoint $(if $(DATA_DIR),--data-dir '$(DATA_DIR)') $(if $(CONFIG),--config '$(CONFIG)') $(ARGS) >/dev/null
 
 export: install ## [VARIANTS="fp32 openvino-int8"|all|cpu|gpu] [CHECKPOINT=folder or hub name] -> build/artifacts/<variant>/
 	@$(PY) -m export build $(VARIANTS) --checkpoint '$(CHECKPOINT)' --artifacts $(ARTIFACTS) $(ARGS) >/dev/null

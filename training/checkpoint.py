@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from handler.atomic import replace_folder
 from handler.errors import UserError
@@ -113,6 +118,15 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"{folder} is incomplete", seen="no model.safetensors", remedy=RETRAIN)
     return Checkpoint(folder, meta)
+
+
+def load_model(checkpoint: Checkpoint) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The classifier in fp32 and its tokenizer; nothing is downloaded, and nothing is unpickled."""
+    folder = str(checkpoint.folder)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+    )
+    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def load_data(checkpoint: Checkpoint, data_dir: str | Path | None = None) -> Dataset:

@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -146,20 +146,20 @@ def fit(
     base: str = "",
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
-    teacher: Callable[[Sequence[str]], np.ndarray] | None = None,
+    teacher: np.ndarray | None = None,
 ) -> float:
     """Fine-tune `model` in place on train, keep its best epoch by validation macro-F1, and return that.
 
     `state` holds what resuming needs and is the caller's to remove once the model is saved. With `resume`
     the last saved epoch is continued from, provided base, data and recipe are those it was started with;
-    the phase that trains the head alone is done again unless it was over. `teacher` gives logits
-    `[n, labels]` of texts.
+    the phase that trains the head alone is done again unless it was over. `teacher` are logits
+    `[n, labels]` of the training texts.
     """
     run = {"base": base, "data": dataset.sha256, **asdict(recipe)}
     last = _prepare_state(state, run, resume)
     split = dataset.splits["train"]
     targets = (split if recipe.soft_targets else replace(split, soft=None)).targets(len(dataset.labels))
-    rows = _Rows(split, targets, None if teacher is None else teacher(split.texts))
+    rows = _Rows(split, targets, teacher)
     loss = objective(recipe, targets, dataset.multi_label)
     if recipe.dropout >= 0:
         for module in model.modules():

@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,6 +22,8 @@ from training.checkpoint import (
     check_place,
     describe_data,
     describe_surroundings,
+    load_model,
+    open_checkpoint,
     write_checkpoint,
 )
 from training.data import Dataset
@@ -43,7 +46,8 @@ def train(dataset: Dataset, base: str, recipe: Recipe, output: Path, *, resume: 
     calibration = uncalibrated(dataset.labels)
     if recipe.epochs:
         say(f"fine-tuning {base} on {len(dataset.splits['train']):,} texts")
-        fit(model, tokenizer, dataset, recipe, state, base=base, resume=resume)
+        teacher = teacher_logits(recipe, dataset) if recipe.teacher else None
+        fit(model, tokenizer, dataset, recipe, state, base=base, resume=resume, teacher=teacher)
         split = dataset.splits["validation"]
         logits = predict_logits(model, tokenizer, split.texts, recipe.max_length)
         calibration = calibrate(logits, split.labels, dataset.labels)
@@ -64,6 +68,24 @@ def train(dataset: Dataset, base: str, recipe: Recipe, output: Path, *, resume: 
     checkpoint = write_checkpoint(output, model, tokenizer, meta)
     shutil.rmtree(state, ignore_errors=True)
     return checkpoint
+
+
+def teacher_logits(recipe: Recipe, dataset: Dataset) -> np.ndarray:
+    """Logits `[n, labels]` of the training texts by the checkpoint that the recipe names as teacher.
+
+    They are computed once: the teacher has no dropout, and a text is the same in every epoch.
+    """
+    checkpoint = open_checkpoint(recipe.teacher)
+    if checkpoint.labels != dataset.labels or checkpoint.meta["task"] != dataset.task:
+        raise UserError(
+            f"The teacher {recipe.teacher} knows other labels than the data",
+            seen=f"{', '.join(checkpoint.labels)} beside {', '.join(dataset.labels)}",
+            remedy="Name a checkpoint that was trained for the same labels.",
+        )
+    model, tokenizer = load_model(checkpoint)
+    texts = dataset.splits["train"].texts
+    say(f"asking the teacher {recipe.teacher} about {len(texts):,} texts")
+    return predict_logits(model, tokenizer, texts, checkpoint.meta["max_length"])
 
 
 def _figures(

@@ -1,0 +1,134 @@
+"""What is trained, how fast each part moves, and what stays as it was."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training import data
+from training.backbones import backbone
+from training.fit import fit, freeze, parameter_groups, phases
+from training.recipe import Recipe
+
+LABELS = ("not-hate", "hate")
+BRIEF = Recipe(epochs=1, learning_rate=1e-2, batch_size=32)
+
+
+@pytest.fixture(scope="module")
+def dataset(small_jsonl: Path) -> data.Dataset:
+    return data.load(f"jsonl:{small_jsonl}")
+
+
+@pytest.fixture
+def model_and_tokenizer():
+    return backbone("random:tiny", LABELS)
+
+
+def snapshot(model) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def moved(model, before) -> set[str]:
+    """The parts that changed: embeddings, transformer, or the head."""
+    names = {name for name, now in model.named_parameters() if not torch.equal(now, before[name])}
+    return {
+        "embeddings" if "embeddings" in name else "transformer" if "transformer" in name else "head"
+        for name in names
+    }
+
+
+@pytest.mark.parametrize(
+    ("frozen", "trained"),
+    [
+        ("none", {"embeddings", "transformer", "head"}),
+        ("embeddings", {"transformer", "head"}),
+        ("encoder", {"head"}),
+    ],
+)
+def test_what_is_frozen_keeps_its_weights(dataset, model_and_tokenizer, tmp_path, frozen, trained) -> None:
+    model, tokenizer = model_and_tokenizer
+    before = snapshot(model)
+    fit(model, tokenizer, dataset, replace(BRIEF, freeze=frozen), tmp_path / "state")
+    assert moved(model, before) == trained
+    assert all(parameter.requires_grad for parameter in model.parameters()), "for whoever trains it further"
+
+
+def test_two_phases_train_the_head_alone_first(dataset, model_and_tokenizer, tmp_path) -> None:
+    model, tokenizer = model_and_tokenizer
+    recipe = replace(BRIEF, head_epochs=2, head_learning_rate=1e-2, freeze="embeddings")
+    head, rest = phases(recipe)
+    assert (head.freeze, head.epochs, head.learning_rate) == ("encoder", 2, 1e-2)
+    assert (rest.freeze, rest.epochs, rest.learning_rate) == ("embeddings", 1, 1e-2)
+    before = snapshot(model)
+    fit(model, tokenizer, dataset, recipe, tmp_path / "state")
+    assert moved(model, before) == {"transformer", "head"}
+
+
+def test_each_layer_learns_slower_than_the_one_above(model_and_tokenizer) -> None:
+    model, _ = model_and_tokenizer
+    rate_of = {}
+    freeze(model, "none")
+    for group in parameter_groups(model, replace(Recipe(), learning_rate=1.0, layer_decay=0.5)):
+        for parameter in group["params"]:
+            rate_of[id(parameter)] = group["lr"]
+    rates = {name: rate_of[id(parameter)] for name, parameter in model.named_parameters()}
+    assert rates["classifier.weight"] == 1
+    assert rates["distilbert.transformer.layer.1.attention.q_lin.weight"] == 1
+    assert rates["distilbert.transformer.layer.0.attention.q_lin.weight"] == 0.5
+    assert rates["distilbert.embeddings.word_embeddings.weight"] == 0.25
+
+
+def test_vectors_are_not_decayed(model_and_tokenizer) -> None:
+    model, _ = model_and_tokenizer
+    freeze(model, "none")
+    for group in parameter_groups(model, Recipe()):
+        dimensions = {parameter.dim() for parameter in group["params"]}
+        assert dimensions == ({1} if group["weight_decay"] == 0 else {2})
+
+
+def test_a_text_without_weight_teaches_nothing(dataset, tmp_path) -> None:
+    """Half of train has its label turned round and a weight of zero: the model is that of a clean half."""
+    train = dataset.splits["train"]
+    half = np.arange(len(train)) % 2
+    turned = replace(train, labels=np.where(half == 1, 1 - train.labels, train.labels))
+    found = []
+    for labels, weights in ((train, 1 - half), (turned, 1 - half)):
+        model, tokenizer = backbone("random:tiny", LABELS)
+        splits = {**dataset.splits, "train": replace(labels, weights=weights.astype(np.float32))}
+        recipe = replace(BRIEF, dropout=0.0)
+        fit(model, tokenizer, replace(dataset, splits=splits), recipe, tmp_path / "state")
+        found.append(snapshot(model))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_a_teacher_is_followed_where_the_labels_say_nothing(dataset, model_and_tokenizer, tmp_path) -> None:
+    """With all of the loss from a teacher that calls everything hate, so does the student."""
+    model, tokenizer = model_and_tokenizer
+    teacher = np.tile(np.array([-3.0, 3.0], np.float32), (len(dataset.splits["train"]), 1))
+    recipe = replace(BRIEF, teacher_weight=1.0, epochs=2, patience=5)
+    fit(model, tokenizer, dataset, recipe, tmp_path / "state", teacher=teacher)
+    encoded = tokenizer(dataset.splits["validation"].texts[:8], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model.eval()(**encoded).logits
+    assert (logits[:, 1] > logits[:, 0] + 1).all()
+
+
+def test_independent_labels_are_trained_on_probabilities(dataset, tmp_path) -> None:
+    rows = {
+        name: replace(
+            split,
+            labels=np.stack([split.labels, 1 - split.labels], axis=1),
+            soft=np.tile(np.array([0.9, 0.2], np.float32), (len(split), 1)),
+        )
+        for name, split in dataset.splits.items()
+    }
+    model, tokenizer = backbone("random:tiny", LABELS)
+    both = replace(dataset, splits=rows, task="multi-label")
+    fit(model, tokenizer, both, replace(BRIEF, batch_size=4), tmp_path / "state")
+    encoded = tokenizer(dataset.splits["validation"].texts[:8], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        scores = torch.sigmoid(model.eval()(**encoded).logits)
+    assert scores[:, 0].mean() > 0.7
+    assert scores[:, 1].mean() < 0.4

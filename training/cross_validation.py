@@ -1,0 +1,105 @@
+"""`python -m training.cross_validation`: how good a recipe is on a set that is too small for one test split.
+
+Every text of a set is tested once, by a model that was trained on the other folds (stratified, shuffled by the
+split seed). Inside each training part a tenth is validation: it stops the training and sets temperature and
+threshold, so that the tested fold decides nothing. Covers: one set that comes without a published test split.
+Leaves out: joined sets; train on the others first, and give that checkpoint as `--base`.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import StratifiedKFold
+from tabulate import tabulate
+
+from handler.commands import emit, positive_int, run, say
+from handler.errors import UserError
+from training import data
+from training import __main__ as command
+from training.data import Dataset
+from training.data.splits import VALIDATION_SHARE, carve, codes, concatenate
+from training.recipe import Recipe
+
+SHOWN = ("macro_f1", "accuracy", "auroc", "average_precision")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = command.parser()
+    flags.prog, flags.description = "python -m training.cross_validation", "Cross-validate a recipe."
+    flags.add_argument("--folds", type=positive_int, default=10, help="default: 10")
+    options = command.parse(argv, flags)
+    dataset = data.load(options.data, options.data_dir, options.split_seed, command.columns(options))
+    say(command.table(dataset))
+    figures = []
+    for number, fold in enumerate(folds(dataset, options.folds), start=1):
+        figures.append(judge(fold, options.base, command.recipe(options)))
+        say(f"fold {number} of {options.folds}: macro-F1 {figures[-1]['macro_f1']:.3f}")
+    result = summarise(figures)
+    shown = {name: each for name, each in result["figures"].items() if name in SHOWN}
+    rows = [[name, each["mean"], each["standard_deviation"]] for name, each in shown.items()]
+    say(tabulate(rows, ["", "mean", "standard deviation of folds"], floatfmt=".3f"))
+    emit({"data": dataset.spec, "base": options.base, "folds": options.folds, **result})
+    return 0
+
+
+def folds(dataset: Dataset, count: int) -> Iterator[Dataset]:
+    """The data as often as there are folds, each with another part as test."""
+    if dataset.others:
+        raise UserError(
+            "Cross-validation takes one set",
+            seen=dataset.spec,
+            remedy="Train on the other sets first, and give that checkpoint as --base.",
+        )
+    parts = list(dataset.splits.values())
+    whole = replace(concatenate(parts, [1] * len(parts)), weights=None)
+    smallest = int(np.bincount(codes(whole)).min())
+    if not 2 <= count <= len(whole):
+        raise UserError("So many folds cannot be made", seen=count, remedy=f"Give 2 to {len(whole)}.")
+    if smallest < count and not whole.multi_label:
+        raise UserError(
+            f"A label has fewer texts than there are folds ({count})", seen=smallest, remedy="Give fewer."
+        )
+    splitter = StratifiedKFold(count, shuffle=True, random_state=dataset.seed)
+    for rest, fold in splitter.split(whole.labels, _classes(whole, count)):
+        train, validation = carve(whole.take(rest), round(len(rest) * VALIDATION_SHARE), dataset.seed)
+        splits = {"train": train, "validation": validation, "gate": validation, "test": whole.take(fold)}
+        yield replace(dataset, splits=splits)
+
+
+def _classes(whole: data.Split, count: int) -> np.ndarray:
+    """What folds are stratified by: the label, or the combination of labels where it is not too rare."""
+    found = codes(whole)
+    return np.where(np.bincount(found)[found] >= count, found, -1)
+
+
+def judge(fold: Dataset, base: str, recipe: Recipe) -> dict:
+    """The figures of a fold's test part."""
+    from training import pipeline
+
+    with tempfile.TemporaryDirectory() as state:
+        trained = pipeline.fitted(fold, base, recipe, Path(state) / "state")
+    return trained.figures(fold.splits["test"])
+
+
+def summarise(figures: Sequence[dict]) -> dict:
+    """Mean and standard deviation over folds, and each fold's own."""
+    names = [name for name, value in figures[0].items() if isinstance(value, float)]
+    table = {name: [each[name] for each in figures if each[name] is not None] for name in names}
+    return {
+        "figures": {
+            name: {
+                "mean": float(np.mean(values)),
+                "standard_deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                "folds": values,
+            }
+            for name, values in table.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    run(main)
