@@ -1,12 +1,11 @@
 """`python -m training.cross_validation`: how good a recipe is on a set that is too small for one test split.
 
-Every text of a set is tested once, by a model that was trained on the other folds (stratified, shuffled by the
-split seed). Inside each training part a tenth is validation: it stops the training and sets temperature and
-threshold, so that the tested fold decides nothing. Covers: one set that comes without a published test split.
-Leaves out: joined sets; train on the others first, and give that checkpoint as `--base`.
+Every text of a set is tested once, by a model that was trained on the other folds (stratified, shuffled by
+the split seed). Inside each training part a tenth is validation: it stops the training and sets temperature
+and threshold, so that the tested fold decides nothing. Covers: one set that comes without a published test
+split. Leaves out: joined sets; train on the others first, and give that checkpoint as `--base`.
 """
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,8 +17,8 @@ from tabulate import tabulate
 
 from handler.commands import emit, positive_int, run, say
 from handler.errors import UserError
-from training import data
 from training import __main__ as command
+from training import data
 from training.data import Dataset
 from training.data.splits import VALIDATION_SHARE, carve, codes, concatenate
 from training.recipe import Recipe

@@ -1,0 +1,174 @@
+"""Public data sets, in their upstream layouts, pinned to a commit and to the sums of their files.
+
+Covers: the embedded corpus, TweetEval's hate task, Davidson's tweets, Vicomtech's forum sentences, and ETHOS.
+Leaves out: tables with columns of your own (`tables`).
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from handler.errors import UserError
+from training.data import demo
+from training.data.pinned import PinnedFiles, fetch
+from training.data.sources import HATE_LABELS, Raw, Request, source
+from training.data.splits import Split
+
+TWEETEVAL_COMMIT = "4fbd22cd78421f05b1ecdb4fc5725bc7a7bd8f66"
+TWEETEVAL = PinnedFiles(
+    name="tweeteval",
+    folder="tweeteval/hate",
+    url=f"https://raw.githubusercontent.com/cardiffnlp/tweeteval/{TWEETEVAL_COMMIT}/datasets/hate",
+    page=f"https://github.com/cardiffnlp/tweeteval/tree/{TWEETEVAL_COMMIT}/datasets/hate",
+    sha256={
+        "mapping.txt": "3fc75504ffae64ddc82e13afb5790af7798cd3167d7d35790abe78b39b991896",
+        "train_text.txt": "6572bb3a42143128a5dfa99af8debeb0668e637c34b2d1e3140dac47316fe2c2",
+        "train_labels.txt": "4e8fde025a453a25c94632794254131dedeac4e57228ad64157c41571cc88f71",
+        "val_text.txt": "1ff78b1ed4c5ce43284b9eba32eb7d60c6d45d0d1b3b4d6df456ae01640764f1",
+        "val_labels.txt": "5092badf1a0e70036ea6264bcd0b78afc07d0f4a512fa6af34c2c4973600656b",
+        "test_text.txt": "bc4762876a8dd8baa55c3cd7b03108e3231a5d691e80b8b1ef97c5be31b9da9a",
+        "test_labels.txt": "c14adca6b3627616a835c5ccea8a1cceb0235cd79417257f093eb0e16a69c62f",
+    },
+)
+VICOMTECH_COMMIT = "b802137e"
+VICOMTECH = PinnedFiles(
+    name="vicomtech",
+    folder="vicomtech",
+    url=f"https://raw.githubusercontent.com/Vicomtech/hate-speech-dataset/{VICOMTECH_COMMIT}",
+    page=f"https://github.com/Vicomtech/hate-speech-dataset/tree/{VICOMTECH_COMMIT}",
+    sha256={
+        "annotations_metadata.csv": "306bfaab400e1542529d1791b9ec68d70bed579c52fc7e255b0626ab7bc5c7c9",
+    },
+    archive=f"https://github.com/Vicomtech/hate-speech-dataset/archive/{VICOMTECH_COMMIT}.tar.gz",
+    folders={
+        "sampled_train": "e29f5c85d9b87ed28c74e614bef6345be1c1d3bfff573826b095833c80edb4a4",
+        "sampled_test": "bf7b1717c607f73fd3785b2bd8c0562f639614ca3fdb7756c95b3ee06bb1b0c0",
+    },
+)
+DAVIDSON_COMMIT = "cb50f7e9"
+DAVIDSON = PinnedFiles(
+    name="davidson",
+    folder="davidson",
+    url=f"https://raw.githubusercontent.com/t-davidson/hate-speech-and-offensive-language/{DAVIDSON_COMMIT}/data",
+    page=f"https://github.com/t-davidson/hate-speech-and-offensive-language/tree/{DAVIDSON_COMMIT}/data",
+    sha256={"labeled_data.csv": "fcb8bc7c68120ae4af04a5b9acd58585513ede11e1548ebf36a5c2040b6f6281"},
+)
+DAVIDSON_LABELS = {"neither": "neither", "offensive_language": "offensive", "hate_speech": "hate"}
+ETHOS_COMMIT = "705258e1"
+ETHOS_PATH = "intelligence-csd-auth-gr/Ethos-Hate-Speech-Dataset"
+ETHOS = PinnedFiles(
+    name="ethos",
+    folder="ethos",
+    url=f"https://raw.githubusercontent.com/{ETHOS_PATH}/{ETHOS_COMMIT}/ethos/ethos_data",
+    page=f"https://github.com/{ETHOS_PATH}/tree/{ETHOS_COMMIT}/ethos/ethos_data",
+    sha256={
+        "Ethos_Dataset_Binary.csv": "0cd0050c2592afcb5eca5876df485ca15cda9d7d16fe32c269857260fd10d96c",
+        "Ethos_Dataset_Multi_Label.csv": "488c72a1582abdaf489a6e9eceeebba505447a00a25bd02e72fd6a56f9a3d83d",
+    },
+)
+ETHOS_LABELS = (
+    "violence",
+    "directed_vs_generalized",
+    "gender",
+    "race",
+    "national_origin",
+    "disability",
+    "religion",
+    "sexual_orientation",
+)
+
+
+@source("demo", "embedded synthetic corpus, for trying the tool out")
+def read_demo(request: Request) -> Raw:
+    splits = {}
+    for name, examples in demo.corpus(request.seed).items():
+        labels = np.array([example.label for example in examples], dtype=np.int64)
+        texts, cases = [example.text for example in examples], tuple(example.case for example in examples)
+        splits[name] = Split(texts, labels, cases)
+    return Raw(HATE_LABELS, splits)
+
+
+@source("tweeteval", "HatEval tweets (SemEval-2019 task 5) as packed by TweetEval; research use")
+def read_tweeteval(request: Request) -> Raw:
+    return tweeteval_from(fetch(TWEETEVAL, request.data_dir))
+
+
+def tweeteval_from(folder: Path) -> Raw:
+    """TweetEval's layout: line N of `*_labels.txt` is the label of line N of `*_text.txt`."""
+    splits = {}
+    for name, stem in {"train": "train", "validation": "val", "test": "test"}.items():
+        # Only "\n" ends a line: tweets hold U+2028 and others that str.splitlines would break at.
+        texts = (folder / f"{stem}_text.txt").read_bytes().decode().removesuffix("\n").split("\n")
+        labels = np.array((folder / f"{stem}_labels.txt").read_text().split(), dtype=np.int64)
+        if len(texts) != len(labels):
+            raise UserError(
+                f"{folder}/{stem}_text.txt and {stem}_labels.txt do not belong together",
+                seen=f"{len(texts)} texts, {len(labels)} labels",
+                remedy="Take both files from the same commit of the data set.",
+            )
+        splits[name] = Split(texts, labels)
+    return Raw(HATE_LABELS, splits)
+
+
+@source("vicomtech", "sentences of a white supremacist forum, balanced sample; CC BY-SA 3.0 ES")
+def read_vicomtech(request: Request) -> Raw:
+    return vicomtech_from(fetch(VICOMTECH, request.data_dir))
+
+
+def vicomtech_from(folder: Path) -> Raw:
+    """One sentence a file, its label in `annotations_metadata.csv`; other labels than hate and noHate
+    (relations between sentences, and what annotators skipped) are left out and counted."""
+    with (folder / "annotations_metadata.csv").open(encoding="utf-8", newline="") as lines:
+        label_of = {row["file_id"]: row["label"] for row in csv.DictReader(lines)}
+    splits, dropped = {}, {}
+    for name, sample in {"train": "sampled_train", "test": "sampled_test"}.items():
+        files = sorted((folder / sample).glob("*.txt"))
+        kept = [file for file in files if label_of.get(file.stem) in ("hate", "noHate")]
+        labels = np.array([label_of[file.stem] == "hate" for file in kept], dtype=np.int64)
+        splits[name] = Split([file.read_text(encoding="utf-8") for file in kept], labels)
+        if len(kept) < len(files):
+            dropped[name] = {"label not asked for": len(files) - len(kept)}
+    return Raw(HATE_LABELS, splits, dropped=dropped)
+
+
+@source("davidson[:binary]", "tweets by hate, offence or neither, with the crowd's votes; binary: hate or not")
+def read_davidson(request: Request) -> Raw:
+    return davidson_from(fetch(DAVIDSON, request.data_dir), request.argument)
+
+
+def davidson_from(folder: Path, argument: str = "") -> Raw:
+    """Each tweet's class is that of most votes; the shares of the votes are its soft targets."""
+    with (folder / "labeled_data.csv").open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    votes = np.array([[int(row[name]) for name in DAVIDSON_LABELS] for row in rows], dtype=np.float32)
+    labels = np.array([2 - int(row["class"]) for row in rows], dtype=np.int64)  # upstream: 0 is hate
+    names = tuple(DAVIDSON_LABELS.values())
+    if argument == "binary":
+        names, labels = HATE_LABELS, (labels == 2).astype(np.int64)
+        votes = np.stack([votes[:, :2].sum(axis=1), votes[:, 2]], axis=1)
+    soft = votes / votes.sum(axis=1, keepdims=True)
+    return Raw(names, {"train": Split([row["tweet"] for row in rows], labels, soft=soft)}, argument)
+
+
+@source("ethos[:multilabel]", "comments by the share of votes for hate; multilabel: eight kinds of it; GPL-3.0")
+def read_ethos(request: Request) -> Raw:
+    return ethos_from(fetch(ETHOS, request.data_dir), request.argument)
+
+
+def ethos_from(folder: Path, argument: str = "") -> Raw:
+    """What half of the votes or more say is the label, as its authors have it; the share is the soft target.
+
+    The multi-label part holds hateful comments alone.
+    """
+    file = folder / ("Ethos_Dataset_Multi_Label.csv" if argument else "Ethos_Dataset_Binary.csv")
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        rows = list(csv.DictReader(lines, delimiter=";"))
+    texts = [row["comment"] for row in rows]
+    if argument:
+        soft = np.array([[float(row[name]) for name in ETHOS_LABELS] for row in rows], dtype=np.float32)
+        split = Split(texts, (soft >= 0.5).astype(np.int64), soft=soft)
+        return Raw(ETHOS_LABELS, {"train": split}, argument)
+    hate = np.array([float(row["isHate"]) for row in rows], dtype=np.float32)
+    split = Split(texts, (hate >= 0.5).astype(np.int64), soft=np.stack([1 - hate, hate], axis=1))
+    return Raw(HATE_LABELS, {"train": split})
