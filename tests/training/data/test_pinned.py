@@ -1,4 +1,6 @@
 import hashlib
+import io
+import tarfile
 import threading
 from dataclasses import replace
 from functools import partial
@@ -7,7 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from handler.errors import UserError
-from training.data.pinned import PinnedFiles, fetch
+from training.data.pinned import PinnedFiles, fetch, folder_sha256
 
 CONTENT = {"train_text.txt": b"one\ntwo\n", "train_labels.txt": b"0\n1\n"}
 
@@ -79,3 +81,47 @@ def test_without_a_download_the_message_says_what_to_put_where(files, tmp_path, 
         fetch(gone, tmp_path / "data")
     for part in ("train_text.txt, train_labels.txt", str(tmp_path / "data" / "tiny" / "hate"), "DATA_DIR="):
         assert part in str(error.value)
+
+
+@pytest.fixture
+def packed(files, tmp_path):
+    """The same set with a folder of many files, packed as the host packs a commit."""
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(5):
+        (many / f"{number}.txt").write_text(f"sentence {number}")
+    with tarfile.open(tmp_path / "upstream" / "packed.tar.gz", "w:gz") as archive:
+        archive.add(many, "set-0123abc/many")
+        archive.add(many / "0.txt", "set-0123abc/README.md")
+    root = files.url.removesuffix("/datasets/tiny")
+    return replace(files, archive=f"{root}/packed.tar.gz", folders={"many": folder_sha256(many)})
+
+
+def test_a_folder_of_many_files_comes_out_of_the_archive_and_nothing_else_does(packed, tmp_path):
+    folder = fetch(packed, tmp_path / "data")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(["many", *CONTENT])
+    assert folder_sha256(folder / "many") == packed.folders["many"]
+    assert fetch(replace(packed, archive="http://127.0.0.1:9/gone"), tmp_path / "data") == folder
+
+
+def test_a_folder_with_a_changed_missing_or_further_file_is_refused(packed, tmp_path):
+    folder = fetch(packed, tmp_path / "data")
+    (folder / "many" / "5.txt").write_text("one more")
+    with pytest.raises(UserError, match="many is not what tiny is pinned to"):
+        fetch(packed, tmp_path / "data")
+
+
+def test_an_archive_of_other_content_leaves_nothing(packed, tmp_path):
+    with pytest.raises(UserError, match=r"many/ of .* is not what tiny is pinned to"):
+        fetch(replace(packed, folders={"many": "0" * 64}), tmp_path / "data")
+    assert not (tmp_path / "data" / "tiny" / "hate" / "many").exists()
+
+
+def test_an_archive_cannot_write_outside_its_folder(packed, tmp_path):
+    with tarfile.open(tmp_path / "upstream" / "packed.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("../../escaped.txt")
+        member.size = 4
+        archive.addfile(member, io.BytesIO(b"evil"))
+    with pytest.raises(UserError, match="is not a .tar.gz"):
+        fetch(packed, tmp_path / "data")
+    assert not list(tmp_path.rglob("escaped.txt"))
