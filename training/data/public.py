@@ -31,7 +31,7 @@ TWEETEVAL = PinnedFiles(
         "test_labels.txt": "c14adca6b3627616a835c5ccea8a1cceb0235cd79417257f093eb0e16a69c62f",
     },
 )
-VICOMTECH_COMMIT = "b802137e"
+VICOMTECH_COMMIT = "b802137e8314c38a8d4faa965f9908d6c8e7a84d"
 VICOMTECH = PinnedFiles(
     name="vicomtech",
     folder="vicomtech",
@@ -46,7 +46,7 @@ VICOMTECH = PinnedFiles(
         "sampled_test": "bf7b1717c607f73fd3785b2bd8c0562f639614ca3fdb7756c95b3ee06bb1b0c0",
     },
 )
-DAVIDSON_COMMIT = "cb50f7e9"
+DAVIDSON_COMMIT = "6a1e3f02522963d820e302c3ad48b189552c143b"  # the last that changed the file
 DAVIDSON = PinnedFiles(
     name="davidson",
     folder="davidson",
