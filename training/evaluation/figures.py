@@ -67,7 +67,8 @@ def calibration_points(classifier: Classifier, truth: np.ndarray, scores: np.nda
 
 def precision_recall(classifier: Classifier, truth: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
     """Of each label that is looked for (the second of two) the curve, its average precision and the point at
-    which the classifier stands; labels that all texts or none have are left out."""
+    which the classifier stands, without a precision where it never gives the label; labels that all texts or
+    none have are left out."""
     held, given = classifier.indicators(truth), classifier.indicators(classifier.given(scores))
     only_second = len(classifier.labels) == 2 and not classifier.multi_label
     curves = []
@@ -83,7 +84,7 @@ def precision_recall(classifier: Classifier, truth: np.ndarray, scores: np.ndarr
                     "recall": recall,
                     "average_precision": float(average_precision_score(right, scores[:, place])),
                     "rate": float(right.mean()),
-                    "at_precision": both / max(1, int(given[:, place].sum())),
+                    "at_precision": both / int(given[:, place].sum()) if given[:, place].any() else None,
                     "at_recall": both / int(right.sum()),
                 }
             )

@@ -28,6 +28,7 @@ WIDTH = 7.0  # inches
 DPI = 144
 MOST_IN_A_ROW = 4
 FEWEST_TEXTS = 20  # of a bar: the interval of fewer would stretch the axis for all
+LONG_WORDS = 24  # characters of which three no longer stand side by side
 MANY_LABELS = 12  # beyond, counts no longer fit into the cells of a confusion matrix
 
 STYLE: dict[Any, Any] = {
@@ -141,9 +142,15 @@ def precision_recall(folder: Path, name: str, curves: Sequence[Mapping[str, Any]
                 label=words,
                 drawstyle="steps-post",
             )
-            axes.plot(
-                one["at_recall"], one["at_precision"], "o", color=colour, markeredgecolor=PAPER, markersize=9
-            )
+            if one["at_precision"] is not None:
+                axes.plot(
+                    one["at_recall"],
+                    one["at_precision"],
+                    "o",
+                    color=colour,
+                    markeredgecolor=PAPER,
+                    markersize=9,
+                )
             if len(curves) == 1:
                 axes.axhline(one["rate"], color=MUTED, linewidth=1, linestyle=DASHED)
         axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
@@ -172,7 +179,7 @@ def reliability(folder: Path, name: str, points: Mapping[str, Sequence[Mapping[s
             many = len(points) > 1
             texts = [part["n"] for part in parts]
             if many:
-                below.plot(scores, texts, color=colour, linewidth=1.2)
+                below.plot(scores, texts, ".-", color=colour, linewidth=1.2)
             else:
                 below.bar(scores, texts, width=0.05, color=colour)
         what = next(iter(points)) if len(points) == 1 else "the label"
@@ -248,4 +255,5 @@ def _bars(axes: Axes, rows: Sequence[Mapping[str, Any]], figure: str, colour: st
 def _legend(figure: Figure, axes: Axes) -> None:
     """Above the frame, where it covers nothing."""
     handles, words = axes.get_legend_handles_labels()
-    figure.legend(handles, words, loc="outside upper left", ncols=min(3, len(words)), borderaxespad=0.2)
+    columns = 3 if max(map(len, words), default=0) < LONG_WORDS else 2
+    figure.legend(handles, words, loc="outside upper left", ncols=min(columns, len(words)), borderaxespad=0.2)
