@@ -18,7 +18,7 @@ DEMO_JSON := {"text": "I made soup for my new neighbours today"}
 ARTIFACTS := $(BUILD)/artifacts
 OBJECTIVE = $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP))
 
-.PHONY: help demo install train export package serve stop doctor benchmark compare select test test-slow lint lock clean
+.PHONY: help demo install train evaluate export package serve stop doctor benchmark compare select test test-slow lint lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -51,6 +51,9 @@ demo: install ## everything on a small synthetic corpus: train, export, package,
 
 train: install ## DATA=demo|tweeteval|csv:PATH… BASE=minilm|hub name|folder [CONFIG=file.yaml] -> build/checkpoint/
 	@$(PY) -m training $(if $(DATA),--data '$(DATA)') $(if $(BASE),--base '$(BASE)') --output $(BUILD)/checkpoint $(if $(DATA_DIR),--data-dir '$(DATA_DIR)') $(if $(CONFIG),--config '$(CONFIG)') $(ARGS) >/dev/null
+
+evaluate: install ## [SPLIT=validation|gate|test] [SAMPLE=500]: figures, cases, robustness, model card -> build/checkpoint/
+	@$(PY) -m training.evaluation --checkpoint '$(CHECKPOINT)' $(if $(SPLIT),--split '$(SPLIT)') $(if $(SAMPLE),--sample '$(SAMPLE)') $(if $(DATA_DIR),--data-dir '$(DATA_DIR)') $(ARGS) >/dev/null
 
 export: install ## [VARIANTS="fp32 openvino-int8"|all|cpu|gpu] [CHECKPOINT=folder or hub name] -> build/artifacts/<variant>/
 	@$(PY) -m export build $(VARIANTS) --checkpoint '$(CHECKPOINT)' --artifacts $(ARTIFACTS) $(ARGS) >/dev/null

@@ -1,4 +1,4 @@
-"""The order of a training: base model, fine-tuning, calibration, final figures, checkpoint.
+"""The order of a training: base model, fine-tuning, calibration, final figures, checkpoint, card.
 
 Each step has its own module; this one is for callers in Python, and `python -m training` is its command
 line. The test split is read once, after everything is decided.
@@ -27,6 +27,7 @@ from training.checkpoint import (
     write_checkpoint,
 )
 from training.data import Dataset
+from training.evaluation.card import write_card
 from training.fit import fit, predict_logits
 from training.metrics import evaluate
 from training.recipe import Recipe
@@ -66,6 +67,7 @@ def train(dataset: Dataset, base: str, recipe: Recipe, output: Path, *, resume: 
         **describe_surroundings(),
     }
     checkpoint = write_checkpoint(output, model, tokenizer, meta)
+    write_card(checkpoint)
     shutil.rmtree(state, ignore_errors=True)
     return checkpoint
 

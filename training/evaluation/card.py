@@ -1,0 +1,339 @@
+"""The model card: `README.md` in the checkpoint, in Hugging Face's format, for whoever is handed the model.
+
+Written at the end of a training from what `checkpoint.json` records, and again after each evaluation with
+what that found. Covers what the model is, its data, recipe, figures, limits and how to make it again. Leaves
+out texts of the data, paths of the machine, and the licence, which hangs on data and base model and is the
+user's to name. Format: https://huggingface.co/docs/hub/model-cards
+"""
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from handler.errors import UserError
+from training.checkpoint import Checkpoint
+from training.data import sources
+from training.evaluation import page
+from training.evaluation.document import FILE, SCHEMA, SPLITS, weights_sha256
+from training.recipe import default_recipe
+from training.recipe import options as recipe_options
+
+CARD = "README.md"
+FOLDER = "evaluation"
+# Names on the Hugging Face hub of what we know by a short one.
+HUB_SETS = {
+    "tweeteval": ("cardiffnlp/tweet_eval", "hate"),
+    "davidson": ("tdavidson/hate_speech_offensive", None),
+    "vicomtech": ("odegiber/hate_speech18", None),
+    "ethos": ("iamollas/ethos", None),
+}
+HUB_BASES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+SYNTHETIC = "demo"
+METRICS = {
+    "macro_f1": ("f1", "macro-F1"),
+    "accuracy": ("accuracy", "accuracy"),
+    "auroc": ("roc_auc", "AUROC"),
+    "average_precision": ("average_precision", "average precision"),
+}
+
+
+def write_card(checkpoint: Checkpoint, evaluations: Path | None = None, into: Path | None = None) -> Path:
+    """Write the card into the checkpoint, or into the folder `into`, and return its path.
+
+    `evaluations` (default: `evaluation` in the checkpoint) holds a folder for each split that was evaluated;
+    results of other weights are passed over.
+    """
+    folder = into or checkpoint.folder
+    evaluations = evaluations or checkpoint.folder / FOLDER
+    path = folder / CARD
+    partial = path.with_name(f".{CARD}.partial")
+    folder.mkdir(parents=True, exist_ok=True)
+    where = Path(os.path.relpath(evaluations, folder))
+    partial.write_text(card(checkpoint, read_evaluations(checkpoint, evaluations), where), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def read_evaluations(checkpoint: Checkpoint, folder: Path) -> list[dict[str, Any]]:
+    """The evaluations of these weights, in the order of the splits."""
+    found = []
+    for split in SPLITS:
+        try:
+            document = json.loads((folder / split / FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if document.get("schema") == SCHEMA:
+            found.append(document)
+    weights = weights_sha256(checkpoint) if found else ""
+    return [one for one in found if one["checkpoint"]["weights_sha256"] == weights]
+
+
+def card(checkpoint: Checkpoint, evaluations: list[dict[str, Any]], where: Path = Path(FOLDER)) -> str:
+    """The card's text; `where` is the way from the card to the folder of the evaluations."""
+    meta = checkpoint.meta
+    sections = [
+        f"# {_title(meta)}",
+        _what(checkpoint),
+        "## Data",
+        *_data(meta),
+        "## Training",
+        *_training(checkpoint),
+        *(["## Figures", *_figures(meta, evaluations)] if checkpoint.judged else []),
+        "## Scores and labels",
+        _calibration(checkpoint),
+        *(_evaluated(evaluations, where) if checkpoint.judged else []),
+        "## Limits",
+        _limits(checkpoint),
+        "## Made with",
+        _made_with(checkpoint),
+    ]
+    return f"---\n{_front(checkpoint, evaluations)}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _front(checkpoint: Checkpoint, evaluations: list[dict[str, Any]]) -> str:
+    meta = checkpoint.meta
+    hub = [HUB_SETS[part.name][0] for part in _parts(meta) if part.name in HUB_SETS]
+    hub += [part.argument.split(":")[0] for part in _parts(meta) if part.name == "hub"]
+    base = HUB_BASES.get(meta["base"], meta["base"])
+    is_hub_name = HUB_NAME.fullmatch(base) and not Path(base).exists()
+    data = ModelCardData(
+        pipeline_tag="text-classification",
+        library_name="transformers",
+        base_model=base if is_hub_name else None,
+        datasets=hub or None,
+        metrics=["f1", "accuracy", "roc_auc"],
+        model_name=_title(meta),
+        eval_results=_results(checkpoint, evaluations) or None,
+    )
+    return data.to_yaml() + "\n"
+
+
+def _results(checkpoint: Checkpoint, evaluations: list[dict[str, Any]]) -> list[EvalResult]:
+    if not checkpoint.judged:
+        return []
+    first = _parts(checkpoint.meta)[0]
+    hub_name, config = HUB_SETS.get(first.name, (page.short(first.spec), None))
+    return [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=hub_name,
+            dataset_name=page.short(first.spec),
+            dataset_config=config,
+            dataset_split=split,
+            metric_type=kind,
+            metric_name=name,
+            metric_value=round(found[key], 4),
+        )
+        for split, found in _figures_by_split(checkpoint.meta, evaluations).items()
+        for key, (kind, name) in METRICS.items()
+        if found.get(key) is not None
+    ]
+
+
+def _title(meta: Mapping[str, Any]) -> str:
+    return f"{page.short(meta['base'])} fine-tuned on {page.short(meta['data']['spec'])}"
+
+
+def _what(checkpoint: Checkpoint) -> str:
+    meta = checkpoint.meta
+    labels = ", ".join(f"`{label}`" for label in checkpoint.labels)
+    kind = (
+        f"says which of {labels} hold, none to all of them"
+        if meta["task"] == "multi-label"
+        else f"gives one of {labels}"
+    )
+    state = "" if checkpoint.trained else " **Its weights are random: its labels mean nothing.**"
+    return (
+        f"A text classifier that {kind}. Texts are read up to {meta['max_length']} tokens; what comes after "
+        f"is not seen.{state}"
+    )
+
+
+def _data(meta: Mapping[str, Any]) -> list[str]:
+    data, parts = meta["data"], _parts(meta)
+    said = [
+        f"`{page.short(part.spec)}`"
+        + (f" (each text counts {part.weight:g} in the loss)" if part.weight != 1 else "")
+        for part in parts
+    ]
+    words = f"From {', '.join(said)}"
+    if len(parts) > 1:
+        words += "; validation, gate and test are those of the first, the others add training texts"
+    names = list(next(iter(data["splits"].values()))["labels"])
+    rows = [
+        [name, f"{split['n']:,}", *(f"{split['labels'].get(label, 0):,}" for label in names)]
+        for name, split in data["splits"].items()
+    ]
+    lines = [f"{words}.", page.table((rows, ["split", "texts", *names]))]
+    dropped = [
+        f"- dropped from {page.short(name)}: "
+        + ", ".join(f"{count:,} {why}" for why, count in reasons.items())
+        for name, reasons in data["dropped"].items()
+    ]
+    dropped += [
+        f"- {leak['texts']:,} texts of {name} stood in train too, {leak['other_label']:,} of them with "
+        "another label: dropped from train"
+        for name, leak in data["leaks"].items()
+    ]
+    return [*lines, *(["\n".join(dropped)] if dropped else [])]
+
+
+def _training(checkpoint: Checkpoint) -> list[str]:
+    meta = checkpoint.meta
+    recipe = meta["recipe"]
+    if recipe.get("adopted"):
+        return [f"Trained elsewhere and taken over as it was from {page.short(meta['base'])}."]
+    rows = [[name.replace("_", " "), f"`{_shown(value)}`"] for name, value in recipe.items() if value != ""]
+    return [
+        page.table((rows, ["setting", "value"])),
+        "To make it again, from the project's folder (named sets are read from `DATA_DIR`, files of your "
+        "own from where you keep them):",
+        f"```\n{command_line(meta)}\n```",
+    ]
+
+
+def command_line(meta: Mapping[str, Any]) -> str:
+    """The training's command from its record: what differs from the defaults, without the machine's paths."""
+    data = meta["data"]
+    words = [
+        "python",
+        "-m",
+        "training",
+        "--data",
+        page.short(data["spec"]),
+        "--base",
+        page.short(meta["base"]),
+    ]
+    columns = data["columns"]
+    for flag, value, default in (
+        ("--text-column", columns["text"], "text"),
+        ("--label-column", columns["label"], "label"),
+        ("--labels", ",".join(columns["labels"]), ""),
+        ("--split-seed", data["seed"], 0),
+    ):
+        if value != default:
+            words += [flag, str(value)]
+    defaults = default_recipe(meta["base"])
+    for option in recipe_options():
+        value = meta["recipe"].get(option.name, option.default)
+        if value != getattr(defaults, option.name):
+            flag = option.name.replace("_", "-")
+            words += (
+                [f"--{flag}" if value else f"--no-{flag}"]
+                if isinstance(value, bool)
+                else [f"--{flag}", _shown(value)]
+            )
+    return shlex.join(words)
+
+
+def _figures(meta: Mapping[str, Any], evaluations: list[dict[str, Any]]) -> list[str]:
+    by_split = _figures_by_split(meta, evaluations)
+    rows = [[split, *page.cells(found)] for split, found in by_split.items()]
+    for document in evaluations:
+        rows += [list(row) for row in page.figures(document)[0][1:]]
+    if not rows:
+        return ["None yet: `python -m training.evaluation` gives them."]
+    lines = [page.table((rows, ["split", *page.HEADS]))]
+    chosen = "test" if "test" in by_split else next(iter(by_split))
+    lines += [f"Label by label, on {chosen}:", page.table(page.per_label(by_split[chosen]["labels"]))]
+    return lines
+
+
+def _figures_by_split(meta: Mapping[str, Any], evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+    """Those of the training, and in their place those of an evaluation, which have intervals."""
+    recorded = {name: one for name, one in meta["metrics"].items() if "macro_f1" in one}
+    found = {**recorded, **{one["split"]: one["figures"] for one in evaluations}}
+    return {
+        name: found[name]
+        for name in sorted(found, key=lambda name: SPLITS.index(name) if name in SPLITS else 9)
+    }
+
+
+def _calibration(checkpoint: Checkpoint) -> str:
+    meta = checkpoint.meta
+    squash = "sigmoid" if meta["task"] == "multi-label" else "softmax"
+    if not checkpoint.trained:
+        return "Scores are not calibrated, since the weights are random."
+    return (
+        f"A score is the {squash} of the logits divided by the temperature {meta['temperature']:.4f}, "
+        f"fitted on validation (Guo et al., 2017). The rule: {page.thresholds(meta['thresholds'])}. "
+        "A threshold other than 0.5 was chosen on validation, where its gain in macro-F1 was beyond "
+        "chance there (95 % interval of a paired bootstrap above zero)."
+    )
+
+
+def _evaluated(evaluations: list[dict[str, Any]], where: Path) -> list[str]:
+    """The functional suite once, since it is the same for every split, and the robustness of each."""
+    sections: list[str] = []
+    if evaluations:
+        for suite, found in evaluations[-1]["functional"].items():
+            weakest = page.functional(found)
+            sections += [
+                f"## Functional suite: {page.SUITES.get(suite, suite)}",
+                page.functional_words(found),
+            ]
+            sections += ["The weakest kinds of case:", page.table((weakest[0][:8], weakest[1]))]
+    for document in evaluations:
+        if document["robustness"]:
+            found = document["robustness"]
+            sections += [f"## Robustness, on {document['split']}", page.robustness_words(found)]
+            sections += [page.table(page.robustness(found))]
+    for document in evaluations:
+        link = (where / document["split"] / "evaluation.md").as_posix()
+        sections += [f"More in [{link}]({link})."]
+    return sections
+
+
+def _limits(checkpoint: Checkpoint) -> str:
+    meta = checkpoint.meta
+    lines = []
+    if any(part.name == SYNTHETIC for part in _parts(meta)):
+        lines.append(
+            "- The data is synthetic, made from templates to try the tool out: the figures say that training "
+            "works, and nothing about texts that people write."
+        )
+    if not checkpoint.trained:
+        lines.append("- The weights are random; the model serves measurements of speed alone.")
+    lines += [
+        "- It is no basis for moderating people by itself: it errs, errs more on some groups and ways of "
+        "writing than on others, and does not know who speaks to whom. Let people decide, and let those "
+        "concerned object.",
+        "- It knows the language, time and platform of its data. The figures are for texts like those; what "
+        "you will see may differ, above all quoted, reclaimed or ironic speech.",
+        "- Labels are the annotators' judgement, and annotators disagree.",
+        "- It can be evaded by writing differently: see robustness, where it was measured.",
+        "- The licence hangs on data and base model, and is yours to name in the first lines of this file.",
+    ]
+    return "\n".join(lines)
+
+
+def _made_with(checkpoint: Checkpoint) -> str:
+    meta = checkpoint.meta
+    versions = ", ".join(f"{name} {version}" for name, version in meta["versions"].items())
+    machine = meta["machine"]
+    return (
+        f"Commit {(meta['commit'] or 'unknown')[:12]}, data sha256 {meta['data']['sha256'][:12]}; "
+        f"{machine['gpu'] or machine['cpu']}, {machine['threads']} threads, {meta['seconds']:.0f} s; "
+        f"{versions}."
+    )
+
+
+def _parts(meta: Mapping[str, Any]) -> list[sources.Part]:
+    spec = meta["data"]["spec"]
+    try:
+        return sources.parse(spec)
+    except UserError:  # the data of a model that was taken over, or of a source that is no more
+        name, _, argument = spec.partition(":")
+        return [sources.Part(name, argument)]
+
+
+def _shown(value: Any) -> str:
+    """A setting; of a folder its name alone."""
+    return Path(value).name if isinstance(value, str) and "/" in value else str(value)

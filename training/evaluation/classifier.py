@@ -1,0 +1,98 @@
+"""A checkpoint that answers: calibrated scores and labels of texts, in fp32, with progress.
+
+Covers single-label and independent labels. Leaves out artifacts and their runtimes (`handler.predictor`).
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit
+from tqdm import tqdm
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from handler.commands import say
+from handler.predictor import decide
+from training.calibration import Calibration
+from training.checkpoint import Checkpoint
+from training.fit import predict_logits
+
+CHUNK = 512  # texts between two steps of the bar; each chunk is sorted by length
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Model, tokenizer and calibration of a checkpoint."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    labels: tuple[str, ...]
+    multi_label: bool
+    temperature: float
+    thresholds: dict[str, float]
+    max_length: int
+
+    def scores(self, texts: Sequence[str], doing: str) -> np.ndarray:
+        """Calibrated probabilities, float64 [n, labels]; `doing` names the bar, or the line where stderr is a
+        file."""
+        found = [np.zeros((0, len(self.labels)))]
+        is_watched = sys.stderr.isatty()
+        if texts and not is_watched:
+            say(f"{doing}: {len(texts):,} texts")
+        with tqdm(total=len(texts), desc=doing, unit=" texts", disable=not is_watched, leave=False) as bar:
+            for start in range(0, len(texts), CHUNK):
+                chunk = texts[start : start + CHUNK]
+                found.append(
+                    self._probabilities(predict_logits(self.model, self.tokenizer, chunk, self.max_length))
+                )
+                bar.update(len(chunk))
+        return np.concatenate(found)
+
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        if self.multi_label:
+            return expit(logits.astype(np.float64) / self.temperature)
+        return Calibration(self.temperature).scores(logits)
+
+    def given(self, scores: np.ndarray) -> np.ndarray:
+        """The labels given by scores [n, labels]: indices [n], or 0 and 1 [n, labels] where independent."""
+        if self.multi_label:
+            limits = np.array([self.thresholds.get(label, 0.5) for label in self.labels])
+            return (scores >= limits).astype(np.int64)
+        return decide(scores, self.labels, self.thresholds)
+
+    def indicators(self, labels: np.ndarray) -> np.ndarray:
+        """Labels of either form as booleans [n, labels]."""
+        held = labels if labels.ndim == 2 else labels[:, None] == np.arange(len(self.labels))
+        return held.astype(bool)
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """What the model sees of each text, before any cut."""
+        backend = self.tokenizer.backend_tokenizer
+        return [
+            encoding.ids
+            for start in range(0, len(texts), CHUNK)
+            for encoding in backend.encode_batch_fast(list(texts[start : start + CHUNK]))
+        ]
+
+
+def load_classifier(checkpoint: Checkpoint) -> Classifier:
+    """The model as it was saved, in fp32."""
+    folder, meta = checkpoint.folder, checkpoint.meta
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True
+    ).float()
+    return Classifier(
+        model,
+        AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        checkpoint.labels,
+        meta["task"] == "multi-label",
+        meta["temperature"],
+        meta["thresholds"],
+        meta["max_length"],
+    )

@@ -1,0 +1,121 @@
+"""All that is measured of a checkpoint on one split, as `evaluation.json` (schema: `evaluation.schema.json`).
+
+Covers the order of an evaluation and its files. Leaves out options (`__main__`) and words (`page`, `card`).
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from handler.artifact import file_sha256
+from handler.atomic import write_json
+from training.checkpoint import Checkpoint, describe_surroundings
+from training.data import Dataset, Split
+from training.evaluation import figures, pictures
+from training.evaluation.classifier import Classifier
+from training.evaluation.robustness import robustness
+from training.evaluation.suite import functional_suites
+
+SCHEMA = 1
+FILE = "evaluation.json"
+SPLITS = ("validation", "gate", "test")
+PICTURES = ("confusion", "precision-recall", "reliability", "robustness")  # and functional-SUITE
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """`document` is the content of `evaluation.json`; `scores` [n, labels] are those of the split."""
+
+    document: dict[str, Any]
+    scores: np.ndarray
+
+
+def evaluate_checkpoint(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    classifier: Classifier,
+    split_name: str,
+    folder: Path,
+    *,
+    sample: int,
+    seed: int = 0,
+    hatecheck: Path | None = None,
+) -> Evaluated:
+    """Measure the checkpoint on a split and write `evaluation.json` and the pictures into `folder`.
+
+    `sample` limits the texts that are written differently; 0 leaves robustness out. Of joined sets the
+    held-out part of the same name is measured, and validation for `gate`, which they have none of.
+    """
+    started = time.perf_counter()
+    split = dataset.splits[split_name]
+    scores = classifier.scores(split.texts, split_name)
+    truth, given = np.asarray(split.labels), classifier.given(scores)
+    others = {
+        name: figures.split_figures(classifier, part, classifier.scores(part.texts, f"{own} of {name}"))
+        for name, parts in dataset.others.items()
+        for own in ["test" if split_name == "test" else "validation"]
+        if _is_usable(part := parts[own])
+    }
+    meta = checkpoint.meta
+    document = {
+        "schema": SCHEMA,
+        "checkpoint": {
+            "weights_sha256": weights_sha256(checkpoint),
+            "base": meta["base"],
+            "trained": checkpoint.trained,
+            "data": meta["data"]["spec"],
+            "data_sha256": meta["data"]["sha256"],
+            "task": meta["task"],
+            "labels": list(classifier.labels),
+            "temperature": classifier.temperature,
+            "thresholds": classifier.thresholds,
+        },
+        "split": split_name,
+        "figures": figures.split_figures(classifier, split, scores),
+        "others": others,
+        "by_length": figures.by_length(classifier, split, scores),
+        "confusion": figures.confusion(classifier, truth, given),
+        "reliability": figures.calibration_points(classifier, truth, scores),
+        "functional": functional_suites(classifier, hatecheck),
+        "robustness": robustness(classifier, split, scores, sample, seed) if sample else None,
+        "seconds": round(time.perf_counter() - started, 1),
+        **describe_surroundings(),
+    }
+    _remove_former(folder)
+    write_json(folder / FILE, document)
+    _draw(folder, document, figures.precision_recall(classifier, truth, scores))
+    return Evaluated(document, scores)
+
+
+def _is_usable(part: Split) -> bool:
+    """Joined sets may be left without held-out texts where they repeat the first set's."""
+    return len(part) > 0
+
+
+def _draw(folder: Path, document: Mapping[str, Any], curves: list[dict[str, Any]]) -> None:
+    pictures.confusion(folder, "confusion", document["checkpoint"]["labels"], document["confusion"])
+    if curves:
+        pictures.precision_recall(folder, "precision-recall", curves)
+    pictures.reliability(folder, "reliability", document["reliability"])
+    if document["robustness"] and any(
+        one["changed"] >= pictures.FEWEST_TEXTS for one in document["robustness"]["perturbations"]
+    ):
+        pictures.robustness(folder, "robustness", document["robustness"]["perturbations"])
+    for suite, found in document["functional"].items():
+        pictures.functional(folder, f"functional-{suite}", found["functionalities"])
+
+
+def _remove_former(folder: Path) -> None:
+    """Pictures of an earlier evaluation: this one may lack some of them."""
+    for name in (*PICTURES, "functional-*"):
+        for file in [*folder.glob(f"{name}.svg"), *folder.glob(f"{name}.png")]:
+            file.unlink()
+
+
+def weights_sha256(checkpoint: Checkpoint) -> str:
+    """By which results are known to be this checkpoint's."""
+    return file_sha256(checkpoint.folder / "model.safetensors")
