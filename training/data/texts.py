@@ -1,0 +1,105 @@
+"""Texts of a split: a list while they are few, a file read in place where they are many.
+
+A million texts as Python strings take over 100 MB, and ten million do not fit. Arrow's columns on disk are
+mapped into memory instead, and the operating system keeps of them what it has room for. Covers: writing,
+reading by row, picking rows, joining. Leaves out: what the texts mean.
+"""
+
+import mmap
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+
+IN_MEMORY = 50_000  # texts that stay a list
+ROWS = 10_000  # written and read at once
+
+
+class StoredTexts(Sequence[str]):
+    """Rows of an Arrow column of strings (`pyarrow.ChunkedArray`)."""
+
+    def __init__(self, column, rows: np.ndarray | None = None) -> None:
+        self.column = column
+        self.rows = np.arange(len(column)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> "StoredTexts": ...
+    def __getitem__(self, row: int | slice) -> "str | StoredTexts":
+        if isinstance(row, slice):
+            return StoredTexts(self.column, self.rows[row])
+        return self.column[int(self.rows[row])].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), ROWS):
+            yield from self.column.take(self.rows[start : start + ROWS]).to_pylist()
+
+
+class TextWriter:
+    """Takes texts one by one; `finish` gives them back, as a list or from a file that has no name and ends
+    with the process (in the folder that TMPDIR names)."""
+
+    def __init__(self, in_memory: int = IN_MEMORY) -> None:
+        self.in_memory = in_memory
+        self._waiting: list[str] = []
+        self._file: Any = None
+
+    def append(self, text: str) -> None:
+        self._waiting.append(text)
+        if len(self._waiting) >= (ROWS if self._file else self.in_memory):
+            self._write()
+
+    def finish(self) -> Sequence[str]:
+        if self._file is None:
+            return self._waiting
+        import pyarrow
+
+        self._write()
+        self._writer.close()
+        mapped = mmap.mmap(self._file.fileno(), 0, prot=mmap.PROT_READ)
+        return StoredTexts(pyarrow.ipc.open_file(pyarrow.py_buffer(mapped)).read_all().column(0))
+
+    def _write(self) -> None:
+        import pyarrow
+
+        schema = pyarrow.schema([("text", pyarrow.large_string())])
+        if self._file is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the texts
+            self._writer = pyarrow.ipc.new_file(self._file, schema)
+        for start in range(0, len(self._waiting), ROWS):
+            column = pyarrow.array(self._waiting[start : start + ROWS], pyarrow.large_string())
+            self._writer.write_batch(pyarrow.record_batch([column], schema=schema))
+        self._waiting.clear()
+
+
+def pick(texts: Sequence[str], rows: np.ndarray) -> Sequence[str]:
+    """The texts of the given rows, in the given order, of the kind that they are."""
+    if isinstance(texts, StoredTexts):
+        return StoredTexts(texts.column, texts.rows[rows])
+    return [texts[row] for row in rows]
+
+
+def join(parts: Sequence[Sequence[str]]) -> Sequence[str]:
+    """All texts after each other; a list if all are lists."""
+    if not any(isinstance(part, StoredTexts) for part in parts):
+        return [text for part in parts for text in part]
+    import pyarrow
+
+    chunks, rows, before = [], [], 0
+    for part in parts:
+        stored = part if isinstance(part, StoredTexts) else _as_stored(part)
+        chunks += stored.column.chunks
+        rows.append(stored.rows + before)
+        before += len(stored.column)
+    return StoredTexts(pyarrow.chunked_array(chunks, pyarrow.large_string()), np.concatenate(rows))
+
+
+def _as_stored(texts: Sequence[str]) -> StoredTexts:
+    import pyarrow
+
+    return StoredTexts(pyarrow.chunked_array([pyarrow.array(list(texts), pyarrow.large_string())]))
