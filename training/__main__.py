@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--labels", default="", help="label names, in order, parted by commas; others are dropped"
     )
+    parser.add_argument("--encoding", default="utf-8", help="of csv: and jsonl: (default: utf-8)")
     for option in recipe_options():
         _add(parser, option)
     parser.add_argument("--split-seed", type=int, default=0, help="of the splits (default: 0)")
@@ -152,7 +153,7 @@ def summary(meta: dict[str, Any]) -> str:
 
 def _columns(options: argparse.Namespace) -> sources.Columns:
     labels = tuple(label.strip() for label in options.labels.split(",") if label.strip())
-    return sources.Columns(options.text_column, options.label_column, labels)
+    return sources.Columns(options.text_column, options.label_column, labels, options.encoding)
 
 
 def _recipe(chosen: argparse.Namespace) -> Recipe:

@@ -13,7 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,7 @@ def load_data(checkpoint: Checkpoint, data_dir: str | Path | None = None) -> Dat
     """
     data_dir = data_dir or os.environ.get("DATA_DIR") or None
     recorded = checkpoint.meta["data"]
+    # Older checkpoints record no encoding: theirs was that of `Columns`.
     columns = Columns(**{**recorded["columns"], "labels": tuple(recorded["columns"]["labels"])})
     dataset = data.load(recorded["spec"], data_dir or recorded["data_dir"], recorded["seed"], columns)
     if dataset.sha256 != recorded["sha256"]:
@@ -152,7 +153,7 @@ def load_data(checkpoint: Checkpoint, data_dir: str | Path | None = None) -> Dat
 def describe_data(dataset: Dataset) -> dict[str, Any]:
     """What `checkpoint.json` records of the data: how to load it again and how to know it."""
     counts = dataset.counts()
-    columns = {"text": dataset.columns.text, "label": dataset.columns.label}
+    columns = asdict(dataset.columns)
     return {
         "spec": dataset.spec,
         "data_dir": str(dataset.data_dir),

@@ -1,12 +1,13 @@
 """The data of a run: labelled texts in four splits, with a fingerprint that later stages check.
 
-Covers: loading what a spec names (`tweeteval`, `csv:PATH`, `tweeteval+davidson:binary*0.5`), joining sets, and
-fingerprints. Leaves out: each set's own format (`public`, `tables`) and the rules themselves (`splits`).
+Covers: loading what a spec names (`tweeteval`, `csv:PATH`, `tweeteval+davidson:binary*0.5`), joining sets,
+and fingerprints. Leaves out: each set's own format (`public`, `tables`) and the rules (`splits`).
 
     sources   the registry and the grammar of a spec      texts    few in memory, many on disk
     public    sets that others published, pinned          splits   what may stand where
     tables    files with columns of your own              pinned   download, or find, and check the sums
-    demo      the embedded synthetic corpus
+    rows      their formats, row by row                   demo     the embedded synthetic corpus
+    labels    what their label columns mean               __main__ `python -m training.data describe`
 """
 
 import hashlib
@@ -32,13 +33,22 @@ HELD_OUT = ("validation", "test")  # of a joined set
 
 
 @dataclass(frozen=True)
+class Share:
+    """What one set gives to the training: `texts`, each of which counts `weight` in the loss."""
+
+    spec: str
+    weight: float
+    texts: int
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Splits `train`, `validation`, `gate` and `test`, and all that is needed to load them again.
 
     `dropped[split][reason]` counts rows left out, and `lines` names the first of those of a file;
     `leaks[split]` counts the texts of a split that train held too, before they were dropped there.
-    `others[set][split]` are the parts of joined sets that are kept out of the training. `sha256` covers
-    labels, task and the texts of all splits.
+    `others[set][split]` are the parts of joined sets that are kept out of the training; `parts` are all sets
+    with what each gives to it. `sha256` covers labels, task and the texts of all splits.
     """
 
     spec: str
@@ -54,6 +64,7 @@ class Dataset:
     sha256: str
     others: dict[str, dict[str, Split]] = field(default_factory=dict)
     lines: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    parts: tuple["Share", ...] = ()
 
     @property
     def multi_label(self) -> bool:
@@ -94,8 +105,9 @@ def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Colum
     dropped.add("", prepared[0].dropped)
     joined = dict(prepared[0].splits)
     others: dict[str, dict[str, Split]] = {}
+    shares = [len(joined["train"])]
     if len(parts) > 1:
-        joined["train"], others = _join(parts, raws, prepared, dropped)
+        joined["train"], others, shares = _join(parts, raws, prepared, dropped)
     task = "multi-label" if joined["train"].multi_label else "single-label"
     split_sha256 = {name: fingerprint(split) for name, split in joined.items()}
     identity: tuple = (task, raws[0].labels, split_sha256)
@@ -116,13 +128,15 @@ def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Colum
         sha256=hashlib.sha256(repr(identity).encode()).hexdigest(),
         others=others,
         lines=_lines(parts, raws),
+        parts=tuple(Share(part.spec, part.weight, n) for part, n in zip(parts, shares, strict=True)),
     )
 
 
 def _join(
     parts: list[sources.Part], raws: list[Raw], prepared: list[Prepared], dropped: "Counted"
-) -> tuple[Split, dict[str, dict[str, Split]]]:
-    """The training texts of all sets, each text once, and what is held out of the sets after the first."""
+) -> tuple[Split, dict[str, dict[str, Split]], list[int]]:
+    """The training texts of all sets, each text once; what is held out of the sets after the first; and how
+    many training texts each set gives."""
     known = [
         (f"{name} of {parts[0].spec}", splits.digests(split.texts))
         for name, split in prepared[0].splits.items()
@@ -145,7 +159,8 @@ def _join(
         dropped.add(f" of {name}", reasons.counts)
         training.append(own.pop("train"))
         others[name] = own
-    return splits.concatenate(training, [part.weight for part in parts]), others
+    whole = splits.concatenate(training, [part.weight for part in parts])
+    return whole, others, [len(split) for split in training]
 
 
 def _unused(name: str, taken: Mapping[str, object]) -> str:

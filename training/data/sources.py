@@ -7,9 +7,11 @@ split (`splits`).
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
 
 from handler.errors import UserError
 from training.data.splits import Split
@@ -21,7 +23,8 @@ HATE_LABELS = ("not-hate", "hate")
 class Columns:
     """Which columns of a table hold text and label; `labels` fixes the order of the label names.
 
-    Several label columns parted by commas are independent labels, each 0, 1 or a probability.
+    Several label columns parted by commas are independent labels, each 0, 1 or a probability. `encoding` is
+    that of CSV and JSONL files, by Python's name.
     """
 
     text: str = "text"
@@ -55,14 +58,14 @@ class Raw:
 
 @dataclass(frozen=True)
 class Source:
-    """`form` is how its spec is written: `NAME`, `NAME:ARGUMENT`, or `NAME[:word]` with one word to choose."""
+    """`form` is how its spec is written: `NAME`, `NAME:ARGUMENT`, or `NAME[:word]` with a word to choose."""
 
     form: str
     summary: str
     read: Callable[[Request], Raw]
 
     def takes(self, argument: str) -> bool:
-        choices = re.search(r"\[:(.*)\]", self.form)
+        choices = re.fullmatch(r"\w+\[:(.*)\]", self.form)
         if choices:
             return argument in ("", *choices[1].split("|"))
         return (":" in self.form) == bool(argument)
@@ -95,6 +98,34 @@ def source(form: str, summary: str) -> Callable[[Callable[[Request], Raw]], Call
         return read
 
     return register
+
+
+def own_columns(request: Request) -> tuple[str, str, Columns]:
+    """The path of a table, the question mark and what follows it as it was written, and the table's columns.
+
+    `PATH?text=Content&label=Label` names columns for this table alone, as joined tables need; the settings
+    are the fields of `Columns`. A file whose own name has a question mark is that file.
+    """
+    path, mark, query = request.argument.rpartition("?")
+    if not mark or Path(request.argument).expanduser().exists():
+        return request.argument, "", request.columns
+    known = [option.name for option in fields(Columns)]
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    for name in given:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            meant = f" Did you mean {close[0]}?" if close else ""
+            raise UserError(
+                f"Unknown setting of {path}", seen=name or query, remedy=f"Known: {', '.join(known)}.{meant}"
+            )
+    if not given:
+        raise UserError(
+            f"Settings of {path} are not well written", seen=query, remedy="Write ?text=Content&label=Label."
+        )
+    named: dict[str, Any] = {**given}
+    if "labels" in given:
+        named["labels"] = tuple(label.strip() for label in given["labels"].split(",") if label.strip())
+    return path, mark + query, replace(request.columns, **named)
 
 
 def parse(spec: str) -> list[Part]:

@@ -10,6 +10,7 @@ Two texts are the same when they are equal without the white space at their ends
 be taken for the same with a probability of 3 in a million.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -147,7 +148,8 @@ def digests(texts: Sequence[str]) -> np.ndarray:
     found = (
         blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts
     )
-    return np.frombuffer(b"".join(found), dtype=np.uint64)
+    # Not joined as bytes first: that would hold 50 bytes a text for a moment.
+    return np.fromiter((int.from_bytes(digest, sys.byteorder) for digest in found), np.uint64, len(texts))
 
 
 def without(
@@ -181,7 +183,7 @@ def _without_empty(split: Split, dropped: Counter) -> Split:
     texts = split.texts
     if not isinstance(texts, StoredTexts):  # those were stripped when they were written
         texts = [text.strip() for text in texts]
-    rows = np.flatnonzero([bool(text) for text in texts])
+    rows = np.flatnonzero(np.fromiter(map(bool, texts), bool, len(texts)))
     if len(rows) < len(texts):
         dropped["empty text"] += len(texts) - len(rows)
     return replace(split, texts=texts).take(rows)

@@ -1,39 +1,82 @@
-"""Tables of your own: CSV, JSONL, and plain texts without labels.
+"""Tables of your own: CSV, JSONL, Parquet, Hugging Face data sets, and plain texts without labels.
 
-Covers: named columns, files and folders of splits, and what cannot be read.
+Covers: named columns, files and folders of splits, and rows that cannot be used: each is left out, counted by
+its reason and named by its line, and costs no other row. A table is read row by row, so that it may be larger
+than memory. Leaves out: the formats (`rows`) and what label values mean (`labels`).
 """
 
-import csv
-import json
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
+from handler.commands import say
 from handler.errors import UserError
-from training.data import demo
-from training.data.sources import HATE_LABELS, Columns, Raw, Request, source
+from training.data import demo, rows
+from training.data.labels import FIRST_LINES, NOT_ASKED, Faults, label_columns, names_of
+from training.data.rows import Row, is_valid
+from training.data.sources import Columns, Raw, Request, own_columns, source
 from training.data.splits import Split
+from training.data.texts import TextWriter, pick
 
-MOST_LABELS = 30  # more distinct values than this are ids or texts, not labels
-NOT_HATE = {"0", "0.0", "false", "no", "not-hate", "nothate", "no-hate", "nohate", "non-hate", "normal"}
-HATE = {"1", "1.0", "true", "yes", "hate", "hateful"}
 UNLABELLED = "texts:embedded"  # what stands in for the data of a model that came without any
 FILE_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
+MOST_BROKEN = 0.5  # of a file's rows: with more, the file is not what its name says
+PATIENCE_S = 2.0  # before a reading shows its progress
 
 
 @source("csv:PATH", "a CSV file with a text and a label column, or a folder of train.csv, test.csv …")
 def read_csv(request: Request) -> Raw:
-    return _read_tables(request, ".csv", _csv_rows)
+    remedy = "Check that it is CSV with commas, and its encoding (--encoding)."
+    return _read_files(request, ".csv", rows.csv_rows, remedy)
 
 
 @source("jsonl:PATH", "a file of one JSON object per line, or a folder of train.jsonl, test.jsonl …")
 def read_jsonl(request: Request) -> Raw:
-    return _read_tables(request, ".jsonl", _jsonl_rows)
+    remedy = 'Write one object per line, such as {"text": "…", "label": "hate"}.'
+    return _read_files(request, ".jsonl", rows.jsonl_rows, remedy)
+
+
+@source("parquet:PATH", "a Parquet file with such columns, or a folder of train.parquet, test.parquet …")
+def read_parquet(request: Request) -> Raw:
+    return _read_files(request, ".parquet", rows.parquet_rows, "Check the text and label columns.")
+
+
+@source(
+    "hub:NAME[:CONFIG]", "a Hugging Face data set with such columns, by its name on the hub or its folder"
+)
+def read_hub(request: Request) -> Raw:
+    argument, query, columns = own_columns(request)
+    path = Path(argument).expanduser()
+    name, _, config = (argument, "", "") if path.is_dir() else argument.partition(":")
+    found = rows.hub_splits(name, config or None)
+    chosen = _hub_names(name, list(found))
+    unused = [given for given in found if given not in chosen.values()]
+    if unused:
+        say(f"hub:{argument}: not read: {', '.join(unused)}")
+    wanted = (columns.text, *names_of(columns))
+    tables = {
+        split: (f"{given} of hub:{argument}", rows.hub_rows(f"hub:{argument}", found[given], wanted))
+        for split, given in chosen.items()
+    }
+    order = {column: rows.class_names(found[chosen["train"]], column) for column in names_of(columns)}
+    where = str(path.absolute()) if path.is_dir() else argument
+    return _read(tables, columns, where + query, "Check the text and label columns.", order)
+
+
+def _hub_names(name: str, given: Sequence[str]) -> dict[str, str]:
+    """Our splits, and what the data set calls them; what has one split alone is for training."""
+    if len(given) == 1:
+        return {"train": given[0]}
+    known = {split: [stem for stem in stems if stem in given] for split, stems in FILE_NAMES.items()}
+    if not known["train"]:
+        raise UserError(
+            f"The data set {name!r} has no train split", seen=", ".join(given), remedy="Choose another."
+        )
+    return {split: stems[0] for split, stems in known.items() if stems}
 
 
 @source("texts:PATH", "a text file, one text a line, without labels (PATH embedded: the demo's texts)")
@@ -46,34 +89,36 @@ def read_texts(request: Request) -> Raw:
             seen=request.argument,
             remedy="Give csv: or jsonl:",
         )
+    faults = Faults()
     if request.argument == "embedded":
         texts = [example.text for split in demo.corpus(request.seed).values() for example in split]
         argument = request.argument
     else:
         path = Path(request.argument).expanduser().absolute()
-        with _opened(path) as lines:
-            texts, argument = [line.rstrip("\r\n") for line in lines], str(path)
+        texts, argument, encoding = [], str(path), request.columns.encoding
+        with rows.opened(path, encoding) as lines:
+            for number, line in enumerate(lines, start=1):
+                if is_valid(line):
+                    texts.append(line.rstrip("\r\n"))
+                else:
+                    faults.note("train", f"not valid {encoding.upper()}", number)
+        _check_broken(str(path), len(texts), faults.counts.get("train", Counter()), {}, "Give --encoding.")
     texts = list(dict.fromkeys(texts))  # copies would be given labels that disagree
     labels = np.arange(len(texts)) % len(request.columns.labels)
-    return Raw(request.columns.labels, {"train": Split(texts, labels)}, argument)
+    return _raw(request.columns.labels, {"train": Split(texts, labels)}, argument, faults)
 
 
-def _read_tables(request: Request, suffix: str, rows: Callable[[Path], Iterator[dict]]) -> Raw:
-    path = Path(request.argument).expanduser().absolute()
-    texts: dict[str, list[str]] = {}
-    names: dict[str, list[str]] = {}
-    dropped: dict[str, Counter] = {}
-    for split, file in _files(path, suffix).items():
-        dropped[split] = Counter()
-        texts[split], names[split] = _pairs(rows(file), file, request.columns, dropped[split])
-    canonical = _canonical_labels(names, request.columns)
-    labels = request.columns.labels or tuple(dict.fromkeys(canonical.values()))
-    index = {name: labels.index(label) for name, label in canonical.items()}
-    splits = {
-        split: Split(texts[split], np.array([index[name] for name in names[split]], dtype=np.int64))
-        for split in texts
+def _read_files(
+    request: Request, suffix: str, read: Callable[[Path, Sequence[str], str], Iterator[Row]], remedy: str
+) -> Raw:
+    argument, query, columns = own_columns(request)
+    path = Path(argument).expanduser().absolute()
+    wanted = (columns.text, *names_of(columns))
+    tables = {
+        split: (str(file), read(file, wanted, columns.encoding))
+        for split, file in _files(path, suffix).items()
     }
-    return Raw(labels, splits, str(path), {split: dict(counts) for split, counts in dropped.items()})
+    return _read(tables, columns, str(path) + query, remedy)
 
 
 def _files(path: Path, suffix: str) -> dict[str, Path]:
@@ -94,90 +139,77 @@ def _files(path: Path, suffix: str) -> dict[str, Path]:
     return found
 
 
-def _pairs(rows: Iterator[dict], file: Path, columns: Columns, dropped: Counter) -> tuple[list, list]:
-    texts: list[str] = []
-    names: list[str] = []
-    for row in rows:
-        for option, column in (("--text-column", columns.text), ("--label-column", columns.label)):
-            if column not in row:
-                seen = ", ".join(str(name) for name in row if name)
-                raise UserError(
-                    f"{file} has no column {column!r}", seen=seen, remedy=f"Name one of these with {option}."
-                )
-        text, label = row[columns.text], row[columns.label]
-        name = "" if label is None else str(label).strip()
-        if not isinstance(text, str):
-            dropped["no text"] += 1
-        elif not name:
-            dropped["no label"] += 1
-        elif columns.labels and name not in columns.labels:
-            dropped["label not asked for"] += 1
-        else:
-            texts.append(text)
-            names.append(name)
-    return texts, names
-
-
-def _canonical_labels(names: Mapping[str, list[str]], columns: Columns) -> dict[str, str]:
-    """Map the file's label values to label names, in the order that the labels are to have."""
-    seen = sorted({name for split in names.values() for name in split}, key=_label_order)
-    if columns.labels:
-        return {name: name for name in columns.labels}
-    if not 2 <= len(seen) <= MOST_LABELS:
-        raise UserError(
-            f"Column {columns.label!r} must hold between 2 and {MOST_LABELS} different labels",
-            seen=f"{len(seen)} different values",
-            remedy="Name the right one with --label-column.",
+def _read(
+    tables: Mapping[str, tuple[str, Iterator[Row]]],
+    columns: Columns,
+    argument: str,
+    remedy: str,
+    order: Mapping[str, Sequence[str]] | None = None,
+) -> Raw:
+    """Splits of tables, each with its name for people; `order` has the classes of label columns."""
+    labels = label_columns(columns, order)
+    invalid = f"not valid {columns.encoding.upper()}"
+    faults, texts = Faults(), {}
+    for split, (what, table) in tables.items():
+        writer = TextWriter()
+        for row in tqdm(
+            table, what, unit=" rows", unit_scale=True, delay=PATIENCE_S, disable=None, leave=False
+        ):
+            reason = row.fault or _fault(row.values, invalid) or labels.add(split, row.line, row.values[1:])
+            if reason:
+                faults.note(split, reason, row.line)
+            else:
+                writer.append(row.values[0].strip())
+        texts[split] = writer.finish()
+        _check_broken(
+            what, len(texts[split]), faults.counts.get(split, Counter()), faults.lines, remedy, split
         )
-    lowered = {name: name.lower().replace("_", "-").replace(" ", "-") for name in seen}
-    if all(name in NOT_HATE | HATE for name in lowered.values()):
-        return {name: HATE_LABELS[lowered[name] in HATE] for name in seen}
-    return {name: name for name in seen}
+    names, found = labels.finish(tables, faults)
+    splits = {}
+    for split, (what, _) in tables.items():
+        kept, taken = found[split], texts[split]
+        few = len(kept.rows) < len(taken)
+        splits[split] = Split(pick(taken, kept.rows) if few else taken, kept.labels, soft=kept.soft)
+        counts = faults.counts.get(split, Counter())
+        _check_broken(what, len(kept.rows), counts, faults.lines, remedy, split)
+        if counts[invalid]:
+            say(
+                f"{what}: {counts[invalid]:,} rows are {invalid}: name the encoding that it has with "
+                "--encoding (such as cp1252), or mend them"
+            )
+    return _raw(names, splits, argument, faults)
 
 
-def _label_order(name: str) -> tuple:
-    number = int(name) if name.isdecimal() else sys.maxsize
-    return name.lower().replace("_", "-").replace(" ", "-") not in NOT_HATE, number, name
+def _fault(values: Sequence[Any], invalid: str) -> str:
+    """What is wrong with a text and its labels, before anything is known of what they mean."""
+    text = values[0]
+    if not isinstance(text, str):
+        return "no text"
+    if not all(is_valid(value) for value in values if isinstance(value, str)):
+        return invalid
+    return "" if text.strip() else "empty text"
 
 
-def _csv_rows(file: Path) -> Iterator[dict]:
-    csv.field_size_limit(sys.maxsize)
-    with _opened(file) as lines:
-        try:
-            yield from csv.DictReader(lines)
-        except csv.Error as error:
-            raise UserError(f"{file} is not CSV", seen=error, remedy="Save it as CSV in UTF-8.") from error
+def _check_broken(
+    what: str,
+    usable: int,
+    counts: Counter[str],
+    lines: Mapping[str, Mapping[str, Sequence[int]]],
+    remedy: str,
+    split: str = "train",
+) -> None:
+    broken = {reason: count for reason, count in counts.most_common() if reason != NOT_ASKED}
+    total = usable + sum(counts.values())
+    if sum(broken.values()) <= MOST_BROKEN * total:
+        return
+    first = {reason: lines.get(split, {}).get(reason, [])[:FIRST_LINES] for reason in broken}
+    seen = "; ".join(
+        f"{count:,} {reason}" + (f" (line {', '.join(map(str, first[reason]))})" if first[reason] else "")
+        for reason, count in broken.items()
+    )
+    raise UserError(f"Over half of the {total:,} rows of {what} cannot be used", seen=seen, remedy=remedy)
 
 
-def _jsonl_rows(file: Path) -> Iterator[dict]:
-    with _opened(file) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"Line {number} of {file} is not JSON", seen=error.msg, remedy="Mend or remove it."
-                ) from error
-            if not isinstance(row, dict):
-                raise UserError(
-                    f"Line {number} of {file} is not a JSON object",
-                    seen=type(row).__name__,
-                    remedy='Write one object per line, such as {"text": "…", "label": "hate"}.',
-                )
-            yield row
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[TextIO]:
-    """A text file in UTF-8, with or without a byte order mark; bad bytes are the user's to mend."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            yield stream
-    except UnicodeDecodeError as error:
-        seen = f"byte 0x{error.object[error.start]:02x}"
-        raise UserError(f"{file} is not UTF-8", seen=seen, remedy="Save it in UTF-8.") from error
-    except OSError as error:
-        remedy = "Check the path and its rights."
-        raise UserError(f"Cannot read {file}", seen=error.strerror, remedy=remedy) from error
+def _raw(labels: tuple[str, ...], splits: dict[str, Split], argument: str, faults: Faults) -> Raw:
+    dropped = {split: dict(counts) for split, counts in faults.counts.items()}
+    return Raw(labels, splits, argument, dropped, faults.lines)

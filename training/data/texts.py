@@ -12,6 +12,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from handler.errors import UnsupportedError, UserError
+
 IN_MEMORY = 50_000  # texts that stay a list
 ROWS = 10_000  # written and read at once
 
@@ -22,6 +24,8 @@ class StoredTexts(Sequence[str]):
     def __init__(self, column, rows: np.ndarray | None = None) -> None:
         self.column = column
         self.rows = np.arange(len(column)) if rows is None else rows
+        self._chunks = column.chunks
+        self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks)])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -37,12 +41,29 @@ class StoredTexts(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), ROWS):
-            yield from self.column.take(self.rows[start : start + ROWS]).to_pylist()
+            yield from self._read(self.rows[start : start + ROWS])
+
+    def _read(self, rows: np.ndarray) -> list[str]:
+        """The texts of some rows, chunk by chunk: `take` on the whole column may copy all of it first."""
+        order = np.argsort(rows, kind="stable")
+        ascending = rows[order]
+        bounds = np.searchsorted(ascending, self._starts)
+        found: list[str] = []
+        for chunk, start, low, high in zip(self._chunks, self._starts, bounds, bounds[1:], strict=False):
+            if low < high:
+                found += chunk.take(_arrow(ascending[low:high] - start)).to_pylist()
+        texts = [""] * len(rows)
+        for place, text in zip(order.tolist(), found, strict=True):
+            texts[place] = text
+        return texts
 
 
 class TextWriter:
     """Takes texts one by one; `finish` gives them back, as a list or from a file that has no name and ends
-    with the process (in the folder that TMPDIR names)."""
+    with the process (in the folder that TMPDIR names).
+
+    Raises UserError where that folder is full, and UnsupportedError for many texts without pyarrow.
+    """
 
     def __init__(self, in_memory: int = IN_MEMORY) -> None:
         self.in_memory = in_memory
@@ -57,24 +78,40 @@ class TextWriter:
     def finish(self) -> Sequence[str]:
         if self._file is None:
             return self._waiting
-        import pyarrow
-
+        pyarrow = require_pyarrow("more texts than stay in memory")
         self._write()
-        self._writer.close()
+        try:
+            self._writer.close()
+            self._file.flush()
+        except OSError as error:
+            raise _full(error) from error
         mapped = mmap.mmap(self._file.fileno(), 0, prot=mmap.PROT_READ)
         return StoredTexts(pyarrow.ipc.open_file(pyarrow.py_buffer(mapped)).read_all().column(0))
 
     def _write(self) -> None:
-        import pyarrow
-
+        pyarrow = require_pyarrow("more texts than stay in memory")
         schema = pyarrow.schema([("text", pyarrow.large_string())])
-        if self._file is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the texts
-            self._writer = pyarrow.ipc.new_file(self._file, schema)
-        for start in range(0, len(self._waiting), ROWS):
-            column = pyarrow.array(self._waiting[start : start + ROWS], pyarrow.large_string())
-            self._writer.write_batch(pyarrow.record_batch([column], schema=schema))
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the texts
+                self._writer = pyarrow.ipc.new_file(self._file, schema)
+            for start in range(0, len(self._waiting), ROWS):
+                column = pyarrow.array(self._waiting[start : start + ROWS], pyarrow.large_string())
+                self._writer.write_batch(pyarrow.record_batch([column], schema=schema))
+        except OSError as error:
+            raise _full(error) from error
         self._waiting.clear()
+
+
+def require_pyarrow(needed_for: str) -> Any:
+    """The module pyarrow, which small CSV and JSONL files do without."""
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise UnsupportedError(
+            f"pyarrow is not installed, and {needed_for} need it", remedy="Run `pip install 'pyarrow>=21'`."
+        ) from error
+    return pyarrow
 
 
 def pick(texts: Sequence[str], rows: np.ndarray) -> Sequence[str]:
@@ -103,3 +140,17 @@ def _as_stored(texts: Sequence[str]) -> StoredTexts:
     import pyarrow
 
     return StoredTexts(pyarrow.chunked_array([pyarrow.array(list(texts), pyarrow.large_string())]))
+
+
+def _arrow(rows: np.ndarray) -> Any:
+    import pyarrow
+
+    return pyarrow.array(rows)
+
+
+def _full(error: OSError) -> UserError:
+    return UserError(
+        f"Many texts are kept in a file in {tempfile.gettempdir()}, which could not be written",
+        seen=error.strerror,
+        remedy="Make room there, or name another folder in TMPDIR.",
+    )
