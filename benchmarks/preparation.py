@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import peers
 from benchmarks.peers import CALIBRATION_TEXTS, PEERS, Peer
@@ -24,7 +24,9 @@ from benchmarks.worker import WorkerError, open_worker
 from handler.artifact import file_sha256
 from handler.atomic import replace_folder, write_json
 from handler.commands import say
-from training.checkpoint import Checkpoint
+
+if TYPE_CHECKING:  # it imports transformers, which comparing and selecting reports need not wait for
+    from training.checkpoint import Checkpoint
 
 MADE_OF = ("model.safetensors", "config.json", "tokenizer.json")
 PREPARED = "peer.json"
@@ -45,7 +47,7 @@ class Prepared:
         return (self.folders[name] / PEERS[name].file).stat().st_size
 
 
-def prepare_peers(checkpoint: Checkpoint, texts: Sequence[str], cache: Path) -> Prepared:
+def prepare_peers(checkpoint: "Checkpoint", texts: Sequence[str], cache: Path) -> Prepared:
     """Every peer that can be had here; `texts` are training texts, of which the first calibrate."""
     prepared = Prepared()
     calibration = list(texts[:CALIBRATION_TEXTS])
@@ -82,7 +84,7 @@ def why_left_out(names: Sequence[str]) -> str:
 
 
 def _prepare(
-    peer: Peer, checkpoint: Checkpoint, texts: list[str], cache: Path, versions: dict[str, str]
+    peer: Peer, checkpoint: "Checkpoint", texts: list[str], cache: Path, versions: dict[str, str]
 ) -> tuple[Path, dict[str, Any]]:
     """The peer's folder, fresh or as it was kept, and the facts that stand in its `peer.json`."""
     if peer.prepare is None:
@@ -114,7 +116,7 @@ def _prepare(
     return folder, facts
 
 
-def _key(peer: Peer, checkpoint: Checkpoint, texts: list[str], versions: dict[str, str]) -> str:
+def _key(peer: Peer, checkpoint: "Checkpoint", texts: list[str], versions: dict[str, str]) -> str:
     sums = [file_sha256(checkpoint.folder / name) for name in MADE_OF if (checkpoint.folder / name).is_file()]
     parts = [peer.name, *sums, json.dumps([versions, texts, checkpoint.meta["max_length"]])]
     parts.append(Path(peers.__file__).read_text(encoding="utf-8"))

@@ -1,12 +1,28 @@
 """The whole way as a user goes it: archives, benchmark behind real servers, selection, promotion."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.profiles import PROFILES
 from handler.artifact import archived_artifact
-from tests.conftest import run_stage
+from tests.conftest import run_apart, run_stage
+
+# All that a run does, each of it for a moment.
+BRIEF = replace(
+    PROFILES["demo"],
+    rounds=2,
+    turn_ms=1,
+    single_texts=3,
+    max_texts=200,
+    concurrencies=(1, 8),
+    served_s=0.5,
+    open_shares=(0.3,),
+    open_s=0.5,
+    served_texts=100,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +44,11 @@ def measured(build_once, checkpoint_folder: Path, workshop: Path) -> Path:
         "--results",
         results,
     )
-    done = run_stage("benchmarks", "run", "fp32", "openvino-int8", *places, "--profile", "demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PROFILES, "demo", BRIEF)
+        done = run_stage(
+            "benchmarks", "run", "fp32", "openvino-int8", *places, "--profile", "demo", "--threads", 1
+        )
     assert done.returncode == 0, done.stderr
     return results
 
@@ -45,7 +65,7 @@ def test_every_variant_has_its_report_and_all_stand_side_by_side(measured: Path)
 
 
 def test_two_reports_are_compared(measured: Path) -> None:
-    done = run_stage("benchmarks", "compare", "fp32", "openvino-int8", "--results", measured)
+    done = run_apart("benchmarks", "compare", "fp32", "openvino-int8", "--results", measured)
     assert done.returncode == 0, done.stderr
     assert "openvino-int8" in done.stderr
     json.loads(done.stdout)

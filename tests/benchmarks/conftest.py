@@ -1,19 +1,23 @@
-"""Constructed reports: complete, valid, and with figures that a test sets as it needs them; and a real server
-on loopback that does what a test says."""
+"""Constructed reports: complete, valid, and with figures that a test sets as it needs them; a real server on
+loopback that does what a test says; and, where loads are about time, a clock that no machine can hurry."""
 
 import asyncio
+import gc
 import json
 import random
+import selectors
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import Queue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from benchmarks import arrivals, load
 from training.checkpoint import load_data, open_checkpoint
 
 SHARED = {
@@ -406,11 +410,16 @@ def report(one: dict[str, Any], **shared: Any) -> dict[str, Any]:
     return {**SHARED, **{key: {**SHARED[key], **value} for key, value in shared.items()}, **one}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session", autouse=True)
+def what_is_imported_stays() -> None:
+    """statsmodels collects garbage at every call, which would look at all that torch has brought."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
 def make():
     """The builders above: `make.variant`, `make.level`, `make.document`, `make.report` and so on."""
-    from types import SimpleNamespace
-
     return SimpleNamespace(
         variant=variant,
         level=served_level,
@@ -474,3 +483,42 @@ def loopback() -> Iterator[Callable[[Handler], str]]:
     """Serve an aiohttp handler on loopback until the test is over; its URL."""
     with ExitStack() as stack:
         yield lambda handler: stack.enter_context(serving(handler))
+
+
+class Clock(selectors.DefaultSelector):
+    """What an event loop waits with: it does not, and its time leaps to what is due next."""
+
+    now_s = 0.0
+
+    def select(self, timeout: float | None = None) -> list:
+        if timeout is None:
+            raise RuntimeError("nothing is due any more, and somebody waits")
+        Clock.now_s += max(timeout, 0)
+        return super().select(0)
+
+
+class OnClock(asyncio.DefaultEventLoopPolicy):
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.SelectorEventLoop(Clock())
+        loop.time = lambda: Clock.now_s  # type: ignore[method-assign]
+        return loop
+
+
+@pytest.fixture
+def given_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], Awaitable[int]]], None]]:
+    """Ask a coroutine function for the statuses of all loads, on a clock that goes on only while everybody
+    waits: what a load finds is then the same on every machine. That loads do speak HTTP is for `loopback`."""
+    seconds = SimpleNamespace(perf_counter=lambda: Clock.now_s, process_time=lambda: 0.0)
+    for module in (arrivals, load):
+        monkeypatch.setattr(module, "time", seconds)
+    asyncio.set_event_loop_policy(OnClock())
+
+    def answered_by(answer: Callable[[], Awaitable[int]]) -> None:
+        async def ask(session: object, url: str, body: bytes) -> str:
+            return str(await answer())
+
+        for module in (arrivals, load):
+            monkeypatch.setattr(module, "ask", ask)
+
+    yield answered_by
+    asyncio.set_event_loop_policy(None)

@@ -1,7 +1,7 @@
-"""The open loop, against a real server of one worker that stalls, refuses and falls behind on purpose."""
+"""The open loop, against one worker that stalls, refuses and falls behind on purpose: over HTTP where
+requests are counted, and on a given clock where they are timed."""
 
 import asyncio
-import time
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,11 @@ class OneWorker:
         self.stall_at, self.stall_s = -1, 0.0
         self.requests = self.waiting = 0
         self.worker = asyncio.Lock()
-        self.url = ""
+        self.url = "http://127.0.0.1:9/"
 
-    async def predict(self, request: web.Request) -> web.Response:
-        await request.read()
+    async def answer(self) -> int:
         if self.waiting >= self.room:
-            return web.Response(status=503)
+            return 503
         self.requests += 1
         takes_s = self.stall_s if self.requests == self.stall_at else self.service_s
         self.waiting += 1
@@ -39,13 +38,26 @@ class OneWorker:
                 await asyncio.sleep(takes_s)
         finally:
             self.waiting -= 1
-        return web.json_response({})
+        return 200
+
+    async def predict(self, request: web.Request) -> web.Response:
+        await request.read()
+        return web.json_response({}, status=await self.answer())
 
 
 @pytest.fixture
 def server(loopback) -> OneWorker:
+    """Over HTTP, in the machine's own time: for what is counted, whatever time it takes."""
     state = OneWorker()
     state.url = loopback(state.predict)
+    return state
+
+
+@pytest.fixture
+def worker(given_time) -> OneWorker:
+    """Without HTTP, on a clock that knows no neighbours: for what is timed."""
+    state = OneWorker()
+    given_time(state.answer)
     return state
 
 
@@ -63,14 +75,20 @@ def test_arrivals_are_a_poisson_process_that_offers_exactly_its_rate() -> None:
     assert not (poisson_times(200, 50, seed=2) == due).any()
 
 
-def test_every_arrival_is_sent_once_and_an_idle_server_keeps_up(server: OneWorker) -> None:
-    found = open_loop(server.url, BODIES, rate=80, seconds=1.5, seed=1)
-    assert server.requests == 120 + 1, "and the lone one that shows the server to be idle"
-    assert len(found.due_s) == len(found.latencies_ms) == len(found.late_ms) == 120
+def test_every_arrival_is_sent_once_over_http(server: OneWorker) -> None:
+    found = open_loop(server.url, BODIES, rate=80, seconds=0.5, seed=1)
+    assert server.requests == 40 + 1, "and the lone one that shows the server to be idle"
+    assert len(found.due_s) == len(found.latencies_ms) == len(found.late_ms) == 40
     assert not found.errors
-    assert not found.saturated
     assert min(latency for latency in found.latencies_ms if latency is not None) >= 2
+
+
+def test_an_idle_server_keeps_up_and_nothing_is_late(worker: OneWorker) -> None:
+    found = open_loop(worker.url, BODIES, rate=80, seconds=1.5, seed=1)
+    assert not found.saturated
     assert found.within() == 120
+    assert found.latencies_ms[0] == pytest.approx(2)
+    assert max(found.late_ms) == pytest.approx(0, abs=1e-3)
 
 
 def test_the_warm_up_is_not_counted(server: OneWorker) -> None:
@@ -79,9 +97,9 @@ def test_the_warm_up_is_not_counted(server: OneWorker) -> None:
     assert server.requests == 30 + 20 + 1
 
 
-def test_a_stall_is_seen_by_all_that_arrive_meanwhile_and_by_one_patient_client(server: OneWorker) -> None:
-    server.stall_at, server.stall_s = 100, 0.3
-    found = open_loop(server.url, BODIES, rate=100, seconds=2, seed=1)
+def test_a_stall_is_seen_by_all_that_arrive_meanwhile_and_by_one_patient_client(worker: OneWorker) -> None:
+    worker.stall_at, worker.stall_s = 100, 0.3
+    found = open_loop(worker.url, BODIES, rate=100, seconds=2, seed=1)
     latencies = [latency for latency in found.latencies_ms if latency is not None]
     assert len(latencies) == 200
     hit = sum(latency > 100 for latency in latencies)
@@ -89,52 +107,53 @@ def test_a_stall_is_seen_by_all_that_arrive_meanwhile_and_by_one_patient_client(
     entry = describe_open([found], objective_p99_ms=100)
     assert entry["p99_ms"] > 100
     assert entry["goodput_rps"] == pytest.approx(100 - hit / 2)
-    server.stall_at = server.requests + 100
-    patient = closed_loop(server.url, BODIES, concurrency=1, seconds=1.2, warm_s=0)
-    assert sum(latency >= 300 for latency in patient.latencies_ms) == 1
+    worker.stall_at = worker.requests + 100
+    patient = closed_loop(worker.url, BODIES, concurrency=1, seconds=1.2, warm_s=0)
+    assert sum(latency > 100 for latency in patient.latencies_ms) == 1
 
 
-def test_a_server_that_falls_behind_is_saturated_before_it_refuses_anything(server: OneWorker) -> None:
-    server.service_s = 0.01
-    found = open_loop(server.url, BODIES, rate=250, seconds=1, seed=1)
+def test_a_server_that_falls_behind_is_saturated_before_it_refuses_anything(worker: OneWorker) -> None:
+    worker.service_s = 0.01
+    found = open_loop(worker.url, BODIES, rate=250, seconds=1, seed=1)
     assert not found.errors
     assert found.saturated
     entry = describe_open([found], objective_p99_ms=50)
-    assert entry["answered_rps"] < 110, "not what was worked off after the window"
+    assert entry["answered_rps"] == pytest.approx(100, abs=2), "not what was worked off after the window"
     assert entry["goodput_rps"] < entry["answered_rps"]
     assert entry["p50_ms"] > 200
 
 
-def test_refusals_of_a_full_queue_are_counted_and_saturate(server: OneWorker) -> None:
-    server.service_s, server.room = 0.02, 5
-    found = open_loop(server.url, BODIES, rate=150, seconds=0.8, seed=1)
+def test_refusals_of_a_full_queue_are_counted_and_saturate(worker: OneWorker) -> None:
+    worker.service_s, worker.room = 0.02, 5
+    found = open_loop(worker.url, BODIES, rate=150, seconds=0.8, seed=1)
     assert found.errors["503"] > 20
     assert found.saturated
     answered = [latency for latency in found.latencies_ms if latency is not None]
     assert len(answered) + found.errors["503"] == 120
 
 
-def test_what_exceeds_the_bound_in_flight_is_an_error_and_not_a_wait(server: OneWorker) -> None:
-    server.service_s = 0.1
-    found = open_loop(server.url, BODIES, rate=100, seconds=0.4, seed=1, in_flight=3)
+def test_what_exceeds_the_bound_in_flight_is_an_error_and_not_a_wait(worker: OneWorker) -> None:
+    worker.service_s = 0.1
+    found = open_loop(worker.url, BODIES, rate=100, seconds=0.4, seed=1, in_flight=3)
     assert found.errors[TOO_MANY] > 20
     assert sum(latency is not None for latency in found.latencies_ms) + found.errors[TOO_MANY] == 40
 
 
 def test_a_server_that_does_not_answer_is_given_up(server: OneWorker) -> None:
-    server.stall_at, server.stall_s = 2, 2.0
-    begun = time.perf_counter()
-    found = open_loop(server.url, BODIES, rate=40, seconds=0.4, seed=1, give_up_s=0.2)
+    server.stall_at, server.stall_s = 2, 3600
+    found = open_loop(server.url, BODIES, rate=40, seconds=0.4, seed=1, give_up_s=1)
     assert sum(found.errors.values()) == 16
     assert found.saturated
     assert describe_open([found], 50)["p50_ms"] is None
-    assert time.perf_counter() - begun < 2
 
 
-def test_the_next_level_begins_when_the_backlog_of_the_last_is_gone(server: OneWorker) -> None:
-    server.stall_at, server.stall_s = 1, 0.5
-    found = open_loop(server.url, BODIES, rate=50, seconds=0.3, seed=1)
-    assert max(latency or 0 for latency in found.latencies_ms) < 400
+def test_the_next_level_begins_when_the_backlog_of_the_last_is_gone(worker: OneWorker) -> None:
+    worker.stall_at, worker.stall_s = 1, 0.5
+    found = open_loop(worker.url, BODIES, rate=50, seconds=0.3, seed=1)
+    assert max(latency or 0 for latency in found.latencies_ms) < 100
+
+
+def test_a_server_that_answers_no_lone_request_ends_the_load() -> None:
     with pytest.raises(TimeoutError, match="lone request"):
         open_loop("http://127.0.0.1:9/", BODIES, 10, 0.1, 1, patience_s=0.2)
 

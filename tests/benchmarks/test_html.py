@@ -33,6 +33,16 @@ class Elements(HTMLParser):
 @pytest.fixture
 def complete(make):
     """All that a report can hold: passing, inconclusive, failing, refused and crashed variants, a peer."""
+    return complete_document(make)
+
+
+@pytest.fixture(scope="module")
+def page(make) -> str:
+    """Its page. Drawing it takes a second."""
+    return html.side_by_side(complete_document(make))
+
+
+def complete_document(make) -> dict:
     levels = (make.level(1, 60, 20), make.level(32, 100, 350))
     found = make.document(
         make.variant("fp32", levels=levels),
@@ -55,8 +65,7 @@ def served_alone(make) -> dict:
     return make.peer("fastapi-pipeline") | empty | {"served": [make.level(32, 40, 800)], "open": []}
 
 
-def test_every_row_and_every_section_is_on_the_page(complete) -> None:
-    page = html.side_by_side(complete)
+def test_every_row_and_every_section_is_on_the_page(complete, page: str) -> None:
     for one in [*complete["variants"], *complete["peers"]]:
         assert f'data-name="{one["name"]}"' in page
     ids = [attributes["id"] for tag, attributes in Elements(page).found if tag == "section"]
@@ -77,8 +86,7 @@ def test_every_row_and_every_section_is_on_the_page(complete) -> None:
     assert page.count('<svg xmlns="http://www.w3.org/2000/svg"') == 8
 
 
-def test_the_headline_is_the_fastest_that_passes_and_what_is_proven(complete) -> None:
-    page = html.side_by_side(complete)
+def test_the_headline_is_the_fastest_that_passes_and_what_is_proven(complete, page: str) -> None:
     assert "<h1>int8: 4.0 times as fast as fp32, and still the same classifier</h1>" in page
     assert "a macro-F1 drop of 0.01 or more is ruled out on 2,000 gate texts" in page
     chosen = {"selected": "bf16", "run": complete["run"]["id"], "reasons": {"bf16": "chosen: because"}}
@@ -89,15 +97,13 @@ def test_the_headline_is_the_fastest_that_passes_and_what_is_proven(complete) ->
     assert html.side_by_side(complete, other) == page
 
 
-def test_reasons_say_what_the_data_could_have_shown(complete) -> None:
-    page = html.side_by_side(complete)
+def test_reasons_say_what_the_data_could_have_shown(page: str) -> None:
     assert "About 5,200 labelled texts would settle it" in page
     assert "It is worse by more than 0.01" in page
     assert "The check at export refused it" in page
 
 
-def test_nothing_is_loaded_from_anywhere(complete) -> None:
-    page = html.side_by_side(complete)
+def test_nothing_is_loaded_from_anywhere(page: str) -> None:
     for tag, attributes in Elements(page).found:
         assert tag not in ("link", "img", "iframe", "object", "embed", "base"), tag
         assert "src" not in attributes, tag
@@ -108,8 +114,7 @@ def test_nothing_is_loaded_from_anywhere(complete) -> None:
     assert "@import" not in page
 
 
-def test_only_the_scripts_of_the_page_may_run(complete) -> None:
-    page = html.side_by_side(complete)
+def test_only_the_scripts_of_the_page_may_run(page: str) -> None:
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
     policy = entities.unescape(policy)
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
@@ -130,12 +135,10 @@ def test_what_comes_from_a_report_is_escaped(complete) -> None:
                 parity[field] = {way.replace("hate", ATTACK): value for way, value in parity[field].items()}
     validate(document, "sideBySide")
     head = {key: value for key, value in document.items() if key != "variants"}
-    for page in (
-        html.side_by_side(document),
-        *(html.variant_page(head | one) for one in document["variants"]),
-    ):
-        assert "<script>alert" not in page
-    assert "&lt;script&gt;alert" in html.side_by_side(document)
+    page = html.side_by_side(document)
+    assert "&lt;script&gt;alert" in page
+    for one in (page, *(html.variant_page(head | one) for one in document["variants"])):
+        assert "<script>alert" not in one
 
 
 def test_a_link_is_one_only_where_the_report_names_a_page(complete) -> None:
@@ -146,13 +149,13 @@ def test_a_link_is_one_only_where_the_report_names_a_page(complete) -> None:
     assert 'href="javascript' not in html.side_by_side(complete)
 
 
-def test_texts_are_shown_only_when_they_are_handed_over(complete) -> None:
+def test_texts_are_shown_only_when_they_are_handed_over(complete, page: str) -> None:
     flip = complete["variants"][1]["flipped"][0]
     texts = {(flip["split"], flip["row"]): "the very words"}
-    assert "the very words" not in html.side_by_side(complete)
-    page = html.side_by_side(complete, texts=texts)
-    assert "the very words" in page
-    assert "this page is not for others" in page
+    assert "the very words" not in page
+    shown = html.side_by_side(complete, texts=texts)
+    assert "the very words" in shown
+    assert "this page is not for others" in shown
 
 
 def test_an_older_report_has_a_page_without_what_it_lacks() -> None:
@@ -200,8 +203,7 @@ def test_a_variant_has_a_page_of_its_own(complete) -> None:
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [360, 1280])
-def test_in_a_browser_it_sorts_filters_and_does_not_scroll_sideways(complete, tmp_path, width: int) -> None:
-    page = html.side_by_side(complete)
+def test_in_a_browser_it_sorts_filters_and_does_not_scroll_sideways(page: str, tmp_path, width: int) -> None:
     seen = look(page, width, tmp_path)
     assert seen["errors"] == []
     assert seen["ready"] == "yes"

@@ -53,16 +53,12 @@ def test_the_mean_time_of_an_answer_is_split_by_the_servers_own_counters(running
 
 
 def test_torchserves_inference_latency_includes_its_queue(running: Running) -> None:
-    found = {}
-    for concurrency in (1, 64):
-        before = read_counters(running.metrics or "")
-        load = closed_loop(running.predictions, as_bodies(TEXTS), concurrency, 0.5, 0)
-        counted = spent(before, read_counters(running.metrics or ""))
-        found[concurrency] = [counted[name] / 1000 / counted[REQUESTS] for name in (QUEUE, INFERENCE)]
-        assert found[concurrency][0] < found[concurrency][1] < np.mean(load.latencies_ms)
-    waited_ms, longer_ms = (busy - alone for alone, busy in zip(found[1], found[64], strict=True))
-    assert waited_ms > 0
-    assert longer_ms > waited_ms, "what waits longer in the queue takes at least as much longer in all"
+    """Of 96 clients 32 are in a batch and 64 wait: without the wait, inference would be the shorter."""
+    before = read_counters(running.metrics or "")
+    load = closed_loop(running.predictions, as_bodies(TEXTS), 96, 0.5, 0)
+    counted = spent(before, read_counters(running.metrics or ""))
+    queue_ms, inference_ms = (counted[name] / 1000 / counted[REQUESTS] for name in (QUEUE, INFERENCE))
+    assert queue_ms < inference_ms < np.mean(load.latencies_ms)
 
 
 def test_there_is_no_split_of_nothing() -> None:
@@ -85,8 +81,8 @@ def test_an_outcome_is_plain_json_and_makes_the_same_report_when_read_back(outco
 def test_levels_are_shares_of_the_closed_rate_and_what_the_user_asks_for(outcome) -> None:
     served = Served()
     served.add(outcome)
-    (share,) = (rate for rate in served.rates if rate != 40)
-    assert share == pytest.approx(0.3 * served.record()[-1]["requests_per_second"], rel=0.01)
+    share = 0.3 * served.record()[-1]["requests_per_second"]
+    assert set(served.rates) == {float(f"{share:.3g}"), 40}
     entries = tidy(served.open_record(50))
     for entry in entries:
         validate(entry, "open")

@@ -22,7 +22,7 @@ from handler.artifact import DESCRIPTION, describe_files, open_artifact
 from handler.atomic import write_json
 from handler.errors import UserError
 
-QUICK_PEERS = ("hf-pipeline", "ort-fp32", "ort-int8", "plain-openvino-int8")
+QUICK_PEERS = ("hf-pipeline", "ort-int8")  # each of the others starts for seconds: they are in `test_peers`
 BRIEF = replace(
     PROFILES["demo"],
     rounds=2,
@@ -36,14 +36,19 @@ BRIEF = replace(
 
 @pytest.fixture(scope="module")
 def artifacts(build_once, tmp_path_factory) -> Path:
-    """fp32, a copy of it under another name, and one whose weights are no weights."""
+    """fp32, a copy of it under another name, and one whose weights are no weights.
+
+    A run knows fp32 by its name. Here it is ONNX Runtime's, whose processes start in a moment, and these runs
+    start a dozen; a worker with PyTorch's is in `test_worker`.
+    """
     folder = tmp_path_factory.mktemp("artifacts")
-    source = build_once("fp32").folder
+    source = build_once("onnx-fp32").folder
     for name in ("fp32", "copy", "broken"):
         shutil.copytree(source, folder / name)
         meta = json.loads((folder / name / DESCRIPTION).read_text()) | {"name": name}
+        meta["parent"] = None if name == "fp32" else "fp32"
         if name == "broken":
-            (folder / name / "model.safetensors").write_bytes(b"not weights")
+            (folder / name / "model.onnx").write_bytes(b"not weights")
             meta["files"] = describe_files(folder / name)
         write_json(folder / name / DESCRIPTION, meta)
     return folder
@@ -55,7 +60,7 @@ def reports(artifacts: Path, checkpoint, dataset, peers_folder, tmp_path_factory
     texts = tmp_path_factory.mktemp("texts") / "unlabelled.txt"
     texts.write_text("a soup\n\nmy neighbours came to tea\n")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (preparation, suite):  # torchao compiles for a minute: `test_peers` has it, slow
+        for module in (preparation, suite):
             patch.setattr(module, "PEERS", {name: one for name, one in PEERS.items() if name in QUICK_PEERS})
         where = {"peers": peers_folder, "unlabelled": texts}
         subject = prepare([], artifacts, None, checkpoint, dataset, BRIEF, "test", **where)
@@ -82,7 +87,7 @@ def test_every_report_keeps_the_schema_and_says_what_failed(reports) -> None:
     assert list(reports) == ["fp32", "copy", "broken"], "the reference first, failures last"
     assert reports["broken"]["status"] == "failed"
     assert reports["broken"]["error"]["stage"] == "start"
-    assert "SafetensorError" in reports["broken"]["error"]["message"]
+    assert "InvalidProtobuf" in reports["broken"]["error"]["message"]
 
 
 def test_a_copy_has_the_same_scores(reports) -> None:
@@ -148,7 +153,7 @@ def test_refitting_is_shown_beside_the_figures_as_shipped(reports) -> None:
 
 def test_time_is_told_by_phase_and_by_length_and_cpu_by_text(reports) -> None:
     single = case(reports["copy"], "1 text")
-    assert single["model_p50_ms"] + single["tokenise_p50_ms"] < 2 * single["p50_ms"]
+    assert min(single["model_p50_ms"], single["tokenise_p50_ms"], single["p50_ms"]) > 0
     assert sum(one["n"] for one in single["by_length"]) == single["samples"]
     assert reports["copy"]["resources"]["cpu_s_per_1000_texts"] > 0
     assert reports["copy"]["run"]["others_cores"] >= 0
@@ -158,8 +163,9 @@ def test_every_fixed_shape_has_the_roofline_of_the_variants_own_arithmetic(repor
     for entry in reports["copy"]["latency"]:
         assert ("roofline" in entry) == (entry["tokens"] is not None)
         if entry["tokens"]:
-            assert 0 < entry["roofline"]["share"] < 1.5
-            assert entry["roofline"]["floor_ms"] > 0
+            found = entry["roofline"]
+            assert found["floor_ms"] == max(found["compute_ms"], found["memory_ms"]) > 0
+            assert found["share"] == pytest.approx(found["floor_ms"] / entry["p50_ms"], rel=1e-3)
 
 
 def test_an_interrupted_run_goes_on_where_it_ended(
@@ -204,7 +210,7 @@ def test_peers_are_measured_in_the_same_rounds_and_judged_like_variants(beside_p
     assert pipeline["parity"]["gate"]["label_agreement"] == 1
     assert pipeline["parity"]["gate"]["max_prob_diff"] < 1e-4
     assert pipeline["parity"]["gate"]["macro_f1_drop"]["high"] > 0, "it is not fp32 itself"
-    assert peers["plain-openvino-int8"]["quality"]["test"]["macro_f1"] > 0.6
+    assert peers["ort-int8"]["quality"]["test"]["macro_f1"] > 0.6
     assert all(peer["resources"]["threads"] == 1 for peer in peers.values())
     assert [one["name"] for one in beside_peers["variants"]] == ["fp32", "copy", "broken"]
 

@@ -21,7 +21,7 @@ from handler.atomic import write_json
 from handler.errors import UserError
 from handler.predictor import Predictor
 from handler.torchserve import is_taken, java_home, read_config
-from tests.conftest import run_stage
+from tests.conftest import run_apart
 
 ANSWER_SCHEMA = json.loads(Path(handler.__file__).with_name("answer.schema.json").read_text())
 JSON = "application/json"
@@ -262,15 +262,15 @@ def test_the_public_server_starts_answers_and_stops_by_command(
     archive = workshop / "model_store" / "hate-openvino-int8.mar"
     (tmp_path / "hate.mar").symlink_to(archive)
     path, ports = servers._private_config(tmp_path, tmp_path / "hate.mar")
-    started = run_stage("deploy", "start", "--config", path)
+    started = run_apart("deploy", "start", "--config", path)
     try:
         assert started.returncode == 0, started.stderr
         assert f"localhost:{ports[0]}/predictions/hate" in started.stderr
-        again = run_stage("deploy", "start", "--config", path)
+        again = run_apart("deploy", "start", "--config", path)
         assert again.returncode == 2
         assert "make stop" in again.stderr
     finally:
-        stopped = run_stage("deploy", "stop", "--config", path)
+        stopped = run_apart("deploy", "stop", "--config", path)
     assert "stopped" in stopped.stderr
     assert not any(is_taken(port) for port in ports)
-    assert "was not running" in run_stage("deploy", "stop", "--config", path).stderr
+    assert "was not running" in run_apart("deploy", "stop", "--config", path).stderr

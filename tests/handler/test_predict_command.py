@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from handler.artifact import Artifact
-from tests.conftest import run_stage
+from tests.conftest import run_apart, run_stage
 
 
 @pytest.fixture(scope="module")
@@ -13,8 +13,8 @@ def fp32(build_once) -> Artifact:
     return build_once("fp32")
 
 
-def predict(artifact: Artifact, *arguments: object, stdin: str | None = None):
-    return run_stage("handler", "predict", "--artifact", artifact.folder, *arguments, stdin=stdin)
+def predict(artifact: Artifact, *arguments: object):
+    return run_stage("handler", "predict", "--artifact", artifact.folder, *arguments)
 
 
 def test_one_text_gets_its_json_answer_on_standard_output(fp32: Artifact) -> None:
@@ -44,7 +44,8 @@ def test_jsonl_with_a_broken_line_loses_no_row(fp32: Artifact, tmp_path: Path) -
 
 
 def test_standard_input_holds_one_text_a_line(fp32: Artifact) -> None:
-    done = predict(fp32, stdin="first\nsecond\n")
+    done = run_apart("handler", "predict", "--artifact", fp32.folder, stdin="first\nsecond\n")
+    assert done.returncode == 0, done.stderr
     assert [row["text"] for row in csv.DictReader(done.stdout.splitlines())] == ["first", "second"]
 
 

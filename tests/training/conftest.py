@@ -1,12 +1,9 @@
 """Small real data for the tests of training: rows of the embedded corpus, written as JSONL."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test needs the hub
 
 from training.data import demo
 

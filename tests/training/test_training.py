@@ -1,8 +1,6 @@
 """From data to checkpoint with a tiny random model, the way a person runs it."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
 from handler.errors import UserError
+from tests.conftest import run_stage
 from training import data
 from training.__main__ import main, parse
 from training.backbones import backbone
@@ -155,8 +154,7 @@ def test_a_length_that_the_base_cannot_read_is_refused(small_jsonl, tmp_path):
     ],
 )
 def test_a_users_mistake_ends_with_a_sentence_and_status_2(arguments, part):
-    command = [sys.executable, "-m", "training", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = run_stage("training", *arguments)
     assert done.returncode == 2
     assert part in done.stderr
     assert "Traceback" not in done.stderr
