@@ -36,7 +36,8 @@ class Dataset:
     """Splits `train`, `validation`, `gate` and `test`, and all that is needed to load them again.
 
     `dropped[split][reason]` counts rows left out, and `lines` names the first of those of a file;
-    `leaks[split]` counts the texts of a split that train held too, before they were dropped there.
+    `leaks[split]` counts the texts of a split that train held too, before they were dropped there, and
+    `leaked[split]` are their rows.
     `others[set][split]` are the parts of joined sets that are kept out of the training. `sha256` covers
     labels, task and the texts of all splits.
     """
@@ -54,6 +55,7 @@ class Dataset:
     sha256: str
     others: dict[str, dict[str, Split]] = field(default_factory=dict)
     lines: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    leaked: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def multi_label(self) -> bool:
@@ -116,6 +118,7 @@ def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Colum
         sha256=hashlib.sha256(repr(identity).encode()).hexdigest(),
         others=others,
         lines=_lines(parts, raws),
+        leaked=prepared[0].leaked,
     )
 
 
