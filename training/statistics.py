@@ -148,6 +148,13 @@ def draw_counts(rng: np.random.Generator, counts: np.ndarray, resamples: int) ->
         yield rng.multinomial(n, counts / n, size=size)
 
 
+def draw_weights(rng: np.random.Generator, shapes: np.ndarray, resamples: int) -> Iterator[np.ndarray]:
+    """Gamma variates `[some, kinds]` of the given `shapes` `[kinds]`, as a Bayesian bootstrap weighs texts
+    (Rubin, 1981), until there are `resamples` rows."""
+    for size in _portions(len(shapes), resamples):
+        yield rng.standard_gamma(shapes, (size, len(shapes)))
+
+
 def macro_f1_of_labels(truth: np.ndarray, given: np.ndarray) -> float:
     """The mean over independent labels of each one's F1, from 0 and 1 `[n, labels]`; a label that never
     occurs counts 0."""
