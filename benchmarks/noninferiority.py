@@ -11,6 +11,10 @@ ever. Here texts are weighed at random as their counts' Gamma variates (a Bayesi
 https://doi.org/10.1214/aos/1176345338), with one more text that only fp32 gets right for the upper end of the
 drop, and one more that only the variant gets right for the lower end: as Clopper and Pearson's interval of a
 rate errs on the side of not knowing. `power` counts how well that keeps its promise.
+
+Where labels are independent, texts are weighed as wholes, with all of their labels, and there is one more
+text for each label, that only fp32 (only the variant) gets right in that label: half a one that has it, and
+half a one that has not. A label that few texts have so keeps a verdict open, as it should.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +26,7 @@ import numpy as np
 from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
-from training.statistics import macro_f1_drop
+from training.statistics import draw_weights, macro_f1_drop, macro_f1_drop_of_labels
 
 GATE = "gate"  # the split that decides
 MARGIN = 0.01
@@ -42,6 +46,13 @@ class Drop:
     drop: float
     most: np.ndarray
     least: np.ndarray
+
+    @classmethod
+    def of(cls, parity: Mapping[str, Any], labels: int) -> "Drop | None":
+        """That of a report's parity on one split; None where it holds no counts."""
+        if "kinds" in parity:
+            return drop_of_labels(parity["kinds"])
+        return drop_of(parity["cells"], labels) if "cells" in parity else None
 
     @property
     def low(self) -> float:
@@ -67,6 +78,25 @@ def drop_of(cells: Sequence[int] | np.ndarray, labels: int, resamples: int = RES
         )
         draws.append(macro_f1_drop(weights, labels))
     return Drop(int(counts.sum()), float(macro_f1_drop(counts[None], labels)[0]), *draws)
+
+
+def drop_of_labels(kinds: Mapping[str, int], resamples: int = RESAMPLES) -> Drop:
+    """The drop in the mean of independent labels' F1, from counts of texts by kind.
+
+    A kind is a string of one digit a label: 4 if the text has it, plus 2 if fp32 says so, plus 1 if the
+    variant does (`training.statistics.outcomes`).
+    """
+    seen = np.array([list(map(int, kind)) for kind in kinds])
+    counts = np.fromiter(kinds.values(), np.float64)
+    labels = seen.shape[1]
+    draws = []
+    for has_it, has_it_not in ((6, 1), (5, 2)):  # harmed: lost, or given in error; helped: found, or spared
+        more = np.concatenate([np.eye(labels, dtype=np.int64) * one for one in (has_it, has_it_not)])
+        weights = np.concatenate([counts, np.full(len(more), 0.5)])
+        drawn = draw_weights(np.random.default_rng(0), weights, resamples)
+        all_kinds = np.concatenate([seen, more])
+        draws.append(np.concatenate([macro_f1_drop_of_labels(some, all_kinds) for some in drawn]))
+    return Drop(int(counts.sum()), float(macro_f1_drop_of_labels(counts[None], seen)[0]), *draws)
 
 
 def judge(compared: Mapping[str, Drop], margin: float = MARGIN) -> dict[str, dict[str, Any]]:

@@ -34,7 +34,8 @@ class Tokens(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """Probabilities of one text, float64 [labels], not calibrated: softmax is all that a peer knows."""
+    """Probabilities of one text, float64 [labels], not calibrated: softmax, or sigmoids where the model's
+    configuration says that labels are independent, is all that a peer knows."""
 
     scores: np.ndarray
 
@@ -43,9 +44,10 @@ class Classifier:
     """What a worker times, in the Predictor's words: `encode`, `logits`, `predict`, `answer`, `warm`."""
 
     def __init__(
-        self, tokenizer: Any, forward: Callable[[Inputs], Any], labels: Sequence[str], max_length: int
+        self, tokenizer: Any, forward: Callable[[Inputs], Any], config: Any, max_length: int
     ) -> None:
-        self.labels = list(labels)
+        self.labels = [label for _, label in sorted(config.id2label.items())]
+        self._independent = config.problem_type == "multi_label_classification"
         self._tokenize = partial(tokenizer, truncation=True, max_length=max_length)
         self._forward = forward
         self._token_types = "token_type_ids" in tokenizer.model_input_names
@@ -69,12 +71,15 @@ class Classifier:
         return logits
 
     def predict(self, texts: Sequence[str]) -> list[Scored]:
-        """As documented: tokenise to the longest of the batch, call, softmax."""
+        """As documented: tokenise to the longest of the batch, call, softmax (or sigmoid)."""
         scores = []
         for start in range(0, len(texts), BATCH_SIZE):
             batch = list(texts[start : start + BATCH_SIZE])
             inputs = self._tokenize(batch, padding=True, return_tensors="np")
             logits = np.asarray(self._forward(dict(inputs)), np.float64)
+            if self._independent:
+                scores += [Scored(row) for row in 1 / (1 + np.exp(-logits))]
+                continue
             exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
             scores += [Scored(row) for row in exponentials / exponentials.sum(axis=1, keepdims=True)]
         return scores
@@ -85,11 +90,10 @@ class Classifier:
 
 
 class Pipeline(Classifier):
-    """transformers' own pipeline, which tokenises, batches and applies softmax by itself."""
+    """transformers' own pipeline, which tokenises, batches and applies softmax or sigmoid by itself."""
 
     def __init__(self, pipe: Any, forward: Callable[[Inputs], Any], max_length: int) -> None:
-        labels = [label for _, label in sorted(pipe.model.config.id2label.items())]
-        super().__init__(pipe.tokenizer, forward, labels, max_length)
+        super().__init__(pipe.tokenizer, forward, pipe.model.config, max_length)
         self._pipe = partial(pipe, top_k=None, batch_size=BATCH_SIZE, truncation=True, max_length=max_length)
 
     def predict(self, texts: Sequence[str]) -> list[Scored]:
@@ -172,9 +176,8 @@ def _load_ort(folder: Path, threads: int, max_length: int, file: str) -> Classif
     options = SessionOptions()
     options.intra_op_num_threads = threads
     model = ORTModelForSequenceClassification.from_pretrained(folder, file_name=file, session_options=options)
-    labels = [label for _, label in sorted(model.config.id2label.items())]
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return Classifier(tokenizer, lambda inputs: model(**inputs).logits, labels, max_length)
+    return Classifier(tokenizer, lambda inputs: model(**inputs).logits, model.config, max_length)
 
 
 def _prepare_torchao(checkpoint: Path, folder: Path, texts: list[str], max_length: int) -> None:
@@ -217,8 +220,7 @@ def _load_torchao(folder: Path, threads: int, max_length: int) -> Classifier:
             tensors = {name: torch.from_numpy(values) for name, values in inputs.items()}
             return compiled(**tensors).logits.numpy()
 
-    labels = [label for _, label in sorted(model.config.id2label.items())]
-    return Classifier(AutoTokenizer.from_pretrained(folder), forward, labels, max_length)
+    return Classifier(AutoTokenizer.from_pretrained(folder), forward, model.config, max_length)
 
 
 def _prepare_openvino(checkpoint: Path, folder: Path, texts: list[str], max_length: int) -> None:
@@ -248,9 +250,8 @@ def _load_openvino(folder: Path, threads: int, max_length: int) -> Classifier:
     from transformers import AutoConfig, AutoTokenizer
 
     compiled = openvino.compile_model(folder / "model.xml", "CPU", {"INFERENCE_NUM_THREADS": threads})
-    labels = [label for _, label in sorted(AutoConfig.from_pretrained(folder).id2label.items())]
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return Classifier(tokenizer, lambda inputs: compiled(inputs)[0], labels, max_length)
+    config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    return Classifier(tokenizer, lambda inputs: compiled(inputs)[0], config, max_length)
 
 
 PEERS = {

@@ -1,7 +1,7 @@
 """How good a variant is, taken by itself: its scores of the texts, held against their labels.
 
 Covers scoring, and macro-F1, accuracy, AUROC and calibration of each split, at the checkpoint's temperature
-and threshold and with both fitted anew to the variant's own scores of validation, for single-label tasks.
+and threshold and with both fitted anew to the variant's own scores of validation.
 Leaves out what differs from fp32 (`parity`) and the figures themselves (`training`).
 """
 
@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy.special import expit, logit
 
 from benchmarks.journal import Journal
 from benchmarks.progress import Step
@@ -63,8 +64,11 @@ def _score(team: Team, name: str, texts: Sequence[str]) -> list[list[float]] | N
     return rows if name in team.names else None
 
 
-def calibrated(scores: Scores, temperature: float) -> Scores:
-    """A peer's softmax as it would be with the checkpoint's temperature, so that it is judged as fp32 is."""
+def calibrated(scores: Scores, temperature: float, multi_label: bool = False) -> Scores:
+    """A peer's softmax (or sigmoids) as it would be with the checkpoint's temperature, so that it is judged
+    as fp32 is."""
+    if multi_label:
+        return {split: expit(logit(values) / temperature) for split, values in scores.items()}
     warmer = {split: values ** (1 / temperature) for split, values in scores.items()}
     return {split: values / values.sum(axis=1, keepdims=True) for split, values in warmer.items()}
 
@@ -110,7 +114,7 @@ def refitted(
 ) -> dict[str, dict[str, Any]]:
     """By labelled split but validation: the figures with temperature and threshold fitted anew to the
     variant's own scores of `validation`, as one would before shipping it."""
-    logits = partial(_logits, temperature=artifact.meta["temperature"])
+    logits = partial(_logits, artifact)
     fitted = calibrate(logits(validation), labelled["validation"].labels, tuple(artifact.labels))
     found = {}
     for name, values in scores.items():
@@ -119,18 +123,24 @@ def refitted(
             one = evaluate(scored, labelled[name].labels, fitted.thresholds, artifact.labels)
             found[name] = {
                 "temperature": fitted.temperature,
-                "threshold": next(iter(fitted.thresholds.values()), None),
+                "threshold": None if artifact.multi_label else next(iter(fitted.thresholds.values()), None),
                 **{figure: one[figure] for figure in ("macro_f1", "brier", "ece")},
             }
     return found
 
 
-def _logits(scores: np.ndarray, temperature: float) -> np.ndarray:
+def _logits(artifact: Artifact, scores: np.ndarray) -> np.ndarray:
     """Logits, up to a constant, of calibrated scores; of a score of 0, those of half its last decimal."""
+    temperature = artifact.meta["temperature"]
+    if artifact.multi_label:
+        return temperature * logit(np.clip(scores, 5e-7, 1 - 5e-7))
     return temperature * np.log(np.maximum(scores, 5e-7))
 
 
 def thresholds(artifact: Artifact) -> dict[str, float]:
-    """As `evaluate` wants them: that of the second of two labels, or none where the highest score decides."""
+    """As `evaluate` wants them: that of the second of two labels, or none where the highest score decides;
+    those of all independent labels."""
     labels = artifact.labels
+    if artifact.multi_label:
+        return dict(artifact.meta["thresholds"])
     return {labels[1]: artifact.meta["thresholds"][labels[1]]} if len(labels) == 2 else {}

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.latency import BATCH
-from benchmarks.noninferiority import ALPHA, FAIL, GATE, MARGIN, PASS, by_interval, drop_of, judge
+from benchmarks.noninferiority import ALPHA, FAIL, GATE, MARGIN, PASS, Drop, by_interval, judge
 from benchmarks.report import case
 from benchmarks.team import REFERENCE
 from handler.errors import UserError
@@ -143,9 +143,10 @@ def verdicts_at(
     found: dict[str, dict[str, Any]] = {}
     for equal in (True, False):  # what the check refused can never be chosen: it is no chance to be lucky
         family = {
-            one["name"]: drop_of(one["parity"][GATE]["cells"], labels)
+            one["name"]: found_drop
             for one in judged
-            if "cells" in one["parity"][GATE] and one["artifact"]["check"]["equal"] is equal
+            if one["artifact"]["check"]["equal"] is equal
+            and (found_drop := Drop.of(one["parity"][GATE], labels)) is not None
         }
         found |= judge(family, margin)
     for one in judged:

@@ -26,7 +26,7 @@ from handler.commands import say
 from handler.errors import UserError
 from handler.torchserve import java_home
 from training import functional
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, portable
 from training.data import Dataset
 from training.data.splits import Split
 from training.functional import Cases
@@ -152,7 +152,7 @@ def prepare(
             )
     if unlabelled:
         splits[UNLABELLED] = sample(read_unlabelled(unlabelled), most)
-    suites = _suites(checkpoint, dataset.labels, hatecheck)
+    suites = _suites(checkpoint, hatecheck)
     return Subject(
         checkpoint.folder,
         artifacts,
@@ -186,12 +186,13 @@ def read_unlabelled(path: Path) -> Split:
     return Split(texts, np.full(len(texts), -1))
 
 
-def _suites(checkpoint: Checkpoint, labels: Sequence[str], hatecheck: Path | None) -> dict[str, Cases]:
+def _suites(checkpoint: Checkpoint, hatecheck: Path | None) -> dict[str, Cases]:
     """The functional cases that this classifier can be asked."""
-    if not functional.applies_to(labels):
+    labels = checkpoint.labels
+    if checkpoint.multi_label or not functional.applies_to(labels):
         if hatecheck:
             raise UserError(
-                "functional cases are for the labels not-hate and hate",
+                "functional cases are for the labels not-hate and hate, one of which a text has",
                 seen=f"labels {', '.join(labels)}",
                 remedy="Leave --hatecheck out",
             )
@@ -265,12 +266,11 @@ def find_archives(artifacts: Mapping[str, Artifact], store: Path, model: str) ->
 
 def _describe_data(checkpoint: Checkpoint, dataset: Dataset) -> dict[str, Any]:
     """What the texts are, without where they lie: of a path only the file's name is kept."""
-    kind, separator, place = dataset.spec.partition(":")
-    base = checkpoint.meta["base"]
     return {
-        "spec": kind + separator + Path(place).name,
+        "spec": portable(dataset.spec),
         "sha256": dataset.sha256,
-        "base": Path(base).name if Path(base).is_absolute() else base,
+        "base": portable(checkpoint.meta["base"]),
+        "task": checkpoint.meta["task"],
         "labels": list(dataset.labels),
         "labels_meaningful": checkpoint.judged,
     }

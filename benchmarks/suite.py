@@ -218,7 +218,7 @@ def _findings(name: str, subject: Subject, inside: InProcess) -> dict[str, Any]:
     reference = subject.artifacts[REFERENCE]
     artifact, scores = subject.artifacts.get(name, reference), inside.scores[name]
     if name not in subject.artifacts:
-        scores = calibrated(scores, reference.meta["temperature"])
+        scores = calibrated(scores, reference.meta["temperature"], reference.multi_label)
     labelled, theirs = subject.labelled, inside.scores[REFERENCE]
     on_splits = {split: scores[split] for split in subject.splits}
     found: dict[str, Any] = {

@@ -1,9 +1,10 @@
 """A classifier that was trained elsewhere, made a checkpoint of ours, so that every later stage can take it.
 
 Takes a folder or a hub name of an encoder with a sequence-classification head, in Hugging Face format. Its
-decisions are kept as they are: no temperature is fitted, a score of one half decides. With labelled data, the
-checks and the benchmarks judge it on that; without, only scores can be compared, and they say so. Leaves out:
-models with code of their own, several labels a text, and regression.
+decisions are kept as they are: no temperature is fitted, a score of one half decides. Labels are independent
+where the model's own configuration says so. With labelled data, the checks and the benchmarks judge it on
+that; without, only scores can be compared, and they say so. Leaves out: models with code of their own, and
+regression.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,13 @@ from pathlib import Path
 from handler.errors import UserError
 from training import data
 from training.calibration import uncalibrated
-from training.checkpoint import Checkpoint, describe_data, describe_surroundings, write_checkpoint
+from training.checkpoint import (
+    MULTI_LABEL,
+    Checkpoint,
+    describe_data,
+    describe_surroundings,
+    write_checkpoint,
+)
 from training.data.sources import Columns
 from training.data.tables import UNLABELLED
 
@@ -41,15 +48,23 @@ def adopt(
     asked = Columns(columns.text, columns.label, labels if unlabelled else columns.labels)
     dataset = data.load(spec, data_dir, 0, asked)
     labels = _matched(labels, dataset.labels, columns.labels)
+    independent = model.config.problem_type == MULTI_LABEL
+    if not unlabelled and independent != dataset.multi_label:
+        words = {True: "independent", False: "one of several"}
+        raise UserError(
+            "the model's labels are not those of the data: on one side they exclude each other",
+            seen=f"{words[independent]} in the model, {words[dataset.multi_label]} in the data",
+            remedy="Give data of the model's kind, or none",
+        )
     expected = _logits(model, tokenizer)
     model.config.id2label = dict(enumerate(labels))
     model.config.label2id = {label: index for index, label in enumerate(labels)}
     if model.config.pad_token_id is None:  # else it stays: RoBERTa counts positions by it
         model.config.pad_token_id = tokenizer.pad_token_id
-    calibration = uncalibrated(labels)
+    calibration = uncalibrated(labels, independent)
     meta = {
         "base": place,
-        "task": "single-label",
+        "task": "multi-label" if independent else "single-label",
         "labels": list(labels),
         "temperature": calibration.temperature,
         "thresholds": calibration.thresholds,
@@ -144,9 +159,9 @@ def _require_same(folder: Path, expected) -> None:
 
 def _labels(place: str, config) -> tuple[str, ...]:
     """The model's own names of its labels, in the order of its logits."""
-    if config.num_labels < 2 or config.problem_type in ("regression", "multi_label_classification"):
+    if config.num_labels < 2 or config.problem_type == "regression":
         raise UserError(
-            f"{place} does not choose one label of several",
+            f"{place} does not choose among several labels",
             seen=f"{config.num_labels} labels, {config.problem_type or 'regression'}",
             remedy=ELSEWHERE,
         )

@@ -44,6 +44,7 @@ from handler.errors import UserError
 from handler.machine import cpu_features
 from handler.predictor import Predictor
 from handler.runtimes import RUNTIMES
+from training.checkpoint import portable
 
 # What every variant is made and judged with, beside the modules that its own names: a change of these makes
 # artifacts stale.
@@ -209,13 +210,13 @@ def _describe(variant: Variant, source: Source, folder: Path, built: Built, inpu
         "temperature": meta["temperature"],
         "thresholds": meta["thresholds"],
         "training": {
-            "base": _without_place(meta["base"]),
+            "base": portable(meta["base"]),
             "trained": source.checkpoint.trained,
-            "data": _without_place(meta["data"]["spec"]),
+            "data": portable(meta["data"]["spec"]),
             "data_sha256": meta["data"]["sha256"],
             "seed": meta["seed"],
             "commit": meta["commit"],
-            "metrics": meta["metrics"],
+            "metrics": {portable(name): figures for name, figures in meta["metrics"].items()},
         },
         "build": {
             "inputs_sha256": inputs,
@@ -225,12 +226,6 @@ def _describe(variant: Variant, source: Source, folder: Path, built: Built, inpu
         },
         "proof": built.proof,
     }
-
-
-def _without_place(spec: str) -> str:
-    """A base or data spec for the world: of a path only its last part, since archives travel."""
-    kind, separator, place = spec.rpartition(":")
-    return kind + separator + Path(place).name if Path(place).is_absolute() else spec
 
 
 _references: dict[str, np.ndarray] = {}

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from export.source import Source
+from handler.artifact import Artifact
 from handler.batching import MicroBatch
 from handler.predictor import Prediction, Predictor, decide
 from training.statistics import Comparison, compare
@@ -41,12 +42,16 @@ def check(predictor: Predictor, source: Source, reference: np.ndarray) -> Measur
     """Compare with the `reference` scores, float64 [texts, labels], of the same validation texts."""
     split = source.dataset.splits["validation"]
     artifact = predictor.artifact
-    thresholds = artifact.meta["thresholds"]
+    thresholds, independent = artifact.meta["thresholds"], artifact.multi_label
     predictions = predictor.predict(split.texts)
     scores = np.array([prediction.scores for prediction in predictions])
     difference = np.abs(scores - reference).max(axis=1)
-    ours, theirs = (decide(values, artifact.labels, thresholds) for values in (scores, reference))
-    comparison = compare(split.labels, theirs, ours, len(artifact.labels))
+    ours, theirs = (
+        decide(values, artifact.labels, thresholds, independent) for values in (scores, reference)
+    )
+    # Texts without labels were given some that exclude each other: of them agreement alone is kept.
+    truth = split.labels if split.multi_label == independent else np.zeros_like(ours)
+    comparison = compare(truth, theirs, ours, len(artifact.labels))
     company = batch_mate_difference(predictor, split.texts[:COMPANY_TEXTS])
     judged = source.checkpoint.judged  # else labels mean nothing, and no figure of theirs is kept
     rule, broken = _judge(source, comparison, float(difference.max()))
@@ -70,7 +75,7 @@ def check(predictor: Predictor, source: Source, reference: np.ndarray) -> Measur
             "equal": not broken,
             "note": f"not equal: {'; '.join(broken)}" if broken else rule,
         },
-        reference=_distributions(predictions, artifact.grid.lengths),
+        reference=_distributions(artifact, predictions),
     )
 
 
@@ -134,20 +139,24 @@ def reference_scores(source: Source, batch: int = 32) -> np.ndarray:
                 return_tensors="pt",
             )
             logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-            rows.append(torch.softmax(logits.double() / meta["temperature"], dim=-1).numpy())
+            scaled = logits.double() / meta["temperature"]
+            scores = scaled.sigmoid() if source.checkpoint.multi_label else scaled.softmax(dim=-1)
+            rows.append(scores.numpy())
     return np.round(np.concatenate(rows), 6)
 
 
-def _distributions(predictions: list[Prediction], lengths: tuple[int, ...]) -> dict:
-    """Histograms of the last label's score (ten bins) and of the lengths in tokens (by bucket)."""
-    scores, _ = np.histogram([prediction.scores[-1] for prediction in predictions], bins=10, range=(0, 1))
+def _distributions(artifact: Artifact, predictions: list[Prediction]) -> dict:
+    """Histograms of the last label's score (ten bins), of independent labels those of every one as well, and
+    of the lengths in tokens (by bucket)."""
+    scores, lengths = np.array([prediction.scores for prediction in predictions]), artifact.grid.lengths
+    counts = [np.histogram(column, bins=10, range=(0, 1))[0].tolist() for column in scores.T]
     tokens, _ = np.histogram(
         [prediction.tokens for prediction in predictions], bins=[0, *(top + 1 for top in lengths)]
     )
-    return {
-        "scores": {"edges": [round(edge / 10, 1) for edge in range(11)], "counts": scores.tolist()},
-        "lengths": {"up_to": list(lengths), "counts": tokens.tolist()},
-    }
+    of_scores = {"edges": [round(edge / 10, 1) for edge in range(11)], "counts": counts[-1]}
+    if artifact.multi_label:
+        of_scores["labels"] = dict(zip(artifact.labels, counts, strict=True))
+    return {"scores": of_scores, "lengths": {"up_to": list(lengths), "counts": tokens.tolist()}}
 
 
 def _rounded(value: float) -> float:

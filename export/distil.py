@@ -24,9 +24,11 @@ from handler.commands import say
 from handler.predictor import decide
 from training.calibration import Calibration
 from training.fit import has_bf16
-from training.statistics import macro_f1
+from training.statistics import macro_f1, macro_f1_of_labels, same_labels
 
-Decision = Callable[[np.ndarray], np.ndarray]  # logits [n, labels] -> label indices [n]
+# Logits [n, labels] -> label indices [n], or independent labels, 0 and 1, [n, labels].
+Decision = Callable[[np.ndarray], np.ndarray]
+UNKNOWN = -100  # in the place of a label that is not known; cross-entropy's own default
 
 CACHE_BYTES = 4 << 30  # of the teacher's hidden states; beyond it they are computed anew in every epoch
 
@@ -55,7 +57,8 @@ class Recovery:
 
 @dataclass(frozen=True)
 class Texts:
-    """Token ids of a split, unpadded, and its label indices [n]."""
+    """Token ids of a split, unpadded, and its label indices [n], or independent labels, 0 and 1,
+    [n, labels]."""
 
     ids: list[list[int]]
     labels: np.ndarray
@@ -66,12 +69,15 @@ class Texts:
         """The texts of one split, as the Predictor would encode them."""
         found = source.dataset.splits[split]
         encodings = source.tokenizer.encode_batch_fast(list(found.texts))
-        return cls([encoding.ids for encoding in encodings], found.labels, source.pad_id)
+        labels = found.labels
+        if source.checkpoint.multi_label and not found.multi_label:  # texts without labels were given some
+            labels = np.full((len(found), len(source.checkpoint.labels)), UNKNOWN)
+        return cls([encoding.ids for encoding in encodings], labels, source.pad_id)
 
     def with_unlabelled(self, source: Source) -> "Texts":
-        """These and the source's unlabelled texts, whose labels, -100, cross-entropy leaves out."""
+        """These and the source's unlabelled texts, whose labels, -100, the loss leaves out."""
         encodings = source.tokenizer.encode_batch_fast(list(source.unlabelled))
-        unknown = np.full(len(encodings), -100, dtype=self.labels.dtype)
+        unknown = np.full((len(encodings), *self.labels.shape[1:]), UNKNOWN, dtype=self.labels.dtype)
         ids = [*self.ids, *(encoding.ids for encoding in encodings)]
         return replace(self, ids=ids, labels=np.concatenate([self.labels, unknown]))
 
@@ -102,10 +108,11 @@ class Texts:
             strange = rng.random(len(text)) < share
             strange[[0, -1]] = False
             ids.append(np.where(strange, rng.choice(pool, len(text)), text).tolist())
-        return replace(self, ids=ids, labels=np.tile(self.labels, copies + 1))
+        return replace(self, ids=ids, labels=np.concatenate([self.labels] * (copies + 1)))
 
     def batch(self, rows: Sequence[int], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-        """input_ids and attention_mask [rows, longest of them], labels [rows]; all int64."""
+        """input_ids and attention_mask [rows, longest of them], labels [rows] or
+        [rows, labels]; all int64."""
         longest = max(self.lengths[row] for row in rows)
         padded = [self.ids[row] + [self.pad_id] * (longest - self.lengths[row]) for row in rows]
         real = [[1] * self.lengths[row] + [0] * (longest - self.lengths[row]) for row in rows]
@@ -131,9 +138,9 @@ def highest(logits: np.ndarray) -> np.ndarray:
 
 def decision(source: Source) -> Decision:
     """How the checkpoint turns logits into labels: by its own temperature and thresholds."""
-    meta = source.checkpoint.meta
-    calibration = Calibration(meta["temperature"], meta["thresholds"])
-    return lambda logits: decide(calibration.scores(logits), meta["labels"], meta["thresholds"])
+    meta, independent = source.checkpoint.meta, source.checkpoint.multi_label
+    calibration = Calibration(meta["temperature"], meta["thresholds"], independent)
+    return lambda logits: decide(calibration.scores(logits), meta["labels"], meta["thresholds"], independent)
 
 
 def takes_over(kept: Sequence[int], depth: int) -> tuple[int, ...]:
@@ -159,9 +166,9 @@ def distil(
 
     Its output after layer i is held to the teacher's after layer `layer_map[i]` (squared error relative to
     the teacher's square; TinyBERT, Jiao et al. 2020, arXiv:1909.10351), its logits to the teacher's (KL at
-    a temperature; Hinton et al. 2015, arXiv:1503.02531). The embeddings stay the teacher's. Epochs are ranked
-    by macro-F1 on validation, where nothing is `labelled` by agreement with the teacher. Masks of
-    `prune.mask_smallest` hold. A GPU is used where there is one.
+    a temperature; Hinton et al. 2015, arXiv:1503.02531; of independent labels, summed over them). The
+    embeddings stay the teacher's. Epochs are ranked by macro-F1 on validation, where nothing is `labelled` by
+    agreement with the teacher. Masks of `prune.mask_smallest` hold. A GPU is used where there is one.
     Returns facts: the epoch kept, its macro-F1 and agreement, the teacher's macro-F1.
     """
     recipe = recipe or Recovery()
@@ -198,7 +205,7 @@ def _distil(
         figures = {
             "epoch": epoch,
             "macro_f1": _macro_f1(validation.labels, given),
-            "agreement": float((given == reference).mean()),
+            "agreement": float(same_labels(given, reference).mean()),
         }
         seconds = time.perf_counter() - started
         say(
@@ -292,12 +299,9 @@ def _loss(
 ) -> torch.Tensor:
     (logits, hidden), (wanted, states) = output, targets
     warmth = recipe.temperature
-    loss = warmth**2 * F.kl_div(
-        F.log_softmax(logits / warmth, -1),
-        F.log_softmax(wanted / warmth, -1),
-        log_target=True,
-        reduction="batchmean",
-    )
+    independent = batch["labels"].dim() == 2
+    divergence = _divergence_of_labels if independent else _divergence
+    loss = warmth**2 * divergence(logits / warmth, wanted / warmth)
     if recipe.hidden_weight:
         real = batch["attention_mask"][..., None]
         errors = [
@@ -306,9 +310,34 @@ def _loss(
         ]
         loss = loss + recipe.hidden_weight * torch.stack(errors).mean()
     if recipe.label_weight:
-        labels = F.cross_entropy(logits, batch["labels"], reduction="sum")  # of none it has no mean
+        labels = label_loss(logits, batch["labels"])  # of no labelled text it has no mean
         loss = loss + recipe.label_weight * labels / len(logits)
     return loss
+
+
+def _divergence(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """KL of the softmax of `wanted` from that of `logits`, both [n, labels]: the mean over texts."""
+    return F.kl_div(
+        F.log_softmax(logits, -1), F.log_softmax(wanted, -1), log_target=True, reduction="batchmean"
+    )
+
+
+def _divergence_of_labels(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The same of independent labels: KL of each one's sigmoid, summed over labels."""
+    targets = wanted.sigmoid()
+    crossed, least = (
+        F.binary_cross_entropy_with_logits(given, targets, reduction="sum") for given in (logits, wanted)
+    )
+    return (crossed - least) / len(logits)
+
+
+def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of label indices [n], or binary cross-entropy of independent labels [n, labels], summed
+    over the texts whose labels are known."""
+    if labels.dim() == 1:
+        return F.cross_entropy(logits, labels, reduction="sum", ignore_index=UNKNOWN)
+    each = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0).float(), reduction="none")
+    return (each * (labels != UNKNOWN)).sum()
 
 
 def _run(model: PreTrainedModel, batch: dict) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
@@ -337,6 +366,8 @@ def _chunks(rows: Sequence[int], size: int) -> list[list[int]]:
 
 
 def _macro_f1(truth: np.ndarray, given: np.ndarray) -> float:
+    if truth.ndim == 2:
+        return macro_f1_of_labels(np.maximum(truth, 0), given)
     labels = int(max(truth.max(), given.max())) + 1
     counts = np.bincount(truth * labels + given, minlength=labels**2)
     return float(macro_f1(counts.reshape(1, labels, labels))[0])

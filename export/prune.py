@@ -20,6 +20,7 @@ from torch.nn.utils import prune as masks
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import prune_linear_layer
 
+from export.distil import label_loss
 from handler.errors import UserError
 
 Batch = dict[str, torch.Tensor]  # input_ids, attention_mask, and labels where importance is measured
@@ -145,7 +146,7 @@ def importance(model: PreTrainedModel, batches: Iterable[Batch], *, labelled: bo
     A part's output x scaled by a gate g changes the loss by dL/dg = x . dL/dx at g = 1: the first term of
     the Taylor expansion at its removal. Summed over the tokens of a text, in absolute value, averaged over
     texts (Michel et al. 2019, arXiv:1905.10650, eq. 2, for heads; Molchanov et al. 2019, arXiv:1906.10771,
-    for neurons). The loss is cross-entropy where `labelled`, else the sum of squared logits.
+    for neurons). The loss is (binary) cross-entropy where `labelled`, else the sum of squared logits.
     """
     model.eval()
     tapped = _Taps(model)
@@ -342,7 +343,7 @@ def _loss(model: PreTrainedModel, batch: Batch, labelled: bool) -> torch.Tensor:
     """Summed over texts, so that the gradient of each text is its own."""
     logits = model(**_inputs(batch)).logits
     if labelled:
-        return nn.functional.cross_entropy(logits, batch["labels"], reduction="sum")
+        return label_loss(logits, batch["labels"])
     return logits.square().sum()
 
 

@@ -56,6 +56,10 @@ class Artifact:
         return self.meta["task"]
 
     @property
+    def multi_label(self) -> bool:
+        return self.task == "multi-label"
+
+    @property
     def max_length(self) -> int:
         """Longest input of the model in tokens, [CLS] and [SEP] included."""
         return self.meta["inputs"]["max_length"]

@@ -139,7 +139,7 @@ class Predictor:
             return scores[0]
         if aggregate == "mean":
             return np.round(np.average(scores, axis=0, weights=lengths), 6)
-        return scores.max(axis=0) if self.artifact.task == "multi-label" else scores[scores[:, 1].argmax()]
+        return scores.max(axis=0) if self.artifact.multi_label else scores[scores[:, 1].argmax()]
 
     def logits(self, encodings: Sequence[Encoding]) -> np.ndarray:
         """Run the model: float32 [texts, labels], in the order given, in micro-batches of the grid."""
@@ -171,8 +171,8 @@ class Predictor:
         Rounded to six decimals, which is what is served: decisions are taken on the numbers shown.
         """
         scaled = logits.astype(np.float64) / self.artifact.meta["temperature"]
-        if self.artifact.task == "multi-label":
-            return np.round(1 / (1 + np.exp(-scaled)), 6)
+        if self.artifact.multi_label:
+            return np.round(1 / (1 + np.exp(-np.clip(scaled, -700, 700))), 6)  # e^710 is beyond float64
         exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         return np.round(exponentials / exponentials.sum(axis=1, keepdims=True), 6)
 
@@ -183,16 +183,22 @@ class Predictor:
         read = {"tokens": prediction.tokens, "truncated": prediction.truncated}
         if prediction.windows > 1:
             read["windows"] = prediction.windows
-        if self.artifact.task == "multi-label":
-            chosen = [label for label in labels if scores[label] >= thresholds[label]]
+        if self.artifact.multi_label:
+            (held,) = decide(prediction.scores[None], labels, thresholds, multi_label=True)
+            chosen = [label for label, holds in zip(labels, held, strict=True) if holds]
             return {"labels": chosen, "scores": scores, "thresholds": thresholds, **read}
         label = labels[decide(prediction.scores[None], labels, thresholds)[0]]
         threshold = thresholds[labels[1]] if len(labels) == 2 else None
         return {"label": label, "score": scores[label], "scores": scores, "threshold": threshold, **read}
 
 
-def decide(scores: np.ndarray, labels: Sequence[str], thresholds: Mapping[str, float]) -> np.ndarray:
-    """Single-label decisions, int [texts]: two labels by the threshold of the second, more by the largest."""
+def decide(
+    scores: np.ndarray, labels: Sequence[str], thresholds: Mapping[str, float], multi_label: bool = False
+) -> np.ndarray:
+    """Single-label decisions, int [texts]: two labels by the threshold of the second, more by the largest.
+    Independent labels, 0 and 1, int [texts, labels]: each by its own threshold."""
+    if multi_label:
+        return (scores >= np.array([thresholds[label] for label in labels])).astype(np.int64)
     if len(labels) == 2:
         return (scores[:, 1] >= thresholds[labels[1]]).astype(np.int64)
     return scores.argmax(axis=1)

@@ -141,8 +141,13 @@ def table(dataset: data.Dataset) -> str:
 
 def summary(meta: dict[str, Any]) -> str:
     """The final figures, one row a split."""
-    rows = ("macro_f1", "accuracy", "auroc", "average_precision", "brier", "ece")
-    figures = [[name, *(split[row] for row in rows)] for name, split in meta["metrics"].items()]
+    rows = ["macro_f1", "accuracy", "auroc", "average_precision", "brier", "ece"]
+    if meta["task"] == "multi-label":
+        rows.insert(1, "micro_f1")
+    figures = [
+        [name.replace("_", " ") if name == "test_without_leaks" else name, *(split[row] for row in rows)]
+        for name, split in meta["metrics"].items()
+    ]
     calibration = ", ".join(f"{label} from {value:.3f}" for label, value in meta["thresholds"].items())
     return (
         tabulate(figures, ["split", *rows], floatfmt=".3f", missingval="–")

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -30,12 +31,13 @@ from handler.errors import UserError
 from handler.machine import cpu_model
 from training import data
 from training.backbones import clear_limits
-from training.data import Dataset
+from training.data import Dataset, Split
 from training.data.sources import Columns
 
 SCHEMA = 1
 META_FILE = "checkpoint.json"
 VERSIONED = ("torch", "transformers", "tokenizers", "accelerate", "scikit-learn", "scipy", "numpy")
+MULTI_LABEL = "multi_label_classification"  # transformers' name of it
 RETRAIN = "Run `make train` again."
 
 
@@ -49,6 +51,11 @@ class Checkpoint:
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(self.meta["labels"])
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether labels are independent: a text may have none, or several."""
+        return self.meta["task"] == "multi-label"
 
     @property
     def trained(self) -> bool:
@@ -79,6 +86,8 @@ def write_checkpoint(
     """Put a complete checkpoint in the place of `folder`, whose former content stays until then."""
     check_place(folder)
     meta = {"schema": SCHEMA, **meta}
+    if meta.get("task") == "multi-label":  # so that transformers' own pipeline takes sigmoids as well
+        model.config.problem_type = MULTI_LABEL
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.part-"))
@@ -152,7 +161,6 @@ def load_data(checkpoint: Checkpoint, data_dir: str | Path | None = None) -> Dat
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:
     """What `checkpoint.json` records of the data: how to load it again and how to know it."""
-    counts = dataset.counts()
     columns = asdict(dataset.columns)
     return {
         "spec": dataset.spec,
@@ -160,13 +168,35 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "columns": {**columns, "labels": list(dataset.columns.labels)},
         "seed": dataset.seed,
         "sha256": dataset.sha256,
+        "task": dataset.task,
         "splits": {
-            name: {"n": len(split), "sha256": dataset.split_sha256[name], "labels": counts[name]}
+            name: _describe_split(split, dataset, dataset.split_sha256[name])
             for name, split in dataset.splits.items()
+        },
+        "others": {
+            name: {
+                part: _describe_split(split, dataset, data.fingerprint(split))
+                for part, split in held_out.items()
+            }
+            for name, held_out in dataset.others.items()
         },
         "dropped": dataset.dropped,
         "leaks": dataset.leaks,
     }
+
+
+def _describe_split(split: Split, dataset: Dataset, sha256: str) -> dict[str, Any]:
+    return {"n": len(split), "sha256": sha256, "labels": data.count(split, dataset.labels)}
+
+
+def portable(name: str) -> str:
+    """The name of data or of a base model for the world: of each path only its last part, since archives
+    travel. Takes what is made of such names as well, such as `test of csv:/home/me/table.csv`."""
+    parts = []
+    for part in re.split(r"\+(?=\w+(?:[:*+]|$))", name):  # a path may hold a plus sign
+        kind, colon, place = part.rpartition(":")
+        parts.append(kind + colon + Path(place).name if Path(place).is_absolute() else part)
+    return "+".join(parts)
 
 
 def describe_surroundings() -> dict[str, Any]:

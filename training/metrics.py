@@ -1,7 +1,7 @@
 """How good calibrated scores are: labels, ranking, and the scores as probabilities.
 
-Covers single-label tasks of two labels and more. Leaves out: multi-label, differences between two models
-(`statistics`), and plots.
+Covers single-label tasks of two labels and more, and independent labels (multi-label). Leaves out:
+differences between two models (`statistics`), and plots.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,19 +18,62 @@ ECE_BINS = 15  # of equal width, as Guo et al., 2017 (https://arxiv.org/abs/1706
 def evaluate(
     scores: np.ndarray, truth: np.ndarray, thresholds: Mapping[str, float], labels: Sequence[str]
 ) -> dict:
-    """All figures of scores `[n, labels]` against label indices `[n]`, in plain JSON numbers.
+    """All figures of scores `[n, labels]` against label indices `[n]`, or against independent labels as 0 and
+    1 `[n, labels]`, in plain JSON numbers.
 
     What is undefined (AUROC where a label is absent) is None. With two labels, `auroc` and
     `average_precision` are those of the second; with more, the mean of each label against the rest.
     `brier` is the mean squared error of the second label's score, or summed over all labels where there
     are more than two; `ece` is that of the top label.
+
+    Of independent labels, `macro_f1` is the mean of each one's F1, `micro_f1` that of all decisions together,
+    `accuracy` the share of texts with all labels right, `auroc` and `average_precision` the means over the
+    labels that some texts have and others have not, `brier` the mean over labels, and `ece` that of every
+    decision about a label.
     """
+    if truth.ndim == 2:
+        return _evaluate_independent(scores, truth, thresholds, labels)
     given = decide(scores, labels, thresholds)
     indices = np.arange(len(labels))
     precision, recall, f1, support = sk.precision_recall_fscore_support(
         truth, given, labels=indices, zero_division=0
     )
-    per_label = {
+    onehot = truth[:, None] == indices
+    return {
+        "n": len(truth),
+        "macro_f1": float(f1.mean()),
+        "accuracy": float((given == truth).mean()),
+        "labels": _per_label(labels, precision, recall, f1, support),
+        **_ranking(scores, onehot),
+        "brier": float(((scores - onehot) ** 2).sum(axis=1).mean() / (2 if len(labels) == 2 else 1)),
+        "ece": expected_calibration_error(scores, truth),
+    }
+
+
+def _evaluate_independent(
+    scores: np.ndarray, truth: np.ndarray, thresholds: Mapping[str, float], labels: Sequence[str]
+) -> dict:
+    given = decide(scores, labels, thresholds, multi_label=True)
+    precision, recall, f1, support = sk.precision_recall_fscore_support(
+        truth, given, average=None, zero_division=0
+    )
+    told = [column.any() and not column.all() for column in truth.T]
+    return {
+        "n": len(truth),
+        "macro_f1": float(f1.mean()),
+        "micro_f1": float(sk.f1_score(truth, given, average="micro", zero_division=0)),
+        "accuracy": float((given == truth).all(axis=1).mean()),
+        "labels": _per_label(labels, precision, recall, f1, support),
+        **_mean_ranking(scores[:, told], truth[:, told]),
+        "brier": float(((scores - truth) ** 2).mean()),
+        "ece": expected_calibration_error(*_questions(scores, truth)),
+    }
+
+
+def _per_label(
+    labels: Sequence[str], precision: np.ndarray, recall: np.ndarray, f1: np.ndarray, support: np.ndarray
+) -> dict[str, dict]:
+    return {
         label: {
             "precision": float(precision[index]),
             "recall": float(recall[index]),
@@ -39,16 +82,12 @@ def evaluate(
         }
         for index, label in enumerate(labels)
     }
-    onehot = truth[:, None] == indices
-    return {
-        "n": len(truth),
-        "macro_f1": float(f1.mean()),
-        "accuracy": float((given == truth).mean()),
-        "labels": per_label,
-        **_ranking(scores, onehot),
-        "brier": float(((scores - onehot) ** 2).sum(axis=1).mean() / (2 if len(labels) == 2 else 1)),
-        "ece": expected_calibration_error(scores, truth),
-    }
+
+
+def _questions(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every decision about an independent label as a text of its own with two labels, no and yes: scores
+    `[n * labels, 2]` and indices `[n * labels]`."""
+    return np.stack([1 - scores, scores], axis=-1).reshape(-1, 2), truth.reshape(-1)
 
 
 def expected_calibration_error(scores: np.ndarray, truth: np.ndarray, bins: int = ECE_BINS) -> float:
@@ -64,7 +103,10 @@ def expected_calibration_error(scores: np.ndarray, truth: np.ndarray, bins: int 
 
 def reliability(scores: np.ndarray, truth: np.ndarray, bins: int = RELIABILITY_BINS) -> list[dict]:
     """The points of a reliability diagram: of each bin of the last of two labels' score (of the top label,
-    where there are more) the mean score, how often it was right, and how many texts."""
+    where there are more; of independent labels, of every score) the mean score, how often it was right, and
+    how many texts (or scores)."""
+    if truth.ndim == 2:
+        scores, truth = _questions(scores, truth)
     if scores.shape[1] == 2:
         score, right = scores[:, 1], truth == 1
     else:
@@ -81,6 +123,14 @@ def _ranking(scores: np.ndarray, onehot: np.ndarray) -> dict[str, float | None]:
     ranked = [1] if scores.shape[1] == 2 else list(range(scores.shape[1]))
     if any(onehot[:, index].all() or not onehot[:, index].any() for index in ranked):
         return {"auroc": None, "average_precision": None}
-    auroc = [sk.roc_auc_score(onehot[:, index], scores[:, index]) for index in ranked]
-    precision = [sk.average_precision_score(onehot[:, index], scores[:, index]) for index in ranked]
+    return _mean_ranking(scores[:, ranked], onehot[:, ranked])
+
+
+def _mean_ranking(scores: np.ndarray, held: np.ndarray) -> dict[str, float | None]:
+    """Means over the columns; None where there is none."""
+    if not held.shape[1]:
+        return {"auroc": None, "average_precision": None}
+    pairs = list(zip(held.T, scores.T, strict=True))
+    auroc = [sk.roc_auc_score(one, score) for one, score in pairs]
+    precision = [sk.average_precision_score(one, score) for one, score in pairs]
     return {"auroc": float(np.mean(auroc)), "average_precision": float(np.mean(precision))}

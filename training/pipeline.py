@@ -44,7 +44,7 @@ def train(dataset: Dataset, base: str, recipe: Recipe, output: Path, *, resume: 
     state = output.with_name(f"{output.name}-state")
     model, tokenizer = backbone(base, dataset.labels, recipe.seed)
     _check_length(model, tokenizer, recipe.max_length)
-    calibration = uncalibrated(dataset.labels)
+    calibration = uncalibrated(dataset.labels, dataset.multi_label)
     if recipe.epochs:
         say(f"fine-tuning {base} on {len(dataset.splits['train']):,} texts")
         teacher = teacher_logits(recipe, dataset) if recipe.teacher else None
@@ -97,11 +97,25 @@ def _figures(
     calibration: Calibration,
     max_length: int,
 ) -> dict[str, dict]:
+    """Figures of validation and test, of test without the texts that also stood in train, and of the
+    held-out parts of joined sets, such as `test of davidson:binary`."""
+    judged = {name: dataset.splits[name] for name in ("validation", "test")}
+    judged |= {
+        f"{name} of {own}": split
+        for own, held_out in dataset.others.items()
+        for name, split in held_out.items()
+        if len(split)
+    }
     figures = {}
-    for name in ("validation", "test"):
-        split = dataset.splits[name]
+    for name, split in judged.items():
         scores = calibration.scores(predict_logits(model, tokenizer, split.texts, max_length))
         figures[name] = evaluate(scores, split.labels, calibration.thresholds, dataset.labels)
+        leaked = dataset.leaked.get(name, ())
+        if name == "test" and 0 < len(leaked) < len(split):
+            kept = np.setdiff1d(np.arange(len(split)), leaked)
+            figures["test_without_leaks"] = evaluate(
+                scores[kept], split.labels[kept], calibration.thresholds, dataset.labels
+            )
     return figures
 
 

@@ -1,8 +1,10 @@
 """Whether two classifiers differ, judged on the same texts.
 
 Covers: the interval of the difference in macro-F1 by a paired bootstrap, McNemar's exact test of which of
-them is right more often, intervals of the differences in AUROC and average precision, and of a rate. Leaves
-out the verdict on a margin, and many candidates at once (`benchmarks.noninferiority`).
+them is right more often, intervals of the differences in AUROC and average precision, and of a rate. Labels
+exclude each other, or are independent: then macro-F1 is the mean of every label's own F1, and a text is right
+where all of its labels are. Leaves out the verdict on a margin, and many candidates at once
+(`benchmarks.noninferiority`).
 """
 
 from collections.abc import Iterator
@@ -18,8 +20,9 @@ CHUNK_WEIGHTS = 2_000_000  # resamples x texts at once: 16 MB each
 
 @dataclass(frozen=True)
 class Comparison:
-    """`drop` is reference minus candidate macro-F1 with its interval (`low`, `high`); `only_*_right`
-    counts texts that one of the two alone got right, `p_value` is McNemar's for these counts."""
+    """`drop` is reference minus candidate macro-F1 with its interval (`low`, `high`); `agreement` is the
+    share of texts with the same label (all labels the same), `only_*_right` counts texts that one of the two
+    alone got right, `p_value` is McNemar's for these counts."""
 
     n: int
     agreement: float
@@ -53,26 +56,37 @@ def compare(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two vectors of label indices `[n]` for the same texts, with `labels` labels in all.
+    """Compare two vectors of label indices `[n]` for the same texts, with `labels` labels in all; or, of
+    independent labels, two matrices of 0 and 1 `[n, labels]`.
 
     Resampling texts with replacement is drawing counts of (truth, reference, candidate) triples from a
-    multinomial, which makes the percentile bootstrap exact and as quick for a million texts as for ten.
+    multinomial, which makes the percentile bootstrap exact and as quick for a million texts as for ten. Of
+    independent labels a triple holds all labels of a text (`outcomes`): texts are drawn, never labels.
     """
-    cells = (truth * labels + reference) * labels + candidate
-    counts = np.bincount(cells, minlength=labels**3)
-    drawn = np.random.default_rng(seed).multinomial(len(truth), counts / len(truth), size=resamples)
-    drops = macro_f1_drop(drawn, labels)
+    rng = np.random.default_rng(seed)
+    if truth.ndim == 2:
+        kinds, counts = outcomes(truth, reference, candidate)
+        drawn = draw_counts(rng, counts, resamples)
+        drops = np.concatenate([macro_f1_drop_of_labels(some, kinds) for some in drawn])
+        drop = float(macro_f1_drop_of_labels(counts[None], kinds)[0])
+        figures = [macro_f1_of_labels(truth, given) for given in (reference, candidate)]
+    else:
+        cells = (truth * labels + reference) * labels + candidate
+        counts = np.bincount(cells, minlength=labels**3)
+        drops = macro_f1_drop(rng.multinomial(len(truth), counts / len(truth), size=resamples), labels)
+        drop = float(macro_f1_drop(counts[None], labels)[0])
+        table = counts.reshape(1, labels, labels, labels)
+        figures = [float(macro_f1(table.sum(axis=axis))[0]) for axis in (3, 2)]
     tail = (1 - confidence) / 2
     low, high = np.quantile(drops, [tail, 1 - tail])
-    table = counts.reshape(1, labels, labels, labels)
-    first, second = reference == truth, candidate == truth
+    first, second = same_labels(reference, truth), same_labels(candidate, truth)
     only_reference, only_candidate = int((first & ~second).sum()), int((second & ~first).sum())
     return Comparison(
         n=len(truth),
-        agreement=float((reference == candidate).mean()),
-        reference_macro_f1=float(macro_f1(table.sum(axis=3))[0]),
-        candidate_macro_f1=float(macro_f1(table.sum(axis=2))[0]),
-        drop=float(macro_f1_drop(counts[None], labels)[0]),
+        agreement=float(same_labels(reference, candidate).mean()),
+        reference_macro_f1=figures[0],
+        candidate_macro_f1=figures[1],
+        drop=drop,
         low=float(low),
         high=float(high),
         confidence=confidence,
@@ -80,6 +94,11 @@ def compare(
         only_candidate_right=only_candidate,
         p_value=mcnemar(only_reference, only_candidate),
     )
+
+
+def same_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Whether two answers are the same, bool `[n]`: the label, or every one of independent labels."""
+    return first == second if first.ndim == 1 else (first == second).all(axis=1)
 
 
 def mcnemar(only_first_right: int, only_second_right: int) -> float:
@@ -109,35 +128,104 @@ def macro_f1_drop(counts: np.ndarray, labels: int) -> np.ndarray:
     return macro_f1(table.sum(axis=3)) - macro_f1(table.sum(axis=2))
 
 
+def outcomes(
+    truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The kinds of texts that occur `[kinds, labels]`, and how many are of each `[kinds]`.
+
+    A kind says of every independent label, in 4, 2 and 1, whether the text has it, whether the reference says
+    so, and whether the candidate does: all that the figures of both need, and far fewer than there are texts.
+    """
+    kinds, counts = np.unique(4 * truth + 2 * reference + candidate, axis=0, return_counts=True)
+    return kinds.astype(np.int64), counts
+
+
+def draw_counts(rng: np.random.Generator, counts: np.ndarray, resamples: int) -> Iterator[np.ndarray]:
+    """Counts `[some, kinds]` of as many texts as there are, drawn with replacement, until there are
+    `resamples` rows."""
+    n = counts.sum()
+    for size in _portions(len(counts), resamples):
+        yield rng.multinomial(n, counts / n, size=size)
+
+
+def draw_weights(rng: np.random.Generator, shapes: np.ndarray, resamples: int) -> Iterator[np.ndarray]:
+    """Gamma variates `[some, kinds]` of the given `shapes` `[kinds]`, as a Bayesian bootstrap weighs texts
+    (Rubin, 1981), until there are `resamples` rows."""
+    for size in _portions(len(shapes), resamples):
+        yield rng.standard_gamma(shapes, (size, len(shapes)))
+
+
+def macro_f1_of_labels(truth: np.ndarray, given: np.ndarray) -> float:
+    """The mean over independent labels of each one's F1, from 0 and 1 `[n, labels]`; a label that never
+    occurs counts 0."""
+    return float(_f1((truth & given).sum(axis=0), truth.sum(axis=0) + given.sum(axis=0)).mean())
+
+
+def macro_f1_drop_of_labels(weights: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Reference minus candidate macro-F1 `[m]` of independent labels, from counts or weights `[m, kinds]` of
+    the `kinds` that `outcomes` gives."""
+    truth, reference, candidate = ((kinds >> bit & 1).astype(np.float64) for bit in (2, 1, 0))
+    held = weights @ truth
+    of_reference = _f1(weights @ (truth * reference), held + weights @ reference)
+    of_candidate = _f1(weights @ (truth * candidate), held + weights @ candidate)
+    return (of_reference - of_candidate).mean(axis=1)
+
+
+def _f1(right: np.ndarray, involved: np.ndarray) -> np.ndarray:
+    """F1 from the texts that have a label and are given it, and those that have it plus those given it."""
+    return np.divide(2.0 * right, involved, out=np.zeros(right.shape), where=involved > 0)
+
+
 def compare_ranking(
     truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, *, seed: int = 0
 ) -> dict[str, Interval | None]:
     """Drops in `auroc` and `average_precision` from scores `[n]` of the label to be found, where `truth`
-    `[n]` is 1; None where one of the two kinds of text is absent.
+    `[n]` is 1; of independent labels `[n, labels]`, drops in the mean over those labels that some texts have
+    and others have not. None where one of the two kinds of text is absent.
 
-    Texts are resampled with replacement, for both alike.
+    Texts are resampled with replacement, for both alike and for all labels at once.
     """
-    if truth.all() or not truth.any():
+    truth, reference, candidate = (each.reshape(len(truth), -1) for each in (truth, reference, candidate))
+    told = [place for place, column in enumerate(truth.T) if column.any() and not column.all()]
+    if not told:
         return {"auroc": None, "average_precision": None}
     n, rng = len(truth), np.random.default_rng(seed)
-    ours, theirs = _Ranking(truth, reference), _Ranking(truth, candidate)
-    drops = np.concatenate(
-        [ours.figures(weights) - theirs.figures(weights) for weights in _resample(rng, n, RANKING_RESAMPLES)],
-        axis=1,
-    )
-    exact = (ours.figures(np.ones((1, n))) - theirs.figures(np.ones((1, n))))[:, 0]
-    lows, highs = np.nanquantile(drops, [0.025, 0.975], axis=1)
+    pairs = [
+        (_Ranking(truth[:, place], reference[:, place]), _Ranking(truth[:, place], candidate[:, place]))
+        for place in told
+    ]
+
+    def mean_drops(weights: np.ndarray) -> np.ndarray:
+        drops = np.stack([ours.figures(weights) - theirs.figures(weights) for ours, theirs in pairs])
+        return drops[0] if len(pairs) == 1 else _mean_of_known(drops)
+
+    drawn = [mean_drops(weights) for weights in _resample(rng, n, RANKING_RESAMPLES)]
+    exact = mean_drops(np.ones((1, n)))[:, 0]
+    lows, highs = np.nanquantile(np.concatenate(drawn, axis=1), [0.025, 0.975], axis=1)
     return {
         name: Interval(float(exact[row]), float(lows[row]), float(highs[row]))
         for row, name in enumerate(("auroc", "average_precision"))
     }
 
 
+def _mean_of_known(values: np.ndarray) -> np.ndarray:
+    """The mean over the first axis without what is not a number: labels that a resample has no text of."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)
+
+
 def _resample(rng: np.random.Generator, n: int, resamples: int) -> Iterator[np.ndarray]:
     """How often each text is drawn, `[some, n]`, until there are `resamples` rows."""
-    most = max(1, CHUNK_WEIGHTS // n)
+    for size in _portions(n, resamples):
+        yield rng.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
+
+
+def _portions(width: int, resamples: int) -> Iterator[int]:
+    """How many resamples of so many weights to hold at once, until there are enough."""
+    most = max(1, CHUNK_WEIGHTS // width)
     for start in range(0, resamples, most):
-        yield rng.multinomial(n, np.full(n, 1 / n), size=min(most, resamples - start)).astype(np.float64)
+        yield min(most, resamples - start)
 
 
 class _Ranking:

@@ -218,6 +218,8 @@ def reliability(document: Document) -> str:
         return ""
     labels = document["data"]["labels"]
     what = labels[-1] if len(labels) == 2 else "the top label"
+    if document["data"].get("task") == "multi-label":
+        what = "any label"
     with canvas(4.4) as (figure, (axes,)):
         axes.plot([0, 1], [0, 1], color=MUTED.stand_in, linewidth=1, linestyle=(0, (4, 3)))
         for (name, ece, parts), (colour, mark) in zip(found, _styles([one[0] for one in found]), strict=True):

@@ -31,6 +31,7 @@ from benchmarks.pages.wording import (
     arrow,
     bins,
     errors,
+    moved_score,
     proof_words,
     reason,
     span,
@@ -119,7 +120,7 @@ def _flips(document: Document, texts: Texts | None) -> Section | None:
             Header("tokens"),
             Header("truth", "name"),
             Header("label", "name"),
-            Header("score of the last label"),
+            Header(moved_score(document["data"])),
         ]
         rows = [
             Row(

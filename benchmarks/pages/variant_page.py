@@ -20,6 +20,7 @@ from benchmarks.pages.wording import (
     figure,
     flatten,
     github,
+    moved_score,
     plain,
     proof_words,
     rate,
@@ -261,7 +262,7 @@ def _flipped(one: Report) -> str:
         ]
         for found in one.get("flipped") or []
     ]
-    return _table(rows, ["split", "row", "tokens", "truth", "label", "score of the last label"])
+    return _table(rows, ["split", "row", "tokens", "truth", "label", moved_score(one["data"])])
 
 
 def _slices(one: Report) -> str:
@@ -287,6 +288,7 @@ def _quality(splits: Mapping[str, Mapping[str, Any]]) -> str:
     names = {
         "n": "texts",
         "macro_f1": "macro-F1",
+        "micro_f1": "micro-F1",
         "accuracy": "accuracy",
         "auroc": "AUROC",
         "average_precision": "average precision",

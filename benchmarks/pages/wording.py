@@ -92,6 +92,11 @@ def arrow(direction: str) -> str:
     return direction.replace(" -> ", " → ")
 
 
+def moved_score(data: Mapping[str, Any]) -> str:
+    """Which score a flipped text's row tells."""
+    return "score that moved most" if data.get("task") == "multi-label" else "score of the last label"
+
+
 def reason(row: Mapping[str, Any], allowed: float) -> str:
     """A sentence on why the verdict is what it is."""
     word = verdict(row, allowed)

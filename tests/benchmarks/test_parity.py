@@ -9,7 +9,9 @@ from benchmarks.parity import by_length, flipped, flips, parity
 from training.data.splits import Split
 
 LABELS = ["not-hate", "hate"]
-REFERENCE = SimpleNamespace(labels=LABELS, meta={"thresholds": {"hate": 0.5}, "temperature": 1.0})
+REFERENCE = SimpleNamespace(
+    labels=LABELS, multi_label=False, meta={"thresholds": {"hate": 0.5}, "temperature": 1.0}
+)
 TOKENS = {"gate": np.array([5, 16, 17, 600])}
 
 
@@ -88,6 +90,42 @@ def test_flips_of_three_labels_name_every_direction() -> None:
     assert found["c -> a"] == 1
     assert sum(found.values()) == 2
     assert len(found) == 6
+
+
+INDEPENDENT = SimpleNamespace(
+    labels=["insult", "threat"],
+    multi_label=True,
+    meta={"thresholds": {"insult": 0.5, "threat": 0.6}, "temperature": 1.0},
+)
+TRUTH = np.array([[1, 0], [1, 1], [0, 0], [0, 1]])
+BEFORE = {"gate": np.array([[0.9, 0.1], [0.8, 0.7], [0.2, 0.3], [0.1, 0.9]])}
+AFTER = {"gate": np.array([[0.9, 0.1], [0.4, 0.5], [0.2, 0.7], [0.1, 0.9]])}
+
+
+def test_of_independent_labels_a_text_flips_where_any_of_them_does() -> None:
+    labelled = {"gate": Split(["a", "b", "c", "d"], TRUTH)}
+    found = parity(INDEPENDENT, AFTER, INDEPENDENT, BEFORE, labelled, TOKENS)["gate"]
+    assert found["label_agreement"] == 0.5
+    assert found["flips"] == {
+        "insult -> no insult": 1,
+        "no insult -> insult": 0,
+        "threat -> no threat": 1,
+        "no threat -> threat": 1,
+    }
+    assert found["flip_rates"]["any"]["n"] == 2
+    assert found["kinds"] == {"70": 1, "66": 1, "01": 1, "07": 1}
+    assert found["macro_f1_drop"]["drop"] == pytest.approx(1 - (2 / 3 + 1 / 2) / 2)
+    assert found["auroc_drop"]["drop"] == pytest.approx((0 + 0.25) / 2)
+
+
+def test_flipped_texts_of_independent_labels_name_all_that_they_have() -> None:
+    labelled = {"gate": Split(["a", "b", "c", "d"], TRUTH)}
+    found = flipped(INDEPENDENT, AFTER, INDEPENDENT, BEFORE, labelled, TOKENS)
+    assert [(one["before"], one["after"], one["truth"]) for one in found] == [
+        ("insult, threat", "(none)", "insult, threat"),
+        ("(none)", "threat", "(none)"),
+    ]
+    assert (found[0]["score_before"], found[0]["score_after"]) == (0.8, 0.4)
 
 
 def test_every_text_is_in_one_bin_of_lengths() -> None:

@@ -5,14 +5,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.quality import quality, refitted, sample
+from benchmarks.quality import calibrated, quality, refitted, sample
 from training.data.splits import Split
 
 LABELS = ["not-hate", "hate"]
 
 
 def artifact(threshold: float = 0.5) -> SimpleNamespace:
-    return SimpleNamespace(labels=LABELS, meta={"thresholds": {"hate": threshold}, "temperature": 1.0})
+    meta = {"thresholds": {"hate": threshold}, "temperature": 1.0}
+    return SimpleNamespace(labels=LABELS, multi_label=False, meta=meta)
 
 
 def scores(*of_hate: float) -> np.ndarray:
@@ -62,3 +63,20 @@ def test_a_sample_is_the_same_every_time_and_keeps_labels_with_their_texts() -> 
     assert part.texts == sample(whole, 10).texts
     assert sample(whole, None) is whole
     assert sample(whole, 100) is whole
+
+
+def test_independent_labels_are_refitted_with_one_temperature_and_a_threshold_each() -> None:
+    rng = np.random.default_rng(2)
+    honest = rng.uniform(0.02, 0.98, (2000, 2))
+    split = Split([""] * 2000, (rng.random((2000, 2)) < honest).astype(np.int64))
+    meta = {"thresholds": {"not-hate": 0.5, "hate": 0.5}, "temperature": 1.0}
+    several = SimpleNamespace(labels=LABELS, multi_label=True, meta=meta)
+    sure = 1 / (1 + np.exp(-3 * np.log(honest / (1 - honest))))
+    labelled = {"validation": split, "gate": split}
+    given = quality(several, {"gate": sure}, labelled)["gate"]
+    again = refitted(several, {"gate": sure}, sure, labelled)["gate"]
+    assert again["temperature"] == pytest.approx(3, rel=0.1)
+    assert again["threshold"] is None
+    assert again["ece"] < 0.03 < 0.1 < given["ece"]
+    warmer = calibrated({"gate": sure}, 3.0, multi_label=True)["gate"]
+    np.testing.assert_allclose(warmer, honest, atol=1e-6)

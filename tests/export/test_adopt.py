@@ -131,7 +131,7 @@ def as_regression(place: Path) -> None:
         (without_tokenizer, "has no tokenizer that can be read"),
         (without_weights, "there is no classifier that can be read"),
         (as_encoder, "is not a fine-tuned classifier: DistilBertModel"),
-        (as_regression, "does not choose one label of several"),
+        (as_regression, "does not choose among several labels"),
     ],
 )
 def test_what_is_no_such_classifier_is_one_sentence_and_status_2(

@@ -3,12 +3,22 @@ import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from training.statistics import compare, compare_ranking, macro_f1, mcnemar, rate_interval
+from training.statistics import (
+    compare,
+    compare_ranking,
+    macro_f1,
+    macro_f1_of_labels,
+    mcnemar,
+    outcomes,
+    rate_interval,
+)
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.integers(0, 2, 3000)
 REFERENCE = np.where(RNG.random(3000) < 0.8, TRUTH, 1 - TRUTH)
 CANDIDATE = np.where(RNG.random(3000) < 0.95, REFERENCE, 1 - REFERENCE)
+INDEPENDENT = (RNG.random((600, 3)) < [0.4, 0.2, 0.1]).astype(np.int64)
+OURS, THEIRS = (np.where(RNG.random((600, 3)) < share, INDEPENDENT, 1 - INDEPENDENT) for share in (0.9, 0.85))
 
 
 def f1(truth, given):
@@ -92,3 +102,52 @@ def test_ranking_of_one_kind_of_text_is_undefined():
 def test_a_rate_has_an_exact_interval():
     assert rate_interval(0, 100) == (0, pytest.approx(0.0362, abs=1e-4))
     assert rate_interval(5, 100) == pytest.approx((0.0164, 0.1128), abs=1e-4)
+
+
+def test_independent_labels_are_compared_by_the_mean_of_their_own_f1():
+    seen = compare(INDEPENDENT, OURS, THEIRS, 3)
+    assert seen.reference_macro_f1 == pytest.approx(f1(INDEPENDENT, OURS))
+    assert seen.candidate_macro_f1 == pytest.approx(f1(INDEPENDENT, THEIRS))
+    assert seen.drop == pytest.approx(f1(INDEPENDENT, OURS) - f1(INDEPENDENT, THEIRS))
+    assert seen.low < seen.drop < seen.high
+    assert seen.agreement == (OURS == THEIRS).all(axis=1).mean()
+    only_ours = (OURS == INDEPENDENT).all(axis=1) & (THEIRS != INDEPENDENT).any(axis=1)
+    assert seen.only_reference_right == only_ours.sum()
+    same = compare(INDEPENDENT, OURS, OURS, 3)
+    assert (same.drop, same.low, same.high, same.p_value, same.agreement) == (0, 0, 0, 1, 1)
+
+
+def test_the_interval_of_independent_labels_agrees_with_resampling_texts_one_by_one():
+    rng = np.random.default_rng(4)
+    drops = []
+    for _ in range(600):
+        rows = rng.integers(0, 600, 600)
+        drops.append(f1(INDEPENDENT[rows], OURS[rows]) - f1(INDEPENDENT[rows], THEIRS[rows]))
+    seen = compare(INDEPENDENT, OURS, THEIRS, 3)
+    assert (seen.low, seen.high) == pytest.approx(tuple(np.quantile(drops, [0.025, 0.975])), abs=0.01)
+
+
+def test_an_independent_label_that_nobody_has_or_gives_counts_as_zero():
+    never = np.zeros((10, 2), np.int64)
+    never[:5, 0] = 1
+    assert macro_f1_of_labels(never, never) == 0.5
+
+
+def test_texts_of_one_kind_are_counted_together():
+    kinds, counts = outcomes(np.array([[1, 0]] * 3), np.array([[1, 1]] * 3), np.array([[0, 1]] * 3))
+    assert (kinds.tolist(), counts.tolist()) == ([[6, 3]], [3])
+
+
+def test_the_drops_in_ranking_of_independent_labels_are_means_over_those_that_some_have():
+    rng = np.random.default_rng(5)
+    truth = np.column_stack([INDEPENDENT, np.zeros(600, np.int64)])
+    reference = truth * 0.3 + rng.random((600, 4)) * 0.7
+    candidate = reference * 0.8 + rng.random((600, 4)) * 0.2
+    found = compare_ranking(truth, reference, candidate)
+    for name, figure in (("auroc", roc_auc_score), ("average_precision", average_precision_score)):
+        drops = [
+            figure(truth[:, label], reference[:, label]) - figure(truth[:, label], candidate[:, label])
+            for label in range(3)
+        ]
+        assert found[name].drop == pytest.approx(np.mean(drops))
+        assert found[name].low < found[name].drop < found[name].high

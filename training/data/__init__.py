@@ -46,9 +46,10 @@ class Dataset:
     """Splits `train`, `validation`, `gate` and `test`, and all that is needed to load them again.
 
     `dropped[split][reason]` counts rows left out, and `lines` names the first of those of a file;
-    `leaks[split]` counts the texts of a split that train held too, before they were dropped there.
-    `others[set][split]` are the parts of joined sets that are kept out of the training; `parts` are all sets
-    with what each gives to it. `sha256` covers labels, task and the texts of all splits.
+    `leaks[split]` counts the texts of a split that train held too, before they were dropped there, and
+    `leaked[split]` are their rows. `others[set][split]` are the parts of joined sets that are kept out of the
+    training; `parts` are all sets with what each gives to it. `sha256` covers labels, task and the texts of
+    all splits.
     """
 
     spec: str
@@ -65,6 +66,7 @@ class Dataset:
     others: dict[str, dict[str, Split]] = field(default_factory=dict)
     lines: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     parts: tuple["Share", ...] = ()
+    leaked: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def multi_label(self) -> bool:
@@ -129,6 +131,7 @@ def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Colum
         others=others,
         lines=_lines(parts, raws),
         parts=tuple(Share(part.spec, part.weight, n) for part, n in zip(parts, shares, strict=True)),
+        leaked=prepared[0].leaked,
     )
 
 

@@ -13,7 +13,7 @@ be taken for the same with a probability of 3 in a million.
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -75,12 +75,13 @@ class Prepared:
     """Splits after the rules; `dropped[split][reason]` counts rows.
 
     `leaks[split]` counts the texts of a split that train held too (`texts`), and how many of those bore
-    a label there that differs from their own (`other_label`).
+    a label there that differs from their own (`other_label`); `leaked[split]` are their rows.
     """
 
     splits: dict[str, Split]
     dropped: dict[str, dict[str, int]]
     leaks: dict[str, dict[str, int]]
+    leaked: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def prepare(raw: Mapping[str, Split], seed: int = 0) -> Prepared:
@@ -93,17 +94,20 @@ def prepare(raw: Mapping[str, Split], seed: int = 0) -> Prepared:
     dropped: dict[str, Counter] = {name: Counter() for name in SPLITS}
     stripped = {name: _without_empty(split, dropped[name]) for name, split in raw.items()}
     keys = {name: digests(split.texts) for name, split in stripped.items()}
-    leaks = {
+    found = {
         name: _leak(stripped["train"], keys["train"], split, keys[name])
         for name, split in stripped.items()
         if name != "train"
     }
     splits: dict[str, Split] = {}
+    leaked: dict[str, np.ndarray] = {}
     earlier: list[tuple[str, np.ndarray]] = []
     for name in ("test", "validation", "gate", "train"):
         if name in stripped:
             kept = without(keys[name], earlier, dropped[name])
             splits[name], keys[name] = stripped[name].take(kept), keys[name][kept]
+            if name in found:
+                leaked[name] = np.flatnonzero(found[name][1][kept])
             earlier.append((name, keys[name]))
     splits["train"] = splits["train"].take(_without_duplicates(splits["train"], keys["train"], dropped["train"]))
     total = len(splits["train"])
@@ -119,7 +123,8 @@ def prepare(raw: Mapping[str, Split], seed: int = 0) -> Prepared:
     return Prepared(
         {name: splits[name] for name in SPLITS},
         {name: dict(counts) for name, counts in dropped.items() if counts},
-        {name: leak for name, leak in leaks.items() if leak["texts"]},
+        {name: leak for name, (leak, _) in found.items() if leak["texts"]},
+        {name: rows for name, rows in leaked.items() if len(rows)},
     )
 
 
@@ -207,7 +212,10 @@ def _without_duplicates(split: Split, keys: np.ndarray, dropped: Counter) -> np.
     return np.sort(first[~disputed])
 
 
-def _leak(train: Split, train_keys: np.ndarray, split: Split, keys: np.ndarray) -> dict[str, int]:
+def _leak(
+    train: Split, train_keys: np.ndarray, split: Split, keys: np.ndarray
+) -> tuple[dict[str, int], np.ndarray]:
+    """The counts of `Prepared.leaks`, and which texts of `split` stand in `train` too, bool `[n]`."""
     together = codes(concatenate([train, split], [1, 1])) if train.multi_label else None
     ours = train.labels if together is None else together[: len(train)]
     theirs = split.labels if together is None else together[len(train) :]
@@ -216,7 +224,7 @@ def _leak(train: Split, train_keys: np.ndarray, split: Split, keys: np.ndarray) 
     where = np.minimum(np.searchsorted(known, keys), len(known) - 1)
     shared = known[where] == keys if len(known) else np.zeros(len(keys), bool)
     same = (low[where] == theirs) & (high[where] == theirs)
-    return {"texts": int(shared.sum()), "other_label": int((shared & ~same).sum())}
+    return {"texts": int(shared.sum()), "other_label": int((shared & ~same).sum())}, shared
 
 
 def _label_range(labels: np.ndarray, place: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:

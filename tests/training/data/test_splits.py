@@ -28,6 +28,20 @@ def test_a_text_of_train_that_stands_in_test_or_validation_is_dropped_counted_an
         "test": {"texts": 2, "other_label": 1},
     }
     assert len(prepared.splits["test"]) == 6
+    leaked = {name: rows.tolist() for name, rows in prepared.leaked.items()}
+    assert leaked == {"validation": [4], "test": [4, 5]}
+
+
+def test_the_rows_that_leaked_are_those_of_the_split_as_it_is_kept():
+    given = {
+        "train": split(*filler("train", 40), ("everywhere", 1), ("in validation", 0)),
+        "validation": split(("everywhere", 1), ("", 0), *filler("validation", 4), ("in validation", 0)),
+        "test": split(*filler("test", 4), ("everywhere", 1)),
+    }
+    prepared = prepare(given)
+    for name, rows in (("validation", [4]), ("test", [4])):
+        assert prepared.leaked[name].tolist() == rows
+    assert prepared.splits["validation"].texts[4] == "in validation"
 
 
 def test_duplicates_leave_one_copy_and_none_where_their_labels_disagree():
