@@ -97,9 +97,12 @@ def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Colum
     columns = columns or Columns()
     folder = Path(data_dir).expanduser().absolute()
     raws = [
-        sources.SOURCES[part.name].read(sources.Request(part.argument, folder, columns, seed)) for part in parts
+        sources.SOURCES[part.name].read(sources.Request(part.argument, folder, columns, seed))
+        for part in parts
     ]
-    parts = [sources.Part(part.name, raw.argument, part.weight) for part, raw in zip(parts, raws, strict=True)]
+    parts = [
+        sources.Part(part.name, raw.argument, part.weight) for part, raw in zip(parts, raws, strict=True)
+    ]
     _check_labels(parts, raws)
     prepared = [prepare(raw.splits, seed) for raw in raws]
     dropped = Counted()
@@ -114,7 +117,9 @@ def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Colum
     split_sha256 = {name: fingerprint(split) for name, split in joined.items()}
     identity: tuple = (task, raws[0].labels, split_sha256)
     if others:
-        held_out = {name: {split: fingerprint(part) for split, part in own.items()} for name, own in others.items()}
+        held_out = {
+            name: {split: fingerprint(part) for split, part in own.items()} for name, own in others.items()
+        }
         identity = (*identity, held_out)
     return Dataset(
         spec="+".join(map(str, parts)),

@@ -97,7 +97,9 @@ def _unpack(files: PinnedFiles, content: bytes, folder: Path) -> None:
                 archive.extractall(place, filter="data")
         except (tarfile.TarError, OSError, EOFError) as error:
             raise UserError(
-                f"{files.archive} is not a .tar.gz", seen=error, remedy="Try again, or place its files by hand."
+                f"{files.archive} is not a .tar.gz",
+                seen=error,
+                remedy="Try again, or place them by hand.",
             ) from error
         for name, expected in files.folders.items():
             found = [path for path in Path(place).glob(f"*/{name}") if path.is_dir()]

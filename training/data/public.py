@@ -132,7 +132,7 @@ def vicomtech_from(folder: Path) -> Raw:
     return Raw(HATE_LABELS, splits, dropped=dropped)
 
 
-@source("davidson[:binary]", "tweets by hate, offence or neither, with the crowd's votes; binary: hate or not")
+@source("davidson[:binary]", "tweets: hate, offence or neither, with the crowd's votes")
 def read_davidson(request: Request) -> Raw:
     return davidson_from(fetch(DAVIDSON, request.data_dir), request.argument)
 
@@ -151,7 +151,7 @@ def davidson_from(folder: Path, argument: str = "") -> Raw:
     return Raw(names, {"train": Split([row["tweet"] for row in rows], labels, soft=soft)}, argument)
 
 
-@source("ethos[:multilabel]", "comments by the share of votes for hate; multilabel: eight kinds of it; GPL-3.0")
+@source("ethos[:multilabel]", "comments with the share of votes for hate, or for eight kinds of it; GPL-3.0")
 def read_ethos(request: Request) -> Raw:
     return ethos_from(fetch(ETHOS, request.data_dir), request.argument)
 

@@ -3,7 +3,8 @@
 `train` fits, `validation` decides about training, `gate` decides between variants, `test` is read for
 published figures only. A text stands in one split alone, or the later figure would measure memory.
 Covers: empty texts, duplicates, leaks between splits, carving the splits that a set does not bring, and
-putting the texts of another set beside a set. Leaves out: reading files (`sources`) and fingerprints (`data`).
+putting the texts of another set beside a set. Leaves out: reading files (`tables`, `public`) and
+fingerprints (`data`).
 
 Two texts are the same when they are equal without the white space at their ends. They are compared by
 64-bit digests, so that memory stays at eight bytes a text: among ten million texts, two that differ would
@@ -109,7 +110,9 @@ def prepare(raw: Mapping[str, Split], seed: int = 0) -> Prepared:
             if name in found:
                 leaked[name] = np.flatnonzero(found[name][1][kept])
             earlier.append((name, keys[name]))
-    splits["train"] = splits["train"].take(_without_duplicates(splits["train"], keys["train"], dropped["train"]))
+    splits["train"] = splits["train"].take(
+        _without_duplicates(splits["train"], keys["train"], dropped["train"])
+    )
     total = len(splits["train"])
     carved = {
         "test": min(MOST_TEST, round(total * TEST_SHARE)),
@@ -150,16 +153,12 @@ def codes(split: Split) -> np.ndarray:
 
 def digests(texts: Sequence[str]) -> np.ndarray:
     """64 bits of BLAKE2 for each text, uint64 `[n]`."""
-    found = (
-        blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts
-    )
+    found = (blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
     # Not joined as bytes first: that would hold 50 bytes a text for a moment.
     return np.fromiter((int.from_bytes(digest, sys.byteorder) for digest in found), np.uint64, len(texts))
 
 
-def without(
-    keys: np.ndarray, earlier: Sequence[tuple[str, np.ndarray]], dropped: Counter
-) -> np.ndarray:
+def without(keys: np.ndarray, earlier: Sequence[tuple[str, np.ndarray]], dropped: Counter) -> np.ndarray:
     """The rows of those `keys` that stand in none of the named `earlier` ones; the others are counted."""
     rows = np.arange(len(keys))
     for name, others in earlier:
