@@ -11,7 +11,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 import export.variants  # noqa: F401 - registers the variants
-from export.registry import VARIANTS, choose
+from export.registry import VARIANTS, choose, kind_of
 from handler.artifact import DESCRIPTION, Artifact, open_artifact
 from handler.commands import emit, positive_int, run, say
 from handler.errors import UserError
@@ -109,14 +109,16 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    chosen, left_out = choose(arguments.variants)
+    choose(arguments.variants)  # a name that nobody has is told before anything is loaded
     from export.build import build
     from export.source import Source, read_unlabelled
     from training.checkpoint import load_data
 
-    for name, lacking in left_out.items():
-        say(f"{name}: left out, this machine lacks {'; '.join(lacking)}")
     checkpoint = _checkpoint(arguments)
+    kind = kind_of(json.loads((checkpoint.folder / "config.json").read_text()))
+    chosen, left_out = choose(arguments.variants, kind)
+    for name, lacking in left_out.items():
+        say(f"{name}: left out, it needs {'; '.join(lacking)}")
     dataset = load_data(checkpoint)
     unlabelled: tuple[str, ...] = ()
     if arguments.unlabelled is not None:

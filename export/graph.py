@@ -2,8 +2,9 @@
 
 `lean` rewrites the encoder layers of DistilBERT, BERT and RoBERTa (and whoever is built like them) into one
 form that converters and kernels like: query, key and value as one matrix product, attention that names its
-heads, and a last layer that computes what the classifier reads, the first token, and nothing else. The
-rewrite is exact, which is tried on random inputs before it is taken; other encoders are traced as they are.
+heads, and a last layer that computes what the classifier reads, the first token, and nothing else, where it
+reads no more. The rewrite is exact, which is tried on random inputs before it is taken; other models are
+traced as they are.
 """
 
 import copy
@@ -62,23 +63,40 @@ class Layer(nn.Module):
 
 def lean(model):
     """`model` with its layers as `Layer`s, the last of them for the first token alone, where that is exact;
-    else `model` itself. A `PreTrainedModel` in eval mode with SDPA attention; it is changed in place."""
-    blocks = _blocks(model)
+    with whole ones, where that is; else `model` itself. A `PreTrainedModel` in eval mode with SDPA attention;
+    it is changed in place."""
+    blocks = _blocks(with_linears(model))
     if blocks is None:
         return model
     inputs = probe(model)
+    kept = list(blocks)
     with torch.no_grad():
         expected = model(**inputs).logits
-        kept = list(blocks)
-        for place, block in enumerate(kept):
-            blocks[place] = Layer(block, first_only=place == len(kept) - 1)
-        try:
-            exact = torch.allclose(model(**inputs).logits, expected, atol=EXACT)
-        except (RuntimeError, TypeError, IndexError):  # a layer, or what reads its output, has another form
-            exact = False
-    if not exact:
-        for place, block in enumerate(kept):
-            blocks[place] = block
+        for first_only in (True, False):
+            for place, block in enumerate(kept):
+                blocks[place] = Layer(block, first_only=first_only and place == len(kept) - 1)
+            try:
+                if torch.allclose(model(**inputs).logits, expected, atol=EXACT):
+                    return model
+            except (RuntimeError, TypeError, IndexError):  # a layer, or what reads it, has another form
+                continue
+    for place, block in enumerate(kept):
+        blocks[place] = block
+    return model
+
+
+def with_linears(model):
+    """`model` with GPT-2's way to write a linear layer (Conv1D, its weight transposed) written as all others,
+    so that converters and proofs see one kind; changed in place."""
+    from transformers.pytorch_utils import Conv1D
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Conv1D):
+            inputs, outputs = module.weight.shape
+            linear = nn.Linear(inputs, outputs, device="meta")
+            linear.weight = nn.Parameter(module.weight.detach().T.contiguous(), requires_grad=False)
+            linear.bias = nn.Parameter(module.bias.detach(), requires_grad=False)
+            model.set_submodule(name, linear)
     return model
 
 

@@ -15,6 +15,7 @@ Runtime fuses when it loads.
 """
 
 import hashlib
+import io
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -29,6 +30,7 @@ from onnx import NodeProto, helper, numpy_helper
 from handler.errors import UserError
 
 INPUTS = ("input_ids", "attention_mask")
+TRACED_OPSET = 18  # as optimum's; LayerNormalization is one operator since 17
 OPSET = 23  # the first that has Attention; ONNX Runtime has a CPU kernel for it
 # Sums in another order; a wrong mask or head count moves logits by far more.
 EXACT = 1e-5
@@ -65,7 +67,7 @@ def export(model) -> Exported:
     proto = _plain_export(lean(model))
     operators = Counter(node.op_type for node in proto.graph.node)
     graph = Graph(proto)
-    attentions = graph.fuse_attention()
+    attentions = 0 if getattr(model.config, "causal", False) else graph.fuse_attention()
     graph.split_gemms()
     fused = graph.rebuilt()
     onnx.checker.check_model(fused, full_check=True)
@@ -74,7 +76,10 @@ def export(model) -> Exported:
 
 
 def _plain_export(model) -> onnx.ModelProto:
-    """What optimum writes, with token types, where the model has them, at their default."""
+    """What optimum writes, with token types, where the model has them, at their default; a classifier under a
+    head of ours, which optimum does not know, as torch writes it by the same tracing."""
+    if model.config.model_type == "pooled-classifier":
+        return _traced(model)
     from optimum.exporters.onnx import onnx_export_from_model
     from optimum.exporters.tasks import TasksManager
 
@@ -96,6 +101,33 @@ def _plain_export(model) -> onnx.ModelProto:
             no_post_process=True,
         )
         return onnx.load(f"{scratch}/model.onnx")
+
+
+def _traced(model) -> onnx.ModelProto:
+    import torch
+    from optimum.exporters.onnx.model_patcher import sdpa_mask_without_vmap
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+
+    from export.graph import Logits, probe
+
+    written = io.BytesIO()
+    ALL_MASK_ATTENTION_FUNCTIONS.register(
+        "sdpa", sdpa_mask_without_vmap
+    )  # as optimum does: vmap has no trace
+    try:
+        torch.onnx.export(
+            Logits(model),
+            tuple(probe(model)[name] for name in INPUTS),
+            written,
+            input_names=list(INPUTS),
+            output_names=["logits"],
+            dynamic_axes={name: {0: "batch", 1: "length"} for name in INPUTS} | {"logits": {0: "batch"}},
+            opset_version=TRACED_OPSET,
+            dynamo=False,
+        )
+    finally:
+        ALL_MASK_ATTENTION_FUNCTIONS.register("sdpa", sdpa_mask)
+    return onnx.load_from_string(written.getvalue())
 
 
 class Graph:

@@ -29,6 +29,7 @@ SHIPPED = (
     "explanations.py",
     "machine.py",
     "metrics.py",
+    "pooled_classifier.py",
     "predictor.py",
     "requests.py",
     "runtimes.py",

@@ -18,14 +18,23 @@ import importlib.metadata
 import inspect
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from tabulate import tabulate
 
 from handler.errors import UnsupportedError, UserError
 from handler.machine import cpu_features, has_cuda
 
 REFERENCE = "fp32"
 DEFAULT, DEVICES = "default", ("cpu", "cuda")
+# What classifiers are made of, as far as variants care.
+KINDS = {
+    "encoder": "an encoder under the head that transformers has for it",
+    "pooled": "an encoder under a head of ours (sentence embeddings, --pooling, --head)",
+    "decoder": "a decoder language model",
+}
 COMMANDS = {"g++": "a C++ compiler (on Debian: apt-get install g++), and no space in the checkout's path"}
 
 
@@ -46,7 +55,8 @@ class Variant:
     """One way to make the classifier smaller or faster.
 
     `requires` names packages, commands, CPU features, or `cuda`; `default` marks those that are built when
-    nobody names any; `options` are the fields of `Source` that decide what comes out.
+    nobody names any; `options` are the fields of `Source` that decide what comes out; `kinds` are those of
+    `KINDS` that it can be made from.
     """
 
     name: str
@@ -58,6 +68,7 @@ class Variant:
     requires: tuple[str, ...] = ()
     default: bool = False
     options: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ("encoder",)
 
     @property
     def leaves(self) -> bool:
@@ -90,8 +101,27 @@ def variant(name: str, *, parents: Sequence[str | None] = (REFERENCE,), **proper
     return register
 
 
-def choose(names: Sequence[str]) -> tuple[list[Variant], dict[str, list[str]]]:
-    """The variants to build, parents before children, and those left out with what they lack.
+def kind_of(config: Mapping[str, Any]) -> str:
+    """Which of `KINDS` a classifier is, by its config.json."""
+    if config["model_type"] != "pooled-classifier":
+        return "encoder"
+    return "decoder" if config["causal"] else "pooled"
+
+
+def suits(one: Variant, kind: str) -> bool:
+    """Whether the variant, and what it is made from, can be made from that kind of classifier."""
+    return all(kind in ancestor.kinds for ancestor in _lineage(one))
+
+
+def support() -> str:
+    """A Markdown table of which variant can be made from which kind of classifier."""
+    rows = [[one.name, *("yes" if suits(one, kind) else "–" for kind in KINDS)] for one in VARIANTS.values()]
+    return tabulate(rows, ["variant", *KINDS.values()], tablefmt="github")
+
+
+def choose(names: Sequence[str], kind: str | None = None) -> tuple[list[Variant], dict[str, list[str]]]:
+    """The variants to build of a classifier of that kind (None: of any), parents before children, and those
+    left out with what they lack.
 
     Beside names: `default` (or none at all), `all`, `cpu` and `cuda` (or `gpu`) stand for those variants of
     the kind that this machine can build. One asked for by its name that the machine cannot build raises
@@ -104,11 +134,13 @@ def choose(names: Sequence[str]) -> tuple[list[Variant], dict[str, list[str]]]:
         for one in [_find(name)] if group is None else group:
             line = _lineage(one)
             lacking = list(dict.fromkeys(need for ancestor in line for need in ancestor.lacks()))
+            if kind is not None and not suits(one, kind):
+                lacking.append(f"another classifier than {KINDS[kind]}")
             if lacking and group is None:
                 raise UnsupportedError(
                     f"{one.name} cannot be built here, it needs",
                     seen="; ".join(lacking),
-                    remedy="Install it, or name others (python -m export --list)",
+                    remedy="Install it, or name others (python -m export --list, export/SUPPORT.md)",
                 )
             if lacking:
                 left_out[one.name] = lacking

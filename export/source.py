@@ -88,6 +88,8 @@ class Source:
         """A fresh fp32 `PreTrainedModel` in eval mode, which the caller may change."""
         from transformers import AutoModelForSequenceClassification
 
+        import handler.pooled_classifier  # noqa: F401 - makes transformers know it
+
         return (
             AutoModelForSequenceClassification.from_pretrained(
                 self.weights, local_files_only=True, use_safetensors=True

@@ -53,6 +53,8 @@ def _load_torch(artifact: Artifact, threads: int) -> Forward:
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    import handler.pooled_classifier  # noqa: F401 - makes transformers know it
+
     torch.set_num_threads(threads)
     options = artifact.meta["runtime_options"]
     if "int8_linears" in options:

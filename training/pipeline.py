@@ -33,16 +33,32 @@ from training.metrics import evaluate
 from training.recipe import Recipe
 
 
-def train(dataset: Dataset, base: str, recipe: Recipe, output: Path, *, resume: bool = False) -> Checkpoint:
+def train(
+    dataset: Dataset,
+    base: str,
+    recipe: Recipe,
+    output: Path,
+    *,
+    resume: bool = False,
+    trust_remote_code: bool = False,
+) -> Checkpoint:
     """Train `base` on `dataset` and put the checkpoint in the place of `output`.
 
     What resuming needs lies beside it in `<output>-state` until the checkpoint is complete. With no epochs
-    the head stays random: scores are left uncalibrated.
+    the head stays random: scores are left uncalibrated. A base with code of its own is refused unless
+    `trust_remote_code`.
     """
     started = time.perf_counter()
     check_place(output)
     state = output.with_name(f"{output.name}-state")
-    model, tokenizer = backbone(base, dataset.labels, recipe.seed)
+    model, tokenizer = backbone(
+        base,
+        dataset.labels,
+        recipe.seed,
+        pooling=recipe.pooling,
+        head=recipe.head,
+        trust_remote_code=trust_remote_code,
+    )
     _check_length(model, tokenizer, recipe.max_length)
     calibration = uncalibrated(dataset.labels, dataset.multi_label)
     if recipe.epochs:

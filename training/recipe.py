@@ -11,6 +11,8 @@ from typing import Any
 
 FREEZE = ("none", "embeddings", "encoder")
 CLASS_WEIGHTS = ("none", "balanced")
+POOLINGS = ("auto", "first", "mean", "last")
+HEADS = ("auto", "linear", "mlp", "logistic")
 
 
 def _option(default: Any, words: str, choices: tuple[str, ...] = ()) -> Any:
@@ -44,6 +46,13 @@ class Recipe:
     teacher: str = _option("", "folder of a checkpoint with the same labels, to learn from as well")
     teacher_weight: float = _option(0.5, "share of the loss that is the teacher's")
     teacher_temperature: float = _option(2.0, "that softens the teacher's scores and ours")
+    pooling: str = _option("auto", "what the head reads of the tokens (auto: as the base was made)", POOLINGS)
+    head: str = _option(
+        "auto", "of the classifier (auto: the base model's own; logistic: fitted, encoder frozen)", HEADS
+    )
+    lora_rank: int = _option(0, "of low-rank updates, in place of all weights of the base (0: off)")
+    lora_alpha: float = _option(16.0, "scale of these updates, which is divided by their rank")
+    lora_targets: str = _option("", "names of layers to update, parted by commas (all linear layers)")
 
 
 def is_random(base: str) -> bool:

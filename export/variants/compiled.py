@@ -20,6 +20,7 @@ NEEDS = ("torch", "transformers", "g++")
     runtime="compiled",
     requires=NEEDS,
     summary="fp32, compiled ahead of time for this CPU",
+    kinds=("encoder", "pooled"),
 )
 def compiled_fp32(source: Source, folder: Path) -> Built:
     from export.graph import lean
@@ -34,6 +35,7 @@ def compiled_fp32(source: Source, folder: Path) -> Built:
     requires=(*NEEDS, "cpu:avx512_bf16"),
     default=True,
     summary="bf16 weights and activations, compiled ahead of time for this CPU",
+    kinds=("encoder", "pooled"),
 )
 def compiled_bf16(source: Source, folder: Path) -> Built:
     from export.graph import lean
@@ -52,6 +54,7 @@ def compiled_bf16(source: Source, folder: Path) -> Built:
     requires=(*NEEDS, "cpu:avx512_vnni"),
     default=True,
     summary="static int8, scales from training texts, compiled ahead of time for this CPU",
+    kinds=("encoder", "pooled"),
 )
 def compiled_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
     import torch

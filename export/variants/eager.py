@@ -15,6 +15,7 @@ from export.source import Source
     requires=("torch", "transformers"),
     default=True,
     summary="eager PyTorch in fp32, the reference",
+    kinds=("encoder", "pooled", "decoder"),
 )
 def fp32(source: Source, folder: Path) -> Built:
     model = source.model()
@@ -32,6 +33,7 @@ def fp32(source: Source, folder: Path) -> Built:
     runtime="torch",
     requires=("torch", "transformers"),
     summary="eager PyTorch, int8 weights per channel, activations quantised as they come",
+    kinds=("encoder", "pooled"),
 )
 def torch_int8_dynamic(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
     import torch

@@ -36,7 +36,11 @@ OPTIONS = {
 
 
 @variant(
-    "onnx-fp32", runtime="onnx", requires=NEEDS, summary="ONNX Runtime in fp32, each attention one operator"
+    "onnx-fp32",
+    runtime="onnx",
+    requires=NEEDS,
+    summary="ONNX Runtime in fp32, each attention one operator",
+    kinds=("encoder", "pooled", "decoder"),
 )
 def onnx_fp32(source: Source, folder: Path) -> Built:
     import onnx
@@ -54,6 +58,7 @@ def onnx_fp32(source: Source, folder: Path) -> Built:
     runtime="onnx",
     requires=NEEDS,
     summary="ONNX Runtime, int8 weights per channel, activations quantised as they come",
+    kinds=("encoder", "pooled"),
 )
 def onnx_int8_dynamic(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -81,6 +86,7 @@ def onnx_int8_dynamic(source: Source, folder: Path, leave: Collection[str] = ())
     requires=NEEDS,
     default=True,
     summary="ONNX Runtime, static int8 with SmoothQuant, scales from training texts",
+    kinds=("encoder", "pooled"),
 )
 def onnx_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
     """Ranges are the least and greatest value seen (MinMax).
@@ -132,10 +138,12 @@ def _reader(source: Source):
 
 def _export(source: Source) -> "tuple[Exported, int]":
     """The fused graph, and the number of encoder layers that it must have an attention for."""
+    from export.graph import with_linears
     from export.onnx_graph import export
 
-    model = source.model()
-    layers = model.config.num_hidden_layers
+    model = with_linears(source.model())
+    # A decoder's attention looks back alone: it is left as the exporter writes it.
+    layers = 0 if getattr(model.config, "causal", False) else model.config.num_hidden_layers
     linears = proof.torch_weights(model)["linear_layers"]
     exported = export(model)
     found = len(exported.products)

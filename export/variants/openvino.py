@@ -12,7 +12,13 @@ from handler.runtimes import compile_openvino
 NEEDS = ("torch", "transformers", "openvino")
 
 
-@variant("openvino-fp32", runtime="openvino", requires=NEEDS, summary="OpenVINO in fp32, told to stay there")
+@variant(
+    "openvino-fp32",
+    runtime="openvino",
+    requires=NEEDS,
+    summary="OpenVINO in fp32, told to stay there",
+    kinds=("encoder", "pooled", "decoder"),
+)
 def openvino_fp32(source: Source, folder: Path) -> Built:
     return _float(source, folder, "f32")
 
@@ -22,6 +28,7 @@ def openvino_fp32(source: Source, folder: Path) -> Built:
     runtime="openvino",
     requires=(*NEEDS, "cpu:avx512_bf16"),
     summary="OpenVINO in bf16, weights stored in fp16",
+    kinds=("encoder", "pooled", "decoder"),
 )
 def openvino_bf16(source: Source, folder: Path) -> Built:
     return _float(source, folder, "bf16")
@@ -34,6 +41,7 @@ def openvino_bf16(source: Source, folder: Path) -> Built:
     requires=(*NEEDS, "nncf"),
     default=True,
     summary="OpenVINO, static int8 with SmoothQuant, scales from training texts",
+    kinds=("encoder", "pooled"),
 )
 def openvino_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
     os.environ.setdefault("NNCF_CI", "1")  # switches NNCF's telemetry off

@@ -9,8 +9,6 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
-    GPT2Config,
-    GPT2LMHeadModel,
 )
 
 from handler.errors import UserError
@@ -101,12 +99,6 @@ def test_a_saved_backbone_loads_as_what_it_was(minilm, tmp_path):
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32).eval()
     with torch.inference_mode():
         torch.testing.assert_close(again(**batch).logits, model.eval()(**batch).logits)
-
-
-def test_a_decoder_is_refused(tmp_path):
-    GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10)).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="not an encoder that can classify: GPT2LMHeadModel"):
-        backbone(str(tmp_path), LABELS)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,191 @@
+"""A classifier over any backbone of transformers: its hidden states, pooled, under a head of our own.
+
+For what transformers has no fitting classification head for: decoder language models (the last token has
+read all of the text), sentence-embedding models (the mean of the tokens), and models with code of their
+own. Config and weights are plain transformers files; importing this module makes
+`AutoModelForSequenceClassification` read them. Only the torch loader imports it, so that an archive of
+another runtime needs neither torch nor this.
+
+Texts are padded on the right, as the Predictor does: a causal model never looks there, and needs no padding
+on the left.
+
+A backbone with code of its own carries that code beside its weights. Nothing here runs it unless the
+operator says so by TRUST_REMOTE_CODE=1; artifacts of traced graphs (ONNX, OpenVINO, compiled) hold no code
+at all.
+"""
+
+import os
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.dynamic_module_utils import custom_object_save, get_class_from_dynamic_module
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from handler.errors import UnsupportedError
+
+TRUST = "TRUST_REMOTE_CODE"
+POOLINGS = ("first", "mean", "last")
+HEADS = ("linear", "mlp")
+# What the stages read of a config, whatever the backbone calls it.
+SHARED = ("vocab_size", "pad_token_id", "max_position_embeddings", "num_hidden_layers", "num_attention_heads")
+
+
+class PooledClassifierConfig(PretrainedConfig):
+    """`backbone` is the backbone's config as a dict; `causal` says that no token reads those behind it."""
+
+    model_type = "pooled-classifier"
+
+    def __init__(
+        self,
+        backbone: dict[str, Any] | None = None,
+        pooling: str = "mean",
+        head: str = "linear",
+        hidden_size: int = 0,
+        causal: bool = False,
+        **others: Any,
+    ) -> None:
+        super().__init__(**others)
+        self.backbone = backbone or {}
+        self.pooling = pooling
+        self.head = head
+        self.hidden_size = hidden_size
+        self.causal = causal
+
+
+class PooledClassifier(PreTrainedModel):
+    """`backbone`, pooling, `head`. Given a `backbone`, its weights are kept; else they are to be loaded."""
+
+    config: PooledClassifierConfig
+    config_class = PooledClassifierConfig  # type: ignore[assignment]
+    base_model_prefix = "backbone"
+    _supports_sdpa = True
+
+    def __init__(self, config: PooledClassifierConfig, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        if backbone is None:
+            backbone = _untrained(config)
+        else:
+            for module in backbone.modules():
+                module._is_hf_initialized = True  # type: ignore[assignment]
+        if getattr(backbone, "pooler", None) is not None:
+            backbone.pooler = None  # type: ignore[assignment]  # for another head
+        self.backbone = backbone
+        size = config.hidden_size
+        self.head: nn.Module = nn.Linear(size, config.num_labels)
+        if config.head == "mlp":
+            self.head = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Dropout(0.1), self.head)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """The head keeps torch's own initialisation; the backbone has its own."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """int64 [batch, length], twice -> what the head reads, [batch, hidden]."""
+        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask)[0]
+        return pool(hidden, attention_mask, self.config.pooling)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        """Logits [batch, labels]. Token types, which some tokenizers give, say nothing of a lone text."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return SequenceClassifierOutput(logits=self.head(self.embed(input_ids, mask)))
+
+    def save_pretrained(self, save_directory: Any, *arguments: Any, **named: Any) -> None:
+        super().save_pretrained(save_directory, *arguments, **named)
+        if "auto_map" in self.config.backbone:
+            for own in (self.backbone, self.backbone.config):
+                custom_object_save(own, save_directory)
+
+
+def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    """[batch, length, hidden] -> [batch, hidden]: the first token, the mean of the attended, or the last."""
+    if pooling == "first":
+        return hidden[:, 0]
+    if pooling == "mean":
+        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    last = (attention_mask.sum(dim=1) - 1).clamp(min=0)  # texts are padded on the right
+    return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2])).squeeze(1)
+
+
+def pooled(
+    backbone: PreTrainedModel, pooling: str, head: str, pad_id: int, names: dict[str, Any]
+) -> PooledClassifier:
+    """A classifier with a fresh head over a loaded backbone; `names` are `id2label` and `label2id`.
+
+    `pooling` "auto" is the last token of a causal model, the mean of any other.
+    """
+    own = backbone.config
+    given = {name: value for name, value in own.to_dict().items() if name not in ("dtype", "torch_dtype")}
+    given["use_cache"] = own.use_cache = False
+    given.pop("auto_map", None)
+    if own.model_type not in CONFIG_MAPPING:
+        classes = {"AutoConfig": type(own), "AutoModel": type(backbone)}
+        given["auto_map"] = {
+            kind: f"{found.__module__.rpartition('.')[2]}.{found.__name__}" for kind, found in classes.items()
+        }
+    hidden_size, causal = _tried(backbone)
+    shared = {name: getattr(own, name, None) for name in SHARED} | {"pad_token_id": pad_id}
+    config = PooledClassifierConfig(
+        given,
+        ("last" if causal else "mean") if pooling == "auto" else pooling,
+        head,
+        hidden_size,
+        causal,
+        **shared,
+        **names,
+    )
+    return PooledClassifier(config, backbone)
+
+
+@torch.no_grad()
+def _tried(backbone: PreTrainedModel) -> tuple[int, bool]:
+    """The size of the hidden states, and whether a token's stay what they are when others follow it."""
+    training = backbone.training
+    backbone.eval()
+    ids = torch.arange(8, device=backbone.device)[None] + 5
+    long, short = (
+        backbone(input_ids=part, attention_mask=torch.ones_like(part))[0] for part in (ids, ids[:, :5])
+    )
+    backbone.train(training)
+    return long.shape[-1], torch.allclose(long[:, :5], short, atol=1e-4)
+
+
+def _untrained(config: PooledClassifierConfig) -> PreTrainedModel:
+    given = dict(config.backbone)
+    own_code = given.pop("auto_map", None)
+    if own_code is None:
+        return AutoModel.from_config(CONFIG_MAPPING[given["model_type"]].from_dict(given))
+    if os.environ.get(TRUST) != "1":
+        raise UnsupportedError(
+            "this model has code of its own, which is not run",
+            seen=own_code["AutoModel"],
+            remedy="Serve a traced variant, such as onnx-fp32, which holds none; or read the code, and set "
+            f"{TRUST}=1 if you trust it",
+        )
+    folder = str(config.name_or_path)
+    kind, model = (
+        get_class_from_dynamic_module(own_code[name], folder, local_files_only=True)
+        for name in ("AutoConfig", "AutoModel")
+    )  # type: Any, Any
+    return model._from_config(kind.from_dict(given))
+
+
+AutoConfig.register(PooledClassifierConfig.model_type, PooledClassifierConfig, exist_ok=True)
+AutoModelForSequenceClassification.register(PooledClassifierConfig, PooledClassifier, exist_ok=True)
