@@ -46,12 +46,16 @@ def parser() -> argparse.ArgumentParser:
         help="holds a folder for each named data set (default: DATA_DIR, or data)",
     )
     parser.add_argument("--output", type=Path, default="build/checkpoint", help="default: build/checkpoint")
-    parser.add_argument("--text-column", default="text", help="of csv: and jsonl: (default: text)")
-    parser.add_argument("--label-column", default="label", help="of csv: and jsonl: (default: label)")
+    parser.add_argument("--text-column", default="text", help="of a table (default: text)")
+    parser.add_argument(
+        "--label-column",
+        default="label",
+        help="of a table; several parted by commas are independent labels (label)",
+    )
     parser.add_argument(
         "--labels", default="", help="label names, in order, parted by commas; others are dropped"
     )
-    parser.add_argument("--encoding", default="utf-8", help="of csv: and jsonl: (default: utf-8)")
+    parser.add_argument("--encoding", default="utf-8", help="of csv: and jsonl: (utf-8)")
     for option in recipe_options():
         _add(parser, option)
     parser.add_argument("--split-seed", type=int, default=0, help="of the splits (default: 0)")
@@ -62,6 +66,12 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         default=False,
         help="run the code that a base model brings along, where transformers has none for it",
+    )
+    parser.add_argument(
+        "--test",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="figures on test; --no-test while choosing between recipes, so that test decides nothing",
     )
     parser.add_argument("--config", type=Path, help="YAML with these options; flags override it")
     return parser
@@ -89,10 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             seen=options.data,
             remedy="Give csv: or jsonl:",
         )
-    dataset = data.load(options.data, options.data_dir, options.split_seed, _columns(options))
+    dataset = data.load(options.data, options.data_dir, options.split_seed, columns(options))
     say(table(dataset))
-    recipe = _recipe(options)
-    if not recipe.epochs:
+    chosen = recipe(options)
+    if not chosen.epochs:
         say(f"{options.base} is not trained: its head stays random, which serves latency work alone")
     # Imported after the options were checked: torch and transformers take seconds.
     from training import pipeline
@@ -102,10 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     checkpoint = pipeline.train(
         dataset,
         options.base,
-        recipe,
+        chosen,
         options.output,
         resume=options.resume,
         trust_remote_code=options.trust_remote_code,
+        test=options.test,
     )
     say(summary(checkpoint.meta))
     say(f"wrote {options.output} in {checkpoint.meta['seconds']:.0f} s")
@@ -113,9 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None, flags: argparse.ArgumentParser | None = None) -> argparse.Namespace:
     """Options from flags, then from the YAML that `--config` names, then defaults."""
-    flags = parser()
+    flags = flags or parser()
     options = flags.parse_args(argv)
     if options.config is None:
         return options
@@ -127,15 +138,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             close = get_close_matches(dest, known, n=1)
             meant = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}."
             raise UserError(f"Unknown setting in {options.config}", seen=name, remedy=meant)
-        # As strings, argparse converts and checks them the way it does the flags.
-        defaults[dest] = value if isinstance(value, bool) else _as_flag(value)
+        # As strings, argparse converts and checks them the way it does the flags; but for choices.
+        defaults[dest] = value if isinstance(value, bool) else _as_flag(dest, value)
+        choices = known[dest].choices
+        if choices and defaults[dest] not in choices:
+            remedy = f"Choose {' or '.join(map(str, choices))}."
+            raise UserError(f"{options.config} sets {name} to what it cannot be", seen=value, remedy=remedy)
     flags.set_defaults(**defaults)
     return flags.parse_args(argv)
 
 
-def _as_flag(value: Any) -> str:
+def _as_flag(name: str, value: Any) -> str:
     """As it is written on the command line: sets of `data` are joined by +, other lists by commas."""
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ("+" if name == "data" else ",").join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def table(dataset: data.Dataset) -> str:
@@ -175,15 +190,15 @@ def summary(meta: dict[str, Any]) -> str:
     )
 
 
-def _columns(options: argparse.Namespace) -> sources.Columns:
+def columns(options: argparse.Namespace) -> sources.Columns:
     labels = tuple(label.strip() for label in options.labels.split(",") if label.strip())
     return sources.Columns(options.text_column, options.label_column, labels, options.encoding)
 
 
-def _recipe(chosen: argparse.Namespace) -> Recipe:
+def recipe(options: argparse.Namespace) -> Recipe:
     names = [option.name for option in recipe_options()]
-    given = {name: getattr(chosen, name) for name in names if getattr(chosen, name) is not None}
-    return replace(default_recipe(chosen.base), **given)
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return replace(default_recipe(options.base), **given)
 
 
 def _read_config(path: Path) -> dict[Any, Any]:

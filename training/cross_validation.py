@@ -81,7 +81,8 @@ def judge(fold: Dataset, base: str, recipe: Recipe) -> dict:
 
     with tempfile.TemporaryDirectory() as state:
         trained = pipeline.fitted(fold, base, recipe, Path(state) / "state")
-    return trained.figures(fold.splits["test"])
+    test = fold.splits["test"]
+    return trained.figures(trained.scores(test.texts), test.labels)
 
 
 def summarise(figures: Sequence[dict]) -> dict:

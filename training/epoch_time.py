@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = []
     for seed in range(options.pairs):
         recipe = replace(Recipe(), epochs=1, seed=seed)
-        pair = {"seed": seed}
+        pair: dict[str, float] = {"seed": seed}
         for name, trained in (("plain", _plain), ("ours", _ours)):
             pair[f"{name}_s"], pair[f"{name}_macro_f1"] = trained(dataset, options.base, recipe)
             say(f"seed {seed}, {name}: {pair[f'{name}_s']:.1f} s, macro-F1 {pair[f'{name}_macro_f1']:.3f}")
@@ -105,7 +105,7 @@ def _plain(dataset: Dataset, base: str, recipe: Recipe) -> tuple[float, float]:
         trainer = Trainer(
             model=model,
             args=arguments,
-            train_dataset=rows,  # type: ignore[arg-type] - any sequence will do
+            train_dataset=rows,  # type: ignore[arg-type]  # any sequence will do
             data_collator=DataCollatorWithPadding(tokenizer),
             callbacks=[clock],
         )

@@ -6,7 +6,8 @@ line. The test split is read once, after everything is decided.
 
 import shutil
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,25 @@ from training.metrics import evaluate
 from training.recipe import Recipe
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A fitted classifier with its calibration, and how it does."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    calibration: Calibration
+    labels: tuple[str, ...]
+    max_length: int
+
+    def scores(self, texts: Sequence[str]) -> np.ndarray:
+        """Calibrated probabilities `[n, labels]`."""
+        return self.calibration.scores(predict_logits(self.model, self.tokenizer, texts, self.max_length))
+
+    def figures(self, scores: np.ndarray, truth: np.ndarray) -> dict:
+        """What `metrics.evaluate` makes of scores, at this classifier's thresholds."""
+        return evaluate(scores, truth, self.calibration.thresholds, self.labels)
+
+
 def train(
     dataset: Dataset,
     base: str,
@@ -41,16 +61,51 @@ def train(
     *,
     resume: bool = False,
     trust_remote_code: bool = False,
+    test: bool = True,
 ) -> Checkpoint:
     """Train `base` on `dataset` and put the checkpoint in the place of `output`.
 
     What resuming needs lies beside it in `<output>-state` until the checkpoint is complete. With no epochs
     the head stays random: scores are left uncalibrated. A base with code of its own is refused unless
-    `trust_remote_code`.
+    `trust_remote_code`. Without `test` no test split is read: for choosing between recipes.
     """
     started = time.perf_counter()
     check_place(output)
     state = output.with_name(f"{output.name}-state")
+    trained = fitted(dataset, base, recipe, state, resume=resume, trust_remote_code=trust_remote_code)
+    meta = {
+        "base": base,
+        "task": dataset.task,
+        "labels": list(dataset.labels),
+        "temperature": trained.calibration.temperature,
+        "thresholds": trained.calibration.thresholds,
+        "max_length": recipe.max_length,
+        "data": describe_data(dataset),
+        "seed": recipe.seed,
+        "recipe": asdict(recipe),
+        "metrics": _figures(trained, dataset, test),
+        "seconds": round(time.perf_counter() - started, 1),
+        **describe_surroundings(),
+    }
+    checkpoint = write_checkpoint(output, trained.model, trained.tokenizer, meta)
+    write_card(checkpoint)
+    shutil.rmtree(state, ignore_errors=True)
+    return checkpoint
+
+
+def fitted(
+    dataset: Dataset,
+    base: str,
+    recipe: Recipe,
+    state: Path,
+    *,
+    resume: bool = False,
+    trust_remote_code: bool = False,
+) -> Trained:
+    """Fit `base` to train and its calibration to validation; no other split is read.
+
+    `state` is where resuming finds what it needs.
+    """
     model, tokenizer = backbone(
         base,
         dataset.labels,
@@ -68,24 +123,7 @@ def train(
         split = dataset.splits["validation"]
         logits = predict_logits(model, tokenizer, split.texts, recipe.max_length)
         calibration = calibrate(logits, split.labels, dataset.labels)
-    meta = {
-        "base": base,
-        "task": dataset.task,
-        "labels": list(dataset.labels),
-        "temperature": calibration.temperature,
-        "thresholds": calibration.thresholds,
-        "max_length": recipe.max_length,
-        "data": describe_data(dataset),
-        "seed": recipe.seed,
-        "recipe": asdict(recipe),
-        "metrics": _figures(model, tokenizer, dataset, calibration, recipe.max_length),
-        "seconds": round(time.perf_counter() - started, 1),
-        **describe_surroundings(),
-    }
-    checkpoint = write_checkpoint(output, model, tokenizer, meta)
-    write_card(checkpoint)
-    shutil.rmtree(state, ignore_errors=True)
-    return checkpoint
+    return Trained(model, tokenizer, calibration, dataset.labels, recipe.max_length)
 
 
 def teacher_logits(recipe: Recipe, dataset: Dataset) -> np.ndarray:
@@ -106,32 +144,25 @@ def teacher_logits(recipe: Recipe, dataset: Dataset) -> np.ndarray:
     return predict_logits(model, tokenizer, texts, checkpoint.meta["max_length"])
 
 
-def _figures(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    dataset: Dataset,
-    calibration: Calibration,
-    max_length: int,
-) -> dict[str, dict]:
+def _figures(trained: Trained, dataset: Dataset, test: bool) -> dict[str, dict]:
     """Figures of validation and test, of test without the texts that also stood in train, and of the
     held-out parts of joined sets, such as `test of davidson:binary`."""
-    judged = {name: dataset.splits[name] for name in ("validation", "test")}
+    names = ("validation", "test") if test else ("validation",)
+    judged = {name: dataset.splits[name] for name in names}
     judged |= {
         f"{name} of {own}": split
         for own, held_out in dataset.others.items()
         for name, split in held_out.items()
-        if len(split)
+        if name in names and len(split)
     }
     figures = {}
     for name, split in judged.items():
-        scores = calibration.scores(predict_logits(model, tokenizer, split.texts, max_length))
-        figures[name] = evaluate(scores, split.labels, calibration.thresholds, dataset.labels)
+        scores = trained.scores(split.texts)
+        figures[name] = trained.figures(scores, split.labels)
         leaked = dataset.leaked.get(name, ())
         if name == "test" and 0 < len(leaked) < len(split):
             kept = np.setdiff1d(np.arange(len(split)), leaked)
-            figures["test_without_leaks"] = evaluate(
-                scores[kept], split.labels[kept], calibration.thresholds, dataset.labels
-            )
+            figures["test_without_leaks"] = trained.figures(scores[kept], split.labels[kept])
     return figures
 
 

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser().parse_args(given)
     options = training.parse(given[1:])  # which reads the YAML as well
     tokenizer = length_tokenizer(options.base)
-    dataset = data.load(options.data, options.data_dir, options.split_seed, training._columns(options))
+    dataset = data.load(options.data, options.data_dir, options.split_seed, training.columns(options))
     report = describe(dataset, tokenizer, options.max_length or Recipe.max_length)
     report["base"] = options.base
     say(page(report))

@@ -122,6 +122,6 @@ def test_an_archive_cannot_write_outside_its_folder(packed, tmp_path):
         member = tarfile.TarInfo("../../escaped.txt")
         member.size = 4
         archive.addfile(member, io.BytesIO(b"evil"))
-    with pytest.raises(UserError, match="is not a .tar.gz"):
+    with pytest.raises(UserError, match=r"is not a \.tar\.gz"):
         fetch(packed, tmp_path / "data")
     assert not list(tmp_path.rglob("escaped.txt"))
