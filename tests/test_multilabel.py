@@ -116,7 +116,7 @@ def test_transformers_own_pipeline_takes_sigmoids_of_the_checkpoint(source: Sour
     temperature = source.checkpoint.meta["temperature"]
     pipe = transformers.pipeline("text-classification", model=str(source.checkpoint.folder), top_k=None)
     text = source.dataset.splits["test"].texts[0]
-    theirs = {one["label"]: one["score"] for one in pipe(text)}
+    theirs = {one["label"]: one["score"] for one in pipe([text])[0]}
     (prediction,) = Predictor(artifact_of("fp32")).predict([text])
     odds = np.log([theirs[label] / (1 - theirs[label]) for label in LABELS])
     np.testing.assert_allclose(prediction.scores, 1 / (1 + np.exp(-odds / temperature)), atol=1e-4)
