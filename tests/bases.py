@@ -58,10 +58,19 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from .configuration_tinylm import TinyLMConfig
 
 
+class RMSNorm(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, hidden):
+        return hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight
+
+
 class Block(nn.Module):
     def __init__(self, size):
         super().__init__()
-        self.norm = nn.RMSNorm(size)
+        self.norm = RMSNorm(size)
         self.qkv_proj = nn.Linear(size, 3 * size, bias=False)
         self.out_proj = nn.Linear(size, size, bias=False)
 

@@ -198,13 +198,12 @@ def _pretrained(
         _check_classifies(name, config)
         pooling = _made_for(name, where) if pooling == "auto" else pooling
         plain = pooling in ("auto", "first") and head == "auto" and _has_head(config)
-        if plain and not own_code:
+        if plain:
             model = AutoModelForSequenceClassification.from_pretrained(
                 where, **names, ignore_mismatched_sizes=True, dtype=torch.float32, trust_remote_code=False
             )
         else:
             encoder = _encoder(where, own_code)
-        tokenizer = AutoTokenizer.from_pretrained(where, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"Base model {name!r} could not be loaded",
@@ -212,14 +211,8 @@ def _pretrained(
             remedy="Check the name and the network, give a local folder, or use BASE=minilm, "
             "which needs neither.",
         ) from error
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"Base model {name!r} has a slow tokenizer only",
-            seen=type(tokenizer).__name__,
-            remedy="Convert it to a tokenizer.json, or choose a base that has one.",
-        )
-    clear_limits(tokenizer)
-    if plain and not own_code:
+    tokenizer = _tokenizer(name, where)
+    if plain:
         return model, tokenizer
     pad(name, tokenizer)
     if pooling == "auto" and _has_head(config):
@@ -232,6 +225,27 @@ def _pretrained(
             remedy="Leave --pooling out, or choose last or mean.",
         )
     return model, tokenizer
+
+
+def _tokenizer(name: str, where: str) -> PreTrainedTokenizerBase:
+    """The model's fast tokenizer, without limits; one with code of its own counts as none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, use_fast=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"Base model {name!r} has no tokenizer that can be read",
+            seen=str(error).strip().split("\n")[0].rstrip("."),
+            remedy="Put the tokenizer.json and tokenizer_config.json that it was trained with into a copy of "
+            "its folder, and name that.",
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"Base model {name!r} has a slow tokenizer only",
+            seen=type(tokenizer).__name__,
+            remedy="Convert it to a tokenizer.json, or choose a base that has one.",
+        )
+    clear_limits(tokenizer)
+    return tokenizer
 
 
 def pad(name: str, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -82,6 +82,14 @@ def test_a_decoder_without_a_padding_token_is_padded_with_its_end(tmp_path):
     np.testing.assert_allclose(logits(model, tokenizer), alone, atol=1e-5)
 
 
+def test_a_base_without_a_tokenizer_is_told_to_be_given_one(tmp_path):
+    base = Path(save("own-code", tmp_path / "base"))
+    for file in base.glob("*token*"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"has no tokenizer that can be read.*tokenizer\.json"):
+        backbone(str(base), LABELS, trust_remote_code=True)
+
+
 def test_the_first_token_of_a_decoder_is_refused(tmp_path):
     with pytest.raises(UserError, match="has read nothing but itself"):
         backbone(save("gpt2", tmp_path / "base"), LABELS, pooling="first")
