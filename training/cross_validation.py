@@ -87,7 +87,7 @@ def judge(fold: Dataset, base: str, recipe: Recipe) -> dict:
 
 def summarise(figures: Sequence[dict]) -> dict:
     """Mean and standard deviation over folds, and each fold's own."""
-    names = [name for name, value in figures[0].items() if isinstance(value, float)]
+    names = [name for name in figures[0] if any(isinstance(each[name], float) for each in figures)]
     table = {name: [each[name] for each in figures if each[name] is not None] for name in names}
     return {
         "figures": {

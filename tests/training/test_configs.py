@@ -1,0 +1,42 @@
+"""Every configuration is read, names data that exists, and says how it is used."""
+
+from pathlib import Path
+
+import pytest
+
+from handler.errors import UserError
+from training.__main__ import columns, parse, recipe
+from training.data import sources
+
+CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_configuration_is_read_and_a_flag_overrides_it(path: Path) -> None:
+    options = parse(["--config", str(path)])
+    assert sources.parse(options.data)
+    assert recipe(options).epochs > 0
+    assert recipe(parse(["--config", str(path), "--epochs", "7"])).epochs == 7
+    assert path.read_text().startswith("# ")
+
+
+def test_sets_are_listed_and_label_columns_too(tmp_path: Path) -> None:
+    file = tmp_path / "some.yaml"
+    file.write_text(
+        "data: [tweeteval, davidson:binary*0.5]\nlabel_column: [toxicity, insult]\nsoft_targets: false\n"
+    )
+    options = parse(["--config", str(file)])
+    assert options.data == "tweeteval+davidson:binary*0.5"
+    assert columns(options).label == "toxicity,insult"
+    assert not recipe(options).soft_targets
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [("freeze: encodr", "Choose none or embeddings or encoder"), ("epoch: 3", "Did you mean epochs?")],
+)
+def test_a_wrong_setting_is_a_sentence(tmp_path: Path, line: str, sentence: str) -> None:
+    file = tmp_path / "some.yaml"
+    file.write_text(line + "\n")
+    with pytest.raises(UserError, match=sentence):
+        parse(["--config", str(file)])

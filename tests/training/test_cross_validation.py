@@ -1,0 +1,65 @@
+"""Every text is tested once, by a model that never saw it."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from handler.errors import UserError
+from training import data
+from training.cross_validation import folds, main, summarise
+
+
+def test_each_text_is_tested_once_and_never_trained_on_in_its_fold(small_jsonl) -> None:
+    dataset = data.load(f"jsonl:{small_jsonl}")
+    everything = Counter(text for split in dataset.splits.values() for text in split.texts)
+    tested: Counter[str] = Counter()
+    shares = []
+    for fold in folds(dataset, 5):
+        test = fold.splits["test"]
+        tested.update(test.texts)
+        shares.append(test.labels.mean())
+        seen = set(fold.splits["train"].texts) | set(fold.splits["validation"].texts)
+        assert not seen & set(test.texts)
+        assert len(seen) + len(test) == len(everything)
+    assert tested == everything
+    assert np.ptp(shares) < 0.05, "every fold has its share of each label"
+
+
+def test_independent_labels_are_folded_by_combination_as_far_as_they_go(small_jsonl) -> None:
+    dataset = data.load(f"jsonl:{small_jsonl}")
+    splits = {
+        name: data.Split(split.texts, np.stack([split.labels, 1 - split.labels], axis=1))
+        for name, split in dataset.splits.items()
+    }
+    fold = next(folds(replace(dataset, splits=splits, task="multi-label"), 4))
+    assert fold.splits["test"].labels.mean(axis=0) == pytest.approx([0.5, 0.5], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("spec", "count", "sentence"),
+    [
+        ("demo+jsonl:{}", 5, "Cross-validation takes one set"),
+        ("jsonl:{}", 1000, "So many folds cannot be made"),
+    ],
+)
+def test_what_cannot_be_folded_is_a_sentence(small_jsonl, spec: str, count: int, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        next(folds(data.load(spec.format(small_jsonl)), count))
+
+
+def test_means_leave_out_what_is_undefined() -> None:
+    found = summarise([{"macro_f1": 0.5, "auroc": None, "n": 3}, {"macro_f1": 0.7, "auroc": 0.9, "n": 3}])
+    assert found["figures"]["macro_f1"]["mean"] == pytest.approx(0.6)
+    assert found["figures"]["auroc"] == {"mean": 0.9, "standard_deviation": None, "folds": [0.9]}
+    assert "n" not in found["figures"]
+
+
+def test_the_command_says_each_fold_and_prints_the_whole(small_jsonl, capsys) -> None:
+    options = ["--base", "random:tiny", "--epochs", "1", "--folds", "2"]
+    assert main(["--data", f"jsonl:{small_jsonl}", *options]) == 0
+    said = capsys.readouterr()
+    assert "fold 2 of 2: macro-F1" in said.err
+    assert len(json.loads(said.out)["figures"]["macro_f1"]["folds"]) == 2
