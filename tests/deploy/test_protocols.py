@@ -88,11 +88,12 @@ def test_a_model_describes_itself(served: tuple[Server, Artifact]) -> None:
 
 def test_prometheus_reads_what_the_worker_counts(served: tuple[Server, Artifact]) -> None:
     server, _ = served
-    time.sleep(2.5)  # what was asked before has been handed over
     names = ("texts", "rejected", "scores", "lengths", "labels", "requests", "model_seconds", "padded_tokens")
-    before = {name: counter(server, f"classifier_{name}") for name in names}
+    before: dict[str, float] = {}
+    while before != (before := {name: counter(server, f"classifier_{name}") for name in names}):
+        time.sleep(2.5)  # until what was asked before has been handed over
     ask(server.inference_port, "/predictions/hate", ["a", "b", ""])
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 100
     while counter(server, "classifier_texts") < before["texts"] + 2 and time.monotonic() < deadline:
         time.sleep(0.2)
     more = {name: counter(server, f"classifier_{name}") - before[name] for name in names}

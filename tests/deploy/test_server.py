@@ -198,7 +198,7 @@ def test_the_worker_runs_the_code_of_the_archive_and_says_why_it_cannot(
     archive = package(foreign, tmp_path / "a store")
     with (
         pytest.raises(UserError, match="CPU features that this machine lacks: avx9000"),
-        servers.private_server(archive, timeout_s=60),
+        servers.private_server(archive),
     ):
         pass
 
@@ -248,7 +248,7 @@ def test_java_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -
 def test_an_archive_that_cannot_load_fails_with_the_log_and_leaves_nothing_running(tmp_path: Path) -> None:
     broken = tmp_path / "hate-broken.mar"
     broken.write_bytes(b"no archive")
-    with pytest.raises(UserError), servers.private_server(broken, timeout_s=60):
+    with pytest.raises(UserError), servers.private_server(broken):
         pass
     assert str(broken.parent) not in subprocess.run(["ps", "ax"], capture_output=True, text=True).stdout
 
