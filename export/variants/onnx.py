@@ -50,6 +50,8 @@ def onnx_fp32(source: Source, folder: Path) -> Built:
     facts = _executed(exported, layers, folder / "model.onnx")
     norms, gelus = facts["fused_layer_norms"], facts["fused_gelus"]
     facts["summary"] = f"{layers} fused attentions, {norms} layer norms, {gelus} gelus"
+    if not layers:  # of a decoder
+        facts["summary"] = f"{len(exported.nodes(exported.products))} products in fp32, attention as exported"
     return Built(facts, OPTIONS)
 
 
