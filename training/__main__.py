@@ -164,13 +164,21 @@ def table(dataset: data.Dataset) -> str:
         )
     ]
     for name, reasons in dataset.dropped.items():
-        lines.append(f"dropped from {name}: " + ", ".join(f"{n:,} {why}" for why, n in reasons.items()))
+        told = dataset.lines.get(name, {})
+        counted = (f"{n:,} {why}{places(n, told.get(why, []))}" for why, n in reasons.items())
+        lines.append(f"dropped from {name}: " + ", ".join(counted))
     for name, leak in dataset.leaks.items():
         lines.append(
             f"{leak['texts']:,} texts of {name} stood in train too, {leak['other_label']:,} of them with "
             "another label: dropped from train"
         )
     return "\n".join(lines)
+
+
+def places(count: int, lines: Sequence[int]) -> str:
+    """Where in the file the first of `count` rows stand, in words; nothing where that is not known."""
+    more = ", …" if count > len(lines) else ""
+    return f" (line {', '.join(map(str, lines))}{more})" if lines else ""
 
 
 def summary(meta: dict[str, Any]) -> str:

@@ -193,7 +193,8 @@ def page(report: dict[str, Any]) -> str:
             lines.append(f"copies: {part['copies']:,} texts of {name} stand there more than once")
     for name, reasons in report["dropped"].items():
         for reason, found in reasons.items():
-            lines.append(f"dropped from {name}: {found['rows']:,} {reason}{_places(found)}")
+            where = training.places(found["rows"], found["lines"])
+            lines.append(f"dropped from {name}: {found['rows']:,} {reason}{where}")
     if not report["dropped"]:
         lines.append("nothing was dropped")
     return "\n".join(lines)
@@ -201,13 +202,6 @@ def page(report: dict[str, Any]) -> str:
 
 def _share_of(part: dict[str, Any]):
     return lambda label: f"{part['labels'][label]:,} ({part['labels'][label] / max(part['texts'], 1):.1%})"
-
-
-def _places(found: dict[str, Any]) -> str:
-    if not found["lines"]:
-        return ""
-    more = ", …" if found["rows"] > len(found["lines"]) else ""
-    return f" (line {', '.join(map(str, found['lines']))}{more})"
 
 
 if __name__ == "__main__":
