@@ -7,7 +7,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.noninferiority import drop_of
 from benchmarks.report import validate
-from benchmarks.selection import Objective, choose_served, select
+from benchmarks.selection import Objective, choose_served, select, verdicts_at
 from handler.errors import UserError
 
 
@@ -247,3 +247,16 @@ def test_the_command_writes_the_choice_and_exits_with_1_when_none_qualifies(fiel
 def test_selecting_before_measuring_names_the_remedy(tmp_path) -> None:
     with pytest.raises(UserError, match="make benchmark"):
         main(["select", "--results", str(tmp_path)])
+
+
+def test_a_verdict_on_independent_labels_is_given_anew_at_another_margin(make) -> None:
+    whole = make.document(make.variant("fp32"), make.variant("same"), make.variant("harmed"))
+    for one, kinds in zip(
+        whole["variants"][1:],
+        ({"70": 900, "07": 900, "00": 900}, {"70": 750, "60": 150, "07": 900}),
+        strict=True,
+    ):
+        one["parity"]["gate"] |= {"kinds": kinds}
+    at = {margin: verdicts_at(whole["variants"], margin, 2) for margin in (0.01, 0.1)}
+    assert [at[0.01][name]["verdict"] for name in ("same", "harmed")] == ["pass", "fail"]
+    assert [at[0.1][name]["verdict"] for name in ("same", "harmed")] == ["pass", "pass"]

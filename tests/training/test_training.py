@@ -172,3 +172,18 @@ def test_logits_after_bf16_training_are_those_of_the_saved_weights(small_jsonl, 
     model.save_pretrained(tmp_path / "saved")
     saved = type(model).from_pretrained(tmp_path / "saved")
     np.testing.assert_allclose(fitted, predict_logits(saved, tokenizer, texts, 128), atol=1e-6)
+
+
+def test_test_is_figured_with_and_without_the_texts_that_stood_in_train(tmp_path, capsys):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    rows = [f"text {row},{'ok' if row % 2 else 'bad'}" for row in range(80)]
+    (texts / "train.csv").write_text("\n".join(["text,label", *rows[:60], *rows[70:73]]))
+    (texts / "test.csv").write_text("\n".join(["text,label", *rows[60:]]))
+    output = tmp_path / "checkpoint"
+    assert main(["--data", f"csv:{texts}", "--base", "random:tiny", "--output", str(output)]) == 0
+    meta = open_checkpoint(output).meta
+    jsonschema.validate(meta, SCHEMA)
+    assert meta["data"]["leaks"]["test"]["texts"] == 3
+    assert (meta["metrics"]["test"]["n"], meta["metrics"]["test_without_leaks"]["n"]) == (20, 17)
+    assert "test without leaks" in capsys.readouterr().err
