@@ -122,6 +122,8 @@ def _load_pipeline(folder: Path, threads: int, max_length: int) -> Classifier:
     import torch
     from transformers import pipeline
 
+    import handler.pooled_classifier  # noqa: F401 - makes transformers know it
+
     torch.set_num_threads(threads)
     pipe = pipeline("text-classification", model=str(folder), device="cpu")
 
@@ -186,6 +188,8 @@ def _prepare_torchao(checkpoint: Path, folder: Path, texts: list[str], max_lengt
 
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    import handler.pooled_classifier  # noqa: F401 - makes transformers know it
+
     command = [
         sys.executable,
         "-m",
@@ -210,6 +214,8 @@ def _load_torchao(folder: Path, threads: int, max_length: int) -> Classifier:
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    import handler.pooled_classifier  # noqa: F401 - makes transformers know it
+
     torch.set_num_threads(threads)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     quantize_(model, Int8DynamicActivationInt8WeightConfig())
@@ -230,6 +236,8 @@ def _prepare_openvino(checkpoint: Path, folder: Path, texts: list[str], max_leng
     import nncf
     import openvino
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    import handler.pooled_classifier  # noqa: F401 - makes transformers know it
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     tokenize = partial(tokenizer, padding=True, truncation=True, max_length=max_length)

@@ -125,7 +125,9 @@ def reference_scores(source: Source, batch: int = 32) -> np.ndarray:
     from transformers import AutoTokenizer
 
     meta = source.checkpoint.meta
-    tokenizer = AutoTokenizer.from_pretrained(source.checkpoint.folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        source.checkpoint.folder, local_files_only=True, trust_remote_code=False
+    )
     model = source.model()
     texts = source.dataset.splits["validation"].texts
     rows = []

@@ -1,6 +1,7 @@
 """What a variant is made from: its parent's model, and real texts to calibrate and to check with."""
 
 import hashlib
+import itertools
 import json
 import random
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from handler.batching import Grid, fit_grid
 from handler.errors import UserError
 from training.checkpoint import Checkpoint
 from training.data import Dataset
+from training.data.splits import digests
 
 # Calibration ranges settle after a few hundred texts (Krishnamoorthi 2018, arXiv:1806.08342, section 3.1.3).
 CALIBRATION_TEXTS = 300
@@ -23,18 +25,22 @@ LEAST_CALIBRATION_TEXTS = 50
 
 
 def read_unlabelled(path: Path, dataset: Dataset) -> tuple[str, ...]:
-    """The texts of a file, one a line, each once, and without those that stand in a split of `dataset`.
+    """The texts of a file, one a line, each once, and without those that stand in a split of `dataset` or are
+    held out of a joined set.
 
     Raises `UserError` where there is no such file, it is not UTF-8, or no text is left.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Only "\n" ends a line: texts hold U+2028 and others that str.splitlines would break at.
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             "the unlabelled texts cannot be read", seen=path, remedy="Name a UTF-8 file with one text a line"
         ) from error
-    known = {text for split in dataset.splits.values() for text in split.texts}
-    texts = tuple(dict.fromkeys(line for line in lines if line.strip() and line not in known))
+    held = [*dataset.splits.values(), *(split for own in dataset.others.values() for split in own.values())]
+    known = np.concatenate([digests(split.texts) for split in held])
+    given = list(dict.fromkeys(line for line in lines if line))
+    texts = tuple(itertools.compress(given, ~np.isin(digests(given), known)))
     if not texts:
         raise UserError(
             "no unlabelled text is left that is not in the data already",
@@ -92,7 +98,7 @@ class Source:
 
         return (
             AutoModelForSequenceClassification.from_pretrained(
-                self.weights, local_files_only=True, use_safetensors=True
+                self.weights, local_files_only=True, use_safetensors=True, trust_remote_code=False
             )
             .float()
             .eval()

@@ -47,6 +47,11 @@ def positive_int(text: str) -> int:
     return value
 
 
+def not_negative_int(text: str) -> int:
+    """argparse type for seeds, and for counts where zero means none."""
+    return 0 if int(text) == 0 else positive_int(text)
+
+
 def positive_float(text: str) -> float:
     """argparse type for sizes and durations."""
     value = float(text)

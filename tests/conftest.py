@@ -66,7 +66,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint_folder(workshop: Path) -> Path:
     folder = workshop / "checkpoint"
-    recipe = ("--epochs", 2, "--learning-rate", 2e-3)
+    recipe = ("--epochs", 3, "--learning-rate", 2e-3)
     done = run_apart("training", "--data", "demo", "--base", "random:tiny", "--output", folder, *recipe)
     assert done.returncode == 0, done.stderr
     return folder

@@ -71,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def source(source_of_texts: None, folder: Path) -> Source:
     dataset = data.load("mined+mined:again*0.5", folder)
-    recipe = Recipe(epochs=3, learning_rate=2e-3, batch_size=8, dropout=0.0)
+    recipe = Recipe(epochs=5, learning_rate=2e-3, batch_size=8, dropout=0.0)
     pipeline.train(dataset, "random:tiny", recipe, folder / "checkpoint")
     checkpoint = open_checkpoint(folder / "checkpoint")
     return Source(checkpoint, load_data(checkpoint), folder / "artifacts")

@@ -17,19 +17,38 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
-from handler.commands import emit, not_negative_float, positive_float, positive_int, run, say
+from handler.commands import (
+    emit,
+    not_negative_float,
+    not_negative_int,
+    positive_float,
+    positive_int,
+    run,
+    say,
+    share,
+)
 from handler.errors import UserError
 from training import data
 from training.data import sources
 from training.recipe import Recipe, default_recipe
 from training.recipe import options as recipe_options
 
+
+def _dropout(text: str) -> float:
+    """A share, or -1 for the base model's own."""
+    return -1.0 if float(text) == -1 else share(text)
+
+
 KINDS = {
-    "seed": int,
-    "dropout": float,
+    "seed": not_negative_int,
+    "dropout": _dropout,
+    "label_smoothing": share,
+    "teacher_weight": share,
+    "teacher_temperature": positive_float,
+    "warmup_share": share,
     "learning_rate": positive_float,
     "head_learning_rate": positive_float,
-    "lora_rank": int,
+    "lora_rank": not_negative_int,
 }
 DEFAULT_KINDS: dict[Any, Any] = {int: positive_int, float: not_negative_float, str: str}
 
@@ -58,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--encoding", default="utf-8", help="of csv: and jsonl: (utf-8)")
     for option in recipe_options():
         _add(parser, option)
-    parser.add_argument("--split-seed", type=int, default=0, help="of the splits (default: 0)")
+    parser.add_argument("--split-seed", type=not_negative_int, default=0, help="of the splits (default: 0)")
     parser.add_argument("--threads", type=positive_int, help="of torch (default: its own choice)")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
     parser.add_argument(
@@ -93,13 +112,7 @@ def _add(parser: argparse.ArgumentParser, option: dataclasses.Field) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
-    if options.data.startswith("texts:"):
-        raise UserError(
-            "There is nothing to learn from texts without labels",
-            seen=options.data,
-            remedy="Give csv: or jsonl:",
-        )
-    dataset = data.load(options.data, options.data_dir, options.split_seed, columns(options))
+    dataset = load(options)
     say(table(dataset))
     chosen = recipe(options)
     if not chosen.epochs:
@@ -107,8 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Imported after the options were checked: torch and transformers take seconds.
     from training import pipeline
 
-    _quieten()
-    pipeline.use_threads(options.threads)
+    prepare(options)
     checkpoint = pipeline.train(
         dataset,
         options.base,
@@ -122,6 +134,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(f"wrote {options.output} in {checkpoint.meta['seconds']:.0f} s")
     emit(checkpoint.meta)
     return 0
+
+
+def load(options: argparse.Namespace) -> data.Dataset:
+    """The data that the options name."""
+    if options.data.startswith("texts:"):
+        raise UserError(
+            "There is nothing to learn from texts without labels",
+            seen=options.data,
+            remedy="Give csv: or jsonl:",
+        )
+    return data.load(options.data, options.data_dir, options.split_seed, columns(options))
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Threads as asked for, and libraries that speak up about errors alone."""
+    from training import pipeline
+
+    _quieten()
+    pipeline.use_threads(options.threads)
 
 
 def parse(argv: Sequence[str] | None, flags: argparse.ArgumentParser | None = None) -> argparse.Namespace:
@@ -138,6 +169,7 @@ def parse(argv: Sequence[str] | None, flags: argparse.ArgumentParser | None = No
             close = get_close_matches(dest, known, n=1)
             meant = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}."
             raise UserError(f"Unknown setting in {options.config}", seen=name, remedy=meant)
+        _check_kind(options.config, name, value, known[dest])
         # As strings, argparse converts and checks them the way it does the flags; but for choices.
         defaults[dest] = value if isinstance(value, bool) else _as_flag(dest, value)
         choices = known[dest].choices
@@ -146,6 +178,15 @@ def parse(argv: Sequence[str] | None, flags: argparse.ArgumentParser | None = No
             raise UserError(f"{options.config} sets {name} to what it cannot be", seen=value, remedy=remedy)
     flags.set_defaults(**defaults)
     return flags.parse_args(argv)
+
+
+def _check_kind(config: Path, name: str, value: Any, action: argparse.Action) -> None:
+    """A setting is yes or no exactly where its flag is: the string "false" would count as yes."""
+    wanted = isinstance(action, argparse.BooleanOptionalAction | argparse._StoreTrueAction)
+    if value is None or wanted != isinstance(value, bool):
+        remedy = "Write true or false." if wanted else "Write a value, or leave the line out."
+        seen = "nothing" if value is None else repr(value)
+        raise UserError(f"{config} sets {name} to what it cannot be", seen=seen, remedy=remedy)
 
 
 def _as_flag(name: str, value: Any) -> str:

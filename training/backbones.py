@@ -207,11 +207,11 @@ def _pretrained(
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"Base model {name!r} could not be loaded",
-            seen=str(error).strip().split("\n")[0].rstrip("."),
+            seen=_gist(error),
             remedy="Check the name and the network, give a local folder, or use BASE=minilm, "
             "which needs neither.",
         ) from error
-    tokenizer = _tokenizer(name, where)
+    tokenizer = tokenizer_of(name, where)
     if plain:
         return model, tokenizer
     pad(name, tokenizer)
@@ -227,14 +227,19 @@ def _pretrained(
     return model, tokenizer
 
 
-def _tokenizer(name: str, where: str) -> PreTrainedTokenizerBase:
+def _gist(error: Exception) -> str:
+    """The first sentence of what transformers says, which may be a page."""
+    return str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
+
+
+def tokenizer_of(name: str, where: str) -> PreTrainedTokenizerBase:
     """The model's fast tokenizer, without limits; one with code of its own counts as none."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"Base model {name!r} has no tokenizer that can be read",
-            seen=str(error).strip().split("\n")[0].rstrip("."),
+            seen=_gist(error),
             remedy="Put the tokenizer.json and tokenizer_config.json that it was trained with into a copy of "
             "its folder, and name that.",
         ) from error

@@ -133,9 +133,13 @@ def load_model(checkpoint: Checkpoint) -> tuple[PreTrainedModel, PreTrainedToken
     """The classifier in fp32 and its tokenizer; nothing is downloaded, and nothing is unpickled."""
     folder = str(checkpoint.folder)
     model = AutoModelForSequenceClassification.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        folder,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        dtype=torch.float32,
     )
-    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def load_data(checkpoint: Checkpoint, data_dir: str | Path | None = None) -> Dataset:

@@ -31,11 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.prog, flags.description = "python -m training.cross_validation", "Cross-validate a recipe."
     flags.add_argument("--folds", type=positive_int, default=10, help="default: 10")
     options = command.parse(argv, flags)
-    dataset = data.load(options.data, options.data_dir, options.split_seed, command.columns(options))
+    dataset = command.load(options)
     say(command.table(dataset))
+    command.prepare(options)
     figures = []
     for number, fold in enumerate(folds(dataset, options.folds), start=1):
-        figures.append(judge(fold, options.base, command.recipe(options)))
+        figures.append(judge(fold, options.base, command.recipe(options), options.trust_remote_code))
         say(f"fold {number} of {options.folds}: macro-F1 {figures[-1]['macro_f1']:.3f}")
     result = summarise(figures)
     shown = {name: each for name, each in result["figures"].items() if name in SHOWN}
@@ -52,6 +53,12 @@ def folds(dataset: Dataset, count: int) -> Iterator[Dataset]:
             "Cross-validation takes one set",
             seen=dataset.spec,
             remedy="Train on the other sets first, and give that checkpoint as --base.",
+        )
+    if "test" in dataset.published:
+        raise UserError(
+            "The set brings a test split, which folds would mix with train",
+            seen=dataset.spec,
+            remedy="Train on it as it is: python -m training.",
         )
     parts = list(dataset.splits.values())
     whole = replace(concatenate(parts, [1] * len(parts)), weights=None)
@@ -75,12 +82,13 @@ def _classes(whole: data.Split, count: int) -> np.ndarray:
     return np.where(np.bincount(found)[found] >= count, found, -1)
 
 
-def judge(fold: Dataset, base: str, recipe: Recipe) -> dict:
+def judge(fold: Dataset, base: str, recipe: Recipe, trust_remote_code: bool = False) -> dict:
     """The figures of a fold's test part."""
     from training import pipeline
 
     with tempfile.TemporaryDirectory() as state:
-        trained = pipeline.fitted(fold, base, recipe, Path(state) / "state")
+        place = Path(state) / "state"
+        trained = pipeline.fitted(fold, base, recipe, place, trust_remote_code=trust_remote_code)
     test = fold.splits["test"]
     return trained.figures(trained.scores(test.texts), test.labels)
 

@@ -87,6 +87,20 @@ class _Collator:
         }
 
 
+class _ByLength(LengthGroupedSampler):
+    """Batches of like length in an order that hangs on seed and epoch alone, so that a resumed run goes on
+    with the batches that it would have had."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.generator.manual_seed(self.seed * 1000 + epoch)
+
+
 class _Trainer(Trainer):
     """The Trainer with our loss, and batches of like length found without tokenising everything first."""
 
@@ -104,9 +118,7 @@ class _Trainer(Trainer):
     def _get_train_sampler(self, train_dataset=None):  # type: ignore[no-untyped-def]
         texts = self.train_dataset.split.texts
         lengths = [len(text) for text in texts]  # in characters, which order texts nearly as tokens do
-        generator = torch.Generator().manual_seed(self.args.seed)
-        size = self.args.per_device_train_batch_size
-        return LengthGroupedSampler(size, lengths=lengths, generator=generator)
+        return _ByLength(self.args.per_device_train_batch_size, lengths, self.args.seed)
 
 
 class _Progress(ProgressCallback):
@@ -153,19 +165,20 @@ def fit(
 
     `state` holds what resuming needs and is the caller's to remove once the model is saved. With `resume`
     the last saved epoch is continued from, provided base, data and recipe are those it was started with;
-    the phase that trains the head alone is done again unless it was over. `teacher` are logits
-    `[n, labels]` of the training texts.
+    the phase that trains the head alone is done again unless an epoch of the next is saved. `teacher` are
+    logits `[n, labels]` of the training texts.
     """
     run = {"base": base, "data": dataset.sha256, **asdict(recipe)}
     last = _prepare_state(state, run, resume)
     split = dataset.splits["train"]
     targets = (split if recipe.soft_targets else replace(split, soft=None)).targets(len(dataset.labels))
     if fits_alone(model, recipe, teacher):
+        model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
         best = fit_head(model, tokenizer, dataset, recipe, targets)
         clear_limits(tokenizer)
         return best
     rows = _Rows(split, targets, teacher)
-    loss = objective(recipe, targets, dataset.multi_label)
+    loss = objective(recipe, targets, dataset.multi_label, split.weights)
     if recipe.dropout >= 0:
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
@@ -190,7 +203,9 @@ def fit(
 def phases(recipe: Recipe) -> list[Recipe]:
     """The trainings that a recipe asks for, one after the other: the head alone, then what is not frozen."""
     whole = [replace(recipe, head_epochs=0)]
-    if not recipe.head_epochs or recipe.freeze == "encoder":
+    if recipe.freeze == "encoder":  # the head alone, at its own rate
+        return [replace(whole[0], learning_rate=recipe.head_learning_rate)]
+    if not recipe.head_epochs:
         return whole
     head = replace(
         recipe,
@@ -238,25 +253,34 @@ def _trainer(
 def freeze(model: PreTrainedModel, what: str) -> None:
     """Keep the weights of `embeddings` or of the whole `encoder` as they are; `none` trains everything."""
     encoder = {id(parameter) for parameter in model.base_model.parameters()}
+    embeddings = embedding_parameters(model)
     low_rank = any("lora_" in name for name, _ in model.named_parameters())
     for name, parameter in model.named_parameters():
         kept = what == "encoder" or (low_rank and "lora_" not in name)
         frozen = kept and id(parameter) in encoder
-        parameter.requires_grad_(not (frozen or (what == "embeddings" and "embeddings" in name)))
+        parameter.requires_grad_(not (frozen or (what == "embeddings" and id(parameter) in embeddings)))
+
+
+def embedding_parameters(model: PreTrainedModel) -> set[int]:
+    """The ids of what turns tokens and places into vectors, whatever the model calls it."""
+    found = {id(parameter) for name, parameter in model.named_parameters() if "embeddings." in name}
+    found |= {id(parameter) for parameter in model.get_input_embeddings().parameters()}
+    return found | {id(parameter) for name, parameter in model.named_parameters() if ".wpe." in name}
 
 
 def parameter_groups(model: PreTrainedModel, recipe: Recipe) -> list[dict[str, Any]]:
     """AdamW's groups: learning rates fall by `layer_decay` from a layer to the one below it, down to the
     embeddings (Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146); vectors are not decayed."""
     names = [name for name, _ in model.named_parameters()]
-    layers = 1 + max((_layer(name) for name in names), default=-1)
+    layers = max((_layer(name, 0) for name in names), default=-1) + 1
     encoder = {id(parameter) for parameter in model.base_model.parameters()}
+    embeddings = embedding_parameters(model)
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        in_encoder = id(parameter) in encoder
-        above = layers - 1 - _layer(name) if in_encoder else 0
+        layer = -1 if id(parameter) in embeddings else _layer(name, layers)
+        above = layers - 1 - layer if id(parameter) in encoder else 0
         rate = recipe.learning_rate * recipe.layer_decay**above
         decay = recipe.weight_decay if parameter.dim() > 1 else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
@@ -266,10 +290,10 @@ def parameter_groups(model: PreTrainedModel, recipe: Recipe) -> list[dict[str, A
     ]
 
 
-def _layer(name: str) -> int:
-    """The layer that a parameter belongs to, from 0; -1 for the embeddings."""
+def _layer(name: str, layers: int) -> int:
+    """The layer that a parameter belongs to, from 0; what has no number stands above all `layers`."""
     found = re.search(r"\.(?:layer|layers|h|blocks)\.(\d+)\.", name)
-    return int(found[1]) if found else -1
+    return int(found[1]) if found else layers - 1
 
 
 def has_bf16() -> bool:
@@ -317,6 +341,7 @@ def _arguments(recipe: Recipe, state: Path, texts: int) -> TrainingArguments:
         learning_rate=recipe.learning_rate,
         warmup_steps=round(steps * recipe.warmup_share),
         remove_unused_columns=False,  # the collator reads them
+        restore_callback_states_from_checkpoint=True,  # patience goes on where it was
         label_names=["labels"],  # else it looks for them among the arguments of the model's forward
         bf16=has_bf16(),
         use_cpu=not cuda,
@@ -358,6 +383,11 @@ def _prepare_state(state: Path, run: dict[str, Any], resume: bool) -> Path | Non
             say(f"resuming after step {last.name.rpartition('-')[2]}")
             return last
         say("nothing to resume, starting from the beginning")
+    if state.is_dir() and any(state.iterdir()) and not (state / RUN_FILE).is_file():
+        raise UserError(
+            f"{state} holds something that is not the state of a training",
+            remedy="Choose another --output, or move that folder.",
+        )
     shutil.rmtree(state, ignore_errors=True)
     try:
         state.mkdir(parents=True)

@@ -100,7 +100,7 @@ def _gradient_steps(
 ) -> float:
     """AdamW under a linear schedule, as in `fit`; the epoch that is best on validation is kept."""
     head, device = model.head, model.device
-    loss = objective(recipe, targets, validation.multi_label)
+    loss = objective(recipe, targets, validation.multi_label, weights)
     given = [torch.from_numpy(np.asarray(value, dtype=np.float32)).to(device) for value in (inputs, targets)]
     given.append(torch.ones(len(inputs), device=device) if weights is None else _tensor(weights, device))
     optimizer = torch.optim.AdamW(

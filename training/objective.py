@@ -35,8 +35,8 @@ class Objective:
     ) -> torch.Tensor:
         """The mean loss of logits `[n, labels]` against probabilities `[n, labels]`.
 
-        `weights` `[n]` scale each text's share (their mean over the data is the caller's to keep near 1);
-        `teacher` are logits `[n, labels]` of a model to learn from as well (Hinton et al., 2015,
+        `weights` `[n]` scale each text's share of the loss, and with it the steps; `teacher` are logits
+        `[n, labels]` of a model to learn from as well (Hinton et al., 2015,
         https://arxiv.org/abs/1503.02531).
         """
         logits = logits.float()
@@ -56,20 +56,21 @@ class Objective:
     def _hard(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Loss of each text `[n]`. Focal: Lin et al., 2017, https://arxiv.org/abs/1708.02002."""
         gamma = self.recipe.focal_gamma
+        weights = None if self.label_weights is None else self.label_weights.to(logits.device)
         if self.multi_label:
             each = functional.binary_cross_entropy_with_logits(
-                logits, targets, reduction="none", pos_weight=self.label_weights
+                logits, targets, reduction="none", pos_weight=weights
             )
             if gamma:
                 scores = torch.sigmoid(logits)
-                each = each * (targets * (1 - scores) + (1 - targets) * scores) ** gamma
+                each = each * _powered(targets * (1 - scores) + (1 - targets) * scores, gamma)
             return each.mean(dim=1)
         logs = functional.log_softmax(logits, dim=1)
         each = -(targets * logs)
         if gamma:
-            each = each * (1 - logs.exp()) ** gamma
-        if self.label_weights is not None:
-            each = each * self.label_weights
+            each = each * _powered(1 - logs.exp(), gamma)
+        if weights is not None:
+            each = each * weights
         return each.sum(dim=1)
 
     def _divergence(self, logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -85,16 +86,27 @@ class Objective:
         ).sum(dim=1)
 
 
-def objective(recipe: Recipe, targets: np.ndarray, multi_label: bool) -> Objective:
-    """The loss for training targets float `[n, labels]`."""
+def _powered(wrong: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Away from zero, where a power below one has no finite slope."""
+    return wrong.clamp(min=1e-6) ** gamma
+
+
+def objective(
+    recipe: Recipe, targets: np.ndarray, multi_label: bool, weights: np.ndarray | None = None
+) -> Objective:
+    """The loss for training targets float `[n, labels]`, whose texts have `weights` `[n]`."""
     if recipe.class_weights == "none":
         return Objective(recipe, multi_label)
-    return Objective(recipe, multi_label, torch.from_numpy(balanced_weights(targets, multi_label)))
+    if weights is not None:
+        targets = targets * weights[:, None]
+    total = float(len(targets) if weights is None else weights.sum())
+    return Objective(recipe, multi_label, torch.from_numpy(balanced_weights(targets, multi_label, total)))
 
 
-def balanced_weights(targets: np.ndarray, multi_label: bool) -> np.ndarray:
-    """Weights float32 `[labels]` under which every label counts the same: n / (labels x its count), as
-    scikit-learn's "balanced"; for independent labels, how many texts lack it for each that has it."""
+def balanced_weights(targets: np.ndarray, multi_label: bool, total: float) -> np.ndarray:
+    """Weights float32 `[labels]` under which every label counts the same: total / (labels x its count), as
+    scikit-learn's "balanced"; for independent labels, how many texts lack it for each that has it. `total`
+    is the number of texts, or the sum of their weights, by which `targets` `[n, labels]` are scaled then."""
     held = np.maximum(targets.sum(axis=0), 1e-9)
-    found = (len(targets) - held) / held if multi_label else len(targets) / (targets.shape[1] * held)
+    found = (total - held) / held if multi_label else total / (targets.shape[1] * held)
     return np.clip(found, 1 / MOST_IMBALANCE, MOST_IMBALANCE).astype(np.float32)

@@ -35,7 +35,7 @@ class Recipe:
     patience: int = _option(2, "epochs without a better validation macro-F1 before stopping")
     seed: int = _option(0, "of weights and order")
     head_epochs: float = _option(0.0, "passes with the encoder frozen, before all weights are trained")
-    head_learning_rate: float = _option(1e-3, "of the head in these passes")
+    head_learning_rate: float = _option(1e-3, "of the head while the encoder is frozen")
     freeze: str = _option("none", "what keeps its weights throughout", FREEZE)
     layer_decay: float = _option(1.0, "a layer's learning rate, as a share of the next one's")
     dropout: float = _option(-1.0, "share of activations dropped in training (-1: the base model's own)")

@@ -12,6 +12,7 @@ from export.distil import Recovery, Texts, decision, distil, highest, predict, t
 from export.registry import VARIANTS
 from export.source import Source, read_unlabelled
 from handler.errors import UserError
+from training.data.splits import Split
 
 QUICK = Recovery(epochs=2, learning_rate=2e-3, noisy_copies=0)
 
@@ -157,8 +158,11 @@ def test_a_share_that_cannot_be_kept_is_refused_before_anything_is_written(sourc
 def test_unlabelled_texts_are_those_of_no_split_each_once(source: Source, tmp_path: Path) -> None:
     known = source.dataset.splits["gate"].texts[0]
     file = tmp_path / "texts.txt"
-    file.write_text(f"one more\n\n{known}\none more\nand another\n", encoding="utf-8")
-    assert read_unlabelled(file, source.dataset) == ("one more", "and another")
+    lines = ["one more", "", f" {known} ", "one more", "and\u2028another"]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
+    assert read_unlabelled(file, source.dataset) == ("one more", "and\u2028another")
+    held_out = {"elsewhere": {"test": Split(["one more"], np.array([1]))}}
+    assert read_unlabelled(file, replace(source.dataset, others=held_out)) == ("and\u2028another",)
     file.write_text(known, encoding="utf-8")
     with pytest.raises(UserError, match="no unlabelled text is left"):
         read_unlabelled(file, source.dataset)

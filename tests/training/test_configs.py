@@ -33,10 +33,36 @@ def test_sets_are_listed_and_label_columns_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "sentence"),
-    [("freeze: encodr", "Choose none or embeddings or encoder"), ("epoch: 3", "Did you mean epochs?")],
+    [
+        ("freeze: encodr", "Choose none or embeddings or encoder"),
+        ("epoch: 3", r"Did you mean epochs\?"),
+        ("trust_remote_code: 0", "Write true or false"),
+        ('resume: "false"', "Write true or false"),
+        ("test:", "Write true or false"),
+        ("teacher:", "leave the line out"),
+        ("epochs: true", "leave the line out"),
+    ],
 )
 def test_a_wrong_setting_is_a_sentence(tmp_path: Path, line: str, sentence: str) -> None:
     file = tmp_path / "some.yaml"
     file.write_text(line + "\n")
     with pytest.raises(UserError, match=sentence):
         parse(["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        ("--dropout", "1.5"),
+        ("--seed", "-1"),
+        ("--split-seed", "-1"),
+        ("--teacher-temperature", "0"),
+        ("--label-smoothing", "3"),
+        ("--teacher-weight", "2"),
+    ],
+    ids=" ".join,
+)
+def test_a_value_out_of_range_is_refused_before_any_work(flag: tuple[str, str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(flag)
+    assert ended.value.code == 2

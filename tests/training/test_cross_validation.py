@@ -50,6 +50,14 @@ def test_what_cannot_be_folded_is_a_sentence(small_jsonl, spec: str, count: int,
         next(folds(data.load(spec.format(small_jsonl)), count))
 
 
+def test_a_published_test_split_is_not_mixed_with_train(tmp_path) -> None:
+    for name in ("train", "test"):
+        rows = [f"{name} {row},{row % 2}" for row in range(60)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows]))
+    with pytest.raises(UserError, match="brings a test split"):
+        next(folds(data.load(f"csv:{tmp_path}"), 3))
+
+
 def test_means_leave_out_what_is_undefined() -> None:
     found = summarise([{"macro_f1": 0.5, "auroc": None, "n": 3}, {"macro_f1": 0.7, "auroc": 0.9, "n": 3}])
     assert found["figures"]["macro_f1"]["mean"] == pytest.approx(0.6)

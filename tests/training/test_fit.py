@@ -1,15 +1,18 @@
 """What is trained, how fast each part moves, and what stays as it was."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
+from handler.errors import UserError
 from training import data
 from training.backbones import backbone
-from training.fit import fit, freeze, parameter_groups, phases
+from training.fit import _ByLength, fit, freeze, parameter_groups, phases
 from training.recipe import Recipe
 
 LABELS = ("not-hate", "hate")
@@ -78,6 +81,73 @@ def test_each_layer_learns_slower_than_the_one_above(model_and_tokenizer) -> Non
     assert rates["distilbert.transformer.layer.1.attention.q_lin.weight"] == 1
     assert rates["distilbert.transformer.layer.0.attention.q_lin.weight"] == 0.5
     assert rates["distilbert.embeddings.word_embeddings.weight"] == 0.25
+
+
+def test_what_stands_above_the_last_layer_learns_as_fast_as_it() -> None:
+    config = transformers.BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=50
+    )
+    model = transformers.BertForSequenceClassification(config)
+    groups = parameter_groups(model, replace(Recipe(), learning_rate=1.0, layer_decay=0.5))
+    rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    rates = {name: rate_of[id(parameter)] for name, parameter in model.named_parameters()}
+    assert rates["bert.pooler.dense.weight"] == rates["classifier.weight"] == 1
+    assert rates["bert.encoder.layer.0.output.dense.weight"] == 0.5
+    assert rates["bert.embeddings.LayerNorm.weight"] == 0.25
+
+
+@pytest.mark.parametrize("family", ["Llama", "GPT2"])
+def test_a_decoders_embeddings_can_be_frozen_too(family: str) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
+    sizes |= {"intermediate_size": 64} if family == "Llama" else {}
+    model = getattr(transformers, f"{family}ForSequenceClassification")(
+        getattr(transformers, f"{family}Config")(**sizes)
+    )
+    freeze(model, "embeddings")
+    frozen = {name.split(".")[-2] for name, one in model.named_parameters() if not one.requires_grad}
+    assert frozen == ({"embed_tokens"} if family == "Llama" else {"wte", "wpe"})
+
+
+def test_each_epoch_has_its_own_order_and_a_resumed_one_has_it_too(dataset, tmp_path) -> None:
+    orders = {}
+    for run, resume in (("whole", False), ("parts", False), ("parts", True)):
+        model, tokenizer = backbone("random:tiny", LABELS)
+        watcher = Orders(stop_after=1 if (run, resume) == ("parts", False) else None)
+        recipe = replace(BRIEF, epochs=3, learning_rate=1e-3, patience=9)
+        with contextlib.suppress(KeyboardInterrupt):
+            fit(model, tokenizer, dataset, recipe, tmp_path / run, resume=resume, callbacks=[watcher])
+        orders.setdefault(run, []).extend(watcher.seen)
+    assert orders["whole"] == orders["parts"] == [0, 1, 2]
+    sampler = _ByLength(4, [len(text) for text in dataset.splits["train"].texts], seed=0)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert first != second
+    sampler.set_epoch(1)
+    assert list(sampler) == second
+
+
+class Orders(transformers.TrainerCallback):
+    """The epochs that the sampler was told, and an interruption once some are saved."""
+
+    def __init__(self, stop_after: int | None) -> None:
+        self.seen: list[int] = []
+        self.stop_after = stop_after
+
+    def on_epoch_end(self, *args, train_dataloader=None, **kwargs) -> None:
+        self.seen.append(train_dataloader.batch_sampler.sampler.epoch)
+
+    def on_save(self, *args, **kwargs) -> None:
+        if self.stop_after == len(self.seen):
+            raise KeyboardInterrupt
+
+
+def test_a_folder_that_is_no_state_of_ours_is_left_alone(dataset, model_and_tokenizer, tmp_path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "thesis.txt").write_text("the only copy")
+    with pytest.raises(UserError, match="holds something that is not the state of a training"):
+        fit(*model_and_tokenizer, dataset, BRIEF, tmp_path / "state")
+    assert (tmp_path / "state" / "thesis.txt").read_text() == "the only copy"
 
 
 def test_vectors_are_not_decayed(model_and_tokenizer) -> None:

@@ -60,7 +60,7 @@ def test_weights_of_texts_scale_their_share() -> None:
 
 def test_balanced_labels_count_the_same_as_in_scikit_learn() -> None:
     labels = np.repeat([0, 1, 2], [70, 20, 10])
-    weights = balanced_weights(np.eye(3)[labels], multi_label=False)
+    weights = balanced_weights(np.eye(3)[labels], False, 100)
     assert weights == pytest.approx(compute_class_weight("balanced", classes=np.arange(3), y=labels))
     given = objective(replace(Recipe(), class_weights="balanced"), np.eye(3)[labels], multi_label=False)
     even = torch.zeros(100, 3)
@@ -73,13 +73,13 @@ def test_balanced_labels_count_the_same_as_in_scikit_learn() -> None:
 def test_an_independent_label_that_is_rare_counts_as_much_as_its_absence() -> None:
     targets = np.zeros((100, 2))
     targets[:10, 0] = targets[:50, 1] = 1
-    assert balanced_weights(targets, multi_label=True) == pytest.approx([9, 1])
+    assert balanced_weights(targets, True, 100) == pytest.approx([9, 1])
 
 
 def test_a_label_that_hardly_occurs_does_not_decide_everything() -> None:
     targets = np.zeros((10_000, 1))
     targets[0] = 1
-    assert balanced_weights(targets, multi_label=True) == pytest.approx([20])
+    assert balanced_weights(targets, True, 10_000) == pytest.approx([20])
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -87,3 +87,17 @@ def test_a_student_that_agrees_with_its_teacher_has_nothing_to_learn_from_it(mul
     loss = Objective(replace(Recipe(), teacher_weight=1.0), multi_label)
     assert loss(LOGITS, ONEHOT, None, LOGITS) == pytest.approx(0, abs=1e-6)
     assert loss(LOGITS + torch.tensor([1.0, 0.0]), ONEHOT, None, LOGITS) > 0.01
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_text_that_is_surely_right_does_not_break_the_slope_of_a_small_gamma(multi_label: bool) -> None:
+    logits = torch.tensor([[60.0, -60.0]], requires_grad=True)
+    loss = Objective(replace(Recipe(), focal_gamma=0.5), multi_label)
+    loss(logits, torch.tensor([[1.0, 0.0]])).backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_labels_are_balanced_by_the_weights_of_their_texts() -> None:
+    targets, weights = np.eye(2)[[0, 0, 1, 1]], np.array([1.0, 1.0, 0.25, 0.25])
+    found = objective(replace(Recipe(), class_weights="balanced"), targets, False, weights)
+    assert found.label_weights.tolist() == pytest.approx([2.5 / 4, 2.5 / 1])

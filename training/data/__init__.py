@@ -49,7 +49,7 @@ class Dataset:
     `leaks[split]` counts the texts of a split that train held too, before they were dropped there, and
     `leaked[split]` are their rows. `others[set][split]` are the parts of joined sets that are kept out of the
     training; `parts` are all sets with what each gives to it. `sha256` covers labels, task and the texts of
-    all splits.
+    all splits. `published` are the splits that the first set brought: the others were carved from its train.
     """
 
     spec: str
@@ -66,6 +66,7 @@ class Dataset:
     others: dict[str, dict[str, Split]] = field(default_factory=dict)
     lines: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     parts: tuple["Share", ...] = ()
+    published: tuple[str, ...] = ()
     leaked: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -137,6 +138,7 @@ def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Colum
         lines=_lines(parts, raws),
         parts=tuple(Share(part.spec, part.weight, n) for part, n in zip(parts, shares, strict=True)),
         leaked=prepared[0].leaked,
+        published=tuple(raws[0].splits),
     )
 
 

@@ -8,6 +8,7 @@ concern the data, its YAML included. Tables go to stderr, JSON to stdout. Leaves
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from handler.commands import emit, run, say
-from handler.errors import UserError
 from training import __main__ as training
 from training import data
 from training.data import splits
@@ -55,24 +55,12 @@ def length_tokenizer(base: str) -> Any:
     """The Rust tokenizer of a base model, which cuts and pads nothing."""
     from tokenizers import Tokenizer
 
-    from training.backbones import minilm_folder
+    from training.backbones import minilm_folder, tokenizer_of
 
     if base == "minilm" or is_random(base):
         found = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
     else:
-        from transformers import AutoTokenizer
-
-        try:
-            loaded = AutoTokenizer.from_pretrained(base, use_fast=True)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"The tokenizer of {base!r} could not be loaded",
-                seen=str(error).strip().split("\n")[0].rstrip("."),
-                remedy="Check the name and the network, or leave out --base.",
-            ) from error
-        if not loaded.is_fast:
-            raise UserError(f"{base!r} has no fast tokenizer", remedy="Choose another --base.")
-        found = loaded.backend_tokenizer
+        found = tokenizer_of(base, str(Path(base).expanduser())).backend_tokenizer
     found.no_truncation()
     found.no_padding()
     return found

@@ -43,7 +43,7 @@ class Faults:
         if count:
             self.counts.setdefault(split, Counter())[reason] += count
             into = self.lines.setdefault(split, {}).setdefault(reason, [])
-            into[:] = sorted({*into, *lines})[:FIRST_LINES] if len(into) < FIRST_LINES else into
+            into[:] = sorted({*into, *lines})[:FIRST_LINES]
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import io
 import shutil
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 
 from handler.commands import say
@@ -78,7 +78,7 @@ def _download(files: PinnedFiles, url: str, folder: Path) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
             return answer.read()
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, HTTPException) as error:  # URLError is an OSError
         wanted = ", ".join([*files.sha256, *(f"{name}/" for name in files.folders)])
         raise UserError(
             f"{files.name} is not in {folder.absolute()} and {url} could not be downloaded",

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from numpy import format_float_positional
+
 from handler.errors import UserError
 from training.data.splits import Split
 
@@ -84,7 +86,8 @@ class Part:
         return f"{self.name}:{self.argument}" if self.argument else self.name
 
     def __str__(self) -> str:
-        return self.spec if self.weight == 1 else f"{self.spec}*{self.weight:g}"
+        weight = format_float_positional(self.weight, trim="-")
+        return self.spec if self.weight == 1 else f"{self.spec}*{weight}"
 
 
 SOURCES: dict[str, Source] = {}

@@ -218,10 +218,12 @@ def _leak(
     together = codes(concatenate([train, split], [1, 1])) if train.multi_label else None
     ours = train.labels if together is None else together[: len(train)]
     theirs = split.labels if together is None else together[len(train) :]
+    if not len(train):
+        return {"texts": 0, "other_label": 0}, np.zeros(len(keys), bool)
     known, place = np.unique(train_keys, return_inverse=True)
     low, high = _label_range(ours, place, len(known))
     where = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-    shared = known[where] == keys if len(known) else np.zeros(len(keys), bool)
+    shared = known[where] == keys
     same = (low[where] == theirs) & (high[where] == theirs)
     return {"texts": int(shared.sum()), "other_label": int((shared & ~same).sum())}, shared
 

@@ -11,8 +11,6 @@ import numpy as np
 from scipy.special import expit
 from tqdm import tqdm
 from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -20,7 +18,7 @@ from transformers import (
 from handler.commands import say
 from handler.predictor import decide
 from training.calibration import Calibration
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, load_model
 from training.fit import predict_logits
 
 CHUNK = 512  # texts between two steps of the bar; each chunk is sorted by length
@@ -83,13 +81,9 @@ class Classifier:
 
 def load_classifier(checkpoint: Checkpoint) -> Classifier:
     """The model as it was saved, in fp32."""
-    folder, meta = checkpoint.folder, checkpoint.meta
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True
-    ).float()
+    meta = checkpoint.meta
     return Classifier(
-        model,
-        AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        *load_model(checkpoint),
         checkpoint.labels,
         meta["task"] == "multi-label",
         meta["temperature"],

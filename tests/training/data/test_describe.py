@@ -93,5 +93,5 @@ def test_lengths_are_those_of_the_tokenizer_beyond_one_window():
 
 
 def test_a_base_that_cannot_be_loaded_is_answered_before_the_data_is_read(tmp_path):
-    with pytest.raises(UserError, match="tokenizer of"):
+    with pytest.raises(UserError, match="no tokenizer that can be read"):
         main(["describe", "--base", str(tmp_path), "--data", "csv:/no/such/file.csv"])

@@ -96,3 +96,17 @@ def test_sets_of_other_labels_are_not_joined(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="different labels: calm, heated beside not-hate, hate"):
         data.load(f"demo+jsonl:{file}")
+
+
+@pytest.mark.parametrize("weight", ["0.3333333", "0.00001", "1000000"])
+def test_a_weight_is_written_so_that_it_is_read_again(tmp_path: Path, weight: str) -> None:
+    first, second = write(tmp_path, "first", 60), write(tmp_path, "second", 60)
+    joined = data.load(f"{first}+{second}*{weight}")
+    assert data.load(joined.spec).sha256 == joined.sha256
+
+
+def test_a_train_file_without_rows_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\n")
+    (tmp_path / "test.csv").write_text("text,label\na,0\nb,1\n")
+    with pytest.raises(UserError, match="The train split needs texts of at least two labels"):
+        data.load(f"csv:{tmp_path}")
