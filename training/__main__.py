@@ -148,11 +148,12 @@ def load(options: argparse.Namespace) -> data.Dataset:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Threads as asked for, and libraries that speak up about errors alone."""
+    """Threads as asked for, freed memory kept, and libraries that speak up about errors alone."""
     from training import pipeline
 
     _quieten()
     pipeline.use_threads(options.threads)
+    pipeline.keep_freed_memory()
 
 
 def parse(argv: Sequence[str] | None, flags: argparse.ArgumentParser | None = None) -> argparse.Namespace:

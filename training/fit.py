@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset as TorchDataset
 from transformers import (
-    DataCollatorWithPadding,
     EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedModel,
@@ -38,13 +37,13 @@ from handler.errors import UserError
 from training.backbones import add_lora, clear_limits, merge_lora
 from training.data import Dataset, Split
 from training.heads import fit_head, fits_alone
+from training.inference import computed, token_lengths
 from training.objective import Objective, objective
 from training.recipe import Recipe
-from training.statistics import macro_f1
+from training.statistics import macro_f1_of_logits
 
 RUN_FILE = "run.json"
 STATE_FILE = "trainer_state.json"  # the Trainer writes it last: without it a saved epoch is incomplete
-WINDOW = 4096  # texts tokenised at once where logits are asked for
 
 
 class _Rows(TorchDataset):
@@ -67,10 +66,12 @@ class _Rows(TorchDataset):
 
 
 class _Collator:
-    """Rows into a batch: tokenised on the way (20 us a text), padded to the longest, in steps of 8 tokens."""
+    """Rows into a batch: tokenised on the way (20 us a text), padded to the longest; on a GPU in steps of 8
+    tokens, which its matrix units ask for and a CPU does not."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
+        self.step = 8 if torch.cuda.is_available() else None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = self.tokenizer(
@@ -78,7 +79,7 @@ class _Collator:
             truncation=True,
             max_length=self.max_length,
             padding=True,
-            pad_to_multiple_of=8,
+            pad_to_multiple_of=self.step,
             return_tensors="pt",
         )
         others = [name for name in rows[0] if name != "text"]
@@ -102,7 +103,7 @@ class _ByLength(LengthGroupedSampler):
 
 
 class _Trainer(Trainer):
-    """The Trainer with our loss, and batches of like length found without tokenising everything first."""
+    """The Trainer with our loss, and batches of like length."""
 
     def __init__(self, *args: Any, loss: Objective, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -116,8 +117,8 @@ class _Trainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset=None):  # type: ignore[no-untyped-def]
-        texts = self.train_dataset.split.texts
-        lengths = [len(text) for text in texts]  # in characters, which order texts nearly as tokens do
+        texts, collator = self.train_dataset.split.texts, self.data_collator
+        lengths = token_lengths(collator.tokenizer, texts, collator.max_length)
         return _ByLength(self.args.per_device_train_batch_size, lengths, self.args.seed)
 
 
@@ -229,7 +230,8 @@ def _trainer(
     callbacks: Sequence[TrainerCallback],
 ) -> Trainer:
     validation = dataset.splits["validation"]
-    validation = validation.take(np.argsort([len(text) for text in validation.texts], kind="stable"))
+    by_length = np.argsort(token_lengths(tokenizer, validation.texts, recipe.max_length), kind="stable")
+    validation = validation.take(by_length)
     freeze(model, recipe.freeze)
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe), lr=recipe.learning_rate, fused=True)
     trainer = _Trainer(
@@ -312,20 +314,15 @@ def predict_logits(
     batch_size: int = 32,
 ) -> np.ndarray:
     """Logits `[n, labels]` in fp32, the reference that every variant is held to; texts sorted by length."""
-    model.eval()
-    logits = np.zeros((len(texts), model.config.num_labels), dtype=np.float32)
-    pad = DataCollatorWithPadding(tokenizer)
-    with torch.inference_mode():
-        for begin in range(0, len(texts), WINDOW):
-            window = list(texts[begin : begin + WINDOW])
-            encoded = tokenizer(window, truncation=True, max_length=max_length)
-            lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-            order = np.argsort(-lengths, kind="stable")
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                batch = pad([{name: values[row] for name, values in encoded.items()} for row in rows])
-                inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-                logits[begin + rows] = model(**inputs).logits.float().cpu().numpy()
+    logits = computed(
+        model,
+        tokenizer,
+        texts,
+        max_length,
+        lambda inputs: model(**inputs).logits,
+        model.config.num_labels,
+        batch_size,
+    )
     clear_limits(tokenizer)
     return logits
 
@@ -361,17 +358,14 @@ def _arguments(recipe: Recipe, state: Path, texts: int) -> TrainingArguments:
 
 def _macro_f1(prediction: EvalPrediction) -> dict[str, float]:
     """At the highest score: the threshold is fitted later, and must not hide a model that leans."""
-    logits, truth = np.asarray(prediction.predictions), np.asarray(prediction.label_ids).argmax(axis=1)
-    labels = logits.shape[1]
-    counts = np.bincount(truth * labels + logits.argmax(axis=1), minlength=labels**2)
-    return {"macro_f1": float(macro_f1(counts.reshape(1, labels, labels))[0])}
+    truth = np.asarray(prediction.label_ids).argmax(axis=1)
+    return {"macro_f1": macro_f1_of_logits(np.asarray(prediction.predictions), truth)}
 
 
 def _macro_f1_of_labels(prediction: EvalPrediction) -> dict[str, float]:
     """The mean of every label's F1, each at one half."""
-    given, truth = np.asarray(prediction.predictions) >= 0, np.asarray(prediction.label_ids) >= 0.5
-    both, either = (given & truth).sum(axis=0), given.sum(axis=0) + truth.sum(axis=0)
-    return {"macro_f1": float((2 * both / np.maximum(either, 1)).mean())}
+    truth = np.asarray(prediction.label_ids) >= 0.5
+    return {"macro_f1": macro_f1_of_logits(np.asarray(prediction.predictions), truth)}
 
 
 def _prepare_state(state: Path, run: dict[str, Any], resume: bool) -> Path | None:

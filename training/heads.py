@@ -14,10 +14,8 @@ from typing import TypeGuard
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
 from torch import nn
 from transformers import (
-    DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     get_linear_schedule_with_warmup,
@@ -27,11 +25,12 @@ from handler.commands import say
 from handler.errors import UserError
 from handler.pooled_classifier import PooledClassifier
 from training.data import Dataset, Split
+from training.inference import computed
 from training.objective import objective
 from training.recipe import Recipe
+from training.statistics import macro_f1_of_logits
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C, on standardised embeddings
-WINDOW = 4096  # texts tokenised at once
 BATCH = 64
 
 
@@ -69,24 +68,19 @@ def fit_head(
     return _gradient_steps(model, inputs, targets, train.weights, held_out, validation, recipe)
 
 
-@torch.no_grad()
 def embeddings(
     model: PooledClassifier, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
 ) -> np.ndarray:
-    """What the head reads of each text, float32 [n, hidden], without dropout; batches of like length."""
-    model.eval()
-    pad = DataCollatorWithPadding(tokenizer)
-    found = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
-    for begin in range(0, len(texts), WINDOW):
-        window = [str(text) for text in texts[begin : begin + WINDOW]]
-        encoded = tokenizer(window, truncation=True, max_length=max_length)["input_ids"]
-        order = np.argsort([-len(ids) for ids in encoded], kind="stable")
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            batch = pad([{"input_ids": encoded[row]} for row in rows])
-            ids, mask = (batch[name].to(model.device) for name in ("input_ids", "attention_mask"))
-            found[begin + rows] = model.embed(ids, mask).float().cpu().numpy()
-    return found
+    """What the head reads of each text, float32 [n, hidden], without dropout."""
+    return computed(
+        model,
+        tokenizer,
+        texts,
+        max_length,
+        lambda inputs: model.embed(inputs["input_ids"], inputs["attention_mask"]),
+        model.config.hidden_size,
+        BATCH,
+    )
 
 
 def _gradient_steps(
@@ -125,7 +119,7 @@ def _gradient_steps(
                 optimizer.zero_grad()
             head.eval()
             with torch.no_grad():
-                score = _macro_f1(head(_tensor(held_out, device)).cpu().numpy(), validation)
+                score = macro_f1_of_logits(head(_tensor(held_out, device)).cpu().numpy(), validation.labels)
             say(f"epoch {epoch + 1}: validation macro-F1 {score:.3f}")
             if score > best:
                 best, kept, since = score, copy.deepcopy(head.state_dict()), 0
@@ -161,7 +155,7 @@ def _logistic(
             weight, bias = _one(inputs, targets, counts, penalty, recipe)
         weight = weight / scale
         bias = bias - weight @ mean
-        score = _macro_f1(held_out @ weight.T + bias, validation)
+        score = macro_f1_of_logits(held_out @ weight.T + bias, validation.labels)
         if score > best:
             best, chosen, found = score, penalty, (weight, bias)
     say(f"logistic regression, C {chosen:g}: validation macro-F1 {best:.3f}")
@@ -195,16 +189,6 @@ def _one(
     else:
         weight[held], bias[held] = fitted.coef_, fitted.intercept_
     return weight, bias
-
-
-def _macro_f1(logits: np.ndarray, split: Split) -> float:
-    """At the highest score, or, of independent labels, each at one half."""
-    if split.multi_label:
-        return float(f1_score(split.labels, logits >= 0, average="macro", zero_division=0))
-    every = list(range(logits.shape[1]))
-    return float(
-        f1_score(split.labels, logits.argmax(axis=1), labels=every, average="macro", zero_division=0)
-    )
 
 
 def _tensor(values: np.ndarray, device: torch.device) -> torch.Tensor:

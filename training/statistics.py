@@ -161,6 +161,16 @@ def macro_f1_of_labels(truth: np.ndarray, given: np.ndarray) -> float:
     return float(_f1((truth & given).sum(axis=0), truth.sum(axis=0) + given.sum(axis=0)).mean())
 
 
+def macro_f1_of_logits(logits: np.ndarray, truth: np.ndarray) -> float:
+    """Macro-F1 of logits `[n, labels]` at the highest score for label indices `[n]`; for independent labels,
+    0 and 1 `[n, labels]`, each at one half."""
+    if truth.ndim == 2:
+        return macro_f1_of_labels(truth, logits >= 0)
+    labels = logits.shape[1]
+    counts = np.bincount(truth * labels + logits.argmax(axis=1), minlength=labels**2)
+    return float(macro_f1(counts.reshape(1, labels, labels))[0])
+
+
 def macro_f1_drop_of_labels(weights: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     """Reference minus candidate macro-F1 `[m]` of independent labels, from counts or weights `[m, kinds]` of
     the `kinds` that `outcomes` gives."""

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
 from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
@@ -46,23 +45,14 @@ class Classifier:
         with tqdm(total=len(texts), desc=doing, unit=" texts", disable=not is_watched, leave=False) as bar:
             for start in range(0, len(texts), CHUNK):
                 chunk = texts[start : start + CHUNK]
-                found.append(
-                    self._probabilities(predict_logits(self.model, self.tokenizer, chunk, self.max_length))
-                )
+                logits = predict_logits(self.model, self.tokenizer, chunk, self.max_length)
+                found.append(Calibration(self.temperature, multi_label=self.multi_label).scores(logits))
                 bar.update(len(chunk))
         return np.concatenate(found)
 
-    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
-        if self.multi_label:
-            return expit(logits.astype(np.float64) / self.temperature)
-        return Calibration(self.temperature).scores(logits)
-
     def given(self, scores: np.ndarray) -> np.ndarray:
         """The labels given by scores [n, labels]: indices [n], or 0 and 1 [n, labels] where independent."""
-        if self.multi_label:
-            limits = np.array([self.thresholds.get(label, 0.5) for label in self.labels])
-            return (scores >= limits).astype(np.int64)
-        return decide(scores, self.labels, self.thresholds)
+        return decide(scores, self.labels, self.thresholds, self.multi_label)
 
     def indicators(self, labels: np.ndarray) -> np.ndarray:
         """Labels of either form as booleans [n, labels]."""
