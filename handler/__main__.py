@@ -3,15 +3,17 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
+from handler.artifact import open_artifact
 from handler.commands import emit, positive_int, run, say
 from handler.errors import Rejection, UserError
-from handler.files import classify, file_format, read_rows, write_rows
+from handler.machine import available_cpus
 from handler.predictor import Predictor
 from handler.requests import Limits, read_text
 
@@ -24,10 +26,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     predict.add_argument(
         "--artifact", type=Path, default=Path("build/artifacts/fp32"), help="default: %(default)s"
     )
-    predict.add_argument("--file", type=Path, help=".csv, .jsonl or .txt (one text a line)")
-    predict.add_argument("--output", type=Path, help=".csv or .jsonl; default: CSV on standard output")
+    predict.add_argument(
+        "--file",
+        help=".csv, .jsonl, .parquet or .txt (one text a line); a folder or a pattern of them; also s3://…",
+    )
+    predict.add_argument(
+        "--output",
+        help=".csv, .jsonl or .parquet, or a folder/ of parts; also s3://… (default: CSV on standard output)",
+    )
+    predict.add_argument("--format", choices=("csv", "jsonl", "parquet"), help="of parts (the input's)")
     predict.add_argument("--text-column", default="text", help="default: %(default)s")
     predict.add_argument("--threads", type=positive_int, help="default: all CPUs of this process")
+    predict.add_argument("--part-rows", type=positive_int, default=10_000, help="default: %(default)s")
+    predict.add_argument("--engine", choices=("local", "ray"), default="local", help="default: %(default)s")
+    predict.add_argument("--workers", type=positive_int, default=1, help="of Ray (default: %(default)s)")
+    predict.add_argument("--address", help="of a Ray cluster (default: a Ray of its own, on this machine)")
     predict.set_defaults(command=_predict)
     doctor = commands.add_parser("doctor", help="look at all that TorchServe needs here, and say what to do")
     doctor.add_argument("--name", default="hate", help="of the archive: <name>.mar; default: %(default)s")
@@ -57,50 +70,84 @@ def _predict(arguments: argparse.Namespace) -> int:
         (prediction,) = predictor.predict([text])
         emit(predictor.answer(prediction))
         return 0
-    return _predict_rows(arguments)
+    if arguments.file is not None and arguments.output is not None:
+        return _predict_job(arguments)
+    return _predict_stream(arguments)
 
 
-def _predict_rows(arguments: argparse.Namespace) -> int:
-    """Every row of the file or of standard input; the output appears only when it is complete."""
-    form, output = "txt", arguments.output
-    written = "csv" if output is None else file_format(output)
-    if written == "txt":
-        raise UserError(
-            "the output keeps columns, which .txt cannot", seen=output, remedy="Use .csv or .jsonl"
-        )
-    if arguments.file is not None:
-        form = file_format(arguments.file)
-        if not arguments.file.is_file():
-            raise UserError("there is no such file", seen=arguments.file, remedy="Check --file")
-    if output is not None and not output.parent.is_dir():
-        raise UserError("the folder of the output does not exist", seen=output.parent, remedy="Make it first")
-    if arguments.file is None and sys.stdin.isatty():
-        say("reading one text a line from the keyboard; end with Ctrl-D")
-    predictor = Predictor.load(arguments.artifact, arguments.threads)
-    partial = output and output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
-        with (
-            _open_input(arguments.file) as source,
-            partial.open("w", encoding="utf-8", newline="") if partial else nullcontext(sys.stdout) as target,
-        ):
-            rows = classify(predictor, read_rows(source, form, arguments.text_column), arguments.text_column)
-            count = write_rows(target, written, tqdm(rows, unit=" texts", disable=None))
-        if partial:
-            partial.replace(output)
-            say(f"{count} rows -> {output}")
-    finally:
-        if partial:
-            partial.unlink(missing_ok=True)
+def _predict_job(arguments: argparse.Namespace) -> int:
+    """A file into a file, part by part: the same command again goes on where it was interrupted."""
+    from handler.scoring.job import here, open_job, run_job
+
+    job = open_job(
+        arguments.file,
+        arguments.output,
+        open_artifact(arguments.artifact),
+        arguments.text_column,
+        arguments.format,
+        arguments.part_rows,
+    )
+    if arguments.engine == "ray":
+        from handler.scoring.on_ray import on_ray
+
+        threads = arguments.threads or max(1, available_cpus() // arguments.workers)
+        engine = on_ray(arguments.address, arguments.workers, threads)
+    else:
+        engine = here(Predictor(job.artifact, arguments.threads))
+    done = run_job(job, engine)
+    say(f"{done['rows']:,} rows -> {done['output']}")
+    emit(done)
     return 0
 
 
-def _open_input(path: Path | None):
-    # Bytes that are not UTF-8 are read as U+FFFD: they spoil a character, never the run.
-    if path is None:
+def _predict_stream(arguments: argparse.Namespace) -> int:
+    """Standard input, or a file, row by row; a file of output appears only when it is complete."""
+    from handler.scoring.plan import plan, read_part
+    from handler.scoring.rows import CsvWriter, JsonWriter, classify, file_format, read_lines, table_columns
+
+    column, output = arguments.text_column, arguments.output
+    written = "csv" if output is None else file_format(output)
+    if written not in ("csv", "jsonl"):
+        remedy = "Use .csv or .jsonl, or read from a --file"
+        raise UserError("standard input cannot be written as this", seen=output, remedy=remedy)
+    if output is not None and not Path(output).parent.is_dir():
+        seen = Path(output).parent
+        raise UserError("the folder of the output does not exist", seen=seen, remedy="Make it first")
+    if arguments.file is not None:
+        parts = plan(arguments.file, column, arguments.part_rows, written)
+        columns = parts.columns
+        rows = (row for part in parts.parts for row in read_part(part, parts.form, column))
+    else:
+        if sys.stdin.isatty():
+            say("reading one text a line from the keyboard; end with Ctrl-D")
+        # Bytes that are not UTF-8 are read as U+FFFD: they spoil a character, never the run.
         sys.stdin.reconfigure(encoding="utf-8", errors="replace", newline="\n")  # type: ignore[union-attr]
-        return nullcontext(sys.stdin)
-    # utf-8-sig: Excel writes a BOM.
-    return path.open(encoding="utf-8-sig", errors="replace", newline="" if path.suffix == ".csv" else "\n")
+        columns, rows = (column,), (row for row in read_lines(sys.stdin, "txt", column))
+    predictor = Predictor.load(arguments.artifact, arguments.threads)
+    count = 0
+    with _open_output(output) as target:
+        writer = CsvWriter(target, table_columns(columns)) if written == "csv" else JsonWriter(target)
+        for row in tqdm(classify(predictor, rows, column), unit=" texts", disable=None):
+            writer.write([row])
+            count += 1
+    if output is not None:
+        say(f"{count:,} rows -> {output}")
+    return 0
+
+
+@contextmanager
+def _open_output(output: str | None) -> Iterator[TextIO]:
+    if output is None:
+        yield sys.stdout
+        return
+    place = Path(output)
+    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as target:
+            yield target
+        partial.replace(place)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,8 @@ def test_a_labelled_and_untidy_csv_keeps_its_labels_and_loses_no_row(fp32: Artif
     csv.field_size_limit(1 << 30)
     rows = list(csv.DictReader(target.open(newline="")))
     assert [row["input_label"] for row in rows] == ["1", "0", "1", ""]
-    assert [row["label"] in fp32.labels for row in rows] == [True, True, False, True]
+    assert [row["label"] in fp32.labels for row in rows] == [True, False, False, True]
+    assert "quote the text" in rows[1]["error"]
     assert "100,000" in rows[2]["error"]
 
 

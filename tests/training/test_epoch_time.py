@@ -17,4 +17,5 @@ def test_a_pair_has_times_qualities_and_their_ratio(tmp_path, capsys) -> None:
     )
     (pair,) = json.loads(capsys.readouterr().out)["pairs"]
     assert pair["ratio"] == pair["plain_s"] / pair["ours_s"]
-    assert 0 <= pair["ours_macro_f1"] <= 1 and 0 <= pair["plain_macro_f1"] <= 1
+    assert 0 <= pair["ours_macro_f1"] <= 1
+    assert 0 <= pair["plain_macro_f1"] <= 1

@@ -1,0 +1,231 @@
+"""A job: the parts that are still missing are scored, then put together.
+
+Where the output is a file, parts wait in `<output>.parts/` until all are there; where it is a folder, they
+stay in it. A part appears under its name when it is complete, so that it does not matter who scores it, how
+often, or when a run was interrupted. Leaves out: who does it (`on_ray`, or this process).
+"""
+
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from tqdm import tqdm
+
+from handler.artifact import Artifact
+from handler.commands import say
+from handler.errors import UserError
+from handler.predictor import WINDOW, Predictor
+from handler.scoring.plan import Part, Plan, column_types, plan, read_part
+from handler.scoring.rows import (
+    CsvWriter,
+    JsonWriter,
+    ParquetWriter,
+    classify,
+    csv_header,
+    file_format,
+    parquet_schema,
+    table_columns,
+)
+
+PLAN = "_plan.json"  # tools that read a folder of tables leave out what begins with _
+PART_ROWS = 10_000
+
+Engine = Callable[["Job", list[Part]], Iterable["Scored"]]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A part that is there, and how many of its rows could not be classified."""
+
+    number: int
+    rows: int
+    rejected: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is scored by which artifact, and where to. `folder` holds the parts; `output` is the file that
+    they become, or None where they stay."""
+
+    plan: Plan
+    artifact: Artifact
+    written: str
+    folder: str
+    output: str | None
+
+    def place(self, part: Part) -> str:
+        return f"{self.folder}/part-{part.number:06d}.{self.written}"
+
+    def record(self) -> dict:
+        """What a job must share with an earlier one to go on with its parts."""
+        known = {path: each["sha256"] for path, each in self.artifact.meta["files"].items()}
+        return {"plan": self.plan.record(), "artifact": known, "written": self.written}
+
+    def missing(self) -> list[Part]:
+        filesystem, folder = fsspec.core.url_to_fs(self.folder)
+        there = {name.rpartition("/")[2] for name in filesystem.ls(folder, detail=False, refresh=True)}
+        return [part for part in self.plan.parts if self.place(part).rpartition("/")[2] not in there]
+
+
+def open_job(
+    source: str, output: str, artifact: Artifact, text_column: str, form: str | None, part_rows: int
+) -> Job:
+    """The job from `source` to `output`, a file, or a folder where the name ends in / or is one. `form` of
+    the parts in a folder; that of the input unless given.
+
+    Raises `UserError` where parts of another job lie there.
+    """
+    folder, file = _place(output)
+    written = file_format(file) if file else form or file_format(source.rstrip("*"))
+    if written == "txt":
+        raise UserError(
+            "the output keeps columns, which .txt cannot",
+            seen=output,
+            remedy="Use .csv, .jsonl or .parquet" if file else "Choose one: --format csv",
+        )
+    job = Job(plan(source, text_column, part_rows, written), artifact, written, folder, file)
+    filesystem, path = fsspec.core.url_to_fs(folder)
+    if filesystem.exists(f"{path}/{PLAN}"):
+        if json.loads(filesystem.cat_file(f"{path}/{PLAN}")) != job.record():
+            raise UserError(
+                "the parts of another job lie where this one's belong (other input, artifact or options)",
+                seen=folder,
+                remedy="Remove that folder, or name another --output",
+            )
+    else:
+        filesystem.makedirs(path, exist_ok=True)
+        filesystem.pipe_file(f"{path}/{PLAN}", json.dumps(job.record()).encode())
+    return job
+
+
+def run_job(job: Job, engine: Engine) -> dict:
+    """Score what is missing and put the output in its place; what was done, in numbers."""
+    missing = job.missing()
+    done = len(job.plan.parts) - len(missing)
+    if done:
+        say(f"{done:,} of {len(job.plan.parts):,} parts are there already")
+    rejected = 0
+    left = sum(part.rows for part in missing)
+    with tqdm(total=job.plan.rows, initial=job.plan.rows - left, unit=" texts", disable=None) as bar:
+        for scored in engine(job, missing):
+            rejected += scored.rejected
+            bar.update(scored.rows)
+    if job.output:
+        join(job)
+    return {
+        "output": job.output or job.folder,
+        "rows": job.plan.rows,
+        "parts": len(job.plan.parts),
+        "scored_now": left,
+        "rejected_now": rejected,
+    }
+
+
+def here(predictor: Predictor) -> Engine:
+    """The engine that is this process."""
+
+    def scored(job: Job, parts: list[Part]) -> Iterator[Scored]:
+        for part in parts:
+            yield score_part(job, part, predictor)
+
+    return scored
+
+
+def score_part(job: Job, part: Part, predictor: Predictor) -> Scored:
+    """Read a part, classify its rows and write them, in flat memory."""
+    rejected = 0
+    rows = classify(predictor, read_part(part, job.plan.form, job.plan.text_column), job.plan.text_column)
+    with _replacing(job.place(part)) as file, writer(job, file) as out:
+        while window := list(islice(rows, WINDOW)):
+            out.write(window)
+            rejected += sum(row["error"] is not None for row in window)
+    return Scored(part.number, part.rows, rejected)
+
+
+@contextmanager
+def writer(job: Job, file: IO[bytes]) -> Iterator[Any]:
+    """What writes rows in the job's form."""
+    if job.written == "parquet":
+        out = ParquetWriter(file, _schema(job))
+        yield out
+        out.close()
+        return
+    text = io.TextIOWrapper(file, "utf-8", newline="")  # type: ignore[type-var]
+    yield CsvWriter(text, table_columns(job.plan.columns)) if job.written == "csv" else JsonWriter(text)
+    text.flush()
+    text.detach()
+
+
+def join(job: Job) -> None:
+    """All parts in their order as one file, in the place of the output; the parts' folder goes."""
+    assert job.output
+    header = csv_header(table_columns(job.plan.columns)) if job.written == "csv" else b""
+    with _replacing(job.output) as target:
+        if job.written == "parquet":
+            _join_parquet(job, target)
+        else:
+            target.write(header)
+            for part in job.plan.parts:
+                with fsspec.open(job.place(part), "rb") as file:
+                    file.seek(len(header))
+                    shutil.copyfileobj(file, target, 1 << 20)
+    filesystem, folder = fsspec.core.url_to_fs(job.folder)
+    filesystem.rm(folder, recursive=True)
+
+
+def _join_parquet(job: Job, target: IO[bytes]) -> None:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetWriter(target, _schema(job)) as out:
+        for part in job.plan.parts:
+            with fsspec.open(job.place(part), "rb") as file:
+                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(PART_ROWS):
+                    out.write_batch(batch)
+
+
+def _schema(job: Job) -> Any:
+    return parquet_schema(column_types(job.plan), job.artifact.multi_label)
+
+
+def _place(output: str) -> tuple[str, str | None]:
+    """The folder of the parts, and the file that they become."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(output)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"cannot write to {output}", seen=error, remedy="Check --output") from error
+    whole = filesystem.unstrip_protocol(path) if "://" in output else path
+    if output.endswith("/") or filesystem.isdir(path):
+        return whole.rstrip("/"), None
+    if isinstance(filesystem, LocalFileSystem) and not Path(path).parent.is_dir():
+        raise UserError(
+            "the folder of the output does not exist", seen=Path(output).parent, remedy="Make it first"
+        )
+    return f"{whole}.parts", whole
+
+
+@contextmanager
+def _replacing(place: str) -> Iterator[IO[bytes]]:
+    """A file that appears at `place` when it is complete: renamed on a disk, sent to an object store."""
+    filesystem, path = fsspec.core.url_to_fs(place)
+    local = isinstance(filesystem, LocalFileSystem)
+    folder = Path(path).parent if local else Path(tempfile.gettempdir())
+    partial = folder / f".{Path(path).name}.{os.getpid()}.partial"
+    try:
+        with partial.open("wb") as file:
+            yield file
+        if local:
+            partial.replace(path)
+        else:
+            filesystem.put_file(str(partial), path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,110 @@
+"""The parts of a job scored by Ray Data: an actor per worker, on this machine or on a cluster.
+
+Each actor loads the artifact once. Ray bounds how many parts wait (back-pressure), starts an actor that died
+anew and gives its part to another; a part that was scored twice is written twice, to the same name with the
+same content. What is sent to workers is the plan and the artifact; texts are read, and parts written, where
+the worker runs: input and output must be on an object store or a shared disk where workers are other
+machines.
+"""
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import handler
+from handler.artifact import open_artifact
+from handler.errors import UnsupportedError, UserError
+from handler.predictor import Predictor
+from handler.scoring.job import Engine, Job, Scored, score_part
+from handler.scoring.plan import Part
+
+RETRIES = 3  # of a part whose worker died, or could not read or write; beyond, the part itself is at fault
+
+
+def on_ray(address: str | None, workers: int, threads: int) -> Engine:
+    """The engine of `workers` actors with `threads` CPUs each, on the cluster at `address`, or on a Ray of
+    this machine alone, which starts and ends with the job."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what is as it should be
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
+    warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*ray_remote_args_fn")
+    try:
+        import ray
+    except ImportError as error:
+        raise UnsupportedError(
+            "Ray is not installed", remedy="Install it: .venv/bin/pip install 'ray[data]==2.60.*'"
+        ) from error
+
+    def scored(job: Job, parts: list[Part]) -> Iterator[Scored]:
+        if not parts:
+            return
+        _start(ray, address, workers * threads)
+        try:
+            files = {path: (job.artifact.folder / path).read_bytes() for path in _files(job.artifact.folder)}
+            shared = ray.put((job, files))
+            rows = ray.data.from_items([part.number for part in parts], override_num_blocks=len(parts))
+            done = rows.map_batches(
+                _Worker,
+                fn_constructor_args=([shared], threads),
+                batch_size=1,
+                batch_format="numpy",
+                num_cpus=threads,
+                compute=ray.data.ActorPoolStrategy(size=workers),
+                ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
+            )
+            for row in done.iter_rows():
+                yield Scored(row["number"], row["rows"], row["rejected"])
+        except ray.exceptions.RayError as error:
+            raise UserError(
+                "Ray could not score a part; those that are there are kept",
+                seen=str(error).strip().rpartition("\n")[2],
+                remedy="Mend that, and run the same command again",
+            ) from error
+        finally:
+            ray.shutdown()
+
+    return scored
+
+
+class _Worker:
+    """An actor: the artifact from Ray's object store onto this worker's disk, loaded once."""
+
+    def __init__(self, shared: Any, threads: int) -> None:
+        import ray
+
+        job, files = ray.get(shared[0])
+        self.folder = tempfile.TemporaryDirectory(prefix="artifact-")
+        for path, content in files.items():
+            place = Path(self.folder.name) / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+        artifact = open_artifact(self.folder.name)
+        self.job, self.predictor = replace(job, artifact=artifact), Predictor(artifact, threads)
+
+    def __call__(self, batch: dict) -> dict:
+        found = [
+            score_part(self.job, self.job.plan.parts[number], self.predictor) for number in batch["item"]
+        ]
+        return {name: [getattr(each, name) for each in found] for name in ("number", "rows", "rejected")}
+
+
+def _start(ray: Any, address: str | None, cpus: int) -> None:
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address:
+        # Workers elsewhere lack this package.
+        ray.init(address, runtime_env={"py_modules": [str(Path(handler.__file__).parent)]}, **quiet)
+    else:
+        ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=256 << 20, **quiet)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.actor_task_retry_on_errors = [OSError]
+
+
+def _files(folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]

@@ -1,0 +1,259 @@
+"""Which parts a job has: where each begins and ends in its file, so that any worker can read any part.
+
+One pass over the input finds the boundaries: records of a CSV (which may hold line breaks in quotes), lines
+of JSON or text, row groups of Parquet. Files are local or in an object store, whatever fsspec opens. The plan
+lies beside the parts; a job is continued only by the same plan. Leaves out: what rows hold (`rows`).
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import IO, Any
+
+import fsspec
+
+from handler.errors import UserError
+from handler.scoring.rows import BROKEN, FORMATS, MOST_TEXT, file_format, json_row, read_csv, read_lines
+
+BOM = b"\xef\xbb\xbf"  # Excel writes one
+MOST_BYTES = 16 << 20  # of a part: long texts make parts of fewer rows
+MOST_COLUMNS = 1000
+
+
+@dataclass(frozen=True)
+class Part:
+    """`rows` rows of the file `path`: the bytes from `start` to `stop`, or Parquet's row groups. `header`
+    names the columns of its CSV."""
+
+    number: int
+    path: str
+    start: int
+    stop: int
+    rows: int
+    header: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is read and how it is cut. `columns` are those of all files, in order of their appearance; they
+    are not looked for where JSON is written as JSON."""
+
+    form: str
+    text_column: str
+    files: tuple[dict, ...]
+    columns: tuple[str, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    def record(self) -> dict:
+        return json.loads(json.dumps(asdict(self)))
+
+
+def plan(source: str, text_column: str, part_rows: int, written: str) -> Plan:
+    """The parts of a file, a folder or a pattern (`in/*.csv`). Raises `UserError` where there is nothing to
+    read, formats differ, or a file lacks `text_column`."""
+    filesystem, paths = _files(source)
+    form = file_format(paths[0])
+    columns: dict[str, None] = {}
+    parts: list[Part] = []
+    files = []
+    for path in paths:
+        name = filesystem.unstrip_protocol(path)
+        files.append(_identity(name, filesystem.info(path)))
+        with filesystem.open(path, "rb") as file:
+            if form == "csv":
+                found, cut = _cut_csv(file, part_rows)
+            elif form == "parquet":
+                found, cut = _cut_parquet(file, part_rows)
+            else:
+                found, cut = _cut_lines(file, form, part_rows, text_column, written)
+        if form in ("csv", "parquet"):
+            _check_columns(name, found, text_column)
+        columns |= dict.fromkeys(found)
+        header = found if form == "csv" else ()
+        parts += [Part(len(parts) + place, name, *each, header) for place, each in enumerate(cut)]
+    if len(columns) > MOST_COLUMNS:
+        raise UserError(
+            "the rows have too many columns for a table",
+            seen=f"{len(columns):,}",
+            remedy="Write .jsonl",
+        )
+    return Plan(form, text_column, tuple(files), tuple(columns), tuple(parts))
+
+
+def read_part(part: Part, form: str, text_column: str) -> Iterator[dict]:
+    """The rows of a part, one dict each."""
+    with fsspec.open(part.path, "rb") as file:
+        if form == "parquet":
+            import pyarrow.parquet
+
+            table = pyarrow.parquet.ParquetFile(file)
+            for batch in table.iter_batches(1024, row_groups=range(part.start, part.stop)):
+                yield from batch.to_pylist()
+            return
+        file.seek(part.start)
+        # Bytes that are not UTF-8 are read as U+FFFD: they spoil a character, never the run.
+        text = file.read(part.stop - part.start).decode("utf-8", errors="replace")
+    if form == "csv":
+        yield from read_csv(io.StringIO(text, newline=""), part.header)
+    else:
+        yield from read_lines(io.StringIO(text, newline="\n"), form, text_column)
+
+
+def column_types(plan: Plan) -> dict[str, Any]:
+    """The Arrow type of each column where the input is Parquet; None, which is text, elsewhere."""
+    if plan.form != "parquet":
+        return dict.fromkeys(plan.columns)
+    import pyarrow.parquet
+
+    kinds: dict[str, Any] = {}
+    for each in plan.files:
+        with fsspec.open(each["path"], "rb") as file:
+            for field in pyarrow.parquet.ParquetFile(file).schema_arrow:
+                if kinds.setdefault(field.name, field.type) != field.type:
+                    raise UserError(
+                        f"the files disagree on the type of {field.name}",
+                        seen=f"{kinds[field.name]} and {field.type}",
+                        remedy="Score them one by one",
+                    )
+    return kinds
+
+
+def _files(source: str) -> tuple[Any, list[str]]:
+    """The file that `source` names, or those in its folder or of its pattern, sorted."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(source)
+        if any(sign in path for sign in "*?["):
+            found = _of_a_format(filesystem.glob(path))
+        elif filesystem.isdir(path):
+            found = _of_a_format(filesystem.find(path))
+        else:
+            file_format(path)
+            found = [path] if filesystem.exists(path) else []
+    except (ValueError, ImportError, OSError) as error:
+        raise UserError(f"cannot look at {source}", seen=error, remedy="Check --file") from error
+    forms = {file_format(name) for name in found}
+    if not found:
+        raise UserError("there is no such file", seen=source, remedy="Check --file")
+    if len(forms) > 1:
+        raise UserError("the files are of several formats", seen=", ".join(sorted(forms)), remedy="Name one")
+    return filesystem, sorted(found)
+
+
+def _of_a_format(paths: list[str]) -> list[str]:
+    """Those that look like data: tools put what is theirs under names that begin with . or _."""
+    names = {path: path.rpartition("/")[2] for path in paths}
+    return [
+        path
+        for path, name in names.items()
+        if name.rpartition(".")[2].lower() in FORMATS and not name.startswith((".", "_"))
+    ]
+
+
+def _identity(path: str, info: dict) -> dict:
+    """What tells a file from another one of its name: its size, and when or as what it was written."""
+    stamp = next((info[name] for name in ("ETag", "etag", "md5Hash", "mtime") if name in info), None)
+    return {"path": path, "bytes": info["size"], "stamp": str(stamp)}
+
+
+def _check_columns(path: str, columns: tuple[str, ...], text_column: str) -> None:
+    if text_column not in columns:
+        raise UserError(
+            f"{path} has no column {text_column}",
+            seen=", ".join(columns) or "no header",
+            remedy="Name the column that holds the texts: --text-column NAME",
+        )
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice:
+        raise UserError(f"{path} has two columns of one name", seen=", ".join(twice), remedy="Rename one")
+
+
+class _Cuts:
+    """Boundaries as they are found: [start, stop, rows] of every part."""
+
+    def __init__(self, start: int, part_rows: int) -> None:
+        self.start, self.part_rows, self.rows = start, part_rows, 0
+        self.stop = start
+        self.found: list[tuple[int, int, int]] = []
+
+    def row(self, stop: int) -> None:
+        """A row ends at `stop`."""
+        self.rows, self.stop = self.rows + 1, stop
+        if self.rows == self.part_rows or self.stop - self.start >= MOST_BYTES:
+            self.close()
+
+    def close(self) -> list[tuple[int, int, int]]:
+        if self.rows:
+            self.found.append((self.start, self.stop, self.rows))
+            self.start, self.rows = self.stop, 0
+        return self.found
+
+
+def _cut_csv(file: IO[bytes], part_rows: int) -> tuple[tuple[str, ...], list[tuple[int, int, int]]]:
+    csv.field_size_limit(MOST_TEXT)
+    at = _after_bom(file)
+
+    def lines() -> Iterator[str]:
+        nonlocal at
+        # Latin-1 has a character for each byte, and UTF-8 has no byte of ASCII inside a character: records
+        # end where they would, and characters count bytes.
+        for line in io.TextIOWrapper(file, "latin-1", newline=""):
+            at += len(line)
+            yield line
+
+    records = csv.reader(lines())
+    try:
+        header = [name.encode("latin-1").decode("utf-8", errors="replace") for name in next(records, [])]
+        cuts = _Cuts(at, part_rows)
+        for record in records:
+            if record:  # an empty line is none
+                cuts.row(at)
+    except csv.Error as error:
+        raise UserError(
+            f"line {records.line_num:,} is no CSV", seen=error, remedy="Mend it; is a quote open?"
+        ) from error
+    return tuple(header), cuts.close()
+
+
+def _cut_lines(
+    file: IO[bytes], form: str, part_rows: int, text_column: str, written: str
+) -> tuple[tuple[str, ...], list[tuple[int, int, int]]]:
+    at = _after_bom(file)
+    cuts = _Cuts(at, part_rows)
+    columns: dict[str, None] = {text_column: None} if form == "txt" else {}
+    for line in file:
+        at += len(line)
+        cuts.row(at)
+        if form == "jsonl" and written != "jsonl":  # a table's columns are those of all rows
+            row = json_row(line.decode("utf-8", errors="replace"), text_column)
+            columns |= dict.fromkeys(name for name in row if name != BROKEN)
+    return tuple(columns), cuts.close()
+
+
+def _after_bom(file: IO[bytes]) -> int:
+    at = len(BOM) if file.read(len(BOM)) == BOM else 0
+    file.seek(at)
+    return at
+
+
+def _cut_parquet(file: IO[bytes], part_rows: int) -> tuple[tuple[str, ...], list[tuple[int, int, int]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+    except pyarrow.ArrowInvalid as error:
+        raise UserError("the file is not Parquet", seen=str(error)[:200], remedy="Check --file") from error
+    found, start, rows = [], 0, 0
+    for group in range(table.num_row_groups):
+        rows += table.metadata.row_group(group).num_rows
+        if rows >= part_rows or group == table.num_row_groups - 1:
+            if rows:
+                found.append((start, group + 1, rows))
+            start, rows = group + 1, 0
+    return tuple(table.schema_arrow.names), found
