@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,13 +62,20 @@ class Server:
 
 
 @contextmanager
-def private_server(archive: Path, *, name: str = "hate", timeout_s: float = 300) -> Iterator[Server]:
-    """TorchServe with `archive` as `name` on free ports of loopback, ready to answer; stopped on leaving."""
+def private_server(
+    archive: Path,
+    *,
+    name: str = "hate",
+    settings: Mapping[str, str] | None = None,
+    timeout_s: float = 300,
+) -> Iterator[Server]:
+    """TorchServe with `archive` as `name` on free ports of loopback, ready to answer; stopped on leaving.
+    `settings` stand in place of those in `config.properties`."""
     if not archive.is_file():
         raise UserError("there is no such archive", seen=archive, remedy="Build it: make export package")
     with tempfile.TemporaryDirectory(prefix="torchserve-") as scratch:
         folder = Path(scratch)
-        config, (inference, management, metrics, grpc, _) = _private_config(folder, archive)
+        config, (inference, management, metrics, grpc, _) = _private_config(folder, archive, settings or {})
         log = folder / "torchserve.log"
         environment = {
             "TMPDIR": scratch,  # TorchServe keeps its pid file there: private, so that servers do not meet
@@ -105,12 +112,12 @@ def _launch(
         )
 
 
-def _private_config(folder: Path, archive: Path) -> tuple[Path, list[int]]:
+def _private_config(folder: Path, archive: Path, settings: Mapping[str, str]) -> tuple[Path, list[int]]:
     """The project's configuration with free ports and an absolute model store, written to `folder`."""
     ports = free_ports(len(ADDRESSES) + len(GRPC_PORTS))
     changed = {key: f"http://127.0.0.1:{port}" for key, port in zip(ADDRESSES, ports, strict=False)}
     changed |= {key: str(port) for key, port in zip(GRPC_PORTS, ports[len(ADDRESSES) :], strict=True)}
-    changed["model_store"] = str(archive.parent.resolve())
+    changed |= {**settings, "model_store": str(archive.parent.resolve())}
     kept = [line for line in CONFIG.read_text().splitlines() if line.split("=")[0] not in changed]
     text = "\n".join([*kept, *(f"{key}={value}" for key, value in changed.items())])
     # Beside the configuration, by the same relative paths: TorchServe splits vmargs at spaces.

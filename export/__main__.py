@@ -1,4 +1,4 @@
-"""`python -m export build|package|promote|verify`, and `--list`: from a checkpoint to archives."""
+"""`python -m export build|package|promote|publish|fetch|verify`, `--list`: from a checkpoint to archives."""
 
 import argparse
 import json
@@ -83,6 +83,26 @@ def _parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="even if its check says that it is not equal to fp32"
     )
     promote.set_defaults(command=_promote)
+
+    publish = commands.add_parser(
+        "publish", parents=[store], help="archives, and the checkpoint, to a folder or an object store"
+    )
+    publish.add_argument("destination", help="a path, s3://bucket/… or gs://bucket/…")
+    publish.add_argument("variants", nargs="*", help="default: the archive that is served")
+    publish.add_argument("--checkpoint", type=Path, help="the folder of a checkpoint to publish as well")
+    publish.add_argument("--force", action="store_true", help="replace what is published under this version")
+    publish.add_argument(
+        "--valid-s",
+        type=positive_int,
+        default=3600,
+        help="how long the signed addresses of archives work; default: %(default)s",
+    )
+    publish.set_defaults(command=_publish)
+
+    fetch = commands.add_parser("fetch", help="a published version to this machine, its sums checked")
+    fetch.add_argument("place", help="…/<name>/<version>")
+    fetch.add_argument("--to", type=Path, default=Path("build/fetched"), help="default: %(default)s")
+    fetch.set_defaults(command=_fetch)
 
     verify = commands.add_parser("verify", help="ask an archive on a private server, compare with in process")
     verify.add_argument("archive", type=Path, nargs="?", default=Path("model_store/hate.mar"))
@@ -259,6 +279,35 @@ def _verify(arguments: argparse.Namespace) -> int:
     )
     emit({**asdict(verdict), "same": verdict.same})
     return 0 if verdict.same else 1
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    from export.publish import addresses, publish
+
+    names = [f"{arguments.name}-{variant}" for variant in arguments.variants] or [arguments.name]
+    archives = [arguments.store / f"{name}.mar" for name in names]
+    checkpoint = arguments.checkpoint
+    if checkpoint is not None:
+        from training.checkpoint import open_checkpoint
+
+        open_checkpoint(checkpoint)  # what is none is not published
+    published = publish(
+        archives, arguments.destination, arguments.name, checkpoint=checkpoint, force=arguments.force
+    )
+    said = "published" if published.is_new else "is published already, the same"
+    say(f"{published.place}: {said}, {len(published.record['files'])} files with their sums")
+    found = addresses(published, arguments.valid_s)
+    emit({"place": published.place, **published.record, "addresses": found})
+    return 0
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    from export.publish import fetch
+
+    fetched = fetch(arguments.place, arguments.to)
+    say(f"{arguments.to}: {len(fetched.record['files'])} files, their sums are right")
+    emit(fetched.record)
+    return 0
 
 
 def _promote_to(

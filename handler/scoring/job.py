@@ -103,7 +103,8 @@ def open_job(
                 remedy="Remove that folder, or name another --output",
             )
     else:
-        filesystem.makedirs(path, exist_ok=True)
+        if isinstance(filesystem, LocalFileSystem):  # elsewhere, making a folder could make a bucket
+            filesystem.makedirs(path, exist_ok=True)
         filesystem.pipe_file(f"{path}/{PLAN}", json.dumps(job.record()).encode())
     return job
 

@@ -1,0 +1,206 @@
+"""Publishing: archives and checkpoints to a folder or an object store, versioned, with their sums.
+
+`<destination>/<name>/<version>/` holds the archives (`hate-1.0.mar`), the description of the artifact inside
+each, the checkpoint where it is asked for, and `published.json`, written last: without it a version is not
+there yet. What is published under a version stays what it is; other content needs another version, or force.
+Storage is what fsspec opens: a path, `s3://…` or `gs://…`. Leaves out: who may read it, which the storage
+decides.
+"""
+
+import json
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.callbacks import TqdmCallback
+from fsspec.implementations.local import LocalFileSystem
+
+from handler.artifact import DESCRIPTION, archived_artifact, file_sha256
+from handler.errors import UserError
+
+try:
+    from botocore.exceptions import BotoCoreError, ClientError
+except ImportError:  # storage other than S3
+    OF_STORAGE: tuple[type[Exception], ...] = (OSError, ValueError, ImportError)
+else:
+    OF_STORAGE = (OSError, ValueError, ImportError, BotoCoreError, ClientError)
+
+RECORD = "published.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Published:
+    """A version at its place; `record` is the content of its `published.json`."""
+
+    place: str
+    record: dict[str, Any]
+    is_new: bool = False
+
+
+def publish(
+    archives: Sequence[Path],
+    destination: str,
+    name: str,
+    *,
+    checkpoint: Path | None = None,
+    force: bool = False,
+) -> Published:
+    """Send `archives` (of one version, which they hold) and a checkpoint's folder to `destination`.
+
+    The same content again changes nothing; an upload that broke off is begun again. Raises `UserError` when
+    the version is there with other content, or the storage cannot be reached.
+    """
+    version = _version(archives)
+    described: dict[str, bytes] = {}
+    sent: dict[str, Path] = {}
+    for archive in archives:
+        # TorchServe keeps what it fetches under the address's last name, and refuses one that it has.
+        named = f"{archive.stem}-{version}"
+        sent[f"{named}.mar"] = archive
+        meta = archived_artifact(archive).meta
+        described[f"{named}.{DESCRIPTION}"] = json.dumps(meta, indent=2, ensure_ascii=False).encode()
+    if checkpoint is not None:
+        found = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+        sent |= {f"checkpoint/{path.relative_to(checkpoint).as_posix()}": path for path in found}
+    with tempfile.TemporaryDirectory(prefix="publish-") as scratch:
+        for path, content in described.items():
+            sent[path] = Path(scratch) / path
+            sent[path].write_bytes(content)
+        files = {
+            path: {"sha256": file_sha256(file), "bytes": file.stat().st_size} for path, file in sent.items()
+        }
+        with _storage(destination) as (filesystem, root):
+            place = f"{root}/{name}/{version}"
+            there = _record(filesystem, place)
+            whole = _name(filesystem, place, destination)
+            if there and there["files"] == files:
+                return Published(whole, there)
+            if there and not force:
+                raise UserError(
+                    f"version {version} is published with other content",
+                    seen=whole,
+                    remedy="Package another one: python -m export package --version 1.1; or --force",
+                )
+            if there:
+                filesystem.rm_file(f"{place}/{RECORD}")  # a half-replaced version is none
+            for path, file in sent.items():
+                _send(filesystem, file, f"{place}/{path}")
+            record = {
+                "schema": SCHEMA,
+                "name": name,
+                "version": version,
+                "published": datetime.now(UTC).isoformat(timespec="seconds"),
+                "files": files,
+            }
+            filesystem.pipe_file(f"{place}/{RECORD}", json.dumps(record, indent=2).encode())
+    return Published(whole, record, is_new=True)
+
+
+def fetch(place: str, folder: Path) -> Published:
+    """Bring a published version to `folder`, which must not be there yet, and check its sums."""
+    if folder.exists():
+        raise UserError("the folder is there already", seen=folder, remedy="Name another with --to")
+    with _storage(place) as (filesystem, root):
+        record = _record(filesystem, root)
+        if record is None:
+            raise UserError("nothing is published there", seen=place, remedy=f"Is there a {RECORD}?")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+            partial = Path(scratch) / folder.name
+            for path, known in record["files"].items():
+                file = (partial / path).resolve()
+                if not file.is_relative_to(partial.resolve()):
+                    raise UserError(
+                        "what is published names a file outside it", seen=place, remedy="Publish again"
+                    )
+                file.parent.mkdir(parents=True, exist_ok=True)
+                filesystem.get_file(f"{root}/{path}", str(file), callback=_bar(path))
+                if file_sha256(file) != known["sha256"]:
+                    raise UserError(
+                        "a published file is not what was published",
+                        seen=f"{place}/{path}",
+                        remedy="Publish again with --force",
+                    )
+            partial.rename(folder)
+    return Published(place, record)
+
+
+def addresses(published: Published, valid_s: int = 3600) -> dict[str, str]:
+    """Where TorchServe finds each archive: a web address, signed for `valid_s` seconds where the storage
+    signs them, or a file's."""
+    found = {}
+    with _storage(published.place) as (filesystem, root):
+        for path in published.record["files"]:
+            if path.endswith(".mar"):
+                place = f"{root}/{path}"
+                try:
+                    found[path] = filesystem.sign(place, expiration=valid_s)
+                except NotImplementedError:
+                    found[path] = filesystem.unstrip_protocol(place)
+    return found
+
+
+def _version(archives: Sequence[Path]) -> str:
+    """The version that all archives hold."""
+    versions = set()
+    for archive in archives:
+        archived_artifact(archive)
+        with zipfile.ZipFile(archive) as opened:
+            versions.add(json.loads(opened.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"])
+    if len(versions) != 1:
+        seen = ", ".join(sorted(versions)) or "no archive"
+        raise UserError("the archives are not of one version", seen=seen, remedy="Package them again")
+    return versions.pop()
+
+
+def _record(filesystem: Any, place: str) -> dict | None:
+    try:
+        return json.loads(filesystem.cat_file(f"{place}/{RECORD}"))
+    except FileNotFoundError:
+        return None
+
+
+def _send(filesystem: Any, file: Path, place: str) -> None:
+    """One file; on a disk it appears whole or not at all, as it does on an object store."""
+    if not isinstance(filesystem, LocalFileSystem):  # where making a folder could make a bucket
+        filesystem.put_file(str(file), place, callback=_bar(file.name))
+        return
+    partial = f"{place}.partial"
+    filesystem.makedirs(place.rpartition("/")[0], exist_ok=True)
+    try:
+        filesystem.put_file(str(file), partial)
+        filesystem.mv(partial, place)
+    finally:
+        if filesystem.exists(partial):
+            filesystem.rm_file(partial)
+
+
+def _bar(what: str) -> TqdmCallback:
+    shown = {"desc": what, "unit": "B", "unit_scale": True, "leave": False}
+    return TqdmCallback(shown | {"disable": not sys.stderr.isatty()})
+
+
+def _name(filesystem: Any, place: str, destination: str) -> str:
+    return filesystem.unstrip_protocol(place) if "://" in destination else place
+
+
+@contextmanager
+def _storage(place: str) -> Iterator[tuple[Any, str]]:
+    """The file system and the path behind an address; what goes wrong there is the user's to know."""
+    try:
+        filesystem, root = fsspec.core.url_to_fs(place)
+        yield filesystem, root.rstrip("/")
+    except OF_STORAGE as error:
+        raise UserError(
+            f"the storage at {place} cannot be used",
+            seen=str(error).split("\n")[0][:300],
+            remedy="Check the address, and the storage's credentials",
+        ) from error
