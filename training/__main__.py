@@ -1,4 +1,4 @@
-"""`python -m training`: from a data name and a base model to `build/checkpoint/`.
+"""`python -m training`: from a data name and a base model to `build/checkpoint/`; and `training runs|search`.
 
 Covers: options (flags over YAML over defaults), the tables for people on stderr, and `checkpoint.json`
 for machines on stdout. Leaves out: the work itself (`pipeline`).
@@ -7,10 +7,13 @@ for machines on stdout. Leaves out: the work itself (`pipeline`).
 import argparse
 import dataclasses
 import os
+import sys
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,17 @@ def _dropout(text: str) -> float:
     return -1.0 if float(text) == -1 else share(text)
 
 
+def _trackers(text: str) -> tuple[str, ...]:
+    """Names parted by commas, or `none`."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip() not in ("", "none"))
+    for name in names:
+        if name not in TRACKERS:
+            raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(TRACKERS)}")
+    return names
+
+
+TRACKERS = ("tensorboard", "mlflow", "wandb")  # the classes of `tracking`, which takes seconds to import
+COMMANDS = ("runs", "search")
 KINDS = {
     "seed": not_negative_int,
     "dropout": _dropout,
@@ -64,7 +78,6 @@ def parser() -> argparse.ArgumentParser:
         default=os.environ.get("DATA_DIR") or "data",
         help="holds a folder for each named data set (default: DATA_DIR, or data)",
     )
-    parser.add_argument("--output", type=Path, default="build/checkpoint", help="default: build/checkpoint")
     parser.add_argument("--text-column", default="text", help="of a table (default: text)")
     parser.add_argument(
         "--label-column",
@@ -79,21 +92,37 @@ def parser() -> argparse.ArgumentParser:
         _add(parser, option)
     parser.add_argument("--split-seed", type=not_negative_int, default=0, help="of the splits (default: 0)")
     parser.add_argument("--threads", type=positive_int, help="of torch (default: its own choice)")
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
     parser.add_argument(
         "--trust-remote-code",
         action=argparse.BooleanOptionalAction,
         default=False,
         help="run the code that a base model brings along, where transformers has none for it",
     )
-    parser.add_argument(
+    parser.add_argument("--config", type=Path, help="YAML with these options; flags override it")
+    return parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    """What one training takes beyond what every use of a recipe does."""
+    one = parser()
+    one.add_argument("--output", type=Path, default="build/checkpoint", help="default: build/checkpoint")
+    one.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    one.add_argument(
         "--test",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="figures on test; --no-test while choosing between recipes, so that test decides nothing",
     )
-    parser.add_argument("--config", type=Path, help="YAML with these options; flags override it")
-    return parser
+    one.add_argument(
+        "--track",
+        type=_trackers,
+        default="tensorboard",
+        help="tensorboard, mlflow, wandb, several parted by commas, or none (default: tensorboard)",
+    )
+    one.add_argument("--track-folder", type=Path, help="of what they write (default: runs, beside --output)")
+    one.add_argument("--experiment", default="hate", help="that a run belongs to (default: hate)")
+    one.add_argument("--run-name", help="default: the time")
+    return one
 
 
 def _add(parser: argparse.ArgumentParser, option: dataclasses.Field) -> None:
@@ -111,7 +140,10 @@ def _add(parser: argparse.ArgumentParser, option: dataclasses.Field) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parse(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in COMMANDS:
+        return import_module(f"training.{argv[0]}").main(argv[1:])
+    options = parse(argv, _parser())
     dataset = load(options)
     say(table(dataset))
     chosen = recipe(options)
@@ -119,17 +151,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"{options.base} is not trained: its head stays random, which serves latency work alone")
     # Imported after the options were checked: torch and transformers take seconds.
     from training import pipeline
+    from training.tracking import tracked
 
     prepare(options)
-    checkpoint = pipeline.train(
-        dataset,
-        options.base,
-        chosen,
-        options.output,
-        resume=options.resume,
-        trust_remote_code=options.trust_remote_code,
-        test=options.test,
-    )
+    folder = options.track_folder or options.output.parent / "runs"
+    name = options.run_name or time.strftime("%Y%m%d-%H%M%S")
+    settings = {"data": dataset.spec, "base": options.base, **dataclasses.asdict(chosen)}
+    with tracked(options.track, name, folder, options.experiment, settings) as tracking:
+        checkpoint = pipeline.train(
+            dataset,
+            options.base,
+            chosen,
+            options.output,
+            resume=options.resume,
+            trust_remote_code=options.trust_remote_code,
+            test=options.test,
+            callbacks=[tracking],
+        )
+        tracking.finish(checkpoint.meta["metrics"], checkpoint.folder)
     say(summary(checkpoint.meta))
     say(f"wrote {options.output} in {checkpoint.meta['seconds']:.0f} s")
     emit(checkpoint.meta)
@@ -164,7 +203,7 @@ def parse(argv: Sequence[str] | None, flags: argparse.ArgumentParser | None = No
         return options
     known = {action.dest: action for action in flags._actions if action.dest not in ("help", "config")}
     defaults: dict[str, Any] = {}
-    for name, value in _read_config(options.config).items():
+    for name, value in read_config(options.config).items():
         dest = str(name).replace("-", "_")
         if dest not in known:
             close = get_close_matches(dest, known, n=1)
@@ -251,7 +290,8 @@ def recipe(options: argparse.Namespace) -> Recipe:
     return replace(default_recipe(options.base), **given)
 
 
-def _read_config(path: Path) -> dict[Any, Any]:
+def read_config(path: Path) -> dict[Any, Any]:
+    """The settings in a YAML file."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

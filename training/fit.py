@@ -43,6 +43,7 @@ from training.recipe import Recipe
 from training.statistics import macro_f1_of_logits
 
 RUN_FILE = "run.json"
+LOGGED = 100  # points of a loss curve
 STATE_FILE = "trainer_state.json"  # the Trainer writes it last: without it a saved epoch is incomplete
 
 
@@ -345,7 +346,8 @@ def _arguments(recipe: Recipe, state: Path, texts: int) -> TrainingArguments:
         dataloader_pin_memory=cuda,
         eval_strategy="epoch",
         save_strategy="epoch",
-        logging_strategy="epoch",
+        logging_strategy="steps",
+        logging_steps=max(1, steps // LOGGED),
         save_total_limit=1,
         load_best_model_at_end=True,
         metric_for_best_model="macro_f1",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from handler.commands import say
 from handler.errors import UserError
@@ -49,7 +49,11 @@ class Trained:
 
     def scores(self, texts: Sequence[str]) -> np.ndarray:
         """Calibrated probabilities `[n, labels]`."""
-        return self.calibration.scores(predict_logits(self.model, self.tokenizer, texts, self.max_length))
+        return self.calibration.scores(self.logits(texts))
+
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
+        """As the model gives them, float32 `[n, labels]`."""
+        return predict_logits(self.model, self.tokenizer, texts, self.max_length)
 
     def figures(self, scores: np.ndarray, truth: np.ndarray) -> dict:
         """What `metrics.evaluate` makes of scores, at this classifier's thresholds."""
@@ -65,6 +69,7 @@ def train(
     resume: bool = False,
     trust_remote_code: bool = False,
     test: bool = True,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Checkpoint:
     """Train `base` on `dataset` and put the checkpoint in the place of `output`.
 
@@ -75,7 +80,15 @@ def train(
     started = time.perf_counter()
     check_place(output)
     state = output.with_name(f"{output.name}-state")
-    trained = fitted(dataset, base, recipe, state, resume=resume, trust_remote_code=trust_remote_code)
+    trained = fitted(
+        dataset,
+        base,
+        recipe,
+        state,
+        resume=resume,
+        trust_remote_code=trust_remote_code,
+        callbacks=callbacks,
+    )
     meta = {
         "base": base,
         "task": dataset.task,
@@ -104,6 +117,7 @@ def fitted(
     *,
     resume: bool = False,
     trust_remote_code: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
     """Fit `base` to train and its calibration to validation; no other split is read.
 
@@ -122,7 +136,17 @@ def fitted(
     if recipe.epochs:
         say(f"fine-tuning {base} on {len(dataset.splits['train']):,} texts")
         teacher = teacher_logits(recipe, dataset) if recipe.teacher else None
-        fit(model, tokenizer, dataset, recipe, state, base=base, resume=resume, teacher=teacher)
+        fit(
+            model,
+            tokenizer,
+            dataset,
+            recipe,
+            state,
+            base=base,
+            resume=resume,
+            callbacks=callbacks,
+            teacher=teacher,
+        )
         split = dataset.splits["validation"]
         logits = predict_logits(model, tokenizer, split.texts, recipe.max_length)
         calibration = calibrate(logits, split.labels, dataset.labels)

@@ -1,0 +1,90 @@
+"""`python -m training runs [folders]`: the checkpoints below them beside each other, best first.
+
+Every run leaves its settings, the data's fingerprint, the commit and its figures in `checkpoint.json`; what
+all runs share is said once, and what tells them apart are the columns. Leaves out: a run's course
+(`tracking`).
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from handler.commands import emit, say
+from handler.errors import UserError
+
+META_FILE = "checkpoint.json"
+FIGURES = ("macro_f1", "accuracy", "auroc")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training runs", description=__doc__.split("\n")[0])
+    parser.add_argument("folders", nargs="*", type=Path, default=[Path("build")], help="default: build")
+    folders = parser.parse_args(argv).folders
+    paths = [path for folder in folders for path in sorted(folder.rglob(META_FILE))]
+    found = {path.parent: read(path) for path in paths if "mlflow" not in path.parts}  # it keeps copies
+    if not found:
+        raise UserError(
+            "there are no runs",
+            seen=", ".join(map(str, folders)),
+            remedy="Train one: make train; or name the folder that holds checkpoints",
+        )
+    rows = sorted((record(folder, meta) for folder, meta in found.items()), key=_rank)
+    shared = shared_settings(rows)
+    say(tabulate([_row(row, shared) for row in rows], headers="keys", floatfmt=".3f", missingval="–"))
+    if len(rows) > 1:
+        say(
+            "\nthe same in all: "
+            + ", ".join(f"{name} {value}" for name, value in shared.items() if value != "")
+        )
+    emit({"runs": rows})
+    return 0
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a `checkpoint.json`."""
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta["metrics"], meta["recipe"], meta["data"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError("this is no record of a run", seen=path, remedy="Remove it, or train anew") from error
+    return meta
+
+
+def record(folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
+    """A run in one flat object: where it lies, what it was made with, how it does."""
+    settings = {
+        "data": meta["data"]["spec"],
+        "data_sha256": meta["data"]["sha256"][:12],
+        "base": meta["base"],
+        "commit": (meta.get("commit") or "")[:12],
+        **meta["recipe"],
+    }
+    figures = {split: {name: own.get(name) for name in FIGURES} for split, own in meta["metrics"].items()}
+    return {"run": str(folder), "seconds": meta["seconds"], "settings": settings, "figures": figures}
+
+
+def shared_settings(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The settings that have the same value in all runs."""
+    first = rows[0]["settings"]
+    return {
+        name: value
+        for name, value in first.items()
+        if all(row["settings"].get(name) == value for row in rows)
+    }
+
+
+def _row(row: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
+    told = {name: value for name, value in row["settings"].items() if name not in shared}
+    figures = {
+        f"{split} {name.replace('_', '-')}": row["figures"].get(split, {}).get(name)
+        for split, name in (("validation", "macro_f1"), ("validation", "auroc"), ("test", "macro_f1"))
+    }
+    return {"run": row["run"], **told, **figures, "s": f"{row['seconds']:.0f}"}
+
+
+def _rank(row: dict[str, Any]) -> float:
+    return -(row["figures"].get("validation", {}).get("macro_f1") or 0.0)

@@ -1,0 +1,236 @@
+"""`python -m training search`: the recipe with the best validation macro-F1, by Optuna, from a YAML space.
+
+    learning_rate: {low: 2e-5, high: 3e-4, log: true}
+    epochs: {low: 2, high: 4}
+    freeze: [none, embeddings]
+
+Every other setting is as flags and `--config` say. Trials that do worse than the median at the same epoch are
+cut short. The study lies in `<output>/study.db`: the same command goes on where it was interrupted, the trial
+that was running is done again. It ends with `best.yaml`, which `python -m training --config` takes, and
+`search.png`. No test split is read. Covers: one process; several may share a study. Leaves out: the final
+training, since a search keeps no checkpoint.
+"""
+
+import argparse
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tabulate import tabulate
+
+from handler.commands import emit, positive_int, run, say
+from handler.errors import UnsupportedError, UserError
+from training import __main__ as command
+from training.data import Dataset
+from training.recipe import Recipe
+from training.recipe import options as recipe_options
+
+RANGE = {"low", "high", "log", "step"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = command.parser()
+    flags.prog, flags.description = "python -m training search", "Search for the best recipe."
+    flags.add_argument("--space", type=Path, required=True, help="YAML: a setting a line, with its range")
+    flags.add_argument("--trials", type=positive_int, default=20, help="in all (default: 20)")
+    flags.add_argument("--output", type=Path, default="build/search", help="default: build/search")
+    options = command.parse(argv, flags)
+    space = read_space(options.space)
+    try:
+        import optuna
+    except ImportError as error:
+        raise UnsupportedError("optuna is not installed", remedy="Install it: pip install optuna") from error
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    chosen = command.recipe(options)
+    dataset = command.load(options)
+    say(command.table(dataset))
+    command.prepare(options)
+    study = open_study(options, space, dataset, chosen)
+    done = study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED))
+    if done:
+        say(f"{len(done)} of {options.trials} trials are done already")
+    study.optimize(
+        lambda trial: _trial(trial, space, dataset, chosen, options), max(0, options.trials - len(done))
+    )
+    _finish(study, options, chosen)
+    return 0
+
+
+def read_space(path: Path) -> dict[str, Any]:
+    """The settings to vary: a list of choices, or a range of numbers with `low` and `high`."""
+    space = command.read_config(path)
+    known = {option.name: option for option in recipe_options()}
+    found: dict[str, Any] = {}
+    for name, values in space.items():
+        field = str(name).replace("-", "_")
+        if field not in known or field == "seed":
+            raise UserError(
+                f"{path} varies what is no setting of a recipe",
+                seen=name,
+                remedy=f"Known: {', '.join(known)}",
+            )
+        is_range = isinstance(values, dict) and {"low", "high"} <= values.keys() <= RANGE
+        if not (is_range or (isinstance(values, list) and values)):
+            raise UserError(
+                f"{path} gives {name} neither choices nor a range",
+                seen=values,
+                remedy="Write [a, b] or {low: 1e-5, high: 1e-3, log: true}",
+            )
+        kind: Any = type(known[field].default)
+        if is_range:
+            try:
+                found[field] = {key: each if key == "log" else kind(each) for key, each in values.items()}
+            except (TypeError, ValueError) as error:
+                what = f"{path}: {name} has no range of numbers"
+                raise UserError(what, seen=values, remedy="Mend it") from error
+        else:
+            found[field] = [each if kind is bool else kind(each) for each in values]
+    return found
+
+
+def open_study(options: argparse.Namespace, space: dict[str, Any], dataset: Dataset, chosen: Recipe) -> Any:
+    """The study of this search, new or as it was left; `UserError` where it searched for something else."""
+    import optuna
+
+    options.output.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        storage=f"sqlite:///{(options.output / 'study.db').absolute()}",
+        study_name="search",
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=chosen.seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
+        load_if_exists=True,
+    )
+    subject = {
+        "space": space,
+        "data": dataset.sha256,
+        "base": options.base,
+        "recipe": dataclasses.asdict(chosen),
+    }
+    before = study.user_attrs.get("subject")
+    if before is None:
+        study.set_user_attr("subject", subject)
+    elif before != subject:
+        differing = ", ".join(name for name in subject if before.get(name) != subject[name])
+        raise UserError(
+            f"{options.output} holds a search for something else",
+            seen=f"another {differing}",
+            remedy="Name another --output, or remove that folder",
+        )
+    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+    # A sampler that begins anew with the same seed would propose what it has proposed before.
+    study.sampler = optuna.samplers.TPESampler(seed=chosen.seed + len(study.trials))
+    return study
+
+
+def _trial(trial: Any, space: dict[str, Any], dataset: Dataset, chosen: Recipe, options: Any) -> float:
+    import optuna
+    from transformers import TrainerCallback
+
+    from training import pipeline
+    from training.statistics import macro_f1_of_logits
+
+    class Watch(TrainerCallback):
+        def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # type: ignore[no-untyped-def]
+            trial.report(metrics["eval_macro_f1"], round(100 * state.epoch))
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+    values = {name: _suggest(trial, name, each) for name, each in space.items()}
+    told = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+    say(f"trial {trial.number}: {told}")
+    with tempfile.TemporaryDirectory(prefix="search-") as scratch:
+        try:
+            trained = pipeline.fitted(
+                dataset,
+                options.base,
+                replace(chosen, **values),
+                Path(scratch) / "state",
+                trust_remote_code=options.trust_remote_code,
+                callbacks=[Watch()],
+            )
+        except optuna.TrialPruned:
+            say(f"trial {trial.number}: cut short, worse than the median")
+            raise
+    split = dataset.splits["validation"]
+    # At the highest score, as in training: a fitted threshold would be judged on what it was fitted to.
+    score = macro_f1_of_logits(trained.logits(split.texts), split.labels)
+    say(f"trial {trial.number}: validation macro-F1 {score:.3f}")
+    return score
+
+
+def _suggest(trial: Any, name: str, each: Any) -> Any:
+    if isinstance(each, list):
+        return trial.suggest_categorical(name, each)
+    kind = trial.suggest_int if isinstance(each["low"], int) else trial.suggest_float
+    return kind(name, **each)
+
+
+def _finish(study: Any, options: argparse.Namespace, chosen: Recipe) -> None:
+    """The table, the best recipe as YAML, and the picture."""
+    complete = [trial for trial in study.trials if trial.value is not None and trial.state.name == "COMPLETE"]
+    if not complete:
+        raise UserError("no trial was finished", seen=len(study.trials), remedy="Widen the space")
+    ordered = sorted(complete, key=lambda trial: -trial.value)
+    rows = [{"trial": one.number, **one.params, "validation macro-F1": one.value} for one in ordered]
+    say(tabulate(rows, headers="keys", floatfmt=".4g"))
+    best = replace(chosen, **ordered[0].params)
+    settings = {name: value for name, value in dataclasses.asdict(best).items() if value != ""}
+    given = {"data": options.data, "base": options.base, **settings}
+    place = options.output / "best.yaml"
+    place.write_text(
+        f"# The best of {len(study.trials)} trials: validation macro-F1 {ordered[0].value:.4f}.\n"
+        + yaml.safe_dump(given, sort_keys=False)
+    )
+    _draw(study, options.output / "search.png")
+    say(f"train it: python -m training --config {place}; a picture: {options.output / 'search.png'}")
+    emit({"best": ordered[0].params, "macro_f1": ordered[0].value, "trials": rows, "config": str(place)})
+
+
+def _draw(study: Any, place: Path) -> None:
+    """Every trial's figure against each setting that was varied, and the best so far."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import NullFormatter
+
+    complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    names = sorted({name for trial in complete for name in trial.params})
+    figure, axes = pyplot.subplots(
+        1, 1 + len(names), figsize=(3.2 * (1 + len(names)), 3.2), sharey=True, layout="constrained"
+    )
+    axes = [axes] if not names else list(axes)
+    values = [trial.value for trial in complete]
+    best = [max(values[: place + 1]) for place in range(len(values))]
+    axes[0].plot([trial.number for trial in complete], best, color="tab:blue", label="best so far")
+    axes[0].scatter([trial.number for trial in complete], values, color="tab:gray", s=18)
+    axes[0].set(xlabel="trial", ylabel="validation macro-F1")
+    axes[0].legend(frameon=False)
+    distributions = {name: each for trial in complete for name, each in trial.distributions.items()}
+    for axis, name in zip(axes[1:], names, strict=True):
+        held = [trial for trial in complete if name in trial.params]
+        kinds = [trial.params[name] for trial in held]
+        is_number = all(isinstance(kind, int | float) and not isinstance(kind, bool) for kind in kinds)
+        axis.scatter(kinds if is_number else list(map(str, kinds)), [trial.value for trial in held], s=18)
+        axis.set_xlabel(name)
+        if getattr(distributions[name], "log", False):
+            axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter(NullFormatter())
+    figure.savefig(place, dpi=120)
+    pyplot.close(figure)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    run(main)
