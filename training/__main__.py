@@ -31,7 +31,7 @@ from handler.commands import (
     share,
 )
 from handler.errors import UserError
-from training import data
+from training import data, processes
 from training.data import sources
 from training.recipe import Recipe, default_recipe
 from training.recipe import options as recipe_options
@@ -114,6 +114,15 @@ def _parser() -> argparse.ArgumentParser:
         help="figures on test; --no-test while choosing between recipes, so that test decides nothing",
     )
     one.add_argument(
+        "--save-minutes",
+        type=positive_float,
+        default=10.0,
+        help="within an epoch, how often what --resume needs is saved (default: 10)",
+    )
+    one.add_argument(
+        "--profile", action="store_true", help="of one step: a table, and a trace beside --track"
+    )
+    one.add_argument(
         "--track",
         type=_trackers,
         default="tensorboard",
@@ -143,7 +152,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
         return import_module(f"training.{argv[0]}").main(argv[1:])
-    options = parse(argv, _parser())
+    options = parse(argv)
+    with processes.together():
+        return _train(options)
+
+
+def _train(options: argparse.Namespace) -> int:
+    processes.check_batch(recipe(options).batch_size)
     dataset = load(options)
     say(table(dataset))
     chosen = recipe(options)
@@ -151,13 +166,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"{options.base} is not trained: its head stays random, which serves latency work alone")
     # Imported after the options were checked: torch and transformers take seconds.
     from training import pipeline
+    from training.profiling import Profile
     from training.tracking import tracked
 
     prepare(options)
     folder = options.track_folder or options.output.parent / "runs"
     name = options.run_name or time.strftime("%Y%m%d-%H%M%S")
     settings = {"data": dataset.spec, "base": options.base, **dataclasses.asdict(chosen)}
-    with tracked(options.track, name, folder, options.experiment, settings) as tracking:
+    trackers = options.track if processes.is_first() else ()
+    with tracked(trackers, name, folder, options.experiment, settings) as tracking:
         checkpoint = pipeline.train(
             dataset,
             options.base,
@@ -166,8 +183,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             resume=options.resume,
             trust_remote_code=options.trust_remote_code,
             test=options.test,
-            callbacks=[tracking],
+            callbacks=[tracking, *([Profile(folder / f"{name}.trace.json")] if options.profile else [])],
+            save_minutes=options.save_minutes,
         )
+        if checkpoint is None:  # the first of several processes has it
+            return 0
         tracking.finish(checkpoint.meta["metrics"], checkpoint.folder)
     say(summary(checkpoint.meta))
     say(f"wrote {options.output} in {checkpoint.meta['seconds']:.0f} s")
@@ -197,7 +217,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 def parse(argv: Sequence[str] | None, flags: argparse.ArgumentParser | None = None) -> argparse.Namespace:
     """Options from flags, then from the YAML that `--config` names, then defaults."""
-    flags = flags or parser()
+    flags = flags or _parser()
     options = flags.parse_args(argv)
     if options.config is None:
         return options

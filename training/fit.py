@@ -2,8 +2,8 @@
 
 Covers: bf16 where the machine has it, batches of like length padded to their longest text, the head first and
 then all weights, frozen parts, layer-wise learning rates, a teacher, early stopping on validation macro-F1
-with the best epoch kept, resuming after an interruption, and seeds. Leaves out: the loss (`objective`),
-calibration, final figures, and writing the checkpoint (`checkpoint`).
+with the best epoch kept, resuming after an interruption, several processes, and seeds. Leaves out: the loss
+(`objective`), calibration, final figures, and writing the checkpoint (`checkpoint`).
 """
 
 import json
@@ -34,6 +34,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from handler.commands import say
 from handler.errors import UserError
+from training import processes
 from training.backbones import add_lora, clear_limits, merge_lora
 from training.data import Dataset, Split
 from training.heads import fit_head, fits_alone
@@ -109,6 +110,9 @@ class _Trainer(Trainer):
     def __init__(self, *args: Any, loss: Objective, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.loss = loss
+        self.model_accepts_loss_kwargs = (
+            False  # ours is a mean: of accumulated batches, too, the mean is taken
+        )
 
     def compute_loss(self, model, inputs, return_outputs=False, **_):  # type: ignore[no-untyped-def]
         targets, weights, teacher = (inputs.pop(name, None) for name in ("labels", "weights", "teacher"))
@@ -142,6 +146,21 @@ class _Progress(ProgressCallback):
             )
 
 
+class _Saves(TrainerCallback):
+    """A saved state every so many minutes, not at the ends of epochs alone."""
+
+    def __init__(self, minutes: float) -> None:
+        self.minutes, self.since = minutes, time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        # Several processes would have to agree on the time: they save at the ends of epochs.
+        if processes.count() == 1 and time.monotonic() - self.since >= 60 * self.minutes:
+            control.should_save = True
+
+    def on_save(self, *args: Any, **kwargs: Any) -> None:
+        self.since = time.monotonic()
+
+
 class _Lines(_Progress):
     """One line an epoch, no bar: where stderr is a file, bars are noise."""
 
@@ -162,6 +181,7 @@ def fit(
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     teacher: np.ndarray | None = None,
+    save_minutes: float = 10.0,
 ) -> float:
     """Fine-tune `model` in place on train, keep its best epoch by validation macro-F1, and return that.
 
@@ -171,7 +191,12 @@ def fit(
     logits `[n, labels]` of the training texts.
     """
     run = {"base": base, "data": dataset.sha256, **asdict(recipe)}
-    last = _prepare_state(state, run, resume)
+    if processes.is_first():
+        last = _prepare_state(state, run, resume)
+        processes.meet()
+    else:
+        processes.meet()
+        last = _last_complete(state / recipe.freeze) if resume else None
     split = dataset.splits["train"]
     targets = (split if recipe.soft_targets else replace(split, soft=None)).targets(len(dataset.labels))
     if fits_alone(model, recipe, teacher):
@@ -191,7 +216,9 @@ def fit(
         if phase.freeze != recipe.freeze and last is not None:
             continue  # the head was done when it was interrupted
         place = state / phase.freeze
-        trainer = _trainer(model, tokenizer, dataset, phase, place, rows, loss, callbacks)
+        trainer = _trainer(
+            model, tokenizer, dataset, phase, place, rows, loss, [_Saves(save_minutes), *callbacks]
+        )
         trainer.train(resume_from_checkpoint=str(last) if last else None)
         # The Trainer leaves its bf16 autocast on `forward`: calibration would be fitted to 8-bit mantissas.
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -329,19 +356,25 @@ def predict_logits(
 
 
 def _arguments(recipe: Recipe, state: Path, texts: int) -> TrainingArguments:
-    steps = math.ceil(math.ceil(texts / recipe.batch_size) * recipe.epochs)
+    steps = math.ceil(math.ceil(texts / recipe.batch_size / recipe.accumulation) * recipe.epochs)
     cuda = torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(state),
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,
+        accelerator_config={"split_batches": True},  # of all processes together it is one batch
+        gradient_accumulation_steps=recipe.accumulation,
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        ddp_backend="gloo" if processes.count() > 1 and not cuda else None,
+        ddp_find_unused_parameters=False,
         per_device_eval_batch_size=2 * recipe.batch_size,
         learning_rate=recipe.learning_rate,
         warmup_steps=round(steps * recipe.warmup_share),
         remove_unused_columns=False,  # the collator reads them
         restore_callback_states_from_checkpoint=True,  # patience goes on where it was
         label_names=["labels"],  # else it looks for them among the arguments of the model's forward
-        bf16=has_bf16(),
+        bf16=has_bf16() if recipe.precision == "auto" else recipe.precision == "bf16",
         use_cpu=not cuda,
         dataloader_pin_memory=cuda,
         eval_strategy="epoch",

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from handler.commands import say
 from handler.errors import UserError
+from training import processes
 from training.backbones import backbone
 from training.calibration import Calibration, calibrate, uncalibrated
 from training.checkpoint import (
@@ -70,12 +71,14 @@ def train(
     trust_remote_code: bool = False,
     test: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
-) -> Checkpoint:
+    save_minutes: float = 10.0,
+) -> Checkpoint | None:
     """Train `base` on `dataset` and put the checkpoint in the place of `output`.
 
     What resuming needs lies beside it in `<output>-state` until the checkpoint is complete. With no epochs
     the head stays random: scores are left uncalibrated. A base with code of its own is refused unless
-    `trust_remote_code`. Without `test` no test split is read: for choosing between recipes.
+    `trust_remote_code`. Without `test` no test split is read: for choosing between recipes. Of several
+    processes, the first alone has a checkpoint to return.
     """
     started = time.perf_counter()
     check_place(output)
@@ -88,7 +91,10 @@ def train(
         resume=resume,
         trust_remote_code=trust_remote_code,
         callbacks=callbacks,
+        save_minutes=save_minutes,
     )
+    if not processes.is_first():
+        return None
     meta = {
         "base": base,
         "task": dataset.task,
@@ -118,6 +124,7 @@ def fitted(
     resume: bool = False,
     trust_remote_code: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
+    save_minutes: float = 10.0,
 ) -> Trained:
     """Fit `base` to train and its calibration to validation; no other split is read.
 
@@ -146,6 +153,7 @@ def fitted(
             resume=resume,
             callbacks=callbacks,
             teacher=teacher,
+            save_minutes=save_minutes,
         )
         split = dataset.splits["validation"]
         logits = predict_logits(model, tokenizer, split.texts, recipe.max_length)

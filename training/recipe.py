@@ -11,6 +11,7 @@ from typing import Any
 
 FREEZE = ("none", "embeddings", "encoder")
 CLASS_WEIGHTS = ("none", "balanced")
+PRECISIONS = ("auto", "fp32", "bf16")
 POOLINGS = ("auto", "first", "mean", "last")
 HEADS = ("auto", "linear", "mlp", "logistic")
 
@@ -28,7 +29,10 @@ class Recipe:
 
     epochs: float = _option(3, "passes over the training texts; 0 leaves the head random")
     batch_size: int = _option(32, "texts")
+    accumulation: int = _option(1, "batches whose gradients make one step, for larger ones than fit")
+    gradient_checkpointing: bool = _option(False, "compute activations twice instead of keeping them")
     learning_rate: float = _option(5e-5, "of the encoder's last layer and the head, at its peak")
+    precision: str = _option("auto", "of products (auto: bf16 where the machine has it)", PRECISIONS)
     max_length: int = _option(128, "in tokens; longer texts are cut")
     weight_decay: float = _option(0.01, "of the matrices")
     warmup_share: float = _option(0.1, "share of all steps in which the learning rate rises")

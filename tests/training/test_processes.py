@@ -1,0 +1,92 @@
+"""Several processes train what one trains; a run that is killed at any moment ends as it would have."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from handler.artifact import file_sha256
+from tests.conftest import ROOT, run_stage
+
+TINY = ("--data", "demo", "--base", "random:tiny", "--learning-rate", "2e-3", "--no-test")
+
+
+def losses(folder: Path) -> tuple[list[float], list[float]]:
+    """Loss and norm of the gradient at every step, as TensorBoard has them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "runs" / "tensorboard" / "run"))
+    events.Reload()
+    return tuple([each.value for each in events.Scalars(f"train/{name}")] for name in ("loss", "grad_norm"))
+
+
+def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    recipe = ("--epochs", "0.1", "--dropout", "0", "--precision", "fp32", "--run-name", "run")
+    alone = run_stage("training", *TINY, *recipe, "--output", tmp_path / "one" / "checkpoint")
+    assert alone.returncode == 0, alone.stderr
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "training"]
+    command += [*TINY, *recipe, "--output", tmp_path / "two" / "checkpoint"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("fine-tuning random:tiny") == 1, "one of them speaks"
+    assert json.loads(done.stdout)["labels"] == ["not-hate", "hate"], "and one prints"
+    (one_loss, one_norm), (two_loss, two_norm) = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one_loss) == len(two_loss) == 13
+    assert two_norm[0] == pytest.approx(one_norm[0], rel=1e-4), "the first gradient is the same"
+    assert two_loss == pytest.approx(one_loss, rel=1e-3), (
+        "later ones differ by what rounding makes of Adam's steps"
+    )
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = run_stage("training", *TINY, "--batch-size", 7, "--output", tmp_path / "checkpoint")
+    assert done.returncode == 2
+    assert "cannot share a batch" in done.stderr
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path: Path) -> None:
+    recipe = ("--epochs", "0.1", "--dropout", "0", "--precision", "fp32", "--run-name", "run")
+    for name, cut in (("whole", (32, 1)), ("parts", (16, 2))):
+        sizes = ("--batch-size", cut[0], "--accumulation", cut[1], "--gradient-checkpointing")
+        done = run_stage("training", *TINY, *recipe, *sizes, "--output", tmp_path / name / "checkpoint")
+        assert done.returncode == 0, done.stderr
+    # Texts of like length are grouped by 16 then, which makes other batches: the size of a step must agree.
+    (_, whole), (_, parts) = losses(tmp_path / "whole"), losses(tmp_path / "parts")
+    assert len(whole) == len(parts) == 13
+    assert parts[0] == pytest.approx(whole[0], rel=0.5)
+
+
+def test_a_run_that_is_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    recipe = ("--epochs", "2", "--threads", "1", "--track", "none", "--save-minutes", "0.002")
+    done = run_stage("training", *TINY, *recipe, "--output", tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-m", "training", *TINY, *recipe, "--output", str(tmp_path / "parts")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    state = tmp_path / "parts-state" / "none"
+    while not any(_step(path) > 5 for path in state.glob("checkpoint-*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    done = run_stage("training", *TINY, *recipe, "--resume", "--output", tmp_path / "parts")
+    assert done.returncode == 0, done.stderr
+    (resumed,) = [line for line in done.stderr.splitlines() if line.startswith("resuming after step")]
+    assert 0 < int(resumed.rpartition(" ")[2]) < 250, "in the middle of an epoch, or at the end of the first"
+    weights = [file_sha256(tmp_path / name / "model.safetensors") for name in ("whole", "parts")]
+    assert weights[0] == weights[1]
+
+
+def test_a_step_can_be_profiled(tmp_path: Path) -> None:
+    recipe = ("--epochs", "0.1", "--profile", "--run-name", "run", "--track", "none")
+    done = run_stage("training", *TINY, *recipe, "--output", tmp_path / "checkpoint")
+    assert done.returncode == 0, done.stderr
+    assert "aten::" in done.stderr
+    assert json.loads((tmp_path / "runs" / "run.trace.json").read_text())["traceEvents"]
+
+
+def _step(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])

@@ -1,0 +1,37 @@
+"""One step of a training as the profiler sees it: a table of what takes its time, and a trace to look at."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import TrainerCallback
+
+from handler.commands import say
+
+STEP = 10  # memory and kernels have settled
+ROWS = 15
+
+
+class Profile(TrainerCallback):
+    """Profiles step `STEP`, or the last of a shorter run, into `place`: open it in chrome://tracing or
+    Perfetto."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.running: Any = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.running is None and state.global_step == min(STEP, state.max_steps) - 1:
+            on_gpu = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+            self.running = profile(activities=[ProfilerActivity.CPU, *on_gpu], profile_memory=True)
+            self.running.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.running and state.global_step == min(STEP, state.max_steps):
+            self.running.stop()
+            by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+            say(self.running.key_averages().table(sort_by=by, row_limit=ROWS, max_name_column_width=40))
+            self.place.parent.mkdir(parents=True, exist_ok=True)
+            self.running.export_chrome_trace(str(self.place))
+            say(f"step {state.global_step} in full: {self.place}")
