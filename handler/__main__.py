@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TextIO
 
@@ -94,7 +94,8 @@ def _predict_job(arguments: argparse.Namespace) -> int:
         engine = on_ray(arguments.address, arguments.workers, threads)
     else:
         engine = here(Predictor(job.artifact, arguments.threads))
-    done = run_job(job, engine)
+    with redirect_stdout(sys.stderr):  # Ray tells of workers that died where we print JSON
+        done = run_job(job, engine)
     say(f"{done['rows']:,} rows -> {done['output']}")
     emit(done)
     return 0

@@ -31,7 +31,6 @@ def on_ray(address: str | None, workers: int, threads: int) -> Engine:
     this machine alone, which starts and ends with the job."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what is as it should be
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
-    warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*ray_remote_args_fn")
     try:
         import ray
     except ImportError as error:
@@ -103,6 +102,7 @@ def _start(ray: Any, address: str | None, cpus: int) -> None:
         ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=256 << 20, **quiet)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*ray_remote_args_fn")
     context.actor_task_retry_on_errors = [OSError]
 
 

@@ -2,10 +2,9 @@
 
 import csv
 import json
-import os
-import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from handler.errors import UserError
 from handler.predictor import Predictor
 from handler.scoring.job import here, open_job, run_job
 from handler.scoring.plan import plan, read_part
+from tests.conftest import run_stage
 
 ROWS = 60
 ROOT = Path(__file__).parents[2]
@@ -206,27 +206,26 @@ def test_what_cannot_be_scored_is_said_before_anything_is(
 
 
 def test_ray_scores_what_this_process_does_and_a_worker_may_die(artifact, predictor, tmp_path) -> None:
-    from handler.scoring.on_ray import on_ray
-
-    source = tmp_path / "in.csv"
+    source, output = tmp_path / "in.csv", tmp_path / "ray.csv"
     source.write_text("id,text\n" + "".join(f"{number},text of {number}\n" for number in range(4000)))
     score(source, tmp_path / "local.csv", artifact, here(predictor), rows=50)
     killed: list[int] = []
 
-    def with_a_murder(job, parts):
-        for number, scored in enumerate(on_ray(None, workers=1, threads=1)(job, parts)):
-            if number == 5:
-                workers = [
-                    process
-                    for process in psutil.Process().children(recursive=True)
-                    if "MapWorker" in " ".join(process.cmdline())
-                ]
-                killed.extend(process.pid for process in workers)
-                for process in workers:
-                    os.kill(process.pid, signal.SIGKILL)
-            yield scored
+    def murder() -> None:
+        parts = tmp_path / "ray.csv.parts"
+        while not (parts.is_dir() and len(list(parts.glob("part-*"))) > 5):
+            time.sleep(0.01)
+        for process in psutil.Process().children(recursive=True):
+            if "MapWorker" in " ".join(process.cmdline()):
+                process.kill()
+                killed.append(process.pid)
 
-    done = score(source, tmp_path / "ray.csv", artifact, with_a_murder, rows=50)
+    murderer = threading.Thread(target=murder, daemon=True)
+    murderer.start()
+    place = ("--artifact", artifact.folder, "--file", source, "--output", output)
+    done = run_stage("handler", "predict", *place, "--engine", "ray", "--part-rows", 50, "--threads", 1)
+    assert done.returncode == 0, done.stderr
+    murderer.join(timeout=10)
     assert killed, "the worker was found and killed"
-    assert done["scored_now"] == 4000
-    assert (tmp_path / "ray.csv").read_bytes() == (tmp_path / "local.csv").read_bytes()
+    assert json.loads(done.stdout)["scored_now"] == 4000, "and nothing but JSON is printed"
+    assert output.read_bytes() == (tmp_path / "local.csv").read_bytes()
