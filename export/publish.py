@@ -18,19 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from fsspec.callbacks import TqdmCallback
 from fsspec.implementations.local import LocalFileSystem
 
 from handler.artifact import DESCRIPTION, archived_artifact, file_sha256
 from handler.errors import UserError
-
-try:
-    from botocore.exceptions import BotoCoreError, ClientError
-except ImportError:  # storage other than S3
-    OF_STORAGE: tuple[type[Exception], ...] = (OSError, ValueError, ImportError)
-else:
-    OF_STORAGE = (OSError, ValueError, ImportError, BotoCoreError, ClientError)
+from handler.storage import opened, told
 
 RECORD = "published.json"
 SCHEMA = 1
@@ -194,13 +187,6 @@ def _name(filesystem: Any, place: str, destination: str) -> str:
 
 @contextmanager
 def _storage(place: str) -> Iterator[tuple[Any, str]]:
-    """The file system and the path behind an address; what goes wrong there is the user's to know."""
-    try:
-        filesystem, root = fsspec.core.url_to_fs(place)
+    filesystem, root = opened(place)
+    with told(place):
         yield filesystem, root.rstrip("/")
-    except OF_STORAGE as error:
-        raise UserError(
-            f"the storage at {place} cannot be used",
-            seen=str(error).split("\n")[0][:300],
-            remedy="Check the address, and the storage's credentials",
-        ) from error

@@ -15,7 +15,9 @@ from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 
+import fsspec
 import pytest
+from moto.server import ThreadedMotoServer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test needs the hub
 
@@ -61,6 +63,23 @@ def run_stage(stage: str, *arguments: object) -> subprocess.CompletedProcess[str
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The session's build folder."""
     return tmp_path_factory.mktemp("build")
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The address of an S3 server with the bucket `models`."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "tests")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "tests")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("models")
+        yield f"http://{host}:{port}"
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ from handler.scoring.rows import (
     parquet_schema,
     table_columns,
 )
+from handler.storage import opened, told
 
 PLAN = "_plan.json"  # tools that read a folder of tables leave out what begins with _
 PART_ROWS = 10_000
@@ -72,8 +73,9 @@ class Job:
         return {"plan": self.plan.record(), "artifact": known, "written": self.written}
 
     def missing(self) -> list[Part]:
-        filesystem, folder = fsspec.core.url_to_fs(self.folder)
-        there = {name.rpartition("/")[2] for name in filesystem.ls(folder, detail=False, refresh=True)}
+        filesystem, folder = opened(self.folder)
+        filesystem.invalidate_cache()  # another process, or a worker, may have written since
+        there = {name.rpartition("/")[2] for name in filesystem.ls(folder, detail=False)}
         return [part for part in self.plan.parts if self.place(part).rpartition("/")[2] not in there]
 
 
@@ -86,31 +88,44 @@ def open_job(
     Raises `UserError` where parts of another job lie there.
     """
     folder, file = _place(output)
-    written = file_format(file) if file else form or file_format(source.rstrip("*"))
+    wanted = file_format(file) if file else form
+    found = plan(source, text_column, part_rows, wanted)
+    written = wanted or found.form
     if written == "txt":
         raise UserError(
             "the output keeps columns, which .txt cannot",
             seen=output,
             remedy="Use .csv, .jsonl or .parquet" if file else "Choose one: --format csv",
         )
-    job = Job(plan(source, text_column, part_rows, written), artifact, written, folder, file)
-    filesystem, path = fsspec.core.url_to_fs(folder)
+    job = Job(found, artifact, written, folder, file)
+    with told(folder):
+        _claim(job)
+    return job
+
+
+def _claim(job: Job) -> None:
+    """Write the job's plan where its parts go, unless it is there."""
+    filesystem, path = opened(job.folder)
     if filesystem.exists(f"{path}/{PLAN}"):
         if json.loads(filesystem.cat_file(f"{path}/{PLAN}")) != job.record():
             raise UserError(
                 "the parts of another job lie where this one's belong (other input, artifact or options)",
-                seen=folder,
+                seen=job.folder,
                 remedy="Remove that folder, or name another --output",
             )
     else:
         if isinstance(filesystem, LocalFileSystem):  # elsewhere, making a folder could make a bucket
             filesystem.makedirs(path, exist_ok=True)
         filesystem.pipe_file(f"{path}/{PLAN}", json.dumps(job.record()).encode())
-    return job
 
 
 def run_job(job: Job, engine: Engine) -> dict:
     """Score what is missing and put the output in its place; what was done, in numbers."""
+    with told(job.output or job.folder):
+        return _run(job, engine)
+
+
+def _run(job: Job, engine: Engine) -> dict:
     missing = job.missing()
     done = len(job.plan.parts) - len(missing)
     if done:
@@ -180,7 +195,7 @@ def join(job: Job) -> None:
                 with fsspec.open(job.place(part), "rb") as file:
                     file.seek(len(header))
                     shutil.copyfileobj(file, target, 1 << 20)
-    filesystem, folder = fsspec.core.url_to_fs(job.folder)
+    filesystem, folder = opened(job.folder)
     filesystem.rm(folder, recursive=True)
 
 
@@ -200,10 +215,7 @@ def _schema(job: Job) -> Any:
 
 def _place(output: str) -> tuple[str, str | None]:
     """The folder of the parts, and the file that they become."""
-    try:
-        filesystem, path = fsspec.core.url_to_fs(output)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"cannot write to {output}", seen=error, remedy="Check --output") from error
+    filesystem, path = opened(output)
     whole = filesystem.unstrip_protocol(path) if "://" in output else path
     if output.endswith("/") or filesystem.isdir(path):
         return whole.rstrip("/"), None
@@ -217,7 +229,7 @@ def _place(output: str) -> tuple[str, str | None]:
 @contextmanager
 def _replacing(place: str) -> Iterator[IO[bytes]]:
     """A file that appears at `place` when it is complete: renamed on a disk, sent to an object store."""
-    filesystem, path = fsspec.core.url_to_fs(place)
+    filesystem, path = opened(place)
     local = isinstance(filesystem, LocalFileSystem)
     folder = Path(path).parent if local else Path(tempfile.gettempdir())
     partial = folder / f".{Path(path).name}.{os.getpid()}.partial"

@@ -41,7 +41,7 @@ def on_ray(address: str | None, workers: int, threads: int) -> Engine:
     def scored(job: Job, parts: list[Part]) -> Iterator[Scored]:
         if not parts:
             return
-        _start(ray, address, workers * threads)
+        _start(ray, address, workers * threads, job.artifact.bytes)
         try:
             files = {path: (job.artifact.folder / path).read_bytes() for path in _files(job.artifact.folder)}
             shared = ray.put((job, files))
@@ -91,15 +91,16 @@ class _Worker:
         return {name: [getattr(each, name) for each in found] for name in ("number", "rows", "rejected")}
 
 
-def _start(ray: Any, address: str | None, cpus: int) -> None:
+def _start(ray: Any, address: str | None, cpus: int, artifact_bytes: int) -> None:
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    store = max(256 << 20, 2 * artifact_bytes)  # it holds the artifact, and no texts
     if address:
         # Workers elsewhere lack this package.
         ray.init(address, runtime_env={"py_modules": [str(Path(handler.__file__).parent)]}, **quiet)
     else:
-        ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=256 << 20, **quiet)
+        ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=store, **quiet)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*ray_remote_args_fn")

@@ -16,6 +16,7 @@ import fsspec
 
 from handler.errors import UserError
 from handler.scoring.rows import BROKEN, FORMATS, MOST_TEXT, file_format, json_row, read_csv, read_lines
+from handler.storage import opened, told
 
 BOM = b"\xef\xbb\xbf"  # Excel writes one
 MOST_BYTES = 16 << 20  # of a part: long texts make parts of fewer rows
@@ -54,7 +55,7 @@ class Plan:
         return json.loads(json.dumps(asdict(self)))
 
 
-def plan(source: str, text_column: str, part_rows: int, written: str) -> Plan:
+def plan(source: str, text_column: str, part_rows: int, written: str | None) -> Plan:
     """The parts of a file, a folder or a pattern (`in/*.csv`). Raises `UserError` where there is nothing to
     read, formats differ, or a file lacks `text_column`."""
     filesystem, paths = _files(source)
@@ -126,8 +127,8 @@ def column_types(plan: Plan) -> dict[str, Any]:
 
 def _files(source: str) -> tuple[Any, list[str]]:
     """The file that `source` names, or those in its folder or of its pattern, sorted."""
-    try:
-        filesystem, path = fsspec.core.url_to_fs(source)
+    filesystem, path = opened(source)
+    with told(source):
         if any(sign in path for sign in "*?["):
             found = _of_a_format(filesystem.glob(path))
         elif filesystem.isdir(path):
@@ -135,8 +136,6 @@ def _files(source: str) -> tuple[Any, list[str]]:
         else:
             file_format(path)
             found = [path] if filesystem.exists(path) else []
-    except (ValueError, ImportError, OSError) as error:
-        raise UserError(f"cannot look at {source}", seen=error, remedy="Check --file") from error
     forms = {file_format(name) for name in found}
     if not found:
         raise UserError("there is no such file", seen=source, remedy="Check --file")
@@ -221,7 +220,7 @@ def _cut_csv(file: IO[bytes], part_rows: int) -> tuple[tuple[str, ...], list[tup
 
 
 def _cut_lines(
-    file: IO[bytes], form: str, part_rows: int, text_column: str, written: str
+    file: IO[bytes], form: str, part_rows: int, text_column: str, written: str | None
 ) -> tuple[tuple[str, ...], list[tuple[int, int, int]]]:
     at = _after_bom(file)
     cuts = _Cuts(at, part_rows)
@@ -229,7 +228,7 @@ def _cut_lines(
     for line in file:
         at += len(line)
         cuts.row(at)
-        if form == "jsonl" and written != "jsonl":  # a table's columns are those of all rows
+        if form == "jsonl" and written not in (None, "jsonl"):  # a table's columns are those of all rows
             row = json_row(line.decode("utf-8", errors="replace"), text_column)
             columns |= dict.fromkeys(name for name in row if name != BROKEN)
     return tuple(columns), cuts.close()

@@ -3,13 +3,10 @@
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
-import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from deploy.server import Server, private_server
 from export.package import package
@@ -17,23 +14,6 @@ from export.publish import addresses, fetch, publish
 from handler.artifact import file_sha256
 from handler.errors import UserError
 from tests.conftest import run_stage
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The address of an S3 server with the bucket `models`."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "tests")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "tests")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("models")
-        yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import fsspec
 import psutil
 import pyarrow
 import pyarrow.parquet as parquet
@@ -169,6 +170,8 @@ def test_a_folder_of_files_becomes_a_folder_of_parts(artifact, predictor, tmp_pa
     (tmp_path / "in").mkdir()
     for name, column in (("a.csv", "one"), ("b.csv", "two"), ("_plan.csv", "ours"), ("notes.md", "none")):
         (tmp_path / "in" / name).write_text(f"text,{column}\nhello,{name}\n")
+    assert score(tmp_path / "in", f"{tmp_path / 'same'}/", artifact, here(predictor))["parts"] == 2
+    assert len(read_csv(tmp_path / "same" / "part-000000.csv")) == 1
     done = score(tmp_path / "in", f"{tmp_path / 'out'}/", artifact, here(predictor), form="jsonl")
     assert done["rows"] == 2
     found = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("part-*.jsonl"))]
@@ -178,6 +181,21 @@ def test_a_folder_of_files_becomes_a_folder_of_parts(artifact, predictor, tmp_pa
         ("a.csv", ""),
         ("", "b.csv"),
     ]
+
+
+def test_an_object_store_gives_and_takes_what_a_disk_does(untidy, s3, artifact, predictor, tmp_path) -> None:
+    score(untidy, tmp_path / "here.csv", artifact, here(predictor))
+    store = fsspec.filesystem("s3")
+    store.put_file(str(untidy), "models/in/a.csv")
+    done = score("s3://models/in/a.csv", "s3://models/out.csv", artifact, here(predictor))
+    assert done["output"] == "s3://models/out.csv"
+    assert store.cat_file("models/out.csv") == (tmp_path / "here.csv").read_bytes()
+    assert not store.exists("models/out.csv.parts/part-000000.csv")
+    parts = score("s3://models/in/*.csv", "s3://models/parts/", artifact, here(predictor))
+    assert len(store.ls("models/parts", detail=False)) == parts["parts"] + 1
+    assert score("s3://models/in/*.csv", "s3://models/parts/", artifact, here(predictor))["scored_now"] == 0
+    with pytest.raises(UserError, match=r"s3://no-such-bucket/out\.csv\.parts cannot be used"):
+        open_job("s3://models/in/a.csv", "s3://no-such-bucket/out.csv", artifact, "text", None, 7)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +209,7 @@ def test_a_folder_of_files_becomes_a_folder_of_parts(artifact, predictor, tmp_pa
         ({"a.txt": "x"}, "a.txt", "out.txt", "keeps columns"),
         ({"a.txt": "x"}, "a.txt", "out/", "--format csv"),
         ({}, "nothing*", "out.csv", "no such file"),
-        ({"a.txt": "x"}, "a.txt", "s9://bucket/out.csv", "cannot write to s9"),
+        ({"a.txt": "x"}, "a.txt", "s9://bucket/out.csv", "s9://bucket/out.csv cannot be used"),
     ],
     ids=lambda value: value if isinstance(value, str) and " " not in value else None,
 )
