@@ -23,10 +23,11 @@ from fsspec.implementations.local import LocalFileSystem
 
 from handler.artifact import DESCRIPTION, archived_artifact, file_sha256
 from handler.errors import UserError
-from handler.storage import opened, told
+from handler.storage import FAILURES, opened, told
 
 RECORD = "published.json"
 SCHEMA = 1
+UNSIGNED: tuple[type[Exception], ...] = (NotImplementedError, AttributeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def publish(
             place = f"{root}/{name}/{version}"
             there = _record(filesystem, place)
             whole = _name(filesystem, place, destination)
-            if there and there["files"] == files:
+            if there and there["files"] == files and not force:
                 return Published(whole, there)
             if there and not force:
                 raise UserError(
@@ -136,7 +137,7 @@ def addresses(published: Published, valid_s: int = 3600) -> dict[str, str]:
                 place = f"{root}/{path}"
                 try:
                     found[path] = filesystem.sign(place, expiration=valid_s)
-                except NotImplementedError:
+                except UNSIGNED + FAILURES:  # no key to sign with
                     found[path] = filesystem.unstrip_protocol(place)
     return found
 

@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     predict.add_argument("--format", choices=("csv", "jsonl", "parquet"), help="of parts (the input's)")
     predict.add_argument("--text-column", default="text", help="default: %(default)s")
     predict.add_argument("--threads", type=positive_int, help="default: all CPUs of this process")
-    predict.add_argument("--part-rows", type=positive_int, default=10_000, help="default: %(default)s")
+    predict.add_argument(
+        "--part-rows", type=positive_int, default=10_000, help="%(default)s; Parquet's row groups stay whole"
+    )
     predict.add_argument("--engine", choices=("local", "ray"), default="local", help="default: %(default)s")
     predict.add_argument("--workers", type=positive_int, default=1, help="of Ray (default: %(default)s)")
     predict.add_argument("--address", help="of a Ray cluster (default: a Ray of its own, on this machine)")
@@ -72,6 +74,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.file is not None and arguments.output is not None:
         return _predict_job(arguments)
+    if arguments.engine != "local" or arguments.format:
+        raise UserError("--engine and --format are for a --file with an --output", remedy="Give both")
     return _predict_stream(arguments)
 
 

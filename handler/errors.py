@@ -17,9 +17,17 @@ class UserError(Exception):
         self.remedy = remedy
         super().__init__(what)
 
+    def __reduce__(self) -> tuple:
+        """Across processes it stays the sentence that it is."""
+        return _again, (type(self), self.what, self.remedy, None if self.seen is None else str(self.seen))
+
     def __str__(self) -> str:
         seen = "" if self.seen is None else f": {self.seen}"
         return f"{self.what}{seen}. {self.remedy.rstrip('.')}"  # often ends in a command to copy
+
+
+def _again(kind: type[UserError], what: str, remedy: str, seen: str | None) -> UserError:
+    return kind(what, remedy=remedy, seen=seen)
 
 
 class UnsupportedError(UserError):

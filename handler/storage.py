@@ -3,47 +3,61 @@
 What goes wrong there is the user's to know: a sentence with the address, never a traceback. Not shipped.
 """
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from handler.errors import UserError
 
-try:
+FAILURES: tuple[type[Exception], ...] = (OSError,)
+with suppress(ImportError):
     from botocore.exceptions import BotoCoreError, ClientError
-except ImportError:  # storage other than S3
-    FAILURES: tuple[type[Exception], ...] = (OSError,)
-else:
-    FAILURES = (OSError, BotoCoreError, ClientError)
+
+    FAILURES += (BotoCoreError, ClientError)
+with suppress(ImportError):
+    from gcsfs.retry import HttpError
+    from google.auth.exceptions import GoogleAuthError
+
+    FAILURES += (HttpError, GoogleAuthError)
 UNKNOWN: tuple[type[Exception], ...] = (
     ValueError,
     ImportError,
 )  # a protocol that nobody knows, or has installed
 
 
-def opened(address: str) -> tuple[Any, str]:
+def opened(place: str) -> tuple[Any, str]:
     """The file system behind an address, and the path in it."""
+    if "://" not in place:  # a name with :: or the like is a name
+        return LocalFileSystem(), os.path.abspath(Path(place).expanduser())  # noqa: PTH100 - keeps links
     try:
-        filesystem, path = fsspec.core.url_to_fs(address)
+        filesystem, path = fsspec.core.url_to_fs(place)
     except UNKNOWN + FAILURES as error:
-        raise _told(address, error) from error
+        raise _told(place, error) from error
     return filesystem, path
 
 
+def address(filesystem: Any, path: str) -> str:
+    """What `opened` takes for a path of a file system."""
+    return path if isinstance(filesystem, LocalFileSystem) else filesystem.unstrip_protocol(path)
+
+
 @contextmanager
-def told(address: str) -> Iterator[None]:
-    """Failures of the storage at `address` as a `UserError`."""
+def told(place: str) -> Iterator[None]:
+    """Failures of the storage at `place` as a `UserError`."""
     try:
         yield
     except FAILURES as error:
-        raise _told(address, error) from error
+        raise _told(place, error) from error
 
 
-def _told(address: str, error: Exception) -> UserError:
+def _told(place: str, error: Exception) -> UserError:
     return UserError(
-        f"the storage at {address} cannot be used",
+        f"the storage at {place} cannot be used",
         seen=str(error).split("\n")[0][:300] or type(error).__name__,
         remedy="Check the address, the room left, and the storage's credentials",
     )

@@ -85,7 +85,7 @@ def s3() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def checkpoint_folder(workshop: Path) -> Path:
     folder = workshop / "checkpoint"
-    recipe = ("--epochs", 3, "--learning-rate", 2e-3)
+    recipe = ("--epochs", 2, "--learning-rate", 2e-3)
     done = run_apart("training", "--data", "demo", "--base", "random:tiny", "--output", folder, *recipe)
     assert done.returncode == 0, done.stderr
     return folder

@@ -7,6 +7,7 @@ for machines on stdout. Leaves out: the work itself (`pipeline`).
 import argparse
 import dataclasses
 import os
+import re
 import sys
 import time
 import warnings
@@ -49,6 +50,12 @@ def _trackers(text: str) -> tuple[str, ...]:
         if name not in TRACKERS:
             raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(TRACKERS)}")
     return names
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[\w .+-]{1,100}", text):
+        raise argparse.ArgumentTypeError("takes letters, digits, spaces and . + - _")
+    return text
 
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")  # the classes of `tracking`, which takes seconds to import
@@ -129,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         help="tensorboard, mlflow, wandb, several parted by commas, or none (default: tensorboard)",
     )
     one.add_argument("--track-folder", type=Path, help="of what they write (default: runs, beside --output)")
-    one.add_argument("--experiment", default="hate", help="that a run belongs to (default: hate)")
+    one.add_argument("--experiment", type=_name, help="that a run belongs to (default: the data's name)")
     one.add_argument("--run-name", help="default: the time")
     return one
 
@@ -173,8 +180,12 @@ def _train(options: argparse.Namespace) -> int:
     folder = options.track_folder or options.output.parent / "runs"
     name = options.run_name or time.strftime("%Y%m%d-%H%M%S")
     settings = {"data": dataset.spec, "base": options.base, **dataclasses.asdict(chosen)}
+    settings["data_sha256"] = dataset.sha256
+    experiment = options.experiment or re.sub(r"[^\w.+-]+", "-", dataset.spec)[-100:]
+    is_profiled = options.profile and processes.is_first()
+    profiles = [Profile(folder / f"{name}.trace.json")] if is_profiled else []
     trackers = options.track if processes.is_first() else ()
-    with tracked(trackers, name, folder, options.experiment, settings) as tracking:
+    with tracked(trackers, name, folder, experiment, settings) as tracking:
         checkpoint = pipeline.train(
             dataset,
             options.base,
@@ -183,7 +194,7 @@ def _train(options: argparse.Namespace) -> int:
             resume=options.resume,
             trust_remote_code=options.trust_remote_code,
             test=options.test,
-            callbacks=[tracking, *([Profile(folder / f"{name}.trace.json")] if options.profile else [])],
+            callbacks=[tracking, *profiles],
             save_minutes=options.save_minutes,
         )
         if checkpoint is None:  # the first of several processes has it

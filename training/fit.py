@@ -154,7 +154,9 @@ class _Saves(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         # Several processes would have to agree on the time: they save at the ends of epochs.
-        if processes.count() == 1 and time.monotonic() - self.since >= 60 * self.minutes:
+        # What is saved after an epoch's last step, before its evaluation, would be resumed without one.
+        ends = state.global_step == state.max_steps or abs(state.epoch - round(state.epoch)) < 1e-9
+        if processes.count() == 1 and not ends and time.monotonic() - self.since >= 60 * self.minutes:
             control.should_save = True
 
     def on_save(self, *args: Any, **kwargs: Any) -> None:
@@ -190,6 +192,8 @@ def fit(
     the phase that trains the head alone is done again unless an epoch of the next is saved. `teacher` are
     logits `[n, labels]` of the training texts.
     """
+    processes.check_batch(recipe.batch_size)
+    _check_able(model, recipe)
     run = {"base": base, "data": dataset.sha256, **asdict(recipe)}
     if processes.is_first():
         last = _prepare_state(state, run, resume)
@@ -227,6 +231,19 @@ def fit(
     model.requires_grad_(True)
     clear_limits(tokenizer)
     return best
+
+
+def _check_able(model: PreTrainedModel, recipe: Recipe) -> None:
+    """What this model or machine cannot do, before anything is written."""
+    if recipe.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise UserError(
+            "this model's activations cannot be computed twice",
+            seen=type(model).__name__,
+            remedy="Leave out --gradient-checkpointing; --accumulation saves memory as well",
+        )
+    if recipe.precision == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        seen = torch.cuda.get_device_name()
+        raise UserError("this GPU has no bf16", seen=seen, remedy="Leave out --precision")
 
 
 def phases(recipe: Recipe) -> list[Recipe]:

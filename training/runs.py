@@ -24,8 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training runs", description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="*", type=Path, default=[Path("build")], help="default: build")
     folders = parser.parse_args(argv).folders
-    paths = [path for folder in folders for path in sorted(folder.rglob(META_FILE))]
-    found = {path.parent: read(path) for path in paths if "mlflow" not in path.parts}  # it keeps copies
+    found = {
+        path.parent: read(path)
+        for folder in folders
+        for path in sorted(folder.rglob(META_FILE))
+        if "mlflow" not in path.relative_to(folder).parts  # it keeps copies
+    }
     if not found:
         raise UserError(
             "there are no runs",

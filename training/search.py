@@ -7,7 +7,7 @@
 Every other setting is as flags and `--config` say. Trials that do worse than the median at the same epoch are
 cut short. The study lies in `<output>/study.db`: the same command goes on where it was interrupted, the trial
 that was running is done again. It ends with `best.yaml`, which `python -m training --config` takes, and
-`search.png`. No test split is read. Covers: one process; several may share a study. Leaves out: the final
+`search.png`. No test split is read. Covers: one process at a time. Leaves out: the final
 training, since a search keeps no checkpoint.
 """
 
@@ -29,6 +29,7 @@ from training.data import Dataset
 from training.recipe import Recipe
 from training.recipe import options as recipe_options
 
+OURS = {"space", "trials", "output", "config"}  # of the search; best.yaml holds all else
 RANGE = {"low", "high", "log", "step"}
 
 
@@ -39,12 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument("--trials", type=positive_int, default=20, help="in all (default: 20)")
     flags.add_argument("--output", type=Path, default="build/search", help="default: build/search")
     options = command.parse(argv, flags)
-    space = read_space(options.space)
     try:
         import optuna
     except ImportError as error:
         raise UnsupportedError("optuna is not installed", remedy="Install it: pip install optuna") from error
 
+    space = read_space(options.space, flags)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     chosen = command.recipe(options)
     dataset = command.load(options)
@@ -61,19 +62,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_space(path: Path) -> dict[str, Any]:
-    """The settings to vary: a list of choices, or a range of numbers with `low` and `high`."""
-    space = command.read_config(path)
-    known = {option.name: option for option in recipe_options()}
+def read_space(path: Path, flags: argparse.ArgumentParser) -> dict[str, Any]:
+    """The settings to vary, each as Optuna's distribution: a list of choices, or a range of numbers with
+    `low` and `high`. Every value is held to what its flag takes."""
+    from optuna import distributions
+
+    known = {option.name for option in recipe_options()} - {"seed"}
+    actions = {action.dest: action for action in flags._actions}
     found: dict[str, Any] = {}
-    for name, values in space.items():
+    for name, values in command.read_config(path).items():
         field = str(name).replace("-", "_")
-        if field not in known or field == "seed":
-            raise UserError(
-                f"{path} varies what is no setting of a recipe",
-                seen=name,
-                remedy=f"Known: {', '.join(known)}",
-            )
+        if field not in known:
+            what, remedy = f"{path} varies what is no setting of a recipe", ", ".join(sorted(known))
+            raise UserError(what, seen=name, remedy=f"Known: {remedy}")
         is_range = isinstance(values, dict) and {"low", "high"} <= values.keys() <= RANGE
         if not (is_range or (isinstance(values, list) and values)):
             raise UserError(
@@ -81,15 +82,36 @@ def read_space(path: Path) -> dict[str, Any]:
                 seen=values,
                 remedy="Write [a, b] or {low: 1e-5, high: 1e-3, log: true}",
             )
-        kind: Any = type(known[field].default)
-        if is_range:
-            try:
-                found[field] = {key: each if key == "log" else kind(each) for key, each in values.items()}
-            except (TypeError, ValueError) as error:
-                what = f"{path}: {name} has no range of numbers"
-                raise UserError(what, seen=values, remedy="Mend it") from error
-        else:
-            found[field] = [each if kind is bool else kind(each) for each in values]
+        try:
+            if not is_range:
+                choices = [_as_flag(actions[field], value) for value in values]
+                found[field] = distributions.CategoricalDistribution(choices)
+                continue
+            low, high = (_as_flag(actions[field], values[end]) for end in ("low", "high"))
+            step, log = values.get("step"), values.get("log", False)
+            if type(low) is int:
+                found[field] = distributions.IntDistribution(low, high, log, step or 1)
+            elif type(low) is float:
+                found[field] = distributions.FloatDistribution(low, high, log, step)
+            else:
+                raise ValueError("it is no number")
+        except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
+            what = f"{path} gives {name} what it cannot be"
+            raise UserError(what, seen=f"{values}: {error}", remedy="Mend it") from error
+    return found
+
+
+def _as_flag(action: argparse.Action, value: Any) -> Any:
+    """A value of the YAML as the flag would take it."""
+    if isinstance(action, argparse.BooleanOptionalAction):
+        if not isinstance(value, bool):
+            raise ValueError("it is true or false")
+        return value
+    if value is None or isinstance(value, bool):
+        raise ValueError("it is nothing that the flag takes")
+    found = action.type(str(value)) if callable(action.type) else str(value)
+    if action.choices and found not in action.choices:
+        raise ValueError(f"choose of {', '.join(action.choices)}")
     return found
 
 
@@ -107,7 +129,7 @@ def open_study(options: argparse.Namespace, space: dict[str, Any], dataset: Data
         load_if_exists=True,
     )
     subject = {
-        "space": space,
+        "space": {name: str(each) for name, each in space.items()},
         "data": dataset.sha256,
         "base": options.base,
         "recipe": dataclasses.asdict(chosen),
@@ -122,9 +144,15 @@ def open_study(options: argparse.Namespace, space: dict[str, Any], dataset: Data
             seen=f"another {differing}",
             remedy="Name another --output, or remove that folder",
         )
-    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params)
+    state = optuna.trial.TrialState
+    for trial in study.get_trials(states=(state.RUNNING,)):  # killed
+        study.tell(trial.number, state=state.FAIL)
+    kept = [each.params for each in study.get_trials(states=(state.COMPLETE, state.PRUNED))]
+    waiting = [each.system_attrs.get("fixed_params") for each in study.get_trials(states=(state.WAITING,))]
+    for trial in study.get_trials(states=(state.FAIL,)):  # interrupted
+        if trial.params and trial.params not in kept + waiting:
+            study.enqueue_trial(trial.params)
+            waiting.append(trial.params)
     # A sampler that begins anew with the same seed would propose what it has proposed before.
     study.sampler = optuna.samplers.TPESampler(seed=chosen.seed + len(study.trials))
     return study
@@ -138,8 +166,14 @@ def _trial(trial: Any, space: dict[str, Any], dataset: Dataset, chosen: Recipe, 
     from training.statistics import macro_f1_of_logits
 
     class Watch(TrainerCallback):
+        before = last = 0.0  # epochs of the phases before, and of this one
+
+        def on_train_begin(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+            self.before, self.last = self.before + self.last, 0.0
+
         def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # type: ignore[no-untyped-def]
-            trial.report(metrics["eval_macro_f1"], round(100 * state.epoch))
+            self.last = state.epoch
+            trial.report(metrics["eval_macro_f1"], round(100 * (self.before + self.last)))
             if trial.should_prune():
                 raise optuna.TrialPruned
 
@@ -167,10 +201,10 @@ def _trial(trial: Any, space: dict[str, Any], dataset: Dataset, chosen: Recipe, 
 
 
 def _suggest(trial: Any, name: str, each: Any) -> Any:
-    if isinstance(each, list):
-        return trial.suggest_categorical(name, each)
-    kind = trial.suggest_int if isinstance(each["low"], int) else trial.suggest_float
-    return kind(name, **each)
+    if hasattr(each, "choices"):
+        return trial.suggest_categorical(name, each.choices)
+    suggest = trial.suggest_int if isinstance(each.low, int) else trial.suggest_float
+    return suggest(name, each.low, each.high, step=each.step, log=each.log)
 
 
 def _finish(study: Any, options: argparse.Namespace, chosen: Recipe) -> None:
@@ -182,8 +216,11 @@ def _finish(study: Any, options: argparse.Namespace, chosen: Recipe) -> None:
     rows = [{"trial": one.number, **one.params, "validation macro-F1": one.value} for one in ordered]
     say(tabulate(rows, headers="keys", floatfmt=".4g"))
     best = replace(chosen, **ordered[0].params)
-    settings = {name: value for name, value in dataclasses.asdict(best).items() if value != ""}
-    given = {"data": options.data, "base": options.base, **settings}
+    others = {
+        name: value for name, value in vars(options).items() if name not in OURS and value not in (None, "")
+    }
+    given = others | {name: value for name, value in dataclasses.asdict(best).items() if value != ""}
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     place = options.output / "best.yaml"
     place.write_text(
         f"# The best of {len(study.trials)} trials: validation macro-F1 {ordered[0].value:.4f}.\n"

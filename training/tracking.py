@@ -2,23 +2,26 @@
 
 Each of them is told the same: the settings, the figures of every logged step, and at the end the final
 figures and the checkpoint. Nothing leaves this machine unless the user says so by the tools' own variables:
-MLFLOW_TRACKING_URI (else a database beside the runs), WANDB_MODE=online (else offline). No text is ever sent.
-Leaves out: what is recorded in the checkpoint itself (`checkpoint`), and comparing runs (`runs`).
+MLFLOW_TRACKING_URI (else a database beside the runs), WANDB_MODE=online (else offline). Their telemetry is
+off, and no text is ever sent. A tool that fails is dropped; the run goes on. Leaves out: what is recorded in
+the checkpoint itself (`checkpoint`), and comparing runs (`runs`).
 """
 
-import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from transformers import TrainerCallback
 
-from handler.errors import UnsupportedError
+from handler.commands import say
+from handler.errors import UnsupportedError, UserError
 
+WITHOUT = "Mend that, or leave it out of --track"
 BEST = "best"  # MLflow's alias of the registered version with the highest validation macro-F1
-METRIC = "validation/macro_f1"
+METRIC, DATA = "validation/macro_f1", "data_sha256"
 
 
 class Tracker(Protocol):
@@ -53,9 +56,10 @@ class TensorBoard:
 
 class MLflow:
     """A run of an experiment; its checkpoint is registered under the experiment's name, and the best version
-    of all by validation macro-F1 bears the alias `best`."""
+    by validation macro-F1, on the same data, bears the alias `best`."""
 
     def __init__(self, run: str, folder: Path, experiment: str, settings: Mapping[str, Any]) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         import mlflow
 
         logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -63,7 +67,7 @@ class MLflow:
         (folder / "mlflow").mkdir(parents=True, exist_ok=True)
         own = f"sqlite:///{(folder / 'mlflow' / 'mlflow.db').absolute()}"
         address = os.environ.get("MLFLOW_TRACKING_URI") or own
-        self.name = experiment
+        self.name, self.data = experiment, str(settings.get(DATA))
         self.client = mlflow.MlflowClient(address, address)
         known = self.client.get_experiment_by_name(experiment)
         place = (folder / "mlflow" / "artifacts").absolute().as_uri() if address == own else None
@@ -90,16 +94,20 @@ class MLflow:
     def _register(self, figure: float) -> None:
         from mlflow.exceptions import MlflowException
 
-        with contextlib.suppress(MlflowException):  # it is known already
+        try:
             self.client.create_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
         place = f"{self.run.info.artifact_uri}/checkpoint"
-        tags = {METRIC: str(figure)}
+        tags = {METRIC: str(figure), DATA: self.data}
         version = self.client.create_model_version(self.name, place, self.id, tags=tags)
         try:
             best = self.client.get_model_version_by_alias(self.name, BEST)
         except MlflowException:
             best = None
-        if best is None or figure > float(best.tags.get(METRIC, 0)):
+        # Figures on other data say nothing: there, the newer one is the best.
+        if best is None or best.tags.get(DATA) != self.data or figure > float(best.tags.get(METRIC, 0)):
             self.client.set_registered_model_alias(self.name, BEST, version.version)
 
 
@@ -107,6 +115,7 @@ class WeightsAndBiases:
     """A run of a project, in files of `folder/wandb` until `wandb sync` or WANDB_MODE=online."""
 
     def __init__(self, run: str, folder: Path, experiment: str, settings: Mapping[str, Any]) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         (folder / "wandb").mkdir(parents=True, exist_ok=True)
@@ -134,7 +143,7 @@ TRACKERS: dict[str, Callable[[str, Path, str, Mapping[str, Any]], Tracker]] = {
 }
 
 
-@contextlib.contextmanager
+@contextmanager
 def tracked(
     names: Sequence[str], run: str, folder: Path, experiment: str, settings: Mapping[str, Any]
 ) -> Iterator["Run"]:
@@ -147,10 +156,12 @@ def tracked(
             except ImportError as error:
                 remedy = "Install it, or leave it out of --track"
                 raise UnsupportedError(f"{name} is not installed", seen=error.name, remedy=remedy) from error
+            except Exception as error:
+                seen = str(error).split("\n")[0][:300]
+                raise UserError(f"{name} cannot record the run", seen=seen, remedy=WITHOUT) from error
         yield found
     finally:
-        for tracker in found.trackers:
-            tracker.finish(found.figures, found.checkpoint)
+        found.tell(lambda tracker: tracker.finish(found.figures, found.checkpoint))
 
 
 class Run(TrainerCallback):
@@ -169,8 +180,19 @@ class Run(TrainerCallback):
         self.last = state.global_step
         numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
         figures = {_name(name): float(value) for name, value in numbers.items()}
-        for tracker in self.trackers:
-            tracker.log(figures, self.before + self.last)
+        self.tell(lambda tracker: tracker.log(figures, self.before + self.last))
+
+    def tell(self, what: Callable[[Tracker], None]) -> None:
+        """Tell all; one that fails is dropped, since hours of training must not be lost for a picture of
+        them."""
+        for tracker in list(self.trackers):
+            try:
+                what(tracker)
+            except Exception as error:
+                self.trackers.remove(tracker)
+                say(
+                    f"{type(tracker).__name__} has failed and is left out: {str(error).splitlines()[0][:300]}"
+                )
 
     def finish(self, metrics: Mapping[str, Mapping[str, Any]], checkpoint: Path) -> None:
         """The final figures of all splits, and where the checkpoint is."""

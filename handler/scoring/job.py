@@ -7,17 +7,17 @@ often, or when a run was interrupted. Leaves out: who does it (`on_ray`, or this
 
 import io
 import json
-import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from tqdm import tqdm
 
@@ -36,7 +36,7 @@ from handler.scoring.rows import (
     parquet_schema,
     table_columns,
 )
-from handler.storage import opened, told
+from handler.storage import address, opened, told
 
 PLAN = "_plan.json"  # tools that read a folder of tables leave out what begins with _
 PART_ROWS = 10_000
@@ -69,8 +69,7 @@ class Job:
 
     def record(self) -> dict:
         """What a job must share with an earlier one to go on with its parts."""
-        known = {path: each["sha256"] for path, each in self.artifact.meta["files"].items()}
-        return {"plan": self.plan.record(), "artifact": known, "written": self.written}
+        return {"plan": self.plan.record(), "artifact": self.artifact.sha256, "written": self.written}
 
     def missing(self) -> list[Part]:
         filesystem, folder = opened(self.folder)
@@ -88,6 +87,8 @@ def open_job(
     Raises `UserError` where parts of another job lie there.
     """
     folder, file = _place(output)
+    if file and form:
+        raise UserError("--format is for a folder of parts", seen=output, remedy="The name says the format")
     wanted = file_format(file) if file else form
     found = plan(source, text_column, part_rows, wanted)
     written = wanted or found.form
@@ -97,6 +98,7 @@ def open_job(
             seen=output,
             remedy="Use .csv, .jsonl or .parquet" if file else "Choose one: --format csv",
         )
+    _check_apart(source, found, file or folder)
     job = Job(found, artifact, written, folder, file)
     with told(folder):
         _claim(job)
@@ -106,17 +108,43 @@ def open_job(
 def _claim(job: Job) -> None:
     """Write the job's plan where its parts go, unless it is there."""
     filesystem, path = opened(job.folder)
+    filesystem.invalidate_cache()
     if filesystem.exists(f"{path}/{PLAN}"):
-        if json.loads(filesystem.cat_file(f"{path}/{PLAN}")) != job.record():
+        try:
+            is_ours = json.loads(filesystem.cat_file(f"{path}/{PLAN}")) == job.record()
+        except ValueError:
+            is_ours = False
+        if not is_ours:
             raise UserError(
                 "the parts of another job lie where this one's belong (other input, artifact or options)",
                 seen=job.folder,
                 remedy="Remove that folder, or name another --output",
             )
-    else:
-        if isinstance(filesystem, LocalFileSystem):  # elsewhere, making a folder could make a bucket
-            filesystem.makedirs(path, exist_ok=True)
-        filesystem.pipe_file(f"{path}/{PLAN}", json.dumps(job.record()).encode())
+        return
+    if filesystem.exists(path) and filesystem.ls(path, detail=False):
+        raise UserError(
+            "the folder of the output holds what is not this job's",
+            seen=job.folder,
+            remedy="Empty it, or name another --output",
+        )
+    if isinstance(filesystem, LocalFileSystem):  # elsewhere, making a folder could make a bucket
+        filesystem.makedirs(path, exist_ok=True)
+    with _replacing(f"{job.folder}/{PLAN}") as file:
+        file.write(json.dumps(job.record()).encode())
+
+
+def _check_apart(source: str, found: Plan, output: str) -> None:
+    """Refuse an output that would replace its input, or be read as input by the next run."""
+    filesystem, path = opened(source)
+    there, place = opened(output)
+    whole = address(there, place)
+    root = address(filesystem, path)
+    names = [each["path"] for each in found.files]
+    inside = whole.startswith(f"{root.rstrip('/')}/") or fnmatch(whole, root)
+    if whole in names or inside or any(name.startswith(f"{whole.rstrip('/')}/") for name in names):
+        raise UserError(
+            "input and output are not apart", seen=f"{source} and {output}", remedy="Name another --output"
+        )
 
 
 def run_job(job: Job, engine: Engine) -> dict:
@@ -185,17 +213,20 @@ def writer(job: Job, file: IO[bytes]) -> Iterator[Any]:
 def join(job: Job) -> None:
     """All parts in their order as one file, in the place of the output; the parts' folder goes."""
     assert job.output
+    filesystem, folder = opened(job.folder)
+    filesystem.invalidate_cache()  # workers have written
     header = csv_header(table_columns(job.plan.columns)) if job.written == "csv" else b""
-    with _replacing(job.output) as target:
+    with _replacing(job.output, stream=True) as target:
         if job.written == "parquet":
             _join_parquet(job, target)
         else:
             target.write(header)
             for part in job.plan.parts:
-                with fsspec.open(job.place(part), "rb") as file:
+                with filesystem.open(opened(job.place(part))[1], "rb") as file:
                     file.seek(len(header))
                     shutil.copyfileobj(file, target, 1 << 20)
-    filesystem, folder = opened(job.folder)
+    # The plan goes last: what an interruption leaves is known as this job's.
+    filesystem.rm([opened(job.place(part))[1] for part in job.plan.parts])
     filesystem.rm(folder, recursive=True)
 
 
@@ -204,7 +235,8 @@ def _join_parquet(job: Job, target: IO[bytes]) -> None:
 
     with pyarrow.parquet.ParquetWriter(target, _schema(job)) as out:
         for part in job.plan.parts:
-            with fsspec.open(job.place(part), "rb") as file:
+            filesystem, path = opened(job.place(part))
+            with filesystem.open(path, "rb") as file:
                 for batch in pyarrow.parquet.ParquetFile(file).iter_batches(PART_ROWS):
                     out.write_batch(batch)
 
@@ -216,7 +248,7 @@ def _schema(job: Job) -> Any:
 def _place(output: str) -> tuple[str, str | None]:
     """The folder of the parts, and the file that they become."""
     filesystem, path = opened(output)
-    whole = filesystem.unstrip_protocol(path) if "://" in output else path
+    whole = address(filesystem, path)
     if output.endswith("/") or filesystem.isdir(path):
         return whole.rstrip("/"), None
     if isinstance(filesystem, LocalFileSystem) and not Path(path).parent.is_dir():
@@ -227,18 +259,29 @@ def _place(output: str) -> tuple[str, str | None]:
 
 
 @contextmanager
-def _replacing(place: str) -> Iterator[IO[bytes]]:
-    """A file that appears at `place` when it is complete: renamed on a disk, sent to an object store."""
+def _replacing(place: str, stream: bool = False) -> Iterator[IO[bytes]]:
+    """A file that appears at `place` when it is complete: renamed on a disk, sent to an object store, or,
+    with `stream`, sent as it is written, so that a large one needs no room here."""
     filesystem, path = opened(place)
-    local = isinstance(filesystem, LocalFileSystem)
-    folder = Path(path).parent if local else Path(tempfile.gettempdir())
-    partial = folder / f".{Path(path).name}.{os.getpid()}.partial"
-    try:
-        with partial.open("wb") as file:
-            yield file
-        if local:
+    if isinstance(filesystem, LocalFileSystem):
+        partial = Path(path).with_name(f".{Path(path).name}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            with partial.open("wb") as file:
+                yield file
             partial.replace(path)
-        else:
-            filesystem.put_file(str(partial), path)
-    finally:
-        partial.unlink(missing_ok=True)
+        finally:
+            partial.unlink(missing_ok=True)
+    elif stream:
+        sent = filesystem.open(path, "wb", autocommit=False)
+        try:
+            yield sent
+            sent.close()
+            sent.commit()
+        except BaseException:
+            sent.discard()
+            raise
+    else:
+        with tempfile.NamedTemporaryFile() as kept:  # of this user alone
+            yield kept  # type: ignore[misc]
+            kept.flush()
+            filesystem.put_file(kept.name, path)

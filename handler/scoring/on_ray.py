@@ -41,7 +41,10 @@ def on_ray(address: str | None, workers: int, threads: int) -> Engine:
     def scored(job: Job, parts: list[Part]) -> Iterator[Scored]:
         if not parts:
             return
-        _start(ray, address, workers * threads, job.artifact.bytes)
+        try:
+            _start(ray, address, workers * threads, job.artifact.bytes)
+        except (ConnectionError, ValueError) as error:
+            raise UserError("there is no such Ray", seen=error, remedy="Check --address") from error
         try:
             files = {path: (job.artifact.folder / path).read_bytes() for path in _files(job.artifact.folder)}
             shared = ray.put((job, files))

@@ -5,6 +5,7 @@ of JSON or text, row groups of Parquet. Files are local or in an object store, w
 lies beside the parts; a job is continued only by the same plan. Leaves out: what rows hold (`rows`).
 """
 
+import base64
 import csv
 import io
 import json
@@ -12,11 +13,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
-import fsspec
-
 from handler.errors import UserError
 from handler.scoring.rows import BROKEN, FORMATS, MOST_TEXT, file_format, json_row, read_csv, read_lines
-from handler.storage import opened, told
+from handler.storage import address, opened, told
 
 BOM = b"\xef\xbb\xbf"  # Excel writes one
 MOST_BYTES = 16 << 20  # of a part: long texts make parts of fewer rows
@@ -46,6 +45,7 @@ class Plan:
     files: tuple[dict, ...]
     columns: tuple[str, ...]
     parts: tuple[Part, ...]
+    types: str = ""  # of Parquet: Arrow's schema, in base 64
 
     @property
     def rows(self) -> int:
@@ -58,19 +58,25 @@ class Plan:
 def plan(source: str, text_column: str, part_rows: int, written: str | None) -> Plan:
     """The parts of a file, a folder or a pattern (`in/*.csv`). Raises `UserError` where there is nothing to
     read, formats differ, or a file lacks `text_column`."""
+    with told(source):
+        return _plan(source, text_column, part_rows, written)
+
+
+def _plan(source: str, text_column: str, part_rows: int, written: str | None) -> Plan:
     filesystem, paths = _files(source)
     form = file_format(paths[0])
+    types: dict[str, Any] = {}
     columns: dict[str, None] = {}
     parts: list[Part] = []
     files = []
     for path in paths:
-        name = filesystem.unstrip_protocol(path)
+        name = address(filesystem, path)
         files.append(_identity(name, filesystem.info(path)))
         with filesystem.open(path, "rb") as file:
             if form == "csv":
                 found, cut = _cut_csv(file, part_rows)
             elif form == "parquet":
-                found, cut = _cut_parquet(file, part_rows)
+                found, cut = _cut_parquet(file, part_rows, types)
             else:
                 found, cut = _cut_lines(file, form, part_rows, text_column, written)
         if form in ("csv", "parquet"):
@@ -84,12 +90,13 @@ def plan(source: str, text_column: str, part_rows: int, written: str | None) -> 
             seen=f"{len(columns):,}",
             remedy="Write .jsonl",
         )
-    return Plan(form, text_column, tuple(files), tuple(columns), tuple(parts))
+    return Plan(form, text_column, tuple(files), tuple(columns), tuple(parts), _packed(types))
 
 
 def read_part(part: Part, form: str, text_column: str) -> Iterator[dict]:
     """The rows of a part, one dict each."""
-    with fsspec.open(part.path, "rb") as file:
+    filesystem, path = opened(part.path)
+    with told(part.path), filesystem.open(path, "rb") as file:
         if form == "parquet":
             import pyarrow.parquet
 
@@ -108,28 +115,27 @@ def read_part(part: Part, form: str, text_column: str) -> Iterator[dict]:
 
 def column_types(plan: Plan) -> dict[str, Any]:
     """The Arrow type of each column where the input is Parquet; None, which is text, elsewhere."""
-    if plan.form != "parquet":
+    if not plan.types:
         return dict.fromkeys(plan.columns)
-    import pyarrow.parquet
+    import pyarrow
 
-    kinds: dict[str, Any] = {}
-    for each in plan.files:
-        with fsspec.open(each["path"], "rb") as file:
-            for field in pyarrow.parquet.ParquetFile(file).schema_arrow:
-                if kinds.setdefault(field.name, field.type) != field.type:
-                    raise UserError(
-                        f"the files disagree on the type of {field.name}",
-                        seen=f"{kinds[field.name]} and {field.type}",
-                        remedy="Score them one by one",
-                    )
-    return kinds
+    schema = pyarrow.ipc.read_schema(pyarrow.py_buffer(base64.b64decode(plan.types)))
+    return {field.name: field.type for field in schema}
+
+
+def _packed(types: dict[str, Any]) -> str:
+    if not types:
+        return ""
+    import pyarrow
+
+    return base64.b64encode(pyarrow.schema(types.items()).serialize()).decode()
 
 
 def _files(source: str) -> tuple[Any, list[str]]:
     """The file that `source` names, or those in its folder or of its pattern, sorted."""
     filesystem, path = opened(source)
     with told(source):
-        if any(sign in path for sign in "*?["):
+        if not filesystem.exists(path) and any(sign in path for sign in "*?["):
             found = _of_a_format(filesystem.glob(path))
         elif filesystem.isdir(path):
             found = _of_a_format(filesystem.find(path))
@@ -240,7 +246,9 @@ def _after_bom(file: IO[bytes]) -> int:
     return at
 
 
-def _cut_parquet(file: IO[bytes], part_rows: int) -> tuple[tuple[str, ...], list[tuple[int, int, int]]]:
+def _cut_parquet(
+    file: IO[bytes], part_rows: int, types: dict[str, Any]
+) -> tuple[tuple[str, ...], list[tuple[int, int, int]]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -248,6 +256,13 @@ def _cut_parquet(file: IO[bytes], part_rows: int) -> tuple[tuple[str, ...], list
         table = pyarrow.parquet.ParquetFile(file)
     except pyarrow.ArrowInvalid as error:
         raise UserError("the file is not Parquet", seen=str(error)[:200], remedy="Check --file") from error
+    for field in table.schema_arrow:
+        if types.setdefault(field.name, field.type) != field.type:
+            raise UserError(
+                f"the files disagree on the type of {field.name}",
+                seen=f"{types[field.name]} and {field.type}",
+                remedy="Score them one by one",
+            )
     found, start, rows = [], 0, 0
     for group in range(table.num_row_groups):
         rows += table.metadata.row_group(group).num_rows

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any, TextIO
 
 from handler.errors import Rejection, UserError
-from handler.predictor import WINDOW, Predictor
+from handler.predictor import WINDOW, Predictor, clean
 from handler.requests import Limits, read_text
 
 RESULT = ("label", "score", "tokens", "truncated", "error")
@@ -60,7 +60,11 @@ def json_row(line: str, text_column: str) -> dict:
         row = json.loads(line)
     except (ValueError, RecursionError):
         row = None
-    return row if isinstance(row, dict) else {text_column: None, BROKEN: "the line is not a JSON object"}
+    if not isinstance(row, dict):
+        return {text_column: None, BROKEN: "the line is not a JSON object"}
+    if "\\ud" in line.lower():  # half of a character that is written as two: no file can hold it
+        row = json.loads(clean(json.dumps(row, ensure_ascii=False)))
+    return row
 
 
 def classify(predictor: Predictor, rows: Iterable[dict], text_column: str) -> Iterator[dict]:
@@ -113,7 +117,16 @@ class JsonWriter:
         self.file = file
 
     def write(self, rows: Sequence[dict]) -> None:
-        self.file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+        self.file.writelines(self.line(row) + "\n" for row in rows)
+
+    @staticmethod
+    def line(row: dict) -> str:
+        """A row; numbers that JSON has no form for (not a number, infinite) become null."""
+        try:
+            return json.dumps(row, ensure_ascii=False, default=str, allow_nan=False)
+        except ValueError:
+            text = json.dumps(row, ensure_ascii=False, default=str)
+            return json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=False)
 
 
 class ParquetWriter:

@@ -261,7 +261,7 @@ def test_the_public_server_starts_answers_and_stops_by_command(
     monkeypatch.setenv("TEMP", str(tmp_path))
     archive = workshop / "model_store" / "hate-openvino-int8.mar"
     (tmp_path / "hate.mar").symlink_to(archive)
-    path, ports = servers._private_config(tmp_path, tmp_path / "hate.mar")
+    path, ports = servers._private_config(tmp_path, tmp_path / "hate.mar", {})
     started = run_apart("deploy", "start", "--config", path)
     try:
         assert started.returncode == 0, started.stderr

@@ -1,6 +1,7 @@
 """Publishing to a real S3 server on loopback, and from there to a TorchServe that trusts that alone."""
 
 import json
+import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -69,6 +70,9 @@ def test_a_file_that_was_changed_in_the_storage_is_not_fetched(stores, tmp_path)
         file.write(b"other")
     with pytest.raises(UserError, match="not what was published"):
         fetch(place, tmp_path / "fetched")
+    publish([stores["1.0"] / "hate.mar"], str(tmp_path / "registry"), "hate", force=True)
+    fetch(place, tmp_path / "mended")
+    shutil.rmtree(tmp_path / "mended")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["registry"], "nothing half-fetched is left"
 
 

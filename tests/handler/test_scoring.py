@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -108,6 +109,49 @@ def test_parts_of_another_input_are_not_gone_on_with(untidy, artifact, predictor
         file.write("\none more,1,x")
     with pytest.raises(UserError, match="another job"):
         open_job(str(untidy), str(tmp_path / "out.csv"), artifact, "text", None, 7)
+
+
+def test_other_thresholds_are_another_job(untidy, artifact, predictor, tmp_path) -> None:
+    open_job(str(untidy), str(tmp_path / "out.csv"), artifact, "text", None, 7)
+    changed = replace(artifact, meta=artifact.meta | {"thresholds": {"hate": 0.123}})
+    with pytest.raises(UserError, match="another job"):
+        open_job(str(untidy), str(tmp_path / "out.csv"), changed, "text", None, 7)
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(untidy, artifact, tmp_path) -> None:
+    (tmp_path / "out.csv.parts").mkdir()
+    (tmp_path / "out.csv.parts" / "part-000000.csv").write_text("mine")
+    with pytest.raises(UserError, match="not this job's"):
+        open_job(str(untidy), str(tmp_path / "out.csv"), artifact, "text", None, 7)
+    (tmp_path / "out.csv.parts" / "_plan.json").write_text('{"half')
+    with pytest.raises(UserError, match="another job"):
+        open_job(str(untidy), str(tmp_path / "out.csv"), artifact, "text", None, 7)
+
+
+@pytest.mark.parametrize("output", ["in/a.csv", "in/out.csv", "in/", "in"])
+def test_an_output_among_the_input_is_refused(output: str, artifact, tmp_path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("text\nx\n")
+    for source in ("in", "in/*.csv", "in/a.csv"):
+        if source == "in/a.csv" and output == "in/out.csv":
+            continue
+        with pytest.raises(UserError, match="not apart"):
+            open_job(f"{tmp_path}/{source}", f"{tmp_path}/{output}", artifact, "text", None, 7)
+    assert (tmp_path / "in" / "a.csv").read_text() == "text\nx\n"
+
+
+def test_names_like_patterns_and_characters_like_none_are_taken_as_they_are(
+    artifact, predictor, tmp_path
+) -> None:
+    source = tmp_path / "in[1]::x.jsonl"
+    source.write_text('{"text": "half \\ud83d of one", "n": NaN, "t": "\\ud83d\\ude00"}\n')
+    for form in ("jsonl", "csv", "parquet"):
+        score(source, tmp_path / f"out.{form}", artifact, here(predictor))
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    assert row["text"] == "half \ufffd of one"
+    assert row["n"] is None
+    assert row["t"] == "\U0001f600"
+    assert row["error"] is None
 
 
 def test_a_process_that_is_killed_loses_and_repeats_no_row(artifact: Artifact, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["labels"] == ["not-hate", "hate"], "and one prints"
     (one_loss, one_norm), (two_loss, two_norm) = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one_loss) == len(two_loss) == 13
-    assert two_norm[0] == pytest.approx(one_norm[0], rel=1e-4), "the first gradient is the same"
+    assert two_norm[0] == pytest.approx(one_norm[0], rel=1e-3), "the first gradient is the same"
     assert two_loss == pytest.approx(one_loss, rel=1e-3), (
         "later ones differ by what rounding makes of Adam's steps"
     )
@@ -49,15 +49,33 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, tmp_path: Path) -
 
 
 def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path: Path) -> None:
-    recipe = ("--epochs", "0.1", "--dropout", "0", "--precision", "fp32", "--run-name", "run")
-    for name, cut in (("whole", (32, 1)), ("parts", (16, 2))):
+    """One step over all texts, so that it does not matter which of them stand in a batch together."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    lines = [
+        f"a {('good', 'bad')[number % 2]} text {number},{number % 2}" for number in range(80)
+    ]  # 64 and the gate's 16
+    (folder / "train.csv").write_text("\n".join(["text,label", *lines]))
+    (folder / "validation.csv").write_text("text,label\na good one,0\na bad one,1\n")
+    recipe = (
+        "--data",
+        f"csv:{folder}",
+        "--base",
+        "random:tiny",
+        "--epochs",
+        1,
+        "--no-test",
+        "--run-name",
+        "run",
+    )
+    recipe += ("--dropout", 0, "--precision", "fp32")
+    for name, cut in (("whole", (64, 1)), ("parts", (16, 4))):
         sizes = ("--batch-size", cut[0], "--accumulation", cut[1], "--gradient-checkpointing")
-        done = run_stage("training", *TINY, *recipe, *sizes, "--output", tmp_path / name / "checkpoint")
+        done = run_stage("training", *recipe, *sizes, "--output", tmp_path / name / "checkpoint")
         assert done.returncode == 0, done.stderr
-    # Texts of like length are grouped by 16 then, which makes other batches: the size of a step must agree.
     (_, whole), (_, parts) = losses(tmp_path / "whole"), losses(tmp_path / "parts")
-    assert len(whole) == len(parts) == 13
-    assert parts[0] == pytest.approx(whole[0], rel=0.5)
+    assert len(whole) == len(parts) == 1
+    assert parts[0] == pytest.approx(whole[0], rel=0.02), "not a quarter of it, and not four times as much"
 
 
 def test_a_run_that_is_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from tests.conftest import ROOT, run_stage
 from training import __main__ as command
-from training import tracking
+from training import search, tracking
 
 TINY = ("--data", "demo", "--base", "random:tiny", "--learning-rate", "2e-3")
 
@@ -54,14 +54,14 @@ def test_mlflow_has_settings_figures_and_the_best_version(folder: Path) -> None:
 
     address = f"sqlite:///{folder / 'tracks' / 'mlflow' / 'mlflow.db'}"
     client = mlflow.MlflowClient(address, address)
-    experiment = client.get_experiment_by_name("hate")
+    experiment = client.get_experiment_by_name("demo")
     found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert {name: run.info.status for name, run in found.items()} == {"a": "FINISHED", "b": "FINISHED"}
     assert found["b"].data.params["learning_rate"] == "0.002"
     figures = {name: recorded(folder, name)["metrics"]["validation"]["macro_f1"] for name in ("a", "b")}
     assert found["a"].data.metrics["final/validation/macro_f1"] == pytest.approx(figures["a"])
-    assert len(client.search_model_versions("name='hate'")) == 2
-    best = client.get_model_version_by_alias("hate", "best")
+    assert len(client.search_model_versions("name='demo'")) == 2
+    best = client.get_model_version_by_alias("demo", "best")
     assert best.run_id == found[max(figures, key=lambda name: figures[name])].info.run_id
     kept = Path(best.source.removeprefix("file://"))
     assert (kept / "model.safetensors").is_file()
@@ -142,6 +142,13 @@ def test_a_search_that_was_killed_goes_on_and_ends_with_a_recipe_and_a_picture(t
     assert "something else: another recipe" in other.stderr
 
 
+def test_parts_of_epochs_stay_parts(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("epochs: {low: 0.5, high: 2.5}\nbatch-size: [8, 16]\n")
+    space = search.read_space(tmp_path / "space.yaml", command.parser())
+    assert (space["epochs"].low, space["epochs"].high) == (0.5, 2.5)
+    assert space["batch_size"].choices == (8, 16)
+
+
 @pytest.mark.parametrize(
     ("space", "expected"),
     [
@@ -149,7 +156,14 @@ def test_a_search_that_was_killed_goes_on_and_ends_with_a_recipe_and_a_picture(t
         ({"seed": [1, 2]}, "no setting of a recipe: seed"),
         ({"epochs": 3}, "neither choices nor a range"),
         ({"epochs": {"low": 1}}, "neither choices nor a range"),
-        ({"epochs": {"low": "one", "high": 2}}, "has no range of numbers"),
+        ({"epochs": {"low": "one", "high": 2}}, "what it cannot be"),
+        ({"epochs": {"low": 2, "high": 1}}, "what it cannot be"),
+        ({"freeze": ["nonsense"]}, "choose of none, embeddings, encoder"),
+        ({"freeze": {"low": "none", "high": "encoder"}}, "it is no number"),
+        ({"batch_size": ["many"]}, "what it cannot be"),
+        ({"learning_rate": [None]}, "what it cannot be"),
+        ({"learning_rate": {"low": 0, "high": 1, "log": True}}, "what it cannot be"),
+        ({"soft_targets": ["yes"]}, "true or false"),
     ],
 )
 def test_a_space_that_says_nothing_is_refused(space: dict, expected: str, tmp_path: Path) -> None:
