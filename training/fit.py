@@ -188,9 +188,9 @@ def fit(
     """Fine-tune `model` in place on train, keep its best epoch by validation macro-F1, and return that.
 
     `state` holds what resuming needs and is the caller's to remove once the model is saved. With `resume`
-    the last saved epoch is continued from, provided base, data and recipe are those it was started with;
-    the phase that trains the head alone is done again unless an epoch of the next is saved. `teacher` are
-    logits `[n, labels]` of the training texts.
+    the last saved step is continued from, provided base, data and recipe are those it was started with;
+    the phase that trains the head alone is done again unless a step of the next is saved. `teacher` are
+    logits `[n, labels]` of the training texts. Under torchrun, every process calls this.
     """
     processes.check_batch(recipe.batch_size)
     _check_able(model, recipe)
