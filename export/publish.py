@@ -23,7 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from handler.artifact import DESCRIPTION, archived_artifact, file_sha256
 from handler.errors import UserError
-from handler.storage import FAILURES, opened, told
+from handler.storage import FAILURES, address, opened, told
 
 RECORD = "published.json"
 SCHEMA = 1
@@ -52,14 +52,14 @@ def publish(
     The same content again changes nothing; an upload that broke off is begun again. Raises `UserError` when
     the version is there with other content, or the storage cannot be reached.
     """
+    metas = [archived_artifact(archive).meta for archive in archives]
     version = _version(archives)
     described: dict[str, bytes] = {}
     sent: dict[str, Path] = {}
-    for archive in archives:
+    for archive, meta in zip(archives, metas, strict=True):
         # TorchServe keeps what it fetches under the address's last name, and refuses one that it has.
         named = f"{archive.stem}-{version}"
         sent[f"{named}.mar"] = archive
-        meta = archived_artifact(archive).meta
         described[f"{named}.{DESCRIPTION}"] = json.dumps(meta, indent=2, ensure_ascii=False).encode()
     if checkpoint is not None:
         found = sorted(path for path in checkpoint.rglob("*") if path.is_file())
@@ -74,7 +74,7 @@ def publish(
         with _storage(destination) as (filesystem, root):
             place = f"{root}/{name}/{version}"
             there = _record(filesystem, place)
-            whole = _name(filesystem, place, destination)
+            whole = address(filesystem, place)
             if there and there["files"] == files and not force:
                 return Published(whole, there)
             if there and not force:
@@ -146,9 +146,8 @@ def _version(archives: Sequence[Path]) -> str:
     """The version that all archives hold."""
     versions = set()
     for archive in archives:
-        archived_artifact(archive)
-        with zipfile.ZipFile(archive) as opened:
-            versions.add(json.loads(opened.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"])
+        with zipfile.ZipFile(archive) as content:
+            versions.add(json.loads(content.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"])
     if len(versions) != 1:
         seen = ", ".join(sorted(versions)) or "no archive"
         raise UserError("the archives are not of one version", seen=seen, remedy="Package them again")
@@ -180,10 +179,6 @@ def _send(filesystem: Any, file: Path, place: str) -> None:
 def _bar(what: str) -> TqdmCallback:
     shown = {"desc": what, "unit": "B", "unit_scale": True, "leave": False}
     return TqdmCallback(shown | {"disable": not sys.stderr.isatty()})
-
-
-def _name(filesystem: Any, place: str, destination: str) -> str:
-    return filesystem.unstrip_protocol(place) if "://" in destination else place
 
 
 @contextmanager

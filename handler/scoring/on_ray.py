@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import handler
-from handler.artifact import open_artifact
+from handler.artifact import DESCRIPTION, open_artifact
 from handler.errors import UnsupportedError, UserError
 from handler.predictor import Predictor
 from handler.scoring.job import Engine, Job, Scored, score_part
@@ -46,7 +46,8 @@ def on_ray(address: str | None, workers: int, threads: int) -> Engine:
         except (ConnectionError, ValueError) as error:
             raise UserError("there is no such Ray", seen=error, remedy="Check --address") from error
         try:
-            files = {path: (job.artifact.folder / path).read_bytes() for path in _files(job.artifact.folder)}
+            paths = (DESCRIPTION, *job.artifact.meta["files"])
+            files = {path: (job.artifact.folder / path).read_bytes() for path in paths}
             shared = ray.put((job, files))
             rows = ray.data.from_items([part.number for part in parts], override_num_blocks=len(parts))
             done = rows.map_batches(
@@ -108,7 +109,3 @@ def _start(ray: Any, address: str | None, cpus: int, artifact_bytes: int) -> Non
     context.enable_progress_bars = False
     warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*ray_remote_args_fn")
     context.actor_task_retry_on_errors = [OSError]
-
-
-def _files(folder: Path) -> list[str]:
-    return [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
