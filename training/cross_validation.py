@@ -1,20 +1,25 @@
 """`python -m training.cross_validation`: how good a recipe is on a set that is too small for one test split.
 
 Every text of a set is tested once, by a model that was trained on the other folds (stratified, shuffled by
-the split seed). Inside each training part a tenth is validation: it stops the training and sets temperature
-and threshold, so that the tested fold decides nothing. Covers: one set that comes without a published test
+the split seed). Inside each training part a tenth is validation: it stops the training, sets temperature
+and threshold, and is what recipes are chosen by, so that the tested fold decides nothing. Each fold's figures
+are kept, and the same command goes on with the next. Covers: one set that comes without a published test
 split. Leaves out: joined sets; train on the others first, and give that checkpoint as `--base`.
 """
 
+import hashlib
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
 from tabulate import tabulate
 
+from handler.artifact import file_sha256
+from handler.atomic import write_json
 from handler.commands import emit, positive_int, run, say
 from handler.errors import UserError
 from training import __main__ as command
@@ -23,6 +28,7 @@ from training.data import Dataset
 from training.data.splits import VALIDATION_SHARE, carve, codes, concatenate
 from training.recipe import Recipe
 
+JUDGED = ("validation", "test")
 SHOWN = ("macro_f1", "accuracy", "auroc", "average_precision")
 
 
@@ -30,20 +36,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = command.parser()
     flags.prog, flags.description = "python -m training.cross_validation", "Cross-validate a recipe."
     flags.add_argument("--folds", type=positive_int, default=10, help="default: 10")
+    flags.add_argument(
+        "--folder",
+        type=Path,
+        default="build/cross-validation",
+        help="keeps the figures of finished folds (default: %(default)s)",
+    )
     options = command.parse(argv, flags)
     dataset = command.load(options)
     say(command.table(dataset))
     command.prepare(options)
-    figures = []
+    recipe = command.recipe(options)
+    place = options.folder / key(dataset, options.base, recipe, options.folds)
+    figures: dict[str, list[dict]] = {split: [] for split in JUDGED}
     for number, fold in enumerate(folds(dataset, options.folds), start=1):
-        figures.append(judge(fold, options.base, command.recipe(options), options.trust_remote_code))
-        say(f"fold {number} of {options.folds}: macro-F1 {figures[-1]['macro_f1']:.3f}")
-    result = summarise(figures)
-    shown = {name: each for name, each in result["figures"].items() if name in SHOWN}
-    rows = [[name, each["mean"], each["standard_deviation"]] for name, each in shown.items()]
-    say(tabulate(rows, ["", "mean", "standard deviation of folds"], floatfmt=".3f"))
+        kept = place / f"fold-{number}.json"
+        if not kept.is_file():
+            write_json(kept, judge(fold, options.base, recipe, options.trust_remote_code))
+        found = json.loads(kept.read_text())
+        for split in JUDGED:
+            figures[split].append(found[split])
+        said = ", ".join(f"{split} {found[split]['macro_f1']:.3f}" for split in JUDGED)
+        say(f"fold {number} of {options.folds}: macro-F1 {said}")
+    result = {split: summarise(figures[split]) for split in JUDGED}
+    rows = [
+        [name, result["validation"][name]["mean"], each["mean"], each["standard_deviation"]]
+        for name, each in result["test"].items()
+        if name in SHOWN
+    ]
+    say(tabulate(rows, ["mean of folds", "validation", "test", "its standard deviation"], floatfmt=".3f"))
     emit({"data": dataset.spec, "base": options.base, "folds": options.folds, **result})
     return 0
+
+
+def key(dataset: Dataset, base: str, recipe: Recipe, count: int) -> str:
+    """A name for all that the figures depend on: data, base weights, recipe and folds."""
+    weights = [file_sha256(path) for path in sorted(Path(base).glob("*.safetensors"))]
+    settings = [dataset.sha256, dataset.seed, base, weights, asdict(recipe), count]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
 
 
 def folds(dataset: Dataset, count: int) -> Iterator[Dataset]:
@@ -83,14 +113,16 @@ def _classes(whole: data.Split, count: int) -> np.ndarray:
 
 
 def judge(fold: Dataset, base: str, recipe: Recipe, trust_remote_code: bool = False) -> dict:
-    """The figures of a fold's test part."""
+    """The figures of a fold's validation and test parts."""
     from training import pipeline
 
     with tempfile.TemporaryDirectory() as state:
         place = Path(state) / "state"
         trained = pipeline.fitted(fold, base, recipe, place, trust_remote_code=trust_remote_code)
-    test = fold.splits["test"]
-    return trained.figures(trained.scores(test.texts), test.labels)
+    judged = {split: fold.splits[split] for split in JUDGED}
+    return {
+        name: trained.figures(trained.scores(split.texts), split.labels) for name, split in judged.items()
+    }
 
 
 def summarise(figures: Sequence[dict]) -> dict:
@@ -98,14 +130,12 @@ def summarise(figures: Sequence[dict]) -> dict:
     names = [name for name in figures[0] if any(isinstance(each[name], float) for each in figures)]
     table = {name: [each[name] for each in figures if each[name] is not None] for name in names}
     return {
-        "figures": {
-            name: {
-                "mean": float(np.mean(values)),
-                "standard_deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-                "folds": values,
-            }
-            for name, values in table.items()
-        },
+        name: {
+            "mean": float(np.mean(values)),
+            "standard_deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+            "folds": values,
+        }
+        for name, values in table.items()
     }
 
 

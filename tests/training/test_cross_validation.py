@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from handler.errors import UserError
-from training import data
-from training.cross_validation import folds, main, summarise
+from training import cross_validation, data
+from training.cross_validation import folds, judge, main, summarise
 
 
 def test_each_text_is_tested_once_and_never_trained_on_in_its_fold(small_jsonl) -> None:
@@ -60,14 +60,26 @@ def test_a_published_test_split_is_not_mixed_with_train(tmp_path) -> None:
 
 def test_means_leave_out_what_is_undefined() -> None:
     found = summarise([{"macro_f1": 0.5, "auroc": None, "n": 3}, {"macro_f1": 0.7, "auroc": 0.9, "n": 3}])
-    assert found["figures"]["macro_f1"]["mean"] == pytest.approx(0.6)
-    assert found["figures"]["auroc"] == {"mean": 0.9, "standard_deviation": None, "folds": [0.9]}
-    assert "n" not in found["figures"]
+    assert found["macro_f1"]["mean"] == pytest.approx(0.6)
+    assert found["auroc"] == {"mean": 0.9, "standard_deviation": None, "folds": [0.9]}
+    assert "n" not in found
 
 
-def test_the_command_says_each_fold_and_prints_the_whole(small_jsonl, capsys) -> None:
-    options = ["--base", "random:tiny", "--epochs", "1", "--folds", "2"]
-    assert main(["--data", f"jsonl:{small_jsonl}", *options]) == 0
+def test_the_command_says_each_fold_prints_the_whole_and_goes_on_where_it_was(
+    small_jsonl, tmp_path, capsys, monkeypatch
+) -> None:
+    options = ["--data", f"jsonl:{small_jsonl}", "--base", "random:tiny", "--folder", str(tmp_path)]
+    assert main([*options, "--epochs", "1", "--folds", "2"]) == 0
     said = capsys.readouterr()
-    assert "fold 2 of 2: macro-F1" in said.err
-    assert len(json.loads(said.out)["figures"]["macro_f1"]["folds"]) == 2
+    assert "fold 2 of 2: macro-F1 validation" in said.err
+    first = json.loads(said.out)
+    assert len(first["test"]["macro_f1"]["folds"]) == len(first["validation"]["macro_f1"]["folds"]) == 2
+
+    next(tmp_path.rglob("fold-2.json")).unlink()
+    judged = []
+    monkeypatch.setattr(cross_validation, "judge", lambda *given: judged.append(1) or judge(*given))
+    assert main([*options, "--epochs", "1", "--folds", "2"]) == 0
+    assert len(judged) == 1
+    assert json.loads(capsys.readouterr().out) == first
+    assert main([*options, "--epochs", "2", "--folds", "2"]) == 0
+    assert len(judged) == 3, "another recipe has folds of its own"
