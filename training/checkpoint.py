@@ -206,7 +206,7 @@ def portable(name: str) -> str:
 def describe_surroundings() -> dict[str, Any]:
     """Commit of this project (None outside git), versions, and the machine in brief."""
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in VERSIONED},
         "machine": {
@@ -223,7 +223,8 @@ def _json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
+    """Of this project; None outside git."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--verify", "--quiet", "HEAD"]
     try:
         return (

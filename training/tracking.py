@@ -9,6 +9,7 @@ the checkpoint itself (`checkpoint`), and comparing runs (`runs`).
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,13 @@ from transformers import TrainerCallback
 
 from handler.commands import say
 from handler.errors import UnsupportedError, UserError
+from training.checkpoint import commit
 
 WITHOUT = "Mend that, or leave it out of --track"
 BEST = "best"  # MLflow's alias of the registered version with the highest validation macro-F1
 METRIC, DATA = "validation/macro_f1", "data_sha256"
+# What the Trainer adds of its own speed and sums: of no use beside the curves.
+LEFT_OUT = re.compile(r"total_flos|train_\w+|eval_(runtime|\w+_per_second)")
 
 
 class Tracker(Protocol):
@@ -72,8 +76,11 @@ class MLflow:
         known = self.client.get_experiment_by_name(experiment)
         place = (folder / "mlflow" / "artifacts").absolute().as_uri() if address == own else None
         number = known.experiment_id if known else self.client.create_experiment(experiment, place)
-        self.run = self.client.create_run(number, run_name=run)
+        tags = {"mlflow.source.name": "python -m training", "mlflow.source.git.commit": commit() or "none"}
+        self.run = self.client.create_run(number, tags=tags, run_name=run)
         self.id = self.run.info.run_id
+        data = mlflow.entities.Dataset(str(settings.get("data")), self.data[:36], "local", "{}")
+        self.client.log_inputs(self.id, [mlflow.entities.DatasetInput(data)])
         for name, value in settings.items():
             self.client.log_param(self.id, name, value)
 
@@ -178,8 +185,11 @@ class Run(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:  # type: ignore[no-untyped-def]
         self.last = state.global_step
-        numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
-        figures = {_name(name): float(value) for name, value in numbers.items()}
+        figures = {
+            _name(name): float(value)
+            for name, value in (logs or {}).items()
+            if isinstance(value, int | float) and not LEFT_OUT.fullmatch(name)
+        }
         self.tell(lambda tracker: tracker.log(figures, self.before + self.last))
 
     def tell(self, what: Callable[[Tracker], None]) -> None:

@@ -58,6 +58,8 @@ def test_mlflow_has_settings_figures_and_the_best_version(folder: Path) -> None:
     found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert {name: run.info.status for name, run in found.items()} == {"a": "FINISHED", "b": "FINISHED"}
     assert found["b"].data.params["learning_rate"] == "0.002"
+    (given,) = found["b"].inputs.dataset_inputs
+    assert recorded(folder, "b")["data"]["sha256"].startswith(given.dataset.digest)
     figures = {name: recorded(folder, name)["metrics"]["validation"]["macro_f1"] for name in ("a", "b")}
     assert found["a"].data.metrics["final/validation/macro_f1"] == pytest.approx(figures["a"])
     assert len(client.search_model_versions("name='demo'")) == 2
@@ -68,9 +70,17 @@ def test_mlflow_has_settings_figures_and_the_best_version(folder: Path) -> None:
 
 
 def test_weights_and_biases_keeps_its_files_here(folder: Path) -> None:
-    found = list((folder / "tracks" / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(found) == 2
-    assert all(path.stat().st_size for path in found)
+    """Read by their own viewer, which is no Python."""
+    found = {}
+    for path in (folder / "tracks" / "wandb").glob("offline-run-*/*.wandb"):
+        command_line = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(path)]
+        shown = json.loads(subprocess.run(command_line, capture_output=True, check=True).stdout)
+        found[shown["name"]] = shown
+    assert found.keys() == {"a", "b"}
+    for name, shown in found.items():
+        assert shown["config"]["learning_rate"] == 0.002
+        figure = recorded(folder, name)["metrics"]["validation"]["macro_f1"]
+        assert shown["summary"]["final/validation/macro_f1"] == pytest.approx(figure)
 
 
 def test_a_run_that_fails_is_recorded_as_failed(tmp_path: Path) -> None:
