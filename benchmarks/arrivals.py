@@ -19,8 +19,8 @@ import aiohttp
 import numpy as np
 
 from benchmarks.latency import LEAST_SAMPLES, percentile
-from benchmarks.load import GIVE_UP_S, JSON, ask
 from benchmarks.server_counters import read_counters, spent, split
+from deploy.load import GIVE_UP_S, JSON, ask
 
 IN_FLIGHT = 2000  # far more than any queue here holds: it must not throttle, only end
 OTHER_FILES = 100  # of the process, beside its connections

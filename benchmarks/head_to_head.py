@@ -21,12 +21,12 @@ import jsonschema
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.load import Load, closed_loop
 from benchmarks.pages.head_to_head_page import BARE, EXAMPLE, FASTAPI, MANY_TEXTS
 from benchmarks.progress import Step
 from benchmarks.rival_servers import example_server, fastapi_server, rival_archive
 from benchmarks.served import Running, as_bodies, describe, serve
 from benchmarks.server_counters import read_counters
+from deploy.load import Load, closed_loop
 from handler.artifact import unpacked
 from handler.predictor import Predictor
 

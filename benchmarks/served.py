@@ -29,10 +29,10 @@ from benchmarks import arrivals
 from benchmarks.arrivals import Arrivals, describe_open, open_loop
 from benchmarks.journal import Journal
 from benchmarks.latency import LEAST_SAMPLES, percentile
-from benchmarks.load import MOST_STRETCH, Load, closed_loop
 from benchmarks.profiles import Profile
 from benchmarks.progress import Step
 from benchmarks.quality import Scores, in_lists, spread
+from deploy.load import MOST_STRETCH, Load, closed_loop
 from deploy.server import private_server
 from handler.artifact import Artifact, archived_artifact
 from handler.errors import UserError

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from benchmarks import arrivals, load
+from benchmarks import arrivals
+from deploy import load
 from training.checkpoint import load_data, open_checkpoint
 
 SHARED = {

@@ -9,8 +9,8 @@ import pytest
 from aiohttp import web
 
 from benchmarks.arrivals import TOO_MANY, Arrivals, describe_open, open_loop, poisson_times, saturation
-from benchmarks.load import closed_loop
 from benchmarks.report import tidy, validate
+from deploy.load import closed_loop
 
 BODIES = [b'{"text": "a"}', b'{"text": "b"}']
 

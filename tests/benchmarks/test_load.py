@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from benchmarks.load import Load, closed_loop
 from benchmarks.quality import LIST_BYTES, LIST_TEXTS, in_lists, spread
 from benchmarks.served import describe, score_served, served_parity
+from deploy.load import Load, closed_loop
 
 LABELS = ["not-hate", "hate"]
 

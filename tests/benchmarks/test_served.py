@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from benchmarks.arrivals import open_loop
-from benchmarks.load import closed_loop
 from benchmarks.profiles import PROFILES
 from benchmarks.report import tidy, validate
 from benchmarks.served import Running, Served, as_bodies, one_pass
 from benchmarks.server_counters import INFERENCE, QUEUE, REQUESTS, read_counters, spent, split
+from deploy.load import closed_loop
 from training.data.splits import Split
 
 TEXTS = ["a text", "another text that is somewhat longer than the first"]
