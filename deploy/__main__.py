@@ -1,17 +1,26 @@
-"""`python -m deploy start|stop|status`: the public server, as `config.properties` describes it."""
+"""`python -m deploy start|stop|status|tune`: the public server, as `config.properties` describes it."""
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from deploy import server
 from handler.commands import emit, run, say
 from handler.torchserve import is_taken, java_home, read_config
 
+# Each with needs of its own, which a serving environment lacks: imported when it is called.
+COMMANDS = {"tune": "find the settings that suit this machine"}
+OTHERS = "; ".join(f"{name}: {words}" for name, words in COMMANDS.items())
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m deploy", description=__doc__)
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in COMMANDS:
+        return import_module(f"deploy.{argv[0]}").main(argv[1:])
+    parser = argparse.ArgumentParser(prog="python -m deploy", description=__doc__, epilog=OTHERS)
     commands = parser.add_subparsers(required=True)
     common = argparse.ArgumentParser(add_help=False)
     default = Path(os.environ.get("TS_CONFIG_FILE", server.CONFIG))

@@ -73,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
         "package", parents=[common, store], help="artifacts -> .mar, and promote one"
     )
     package.add_argument("--version", default="1.0", help="of the model; default: %(default)s")
+    package.add_argument(
+        "--tuning", type=Path, help="of python -m deploy tune (default: tuning.json beside --artifacts)"
+    )
     package.set_defaults(command=_package)
 
     promote = commands.add_parser(
@@ -235,8 +238,10 @@ def _share(text: str) -> float:
 
 
 def _package(arguments: argparse.Namespace) -> int:
+    from deploy.tuning import settings_for
     from export.package import package
 
+    tuning = arguments.tuning or arguments.artifacts.parent / "tuning.json"
     folders = sorted(path.parent for path in arguments.artifacts.glob(f"[!.]*/{DESCRIPTION}"))
     if not folders:
         raise UserError(
@@ -249,9 +254,10 @@ def _package(arguments: argparse.Namespace) -> int:
         if artifact.meta["build"]["checkpoint_sha256"] != reference:
             say(f"{folder.name}: left out, made from another checkpoint than fp32: make export")
             continue
-        path = package(artifact, arguments.store, name=arguments.name, version=arguments.version)
+        tuned = settings_for(tuning, artifact.name, artifact.sha256)
+        path = package(artifact, arguments.store, name=arguments.name, version=arguments.version, tuned=tuned)
         archives[folder.name] = str(path)
-        say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+        say(f"{path} ({path.stat().st_size / 1e6:.1f} MB{', tuned' if tuned else ''})")
     variant, sha256 = _selected(arguments) or ("fp32", None)
     emit({"archives": archives, "promoted": str(_promote_to(arguments, variant, sha256=sha256))})
     return 0

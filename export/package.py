@@ -12,6 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -39,7 +40,7 @@ SHIPPED = (
 
 # One worker with all threads beats two workers with half of them each on few cores; a delay of 1 ms
 # drains what has queued while the last batch ran (0 would cap batches at 2) and costs a lone request 1 ms.
-MODEL_CONFIG = {
+MODEL_CONFIG: dict[str, Any] = {
     "minWorkers": 1,
     "maxWorkers": 1,
     "batchSize": 32,
@@ -52,15 +53,25 @@ MODEL_CONFIG = {
 }
 
 
-def package(artifact: Artifact, store: Path, *, name: str = "hate", version: str = "1.0") -> Path:
-    """Write `store/<name>-<variant>.mar` atomically and return its path."""
+def package(
+    artifact: Artifact,
+    store: Path,
+    *,
+    name: str = "hate",
+    version: str = "1.0",
+    tuned: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `store/<name>-<variant>.mar` atomically and return its path; `tuned` settings go before ours."""
     store.mkdir(parents=True, exist_ok=True)
     target = store / f"{name}-{artifact.name}.mar"
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     # A scratch folder of our own: the archiver stages under the model's name in the temporary folder,
     # where two runs at once would destroy each other.
     with tempfile.TemporaryDirectory(prefix="package-") as scratch:
-        code = _lay_out(Path(scratch), name, version, "cpu" in artifact.meta["devices"])
+        device = {"deviceType": "cpu" if "cpu" in artifact.meta["devices"] else "gpu"}
+        handler = MODEL_CONFIG["handler"] | (tuned or {}).get("handler", {})
+        settings = MODEL_CONFIG | device | dict(tuned or {}) | {"handler": handler}
+        code = _lay_out(Path(scratch), name, version, settings)
         files = {path.relative_to(code).as_posix(): path for path in code.rglob("*") if path.is_file()}
         files |= {
             f"artifact/{path}": artifact.folder / path for path in (DESCRIPTION, *artifact.meta["files"])
@@ -73,7 +84,7 @@ def package(artifact: Artifact, store: Path, *, name: str = "hate", version: str
     return target
 
 
-def _lay_out(scratch: Path, name: str, version: str, on_cpu: bool) -> Path:
+def _lay_out(scratch: Path, name: str, version: str, settings: Mapping[str, Any]) -> Path:
     """Let torch-model-archiver lay out handler, settings and manifest; the folder in which they lie."""
     extra, staging, laid_out = scratch / "extra", scratch / "staging", scratch / "laid-out"
     for folder in (extra / "handler", staging, laid_out):
@@ -81,8 +92,7 @@ def _lay_out(scratch: Path, name: str, version: str, on_cpu: bool) -> Path:
     for module in SHIPPED:
         shutil.copy(HANDLER / module, extra / "handler" / module)
     config = scratch / "model-config.yaml"
-    settings = MODEL_CONFIG | {"deviceType": "cpu" if on_cpu else "gpu"}
-    config.write_text(yaml.safe_dump(settings, sort_keys=False))
+    config.write_text(yaml.safe_dump(dict(settings), sort_keys=False))
     command = [str(Path(sys.executable).with_name("torch-model-archiver")), "--archive-format", "no-archive"]
     command += ["--model-name", name, "--version", version, "--handler", str(HANDLER / "hate_handler.py")]
     command += ["--extra-files", str(extra), "--config-file", str(config), "--export-path", str(laid_out)]

@@ -3,9 +3,12 @@
 import json
 import random
 
+import pytest
+
 from training import epoch_time
 
 
+@pytest.mark.slow
 def test_a_pair_has_times_qualities_and_their_ratio(tmp_path, capsys) -> None:
     order = random.Random(0)
     rows = [(order.choice(("good", "bad")), order.random()) for _ in range(80)]

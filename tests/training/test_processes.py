@@ -78,11 +78,13 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path: Path) ->
     assert parts[0] == pytest.approx(whole[0], rel=0.02), "not a quarter of it, and not four times as much"
 
 
-def test_a_run_that_is_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    recipe = ("--epochs", "2", "--threads", "1", "--track", "none", "--save-minutes", "0.002")
+def test_a_run_that_is_killed_ends_as_one_that_was_not(small_jsonl: Path, tmp_path: Path) -> None:
+    recipe = ("--data", f"jsonl:{small_jsonl}", "--batch-size", "4", "--epochs", "2")
+    recipe += ("--threads", "1", "--track", "none")
     done = run_stage("training", *TINY, *recipe, "--output", tmp_path / "whole")
     assert done.returncode == 0, done.stderr
     command = [sys.executable, "-m", "training", *TINY, *recipe, "--output", str(tmp_path / "parts")]
+    command += ["--save-minutes", "0.005"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     state = tmp_path / "parts-state" / "none"
     while not any(_step(path) > 5 for path in state.glob("checkpoint-*")):
@@ -93,7 +95,7 @@ def test_a_run_that_is_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:
     done = run_stage("training", *TINY, *recipe, "--resume", "--output", tmp_path / "parts")
     assert done.returncode == 0, done.stderr
     (resumed,) = [line for line in done.stderr.splitlines() if line.startswith("resuming after step")]
-    assert 0 < int(resumed.rpartition(" ")[2]) < 250, "in the middle of an epoch, or at the end of the first"
+    assert 0 < int(resumed.rpartition(" ")[2]) < 90, "in the middle of an epoch, or at the end of the first"
     weights = [file_sha256(tmp_path / name / "model.safetensors") for name in ("whole", "parts")]
     assert weights[0] == weights[1]
 

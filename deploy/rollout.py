@@ -1,0 +1,203 @@
+"""`python -m deploy rollout`: change the version that servers answer with, and back by itself if it is worse.
+
+Each server in turn: the new version is registered beside the old one and warmed, both are asked for the same
+texts, and only if they agree, and the new one is not slower, does it become the default; then it is watched.
+Whatever goes wrong on any server brings the old version back on all of them. Nobody's request fails: the old
+version is removed when nothing waits for it any more. Covers TorchServe, whose model API is open on loopback
+for this (`enable_model_api=true`); for a moment each server holds both models in memory. Leaves out starting
+servers and sharing requests among them (`deploy/nginx.conf`).
+"""
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import requests
+from tabulate import tabulate
+from tqdm import tqdm
+
+from deploy.sample import read_texts
+from deploy.server import CONFIG
+from handler.artifact import archived_artifact
+from handler.commands import emit, not_negative_float, positive_float, positive_int, run, say, share
+from handler.errors import UserError
+from handler.torchserve import read_config
+
+TIMEOUT_S = 600  # of a registration: the worker loads, and warms every shape
+POLL_S = 0.2
+CONFIDENCE_Z = 1.96
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a new version may differ by, and how long it is watched."""
+
+    max_flip: float
+    max_shift: float
+    max_slowdown: float
+    watch_s: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Old and new on the same texts, asked in turn. `flips` is the share of labels that differ, with the upper
+    end of its 95 % interval; `shift` the mean distance of scores; `slowdown` the median of the ratios of the
+    times of lone requests."""
+
+    texts: int
+    flips: float
+    flips_high: float
+    shift: float
+    old_p50_ms: float
+    new_p50_ms: float
+    slowdown: float
+
+    def objections(self, limits: Limits) -> list[str]:
+        """Why the new version must not serve; empty where it may."""
+        found = []
+        if self.flips_high > limits.max_flip:
+            share = f"{self.flips:.1%} of labels differ (up to {self.flips_high:.1%} at 95 % confidence)"
+            found.append(f"{share}, {limits.max_flip:.1%} are allowed")
+        if self.shift > limits.max_shift:
+            found.append(f"scores differ by {self.shift:.3f} on average, {limits.max_shift:g} is allowed")
+        if self.slowdown > limits.max_slowdown:
+            times = f"{self.slowdown:.2f} times as long ({self.new_p50_ms:.1f} ms)"
+            found.append(f"a lone request takes {times}, {limits.max_slowdown:g} is allowed")
+        return found
+
+
+class Front:
+    """One TorchServe: `inference` and `management` are addresses, `name` is the model's."""
+
+    def __init__(self, inference: str, management: str, name: str) -> None:
+        self.inference, self.management, self.name = inference, management, name
+        self.session = requests.Session()
+
+    def versions(self) -> dict[str, dict[str, Any]]:
+        """What is registered, by version."""
+        found = self._manage("GET", f"/models/{self.name}/all")
+        return {one["modelVersion"]: one for one in found}
+
+    def default(self) -> str:
+        return self._manage("GET", f"/models/{self.name}")[0]["modelVersion"]
+
+    def register(self, url: str, workers: int) -> None:
+        options = {"url": url, "model_name": self.name, "initial_workers": str(workers), "synchronous": "true"}
+        self._manage("POST", "/models", options)
+
+    def set_default(self, version: str) -> None:
+        self._manage("PUT", f"/models/{self.name}/{version}/set-default")
+
+    def remove(self, version: str, patience_s: float = 60) -> None:
+        """Unregister a version when nothing waits for it; TorchServe would fail what does."""
+        deadline = time.monotonic() + patience_s
+        quiet_since = None
+        while time.monotonic() < deadline:
+            queue = self._manage("GET", f"/models/{self.name}/{version}")[0].get("jobQueueStatus", {})
+            if queue.get("pendingRequests", 0):
+                quiet_since = None
+            elif quiet_since is None:
+                quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since > 1:  # the batch in the worker's hands is in no queue
+                break
+            time.sleep(POLL_S)
+        self._manage("DELETE", f"/models/{self.name}/{version}")
+
+    def ask(self, text: str, version: str | None = None) -> tuple[dict, float]:
+        """The answer and the milliseconds that it took; `UserError` where it was not 200."""
+        place = f"{self.inference}/predictions/{self.name}" + (f"/{version}" if version else "")
+        begun = time.perf_counter()
+        try:
+            answer = self.session.post(place, json={"text": text}, timeout=60)
+        except requests.RequestException as error:
+            raise UserError("no answer", seen=f"{place}: {type(error).__name__}", remedy="Is it up?") from error
+        taken_ms = 1000 * (time.perf_counter() - begun)
+        if answer.status_code != 200:
+            raise UserError("a request failed", seen=f"{place}: {answer.status_code}", remedy="See its log")
+        return answer.json(), taken_ms
+
+    def _manage(self, method: str, path: str, options: dict[str, str] | None = None) -> Any:
+        try:
+            answer = self.session.request(method, self.management + path, params=options, timeout=TIMEOUT_S)
+        except requests.RequestException as error:
+            raise UserError(
+                "the management API does not answer",
+                seen=f"{self.management}: {type(error).__name__}",
+                remedy="Start the server, or name its --config",
+            ) from error
+        if answer.status_code == 405:
+            remedy = "Start it with enable_model_api=true and its management address on loopback"
+            raise UserError("the server's model API is closed", seen=self.management, remedy=remedy)
+        if not answer.ok:
+            seen = f"{method} {path}: {answer.status_code} {answer.text.strip()[:300]}"
+            raise UserError("TorchServe refused", seen=seen, remedy="Its log says more")
+        return answer.json()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 1 where the new version was rolled back."""
+    options = _parser().parse_args(argv)
+    fronts = []
+    for path in options.config or [CONFIG]:
+        config = read_config(path)
+        fronts.append(Front(config["inference_address"], config["management_address"], options.name))
+    limits = Limits(options.max_flip, options.max_shift, options.max_slowdown, options.watch_s)
+    texts = read_texts(options.texts)[: options.count]
+    outcome = roll_out(fronts, options.url, texts, limits, options.workers, options.keep_old)
+    say(table(outcome))
+    emit(outcome)
+    return int(not outcome["done"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m deploy rollout", description="Change the served version.")
+    parser.add_argument("url", help="of the new version: a file of the model store, or an allowed address")
+    parser.add_argument(
+        "--config", type=Path, action="append", help="of a server; once for each (default: config.properties)"
+    )
+    parser.add_argument("--texts", type=Path, required=True, help="to compare by, one a line")
+    parser.add_argument("--count", type=positive_int, default=500, help="of texts (default: %(default)s)")
+    parser.add_argument("--name", default="hate", help="of the model (default: %(default)s)")
+    parser.add_argument("--workers", type=positive_int, default=1, help="of the new version (%(default)s)")
+    parser.add_argument("--max-flip", type=share, default=0.05, help="share of labels (default: %(default)s)")
+    parser.add_argument("--max-shift", type=share, default=0.05, help="of scores (default: %(default)s)")
+    parser.add_argument(
+        "--max-slowdown", type=positive_float, default=1.5, help="of a request (default: %(default)s)"
+    )
+    parser.add_argument("--watch-s", type=not_negative_float, default=10, help="afterwards (%(default)s)")
+    parser.add_argument("--keep-old", action="store_true", help="registered, to go back to at any time")
+    return parser
+
+
+def roll_out(
+    fronts: Sequence[Front], url: str, texts: Sequence[str], limits: Limits, workers: int, keep_old: bool
+) -> dict[str, Any]:
+    """`{done, why, new, servers}`: whether all servers answer with the new version, or why none does."""
+    # Before anything is touched: every server must be there, and agree on what it serves.
+    olds = [front.default() for front in fronts]
+    servers: list[dict[str, Any]] = []
+    changed: list[tuple[Front, str, str]] = []  # server, old version, new version
+    try:
+        for front, old in zip(tqdm(fronts, unit=" servers", disable=None), olds, strict=True):
+            new = add_version(front, url, workers)
+            changed.append((front, old, new))
+            found = compare(front, old, new, texts)
+            servers.append({"server": front.inference, "old": old, "new": new, **asdict(found)})
+            if objections := found.objections(limits):
+                raise UserError(f"version {new} is not served", seen="; ".join(objections), remedy=ROLLED_BACK)
+            front.set_default(new)
+            watch(front, new, texts, found, limits)
+    except (UserError, KeyboardInterrupt) as error:
+        roll_back(changed)
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+        return {"done": False, "why": why, "servers": servers}
+    if not keep_old:
+        for front, old, _ in changed:
+            front.remove(old)
+    return {"done": True, "why": None, "servers": servers}
