@@ -1,4 +1,4 @@
-"""`python -m deploy start|stop|status|tune`: the public server, as `config.properties` describes it."""
+"""`python -m deploy start|stop|status|…`: the public server, as `config.properties` describes it."""
 
 import argparse
 import os
@@ -12,7 +12,10 @@ from handler.commands import emit, run, say
 from handler.torchserve import is_taken, java_home, read_config
 
 # Each with needs of its own, which a serving environment lacks: imported when it is called.
-COMMANDS = {"tune": "find the settings that suit this machine"}
+COMMANDS = {
+    "tune": "find the settings that suit this machine",
+    "rollout": "change the version that servers answer with, and back if it is worse",
+}
 OTHERS = "; ".join(f"{name}: {words}" for name, words in COMMANDS.items())
 
 

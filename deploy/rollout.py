@@ -10,9 +10,9 @@ servers and sharing requests among them (`deploy/nginx.conf`).
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from deploy.sample import read_texts
 from deploy.server import CONFIG
-from handler.artifact import archived_artifact
 from handler.commands import emit, not_negative_float, positive_float, positive_int, run, say, share
 from handler.errors import UserError
 from handler.torchserve import read_config
@@ -32,6 +31,7 @@ from handler.torchserve import read_config
 TIMEOUT_S = 600  # of a registration: the worker loads, and warms every shape
 POLL_S = 0.2
 CONFIDENCE_Z = 1.96
+ROLLED_BACK = "The old version serves on"
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Old and new on the same texts, asked in turn. `flips` is the share of labels that differ, with the upper
-    end of its 95 % interval; `shift` the mean distance of scores; `slowdown` the median of the ratios of the
+    """Old and new on the same texts, asked in turn. `flips` is the share of labels that differ, with the
+    upper end of its 95 % interval; `shift` the mean distance of scores; `slowdown` the median ratio of the
     times of lone requests."""
 
     texts: int
@@ -62,8 +62,8 @@ class Comparison:
         """Why the new version must not serve; empty where it may."""
         found = []
         if self.flips_high > limits.max_flip:
-            share = f"{self.flips:.1%} of labels differ (up to {self.flips_high:.1%} at 95 % confidence)"
-            found.append(f"{share}, {limits.max_flip:.1%} are allowed")
+            differing = f"{self.flips:.1%} of labels differ (up to {self.flips_high:.1%} at 95 % confidence)"
+            found.append(f"{differing}, {limits.max_flip:.1%} are allowed")
         if self.shift > limits.max_shift:
             found.append(f"scores differ by {self.shift:.3f} on average, {limits.max_shift:g} is allowed")
         if self.slowdown > limits.max_slowdown:
@@ -88,7 +88,12 @@ class Front:
         return self._manage("GET", f"/models/{self.name}")[0]["modelVersion"]
 
     def register(self, url: str, workers: int) -> None:
-        options = {"url": url, "model_name": self.name, "initial_workers": str(workers), "synchronous": "true"}
+        options = {
+            "url": url,
+            "model_name": self.name,
+            "initial_workers": str(workers),
+            "synchronous": "true",
+        }
         self._manage("POST", "/models", options)
 
     def set_default(self, version: str) -> None:
@@ -116,10 +121,14 @@ class Front:
         try:
             answer = self.session.post(place, json={"text": text}, timeout=60)
         except requests.RequestException as error:
-            raise UserError("no answer", seen=f"{place}: {type(error).__name__}", remedy="Is it up?") from error
+            raise UserError(
+                "no answer", seen=f"{place}: {type(error).__name__}", remedy="Is it up?"
+            ) from error
         taken_ms = 1000 * (time.perf_counter() - begun)
         if answer.status_code != 200:
-            raise UserError("a request failed", seen=f"{place}: {answer.status_code}", remedy="See its log")
+            raise UserError(
+                "a request failed", seen=f"{place}: {answer.status_code}", remedy="Look at the server's log"
+            )
         return answer.json(), taken_ms
 
     def _manage(self, method: str, path: str, options: dict[str, str] | None = None) -> Any:
@@ -156,7 +165,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m deploy rollout", description="Change the served version.")
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy rollout", description="Change the served version."
+    )
     parser.add_argument("url", help="of the new version: a file of the model store, or an allowed address")
     parser.add_argument(
         "--config", type=Path, action="append", help="of a server; once for each (default: config.properties)"
@@ -190,14 +201,120 @@ def roll_out(
             found = compare(front, old, new, texts)
             servers.append({"server": front.inference, "old": old, "new": new, **asdict(found)})
             if objections := found.objections(limits):
-                raise UserError(f"version {new} is not served", seen="; ".join(objections), remedy=ROLLED_BACK)
+                raise UserError(
+                    f"version {new} is not served", seen="; ".join(objections), remedy=ROLLED_BACK
+                )
             front.set_default(new)
             watch(front, new, texts, found, limits)
-    except (UserError, KeyboardInterrupt) as error:
+    except BaseException as error:
         roll_back(changed)
+        if not isinstance(error, UserError | KeyboardInterrupt):
+            raise
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
         return {"done": False, "why": why, "servers": servers}
     if not keep_old:
         for front, old, _ in changed:
             front.remove(old)
     return {"done": True, "why": None, "servers": servers}
+
+
+def add_version(front: Front, url: str, workers: int) -> str:
+    """Register, wait until it is loaded and warm, and say which version it is."""
+    before = set(front.versions())
+    try:
+        front.register(url, workers)
+    except UserError:
+        for version in set(front.versions()) - before:  # one whose workers died is registered all the same
+            front.remove(version)
+        raise
+    added = set(front.versions()) - before
+    if len(added) != 1:
+        remedy = "Package it under a new number: python -m export package --version 1.1"
+        raise UserError("the archive brings no new version", seen=", ".join(sorted(before)), remedy=remedy)
+    return added.pop()
+
+
+def compare(front: Front, old: str, new: str, texts: Sequence[str]) -> Comparison:
+    """Ask both versions for every text, the one and the other first in turn."""
+    flips, shifts = 0, []
+    times: dict[str, list[float]] = {old: [], new: []}
+    for number, text in enumerate(texts):
+        answers = {}
+        for version in (old, new) if number % 2 else (new, old):
+            answers[version], taken_ms = front.ask(text, version)
+            times[version].append(taken_ms)
+        flips += _decision(answers[old]) != _decision(answers[new])
+        shifts.append(_shift(answers[old]["scores"], answers[new]["scores"]))
+    ratios = [after / before for before, after in zip(times[old], times[new], strict=True)]
+    return Comparison(
+        texts=len(texts),
+        flips=flips / len(texts),
+        flips_high=upper_bound(flips, len(texts)),
+        shift=float(np.mean(shifts)),
+        old_p50_ms=median(times[old]),
+        new_p50_ms=median(times[new]),
+        slowdown=median(ratios),
+    )
+
+
+def _decision(answer: dict[str, Any]) -> Any:
+    """The label, or those of independent ones that are over their thresholds."""
+    return answer["label"] if "label" in answer else sorted(answer["labels"])
+
+
+def _shift(old: dict[str, float], new: dict[str, float]) -> float:
+    """The largest distance of a label's score; of a version with other labels, all of it."""
+    return max(abs(old[label] - new[label]) for label in old) if old.keys() == new.keys() else 1.0
+
+
+def upper_bound(hits: int, trials: int) -> float:
+    """Of the 95 % interval of a share (Wilson, 1927)."""
+    share, z = hits / trials, CONFIDENCE_Z**2 / trials
+    spread = CONFIDENCE_Z * np.sqrt(share * (1 - share) / trials + z / (4 * trials))
+    return float((share + z / 2 + spread) / (1 + z))
+
+
+def watch(front: Front, new: str, texts: Sequence[str], found: Comparison, limits: Limits) -> None:
+    """Ask the server as everybody does, for a while; `UserError` when an answer fails or they get slow."""
+    deadline, times = time.monotonic() + limits.watch_s, []
+    for number in count():
+        answer, taken_ms = front.ask(texts[number % len(texts)])
+        times.append(taken_ms)
+        if answer["model"]["version"] != new:
+            raise UserError("another version answers", seen=answer["model"]["version"], remedy=ROLLED_BACK)
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S / 10)
+    if limits.watch_s and median(times) > limits.max_slowdown * found.old_p50_ms:
+        seen = f"{median(times):.1f} ms, {found.old_p50_ms:.1f} ms before"
+        raise UserError("as the default the new version is slow", seen=seen, remedy=ROLLED_BACK)
+
+
+def roll_back(changed: Sequence[tuple[Front, str, str]]) -> None:
+    """The old version on every server that was touched; the new one goes. One that is gone stops none."""
+    for front, old, new in changed:
+        try:
+            front.set_default(old)
+            front.remove(new)
+        except UserError as error:
+            say(f"{front.management} could not be rolled back: {error}")
+
+
+def table(outcome: dict[str, Any]) -> str:
+    """For people: one row a server, and what came of it."""
+    rows = [
+        [
+            row["server"],
+            f"{row['old']} -> {row['new']}",
+            f"{row['flips']:.1%} (up to {row['flips_high']:.1%})",
+            f"{row['shift']:.4f}",
+            f"{row['old_p50_ms']:.1f} -> {row['new_p50_ms']:.1f} ({row['slowdown']:.2f}x)",
+        ]
+        for row in outcome["servers"]
+    ]
+    shown = tabulate(rows, ["server", "version", "labels that differ", "score shift", "lone request, ms"])
+    return f"{shown}\n{'done' if outcome['done'] else 'rolled back: ' + str(outcome['why'])}"
+
+
+if __name__ == "__main__":
+    run(main)

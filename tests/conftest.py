@@ -124,6 +124,16 @@ def artifact_copy(build_once, tmp_path: Path) -> Artifact:
 
 
 @pytest.fixture(scope="session")
+def open_server(build_once, workshop: Path, s3: str) -> Iterator[tuple[Server, Path]]:
+    """A second TorchServe, whose model API is open: fp32 as `first`, version 1.0; and its store."""
+    store = workshop / "open_store"
+    archive = package(build_once("fp32"), store)
+    settings = {"enable_model_api": "true", "allowed_urls": f"{s3}/models/served/.*"}
+    with private_server(archive, name="first", settings=settings) as server:
+        yield server, store
+
+
+@pytest.fixture(scope="session")
 def served(build_once, workshop: Path) -> Iterator[tuple[Server, Artifact]]:
     """The session's one TorchServe, on the OpenVINO archive (the runtime with most to go wrong).
 

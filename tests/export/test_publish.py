@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from deploy.server import Server, private_server
+from deploy.server import Server
 from export.package import package
 from export.publish import addresses, fetch, publish
 from handler.artifact import file_sha256
@@ -104,27 +104,26 @@ def test_the_command_says_where_an_archive_is_and_what_is_wrong(s3, stores, tmp_
         assert expected in done.stderr
 
 
-def test_torchserve_registers_changes_and_rolls_back_by_address(s3, stores, build_once) -> None:
+def test_torchserve_registers_changes_and_rolls_back_by_address(s3, stores, open_server) -> None:
+    server, _ = open_server
     places = {
         version: addresses(publish([store / "hate.mar"], "s3://models/served", "hate"))[f"hate-{version}.mar"]
         for version, store in stores.items()
     }
-    allowed = {"enable_model_api": "true", "allowed_urls": f"{s3}/models/served/.*"}
-    with private_server(stores["1.0"] / "hate.mar", name="first", settings=allowed) as server:
-        for version, address in places.items():
-            query = {"url": address, "model_name": "hate", "initial_workers": 1, "synchronous": "true"}
-            status, said = _manage(server, "POST", f"/models?{urlencode(query)}")
-            assert status == 200, said
-            assert _variant(server, f"/hate/{version}") == {"1.0": "fp32", "2.0": "openvino-int8"}[version]
-        assert _variant(server) == "fp32", "a new version serves when it is told to"
-        assert _manage(server, "PUT", "/models/hate/2.0/set-default")[0] == 200
-        assert _variant(server) == "openvino-int8"
-        assert _manage(server, "PUT", "/models/hate/1.0/set-default")[0] == 200
-        assert _variant(server) == "fp32"
-        elsewhere = places["1.0"].replace("/served/", "/registry/")
-        status, said = _manage(server, "POST", f"/models?{urlencode({'url': elsewhere})}")
-        assert status != 200, "an address that is not allowed"
-        assert "not" in said
+    for version, address in places.items():
+        query = {"url": address, "model_name": "hate", "initial_workers": 1, "synchronous": "true"}
+        status, said = _manage(server, "POST", f"/models?{urlencode(query)}")
+        assert status == 200, said
+        assert _variant(server, f"/hate/{version}") == {"1.0": "fp32", "2.0": "openvino-int8"}[version]
+    assert _variant(server) == "fp32", "a new version serves when it is told to"
+    assert _manage(server, "PUT", "/models/hate/2.0/set-default")[0] == 200
+    assert _variant(server) == "openvino-int8"
+    assert _manage(server, "PUT", "/models/hate/1.0/set-default")[0] == 200
+    assert _variant(server) == "fp32"
+    elsewhere = places["1.0"].replace("/served/", "/registry/")
+    status, said = _manage(server, "POST", f"/models?{urlencode({'url': elsewhere})}")
+    assert status != 200, "an address that is not allowed"
+    assert "not" in said
 
 
 def _manage(server: Server, method: str, path: str) -> tuple[int, str]:

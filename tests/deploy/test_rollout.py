@@ -1,0 +1,186 @@
+"""A change of version on real servers: what is as good takes over, what is not goes back by itself."""
+
+import json
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import requests
+from safetensors.torch import load_file, save_file
+
+from deploy.load import Load, closed_loop
+from deploy.rollout import Front, Limits, main, roll_out, upper_bound
+from deploy.server import CONFIG, free_ports, private_server
+from export.package import package
+from handler.artifact import DESCRIPTION, Artifact, describe_files, open_artifact
+from handler.atomic import write_json
+from handler.errors import UserError
+from tests.conftest import ROOT
+from training import data
+
+LIMITS = Limits(max_flip=0.05, max_shift=0.05, max_slowdown=5.0, watch_s=0.5)
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return list(data.load("demo").splits["validation"].texts)[:120]
+
+
+@pytest.fixture(scope="module")
+def wrong(build_once, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """fp32 with the head's weights negated: it loads, answers at the same speed, and says the opposite."""
+    folder = tmp_path_factory.mktemp("wrong") / "fp32"
+    shutil.copytree(build_once("fp32").folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights |= {name: -each for name, each in weights.items() if name.startswith("classifier.")}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    meta = json.loads((folder / DESCRIPTION).read_text())
+    write_json(folder / DESCRIPTION, meta | {"files": describe_files(folder)})
+    return open_artifact(folder)
+
+
+def put(artifact: Artifact, store: Path, version: str) -> str:
+    """The archive's name in a server's store."""
+    name = f"{artifact.name}-{version}.mar"
+    package(artifact, store / "new", version=version).rename(store / name)
+    return name
+
+
+def front(server, name: str) -> Front:
+    ports = server.inference_port, server.management_port
+    return Front(*(f"http://127.0.0.1:{port}" for port in ports), name)
+
+
+def test_the_better_version_takes_over_and_the_wrong_one_goes_back(
+    open_server, build_once, wrong, texts, tmp_path, capsys
+) -> None:
+    server, store = open_server
+    one = front(server, "first")
+    good, bad = put(build_once("openvino-int8"), store, "2.0"), put(wrong, store, "3.0")
+
+    config = CONFIG.read_text()
+    for place, port in (("inference", server.inference_port), ("management", server.management_port)):
+        config = re.sub(rf"(?m)^{place}_address=.*", f"{place}_address=http://127.0.0.1:{port}", config)
+    (tmp_path / "config.properties").write_text(config)
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    options = ["--config", str(tmp_path / "config.properties"), "--texts", str(tmp_path / "texts.txt")]
+    options += ["--name", "first", "--watch-s", "0.5", "--max-slowdown", "5"]
+    capsys.readouterr()  # what building said
+    assert main([good, *options]) == 0
+    said = capsys.readouterr()
+    outcome = json.loads(said.out)
+    assert outcome["done"]
+    assert outcome["servers"][0]["flips_high"] <= 0.05
+    assert "1.0 -> 2.0" in said.err
+    assert one.default() == "2.0"
+    assert one.versions().keys() == {"2.0"}, "nothing waits for the old one: it is gone"
+    assert one.ask(texts[0])[0]["model"]["variant"] == "openvino-int8"
+
+    assert main([bad, *options]) == 1
+    said = capsys.readouterr()
+    assert "of labels differ" in said.err
+    assert "rolled back" in said.err
+    assert one.versions().keys() == {"2.0"}
+    assert one.ask(texts[0])[0]["model"]["variant"] == "openvino-int8"
+
+    with pytest.raises(UserError, match="TorchServe refused"):
+        one.register("nonsense.mar", 1)
+    outcome = roll_out([one], "nonsense.mar", texts, LIMITS, 1, keep_old=False)
+    assert not outcome["done"]
+    assert one.default() == "2.0"
+
+
+def test_a_server_that_breaks_brings_the_old_version_back_on_those_that_were_changed(
+    open_server, build_once, texts
+) -> None:
+    """The second server is gone when its turn comes: as it is when a machine dies during a rollout."""
+    server, store = open_server
+    one, gone = front(server, "first"), front(server, "first")
+    before = one.default()
+
+    def register(url: str, workers: int) -> None:
+        raise UserError("the management API does not answer", remedy="Start the server")
+
+    gone.register = register  # type: ignore[method-assign]
+    new = put(build_once("openvino-int8"), store, "4.0")
+    outcome = roll_out([one, gone], new, texts, LIMITS, 1, keep_old=False)
+    assert (outcome["done"], outcome["why"].split(".")[0]) == (False, "the management API does not answer")
+    assert [row["new"] for row in outcome["servers"]] == ["4.0"], "the first had it already"
+    assert one.default() == before
+    assert one.versions().keys() == {before}
+
+
+def test_the_bound_of_a_share_holds_what_it_should() -> None:
+    assert upper_bound(0, 100) == pytest.approx(0.037, abs=0.001)
+    assert upper_bound(5, 100) == pytest.approx(0.112, abs=0.001)
+    assert upper_bound(100, 100) == pytest.approx(1.0)
+
+
+@contextmanager
+def nginx(ports: list[int], folder: Path) -> Iterator[str]:
+    """The project's own nginx.conf on a free port, before servers on `ports`; its address."""
+    (port,) = free_ports(1)
+    config = (ROOT / "deploy" / "nginx.conf").read_text().replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+    for usual, own in zip(("8080", "8180", "8280"), ports, strict=True):
+        config = config.replace(f"127.0.0.1:{usual}", f"127.0.0.1:{own}")
+    (folder / "nginx.conf").write_text(config)
+    process = subprocess.Popen(["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")])
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(100):
+            try:
+                requests.get(address + "/ping", timeout=1)
+                break
+            except requests.ConnectionError:
+                time.sleep(0.05)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+def test_three_servers_behind_nginx_change_version_under_load_without_a_failed_request(
+    build_once, wrong, texts, tmp_path
+) -> None:
+    store = tmp_path / "store"
+    archive = package(build_once("fp32"), store)
+    good, bad = put(build_once("openvino-int8"), store, "2.0"), put(wrong, store, "3.0")
+    bodies = [json.dumps({"text": text}).encode() for text in texts]
+    loads: list[Load] = []
+    with ExitStack() as stack:
+        open_api = {"enable_model_api": "true"}
+        servers = [stack.enter_context(private_server(archive, settings=open_api)) for _ in range(3)]
+        address = stack.enter_context(nginx([server.inference_port for server in servers], tmp_path))
+        fronts = [front(server, "hate") for server in servers]
+        is_over = threading.Event()
+
+        def ask() -> None:
+            while not is_over.is_set():
+                loads.append(closed_loop(f"{address}/predictions/hate", bodies, 8, 1.0, 0.0))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            limits = replace(LIMITS, max_slowdown=20.0, watch_s=2.0)  # under load on shared cores
+            first = roll_out(fronts, good, texts, limits, 1, keep_old=False)
+            second = roll_out(fronts, bad, texts, limits, 1, keep_old=False)
+        finally:
+            is_over.set()
+            asking.join()
+        assert first["done"], first["why"]
+        assert not second["done"]
+        assert [one.versions().keys() for one in fronts] == [{"2.0"}] * 3
+    answered = sum(len(load.latencies_ms) for load in loads)
+    errors = [load.errors for load in loads if load.errors]
+    print(f"{answered} answers during both rollouts, errors: {errors}")
+    assert answered > 100
+    assert not errors
