@@ -1,4 +1,4 @@
-"""Behind HTTP, beside what others would serve: every server up at once, loaded in turns.
+"""Behind HTTP, beside the app and what others would serve: every server up at once, loaded in turns.
 
 Covers one text a request in closed loops (requests per second, latency, their ratios), the first answers
 after the start and of each length, requests of many texts against the same Predictor in process, what
@@ -21,10 +21,10 @@ import jsonschema
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.pages.head_to_head_page import BARE, EXAMPLE, FASTAPI, MANY_TEXTS
+from benchmarks.pages.head_to_head_page import APP, BARE, EXAMPLE, FASTAPI, MANY_TEXTS
 from benchmarks.progress import Step
 from benchmarks.rival_servers import example_server, fastapi_server, rival_archive
-from benchmarks.served import Running, as_bodies, describe, serve
+from benchmarks.served import Running, as_bodies, describe, serve, serve_app
 from benchmarks.server_counters import read_counters
 from deploy.load import Load, closed_loop
 from handler.artifact import unpacked
@@ -61,6 +61,7 @@ def measure(
             nothing = servers.enter_context(serve(bare))
             contestants = {
                 ours: us,
+                APP: servers.enter_context(serve_app(archives[ours])),
                 EXAMPLE: servers.enter_context(example_server(checkpoint)),
                 FASTAPI: servers.enter_context(fastapi_server(checkpoint)),
             }
@@ -98,7 +99,7 @@ def steps(archives: int, rounds: int, seconds: float) -> dict[str, tuple[int, fl
     return {
         "start": (archives + 1, 8),
         "first": (1, 60),
-        "concurrency": (rounds * len(CONCURRENCIES) * 3, seconds + WARM_S),
+        "concurrency": (rounds * len(CONCURRENCIES) * 4, seconds + WARM_S),
         "many": (rounds, 3 * seconds),
         "cost": (rounds, 3 * seconds),
     }

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 from benchmarks.journal import Journal
@@ -26,15 +24,14 @@ from benchmarks.preparation import installed, why_left_out
 from benchmarks.profiles import OBJECTIVE_P99_MS, Profile
 from benchmarks.progress import Step
 from benchmarks.report import peer_entry
-from benchmarks.served import Running, Served, as_bodies, one_pass, serve
+from benchmarks.served import Running, Served, as_bodies, launched, one_pass, serve
 from benchmarks.team import Failure
 from benchmarks.worker import OURS
-from deploy.server import free_ports, is_healthy
+from deploy.server import free_ports
 from handler.commands import say
 from handler.errors import UserError
 
 FOLDER = Path(__file__).parent / "rivals"
-READY_S = 300
 
 
 @contextmanager
@@ -54,26 +51,13 @@ def example_server(checkpoint: Path) -> Iterator[Running]:
 @contextmanager
 def fastapi_server(checkpoint: Path) -> Iterator[Running]:
     """uvicorn with the FastAPI app, on a free port of loopback."""
-    begun, (port,) = time.perf_counter(), free_ports(1)
-    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(FOLDER), "fastapi_app:app"]
+    (port,) = free_ports(1)
+    command = ["-m", "uvicorn", "--app-dir", str(FOLDER), "fastapi_app:app"]
     command += ["--port", str(port), "--log-level", "warning"]
     environment = {key: value for key, value in os.environ.items() if key not in OURS}
     environment["CHECKPOINT"] = str(checkpoint.resolve())
-    process = subprocess.Popen(command, env=environment)
-    try:
-        while not is_healthy(port):
-            if process.poll() is not None or time.perf_counter() - begun > READY_S:
-                raise UserError("uvicorn did not start", remedy="pip install fastapi uvicorn")
-            time.sleep(0.05)
-        ready = time.perf_counter() - begun
-        yield Running(f"http://127.0.0.1:{port}/predictions", ready, psutil.Process(process.pid))
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:  # it works off what it was asked before it goes
-            process.kill()
-            process.wait()
+    with launched(command, port, "/ping", "/predictions", environment) as running:
+        yield running
 
 
 def rival_archive(name: str, handler: str, extra: Path | None, folder: Path) -> Path:

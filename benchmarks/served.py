@@ -9,6 +9,9 @@ does not serve the artifact that was measured. What one pass brings is plain JSO
 
 import http.client
 import json
+import os
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -33,13 +36,14 @@ from benchmarks.profiles import Profile
 from benchmarks.progress import Step
 from benchmarks.quality import Scores, in_lists, spread
 from deploy.load import MOST_STRETCH, Load, closed_loop
-from deploy.server import private_server
+from deploy.server import ROOT, free_ports, private_server
 from handler.artifact import Artifact, archived_artifact
 from handler.errors import UserError
 from training.data.splits import Split
 
 # Served scores have six decimals; two roundings of nearly the same number may be one unit apart.
 ROUNDING = 1e-6 + 1e-9
+READY_S = 300
 
 
 def check_archive(archive: Path, artifact: Artifact) -> None:
@@ -70,6 +74,45 @@ def serve(archive: Path) -> Iterator[Running]:
     with private_server(archive) as server:
         ready_s = time.perf_counter() - begun
         yield Running(server.predictions, ready_s, server.worker(), server.metrics)
+
+
+@contextmanager
+def serve_app(archive: Path) -> Iterator[Running]:
+    """The project's own app on `archive`, on a free port of loopback."""
+    (port,) = free_ports(1)
+    command = ["-m", "deploy", "app", "--archive", str(archive.resolve()), "--port", str(port)]
+    with launched(command, port, "/ready", "/predictions/hate", os.environ) as running:
+        yield running
+
+
+@contextmanager
+def launched(
+    command: Sequence[str], port: int, ready: str, predictions: str, environment: Mapping[str, str]
+) -> Iterator[Running]:
+    """A server that `python …` starts, from when its path `ready` answers 200 until it has ended."""
+    begun, root = time.perf_counter(), f"http://127.0.0.1:{port}"
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment)
+    try:
+        while not _answers(root + ready):
+            if process.poll() is not None or time.perf_counter() - begun > READY_S:
+                raise UserError("uvicorn did not start", remedy="pip install '.[app]'")
+            time.sleep(0.05)
+        yield Running(root + predictions, time.perf_counter() - begun, psutil.Process(process.pid))
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:  # it works off what it was asked before it goes
+            process.kill()
+            process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 class Served:

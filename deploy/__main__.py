@@ -6,24 +6,27 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from deploy import server
 from handler.commands import emit, run, say
+from handler.errors import UserError
 from handler.torchserve import is_taken, java_home, read_config
 
-# Each with needs of its own, which a serving environment lacks: imported when it is called.
+# Modules with needs of their own, each with the extra that names them: imported when they are called.
 COMMANDS = {
-    "tune": "find the settings that suit this machine",
-    "rollout": "change the version that servers answer with, and back if it is worse",
+    "app": ("app", "serve without TorchServe, by FastAPI and uvicorn"),
+    "tune": ("deploy", "find the settings that suit this machine"),
+    "rollout": ("deploy", "change the version that servers answer with, and back if it is worse"),
 }
-OTHERS = "; ".join(f"{name}: {words}" for name, words in COMMANDS.items())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
-        return import_module(f"deploy.{argv[0]}").main(argv[1:])
-    parser = argparse.ArgumentParser(prog="python -m deploy", description=__doc__, epilog=OTHERS)
+        return _module(argv[0]).main(argv[1:])
+    others = "; ".join(f"{name}: {words}" for name, (_, words) in COMMANDS.items())
+    parser = argparse.ArgumentParser(prog="python -m deploy", description=__doc__, epilog=others)
     commands = parser.add_subparsers(required=True)
     common = argparse.ArgumentParser(add_help=False)
     default = Path(os.environ.get("TS_CONFIG_FILE", server.CONFIG))
@@ -37,6 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     status.set_defaults(command=_status)
     arguments = parser.parse_args(argv)
     return arguments.command(arguments)
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return import_module(f"deploy.{name}")
+    except ImportError as error:
+        extra, _ = COMMANDS[name]
+        what, remedy = f"a package that {name} needs is not installed", f"pip install '.[{extra}]'"
+        raise UserError(what, seen=error.name, remedy=remedy) from error
 
 
 def _start(arguments: argparse.Namespace) -> int:

@@ -32,6 +32,7 @@ SHIPPED = (
     "metrics.py",
     "pooled_classifier.py",
     "predictor.py",
+    "replies.py",
     "requests.py",
     "runtimes.py",
     "service.py",

@@ -5,9 +5,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-EXAMPLE, FASTAPI, BARE = "example-handler", "fastapi-pipeline", "bare-torchserve"
+APP, EXAMPLE, FASTAPI, BARE = "app", "example-handler", "fastapi-pipeline", "bare-torchserve"
 MANY_TEXTS = 64  # in one request, where requests of many texts are measured
 SUMMARIES = {
+    APP: "the same archive behind FastAPI and uvicorn (python -m deploy app)",
     EXAMPLE: "TorchServe, the well-known example's way: fp32, padded to 150 tokens, no batching",
     FASTAPI: "FastAPI around transformers' pipeline, fp32, one worker",
     BARE: "TorchServe and a handler that does nothing",
@@ -61,11 +62,12 @@ _COSTS = {
 def note(document: Mapping[str, Any]) -> str:
     """What the servers are, and what they ran on."""
     machine = document["machine"]
+    names = [server["name"] for server in document["loads"][0]["servers"]]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return "\n".join(
         (
             f"- {document['ours']}: this project's archive. "
-            + " ".join(f"{name}: {SUMMARIES[name]}." for name in (EXAMPLE, FASTAPI)),
+            + " ".join(f"{name}: {SUMMARIES[name]}." for name in SUMMARIES if name in names),
             f"- All servers up at once, loaded in turns of {document['seconds']:g} s, {document['rounds']} "
             f"rounds, of which the ranges are; {machine['cpu']}, {machine['cores']} cores, which clients and "
             f"servers share; load average before it {document['load_average_before']}.",

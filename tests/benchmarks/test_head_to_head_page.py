@@ -26,7 +26,7 @@ START = {"ready_s": 2.0, "archive_mb": 1.0, "worker_rss_mb": 200.0}
 
 @pytest.fixture
 def document() -> dict:
-    names = ("onnx-int8", head_to_head_page.EXAMPLE, head_to_head_page.FASTAPI)
+    names = ("onnx-int8", head_to_head_page.APP, head_to_head_page.EXAMPLE, head_to_head_page.FASTAPI)
     return {
         "schema": 1,
         "ours": "onnx-int8",
@@ -45,8 +45,9 @@ def document() -> dict:
 
 def test_a_page_shows_every_server_and_says_where_samples_are_too_few(document: dict) -> None:
     page = head_to_head_page.page(document)
-    for name in (head_to_head_page.EXAMPLE, head_to_head_page.FASTAPI, "onnx-int8"):
+    for name in ("onnx-int8", head_to_head_page.APP, head_to_head_page.EXAMPLE, head_to_head_page.FASTAPI):
         assert page.count(f"| {name}") >= 2
+        assert f"{name}: " in page
     assert "too few" in page
     assert "2.0x (1.5 to 2.5)" in page
 
@@ -67,7 +68,7 @@ def test_what_is_no_head_to_head_is_refused(document: dict) -> None:
 
 @pytest.mark.slow
 def test_real_servers_are_measured_beside_each_other(build_once, checkpoint_folder, tmp_path: Path) -> None:
-    """Six servers start, so it is no part of `make test`; on the tiny model it is short."""
+    """Seven servers start, so it is no part of `make test`; on the tiny model it is short."""
     for name in ("onnx-int8", "fp32"):
         package(build_once(name), tmp_path / "store")
     places = ["--checkpoint", str(checkpoint_folder), "--store", str(tmp_path / "store")]

@@ -10,9 +10,10 @@ import yaml
 
 import handler
 from handler.artifact import Artifact
-from handler.hate_handler import HateHandler, _json
+from handler.hate_handler import HateHandler
 from handler.metrics import COUNTERS, Tally, length_bin, score_bin
 from handler.predictor import Encoding, Predictor
+from handler.replies import as_json
 from handler.requests import Limits, Request, read
 from handler.service import EXPLAINED_PER_BATCH, Service
 from tests.conftest import ROOT
@@ -140,7 +141,6 @@ def test_a_request_that_breaks_the_handler_harms_no_other(
     served = HateHandler()
     metrics = Counted()
     served.service = serve(predictor, metrics)
-    served.tally = served.service.tally
     encode = predictor.encode
 
     def breaks(texts: list[str], whole: list[bool]):
@@ -154,7 +154,7 @@ def test_a_request_that_breaks_the_handler_harms_no_other(
     assert context.statuses == [200, 500, 422]
     for body in bodies:
         jsonschema.validate(json.loads(body), ANSWER_SCHEMA)
-    served.tally.emit()
+    served.service.tally.emit()
     assert metrics.values["classifier_texts",] == 1, "what was answered twice is counted once"
     assert metrics.values["classifier_requests",] == 3
     said = capfd.readouterr().err
@@ -164,8 +164,8 @@ def test_a_request_that_breaks_the_handler_harms_no_other(
 
 
 def test_a_lone_surrogate_is_given_back_as_json_can_write_it() -> None:
-    assert json.loads(_json({"token": "\ud800 é"})) == {"token": "\ud800 é"}
-    assert "é".encode() in _json({"token": "é"})
+    assert json.loads(as_json({"token": "\ud800 é"})) == {"token": "\ud800 é"}
+    assert "é".encode() in as_json({"token": "é"})
 
 
 def test_an_explanation_may_be_asked_for_another_label_and_by_another_method(predictor: Predictor) -> None:

@@ -1,0 +1,62 @@
+"""The classifier's counters without TorchServe: what a `Tally` hands over, in Prometheus' text format.
+
+Names and labels are those of `deploy/metrics.yaml`, so that dashboards outlive the change of servers:
+prometheus_client would call every counter `…_total`.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from handler.metrics import COUNTERS
+
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Counters:
+    """Stands where TorchServe's metrics cache does: sums by name and the values of labels."""
+
+    def __init__(self) -> None:
+        self._sums: Counter[tuple[str, ...]] = Counter()
+        self._lock = threading.Lock()
+
+    def get_metric(self, name: str) -> "_Counter":
+        return _Counter(self, name)
+
+    def add(self, name: str, value: float, labels: list[str]) -> None:
+        with self._lock:
+            self._sums[name, *labels] += value  # type: ignore[assignment]
+
+    def text(self) -> str:
+        """All counters; those of which nothing was counted yet have no line."""
+        with self._lock:
+            sums = sorted(self._sums.items())
+        lines = []
+        for counter, labels in COUNTERS.items():
+            lines.append(f"# TYPE {counter} counter")
+            for (name, *values), value in sums:
+                if name == counter:
+                    named = zip(("ModelName", *labels), values, strict=True)
+                    lines.append(_line(name, dict(named), value))
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class _Counter:
+    counters: Counters
+    name: str
+
+    def add_or_update(self, value: float, dimensions: list[str]) -> None:
+        self.counters.add(self.name, value, dimensions)
+
+
+def gauge(name: str, model: str, value: float) -> str:
+    """The lines of a metric that is what it is now."""
+    return f"# TYPE {name} gauge\n{_line(name, {'ModelName': model}, value)}\n"
+
+
+def _line(name: str, labels: Mapping[str, str], value: float) -> str:
+    # A Tally leaves letters, digits, _, ., + and - in values: nothing needs escaping.
+    inside = ",".join(f'{label}="{one}"' for label, one in labels.items())
+    return f"{name}{{{inside}}} {float(value)!r}"

@@ -1,0 +1,165 @@
+"""The shapes on the app's OpenAPI page: what may be sent, by example, and what comes back.
+
+Answers are those of `handler/answer.schema.json`; requests are described here and read by `handler.requests`,
+which takes what is described and tells of everything else what is wrong with it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import handler
+from handler.requests import CHOICES
+
+REFERENCE = "#/components/schemas/"
+TEXT = "I made soup for my new neighbours today"
+MODEL = {"name": "hate", "version": "1.0", "variant": "openvino-int8"}
+ANSWER = {
+    "label": "not-hate",
+    "score": 0.93,
+    "scores": {"not-hate": 0.93, "hate": 0.07},
+    "threshold": 0.5,
+    "tokens": 10,
+    "truncated": False,
+    "model": MODEL,
+}
+ERROR = {
+    "error": {
+        "code": 422,
+        "field": "text",
+        "message": "the text is empty",
+        "remedy": 'Send --json \'{"text": "..."}\'',
+    }
+}
+ERRORS = {
+    400: "not JSON, or not UTF-8",
+    404: "no such model or path",
+    408: "the body did not arrive in time",
+    413: "too large, or too many texts",
+    415: "neither JSON nor text",
+    422: "no text, or an option that is not known",
+    429: "too many explanations at once",
+    500: "a defect of the server, which its log tells of",
+    503: "the queue is full, or the model is not loaded yet",
+}
+
+
+def components() -> dict[str, Any]:
+    """The document's schemas by name: those of answers as the archive's schema has them, and of requests."""
+    text = Path(handler.__file__).with_name("answer.schema.json").read_text(encoding="utf-8")
+    answers = json.loads(text.replace("#/$defs/", REFERENCE))
+    return {**answers["$defs"], "answer": {"title": answers["title"], "oneOf": answers["oneOf"]}, **_REQUESTS}
+
+
+def request_body() -> dict[str, Any]:
+    """What may be sent to be classified or explained."""
+    form = {"schema": _ref("text_object"), "example": {"text": TEXT}}
+    return {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _ref("request"), "examples": _named(REQUEST_EXAMPLES)},
+            "text/plain": {"schema": {"type": "string"}, "example": TEXT},
+            "application/x-www-form-urlencoded": form,
+            "multipart/form-data": form,
+        },
+    }
+
+
+def responses(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """An answer in the form of its request, and the errors with these codes."""
+    answered = {"schema": _ref("response"), "examples": _named(RESPONSE_EXAMPLES)}
+    found: dict[int | str, dict[str, Any]] = {200: _content("answers, in the form of the request", answered)}
+    for code in codes:
+        found[code] = _content(ERRORS[code], {"schema": _ref("error"), "example": ERROR})
+    return found
+
+
+def _content(description: str, content: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": content}}
+
+
+def _named(examples: dict[str, Any]) -> dict[str, Any]:
+    return {name: {"value": value} for name, value in examples.items()}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": REFERENCE + name}
+
+
+def _object(required: str, **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": [required], "properties": properties}
+
+
+def _list(of: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": of, "minItems": 1}
+
+
+_TENSOR = {
+    "type": "object",
+    "required": ["datatype", "shape", "data"],
+    "properties": {
+        "name": {"type": "string"},
+        "datatype": {"const": "BYTES"},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        "data": {"type": "array"},
+    },
+}
+_OPTIONS = {
+    "long": {
+        "enum": list(CHOICES["long"]),
+        "default": "truncate",
+        "description": "beyond the model's maximum: cut, or read whole, in windows",
+    },
+    "aggregate": {"enum": list(CHOICES["aggregate"]), "description": "how windows are put together"},
+    "method": {"type": "string", "description": "of an explanation"},
+    "target": {"type": "string", "description": "the label that is explained"},
+}
+_ROWS = _list({"oneOf": [{"type": "string"}, _ref("text_object")]})
+_REQUESTS = {
+    "text_object": _object("text", text={"type": "string", "minLength": 1}, **_OPTIONS),
+    "request": {
+        "anyOf": [
+            _ref("text_object"),
+            {"type": "string", "minLength": 1},
+            _ROWS,
+            _object("texts", texts=_ROWS, **_OPTIONS),
+            _object("instances", instances=_ROWS, **_OPTIONS),
+            _object(
+                "inputs",
+                id={"type": "string"},
+                inputs=_list(_TENSOR),
+                parameters={"type": "object", "properties": _OPTIONS},
+            ),
+        ]
+    },
+    "response": {
+        "anyOf": [
+            _ref("answer"),
+            _list(_ref("answer")),
+            _object("predictions", predictions=_list(_ref("answer"))),
+            _object(
+                "outputs",
+                model_name={"type": "string"},
+                model_version={"type": "string"},
+                id={"type": "string"},
+                outputs=_list({"type": "object", "required": ["name", "datatype", "shape", "data"]}),
+            ),
+        ]
+    },
+}
+REQUEST_EXAMPLES: dict[str, Any] = {
+    "one text": {"text": TEXT},
+    "a long text, read whole": {"text": TEXT, "long": "chunks", "aggregate": "mean"},
+    "many texts": {"texts": [TEXT, "Nice to meet you"]},
+    "a list": [TEXT, {"text": "Nice to meet you"}],
+    "KServe v1": {"instances": [TEXT]},
+    "KServe v2": {
+        "id": "seven",
+        "inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [TEXT]}],
+    },
+}
+RESPONSE_EXAMPLES: dict[str, Any] = {
+    "one text": ANSWER,
+    "many texts, one without words": {"predictions": [ANSWER, ERROR]},
+    "a list": [ANSWER],
+}

@@ -1,0 +1,117 @@
+"""From requests as they arrived to statuses and bodies, whatever the server: one reply each, in order.
+
+All of a batch are classified together; a defect of ours harms only the request that meets it. Covers JSON,
+failures and what is counted of a batch. Leaves out how requests arrive (`hate_handler` behind TorchServe,
+`deploy/app.py` behind uvicorn) and what is answered (`service`). It logs no text.
+"""
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from handler.errors import Rejection
+from handler.requests import Request, read
+from handler.service import Service
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A request as a server hands it over: form fields, or the body under `body` or `data`, and its type.
+
+    `describe`: it asks what is served, and its parameters are not read. `base64_tensors` as in
+    `requests.read`.
+    """
+
+    parameters: Mapping[str, object]
+    content_type: str
+    explain: bool = False
+    describe: bool = False
+    base64_tensors: bool = False
+
+
+@dataclass(frozen=True)
+class Reply:
+    """HTTP status, and UTF-8 JSON."""
+
+    status: int
+    body: bytes
+
+
+def reply(service: Service, arrivals: Sequence[Arrival]) -> list[Reply]:
+    """One reply to each, in order. Raises nothing."""
+    begun = time.perf_counter()
+    try:
+        replies = _together(service, arrivals)
+    except Exception as error:  # a defect of ours: whoever caused it must not harm the others
+        report(error)
+        replies = [_alone(service, arrival) for arrival in arrivals]
+    service.tally.add(
+        {
+            ("classifier_requests",): len(arrivals),
+            ("classifier_batches",): 1,
+            ("classifier_handler_seconds",): time.perf_counter() - begun,
+        }
+    )
+    return replies
+
+
+def refuse(rejection: Rejection) -> Reply:
+    """The reply to a request that is not even read."""
+    return Reply(rejection.code, as_json(rejection.answer()))
+
+
+def failure() -> Rejection:
+    """What is said where a defect of ours left no answer."""
+    return Rejection(500, "body", "the classifier failed", "Report it, with the server's log")
+
+
+def report(error: Exception) -> None:
+    """Where it broke, for the log; not the message, which may quote a text."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    print(f"the classifier failed: {type(error).__name__}\n{frames}", file=sys.stderr, flush=True)
+
+
+def as_json(body: dict | list) -> bytes:
+    """UTF-8 with a line's end; a lone surrogate, which UTF-8 lacks, as the escape that JSON allows."""
+    try:
+        return (json.dumps(body, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(body) + "\n").encode()
+
+
+def _together(service: Service, arrivals: Sequence[Arrival]) -> list[Reply]:
+    requests = [_read(service, arrival) for arrival in arrivals]
+    replies = []
+    for arrival, request, answers in zip(arrivals, requests, service.answer(requests), strict=True):
+        if arrival.describe:
+            replies.append(Reply(200, as_json(service.describe())))
+        else:
+            replies.append(Reply(request.status(answers), as_json(service.wrap(request, answers))))
+    return replies
+
+
+def _alone(service: Service, arrival: Arrival) -> Reply:
+    try:
+        (answered,) = _together(service, [arrival])
+    except Exception as error:
+        report(error)
+        service.tally.add({("classifier_rejected", "500", "body"): 1})
+        failed, tensors = failure().answer(), arrival.base64_tensors
+        request = Request([], "v2" if tensors else "one", id="", only_tensors=tensors)
+        return Reply(request.status([failed]), as_json(service.wrap(request, [failed])))
+    return answered
+
+
+def _read(service: Service, arrival: Arrival) -> Request:
+    if arrival.describe:
+        return Request([], "list")
+    return read(
+        arrival.parameters,
+        arrival.content_type,
+        service.limits,
+        explain=arrival.explain,
+        base64_tensors=arrival.base64_tensors,
+    )
