@@ -11,7 +11,7 @@ from pathlib import Path
 from deploy import server
 from handler.artifact import DESCRIPTION, Artifact, archived_artifact, checked
 from handler.commands import emit, positive_float, positive_int, run, say, share
-from handler.errors import UserError
+from handler.errors import UnsupportedError, UserError
 from handler.torchserve import is_taken, java_home, read_config
 
 METRICS = "http://127.0.0.1:8082/metrics"
@@ -98,8 +98,14 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _drift(arguments: argparse.Namespace) -> int:
     """Exit status 1 where a distribution has drifted."""
-    from deploy import counts, drift  # scipy, which serving does not need
-
+    try:
+        from deploy import counts, drift  # scipy and Prometheus' client, which serving does not need
+    except ImportError as error:
+        raise UnsupportedError(
+            "what drift is computed with is not installed",
+            seen=error.name,
+            remedy="Install it: .venv/bin/pip install prometheus-client scipy tabulate",
+        ) from error
     artifact = _artifact(arguments.artifact)
     rule = drift.Rule(arguments.psi, arguments.ks, arguments.alpha, arguments.least_texts)
     reference = drift.references(artifact)
