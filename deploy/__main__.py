@@ -15,6 +15,7 @@ from handler.torchserve import is_taken, java_home, read_config
 
 # Modules with needs of their own, each with the extra that names them: imported when they are called.
 COMMANDS = {
+    "drift": ("monitor", "compare what is served with validation; status 1 where it has drifted"),
     "app": ("app", "serve without TorchServe, by FastAPI and uvicorn"),
     "tune": ("deploy", "find the settings that suit this machine"),
     "rollout": ("deploy", "change the version that servers answer with, and back if it is worse"),

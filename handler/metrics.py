@@ -62,8 +62,7 @@ class Tally:
             sums, self._sums = self._sums, Counter()
         for (name, *labels), value in sorted(sums.items()):
             if value:
-                # Commas, bars and colons part the fields of TorchServe's line: a label may have any.
-                dimensions = [re.sub(r"[^\w.+-]", "_", one) for one in (self._model, *labels)]
+                dimensions = [dimension(one) for one in (self._model, *labels)]
                 try:
                     _counter(self._metrics, name).add_or_update(value, dimensions)
                 except Exception as error:  # one counter must not end the others
@@ -73,6 +72,11 @@ class Tally:
         while True:
             time.sleep(INTERVAL_S)
             self.emit()
+
+
+def dimension(value: str) -> str:
+    """A label's name as the metrics have it: commas, bars and colons part the fields of TorchServe's line."""
+    return re.sub(r"[^\w.+-]", "_", value)
 
 
 def _counter(metrics, name: str):
