@@ -18,7 +18,7 @@ DEMO_JSON := {"text": "I made soup for my new neighbours today"}
 ARTIFACTS := $(BUILD)/artifacts
 OBJECTIVE = $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP))
 
-.PHONY: help demo install train evaluate export package serve stop doctor benchmark compare select test test-slow lint lock clean
+.PHONY: help demo install train evaluate export package serve stop doctor benchmark compare select plan test test-slow lint lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -80,6 +80,10 @@ compare: install ## A=fp32 B=openvino-int8: two reports beside each other
 select: install ## [P99_MS=] [RPS=] [MAX_F1_DROP=0.01] [MAX_FLIP=] [MAX_MB=]: pick, say why, promote
 	@$(PY) -m benchmarks select $(OBJECTIVE) $(if $(MAX_FLIP),--max-flip $(MAX_FLIP)) $(if $(MAX_MB),--max-mb $(MAX_MB)) >/dev/null
 	@$(PY) -m export promote --artifacts $(ARTIFACTS) --name $(NAME) >/dev/null
+
+plan: install ## RPS=50000 P99_MS=50 [VARIANT=]: how many replicas, and what they take [ARGS="--price-core-hour 0.04"]
+	@[ -n "$(RPS)" ] && [ -n "$(P99_MS)" ] || { echo "error: name a load and an objective: make plan RPS=50000 P99_MS=50" >&2; exit 2; }
+	@$(PY) -m benchmarks plan --rps '$(RPS)' --p99-ms '$(P99_MS)' $(if $(VARIANT),--variant '$(VARIANT)') $(ARGS) >/dev/null
 
 test: install ## the test suite (DATA_DIR= adds the tests on real data)
 	@$(BIN)/pytest

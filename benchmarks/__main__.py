@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.profiles import PROFILES, with_test
-from handler.commands import emit, positive_float, positive_int, run, say, share
+from handler.commands import emit, not_negative_float, positive_float, positive_int, run, say, share
 from handler.errors import UserError
 
 RESULTS = Path("benchmarks/results")
 PUBLISHED = Path("benchmarks/published")
+# For a model that is 20 % wrong (1 / 0.8), or for a fifth of the replicas being away; not for both.
+HEADROOM = 1.25
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -139,6 +141,58 @@ def _parser() -> argparse.ArgumentParser:
     )
     select.add_argument("--max-mb", type=positive_float, help="size of the artifact; default: no demand")
     select.set_defaults(command=_select)
+
+    plan = commands.add_parser(
+        "plan", parents=[results], help="how many replicas a load needs, what they take and cost"
+    )
+    plan.add_argument("--rps", type=positive_float, required=True, help="texts per second, of all replicas")
+    plan.add_argument(
+        "--p99-ms", type=positive_float, required=True, help="99 of 100 answers are to come within this"
+    )
+    plan.add_argument(
+        "--report", type=Path, help="what was measured; default: side-by-side.json among the results"
+    )
+    plan.add_argument("--variant", help="default: the selected one, or the fastest that is equal and served")
+    plan.add_argument(
+        "--headroom",
+        type=positive_float,
+        default=HEADROOM,
+        help="replicas bear this many times --rps: 1.25 allows for a model that is 20 %% wrong, or for a "
+        "fifth of the replicas being away; default: %(default)s",
+    )
+    plan.add_argument(
+        "--burstiness",
+        type=positive_float,
+        default=1.0,
+        help="variance of the gaps between arrivals, by that of random ones (Poisson); default: %(default)s",
+    )
+    plan.add_argument("--mean-tokens", type=positive_float, help="of your texts; default: as measured")
+    for what in ("core", "gb"):
+        plan.add_argument(
+            f"--price-{what}-hour",
+            type=not_negative_float,
+            help="in your currency; without prices no cost is given",
+        )
+    plan.set_defaults(command=_plan)
+
+    forecast = commands.add_parser(
+        "plan-check",
+        parents=[results],
+        help="serve an archive, forecast its saturation and p99, measure them; exit 1 beyond 20 %%",
+    )
+    forecast.add_argument(
+        "--archive", type=Path, default=Path("model_store/hate.mar"), help="default: %(default)s"
+    )
+    forecast.add_argument(
+        "--checkpoint", type=Path, default=Path("build/checkpoint"), help="default: %(default)s"
+    )
+    forecast.add_argument(
+        "--shares", type=share, nargs="+", default=[0.5, 0.8], help="of saturation; default: 0.5 0.8"
+    )
+    forecast.add_argument(
+        "--seconds", type=positive_float, default=30.0, help="of each load; default: %(default)s"
+    )
+    forecast.set_defaults(command=_plan_check)
 
     publish = commands.add_parser(
         "publish", parents=[results, published], help="commit a report: figures only"
@@ -288,6 +342,46 @@ def _select(arguments: argparse.Namespace) -> int:
         say("no variant qualifies; what is served stays as it was")
     emit(selection)
     return 0 if selection["selected"] else 1
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from benchmarks.capacity import Demand, Prices, choose, plan
+    from benchmarks.pages.plan_page import picture, plan_table
+    from benchmarks.results import SIDE_BY_SIDE, read_measurements, read_selection
+
+    report = arguments.report or arguments.results / f"{SIDE_BY_SIDE}.json"
+    document = read_measurements(report)
+    variant = choose(document, read_selection(report.parent), arguments.variant)
+    demand = Demand(
+        arguments.rps, arguments.p99_ms, arguments.headroom, arguments.burstiness, arguments.mean_tokens
+    )
+    found = plan(document, variant, demand, Prices(arguments.price_core_hour, arguments.price_gb_hour))
+    drawn = arguments.results / "plan.svg"
+    drawn.parent.mkdir(parents=True, exist_ok=True)
+    drawn.write_text(picture(found), encoding="utf-8")
+    say(f"{plan_table(found)}\n\npicture: {drawn}")
+    emit(found)
+    return 0
+
+
+def _plan_check(arguments: argparse.Namespace) -> int:
+    from benchmarks.pages.plan_page import check_note, check_table
+    from benchmarks.plan_check import check, steps
+    from benchmarks.progress import progress
+    from benchmarks.served import serve
+    from handler.atomic import write_json
+    from training.checkpoint import load_data, open_checkpoint
+
+    if not arguments.archive.is_file():
+        raise UserError("there is no such archive", seen=arguments.archive, remedy="Make it: make package")
+    texts = load_data(open_checkpoint(arguments.checkpoint)).splits["gate"].texts[:2000]
+    with progress(steps(arguments.shares, arguments.seconds)) as step:
+        server = serve(arguments.archive)
+        found = check(arguments.archive, server, texts, arguments.shares, arguments.seconds, step)
+    write_json(arguments.results / "plan-check.json", found)
+    say(f"\n{check_table(found)}\n\n{check_note(found)}")
+    emit(found)
+    return 0 if found["within"] else 1
 
 
 def _publish(arguments: argparse.Namespace) -> int:

@@ -65,6 +65,27 @@ def read_side_by_side(path: Path) -> dict[str, Any]:
     return _read(path, partial(validate, kind="sideBySide"), "nothing has been measured yet")
 
 
+def read_measurements(path: Path) -> dict[str, Any]:
+    """The side-by-side at `path`, or the report of one variant there as a side-by-side of it alone. Raises
+    `UserError` when it is missing or damaged."""
+
+    def check(document: Any) -> None:
+        whole = isinstance(document, dict) and "variants" in document
+        validate(document, "sideBySide" if whole else "report")
+
+    document = _read(path, check, "nothing has been measured yet")
+    return document if "variants" in document else side_by_side([document])
+
+
+def read_selection(folder: Path) -> dict[str, Any] | None:
+    """What `add_selection` wrote to `folder`; None where nothing was selected yet. Raises `UserError` when it
+    is damaged."""
+    path = folder / "selection.json"
+    if not path.is_file():
+        return None
+    return _read(path, lambda found: found["selected"], "nothing was selected", "make select")
+
+
 def read_head_to_head(path: Path) -> dict[str, Any]:
     """The head-to-head document at `path`. Raises `UserError` when it is missing or damaged."""
     measure = "python -m benchmarks head-to-head openvino-int8"
@@ -84,6 +105,6 @@ def _read(
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         check(document)
-    except (ValueError, jsonschema.ValidationError) as error:
+    except (ValueError, TypeError, KeyError, jsonschema.ValidationError) as error:
         raise UserError("the report is damaged", seen=path, remedy=f"Measure again: {measure}") from error
     return document

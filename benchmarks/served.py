@@ -66,6 +66,11 @@ class Running:
     worker: psutil.Process
     metrics: str | None = None
 
+    def rss_mb(self) -> float:
+        """What the worker holds in memory, and the Java process that started it where there is one."""
+        processes = [self.worker, self.worker.parent()] if self.metrics else [self.worker]
+        return sum(one.memory_info().rss for one in processes if one) / 1e6
+
 
 @contextmanager
 def serve(archive: Path) -> Iterator[Running]:
@@ -124,6 +129,7 @@ class Served:
         self.opens: dict[float, list[Arrivals]] = {}
         self.scores: Scores = {}
         self.ready_s: list[float] = []
+        self.rss_mb: list[float] = []
         self.error: str | None = None
 
     def add(self, outcome: Mapping[str, Any]) -> None:
@@ -136,6 +142,8 @@ class Served:
             self.scores[split] = np.array(scores, np.float64)
         if outcome["ready_s"] is not None:
             self.ready_s.append(outcome["ready_s"])
+        if outcome["rss_mb"] is not None:
+            self.rss_mb.append(outcome["rss_mb"])
         self.error = self.error or outcome["error"]
 
     @property
@@ -196,10 +204,11 @@ def one_pass(
     earlier pass; without them they follow from this one's closed loops.
 
     It returns plain JSON, which `Served.add` takes: `ready_s` (None: it did not start), `loads` and `opens`
-    (the fields of `Load` and `Arrivals`), `scores` by split (rows of labels; None: no answer), and `error`:
-    what went wrong, after which nothing more was measured.
+    (the fields of `Load` and `Arrivals`), `rss_mb` after them, `scores` by split (rows of labels; None: no
+    answer), and `error`: what went wrong, after which nothing more was measured.
     """
-    outcome: dict[str, Any] = {"ready_s": None, "loads": [], "opens": [], "scores": {}, "error": None}
+    outcome: dict[str, Any] = {"ready_s": None, "rss_mb": None, "loads": [], "opens": [], "scores": {}}
+    outcome["error"] = None
     try:
         with server as running:
             outcome["ready_s"] = running.ready_s
@@ -207,6 +216,7 @@ def one_pass(
                 outcome["loads"].append(vars(load))
             for level in _open_levels(running, bodies, profile, rates or _rates(outcome["loads"], profile)):
                 outcome["opens"].append(vars(level))
+            outcome["rss_mb"] = running.rss_mb()
             for name, split in splits.items():
                 lists = spread(in_lists(split.texts), profile.served_texts)
                 scores = score_served(running.predictions, split.texts, lists, labels)

@@ -273,7 +273,11 @@ def _served_findings(
         "open": served.open_record(limit_ms),
         "saturation": served.saturation(),
         "served_error": served.error,
-        "resources": inside.resources[name] | {"server_ready_s": min(served.ready_s, default=None)},
+        "resources": inside.resources[name]
+        | {
+            "server_ready_s": min(served.ready_s, default=None),
+            "server_rss_mb": max(served.rss_mb, default=None),
+        },
         "quality_served": {},
         "parity_served": {},
     }

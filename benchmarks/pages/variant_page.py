@@ -54,6 +54,7 @@ RESOURCES = {
     "warmed_shapes": "shapes warmed",
     "first_answer_ms": "first answer ms",
     "server_ready_s": "server ready s",
+    "server_rss_mb": "server memory MB, worker and Java",
     "cpu_s_per_1000_texts": "CPU s per 1,000 texts",
     "threads": "threads",
 }
