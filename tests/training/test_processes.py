@@ -23,6 +23,7 @@ def losses(folder: Path) -> tuple[list[float], list[float]]:
     return tuple([each.value for each in events.Scalars(f"train/{name}")] for name in ("loss", "grad_norm"))
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     recipe = ("--epochs", "0.1", "--dropout", "0", "--precision", "fp32", "--run-name", "run")
     alone = run_stage("training", *TINY, *recipe, "--output", tmp_path / "one" / "checkpoint")
