@@ -111,6 +111,19 @@ def _parser() -> argparse.ArgumentParser:
         contest.add_argument(option, type=kind, default=default, help="default: %(default)s")
     contest.set_defaults(command=_head_to_head)
 
+    overload = commands.add_parser(
+        "overload", help="what a server does with more than it can do, and when a worker dies"
+    )
+    overload.add_argument("--archive", type=Path, default=Path("model_store/hate.mar"), help="%(default)s")
+    overload.add_argument("--texts", type=Path, help="one a line (default: of validation's lengths)")
+    overload.add_argument(
+        "--factor", type=positive_float, default=2.0, help="times saturation; default: %(default)s"
+    )
+    overload.add_argument(
+        "--seconds", type=positive_float, default=60.0, help="of load; default: %(default)s"
+    )
+    overload.set_defaults(command=_overload)
+
     power = commands.add_parser(
         "power",
         parents=[results],
@@ -265,6 +278,12 @@ def _run(arguments: argparse.Namespace) -> int:
     say(f"reports: {arguments.results}/side-by-side.html (and .md, .json), and one of each variant")
     emit(document)
     return 0
+
+
+def _overload(arguments: argparse.Namespace) -> int:
+    from benchmarks.overload import main
+
+    return main(arguments)
 
 
 def _head_to_head(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -37,7 +37,8 @@ LEAST_QUARTER = 5
 class Arrivals:
     """One level of open load, in plain numbers. `due_s`, `latencies_ms` and `late_ms` have one entry per
     arrival: when it was intended, what passed from then to its answer (None where that was not status 200),
-    and how late it was sent. `errors` are as in `Load`; `counted` is what the server's counters added."""
+    and how late it was sent. `errors` are as in `Load`, and
+    `failed_ms` how long after their due time; `counted` is what the server's counters added."""
 
     offered_rps: float
     seconds: float
@@ -46,6 +47,7 @@ class Arrivals:
     late_ms: list[float]
     errors: dict[str, int]
     counted: dict[str, float] | None = None
+    failed_ms: list[float] = field(default_factory=list)
 
     @property
     def saturated(self) -> bool:
@@ -137,19 +139,21 @@ def open_loop(
             if warm_s:
                 await _send(session, url, bodies, warm, limit)
             before = read_counters(metrics) if metrics else None
-            latencies, late, errors = await _send(session, url, bodies, due, limit)
+            latencies, late, errors, failed = await _send(session, url, bodies, due, limit)
         counted = spent(before, read_counters(metrics)) if metrics and before is not None else None
-        return Arrivals(rate, seconds, due.round(6).tolist(), latencies, late, errors, counted)
+        return Arrivals(rate, seconds, due.round(6).tolist(), latencies, late, errors, counted, failed)
 
     return asyncio.run(run())
 
 
 async def _send(
     session: aiohttp.ClientSession, url: str, bodies: Sequence[bytes], due: np.ndarray, limit: int
-) -> tuple[list[float | None], list[float], dict[str, int]]:
-    """Latencies and lateness in ms of requests at their times, and errors; over when every answer is in."""
+) -> tuple[list[float | None], list[float], dict[str, int], list[float]]:
+    """Latencies and lateness in ms of requests at their times, errors, and when they came; over when every
+    answer is in."""
     latencies: list[float | None] = [None] * len(due)
     late: list[float] = []
+    failed: list[float] = []
     errors: Counter[str] = Counter()
     waiting: set[asyncio.Task[None]] = set()
     begin = time.perf_counter()
@@ -164,6 +168,7 @@ async def _send(
             latencies[number] = since_ms(moment_s)
         else:
             errors[outcome] += 1
+            failed.append(since_ms(moment_s))
 
     for number, moment_s in enumerate(due.tolist()):
         # Even when it is late: without a pause no answer would be read.
@@ -176,7 +181,7 @@ async def _send(
         waiting.add(task)
         task.add_done_callback(waiting.discard)
     await asyncio.gather(*waiting)
-    return latencies, late, dict(errors)
+    return latencies, late, dict(errors), failed
 
 
 async def _until_idle(session: aiohttp.ClientSession, url: str, body: bytes, patience_s: float) -> None:
