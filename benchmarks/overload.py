@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -111,17 +111,18 @@ def measure_kill(
 ) -> dict[str, Any]:
     """One worker of two dies a third into the load."""
     settings = replace(settings_of(archive, read_config(CONFIG)), workers=2, threads=1)
-    with tempfile.TemporaryDirectory(prefix="overload-") as folder:
-        with private_server(repacked(archive, settings, Path(folder))) as server:
-            workers = _workers(server)
-            killer = threading.Timer(seconds / 3, workers[0].send_signal, [signal.SIGKILL])
-            killer.start()
-            load = open_loop(server.predictions, bodies, saturation_rps / 2, seconds, seed=1)
-            killer.join()
-            deadline = time.monotonic() + 60
-            while len(found := _workers(server)) < 2 and time.monotonic() < deadline:
-                time.sleep(0.1)
-            after = closed_loop(server.predictions, bodies, CLIENTS, QUIET_S, 0.5)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overload-")))
+        server = stack.enter_context(private_server(repacked(archive, settings, folder)))
+        workers = _workers(server)
+        killer = threading.Timer(seconds / 3, workers[0].send_signal, [signal.SIGKILL])
+        killer.start()
+        load = open_loop(server.predictions, bodies, saturation_rps / 2, seconds, seed=1)
+        killer.join()
+        deadline = time.monotonic() + 60
+        while len(found := _workers(server)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        after = closed_loop(server.predictions, bodies, CLIENTS, QUIET_S, 0.5)
     return {
         "offered_rps": load.offered_rps,
         "seconds": seconds,
