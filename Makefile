@@ -67,8 +67,8 @@ serve: install ## start TorchServe on model_store/hate.mar [CONFIG=config.proper
 stop: install ## stop it
 	@$(PY) -m deploy stop $(if $(CONFIG),--config '$(CONFIG)')
 
-doctor: install ## what TorchServe needs here, what is wrong, and what to do
-	@$(PY) -m handler doctor --name $(NAME) >/dev/null
+doctor: install ## what TorchServe needs here, what is wrong, and what to do [CONFIG=config.properties]
+	@$(if $(CONFIG),TS_CONFIG_FILE='$(CONFIG)') $(PY) -m handler doctor --name $(NAME) >/dev/null
 
 benchmark: install ## every built variant, one report each and the side-by-side [PROFILE=demo|quick|full] [PEERS=1] [RPS=]
 	@$(PY) -m benchmarks run $(OBJECTIVE) $(filter-out default all cpu gpu cuda,$(VARIANTS)) --name $(NAME) --artifacts $(ARTIFACTS) --checkpoint '$(CHECKPOINT)' --profile $(PROFILE) --peers-folder $(BUILD)/peers $(if $(PEERS),--peers) $(ARGS) >/dev/null

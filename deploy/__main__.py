@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from deploy import server
+from deploy.access import KEY_FILE, Access
 from handler.commands import emit, run, say
 from handler.errors import UserError
 from handler.torchserve import is_taken, java_home, read_config
@@ -57,6 +58,10 @@ def _start(arguments: argparse.Namespace) -> int:
     server.start(public, arguments.name)
     body = """'{"text": "text to classify"}'"""
     say(f"ready. Ask it:\n  curl {public.url}/predictions/{arguments.name} --json {body}")
+    if public.speaks_tls("inference_address") and public["certificate_file"]:
+        say(f"  with --cacert {public['certificate_file']}, if no authority signed it")
+    if public.wants_tokens:
+        say(f'  with -H "Authorization: Bearer KEY": the key is that of "inference" in {KEY_FILE}')
     return 0
 
 
@@ -68,7 +73,8 @@ def _stop(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     public = read_config(arguments.config)
     ports = {port: "in use" if is_taken(port) else "free" for port in public.ports}
-    emit({"healthy": server.is_healthy(public.ports[0]), "ports": ports, "java_home": java_home()})
+    healthy = Access(public, Path.cwd()).is_healthy()
+    emit({"healthy": healthy, "ports": ports, "java_home": java_home()})
     return 0
 
 

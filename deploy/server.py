@@ -4,8 +4,6 @@
 folders and the archives changed, and leaves nothing behind. Java comes from the environment.
 """
 
-import http.client
-import json
 import os
 import re
 import shutil
@@ -15,8 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,11 +21,14 @@ from pathlib import Path
 
 import psutil
 
+from deploy.access import Access, ask, says_healthy
 from handler.errors import UserError
-from handler.torchserve import ADDRESSES, GRPC_PORTS, Config, is_taken, java_home
+from handler.torchserve import ADDRESSES, GRPC_PORTS, Config, is_taken, java_home, read_config
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config.properties"
+# What a configuration names by relative paths: TorchServe splits vmargs at spaces.
+BESIDE = ("java.security", "log4j2.xml", "metrics.yaml")
 GRACE_S = 10  # a healthy server that still does not know its model will not come to know it
 
 
@@ -43,10 +42,11 @@ class Server:
     grpc_port: int
     pid: int
     log: Path
+    access: Access
 
     @property
     def predictions(self) -> str:
-        return f"http://127.0.0.1:{self.inference_port}/predictions/hate"
+        return f"{self.access.config.endpoint('inference_address')}/predictions/hate"
 
     @property
     def metrics(self) -> str:
@@ -70,7 +70,7 @@ def private_server(
     timeout_s: float = 300,
 ) -> Iterator[Server]:
     """TorchServe with `archive` as `name` on free ports of loopback, ready to answer; stopped on leaving.
-    `settings` stand in place of those in `config.properties`."""
+    `settings` stand in place of those in `config.properties`; of an address all but its port."""
     if not archive.is_file():
         raise UserError("there is no such archive", seen=archive, remedy="Build it: make export package")
     with tempfile.TemporaryDirectory(prefix="torchserve-") as scratch:
@@ -85,9 +85,10 @@ def private_server(
         }
         process = _launch(config, f"{name}={archive.name}", log, folder, environment)
         try:
-            _wait_until_ready(process, inference, management, name, log, timeout_s)
+            access = Access(read_config(config), folder)
+            _wait_until_ready(process, access, name, log, timeout_s)
             pid = int((folder / ".model_server.pid").read_text())
-            yield Server(inference, management, metrics, grpc, pid, log)
+            yield Server(inference, management, metrics, grpc, pid, log, access)
         finally:
             _stop(process)
 
@@ -115,14 +116,15 @@ def _launch(
 def _private_config(folder: Path, archive: Path, settings: Mapping[str, str]) -> tuple[Path, list[int]]:
     """The project's configuration with free ports and an absolute model store, written to `folder`."""
     ports = free_ports(len(ADDRESSES) + len(GRPC_PORTS))
-    changed = {key: f"http://127.0.0.1:{port}" for key, port in zip(ADDRESSES, ports, strict=False)}
+    values = {**read_config(CONFIG).values, **settings}
+    changed = {**settings, "model_store": str(archive.parent.resolve())}
+    for key, port in zip(ADDRESSES, ports, strict=False):
+        changed[key] = re.sub(r"\d+$", str(port), values[key])
     changed |= {key: str(port) for key, port in zip(GRPC_PORTS, ports[len(ADDRESSES) :], strict=True)}
-    changed |= {**settings, "model_store": str(archive.parent.resolve())}
     kept = [line for line in CONFIG.read_text().splitlines() if line.split("=")[0] not in changed]
     text = "\n".join([*kept, *(f"{key}={value}" for key, value in changed.items())])
-    # Beside the configuration, by the same relative paths: TorchServe splits vmargs at spaces.
     (folder / "deploy").mkdir()
-    for name in ("log4j2.xml", "metrics.yaml"):
+    for name in BESIDE:
         shutil.copy(ROOT / "deploy" / name, folder / "deploy")
     path = folder / "config.properties"
     path.write_text(text + "\n")
@@ -131,6 +133,27 @@ def _private_config(folder: Path, archive: Path, settings: Mapping[str, str]) ->
 
 def start(config: Config, name: str = "hate", timeout_s: float = 300) -> None:
     """Start the public TorchServe on `<name>.mar` of its model store; returns when it answers."""
+    archive = checked_archive(config, name)
+    access = Access(config, Path.cwd())
+    if taken := [port for port in config.ports if is_taken(port)]:
+        remedy = (
+            "A TorchServe runs already: make stop"
+            if access.is_healthy()
+            else f"Free it, or change it in {config.path}"
+        )
+        raise UserError("a port is in use", seen=", ".join(map(str, taken)), remedy=remedy)
+    log = Path("logs/start.log")
+    log.parent.mkdir(exist_ok=True)
+    process = _launch(config.path, f"{name}={archive.name}", log, Path.cwd(), {})
+    try:
+        _wait_until_ready(process, access, name, log, timeout_s)
+    except BaseException:
+        _stop(process)
+        raise
+
+
+def checked_archive(config: Config, name: str) -> Path:
+    """The archive `<name>.mar`; raises `UserError` where it, or a file that TLS needs, cannot be served."""
     archive = config.model_store / f"{name}.mar"
     if not archive.is_file():
         raise UserError(
@@ -138,18 +161,12 @@ def start(config: Config, name: str = "hate", timeout_s: float = 300) -> None:
         )
     if not zipfile.is_zipfile(archive):
         raise UserError("the archive is damaged", seen=archive, remedy="Build it again: make package")
-    if taken := [port for port in config.ports if is_taken(port)]:
-        ours = is_healthy(config.ports[0])
-        remedy = "A TorchServe runs already: make stop" if ours else f"Free it, or change it in {config.path}"
-        raise UserError("a port is in use", seen=", ".join(map(str, taken)), remedy=remedy)
-    log = Path("logs/start.log")
-    log.parent.mkdir(exist_ok=True)
-    process = _launch(config.path, f"{name}={archive.name}", log, Path.cwd(), {})
-    try:
-        _wait_until_ready(process, config.ports[0], config.ports[1], name, log, timeout_s)
-    except BaseException:
-        _stop(process)
-        raise
+    for key in ("private_key_file", "certificate_file"):
+        if config[key] and not Path(config[key]).is_file():
+            raise UserError(
+                "TLS lacks a file", seen=f"{key}={config[key]}", remedy=f"{config.path} says how to make one"
+            )
+    return archive
 
 
 def stop(config: Config, patience_s: float = 30) -> bool:
@@ -178,7 +195,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _wait_until_ready(
-    process: subprocess.Popen, inference: int, management: int, name: str, log: Path, timeout_s: float
+    process: subprocess.Popen, access: Access, name: str, log: Path, timeout_s: float
 ) -> None:
     """Until every worker of `name` reports READY; `UserError` with the end of the log when it will not."""
     deadline = time.monotonic() + timeout_s
@@ -190,14 +207,14 @@ def _wait_until_ready(
                 seen=_last_lines(log),
                 remedy="The lines above say why; python -m deploy status looks at ports and Java",
             )
-        if worker_status(management, name) == "READY" and is_healthy(inference):
+        if access.is_ready(name):
             return
         if "Worker died" in log.read_text(errors="replace"):
             time.sleep(1)  # what the worker said on its way out may be written after TorchServe's own line
             raise UserError(
                 "the model did not load", seen=_reason(log), remedy="Build it again: make export package"
             )
-        if worker_status(management, name) is None and is_healthy(inference):
+        if access.worker_status(name) is None and access.is_healthy():
             answers_since = answers_since or time.monotonic()
             if time.monotonic() - answers_since > GRACE_S:
                 raise UserError(
@@ -211,24 +228,9 @@ def _wait_until_ready(
     )
 
 
-def worker_status(management_port: int, name: str) -> str | None:
-    """Status of the model's first worker (`READY` when it answers), or None while it is not known."""
-    model = _get(f"http://127.0.0.1:{management_port}/models/{name}")
-    workers = model[0]["workers"] if model else []
-    return workers[0]["status"] if workers else None
-
-
 def is_healthy(inference_port: int) -> bool:
-    answer = _get(f"http://127.0.0.1:{inference_port}/ping")
-    return bool(answer) and answer.get("status") == "Healthy"
-
-
-def _get(url: str):
-    try:
-        with urllib.request.urlopen(url, timeout=5) as response:
-            return json.load(response)
-    except (OSError, http.client.HTTPException, ValueError):
-        return None
+    """Whether a server on loopback, without TLS and tokens, answers as TorchServe does to `/ping`."""
+    return says_healthy(ask(f"http://127.0.0.1:{inference_port}/ping"))
 
 
 def _reason(log: Path) -> str:

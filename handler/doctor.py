@@ -11,6 +11,8 @@ import ipaddress
 import os
 import re
 import shutil
+import ssl
+import stat
 import subprocess
 import sys
 import tempfile
@@ -26,13 +28,18 @@ from handler.artifact import archived_artifact
 from handler.errors import UserError
 from handler.machine import available_cpus, cpu_features, cpu_model, has_cuda
 from handler.runtimes import RUNTIMES
-from handler.torchserve import Config, is_taken, java_home, read_config
+from handler.torchserve import ADDRESSES, Config, is_taken, java_home, read_config
 
 LEAST_JAVA = 17
 TESTED = {"torchserve": "0.12.0", "torch": "2.13.0", "onnxruntime": "1.31", "openvino": "2026.4"}
 # A worker before its model (Python, TorchServe, torch) and the JVM; measured, see the README.
 BARE_BYTES = 700 << 20
 MARKS = {"fail": "✗", "warn": "!", "ok": "✓"}
+# What no longer bounds anything: at 500 requests a second the last of so many waits 20 s.
+MOST_QUEUED = 10_000
+MOST_BYTES = 64 << 20
+DAY_MIN = 24 * 60
+RSA = bytes.fromhex("06092a864886f70d010101")  # the object identifier rsaEncryption, as DER
 # Read by TorchServe's launcher, in Python, so that its Java does not know them.
 LAUNCHER_KEYS = {"vmargs", "plugins_path"}
 
@@ -56,7 +63,8 @@ def examine(name: str) -> list[Finding]:
     except UserError as error:
         return [*findings, Finding("configuration", "fail", str(error), error.remedy)]
     findings.append(Finding("configuration", "ok", f"{path} ({chosen})"))
-    return [*findings, *_settings(config), *_ports(config), *_archive(config, name), *_environment()]
+    findings += [*_settings(config), *_doors(config), *_tls(config), *_bounds(config)]
+    return [*findings, *_ports(config), *_archive(config, name), *_environment()]
 
 
 def configuration() -> tuple[Path, str]:
@@ -128,29 +136,13 @@ def _processor() -> Iterator[Finding]:
 
 
 def _settings(config: Config) -> Iterator[Finding]:
-    """What of the configuration opens the server, or is not what its writer thought."""
+    """What of the configuration is not what its writer thought."""
     known = _known_keys()
     unknown = sorted(set(config.values) - known) if known else []
     seen = ", ".join(unknown) or f"{len(config.values)}, all known to TorchServe"
     yield Finding(
         "keys", "warn" if unknown else "ok", seen, "TorchServe does not know these: check the spelling"
     )
-    abroad = {key: host for key, host in config.hosts.items() if not _is_loopback(host)}
-    tokens = not _is_true(config["disable_token_authorization"])
-    listens = ", ".join(f"{key} {host}" for key, host in abroad.items()) or "on loopback alone"
-    remedy = "Turn tokens on (disable_token_authorization=false), or listen on 127.0.0.1 behind a proxy"
-    yield Finding("listens", "warn" if abroad and not tokens else "ok", listens, remedy)
-    yield Finding("tokens", "ok", "asked for: see key_file.json" if tokens else "not asked for")
-    if _is_true(config["enable_envvars_config"]):
-        remedy = (
-            "TS_<KEY> in the environment beats the file: enable_envvars_config=false, or know what is set"
-        )
-        yield Finding("enable_envvars_config", "warn", "on", remedy)
-    if _is_true(config["enable_model_api"]):
-        remedy = "enable_model_api=false: whoever reaches it can run the Python of any folder"
-        yield Finding("model API", "warn", "on", remedy)
-        if ".*" in config["allowed_urls"]:
-            yield Finding("allowed_urls", "warn", config["allowed_urls"], "Name the places, or none")
     mode = config["metrics_mode"].lower()
     yield Finding("metrics", "ok" if mode == "prometheus" else "warn", mode, "metrics_mode=prometheus")
     if not (declared := config["metrics_config"]):
@@ -159,6 +151,115 @@ def _settings(config: Config) -> Iterator[Finding]:
     elif not Path(declared).is_file():
         remedy = "Start in the checkout, or name the file by its full path"
         yield Finding("metrics_config", "fail", f"{declared} is not there", remedy)
+
+
+def _doors(config: Config) -> Iterator[Finding]:
+    """Who may reach the server, and what they may make of it."""
+    abroad = _abroad(config)
+    listens = ", ".join(f"{key} {config.hosts[key]}" for key in abroad) or "on loopback alone"
+    remedy = "Turn tokens on (disable_token_authorization=false), or listen on 127.0.0.1 behind a proxy"
+    open_to_all = abroad and not config.wants_tokens
+    yield Finding("listens", "warn" if open_to_all else "ok", listens, remedy)
+    for name, remedy in (
+        ("management", "Who reaches it changes workers: 127.0.0.1, and through ssh"),
+        ("metrics", "It asks for no token: 127.0.0.1, or let the network bring Prometheus alone to it"),
+    ):
+        if any(name in key for key in abroad):
+            yield Finding(f"{name} API", "warn", "listens beyond loopback", remedy)
+    yield _tokens(config)
+    if _is_true(config["enable_model_api"]):
+        remedy = "enable_model_api=false: whoever reaches it can run the Python of any folder"
+        yield Finding("model API", "warn", "on", remedy)
+    if ".*" in (allowed := config["allowed_urls"]):
+        remedy = "allowed_urls=, or name the places: an archive from there runs as the server does"
+        yield Finding("allowed_urls", "warn", allowed, remedy)
+    for key, remedy in (
+        (
+            "enable_envvars_config",
+            "TS_<KEY> in the environment beats the file: say false, or know what is set",
+        ),
+        ("use_env_allowed_urls", "TS_ALLOWED_URLS in the environment beats the file: say false"),
+        ("install_py_dep_per_model", "An archive installs what it likes when it is loaded: say false"),
+    ):
+        if _is_true(config[key]):
+            yield Finding(key, "warn", "on", remedy)
+    if origin := config["cors_allowed_origin"]:
+        remedy = "Pages of other sites may ask with a visitor's browser: leave it out, or name one site"
+        yield Finding("CORS", "warn" if "*" in origin else "ok", origin, remedy)
+
+
+def _tokens(config: Config) -> Finding:
+    if not config.wants_tokens:
+        return Finding("tokens", "ok", "not asked for")
+    try:
+        minutes = float(config["token_expiration_min"] or 60)
+    except ValueError:
+        minutes = 60.0  # as TorchServe then does
+    remedy = "Nothing renews them, and then nobody is answered: a longer token_expiration_min"
+    seen = f"asked for, {minutes:g} minutes long: see key_file.json"
+    return Finding("tokens", "warn" if minutes < DAY_MIN else "ok", seen, remedy)
+
+
+def _tls(config: Config) -> Iterator[Finding]:
+    """Whether what is said beyond loopback is encrypted, and whether the certificate can be served."""
+    bare = [key for key in _abroad(config) if key != "metrics_address" and not _is_encrypted(config, key)]
+    served = any(_is_encrypted(config, key) for key in config.hosts)
+    if bare:
+        remedy = (
+            "Texts and tokens cross the network in clear text: https://, as in deploy/production.properties"
+        )
+        yield Finding("TLS", "warn", f"not on {', '.join(bare)}", remedy)
+    elif not served:
+        yield Finding("TLS", "ok", "off, and only needed beyond loopback")
+    if served:
+        yield _certificate(config)
+
+
+def _certificate(config: Config) -> Finding:
+    name, key, certificate = "certificate", config["private_key_file"], config["certificate_file"]
+    if config["keystore"]:
+        remedy = "Name private_key_file and certificate_file: the keystore's password stands in this file"
+        return Finding(name, "warn", config["keystore"], remedy)
+    if not (key and certificate):
+        remedy = "private_key_file= and certificate_file=: TorchServe makes one up, which nobody can verify"
+        return Finding(name, "warn", "none is named", remedy)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)
+        first = re.search(rf"{ssl.PEM_HEADER}.*?{ssl.PEM_FOOTER}", Path(certificate).read_text(), re.DOTALL)
+        is_rsa = first is not None and RSA in ssl.PEM_cert_to_DER_cert(first[0])
+        readable = Path(key).stat().st_mode & stat.S_IROTH
+    except (OSError, ValueError) as error:
+        remedy = "Name a certificate and its own key, as PEM without a password"
+        return Finding(name, "fail", f"{certificate}, {key}: {error}", remedy)
+    if not is_rsa:
+        return Finding(name, "fail", f"{certificate} is not RSA", "TorchServe starts with RSA keys alone")
+    remedy = f"chmod o-r {key}: everybody on this machine can read the key"
+    return Finding(name, "warn" if readable else "ok", f"{certificate}, and its key", remedy)
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password, which TorchServe cannot give")
+
+
+def _bounds(config: Config) -> Iterator[Finding]:
+    """How much may wait, and how much be sent."""
+    for key, most in (
+        ("job_queue_size", MOST_QUEUED),
+        ("max_request_size", MOST_BYTES),
+        ("max_response_size", MOST_BYTES),
+    ):
+        if value := config[key]:
+            bounded = value.isdigit() and 0 < int(value) <= most
+            yield Finding(key, "ok" if bounded else "warn", value, f"From 1 to {most:,}: more bounds nothing")
+
+
+def _abroad(config: Config) -> list[str]:
+    """The interfaces that others than this machine reach."""
+    return [key for key, host in config.hosts.items() if not _is_loopback(host)]
+
+
+def _is_encrypted(config: Config, interface: str) -> bool:
+    return config.speaks_tls(interface) if interface in ADDRESSES else _is_true(config["enable_grpc_ssl"])
 
 
 def _ports(config: Config) -> Iterator[Finding]:

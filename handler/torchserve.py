@@ -29,6 +29,7 @@ DEFAULTS = {
 }
 ADDRESSES = ("inference_address", "management_address", "metrics_address")
 GRPC_PORTS = ("grpc_inference_port", "grpc_management_port")
+EVERYWHERE = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,21 @@ class Config:
 
     @property
     def url(self) -> str:
-        return f"localhost:{self.ports[0]}"
+        """What a person on this machine types."""
+        return f"{'https://' if self.speaks_tls('inference_address') else ''}localhost:{self.ports[0]}"
+
+    @property
+    def wants_tokens(self) -> bool:
+        return self["disable_token_authorization"].lower() != "true"  # as Java's Boolean.parseBoolean
+
+    def speaks_tls(self, interface: str) -> bool:
+        return urlsplit(self[interface]).scheme == "https"
+
+    def endpoint(self, interface: str) -> str:
+        """Where this machine reaches one of `ADDRESSES`: on loopback, if it listens everywhere."""
+        address, port = urlsplit(self[interface]), self.ports[ADDRESSES.index(interface)]
+        host = address.hostname or ""
+        return f"{address.scheme}://{'127.0.0.1' if host in EVERYWHERE else host}:{port}"
 
 
 def read_config(path: Path) -> Config:

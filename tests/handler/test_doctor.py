@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -16,16 +17,22 @@ from tests.conftest import ROOT, run_stage
 
 
 @pytest.fixture
-def shop(build_once, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the project's configuration and an archive, as `torchserve --start` would meet it."""
+def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the project's configuration and no archive."""
     (tmp_path / "deploy").mkdir()
     shutil.copy(ROOT / "deploy" / "metrics.yaml", tmp_path / "deploy")
     shutil.copy(ROOT / "config.properties", tmp_path)
-    archive = package(build_once("fp32"), tmp_path / "model_store")
-    archive.rename(tmp_path / "model_store" / "hate.mar")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TS_CONFIG_FILE", "config.properties")
     return tmp_path
+
+
+@pytest.fixture
+def shop(configured: Path, build_once) -> Path:
+    """The same with an archive, as `torchserve --start` would meet it."""
+    archive = package(build_once("fp32"), configured / "model_store")
+    archive.rename(configured / "model_store" / "hate.mar")
+    return configured
 
 
 def change(shop: Path, **values: str) -> None:
@@ -62,6 +69,22 @@ def test_nothing_fails_where_everything_is_in_place(shop: Path) -> None:
         ({"metrics_config": "nowhere.yaml"}, "metrics_config", "fail"),
         ({"metrics_mode": "log"}, "metrics", "warn"),
         ({"model_store": "nowhere"}, "archive", "fail"),
+        ({"inference_address": "http://10.0.0.1:8080"}, "TLS", "warn"),
+        ({"grpc_inference_address": "0.0.0.0"}, "TLS", "warn"),
+        ({"grpc_inference_address": "0.0.0.0", "enable_grpc_ssl": "true"}, "TLS", "nothing said"),
+        ({"inference_address": "https://0.0.0.0:8443"}, "certificate", "warn"),
+        ({"inference_address": "https://0.0.0.0:8443", "keystore": "a.p12"}, "certificate", "warn"),
+        ({"management_address": "https://0.0.0.0:8444"}, "management API", "warn"),
+        ({"metrics_address": "http://0.0.0.0:8082"}, "metrics API", "warn"),
+        ({"disable_token_authorization": "false"}, "tokens", "warn"),
+        ({"disable_token_authorization": "false", "token_expiration_min": "1440"}, "tokens", "ok"),
+        ({"allowed_urls": "https://.*"}, "allowed_urls", "warn"),
+        ({"allowed_urls": "https://models[.]example/hate[.]mar"}, "allowed_urls", "nothing said"),
+        ({"use_env_allowed_urls": "true"}, "use_env_allowed_urls", "warn"),
+        ({"install_py_dep_per_model": "true"}, "install_py_dep_per_model", "warn"),
+        ({"cors_allowed_origin": "*"}, "CORS", "warn"),
+        ({"job_queue_size": "1000000"}, "job_queue_size", "warn"),
+        ({"max_request_size": "2147483647"}, "max_request_size", "warn"),
     ],
     ids=[
         "typo",
@@ -74,13 +97,71 @@ def test_nothing_fails_where_everything_is_in_place(shop: Path) -> None:
         "metrics-lost",
         "metrics-log",
         "store",
+        "clear-text",
+        "clear-grpc",
+        "encrypted-grpc",
+        "certificate-made-up",
+        "keystore",
+        "management-open",
+        "metrics-open",
+        "tokens-of-an-hour",
+        "tokens-of-a-day",
+        "any-address",
+        "one-address",
+        "addresses-by-environment",
+        "packages-from-the-network",
+        "any-site",
+        "endless-queue",
+        "endless-request",
     ],
 )
 def test_what_is_wrong_in_the_configuration_is_found(
-    shop: Path, values: dict[str, str], name: str, expected: str
+    configured: Path, values: dict[str, str], name: str, expected: str
 ) -> None:
-    change(shop, **values)
+    change(configured, **values)
     assert status(name) == expected
+
+
+def certify(folder: Path, kind: str, *options: str) -> None:
+    """A self-signed certificate where the production configuration looks for one."""
+    (folder / "tls").mkdir(exist_ok=True)
+    command = ["openssl", "req", "-x509", "-newkey", kind, *options, "-subj", "/CN=localhost"]
+    command += ["-keyout", "tls/tls.key", "-out", "tls/tls.crt"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    (folder / "tls" / "tls.key").chmod(0o600)
+
+
+def test_the_production_configuration_is_judged_well(configured: Path) -> None:
+    shutil.copy(ROOT / "deploy" / "production.properties", configured / "config.properties")
+    assert status("certificate") == "fail", "there is none yet"
+    certify(configured, "rsa:2048", "-nodes")
+    about_settings = {
+        "keys",
+        "listens",
+        "tokens",
+        "certificate",
+        "metrics",
+        "job_queue_size",
+        "max_request_size",
+    }
+    found = {finding.name: finding.status for finding in examine("hate")}
+    assert {found[name] for name in about_settings} == {"ok"}
+    assert not found.keys() & {"TLS", "management API", "metrics API", "model API", "allowed_urls", "CORS"}
+    (configured / "tls" / "tls.key").chmod(0o644)
+    assert status("certificate") == "warn"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("ec", ["-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]), ("rsa:2048", ["-passout", "pass:secret"])],
+    ids=["elliptic-curve", "password"],
+)
+def test_a_key_that_torchserve_does_not_start_with_fails(
+    configured: Path, kind: str, options: list[str]
+) -> None:
+    shutil.copy(ROOT / "deploy" / "production.properties", configured / "config.properties")
+    certify(configured, kind, *options)
+    assert status("certificate") == "fail"
 
 
 def test_an_artifact_for_other_cpus_fails(shop: Path, build_once) -> None:
