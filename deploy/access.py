@@ -37,10 +37,11 @@ class Access:
         return says_healthy(self._get("inference_address", "/ping"))
 
     def worker_status(self, name: str) -> str | None:
-        """Status of the model's first worker (`READY` when it answers), or None while it is not known."""
+        """`READY` when all of the model's workers answer, else the status of one that does not; None while
+        none is known."""
         model = self._get("management_address", f"/models/{name}")
-        workers = model[0]["workers"] if model else []
-        return workers[0]["status"] if workers else None
+        statuses = [worker["status"] for worker in model[0]["workers"]] if model else []
+        return min(statuses, key=lambda status: status == "READY", default=None)
 
     def headers(self, interface: str) -> dict[str, str]:
         """What a request to `interface`, a key of the configuration, must bear; nothing without tokens."""
