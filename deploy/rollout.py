@@ -22,6 +22,7 @@ import requests
 from tabulate import tabulate
 from tqdm import tqdm
 
+from deploy.access import KEY_FILE, Access
 from deploy.sample import read_texts
 from deploy.server import CONFIG
 from handler.commands import emit, not_negative_float, positive_float, positive_int, run, say, share
@@ -73,11 +74,16 @@ class Comparison:
 
 
 class Front:
-    """One TorchServe: `inference` and `management` are addresses, `name` is the model's."""
+    """One TorchServe and its model `name`. Over TLS its certificate must be made out to the address at which
+    it is asked, 127.0.0.1 where it listens everywhere."""
 
-    def __init__(self, inference: str, management: str, name: str) -> None:
-        self.inference, self.management, self.name = inference, management, name
+    def __init__(self, access: Access, name: str) -> None:
+        self.access, self.name = access, name
+        self.inference = access.config.endpoint("inference_address")
+        self.management = access.config.endpoint("management_address")
         self.session = requests.Session()
+        certificate = access.config["certificate_file"]
+        self.session.verify = str(access.folder / certificate) if certificate else True
 
     def versions(self) -> dict[str, dict[str, Any]]:
         """What is registered, by version."""
@@ -117,9 +123,9 @@ class Front:
     def ask(self, text: str, version: str | None = None) -> tuple[dict, float]:
         """The answer and the milliseconds that it took; `UserError` where it was not 200."""
         place = f"{self.inference}/predictions/{self.name}" + (f"/{version}" if version else "")
-        begun = time.perf_counter()
+        headers, begun = self.access.headers("inference_address"), time.perf_counter()
         try:
-            answer = self.session.post(place, json={"text": text}, timeout=60)
+            answer = self.session.post(place, json={"text": text}, headers=headers, timeout=60)
         except requests.RequestException as error:
             raise UserError(
                 "no answer", seen=f"{place}: {type(error).__name__}", remedy="Is it up?"
@@ -133,7 +139,8 @@ class Front:
 
     def _manage(self, method: str, path: str, options: dict[str, str] | None = None) -> Any:
         try:
-            answer = self.session.request(method, self.management + path, params=options, timeout=TIMEOUT_S)
+            place, headers = self.management + path, self.access.headers("management_address")
+            answer = self.session.request(method, place, params=options, headers=headers, timeout=TIMEOUT_S)
         except requests.RequestException as error:
             raise UserError(
                 "the management API does not answer",
@@ -152,16 +159,19 @@ class Front:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 1 where the new version was rolled back."""
     options = _parser().parse_args(argv)
-    fronts = []
-    for path in options.config or [CONFIG]:
-        config = read_config(path)
-        fronts.append(Front(config["inference_address"], config["management_address"], options.name))
+    fronts = [Front(_access(path), options.name) for path in options.config or [CONFIG]]
     limits = Limits(options.max_flip, options.max_shift, options.max_slowdown, options.watch_s)
     texts = read_texts(options.texts)[: options.count]
     outcome = roll_out(fronts, options.url, texts, limits, options.workers, options.keep_old)
     say(table(outcome))
     emit(outcome)
     return int(not outcome["done"])
+
+
+def _access(config: Path) -> Access:
+    """With the tokens that lie beside the configuration, or in this folder."""
+    has_keys = (config.parent / KEY_FILE).is_file()
+    return Access(read_config(config), config.parent if has_keys else Path.cwd())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -53,16 +53,11 @@ def put(artifact: Artifact, store: Path, version: str) -> str:
     return name
 
 
-def front(server, name: str) -> Front:
-    ports = server.inference_port, server.management_port
-    return Front(*(f"http://127.0.0.1:{port}" for port in ports), name)
-
-
 def test_the_better_version_takes_over_and_the_wrong_one_goes_back(
     open_server, build_once, wrong, texts, tmp_path, capsys
 ) -> None:
     server, store = open_server
-    one = front(server, "first")
+    one = Front(server.access, "first")
     good, bad = put(build_once("openvino-int8"), store, "2.0"), put(wrong, store, "3.0")
 
     config = CONFIG.read_text()
@@ -102,7 +97,7 @@ def test_a_server_that_breaks_brings_the_old_version_back_on_those_that_were_cha
 ) -> None:
     """The second server is gone when its turn comes: as it is when a machine dies during a rollout."""
     server, store = open_server
-    one, gone = front(server, "first"), front(server, "first")
+    one, gone = Front(server.access, "first"), Front(server.access, "first")
     before = one.default()
 
     def register(url: str, workers: int) -> None:
@@ -160,7 +155,7 @@ def test_three_servers_behind_nginx_change_version_under_load_without_a_failed_r
         open_api = {"enable_model_api": "true"}
         servers = [stack.enter_context(private_server(archive, settings=open_api)) for _ in range(3)]
         address = stack.enter_context(nginx([server.inference_port for server in servers], tmp_path))
-        fronts = [front(server, "hate") for server in servers]
+        fronts = [Front(server.access, "hate") for server in servers]
         is_over = threading.Event()
 
         def ask() -> None:
