@@ -125,11 +125,13 @@ def tune(arguments: argparse.Namespace) -> int:
     start = settings_of(arguments.archive, read_config(arguments.config))
     tried, chosen = search(arguments, start, bodies)
     against = against_start(arguments, start, chosen, bodies) if chosen != start else None
+    if against and not is_confirmed(against, arguments.p99_ms):
+        chosen = start
     rates = [row["beside_rps"] for row in tried if "beside_rps" in row]
     if not rates:
         seen = tried[-1]["verdict"] if tried else "nothing to try"
         raise UserError("no candidate could be measured", seen=seen, remedy="Mend that and tune again")
-    rate = against["rps"] if against else float(np.median(rates))
+    rate = against["rps" if chosen != start else "beside_rps"] if against else float(np.median(rates))
     queue = max(chosen.batch_size, int(rate * arguments.max_wait_ms / 1000))
     found = {
         "artifact_sha256": artifact.sha256,
@@ -270,6 +272,13 @@ def against_start(
         return _row(old, new)
 
 
+def is_confirmed(against: Mapping[str, Any], p99_ms: float | None) -> bool:
+    """Whether the choice is still the better one when both are measured again."""
+    if p99_ms is not None and against["beside_p99_ms"] > p99_ms:
+        return against["p99_ms"] < against["beside_p99_ms"]
+    return against["ratio"] > 1
+
+
 def _row(best: Candidate, other: Candidate) -> dict[str, Any]:
     """A candidate beside the best: medians over rounds, and the smallest and largest ratio of a round."""
     ratios = [new / old for old, new in zip(best.rates, other.rates, strict=True)]
@@ -306,6 +315,8 @@ def _spread(row: Mapping[str, Any]) -> str | None:
 def verdict(start: Settings, chosen: Settings, against: Mapping[str, Any] | None) -> str:
     if against is None:
         return "nothing was faster in every round: the settings stay as they are"
+    if chosen == start:
+        return f"what was faster was not when measured again ({_spread(against)}): the settings stay"
     changed = ", ".join(
         f"{name} {old} -> {new}"
         for (name, old), new in zip(asdict(start).items(), asdict(chosen).values(), strict=True)

@@ -101,6 +101,14 @@ def test_an_objective_goes_before_throughput() -> None:
     assert is_better(quick, slow, p99_ms=None)
 
 
+def test_luck_does_not_outlive_the_second_measurement() -> None:
+    row = {"ratio": 0.98, "ratio_low": 0.9, "ratio_high": 1.1, "p99_ms": 40.0, "beside_p99_ms": 60.0}
+    assert not tune.is_confirmed(row, None)
+    assert tune.is_confirmed(row, p99_ms=50)
+    assert "not when measured again (0.98x (0.90 to 1.10))" in tune.verdict(START, START, row)
+    assert tune.is_confirmed(row | {"ratio": 1.2}, None)
+
+
 def test_an_archive_is_repacked_with_other_settings_and_nothing_else(archive: Path, tmp_path: Path) -> None:
     config = read_config(tune.CONFIG)
     assert settings_of(archive, config) == Settings(1, tune.available_cpus(), 32, 1, 2)
