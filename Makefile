@@ -18,7 +18,7 @@ DEMO_JSON := {"text": "I made soup for my new neighbours today"}
 ARTIFACTS := $(BUILD)/artifacts
 OBJECTIVE = $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP))
 
-.PHONY: help demo install train evaluate export package serve stop doctor benchmark compare select plan test test-slow lint lock clean
+.PHONY: help demo install train evaluate export package serve stop doctor benchmark compare select plan test coverage test-slow lint lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -87,6 +87,9 @@ plan: install ## RPS=50000 P99_MS=50 [VARIANT=]: how many replicas, and what the
 
 test: install ## the test suite (DATA_DIR= adds the tests on real data)
 	@$(BIN)/pytest
+
+coverage: install ## the test suite, and which lines it ran -> build/coverage/
+	@$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=html:$(BUILD)/coverage
 
 test-slow: install ## the long proofs
 	@$(BIN)/pytest -m slow
