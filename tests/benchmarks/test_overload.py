@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from benchmarks.overload import Memory, judge, table
+from benchmarks.arrivals import Arrivals
+from benchmarks.overload import Memory, ahead, judge, table
 from export.package import package
 from tests.conftest import run_stage
 
@@ -18,6 +19,8 @@ RIGHT = {
         "answered_rps": 280.0,
         "answered_p50_ms": 1000.0,
         "answered_p99_ms": 1100.0,
+        "ahead_p99": 300.0,
+        "ahead_bound": 320,
         "bound_ms": 1143.0,
         "refused": 19_000,
         "refused_by": {"503": 19_000},
@@ -37,7 +40,7 @@ RIGHT = {
         "batch_size": 32,
         "failed": 3,
         "failed_by": {"503": 3},
-        "failed_due_s": [9.99, 10.0],
+        "failed_due_s": [9.99, 9.995, 10.0],
         "answered_p99_ms": 300.0,
         "is_back": True,
         "errors_after": {},
@@ -48,7 +51,7 @@ RIGHT = {
 def test_a_server_that_does_what_it_should_has_no_objections() -> None:
     assert judge(RIGHT) == []
     shown = table(RIGHT)
-    assert "1,100 ms; a queue of 256 bounds it by 1,143 ms" in shown
+    assert "1,100 ms; 320 requests at that rate take 1,143 ms" in shown
     assert "due from 9.99 to 10.00 s" in shown
 
 
@@ -61,8 +64,8 @@ def test_a_server_that_does_what_it_should_has_no_objections() -> None:
             {"refused_by": {"503": 5, "ServerDisconnectedError": 1}},
             "otherwise than by being refused",
         ),
-        ("flood", {"answered_p99_ms": 2000.0}, "longer than the queue"),
-        ("flood", {"bound_ms": None}, "longer than the queue"),
+        ("flood", {"ahead_p99": 400.0}, "waited for more requests"),
+        ("flood", {"ahead_p99": None}, "waited for more requests"),
         ("flood", {"refused_p50_ms": 400.0}, "to be refused took long"),
         ("flood", {"memory_growth_mb": 60.0}, "memory grew by 60 MB"),
         ("flood", {"healthy_after": False}, "not well afterwards"),
@@ -76,6 +79,13 @@ def test_each_thing_that_goes_wrong_is_said(part: str, wrong: dict, objection: s
     result = copy.deepcopy(RIGHT)
     result[part] |= wrong
     assert [objection in said for said in judge(result)] == [True]
+
+
+def test_a_request_waits_for_those_that_are_answered_before_it() -> None:
+    """Four at once, answered one a second; the second was refused, the last was sent a while late."""
+    due, took = [0.0, 0.0, 0.0, 0.0], [1000.0, None, 2000.0, 3000.0]
+    late = [0.0, 0.0, 0.0, 1500.0]
+    assert ahead(Arrivals(4.0, 1.0, due, took, late, {"503": 1})).tolist() == [0, 1, 1]
 
 
 def test_memory_that_rises_and_falls_has_not_grown() -> None:
