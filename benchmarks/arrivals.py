@@ -37,8 +37,8 @@ LEAST_QUARTER = 5
 class Arrivals:
     """One level of open load, in plain numbers. `due_s`, `latencies_ms` and `late_ms` have one entry per
     arrival: when it was intended, what passed from then to its answer (None where that was not status 200),
-    and how late it was sent. `errors` are as in `Load`, and
-    `failed_ms` how long after their due time; `counted` is what the server's counters added."""
+    and how late it was sent. `errors` are as in `Load`, and `failed_ms` how long after their due time;
+    `counted` is what the server's counters added, `cpu_s` what the generator took."""
 
     offered_rps: float
     seconds: float
@@ -48,6 +48,7 @@ class Arrivals:
     errors: dict[str, int]
     counted: dict[str, float] | None = None
     failed_ms: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
 
     @property
     def saturated(self) -> bool:
@@ -139,9 +140,12 @@ def open_loop(
             if warm_s:
                 await _send(session, url, bodies, warm, limit)
             before = read_counters(metrics) if metrics else None
+            cpu = time.process_time()
             latencies, late, errors, failed = await _send(session, url, bodies, due, limit)
+            cpu_s = time.process_time() - cpu
         counted = spent(before, read_counters(metrics)) if metrics and before is not None else None
-        return Arrivals(rate, seconds, due.round(6).tolist(), latencies, late, errors, counted, failed)
+        due_s = due.round(6).tolist()
+        return Arrivals(rate, seconds, due_s, latencies, late, errors, counted, failed, cpu_s)
 
     return asyncio.run(run())
 

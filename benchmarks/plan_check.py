@@ -4,7 +4,9 @@ Covers a private TorchServe on one archive: batches of a few sizes timed in proc
 open one as served; from these alone a queue, by the code that plans (`replica`); its forecast of open loops
 at shares of the rate at which it would be full, and of that rate; then exactly these loads. Clients and
 server share the cores in the first part as in the second, so the forecast is of this machine with the
-generator on it: a server alone does better. Leaves out what a plan makes of a queue (`capacity`).
+generator on it: a server alone does better. Arrivals that do not wait cost the generator more than clients
+that do; while it works, the worker's threads wait for the one that it has displaced, so that the difference
+is added to the time of each text. Leaves out what a plan makes of a queue (`capacity`).
 """
 
 import tempfile
@@ -39,6 +41,7 @@ SIZES = (1, 2, 4, 8, 16, 32)  # of batches in process
 CLIENTS = (1, 2, 4, 8, 16, 32, 64)  # the last keeps every batch full
 LEAST_TURNS = 3
 LIGHT = 0.1  # of the rate that the most clients reached
+MIDDLE = 0.5  # of it: what an arrival costs the generator falls with the rate, and hardly beyond this one
 OVERLOAD = 1.25  # of the forecast rate at which all is full: enough to see one that is 20 % higher
 WARM_S = 3.0
 
@@ -47,7 +50,7 @@ def steps(shares: Sequence[float], seconds: float) -> dict[str, tuple[int, float
     """For `progress`."""
     return {
         "timing": (1, seconds + 5),
-        "calibrating": (len(CLIENTS) + 1, seconds / 2 + 2),
+        "calibrating": (len(CLIENTS) + 2, seconds / 2 + 2),
         "measuring": (len(shares) + 1, 1.1 * seconds),
     }
 
@@ -75,9 +78,10 @@ def check(
             timed, lengths = _time_batches(worker, texts, seconds, artifact.max_length)
     bodies = as_bodies(texts)
     with server as running:
-        closed, light = _calibrate(running, bodies, seconds / 2, step)
+        closed, light, generator_ms = _calibrate(running, bodies, seconds / 2, step)
         known = Measured(timed, closed, [light], lengths, artifact.max_length, light["split_ms"]["http"])
-        replica = fit(known, batching)
+        fitted = fit(known, batching)
+        replica = replace(fitted, text_ms=fitted.text_ms + generator_ms)
         full_rps = replica.saturation_rps(known.mean_tokens)
         others = machine.Others([running.worker.pid, running.worker.ppid()])
         began, rates = time.perf_counter(), []
@@ -106,7 +110,11 @@ def check(
             "load_average_before": load_before,
             "others_cores": others_cores,
             "seconds": seconds,
-            "calibration": {"fitted": against_closed(replica, known), "light": light},
+            "calibration": {
+                "fitted": against_closed(fitted, known),
+                "light": light,
+                "generator_ms": generator_ms,
+            },
             "model": replica.record(),
             "saturation": saturation,
             "rates": rates,
@@ -157,8 +165,9 @@ def _time_batches(
 
 def _calibrate(
     running: Running, bodies: Sequence[bytes], seconds: float, step: Step
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Closed levels of `CLIENTS`, and a light open one, as in a report."""
+) -> tuple[list[dict[str, Any]], dict[str, Any], float]:
+    """Closed levels of `CLIENTS`, and a light open one, as in a report; and by how many ms of its CPU time an
+    arrival costs the generator more than a request of the most clients."""
     closed_loop(running.predictions, bodies, CLIENTS[-1], WARM_S, 0)  # Java compiles what is called often
     closed = []
     for clients in CLIENTS:
@@ -168,7 +177,11 @@ def _calibrate(
             )
     with step("calibrating under a light load"):
         light = _open(running, bodies, LIGHT * closed[-1]["requests_per_second"], seconds, 0)
-    return closed, light
+    with step("calibrating the generator"):
+        rate = MIDDLE * closed[-1]["requests_per_second"]
+        middle = open_loop(running.predictions, bodies, rate, seconds, 0, warm_s=1.0)
+    waiting_s = closed[-1]["load_generator_cores"] / closed[-1]["requests_per_second"]
+    return closed, light, max(0.0, 1000 * (middle.cpu_s / len(middle.due_s) - waiting_s))
 
 
 def _open(
