@@ -68,14 +68,14 @@ class Model:
         settings = yaml.safe_load((scratch / "model-config.yaml").read_text(encoding="utf-8"))
         return cls(artifact, manifest["modelName"], manifest["modelVersion"], settings)
 
-    def batching(self, size: int | None, delay_s: float | None, queue_size: int) -> Batching:
+    def batching(self, size: int | None, delay_s: float | None, queue_size: int | None) -> Batching:
         """As asked for, or as the archive says."""
         settings = self.settings or {}
         usual = Batching()
         return Batching(
             size or settings.get("batchSize", usual.size),
             settings.get("maxBatchDelay", 1000 * usual.delay_s) / 1000 if delay_s is None else delay_s,
-            queue_size,
+            queue_size or settings.get("jobQueueSize", usual.queue_size),
         )
 
     def load(self, counted: counters.Counters, threads: int | None = None) -> Service:
@@ -308,7 +308,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=positive_int, help="default: the archive's, or all CPUs")
     parser.add_argument("--batch-size", type=positive_int, help="default: the archive's, or 32")
     parser.add_argument("--batch-delay-ms", type=not_negative_float, help="default: the archive's, or 1")
-    parser.add_argument("--queue-size", type=positive_int, default=256, help="default: %(default)s")
+    parser.add_argument("--queue-size", type=positive_int, help="default: the archive's, or 256")
     parser.add_argument(
         "--drain-s",
         type=not_negative_float,

@@ -9,8 +9,10 @@ servers and sharing requests among them (`deploy/nginx.conf`).
 """
 
 import argparse
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import requests
+from requests.adapters import HTTPAdapter
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -29,6 +32,8 @@ from handler.commands import emit, not_negative_float, positive_float, positive_
 from handler.errors import UserError
 from handler.torchserve import read_config
 
+NUMBER = "Package it under a new number: python -m export package --version 1.1"
+RESPONSE_S = 300  # the longest that an archive's worker is given for a batch
 TIMEOUT_S = 600  # of a registration: the worker loads, and warms every shape
 POLL_S = 0.2
 CONFIDENCE_Z = 1.96
@@ -73,17 +78,27 @@ class Comparison:
         return found
 
 
+class _Tls(HTTPAdapter):
+    """Trusts what `Access` does."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=self._access.context(), assert_hostname=False, **kwargs)
+
+
 class Front:
-    """One TorchServe and its model `name`. Over TLS its certificate must be made out to the address at which
-    it is asked, 127.0.0.1 where it listens everywhere."""
+    """One TorchServe and its model `name`."""
 
     def __init__(self, access: Access, name: str) -> None:
         self.access, self.name = access, name
         self.inference = access.config.endpoint("inference_address")
         self.management = access.config.endpoint("management_address")
         self.session = requests.Session()
-        certificate = access.config["certificate_file"]
-        self.session.verify = str(access.folder / certificate) if certificate else True
+        self.session.trust_env = False  # no proxy, and no other credentials, for a server of this machine
+        self.session.mount("https://", _Tls(access))
 
     def versions(self) -> dict[str, dict[str, Any]]:
         """What is registered, by version."""
@@ -105,20 +120,23 @@ class Front:
     def set_default(self, version: str) -> None:
         self._manage("PUT", f"/models/{self.name}/{version}/set-default")
 
-    def remove(self, version: str, patience_s: float = 60) -> None:
-        """Unregister a version when nothing waits for it; TorchServe would fail what does."""
+    def remove(self, version: str, patience_s: float = RESPONSE_S) -> None:
+        """Unregister a version when nothing waits for it, since TorchServe would fail what does; `UserError`
+        where something still waits after `patience_s`. What a worker has in its hands is in no queue: one
+        request a worker is asked behind it, and when these are answered so is that."""
         deadline = time.monotonic() + patience_s
-        quiet_since = None
-        while time.monotonic() < deadline:
-            queue = self._manage("GET", f"/models/{self.name}/{version}")[0].get("jobQueueStatus", {})
-            if queue.get("pendingRequests", 0):
-                quiet_since = None
-            elif quiet_since is None:
-                quiet_since = time.monotonic()
-            elif time.monotonic() - quiet_since > 1:  # the batch in the worker's hands is in no queue
-                break
+        while (model := self._describe(version)).get("jobQueueStatus", {}).get("pendingRequests", 0):
+            if time.monotonic() > deadline:
+                remedy = f"Remove it later: curl -X DELETE {self.management}/models/{self.name}/{version}"
+                raise UserError("requests still wait for a version", seen=version, remedy=remedy)
             time.sleep(POLL_S)
+        for _ in model["workers"]:
+            with suppress(UserError):  # a version that cannot answer holds nothing
+                self.ask("is anything left", version)
         self._manage("DELETE", f"/models/{self.name}/{version}")
+
+    def _describe(self, version: str) -> dict[str, Any]:
+        return self._manage("GET", f"/models/{self.name}/{version}")[0]
 
     def ask(self, text: str, version: str | None = None) -> tuple[dict, float]:
         """The answer and the milliseconds that it took; `UserError` where it was not 200."""
@@ -150,16 +168,24 @@ class Front:
         if answer.status_code == 405:
             remedy = "Start it with enable_model_api=true and its management address on loopback"
             raise UserError("the server's model API is closed", seen=self.management, remedy=remedy)
+        if answer.status_code == 409:
+            raise UserError("this version is registered already", seen=self.management, remedy=NUMBER)
         if not answer.ok:
             seen = f"{method} {path}: {answer.status_code} {answer.text.strip()[:300]}"
             raise UserError("TorchServe refused", seen=seen, remedy="Its log says more")
-        return answer.json()
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise UserError(
+                "this is not TorchServe", seen=self.management, remedy="Check --config"
+            ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 1 where the new version was rolled back."""
     options = _parser().parse_args(argv)
-    fronts = [Front(_access(path), options.name) for path in options.config or [CONFIG]]
+    configs = options.config or [Path(os.environ.get("TS_CONFIG_FILE", CONFIG))]
+    fronts = [Front(_access(path), options.name) for path in configs]
     limits = Limits(options.max_flip, options.max_shift, options.max_slowdown, options.watch_s)
     texts = read_texts(options.texts)[: options.count]
     outcome = roll_out(fronts, options.url, texts, limits, options.workers, options.keep_old)
@@ -180,7 +206,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("url", help="of the new version: a file of the model store, or an allowed address")
     parser.add_argument(
-        "--config", type=Path, action="append", help="of a server; once for each (default: config.properties)"
+        "--config",
+        type=Path,
+        action="append",
+        help="of a server; once for each (default: the usual one)",
     )
     parser.add_argument("--texts", type=Path, required=True, help="to compare by, one a line")
     parser.add_argument("--count", type=positive_int, default=500, help="of texts (default: %(default)s)")
@@ -199,33 +228,48 @@ def _parser() -> argparse.ArgumentParser:
 def roll_out(
     fronts: Sequence[Front], url: str, texts: Sequence[str], limits: Limits, workers: int, keep_old: bool
 ) -> dict[str, Any]:
-    """`{done, why, new, servers}`: whether all servers answer with the new version, or why none does."""
-    # Before anything is touched: every server must be there, and agree on what it serves.
-    olds = [front.default() for front in fronts]
-    servers: list[dict[str, Any]] = []
+    """`done`: whether all servers answer with the new version, else `why` none does; `servers`: what was
+    compared; `not_rolled_back` and `left`: where the old version could not be brought back, and where a
+    version that serves no more could not be removed."""
+    if (least := upper_bound(0, len(texts))) > limits.max_flip:
+        seen = f"{len(texts)} texts: were none to differ, {least:.1%} might still"
+        raise UserError("so few texts prove nothing", seen=seen, remedy="Give more, or raise --max-flip")
+    olds = [front.default() for front in fronts]  # before anything is touched: every server must be there
+    outcome: dict[str, Any] = {"done": False, "why": None, "servers": [], "not_rolled_back": [], "left": []}
     changed: list[tuple[Front, str, str]] = []  # server, old version, new version
     try:
         for front, old in zip(tqdm(fronts, unit=" servers", disable=None), olds, strict=True):
             new = add_version(front, url, workers)
             changed.append((front, old, new))
             found = compare(front, old, new, texts)
-            servers.append({"server": front.inference, "old": old, "new": new, **asdict(found)})
+            outcome["servers"].append({"server": front.inference, "old": old, "new": new, **asdict(found)})
             if objections := found.objections(limits):
-                raise UserError(
-                    f"version {new} is not served", seen="; ".join(objections), remedy=ROLLED_BACK
-                )
+                what, seen = f"version {new} is not served", "; ".join(objections)
+                raise UserError(what, seen=seen, remedy=ROLLED_BACK)
             front.set_default(new)
             watch(front, new, texts, found, limits)
     except BaseException as error:
-        roll_back(changed)
+        outcome["not_rolled_back"] = _each(changed, lambda front, old, new: front.set_default(old))
+        outcome["left"] = _each(changed, lambda front, old, new: front.remove(new))
         if not isinstance(error, UserError | KeyboardInterrupt):
             raise
-        why = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
-        return {"done": False, "why": why, "servers": servers}
+        return outcome | {"why": "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)}
     if not keep_old:
-        for front, old, _ in changed:
-            front.remove(old)
-    return {"done": True, "why": None, "servers": servers}
+        outcome["left"] = _each(changed, lambda front, old, new: front.remove(old))
+    return outcome | {"done": True}
+
+
+def _each(
+    changed: Sequence[tuple[Front, str, str]], do: Callable[[Front, str, str], None]
+) -> list[dict[str, str]]:
+    """Do it on every server, and say where it failed: one that is gone keeps no other from it."""
+    failed = []
+    for front, old, new in changed:
+        try:
+            do(front, old, new)
+        except (UserError, KeyboardInterrupt) as error:
+            failed.append({"server": front.management, "why": str(error) or "interrupted"})
+    return failed
 
 
 def add_version(front: Front, url: str, workers: int) -> str:
@@ -233,14 +277,14 @@ def add_version(front: Front, url: str, workers: int) -> str:
     before = set(front.versions())
     try:
         front.register(url, workers)
-    except UserError:
-        for version in set(front.versions()) - before:  # one whose workers died is registered all the same
-            front.remove(version)
+        added = set(front.versions()) - before
+    except BaseException:
+        with suppress(UserError):
+            for version in set(front.versions()) - before:
+                front.remove(version)  # one whose workers died is registered all the same
         raise
-    added = set(front.versions()) - before
     if len(added) != 1:
-        remedy = "Package it under a new number: python -m export package --version 1.1"
-        raise UserError("the archive brings no new version", seen=", ".join(sorted(before)), remedy=remedy)
+        raise UserError("the archive brings no new version", seen=", ".join(sorted(before)), remedy=NUMBER)
     return added.pop()
 
 
@@ -300,16 +344,6 @@ def watch(front: Front, new: str, texts: Sequence[str], found: Comparison, limit
         raise UserError("as the default the new version is slow", seen=seen, remedy=ROLLED_BACK)
 
 
-def roll_back(changed: Sequence[tuple[Front, str, str]]) -> None:
-    """The old version on every server that was touched; the new one goes. One that is gone stops none."""
-    for front, old, new in changed:
-        try:
-            front.set_default(old)
-            front.remove(new)
-        except UserError as error:
-            say(f"{front.management} could not be rolled back: {error}")
-
-
 def table(outcome: dict[str, Any]) -> str:
     """For people: one row a server, and what came of it."""
     rows = [
@@ -323,7 +357,12 @@ def table(outcome: dict[str, Any]) -> str:
         for row in outcome["servers"]
     ]
     shown = tabulate(rows, ["server", "version", "labels that differ", "score shift", "lone request, ms"])
-    return f"{shown}\n{'done' if outcome['done'] else 'rolled back: ' + str(outcome['why'])}"
+    said = "done" if outcome["done"] else f"the old version serves: {outcome['why']}"
+    if outcome["not_rolled_back"]:
+        said = f"NOT ROLLED BACK EVERYWHERE, after: {outcome['why']}"
+    lines = [f"{one['server']} could not be set back: {one['why']}" for one in outcome["not_rolled_back"]]
+    lines += [f"{one['server']} still holds what serves no more: {one['why']}" for one in outcome["left"]]
+    return "\n".join([shown, said, *lines])
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def like_reference(archive: Path, count: int, seed: int = 0) -> list[str]:
     with zipfile.ZipFile(archive) as opened:
         tokenizer = Tokenizer.from_buffer(opened.read(f"artifact/{TOKENIZER}"))
     stripped = {token.lstrip("Ġ▁") for token in tokenizer.get_vocab()}  # as GPT-2's and T5's mark words
-    words = sorted(word for word in stripped if word.isascii() and word.isalpha())
+    words = np.array(sorted(word for word in stripped if word.isascii() and word.isalpha()))
     histogram = artifact.meta["reference"]["lengths"]
     counts = np.array(histogram["counts"], np.float64)
     if not counts.sum():  # adopted without texts of its own: every length alike

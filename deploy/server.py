@@ -53,6 +53,16 @@ class Server:
         """Where Prometheus reads."""
         return f"http://127.0.0.1:{self.metrics_port}/metrics"
 
+    def resident_mb(self) -> float:
+        """Memory of TorchServe and all below it; a process that has just ended holds none."""
+        resident = 0
+        with suppress(psutil.Error):
+            process = psutil.Process(self.pid)
+            for one in (process, *process.children(recursive=True)):
+                with suppress(psutil.Error):
+                    resident += one.memory_info().rss
+        return resident / 2**20
+
     def worker(self) -> psutil.Process:
         """The Python process that runs the handler; `UserError` when it has died."""
         for process in psutil.Process(self.pid).children(recursive=True):

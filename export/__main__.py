@@ -74,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     package.add_argument("--version", default="1.0", help="of the model; default: %(default)s")
     package.add_argument(
+        "--promote",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="the selected variant; --no-promote before a rollout, so that a restart serves the old version",
+    )
+    package.add_argument(
         "--tuning", type=Path, help="of python -m deploy tune (default: tuning.json beside --artifacts)"
     )
     package.set_defaults(command=_package)
@@ -241,6 +247,8 @@ def _package(arguments: argparse.Namespace) -> int:
     from deploy.tuning import settings_for
     from export.package import package
 
+    if arguments.tuning and not arguments.tuning.is_file():
+        raise UserError("there is no such tuning", seen=arguments.tuning, remedy="python -m deploy tune")
     tuning = arguments.tuning or arguments.artifacts.parent / "tuning.json"
     folders = sorted(path.parent for path in arguments.artifacts.glob(f"[!.]*/{DESCRIPTION}"))
     if not folders:
@@ -258,8 +266,11 @@ def _package(arguments: argparse.Namespace) -> int:
         path = package(artifact, arguments.store, name=arguments.name, version=arguments.version, tuned=tuned)
         archives[folder.name] = str(path)
         say(f"{path} ({path.stat().st_size / 1e6:.1f} MB{', tuned' if tuned else ''})")
-    variant, sha256 = _selected(arguments) or ("fp32", None)
-    emit({"archives": archives, "promoted": str(_promote_to(arguments, variant, sha256=sha256))})
+    promoted = None
+    if arguments.promote:
+        variant, sha256 = _selected(arguments) or ("fp32", None)
+        promoted = str(_promote_to(arguments, variant, sha256=sha256))
+    emit({"archives": archives, "promoted": promoted})
     return 0
 
 

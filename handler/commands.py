@@ -6,14 +6,19 @@ Tables and progress go to stderr, JSON for machines to stdout, so that `… | jq
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from handler.errors import UserError
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
-    """Run `main(argv)` as a program and leave the process with its exit status."""
+    """Run `main(argv)` as a program and leave the process with its exit status. SIGTERM ends it as Ctrl-C
+    does: what it started is stopped."""
+    with suppress(ValueError):  # another thread than the first may not say so
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         status = main(None) or 0
         sys.stdout.flush()

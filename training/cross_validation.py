@@ -60,11 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"fold {number} of {options.folds}: macro-F1 {said}")
     result = {split: summarise(figures[split]) for split in JUDGED}
     rows = [
-        [name, result["validation"][name]["mean"], each["mean"], each["standard_deviation"]]
+        [name, result["validation"].get(name, {}).get("mean"), each["mean"], each["standard_deviation"]]
         for name, each in result["test"].items()
         if name in SHOWN
     ]
-    say(tabulate(rows, ["mean of folds", "validation", "test", "its standard deviation"], floatfmt=".3f"))
+    headers = ["mean of folds", "validation", "test", "its standard deviation"]
+    say(tabulate(rows, headers, floatfmt=".3f", missingval="–"))
     emit({"data": dataset.spec, "base": options.base, "folds": options.folds, **result})
     return 0
 

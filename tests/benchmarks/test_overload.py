@@ -81,6 +81,15 @@ def test_each_thing_that_goes_wrong_is_said(part: str, wrong: dict, objection: s
     assert [objection in said for said in judge(result)] == [True]
 
 
+def test_a_server_that_answers_nothing_is_said_too() -> None:
+    result = copy.deepcopy(RIGHT)
+    empty = ("answered_p", "ahead_p", "bound", "refused_p")
+    nothing = [name for name in RIGHT["flood"] if name.startswith(empty)]
+    result["flood"] |= dict.fromkeys(nothing) | {"answered_rps": 0.0, "refused": 0, "refused_by": {}}
+    assert "was not too much" in judge(result)[0]
+    assert "–" in table(result)
+
+
 def test_a_request_waits_for_those_that_are_answered_before_it() -> None:
     """Four at once, answered one a second; the second was refused, the last was sent a while late."""
     due, took = [0.0, 0.0, 0.0, 0.0], [1000.0, None, 2000.0, 3000.0]
@@ -99,7 +108,5 @@ def test_memory_that_rises_and_falls_has_not_grown() -> None:
 def test_a_real_server_under_twice_its_load_refuses_the_rest(build_once, tmp_path) -> None:
     archive = package(build_once("onnx-int8-dynamic"), tmp_path)
     done = run_stage("benchmarks", "overload", "--archive", archive, "--seconds", 10, "--factor", 3)
-    result = json.loads(done.stdout)
-    assert result["worker_killed"]["is_back"], done.stderr
-    assert result["flood"]["healthy_after"]
-    assert result["flood"]["memory_growth_mb"] < 50
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["objections"] == []

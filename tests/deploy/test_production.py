@@ -13,6 +13,7 @@ import pytest
 
 from deploy import container
 from deploy.access import Access
+from deploy.rollout import Front
 from deploy.server import Server, private_server
 from export.package import package
 from handler.torchserve import read_config
@@ -34,6 +35,12 @@ def guarded(build_once, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         archive = package(build_once("openvino-int8"), folder)
         with private_server(archive, settings={**PRODUCTION, **files}) as server:
             yield server
+
+
+def test_a_rollout_asks_over_tls_with_the_token(guarded: Server, monkeypatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    answer, _ = Front(guarded.access, "hate").ask("good day")
+    assert answer["label"] in ("hate", "not-hate")
 
 
 def connect(server: Server) -> http.client.HTTPSConnection:

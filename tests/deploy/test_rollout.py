@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import requests
 from safetensors.torch import load_file, save_file
 
 from deploy.load import Load, closed_loop
-from deploy.rollout import Front, Limits, main, roll_out, upper_bound
+from deploy.rollout import Front, Limits, main, roll_out, table, upper_bound
 from deploy.server import CONFIG, free_ports, private_server
 from export.package import package
 from handler.artifact import DESCRIPTION, Artifact, describe_files, open_artifact
@@ -81,7 +82,7 @@ def test_the_better_version_takes_over_and_the_wrong_one_goes_back(
     assert main([bad, *options]) == 1
     said = capsys.readouterr()
     assert "of labels differ" in said.err
-    assert "rolled back" in said.err
+    assert "the old version serves: version 3.0 is not served" in said.err
     assert one.versions().keys() == {"2.0"}
     assert one.ask(texts[0])[0]["model"]["variant"] == "openvino-int8"
 
@@ -92,24 +93,76 @@ def test_the_better_version_takes_over_and_the_wrong_one_goes_back(
     assert one.default() == "2.0"
 
 
-def test_a_server_that_breaks_brings_the_old_version_back_on_those_that_were_changed(
-    open_server, build_once, texts
+@pytest.mark.slow
+def test_whatever_goes_wrong_brings_the_old_version_back_on_those_that_were_changed(
+    open_server, build_once, texts, monkeypatch
 ) -> None:
-    """The second server is gone when its turn comes: as it is when a machine dies during a rollout."""
+    """A server that is gone when its turn comes, one that breaks while it is watched, and one that cannot be
+    set back either."""
     server, store = open_server
-    one, gone = Front(server.access, "first"), Front(server.access, "first")
+    one = Front(server.access, "first")
     before = one.default()
-
-    def register(url: str, workers: int) -> None:
-        raise UserError("the management API does not answer", remedy="Start the server")
-
-    gone.register = register  # type: ignore[method-assign]
     new = put(build_once("openvino-int8"), store, "4.0")
+    failed = UserError("the management API does not answer", remedy="Start the server")
+
+    gone = Front(server.access, "first")
+    monkeypatch.setattr(gone, "register", raising(failed))
     outcome = roll_out([one, gone], new, texts, LIMITS, 1, keep_old=False)
-    assert (outcome["done"], outcome["why"].split(".")[0]) == (False, "the management API does not answer")
+    assert not outcome["done"]
+    assert outcome["why"].startswith("the management API does not answer")
     assert [row["new"] for row in outcome["servers"]] == ["4.0"], "the first had it already"
+    assert (outcome["not_rolled_back"], outcome["left"]) == ([], [])
     assert one.default() == before
     assert one.versions().keys() == {before}
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deploy.rollout.watch", raising(KeyboardInterrupt()))
+        outcome = roll_out([one], new, texts, LIMITS, 1, keep_old=False)
+        assert outcome["why"] == "interrupted"
+        assert one.default() == before
+        assert one.versions().keys() == {before}
+
+        lost, set_default = Front(server.access, "first"), one.set_default
+        patch.setattr(lost, "set_default", lambda version: failing(version, before, set_default, failed))
+        outcome = roll_out([lost], new, texts, LIMITS, 1, keep_old=False)
+    assert [one["why"] for one in outcome["not_rolled_back"]] == [str(failed)]
+    assert "NOT ROLLED BACK" in table(outcome)
+    one.set_default(before)
+    one.remove("4.0")
+
+
+def raising(error: BaseException):
+    def stub(*arguments: object) -> None:
+        raise error
+
+    return stub
+
+
+def failing(version: str, old: str, set_default: Callable[[str], None], error: UserError) -> None:
+    """As a server that accepts the new version and never the old one again."""
+    if version == old:
+        raise error
+    set_default(version)
+
+
+def test_a_version_is_removed_when_what_it_was_asked_is_answered(open_server, build_once) -> None:
+    """A request of many long texts is in the worker's hands, and in no queue, when its version goes."""
+    server, store = open_server
+    one = Front(server.access, "first")
+    one.register(put(build_once("openvino-int8"), store, "5.0"), 1)
+    body = {"texts": ["a long text " * 200] * 128}
+    with ThreadPoolExecutor(1) as asking:
+        place = f"{one.inference}/predictions/first/5.0"
+        asked = asking.submit(requests.post, place, json=body, timeout=60)
+        time.sleep(0.05)
+        one.remove("5.0")
+        assert asked.result().status_code == 200
+    assert "5.0" not in one.versions()
+
+
+def test_so_few_texts_that_they_prove_nothing_are_refused_before_anything_is_touched() -> None:
+    with pytest.raises(UserError, match="so few texts prove nothing"):
+        roll_out([], "new.mar", ["one"] * 50, LIMITS, 1, keep_old=False)
 
 
 def test_the_bound_of_a_share_holds_what_it_should() -> None:
