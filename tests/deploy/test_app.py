@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -511,7 +511,7 @@ def test_the_command_serves_an_archive_logs_no_text_and_stops_when_told(
         wait_until(lambda: process.poll() is not None or f"127.0.0.1:{port}/predict" in log.read_text())
         assert get(port, "/ready")[0] == 200, log.read_text()
         assert json.loads(get(port, "/models/hate")[1])["threads"] == 1
-        ask_about_a_xylophone(Server(port, 0, 0, 0, process.pid, log))
+        ask_about_a_xylophone(replace(served[0], inference_port=port, pid=process.pid, log=log))
         encoded = b"--XX\r\nContent-Transfer-Encoding: xylophone\r\nxylophone\r\n\r\n"
         ask(port, PREDICT, encoded, MULTIPART)
         with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
