@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from tabulate import tabulate
 
 from benchmarks.arrivals import Arrivals, open_loop
@@ -116,13 +115,13 @@ def measure_kill(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overload-")))
         server = stack.enter_context(private_server(repacked(archive, settings, folder)))
-        workers = _workers(server)
+        workers = server.workers()
         killer = threading.Timer(seconds / 3, workers[0].send_signal, [signal.SIGKILL])
         killer.start()
         load = open_loop(server.predictions, bodies, saturation_rps / 2, seconds, seed=1)
         killer.join()
         deadline = time.monotonic() + 60
-        while len(found := _workers(server)) < 2 and time.monotonic() < deadline:
+        while len(found := server.workers()) < 2 and time.monotonic() < deadline:
             time.sleep(0.1)
         after = closed_loop(server.predictions, bodies, CLIENTS, QUIET_S, 0.5)
     return {
@@ -217,19 +216,6 @@ def watched(server: Server) -> Iterator[Memory]:
     finally:
         is_over.set()
         looking.join()
-
-
-def _workers(server: Server) -> list[psutil.Process]:
-    children = psutil.Process(server.pid).children(recursive=True)
-    found = [one for one in children if _is_worker(one)]
-    return sorted(found, key=lambda one: one.pid)
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    try:
-        return any("model_service_worker" in part for part in process.cmdline())
-    except psutil.Error:
-        return False
 
 
 def ahead(load: Arrivals) -> np.ndarray:

@@ -63,11 +63,19 @@ class Server:
                     resident += one.memory_info().rss
         return resident / 2**20
 
-    def worker(self) -> psutil.Process:
-        """The Python process that runs the handler; `UserError` when it has died."""
+    def workers(self) -> list[psutil.Process]:
+        """The Python processes that run the handler, by their number; one that has just ended is none."""
+        found = []
         for process in psutil.Process(self.pid).children(recursive=True):
-            if any("model_service_worker" in part for part in process.cmdline()):
-                return process
+            with suppress(psutil.Error):
+                if any("model_service_worker" in part for part in process.cmdline()):
+                    found.append(process)
+        return sorted(found, key=lambda process: process.pid)
+
+    def worker(self) -> psutil.Process:
+        """The first of them; `UserError` when it has died."""
+        if workers := self.workers():
+            return workers[0]
         raise UserError("the worker has died", seen=_last_lines(self.log), remedy="Start the server again")
 
 
