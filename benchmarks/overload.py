@@ -26,10 +26,10 @@ from benchmarks.served import as_bodies
 from deploy.load import closed_loop
 from deploy.sample import sample
 from deploy.server import CONFIG, Server, is_healthy, private_server
-from deploy.tune import model_config, repacked, settings_of
+from deploy.tune import repacked, settings_of
 from handler.commands import emit, say
 from handler.machine import available_cpus
-from handler.torchserve import read_config
+from handler.torchserve import model_config, read_config
 
 CLIENTS = 64  # more than two batches, so that the worker never waits
 SATURATE_S = 5.0

@@ -11,7 +11,6 @@ is added to the time of each text. Leaves out what a plan makes of a queue (`cap
 
 import tempfile
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from benchmarks import machine
 from benchmarks.arrivals import describe_open, open_loop
@@ -35,6 +33,7 @@ from benchmarks.worker import Worker, open_worker
 from deploy.load import closed_loop
 from handler.artifact import unpacked
 from handler.errors import UserError
+from handler.torchserve import model_config
 
 SCHEMA = 1
 SIZES = (1, 2, 4, 8, 16, 32)  # of batches in process
@@ -127,14 +126,13 @@ def check(
 def archived_batching(archive: Path) -> Batching:
     """How TorchServe batches for the one worker of `archive`. `UserError` where there are more, or where it
     does not say."""
+    settings = model_config(archive)
     try:
-        with zipfile.ZipFile(archive) as opened:
-            config = yaml.safe_load(opened.read("model-config.yaml"))
-        found = Batching(config["batchSize"], config["maxBatchDelay"])
-        workers = config["maxWorkers"]
-    except (OSError, KeyError, TypeError, yaml.YAMLError, zipfile.BadZipFile) as error:
+        found = Batching(settings["batchSize"], settings["maxBatchDelay"])
+        workers = settings["maxWorkers"]
+    except KeyError as error:
         raise UserError(
-            "this is not an archive of ours", seen=archive, remedy="Build it: make package"
+            "the archive does not say how it is batched", seen=archive, remedy="Build it: make package"
         ) from error
     if workers != 1:
         raise UserError(

@@ -73,7 +73,7 @@ def _stop(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     public = read_config(arguments.config)
     ports = {port: "in use" if is_taken(port) else "free" for port in public.ports}
-    healthy = Access(public, Path.cwd()).is_healthy()
+    healthy = Access.of(arguments.config).is_healthy()
     emit({"healthy": healthy, "ports": ports, "java_home": java_home()})
     return 0
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from handler.torchserve import Config
+from handler.torchserve import Config, read_config
 
 KEY_FILE = "key_file.json"
 TOKENS = {"inference_address": "inference", "management_address": "management"}
@@ -28,6 +28,12 @@ class Access:
 
     config: Config
     folder: Path
+
+    @classmethod
+    def of(cls, path: Path) -> "Access":
+        """That of the configuration at `path`: its tokens lie beside it, or in this folder."""
+        beside = (path.parent / KEY_FILE).is_file()
+        return cls(read_config(path), path.parent if beside else Path.cwd())
 
     def is_ready(self, name: str) -> bool:
         """Whether the model answers. `/ping` alone says so too early, while the worker still warms up."""

@@ -25,12 +25,11 @@ from requests.adapters import HTTPAdapter
 from tabulate import tabulate
 from tqdm import tqdm
 
-from deploy.access import KEY_FILE, Access
+from deploy.access import Access
 from deploy.sample import read_texts
 from deploy.server import CONFIG
 from handler.commands import emit, not_negative_float, positive_float, positive_int, run, say, share
 from handler.errors import UserError
-from handler.torchserve import read_config
 
 NUMBER = "Package it under a new number: python -m export package --version 1.1"
 RESPONSE_S = 300  # the longest that an archive's worker is given for a batch
@@ -185,19 +184,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 1 where the new version was rolled back."""
     options = _parser().parse_args(argv)
     configs = options.config or [Path(os.environ.get("TS_CONFIG_FILE", CONFIG))]
-    fronts = [Front(_access(path), options.name) for path in configs]
+    fronts = [Front(Access.of(path), options.name) for path in configs]
     limits = Limits(options.max_flip, options.max_shift, options.max_slowdown, options.watch_s)
     texts = read_texts(options.texts)[: options.count]
     outcome = roll_out(fronts, options.url, texts, limits, options.workers, options.keep_old)
     say(table(outcome))
     emit(outcome)
     return int(not outcome["done"])
-
-
-def _access(config: Path) -> Access:
-    """With the tokens that lie beside the configuration, or in this folder."""
-    has_keys = (config.parent / KEY_FILE).is_file()
-    return Access(read_config(config), config.parent if has_keys else Path.cwd())
 
 
 def _parser() -> argparse.ArgumentParser:

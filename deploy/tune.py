@@ -35,10 +35,9 @@ from handler.atomic import write_json
 from handler.commands import emit, positive_float, positive_int, say
 from handler.errors import UserError
 from handler.machine import available_cpus
-from handler.torchserve import Config, read_config
+from handler.torchserve import MODEL_CONFIG, Config, model_config, read_config
 
 OUTPUT = Path("build/tuning.json")
-MODEL_CONFIG = "model-config.yaml"
 BATCH_SIZES = (8, 16, 32, 64)
 BATCH_DELAYS_MS = (1, 5, 20)  # 0 would cap batches at 2
 NETTY_THREADS = (1, 2, 4)
@@ -182,11 +181,6 @@ def settings_of(archive: Path, config: Config) -> Settings:
     threads = (said.get("handler") or {}).get("threads") or max(1, available_cpus() // workers)
     netty = int(config[NETTY] or 0)
     return Settings(workers, threads, said.get("batchSize", 1), said.get("maxBatchDelay", 100), netty)
-
-
-def model_config(archive: Path) -> dict[str, Any]:
-    with zipfile.ZipFile(archive) as opened:
-        return yaml.safe_load(opened.read(MODEL_CONFIG)) or {}
 
 
 def repacked(archive: Path, settings: Settings, folder: Path) -> Path:

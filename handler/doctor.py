@@ -22,13 +22,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
-import yaml
 
 from handler.artifact import archived_artifact
 from handler.errors import UserError
 from handler.machine import available_cpus, cpu_features, cpu_model, has_cuda
 from handler.runtimes import RUNTIMES
-from handler.torchserve import ADDRESSES, Config, is_taken, java_home, read_config
+from handler.torchserve import ADDRESSES, Config, is_taken, java_home, model_config, read_config
 
 LEAST_JAVA = 17
 TESTED = {"torchserve": "0.12.0", "torch": "2.13.0", "onnxruntime": "1.31", "openvino": "2026.4"}
@@ -277,7 +276,7 @@ def _archive(config: Config, name: str) -> Iterator[Finding]:
         return
     try:
         artifact = archived_artifact(archive)
-        settings = _model_config(archive)
+        settings = model_config(archive)
     except UserError as error:
         yield Finding("archive", "fail", str(error), error.remedy)
         return
@@ -333,28 +332,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _model_config(archive: Path) -> dict:
-    """The archive's `model-config.yaml`; raises `UserError` where it is not what the worker reads."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            settings = yaml.safe_load(opened.read("model-config.yaml")) or {}
-        own = settings.get("handler") or {}
-        counts = [settings.get("minWorkers", 1), settings.get("maxWorkers", 1), own.get("threads") or 1]
-    except (KeyError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(
-            "the archive's model-config.yaml cannot be read",
-            seen=archive,
-            remedy="Build it again: make package",
-        ) from error
-    if not all(type(count) is int for count in counts):
-        raise UserError(
-            "workers and threads are no counts in the archive's model-config.yaml",
-            seen=archive,
-            remedy="Build it again: make package",
-        )
-    return settings
 
 
 def _is_true(value: str) -> bool:

@@ -1,13 +1,18 @@
-"""What TorchServe will run on and by: its Java, its configuration file, its ports. Not in the archive."""
+"""What TorchServe will run on and by: its Java, its configuration file, an archive's settings, its ports.
+
+Not in the archive.
+"""
 
 import os
 import re
 import shutil
 import socket
+import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from handler.errors import UserError
@@ -30,6 +35,7 @@ DEFAULTS = {
 ADDRESSES = ("inference_address", "management_address", "metrics_address")
 GRPC_PORTS = ("grpc_inference_port", "grpc_management_port")
 EVERYWHERE = ("0.0.0.0", "::")
+MODEL_CONFIG = "model-config.yaml"
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,31 @@ def read_config(path: Path) -> Config:
     lines = (line.strip() for line in path.read_text().splitlines())
     pairs = (line.split("=", 1) for line in lines if "=" in line and line[0] not in "#!")
     return Config(path, {key.strip(): value.strip() for key, value in pairs})
+
+
+def model_config(archive: Path) -> dict[str, Any]:
+    """The `model-config.yaml` of an archive; raises `UserError` where it is not what a worker can read."""
+    import yaml  # here: containers' health checks import this module every few seconds
+
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            settings = yaml.safe_load(opened.read(MODEL_CONFIG)) or {}
+        own = settings.get("handler") or {}
+        counts = [settings.get(key, 1) for key in ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")]
+        counts.append(own.get("threads") or 1)
+    except (OSError, KeyError, AttributeError, yaml.YAMLError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"the archive's {MODEL_CONFIG} cannot be read",
+            seen=archive,
+            remedy="Build it again: make package",
+        ) from error
+    if not all(type(count) is int for count in counts):
+        raise UserError(
+            f"workers, threads, batch size and delay are no whole numbers in the archive's {MODEL_CONFIG}",
+            seen=archive,
+            remedy="Build it again: make package",
+        )
+    return settings
 
 
 def java_home() -> str:

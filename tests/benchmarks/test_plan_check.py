@@ -57,5 +57,5 @@ def test_the_batching_is_that_of_the_archive(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="one worker"):
         archived_batching(archive)
     write("")
-    with pytest.raises(UserError, match="not an archive of ours"):
+    with pytest.raises(UserError, match="how it is batched"):
         archived_batching(archive)

@@ -18,7 +18,7 @@ from deploy.tune import Settings, is_better, repacked, search, set_netty_threads
 from export.package import package
 from handler.artifact import TOKENIZER, archived_artifact
 from handler.errors import UserError
-from handler.torchserve import read_config
+from handler.torchserve import model_config, read_config
 from tests.conftest import run_stage
 
 START = Settings(workers=1, threads=2, batch_size=32, batch_delay_ms=1, netty_threads=2)
@@ -138,7 +138,7 @@ def test_packaging_applies_what_was_tuned_here_for_this_artifact(build_once, tmp
     assert done.returncode == 0, done.stderr
     assert "hate-openvino-int8.mar" in done.stderr
     assert done.stderr.count(", tuned)") == 1
-    said = tune.model_config(tmp_path / "store" / "hate-openvino-int8.mar")
+    said = model_config(tmp_path / "store" / "hate-openvino-int8.mar")
     assert (said["minWorkers"], said["batchSize"], said["jobQueueSize"]) == (2, 8, 77)
     assert said["handler"]["maxTexts"] == 128
 
