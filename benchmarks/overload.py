@@ -2,9 +2,9 @@
 
 Covers a load of arrivals that do not wait, at `--factor` times the rate that waiting clients reach: how long
 what was accepted took, against the bound that the queue gives; how soon what was not was refused; memory
-before, at most and after; and whether the server answers afterwards as it did before. Then a worker of two is
-killed under half of that rate: which requests failed, and whether it comes back. Client and server share the
-cores. Leaves out networks and slow clients.
+before, at most and after; and whether the server answers afterwards as it did before. Then a worker of two
+is killed under a quarter of that rate: which requests failed, and whether it comes back. Client and server
+share the cores. Leaves out networks and slow clients.
 """
 
 import argparse
@@ -35,6 +35,10 @@ CLIENTS = 64  # more than two batches, so that the worker never waits
 SATURATE_S = 5.0
 SETTLE_S = 3.0  # of the load, before memory counts as that of a server at work
 QUIET_S = 2.0
+# Of saturation, while a worker is killed. The other has half of the threads, and shares these with the start
+# of a new one for ten seconds: at half of saturation the queue filled up, and refusals hid what the kill
+# had cost.
+KILL_SHARE = 0.25
 
 
 @dataclass
@@ -118,7 +122,7 @@ def measure_kill(
         workers = server.workers()
         killer = threading.Timer(seconds / 3, workers[0].send_signal, [signal.SIGKILL])
         killer.start()
-        load = open_loop(server.predictions, bodies, saturation_rps / 2, seconds, seed=1)
+        load = open_loop(server.predictions, bodies, KILL_SHARE * saturation_rps, seconds, seed=1)
         killer.join()
         deadline = time.monotonic() + 60
         while len(found := server.workers()) < 2 and time.monotonic() < deadline:
