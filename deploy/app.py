@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import uvicorn
 import yaml
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -98,28 +100,27 @@ def create_app(model: Model, batcher: Batcher, counted: counters.Counters) -> Fa
         working.cancel()
         await asyncio.wait([working])
 
-    app = _App(
+    app = FastAPIOffline(  # FastAPI's own page takes its script from others' servers
+        redoc_url=None,
         title=f"{model.name} ({model.artifact.name})",
         version=model.version,
         summary="Texts in, calibrated scores out.",
         lifespan=lifespan,
         redirect_slashes=False,
     )
+    app.openapi = partial(_document, app)  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _no_such_path)
     _add_questions(app, model, batcher)
     _add_states(app, model, batcher, counted)
     return app
 
 
-class _App(FastAPI):
-    def openapi(self) -> dict[str, Any]:
-        """The document, with the shapes of requests and answers."""
-        if not self.openapi_schema:
-            document = get_openapi(
-                title=self.title, version=self.version, summary=self.summary, routes=self.routes
-            )
-            self.openapi_schema = document | {"components": {"schemas": openapi.components()}}
-        return self.openapi_schema
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the shapes of requests and answers."""
+    if not app.openapi_schema:
+        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        app.openapi_schema = document | {"components": {"schemas": openapi.components()}}
+    return app.openapi_schema
 
 
 def _add_questions(app: FastAPI, model: Model, batcher: Batcher) -> None:

@@ -444,6 +444,10 @@ def test_the_openapi_page_shows_shapes_that_hold(app: App) -> None:
     status, page = get(app.port, "/docs")
     assert status == 200
     assert b"openapi.json" in page
+    assert b"//" not in page  # nothing is taken from others' servers
+    files = re.findall(rb'(?:src|href)="([^"]+\.(?:js|css))"', page)
+    assert len(files) == 2
+    assert all(get(app.port, file.decode())[0] == 200 for file in files)
     document = json.loads(get(app.port, "/openapi.json")[1])
     schemas = document["components"]["schemas"]
 
