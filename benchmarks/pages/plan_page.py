@@ -87,7 +87,8 @@ def picture(document: Document) -> str:
     objective, chosen = document["demand"]["p99_ms"], document["replica"]
     shown = [one for one in document["curve"] if one["p99_ms"] <= 4 * objective]
     with canvas(3.6) as (figure, (axes,)):
-        axes.plot([one["rps"] for one in shown], [one["p99_ms"] for one in shown], color=BLUE.stand_in)
+        curve = [[one[key] for one in shown] for key in ("rps", "p99_ms")]
+        axes.plot(*curve, color=BLUE.stand_in, label="model")
         axes.axhline(objective, color=MUTED.stand_in, linewidth=1, linestyle=(0, (4, 3)))
         axes.axvline(chosen["rps"], color=MUTED.stand_in, linewidth=1, linestyle=(0, (1, 2)))
         axes.plot(
@@ -99,9 +100,10 @@ def picture(document: Document) -> str:
             markeredgecolor=PAPER.stand_in,
             zorder=3,
         )
-        for one in document["compared"]:
-            if one["measured"]["p99_ms"] <= 4 * objective:
-                axes.plot(one["rps"], one["measured"]["p99_ms"], "D", color=MUTED.stand_in, markersize=6)
+        measured = [(one["rps"], one["measured"]["p99_ms"]) for one in document["compared"]]
+        if within := [point for point in measured if point[1] <= 4 * objective]:
+            axes.plot(*zip(*within, strict=True), "D", color=MUTED.stand_in, markersize=6, label="measured")
+        axes.legend(loc="upper left")
         axes.annotate(
             f"objective {objective:g} ms",
             (0, objective),
