@@ -1,10 +1,16 @@
-"""What contributors meet first: the workflow, the hooks and the conda environment say what is there."""
+"""What contributors meet first: workflow, hooks, conda environment and extras say what is there."""
 
+import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
+import tomllib
 
+import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
 
@@ -46,3 +52,55 @@ def test_conda_brings_python_and_pip_and_says_what_pip_brings() -> None:
     install = (ROOT / "Makefile").read_text()
     for command in re.findall(r"pip install ([^&\n]+)", text):
         assert command.strip().split()[-1] in install
+
+
+# What each entry point is installed with, by the comments in pyproject.toml.
+EXTRAS = {
+    "handler.hate_handler": ("serve",),
+    "handler.__main__": ("serve",),
+    "deploy.app": ("app",),
+    "deploy.drift": ("monitor",),
+    "deploy.exporter": ("monitor",),
+    "deploy.rollout": ("serve", "deploy"),
+    "deploy.tune": ("serve", "deploy"),
+    "training.__main__": ("serve", "train"),
+    "training.evaluation.__main__": ("serve", "train"),
+    "export.__main__": ("serve", "train", "export"),
+    "benchmarks.__main__": ("serve", "train", "deploy", "benchmark"),
+}
+
+
+@pytest.mark.parametrize("entry", EXTRAS)
+def test_an_extra_names_what_its_entry_point_imports(entry: str) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    listed = {canonicalize_name(Requirement(one).name) for extra in EXTRAS[entry] for one in extras[extra]}
+    distributions = importlib.metadata.packages_distributions()
+    for package in sorted(foreign_imports(entry)):
+        assert listed & {canonicalize_name(name) for name in distributions[package]}, package
+
+
+def foreign_imports(entry: str) -> set[str]:
+    """Packages that a module of the project and those of the project that it imports name at their heads."""
+    waiting, seen, foreign = [entry], set(), set()
+    while waiting:
+        if (name := waiting.pop()) in seen:
+            continue
+        seen.add(name)
+        place = ROOT / name.replace(".", "/")
+        path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        if not path.is_file():  # a name in a module
+            continue
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                found = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            for one in found:
+                top = one.split(".")[0]
+                if (ROOT / top).is_dir():
+                    waiting += [one, top]
+                elif top not in sys.stdlib_module_names:
+                    foreign.add(top)
+    return foreign
