@@ -18,7 +18,7 @@ DEMO_JSON := {"text": "I made soup for my new neighbours today"}
 ARTIFACTS := $(BUILD)/artifacts
 OBJECTIVE = $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP))
 
-.PHONY: help demo install train evaluate export package serve stop doctor benchmark compare select plan test coverage test-slow lint lock clean
+.PHONY: help demo install train evaluate export package serve stop doctor benchmark compare select plan test coverage test-slow docs lint lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -93,6 +93,9 @@ coverage: install ## the test suite, and which lines it ran -> build/coverage/
 
 test-slow: install ## the long proofs
 	@$(BIN)/pytest -m slow
+
+docs: install ## README.md, docs/ and the published reports as a site -> build/site/
+	@$(BIN)/mkdocs build --strict --quiet --site-dir $(BUILD)/site
 
 lint: install ## ruff and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -223,10 +223,14 @@ def _parser() -> argparse.ArgumentParser:
     publish.set_defaults(command=_publish)
 
     tables = commands.add_parser(
-        "tables", parents=[published], help="tables of README.md from published reports"
+        "tables", parents=[published], help="tables of README.md and docs/ from published reports"
     )
     tables.add_argument(
-        "--readme", type=Path, nargs="+", default=[Path("README.md")], help="default: README.md"
+        "--readme",
+        type=Path,
+        nargs="+",
+        default=[Path("README.md"), *sorted(Path("docs").glob("*.md"))],
+        help="default: README.md and docs/*.md",
     )
     tables.add_argument("--check", action="store_true", help="write nothing; exit 1 if something is stale")
     tables.set_defaults(command=_tables)
@@ -409,7 +413,7 @@ def _publish(arguments: argparse.Namespace) -> int:
     what = (arguments.name, arguments.results, arguments.published)
     path = publish_kind(arguments.kind, *what) if arguments.kind else publish(*what)
     marker = f"<!-- table:{arguments.name}{f':{arguments.kind}' if arguments.kind else ''} -->"
-    say(f"{path} and its page; README.md shows it between {marker} and <!-- /table -->")
+    say(f"{path} and its page; a document shows it between {marker} and <!-- /table -->")
     emit({"published": str(path)})
     return 0
 

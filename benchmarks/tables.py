@@ -4,8 +4,8 @@
 pictures of that page in the folder `NAME/`. `tables` writes its main figures between `<!-- table:NAME -->`
 and `<!-- /table -->` of a document; `<!-- table:NAME:proof -->` takes the table of proofs, `:served` that of
 a head-to-head of servers, `:power` the counts of simulated verdicts. A check finds documents that are stale.
-So no figure in the README is typed by hand. What is published holds figures only: no texts (no report does),
-no host names, no paths.
+So no figure in these tables is typed by hand. What is published holds figures only: no texts (no report
+does), no host names, no paths.
 """
 
 import platform

@@ -1,0 +1,159 @@
+"""The README, the pages of docs/ and their site are held to the code: what they name exists, tables are
+fresh, the example variant works, links and navigation are whole."""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import handler
+from benchmarks.tables import stale
+from export.build import build
+from export.registry import VARIANTS
+from export.source import Source
+from handler.predictor import Predictor
+from tests.conftest import ROOT
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {path.name: path.read_text() for path in DOCUMENTS}
+ALL = "\n".join(TEXTS.values())
+MAKEFILE = (ROOT / "Makefile").read_text()
+COMMAND = re.compile(r"python -m ([a-z_.]+)(?: ([a-z][a-z-]+))?((?: [^`\n#]*)?)")
+
+
+def test_every_make_target_that_is_named_exists_and_takes_what_it_is_given() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+    commands = re.findall(r"(?:^|`)make ([a-z-]+)([^`\n#]*)", ALL, re.MULTILINE)
+    assert {target for target, _ in commands} <= targets
+    named = {name for _, rest in commands for name in re.findall(r"\b([A-Z][A-Z0-9_]*)=", rest)}
+    assert [name for name in sorted(named) if f"$({name})" not in MAKEFILE] == []
+
+
+def commands() -> Iterator[tuple[str, str | None, frozenset[str]]]:
+    """Every `python -m MODULE [SUBCOMMAND] …` of the documents, with its long options."""
+    for module, subcommand, rest in COMMAND.findall(ALL):
+        yield module, subcommand or None, frozenset(re.findall(r"(?<=\s)--[a-z][a-z0-9-]+", rest))
+
+
+@pytest.mark.parametrize(
+    ("module", "subcommand"), sorted({(module, subcommand or "") for module, subcommand, _ in commands()})
+)
+def test_every_command_exists_and_has_the_options_that_are_shown(
+    module: str, subcommand: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = Path(importlib.util.find_spec(module).origin).name == "__init__.py"  # type: ignore[union-attr,arg-type]
+    main = import_module(f"{module}.__main__" if package else module).main
+    with pytest.raises(SystemExit) as left:
+        main([*([subcommand] if subcommand else []), "--help"])
+    assert left.value.code == 0
+    shown = {
+        flag
+        for found, sub, flags in commands()
+        if (found, sub or "") == (module, subcommand)
+        for flag in flags
+    }
+    known = set(re.findall(r"--[a-z][a-z0-9-]+", capsys.readouterr().out))
+    assert shown - {"--help"} <= known
+
+
+def test_every_variant_is_in_the_list_of_variants_and_no_other() -> None:
+    listed = TEXTS["variants.md"].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in listed.splitlines() if line.startswith("| `")]
+    assert sorted(name for row in rows for name in re.findall(r"`([^`]+)`", row)) == sorted(VARIANTS)
+
+
+def test_every_folder_and_file_of_the_tree_exists() -> None:
+    (tree,) = re.findall(r"# Architecture\n\n```\n(.*?)```", TEXTS["architecture.md"], re.DOTALL)
+    names = {word for line in tree.splitlines() for word in line.split("  ")[:1]} | set(
+        tree.splitlines()[-1].split()
+    )
+    assert [name for name in names if not (ROOT / name.strip()).exists() and "  " not in name and name] == []
+
+
+def test_the_tables_are_those_of_the_published_reports() -> None:
+    assert stale(DOCUMENTS, ROOT / "benchmarks" / "published") == []
+
+
+def test_the_answer_that_is_shown_fits_the_schema() -> None:
+    (shown,) = re.findall(r"```json\n(.*?)```", ALL, re.DOTALL)
+    schema = json.loads(Path(handler.__file__).with_name("answer.schema.json").read_text())
+    jsonschema.validate(json.loads(shown), schema)
+
+
+def test_the_example_of_a_new_variant_works_as_it_stands(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", ALL, re.DOTALL)
+    path = tmp_path / "bf16.py"
+    path.write_text(example)
+    spec = importlib.util.spec_from_file_location("export.variants.bf16", path)
+    assert spec is not None
+    assert spec.loader is not None
+    monkeypatch.setitem(sys.modules, spec.name, importlib.util.module_from_spec(spec))
+    before = dict(VARIANTS)
+    try:
+        spec.loader.exec_module(sys.modules[spec.name])
+        own = replace(source, artifacts=tmp_path / "artifacts")
+        build(VARIANTS["fp32"], own, print)
+        artifact = build(VARIANTS["bf16"], own, print)
+    finally:
+        VARIANTS.clear()
+        VARIANTS.update(before)
+    assert artifact.meta["check"]["equal"]
+    assert artifact.meta["proof"]["linear_dtypes"] == {"bfloat16": 14}
+    assert Predictor.load(artifact.folder).predict(["a text"])[0].tokens == 4
+
+
+@pytest.mark.parametrize("word", ["TODO", "FIXME"])
+def test_no_promise_is_left_in_the_text(word: str) -> None:
+    assert word not in ALL
+
+
+def build_site(root: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+
+
+def test_the_site_is_built_strictly_and_a_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    done = build_site(ROOT, tmp_path)
+    assert done.returncode == 0, done.stderr
+    built = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.html")}
+    for path in DOCUMENTS[1:]:
+        assert f"docs/{path.stem}/index.html" in built
+    loaded = re.compile(r"<(?:script|img|iframe)[^>]* src=\"?(?:https?:)?//|<link[^>]*href=\"?(?:https?:)?//")
+    assert [name for name, page in built.items() if loaded.search(page)] == []
+    assert (tmp_path / "benchmarks" / "published" / "tweeteval" / "pareto.svg").is_file()
+    assert (tmp_path / "deploy" / "Dockerfile").is_file(), "a file that a page links to"
+
+
+@pytest.mark.parametrize(
+    ("page", "text", "said"),
+    [
+        ("docs/asking.md", "[gone](../deploy/gone.py)", "not found among documentation files"),
+        ("docs/asking.md", "[gone](running.md#gone)", "does not contain an anchor"),
+        ("README.md", "[a folder](deploy/)", "unrecognized relative link"),
+        ("docs/new.md", "# Nobody finds me", 'not included in the "nav"'),
+    ],
+    ids=["file", "anchor", "folder", "page outside the navigation"],
+)
+def test_what_leads_nowhere_is_refused(tmp_path: Path, page: str, text: str, said: str) -> None:
+    for name in ("docs", "deploy", "benchmarks/published"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "export").mkdir()
+    for name in ("README.md", "CHANGELOG.md", "mkdocs.yml", "export/SUPPORT.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    with (tmp_path / page).open("a") as file:
+        file.write(f"\n{text}\n")
+    done = build_site(tmp_path, tmp_path / "build")
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("WARNING") == 1
