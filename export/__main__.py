@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         "promote", parents=[common, store], help="make one variant the served archive"
     )
     promote.add_argument("variant", nargs="?", help="default: the selected one")
+    promote.add_argument("--archives", type=Path, help="where those of the variants lie; default: --store")
     promote.add_argument(
         "--force", action="store_true", help="even if its check says that it is not equal to fp32"
     )
@@ -269,7 +270,7 @@ def _package(arguments: argparse.Namespace) -> int:
     promoted = None
     if arguments.promote:
         variant, sha256 = _selected(arguments) or ("fp32", None)
-        promoted = str(_promote_to(arguments, variant, sha256=sha256))
+        promoted = str(_promote_to(arguments, variant, arguments.store, sha256=sha256))
     emit({"archives": archives, "promoted": promoted})
     return 0
 
@@ -281,7 +282,9 @@ def _promote(arguments: argparse.Namespace) -> int:
         variant, sha256 = selected
     else:
         raise UserError("no variant is selected", seen=SELECTION, remedy="Run make select, or name a variant")
-    emit({"promoted": str(_promote_to(arguments, variant, sha256=sha256, force=arguments.force))})
+    archives = arguments.archives or arguments.store
+    promoted = _promote_to(arguments, variant, archives, sha256=sha256, force=arguments.force)
+    emit({"promoted": str(promoted)})
     return 0
 
 
@@ -328,11 +331,18 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
 
 def _promote_to(
-    arguments: argparse.Namespace, variant: str, *, sha256: str | None, force: bool = False
+    arguments: argparse.Namespace,
+    variant: str,
+    archives: Path,
+    *,
+    sha256: str | None,
+    force: bool = False,
 ) -> Path:
     from export.package import promote
 
-    target = promote(variant, arguments.store, name=arguments.name, sha256=sha256, force=force)
+    target = promote(
+        variant, arguments.store, name=arguments.name, archives=archives, sha256=sha256, force=force
+    )
     say(f"{target} is now {variant}")
     return target
 

@@ -124,14 +124,21 @@ def _write_zip(files: Mapping[str, Path], target: Path) -> None:
 
 
 def promote(
-    variant: str, store: Path, *, name: str = "hate", sha256: str | None = None, force: bool = False
+    variant: str,
+    store: Path,
+    *,
+    name: str = "hate",
+    archives: Path | None = None,
+    sha256: str | None = None,
+    force: bool = False,
 ) -> Path:
-    """Make `<name>-<variant>.mar` the archive that is served as `<name>.mar`.
+    """Make `<name>-<variant>.mar` of the folder `archives` (None: `store`) the archive that is served from
+    `store` as `<name>.mar`.
 
     Judged by what the archive holds. Raises `UserError` when there is no such archive, when it does not hold
     the artifact `sha256` (where that is given), or when its check says that it is not equal to fp32.
     """
-    archive = store / f"{name}-{variant}.mar"
+    archive = (archives or store) / f"{name}-{variant}.mar"
     if not archive.is_file():
         raise UserError("there is no such archive", seen=archive, remedy="Build it: make export package")
     inside = archived_artifact(archive)
@@ -148,6 +155,7 @@ def promote(
             seen=check["note"],
             remedy="Choose another variant, or promote it all the same with --force",
         )
+    store.mkdir(parents=True, exist_ok=True)
     target = store / f"{name}.mar"
     partial = store / f".{target.name}.{os.getpid()}.partial"
     try:

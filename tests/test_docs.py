@@ -149,8 +149,9 @@ def test_what_leads_nowhere_is_refused(tmp_path: Path, page: str, text: str, sai
     for name in ("docs", "deploy", "benchmarks/published"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "export").mkdir()
-    for name in ("README.md", "CHANGELOG.md", "mkdocs.yml", "export/SUPPORT.md"):
-        shutil.copy(ROOT / name, tmp_path / name)
+    for path in (*ROOT.glob("*.*"), ROOT / "export" / "SUPPORT.md"):
+        if path.is_file():
+            shutil.copy(path, tmp_path / path.relative_to(ROOT))
     with (tmp_path / page).open("a") as file:
         file.write(f"\n{text}\n")
     done = build_site(tmp_path, tmp_path / "build")

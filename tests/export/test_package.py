@@ -48,6 +48,9 @@ def test_shipped_code_runs_without_the_rest_of_the_project(fp32: Artifact, tmp_p
 def test_promotion_copies_the_archive(fp32: Artifact, tmp_path: Path) -> None:
     archive = package(fp32, tmp_path)
     assert promote("fp32", tmp_path).read_bytes() == archive.read_bytes()
+    apart = tmp_path / "served"
+    assert promote("fp32", apart, archives=tmp_path).read_bytes() == archive.read_bytes()
+    assert [path.name for path in apart.iterdir()] == ["hate.mar"]
 
 
 def test_what_is_not_equal_is_promoted_only_by_force(artifact_copy: Artifact, tmp_path: Path) -> None:
