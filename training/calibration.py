@@ -117,4 +117,4 @@ def best_threshold(scores: np.ndarray, truth: np.ndarray, of_label_alone: bool =
     if not of_label_alone:
         f1 = f1 + true_negative / np.maximum(2 * true_negative + wrong, 1)
     best = candidates[f1 >= f1.max() - 1e-12]
-    return float(best[np.abs(best - 0.5).argmin()])
+    return round(float(best[np.abs(best - 0.5).argmin()]), 6)  # as scores are: it stands in every answer
