@@ -5,6 +5,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -42,6 +43,25 @@ def has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU as CUDA shows it; `capability` is (major, minor)."""
+
+    name: str
+    capability: tuple[int, int]
+    memory_bytes: int
+
+
+def gpus() -> list[Gpu]:
+    """The GPUs that torch can use, in CUDA's order; none without CUDA."""
+    if not has_cuda():
+        return []
+    import torch
+
+    found = [torch.cuda.get_device_properties(place) for place in range(torch.cuda.device_count())]
+    return [Gpu(one.name, (one.major, one.minor), one.total_memory) for one in found]
 
 
 def cpu_model() -> str:
