@@ -140,6 +140,8 @@ def energy_mj(call: Callable[[], object], seconds: float) -> tuple[float, int]:
     """
     import torch
 
+    if not torch.cuda.is_available():
+        raise UntoldError("there is no GPU")
     uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
     with _nvml() as nvml:
         try:

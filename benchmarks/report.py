@@ -149,6 +149,12 @@ def device(row: Mapping[str, Any]) -> str:
     return row["resources"].get("device", "cpu").partition(":")[0]
 
 
+def on_cuda(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The variants and peers of a side-by-side that were measured on a GPU."""
+    rows = [*document["variants"], *document.get("peers", [])]
+    return [row for row in rows if device(row) == "cuda"]
+
+
 def yardstick(row: Mapping[str, Any]) -> str:
     """The variant that the ratios of a row are to."""
     return CUDA_REFERENCE if device(row) == "cuda" else REFERENCE
@@ -156,7 +162,7 @@ def yardstick(row: Mapping[str, Any]) -> str:
 
 def real_batch(row: Mapping[str, Any]) -> dict[str, Any] | None:
     """The entry of `latency` for the largest batch of real texts: 32 on a CPU, 1,024 on a GPU."""
-    real = (entry for entry in row["latency"] if entry["tokens"] is None)
+    real = (entry for entry in row["latency"] if entry["tokens"] is None and entry["batch"] > 1)
     return max(real, key=lambda entry: entry["batch"], default=None)
 
 
