@@ -101,19 +101,25 @@ def peak_memory() -> dict[str, int] | None:
 
 
 def busy_ms(call: Callable[[], object], calls: int) -> float | None:
-    """How long the card works in one call: kernels and copies, without the gaps between them; None where the
-    profiler saw no work.
+    """How long the card works in one call: kernels and copies, without the gaps between them; None without a
+    card, or where the profiler cannot look at it.
 
     By the profiler and not by events around the call: the call waits for its result, so that between two
     events lies what the host takes as well.
     """
+    import torch
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
+    if not torch.cuda.is_available():
+        return None
     call()
-    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-        for _ in range(calls):
-            call()
+    try:
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            for _ in range(calls):
+                call()
+    except RuntimeError:  # another profiler holds the card, or this user may not: no row is lost for it
+        return None
     spans = [
         (event.time_range.start, event.time_range.end)
         for event in profiled.events() or ()
