@@ -17,7 +17,7 @@ from handler.errors import UnsupportedError
 from handler.machine import gpus
 
 # Dense fp16 products with the tensor cores, TFLOP/s, by the name that CUDA gives the card. From NVIDIA's data
-# sheets (H200, H100, A100, L4, T4, A10), which give twice as much for the first three and L4 with sparsity.
+# sheets of these cards, whose doubled figures are with sparsity. The names have been read and not been seen.
 # Whole names: L4 is no L40, and an H100 with PCIe is slower than one with SXM.
 DATASHEET_TFLOPS = {
     "NVIDIA H200": 989.0,
@@ -115,7 +115,8 @@ def busy_ms(call: Callable[[], object], calls: int) -> float | None:
         return None
     call()
     try:
-        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        # The host's too: without them, others have seen the profiler miss kernels.
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
             for _ in range(calls):
                 call()
     except RuntimeError:  # another profiler holds the card, or this user may not: no row is lost for it

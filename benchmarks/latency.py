@@ -5,9 +5,9 @@ costs), real texts from string to answer (what a user waits), percentiles, and s
 Clocks, temperature and neighbours drift; a drift hits all variants of a round alike, so a speed-up is the
 median of the rounds' ratios, with a bootstrap interval over rounds (Efron, 1979). What computes on a GPU has
 larger batches beside the same ones, and cuda-fp32 in place of fp32. fp32 against a second fp32 in the same
-rounds tells how large a ratio arises from nothing: the noise floor. Peers take turns like
-variants, and so do the matrix products alone where a `floor` is given. Ratios of 99th percentiles resample
-whole rounds. Leaves out load on a server (`served`) and memory (`resources`).
+rounds tells how large a ratio arises from nothing: the noise floor. Peers take turns like variants, and so do
+the matrix products alone where a `floor` is given. Ratios of 99th percentiles resample whole rounds. Leaves
+out load on a server (`served`), memory (`resources`) and what only a GPU tells (`on_cuda`).
 """
 
 import time
@@ -32,7 +32,7 @@ from benchmarks.team import CUDA_REFERENCE, FLOOR, REFERENCE, TWINS, Team
 SHAPES = ((1, 32), (8, 32), (32, 32), (1, 128))
 CUDA_SHAPES = ((64, 32), (256, 32), (1024, 32))  # beside them, of what computes on a GPU
 BATCH_TEXTS = 32
-CUDA_BATCH_TEXTS = 1024  # a GPU is idle for most of a call of 32
+CUDA_BATCH_TEXTS = 1024
 SINGLE = "1 text"
 BATCH = f"{BATCH_TEXTS} texts"
 CUDA_BATCH = f"{CUDA_BATCH_TEXTS} texts"
@@ -120,20 +120,16 @@ class Timings:
         }
         return {
             name: [
-                describe(
-                    case,
-                    rounds[case],
-                    name,
-                    batch,
-                    tokens,
-                    CUDA_REFERENCE if name in self.on_cuda else REFERENCE,
-                )
+                describe(case, rounds[case], name, batch, tokens, self._reference_of(name))
                 | (self._parts(rounds, name) if case == SINGLE else {})
                 for case, (batch, tokens) in self.details.items()
                 if name in rounds.get(case, {})
             ]
             for name in names
         }
+
+    def _reference_of(self, name: str) -> str:
+        return CUDA_REFERENCE if name in self.on_cuda else REFERENCE
 
     def _parts(self, rounds: Mapping[str, Rounds], name: str) -> dict[str, Any]:
         """Of single texts: tokenising and the model apart, and the whole by length."""

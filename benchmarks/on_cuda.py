@@ -15,7 +15,7 @@ from benchmarks.roofline import Arithmetic
 from benchmarks.team import Team
 
 CALLS = 5  # under the profiler
-ENERGY_S = 2.0  # NVML's counter moves every tenth of a second or so
+ENERGY_S = 2.0  # long beside the steps of NVML's counter, about whose length its documentation is silent
 MB = 1e6
 
 Found = dict[str, dict[str, Any]]

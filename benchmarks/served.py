@@ -231,9 +231,9 @@ def one_pass(
     left out), scores of `splits`. `rates` are those of an earlier pass; without them they follow from this
     one's closed loops.
 
-    It returns plain JSON, which `Served.add` takes: `ready_s` (None: it did not start), `loads`, `many` and
-    `opens` (the fields of `Load` and `Arrivals`), `rss_mb` after them, `scores` by split (rows of labels;
-    None: no answer), and `error`: what went wrong, after which nothing more was measured.
+    It returns plain JSON, which `Served.add` takes: `ready_s` (None: it did not start), `loads` and `opens`
+    (the fields of `Load` and `Arrivals`), `rss_mb` after them, `many` (a `Load` too), `scores` by split (rows
+    of labels; None: no answer), and `error`: what went wrong, after which nothing more was measured.
     """
     outcome: dict[str, Any] = {"ready_s": None, "rss_mb": None, "error": None, "scores": {}}
     outcome |= {"loads": [], "opens": [], "many": []}
@@ -244,11 +244,11 @@ def one_pass(
                 outcome["loads"].append(vars(load))
             for level in _open_levels(running, bodies, profile, rates or _rates(outcome["loads"], profile)):
                 outcome["opens"].append(vars(level))
+            outcome["rss_mb"] = running.rss_mb()
             if many:
                 seconds, warm_s = profile.served_s, profile.served_s / 5
                 load = closed_loop(running.predictions, many, MANY_CLIENTS, seconds, warm_s)
                 outcome["many"].append(vars(load))
-            outcome["rss_mb"] = running.rss_mb()
             for name, split in splits.items():
                 lists = spread(in_lists(split.texts), profile.served_texts)
                 scores = score_served(running.predictions, split.texts, lists, labels)

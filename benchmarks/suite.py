@@ -170,9 +170,9 @@ def _measure_in_process(
         taken = journal.once("resources", finish)  # workers that have nothing left to do have no peak
         team.stage = "GPU alone"
         shapes = latency.shapes_up_to(max_length, (*latency.SHAPES, *latency.CUDA_SHAPES))
-        alone = journal.once("GPU alone", partial(measure_on_cuda, team, shapes, step))
-        # Who ends there has no row: what a process says before it breaks is not to be trusted.
-        taken = {name: one for name, one in taken.items() if name in team.names}
+        ask = partial(measure_on_cuda, team, shapes, step)
+        alone = journal.once("GPU alone", ask) if team.on_cuda else {}
+        taken = {name: one for name, one in taken.items() if name in team.names}  # the others have failed
     recorded = floor.record(team.failures.get(FLOOR)) if floor else None
     taken = {
         name: one

@@ -35,14 +35,14 @@ class Failure:
 @dataclass
 class Team:
     """Workers by variant name; `guests` (peers and the floor) are no variants of ours but take turns all the
-    same; `on_cuda` are those that compute on a GPU; `stage` names what is being measured, for failures."""
+    same; `stage` names what is being measured, for failures; `on_cuda` are those that compute on a GPU."""
 
     workers: dict[str, Worker]
     guests: tuple[str, ...] = ()
-    on_cuda: frozenset[str] = frozenset()
     failures: dict[str, Failure] = field(default_factory=dict)
     stage: str = "start"
     journal: Journal = field(default_factory=lambda: Journal(None, {}))
+    on_cuda: frozenset[str] = frozenset()
 
     @property
     def names(self) -> list[str]:
@@ -63,10 +63,6 @@ class Team:
     def processes(self) -> list[int]:
         """Process ids of the workers."""
         return [worker.process.pid for worker in self.workers.values()]
-
-    def reference_of(self, name: str) -> str:
-        """With whom `name` is compared."""
-        return CUDA_REFERENCE if name in self.on_cuda else REFERENCE
 
     def shuffled(self, turn: int) -> list[str]:
         """`names` in an order of this turn's own: nobody always follows the same neighbour."""
@@ -110,4 +106,4 @@ def open_team(
             for name in (*names, *(TWINS[name] for name in names if name in TWINS), *guests)
             if name not in failures
         }
-        yield Team(workers, tuple(guests), failures=failures, journal=journal)
+        yield Team(workers, tuple(guests), failures, journal=journal)

@@ -60,6 +60,7 @@ from benchmarks.pages.wording import (
     sentence_case,
     three_digits,
 )
+from benchmarks.profiles import MANY_TEXTS
 from benchmarks.report import Report, busiest, case, on_cuda, real_batch, yardstick
 from benchmarks.team import REFERENCE
 
@@ -326,6 +327,10 @@ def _variants(document: Document) -> Table:
         Column(Header(f"requests/s, {level} clients"), lambda row: served(row, "requests_per_second")),
         Column(Header("served p99 ms"), lambda row: served(row, "p99_ms")),
         Column(Header("most in time/s"), goodput),
+        Column(
+            Header(f"served texts/s, {MANY_TEXTS} a request"),
+            lambda row: number((row.get("many") or {}).get("texts_per_second"), ",.0f"),
+        ),
         Column(Header("artifact MB"), lambda row: number(row["resources"].get("artifact_mb"), ".1f")),
         Column(Header("peak memory MB"), lambda row: number(row["resources"].get("peak_rss_mb"), ",.0f")),
         Column(

@@ -41,7 +41,7 @@ GPU = pytest.mark.skipif(not has_cuda(), reason="no NVIDIA GPU, or a torch witho
 NO_GPU = pytest.mark.skipif(has_cuda(), reason="there is an NVIDIA GPU")
 H200 = Gpu("NVIDIA H200", (9, 0), 150_754_820_096)
 DISTILBERT = Encoder(layers=6, width=768, feed_forward=3072)
-BRIEF = replace(PROFILES["demo"], rounds=2, least_rounds=2, turn_ms=1, single_texts=3)
+BRIEF = replace(PROFILES["demo"], rounds=1, least_rounds=1, turn_ms=1, single_texts=3)
 TEXTS = [f"text number {number}" + " and more" * (number % 5) for number in range(50)]
 ELSEWHERE = "cuda-fp16"
 
@@ -167,13 +167,13 @@ def test_variants_for_gpus_are_refused_without_their_reference(build_once, datas
 
 @pytest.fixture(scope="module")
 def timed(build_once) -> tuple[Timings, dict, list[str]]:
-    """fp32 and two that are said to be on a GPU, each with its twin, through two rounds and what comes after;
+    """fp32 and two that are said to be on a GPU, each with its twin, through a round and what comes after;
     all of them on the CPU. The timings, what a GPU was asked, and who was still there."""
     folder = str(build_once("onnx-fp32").folder)
     names = [REFERENCE, CUDA_REFERENCE, ELSEWHERE]
     with (
         open_team(names, journal=Journal(None, {})) as team,
-        progress({"latency,": (2, 1), "GPU": (2, 1)}) as step,
+        progress({"latency,": (1, 1), "GPU": (2, 1)}) as step,
     ):
         for name in team.names:
             team.ask(name, "load", folder=folder, threads=1, first_text=TEXTS[0])
