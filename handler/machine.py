@@ -1,4 +1,5 @@
-"""What this machine is: its processor, the instruction sets that kernels need, the CPUs that we may use."""
+"""What this machine is: its processor, the instruction sets that kernels need, the CPUs that we may use, and
+its NVIDIA GPUs."""
 
 import importlib.util
 import os
@@ -36,18 +37,10 @@ def available_cpus() -> int:
     return max(1, min(count, int(quota) // int(period)))
 
 
-def has_cuda() -> bool:
-    """Whether there is an NVIDIA GPU, and a torch that can use it. Imports torch where it is installed."""
-    if importlib.util.find_spec("torch") is None:
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
 @dataclass(frozen=True)
 class Gpu:
-    """An NVIDIA GPU as CUDA shows it; `capability` is (major, minor)."""
+    """An NVIDIA GPU. `capability` is its compute capability, which decides what kernels it runs: (9, 0) for
+    an H100 or H200."""
 
     name: str
     capability: tuple[int, int]
@@ -55,13 +48,23 @@ class Gpu:
 
 
 def gpus() -> list[Gpu]:
-    """The GPUs that torch can use, in CUDA's order; none without CUDA."""
+    """The NVIDIA GPUs that torch can use, in CUDA's order: the first is `cuda:0`. Imports torch where it is
+    installed; empty where it is not, or was built without CUDA."""
     if not has_cuda():
         return []
     import torch
 
-    found = [torch.cuda.get_device_properties(place) for place in range(torch.cuda.device_count())]
-    return [Gpu(one.name, (one.major, one.minor), one.total_memory) for one in found]
+    every = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
+    return [Gpu(one.name, (one.major, one.minor), one.total_memory) for one in every]
+
+
+def has_cuda() -> bool:
+    """Whether there is an NVIDIA GPU, and a torch that can use it. Imports torch where it is installed."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def cpu_model() -> str:
