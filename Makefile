@@ -6,6 +6,7 @@ BASE ?=
 BUILD ?= build
 NAME ?= hate
 PROFILE ?= quick
+GPU_PROFILE ?= demo
 VARIANTS ?=
 PEERS ?=
 CHECKPOINT ?= $(BUILD)/checkpoint
@@ -18,7 +19,7 @@ DEMO_JSON := {"text": "I made soup for my new neighbours today"}
 ARTIFACTS := $(BUILD)/artifacts
 OBJECTIVE = $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP))
 
-.PHONY: help demo install train evaluate export package serve stop doctor benchmark compare select plan test coverage test-slow docs lint lock clean
+.PHONY: help demo install train evaluate export package serve stop doctor benchmark gpu compare select plan test coverage test-slow docs lint lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -72,6 +73,12 @@ doctor: install ## what TorchServe needs here, what is wrong, and what to do [CO
 
 benchmark: install ## every built variant, one report each and the side-by-side [PROFILE=demo|quick|full] [PEERS=1] [RPS=]
 	@$(PY) -m benchmarks run $(OBJECTIVE) $(filter-out default all cpu gpu cuda,$(VARIANTS)) --name $(NAME) --artifacts $(ARTIFACTS) --checkpoint '$(CHECKPOINT)' --profile $(PROFILE) --peers-folder $(BUILD)/peers $(if $(PEERS),--peers) $(ARGS) >/dev/null
+
+gpu: $(if $(filter $(BIN)/%,$(PY)),install) ## on a machine with an NVIDIA GPU: its variants, built of random full-size weights and measured [DATA=] [GPU_PROFILE=demo] [PY=python3]
+	@$(PY) -m benchmarks gpus >/dev/null
+	@$(PY) -m training --data '$(or $(DATA),demo)' --base random:distilbert-base --output $(BUILD)/gpu/checkpoint $(if $(DATA_DIR),--data-dir '$(DATA_DIR)') >/dev/null
+	@$(PY) -m export build gpu --checkpoint $(BUILD)/gpu/checkpoint --artifacts $(BUILD)/gpu/artifacts $(ARGS) >/dev/null
+	@$(PY) -m benchmarks run --no-serve --peers --profile $(GPU_PROFILE) --checkpoint $(BUILD)/gpu/checkpoint --artifacts $(BUILD)/gpu/artifacts --peers-folder $(BUILD)/gpu/peers --results $(BUILD)/gpu/results >/dev/null
 
 compare: install ## A=fp32 B=openvino-int8: two reports beside each other
 	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "error: name two variants: make compare A=fp32 B=openvino-int8" >&2; exit 2; }

@@ -180,13 +180,20 @@ def _parser() -> argparse.ArgumentParser:
         help="variance of the gaps between arrivals, by that of random ones (Poisson); default: %(default)s",
     )
     plan.add_argument("--mean-tokens", type=positive_float, help="of your texts; default: as measured")
-    for what in ("core", "gb"):
-        plan.add_argument(
-            f"--price-{what}-hour",
-            type=not_negative_float,
-            help="in your currency; without prices no cost is given",
-        )
+    _add_prices(plan, "core", "gb")
     plan.set_defaults(command=_plan)
+
+    side = commands.add_parser(
+        "beside", help="runs of several machines in one table, such as a CPU server's and a GPU server's"
+    )
+    side.add_argument(
+        "reports", type=Path, nargs="+", help="side-by-side.json of each run, or a published report"
+    )
+    _add_prices(side, "core", "gb", "gpu")
+    side.set_defaults(command=_beside)
+
+    cards = commands.add_parser("gpus", help="the GPUs that a run would measure; exit 2 where there is none")
+    cards.set_defaults(command=_gpus)
 
     forecast = commands.add_parser(
         "plan-check",
@@ -235,6 +242,15 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument("--check", action="store_true", help="write nothing; exit 1 if something is stale")
     tables.set_defaults(command=_tables)
     return parser
+
+
+def _add_prices(parser: argparse.ArgumentParser, *kinds: str) -> None:
+    for kind in kinds:
+        parser.add_argument(
+            f"--price-{kind}-hour",
+            type=not_negative_float,
+            help="in your currency; without prices no cost is given",
+        )
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -384,6 +400,30 @@ def _plan(arguments: argparse.Namespace) -> int:
     drawn.write_text(picture(found), encoding="utf-8")
     say(f"{plan_table(found)}\n\npicture: {drawn}")
     emit(found)
+    return 0
+
+
+def _beside(arguments: argparse.Namespace) -> int:
+    from benchmarks.beside import beside, table
+    from benchmarks.capacity import Prices
+    from benchmarks.results import read_measurements
+
+    documents = [read_measurements(path) for path in arguments.reports]
+    prices = Prices(arguments.price_core_hour, arguments.price_gb_hour, arguments.price_gpu_hour)
+    found = beside(documents, prices)
+    say(table(found))
+    emit(found)
+    return 0
+
+
+def _gpus(arguments: argparse.Namespace) -> int:
+    from benchmarks.gpu import require_cards
+
+    cards = require_cards()
+    for one in cards:
+        major, minor = one["capability"]
+        say(f"{one['name']}: capability {major}.{minor}, {one['memory_gb']} GB")
+    emit(cards)
     return 0
 
 

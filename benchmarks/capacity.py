@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.queueing import Batching, Replica, draw, open_latencies
 from benchmarks.replica import Measured, against_closed, against_open, fit, measured, padding
-from benchmarks.report import tidy
+from benchmarks.report import device, tidy
 from benchmarks.selection import Objective, select
 from benchmarks.team import REFERENCE
 from deploy.server import CONFIG
@@ -45,10 +45,11 @@ class Demand:
 
 @dataclass(frozen=True)
 class Prices:
-    """Of an hour, in whatever currency; None: not told."""
+    """Of an hour, in whatever currency; None: not told. That of a GPU is with the host that carries it."""
 
     core_hour: float | None = None
     gb_hour: float | None = None
+    gpu_hour: float | None = None
 
 
 def choose(document: Row, selection: Row | None, wanted: str | None) -> Row:
@@ -94,6 +95,12 @@ def plan(document: Row, variant: Row, demand: Demand, prices: Prices) -> dict[st
 
     `UserError` for what the measurements cannot support.
     """
+    if device(variant) == "cuda":
+        raise UserError(
+            "a plan is for replicas on CPUs",
+            seen=f"{variant['name']} runs on a GPU",
+            remedy="What a million texts cost at full load: python -m benchmarks beside --help",
+        )
     known = measured(variant, document["data"]["tokens"])
     lengths = _lengths(known, demand.mean_tokens)
     replica = fit(known, Batching())
@@ -140,7 +147,7 @@ def plan(document: Row, variant: Row, demand: Demand, prices: Prices) -> dict[st
             "rps_of_each": demand.rps / replicas,
             "cores": replicas * cores,
             "memory_gb": total_gb,
-            "cost": _cost(prices, replicas * cores, total_gb, demand.rps),
+            "cost": cost(prices, replicas * cores, total_gb, demand.rps),
             "model": replica.record(),
             "fitted": against_closed(replica, known),
             "compared": compared,
@@ -191,11 +198,19 @@ def _setting(name: str) -> int:
     return int(found[1])
 
 
-def _cost(prices: Prices, cores: float, memory_gb: float, rps: float) -> dict[str, float] | None:
-    """Of an hour and of a million texts, all replicas paid for and exactly `rps` asked."""
+def cost(prices: Prices, cores: float, memory_gb: float, rps: float) -> dict[str, float] | None:
+    """Of an hour and of a million texts, all paid for and exactly `rps` asked; None without prices."""
     if prices.core_hour is None and prices.gb_hour is None:
         return None
-    hour = cores * (prices.core_hour or 0) + memory_gb * (prices.gb_hour or 0)
+    return _at(cores * (prices.core_hour or 0) + memory_gb * (prices.gb_hour or 0), rps)
+
+
+def cost_on_gpu(prices: Prices, rps: float) -> dict[str, float] | None:
+    """The same of one GPU."""
+    return None if prices.gpu_hour is None else _at(prices.gpu_hour, rps)
+
+
+def _at(hour: float, rps: float) -> dict[str, float]:
     return {"per_hour": hour, "per_million_texts": hour / (rps * 3600) * 1e6}
 
 

@@ -1,7 +1,8 @@
 """Two reports of one run beside each other, with ratios.
 
-Covers speed, size, memory, load time and quality of any two variants. A ratio of speeds from two machines
-or two runs would be a comparison of machines or moments: it is refused. Leaves out which of the two to
+Covers speed, size, memory, load time and quality of any two variants. A ratio of speeds from two machines,
+two devices or two runs would be a comparison of machines or moments: it is refused (`beside` puts figures of
+two machines into one table). Leaves out which of the two to
 take (`selection`).
 """
 
@@ -11,7 +12,7 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks.latency import Ratio
-from benchmarks.report import Report, case
+from benchmarks.report import Report, case, device
 from handler.errors import UserError
 
 HIGHER, LOWER = "higher is better", "lower is better"
@@ -39,6 +40,13 @@ def _check(first: Report, second: Report) -> None:
         if report["error"]:
             message = f"{report['name']} failed during {report['error']['stage']}"
             raise UserError(message, seen=report["error"]["message"], remedy="Mend it, then: make benchmark")
+    if device(first) != device(second):
+        seen = " and ".join(f"{report['name']} on {device(report)}" for report in (first, second))
+        raise UserError(
+            "the two are of different devices, and no ratio is between devices",
+            seen=seen,
+            remedy="Put them beside each other: python -m benchmarks beside",
+        )
     again = f'Measure both in one run: make benchmark VARIANTS="{names}"'
     if first["machine"]["id"] != second["machine"]["id"]:
         machines = " and ".join(report["machine"]["cpu"] for report in (first, second))

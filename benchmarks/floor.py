@@ -8,6 +8,8 @@ off. Low percentiles of many short turns between those of the variants: of a pro
 are the true ones. Leaves out timing them (`products`, in a worker), attention, normalisation, activations,
 embeddings and the classifier's head.
 
+On a GPU the same products in fp16, of many texts at once, are the peak that its variants are held against.
+
 It is the floor of the checkpoint's own architecture with every token in every layer: a variant with fewer
 weights, or whose last layer computes the first token alone, may go below it.
 """
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import gpu
 from benchmarks.products import BYTES, CALL, Encoder, Samples
 from benchmarks.progress import Step
 from benchmarks.team import FLOOR, Failure, Team
@@ -39,10 +42,19 @@ def encoder_of(config: Mapping[str, Any]) -> Encoder | None:
 class Floor:
     """The suite's end: collects the turns of the run, and makes the report's `floor` of them."""
 
-    def __init__(self, encoder: Encoder, shapes: Sequence[tuple[int, int]], turn_ms: float) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        shapes: Sequence[tuple[int, int]],
+        turn_ms: float,
+        on_cuda: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """`shapes` are of the CPU's products, `on_cuda` of the GPU's."""
         self.encoder = encoder
         self.shapes = list(shapes)
+        self.on_cuda = list(on_cuda)
         self._turn_ms = turn_ms
+        self._cuda: dict[tuple[int, int], dict[str, list[float]]] = {}
         self._samples: dict[tuple[int, int], Samples] = {}
         self._reading: dict[str, list[float]] = {}
 
@@ -58,13 +70,22 @@ class Floor:
             if found is None:
                 return None
             products[f"{batch}x{tokens}"] = found
+        cuda = {}
+        for batch, tokens in self.on_cuda:
+            found = team.ask(FLOOR, "cuda_products", rows=batch * tokens, turn_ms=self._turn_ms)
+            if found is None:
+                return None
+            cuda[f"{batch}x{tokens}"] = found
         reading = team.ask(FLOOR, "reading", turn_ms=self._turn_ms)
-        return None if reading is None else {"products": products, "reading": reading}
+        return None if reading is None else {"products": products, "cuda": cuda, "reading": reading}
 
     def add(self, turn: Mapping[str, Any]) -> None:
         """Take in what `turn` brought."""
         for shape in self.shapes:
             _merge(self._samples.setdefault(shape, {}), turn["products"]["{}x{}".format(*shape)])
+        for shape in self.on_cuda:
+            for name, values in turn["cuda"]["{}x{}".format(*shape)].items():
+                self._cuda.setdefault(shape, {}).setdefault(name, []).extend(values)
         for precision, values in turn["reading"].items():
             self._reading.setdefault(precision, []).extend(values)
 
@@ -77,6 +98,24 @@ class Floor:
             "error": failure.message if failure else None,
             "cases": cases,
             "peaks": self._peaks(cases),
+            **({"cuda": self._cuda_peak()} if cases and self._cuda else {}),
+        }
+
+    def _cuda_peak(self) -> dict[str, Any]:
+        """All products in fp16 at their quickest batch, and what the card's data sheet promises."""
+        rates = {
+            shape: self.encoder.operations(shape[0] * shape[1])
+            # Calls are queued, so that none of them costs anything that is to be taken off.
+            / encoder_ms(self.encoder, {**found, CALL: [0.0]})
+            / 1e9
+            for shape, found in self._cuda.items()
+        }
+        best, card = max(rates, key=rates.__getitem__), gpu.cards()[0]["name"]
+        return {
+            "card": card,
+            "case": "{}x{}".format(*best),
+            "tflops": rates[best],
+            "datasheet_tflops": gpu.DATASHEET_TFLOPS.get(card),
         }
 
     def _peaks(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

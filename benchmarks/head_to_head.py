@@ -21,10 +21,11 @@ import jsonschema
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.pages.head_to_head_page import APP, BARE, EXAMPLE, FASTAPI, MANY_TEXTS
+from benchmarks.pages.head_to_head_page import APP, BARE, EXAMPLE, FASTAPI
+from benchmarks.profiles import MANY_TEXTS
 from benchmarks.progress import Step
 from benchmarks.rival_servers import example_server, fastapi_server, rival_archive
-from benchmarks.served import Running, as_bodies, describe, serve, serve_app
+from benchmarks.served import Running, as_bodies, as_lists, describe, serve, serve_app
 from benchmarks.server_counters import read_counters
 from deploy.load import Load, closed_loop
 from handler.artifact import unpacked
@@ -133,7 +134,7 @@ class Turns:
         """Requests of `MANY_TEXTS`, one at a time and four at a time, beside the Predictor in process."""
         lists = [list(texts[start : start + MANY_TEXTS]) for start in range(0, len(texts), MANY_TEXTS)]
         lists = [part for part in lists if len(part) == MANY_TEXTS]
-        bodies = [json.dumps({"texts": part}).encode() for part in lists]
+        bodies = as_lists(texts)
         rates: dict[str, list[float]] = {"in process": [], "http, 1 client": [], "http, 4 clients": []}
         for _ in range(self.rounds):
             with self.step("many texts in one request"):

@@ -3,14 +3,15 @@
 Covers fixed full-length shapes through the Predictor's own padding and planning (what the arithmetic
 costs), real texts from string to answer (what a user waits), percentiles, and speed-ups with intervals.
 Clocks, temperature and neighbours drift; a drift hits all variants of a round alike, so a speed-up is the
-median of the rounds' ratios, with a bootstrap interval over rounds (Efron, 1979). fp32 against a second
-fp32 in the same rounds tells how large a ratio arises from nothing: the noise floor. Peers take turns like
-variants, and so do the matrix products alone where a `floor` is given. Ratios of 99th percentiles resample
-whole rounds. Leaves out load on a server (`served`) and memory (`resources`).
+median of the rounds' ratios, with a bootstrap interval over rounds (Efron, 1979). What computes on a GPU has
+larger batches beside the same ones, and cuda-fp32 in place of fp32. fp32 against a second fp32 in the same
+rounds tells how large a ratio arises from nothing: the noise floor. Peers take turns like variants, and so do
+the matrix products alone where a `floor` is given. Ratios of 99th percentiles resample whole rounds. Leaves
+out load on a server (`served`), memory (`resources`) and what only a GPU tells (`on_cuda`).
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
@@ -26,12 +27,15 @@ from benchmarks.parity import by_length
 from benchmarks.peers import PIPELINE
 from benchmarks.profiles import Profile
 from benchmarks.progress import Step
-from benchmarks.team import FLOOR, REFERENCE, TWIN, Team
+from benchmarks.team import CUDA_REFERENCE, FLOOR, REFERENCE, TWINS, Team
 
 SHAPES = ((1, 32), (8, 32), (32, 32), (1, 128))
+CUDA_SHAPES = ((64, 32), (256, 32), (1024, 32))  # beside them, of what computes on a GPU
 BATCH_TEXTS = 32
+CUDA_BATCH_TEXTS = 1024
 SINGLE = "1 text"
 BATCH = f"{BATCH_TEXTS} texts"
+CUDA_BATCH = f"{CUDA_BATCH_TEXTS} texts"
 TOKENISE, MODEL = "tokenise", "model"  # of single texts, apart
 CPU = "cpu"  # of the batch of real texts
 # Fewer samples than this put a percentile on one or two observations.
@@ -66,18 +70,25 @@ class Ratio:
         return max(self.high, 1 / self.low)
 
 
-def shapes_up_to(max_length: int) -> list[tuple[int, int]]:
-    """`SHAPES` as (texts, tokens), cut to what the model reads; shapes that become equal stand once."""
-    return list(dict.fromkeys((batch, min(tokens, max_length)) for batch, tokens in SHAPES))
+def shapes_up_to(max_length: int, shapes: Sequence[tuple[int, int]] = SHAPES) -> list[tuple[int, int]]:
+    """`shapes` as (texts, tokens), cut to what the model reads; shapes that become equal stand once."""
+    return list(dict.fromkeys((batch, min(tokens, max_length)) for batch, tokens in shapes))
 
 
 class Timings:
     """What the rounds brought. `tokens` are the lengths of the held texts, `slow` the cases that join every
-    second round only."""
+    second round only, `on_cuda` who computes on a GPU."""
 
-    def __init__(self, shapes: Sequence[tuple[int, int]], tokens: np.ndarray, single_texts: int) -> None:
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, int]],
+        tokens: np.ndarray,
+        single_texts: int,
+        on_cuda: Collection[str] = (),
+    ) -> None:
         self.details: dict[str, tuple[int, int | None]] = {_case(*shape): shape for shape in shapes}
-        self.details |= {SINGLE: (1, None), BATCH: (BATCH_TEXTS, None)}
+        self.details |= {SINGLE: (1, None), BATCH: (BATCH_TEXTS, None), CUDA_BATCH: (CUDA_BATCH_TEXTS, None)}
+        self.on_cuda = on_cuda
         self.tokens = tokens
         self.single_texts = single_texts
         self.collected: dict[str, Rounds] = {}
@@ -102,19 +113,23 @@ class Timings:
 
     def entries(self, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """The report's `latency` list of every variant and every peer that got through."""
-        through = {*names, TWIN}
+        through = {*names, *TWINS.values()}
         rounds = {
             case: {name: turns for name, turns in of_case.items() if name in through}
             for case, of_case in self.collected.items()
         }
         return {
             name: [
-                describe(case, rounds[case], name, batch, tokens)
+                describe(case, rounds[case], name, batch, tokens, self._reference_of(name))
                 | (self._parts(rounds, name) if case == SINGLE else {})
                 for case, (batch, tokens) in self.details.items()
+                if name in rounds.get(case, {})
             ]
             for name in names
         }
+
+    def _reference_of(self, name: str) -> str:
+        return CUDA_REFERENCE if name in self.on_cuda else REFERENCE
 
     def _parts(self, rounds: Mapping[str, Rounds], name: str) -> dict[str, Any]:
         """Of single texts: tokenising and the model apart, and the whole by length."""
@@ -150,12 +165,14 @@ def measure_latency(
     floor: Floor | None = None,
 ) -> Timings:
     """Rounds of turns, as many as the profile wants or has the time for."""
-    needed = profile.rounds * max(profile.single_texts, BATCH_TEXTS)
+    largest = CUDA_BATCH_TEXTS if team.on_cuda else BATCH_TEXTS
+    needed = profile.rounds * max(profile.single_texts, largest)
     held = list(islice(cycle(texts), needed))
     for name in team.names:
         team.ask(name, "hold", texts=held)
-    shapes = shapes_up_to(max_length)
-    timings = Timings(shapes, np.array(team.ask(REFERENCE, "lengths")), profile.single_texts)
+    shapes = shapes_up_to(max_length, (*SHAPES, *CUDA_SHAPES))
+    tokens = np.array(team.ask(REFERENCE, "lengths"))
+    timings = Timings(shapes, tokens, profile.single_texts, team.on_cuda)
     for turn in range(profile.rounds):
         due = [shape for shape in shapes if turn % 2 == 0 or _case(*shape) not in timings.slow]
         with step(f"latency, round {turn + 1} of {profile.rounds}"):
@@ -192,7 +209,11 @@ def slow_cases(collected: Mapping[str, Rounds], slow_turn_ms: float) -> set[str]
     They join every second round only, all variants alike: at full size they would take half of a run, and
     the ratio of two long calls needs fewer rounds than that of two short ones.
     """
-    turns = {case: rounds[REFERENCE][0] for case, rounds in collected.items() if "x" in case.split()[0]}
+    turns = {
+        case: rounds[REFERENCE][0]
+        for case, rounds in collected.items()
+        if "x" in case.split()[0] and REFERENCE in rounds
+    }
     return {case for case, samples in turns.items() if sum(samples) > slow_turn_ms}
 
 
@@ -207,9 +228,11 @@ def _one_turn(
     single = {"start": turn * profile.single_texts, "stop": (turn + 1) * profile.single_texts}
     few = single | {"stop": single["start"] + max(1, profile.single_texts // 3)}
     batch = {"start": turn * BATCH_TEXTS, "stop": (turn + 1) * BATCH_TEXTS}
+    on_cuda = name in team.on_cuda
     questions: list[tuple[str, str, dict[str, Any]]] = [
         (_case(texts, tokens), "shape", {"batch": texts, "tokens": tokens, "turn_ms": profile.turn_ms})
         for texts, tokens in shapes
+        if on_cuda or texts <= BATCH_TEXTS
     ]
     questions += [
         (SINGLE, "single", single),
@@ -217,6 +240,9 @@ def _one_turn(
         (TOKENISE, "tokenise", few),
         (MODEL, "model", few),
     ]
+    if on_cuda:
+        large = {"start": turn * CUDA_BATCH_TEXTS, "stop": (turn + 1) * CUDA_BATCH_TEXTS}
+        questions.append((CUDA_BATCH, "together", large))
     durations: dict[str, list[float]] = {}
     for case, command, arguments in questions:
         answer = team.ask(name, command, **arguments)
@@ -224,16 +250,22 @@ def _one_turn(
             return {}
         if case == BATCH:
             durations[BATCH], durations[CPU] = [answer[0]], [answer[1]]
+        elif case == CUDA_BATCH:
+            durations[CUDA_BATCH] = [answer[0]]
         else:
             durations[case] = answer
     return durations
 
 
-def describe(case: str, rounds: Rounds, name: str, batch: int, tokens: int | None) -> dict[str, Any]:
-    """One entry of the report's `latency` list: percentiles, throughput, and the speed-up over fp32 (and over
-    the peer that everybody starts from, where it took part)."""
+def describe(
+    case: str, rounds: Rounds, name: str, batch: int, tokens: int | None, reference: str = REFERENCE
+) -> dict[str, Any]:
+    """One entry of the report's `latency` list: percentiles, throughput, and the speed-up over the reference
+    of its device (and over the peer that everybody starts from, where it took part and `name` is on a CPU
+    as well)."""
     samples = flat(rounds[name])
-    pipeline = {"vs_pipeline": speedup(rounds, name, PIPELINE)} if PIPELINE in rounds else {}
+    starts = PIPELINE in rounds and reference == REFERENCE
+    pipeline = {"vs_pipeline": speedup(rounds, name, PIPELINE)} if starts else {}
     return {
         "case": case,
         "batch": batch,
@@ -242,20 +274,20 @@ def describe(case: str, rounds: Rounds, name: str, batch: int, tokens: int | Non
         "rounds": len(rounds[name]),
         **{f"p{percent}_ms": percentile(samples, percent) for percent in LEAST_SAMPLES},
         "texts_per_second": 1000 * batch * len(samples) / sum(samples),
-        "speedup": speedup(rounds, name),
+        "speedup": speedup(rounds, name, reference),
         **pipeline,
-        **p99_speedup(rounds, name),
+        **p99_speedup(rounds, name, reference),
     }
 
 
-def p99_speedup(rounds: Rounds, name: str) -> dict[str, Any]:
+def p99_speedup(rounds: Rounds, name: str, reference: str = REFERENCE) -> dict[str, Any]:
     """`{"p99_speedup": …}` as `speedup`, of 99th percentiles over all rounds; nothing where samples are too
     few. Rounds are resampled whole, since the samples of one are alike."""
-    least = min(len(flat(rounds[one])) for one in (REFERENCE, name))
-    if name == REFERENCE or least < 2 * LEAST_SAMPLES[99]:
+    least = min(len(flat(rounds[one])) for one in (reference, name))
+    if name == reference or least < 2 * LEAST_SAMPLES[99]:
         return {}
-    ratio = pooled_ratio(rounds[REFERENCE], rounds[name], 99)
-    noise = pooled_ratio(rounds[REFERENCE], rounds[TWIN], 99).distance if TWIN in rounds else None
+    ratio, twin = pooled_ratio(rounds[reference], rounds[name], 99), TWINS[reference]
+    noise = pooled_ratio(rounds[reference], rounds[twin], 99).distance if twin in rounds else None
     verdict = ratio.verdict(noise) if noise is not None else "noise unknown"
     return {"p99_speedup": {**vars(ratio), "noise": noise, "verdict": verdict}}
 
@@ -279,8 +311,10 @@ def pooled_ratio(
 
 
 def speedup(rounds: Rounds, name: str, reference: str = REFERENCE) -> dict[str, Any]:
-    """Ratio to the reference with its interval, the noise floor as a factor, and the verdict of the two."""
-    noise = paired_ratio(rounds[REFERENCE], rounds[TWIN]).distance if TWIN in rounds else None
+    """Ratio to the reference with its interval, the noise floor as a factor, and the verdict of the two. A
+    peer has no twin: beside it, the noise is fp32's."""
+    ours = reference if reference in TWINS else REFERENCE
+    noise = paired_ratio(rounds[ours], rounds[TWINS[ours]]).distance if TWINS[ours] in rounds else None
     if name == reference:
         return {"ratio": 1.0, "low": 1.0, "high": 1.0, "noise": noise, "verdict": "reference"}
     ratio = paired_ratio(rounds[reference], rounds[name])

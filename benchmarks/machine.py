@@ -1,6 +1,6 @@
 """Which machine and which software a figure belongs to: a speed without them means nothing.
 
-Covers processor, cores, memory, instruction sets, operating system, versions, and how busy the machine
+Covers processor, cores, memory, instruction sets, GPUs, operating system, versions, and how busy the machine
 was before the run. Leaves out whatever names a place or a person: host name, user, paths.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks import gpu
 from handler.machine import available_cpus, cpu_features, cpu_model
 
 PACKAGES = (
@@ -42,14 +43,17 @@ def fingerprint() -> dict[str, Any]:
         "cpu_features": list(cpu_features()),
         "system": f"{platform.system()} {platform.machine()}",
     }
+    if cards := gpu.cards():  # without them the id stays what it was before there was such a field
+        hardware["gpus"] = cards
     digest = hashlib.sha256(json.dumps(hardware, sort_keys=True).encode()).hexdigest()
-    return {"id": digest[:12], **hardware, "versions": versions()}
+    of_gpus = versions(gpu.PACKAGES) | gpu.versions() if cards else {}
+    return {"id": digest[:12], **hardware, "versions": versions() | of_gpus}
 
 
-def versions() -> dict[str, str]:
-    """Python and every package of `PACKAGES` that is installed."""
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Python and every one of `packages` that is installed."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -18,6 +18,7 @@ import numpy as np
 
 PIPELINE = "hf-pipeline"  # what the others are compared with: the three lines that everybody starts from
 BATCH_SIZE = 32
+CUDA_BATCH_SIZE = 256
 CALIBRATION_TEXTS = 300
 WEIGHTS = "model.safetensors"
 EXPORTED, QUANTISED = "model.onnx", "model_quantized.onnx"
@@ -44,8 +45,16 @@ class Classifier:
     """What a worker times, in the Predictor's words: `encode`, `logits`, `predict`, `answer`, `warm`."""
 
     def __init__(
-        self, tokenizer: Any, forward: Callable[[Inputs], Any], config: Any, max_length: int
+        self,
+        tokenizer: Any,
+        forward: Callable[[Inputs], Any],
+        config: Any,
+        max_length: int,
+        device: str = "cpu",
+        batch_size: int = BATCH_SIZE,
     ) -> None:
+        self.device = device
+        self._batch_size = batch_size
         self.labels = [label for _, label in sorted(config.id2label.items())]
         self._independent = config.problem_type == "multi_label_classification"
         self._tokenize = partial(tokenizer, truncation=True, max_length=max_length)
@@ -73,8 +82,8 @@ class Classifier:
     def predict(self, texts: Sequence[str]) -> list[Scored]:
         """As documented: tokenise to the longest of the batch, call, softmax (or sigmoid)."""
         scores = []
-        for start in range(0, len(texts), BATCH_SIZE):
-            batch = list(texts[start : start + BATCH_SIZE])
+        for start in range(0, len(texts), self._batch_size):
+            batch = list(texts[start : start + self._batch_size])
             inputs = self._tokenize(batch, padding=True, return_tensors="np")
             logits = np.asarray(self._forward(dict(inputs)), np.float64)
             if self._independent:
@@ -107,7 +116,8 @@ class Pipeline(Classifier):
 class Peer:
     """`documentation` is where it is told so; `requires` are packages; `prepare(checkpoint, folder, texts,
     max_length)` exports and quantises (None: the checkpoint is used as it is); `load(folder, threads,
-    max_length)` makes the classifier; `file` is what it computes with, whose size is reported."""
+    max_length)` makes the classifier; `file` is what it computes with, whose size is reported. Those
+    `on_cuda` are compared with variants for GPUs, and take part where those do."""
 
     name: str
     summary: str
@@ -116,6 +126,7 @@ class Peer:
     file: str
     load: Callable[[Path, int, int], Classifier]
     prepare: Callable[[Path, Path, list[str], int], None] | None = None
+    on_cuda: bool = False
 
 
 def _load_pipeline(folder: Path, threads: int, max_length: int) -> Classifier:
@@ -219,14 +230,34 @@ def _load_torchao(folder: Path, threads: int, max_length: int) -> Classifier:
     torch.set_num_threads(threads)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return Classifier(tokenizer, _compiled(model, "cpu"), model.config, max_length)
+
+
+def _load_cuda_compile(folder: Path, threads: int, max_length: int) -> Classifier:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    import handler.pooled_classifier  # noqa: F401 - makes transformers know it
+
+    torch.set_num_threads(threads)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).to("cuda", torch.float16).eval()
+    tokenizer, forward = AutoTokenizer.from_pretrained(folder), _compiled(model, "cuda")
+    return Classifier(tokenizer, forward, model.config, max_length, "cuda:0", CUDA_BATCH_SIZE)
+
+
+def _compiled(model: Any, device: str) -> Callable[[Inputs], np.ndarray]:
+    """The model by torch.compile, from arrays on the host to logits there."""
+    import torch
+
     compiled = torch.compile(model, dynamic=True)  # else it compiles every length anew
 
     def forward(inputs: Inputs) -> np.ndarray:
         with torch.inference_mode():
-            tensors = {name: torch.from_numpy(values) for name, values in inputs.items()}
-            return compiled(**tensors).logits.numpy()
+            tensors = {name: torch.from_numpy(values).to(device) for name, values in inputs.items()}
+            return compiled(**tensors).logits.float().cpu().numpy()
 
-    return Classifier(AutoTokenizer.from_pretrained(folder), forward, model.config, max_length)
+    return forward
 
 
 def _prepare_openvino(checkpoint: Path, folder: Path, texts: list[str], max_length: int) -> None:
@@ -310,6 +341,15 @@ PEERS = {
             WEIGHTS,
             _load_torchao,
             _prepare_torchao,
+        ),
+        Peer(
+            "cuda-torch-compile-fp16",
+            f"torch.compile of the fp16 model on the GPU, {CUDA_BATCH_SIZE} texts a call",
+            "https://huggingface.co/docs/transformers/perf_torch_compile",
+            ("torch", "transformers"),
+            WEIGHTS,
+            _load_cuda_compile,
+            on_cuda=True,
         ),
     )
 }

@@ -42,16 +42,26 @@ class Prepared:
     left_out: dict[str, str] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
 
+    @property
+    def names(self) -> set[str]:
+        """Of all that were thought of."""
+        return {*self.facts, *self.left_out, *self.failures}
+
     def bytes(self, name: str) -> int:
         """Size of the file with which the peer computes."""
         return (self.folders[name] / PEERS[name].file).stat().st_size
 
 
-def prepare_peers(checkpoint: "Checkpoint", texts: Sequence[str], cache: Path) -> Prepared:
-    """Every peer that can be had here; `texts` are training texts, of which the first calibrate."""
+def prepare_peers(
+    checkpoint: "Checkpoint", texts: Sequence[str], cache: Path, on_cuda: bool = False
+) -> Prepared:
+    """Every peer that can be had here, those for GPUs only where variants for them take part; `texts` are
+    training texts, of which the first calibrate."""
     prepared = Prepared()
     calibration = list(texts[:CALIBRATION_TEXTS])
     for name, peer in PEERS.items():
+        if peer.on_cuda and not on_cuda:
+            continue
         versions, missing = installed(peer.requires)
         if missing:
             prepared.left_out[name] = why_left_out(missing)

@@ -11,6 +11,7 @@ from typing import Any
 
 CALL = "call"  # the smallest product there is: what it takes is the cost of calling
 CALL_MS = 0.2
+QUEUED = 20  # products on a GPU between two of its events
 BYTES = {"int8": 1, "bf16": 2, "fp32": 4}  # of a weight
 
 Samples = dict[str, dict[str, list[float]]]
@@ -73,6 +74,20 @@ class Products:
                 for precision in self.makers
             }
 
+    def on_cuda(self, rows: int, turn_ms: float) -> dict[str, list[float]]:
+        """Every product of `rows` tokens in fp16 on the GPU, about `turn_ms` in all; ms of one each."""
+        import torch
+
+        each_ms = turn_ms / len(self.encoder.products)
+        found = {}
+        with torch.inference_mode():
+            for name, (outputs, inputs) in self.encoder.products.items():
+                key = "cuda", rows, outputs, inputs
+                if key not in self._made:
+                    self._made[key] = _cuda_fp16(rows, outputs, inputs)
+                found[name] = _cuda_times(self._made[key], each_ms)
+        return found
+
     def reading(self, turn_ms: float) -> dict[str, list[float]]:
         """By precision: how long it takes to read as many bytes as all layers' weights have, once."""
         import torch
@@ -127,6 +142,32 @@ def _bf16(rows: int, outputs: int, inputs: int) -> Callable[[], object]:
     weights = torch.ops.mkldnn._reorder_linear_weight(torch.randn(outputs, inputs).bfloat16(), rows)
     bias = torch.zeros(outputs).bfloat16()
     return lambda: torch.ops.mkldnn._linear_pointwise(values, weights, bias, "none", [], "")
+
+
+def _cuda_fp16(rows: int, outputs: int, inputs: int) -> Callable[[], object]:
+    """What eager PyTorch calls for a linear layer in fp16, without its bias."""
+    import torch
+
+    values = torch.randn(rows, inputs, dtype=torch.float16, device="cuda")
+    weights = torch.randn(outputs, inputs, dtype=torch.float16, device="cuda")
+    return lambda: torch.nn.functional.linear(values, weights)
+
+
+def _cuda_times(call: Callable[[], object], turn_ms: float) -> list[float]:
+    """As `_times`, by events on the card around `QUEUED` calls at once, so that no launch is waited for."""
+    import torch
+
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    call()
+    samples: list[float] = []
+    while len(samples) < 2 or QUEUED * sum(samples) < turn_ms:
+        begin.record()
+        for _ in range(QUEUED):
+            call()
+        end.record()
+        end.synchronize()
+        samples.append(begin.elapsed_time(end) / QUEUED)
+    return samples
 
 
 def _times(call: Callable[[], object], turn_ms: float) -> list[float]:

@@ -7,6 +7,8 @@ every profile, so that their reports have the same fields.
 from dataclasses import dataclass, replace
 
 TEST = "test"
+MANY_TEXTS = 64  # in one request, where requests of many texts are measured
+MANY_CLIENTS = 4
 OBJECTIVE_P99_MS = 50.0  # a served answer later than this is not a good one, unless a run says otherwise
 
 
@@ -21,6 +23,7 @@ class Profile:
     `max_texts` of each.
     Beside fp32, the `served_best` fastest in process that are equal to it are served (None: all), `passes`
     times, at each of `concurrencies` for `served_s`, longer where answers are too few for a p99.
+    `MANY_CLIENTS` ask with `MANY_TEXTS` a request, for `served_s`.
     Then requests arrive that do not wait, for `open_s` at each of `open_shares` of the rate that the variant
     reached at the highest concurrency, and at each of `extra_rates` (requests per second) exactly.
     `served_splits` are scored again through the server, about `served_texts` of each; None is all of them.

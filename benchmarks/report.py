@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import jsonschema
 
-from benchmarks.team import Failure
+from benchmarks.team import CUDA_REFERENCE, REFERENCE, Failure
 from handler.artifact import Artifact
 
 SCHEMA = 1
@@ -142,6 +142,28 @@ def validate(document: Mapping[str, Any], kind: str) -> None:
 def _validator(kind: str) -> jsonschema.Draft202012Validator:
     schema = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
     return jsonschema.Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": schema["$defs"]})
+
+
+def device(row: Mapping[str, Any]) -> str:
+    """`cpu` or `cuda`: what a variant or peer computed on; earlier reports know of CPUs alone."""
+    return row["resources"].get("device", "cpu").partition(":")[0]
+
+
+def on_cuda(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The variants and peers of a side-by-side that were measured on a GPU."""
+    rows = [*document["variants"], *document.get("peers", [])]
+    return [row for row in rows if device(row) == "cuda"]
+
+
+def yardstick(row: Mapping[str, Any]) -> str:
+    """The variant that the ratios of a row are to."""
+    return CUDA_REFERENCE if device(row) == "cuda" else REFERENCE
+
+
+def real_batch(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The entry of `latency` for the largest batch of real texts: 32 on a CPU, 1,024 on a GPU."""
+    real = (entry for entry in row["latency"] if entry["tokens"] is None and entry["batch"] > 1)
+    return max(real, key=lambda entry: entry["batch"], default=None)
 
 
 def case(variant: Mapping[str, Any], name: str) -> dict[str, Any] | None:

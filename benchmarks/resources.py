@@ -29,7 +29,7 @@ def start(
     step: Step,
 ) -> dict[str, dict]:
     """Load every variant, then every peer, one after the other; `load_s`, `warm_s`, `first_answer_ms` and so
-    on by name. Peers get as many threads as the variants."""
+    on by name. Peers get as many threads as the variants. The team knows from then on who is on a GPU."""
     started = {}
     for name in [name for name in team.names if name in artifacts]:
         folder = str(artifacts[name].folder.resolve())
@@ -44,6 +44,7 @@ def start(
             answer = team.ask(name, "load_peer", peer=name, folder=folder, first_text=first_text, **alike)
         if answer is not None:
             started[name] = answer
+    team.on_cuda = frozenset(name for name, one in started.items() if one["device"].startswith("cuda"))
     return started
 
 

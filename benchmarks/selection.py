@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from benchmarks.latency import BATCH
 from benchmarks.noninferiority import ALPHA, FAIL, GATE, MARGIN, PASS, Drop, by_interval, judge
-from benchmarks.report import case
+from benchmarks.report import device, real_batch, yardstick
 from benchmarks.team import REFERENCE
 from handler.errors import UserError
 
@@ -51,13 +50,19 @@ def choose_served(candidates: Sequence[Mapping[str, Any]], best: int | None) -> 
 
     What is not equal by its check at export can never be selected and is not served. Of the others those
     that pass the run's margin come first, then the quickest on batches of real texts, by the ratio that is
-    paired with fp32's rounds: a neighbour disturbs it less than a rate.
+    paired with fp32's rounds: a neighbour disturbs it less than a rate. Where a GPU took part, by the rate:
+    no ratio is between devices.
     """
     if best is None:
         return Serving([one["name"] for one in candidates], "every archive")
     equal = [one for one in candidates if one["name"] != REFERENCE and one["artifact"]["check"]["equal"]]
-    order = {PASS: 0, FAIL: 2}
-    ranked = sorted(equal, key=lambda one: (order.get(_verdict_of(one), 1), -_batch(one)["speedup"]["ratio"]))
+    order, on_cuda = {PASS: 0, FAIL: 2}, any(device(one) == "cuda" for one in equal)
+
+    def speed(one: Mapping[str, Any]) -> float:
+        entry = _batch(one)
+        return float(entry["texts_per_second"] if on_cuda else entry["speedup"]["ratio"])
+
+    ranked = sorted(equal, key=lambda one: (order.get(_verdict_of(one), 1), -speed(one)))
     names = [one["name"] for one in candidates if one["name"] == REFERENCE]
     names += [one["name"] for one in ranked[:best]]
     if not names:
@@ -76,8 +81,8 @@ def _verdict_of(variant: Mapping[str, Any]) -> str:
 
 
 def _batch(variant: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The latency entry of batches of real texts."""
-    entry = case(variant, BATCH)
+    """The latency entry of the largest batches of real texts."""
+    entry = real_batch(variant)
     assert entry is not None
     return entry
 
@@ -368,7 +373,7 @@ def _ms(value: float | None) -> str:
 def _why_chosen(variant: Mapping[str, Any], speeds: Mapping[str, Speed], objective: Objective) -> str:
     speed = speeds[variant["name"]]
     return (
-        f"chosen: the fastest that qualifies, {speed.words}{_times(speed, speeds, objective)}; "
+        f"chosen: the fastest that qualifies, {speed.words}{_times(variant, speeds, objective)}; "
         f"{_sameness(variant, objective)}"
     )
 
@@ -384,12 +389,13 @@ def _why_slower(name: str, selected: str, speeds: Mapping[str, Speed]) -> str:
     return f"not chosen: it qualifies but is slower than {selected}: {found}"
 
 
-def _times(speed: Speed, speeds: Mapping[str, Speed], objective: Objective) -> str:
-    reference = speeds.get(REFERENCE)
+def _times(variant: Mapping[str, Any], speeds: Mapping[str, Speed], objective: Objective) -> str:
+    name, speed = yardstick(variant), speeds[variant["name"]]
+    reference = speeds.get(name)
     if reference is None or reference is speed:
         return ""
     times = f", {speed.value / reference.value:.1f} times "
-    return times + ("what fp32 reaches under the same objective" if objective.is_served else "fp32")
+    return times + (f"what {name} reaches under the same objective" if objective.is_served else name)
 
 
 def _sameness(variant: Mapping[str, Any], objective: Objective) -> str:

@@ -1,10 +1,10 @@
 """The same variant as a client meets it: through TorchServe, from its archive, on this machine.
 
 Covers a real server per variant (booted, loaded, stopped), one real text per request in closed loops and
-then in open ones at shares of the rate that those reached, and labelled texts once more through
-`/predictions`, in the very lists that were scored in process: their scores must be the same, or the archive
-does not serve the artifact that was measured. What one pass brings is plain JSON. Leaves out generating load
-(`load`, `arrivals`), tuning the server, and the network: client and server share the cores.
+then in open ones at shares of the rate that those reached, requests of many texts, and labelled texts once
+more through `/predictions`, in the very lists that were scored in process: their scores must be the same, or
+the archive does not serve the artifact that was measured. What one pass brings is plain JSON. Leaves out
+generating load (`load`, `arrivals`), tuning the server, and the network: client and server share the cores.
 """
 
 import http.client
@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, cycle, islice
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from benchmarks import arrivals
 from benchmarks.arrivals import Arrivals, describe_open, open_loop
 from benchmarks.journal import Journal
 from benchmarks.latency import LEAST_SAMPLES, percentile
-from benchmarks.profiles import Profile
+from benchmarks.profiles import MANY_CLIENTS, MANY_TEXTS, Profile
 from benchmarks.progress import Step
 from benchmarks.quality import Scores, in_lists, spread
 from deploy.load import MOST_STRETCH, Load, closed_loop
@@ -126,6 +126,7 @@ class Served:
 
     def __init__(self) -> None:
         self.loads: dict[int, list[Load]] = {}
+        self.many: list[Load] = []
         self.opens: dict[float, list[Arrivals]] = {}
         self.scores: Scores = {}
         self.ready_s: list[float] = []
@@ -136,6 +137,7 @@ class Served:
         """Take in what `one_pass` returned."""
         for load in outcome["loads"]:
             self.loads.setdefault(load["concurrency"], []).append(Load(**load))
+        self.many += [Load(**load) for load in outcome["many"]]
         for level in outcome["opens"]:
             self.opens.setdefault(level["offered_rps"], []).append(Arrivals(**level))
         for split, scores in outcome["scores"].items():
@@ -154,6 +156,21 @@ class Served:
     def record(self) -> list[dict[str, Any]]:
         """The report's `served` list: one entry per concurrency, all passes together."""
         return [describe(loads) for _, loads in sorted(self.loads.items())]
+
+    def many_record(self, in_process: float) -> dict[str, Any] | None:
+        """The report's `many`: texts per second of requests of `MANY_TEXTS`, and the share that they are of
+        those `in_process`; None where there were none."""
+        if not self.many:
+            return None
+        found = describe(self.many)
+        rate = MANY_TEXTS * found["requests_per_second"]
+        kept = ("concurrency", "passes", "requests", "p50_ms", "errors")
+        return {
+            "texts": MANY_TEXTS,
+            **{key: found[key] for key in kept},
+            "texts_per_second": rate,
+            "share_of_in_process": rate / in_process,
+        }
 
     def open_record(self, objective_p99_ms: float) -> list[dict[str, Any]]:
         """The report's `open` list: one entry per offered rate, all passes together."""
@@ -174,7 +191,7 @@ def measure_served(
     journal: Journal,
 ) -> dict[str, Served]:
     """Every archive in turn, `profile.passes` times round robin. What fails is recorded, others go on."""
-    bodies = as_bodies(texts)
+    bodies, many = as_bodies(texts), as_lists(texts)
     measured = {name: Served() for name in archives}
     for turn in range(profile.passes):
         scored = splits if turn == 0 else {}
@@ -183,13 +200,22 @@ def measure_served(
             with step(f"serving {name}"):
                 if not served.error:
                     server, labels = serve(archive), artifacts[name].labels
-                    asked = partial(one_pass, server, labels, bodies, scored, profile, served.rates)
+                    asked = partial(one_pass, server, labels, bodies, scored, profile, served.rates, many)
                     served.add(journal.once(f"pass {turn} of {name}", asked))
     return measured
 
 
 def as_bodies(texts: Sequence[str]) -> list[bytes]:
+    """A request for each text."""
     return [json.dumps({"text": text}).encode() for text in texts]
+
+
+def as_lists(texts: Sequence[str]) -> list[bytes]:
+    """Requests of `MANY_TEXTS` texts each, the texts over and over where they are fewer; what fills none is
+    left out."""
+    held = list(islice(cycle(texts), max(len(texts), MANY_TEXTS)))
+    starts = range(0, len(held) - MANY_TEXTS + 1, MANY_TEXTS)
+    return [json.dumps({"texts": held[start : start + MANY_TEXTS]}).encode() for start in starts]
 
 
 def one_pass(
@@ -199,16 +225,18 @@ def one_pass(
     splits: Mapping[str, Split],
     profile: Profile,
     rates: Sequence[float] = (),
+    many: Sequence[bytes] = (),
 ) -> dict[str, Any]:
-    """One server from start to stop: closed loops, open ones, scores of `splits`. `rates` are those of an
-    earlier pass; without them they follow from this one's closed loops.
+    """One server from start to stop: closed loops, open ones, requests of `many` texts (none: that is
+    left out), scores of `splits`. `rates` are those of an earlier pass; without them they follow from this
+    one's closed loops.
 
     It returns plain JSON, which `Served.add` takes: `ready_s` (None: it did not start), `loads` and `opens`
-    (the fields of `Load` and `Arrivals`), `rss_mb` after them, `scores` by split (rows of labels; None: no
-    answer), and `error`: what went wrong, after which nothing more was measured.
+    (the fields of `Load` and `Arrivals`), `rss_mb` after them, `many` (a `Load` too), `scores` by split (rows
+    of labels; None: no answer), and `error`: what went wrong, after which nothing more was measured.
     """
-    outcome: dict[str, Any] = {"ready_s": None, "rss_mb": None, "loads": [], "opens": [], "scores": {}}
-    outcome["error"] = None
+    outcome: dict[str, Any] = {"ready_s": None, "rss_mb": None, "error": None, "scores": {}}
+    outcome |= {"loads": [], "opens": [], "many": []}
     try:
         with server as running:
             outcome["ready_s"] = running.ready_s
@@ -217,6 +245,10 @@ def one_pass(
             for level in _open_levels(running, bodies, profile, rates or _rates(outcome["loads"], profile)):
                 outcome["opens"].append(vars(level))
             outcome["rss_mb"] = running.rss_mb()
+            if many:
+                seconds, warm_s = profile.served_s, profile.served_s / 5
+                load = closed_loop(running.predictions, many, MANY_CLIENTS, seconds, warm_s)
+                outcome["many"].append(vars(load))
             for name, split in splits.items():
                 lists = spread(in_lists(split.texts), profile.served_texts)
                 scores = score_served(running.predictions, split.texts, lists, labels)

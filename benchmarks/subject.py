@@ -20,7 +20,7 @@ from benchmarks.products import Encoder
 from benchmarks.profiles import Profile
 from benchmarks.quality import sample
 from benchmarks.served import check_archive
-from benchmarks.team import REFERENCE, Failure
+from benchmarks.team import CUDA_REFERENCE, REFERENCE, Failure
 from handler.artifact import DESCRIPTION, Artifact, file_sha256, open_artifact
 from handler.commands import say
 from handler.errors import UserError
@@ -43,10 +43,10 @@ class Subject:
     process only), the splits to score, the texts to time, and what the report says of the data.
 
     `unusable` are variants that could not even be opened. All archives are served where variants were
-    `named`, else the most promising. `peers` None: no peers and no floor; `encoder` None: an architecture
-    whose floor is not known. `load_average` is that of others: taken before peers are prepared, which loads
-    the machine as well. `validation` (None where labels mean nothing) is for fitting anew; `suites` are
-    functional cases."""
+    `named`, else the most promising. `peers` None: no peers, and no floor unless variants for GPUs are held
+    against it; `encoder` None: an architecture whose floor is not known. `load_average` is that of others:
+    taken before peers are prepared, which loads the machine as well. `validation` (None where labels mean
+    nothing) is for fitting anew; `suites` are functional cases."""
 
     checkpoint: Path
     artifacts: dict[str, Artifact]
@@ -69,7 +69,12 @@ class Subject:
 
     @property
     def has_floor(self) -> bool:
-        return self.peers is not None and self.encoder is not None
+        return (self.peers is not None or self.on_cuda) and self.encoder is not None
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether variants for GPUs take part."""
+        return CUDA_REFERENCE in self.artifacts
 
     @property
     def serves_rivals(self) -> bool:
@@ -162,7 +167,9 @@ def prepare(
         timed.texts,
         _describe_data(checkpoint, dataset) | {"timed_split": timed_split},
         bool(wanted),
-        prepare_peers(checkpoint, dataset.splits["train"].texts, peers) if peers else None,
+        prepare_peers(checkpoint, dataset.splits["train"].texts, peers, CUDA_REFERENCE in artifacts)
+        if peers
+        else None,
         encoder_of(json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))),
         load,
         sample(dataset.splits[VALIDATION], most) if checkpoint.judged else None,
@@ -206,8 +213,8 @@ def _suites(checkpoint: Checkpoint, hatecheck: Path | None) -> dict[str, Cases]:
 def find_artifacts(
     wanted: Sequence[str], folder: Path, dataset: Dataset
 ) -> tuple[dict[str, Artifact], dict[str, Failure]]:
-    """The reference first, then the wanted variants (all built ones if none is named), verified; and those
-    that cannot be used here."""
+    """The references first (that of GPUs where variants for them take part), then the wanted variants (all
+    built ones if none is named), verified; and those that cannot be used here."""
     built = sorted(path.parent.name for path in folder.glob(f"[!.]*/{DESCRIPTION}"))
     for name in (REFERENCE, *wanted):
         if name not in built:
@@ -228,7 +235,30 @@ def find_artifacts(
             if name == REFERENCE:
                 raise
             unusable[name] = Failure("opening the artifact", str(error))
+    if on_cuda := [name for name, artifact in artifacts.items() if is_for_cuda(artifact)]:
+        return _with_cuda_reference(artifacts, folder, dataset, on_cuda), unusable
     return artifacts, unusable
+
+
+def is_for_cuda(artifact: Artifact) -> bool:
+    return "cpu" not in artifact.meta["devices"]
+
+
+def _with_cuda_reference(
+    artifacts: dict[str, Artifact], folder: Path, dataset: Dataset, on_cuda: Sequence[str]
+) -> dict[str, Artifact]:
+    """The same with the reference of GPUs as the second. Raises `UserError` without it."""
+    try:
+        reference = artifacts.get(CUDA_REFERENCE) or open_artifact(folder / CUDA_REFERENCE)
+        _check_data(reference, dataset)
+        _check_checkpoint(reference, artifacts[REFERENCE])
+    except UserError as error:
+        raise UserError(
+            f"{', '.join(on_cuda)} cannot be compared without {CUDA_REFERENCE}: no ratio is between devices",
+            seen=str(error),
+            remedy=f"Build it: make export VARIANTS={CUDA_REFERENCE}",
+        ) from error
+    return {REFERENCE: artifacts[REFERENCE], CUDA_REFERENCE: reference} | artifacts
 
 
 def _check_data(artifact: Artifact, dataset: Dataset) -> None:

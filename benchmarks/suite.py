@@ -22,18 +22,19 @@ from benchmarks import latency, machine, resources
 from benchmarks.floor import Floor, under
 from benchmarks.journal import Journal
 from benchmarks.noninferiority import GATE
+from benchmarks.on_cuda import measure_on_cuda, resources_of, with_busy, with_peak_share
 from benchmarks.parity import flipped, parity
 from benchmarks.peers import PEERS
 from benchmarks.profiles import OBJECTIVE_P99_MS, Profile
 from benchmarks.progress import Step, progress
 from benchmarks.quality import Scores, calibrated, in_lists, quality, refitted, score, spread, thresholds
-from benchmarks.report import SCHEMA, Report, describe, failed, measured, peer_entry
+from benchmarks.report import SCHEMA, Report, describe, failed, measured, peer_entry, real_batch
 from benchmarks.rival_servers import RIVALS, serve_rivals
 from benchmarks.roofline import arithmetic, with_rooflines
 from benchmarks.selection import Objective, Serving, choose_served, verdicts_at
 from benchmarks.served import Served, measure_served, served_parity
-from benchmarks.subject import VALIDATION, Subject
-from benchmarks.team import FLOOR, REFERENCE, TWIN, Failure, open_team
+from benchmarks.subject import VALIDATION, Subject, is_for_cuda
+from benchmarks.team import FLOOR, REFERENCE, TWINS, Failure, open_team
 from handler.commands import say
 from handler.machine import cpu_features
 from training.data.splits import Split
@@ -98,6 +99,9 @@ def measure(
         )
         for name, outcome in served.items():
             found[name] |= _served_findings(name, subject, profile, inside, outcome, limit_ms)
+            in_process = real_batch({"latency": inside.latency[name]})
+            if in_process and (many := outcome.many_record(in_process["texts_per_second"])):
+                found[name]["many"] = many
         rivals = _serve_rivals(subject, profile, step, limit_ms, journal)
     run = {
         "id": f"{started:%Y%m%dT%H%M%SZ}-{uuid4().hex[:6]}",
@@ -125,7 +129,9 @@ def measure(
         "data": subject.data | {"tokens": tokens},
     }
     if subject.peers:
-        head |= {"peers": _peer_entries(subject, inside) + rivals, "floor": inside.floor}
+        head["peers"] = _peer_entries(subject, inside) + rivals
+    if subject.peers or inside.floor:
+        head["floor"] = inside.floor
     reports = [
         measured(head, subject.artifacts[name], **found[name])
         for name in inside.latency
@@ -134,14 +140,15 @@ def measure(
     return reports + [
         failed(head, name, subject.artifacts.get(name), failure)
         for name, failure in sorted((subject.unusable | inside.failures).items())
-        if name != TWIN and name != FLOOR and name not in subject.places
+        if name != FLOOR and name not in (*TWINS.values(), *subject.places)
     ]
 
 
 def _measure_in_process(
     subject: Subject, profile: Profile, threads: int | None, step: Step, journal: Journal
 ) -> InProcess:
-    artifacts = subject.artifacts | {TWIN: subject.artifacts[REFERENCE]}
+    artifacts = dict(subject.artifacts)
+    artifacts |= {twin: artifacts[name] for name, twin in TWINS.items() if name in artifacts}
     max_length = artifacts[REFERENCE].max_length
     floor = _floor(subject, profile)
     guests = [*subject.places, *([FLOOR] if floor else [])]
@@ -161,12 +168,20 @@ def _measure_in_process(
             sizes |= {name: subject.peers.bytes(name) for name in subject.places}
         finish = partial(resources.finish, team, started, sizes, subject.archives)
         taken = journal.once("resources", finish)  # workers that have nothing left to do have no peak
+        team.stage = "GPU alone"
+        shapes = latency.shapes_up_to(max_length, (*latency.SHAPES, *latency.CUDA_SHAPES))
+        ask = partial(measure_on_cuda, team, shapes, step)
+        alone = journal.once("GPU alone", ask) if team.on_cuda else {}
+        taken = {name: one for name, one in taken.items() if name in team.names}  # the others have failed
     recorded = floor.record(team.failures.get(FLOOR)) if floor else None
     taken = {
-        name: one | {"cpu_s_per_1000_texts": timings.cpu_s_per_1000_texts(name)}
+        name: one
+        | {"cpu_s_per_1000_texts": timings.cpu_s_per_1000_texts(name)}
+        | (resources_of(alone[name]) if name in alone else {})
         for name, one in taken.items()
     }
     entries = timings.entries(list(taken))
+    entries |= {name: with_busy(entries[name], alone[name]["busy_ms"]) for name in alone if name in entries}
     complete = {name: _with_floors(name, found, subject, recorded) for name, found in entries.items()}
     return InProcess(taken, scores, lengths, complete, tokens, team.failures, recorded, timings.others_cores)
 
@@ -176,14 +191,22 @@ def _floor(subject: Subject, profile: Profile) -> Floor | None:
     if not subject.has_floor:
         return None
     assert subject.encoder is not None
-    shapes = latency.shapes_up_to(subject.artifacts[REFERENCE].max_length)
-    return Floor(subject.encoder, shapes, profile.turn_ms)
+    max_length = subject.artifacts[REFERENCE].max_length
+    on_cuda = latency.shapes_up_to(max_length, latency.CUDA_SHAPES) if subject.on_cuda else ()
+    return Floor(subject.encoder, latency.shapes_up_to(max_length), profile.turn_ms, on_cuda)
 
 
 def _with_floors(
     name: str, entries: list[dict[str, Any]], subject: Subject, floor: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:
-    """The `latency` list with the int8 floor of all products, and with a variant's own roofline."""
+    """The `latency` list with the int8 floor of all products, and with a variant's own roofline; on a GPU,
+    with the share of its peak in their place."""
+    if name in subject.artifacts and is_for_cuda(subject.artifacts[name]):
+        work = subject.encoder and arithmetic(subject.artifacts[name], subject.artifacts, subject.encoder)
+        peak = (floor or {}).get("cuda")
+        return with_peak_share(entries, work, peak) if work and peak else entries
+    if name in subject.places and PEERS[name].on_cuda:
+        return entries
     entries = under(entries, floor)
     if not floor or name not in subject.artifacts or subject.encoder is None:
         return entries
@@ -199,16 +222,20 @@ def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
     texts = sum(len(texts) for texts in subject.scored.values()) / len(subject.scored)
     round_s = 1.8 * weight * (rows + 1 + subject.has_floor)
     rounds = max(profile.least_rounds, min(profile.rounds, round(profile.latency_s / round_s)))
-    loads_s = 1.2 * profile.served_s * len(profile.concurrencies)
+    on_cuda = sum(map(is_for_cuda, subject.artifacts.values())) + sum(
+        PEERS[name].on_cuda for name in subject.places
+    )
+    loads_s = 1.2 * profile.served_s * (len(profile.concurrencies) + 1)
     loads_s += 1.3 * profile.open_s * (len(profile.open_shares) + len(profile.extra_rates))
     rivals = len(RIVALS) if subject.serves_rivals else 0
     archives = len(subject.archives)
     if profile.served_best is not None and not subject.named:
         archives = min(archives, 1 + profile.served_best)
     return {
-        "start": (rows + 1 + subject.has_floor, 4),
+        "start": (rows + 1 + subject.on_cuda + subject.has_floor, 4),
         "quality": (rows * len(subject.scored), weight * texts / 200),
         "latency,": (rounds, round_s),
+        "GPU": (on_cuda, 5),
         "serving": ((archives + rivals) * profile.passes, 7 + 2 * weight + loads_s),
     }
 
@@ -317,7 +344,7 @@ def _peer_entries(subject: Subject, inside: InProcess) -> list[dict[str, Any]]:
     assert subject.peers is not None
     failures = subject.peers.failures | inside.failures
     entries = []
-    for name in PEERS:
+    for name in [name for name in PEERS if name in subject.peers.names]:
         found = _findings(name, subject, inside) if name in inside.latency else None
         entries.append(
             peer_entry(

@@ -15,10 +15,12 @@ from benchmarks.worker import Worker, WorkerError, open_worker
 from handler.errors import UserError
 
 REFERENCE = "fp32"
+CUDA_REFERENCE = "cuda-fp32"  # the same for what computes on a GPU: no ratio crosses from one to the other
 # The matrix products alone, timed in a process of their own beside the variants.
 FLOOR = "floor"
 # fp32 once more, in another process: what it differs by from itself is the noise of the run.
 TWIN = "fp32 again"
+TWINS = {REFERENCE: TWIN, CUDA_REFERENCE: "cuda-fp32 again"}
 DROPPED = "dropped: "  # before the name, in the journal
 
 
@@ -33,23 +35,24 @@ class Failure:
 @dataclass
 class Team:
     """Workers by variant name; `guests` (peers and the floor) are no variants of ours but take turns all the
-    same; `stage` names what is being measured, for failures."""
+    same; `stage` names what is being measured, for failures; `on_cuda` are those that compute on a GPU."""
 
     workers: dict[str, Worker]
     guests: tuple[str, ...] = ()
     failures: dict[str, Failure] = field(default_factory=dict)
     stage: str = "start"
     journal: Journal = field(default_factory=lambda: Journal(None, {}))
+    on_cuda: frozenset[str] = frozenset()
 
     @property
     def names(self) -> list[str]:
-        """Who is still taking part, the twin and the guests included."""
+        """Who is still taking part, the twins and the guests included."""
         return list(self.workers)
 
     @property
     def variants(self) -> list[str]:
-        """The variants that are still taking part, without the twin."""
-        return [name for name in self.workers if name != TWIN and name not in self.guests]
+        """The variants that are still taking part, without the twins."""
+        return [name for name in self.workers if name not in (*TWINS.values(), *self.guests)]
 
     @property
     def peers(self) -> list[str]:
@@ -68,7 +71,7 @@ class Team:
     def ask(self, name: str, command: str, **arguments: Any) -> Any:
         """The worker's answer, or None when the variant fails, which drops it.
 
-        Raises `UserError` when it is the reference: without it nothing can be compared.
+        Raises `UserError` when it is a reference: without it nothing can be compared.
         """
         try:
             return self.workers[name].ask(command, **arguments)
@@ -77,12 +80,12 @@ class Team:
             return None
 
     def drop(self, name: str, message: str) -> None:
-        """Take a variant out of the run. Raises `UserError` when it is the reference."""
-        if name == REFERENCE:
+        """Take a variant out of the run. Raises `UserError` when it is a reference."""
+        if name in TWINS:
             raise UserError(
-                f"the reference {REFERENCE} failed during {self.stage}",
+                f"the reference {name} failed during {self.stage}",
                 seen=message,
-                remedy="Without it nothing can be compared: build it again, make export VARIANTS=fp32",
+                remedy=f"Without it nothing can be compared: build it again, make export VARIANTS={name}",
             )
         self.failures[name] = Failure(self.stage, message)
         self.journal.put(DROPPED + name, asdict(self.failures[name]))
@@ -93,14 +96,14 @@ class Team:
 def open_team(
     names: Sequence[str], guests: Sequence[str] = (), journal: Journal | None = None
 ) -> Iterator[Team]:
-    """A worker for each name, the reference's twin and each guest, all ended on leaving; none for those that
+    """A worker for each name, each reference's twin and each guest, all ended on leaving; none for those that
     dropped out earlier in the run of `journal`."""
     journal = Journal(None, {}) if journal is None else journal
     failures = {name: Failure(**found) for name, found in journal.under(DROPPED).items()}
     with ExitStack() as stack:
         workers = {
             name: stack.enter_context(open_worker(name, ours=name not in guests))
-            for name in (*names, TWIN, *guests)
+            for name in (*names, *(TWINS[name] for name in names if name in TWINS), *guests)
             if name not in failures
         }
         yield Team(workers, tuple(guests), failures, journal=journal)

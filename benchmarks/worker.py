@@ -28,7 +28,8 @@ ROOT = Path(__file__).parents[1]
 PATIENCE_S = 900  # a worker that answers nothing for so long hangs
 # Set by `activate` and by `handler` for the sake of a server; who does without us has neither.
 OURS = ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM")
-OF_TEXTS = ("score", "single", "together", "tokenise", "model", "lengths")  # commands that read them
+# Commands that read them.
+OF_TEXTS = ("score", "single", "together", "tokenise", "model", "lengths", "busy", "energy")
 
 
 class WorkerError(Exception):
@@ -180,6 +181,10 @@ class Bench:
         """Durations of every product of `rows` tokens, by precision and product."""
         return self.products.turn(rows, turn_ms)
 
+    def cuda_products(self, rows: int, turn_ms: float) -> dict[str, list[float]]:
+        """Durations of every product of `rows` tokens in fp16 on the GPU, by product."""
+        return self.products.on_cuda(rows, turn_ms)
+
     def reading(self, turn_ms: float) -> dict[str, list[float]]:
         """Durations of reading as many bytes as the weights have, by precision."""
         return self.products.reading(turn_ms)
@@ -201,6 +206,7 @@ class Bench:
             "warmed_shapes": shapes,
             "first_answer_ms": 1000 * (first - warm),
             "threads": threads,
+            "device": str(getattr(self.predictor, "device", "cpu")),
         }
 
     def peak(self) -> int:
@@ -211,6 +217,32 @@ class Bench:
         """Calls of the model, padding and planning included, with `batch` texts of `tokens` tokens each."""
         encodings = [_Tokens(self._ids(tokens, row)) for row in range(batch)]
         return _repeat(self.predictor.logits, encodings, turn_ms)
+
+    def gpu_memory(self) -> dict[str, int] | None:
+        """The most memory on the GPU so far, as `gpu.peak_memory`."""
+        from benchmarks.gpu import peak_memory
+
+        return peak_memory()
+
+    def busy(self, batch: int, tokens: int, calls: int) -> float | None:
+        """How long the GPU works in one of the calls of `shape`, in ms; None where nothing tells."""
+        from benchmarks.gpu import busy_ms
+
+        encodings = [_Tokens(self._ids(tokens, row)) for row in range(batch)]
+        return busy_ms(lambda: self.predictor.logits(encodings), calls)
+
+    def energy(self, start: int, stop: int, seconds: float) -> dict[str, Any]:
+        """Texts to answers, all of them in one call, again and again: the GPU's millijoules and the texts
+        answered; or why it does not tell."""
+        from benchmarks.gpu import UntoldError, energy_mj
+
+        texts = self.texts[start:stop]
+        self._answer(texts)
+        try:
+            taken_mj, calls = energy_mj(lambda: self._answer(texts), seconds)
+        except UntoldError as error:
+            return {"missing": str(error)}
+        return {"mj": taken_mj, "texts": calls * len(texts)}
 
     def single(self, start: int, stop: int) -> list[float]:
         """Text to answer, one text at a time."""

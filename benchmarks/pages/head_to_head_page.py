@@ -5,8 +5,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from benchmarks.profiles import MANY_TEXTS
+
 APP, EXAMPLE, FASTAPI, BARE = "app", "example-handler", "fastapi-pipeline", "bare-torchserve"
-MANY_TEXTS = 64  # in one request, where requests of many texts are measured
 SUMMARIES = {
     APP: "the same archive behind FastAPI and uvicorn (python -m deploy app)",
     EXAMPLE: "TorchServe, the well-known example's way: fp32, padded to 150 tokens, no batching",

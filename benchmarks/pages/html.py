@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from benchmarks.latency import BATCH, SINGLE
+from benchmarks.latency import BATCH, CUDA_BATCH, CUDA_BATCH_TEXTS, SINGLE
 from benchmarks.noninferiority import FAIL, INCONCLUSIVE
 from benchmarks.pages import charts, pictures
 from benchmarks.pages.cells import (
@@ -60,7 +60,8 @@ from benchmarks.pages.wording import (
     sentence_case,
     three_digits,
 )
-from benchmarks.report import Report, busiest, case
+from benchmarks.profiles import MANY_TEXTS
+from benchmarks.report import Report, busiest, case, on_cuda, real_batch, yardstick
 from benchmarks.team import REFERENCE
 
 Document = Mapping[str, Any]
@@ -218,12 +219,12 @@ def _answer(document: Document, selection: Mapping[str, Any] | None) -> tuple[st
         words = Counter(verdict(one, allowed) for one in document["variants"])
         seen = ", ".join(f"{count} {word}" for word, count in words.items() if word != IS_REFERENCE)
         return "No variant passes: fp32 stays", [f"Of the others: {seen}." if seen else "fp32 was alone."]
-    entry = case(best, BATCH)
+    entry = real_batch(best)
     ratio = entry and entry["speedup"]
     if ratio and ratio["verdict"] in DECIDED:
-        speed = f"{ratio['ratio']:.1f} times as fast as fp32"
+        speed = f"{ratio['ratio']:.1f} times as fast as {yardstick(best)}"
     else:
-        speed = "as fast as fp32, as far as this run can tell"
+        speed = f"as fast as {yardstick(best)}, as far as this run can tell"
     judged = document["data"]["labels_meaningful"]
     what = "and still the same classifier" if judged else "and equal by its check at export"
     if chosen and selection:
@@ -267,8 +268,8 @@ def _variant_cards(row: Document, document: Document, of: str = "") -> list[dict
         found = [(case(one, name) or {}).get(key) if one else None for one in (row, base)]
         return three_digits(found[0]), three_digits(found[1])
 
-    if case(row, BATCH):
-        ours, theirs = both(BATCH, "texts_per_second")
+    if entry := real_batch(row):
+        ours, theirs = both(entry["case"], "texts_per_second")
         add(ours, f"real texts/s in process{f', {of}' if of else ''}", theirs)
     if case(row, SINGLE):
         ours, theirs = both(SINGLE, "p50_ms")
@@ -291,9 +292,10 @@ def _variant_cards(row: Document, document: Document, of: str = "") -> list[dict
 
 def _how_to_read(document: Document) -> str:
     allowed = margin(document)
+    gpu = ", on a GPU to cuda-fp32" if on_cuda(document) else ""
     return (
         f"Pass: a macro-F1 drop of {allowed:g} is ruled out on the gate texts. Ratios are to fp32 in the "
-        "same run; what is within its noise is not different. Choose a heading to sort by it."
+        f"same run{gpu}; what is within its noise is not different. Choose a heading to sort by it."
     )
 
 
@@ -314,6 +316,10 @@ def _variants(document: Document) -> Table:
         Column(Header("variant", "name"), lambda row: Cell(row["name"], "name")),
         Column(Header("verdict", "name"), lambda row: badge(row, allowed)),
         Column(Header("real texts/s"), lambda row: timed(row, BATCH, "texts_per_second")),
+        Column(
+            Header(f"{CUDA_BATCH_TEXTS:,} real texts/s"),
+            lambda row: timed(row, CUDA_BATCH, "texts_per_second"),
+        ),
         Column(Header("1 real text p50 ms"), lambda row: timed(row, SINGLE, "p50_ms")),
         Column(Header("1 real text p99 ms"), lambda row: timed(row, SINGLE, "p99_ms", "p99_speedup")),
         Column(Header("macro-F1 drop on gate"), drop_of),
@@ -321,16 +327,26 @@ def _variants(document: Document) -> Table:
         Column(Header(f"requests/s, {level} clients"), lambda row: served(row, "requests_per_second")),
         Column(Header("served p99 ms"), lambda row: served(row, "p99_ms")),
         Column(Header("most in time/s"), goodput),
+        Column(
+            Header(f"served texts/s, {MANY_TEXTS} a request"),
+            lambda row: number((row.get("many") or {}).get("texts_per_second"), ",.0f"),
+        ),
         Column(Header("artifact MB"), lambda row: number(row["resources"].get("artifact_mb"), ".1f")),
         Column(Header("peak memory MB"), lambda row: number(row["resources"].get("peak_rss_mb"), ",.0f")),
         Column(
             Header("CPU s per 1,000 texts"),
             lambda row: number(row["resources"].get("cpu_s_per_1000_texts"), ".2f"),
         ),
+        Column(Header("GPU memory MB"), lambda row: number(row["resources"].get("gpu_reserved_mb"), ",.0f")),
+        Column(
+            Header("GPU J per 1,000 texts"),
+            lambda row: number(row["resources"].get("gpu_j_per_1000_texts"), ".2f"),
+        ),
         Column(Header("macro-F1 gate"), lambda row: number(quality(row, "gate", "macro_f1"), ".3f")),
         Column(Header("macro-F1 test"), lambda row: number(quality(row, "test", "macro_f1"), ".3f")),
         Column(Header("1x32 p50 ms"), lambda row: timed(row, "1x32", "p50_ms")),
         Column(Header("32x32 p50 ms"), lambda row: timed(row, "32x32", "p50_ms")),
+        Column(Header("1024x32 texts/s"), lambda row: timed(row, "1024x32", "texts_per_second")),
         Column(Header("load s"), lambda row: number(row["resources"].get("load_s"), ".1f")),
     ]
     found = [[column.make(row) for column in columns] for row in everyone]

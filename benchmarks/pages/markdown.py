@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks.latency import BATCH, SINGLE
+from benchmarks.latency import BATCH, CUDA_BATCH, CUDA_BATCH_TEXTS, SINGLE
 from benchmarks.pages.pictures import available
 from benchmarks.pages.provenance import failures, provenance, provenance_in_short
 from benchmarks.pages.variant_page import OPEN_HEADERS, open_cells, report
@@ -28,7 +28,7 @@ from benchmarks.pages.wording import (
     span,
     times,
 )
-from benchmarks.report import busiest, case
+from benchmarks.report import busiest, case, device, on_cuda, yardstick
 from benchmarks.team import REFERENCE
 
 __all__ = [
@@ -51,13 +51,16 @@ MAIN = (
     "equal",
     "verdict",
     "labels agree",
+    "device",
     "1x32 p50",
     "32x32 p50",
     "real texts/s",
+    f"{CUDA_BATCH_TEXTS:,} real texts/s",
+    "best texts/s",
     "served requests",
     "artifact",
 )
-SUMMARY = (*MAIN, "macro-F1 drop", "peak memory")
+SUMMARY = (*MAIN, "macro-F1 drop", "peak memory", "GPU memory", "GPU J per 1,000")
 SMALL, LARGE = "1x32", "32x32"  # texts x tokens
 PRECISIONS = ("int8", "bf16", "fp32")
 
@@ -289,9 +292,11 @@ def _row(variant: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, s
     return {
         "variant": variant["name"],
         header: _word(variant, document) if is_tested(document) else equal,
+        **_device_cells(variant, document),
         **_quality_cells(variant),
         **_timing_cells(variant),
-        **_served_cells(variant, document["variants"][0]),
+        **_gpu_cells(variant),
+        **_served_cells(variant, document),
         **_resource_cells(variant),
     }
 
@@ -309,8 +314,13 @@ def _peer_row(peer: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str,
     head = {"variant": peer["name"], header: words[peer["status"]]}
     if peer["error"]:
         return head
-    served = _served_cells(peer, document["variants"][0])
-    return head | _quality_cells(peer) | _timing_cells(peer) | served | _resource_cells(peer)
+    found = head | _device_cells(peer, document) | _quality_cells(peer) | _timing_cells(peer)
+    return found | _gpu_cells(peer) | _served_cells(peer, document) | _resource_cells(peer)
+
+
+def _device_cells(row: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, str]:
+    """On what it computed; where all is on a CPU nobody asks."""
+    return {"device": {"cpu": "CPU", "cuda": "GPU"}[device(row)]} if on_cuda(document) else {}
 
 
 def _quality_cells(row: Mapping[str, Any]) -> dict[str, str]:
@@ -337,6 +347,26 @@ def _timing_cells(row: Mapping[str, Any]) -> dict[str, str]:
         f"{SMALL} by int8 floor": _floors(row, SMALL),
         f"{LARGE} by int8 floor": _floors(row, LARGE),
         f"{LARGE} roofline": _roofline(row, LARGE),
+    }
+
+
+def _gpu_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """What only rows on a GPU have."""
+    if device(row) != "cuda":
+        return {}
+    shapes = [entry for entry in row["latency"] if entry["tokens"] is not None]
+    best = max(shapes, key=lambda entry: entry["texts_per_second"])
+    share, smallest = best.get("peak"), case(row, SMALL) or {}
+    promised = (
+        f" ({share['of_datasheet']:.0%} of the data sheet's)" if share and share["of_datasheet"] else ""
+    )
+    return {
+        f"{CUDA_BATCH_TEXTS:,} real texts/s": _timing(row, CUDA_BATCH, "texts_per_second"),
+        "best texts/s (texts x tokens)": f"{best['texts_per_second']:,.0f} ({best['case']})",
+        "there of the fp16 peak": f"{share['of_measured']:.0%}{promised}" if share else NONE,
+        f"{SMALL} GPU at work ms": figure(smallest.get("gpu_busy_ms"), ".3f"),
+        "GPU memory MB": figure(row["resources"].get("gpu_reserved_mb"), ".0f"),
+        "GPU J per 1,000 texts": figure(row["resources"].get("gpu_j_per_1000_texts"), ".2f"),
     }
 
 
@@ -378,11 +408,12 @@ def _floors(row: Mapping[str, Any], name: str) -> str:
     return NONE if multiple is None else f"{multiple:.1f}x"
 
 
-def _served_cells(row: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, str]:
+def _served_cells(row: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, str]:
     ours = busiest(row) if row.get("served") else None
-    theirs = busiest(reference)
     if ours is None:
         return {}
+    reference = next((one for one in document["variants"] if one["name"] == yardstick(row)), None)
+    theirs = busiest(reference) if reference else None
     rate, level, ratio = ours["requests_per_second"], ours["concurrency"], ""
     alike = theirs and theirs["concurrency"] == level and theirs["requests_per_second"]
     if theirs and alike and row is not reference:
@@ -390,7 +421,17 @@ def _served_cells(row: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[
     return {
         f"served requests/s at {level}": figure(rate, ".0f") + ratio,
         f"served p99 ms at {level}": figure(ours["p99_ms"], ".0f"),
+        **_many_cells(row),
     }
+
+
+def _many_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """Requests of many texts: how much of the throughput in process is left."""
+    if "many" not in row:
+        return {}
+    many = row["many"]
+    kept = f"{many['texts_per_second']:,.0f} ({many['share_of_in_process']:.0%})"
+    return {f"served texts/s, {many['texts']} a request (of in process)": kept}
 
 
 def _timing(row: Mapping[str, Any], name: str, field: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.latency import SHAPES, SINGLE
+from benchmarks.latency import CUDA_SHAPES, SHAPES, SINGLE
 from benchmarks.pages.verdicts import batch_rate, margin, reference, served_rate, shown, verdict
 from benchmarks.pages.wording import SUITES, bins
 from benchmarks.report import case
@@ -117,7 +117,7 @@ def _lengths(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def by_batch(document: Document) -> list[Series]:
     """Each variant's p50 in ms per text by the number of texts of 32 tokens in a call."""
     chosen, found = shown(document), []
-    sizes = [batch for batch, tokens in SHAPES if tokens == 32]
+    sizes = [batch for batch, tokens in (*SHAPES, *CUDA_SHAPES) if tokens == 32]
     for one in document["variants"]:
         timed = {size: entry for size in sizes if (entry := case(one, f"{size}x32"))}
         if len(timed) > 1:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.machine import BUSY_SHARE
+from benchmarks.report import on_cuda
+from benchmarks.team import CUDA_REFERENCE
 
 NOISY = 1.25  # above this factor between fp32 and itself, the run deserves a warning
 # Ours sleep (`handler` asks OpenMP for it); a peer is left as its user would have it.
@@ -44,10 +46,12 @@ def provenance(document: Mapping[str, Any]) -> str:
 def provenance_in_short(document: Mapping[str, Any]) -> str:
     """Machine, run and noise in one paragraph."""
     run, machine = document["run"], document["machine"]
+    of_gpus = "".join(f", {card['name']}" for card in machine.get("gpus", []))
+    apart = f", on a GPU to {CUDA_REFERENCE}" if on_cuda(document) else ""
     return (
-        f"{machine['cpu']}, {machine['cores']} cores; run {run['id']}, profile {run['profile']}, "
-        f"{run['threads']} threads, commit {run['commit'] or 'unknown'}. Ratios are to fp32 in the same run: "
-        f"medians over interleaved rounds. {_noise_line(document)}"
+        f"{machine['cpu']}, {machine['cores']} cores{of_gpus}; run {run['id']}, profile {run['profile']}, "
+        f"{run['threads']} threads, commit {run['commit'] or 'unknown'}. Ratios are to fp32 in the same run"
+        f"{apart}: medians over interleaved rounds. {_noise_line(document)}"
     )
 
 
@@ -69,6 +73,7 @@ def provenance_lines(document: Mapping[str, Any]) -> list[str]:
         "1x32: one text of 32 tokens. Memory is the peak of a process that holds this variant alone.",
         "Ratios (fp32 is 1.0x) hold within this run only: medians over interleaved rounds. "
         + _noise_line(document),
+        *_gpu_lines(document),
         *_run_lines(document),
         *_peer_lines(document),
         *_floor_lines(document),
@@ -77,6 +82,37 @@ def provenance_lines(document: Mapping[str, Any]) -> list[str]:
     if not data["labels_meaningful"]:
         lines.append("Random weights, or texts without labels: labels mean nothing, so no quality is shown.")
     return lines
+
+
+def _gpu_lines(document: Mapping[str, Any]) -> list[str]:
+    """What rows on a GPU rest on; empty without them."""
+    rows = on_cuda(document)
+    if not rows:
+        return []
+    cards = ", ".join(
+        f"{card['name']} (capability {card['capability'][0]}.{card['capability'][1]}, {card['memory_gb']} GB)"
+        for card in document["machine"].get("gpus", [])
+    )
+    noise = max(
+        (entry["speedup"]["noise"] for row in rows for entry in row["latency"] if entry["speedup"]["noise"]),
+        default=None,
+    )
+    apart = "is unknown" if noise is None else f"may lie up to {noise:.2f}x apart (95 %)"
+    lines = [
+        f"GPU: {cards}. Ratios of rows on it are to {CUDA_REFERENCE} and never to a row on the CPU; a second "
+        f"{CUDA_REFERENCE} {apart}. Times are the host's, from token ids there to logits there.",
+        "At work: the time in which the GPU computed or copied in such a call, by torch's profiler after the "
+        "rounds; the rest is the host's. Energy is that of the whole card, its rest included.",
+    ]
+    if peak := (document.get("floor") or {}).get("cuda"):
+        promised = peak["datasheet_tflops"]
+        lines.append(
+            f"Its fp16 peak: the encoder's own matrix products alone, {peak['tflops']:.0f} TFLOP/s at "
+            f"{peak['case']}"
+            + (f"; the data sheet promises {promised:.0f}." if promised else "; its data sheet is not known.")
+        )
+    missing = {row["resources"].get("gpu_energy_missing") for row in rows} - {None}
+    return lines + [f"Energy of the GPU is not known: {reason}." for reason in sorted(missing)]
 
 
 def _run_lines(document: Mapping[str, Any]) -> list[str]:

@@ -30,7 +30,7 @@ from benchmarks.pages.wording import (
     three_digits,
     times,
 )
-from benchmarks.report import Report, case
+from benchmarks.report import Report, case, yardstick
 
 OPEN_HEADERS = [
     "offered requests/s",
@@ -56,6 +56,10 @@ RESOURCES = {
     "server_ready_s": "server ready s",
     "server_rss_mb": "server memory MB, worker and Java",
     "cpu_s_per_1000_texts": "CPU s per 1,000 texts",
+    "device": "device",
+    "gpu_allocated_mb": "GPU memory in use MB, at most",
+    "gpu_reserved_mb": "GPU memory taken MB, at most",
+    "gpu_j_per_1000_texts": "GPU J per 1,000 texts",
     "threads": "threads",
 }
 
@@ -90,8 +94,10 @@ def _sections(one: Report) -> dict[str, str]:
         "Speed in process": _speed(one),
         "One text, by its length": _by_length(one),
         "Against the arithmetic": _roofline(one),
+        "Against the GPU's peak": _peak(one),
         "As served: clients that wait": _closed(one),
         "As served: arrivals that do not wait": _open(one),
+        "As served: requests of many texts": _many(one),
         "Is it still fp32?": _parity(one),
         "Texts whose label changed": _flipped(one),
         "By length in tokens": _slices(one),
@@ -125,6 +131,7 @@ def _speed(one: Report) -> str:
                 three_digits(model),
                 times(entry.get("vs_pipeline")),
                 f"{entry['int8_floors']:.2f}x" if "int8_floors" in entry else NONE,
+                figure(entry.get("gpu_busy_ms"), ".3f"),
             ]
         )
     headers = [
@@ -134,13 +141,14 @@ def _speed(one: Report) -> str:
         "p90 ms",
         "p99 ms",
         "texts/s",
-        "times fp32, 95 %",
+        f"times {yardstick(one)}, 95 %",
         "",
-        "p99 times fp32, 95 %",
+        f"p99 times {yardstick(one)}, 95 %",
         "tokenise p50 ms",
         "model p50 ms",
         "times hf-pipeline, 95 %",
         "by int8 floor",
+        "GPU at work ms",
     ]
     return _table(rows, headers)
 
@@ -181,6 +189,36 @@ def _roofline(one: Report) -> str:
         "floor / p50",
     ]
     return _table(rows, headers)
+
+
+def _peak(one: Report) -> str:
+    rows = [
+        [
+            entry["case"],
+            f"{peak['tflops']:,.1f}",
+            f"{peak['of_measured']:.1%}",
+            figure(peak["of_datasheet"], ".1%"),
+        ]
+        for entry in one["latency"]
+        if (peak := entry.get("peak"))
+    ]
+    return _table(rows, ["case", "TFLOP/s", "of the fp16 products in this run", "of the data sheet's"])
+
+
+def _many(one: Report) -> str:
+    if not (many := one.get("many")):
+        return ""
+    cells = [
+        many["texts"],
+        many["concurrency"],
+        many["requests"],
+        f"{many['texts_per_second']:,.0f}",
+        f"{many['share_of_in_process']:.0%}",
+        three_digits(many["p50_ms"]),
+        errors(many),
+    ]
+    heads = ["texts a request", "clients", "requests", "texts/s", "of in process", "p50 ms", "errors"]
+    return _table([cells], heads)
 
 
 def _closed(one: Report) -> str:

@@ -9,9 +9,8 @@ fastest variant that passes. Leaves out objectives of latency and load (`selecti
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.latency import BATCH
 from benchmarks.noninferiority import GATE, MARGIN, PASS, by_interval
-from benchmarks.report import busiest, case
+from benchmarks.report import busiest, device, real_batch
 from benchmarks.team import REFERENCE
 
 NOT_EQUAL, FAILED, IS_REFERENCE, PEER = "not equal", "failed", "reference", "peer"
@@ -55,14 +54,14 @@ def is_tested(document: Row) -> bool:
     return any(noninferiority(one) for one in document["variants"])
 
 
-def reference(document: Row) -> Row | None:
-    """fp32, unless it is missing or failed."""
-    return next((one for one in document["variants"] if one["name"] == REFERENCE and not one["error"]), None)
+def reference(document: Row, name: str = REFERENCE) -> Row | None:
+    """fp32, or the reference of that name, unless it is missing or failed."""
+    return next((one for one in document["variants"] if one["name"] == name and not one["error"]), None)
 
 
 def batch_rate(row: Row) -> float | None:
-    """Real texts per second in batches, in process."""
-    entry = case(row, BATCH)
+    """Real texts per second in batches, in process; on a GPU in large ones."""
+    entry = real_batch(row)
     return entry["texts_per_second"] if entry else None
 
 
@@ -113,9 +112,10 @@ def shown(document: Row, most: int = MOST_SHOWN) -> list[str]:
 
 
 def fastest_passing(document: Row) -> Row | None:
-    """The fastest variant, fp32 aside, that is proven equal and faster than fp32, and that nothing went wrong
-    with behind the server: as served where several were served, else on batches of real texts in process, by
-    the ratio that is paired with fp32's rounds."""
+    """The fastest variant, fp32 aside, that is proven equal and faster than fp32 (on a GPU, than cuda-fp32),
+    and that nothing went wrong with behind the server: as served where several were served, else on batches
+    of real texts in process, by the ratio that is paired with fp32's rounds. Where a GPU took part there is
+    no one such ratio: then by the rate."""
     allowed = margin(document)
     passing = [
         one
@@ -123,11 +123,13 @@ def fastest_passing(document: Row) -> Row | None:
         if verdict(one, allowed) in (PASS, EQUAL)
         and not one["served_error"]
         and all(parity["within_bound"] for parity in one["parity_served"].values())
-        and (entry := case(one, BATCH))
+        and (entry := real_batch(one))
         and entry["speedup"]["verdict"] == "faster"
     ]
     served = [one for one in passing if served_rate(one)]
     if served:
         return max(served, key=lambda one: served_rate(one) or 0.0)
-    timed = [(entry["speedup"]["ratio"], one) for one in passing if (entry := case(one, BATCH))]
+    if any(device(one) == "cuda" for one in passing):
+        return max(passing, key=lambda one: batch_rate(one) or 0.0)
+    timed = [(entry["speedup"]["ratio"], one) for one in passing if (entry := real_batch(one))]
     return max(timed, key=lambda pair: pair[0])[1] if timed else None

@@ -9,7 +9,6 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks.latency import BATCH
 from benchmarks.noninferiority import FAIL, PASS
 from benchmarks.pages.verdicts import (
     EQUAL,
@@ -23,7 +22,7 @@ from benchmarks.pages.verdicts import (
     served_rate,
     verdict,
 )
-from benchmarks.report import busiest, case
+from benchmarks.report import busiest, real_batch, yardstick
 from benchmarks.selection import settled_by
 from benchmarks.team import REFERENCE
 
@@ -164,21 +163,21 @@ def is_proven(row: Mapping[str, Any], allowed: float) -> str:
 
 
 def how_fast(row: Mapping[str, Any], document: Mapping[str, Any]) -> str:
-    """How many times as fast as fp32, in process and as served."""
-    entry = case(row, BATCH)
+    """How many times as fast as fp32 (on a GPU, as cuda-fp32), in process and as served."""
+    entry, name = real_batch(row), yardstick(row)
     if row["name"] == REFERENCE or entry is None:
         return ""
     parts = []
-    ours, base = served_rate(row), reference(document)
+    ours, base = served_rate(row), reference(document, name)
     theirs = served_rate(base) if base else None
     alike = base and [level and level["concurrency"] for level in (busiest(row), busiest(base))]
     if ours and theirs and alike and alike[0] == alike[1]:
-        parts.append(f"{ours:,.0f} requests/s as served, {ours / theirs:.1f} times fp32")
+        parts.append(f"{ours:,.0f} requests/s as served, {ours / theirs:.1f} times {name}")
     ratio, texts = entry["speedup"], batch_rate(row)
     if ratio["verdict"] in DECIDED:
-        against = f"{ratio['ratio']:.1f} times fp32 (95 %: {ratio['low']:.1f} to {ratio['high']:.1f})"
+        against = f"{ratio['ratio']:.1f} times {name} (95 %: {ratio['low']:.1f} to {ratio['high']:.1f})"
     else:
-        against = f"{ratio['verdict']} from fp32"
+        against = f"{ratio['verdict']} from {name}"
     parts.append(f"{texts:,.0f} real texts/s in process, {against}")
     return "; ".join(parts)
 

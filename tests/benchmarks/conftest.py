@@ -177,6 +177,34 @@ def variant(
     return one
 
 
+def on_cuda(name: str, *, speed: float = 1.0, floor: bool = True, energy: bool = True) -> dict[str, Any]:
+    """One entry of a document as of a variant on a GPU; `speed` is a multiple of cuda-fp32's."""
+    one = variant(name, speed=speed)
+    cases = [(entry["case"], entry["batch"], entry["tokens"]) for entry in one["latency"]]
+    cases += [("64x32", 64, 32), ("256x32", 256, 32), ("1024x32", 1024, 32), ("1024 texts", 1024, None)]
+    one["latency"] = [latency_entry(*case, speed, name == "cuda-fp32") for case in cases]
+    for entry in one["latency"]:
+        if entry["tokens"] is None:
+            continue
+        entry["gpu_busy_ms"] = entry["p50_ms"] * 0.4
+        if floor:
+            entry["peak"] = {"tflops": 63.0, "of_measured": 0.09, "of_datasheet": 0.064}
+    one["resources"] |= {"device": "cuda:0", "gpu_allocated_mb": 300.0, "gpu_reserved_mb": 420.0}
+    one["resources"]["gpu_j_per_1000_texts"] = 5.25 if energy else None
+    if not energy:
+        one["resources"]["gpu_energy_missing"] = "nvidia-ml-py is not installed"
+    return one
+
+
+CARD = {"name": "NVIDIA H200", "capability": [9, 0], "memory_gb": 141}
+
+
+def with_card(found: dict[str, Any]) -> dict[str, Any]:
+    """The document as of a machine with a GPU, its floor included."""
+    cuda = {"card": CARD["name"], "case": "1024x32", "tflops": 700.0, "datasheet_tflops": 989.0}
+    return found | {"machine": found["machine"] | {"gpus": [CARD]}, "floor": floor() | {"cuda": cuda}}
+
+
 def peer(
     name: str, *, speed: float = 1.0, error: str | None = None, left_out: bool = False
 ) -> dict[str, Any]:
@@ -243,6 +271,16 @@ def _complete(one: dict[str, Any], judged: bool) -> None:
         shares = (0.3, 0.5, 0.7, 0.85, 1.0, 1.2)
         one["open"] = [open_level(share * capacity, capacity) for share in shares]
         one["saturation"] = {"capacity_rps": capacity * 1.02, "knee_rps": capacity * 0.85}
+        one["many"] = {
+            "texts": 64,
+            "concurrency": 4,
+            "passes": 1,
+            "requests": 40,
+            "p50_ms": 330.0,
+            "errors": {},
+            "texts_per_second": capacity * 1.4,
+            "share_of_in_process": 0.87,
+        }
         one["quality_served"] = one["quality_served"] or {"gate": dict(one["quality"].get("gate", {}))}
         if not one["quality_served"]["gate"]:
             one["quality_served"] = {}
@@ -429,6 +467,8 @@ def make():
         report=report,
         peer=peer,
         floor=floor,
+        on_cuda=on_cuda,
+        with_card=with_card,
     )
 
 

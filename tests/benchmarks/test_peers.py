@@ -16,8 +16,10 @@ from benchmarks.quality import calibrated
 from benchmarks.report import peer_entry
 from benchmarks.team import FLOOR, REFERENCE, TWIN, open_team
 from benchmarks.worker import ROOT, WorkerError, open_worker
+from handler.machine import has_cuda
 from handler.predictor import Predictor
 
+GPU = pytest.mark.skipif(not has_cuda(), reason="no NVIDIA GPU, or a torch without CUDA")
 APART = "torchao-int8"  # downloaded when it is wanted, and compiled for half a minute
 
 
@@ -25,7 +27,7 @@ APART = "torchao-int8"  # downloaded when it is wanted, and compiled for half a 
 def prepared(checkpoint, dataset, peers_folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparation, "PEERS", {name: one for name, one in PEERS.items() if name != APART})
-        yield prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder)
+        yield prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder, has_cuda())
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,10 @@ def test_torchao_is_installed_apart_and_is_the_same_classifier(
     assert (prepared_apart.folders[APART] / "packages" / "torchao").is_dir()
 
 
-@pytest.mark.parametrize("name", [name for name in PEERS if name != APART])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=GPU if one.on_cuda else ()) for name, one in PEERS.items() if name != APART],
+)
 def test_a_peer_is_the_same_classifier_run_by_other_means(
     name: str, prepared, dataset, checkpoint, build_once
 ) -> None:
@@ -72,7 +77,7 @@ def assert_the_same_classifier(name: str, prepared, dataset, checkpoint, build_o
 def test_what_was_prepared_is_kept_for_the_next_run(
     checkpoint, dataset, prepared, peers_folder, capsys
 ) -> None:
-    again = prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder)
+    again = prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder, has_cuda())
     assert again == prepared
     assert "preparing" not in capsys.readouterr().err
     assert prepared.bytes("ort-int8") < prepared.bytes(PIPELINE)

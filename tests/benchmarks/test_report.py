@@ -172,6 +172,7 @@ def test_a_complete_report_of_one_variant_starts_with_its_verdict(make) -> None:
         "Against the arithmetic",
         "As served: clients that wait",
         "As served: arrivals that do not wait",
+        "As served: requests of many texts",
         "Is it still fp32?",
         "Texts whose label changed",
         "By length in tokens",

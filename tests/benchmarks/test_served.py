@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.arrivals import open_loop
-from benchmarks.profiles import PROFILES
+from benchmarks.profiles import MANY_TEXTS, PROFILES
 from benchmarks.report import tidy, validate
-from benchmarks.served import Running, Served, as_bodies, one_pass
+from benchmarks.served import Running, Served, as_bodies, as_lists, one_pass
 from benchmarks.server_counters import INFERENCE, QUEUE, REQUESTS, read_counters, spent, split
 from deploy.load import closed_loop
 from training.data.splits import Split
@@ -38,7 +38,8 @@ def running(served) -> Running:
 def outcome(running: Running, served) -> dict[str, Any]:
     _, artifact = served
     split = Split([*TEXTS, ""], np.zeros(3, np.int64))
-    return one_pass(nullcontext(running), artifact.labels, as_bodies(TEXTS), {"gate": split}, BRIEF)
+    bodies, many = as_bodies(TEXTS), as_lists(TEXTS)
+    return one_pass(nullcontext(running), artifact.labels, bodies, {"gate": split}, BRIEF, many=many)
 
 
 def test_the_mean_time_of_an_answer_is_split_by_the_servers_own_counters(running: Running) -> None:
@@ -91,6 +92,26 @@ def test_levels_are_shares_of_the_closed_rate_and_what_the_user_asks_for(outcome
     capacity = served.saturation()
     assert capacity is not None
     assert capacity["capacity_rps"] >= max(one["requests_per_second"] for one in served.record())
+
+
+def test_requests_of_many_texts_are_held_against_the_throughput_in_process(outcome) -> None:
+    served = Served()
+    served.add(outcome)
+    answered = len(outcome["many"][0]["latencies_ms"])
+    found = served.many_record(in_process=1e6)
+    assert found is not None
+    validate(tidy(found), "many")
+    assert found["requests"] == answered > 0
+    assert found["texts_per_second"] == pytest.approx(MANY_TEXTS * answered / outcome["many"][0]["seconds"])
+    assert found["share_of_in_process"] == pytest.approx(found["texts_per_second"] / 1e6)
+    assert Served().many_record(in_process=100.0) is None
+
+
+def test_every_request_of_many_texts_is_full() -> None:
+    bodies = as_lists([str(number) for number in range(3 * MANY_TEXTS + 5)])
+    texts = [text for body in bodies for text in json.loads(body)["texts"]]
+    assert texts == [str(number) for number in range(3 * MANY_TEXTS)]
+    assert [len(json.loads(body)["texts"]) for body in as_lists(["a", "b", "c"])] == [MANY_TEXTS]
 
 
 def test_a_second_pass_repeats_the_rates_of_the_first(outcome) -> None:
