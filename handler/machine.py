@@ -1,10 +1,12 @@
-"""What this machine is: its processor, the instruction sets that kernels need, the CPUs that we may use."""
+"""What this machine is: its processor, the instruction sets that kernels need, the CPUs that we may use, and
+its NVIDIA GPUs."""
 
 import importlib.util
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -33,6 +35,27 @@ def available_cpus() -> int:
     if quota in ("max", "-1"):
         return count
     return max(1, min(count, int(quota) // int(period)))
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU. `capability` is its compute capability, which decides what kernels it runs: (9, 0) for
+    an H100 or H200."""
+
+    name: str
+    capability: tuple[int, int]
+    memory_bytes: int
+
+
+def gpus() -> list[Gpu]:
+    """The NVIDIA GPUs that torch can use, in CUDA's order: the first is `cuda:0`. Imports torch where it is
+    installed; empty where it is not, or was built without CUDA."""
+    if not has_cuda():
+        return []
+    import torch
+
+    every = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
+    return [Gpu(one.name, (one.major, one.minor), one.total_memory) for one in every]
 
 
 def has_cuda() -> bool:
