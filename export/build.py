@@ -41,7 +41,7 @@ from handler.artifact import DESCRIPTION, SCHEMA, TOKENIZER, Artifact
 from handler.atomic import replace_folder, write_json
 from handler.batching import plan
 from handler.errors import UserError
-from handler.machine import cpu_features
+from handler.machine import cpu_features, gpus
 from handler.predictor import Predictor
 from handler.runtimes import RUNTIMES
 from training.checkpoint import portable
@@ -52,7 +52,8 @@ ROOT = Path(__file__).parents[1]
 MADE_BY = (
     *(f"export/{name}.py" for name in ("build", "check", "proof", "source")),
     # What computes the scores that are checked; how requests are read and answered does not change them.
-    *(f"handler/{name}.py" for name in ("artifact", "batching", "cuda", "machine", "predictor", "runtimes")),
+    *(f"handler/{name}.py" for name in ("artifact", "batching", "cuda", "encoder", "machine")),
+    *(f"handler/{name}.py" for name in ("predictor", "runtimes")),
     "training/statistics.py",
 )
 SCHEMA_FILE = Path(artifacts.__file__).with_name("artifact.schema.json")
@@ -257,6 +258,8 @@ def fingerprint(variant: Variant, source: Source) -> str:
     parts = [source.sha256, variant.name, str(SCHEMA), json.dumps(asdict(source.grid))]
     parts += [json.dumps({option: getattr(source, option) for option in variant.options})]
     parts += [json.dumps(_versions(variant)), ",".join(cpu_features()), own]
+    if "cuda" in variant.devices:
+        parts += [str(one.capability) for one in gpus()[:1]]
     parts += [(ROOT / name).read_text() for name in dict.fromkeys((*MADE_BY, *_named_modules(own)))]
     if variant.parent is not None:
         parts += [fingerprint(VARIANTS[variant.parent], source)]

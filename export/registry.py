@@ -59,9 +59,8 @@ class Variant:
     """One way to make the classifier smaller or faster.
 
     `requires` names packages, commands, CPU features, or `cuda` (`cuda:8.9`: a GPU of that compute capability
-    at least); `default` marks those that are built when
-    nobody names any; `options` are the fields of `Source` that decide what comes out; `kinds` are those of
-    `KINDS` that it can be made from.
+    at least); `default` marks those that are built when nobody names any; `options` are the fields of
+    `Source` that decide what comes out; `kinds` are those of `KINDS` that it can be made from.
     """
 
     name: str

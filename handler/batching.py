@@ -65,13 +65,15 @@ def plan(lengths: Sequence[int], grid: Grid) -> list[MicroBatch]:
         return _packed(lengths, grid)
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     buckets = [grid.bucket(lengths[row]) for row in order]
+    costs = {  # of one call of each batch at each length
+        length: [(batch, batch * length + grid.call_tokens) for batch in grid.batches_at(length)]
+        for length in grid.lengths
+    }
     best: list[float] = [0.0]  # best[i]: least cost of the first i texts of `order`
     choice: list[int] = [0]  # the batch size that ends there
     for end in range(1, len(order) + 1):
         length = buckets[end - 1]
-        cost, batch = min(
-            (best[max(0, end - b)] + b * length + grid.call_tokens, -b) for b in grid.batches_at(length)
-        )
+        cost, batch = min((best[max(0, end - b)] + call, -b) for b, call in costs[length])
         best.append(cost)
         choice.append(-batch)
     batches = []

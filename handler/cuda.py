@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # What a shape is run for before its graph is captured: kernels are loaded and chosen, workspaces allocated.
 # torch's documentation ("CUDA Graphs", torch.cuda.make_graphed_callables) takes three.
 WARM_UPS = 3
+# Arrays of integers begin at multiples of so many elements: kernels that were compiled for aligned inputs, as
+# those of the example were, do not look again.
+ALIGNED = 16
 
 
 def choose_device(meta: Mapping[str, Any], asked: str | None = None) -> str:
@@ -101,19 +104,27 @@ class Staging:
         return torch.empty(size, dtype=self.dtype, pin_memory=self.device.type == "cuda")
 
     def fill(self, *arrays: np.ndarray) -> "torch.Tensor":
-        """The part of the buffer in which `arrays` now lie, flat, one behind the other."""
-        size = sum(array.size for array in arrays)
+        """The part of the buffer in which `arrays` now lie, flat, each in `_room` of its own."""
+        size = sum(_room(array) for array in arrays)
         if size > len(self._buffer):
             self._buffer = self._allocate(2 * size)
         filled = self._buffer[:size]
-        np.concatenate([array.ravel() for array in arrays], out=filled.numpy(), casting="same_kind")
+        flat, place = filled.numpy(), 0
+        for array in arrays:
+            flat[place : place + array.size] = array.ravel()
+            place += _room(array)
         return filled
 
     def __call__(self, *arrays: np.ndarray) -> "list[torch.Tensor]":
         """Tensors on the device, of the shapes of `arrays`."""
         sent = self.fill(*arrays).to(self.device, non_blocking=True)
-        parts = sent.split([array.size for array in arrays])
-        return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
+        parts = sent.split([_room(array) for array in arrays])
+        return [part[: array.size].view(array.shape) for part, array in zip(parts, arrays, strict=True)]
+
+
+def _room(array: np.ndarray) -> int:
+    """Elements that `array` takes up, so that the next begins aligned."""
+    return -(-array.size // ALIGNED) * ALIGNED
 
 
 def staged(model: "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]", device: str) -> "Forward":
@@ -169,7 +180,8 @@ class Graphs:
             if (batch, length) not in self._recorded:
                 self._recorded[batch, length] = self._record(batch, length)
             graph, inputs, logits = self._recorded[batch, length]
-            inputs.copy_(self._staging.fill(input_ids, attention_mask).view_as(inputs), non_blocking=True)
+            filled = self._staging.fill(np.stack([input_ids, attention_mask]))
+            inputs.copy_(filled[: inputs.numel()].view_as(inputs), non_blocking=True)
             graph.replay()
             self.replays += 1
             return logits.cpu().numpy()

@@ -11,6 +11,7 @@ scales are torch's own operators. Quantising each activation is a kernel of its 
 would make it part of the one before it.
 """
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -105,9 +106,7 @@ def cuda_bf16(source: Source, folder: Path) -> Built:
     summary="fp16, each shape of the grid one CUDA graph",
 )
 def cuda_graphs_fp16(source: Source, folder: Path) -> Built:
-    from export.encoder import encoder_of
-
-    facts, options = write_encoder(encoder_of(source.model()).half(), folder)
+    facts, options = _half(source, folder)
     grid = large_grid(source)
     facts |= _replayed(folder, options, grid)
     facts["summary"] = f"{facts['linear_layers']} linear layers in fp16, {facts['replays']} graphs replayed"
@@ -122,9 +121,7 @@ def cuda_graphs_fp16(source: Source, folder: Path) -> Built:
     summary="fp16, texts side by side without padding",
 )
 def cuda_packed_fp16(source: Source, folder: Path) -> Built:
-    from export.encoder import encoder_of
-
-    facts, options = write_encoder(encoder_of(source.model()).half(), folder)
+    facts, options = _half(source, folder)
     encoder = read_encoder(folder, options)
     profile = proof.profiled(lambda: _packed_once(encoder))
     layers, seen = len(encoder.layers), profile.calls.get("aten::_flash_attention_forward", 0)
@@ -264,6 +261,15 @@ def _eager(source: Source, folder: Path, dtype: str, tf32: bool = False) -> Buil
     return Built(facts, {"dtype": dtype, "device": "cuda", "tf32": tf32})
 
 
+def _half(source: Source, folder: Path) -> tuple[dict, dict]:
+    """The encoder in fp16, as `write_encoder` does."""
+    from export.encoder import encoder_of
+
+    facts, options = write_encoder(encoder_of(source.model()).half(), folder)
+    proof.require(set(facts["linear_dtypes"]) == {"float16"}, "every linear weight in float16", facts)
+    return facts, options
+
+
 def _scaled(
     source: Source, folder: Path, dtype: "torch.dtype", beside: "torch.dtype", leave: Collection[str]
 ) -> Built:
@@ -299,8 +305,6 @@ def to_float(encoder: "Encoder", dtype: "torch.dtype") -> "Encoder":
 
 def write_encoder(encoder: "Encoder", folder: Path) -> tuple[dict, dict]:
     """Write the weights; the facts about them, and the options with which they are read again."""
-    from collections import Counter
-
     from safetensors.torch import save_file
 
     weights = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
@@ -359,10 +363,10 @@ def write_onnx_fp16(source: Source, folder: Path) -> None:
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    from export.graph import lean, with_linears
+    from export.graph import lean
     from export.onnx_graph import plain_export
 
-    proto = plain_export(lean(with_linears(source.model())))
+    proto = plain_export(lean(source.model()))
     onnx.save(convert_float_to_float16(proto, keep_io_types=True), folder / "model.onnx")
 
 

@@ -74,6 +74,7 @@ def test_what_is_staged_arrives_as_it_was_whatever_came_before(device: str) -> N
         for tensor, array in zip(staging(*arrays), arrays, strict=True):
             assert tensor.dtype == torch.int32
             assert tensor.device.type == device
+            assert tensor.data_ptr() % 16 == 0, "compiled kernels load 16 bytes at once"
             np.testing.assert_array_equal(tensor.cpu().numpy(), array)
 
 
