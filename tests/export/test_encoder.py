@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import torch
 
 from export.build import build
 from export.encoder import encoder_of, quantise
+from export.package import package
 from export.registry import Built, Variant
 from export.source import Source
 from export.variants.cuda import packed_grid, read_encoder, scaled_calls, to_float, write_encoder
@@ -128,7 +132,6 @@ def workbench(build_once, source: Source, tmp_path_factory: pytest.TempPathFacto
         (("float32", False), 1e-5),
         (("float32", True), 1e-5),
         (("float16", True), 0.01),
-        (("bfloat16", False), 0.05),
         (("float16", False, "int8"), 0.1),
         (("bfloat16", False, "float8_e4m3fn"), 0.2),
     ],
@@ -165,3 +168,23 @@ def test_packed_computes_the_tokens_of_the_texts_and_no_padding(workbench: Sourc
 def test_a_packed_grid_comes_back_from_the_description(workbench: Source) -> None:
     artifact = build(on_cpu("float32", True), workbench, print)
     assert artifact.grid == Grid((128,), (1, 2, 8, 64), 131_072, 1_024, packed=True)
+
+
+def test_an_archive_of_it_computes_with_what_ships_in_it_and_without_transformers(
+    workbench: Source, tmp_path: Path
+) -> None:
+    artifact = build(on_cpu("float32", True), workbench, print)
+    with zipfile.ZipFile(package(artifact, tmp_path)) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    code = """
+import json, sys
+from handler.predictor import Predictor
+scores = [row.scores.tolist() for row in Predictor.load("artifact").predict(["a", "two words"])]
+print(json.dumps([scores, "transformers" in sys.modules]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "unpacked", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    expected = [row.scores.tolist() for row in Predictor(artifact).predict(["a", "two words"])]
+    assert json.loads(done.stdout) == [expected, False]
