@@ -133,7 +133,10 @@ def _processor() -> Iterator[Finding]:
     usable, present = available_cpus(), os.cpu_count() or 1
     limited = f" of {present}: affinity or a quota bounds this process" if usable < present else ""
     yield Finding("CPUs", "ok", f"{usable}{limited}")
-    for one in gpus():
+    cards = gpus()
+    if not cards:
+        yield Finding("GPU", "ok", "none")
+    for one in cards:
         capability, memory = ".".join(map(str, one.capability)), f"{one.memory_bytes / 1e9:.0f} GB"
         yield Finding("GPU", "ok", f"{one.name}, compute capability {capability}, {memory}")
 

@@ -193,7 +193,8 @@ def test_an_artifact_for_gpus_is_held_against_every_gpu(
     findings = examine("hate")
     assert {finding.name: finding.status for finding in findings}["made for"] == expected
     shown = [finding.seen for finding in findings if finding.name == "GPU"]
-    assert shown == [f"a card, compute capability {major}.{minor}, 17 GB" for major, minor in capabilities]
+    expected_shown = [f"a card, compute capability {major}.{minor}, 17 GB" for major, minor in capabilities]
+    assert shown == (expected_shown or ["none"])
     if (7, 5) in capabilities:
         assert "a card has compute capability 7.5, and it needs 8.0 or later" in table(findings)
 
