@@ -206,7 +206,7 @@ class Bench:
             "warmed_shapes": shapes,
             "first_answer_ms": 1000 * (first - warm),
             "threads": threads,
-            "device": str(getattr(self.predictor, "device", "cpu")),
+            "device": self.predictor.device,
         }
 
     def peak(self) -> int:

@@ -41,7 +41,7 @@ from handler.artifact import DESCRIPTION, SCHEMA, TOKENIZER, Artifact
 from handler.atomic import replace_folder, write_json
 from handler.batching import plan
 from handler.errors import UserError
-from handler.machine import cpu_features
+from handler.machine import cpu_features, gpus
 from handler.predictor import Predictor
 from handler.runtimes import RUNTIMES
 from training.checkpoint import portable
@@ -52,7 +52,8 @@ ROOT = Path(__file__).parents[1]
 MADE_BY = (
     *(f"export/{name}.py" for name in ("build", "check", "proof", "source")),
     # What computes the scores that are checked; how requests are read and answered does not change them.
-    *(f"handler/{name}.py" for name in ("artifact", "batching", "machine", "predictor", "runtimes")),
+    *(f"handler/{name}.py" for name in ("artifact", "batching", "cuda", "encoder", "machine")),
+    *(f"handler/{name}.py" for name in ("predictor", "runtimes")),
     "training/statistics.py",
 )
 SCHEMA_FILE = Path(artifacts.__file__).with_name("artifact.schema.json")
@@ -178,15 +179,21 @@ def _tokens(predictor: Predictor, source: Source) -> dict[str, int]:
     """Tokens of the validation texts, and those that the model computes for them: the rest is padding."""
     encodings = predictor.encode(source.dataset.splits["validation"].texts)
     lengths = [len(encoding.ids) for encoding in encodings]
-    computed = sum(part.batch * part.length for part in plan(lengths, predictor.grid))
+    computed = sum(part.tokens for part in plan(lengths, predictor.grid))
     return {"real": sum(lengths), "computed": computed}
 
 
 def _describe(variant: Variant, source: Source, folder: Path, built: Built, inputs: str) -> dict[str, Any]:
     meta = source.checkpoint.meta
     buckets = {
-        key: list(value) if isinstance(value, tuple) else value for key, value in asdict(source.grid).items()
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(built.grid or source.grid).items()
     }
+    on_gpu: dict[str, Any] = {}
+    if built.exact_capability:
+        on_gpu = {"cuda_capability": list(built.exact_capability), "cuda_capability_exact": True}
+    elif any(variant.capability):
+        on_gpu = {"cuda_capability": list(variant.capability)}
     proof.require("summary" in built.proof, "evidence of the optimisation", built.proof)
     return {
         "schema": SCHEMA,
@@ -198,6 +205,7 @@ def _describe(variant: Variant, source: Source, folder: Path, built: Built, inpu
         "parent": variant.parent,
         "requires": list(RUNTIMES[variant.runtime].packages),
         "cpu_features": list(built.cpu_features),
+        **on_gpu,
         "files": artifacts.describe_files(folder),
         "inputs": {
             "names": ["input_ids", "attention_mask"],
@@ -250,6 +258,8 @@ def fingerprint(variant: Variant, source: Source) -> str:
     parts = [source.sha256, variant.name, str(SCHEMA), json.dumps(asdict(source.grid))]
     parts += [json.dumps({option: getattr(source, option) for option in variant.options})]
     parts += [json.dumps(_versions(variant)), ",".join(cpu_features()), own]
+    if "cuda" in variant.devices:
+        parts += [str(one.capability) for one in gpus()[:1]]
     parts += [(ROOT / name).read_text() for name in dict.fromkeys((*MADE_BY, *_named_modules(own)))]
     if variant.parent is not None:
         parts += [fingerprint(VARIANTS[variant.parent], source)]

@@ -114,7 +114,7 @@ def batch_mate_difference(predictor: Predictor, texts: Sequence[str]) -> float:
         if not fitting:
             continue
         rows = tuple(itertools.islice(itertools.cycle(fitting), batch + length, 2 * batch + length))
-        logits = predictor.run(encodings, MicroBatch(rows, batch, length))
+        logits = predictor.run(encodings, MicroBatch(rows, batch, length, batch * length))
         largest = max(largest, float(np.abs(predictor.scores(logits) - alone[list(rows)]).max()))
     return largest
 

@@ -168,8 +168,9 @@ def trace(model: nn.Module, max_length: int) -> torch.export.ExportedProgram:
         0: torch.export.Dim("batch", min=1, max=4096),
         1: torch.export.Dim("length", min=2, max=max_length),
     }
+    device = next(model.parameters()).device
     # Two tensors: torch.export takes one that is passed twice for one input, and drops the other.
-    ids, mask = (torch.ones(8, min(64, max_length), dtype=torch.int64) for _ in range(2))
+    ids, mask = (torch.ones(8, min(64, max_length), dtype=torch.int64, device=device) for _ in range(2))
     with torch.no_grad():
         return torch.export.export(
             Logits(model), (ids, mask), dynamic_shapes={"input_ids": shape, "attention_mask": shape}

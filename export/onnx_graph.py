@@ -64,7 +64,7 @@ def export(model) -> Exported:
     inputs = {name: value.numpy() for name, value in probe(model).items()}
     expected = _torch_logits(model, inputs)
     linears = _linear_weights(model)
-    proto = _plain_export(lean(model))
+    proto = plain_export(lean(model))
     operators = Counter(node.op_type for node in proto.graph.node)
     graph = Graph(proto)
     attentions = 0 if getattr(model.config, "causal", False) else graph.fuse_attention()
@@ -75,7 +75,7 @@ def export(model) -> Exported:
     return Exported(fused, dict(operators.most_common()), attentions, _products(fused, linears))
 
 
-def _plain_export(model) -> onnx.ModelProto:
+def plain_export(model) -> onnx.ModelProto:
     """What optimum writes, with token types, where the model has them, at their default; a classifier under a
     head of ours, which optimum does not know, as torch writes it by the same tracing."""
     if model.config.model_type == "pooled-classifier":

@@ -26,6 +26,8 @@ SHIPPED = (
     "__init__.py",
     "artifact.py",
     "batching.py",
+    "cuda.py",
+    "encoder.py",
     "errors.py",
     "explanations.py",
     "machine.py",
@@ -53,6 +55,13 @@ MODEL_CONFIG: dict[str, Any] = {
     "handler": {"threads": 0, "maxTexts": 128, "maxCharacters": 100_000, "maxExplained": 2},
 }
 
+# What differs on GPUs. Without numbers of workers TorchServe starts one for each GPU that nvidia-smi shows,
+# deals the GPUs out to them in turn, and warns of an invalid model config (seen with TorchServe 0.12 and an
+# nvidia-smi that told of three). default_workers_per_model in config.properties says another number. The
+# batch is a guess, unmeasured: a GPU has hardly begun at 32 texts.
+ON_GPU: dict[str, Any] = {"deviceType": "gpu", "batchSize": 256}
+WORKERS = ("minWorkers", "maxWorkers")
+
 
 def package(
     artifact: Artifact,
@@ -69,9 +78,11 @@ def package(
     # A scratch folder of our own: the archiver stages under the model's name in the temporary folder,
     # where two runs at once would destroy each other.
     with tempfile.TemporaryDirectory(prefix="package-") as scratch:
-        device = {"deviceType": "cpu" if "cpu" in artifact.meta["devices"] else "gpu"}
+        ours = MODEL_CONFIG
+        if "cpu" not in artifact.meta["devices"]:
+            ours = {key: value for key, value in ours.items() if key not in WORKERS} | ON_GPU
         handler = MODEL_CONFIG["handler"] | (tuned or {}).get("handler", {})
-        settings = MODEL_CONFIG | device | dict(tuned or {}) | {"handler": handler}
+        settings = ours | dict(tuned or {}) | {"handler": handler}
         code = _lay_out(Path(scratch), name, version, settings)
         files = {path.relative_to(code).as_posix(): path for path in code.rglob("*") if path.is_file()}
         files |= {

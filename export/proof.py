@@ -4,9 +4,12 @@ A quantised graph that runs in fp32 or a compiled one without its kernels looks 
 function returns facts for `artifact.json`; `require` turns a missing fact into a failed export.
 """
 
+import json
 import re
 import zipfile
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from handler.errors import UserError
@@ -38,14 +41,44 @@ def torch_weights(model) -> dict:
     }
 
 
-def torch_calls(model, token: int) -> dict[str, int]:
-    """Operators that one forward pass of an eager model calls, as torch's profiler sees them."""
+@dataclass(frozen=True)
+class Profile:
+    """How often each was seen: operators and calls of CUDA on the host, kernels on the GPU."""
+
+    calls: dict[str, int]
+    kernels: dict[str, int]
+
+
+def torch_profile(model, token: int) -> Profile:
+    """One forward pass of an eager model."""
     import torch
 
-    ids = torch.full((1, 8), token)
-    with torch.inference_mode(), torch.profiler.profile() as seen:
-        model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    return {event.key: event.count for event in seen.key_averages()}
+    ids = torch.full((1, 8), token, device=next(model.parameters()).device)
+    with torch.inference_mode():
+        return profiled(lambda: model(input_ids=ids, attention_mask=torch.ones_like(ids)))
+
+
+def profiled(run: Callable[[], object]) -> Profile:
+    """What torch's profiler sees while `run` runs."""
+    import torch
+
+    with torch.profiler.profile() as seen:  # of all devices that there are
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    on_gpu = {True: Counter(), False: Counter()}  # type: dict[bool, Counter]
+    for event in seen.key_averages():
+        on_gpu[event.device_type == torch.autograd.DeviceType.CUDA][event.key] += event.count
+    return Profile(dict(on_gpu[False]), dict(on_gpu[True]))
+
+
+def keeps_fp32(device: str) -> bool:
+    """Whether products of fp32 on `device` keep fp32's 23 bits of each factor: TensorFloat-32 has 10, and
+    makes 1 of 1 + 2^-12."""
+    import torch
+
+    factor = torch.full((64, 64), 1 + 2**-12, device=device)
+    return bool((factor @ torch.eye(64, device=device) == factor).all())
 
 
 def openvino_precisions(compiled) -> dict:
@@ -68,9 +101,30 @@ def onnx_operators(path: Path, options: dict) -> dict:
 
     with tempfile.TemporaryDirectory() as scratch:
         executed = Path(scratch) / "executed.onnx"  # for looking at, not for shipping: it fits this CPU
-        onnx_session(path, options, 1, executed)
+        onnx_session(path, options, 1, executed=executed)
         nodes = onnx.load(executed, load_external_data=False).graph.node
         return {"executed_operators": dict(Counter(node.op_type for node in nodes).most_common())}
+
+
+def onnx_providers(path: Path, options: dict, inputs: dict, device: str) -> dict:
+    """Which execution provider of ONNX Runtime ran how many nodes of each kind, in one call with `inputs`."""
+    import tempfile
+
+    from handler.runtimes import onnx_session
+
+    with tempfile.TemporaryDirectory() as scratch:
+        session = onnx_session(path, options, 1, device=device, profile=Path(scratch) / "nodes")
+        session.run(["logits"], inputs)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    ran = {  # each once: a node is told of again for its fences
+        (event["args"]["provider"], event["name"].removesuffix("_kernel_time"), event["args"]["op_name"])
+        for event in events
+        if event.get("cat") == "Node" and event["args"].get("provider")
+    }
+    nodes: dict[str, Counter] = {}
+    for provider, _, kind in ran:
+        nodes.setdefault(provider, Counter())[kind] += 1
+    return {"executed_by": {provider: dict(counts.most_common()) for provider, counts in nodes.items()}}
 
 
 def compiled_kernels(package: Path) -> dict:

@@ -24,8 +24,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from handler.batching import Grid
 from handler.errors import UnsupportedError, UserError
-from handler.machine import cpu_features, has_cuda
+from handler.machine import cpu_features, gpus
 
 REFERENCE = "fp32"
 DEFAULT, DEVICES = "default", ("cpu", "cuda")
@@ -42,21 +43,24 @@ COMMANDS = {"g++": "a C++ compiler (on Debian: apt-get install g++), and no spac
 class Built:
     """What a variant's function reports: evidence from the runtime, and how the artifact is to be run.
 
-    `proof["summary"]` is its gist in a few words, for tables.
+    `proof["summary"]` is its gist in a few words, for tables. `grid` is for what wants other shapes than the
+    source's; `exact_capability` is the GPU's compute capability, where what was compiled runs on no other.
     """
 
     proof: dict
     runtime_options: dict = field(default_factory=dict)
     cpu_features: tuple[str, ...] = ()
+    exact_capability: tuple[int, int] | None = None
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True)
 class Variant:
     """One way to make the classifier smaller or faster.
 
-    `requires` names packages, commands, CPU features, or `cuda`; `default` marks those that are built when
-    nobody names any; `options` are the fields of `Source` that decide what comes out; `kinds` are those of
-    `KINDS` that it can be made from.
+    `requires` names packages, commands, CPU features, or `cuda` (`cuda:8.9`: a GPU of that compute capability
+    at least); `default` marks those that are built when nobody names any; `options` are the fields of
+    `Source` that decide what comes out; `kinds` are those of `KINDS` that it can be made from.
     """
 
     name: str
@@ -74,6 +78,11 @@ class Variant:
     def leaves(self) -> bool:
         """Whether it can leave named layers in float."""
         return "leave" in inspect.signature(self.build).parameters
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """The least compute capability that a GPU must have; (0, 0) where any does, or none is needed."""
+        return max((capability_of(need) for need in self.requires if _is_cuda(need)), default=(0, 0))
 
     def lacks(self) -> list[str]:
         """What of `requires` this machine has not, in words; empty when it can be built."""
@@ -184,14 +193,25 @@ def _lineage(one: Variant) -> list[Variant]:
     return [*above, one]
 
 
+def capability_of(need: str) -> tuple[int, int]:
+    """(8, 9) for `cuda:8.9`, (0, 0) for `cuda`."""
+    major, _, minor = need.partition(":")[2].partition(".")
+    return int(major or 0), int(minor or 0)
+
+
+def _is_cuda(need: str) -> bool:
+    return need.partition(":")[0] == "cuda"
+
+
 def _present(need: str) -> bool:
     if need in COMMANDS:
         # torch hands the compiler its own folders unquoted: a space in their path breaks the command
         return shutil.which(need) is not None and " " not in sys.prefix
     if need.startswith("cpu:"):
         return need.removeprefix("cpu:") in cpu_features()
-    if need == "cuda":
-        return has_cuda()
+    if _is_cuda(need):
+        first = gpus()[:1]  # which variants are made on
+        return any(one.capability >= capability_of(need) for one in first)
     try:
         return bool(importlib.metadata.version(need))
     except importlib.metadata.PackageNotFoundError:
@@ -199,8 +219,9 @@ def _present(need: str) -> bool:
 
 
 def _describe(need: str) -> str:
-    if need == "cuda":
-        return "an NVIDIA GPU, and a torch built for it"
+    if _is_cuda(need):
+        least = need.removeprefix("cuda").replace(":", " of compute capability ")
+        return f"an NVIDIA GPU{least}{' or later' if least else ''}, and a torch built for it"
     if need.startswith("cpu:"):
         return f"a CPU with {need.removeprefix('cpu:')}"
     return COMMANDS.get(need, f"the Python package {need}")

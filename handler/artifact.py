@@ -11,7 +11,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from handler.batching import Grid
+from handler.batching import CALL_TOKENS, Grid
 from handler.errors import UnsupportedError, UserError
 from handler.machine import cpu_features, has_cuda
 
@@ -71,6 +71,8 @@ class Artifact:
             lengths=tuple(buckets["lengths"]),
             batches=tuple(buckets["batches"]),
             max_tokens=buckets["max_tokens"],
+            call_tokens=buckets.get("call_tokens", CALL_TOKENS),
+            packed=buckets.get("packed", False),
         )
 
     @property
@@ -98,7 +100,8 @@ class Artifact:
 def open_artifact(folder: str | Path, *, verify: bool = True) -> Artifact:
     """Read the artifact at `folder`, check its files' sums, and that this CPU can run it.
 
-    Raises `UserError` when it is missing or damaged, `UnsupportedError` when the machine lacks a CPU feature.
+    Raises `UserError` when it is missing or damaged, `UnsupportedError` when the machine lacks a CPU feature,
+    or any GPU where one is needed. Which GPU, and whether it will do, is asked when the model is loaded.
     """
     folder = Path(folder)
     artifact = Artifact(folder, _read_description(folder))

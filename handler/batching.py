@@ -3,6 +3,8 @@
 Runtimes that compile kernels per shape (OpenVINO) meet only shapes of the grid, all of them warmed at
 start, so no text pays for being the first of its length. The plan is a pure function of the lengths:
 the same texts are cut the same way in every process, which keeps answers reproducible.
+
+A packed grid is for models that compute no padding: texts of any lengths run together, as many as it holds.
 """
 
 from bisect import bisect_right
@@ -17,11 +19,17 @@ CALL_TOKENS = 32
 
 @dataclass(frozen=True)
 class Grid:
-    """The shapes that a runtime is asked to run: ascending lengths (tokens) and batch sizes (texts)."""
+    """The shapes that a runtime is asked to run: ascending lengths (tokens) and batch sizes (texts).
+
+    `call_tokens` is what one more call costs. Where it is `packed`, padding costs nothing: every batch up to
+    the largest is planned, and the shapes are examples, for warming and checks.
+    """
 
     lengths: tuple[int, ...]
     batches: tuple[int, ...]
     max_tokens: int
+    call_tokens: int = CALL_TOKENS
+    packed: bool = False
 
     def shapes(self) -> list[tuple[int, int]]:
         """Every (batch, length) within the token budget; a single text always is."""
@@ -37,37 +45,56 @@ class Grid:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One call of the model: `rows` index the texts, the tensor has shape [batch, length]."""
+    """One call of the model: `rows` index the texts, the tensor has shape [batch, length], and `tokens` of it
+    are computed: all, or those of the texts where the grid is packed."""
 
     rows: tuple[int, ...]
     batch: int
     length: int
+    tokens: int
 
 
 def plan(lengths: Sequence[int], grid: Grid) -> list[MicroBatch]:
     """Cut texts of the given token lengths into micro-batches of least total cost.
 
     Texts are sorted by length; a dynamic programme over the sorted order then chooses the cuts that
-    minimise padded tokens plus `CALL_TOKENS` for each call. O(texts x batch sizes).
+    minimise padded tokens plus `grid.call_tokens` for each call. O(texts x batch sizes). Where the grid is
+    packed nothing is padded, and texts run in the order in which they come.
     """
+    if grid.packed:
+        return _packed(lengths, grid)
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     buckets = [grid.bucket(lengths[row]) for row in order]
+    costs = {  # of one call of each batch at each length
+        length: [(batch, batch * length + grid.call_tokens) for batch in grid.batches_at(length)]
+        for length in grid.lengths
+    }
     best: list[float] = [0.0]  # best[i]: least cost of the first i texts of `order`
     choice: list[int] = [0]  # the batch size that ends there
     for end in range(1, len(order) + 1):
         length = buckets[end - 1]
-        cost, batch = min(
-            (best[max(0, end - b)] + b * length + CALL_TOKENS, -b) for b in grid.batches_at(length)
-        )
+        cost, batch = min((best[max(0, end - b)] + call, -b) for b, call in costs[length])
         best.append(cost)
         choice.append(-batch)
     batches = []
     end = len(order)
     while end:
         start = max(0, end - choice[end])
-        batches.append(MicroBatch(rows=tuple(order[start:end]), batch=choice[end], length=buckets[end - 1]))
+        batch, length = choice[end], buckets[end - 1]
+        batches.append(MicroBatch(tuple(order[start:end]), batch, length, batch * length))
         end = start
     return batches
+
+
+def _packed(lengths: Sequence[int], grid: Grid) -> list[MicroBatch]:
+    """As many texts a call as the grid holds at its longest, so that memory is bounded whatever they are."""
+    most = grid.batches_at(grid.lengths[-1])[-1]
+    calls = [range(start, min(start + most, len(lengths))) for start in range(0, len(lengths), most)]
+    own = [[lengths[row] for row in rows] for rows in calls]
+    return [
+        MicroBatch(tuple(rows), len(rows), max(known), sum(known))
+        for rows, known in zip(calls, own, strict=True)
+    ]
 
 
 def fit_grid(

@@ -24,8 +24,9 @@ from pathlib import Path
 import psutil
 
 from handler.artifact import archived_artifact
+from handler.cuda import misfit
 from handler.errors import UserError
-from handler.machine import available_cpus, cpu_features, cpu_model, has_cuda
+from handler.machine import available_cpus, cpu_features, cpu_model, gpus
 from handler.runtimes import RUNTIMES
 from handler.torchserve import ADDRESSES, Config, is_taken, java_home, model_config, read_config
 
@@ -131,7 +132,12 @@ def _processor() -> Iterator[Finding]:
     usable, present = available_cpus(), os.cpu_count() or 1
     limited = f" of {present}: affinity or a quota bounds this process" if usable < present else ""
     yield Finding("CPUs", "ok", f"{usable}{limited}")
-    yield Finding("GPU", "ok", "CUDA" if has_cuda() else "none")
+    cards = gpus()
+    if not cards:
+        yield Finding("GPU", "ok", "none")
+    for one in cards:
+        capability, memory = ".".join(map(str, one.capability)), f"{one.memory_bytes / 1e9:.0f} GB"
+        yield Finding("GPU", "ok", f"{one.name}, compute capability {capability}, {memory}")
 
 
 def _settings(config: Config) -> Iterator[Finding]:
@@ -290,13 +296,16 @@ def _archive(config: Config, name: str) -> Iterator[Finding]:
         yield Finding(
             "built for", "fail", f"CPUs with {', '.join(lacking)}", "Build it on this kind of machine"
         )
+    on_gpu = "cpu" not in meta["devices"]
+    if on_gpu:
+        yield _gpus(meta)
     absent = [one for one in RUNTIMES[meta["runtime"]].packages if importlib.util.find_spec(one) is None]
     if absent:
         yield Finding(
             "runtime", "fail", f"{', '.join(absent)} not installed", f"pip install {' '.join(absent)}"
         )
     yield _threads(settings)
-    workers = int(settings.get("maxWorkers", 1))
+    workers = int(settings.get("maxWorkers", len(gpus()) if on_gpu else 1))
     needed, free = BARE_BYTES + workers * (BARE_BYTES + 3 * size), psutil.virtual_memory().available
     seen = f"{free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB needed"
     yield Finding("memory", "ok" if free > needed else "warn", seen, "Fewer workers, or a smaller variant")
@@ -304,6 +313,16 @@ def _archive(config: Config, name: str) -> Iterator[Finding]:
     remedy = "Archives are unpacked there: free some, or set TMPDIR and TEMP"
     seen = f"{room / 1e9:.1f} GB free in {tempfile.gettempdir()}"
     yield Finding("disk", "ok" if room > 2 * size else "fail", seen, remedy)
+
+
+def _gpus(meta: dict) -> Finding:
+    """Whether every GPU that TorchServe would start a worker on runs the archive."""
+    present = gpus()
+    if not present:
+        return Finding("made for", "fail", "an NVIDIA GPU, and torch sees none", "Serve a variant for CPUs")
+    reasons = [reason for one in present if (reason := misfit(meta, one))]
+    remedy = "Build it on this kind of machine, or hide that GPU: CUDA_VISIBLE_DEVICES"
+    return Finding("made for", "fail" if reasons else "ok", "; ".join(reasons) or "these GPUs", remedy)
 
 
 def _threads(settings: dict) -> Finding:

@@ -34,7 +34,9 @@ class HateHandler:
         try:
             limits = Limits.of(settings)
             threads = settings.get("threads") or max(1, available_cpus() // config.get("minWorkers", 1))
-            predictor = Predictor.load(folder / "artifact", threads)
+            gpu = context.system_properties.get("gpu_id")  # None but for deviceType gpu: each worker its own
+            device = None if gpu is None else f"cuda:{gpu}"
+            predictor = Predictor.load(folder / "artifact", threads, device)
         except UserError as error:
             # TorchServe hides what a worker logs below warnings; what it writes to stderr is kept.
             print(f"the model did not load: {error}", file=sys.stderr, flush=True)

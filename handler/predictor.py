@@ -7,6 +7,7 @@ measured is what is shipped. It knows nothing of TorchServe and nothing of how a
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from tokenizers import Tokenizer
 
 from handler.artifact import TOKENIZER, Artifact, open_artifact
 from handler.batching import MicroBatch, plan
+from handler.cuda import choose_device
 from handler.errors import UserError
 from handler.machine import available_cpus
-from handler.runtimes import RUNTIMES, load_forward
+from handler.runtimes import load_forward, prepares_every_shape
 
 # The window that is sorted by length at once: wide enough for full batches of one length, small enough
 # that memory stays flat over millions of texts.
@@ -53,22 +55,25 @@ class Prediction:
 
 
 class Predictor:
-    """An artifact, loaded. `threads` defaults to the CPUs that this process may use."""
+    """An artifact, loaded. `threads` defaults to the CPUs that this process may use, `device` (such as
+    "cuda:1") to the one that the artifact is made for: the CPU, or the first GPU."""
 
-    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
+    def __init__(self, artifact: Artifact, threads: int | None = None, device: str | None = None) -> None:
         self.artifact = artifact
         self.threads = threads or available_cpus()
+        self.device = choose_device(artifact.meta, device)
         self.grid = artifact.grid
         self._pad_id = artifact.meta["inputs"]["pad_id"]
         self.tokenizer = load_tokenizer(artifact)
         self.stride = self.tokenizer.truncation["stride"]
         self.computed_tokens = 0  # of all calls so far, padding included
-        self._forward = load_forward(artifact, self.threads)
+        self._forward = load_forward(artifact, self.threads, self.device)
 
     @classmethod
-    def load(cls, folder: str | Path, threads: int | None = None) -> "Predictor":
-        """Open, verify and load the artifact at `folder`. Raises `UserError` as `open_artifact` does."""
-        return cls(open_artifact(folder), threads)
+    def load(cls, folder: str | Path, threads: int | None = None, device: str | None = None) -> "Predictor":
+        """Open, verify and load the artifact at `folder`. Raises `UserError` as `open_artifact` does, and
+        `UnsupportedError` where the device is missing or cannot run it."""
+        return cls(open_artifact(folder), threads, device)
 
     @property
     def model(self):
@@ -76,13 +81,15 @@ class Predictor:
         return getattr(self._forward, "model", None)
 
     def warm(self) -> int:
-        """Run every shape of the grid that the runtime would compile on first sight; how many were run.
+        """Run every shape of the grid that the runtime would compile, or capture, on first sight; how many
+        were run.
 
         Other runtimes get one call of the smallest and one of the largest shape: their first call
         allocates, later ones do not depend on the shape.
         """
-        shapes = self.grid.shapes()
-        if not RUNTIMES[self.artifact.meta["runtime"]].compiles_per_shape:
+        # The largest first: what captures a graph for each then finds room for the others.
+        shapes = sorted(self.grid.shapes(), key=lambda shape: shape[0] * shape[1], reverse=True)
+        if not prepares_every_shape(self.artifact):
             shapes = [shapes[0], shapes[-1]]
         for batch, length in shapes:
             self._forward(np.zeros((batch, length), np.int64), np.ones((batch, length), np.int64))
@@ -151,18 +158,19 @@ class Predictor:
     def run(self, encodings: Sequence[Encoding], micro_batch: MicroBatch) -> np.ndarray:
         """One call of the model: float32 [rows of the micro-batch, labels]."""
         ids, mask = self._pad(encodings, micro_batch)
-        self.computed_tokens += ids.size
+        self.computed_tokens += micro_batch.tokens
         return self._forward(ids, mask)[: len(micro_batch.rows)]
 
     def _pad(self, encodings: Sequence[Encoding], micro_batch: MicroBatch) -> tuple[np.ndarray, np.ndarray]:
         """int64 [batch, length] ids and mask; a row that fills up the batch is one [PAD] that is attended."""
+        own = [encodings[row].ids for row in micro_batch.rows]
+        lengths = np.zeros(micro_batch.batch, np.int64)
+        lengths[: len(own)] = [len(tokens) for tokens in own]
+        real = np.arange(micro_batch.length) < lengths[:, None]
         ids = np.full((micro_batch.batch, micro_batch.length), self._pad_id, np.int64)
-        mask = np.zeros_like(ids)
-        mask[len(micro_batch.rows) :, 0] = 1  # attention over nothing would be 0/0
-        for slot, row in enumerate(micro_batch.rows):
-            tokens = encodings[row].ids
-            ids[slot, : len(tokens)] = tokens
-            mask[slot, : len(tokens)] = 1
+        ids[real] = np.fromiter(chain.from_iterable(own), np.int64, int(lengths.sum()))
+        mask = real.astype(np.int64)
+        mask[len(own) :, 0] = 1  # attention over nothing would be 0/0
         return ids, mask
 
     def scores(self, logits: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """How an artifact runs: four runtimes, one contract, each heavy import inside the loader that needs it.
 
-A loader takes the artifact and a thread count and returns `Forward`. Runtimes are few and closed;
-variants are many and open, and this module knows none of them.
+A loader takes the artifact, a thread count and a device and returns `Forward`. Runtimes are few and closed;
+variants are many and open, and this module knows none of them. What GPUs need beside is in `cuda`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from handler.artifact import Artifact
+from handler.cuda import Graphs, packed, set_tf32, staged
 from handler.errors import UnsupportedError, UserError
 
 Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -24,13 +25,13 @@ One that is differentiable has an attribute `model`, the torch module that it ru
 class Runtime:
     """`packages` are what it needs beside numpy and tokenizers; `compiles_per_shape` asks for warm-up."""
 
-    load: Callable[[Artifact, int], Forward]
+    load: Callable[[Artifact, int, str], Forward]
     packages: tuple[str, ...]
     compiles_per_shape: bool = False
 
 
-def load_forward(artifact: Artifact, threads: int) -> Forward:
-    """Load the artifact into its runtime, computing with `threads` threads."""
+def load_forward(artifact: Artifact, threads: int, device: str) -> Forward:
+    """Load the artifact into its runtime, computing with `threads` threads on `device`."""
     runtime = RUNTIMES.get(artifact.meta["runtime"])
     if runtime is None:
         raise UserError(
@@ -39,7 +40,7 @@ def load_forward(artifact: Artifact, threads: int) -> Forward:
             remedy=f"This version knows {', '.join(RUNTIMES)}; build the artifact again with it",
         )
     try:
-        return runtime.load(artifact, threads)
+        return runtime.load(artifact, threads, device)
     except ImportError as error:
         raise UnsupportedError(
             f"the runtime {artifact.meta['runtime']} of {artifact.name} is not installed",
@@ -48,8 +49,16 @@ def load_forward(artifact: Artifact, threads: int) -> Forward:
         ) from error
 
 
-def _load_torch(artifact: Artifact, threads: int) -> Forward:
-    """Eager PyTorch: a transformers folder (config.json, model.safetensors)."""
+def prepares_every_shape(artifact: Artifact) -> bool:
+    """Whether the first call of each shape costs more than those that follow."""
+    runtime = RUNTIMES[artifact.meta["runtime"]]
+    return runtime.compiles_per_shape or artifact.meta["runtime_options"].get("graphs", False)
+
+
+def _load_torch(artifact: Artifact, threads: int, device: str) -> Forward:
+    """Eager PyTorch: a transformers folder (config.json, model.safetensors), or weights of an `Encoder`."""
+    if "encoder" in artifact.meta["runtime_options"]:
+        return _load_encoder(artifact, threads, device)
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -64,21 +73,38 @@ def _load_torch(artifact: Artifact, threads: int) -> Forward:
             artifact.folder, local_files_only=True, use_safetensors=True
         )
         model = model.to(getattr(torch, options["dtype"])).eval()
-    device = options.get("device", "cpu")
+    if device != "cpu":
+        set_tf32(options.get("tf32", False))
     model = model.to(device)
     for name in options.get("sparse_linears", ()):  # two zeros in every four weights, as the GPU wants them
         linear = model.get_submodule(name)
         packed = torch.sparse.to_sparse_semi_structured(linear.weight.detach())
         linear.weight = torch.nn.Parameter(packed, requires_grad=False)
 
-    def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            ids, mask = (torch.from_numpy(value).to(device) for value in (input_ids, attention_mask))
-            return model(input_ids=ids, attention_mask=mask).logits.float().cpu().numpy()
-
+    forward = staged(lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits, device)
     if options["dtype"] == "float32" and "int8_linears" not in options:
         forward.model = model  # type: ignore[attr-defined]
     return forward
+
+
+def _load_encoder(artifact: Artifact, threads: int, device: str) -> Forward:
+    """Eager PyTorch with a model of ours: padded, packed, or as CUDA graphs."""
+    import torch
+    from safetensors.torch import load_file
+
+    from handler.encoder import Anatomy, Encoder
+
+    torch.set_num_threads(threads)
+    options = artifact.meta["runtime_options"]
+    if device != "cpu":
+        set_tf32(options.get("tf32", False))
+    weights = load_file(artifact.folder / "model.safetensors", device)
+    encoder = Encoder(Anatomy.of(options["encoder"]), weights)
+    if options.get("packed"):
+        return packed(encoder, device)
+    if options.get("graphs"):
+        return Graphs(encoder, device, artifact.grid.shapes())
+    return staged(encoder, device)
 
 
 def load_torch_int8(folder: Path, int8_linears: Sequence[str]):
@@ -108,22 +134,22 @@ def load_torch_int8(folder: Path, int8_linears: Sequence[str]):
     return model
 
 
-def _load_compiled(artifact: Artifact, threads: int) -> Forward:
+def _load_compiled(artifact: Artifact, threads: int, device: str) -> Forward:
     """An AOTInductor package: machine code for dynamic batch and length, no Python model, no recompiling."""
     import torch
 
     torch.set_num_threads(threads)
-    model = torch._inductor.aoti_load_package(str(artifact.folder / "model.pt2"))
+    index = -1
+    if device != "cpu":
+        set_tf32(artifact.meta["runtime_options"].get("tf32", False))
+        index = int(device.removeprefix("cuda:"))
+    model = torch._inductor.aoti_load_package(str(artifact.folder / "model.pt2"), device_index=index)
+    return staged(model, device)
 
-    def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return model(torch.from_numpy(input_ids), torch.from_numpy(attention_mask)).numpy()
 
-    return forward
-
-
-def _load_onnx(artifact: Artifact, threads: int) -> Forward:
-    session = onnx_session(artifact.folder / "model.onnx", artifact.meta["runtime_options"], threads)
+def _load_onnx(artifact: Artifact, threads: int, device: str) -> Forward:
+    model, options = artifact.folder / "model.onnx", artifact.meta["runtime_options"]
+    session = onnx_session(model, options, threads, device=device)
 
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         (logits,) = session.run(["logits"], {"input_ids": input_ids, "attention_mask": attention_mask})
@@ -132,8 +158,21 @@ def _load_onnx(artifact: Artifact, threads: int) -> Forward:
     return forward
 
 
-def onnx_session(model: Path, options: dict, threads: int, executed: Path | None = None):
-    """`onnxruntime.InferenceSession` as it is served; export has it write the graph that it executes."""
+def onnx_session(
+    model: Path,
+    options: dict,
+    threads: int,
+    *,
+    device: str = "cpu",
+    executed: Path | None = None,
+    profile: Path | None = None,
+):
+    """`onnxruntime.InferenceSession` as it is served; export has it write the graph that it executes, or what
+    executed each node, to the file `profile`.
+
+    `options["providers"]` are [name, its own options] in the order of preference; a path of theirs that ends
+    in `_path` is below the model's folder. Raises `UnsupportedError` where the first does not run.
+    """
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -144,15 +183,35 @@ def onnx_session(model: Path, options: dict, threads: int, executed: Path | None
     settings.log_severity_level = 3
     if executed is not None:
         settings.optimized_model_filepath = str(executed)
-    return onnxruntime.InferenceSession(
-        model,
-        settings,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=options.get("disabled_optimizers"),
+    if profile is not None:
+        settings.enable_profiling, settings.profile_file_prefix = True, str(profile)
+    providers = [
+        (name, _provider_options(own, model.parent, device))
+        for name, own in options.get("providers", [["CPUExecutionProvider", {}]])
+    ]
+    wanted = providers[0][0]
+    if "CUDAExecutionProvider" in dict(providers) and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA's libraries, from where pip put them
+    session = onnxruntime.InferenceSession(
+        model, settings, providers=providers, disabled_optimizers=options.get("disabled_optimizers")
     )
+    # What it cannot load it leaves out with a line in its log, and goes on.
+    if (running := session.get_providers()[0]) != wanted:
+        raise UnsupportedError(
+            f"ONNX Runtime does not run on {wanted} here",
+            seen=f"{running}; installed with {', '.join(onnxruntime.get_available_providers())}",
+            remedy="pip uninstall onnxruntime; pip install onnxruntime-gpu (for TensorRT, tensorrt as well)",
+        )
+    return session
 
 
-def _load_openvino(artifact: Artifact, threads: int) -> Forward:
+def _provider_options(own: dict[str, str], folder: Path, device: str) -> dict[str, str]:
+    """An execution provider's options as this machine needs them."""
+    paths = {name: str(folder / value) for name, value in own.items() if name.endswith("_path")}
+    return own | paths | ({} if device == "cpu" else {"device_id": device.removeprefix("cuda:")})
+
+
+def _load_openvino(artifact: Artifact, threads: int, device: str) -> Forward:
     request = compile_openvino(
         artifact.folder / "model.xml", artifact.meta["runtime_options"], threads
     ).create_infer_request()

@@ -24,7 +24,8 @@ OF_TRAINING = {
     "training.metrics",
     "training.statistics",
 }
-POOLED = "pooled_classifier.py"  # a torch module, shipped for the torch loader
+MODELS = ("pooled_classifier", "encoder")  # torch modules, shipped for the torch loader
+LIGHT = sorted({*SHIPPED, "hate_handler.py"} - {f"{name}.py" for name in MODELS})
 
 
 def imported(path: Path) -> set[str]:
@@ -64,14 +65,32 @@ def test_the_handler_knows_runtimes_and_never_variants() -> None:
 
 
 def test_what_needs_torch_is_imported_by_the_loader_of_torch_alone() -> None:
-    for name in {*SHIPPED, "hate_handler.py"} - {POOLED}:
-        code = (ROOT / "handler" / name).read_text()
-        assert code.count("pooled_classifier") == (name == "runtimes.py"), name
-    loader = (ROOT / "handler" / "runtimes.py").read_text().split("def _load_torch(")[1].split("\ndef ")[0]
-    assert "import handler.pooled_classifier" in loader
+    """Of types alone it does not matter."""
+    for name in LIGHT:
+        tree = ast.parse((ROOT / "handler" / name).read_text())
+        typed = {
+            inner
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for inner in ast.walk(node)
+        }
+        importing = {
+            ast.unparse(node)
+            for node in set(ast.walk(tree)) - typed
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            and any(own in ast.unparse(node) for own in MODELS)
+        }
+        assert (importing == set()) == (name != "runtimes.py"), (name, importing)
+    loaders = (ROOT / "handler" / "runtimes.py").read_text().split("\ndef ")
+    assert [loader.partition("(")[0] for loader in loaders if "import handler.pooled" in loader] == [
+        "_load_torch"
+    ]
+    assert [loader.partition("(")[0] for loader in loaders if "handler.encoder" in loader] == [
+        "_load_encoder"
+    ]
 
 
-@pytest.mark.parametrize("name", sorted({*SHIPPED, "hate_handler.py"} - {POOLED}))
+@pytest.mark.parametrize("name", LIGHT)
 def test_shipped_code_needs_only_numpy_tokenizers_and_what_its_loader_imports(name: str) -> None:
     tree = ast.parse((ROOT / "handler" / name).read_text())
     top_level = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]

@@ -52,7 +52,7 @@ def torch_int8_dynamic(source: Source, folder: Path, leave: Collection[str] = ()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     model.config.save_pretrained(folder)
     loaded = load_torch_int8(folder, chosen)
-    dynamic = proof.torch_calls(loaded, source.pad_id).get("quantized::linear_dynamic", 0)
+    dynamic = proof.torch_profile(loaded, source.pad_id).calls.get("quantized::linear_dynamic", 0)
     proof.require(dynamic == len(chosen), f"{len(chosen)} int8 products in one forward pass", dynamic)
     total = len(chosen) + len(leave)
     facts = {

@@ -101,7 +101,7 @@ def sparse(source: Source, folder: Path) -> Built:
     runtime="torch",
     devices=("cuda",),
     options=("unlabelled",),
-    requires=(*NEEDS, "cuda"),
+    requires=(*NEEDS, "cuda:8.0"),  # the first with sparse tensor cores
     summary="fp16 with two of every four weights zero, for sparse tensor cores",
 )
 def sparse_2_4(source: Source, folder: Path) -> Built:

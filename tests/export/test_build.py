@@ -18,6 +18,7 @@ from export.registry import VARIANTS, Built, Variant
 from export.source import Source
 from handler.artifact import open_artifact
 from handler.errors import UserError
+from handler.machine import Gpu
 from tests.conftest import run_stage
 
 FP32 = VARIANTS["fp32"]
@@ -55,6 +56,22 @@ def test_other_weights_make_an_artifact_stale(own: Source, tmp_path: Path) -> No
     (copy / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
     other = replace(own, checkpoint=replace(own.checkpoint, folder=copy))
     assert fingerprint(FP32, other) != fingerprint(FP32, own)
+
+
+def test_what_was_made_for_one_kind_of_gpu_is_stale_on_another_and_what_is_for_cpus_is_not(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prints() -> list[str]:
+        return [fingerprint(VARIANTS[name], source) for name in ("fp32", "cuda-compiled-fp16")]
+
+    seen = []
+    for capability in ((8, 0), (9, 0)):
+        cards = [Gpu("a card", capability, 1 << 30)]
+        monkeypatch.setattr("export.build.gpus", lambda cards=cards: cards)
+        seen.append(prints())
+    (on_cpu, on_gpu), (same, other) = seen
+    assert on_cpu == same
+    assert on_gpu != other
 
 
 def lying(source: Source, folder: Path) -> Built:

@@ -1,6 +1,7 @@
 """The ONNX variants: attention in one operator, the right answers with padding, int8 where it is promised."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -19,8 +20,10 @@ from transformers import (
 from export import proof
 from export.onnx_graph import Exported, Graph, export, smooth
 from export.source import Source
+from export.variants.cuda import write_onnx_fp16
 from export.variants.onnx import OPTIONS, onnx_int8
-from handler.errors import UserError
+from handler.errors import UnsupportedError, UserError
+from handler.runtimes import onnx_session
 
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 64}
 MAKERS = {
@@ -183,3 +186,27 @@ def test_the_scales_are_those_of_the_calibration_texts(source: Source, tmp_path:
         )
     assert asked
     assert scales[1] < scales[0], "one text has narrower ranges than many"
+
+
+def test_the_graph_for_gpus_multiplies_in_fp16_and_says_who_ran_it(tmp_path: Path) -> None:
+    """Here the CPU does, which has kernels for it, too."""
+    model, given = make("roberta"), inputs([20, 7], 20, pad=1)
+    with torch.no_grad():
+        expected = model(**{name: torch.tensor(value) for name, value in given.items()}).logits.numpy()
+    write_onnx_fp16(SimpleNamespace(model=lambda: model), tmp_path)  # type: ignore[arg-type]
+    path = tmp_path / "model.onnx"
+    (logits,) = onnx_session(path, {}, 1).run(["logits"], given)
+    np.testing.assert_allclose(logits, expected, atol=0.02 * np.abs(expected).max())
+    weights = [one for one in onnx.load(path).graph.initializer if len(one.dims) == 2]
+    assert {one.data_type for one in weights} == {onnx.TensorProto.FLOAT16}
+    ran = proof.onnx_providers(path, {}, given, "cpu")["executed_by"]
+    assert list(ran) == ["CPUExecutionProvider"]
+    assert ran["CPUExecutionProvider"]["MatMul"] + ran["CPUExecutionProvider"]["Gemm"] >= 11
+
+
+def test_a_provider_that_does_not_run_is_an_error_and_not_the_cpu(build_once) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    options = {"providers": [["CUDAExecutionProvider", {}]]}
+    with pytest.raises(UnsupportedError, match="does not run on CUDAExecutionProvider here: CPU"):
+        onnx_session(build_once("onnx-fp32").folder / "model.onnx", options, 1, device="cuda:0")

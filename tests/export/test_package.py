@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from export.package import SHIPPED, package, promote
 from handler.artifact import Artifact, archived_artifact
@@ -119,3 +120,20 @@ def test_an_artifact_of_another_checkpoint_is_not_packaged_beside_fp32(
     assert done.returncode == 0, done.stderr
     assert "old: left out" in done.stderr
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["hate-fp32.mar", "hate.mar"]
+
+
+def test_an_archive_for_gpus_leaves_the_number_of_workers_to_the_machine_that_serves_it(
+    fp32: Artifact, tmp_path: Path
+) -> None:
+    """TorchServe then starts one for each GPU."""
+    settings = []
+    for name, devices in (("on-cpu", ["cpu"]), ("on-gpu", ["cuda"])):
+        artifact = Artifact(fp32.folder, fp32.meta | {"name": name, "devices": devices})
+        with zipfile.ZipFile(package(artifact, tmp_path)) as archive:
+            settings.append(yaml.safe_load(archive.read("model-config.yaml")))
+    on_cpu, on_gpu = settings
+    assert (on_cpu["deviceType"], on_cpu["minWorkers"], on_cpu["maxWorkers"]) == ("cpu", 1, 1)
+    assert on_gpu["deviceType"] == "gpu"
+    assert not {"minWorkers", "maxWorkers"} & on_gpu.keys()
+    assert on_gpu["batchSize"] > on_cpu["batchSize"]
+    assert on_gpu["handler"] == on_cpu["handler"]

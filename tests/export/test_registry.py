@@ -6,6 +6,7 @@ from export import registry
 from export.registry import VARIANTS, Built, choose, variant
 from export.source import Source
 from handler.errors import UnsupportedError, UserError
+from handler.machine import Gpu
 
 
 @pytest.fixture
@@ -100,3 +101,24 @@ def test_every_need_is_something_that_can_be_looked_for() -> None:
     for one in VARIANTS.values():
         for need in one.requires:
             assert registry._present(need) or registry._describe(need)
+
+
+@pytest.mark.parametrize(
+    ("capability", "there"),
+    [(None, ()), ((7, 5), ("cuda", "cuda:7.5")), ((8, 9), ("cuda", "cuda:7.5", "cuda:8.9"))],
+)
+def test_a_gpu_is_needed_with_its_compute_capability(
+    capability: tuple[int, int] | None, there: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = [Gpu("a card", capability, 1 << 30)] if capability else []
+    monkeypatch.setattr(registry, "gpus", lambda: cards)
+    needs = ("cuda", "cuda:7.5", "cuda:8.9", "cuda:10.0")
+    assert tuple(need for need in needs if registry._present(need)) == there
+
+
+def test_what_lacks_a_gpu_says_which() -> None:
+    assert registry._describe("cuda") == "an NVIDIA GPU, and a torch built for it"
+    wanted = "an NVIDIA GPU of compute capability 8.9 or later, and a torch built for it"
+    assert registry._describe("cuda:8.9") == wanted
+    assert VARIANTS["cuda-fp8"].capability == (8, 9)
+    assert VARIANTS["cuda-fp16"].capability == VARIANTS["fp32"].capability == (0, 0)

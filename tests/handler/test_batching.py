@@ -63,3 +63,24 @@ def test_the_fitted_grid_pads_less_than_an_even_one_of_as_many_lengths() -> None
 
 def test_a_grid_can_be_fitted_to_no_texts_at_all() -> None:
     assert fit_grid([], 64).lengths == (64,)
+
+
+def test_a_packed_grid_takes_texts_as_they_come_and_counts_their_own_tokens() -> None:
+    grid = Grid(lengths=(128,), batches=(1, 2, 4, 8), max_tokens=700, packed=True)
+    lengths = random_lengths(12)
+    batches = plan(lengths, grid)
+    assert [batch.rows for batch in batches] == [
+        tuple(range(start, min(start + 4, 12))) for start in (0, 4, 8)
+    ]
+    for batch in batches:
+        own = [lengths[row] for row in batch.rows]
+        assert (batch.batch, batch.length, batch.tokens) == (len(own), max(own), sum(own))
+    assert plan([], grid) == []
+    assert [len(batch.rows) for batch in plan([9, 9, 9], grid)] == [3], "no row is there to fill a batch up"
+
+
+def test_where_calls_are_dear_fewer_are_made() -> None:
+    lengths = [20] * 5 + [120]
+    dear = Grid(GRID.lengths, GRID.batches, GRID.max_tokens, call_tokens=1024)
+    assert [batch.rows for batch in plan(lengths, dear)] == [tuple(range(6))]
+    assert len(plan(lengths, GRID)) > 1

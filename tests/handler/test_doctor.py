@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from export.package import package
+from handler import doctor
 from handler.artifact import Artifact
 from handler.doctor import configuration, examine, table
 from handler.errors import UserError
+from handler.machine import Gpu
 from tests.conftest import ROOT, run_stage
 
 
@@ -164,13 +166,37 @@ def test_a_key_that_torchserve_does_not_start_with_fails(
     assert status("certificate") == "fail"
 
 
-def test_an_artifact_for_other_cpus_fails(shop: Path, build_once) -> None:
-    fp32 = build_once("fp32")
+def offer(shop: Path, fp32: Artifact, **fields: object) -> None:
+    """Put fp32 into the shop as an artifact that says something else of itself."""
     shutil.copytree(fp32.folder, shop / "fp32")
-    foreign = Artifact(shop / "fp32", fp32.meta | {"cpu_features": ["avx9000"]})
-    (foreign.folder / "artifact.json").write_text(json.dumps(foreign.meta))
-    package(foreign, shop / "model_store").rename(shop / "model_store" / "hate.mar")
+    other = Artifact(shop / "fp32", fp32.meta | fields)
+    (other.folder / "artifact.json").write_text(json.dumps(other.meta))
+    package(other, shop / "model_store").rename(shop / "model_store" / "hate.mar")
+
+
+def test_an_artifact_for_other_cpus_fails(shop: Path, build_once) -> None:
+    offer(shop, build_once("fp32"), cpu_features=["avx9000"])
     assert status("built for") == "fail"
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [([], "fail"), ([(7, 5)], "fail"), ([(9, 0)], "ok"), ([(9, 0), (7, 5)], "fail")],
+    ids=["none", "too-old", "fits", "one-of-two-too-old"],
+)
+def test_an_artifact_for_gpus_is_held_against_every_gpu(
+    capabilities: list, expected: str, shop: Path, build_once, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = [Gpu("a card", capability, 16 << 30) for capability in capabilities]
+    monkeypatch.setattr(doctor, "gpus", lambda: cards)
+    offer(shop, build_once("fp32"), devices=["cuda"], cuda_capability=[8, 0])
+    findings = examine("hate")
+    assert {finding.name: finding.status for finding in findings}["made for"] == expected
+    shown = [finding.seen for finding in findings if finding.name == "GPU"]
+    expected_shown = [f"a card, compute capability {major}.{minor}, 17 GB" for major, minor in capabilities]
+    assert shown == (expected_shown or ["none"])
+    if (7, 5) in capabilities:
+        assert "a card has compute capability 7.5, and it needs 8.0 or later" in table(findings)
 
 
 @pytest.mark.parametrize("content", ["- a", "minWorkers: [1]", "handler: {threads: two}", "a: b: c"])

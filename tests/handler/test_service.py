@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
@@ -10,6 +11,7 @@ import yaml
 
 import handler
 from handler.artifact import Artifact
+from handler.errors import UnsupportedError
 from handler.hate_handler import HateHandler
 from handler.metrics import COUNTERS, Tally, length_bin, score_bin
 from handler.predictor import Encoding, Predictor
@@ -120,6 +122,17 @@ def test_an_explanation_names_each_token_where_it_stands(
     assert [token["start"] for token in explanation["tokens"]] == sorted(
         token["start"] for token in explanation["tokens"]
     )
+
+
+def test_a_worker_computes_on_the_gpu_that_torchserve_gives_it(
+    artifact_copy: Artifact, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An artifact for CPUs says which GPU it was given, and refuses it."""
+    artifact_copy.folder.rename(artifact_copy.folder.with_name("artifact"))
+    properties = {"model_dir": str(artifact_copy.folder.parent), "gpu_id": 1}
+    with pytest.raises(UnsupportedError, match="does not run on this device: cuda:1"):
+        HateHandler().initialize(SimpleNamespace(system_properties=properties, model_yaml_config=None))
+    assert "cuda:1" in capfd.readouterr().err
 
 
 def test_a_request_that_breaks_the_handler_harms_no_other(

@@ -1,0 +1,384 @@
+"""For NVIDIA GPUs: from eager PyTorch in four precisions to CUDA graphs, no padding, int8, fp8 and ONNX
+Runtime.
+
+No GPU was at hand when these were written. What does not need one is tested on the CPU; the rest was read in
+the sources of torch 2.13 and ONNX Runtime 1.31, and proves itself, or fails, when it is built. Which of them
+is fastest is for the benchmarks to say.
+
+Weights of int8 and fp8 are made by `handler.encoder.ScaledLinear` and not by torchao: their tensors and
+scales are plain safetensors, a server needs neither torchao nor its pickled subclasses, and products and
+scales are torch's own operators. Quantising each activation is a kernel of its own there, where a compiler
+would make it part of the one before it.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export import proof
+from export.registry import Built, variant
+from export.source import Source
+from handler.batching import Grid
+from handler.errors import UserError
+from handler.machine import gpus
+
+if TYPE_CHECKING:
+    import torch
+
+    from handler.encoder import Encoder
+
+NEEDS = ("torch", "transformers")
+DEVICE = "cuda:0"
+ALL = ("encoder", "pooled", "decoder")
+# A GPU of this size is idle below thousands of tokens a call. Reckoned, not measured: at 150,000 texts of 32
+# tokens a second, what 0.2 ms of starting kernels cost is 1,000 tokens.
+BATCHES = tuple(2**power for power in range(11))
+MAX_TOKENS, CALL_TOKENS = 32_768, 1_024
+# Packed, as many as fit if all were as long as can be: 0.8 GB of fp16 for the widest activation of 66 M.
+MAX_PACKED_TOKENS = 131_072
+
+
+def large_grid(source: Source) -> Grid:
+    """The source's lengths, with batches for a GPU."""
+    return replace(source.grid, batches=BATCHES, max_tokens=MAX_TOKENS, call_tokens=CALL_TOKENS)
+
+
+def packed_grid(source: Source) -> Grid:
+    """One length, the longest, and no padding."""
+    return Grid(source.grid.lengths[-1:], BATCHES, MAX_PACKED_TOKENS, CALL_TOKENS, packed=True)
+
+
+@variant(
+    "cuda-fp32",
+    runtime="torch",
+    devices=("cuda",),
+    requires=(*NEEDS, "cuda"),
+    summary="eager PyTorch on a GPU in fp32, without TensorFloat-32",
+    kinds=ALL,
+)
+def cuda_fp32(source: Source, folder: Path) -> Built:
+    return _eager(source, folder, "float32")
+
+
+@variant(
+    "cuda-tf32",
+    runtime="torch",
+    devices=("cuda",),
+    requires=(*NEEDS, "cuda:8.0"),
+    summary="eager PyTorch on a GPU, products in TensorFloat-32",
+    kinds=ALL,
+)
+def cuda_tf32(source: Source, folder: Path) -> Built:
+    return _eager(source, folder, "float32", tf32=True)
+
+
+@variant(
+    "cuda-fp16",
+    runtime="torch",
+    devices=("cuda",),
+    requires=(*NEEDS, "cuda"),
+    summary="eager PyTorch on a GPU in fp16",
+    kinds=ALL,
+)
+def cuda_fp16(source: Source, folder: Path) -> Built:
+    return _eager(source, folder, "float16")
+
+
+@variant(
+    "cuda-bf16",
+    runtime="torch",
+    devices=("cuda",),
+    requires=(*NEEDS, "cuda:8.0"),
+    summary="eager PyTorch on a GPU in bf16",
+    kinds=ALL,
+)
+def cuda_bf16(source: Source, folder: Path) -> Built:
+    return _eager(source, folder, "bfloat16")
+
+
+@variant(
+    "cuda-graphs-fp16",
+    runtime="torch",
+    devices=("cuda",),
+    requires=(*NEEDS, "cuda"),
+    summary="fp16, each shape of the grid one CUDA graph",
+)
+def cuda_graphs_fp16(source: Source, folder: Path) -> Built:
+    facts, options = _half(source, folder)
+    grid = large_grid(source)
+    facts |= _replayed(folder, options, grid)
+    facts["summary"] = f"{facts['linear_layers']} linear layers in fp16, {facts['replays']} graphs replayed"
+    return Built(facts, options | {"device": "cuda", "graphs": True}, grid=grid)
+
+
+@variant(
+    "cuda-packed-fp16",
+    runtime="torch",
+    devices=("cuda",),
+    requires=(*NEEDS, "cuda:8.0"),  # flash attention's
+    summary="fp16, texts side by side without padding",
+)
+def cuda_packed_fp16(source: Source, folder: Path) -> Built:
+    facts, options = _half(source, folder)
+    encoder = read_encoder(folder, options)
+    profile = proof.profiled(lambda: _packed_once(encoder))
+    layers, seen = len(encoder.layers), profile.calls.get("aten::_flash_attention_forward", 0)
+    proof.require(seen == layers, f"{layers} flash attentions over packed texts", profile)
+    facts |= {"flash_attentions": seen, "kernels": profile.kernels}
+    facts["summary"] = f"{seen} flash attentions over texts without padding"
+    return Built(facts, options | {"device": "cuda", "packed": True}, grid=packed_grid(source))
+
+
+@variant(
+    "cuda-int8",
+    runtime="torch",
+    devices=("cuda",),
+    requires=(*NEEDS, "cuda:7.5"),  # the first whose tensor cores multiply int8
+    summary="int8 weights per output, activations quantised per token as they come; CUDA graphs",
+)
+def cuda_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
+    import torch
+
+    return _scaled(source, folder, torch.int8, torch.float16, leave)
+
+
+@variant(
+    "cuda-fp8",
+    runtime="torch",
+    devices=("cuda",),
+    requires=(*NEEDS, "cuda:8.9"),
+    summary="fp8 (e4m3) weights per output, activations scaled per token as they come; CUDA graphs",
+)
+def cuda_fp8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
+    import torch
+
+    return _scaled(source, folder, torch.float8_e4m3fn, torch.bfloat16, leave)
+
+
+@variant(
+    "cuda-compiled-fp16",
+    runtime="compiled",
+    devices=("cuda",),
+    requires=(*NEEDS, "g++", "triton", "cuda:7.0"),  # Triton's least
+    summary="fp16, compiled ahead of time (AOTInductor) for this kind of GPU",
+    kinds=("encoder", "pooled"),
+)
+def cuda_compiled_fp16(source: Source, folder: Path) -> Built:
+    import torch
+    from torch._inductor.exc import InductorError
+
+    from export.graph import lean, trace
+
+    model = lean(source.model()).half().to(DEVICE)
+    facts = proof.torch_weights(model)
+    proof.require(set(facts["linear_dtypes"]) == {"float16"}, "every linear weight in float16", facts)
+    package = folder / "model.pt2"
+    program = trace(model, source.checkpoint.meta["max_length"])
+    try:
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(package), inductor_configs={"max_autotune": True}
+        )
+    except InductorError as error:
+        raise UserError(
+            "the model did not compile",
+            seen=str(error).strip().splitlines()[-1],
+            remedy="Check the compiler (g++ --version), CUDA's headers (CUDA_HOME) and the free disk space",
+        ) from error
+    loaded = torch._inductor.aoti_load_package(str(package), device_index=0)
+    ids = torch.full((4, 32), source.pad_id, device=DEVICE)
+    kernels = proof.profiled(lambda: loaded(ids, torch.ones_like(ids))).kernels
+    generated = sum(count for name, count in kernels.items() if name.startswith("triton_"))
+    proof.require(generated > 0, "generated kernels", kernels)
+    facts |= {"generated_kernels": generated, "kernels": kernels}
+    facts["summary"] = f"{facts['linear_layers']} linear layers in fp16, {generated} generated kernels a call"
+    return Built(facts, {"device": "cuda"}, exact_capability=gpus()[0].capability, grid=large_grid(source))
+
+
+@variant(
+    "cuda-onnx-fp16",
+    runtime="onnx",
+    devices=("cuda",),
+    requires=(*NEEDS, "onnx", "optimum-onnx", "onnxruntime-gpu", "cuda"),
+    summary="ONNX Runtime on a GPU in fp16",
+    kinds=("encoder", "pooled"),
+)
+def cuda_onnx_fp16(source: Source, folder: Path) -> Built:
+    write_onnx_fp16(source, folder)
+    options = {"device": "cuda", "providers": [["CUDAExecutionProvider", {}]]}
+    grid = large_grid(source)
+    return Built(_ran_on(folder, options, grid), options, grid=grid)
+
+
+@variant(
+    "cuda-tensorrt-fp16",
+    runtime="onnx",
+    devices=("cuda",),
+    requires=(*NEEDS, "onnx", "optimum-onnx", "onnxruntime-gpu", "tensorrt", "cuda"),
+    summary="TensorRT in fp16, behind ONNX Runtime; its engine is in the artifact",
+    kinds=("encoder", "pooled"),
+)
+def cuda_tensorrt_fp16(source: Source, folder: Path) -> Built:
+    grid = large_grid(source)
+    write_onnx_fp16(source, folder)
+    (folder / "engines").mkdir()
+
+    def shapes(batch: int, length: int) -> str:
+        return f"input_ids:{batch}x{length},attention_mask:{batch}x{length}"
+
+    own = {  # an engine for every shape of the grid, made for the middle one
+        "trt_fp16_enable": "True",
+        "trt_engine_cache_enable": "True",
+        "trt_engine_cache_path": "engines",
+        "trt_profile_min_shapes": shapes(1, grid.lengths[0]),
+        "trt_profile_opt_shapes": shapes(grid.batches[len(grid.batches) // 2], grid.lengths[0]),
+        "trt_profile_max_shapes": shapes(grid.batches[-1], grid.lengths[-1]),
+    }
+    providers: list[list[Any]] = [["TensorrtExecutionProvider", own], ["CUDAExecutionProvider", {}]]
+    options = {"device": "cuda", "providers": providers}
+    facts = _ran_on(folder, options, grid)
+    proof.require(any((folder / "engines").iterdir()), "an engine in the artifact", folder / "engines")
+    return Built(facts, options, exact_capability=gpus()[0].capability, grid=grid)
+
+
+def _eager(source: Source, folder: Path, dtype: str, tf32: bool = False) -> Built:
+    """The model of transformers as it is, in another dtype."""
+    import torch
+
+    from handler.cuda import set_tf32
+
+    model = source.model().to(getattr(torch, dtype))
+    model.save_pretrained(folder, safe_serialization=True)
+    facts = proof.torch_weights(model)
+    proof.require(set(facts["linear_dtypes"]) == {dtype}, f"every linear weight in {dtype}", facts)
+    set_tf32(tf32)
+    facts["tf32"] = not proof.keeps_fp32(DEVICE)
+    proof.require(facts["tf32"] == tf32, f"TensorFloat-32 {'on' if tf32 else 'off'}", facts)
+    facts["kernels"] = proof.torch_profile(model.to(DEVICE), source.pad_id).kernels
+    named = "float32, products in TensorFloat-32" if tf32 else dtype
+    facts["summary"] = f"{facts['parameters'] / 1e6:.1f} M parameters in {named}"
+    return Built(facts, {"dtype": dtype, "device": "cuda", "tf32": tf32})
+
+
+def _half(source: Source, folder: Path) -> tuple[dict, dict]:
+    """The encoder in fp16, as `write_encoder` does."""
+    from export.encoder import encoder_of
+
+    facts, options = write_encoder(encoder_of(source.model()).half(), folder)
+    proof.require(set(facts["linear_dtypes"]) == {"float16"}, "every linear weight in float16", facts)
+    return facts, options
+
+
+def _scaled(
+    source: Source, folder: Path, dtype: "torch.dtype", beside: "torch.dtype", leave: Collection[str]
+) -> Built:
+    """The products of the layers in `dtype`, all else in `beside`."""
+    from export.encoder import encoder_of, quantise
+
+    model = source.model()
+    encoder = encoder_of(model)
+    left = quantise(encoder, model, dtype, leave)
+    facts, options = write_encoder(to_float(encoder, beside), folder)
+    name = str(dtype).removeprefix("torch.")
+    products = facts["linear_dtypes"].get(name, 0)
+    called = scaled_calls(read_encoder(folder, options), source.pad_id)
+    proof.require(called == products > 0, f"{products} products of {name}", called)
+    grid = large_grid(source)
+    facts |= _replayed(folder, options, grid) | {"left_in_float": left}
+    facts["summary"] = f"{products} of {products + len(left)} products of the layers in {name}, CUDA graphs"
+    return Built(facts, options | {"device": "cuda", "graphs": True}, grid=grid)
+
+
+def scaled_calls(encoder: "Encoder", token: int) -> int:
+    """Products of int8 and of fp8 in one forward pass: torch's operators for them take nothing else."""
+    calls = proof.torch_profile(encoder, token).calls
+    return calls.get("aten::_int_mm", 0) + calls.get("aten::_scaled_mm", 0)
+
+
+def to_float(encoder: "Encoder", dtype: "torch.dtype") -> "Encoder":
+    """`encoder` with what is fp32 in `dtype`, but for the scales of its products."""
+    for parameter in encoder.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return encoder
+
+
+def write_encoder(encoder: "Encoder", folder: Path) -> tuple[dict, dict]:
+    """Write the weights; the facts about them, and the options with which they are read again."""
+    from safetensors.torch import save_file
+
+    weights = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    linear = Counter(
+        str(tensor.dtype).removeprefix("torch.")
+        for name, tensor in weights.items()
+        if name.endswith(".weight") and tensor.dim() == 2 and name not in ("words.weight", "places.weight")
+    )
+    facts = {"linear_layers": linear.total(), "linear_dtypes": dict(linear)}
+    return facts, {"encoder": asdict(encoder.anatomy)}
+
+
+def read_encoder(folder: Path, options: dict, device: str = DEVICE) -> "Encoder":
+    from safetensors.torch import load_file
+
+    from handler.encoder import Anatomy, Encoder
+
+    return Encoder(Anatomy.of(options["encoder"]), load_file(folder / "model.safetensors", device))
+
+
+def _replayed(folder: Path, options: dict, grid: Grid) -> dict:
+    """Facts of graphs as they are served: two shapes, each recorded by its first call and run three times."""
+    import numpy as np
+
+    from handler.cuda import Graphs
+
+    shapes, rounds = (grid.shapes()[0], grid.shapes()[-1]), 3
+    graphs = Graphs(read_encoder(folder, options), DEVICE, shapes)
+
+    def run(times: int) -> None:
+        for shape in shapes * times:
+            graphs(np.zeros(shape, np.int64), np.ones(shape, np.int64))
+
+    run(1)
+    profile = proof.profiled(lambda: run(rounds))
+    replays = graphs.replays - len(shapes)
+    proof.require(replays == rounds * len(shapes), f"{rounds * len(shapes)} replays", replays)
+    launches = profile.calls.get("cudaGraphLaunch", 0)
+    proof.require(launches == replays, f"{replays} graphs launched, as the profiler sees them", profile)
+    return {"replays": replays, "kernels": profile.kernels}
+
+
+def _packed_once(encoder: "Encoder") -> None:
+    import numpy as np
+
+    from handler.cuda import packed
+
+    mask = np.tri(8, dtype=np.int64)  # texts of 1 to 8 tokens
+    packed(encoder, DEVICE)(np.zeros_like(mask), mask)
+
+
+def write_onnx_fp16(source: Source, folder: Path) -> None:
+    """The plain export in fp16, ids and logits as ever. Attention is left as the exporter writes it: the one
+    operator that our CPU graphs have for it is none that TensorRT knows."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    from export.graph import lean
+    from export.onnx_graph import plain_export
+
+    proto = plain_export(lean(source.model()))
+    onnx.save(convert_float_to_float16(proto, keep_io_types=True), folder / "model.onnx")
+
+
+def _ran_on(folder: Path, options: dict, grid: Grid) -> dict:
+    """Every product executed by the provider that was asked for."""
+    import numpy as np
+
+    wanted = options["providers"][0][0]
+    inputs = dict.fromkeys(("input_ids", "attention_mask"), np.ones((2, grid.lengths[-1]), np.int64))
+    facts = proof.onnx_providers(folder / "model.onnx", options, inputs, DEVICE)
+    ran = facts["executed_by"]
+    elsewhere = [name for name, kinds in ran.items() if name != wanted and {"MatMul", "Gemm"} & kinds.keys()]
+    proof.require(wanted in ran and not elsewhere, f"every product run by {wanted}", ran)
+    counts = (f"{sum(kinds.values())} nodes by {name}" for name, kinds in sorted(ran.items()))
+    return facts | {"summary": ", ".join(counts)}
