@@ -322,7 +322,7 @@ def _head_to_head(arguments: argparse.Namespace) -> int:
     for archive in archives.values():
         if not archive.is_file():
             raise UserError("there is no such archive", seen=archive, remedy="Make it: make package")
-    for package in ("fastapi", "uvicorn", "python_multipart"):
+    for package in ("fastapi", "fastapi_offline", "uvicorn", "python_multipart"):
         if importlib.util.find_spec(package) is None:
             raise UserError("a server is not installed", seen=package, remedy="pip install '.[app]'")
     texts = load_data(checkpoint).splits["test"].texts[:2000]

@@ -2,8 +2,7 @@
 
 Covers speed, size, memory, load time and quality of any two variants. A ratio of speeds from two machines,
 two devices or two runs would be a comparison of machines or moments: it is refused (`beside` puts figures of
-two machines into one table). Leaves out which of the two to
-take (`selection`).
+two machines into one table). Leaves out which of the two to take (`selection`).
 """
 
 from collections.abc import Mapping, Sequence

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.products import BYTES, Encoder
 from handler.artifact import Artifact
 
-EAGER = "torch"  # the one runtime that computes every token in the last layer, unless tokens are packed
+EAGER = "torch"  # computes every token in the last layer, where the model is transformers'
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def arithmetic(artifact: Artifact, artifacts: Mapping[str, Artifact], encoder: E
         if parent is not None and parent not in artifacts:
             return None
         ancestor = artifacts.get(parent) if parent else None
-    eager = artifact.meta["runtime"] == EAGER and not artifact.meta.get("runtime_options", {}).get("packed")
+    ours = "encoder" in artifact.meta.get("runtime_options", {})
+    eager = artifact.meta["runtime"] == EAGER and not ours
     return Arithmetic(layers, encoder.width, precision(artifact.meta.get("proof", {})), not eager)
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-import yaml
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
@@ -39,6 +38,7 @@ from handler.predictor import Predictor
 from handler.replies import Arrival, Reply, as_json, failure, refuse, report
 from handler.requests import Limits
 from handler.service import Service
+from handler.torchserve import model_config
 
 STOP_S = 300  # for what was accepted to be answered: as long as a batch may take in an archive
 KEEP_ALIVE_S = 75  # longer than a load balancer keeps a connection that it may use again
@@ -67,8 +67,7 @@ class Model:
             raise UserError("there is no such archive", seen=archive, remedy="Build it: make export package")
         artifact = unpacked(archive, scratch)
         manifest = json.loads((scratch / "MAR-INF" / "MANIFEST.json").read_text(encoding="utf-8"))["model"]
-        settings = yaml.safe_load((scratch / "model-config.yaml").read_text(encoding="utf-8"))
-        return cls(artifact, manifest["modelName"], manifest["modelVersion"], settings)
+        return cls(artifact, manifest["modelName"], manifest["modelVersion"], model_config(archive))
 
     def batching(self, size: int | None, delay_s: float | None, queue_size: int | None) -> Batching:
         """As asked for, or as the archive says."""

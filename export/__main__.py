@@ -14,7 +14,7 @@ import export.variants  # noqa: F401 - registers the variants
 from export.registry import VARIANTS, choose, kind_of
 from handler.artifact import DESCRIPTION, Artifact, open_artifact
 from handler.commands import emit, positive_int, run, say
-from handler.errors import UserError
+from handler.errors import UnsupportedError, UserError
 
 CHECKPOINT = Path("build/checkpoint")
 SELECTION = Path("benchmarks/results/selection.json")
@@ -157,12 +157,22 @@ def _build(arguments: argparse.Namespace) -> int:
     source = Source(checkpoint, dataset, arguments.artifacts, arguments.keep, unlabelled)
     built: list[Artifact] = []
     failed: dict[str, str] = {}
+    unfit: set[str] = set()
     for one in chosen:
+        if one.parent in unfit:
+            say(f"{one.name}: left out, since {one.parent} is")
+            unfit.add(one.name)
+            continue
         if one.parent in failed:
             failed[one.name] = f"its parent {one.parent} failed"
             continue
         try:
             built.append(build(one, source, say))
+        except UnsupportedError as error:  # seen while building, such as a model of another form
+            if one.parent is None or len(chosen) <= 2:
+                raise
+            say(f"{one.name}: left out, {error}")
+            unfit.add(one.name)
         except UserError as error:
             if one.parent is None or len(chosen) <= 2:  # nothing can be built without the reference
                 raise

@@ -107,7 +107,7 @@ def _build_into(
         and _may_be_equal(own, variant)
     ):
         retry = folder.with_name(folder.name.replace(".partial", ".retry.partial"))
-        say(f"{variant.name}: {meta['check']['note']}; ranking its layers by what int8 does to them")
+        say(f"{variant.name}: {meta['check']['note']}; ranking its layers by what static int8 does to them")
         tried = 0
         for leave in _ladder(own):
             tried = len(leave)
@@ -230,7 +230,8 @@ def _describe(variant: Variant, source: Source, folder: Path, built: Built, inpu
             "inputs_sha256": inputs,
             "checkpoint_sha256": source.sha256,
             "versions": _versions(variant),
-            "machine": {"platform": platform.platform(), "cpu_features": list(cpu_features())},
+            "machine": {"platform": platform.platform(), "cpu_features": list(cpu_features())}
+            | ({"gpu": gpus()[0].name} if "cuda" in variant.devices and gpus() else {}),
         },
         "proof": built.proof,
     }

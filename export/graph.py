@@ -11,10 +11,13 @@ import copy
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 
 # Sums in another order: what two exact computations of one fp32 model may differ by.
 EXACT = 1e-4
+# A layer of transformers 4 returns a tuple, of 5 a tensor.
+IN_TUPLE = int(transformers.__version__.split(".")[0]) < 5
 
 
 class Layer(nn.Module):
@@ -58,7 +61,8 @@ class Layer(nn.Module):
         )
         attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         hidden = self.attention_norm(hidden + self.output(attended.transpose(1, 2).flatten(2)))
-        return (self.output_norm(hidden + self.down(self.activation(self.up(hidden)))),)
+        hidden = self.output_norm(hidden + self.down(self.activation(self.up(hidden))))
+        return (hidden,) if IN_TUPLE else hidden
 
 
 def lean(model):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from handler.errors import UserError
+from handler.errors import UnsupportedError, UserError
 
 # What stands in a generated kernel that uses them; library kernels choose their own.
 INSTRUCTIONS = {"AMX": "_micro_gemm_amx_kernel", "VNNI": "_dpbusd_", "AVX512-BF16": "_dpbf16_"}
@@ -69,16 +69,22 @@ def profiled(run: Callable[[], object]) -> Profile:
     on_gpu = {True: Counter(), False: Counter()}  # type: dict[bool, Counter]
     for event in seen.key_averages():
         on_gpu[event.device_type == torch.autograd.DeviceType.CUDA][event.key] += event.count
+    if torch.cuda.is_initialized() and not on_gpu[True]:
+        raise UnsupportedError(
+            "torch's profiler does not see what runs on this GPU, so that nothing is proven",
+            seen=torch.cuda.get_device_name(),
+            remedy="Let it: another profiler may hold the GPU, or the driver may keep its counters for root",
+        )
     return Profile(dict(on_gpu[False]), dict(on_gpu[True]))
 
 
 def keeps_fp32(device: str) -> bool:
     """Whether products of fp32 on `device` keep fp32's 23 bits of each factor: TensorFloat-32 has 10, and
-    makes 1 of 1 + 2^-12."""
+    makes 1 of 1 + 2^-12. Products large enough that its kernels are chosen."""
     import torch
 
-    factor = torch.full((64, 64), 1 + 2**-12, device=device)
-    return bool((factor @ torch.eye(64, device=device) == factor).all())
+    factor = torch.full((1024, 1024), 1 + 2**-12, device=device)
+    return bool((factor @ torch.eye(1024, device=device) == factor).all())
 
 
 def openvino_precisions(compiled) -> dict:

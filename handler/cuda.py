@@ -70,17 +70,23 @@ def misfit(meta: Mapping[str, Any], gpu: Gpu) -> str | None:
     return f"{gpu.name} has compute capability {has}, and it needs {needs}{'' if exact else ' or later'}"
 
 
-def set_tf32(allowed: bool) -> None:
-    """Whether products of fp32 round their factors to TensorFloat-32, for the whole process.
+def set_kernels(tf32: bool) -> None:
+    """Which kernels torch may choose on a GPU, for the whole process.
 
-    Said for every artifact on a GPU: torch's own default may change, and TorchServe's BaseHandler turns it on
-    when it is imported. By the older interface, since TorchServe uses that: torch refuses to compute where
-    the two interfaces say different things (seen in torch 2.13).
+    `tf32`: whether products of fp32 round their factors to TensorFloat-32. Said for every artifact: torch's
+    own default may change, and TorchServe's BaseHandler turns it on when it is imported. By the older
+    interface, since TorchServe uses that: torch refuses to compute where the two say different things (seen
+    in torch 2.13).
+
+    cuDNN's attention is left out: it makes a plan for every shape that it has not seen, which others report
+    as 0.4 s each (modelscope/FunASR, issue 3704), and lengths vary here. Flash and memory-efficient attention
+    stay. None of it was tried.
     """
     import torch
 
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 class Staging:

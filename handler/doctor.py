@@ -32,7 +32,7 @@ from handler.torchserve import ADDRESSES, Config, is_taken, java_home, model_con
 
 LEAST_JAVA = 17
 TESTED = {"torchserve": "0.12.0", "torch": "2.13.0", "onnxruntime": "1.31", "openvino": "2026.4"}
-# A worker before its model (Python, TorchServe, torch) and the JVM; measured, see the README.
+# More than the JVM (220 MB) or a worker with the 22 M model (490) took: docs/running.md.
 BARE_BYTES = 700 << 20
 MARKS = {"fail": "✗", "warn": "!", "ok": "✓"}
 # What no longer bounds anything: at 500 requests a second the last of so many waits 20 s.

@@ -78,7 +78,8 @@ class ScaledLinear(nn.Module):
         rows = inputs.flatten(0, -2)
         scaled, scales = _scaled(rows, self.weight.dtype)
         if self.weight.dtype == torch.int8:
-            scaled = functional.pad(scaled, (0, 0, 0, max(0, LEAST_INT8_ROWS - len(rows))))
+            if len(rows) < LEAST_INT8_ROWS:  # to pad by nothing would copy all
+                scaled = functional.pad(scaled, (0, 0, 0, LEAST_INT8_ROWS - len(rows)))
             product = torch._int_mm(scaled, self.weight.T)[: len(rows)] * scales * self.scale
         else:
             # With scales per row, CUDA's kernel gives bfloat16 alone.

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from handler.errors import UserError
-from handler.machine import available_cpus
+from handler.machine import available_cpus, gpus
 from handler.metrics import Tally
 from handler.predictor import Predictor
 from handler.replies import Arrival, reply
@@ -33,8 +33,9 @@ class HateHandler:
         settings = config.get("handler") or {}
         try:
             limits = Limits.of(settings)
-            threads = settings.get("threads") or max(1, available_cpus() // config.get("minWorkers", 1))
             gpu = context.system_properties.get("gpu_id")  # None but for deviceType gpu: each worker its own
+            workers = config.get("minWorkers") or (1 if gpu is None else max(1, len(gpus())))
+            threads = settings.get("threads") or max(1, available_cpus() // workers)
             device = None if gpu is None else f"cuda:{gpu}"
             predictor = Predictor.load(folder / "artifact", threads, device)
         except UserError as error:

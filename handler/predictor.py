@@ -56,7 +56,8 @@ class Prediction:
 
 class Predictor:
     """An artifact, loaded. `threads` defaults to the CPUs that this process may use, `device` (such as
-    "cuda:1") to the one that the artifact is made for: the CPU, or the first GPU."""
+    "cuda:1") to the one that the artifact is made for: the CPU, or the first GPU. One call at a time: inputs
+    lie in a buffer that the next call writes."""
 
     def __init__(self, artifact: Artifact, threads: int | None = None, device: str | None = None) -> None:
         self.artifact = artifact

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from handler.artifact import Artifact
-from handler.cuda import Graphs, packed, set_tf32, staged
+from handler.cuda import Graphs, packed, set_kernels, staged
 from handler.errors import UnsupportedError, UserError
 
 Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -74,17 +74,25 @@ def _load_torch(artifact: Artifact, threads: int, device: str) -> Forward:
         )
         model = model.to(getattr(torch, options["dtype"])).eval()
     if device != "cpu":
-        set_tf32(options.get("tf32", False))
+        set_kernels(options.get("tf32", False))
     model = model.to(device)
-    for name in options.get("sparse_linears", ()):  # two zeros in every four weights, as the GPU wants them
-        linear = model.get_submodule(name)
-        packed = torch.sparse.to_sparse_semi_structured(linear.weight.detach())
-        linear.weight = torch.nn.Parameter(packed, requires_grad=False)
-
+    model = with_sparse_linears(model, options.get("sparse_linears", ()))
     forward = staged(lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits, device)
     if options["dtype"] == "float32" and "int8_linears" not in options:
         forward.model = model  # type: ignore[attr-defined]
     return forward
+
+
+def with_sparse_linears(model, names: Sequence[str]):
+    """`model`, on a GPU, with the named linear layers' weights as sparse tensor cores want them: of every
+    four two are zero. Changed in place."""
+    import torch
+
+    for name in names:
+        linear = model.get_submodule(name)
+        halved = torch.sparse.to_sparse_semi_structured(linear.weight.detach())
+        linear.weight = torch.nn.Parameter(halved, requires_grad=False)
+    return model
 
 
 def _load_encoder(artifact: Artifact, threads: int, device: str) -> Forward:
@@ -97,7 +105,7 @@ def _load_encoder(artifact: Artifact, threads: int, device: str) -> Forward:
     torch.set_num_threads(threads)
     options = artifact.meta["runtime_options"]
     if device != "cpu":
-        set_tf32(options.get("tf32", False))
+        set_kernels(options.get("tf32", False))
     weights = load_file(artifact.folder / "model.safetensors", device)
     encoder = Encoder(Anatomy.of(options["encoder"]), weights)
     if options.get("packed"):
@@ -141,7 +149,7 @@ def _load_compiled(artifact: Artifact, threads: int, device: str) -> Forward:
     torch.set_num_threads(threads)
     index = -1
     if device != "cpu":
-        set_tf32(artifact.meta["runtime_options"].get("tf32", False))
+        set_kernels(artifact.meta["runtime_options"].get("tf32", False))
         index = int(device.removeprefix("cuda:"))
     model = torch._inductor.aoti_load_package(str(artifact.folder / "model.pt2"), device_index=index)
     return staged(model, device)

@@ -36,6 +36,7 @@ ADDRESSES = ("inference_address", "management_address", "metrics_address")
 GRPC_PORTS = ("grpc_inference_port", "grpc_management_port")
 EVERYWHERE = ("0.0.0.0", "::")
 MODEL_CONFIG = "model-config.yaml"
+COUNTS = ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")  # settings of it
 
 
 @dataclass(frozen=True)
@@ -104,20 +105,20 @@ def model_config(archive: Path) -> dict[str, Any]:
         with zipfile.ZipFile(archive) as opened:
             settings = yaml.safe_load(opened.read(MODEL_CONFIG)) or {}
         own = settings.get("handler") or {}
-        counts = [settings.get(key, 1) for key in ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")]
-        counts.append(own.get("threads") or 1)
+        counts = {key: settings.get(key, 1) for key in COUNTS} | {"threads": own.get("threads") or 1}
     except (OSError, KeyError, AttributeError, yaml.YAMLError, zipfile.BadZipFile) as error:
         raise UserError(
             f"the archive's {MODEL_CONFIG} cannot be read",
             seen=archive,
             remedy="Build it again: make package",
         ) from error
-    if not all(type(count) is int for count in counts):
-        raise UserError(
-            f"workers, threads, batch size and delay are no whole numbers in the archive's {MODEL_CONFIG}",
-            seen=archive,
-            remedy="Build it again: make package",
-        )
+    for key, value in counts.items():
+        if type(value) is not int:
+            raise UserError(
+                f"{key} is no whole number in the archive's {MODEL_CONFIG}",
+                seen=value,
+                remedy="Build it again: make package",
+            )
     return settings
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.test_architecture import imported
+from tests.test_architecture import ALLOWED, OF_TRAINING, imported
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -24,7 +24,9 @@ COMMANDS = [
 ]
 # Modules that a stage imports and that decide nothing which it writes into its outputs but pages.
 SHOWN = {
-    "train": ("training.evaluation", "training.functional"),
+    "train": ("training.evaluation", "training.functional", "handler"),
+    "export": (),
+    "package": (),
     "benchmark": ("benchmarks.pages", "benchmarks.journal", "benchmarks.progress"),
 }
 DVC = shutil.which("dvc")
@@ -45,7 +47,8 @@ def test_every_command_takes_what_it_is_given(command: list[str], capsys: pytest
     known = capsys.readouterr().out
     settings = [PARAMS[name] for name in re.findall(r"\$\{(\w+)\}", " ".join(command))]
     given = [name for one in settings if isinstance(one, dict) for name in one]
-    assert [name for name in given if f"--{name}" not in known] == []
+    options = re.findall(r"--([a-z][a-z0-9-]+)", known)
+    assert [name for name in given if name not in options] == []
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -60,24 +63,33 @@ def test_a_dependency_is_there_or_is_what_another_stage_makes(stage: str) -> Non
     ("stage", "roots"),
     [
         ("train", ("training.pipeline", "training.data")),
+        ("export", ("export.build", "export.adopt")),
+        ("package", ("export.package", "deploy.tuning")),
         ("benchmark", ("benchmarks.suite", "benchmarks.subject")),
     ],
 )
 def test_code_that_decides_a_result_is_a_dependency(stage: str, roots: tuple[str, ...]) -> None:
-    package = roots[0].split(".")[0]
     seen: set[str] = set()
     reached = list(roots)
     while reached:
         name = reached.pop()
         place = ROOT / name.replace(".", "/")
         path = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
-        if name in seen or not path.is_file() or name.startswith(SHOWN[stage]):
+        if name in {*seen, *ALLOWED} or not path.is_file() or name.startswith(SHOWN[stage]):
             continue
         seen.add(name)
         dependencies = {path.relative_to(ROOT), *path.relative_to(ROOT).parents}
         assert {str(one) for one in dependencies} & paths(stage, "deps"), path
-        reached += [one for one in imported(path) if one.startswith(f"{package}.")]
+        reached += [one for one in imported(path) if decides(stage, one)]
     assert len(seen) > len(roots)
+
+
+def decides(stage: str, name: str) -> bool:
+    """Whether what a module of this name does goes into a stage's results: benchmarks open a checkpoint,
+    which imports what trains one."""
+    of_training = ".".join(name.split(".")[:2]) in OF_TRAINING
+    trains = name.startswith("training.") and not of_training
+    return name.split(".")[0] in ALLOWED and not (stage == "benchmark" and trains)
 
 
 @pytest.fixture

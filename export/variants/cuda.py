@@ -13,7 +13,7 @@ would make it part of the one before it.
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,22 +32,6 @@ if TYPE_CHECKING:
 NEEDS = ("torch", "transformers")
 DEVICE = "cuda:0"
 ALL = ("encoder", "pooled", "decoder")
-# A GPU of this size is idle below thousands of tokens a call. Reckoned, not measured: at 150,000 texts of 32
-# tokens a second, what 0.2 ms of starting kernels cost is 1,000 tokens.
-BATCHES = tuple(2**power for power in range(11))
-MAX_TOKENS, CALL_TOKENS = 32_768, 1_024
-# Packed, as many as fit if all were as long as can be: 0.8 GB of fp16 for the widest activation of 66 M.
-MAX_PACKED_TOKENS = 131_072
-
-
-def large_grid(source: Source) -> Grid:
-    """The source's lengths, with batches for a GPU."""
-    return replace(source.grid, batches=BATCHES, max_tokens=MAX_TOKENS, call_tokens=CALL_TOKENS)
-
-
-def packed_grid(source: Source) -> Grid:
-    """One length, the longest, and no padding."""
-    return Grid(source.grid.lengths[-1:], BATCHES, MAX_PACKED_TOKENS, CALL_TOKENS, packed=True)
 
 
 @variant(
@@ -107,10 +91,10 @@ def cuda_bf16(source: Source, folder: Path) -> Built:
 )
 def cuda_graphs_fp16(source: Source, folder: Path) -> Built:
     facts, options = _half(source, folder)
-    grid = large_grid(source)
+    grid = source.gpu_grid
     facts |= _replayed(folder, options, grid)
     facts["summary"] = f"{facts['linear_layers']} linear layers in fp16, {facts['replays']} graphs replayed"
-    return Built(facts, options | {"device": "cuda", "graphs": True}, grid=grid)
+    return Built(facts, options | {"graphs": True}, grid=grid)
 
 
 @variant(
@@ -128,7 +112,7 @@ def cuda_packed_fp16(source: Source, folder: Path) -> Built:
     proof.require(seen == layers, f"{layers} flash attentions over packed texts", profile)
     facts |= {"flash_attentions": seen, "kernels": profile.kernels}
     facts["summary"] = f"{seen} flash attentions over texts without padding"
-    return Built(facts, options | {"device": "cuda", "packed": True}, grid=packed_grid(source))
+    return Built(facts, options | {"packed": True}, grid=source.packed_grid)
 
 
 @variant(
@@ -169,10 +153,13 @@ def cuda_compiled_fp16(source: Source, folder: Path) -> Built:
     import torch
     from torch._inductor.exc import InductorError
 
-    from export.graph import lean, trace
+    from export.graph import Layer, lean, trace
+    from handler.cuda import set_kernels
 
+    set_kernels(tf32=False)  # attention's is chosen when it is compiled
     model = lean(source.model()).half().to(DEVICE)
     facts = proof.torch_weights(model)
+    facts["leaned_layers"] = sum(isinstance(module, Layer) for module in model.modules())
     proof.require(set(facts["linear_dtypes"]) == {"float16"}, "every linear weight in float16", facts)
     package = folder / "model.pt2"
     program = trace(model, source.checkpoint.meta["max_length"])
@@ -193,7 +180,7 @@ def cuda_compiled_fp16(source: Source, folder: Path) -> Built:
     proof.require(generated > 0, "generated kernels", kernels)
     facts |= {"generated_kernels": generated, "kernels": kernels}
     facts["summary"] = f"{facts['linear_layers']} linear layers in fp16, {generated} generated kernels a call"
-    return Built(facts, {"device": "cuda"}, exact_capability=gpus()[0].capability, grid=large_grid(source))
+    return Built(facts, exact_capability=gpus()[0].capability, grid=source.gpu_grid)
 
 
 @variant(
@@ -206,8 +193,8 @@ def cuda_compiled_fp16(source: Source, folder: Path) -> Built:
 )
 def cuda_onnx_fp16(source: Source, folder: Path) -> Built:
     write_onnx_fp16(source, folder)
-    options = {"device": "cuda", "providers": [["CUDAExecutionProvider", {}]]}
-    grid = large_grid(source)
+    options = {"providers": [["CUDAExecutionProvider", {}]]}
+    grid = source.gpu_grid
     return Built(_ran_on(folder, options, grid), options, grid=grid)
 
 
@@ -220,7 +207,7 @@ def cuda_onnx_fp16(source: Source, folder: Path) -> Built:
     kinds=("encoder", "pooled"),
 )
 def cuda_tensorrt_fp16(source: Source, folder: Path) -> Built:
-    grid = large_grid(source)
+    grid = source.gpu_grid
     write_onnx_fp16(source, folder)
     (folder / "engines").mkdir()
 
@@ -236,7 +223,7 @@ def cuda_tensorrt_fp16(source: Source, folder: Path) -> Built:
         "trt_profile_max_shapes": shapes(grid.batches[-1], grid.lengths[-1]),
     }
     providers: list[list[Any]] = [["TensorrtExecutionProvider", own], ["CUDAExecutionProvider", {}]]
-    options = {"device": "cuda", "providers": providers}
+    options = {"providers": providers}
     facts = _ran_on(folder, options, grid)
     proof.require(any((folder / "engines").iterdir()), "an engine in the artifact", folder / "engines")
     return Built(facts, options, exact_capability=gpus()[0].capability, grid=grid)
@@ -246,19 +233,19 @@ def _eager(source: Source, folder: Path, dtype: str, tf32: bool = False) -> Buil
     """The model of transformers as it is, in another dtype."""
     import torch
 
-    from handler.cuda import set_tf32
+    from handler.cuda import set_kernels
 
     model = source.model().to(getattr(torch, dtype))
     model.save_pretrained(folder, safe_serialization=True)
     facts = proof.torch_weights(model)
     proof.require(set(facts["linear_dtypes"]) == {dtype}, f"every linear weight in {dtype}", facts)
-    set_tf32(tf32)
+    set_kernels(tf32)
     facts["tf32"] = not proof.keeps_fp32(DEVICE)
     proof.require(facts["tf32"] == tf32, f"TensorFloat-32 {'on' if tf32 else 'off'}", facts)
     facts["kernels"] = proof.torch_profile(model.to(DEVICE), source.pad_id).kernels
     named = "float32, products in TensorFloat-32" if tf32 else dtype
     facts["summary"] = f"{facts['parameters'] / 1e6:.1f} M parameters in {named}"
-    return Built(facts, {"dtype": dtype, "device": "cuda", "tf32": tf32})
+    return Built(facts, {"dtype": dtype, "tf32": tf32}, grid=source.gpu_grid)
 
 
 def _half(source: Source, folder: Path) -> tuple[dict, dict]:
@@ -284,10 +271,10 @@ def _scaled(
     products = facts["linear_dtypes"].get(name, 0)
     called = scaled_calls(read_encoder(folder, options), source.pad_id)
     proof.require(called == products > 0, f"{products} products of {name}", called)
-    grid = large_grid(source)
+    grid = source.gpu_grid
     facts |= _replayed(folder, options, grid) | {"left_in_float": left}
     facts["summary"] = f"{products} of {products + len(left)} products of the layers in {name}, CUDA graphs"
-    return Built(facts, options | {"device": "cuda", "graphs": True}, grid=grid)
+    return Built(facts, options | {"graphs": True}, grid=grid)
 
 
 def scaled_calls(encoder: "Encoder", token: int) -> int:

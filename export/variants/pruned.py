@@ -110,6 +110,7 @@ def sparse_2_4(source: Source, folder: Path) -> Built:
     from export.distil import Recovery
     from export.prune import encoder_linears, fits_two_of_four, layers_of, make_permanent, two_of_four
     from export.quantise import linears
+    from handler.runtimes import with_sparse_linears
 
     teacher, student = source.model(), source.model()
     for linear in encoder_linears(student):
@@ -123,8 +124,13 @@ def sparse_2_4(source: Source, folder: Path) -> Built:
     inside = {id(linear) for linear in encoder_linears(reloaded)}
     names = [name for name, linear in linears(reloaded).items() if id(linear) in inside]
     facts = {"summary": f"{len(names)} linear layers of two zeros in four", "recovery": recovery}
-    options = {"dtype": "float16", "device": "cuda", "sparse_linears": names}
-    return Built(facts | proof.torch_weights(reloaded), options)
+    facts |= proof.torch_weights(reloaded)
+    sparse = with_sparse_linears(reloaded.to("cuda:0"), names)  # type: ignore[arg-type]
+    calls = proof.torch_profile(sparse, source.pad_id).calls
+    of_sparse = ("_cslt_sparse_mm", "_sparse_semi_structured")
+    products = sum(count for name, count in calls.items() if any(part in name for part in of_sparse))
+    proof.require(products >= len(names), f"{len(names)} sparse products", calls)
+    return Built(facts, {"dtype": "float16", "sparse_linears": names}, grid=source.gpu_grid)
 
 
 def _layers(source: Source, count: int) -> list[int]:

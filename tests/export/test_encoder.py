@@ -17,7 +17,7 @@ from export.encoder import encoder_of, quantise
 from export.package import package
 from export.registry import Built, Variant
 from export.source import Source
-from export.variants.cuda import packed_grid, read_encoder, scaled_calls, to_float, write_encoder
+from export.variants.cuda import read_encoder, scaled_calls, to_float, write_encoder
 from handler.artifact import Artifact
 from handler.batching import Grid
 from handler.cuda import packed, staged
@@ -111,8 +111,8 @@ def on_cpu(dtype: str, packs: bool, products: str | None = None):
         if products:
             quantise(encoder, model, getattr(torch, products))
         facts, options = write_encoder(to_float(encoder, getattr(torch, dtype)), folder)
-        grid = replace(packed_grid(source), batches=(1, 2, 8, 64)) if packs else None
-        return Built(facts | {"summary": ""}, options | {"device": "cpu", "packed": packs}, grid=grid)
+        grid = replace(source.packed_grid, batches=(1, 2, 8, 64)) if packs else None
+        return Built(facts | {"summary": ""}, options | {"packed": packs}, grid=grid)
 
     name = f"{'packed' if packs else 'padded'}-{products or dtype}".replace("_", "-")
     return Variant(name, "for this test", "torch", write)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from handler import cuda
-from handler.cuda import Graphs, Staging, choose_device, misfit, set_tf32, staged
+from handler.cuda import Graphs, Staging, choose_device, misfit, set_kernels, staged
 from handler.encoder import ScaledLinear, attend_within
 from handler.errors import UnsupportedError
 from handler.machine import Gpu, gpus, has_cuda
@@ -94,17 +94,21 @@ def test_a_staged_model_is_asked_for_ids_and_mask_and_gives_fp32() -> None:
 
 
 def test_tf32_is_what_was_said_whatever_torchserve_said_before() -> None:
-    before = torch.get_float32_matmul_precision()
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    attends = torch.backends.cuda.cudnn_sdp_enabled()
     try:
         for allowed in (False, True, False):
             torch.set_float32_matmul_precision("high")  # as TorchServe's BaseHandler does when it is imported
-            set_tf32(allowed)
+            set_kernels(allowed)
             assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == allowed
             assert torch.backends.cuda.matmul.fp32_precision == ("tf32" if allowed else "ieee")
             # Raises where the two interfaces say different things, as the products of a GPU then do.
             assert torch.get_float32_matmul_precision() == ("high" if allowed else "highest")
+            assert not torch.backends.cuda.cudnn_sdp_enabled()
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+        torch.backends.cuda.enable_cudnn_sdp(attends)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
