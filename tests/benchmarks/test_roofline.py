@@ -28,6 +28,14 @@ def test_a_last_layer_for_the_first_token_leaves_out_its_queries_and_feed_forwar
     assert 0.83 < first.operations(1, 512) / whole.operations(1, 512) < 0.9
 
 
+def test_eager_models_of_ours_leave_it_out_too_whether_packed_or_not() -> None:
+    ours = artifact("cuda-graphs-fp16")
+    ours.meta["runtime_options"] = {"encoder": {}, "graphs": True}
+    family = {"fp32": artifact("fp32", parent=None)}
+    assert arithmetic(ours, family, ENCODER).first_token
+    assert not arithmetic(artifact("cuda-fp16"), family, ENCODER).first_token
+
+
 def test_a_child_of_a_pruned_variant_has_its_parents_sizes() -> None:
     sizes = {"before": {"heads": [12] * 6}, "after": {"heads": [8] * 4, "ffn_width": [1216] * 4}}
     family = {"fp32": artifact("fp32", parent=None), "pruned": artifact("pruned", **sizes)}

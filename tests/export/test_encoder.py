@@ -21,6 +21,7 @@ from export.variants.cuda import read_encoder, scaled_calls, to_float, write_enc
 from handler.artifact import Artifact
 from handler.batching import Grid
 from handler.cuda import packed, staged
+from handler.encoder import Encoder
 from handler.errors import UnsupportedError
 from handler.predictor import Predictor
 from tests.export.test_graph import classifier
@@ -150,13 +151,22 @@ def test_an_artifact_of_it_is_built_reloaded_and_held_against_fp32(
     assert predictor.warm() == 2
 
 
-def test_packed_computes_the_tokens_of_the_texts_and_no_padding(workbench: Source) -> None:
+def test_packed_computes_the_tokens_of_the_texts_and_no_padding(
+    workbench: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
     artifact = build(on_cpu("float32", True), workbench, print)
     predictor, reference = Predictor(artifact), Predictor.load(workbench.artifacts / "fp32")
     texts = workbench.dataset.splits["validation"].texts[:150]
+    whole, fed = Encoder.packed, []
+
+    def counted(self: Encoder, input_ids: torch.Tensor, *rest: object) -> torch.Tensor:
+        fed.append(len(input_ids))
+        return whole(self, input_ids, *rest)
+
+    monkeypatch.setattr(Encoder, "packed", counted)
     predictions = predictor.predict(texts)
     tokens = [prediction.tokens for prediction in predictions]
-    assert predictor.computed_tokens == sum(tokens)
+    assert sum(fed) == predictor.computed_tokens == sum(tokens)
     scores, expected = (
         np.array([one.scores for one in found]) for found in (predictions, reference.predict(texts))
     )

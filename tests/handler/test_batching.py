@@ -3,9 +3,12 @@ from itertools import combinations
 
 import pytest
 
+from handler import batching
 from handler.batching import Grid, fit_grid, plan
 
 GRID = Grid(lengths=(16, 32, 64, 128), batches=(1, 2, 4, 8, 16, 32), max_tokens=1024)
+
+LARGE = Grid((16, 32, 64, 128), tuple(2**power for power in range(11)), max_tokens=32_768, call_tokens=1_024)
 
 
 def random_lengths(count: int) -> list[int]:
@@ -13,13 +16,14 @@ def random_lengths(count: int) -> list[int]:
     return [min(128, max(2, int(draw.gauss(32, 20)))) for _ in range(count)]
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 7, 33, 300])
-def test_every_text_runs_exactly_once_in_a_shape_of_the_grid_that_holds_it(count: int) -> None:
+@pytest.mark.parametrize("grid", [GRID, LARGE], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 16, 33, 300])
+def test_every_text_runs_exactly_once_in_a_shape_of_the_grid_that_holds_it(count: int, grid: Grid) -> None:
     lengths = random_lengths(count)
-    batches = plan(lengths, GRID)
+    batches = plan(lengths, grid)
     assert sorted(row for batch in batches for row in batch.rows) == list(range(count))
     for batch in batches:
-        assert (batch.batch, batch.length) in GRID.shapes()
+        assert (batch.batch, batch.length) in grid.shapes()
         assert len(batch.rows) <= batch.batch
         assert max(lengths[row] for row in batch.rows) <= batch.length
 
@@ -39,6 +43,15 @@ def test_the_plan_does_not_depend_on_the_order_of_the_texts() -> None:
     shuffled = random.Random(1).sample(lengths, len(lengths))
     shapes = [[(batch.batch, batch.length) for batch in plan(texts, GRID)] for texts in (lengths, shuffled)]
     assert shapes[0] == shapes[1]
+
+
+def test_cutting_in_steps_costs_hardly_more_than_cutting_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cost() -> int:
+        return sum(batch.tokens + LARGE.call_tokens for batch in plan(random_lengths(1000), LARGE))
+
+    in_steps = cost()
+    monkeypatch.setattr(batching, "STEP", 1024)  # more than half of the largest batch: steps of one
+    assert cost() <= in_steps <= 1.02 * cost()
 
 
 def test_a_single_text_always_has_a_shape_even_beyond_the_token_budget() -> None:
