@@ -25,6 +25,7 @@ from handler.encoder import Encoder
 from handler.errors import UnsupportedError
 from handler.predictor import Predictor
 from tests.export.test_graph import classifier
+from tests.versions import skip_without_archiver, skip_without_fp8_on_cpu, skip_without_pruned_heads
 
 FAMILIES = ("DistilBert", "Bert", "Roberta", "XLMRoberta")
 PAD = 1
@@ -63,6 +64,7 @@ def test_padded_and_packed_it_computes_what_transformers_does(family: str, pad_i
 
 def test_pruned_heads_and_other_activations_are_taken_over() -> None:
     model = model_of("DistilBert", activation="relu")
+    skip_without_pruned_heads()
     model.prune_heads({0: [1]})
     ids, mask = padded([9, 4])
     with torch.no_grad():
@@ -91,6 +93,8 @@ def test_what_is_left_in_float_is_named_as_in_the_model() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=["int8", "fp8"])
 def test_products_of_int8_and_fp8_come_back_from_the_file_as_such(dtype: torch.dtype, tmp_path: Path) -> None:
+    if dtype != torch.int8:
+        skip_without_fp8_on_cpu()
     model = model_of("Bert")
     ids, mask = padded([20, 7])
     encoder = encoder_of(model)
@@ -141,6 +145,8 @@ def workbench(build_once, source: Source, tmp_path_factory: pytest.TempPathFacto
 def test_an_artifact_of_it_is_built_reloaded_and_held_against_fp32(
     form: tuple, bound: float, workbench: Source
 ) -> None:
+    if "float8_e4m3fn" in form:
+        skip_without_fp8_on_cpu()
     artifact: Artifact = build(on_cpu(*form), workbench, print)
     assert artifact.meta["check"]["max_prob_diff"] <= bound
     assert artifact.meta["check"]["batch_mate_diff"] <= bound
@@ -183,6 +189,7 @@ def test_a_packed_grid_comes_back_from_the_description(workbench: Source) -> Non
 def test_an_archive_of_it_computes_with_what_ships_in_it_and_without_transformers(
     workbench: Source, tmp_path: Path
 ) -> None:
+    skip_without_archiver()
     artifact = build(on_cpu("float32", True), workbench, print)
     with zipfile.ZipFile(package(artifact, tmp_path)) as archive:
         archive.extractall(tmp_path / "unpacked")

@@ -9,6 +9,7 @@ from handler.cuda import Graphs, Staging, choose_device, misfit, set_kernels, st
 from handler.encoder import ScaledLinear, attend_within
 from handler.errors import UnsupportedError
 from handler.machine import Gpu, gpus, has_cuda
+from tests.versions import skip_without_fp8_on_cpu
 
 on_gpu = pytest.mark.skipif(not has_cuda(), reason="no NVIDIA GPU, or a torch without CUDA")
 H200 = Gpu("NVIDIA H200", (9, 0), 150 << 30)
@@ -118,6 +119,8 @@ def test_a_scaled_product_is_near_the_float_one_and_no_row_depends_on_others(
 ) -> None:
     if device == "cuda" and dtype != torch.int8 and gpus()[0].capability < (8, 9):
         pytest.skip("this GPU has no products of fp8")
+    if device == "cpu" and dtype != torch.int8:
+        skip_without_fp8_on_cpu()
     torch.manual_seed(0)
     linear = torch.nn.Linear(64, 32)
     inputs = torch.randn(3, 5, 64) * torch.logspace(-3, 3, 5)[:, None]  # rows of very different sizes
