@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--track",
         type=_trackers,
-        default="tensorboard",
-        help="tensorboard, mlflow, wandb, several parted by commas, or none (default: tensorboard)",
+        default="tensorboard" if find_spec("tensorboard") else "none",
+        help="tensorboard, mlflow, wandb, several parted by commas, or none (default: tensorboard, if there)",
     )
     one.add_argument("--track-folder", type=Path, help="of what they write (default: runs, beside --output)")
     one.add_argument("--experiment", type=_name, help="that a run belongs to (default: the data's name)")
