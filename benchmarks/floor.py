@@ -64,20 +64,24 @@ class Floor:
 
     def turn(self, team: Team) -> dict[str, Any] | None:
         """Every shape for a moment, and reading the weights; None when the worker drops out."""
-        products = {}
-        for batch, tokens in self.shapes:
-            found = team.ask(FLOOR, "floor", rows=batch * tokens, turn_ms=self._turn_ms)
-            if found is None:
-                return None
-            products[f"{batch}x{tokens}"] = found
-        cuda = {}
-        for batch, tokens in self.on_cuda:
-            found = team.ask(FLOOR, "cuda_products", rows=batch * tokens, turn_ms=self._turn_ms)
-            if found is None:
-                return None
-            cuda[f"{batch}x{tokens}"] = found
+        products = self._of_shapes(team, "floor", self.shapes)
+        cuda = None if products is None else self._of_shapes(team, "cuda_products", self.on_cuda)
+        if cuda is None:
+            return None
         reading = team.ask(FLOOR, "reading", turn_ms=self._turn_ms)
         return None if reading is None else {"products": products, "cuda": cuda, "reading": reading}
+
+    def _of_shapes(
+        self, team: Team, command: str, shapes: Sequence[tuple[int, int]]
+    ) -> dict[str, Any] | None:
+        """What the worker answers for the tokens of each shape; None when it drops out."""
+        found = {}
+        for batch, tokens in shapes:
+            answer = team.ask(FLOOR, command, rows=batch * tokens, turn_ms=self._turn_ms)
+            if answer is None:
+                return None
+            found[f"{batch}x{tokens}"] = answer
+        return found
 
     def add(self, turn: Mapping[str, Any]) -> None:
         """Take in what `turn` brought."""

@@ -8,11 +8,14 @@ traced as they are.
 """
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
+
+from handler.errors import UserError
 
 # Sums in another order: what two exact computations of one fp32 model may differ by.
 EXACT = 1e-4
@@ -179,3 +182,23 @@ def trace(model: nn.Module, max_length: int) -> torch.export.ExportedProgram:
         return torch.export.export(
             Logits(model), (ids, mask), dynamic_shapes={"input_ids": shape, "attention_mask": shape}
         )
+
+
+def compile_ahead(model: nn.Module, max_length: int, package: Path, options: dict[str, Any]) -> None:
+    """Trace `model` and compile it into the AOTInductor `package`, with the `options` of Inductor.
+
+    Raises `UserError` where the compiler fails.
+    """
+    from torch._inductor.exc import InductorError
+
+    with torch.no_grad():
+        try:
+            torch._inductor.aoti_compile_and_package(
+                trace(model, max_length), package_path=str(package), inductor_configs=options
+            )
+        except InductorError as error:
+            raise UserError(
+                "the model did not compile",
+                seen=str(error).strip().splitlines()[-1],
+                remedy="Check the compiler (g++ --version; for GPUs CUDA_HOME, too) and the free disk space",
+            ) from error

@@ -9,7 +9,6 @@ from pathlib import Path
 from export import proof
 from export.registry import Built, variant
 from export.source import Source
-from handler.errors import UserError
 from handler.machine import cpu_features
 
 NEEDS = ("torch", "transformers", "g++")
@@ -78,9 +77,8 @@ def _compile(model, source: Source, folder: Path, facts: dict) -> Built:
     """Compile the traced model into `folder/model.pt2`, and count what was generated."""
     import torch
     from torch._inductor import select_algorithm
-    from torch._inductor.exc import InductorError
 
-    from export.graph import trace
+    from export.graph import compile_ahead
     from export.quantise import StaticLinear
 
     kinds = (torch.nn.Linear, StaticLinear)
@@ -90,18 +88,7 @@ def _compile(model, source: Source, folder: Path, facts: dict) -> Built:
     # max_autotune measures generated GEMMs against oneDNN's for each layer and keeps the faster.
     options = {"freezing": True, "max_autotune": True, "max_autotune_report_choices_stats": False}
     select_algorithm.PRINT_AUTOTUNE = False
-    with torch.no_grad():
-        program = trace(model, source.checkpoint.meta["max_length"])
-        try:
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=str(package), inductor_configs=options
-            )
-        except InductorError as error:
-            raise UserError(
-                "the model did not compile",
-                seen=str(error).strip().splitlines()[-1],
-                remedy="Check the compiler (g++ --version) and the free disk space",
-            ) from error
+    compile_ahead(model, source.checkpoint.meta["max_length"], package, options)
     facts = facts | proof.compiled_kernels(package)
     called = facts["generated_linears"] + facts["library_linears"]
     proof.require(called == linears, f"kernels for {linears} linear layers", facts)

@@ -21,7 +21,6 @@ from export import proof
 from export.registry import Built, variant
 from export.source import Source
 from handler.batching import Grid
-from handler.errors import UserError
 from handler.machine import gpus
 
 if TYPE_CHECKING:
@@ -151,9 +150,8 @@ def cuda_fp8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built
 )
 def cuda_compiled_fp16(source: Source, folder: Path) -> Built:
     import torch
-    from torch._inductor.exc import InductorError
 
-    from export.graph import Layer, lean, trace
+    from export.graph import Layer, compile_ahead, lean
     from handler.cuda import set_kernels
 
     set_kernels(tf32=False)  # attention's is chosen when it is compiled
@@ -162,17 +160,7 @@ def cuda_compiled_fp16(source: Source, folder: Path) -> Built:
     facts["leaned_layers"] = sum(isinstance(module, Layer) for module in model.modules())
     proof.require(set(facts["linear_dtypes"]) == {"float16"}, "every linear weight in float16", facts)
     package = folder / "model.pt2"
-    program = trace(model, source.checkpoint.meta["max_length"])
-    try:
-        torch._inductor.aoti_compile_and_package(
-            program, package_path=str(package), inductor_configs={"max_autotune": True}
-        )
-    except InductorError as error:
-        raise UserError(
-            "the model did not compile",
-            seen=str(error).strip().splitlines()[-1],
-            remedy="Check the compiler (g++ --version), CUDA's headers (CUDA_HOME) and the free disk space",
-        ) from error
+    compile_ahead(model, source.checkpoint.meta["max_length"], package, {"max_autotune": True})
     loaded = torch._inductor.aoti_load_package(str(package), device_index=0)
     ids = torch.full((4, 32), source.pad_id, device=DEVICE)
     kernels = proof.profiled(lambda: loaded(ids, torch.ones_like(ids))).kernels
