@@ -12,13 +12,13 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks.capacity import Prices, cost, cost_on_gpu
+from benchmarks.latency import SMALL
 from benchmarks.pages.verdicts import margin, verdict
-from benchmarks.pages.wording import DECIDED, NONE, figure
+from benchmarks.pages.wording import DECIDED, DEVICES, NONE, figure
 from benchmarks.report import case, device, real_batch, tidy, yardstick
 from benchmarks.team import CUDA_REFERENCE, REFERENCE
 from handler.errors import UserError
 
-SMALLEST = "1x32"
 SAME = ("spec", "sha256", "base", "timed_split")  # of the data, where rates are of the same work
 
 Document = Mapping[str, Any]
@@ -66,7 +66,7 @@ def _machine(document: Document) -> dict[str, Any]:
 
 
 def _row(row: Document, document: Document, prices: Prices) -> dict[str, Any]:
-    batch, smallest = real_batch(row), case(row, SMALLEST)
+    batch, smallest = real_batch(row), case(row, SMALL)
     assert batch is not None
     rate, memory_gb = batch["texts_per_second"], row["resources"]["peak_rss_mb"] / 1000
     if device(row) == "cuda":
@@ -93,10 +93,10 @@ def table(found: Document) -> str:
     rows = [
         {
             "machine": places[one["run"]],
-            "device": {"cpu": "CPU", "cuda": "GPU"}[one["device"]],
+            "device": DEVICES[one["device"]],
             "variant": one["name"],
             "verdict": one["verdict"],
-            f"{SMALLEST} p50 ms": figure(one["p50_ms"], ".2f"),
+            f"{SMALL} p50 ms": figure(one["p50_ms"], ".2f"),
             "real texts/s in process": f"{one['texts_per_second']:,.0f}",
             "texts a call": f"{one['batch_texts']:,}",
             "times its reference, same run": _times(one),

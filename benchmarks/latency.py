@@ -33,6 +33,7 @@ SHAPES = ((1, 32), (8, 32), (32, 32), (1, 128))
 CUDA_SHAPES = ((64, 32), (256, 32), (1024, 32))  # beside them, of what computes on a GPU
 BATCH_TEXTS = 32
 CUDA_BATCH_TEXTS = 1024
+SMALL, LARGE = "1x32", "32x32"  # texts x tokens; two of SHAPES
 SINGLE = "1 text"
 BATCH = f"{BATCH_TEXTS} texts"
 CUDA_BATCH = f"{CUDA_BATCH_TEXTS} texts"

@@ -62,7 +62,7 @@ def read_report(folder: Path, name: str) -> Report:
 
 def read_side_by_side(path: Path) -> dict[str, Any]:
     """The side-by-side document at `path`. Raises `UserError` when it is missing or damaged."""
-    return _read(path, partial(validate, kind="sideBySide"), "nothing has been measured yet")
+    return _read(path, partial(validate, kind="sideBySide"), "there is no report")
 
 
 def read_measurements(path: Path) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def read_measurements(path: Path) -> dict[str, Any]:
         whole = isinstance(document, dict) and "variants" in document
         validate(document, "sideBySide" if whole else "report")
 
-    document = _read(path, check, "nothing has been measured yet")
+    document = _read(path, check, "there is no report")
     return document if "variants" in document else side_by_side([document])
 
 

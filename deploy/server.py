@@ -261,16 +261,12 @@ def _last_lines(log: Path, count: int = 15) -> str:
     return "\n" + "\n".join(log.read_text(errors="replace").splitlines()[-count:]) + "\n"
 
 
-def _stop(process: subprocess.Popen, patience_s: float = 20) -> None:
-    """Ask the whole process group to end, then make it."""
-    for number, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, 5)):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        deadline = time.monotonic() + wait_s
+def _stop(process: subprocess.Popen, patience_s: float = 5) -> None:
+    """End the whole process group, and not gently: TorchServe takes 4 s to tidy what is deleted here."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
             process.poll()
-            try:
-                os.killpg(process.pid, 0)
-            except ProcessLookupError:
-                return
+            os.killpg(process.pid, 0)
             time.sleep(0.05)

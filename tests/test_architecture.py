@@ -56,6 +56,11 @@ def test_benchmarks_know_data_metrics_and_statistics_of_training_and_no_more() -
         assert {".".join(name.split(".")[:2]) for name in used} <= OF_TRAINING, path
 
 
+def test_what_we_use_does_not_tell_its_makers() -> None:
+    tools = pytest.importorskip("openvino.tools.ovc.telemetry_utils")
+    assert tools.tm.__name__.endswith("telemetry_stub")
+
+
 def test_the_handler_knows_runtimes_and_never_variants() -> None:
     from export.registry import VARIANTS
 

@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from benchmarks.latency import BATCH, CUDA_BATCH, CUDA_BATCH_TEXTS, SINGLE
+from benchmarks.latency import BATCH, CUDA_BATCH, CUDA_BATCH_TEXTS, LARGE, SINGLE, SMALL
 from benchmarks.noninferiority import FAIL, INCONCLUSIVE
 from benchmarks.pages import charts, pictures
 from benchmarks.pages.cells import (
@@ -344,8 +344,8 @@ def _variants(document: Document) -> Table:
         ),
         Column(Header("macro-F1 gate"), lambda row: number(quality(row, "gate", "macro_f1"), ".3f")),
         Column(Header("macro-F1 test"), lambda row: number(quality(row, "test", "macro_f1"), ".3f")),
-        Column(Header("1x32 p50 ms"), lambda row: timed(row, "1x32", "p50_ms")),
-        Column(Header("32x32 p50 ms"), lambda row: timed(row, "32x32", "p50_ms")),
+        Column(Header(f"{SMALL} p50 ms"), lambda row: timed(row, SMALL, "p50_ms")),
+        Column(Header(f"{LARGE} p50 ms"), lambda row: timed(row, LARGE, "p50_ms")),
         Column(Header("1024x32 texts/s"), lambda row: timed(row, "1024x32", "texts_per_second")),
         Column(Header("load s"), lambda row: number(row["resources"].get("load_s"), ".1f")),
     ]

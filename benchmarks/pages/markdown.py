@@ -10,13 +10,14 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks.latency import BATCH, CUDA_BATCH, CUDA_BATCH_TEXTS, SINGLE
+from benchmarks.latency import BATCH, CUDA_BATCH, CUDA_BATCH_TEXTS, LARGE, SINGLE, SMALL
 from benchmarks.pages.pictures import available
 from benchmarks.pages.provenance import failures, provenance, provenance_in_short
 from benchmarks.pages.variant_page import OPEN_HEADERS, open_cells, report
 from benchmarks.pages.verdicts import is_tested, margin, noninferiority, verdict
 from benchmarks.pages.wording import (
     DECIDED,
+    DEVICES,
     GAPS,
     NONE,
     SUITES,
@@ -61,7 +62,6 @@ MAIN = (
     "artifact",
 )
 SUMMARY = (*MAIN, "macro-F1 drop", "peak memory", "GPU memory", "GPU J per 1,000")
-SMALL, LARGE = "1x32", "32x32"  # texts x tokens
 PRECISIONS = ("int8", "bf16", "fp32")
 
 
@@ -320,7 +320,7 @@ def _peer_row(peer: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str,
 
 def _device_cells(row: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, str]:
     """On what it computed; where all is on a CPU nobody asks."""
-    return {"device": {"cpu": "CPU", "cuda": "GPU"}[device(row)]} if on_cuda(document) else {}
+    return {"device": DEVICES[device(row)]} if on_cuda(document) else {}
 
 
 def _quality_cells(row: Mapping[str, Any]) -> dict[str, str]:

@@ -7,6 +7,7 @@ how a cell is made (`cells`).
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from benchmarks.latency import LARGE, SMALL
 from benchmarks.pages.cells import (
     Cell,
     Header,
@@ -38,7 +39,7 @@ from benchmarks.pages.wording import (
     three_digits,
     times,
 )
-from benchmarks.report import case
+from benchmarks.report import case, device
 from benchmarks.team import REFERENCE
 
 Document = Mapping[str, Any]
@@ -320,7 +321,7 @@ def _rooflines(document: Document, texts: Texts | None) -> Section | None:
         ]
         for one in _measured(document)
         for entry in one["latency"]
-        if entry["case"] in ("1x32", "32x32") and (roof := entry.get("roofline"))
+        if entry["case"] in (SMALL, LARGE) and (roof := entry.get("roofline"))
     ]
     names = ("p50 ms", "floor ms", "floor / p50", "arithmetic ms", "memory ms", "GFLOP", "weights MB")
     headers = [Header("variant", "name"), Header("case", "name"), *map(Header, names)]
@@ -342,6 +343,52 @@ def _rooflines(document: Document, texts: Texts | None) -> Section | None:
     return Section("floor", "Against the machine", how, parts) if parts else None
 
 
+def _gpu(document: Document, texts: Texts | None) -> Section | None:
+    """What only rows on a GPU have: by shape, and the card's memory and energy."""
+    found = [one for one in [*_measured(document), *document.get("peers", [])] if device(one) == "cuda"]
+    shapes = [
+        [
+            Cell(one["name"], "name"),
+            Cell(entry["case"], "name"),
+            Cell(three_digits(entry["p50_ms"]), "num", entry["p50_ms"]),
+            Cell(three_digits(busy) if busy else NONE, "num", busy),
+            number(busy and busy / entry["p50_ms"], ".0%"),
+            number(entry["texts_per_second"], ",.0f"),
+            number(peak.get("tflops"), ",.1f"),
+            number(peak.get("of_measured"), ".1%"),
+            number(peak.get("of_datasheet"), ".1%"),
+        ]
+        for one in found
+        for entry in one["latency"]
+        if entry["tokens"] is not None
+        for busy, peak in [(entry.get("gpu_busy_ms"), entry.get("peak") or {})]
+    ]
+    if not shapes:
+        return None
+    names = ("p50 ms", "GPU at work ms", "of the time", "texts/s")
+    peaks = ("TFLOP/s", "of this run's fp16 products", "of the data sheet's")
+    headers = [Header("on a GPU", "name"), Header("texts x tokens", "name"), *map(Header, (*names, *peaks))]
+    taken = [
+        [
+            Cell(one["name"], "name"),
+            *(number(one["resources"].get(f"gpu_{key}_mb"), ",.0f") for key in ("allocated", "reserved")),
+            number(one["resources"].get("gpu_j_per_1000_texts"), ".2f"),
+        ]
+        for one in found
+    ]
+    heads = [Header("on a GPU", "name")]
+    heads += map(Header, ("memory in use MB, at most", "memory taken MB, at most", "J per 1,000 texts"))
+    how = (
+        "By the host's clock, from token ids there to logits there; what the GPU does not work of it is "
+        "launching, copying and waiting."
+    )
+    parts = [
+        Part(table("Shapes on the GPU", headers, shapes), "By shape"),
+        Part(table("Memory and energy", heads, taken), "Memory and energy of the card"),
+    ]
+    return Section("gpu", "On the GPU", how, parts)
+
+
 def _proofs(document: Document, texts: Texts | None) -> Section | None:
     rows = []
     for one in _measured(document):
@@ -359,12 +406,12 @@ def _proofs(document: Document, texts: Texts | None) -> Section | None:
                 number(check.get("max_prob_diff"), ".4f"),
                 number(check.get("batch_mate_diff"), ".4f"),
                 number(one["artifact"].get("build_seconds"), ",.0f"),
-                Cell(times((case(one, "32x32") or {}).get("vs_pipeline")), "num"),
+                Cell(times((case(one, LARGE) or {}).get("vs_pipeline")), "num"),
             ]
         )
     headers = [Header("variant", "name"), Header("proof", "words"), Header("check at export", "name")]
     names = ("labels agree", "largest score difference", "largest move with batch mates", "built in s")
-    headers += [*map(Header, names), Header("32x32 against hf-pipeline")]
+    headers += [*map(Header, names), Header(f"{LARGE} against hf-pipeline")]
     how = "What the runtime itself says was done, and how the reloaded artifact compared with fp32."
     return section("proof", "Proof and check", how, "Proof and check", headers, rows)
 
@@ -378,5 +425,6 @@ SECTIONS: tuple[Callable[[Document, Texts | None], Section | None], ...] = (
     _lengths,
     _load,
     _rooflines,
+    _gpu,
     _proofs,
 )

@@ -27,6 +27,7 @@ from benchmarks.selection import settled_by
 from benchmarks.team import REFERENCE
 
 NONE = "–"
+DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 DECIDED = ("faster", "slower")
 GAPS = {"subgroup_auc": "subgroup AUC", "bpsn_auc": "BPSN AUC", "bnsp_auc": "BNSP AUC"}
 SUITES = {"templates": "Functional cases: templates", "hatecheck": "Functional cases: HateCheck"}

@@ -1,6 +1,5 @@
 """OpenVINO: the graph comes from torch.export, int8 scales from NNCF on training texts."""
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -44,7 +43,6 @@ def openvino_bf16(source: Source, folder: Path) -> Built:
     kinds=("encoder", "pooled"),
 )
 def openvino_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
-    os.environ.setdefault("NNCF_CI", "1")  # switches NNCF's telemetry off
     import nncf
     import openvino
 

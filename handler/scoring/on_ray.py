@@ -31,6 +31,7 @@ def on_ray(address: str | None, workers: int, threads: int) -> Engine:
     this machine alone, which starts and ends with the job."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what is as it should be
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it tells its makers of each cluster
     try:
         import ray
     except ImportError as error:

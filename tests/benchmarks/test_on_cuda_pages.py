@@ -78,6 +78,16 @@ def test_the_browsers_page_names_the_reference_of_the_gpu(mixed) -> None:
     assert "1,024 real texts/s" in page
 
 
+def test_the_browsers_page_shows_what_only_a_gpu_has(mixed) -> None:
+    page = html.side_by_side(mixed)
+    part = page[page.index('id="gpu"') :]
+    part = part[: part.index("</section>")]
+    best = case(mixed["variants"][3], "1024x32")
+    cells = f"{best['texts_per_second']:,.0f}", "40%", "9.0%", "6.4%", "420", "5.25"
+    assert [words for words in cells if f">{words}<" not in part] == []
+    assert "int8" not in part
+
+
 def test_between_devices_the_rate_decides_and_no_ratio(mixed, make) -> None:
     best = fastest_passing(mixed)
     assert best is not None

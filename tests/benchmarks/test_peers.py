@@ -21,33 +21,45 @@ from handler.predictor import Predictor
 
 GPU = pytest.mark.skipif(not has_cuda(), reason="no NVIDIA GPU, or a torch without CUDA")
 APART = "torchao-int8"  # downloaded when it is wanted, and compiled for half a minute
+LONG = ("ort-fp32", "plain-openvino-int8")  # exported as two others are: proven by make test-slow
 
 
 @pytest.fixture(scope="module")
 def prepared(checkpoint, dataset, peers_folder):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "PEERS", {name: one for name, one in PEERS.items() if name != APART})
+        patch.setattr(
+            preparation, "PEERS", {name: one for name, one in PEERS.items() if name not in (APART, *LONG)}
+        )
         yield prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder, has_cuda())
 
 
 @pytest.fixture(scope="module")
-def prepared_apart(checkpoint, dataset, peers_folder):
+def prepared_slowly(checkpoint, dataset, peers_folder):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "PEERS", {APART: PEERS[APART]})
+        patch.setattr(preparation, "PEERS", {name: PEERS[name] for name in (APART, *LONG)})
         yield prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder)
 
 
 @pytest.mark.slow
-def test_torchao_is_installed_apart_and_is_the_same_classifier(
-    prepared_apart, dataset, checkpoint, build_once
+@pytest.mark.parametrize("name", [APART, *LONG])
+def test_a_peer_that_is_long_to_prepare_is_the_same_classifier(
+    name: str, prepared_slowly, dataset, checkpoint, build_once
 ) -> None:
-    assert_the_same_classifier(APART, prepared_apart, dataset, checkpoint, build_once)
-    assert (prepared_apart.folders[APART] / "packages" / "torchao").is_dir()
+    assert_the_same_classifier(name, prepared_slowly, dataset, checkpoint, build_once)
+
+
+@pytest.mark.slow
+def test_torchao_is_installed_apart(prepared_slowly) -> None:
+    assert (prepared_slowly.folders[APART] / "packages" / "torchao").is_dir()
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=GPU if one.on_cuda else ()) for name, one in PEERS.items() if name != APART],
+    [
+        pytest.param(name, marks=GPU if one.on_cuda else ())
+        for name, one in PEERS.items()
+        if name not in (APART, *LONG)
+    ],
 )
 def test_a_peer_is_the_same_classifier_run_by_other_means(
     name: str, prepared, dataset, checkpoint, build_once

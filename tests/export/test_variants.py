@@ -13,7 +13,7 @@ from export.registry import VARIANTS
 from handler.predictor import Predictor
 
 # Minutes of compiling for code that others compile too: proven by make test-slow.
-LONG = ("compiled-fp32", "pruned-compiled-bf16", "pruned-compiled-int8")
+LONG = ("compiled-fp32", "compiled-bf16", "pruned-compiled-bf16", "pruned-compiled-int8")
 EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in VARIANTS]
 
 
@@ -61,6 +61,7 @@ def test_quantised_and_compiled_artifacts_prove_that_they_are(build_once) -> Non
     assert build_once("compiled-int8").meta["proof"]["int8_linears"] == 11
 
 
+@pytest.mark.slow
 def test_the_compiled_artifact_calls_a_bf16_kernel_for_each_linear_layer(build_once) -> None:
     proof = build_once("compiled-bf16").meta["proof"]
     assert proof["generated_linears"] + proof["library_linears"] == 11
