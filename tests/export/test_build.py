@@ -195,14 +195,13 @@ def test_an_exporter_that_breaks_is_a_sentence_its_traceback_a_file_and_the_old_
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(checkpoint_folder: Path, tmp_path: Path) -> None:
     """A limit on the size of files, which a write meets in the middle as it does the end of a disk."""
     artifacts = tmp_path / "artifacts"
-    arguments = [sys.executable, "-m", "export", "build", "fp32", "--checkpoint", checkpoint_folder]
-    done = subprocess.run(
-        [*arguments, "--artifacts", artifacts],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        arguments = ("--checkpoint", checkpoint_folder, "--artifacts", artifacts)
+        done = run_stage("export", "build", "fp32", *arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert done.returncode == 2, done.stderr
     assert "fp32 could not be built" in done.stderr
     assert "free disk space" in done.stderr

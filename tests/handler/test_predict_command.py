@@ -43,8 +43,10 @@ def test_jsonl_with_a_broken_line_loses_no_row(fp32: Artifact, tmp_path: Path) -
     assert rows[0]["id"] == 1
 
 
-def test_standard_input_holds_one_text_a_line(fp32: Artifact) -> None:
-    done = run_apart("handler", "predict", "--artifact", fp32.folder, stdin="first\nsecond\n")
+def test_standard_input_holds_one_text_a_line(build_once) -> None:
+    done = run_apart(
+        "handler", "predict", "--artifact", build_once("onnx-fp32").folder, stdin="first\nsecond\n"
+    )
     assert done.returncode == 0, done.stderr
     assert [row["text"] for row in csv.DictReader(done.stdout.splitlines())] == ["first", "second"]
 

@@ -28,7 +28,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def artifact(build_once) -> Artifact:
-    return build_once("fp32")
+    """ONNX Runtime's, whose processes start in a moment."""
+    return build_once("onnx-fp32")
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +268,6 @@ def test_what_cannot_be_scored_is_said_before_anything_is(
         open_job(f"{tmp_path}/{named}", place, artifact, "text", None, 7)
 
 
-@pytest.mark.slow
 def test_ray_scores_what_this_process_does_and_a_worker_may_die(artifact, predictor, tmp_path) -> None:
     from ray._common.usage import usage_lib
 

@@ -132,6 +132,7 @@ def search_for(folder: Path, trials: int, *more: object, space: dict | None = No
     return run_stage("training", "search", *TINY, "--epochs", 0.25, *place, *more)
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_goes_on_and_ends_with_a_recipe_and_a_picture(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
     place = ("--space", tmp_path / "space.yaml", "--output", tmp_path / "search", "--trials", "3")

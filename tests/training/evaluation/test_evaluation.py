@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from sklearn.metrics import classification_report
 
 from handler.errors import UserError
+from tests.conftest import run_stage
 from training import data
 from training.backbones import backbone
 from training.checkpoint import (
@@ -273,8 +272,7 @@ def test_random_weights_are_said_to_mean_nothing(small_jsonl, tmp_path, capsys):
     ],
 )
 def test_a_users_mistake_ends_with_a_sentence_and_status_2(arguments, part):
-    command = [sys.executable, "-m", "training.evaluation", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = run_stage("training.evaluation", *arguments)
     assert done.returncode == 2
     assert part in done.stderr
     assert "Traceback" not in done.stderr
