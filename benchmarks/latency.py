@@ -37,6 +37,7 @@ SMALL, LARGE = "1x32", "32x32"  # texts x tokens; two of SHAPES
 SINGLE = "1 text"
 BATCH = f"{BATCH_TEXTS} texts"
 CUDA_BATCH = f"{CUDA_BATCH_TEXTS} texts"
+CUDA_MODEL = f"{CUDA_BATCH_TEXTS} texts, tokenised"  # of these the model alone
 TOKENISE, MODEL = "tokenise", "model"  # of single texts, apart
 CPU = "cpu"  # of the batch of real texts
 # Fewer samples than this put a percentile on one or two observations.
@@ -88,7 +89,8 @@ class Timings:
         on_cuda: Collection[str] = (),
     ) -> None:
         self.details: dict[str, tuple[int, int | None]] = {_case(*shape): shape for shape in shapes}
-        self.details |= {SINGLE: (1, None), BATCH: (BATCH_TEXTS, None), CUDA_BATCH: (CUDA_BATCH_TEXTS, None)}
+        self.details |= {SINGLE: (1, None), BATCH: (BATCH_TEXTS, None)}
+        self.details |= dict.fromkeys((CUDA_BATCH, CUDA_MODEL), (CUDA_BATCH_TEXTS, None))
         self.on_cuda = on_cuda
         self.tokens = tokens
         self.single_texts = single_texts
@@ -244,6 +246,8 @@ def _one_turn(
     if on_cuda:
         large = {"start": turn * CUDA_BATCH_TEXTS, "stop": (turn + 1) * CUDA_BATCH_TEXTS}
         questions.append((CUDA_BATCH, "together", large))
+        if name not in team.peers:  # theirs takes tokenised texts of one length alone
+            questions.append((CUDA_MODEL, "computed", large))
     durations: dict[str, list[float]] = {}
     for case, command, arguments in questions:
         answer = team.ask(name, command, **arguments)

@@ -9,7 +9,6 @@ the products that make the peak (`products`).
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.latency import CUDA_BATCH_TEXTS
 from benchmarks.progress import Step
 from benchmarks.roofline import Arithmetic
 from benchmarks.team import Team
@@ -23,10 +22,11 @@ Found = dict[str, dict[str, Any]]
 
 def measure_on_cuda(team: Team, shapes: Sequence[tuple[int, int]], step: Step) -> Found:
     """By row on a GPU: `memory` in bytes (None: not told), `busy_ms` by case, and `energy` as the worker says
-    it; in plain JSON."""
+    it, of the largest of the shapes; in plain JSON."""
+    largest, tokens = max(shapes)
     questions: dict[str, tuple[str, dict[str, Any]]] = {
         "memory": ("gpu_memory", {}),
-        "energy": ("energy", {"start": 0, "stop": CUDA_BATCH_TEXTS, "seconds": ENERGY_S}),
+        "energy": ("energy", {"batch": largest, "tokens": tokens, "seconds": ENERGY_S}),
         **{
             f"{batch}x{tokens}": ("busy", {"batch": batch, "tokens": tokens, "calls": CALLS})
             for batch, tokens in shapes

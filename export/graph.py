@@ -8,6 +8,7 @@ traced as they are.
 """
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,11 @@ def compile_ahead(model: nn.Module, max_length: int, package: Path, options: dic
     Raises `UserError` where the compiler fails.
     """
     from torch._inductor.exc import InductorError
+    from torch.utils.cpp_extension import CUDA_HOME
 
+    if CUDA_HOME and next(model.parameters()).is_cuda:
+        # Where the variable is set, and only there, Inductor's linker looks for the stub of libcuda.
+        os.environ.setdefault("CUDA_HOME", CUDA_HOME)
     with torch.no_grad():
         try:
             torch._inductor.aoti_compile_and_package(

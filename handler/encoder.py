@@ -29,8 +29,9 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 # The largest values of the two, which a row's largest is scaled to.
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
-# cuBLAS multiplies int8 for more than 16 rows alone (torch._int_mm checks it).
-LEAST_INT8_ROWS = 17
+# cuBLAS multiplies int8 for more than 16 rows alone (torch._int_mm checks it); of fp8 with scales per row,
+# torch's own tests leave single rows out.
+LEAST_ROWS = 17
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(query, key, value), each [..., tokens, heads, size] -> as the query."""
@@ -76,17 +77,18 @@ class ScaledLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         rows = inputs.flatten(0, -2)
+        count = len(rows)
+        if count < LEAST_ROWS:  # to pad by nothing would copy all
+            rows = functional.pad(rows, (0, 0, 0, LEAST_ROWS - count))
         scaled, scales = _scaled(rows, self.weight.dtype)
         if self.weight.dtype == torch.int8:
-            if len(rows) < LEAST_INT8_ROWS:  # to pad by nothing would copy all
-                scaled = functional.pad(scaled, (0, 0, 0, LEAST_INT8_ROWS - len(rows)))
-            product = torch._int_mm(scaled, self.weight.T)[: len(rows)] * scales * self.scale
+            product = torch._int_mm(scaled, self.weight.T) * scales * self.scale
         else:
             # With scales per row, CUDA's kernel gives bfloat16 alone.
             product = torch._scaled_mm(
                 scaled, self.weight.T, scale_a=scales, scale_b=self.scale, out_dtype=torch.bfloat16
             )
-        return (product + self.bias).to(inputs.dtype).unflatten(0, inputs.shape[:-1])
+        return (product[:count] + self.bias).to(inputs.dtype).unflatten(0, inputs.shape[:-1])
 
 
 def _scaled(rows: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -161,7 +163,9 @@ class Encoder(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """int64 [batch, length], twice -> logits [batch, labels]."""
-        mask = attention_mask[:, None, None].bool()
+        # Added to the scores: of a mask of bools each layer would make this anew, by three kernels.
+        dtype = self.words.weight.dtype
+        mask = (attention_mask[:, None, None] - 1).to(dtype) * torch.finfo(dtype).max
 
         def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
             query, key, value = (part.transpose(1, 2) for part in (query, key, value))

@@ -151,8 +151,10 @@ def _load_compiled(artifact: Artifact, threads: int, device: str) -> Forward:
     if device != "cpu":
         set_kernels(artifact.meta["runtime_options"].get("tf32", False))
         index = int(device.removeprefix("cuda:"))
-    model = torch._inductor.aoti_load_package(str(artifact.folder / "model.pt2"), device_index=index)
-    return staged(model, device)
+    loader = torch._inductor.aoti_load_package(str(artifact.folder / "model.pt2"), device_index=index).loader
+    # Not the package itself, which reads how its inputs nest from JSON anew at every call: of one short text
+    # on a CPU that was 0.2 ms of 2.7.
+    return staged(lambda ids, mask: loader.boxed_run([ids, mask])[0], device)
 
 
 def _load_onnx(artifact: Artifact, threads: int, device: str) -> Forward:

@@ -100,9 +100,11 @@ def _gpu_lines(document: Mapping[str, Any]) -> list[str]:
     apart = "is unknown" if noise is None else f"may lie up to {noise:.2f}x apart (95 %)"
     lines = [
         f"GPU: {cards}. Ratios of rows on it are to {CUDA_REFERENCE} and never to a row on the CPU; a second "
-        f"{CUDA_REFERENCE} {apart}. Times are the host's, from token ids there to logits there.",
+        f"{CUDA_REFERENCE} {apart}. Times are the host's: of shapes and of tokenised texts from token ids "
+        "there to logits there, of real texts from the text to its answer.",
         "At work: the time in which the GPU computed or copied in such a call, by torch's profiler after the "
-        "rounds; the rest is the host's. Energy is that of the whole card, its rest included.",
+        "rounds; the rest is the host's. Energy is that of the whole card, its rest included, for texts of "
+        "32 tokens in the largest batch.",
     ]
     if peak := (document.get("floor") or {}).get("cuda"):
         promised = peak["datasheet_tflops"]

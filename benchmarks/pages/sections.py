@@ -7,7 +7,7 @@ how a cell is made (`cells`).
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarks.latency import LARGE, SMALL
+from benchmarks.latency import CUDA_MODEL, LARGE, SMALL
 from benchmarks.pages.cells import (
     Cell,
     Header,
@@ -360,7 +360,7 @@ def _gpu(document: Document, texts: Texts | None) -> Section | None:
         ]
         for one in found
         for entry in one["latency"]
-        if entry["tokens"] is not None
+        if entry["tokens"] is not None or entry["case"] == CUDA_MODEL
         for busy, peak in [(entry.get("gpu_busy_ms"), entry.get("peak") or {})]
     ]
     if not shapes:
@@ -377,7 +377,9 @@ def _gpu(document: Document, texts: Texts | None) -> Section | None:
         for one in found
     ]
     heads = [Header("on a GPU", "name")]
-    heads += map(Header, ("memory in use MB, at most", "memory taken MB, at most", "J per 1,000 texts"))
+    heads += map(
+        Header, ("memory in use MB, at most", "memory taken MB, at most", "J per 1,000 texts of 32 tokens")
+    )
     how = (
         "By the host's clock, from token ids there to logits there; what the GPU does not work of it is "
         "launching, copying and waiting."

@@ -160,7 +160,10 @@ def cuda_compiled_fp16(source: Source, folder: Path) -> Built:
     facts["leaned_layers"] = sum(isinstance(module, Layer) for module in model.modules())
     proof.require(set(facts["linear_dtypes"]) == {"float16"}, "every linear weight in float16", facts)
     package = folder / "model.pt2"
-    compile_ahead(model, source.checkpoint.meta["max_length"], package, {"max_autotune": True})
+    # Not tuned: products would be tuned for the rows of one example, and run with 16 to 32,768 of them.
+    # Weights by torch's allocator, else what the card holds of them is in no figure.
+    options = {"aot_inductor.weight_use_caching_allocator": True}
+    compile_ahead(model, source.checkpoint.meta["max_length"], package, options)
     loaded = torch._inductor.aoti_load_package(str(package), device_index=0)
     ids = torch.full((4, 32), source.pad_id, device=DEVICE)
     kernels = proof.profiled(lambda: loaded(ids, torch.ones_like(ids))).kernels
@@ -296,8 +299,11 @@ def write_encoder(encoder: "Encoder", folder: Path) -> tuple[dict, dict]:
 def read_encoder(folder: Path, options: dict, device: str = DEVICE) -> "Encoder":
     from safetensors.torch import load_file
 
+    from handler.cuda import set_kernels
     from handler.encoder import Anatomy, Encoder
 
+    if device != "cpu":
+        set_kernels(tf32=False)  # as where it is served
     return Encoder(Anatomy.of(options["encoder"]), load_file(folder / "model.safetensors", device))
 
 

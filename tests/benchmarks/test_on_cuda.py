@@ -16,7 +16,7 @@ from benchmarks import gpu, machine
 from benchmarks.floor import Floor
 from benchmarks.gpu import covered
 from benchmarks.journal import Journal
-from benchmarks.latency import CUDA_BATCH, Timings, describe, measure_latency
+from benchmarks.latency import CUDA_BATCH, CUDA_MODEL, Timings, describe, measure_latency
 from benchmarks.on_cuda import (
     joules_per_1000_texts,
     measure_on_cuda,
@@ -189,7 +189,13 @@ def test_each_device_has_its_own_twin_cases_and_reference(timed) -> None:
     entries = timings.entries([REFERENCE, CUDA_REFERENCE, ELSEWHERE])
     cases = {name: [entry["case"] for entry in found] for name, found in entries.items()}
     assert cases[REFERENCE] == ["1x16", "8x16", "32x16", "1 text", "32 texts"]
-    assert set(cases[ELSEWHERE]) - set(cases[REFERENCE]) == {"64x16", "256x16", "1024x16", CUDA_BATCH}
+    assert set(cases[ELSEWHERE]) - set(cases[REFERENCE]) == {
+        "64x16",
+        "256x16",
+        "1024x16",
+        CUDA_BATCH,
+        CUDA_MODEL,
+    }
     for name in (REFERENCE, CUDA_REFERENCE):
         assert {entry["speedup"]["verdict"] for entry in entries[name]} == {"reference"}
     for entry in entries[ELSEWHERE]:

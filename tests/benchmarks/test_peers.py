@@ -156,6 +156,7 @@ def test_a_peers_process_has_none_of_our_settings(monkeypatch) -> None:
             worker.ask("peak")  # once it answers, its environment is its own
             environment = Path(f"/proc/{worker.process.pid}/environ").read_bytes()
             assert (b"OMP_WAIT_POLICY" in environment) == ours
+            assert (b"TOKENIZERS_PARALLELISM=true" in environment) != ours
     program = (
         "import sys, benchmarks.worker, benchmarks.peers, benchmarks.products; "
         "assert not [name for name in sys.modules if name.split('.')[0] == 'handler']"
