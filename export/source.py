@@ -22,12 +22,14 @@ from training.data.splits import digests
 CALIBRATION_TEXTS = 300
 # Fewer than this leave out words and lengths that will come: static scales would be those of a handful.
 LEAST_CALIBRATION_TEXTS = 50
-# A GPU of the largest kind is idle below thousands of tokens a call. Reckoned, not measured: at 150,000 texts
-# of 32 tokens a second, what 0.2 ms of starting kernels cost is 1,000 tokens.
+# A GPU of the largest kind is idle below thousands of tokens a call; more than it needs would be one call,
+# where several have their inputs laid out beside one another. Reckoned, not measured: 8,192 tokens are ten
+# rounds of its multiprocessors in a layer's product; at 150,000 texts of 32 tokens a second, what 0.2 ms of
+# starting kernels cost is 1,000 tokens.
 GPU_BATCHES = tuple(2**power for power in range(11))
-GPU_TOKENS, GPU_CALL_TOKENS = 32_768, 1_024
-# Packed, as many as fit if all were as long as can be: 0.8 GB of fp16 for the widest activation of 66 M.
-PACKED_TOKENS = 131_072
+GPU_TOKENS, GPU_CALL_TOKENS = 8_192, 1_024
+# Packed, as many texts as fit if all were as long as can be; most are a quarter of that.
+PACKED_TOKENS = 32_768
 
 
 def read_unlabelled(path: Path, dataset: Dataset) -> tuple[str, ...]:

@@ -6,7 +6,9 @@ measured is what is shipped. It knows nothing of TorchServe and nothing of how a
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -152,15 +154,30 @@ class Predictor:
     def logits(self, encodings: Sequence[Encoding]) -> np.ndarray:
         """Run the model: float32 [texts, labels], in the order given, in micro-batches of the grid."""
         logits = np.empty((len(encodings), len(self.artifact.labels)), np.float32)
-        for micro_batch in plan([len(encoding.ids) for encoding in encodings], self.grid):
-            logits[list(micro_batch.rows)] = self.run(encodings, micro_batch)
+        micro_batches = plan([len(encoding.ids) for encoding in encodings], self.grid)
+        for micro_batch, inputs in zip(micro_batches, self._inputs(encodings, micro_batches), strict=True):
+            logits[list(micro_batch.rows)] = self._call(micro_batch, *inputs)
         return logits
 
     def run(self, encodings: Sequence[Encoding], micro_batch: MicroBatch) -> np.ndarray:
         """One call of the model: float32 [rows of the micro-batch, labels]."""
-        ids, mask = self._pad(encodings, micro_batch)
+        return self._call(micro_batch, *self._pad(encodings, micro_batch))
+
+    def _call(self, micro_batch: MicroBatch, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         self.computed_tokens += micro_batch.tokens
         return self._forward(ids, mask)[: len(micro_batch.rows)]
+
+    def _inputs(
+        self, encodings: Sequence[Encoding], micro_batches: Sequence[MicroBatch]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Ids and mask of each. On a GPU they are laid out beside the calls: who waits for it leaves the host
+        idle."""
+        pad = partial(self._pad, encodings)
+        if self.device == "cpu" or len(micro_batches) == 1:
+            yield from map(pad, micro_batches)
+        else:
+            with ThreadPoolExecutor(1) as beside:
+                yield from beside.map(pad, micro_batches)
 
     def _pad(self, encodings: Sequence[Encoding], micro_batch: MicroBatch) -> tuple[np.ndarray, np.ndarray]:
         """int64 [batch, length] ids and mask; a row that fills up the batch is one [PAD] that is attended."""

@@ -183,7 +183,7 @@ def test_packed_computes_the_tokens_of_the_texts_and_no_padding(
 
 def test_a_packed_grid_comes_back_from_the_description(workbench: Source) -> None:
     artifact = build(on_cpu("float32", True), workbench, print)
-    assert artifact.grid == Grid((128,), (1, 2, 8, 64), 131_072, 1_024, packed=True)
+    assert artifact.grid == Grid((128,), (1, 2, 8, 64), 32_768, 1_024, packed=True)
 
 
 def test_an_archive_of_it_computes_with_what_ships_in_it_and_without_transformers(

@@ -40,6 +40,15 @@ def test_answers_come_in_the_order_of_the_texts_whatever_their_lengths(fp32: Pre
     np.testing.assert_allclose(together, alone, atol=2e-6)
 
 
+def test_where_inputs_are_laid_out_beside_the_calls_the_answers_are_the_same(
+    fp32: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encodings = fp32.encode(["word " * (number % 40) for number in range(100)])
+    expected = fp32.logits(encodings)
+    monkeypatch.setattr(fp32, "device", "cuda:0")
+    np.testing.assert_array_equal(fp32.logits(encodings), expected)
+
+
 def test_no_texts_give_no_predictions(fp32: Predictor) -> None:
     assert fp32.predict([]) == []
 
