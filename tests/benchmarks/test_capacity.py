@@ -105,11 +105,13 @@ def test_p99_in_the_curve_grows_with_the_rate_and_meets_the_objective_there(plan
     assert np.interp(50, tails, rates) == pytest.approx(found["replica"]["rps"], rel=0.05)
 
 
-def test_the_model_stands_beside_every_load_that_was_measured(planned, published) -> None:
+def test_the_model_stands_beside_every_load_that_the_server_bore(planned, published) -> None:
     found, table, _ = planned
     row = next(one for one in published["variants"] if one["name"] == "openvino-int8")
     assert [one["clients"] for one in found["fitted"]] == [one["concurrency"] for one in row["served"]]
-    assert [one["rps"] for one in found["compared"]] == [one["offered_rps"] for one in row["open"]]
+    borne = [one["offered_rps"] for one in row["open"] if not one["saturated"]]
+    assert len(borne) > 2
+    assert [one["rps"] for one in found["compared"]] == borne
     for one in found["fitted"]:
         assert one["modelled"]["rps"] == pytest.approx(one["measured"]["rps"], rel=0.1)
     assert "fitted" in table
