@@ -12,8 +12,11 @@ from export.check import check
 from export.registry import VARIANTS
 from handler.predictor import Predictor
 
-# Minutes of compiling for code that others compile too: proven by make test-slow.
-LONG = ("compiled-fp32", "compiled-bf16", "pruned-compiled-bf16", "pruned-compiled-int8")
+# Long to make, of parts that others are made of too: proven by make test-slow.
+LONG = (
+    *("compiled-fp32", "compiled-bf16", "pruned-compiled-bf16", "pruned-compiled-int8"),
+    *("shallow", "shallow-openvino-int8"),
+)
 EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in VARIANTS]
 
 
