@@ -191,11 +191,12 @@ def compile_ahead(model: nn.Module, max_length: int, package: Path, options: dic
     Raises `UserError` where the compiler fails.
     """
     from torch._inductor.exc import InductorError
-    from torch.utils.cpp_extension import CUDA_HOME
 
-    if CUDA_HOME and next(model.parameters()).is_cuda:
-        # Where the variable is set, and only there, Inductor's linker looks for the stub of libcuda.
-        os.environ.setdefault("CUDA_HOME", CUDA_HOME)
+    if next(model.parameters()).is_cuda:
+        from torch.utils.cpp_extension import CUDA_HOME
+
+        if CUDA_HOME:  # where the variable is set, and only there, Inductor links with the stub of libcuda
+            os.environ.setdefault("CUDA_HOME", CUDA_HOME)
     with torch.no_grad():
         try:
             torch._inductor.aoti_compile_and_package(

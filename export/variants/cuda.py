@@ -160,7 +160,7 @@ def cuda_compiled_fp16(source: Source, folder: Path) -> Built:
     facts["leaned_layers"] = sum(isinstance(module, Layer) for module in model.modules())
     proof.require(set(facts["linear_dtypes"]) == {"float16"}, "every linear weight in float16", facts)
     package = folder / "model.pt2"
-    # Not tuned: products would be tuned for the rows of one example, and run with 16 to 32,768 of them.
+    # Not tuned: products would be tuned for the rows of one example, and run with 16 to 8,192 of them.
     # Weights by torch's allocator, else what the card holds of them is in no figure.
     options = {"aot_inductor.weight_use_caching_allocator": True}
     compile_ahead(model, source.checkpoint.meta["max_length"], package, options)
