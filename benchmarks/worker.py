@@ -218,9 +218,14 @@ class Bench:
 
     def shape(self, batch: int, tokens: int, turn_ms: float) -> list[float]:
         """Calls of the model, padding and planning included, with `batch` texts of `tokens` tokens each."""
+        encodings = self._batch(batch, tokens)
+        return _repeat(self.predictor.logits, encodings, turn_ms)
+
+    def _batch(self, batch: int, tokens: int) -> list:
+        """`batch` texts of `tokens` tokens each, the GPU roused by them."""
         encodings = [_Tokens(self._ids(tokens, row)) for row in range(batch)]
         self._rouse(encodings)
-        return _repeat(self.predictor.logits, encodings, turn_ms)
+        return encodings
 
     def _rouse(self, encodings: list) -> None:
         """On a GPU, calls until its clocks are up: idle between turns, it has lowered them."""
@@ -238,8 +243,7 @@ class Bench:
         """How long the GPU works in one of the calls of `shape`, in ms; None where nothing tells."""
         from benchmarks.gpu import busy_ms
 
-        encodings = [_Tokens(self._ids(tokens, row)) for row in range(batch)]
-        self._rouse(encodings)
+        encodings = self._batch(batch, tokens)
         return busy_ms(lambda: self.predictor.logits(encodings), calls)
 
     def energy(self, batch: int, tokens: int, seconds: float) -> dict[str, Any]:
@@ -247,8 +251,7 @@ class Bench:
         does not tell."""
         from benchmarks.gpu import UntoldError, energy_mj
 
-        encodings = [_Tokens(self._ids(tokens, row)) for row in range(batch)]
-        self._rouse(encodings)
+        encodings = self._batch(batch, tokens)
         try:
             taken_mj, calls = energy_mj(lambda: self.predictor.logits(encodings), seconds)
         except UntoldError as error:
