@@ -9,11 +9,12 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-WORDS = (
+SENTENCES = (
     "i you we they he she it made soup for my new neighbours today hate love these people are all good bad "
     "the a an of to and or not very really lovely day rain again who took bread said number text one few "
     "words more some padding that is longer than others have . , ! ? 0 1 2 3 4 5 6 7 8 9"
-).split()
+)
+WORDS = SENTENCES.split()
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 FAMILIES: dict[str, dict[str, Any]] = {
