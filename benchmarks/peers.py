@@ -136,7 +136,7 @@ def _load_pipeline(folder: Path, threads: int, max_length: int) -> Classifier:
     import handler.pooled_classifier  # noqa: F401 - makes transformers know it
 
     torch.set_num_threads(threads)
-    pipe = pipeline("text-classification", model=str(folder), device="cpu")
+    pipe = pipeline("text-classification", model=str(folder), device="cpu", trust_remote_code=False)
 
     def forward(inputs: Inputs) -> np.ndarray:
         with torch.inference_mode():
@@ -151,7 +151,7 @@ def _prepare_ort_fp32(checkpoint: Path, folder: Path, texts: list[str], max_leng
     from transformers import AutoTokenizer
 
     ORTModelForSequenceClassification.from_pretrained(checkpoint, export=True).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False).save_pretrained(folder)
 
 
 def _prepare_ort(checkpoint: Path, folder: Path, texts: list[str], max_length: int) -> None:
@@ -163,7 +163,7 @@ def _prepare_ort(checkpoint: Path, folder: Path, texts: list[str], max_length: i
     recipe = getattr(AutoQuantizationConfig, _ort_instructions())
     quantizer = ORTQuantizer.from_pretrained(model)
     quantizer.quantize(save_dir=folder, quantization_config=recipe(is_static=False, per_channel=True))
-    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False).save_pretrained(folder)
 
 
 def _ort_instructions() -> str:
@@ -189,7 +189,7 @@ def _load_ort(folder: Path, threads: int, max_length: int, file: str) -> Classif
     options = SessionOptions()
     options.intra_op_num_threads = threads
     model = ORTModelForSequenceClassification.from_pretrained(folder, file_name=file, session_options=options)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return Classifier(tokenizer, lambda inputs: model(**inputs).logits, model.config, max_length)
 
 
@@ -215,8 +215,10 @@ def _prepare_torchao(checkpoint: Path, folder: Path, texts: list[str], max_lengt
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["pip says nothing"])[-1]
         raise RuntimeError(f"{TORCHAO} could not be installed: {last}")
-    AutoModelForSequenceClassification.from_pretrained(checkpoint).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+    AutoModelForSequenceClassification.from_pretrained(checkpoint, trust_remote_code=False).save_pretrained(
+        folder
+    )
+    AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False).save_pretrained(folder)
 
 
 def _load_torchao(folder: Path, threads: int, max_length: int) -> Classifier:
@@ -228,9 +230,9 @@ def _load_torchao(folder: Path, threads: int, max_length: int) -> Classifier:
     import handler.pooled_classifier  # noqa: F401 - makes transformers know it
 
     torch.set_num_threads(threads)
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=False).eval()
     quantize_(model, Int8DynamicActivationInt8WeightConfig())
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return Classifier(tokenizer, _compiled(model, "cpu"), model.config, max_length)
 
 
@@ -241,8 +243,15 @@ def _load_cuda_compile(folder: Path, threads: int, max_length: int) -> Classifie
     import handler.pooled_classifier  # noqa: F401 - makes transformers know it
 
     torch.set_num_threads(threads)
-    model = AutoModelForSequenceClassification.from_pretrained(folder).to("cuda", torch.float16).eval()
-    tokenizer, forward = AutoTokenizer.from_pretrained(folder), _compiled(model, "cuda")
+    model = (
+        AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=False)
+        .to("cuda", torch.float16)
+        .eval()
+    )
+    tokenizer, forward = (
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+        _compiled(model, "cuda"),
+    )
     return Classifier(tokenizer, forward, model.config, max_length, "cuda:0", CUDA_BATCH_SIZE)
 
 
@@ -268,9 +277,9 @@ def _prepare_openvino(checkpoint: Path, folder: Path, texts: list[str], max_leng
 
     import handler.pooled_classifier  # noqa: F401 - makes transformers know it
 
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     tokenize = partial(tokenizer, padding=True, truncation=True, max_length=max_length)
-    model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint, trust_remote_code=False).eval()
     example = dict(tokenize(texts[:2], return_tensors="pt"))
     graph = openvino.convert_model(model, example_input=example)
     calibration = nncf.Dataset(texts, lambda text: dict(tokenize([text], return_tensors="np")))
@@ -287,7 +296,10 @@ def _load_openvino(folder: Path, threads: int, max_length: int) -> Classifier:
     from transformers import AutoConfig, AutoTokenizer
 
     compiled = openvino.compile_model(folder / "model.xml", "CPU", {"INFERENCE_NUM_THREADS": threads})
-    config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    config, tokenizer = (
+        AutoConfig.from_pretrained(folder, trust_remote_code=False),
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+    )
     return Classifier(tokenizer, lambda inputs: compiled(inputs)[0], config, max_length)
 
 

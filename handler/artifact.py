@@ -1,13 +1,20 @@
 """An artifact: a self-contained folder that one variant wrote, described by its `artifact.json`.
 
-The description is written last and atomically, so a folder without one is not an artifact. Every
-other file is listed in it with its sha256. Reading checks the sums and refuses, with a sentence,
-what this machine cannot run. Nothing here knows how artifacts are made.
+The description is written last and atomically, so a folder without one is not an artifact. It lists every
+other file with its sha256: one that is missing, not listed, or no plain file is refused with a sentence, as
+is what this machine cannot run. Nothing here knows how artifacts are made.
 """
 
 import hashlib
+import io
 import json
+import os
+import re
+import stat
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +24,18 @@ from handler.machine import cpu_features, has_cuda
 
 SCHEMA = 1
 DESCRIPTION = "artifact.json"
+SIGNATURE = f"{DESCRIPTION}.minisig"  # may lie beside the description, which cannot list it
 TOKENIZER = "tokenizer.json"
+MANIFEST = "MAR-INF/MANIFEST.json"
+
+# Bounds on what is read of an archive or a description before it is trusted. Ours are far below: 100 files,
+# 100 kB of description, and weights that deflate leaves as they are.
+MOST_DESCRIPTION_BYTES = 4 << 20  # and of a zip's directory: both are read whole
+MOST_FILES = 2_000
+MOST_INFLATION = 100
+ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+ENCRYPTED = 1  # flag of a zip's entry
+
 REQUIRED = (
     "name",
     "runtime",
@@ -34,6 +52,20 @@ REQUIRED = (
     "build",
     "check",
 )
+KINDS = {
+    "name": str,
+    "runtime": str,
+    "runtime_options": dict,
+    "devices": list,
+    "cpu_features": list,
+    "inputs": dict,
+    "task": str,
+    "labels": list,
+    "thresholds": dict,
+    "training": dict,
+    "build": dict,
+    "check": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -124,27 +156,97 @@ def open_artifact(folder: str | Path, *, verify: bool = True) -> Artifact:
 
 
 def archived_artifact(archive: Path) -> Artifact:
-    """The artifact inside an archive, described but not unpacked."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            meta = json.loads(opened.read(f"artifact/{DESCRIPTION}"))
-        return Artifact(archive, checked(meta))
-    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(
-            "this is not an archive of ours", seen=archive, remedy="Build it: make package"
-        ) from error
+    """The artifact inside an archive, described but not unpacked.
+
+    Raises `UserError` where it is no archive of ours, or holds other files than the description lists.
+    """
+    with _opened(archive) as (_, meta):
+        return Artifact(archive, meta)
 
 
 def unpacked(archive: Path, folder: Path) -> Artifact:
-    """The artifact inside an archive, unpacked below `folder` and verified; `UserError` for a corrupt one."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            opened.extractall(folder)  # zipfile keeps every entry below the folder
-    except zipfile.BadZipFile as error:  # an entry's CRC is wrong
-        raise UserError(
-            "the archive is corrupt", seen=archive, remedy="Build it again: make package"
-        ) from error
+    """The artifact inside an archive, unpacked below `folder` and verified; `UserError` for a corrupt one.
+
+    Written are its own files and the archive's manifest, each of the size that the description records.
+    """
+    with _opened(archive) as (opened, meta):
+        try:
+            for name in (DESCRIPTION, *meta["files"]):
+                opened.extract(f"artifact/{name}", folder)
+            opened.extract(MANIFEST, folder)
+        except KeyError as error:
+            raise _not_ours(archive, f"it has no {MANIFEST}") from error
+        except ZIP_FAULTS as error:  # an entry's CRC is wrong
+            raise UserError(
+                "the archive is corrupt", seen=archive, remedy="Build it again: make package"
+            ) from error
     return open_artifact(folder / "artifact")
+
+
+class _Frugal(io.BufferedReader):
+    """A file that gives a limited number of bytes at once: `ZipFile` reads a directory of any size whole."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        bounded = MOST_DESCRIPTION_BYTES + 1
+        content = super().read(bounded if size is None or size < 0 else min(size, bounded))
+        if len(content) == bounded:
+            raise zipfile.BadZipFile("its directory is too large")
+        return content
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[tuple[zipfile.ZipFile, dict]]:
+    """An archive whose entries are what its description lists, and that description."""
+    if not archive.is_file():
+        raise _not_ours(archive, "there is no such file")
+    with archive.open("rb", buffering=0) as raw, _Frugal(raw) as file:
+        try:
+            opened = zipfile.ZipFile(file)
+            meta = _entries_checked(opened, archive.stat().st_size)
+        except (*ZIP_FAULTS, KeyError, TypeError) as error:
+            raise _not_ours(archive, _reason(error)) from error
+        yield opened, meta
+
+
+def _entries_checked(opened: zipfile.ZipFile, archive_bytes: int) -> dict:
+    """The description inside; ValueError where the archive's entries are not what they must be."""
+    entries = [entry for entry in opened.infolist() if not (entry.is_dir() and entry.file_size == 0)]
+    sizes = {entry.filename: entry.file_size for entry in entries}
+    if len(sizes) != len(entries) or len(entries) > MOST_FILES:
+        raise ValueError("two entries have one name, or there are too many")
+    if sum(sizes.values()) > MOST_INFLATION * archive_bytes:
+        raise ValueError("it unpacks to a size out of all proportion")
+    for entry in entries:
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG) or entry.flag_bits & ENCRYPTED or not _is_plain(entry.filename):
+            raise ValueError(f"an entry is no plain file: {entry.filename[:100]!r}")
+    place = f"artifact/{DESCRIPTION}"
+    if sizes.get(place, 0) > MOST_DESCRIPTION_BYTES:
+        raise ValueError(f"its {DESCRIPTION} is larger than {MOST_DESCRIPTION_BYTES >> 20} MiB")
+    meta = checked(parse_json(opened.read(place)))
+    listed = {f"artifact/{name}": entry["bytes"] for name, entry in meta["files"].items()}
+    found = {name: size for name, size in sizes.items() if name.startswith("artifact/") and name != place}
+    if differing := sorted({name for name, _ in listed.items() ^ found.items()}):
+        raise ValueError(f"the description and the files disagree on {differing[0][:100]!r}")
+    return meta
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name is that of a file below the folder in which it is looked up, on every system."""
+    parts = name.split("/")
+    return not re.search(r"[\\:\0]", name) and not {"", ".", ".."} & set(parts) and len(name) < 1000
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]}" if error.args else "something is missing"
+    return str(error) or type(error).__name__
+
+
+def _not_ours(archive: Path, reason: str) -> UserError:
+    return UserError(
+        "this is not an archive of ours", seen=f"{archive}: {reason}", remedy="Build it: make package"
+    )
 
 
 def _read_description(folder: Path) -> dict:
@@ -154,13 +256,32 @@ def _read_description(folder: Path) -> dict:
             "there is no artifact", seen=path, remedy="Build it: make export VARIANTS=" + folder.name
         )
     try:
-        return checked(json.loads(path.read_text(encoding="utf-8")))
+        return checked(read_json(path))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             "the artifact's description is damaged, or of another version of this project",
-            seen=path,
+            seen=f"{path}: {_reason(error)}",
             remedy=_rebuild(folder),
         ) from error
+
+
+def read_json(path: Path, most: int = MOST_DESCRIPTION_BYTES) -> dict:
+    """The JSON object in a file of at most `most` bytes; ValueError for anything else."""
+    with path.open("rb") as file:
+        return parse_json(file.read(most + 1), most)
+
+
+def parse_json(content: bytes, most: int = MOST_DESCRIPTION_BYTES) -> dict:
+    """A JSON object of at most `most` bytes; ValueError for anything else."""
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most >> 20} MiB")
+    try:
+        value = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    if not isinstance(value, dict):
+        raise ValueError("it is not an object")
+    return value
 
 
 def checked(meta: dict) -> dict:
@@ -170,20 +291,59 @@ def checked(meta: dict) -> dict:
     for key in REQUIRED:
         _ = meta[key]
     _ = meta["inputs"]["buckets"]["lengths"], meta["build"]["inputs_sha256"], meta["check"]["equal"]
+    for key, kind in KINDS.items():
+        if not isinstance(meta[key], kind):
+            raise TypeError(f"{key} is not a {kind.__name__}")
+    if not meta["labels"] or not all(isinstance(label, str) for label in meta["labels"]):
+        raise ValueError("labels are not names")
+    check_listed(meta["files"])
     return meta
 
 
+def check_listed(files: dict) -> None:
+    """ValueError, KeyError or TypeError where `files` is no `{relative path: {sha256, bytes}}`."""
+    if not isinstance(files, dict):
+        raise TypeError("files is not a dict")
+    if len(files) > MOST_FILES:
+        raise ValueError(f"{len(files):,} files are listed")
+    for name, entry in files.items():
+        if not _is_plain(name) or name == DESCRIPTION:
+            raise ValueError(f"a file cannot be called {name[:100]!r}")
+        if not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]) or type(entry["bytes"]) is not int:
+            raise ValueError(f"{name} has no sha256 or no size")
+        if entry["bytes"] < 0:
+            raise ValueError(f"{name} has a size below zero")
+
+
 def _check_files(artifact: Artifact) -> None:
-    for name, entry in artifact.meta["files"].items():
-        path = artifact.folder / name
+    listed, folder = artifact.meta["files"], artifact.folder
+    for name, is_plain in _walk(folder):
+        if not is_plain:
+            what = "the artifact holds a link, or something else that is no file"
+            raise UserError(what, seen=folder / name, remedy=_rebuild(folder))
+        if name not in listed and name not in (DESCRIPTION, SIGNATURE):
+            what = "the artifact holds a file that its description does not list"
+            raise UserError(what, seen=folder / name, remedy=f"Remove that file, or: {_rebuild(folder)}")
+    for name, entry in listed.items():
+        path = folder / name
         if not path.is_file():
-            raise UserError("a file of the artifact is missing", seen=path, remedy=_rebuild(artifact.folder))
+            raise UserError("a file of the artifact is missing", seen=path, remedy=_rebuild(folder))
         if path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]:
             raise UserError(
                 "a file of the artifact is corrupt (its sha256 is not the recorded one)",
                 seen=path,
-                remedy=_rebuild(artifact.folder),
+                remedy=_rebuild(folder),
             )
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, bool]]:
+    """(path below `folder`, whether it is a plain file) of all but plain folders; links are not followed."""
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            kind = path.lstat().st_mode
+            if not stat.S_ISDIR(kind):
+                yield path.relative_to(folder).as_posix(), stat.S_ISREG(kind)
 
 
 def _rebuild(folder: Path) -> str:
@@ -192,10 +352,10 @@ def _rebuild(folder: Path) -> str:
 
 def describe_files(folder: Path) -> dict[str, dict]:
     """`{relative path: {sha256, bytes}}` of every file below `folder` except the description."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != DESCRIPTION)
+    names = sorted(name for name, _ in _walk(folder) if name not in (DESCRIPTION, SIGNATURE))
     return {
-        path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
-        for path in paths
+        name: {"sha256": file_sha256(folder / name), "bytes": (folder / name).stat().st_size}
+        for name in names
     }
 
 

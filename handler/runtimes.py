@@ -4,15 +4,37 @@ A loader takes the artifact, a thread count and a device and returns `Forward`. 
 variants are many and open, and this module knows none of them. What GPUs need beside is in `cuda`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from handler.artifact import Artifact
+from handler.artifact import Artifact, read_json
 from handler.cuda import Graphs, packed, set_kernels, staged
 from handler.errors import UnsupportedError, UserError
+
+# What an artifact may ask of a runtime. It comes from elsewhere: an option that names a library or a place to
+# write is none of these.
+DTYPES = ("float32", "bfloat16", "float16")
+PROVIDERS: dict[str, frozenset[str]] = {
+    "CPUExecutionProvider": frozenset(),
+    "CUDAExecutionProvider": frozenset(),
+    "TensorrtExecutionProvider": frozenset(
+        {
+            "trt_fp16_enable",
+            "trt_engine_cache_enable",
+            "trt_engine_cache_path",
+            "trt_profile_min_shapes",
+            "trt_profile_opt_shapes",
+            "trt_profile_max_shapes",
+        }
+    ),
+}
+PROPERTIES = frozenset({"INFERENCE_PRECISION_HINT"})  # of OpenVINO
+# Of a config.json: Python to run, kernels to download, and weights in others' formats.
+RUNS_CODE = frozenset({"auto_map", "attn_implementation", "quantization_config", "custom_pipelines"})
+LABELS = ("id2label", "label2id")  # keys of a config.json whose own keys are the user's
 
 Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(input_ids, attention_mask), both int64 [batch, length] -> logits, float32 [batch, labels].
@@ -41,11 +63,19 @@ def load_forward(artifact: Artifact, threads: int, device: str) -> Forward:
         )
     try:
         return runtime.load(artifact, threads, device)
+    except UserError:
+        raise
     except ImportError as error:
         raise UnsupportedError(
             f"the runtime {artifact.meta['runtime']} of {artifact.name} is not installed",
             seen=error.name,
             remedy=f"Install it: pip install {' '.join(runtime.packages)}",
+        ) from error
+    except Exception as error:  # each runtime has exceptions of its own for a file that it cannot read
+        raise UserError(
+            f"the runtime {artifact.meta['runtime']} cannot load {artifact.name}",
+            seen=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}",
+            remedy="Build the artifact again: make export",
         ) from error
 
 
@@ -66,11 +96,13 @@ def _load_torch(artifact: Artifact, threads: int, device: str) -> Forward:
 
     torch.set_num_threads(threads)
     options = artifact.meta["runtime_options"]
+    _allow("dtype", {options["dtype"]} - set(DTYPES))
+    refuse_code(artifact.folder)
     if "int8_linears" in options:
         model = load_torch_int8(artifact.folder, options["int8_linears"])
     else:
         model = AutoModelForSequenceClassification.from_pretrained(
-            artifact.folder, local_files_only=True, use_safetensors=True
+            artifact.folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
         model = model.to(getattr(torch, options["dtype"])).eval()
     if device != "cpu":
@@ -81,6 +113,49 @@ def _load_torch(artifact: Artifact, threads: int, device: str) -> Forward:
     if options["dtype"] == "float32" and "int8_linears" not in options:
         forward.model = model  # type: ignore[attr-defined]
     return forward
+
+
+def _allow(what: str, unknown: Collection[str]) -> None:
+    if unknown:
+        raise UserError(
+            f"the artifact asks its runtime for a {what} that this version does not pass on",
+            seen=", ".join(map(str, sorted(unknown)))[:200],
+            remedy="Build the artifact with this version: make export",
+        )
+
+
+def refuse_code(folder: Path) -> None:
+    """`UserError` where transformers would run or fetch code, or weights, from outside the model's `folder`.
+
+    For a backbone with code of its own `pooled_classifier` asks the user's consent.
+    """
+    file, adapter = folder / "config.json", folder / "adapter_config.json"
+    try:
+        asked = sorted(_asks_for_code(read_json(file)))
+    except (OSError, ValueError) as error:
+        what, remedy = "the model's configuration cannot be read", "Build or train it again"
+        raise UserError(what, seen=f"{file}: {error}", remedy=remedy) from error
+    if asked:
+        raise UserError(
+            "the model's configuration asks for code that is not ours, which is not run",
+            seen=f"{file}: {', '.join(asked)}",
+            remedy="Build it here from its checkpoint, or train it again",
+        )
+    if adapter.exists():
+        raise UserError(
+            "an adapter lies beside the model, which would change what it computes",
+            seen=adapter,
+            remedy="Remove it; models are trained and exported with their adapters merged",
+        )
+
+
+def _asks_for_code(config: dict, known: Collection[str] = ()) -> set[str]:
+    """Which of `RUNS_CODE` it asks for, at any depth."""
+    asked = {key for key in config if key.removeprefix("_").removesuffix("_internal") in RUNS_CODE}
+    for key, part in config.items():
+        if isinstance(part, dict) and key not in LABELS:
+            asked |= _asks_for_code(part, {"auto_map"} if key == "backbone" else ())
+    return asked - set(known)
 
 
 def with_sparse_linears(model, names: Sequence[str]):
@@ -125,7 +200,7 @@ def load_torch_int8(folder: Path, int8_linears: Sequence[str]):
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     weights = load_file(folder / "model.safetensors")
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     model = AutoModelForSequenceClassification.from_config(config).eval()
     biases = {name: weights.pop(f"{name}.bias", None) for name in int8_linears}
     packed = {name: (weights.pop(f"{name}.weight"), weights.pop(f"{name}.weight_scales")) for name in biases}
@@ -185,6 +260,10 @@ def onnx_session(
     """
     import onnxruntime
 
+    wanted_providers = options.get("providers", [["CPUExecutionProvider", {}]])
+    for name, own in wanted_providers:
+        _allow("provider", {name} - PROVIDERS.keys())
+        _allow("provider's option", own.keys() - PROVIDERS[name])
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
@@ -195,10 +274,7 @@ def onnx_session(
         settings.optimized_model_filepath = str(executed)
     if profile is not None:
         settings.enable_profiling, settings.profile_file_prefix = True, str(profile)
-    providers = [
-        (name, _provider_options(own, model.parent, device))
-        for name, own in options.get("providers", [["CPUExecutionProvider", {}]])
-    ]
+    providers = [(name, _provider_options(own, model.parent, device)) for name, own in wanted_providers]
     wanted = providers[0][0]
     if "CUDAExecutionProvider" in dict(providers) and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # CUDA's libraries, from where pip put them
@@ -215,9 +291,14 @@ def onnx_session(
     return session
 
 
+def _is_below(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
 def _provider_options(own: dict[str, str], folder: Path, device: str) -> dict[str, str]:
     """An execution provider's options as this machine needs them."""
     paths = {name: str(folder / value) for name, value in own.items() if name.endswith("_path")}
+    _allow("folder", [path for path in paths.values() if not _is_below(Path(path), folder)])
     return own | paths | ({} if device == "cpu" else {"device_id": device.removeprefix("cuda:")})
 
 
@@ -237,6 +318,7 @@ def compile_openvino(model, options: dict, threads: int):
     """`openvino.CompiledModel` as it is served; export asks it which precision it executes."""
     import openvino
 
+    _allow("property", options.keys() - PROPERTIES)
     properties = {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(threads), **options}
     return openvino.Core().compile_model(model, "CPU", properties)
 

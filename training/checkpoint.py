@@ -26,9 +26,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from handler.artifact import read_json
 from handler.atomic import replace_folder
 from handler.errors import UserError
 from handler.machine import cpu_model
+from handler.runtimes import refuse_code
 from training import data
 from training.backbones import clear_limits
 from training.data import Dataset, Split
@@ -36,6 +38,7 @@ from training.data.sources import Columns
 
 SCHEMA = 1
 META_FILE = "checkpoint.json"
+MOST_META_BYTES = 64 << 20
 VERSIONED = ("torch", "transformers", "tokenizers", "accelerate", "scikit-learn", "scipy", "numpy")
 MULTI_LABEL = "multi_label_classification"  # transformers' name of it
 RETRAIN = "Run `make train` again."
@@ -118,14 +121,15 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
             f"There is no checkpoint in {folder}", remedy="Run `make train` first, or name its folder."
         )
     try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
+        meta = read_json(file, MOST_META_BYTES)
     except (ValueError, OSError) as error:
         raise UserError(f"{file} is damaged", seen=error, remedy=RETRAIN) from error
-    schema = meta.get("schema") if isinstance(meta, dict) else None
+    schema = meta.get("schema")
     if schema != SCHEMA:
         raise UserError(f"{file} has a schema unknown here", seen=schema, remedy=RETRAIN)
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"{folder} is incomplete", seen="no model.safetensors", remedy=RETRAIN)
+    refuse_code(folder)
     return Checkpoint(folder, meta)
 
 

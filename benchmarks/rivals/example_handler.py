@@ -17,8 +17,10 @@ class ExampleHandler:
 
     def initialize(self, context) -> None:
         folder = Path(context.system_properties["model_dir"]) / "checkpoint"
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self.model = AutoModelForSequenceClassification.from_pretrained(
+            folder, trust_remote_code=False
+        ).eval()
 
     def handle(self, data: list[dict], context) -> list[str]:
         return [self._classify(row.get("data") or row.get("body")) for row in data]

@@ -10,7 +10,9 @@ from pydantic import BaseModel
 from transformers import pipeline
 
 app = FastAPI()
-classify = pipeline("text-classification", model=os.environ["CHECKPOINT"], device="cpu")
+classify = pipeline(
+    "text-classification", model=os.environ["CHECKPOINT"], device="cpu", trust_remote_code=False
+)
 
 
 class Body(BaseModel):

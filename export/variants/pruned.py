@@ -184,5 +184,5 @@ def _save(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
 
     model.save_pretrained(folder, safe_serialization=True)
     return AutoModelForSequenceClassification.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, dtype=model.dtype
+        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=model.dtype
     ).eval()
