@@ -3,12 +3,11 @@
 import json
 import re
 import shutil
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from deploy.load import Load, closed_loop
 from deploy.rollout import Front, Limits, main, roll_out, table, upper_bound
-from deploy.server import CONFIG, free_ports, private_server
+from deploy.server import CONFIG, private_server
 from export.package import package
 from handler.artifact import DESCRIPTION, Artifact, describe_files, open_artifact
 from handler.atomic import write_json
 from handler.errors import UserError
-from tests.conftest import ROOT
+from tests.deploy.nginx import needs_nginx, nginx
 from training import data
 
 LIMITS = Limits(max_flip=0.05, max_shift=0.05, max_slowdown=5.0, watch_s=0.5)
@@ -171,31 +170,8 @@ def test_the_bound_of_a_share_holds_what_it_should() -> None:
     assert upper_bound(100, 100) == pytest.approx(1.0)
 
 
-@contextmanager
-def nginx(ports: list[int], folder: Path) -> Iterator[str]:
-    """The project's own nginx.conf on a free port, before servers on `ports`; its address."""
-    (port,) = free_ports(1)
-    config = (ROOT / "deploy" / "nginx.conf").read_text().replace("127.0.0.1:8000", f"127.0.0.1:{port}")
-    for usual, own in zip(("8080", "8180", "8280"), ports, strict=True):
-        config = config.replace(f"127.0.0.1:{usual}", f"127.0.0.1:{own}")
-    (folder / "nginx.conf").write_text(config)
-    process = subprocess.Popen(["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")])
-    try:
-        address = f"http://127.0.0.1:{port}"
-        for _ in range(100):
-            try:
-                requests.get(address + "/ping", timeout=1)
-                break
-            except requests.ConnectionError:
-                time.sleep(0.05)
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+@needs_nginx
 def test_three_servers_behind_nginx_change_version_under_load_without_a_failed_request(
     build_once, wrong, texts, tmp_path
 ) -> None:
