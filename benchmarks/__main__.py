@@ -124,6 +124,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     overload.set_defaults(command=_overload)
 
+    attack = commands.add_parser(
+        "attack", parents=[results], help="what an honest client notices while another one attacks"
+    )
+    attack.add_argument("--archive", type=Path, default=Path("model_store/hate.mar"), help="%(default)s")
+    attack.add_argument("--servers", nargs="+", default=["app", "torchserve", "torchserve behind nginx"])
+    attack.add_argument("--attacks", nargs="+", help="default: all")
+    attack.add_argument(
+        "--seconds", type=positive_float, default=15.0, help="of each attack; default: %(default)s"
+    )
+    attack.add_argument(
+        "--soak-minutes", type=positive_float, help="all servers at once, one attack after another"
+    )
+    attack.set_defaults(command=_attack)
+
     power = commands.add_parser(
         "power",
         parents=[results],
@@ -298,6 +312,18 @@ def _run(arguments: argparse.Namespace) -> int:
     say(f"reports: {arguments.results}/side-by-side.html (and .md, .json), and one of each variant")
     emit(document)
     return 0
+
+
+def _attack(arguments: argparse.Namespace) -> int:
+    from benchmarks.attack.attacks import ATTACKS
+    from benchmarks.attack.fronts import FRONTS
+    from benchmarks.attack.measure import main
+
+    arguments.attacks = arguments.attacks or list(ATTACKS)
+    for given, known in ((arguments.servers, FRONTS), (arguments.attacks, ATTACKS)):
+        if unknown := set(given) - set(known):
+            raise UserError("unknown", seen=", ".join(unknown), remedy=f"Known: {', '.join(known)}")
+    return main(arguments)
 
 
 def _overload(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,54 @@
+"""The tables of an attack and of a soak, for a terminal and for documents."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tabulate import tabulate
+
+
+def table(found: Mapping[str, Any], form: str = "simple") -> str:
+    """A row for each attack on each server."""
+    rows = [
+        (
+            entry["attack"],
+            entry["server"],
+            _ms(entry["honest_p50_ms"]),
+            _ms(entry["honest_p99_ms"]),
+            f"{sum(entry['honest_errors'].values())} of {entry['honest_requests']}",
+            "not within 5 min" if entry["recovery_s"] is None else f"{entry['recovery_s']:.0f}",
+            f"{entry['memory_mb']['start']:.0f} / {entry['memory_mb']['most']:.0f}",
+        )
+        for entry in sorted(found["attacks"], key=lambda entry: entry["attack"])
+    ]
+    headers = ("attack", "server", "p50 ms", "p99 ms", "errors", "recovery s", "memory MB: start / most")
+    return tabulate(rows, headers, tablefmt=form, disable_numparse=True)
+
+
+def soak_table(found: Mapping[str, Any], form: str = "simple") -> str:
+    """A row for each server."""
+    rows = [
+        (
+            entry["server"],
+            f"{entry['minutes']:.0f}",
+            f"{entry['honest_requests']:,}",
+            f"{sum(entry['honest_errors'].values()):,}",
+            _ms(entry["honest_p50_ms"]),
+            _ms(entry["honest_p99_ms"]),
+            *(f"{entry['memory_mb'][key]:.0f}" for key in MEMORY),
+        )
+        for entry in found["soak"]
+    ]
+    headers = ("server", "minutes", "honest requests", "errors", "p50 ms", "p99 ms", *MEMORY.values())
+    return tabulate(rows, headers, tablefmt=form, disable_numparse=True)
+
+
+MEMORY = {
+    "first_minute": "MB in the first minute",
+    "after_one_round": "after one round",
+    "last_minute": "in the last minute",
+    "most": "at most",
+}
+
+
+def _ms(value: float | None) -> str:
+    return "no answer" if value is None else f"{value:,.0f}"
