@@ -13,6 +13,7 @@ from typing import Any
 import jsonschema
 
 from benchmarks import head_to_head, power
+from benchmarks.attack import page as attack_page
 from benchmarks.pages import markdown
 from benchmarks.report import Report, side_by_side, validate
 from handler.atomic import write_json
@@ -21,6 +22,8 @@ from handler.errors import UserError
 SIDE_BY_SIDE = "side-by-side"
 HEAD_TO_HEAD = "head-to-head"
 POWER = "power"
+ATTACK = "attack"
+SOAK = "soak"
 
 
 def write_reports(
@@ -95,6 +98,11 @@ def read_head_to_head(path: Path) -> dict[str, Any]:
 def read_power(path: Path) -> Any:
     """The counts of `power` at `path`. Raises `UserError` when they are missing or damaged."""
     return _read(path, power.validate, "nothing has been simulated yet", "python -m benchmarks power")
+
+
+def read_attack(path: Path) -> Any:
+    """The attacks, or the soak, at `path`. Raises `UserError` when they are missing or damaged."""
+    return _read(path, attack_page.validate, "nothing has been attacked yet", "python -m benchmarks attack")
 
 
 def _read(

@@ -3,7 +3,8 @@
 `publish` copies what was measured into the repository, with its page `NAME.md` and, for a side-by-side, the
 pictures of that page in the folder `NAME/`. `tables` writes its main figures between `<!-- table:NAME -->`
 and `<!-- /table -->` of a document; `<!-- table:NAME:proof -->` takes the table of proofs, `:served` that of
-a head-to-head of servers, `:power` the counts of simulated verdicts. A check finds documents that are stale.
+a head-to-head of servers, `:power` the counts of simulated verdicts, `:attack` and `:soak` what
+an honest client noticed during attacks. A check finds documents that are stale.
 So no figure in these tables is typed by hand. What is published holds figures only: no texts (no report
 does), no host names, no paths.
 """
@@ -16,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import power
+from benchmarks.attack import page as attack_page
 from benchmarks.pages import head_to_head_page, markdown
 from benchmarks.report import validate
 from benchmarks.results import (
+    ATTACK,
     HEAD_TO_HEAD,
     POWER,
     SIDE_BY_SIDE,
+    SOAK,
+    read_attack,
     read_head_to_head,
     read_power,
     read_side_by_side,
@@ -30,7 +35,8 @@ from handler.atomic import write_json
 from handler.errors import UserError
 
 MARKED = re.compile(
-    r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)(?::(?P<kind>proof|served|power))? -->\n)"
+    r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)"
+    r"(?::(?P<kind>proof|served|power|attack|soak))? -->\n)"
     r".*?(?P<closing><!-- /table -->)",
     re.DOTALL,
 )
@@ -74,6 +80,8 @@ KINDS = {
         head_to_head_page.page,
         lambda document: f"{head_to_head_page.loads_table(document)}\n\n{head_to_head_page.note(document)}",
     ),
+    "attack": Kind(ATTACK, read_attack, attack_page.page, attack_page.excerpt),
+    "soak": Kind(SOAK, read_attack, attack_page.page, attack_page.excerpt),
     "power": Kind(
         POWER, read_power, power.page, lambda counted: f"{power.table(counted)}\n\n{power.note(counted)}"
     ),

@@ -21,6 +21,7 @@ from benchmarks.attack.clients import RATE, Answers, attacked, honest_client
 from benchmarks.attack.fronts import FRONTS, Front
 from benchmarks.attack.page import soak_table, table
 from benchmarks.machine import commit, fingerprint
+from benchmarks.results import ATTACK, SOAK
 from benchmarks.served import as_bodies
 from deploy.sample import sample
 from handler.atomic import write_json
@@ -71,7 +72,7 @@ def main(arguments: argparse.Namespace) -> int:
         outcomes = measure(arguments.archive, bodies, arguments.servers, arguments.attacks, arguments.seconds)
         found["attacks"] = [asdict(outcome) for outcome in outcomes]
         say(table(found))
-    write_json(arguments.results / f"{'soak' if arguments.soak_minutes else 'attack'}.json", found)
+    write_json(arguments.results / f"{SOAK if arguments.soak_minutes else ATTACK}.json", found)
     emit(found)
     return 0
 

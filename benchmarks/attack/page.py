@@ -5,6 +5,15 @@ from typing import Any
 
 from tabulate import tabulate
 
+from benchmarks.attack.clients import RATE, SLOW_MS
+
+MEMORY = {
+    "first_minute": "MB in the first minute",
+    "after_one_round": "after one round",
+    "last_minute": "in the last minute",
+    "most": "at most",
+}
+
 
 def table(found: Mapping[str, Any], form: str = "simple") -> str:
     """A row for each attack on each server."""
@@ -42,12 +51,36 @@ def soak_table(found: Mapping[str, Any], form: str = "simple") -> str:
     return tabulate(rows, headers, tablefmt=form, disable_numparse=True)
 
 
-MEMORY = {
-    "first_minute": "MB in the first minute",
-    "after_one_round": "after one round",
-    "last_minute": "in the last minute",
-    "most": "at most",
-}
+def validate(found: Mapping[str, Any]) -> None:
+    """Raises `KeyError` where a figure of the tables is missing."""
+    (table if "attacks" in found else soak_table)(found)
+
+
+def note(found: Mapping[str, Any]) -> str:
+    """How the table is to be read."""
+    machine = f"{found['machine']['cpu']}, {found['machine']['cores']} cores"
+    if "soak" in found:
+        what = "All servers ran at once; each attack of the other table lasted 10 s, with pauses of 5 s."
+    else:
+        seconds = min(entry["seconds"] for entry in found["attacks"])
+        what = (
+            f"Each attack lasted {seconds:.0f} s. Recovery counts from its end to the last honest request "
+            f"that failed or took over {SLOW_MS / 1000:g} s."
+        )
+    return (
+        f"{machine}, commit {found['commit']}. An honest client asks {RATE:g} times a second from an address "
+        f"of its own. {what} Clients and servers share the cores: compare rows, not machines."
+    )
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """All of it as a Markdown page."""
+    return f"# What an honest client notices during attacks\n\n{excerpt(found)}\n"
+
+
+def excerpt(found: Mapping[str, Any]) -> str:
+    """Table and note as Markdown."""
+    return f"{(soak_table if 'soak' in found else table)(found, 'github')}\n\n{note(found)}"
 
 
 def _ms(value: float | None) -> str:
