@@ -2,29 +2,40 @@
 
 Covers: one column of names or ids, one of probabilities, and several of independent labels. They are taken
 row by row at a few bytes each, since what a column holds is known at its end alone. Leaves out: reading files
-(`rows`), and which texts may stand where (`splits`).
+(`rows`), how names are written (`label_names`), and which texts may stand where (`splits`).
 """
 
-import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 from handler.commands import say
 from handler.errors import UserError
+from training.data.label_names import (
+    NONE,
+    hateful,
+    is_missing,
+    key,
+    loose_key,
+    natural,
+    number,
+    stripped,
+)
+from training.data.positive import positive, sign
 from training.data.sources import HATE_LABELS, Columns
 
 MOST_LABELS = 30  # more distinct values than this are ids or texts, not labels
 MOST_VALUES = 1000  # that are remembered; more are numbers, or no labels
 FIRST_LINES = 5
 LEAST_WITHIN = 0.9  # share of numbers from 0 to 1 in a column of probabilities; the others are broken rows
-NOT_HATE = {"0", "0.0", "false", "no", "not-hate", "nothate", "no-hate", "nohate", "non-hate", "normal"}
-HATE = {"1", "1.0", "true", "yes", "hate", "hateful"}
 NO_LABEL, UNKNOWN, NOT_ASKED = "no label", "unknown label", "label not asked for"
+NOT_JUDGED = "not judged (-1)"
+UNLABELLED_ROWS = (NO_LABEL, NOT_ASKED, NOT_JUDGED)  # which are as they should be: nothing is broken
 OUTSIDE = "a probability outside 0 to 1"
 
 
@@ -56,7 +67,7 @@ class Found:
 
 
 class OneColumn:
-    """A column of names or ids, or of the probability of hate."""
+    """A column of names or ids, or of the probability of the positive label."""
 
     def __init__(self, columns: Columns, order: Sequence[str] = ()) -> None:
         self.columns, self.order = columns, order
@@ -65,47 +76,64 @@ class OneColumn:
         self.taken: dict[str, array] = {}  # of each row, its value's code, or -1 for one too many
         self.numbers: dict[str, array] = {}  # of each row, its value as a number, or NaN
         self.first: dict[tuple[str, int | str], list[int]] = {}
+        self.missing: Counter[str] = Counter()  # words for nothing
 
     def add(self, split: str, line: int, values: Sequence[Any]) -> str:
         """Take a row, or say why it cannot be taken."""
         name, reason = _name(values[0])
-        if reason:
+        if reason and name not in (*self.columns.labels, *self.order):
+            self.missing[name] += 1
             return reason
         code = self.codes.get(name)
         if code is None:
-            number = _number(name)
+            value = _number(name)
             if len(self.codes) < MOST_VALUES:
                 code = self.codes[name] = len(self.codes)
-                self.number_of[name] = number
+                self.number_of[name] = value
             else:
                 code = -1
         else:
-            number = self.number_of[name]
+            value = self.number_of[name]
         self.taken.setdefault(split, array("h")).append(code)
-        self.numbers.setdefault(split, array("f")).append(number)
-        key: int | str = code
-        if not 0 <= number <= 1:
-            self._remember((split, UNKNOWN if np.isnan(number) else OUTSIDE), line)
-        self._remember((split, key), line)
+        self.numbers.setdefault(split, array("f")).append(value)
+        if not 0 <= value <= 1:
+            self._remember((split, UNKNOWN if np.isnan(value) else OUTSIDE), line)
+        self._remember((split, code), line)
         return ""
 
-    def _remember(self, key: tuple[str, int | str], line: int) -> None:
-        lines = self.first.setdefault(key, [])
+    def _remember(self, place: tuple[str, int | str], line: int) -> None:
+        lines = self.first.setdefault(place, [])
         if len(lines) < FIRST_LINES:
             lines.append(line)
 
     def finish(self, splits: Iterable[str], faults: Faults) -> tuple[tuple[str, ...], dict[str, Found]]:
         """The labels in their order, and those of every split; rows without one of them are noted."""
         numbers = {split: np.array(self.numbers.get(split, []), np.float32) for split in splits}
-        if self._are_probabilities(np.concatenate(list(numbers.values()))):
+        self._say_missing(self.missing)
+        # Sets that are published unjudged in part say so in their test: Jigsaw's has -1.
+        unjudged = not (numbers["train"] == -1).any()
+        judged = [values[values != -1] if unjudged else values for values in numbers.values()]
+        if self._are_probabilities(np.concatenate(judged)):
+            labels = self.columns.labels or HATE_LABELS
+            found = positive(labels, self.columns.positive_label).label
             say(
-                f"column {self.columns.label!r} holds probabilities: training learns from them, "
-                "and what has one half or more counts as the second label"
+                f"column {self.columns.label!r} holds probabilities of {found!r}: training learns from them, "
+                "and what has one half or more counts as that label"
             )
-            return self.columns.labels or HATE_LABELS, {
-                split: self._probabilities(split, values, faults) for split, values in numbers.items()
+            place = labels.index(str(found))
+            return labels, {
+                split: self._probabilities(split, values, place, unjudged, faults)
+                for split, values in numbers.items()
             }
-        return self._names(list(numbers), faults)
+        return self._names(list(numbers), unjudged, faults)
+
+    def _say_missing(self, words: Mapping[str, int]) -> None:
+        for word, count in words.items():
+            if word:
+                say(
+                    f"column {self.columns.label!r} holds {word!r} {count:,} times, which is taken for no "
+                    "label (--labels NAME,NAME,… names all that are labels)"
+                )
 
     def _are_probabilities(self, numbers: np.ndarray) -> bool:
         asked = self.columns.labels
@@ -115,63 +143,157 @@ class OneColumn:
         fractions = within & (numbers != 0) & (numbers != 1)
         return bool(fractions.any() and within.mean() >= LEAST_WITHIN)
 
-    def _probabilities(self, split: str, numbers: np.ndarray, faults: Faults) -> Found:
-        for reason, broken in {
-            UNKNOWN: np.isnan(numbers),
-            OUTSIDE: (numbers < 0) | (numbers > 1),
-        }.items():
+    def _probabilities(
+        self, split: str, numbers: np.ndarray, place: int, unjudged: bool, faults: Faults
+    ) -> Found:
+        """Those of the label at `place` of two."""
+        outside = (numbers < 0) | (numbers > 1)
+        not_judged = (numbers == -1) & unjudged
+        for reason, broken in {UNKNOWN: np.isnan(numbers), OUTSIDE: outside & ~not_judged}.items():
             faults.add(split, reason, int(broken.sum()), self.first.get((split, reason), ()))
+        faults.add(split, NOT_JUDGED, int(not_judged.sum()), ())
         rows = np.flatnonzero((numbers >= 0) & (numbers <= 1))
-        hate = numbers[rows]
-        return Found(rows, (hate >= 0.5).astype(np.int64), np.stack([1 - hate, hate], axis=1))
+        held = numbers[rows]
+        soft = np.stack([1 - held, held] if place else [held, 1 - held], axis=1)
+        return Found(rows, np.where(held >= 0.5, place, 1 - place).astype(np.int64), soft)
 
-    def _names(self, splits: Sequence[str], faults: Faults) -> tuple[tuple[str, ...], dict[str, Found]]:
-        label_of, reason_of = self._canonical()
-        labels = self.columns.labels or tuple(dict.fromkeys(label_of.values()))
-        index = np.full(len(self.codes) + 1, -1, dtype=np.int64)  # the last is that of the code -1
-        for name, label in label_of.items():
-            if name in self.codes:
-                index[self.codes[name]] = labels.index(label)
+    def _names(
+        self, splits: Sequence[str], unjudged: bool, faults: Faults
+    ) -> tuple[tuple[str, ...], dict[str, Found]]:
+        codes = {split: np.array(self.taken.get(split, []), np.int64) for split in splits}
+        size = len(self.codes) + 1  # the first is that of the code -1: one value too many
+        counts = {split: np.bincount(codes[split] + 1, minlength=size) for split in splits}
+        total = dict(zip(self.codes, np.sum(list(counts.values()), axis=0)[1:].tolist(), strict=True))
+        reasons = self._without_label(total, unjudged)
+        label_of = self._label_of([name for name in self.codes if name not in reasons], total)
+        labels = self.columns.labels or self._ordered(label_of.values())
+        place_of = np.full(size, -1, dtype=np.int64)
+        for name, code in self.codes.items():
+            if name in label_of:
+                place_of[code + 1] = labels.index(label_of[name])
+            elif name not in reasons:
+                reasons[name] = NOT_ASKED
+        if self.columns.labels:
+            reasons[""] = NOT_ASKED
         found = {}
         for split in splits:
-            codes = np.array(self.taken.get(split, []), np.int64)
-            counts = np.bincount(codes + 1, minlength=len(self.codes) + 1)
-            for name, reason in reason_of.items():
+            for name, reason in reasons.items():
                 code = self.codes.get(name, -1)
-                faults.add(split, reason, int(counts[code + 1]), self.first.get((split, code), ()))
-            rows = np.flatnonzero(index[codes] >= 0)
-            found[split] = Found(rows, index[codes][rows])
+                count, lines = int(counts[split][code + 1]), self.first.get((split, code), ())
+                faults.add(split, reason, count, lines)
+            places = place_of[codes[split] + 1]
+            rows = np.flatnonzero(places >= 0)
+            found[split] = Found(rows, places[rows])
         return labels, found
 
-    def _canonical(self) -> tuple[dict[str, str], dict[str, str]]:
-        """The label of each value, in the order that labels are to have; and why other values have none."""
-        asked, column = self.columns.labels, self.columns.label
-        too_many = any(-1 in codes for codes in self.taken.values())
-        if asked:
-            others = {name: NOT_ASKED for name in self.codes if name not in asked}
-            return {name: name for name in asked}, others | ({"": NOT_ASKED} if too_many else {})
+    def _without_label(self, total: Mapping[str, int], unjudged: bool) -> dict[str, str]:
+        """Why some values are no labels, where none were asked for."""
+        if self.columns.labels:
+            return {}
         # The header, written again among the rows: files that were joined have it.
-        unknown = {name: UNKNOWN for name in self.codes if name.lower() == column.strip().lower()}
-        seen = sorted((name for name in self.codes if name not in unknown), key=self._place)
-        if too_many or not 2 <= len(seen) <= MOST_LABELS:
+        header = self.columns.label.strip().lower()
+        found = {name: UNKNOWN for name in self.codes if name.lower() == header}
+        if unjudged:
+            found |= {name: NOT_JUDGED for name in self.codes if number(name) == -1}
+        others = [name for name in self.codes if name not in found]
+        for name in others:
+            if name.lower() == NONE and name not in self.order and _none_is_missing(name, others):
+                found[name] = NO_LABEL
+                self._say_missing({name: total[name]})
+        return found
+
+    def _label_of(self, names: Sequence[str], total: Mapping[str, int]) -> dict[str, str]:
+        """The label of each value that has one."""
+        asked = self.columns.labels
+        if asked:
+            alike = _by_key(asked)
+            known = {name: name if name in asked else alike.get(key(name), []) for name in names}
+            return {
+                name: label if isinstance(label, str) else label[0]
+                for name, label in known.items()
+                if isinstance(label, str) or len(label) == 1
+            }
+        kept_apart = set(self.order)
+        groups: dict[Hashable, list[str]] = {}
+        for name in names:
+            groups.setdefault(name if name in kept_apart else key(name), []).append(name)
+        label_of: dict[str, str] = {}
+        for same, spellings in groups.items():
+            label = _spelling(same, spellings, total)
+            label_of |= dict.fromkeys(spellings, label)
+        labels = set(label_of.values())
+        too_many = any(-1 in codes for codes in self.taken.values())
+        if too_many or not 2 <= len(labels) <= MOST_LABELS:
             raise UserError(
-                f"Column {column!r} must hold between 2 and {MOST_LABELS} different labels",
-                seen=f"{'more than ' if too_many else ''}{len(seen)} different values",
+                f"Column {self.columns.label!r} must hold between 2 and {MOST_LABELS} different labels",
+                seen=f"{'more than ' if too_many else ''}{len(labels)} different values",
                 remedy="Name the right one with --label-column.",
             )
-        if all(_plain(name) in NOT_HATE | HATE for name in seen):
-            return {name: HATE_LABELS[_plain(name) in HATE] for name in seen}, unknown
-        return {name: name for name in seen}, unknown
+        if {hateful(label) for label in labels} == {False, True}:
+            return {name: HATE_LABELS[bool(hateful(label))] for name, label in label_of.items()}
+        self._say_alike(groups.values(), label_of)
+        return label_of
 
-    def _place(self, name: str) -> tuple:
-        """Where a label stands: as its classes have it, else not-hate first, then by number, then by name."""
-        place = self.order.index(name) if name in self.order else len(self.order)
-        number = int(name) if name.isdecimal() else sys.maxsize
-        return place, _plain(name) not in NOT_HATE, number, name
+    def _say_alike(self, groups: Iterable[Sequence[str]], label_of: Mapping[str, str]) -> None:
+        column = self.columns.label
+        merged = [
+            f"{' and '.join(map(repr, sorted(spellings)))} are {label_of[spellings[0]]!r}"
+            for spellings in groups
+            if len(spellings) > 1
+        ]
+        if merged:
+            say(f"column {column!r}: written in several ways: {', '.join(merged)}")
+        near: dict[str, list[str]] = {}
+        for label in dict.fromkeys(label_of.values()):
+            near.setdefault(loose_key(label) or label, []).append(label)
+        for labels in near.values():
+            if len(labels) > 1:
+                written = " and ".join(map(repr, sorted(labels)))
+                say(f"column {column!r}: WARNING: {written} are taken for different labels")
+
+    def _ordered(self, labels: Iterable[str]) -> tuple[str, ...]:
+        found = set(labels)
+        return HATE_LABELS if found == set(HATE_LABELS) else tuple(sorted(found, key=self._place))
+
+    def _place(self, label: str) -> tuple:
+        """Where a label stands: as its classes have it, then numbers, then not-hate, then the other names."""
+        place = self.order.index(label) if label in self.order else len(self.order)
+        found = number(label)
+        return place, found is None, found or Decimal(0), hateful(label) is not False, natural(label)
+
+
+def _none_is_missing(none: str, others: Iterable[str]) -> bool:
+    """Whether "none", written as `none`, stands for a missing value beside other labels, or for what is none
+    of them: the former beside numbers and truth values, beside a label that says "not" already, and where it
+    alone is written like Python's None."""
+    named = [name for name in others if name.lower() != NONE]
+    if any(number(name) is not None or name.lower() in ("true", "false") or sign(name) < 0 for name in named):
+        return True
+    return len(named) > 1 and not any(_style(name) == _style(none) for name in named)
+
+
+def _style(name: str) -> str:
+    return "lower" if name.islower() else "upper" if name.isupper() else "title"
+
+
+def _by_key(names: Iterable[str]) -> dict[Hashable, list[str]]:
+    found: dict[Hashable, list[str]] = {}
+    for name in names:
+        found.setdefault(key(name), []).append(name)
+    return found
+
+
+def _spelling(same: Hashable, spellings: Sequence[str], total: Mapping[str, int]) -> str:
+    """The name of a label with several spellings: of a number the shortest, else the most frequent."""
+    if isinstance(same, Decimal):
+        return min(spellings, key=lambda name: (len(name), name))
+    return min(spellings, key=lambda name: (-total[name], name))
 
 
 class ManyColumns:
-    """A column for each of several independent labels: 0, 1, or a probability, which holds from one half."""
+    """A column for each of several independent labels: 0, 1, or a probability, which holds from one half.
+
+    A row is left out where one of them is missing, or -1: not judged."""
 
     def __init__(self, names: Sequence[str], columns: Columns) -> None:
         if columns.labels and len(columns.labels) != len(names):
@@ -190,16 +312,19 @@ class ManyColumns:
             name, reason = _name(value)
             if reason:
                 return reason
-            number = self.number_of.get(name)
-            if number is None:
-                number = float(_plain(name) in HATE) if _plain(name) in NOT_HATE | HATE else _number(name)
+            found = self.number_of.get(name)
+            if found is None:
+                says = hateful(name)
+                found = float(says) if says is not None else _number(name)
                 if len(self.number_of) < MOST_VALUES:
-                    self.number_of[name] = number
-            if number != number:
-                return UNKNOWN
-            if not 0 <= number <= 1:
+                    self.number_of[name] = found
+            if found != found:
+                return NO_LABEL if name.lower() == NONE else UNKNOWN
+            if found == -1:
+                return NOT_JUDGED
+            if not 0 <= found <= 1:
                 return OUTSIDE
-            numbers.append(number)
+            numbers.append(found)
         self.taken.setdefault(split, array("f")).extend(numbers)
         return ""
 
@@ -237,16 +362,10 @@ def _name(value: Any) -> tuple[str, str]:
         return "", UNKNOWN
     if value is None or value != value:  # NaN, which tables write where there is nothing
         return "", NO_LABEL
-    name = str(value).strip()
-    return name, "" if name else NO_LABEL
+    name = stripped(str(value))
+    return name, NO_LABEL if is_missing(name) else ""
 
 
 def _number(name: str) -> float:
-    try:
-        return float(name)
-    except ValueError:
-        return float("nan")
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "-").replace(" ", "-")
+    found = number(name)
+    return float("nan") if found is None else float(found)

@@ -23,7 +23,8 @@ HATE_LABELS = ("not-hate", "hate")
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table hold text and label; `labels` fixes the order of the label names.
+    """Which columns of a table hold text and label; `labels` fixes the order of the label names, and
+    `positive_label` says which of them is looked for (`positive`).
 
     Several label columns parted by commas are independent labels, each 0, 1 or a probability. `encoding` is
     that of CSV and JSONL files, by Python's name.
@@ -33,6 +34,7 @@ class Columns:
     label: str = "label"
     labels: tuple[str, ...] = ()
     encoding: str = "utf-8"
+    positive_label: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from handler.commands import say
 from handler.errors import UserError
 from training.data import demo, rows
-from training.data.labels import FIRST_LINES, NOT_ASKED, Faults, label_columns, names_of
+from training.data.labels import FIRST_LINES, UNLABELLED_ROWS, Faults, label_columns, names_of
 from training.data.rows import Row, is_valid
 from training.data.sources import Columns, Raw, Request, own_columns, source
 from training.data.splits import Split
@@ -172,6 +172,9 @@ def _read(
         splits[split] = Split(pick(taken, kept.rows) if few else taken, kept.labels, soft=kept.soft)
         counts = faults.counts.get(split, Counter())
         _check_broken(what, len(kept.rows), counts, faults.lines, remedy, split)
+        if split != "train" and not len(kept.rows) and any(counts[reason] for reason in UNLABELLED_ROWS):
+            say(f"{what}: no row has a label; {split} is carved from train instead")
+            del splits[split]
         if counts[invalid]:
             say(
                 f"{what}: {counts[invalid]:,} rows are {invalid}: name the encoding that it has with "
@@ -198,7 +201,7 @@ def _check_broken(
     remedy: str,
     split: str = "train",
 ) -> None:
-    broken = {reason: count for reason, count in counts.most_common() if reason != NOT_ASKED}
+    broken = {reason: count for reason, count in counts.most_common() if reason not in UNLABELLED_ROWS}
     total = usable + sum(counts.values())
     if sum(broken.values()) <= MOST_BROKEN * total:
         return
