@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from handler.atomic import write_text
 from handler.errors import UserError
 
 FILE = ".unfinished-{key}.jsonl"
@@ -78,10 +79,7 @@ def _lines(path: Path) -> Iterator[list]:
 
 def _rewrite(path: Path, lines: list[list]) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        partial.replace(path)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
     except OSError as error:
         raise UserError(
             "the results cannot be written",

@@ -8,9 +8,6 @@ out what a peer is (`peers`) and measuring it (`suite`).
 import hashlib
 import importlib.metadata
 import json
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +19,7 @@ from benchmarks.peers import CALIBRATION_TEXTS, PEERS, Peer
 from benchmarks.team import Failure
 from benchmarks.worker import WorkerError, open_worker
 from handler.artifact import file_sha256
-from handler.atomic import replace_folder, write_json
+from handler.atomic import replacing_folder, write_json
 from handler.commands import say
 
 if TYPE_CHECKING:  # it imports transformers, which comparing and selecting reports need not wait for
@@ -104,10 +101,8 @@ def _prepare(
     if kept := _kept(folder, key):
         return folder, kept
     say(f"{peer.name}: preparing ({peer.summary})")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{key[:12]}.{os.getpid()}."))
     began = time.perf_counter()
-    try:
+    with replacing_folder(folder) as scratch:
         with open_worker(peer.name, ours=False) as worker:
             worker.ask(
                 "prepare_peer",
@@ -120,9 +115,6 @@ def _prepare(
             )
         facts = {"key": key, "seconds": round(time.perf_counter() - began, 1), "versions": versions}
         write_json(scratch / PREPARED, facts)
-        replace_folder(folder, scratch)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return folder, facts
 
 

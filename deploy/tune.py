@@ -31,7 +31,7 @@ from deploy.sample import sample
 from deploy.server import CONFIG, Server, private_server
 from deploy.tuning import SCHEMA, machine, read
 from handler.artifact import archived_artifact
-from handler.atomic import write_json
+from handler.atomic import write_json, write_text
 from handler.commands import emit, positive_float, positive_int, say
 from handler.errors import UserError
 from handler.machine import available_cpus
@@ -341,6 +341,4 @@ def set_netty_threads(config: Path, number: int) -> None:
     kept = [line for line in lines if line.split("=")[0].strip() != NETTY]
     place = next((at for at, line in enumerate(lines) if line.split("=")[0].strip() == NETTY), len(kept))
     kept.insert(place, f"{NETTY}={number}")
-    partial = config.with_name(f".{config.name}.partial")
-    partial.write_text("\n".join(kept) + "\n", encoding="utf-8")
-    partial.replace(config)
+    write_text(config, "\n".join(kept) + "\n")

@@ -15,7 +15,6 @@ import importlib.metadata
 import inspect
 import json
 import logging
-import os
 import platform
 import re
 import shutil
@@ -30,7 +29,6 @@ from typing import Any
 
 import jsonschema
 import numpy as np
-import psutil
 
 from export import check as checking
 from export import proof
@@ -38,7 +36,7 @@ from export.registry import REFERENCE, VARIANTS, Built, Variant
 from export.source import Source
 from handler import artifact as artifacts
 from handler.artifact import DESCRIPTION, SCHEMA, TOKENIZER, Artifact
-from handler.atomic import replace_folder, write_json
+from handler.atomic import recover, replacing_folder, write_json
 from handler.batching import plan
 from handler.errors import UserError
 from handler.machine import cpu_features, gpus
@@ -56,6 +54,7 @@ MADE_BY = (
     *(f"handler/{name}.py" for name in ("predictor", "runtimes")),
     "training/statistics.py",
 )
+RETRY = ".retry"  # below the folder of the first attempt
 SCHEMA_FILE = Path(artifacts.__file__).with_name("artifact.schema.json")
 
 
@@ -68,21 +67,14 @@ def build(variant: Variant, source: Source, say: Callable[[str], None]) -> Artif
         return existing
     say(f"{variant.name}: building ({variant.summary})")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_folder(place) as partial:
+            _build_into(partial, variant, source, inputs, say)
     except OSError as error:
         raise UserError(
-            "the folder of the artifacts cannot be made",
-            seen=f"{place.parent}: {error.strerror}",
-            remedy="Name another with --artifacts (make … BUILD=folder)",
+            "the artifact cannot be written",
+            seen=f"{error.filename or place}: {error.strerror}",
+            remedy="Make room, or name another folder: --artifacts (make … BUILD=folder)",
         ) from error
-    _sweep(place)
-    partial = place.with_name(f".{variant.name}.{os.getpid()}.partial")
-    try:
-        _build_into(partial, variant, source, inputs, say)
-        replace_folder(place, partial)
-    finally:
-        for leaving in place.parent.glob(f".{variant.name}.{os.getpid()}.*"):
-            shutil.rmtree(leaving, ignore_errors=True)
     built = artifacts.open_artifact(place)
     check = built.meta["check"]
     verdict = "equal" if check["equal"] else "NOT EQUAL"
@@ -106,7 +98,7 @@ def _build_into(
         and source.checkpoint.trained
         and _may_be_equal(own, variant)
     ):
-        retry = folder.with_name(folder.name.replace(".partial", ".retry.partial"))
+        retry = folder / RETRY
         say(f"{variant.name}: {meta['check']['note']}; ranking its layers by what static int8 does to them")
         tried = 0
         for leave in _ladder(own):
@@ -118,16 +110,29 @@ def _build_into(
                 meta["check"]["note"] += f"; with {tried} layers left in float: {error}"
                 break
             if again["check"]["equal"]:
-                shutil.rmtree(folder)
-                retry.rename(folder)
+                _take_over(folder, retry)
                 meta = again
                 break
             shutil.rmtree(retry)
         else:
             meta["check"]["note"] += f"; leaving up to {tried} layers in float did not help"
+        shutil.rmtree(retry, ignore_errors=True)
     meta["build"]["seconds"] = round(time.perf_counter() - started, 1)
     jsonschema.validate(meta, json.loads(SCHEMA_FILE.read_text()))
     write_json(folder / DESCRIPTION, meta)
+
+
+def _take_over(folder: Path, retry: Path) -> None:
+    """What the retry below `folder` built, in the place of what was built there at first."""
+    for path in folder.iterdir():
+        if path == retry:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    for path in retry.iterdir():
+        path.rename(folder / path.name)
 
 
 def _may_be_equal(source: Source, variant: Variant) -> bool:
@@ -152,14 +157,14 @@ def _attempt(
     folder: Path, variant: Variant, source: Source, inputs: str, leave: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Build once into `folder`, reload, check: the artifact's description, still unwritten."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     try:
         with _quiet():
             built = variant.build(source, folder, leave) if variant.leaves else variant.build(source, folder)
     except UserError:
         raise
     except Exception as error:  # of whatever kind an exporter, a quantiser or a full disk raises
-        log = folder.parent / f"{variant.name}.failed.txt"
+        log = source.artifacts / f"{variant.name}.failed.txt"
         with contextlib.suppress(OSError):
             log.write_text(traceback.format_exc())
         raise UserError(
@@ -307,6 +312,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _fresh(place: Path, inputs: str) -> Artifact | None:
+    recover(place)
     if not (place / DESCRIPTION).is_file():
         return None
     try:
@@ -314,11 +320,3 @@ def _fresh(place: Path, inputs: str) -> Artifact | None:
     except UserError:  # damaged, of another schema or machine: built anew
         return None
     return existing if existing.meta["build"]["inputs_sha256"] == inputs else None
-
-
-def _sweep(place: Path) -> None:
-    """Remove what killed builds of this variant left; those of living processes are theirs."""
-    for leaving in place.parent.glob(f".{place.name}.*"):
-        pid = next((part for part in leaving.name.split(".")[2:] if part.isdigit()), None)
-        if pid is not None and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(leaving, ignore_errors=True)

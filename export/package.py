@@ -12,11 +12,12 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from handler.artifact import DESCRIPTION, Artifact, archived_artifact
+from handler.atomic import make_folder, replacing
 from handler.errors import UserError
 
 HANDLER = Path(__file__).parents[1] / "handler"
@@ -61,6 +62,7 @@ MODEL_CONFIG: dict[str, Any] = {
 # batch is a guess, unmeasured: a GPU has hardly begun at 32 texts.
 ON_GPU: dict[str, Any] = {"deviceType": "gpu", "batchSize": 256}
 WORKERS = ("minWorkers", "maxWorkers")
+CHUNK = 1 << 20  # bytes that are copied at once
 
 
 def package(
@@ -72,9 +74,8 @@ def package(
     tuned: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `store/<name>-<variant>.mar` atomically and return its path; `tuned` settings go before ours."""
-    store.mkdir(parents=True, exist_ok=True)
+    make_folder(store)
     target = store / f"{name}-{artifact.name}.mar"
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     # A scratch folder of our own: the archiver stages under the model's name in the temporary folder,
     # where two runs at once would destroy each other.
     with tempfile.TemporaryDirectory(prefix="package-") as scratch:
@@ -88,11 +89,8 @@ def package(
         files |= {
             f"artifact/{path}": artifact.folder / path for path in (DESCRIPTION, *artifact.meta["files"])
         }
-        try:
-            _write_zip(files, partial)
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(target) as file:
+            _write_zip(files, file)
     return target
 
 
@@ -124,14 +122,14 @@ def _lay_out(scratch: Path, name: str, version: str, settings: Mapping[str, Any]
     return laid_out / name
 
 
-def _write_zip(files: Mapping[str, Path], target: Path) -> None:
+def _write_zip(files: Mapping[str, Path], target: IO[bytes]) -> None:
     """Sorted entries, fixed dates, no compression: weights hardly shrink, and workers start sooner."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for name, path in sorted(files.items()):
             entry = zipfile.ZipInfo(name)  # dated 1980, the zip format's zero
             entry.external_attr = 0o644 << 16
             with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as destination:
-                shutil.copyfileobj(source, destination, 1 << 20)
+                shutil.copyfileobj(source, destination, CHUNK)
 
 
 def promote(
@@ -166,12 +164,8 @@ def promote(
             seen=check["note"],
             remedy="Choose another variant, or promote it all the same with --force",
         )
-    store.mkdir(parents=True, exist_ok=True)
+    make_folder(store)
     target = store / f"{name}.mar"
-    partial = store / f".{target.name}.{os.getpid()}.partial"
-    try:
-        shutil.copyfile(archive, partial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with archive.open("rb") as source, replacing(target) as file:
+        shutil.copyfileobj(source, file, CHUNK)
     return target

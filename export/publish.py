@@ -8,6 +8,7 @@ decides.
 """
 
 import json
+import shutil
 import sys
 import tempfile
 import zipfile
@@ -22,11 +23,13 @@ from fsspec.callbacks import TqdmCallback
 from fsspec.implementations.local import LocalFileSystem
 
 from handler.artifact import DESCRIPTION, archived_artifact, file_sha256
+from handler.atomic import make_folder, replacing, replacing_folder, write_text
 from handler.errors import UserError
 from handler.storage import FAILURES, address, opened, told
 
 RECORD = "published.json"
 SCHEMA = 1
+CHUNK = 1 << 20  # bytes that are copied at once
 UNSIGNED: tuple[type[Exception], ...] = (NotImplementedError, AttributeError, ValueError)
 
 
@@ -94,7 +97,7 @@ def publish(
                 "published": datetime.now(UTC).isoformat(timespec="seconds"),
                 "files": files,
             }
-            filesystem.pipe_file(f"{place}/{RECORD}", json.dumps(record, indent=2).encode())
+            _write(filesystem, json.dumps(record, indent=2), f"{place}/{RECORD}")
     return Published(whole, record, is_new=True)
 
 
@@ -106,9 +109,7 @@ def fetch(place: str, folder: Path) -> Published:
         record = _record(filesystem, root)
         if record is None:
             raise UserError("nothing is published there", seen=place, remedy=f"Is there a {RECORD}?")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-            partial = Path(scratch) / folder.name
+        with replacing_folder(folder) as partial:
             for path, known in record["files"].items():
                 file = (partial / path).resolve()
                 if not file.is_relative_to(partial.resolve()):
@@ -123,7 +124,6 @@ def fetch(place: str, folder: Path) -> Published:
                         seen=f"{place}/{path}",
                         remedy="Publish again with --force",
                     )
-            partial.rename(folder)
     return Published(place, record)
 
 
@@ -166,14 +166,16 @@ def _send(filesystem: Any, file: Path, place: str) -> None:
     if not isinstance(filesystem, LocalFileSystem):  # where making a folder could make a bucket
         filesystem.put_file(str(file), place, callback=_bar(file.name))
         return
-    partial = f"{place}.partial"
-    filesystem.makedirs(place.rpartition("/")[0], exist_ok=True)
-    try:
-        filesystem.put_file(str(file), partial)
-        filesystem.mv(partial, place)
-    finally:
-        if filesystem.exists(partial):
-            filesystem.rm_file(partial)
+    make_folder(Path(place).parent)
+    with file.open("rb") as source, replacing(Path(place)) as target:
+        shutil.copyfileobj(source, target, CHUNK)
+
+
+def _write(filesystem: Any, content: str, place: str) -> None:
+    if isinstance(filesystem, LocalFileSystem):
+        write_text(Path(place), content)
+    else:
+        filesystem.pipe_file(place, content.encode())
 
 
 def _bar(what: str) -> TqdmCallback:

@@ -1,7 +1,6 @@
 """`python -m handler predict|doctor`: classify texts without a server; find what keeps one from serving."""
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -11,6 +10,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from handler.artifact import open_artifact
+from handler.atomic import replacing
 from handler.commands import emit, positive_int, run, say
 from handler.errors import Rejection, UserError
 from handler.machine import available_cpus
@@ -145,14 +145,8 @@ def _open_output(output: str | None) -> Iterator[TextIO]:
     if output is None:
         yield sys.stdout
         return
-    place = Path(output)
-    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as target:
-            yield target
-        partial.replace(place)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(Path(output), text=True) as target:
+        yield target
 
 
 if __name__ == "__main__":

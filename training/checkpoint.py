@@ -11,14 +11,13 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -27,7 +26,7 @@ from transformers import (
 )
 
 from handler.artifact import read_json
-from handler.atomic import replace_folder
+from handler.atomic import recover, replacing_folder, write_json
 from handler.errors import UserError
 from handler.machine import cpu_model
 from handler.runtimes import refuse_code
@@ -92,29 +91,24 @@ def write_checkpoint(
     if meta.get("task") == "multi-label":  # so that transformers' own pipeline takes sigmoids as well
         model.config.problem_type = MULTI_LABEL
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.part-"))
-    except OSError as error:
+        with replacing_folder(folder) as part:
+            model.save_pretrained(part)
+            clear_limits(tokenizer)
+            tokenizer.save_pretrained(part)
+            write_json(part / META_FILE, meta)
+    except (OSError, SafetensorError) as error:
         raise UserError(
-            f"Cannot write to {folder}", seen=error.strerror, remedy="Choose another --output."
+            f"Cannot write to {folder}",
+            seen=getattr(error, "strerror", None) or error,
+            remedy="Make room, or choose another --output.",
         ) from error
-    try:
-        model.save_pretrained(part)
-        clear_limits(tokenizer)
-        tokenizer.save_pretrained(part)
-        (part / META_FILE).write_text(_json(meta), encoding="utf-8")
-        part.chmod(0o755)  # mkdtemp and safetensors write for their owner alone; servers run as another
-        for file in part.iterdir():
-            file.chmod(0o644)
-        replace_folder(folder, part)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return Checkpoint(folder, meta)
 
 
 def open_checkpoint(folder: str | Path) -> Checkpoint:
     """Read `checkpoint.json`; raises UserError where there is none or it is not what we wrote."""
     folder = Path(folder)
+    recover(folder)
     file = folder / META_FILE
     if not file.is_file():
         raise UserError(
@@ -221,10 +215,6 @@ def describe_surroundings() -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
     }
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def commit() -> str | None:

@@ -172,7 +172,7 @@ def test_a_retry_that_breaks_leaves_what_was_built_at_first(own: Source) -> None
 
 
 def test_what_a_killed_retry_left_is_removed(own: Source) -> None:
-    (own.artifacts / ".fp32.999999999.retry.partial").mkdir(parents=True)
+    (own.artifacts / ".fp32.0123abcd.partial" / ".retry").mkdir(parents=True)
     build(FP32, own, quiet)
     assert [path.name for path in own.artifacts.iterdir()] == ["fp32"]
 
@@ -211,7 +211,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(checkpoint_folder: Path, t
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(own: Source, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(UserError, match=r"the folder of the artifacts cannot be made: .*Not a directory"):
+    with pytest.raises(UserError, match=r"the artifact cannot be written: .*Not a directory"):
         build(FP32, replace(own, artifacts=tmp_path / "file" / "artifacts"), quiet)
 
 

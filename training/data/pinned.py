@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 
+from handler.atomic import make_folder, replacing
 from handler.commands import say
 from handler.errors import UserError
 
@@ -121,11 +122,9 @@ def _wrong(files: PinnedFiles, what: str, seen: bytes | str, expected: str, fold
 
 def _write(content: bytes, path: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as part:
-            part.write(content)
-        Path(part.name).chmod(0o644)
-        Path(part.name).replace(path)
+        make_folder(path.parent)
+        with replacing(path) as file:
+            file.write(content)
     except OSError as error:
         raise UserError(
             f"Cannot write {path.absolute()}",

@@ -16,6 +16,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from handler.atomic import write_text
 from handler.errors import UserError
 from training.checkpoint import Checkpoint
 from training.data import sources
@@ -53,11 +54,8 @@ def write_card(checkpoint: Checkpoint, evaluations: Path | None = None, into: Pa
     folder = into or checkpoint.folder
     evaluations = evaluations or checkpoint.folder / FOLDER
     path = folder / CARD
-    partial = path.with_name(f".{CARD}.partial")
-    folder.mkdir(parents=True, exist_ok=True)
     where = Path(os.path.relpath(evaluations, folder))
-    partial.write_text(card(checkpoint, read_evaluations(checkpoint, evaluations), where), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, card(checkpoint, read_evaluations(checkpoint, evaluations), where))
     return path
 
 
