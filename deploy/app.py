@@ -8,13 +8,14 @@ gRPC, several models or workers, registering models, and tokens: it listens on l
 import argparse
 import asyncio
 import json
+import logging
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from starlette.responses import JSONResponse, Response
 
 from deploy import counters, openapi
 from deploy.batcher import LOADING, STOPPING, Batcher, Batching
-from deploy.bodies import is_form, read_body, read_form
+from deploy.bodies import MOST_HELD, Held, Memory, is_form, read_body, read_form
+from deploy.connections import KEEP_ALIVE_S, Admission, Bounds, Connection, Seldom
 from handler.artifact import Artifact, open_artifact, unpacked
 from handler.commands import not_negative_float, not_negative_int, positive_int, say
 from handler.errors import Rejection, UserError
@@ -41,9 +43,10 @@ from handler.service import Service
 from handler.torchserve import model_config
 
 STOP_S = 300  # for what was accepted to be answered: as long as a batch may take in an archive
-KEEP_ALIVE_S = 75  # longer than a load balancer keeps a connection that it may use again
-MOST_CONNECTIONS = 1024  # beyond it uvicorn answers 503 by itself, without words
+BACKLOG = 1024  # connections that the kernel holds until they are taken
 REFUSALS = (400, 408, 413, 415, 422, 500, 503)
+LOOPBACK = ("127.", "::1")
+PAGES = ("docs", "metrics", "description")  # what --without leaves out
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,15 @@ class Model:
         return Service(predictor, limits, named, Tally(counted, self.name))
 
 
-def create_app(model: Model, batcher: Batcher, counted: counters.Counters) -> FastAPI:
-    """The routes; `batcher.work` runs from the app's start to its end."""
+def create_app(
+    model: Model,
+    batcher: Batcher,
+    counted: counters.Counters,
+    memory: Memory | None = None,
+    without: Collection[str] = (),
+) -> FastAPI:
+    """The routes, less those of `PAGES` in `without`; bodies lie in `memory`. `batcher.work` runs from the start
+    of the app to its end."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -106,11 +116,16 @@ def create_app(model: Model, batcher: Batcher, counted: counters.Counters) -> Fa
         summary="Texts in, calibrated scores out.",
         lifespan=lifespan,
         redirect_slashes=False,
+        **({"openapi_url": None} if "docs" in without else {}),
     )
     app.openapi = partial(_document, app)  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _no_such_path)
-    _add_questions(app, model, batcher)
-    _add_states(app, model, batcher, counted)
+    _add_questions(app, model, batcher, memory or Memory())
+    _add_states(app, batcher)
+    if "description" not in without:
+        _add_description(app, model, batcher)
+    if "metrics" not in without:
+        _add_metrics(app, model, batcher, counted)
     return app
 
 
@@ -122,16 +137,16 @@ def _document(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-def _add_questions(app: FastAPI, model: Model, batcher: Batcher) -> None:
+def _add_questions(app: FastAPI, model: Model, batcher: Batcher, memory: Memory) -> None:
     """The paths to classify and to explain."""
 
     async def predict(request: Request) -> Response:
         """Classify one text or many."""
-        return await _ask(batcher, request, explain=False)
+        return await _ask(batcher, memory, request, explain=False)
 
     async def explain(request: Request) -> Response:
         """Classify, and say what every token did to the score."""
-        return await _ask(batcher, request, explain=True)
+        return await _ask(batcher, memory, request, explain=True)
 
     name, version = model.name, model.version
     paths: dict[str, Callable[[Request], Awaitable[Response]]] = {
@@ -151,29 +166,34 @@ def _add_questions(app: FastAPI, model: Model, batcher: Batcher) -> None:
         app.add_api_route(path, answer, methods=["PUT"], include_in_schema=False)  # curl -T
 
 
-def _add_states(app: FastAPI, model: Model, batcher: Batcher, counted: counters.Counters) -> None:
-    """The paths that tell of the server."""
+def _add_states(app: FastAPI, batcher: Batcher) -> None:
+    """The paths that tell whether to ask here."""
 
-    @app.get("/ping")
     async def ping() -> dict[str, str]:
         """Whether the process lives."""
         return {"status": "Healthy"}
 
-    @app.get("/ready")
     async def ready() -> Response:
         """Whether requests should come here: not before the model is warm, nor when the server is to stop."""
         if batcher.is_ready:
             return JSONResponse({"status": "Ready"})
         return _response(refuse(STOPPING if batcher.is_closing else LOADING))
 
-    @app.get(f"/models/{model.name}")
+    _add_get(app, "/ping", ping)
+    _add_get(app, "/ready", ready)
+
+
+def _add_description(app: FastAPI, model: Model, batcher: Batcher) -> None:
     async def describe() -> Response:
         """What is served: the artifact with its proof and check, its limits and threads."""
         if batcher.service is None:
             return _response(refuse(LOADING))
         return _response(Reply(200, as_json(batcher.service.describe())))
 
-    @app.get("/metrics")
+    _add_get(app, f"/models/{model.name}", describe)
+
+
+def _add_metrics(app: FastAPI, model: Model, batcher: Batcher, counted: counters.Counters) -> None:
     async def metrics() -> Response:
         """The archive's counters, and how many requests wait, for Prometheus."""
         if batcher.service is not None:
@@ -181,33 +201,43 @@ def _add_states(app: FastAPI, model: Model, batcher: Batcher, counted: counters.
         waiting = counters.gauge("classifier_waiting_requests", model.name, batcher.waiting)
         return Response(counted.text() + waiting, media_type=counters.MEDIA_TYPE)
 
+    _add_get(app, "/metrics", metrics)
 
-async def _ask(batcher: Batcher, request: Request, *, explain: bool) -> Response:
+
+def _add_get(app: FastAPI, path: str, answer: Callable[[], Awaitable[Any]]) -> None:
+    app.add_api_route(path, answer, methods=["GET"])
+    app.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)  # health checks
+
+
+async def _ask(batcher: Batcher, memory: Memory, request: Request, *, explain: bool) -> Response:
     try:
-        arrival = batcher.refusal() or await _arrival(request, explain)
-        reply = refuse(arrival) if isinstance(arrival, Rejection) else await batcher.ask(arrival)
-    except ClientDisconnect:  # nobody is there to read an answer
+        with memory.hold() as held:
+            arrival = batcher.refusal(explain) or await _arrival(request, held, explain)
+            reply = refuse(arrival) if isinstance(arrival, Rejection) else await batcher.ask(arrival)
+    except ClientDisconnect:  # there is no client to read an answer
         reply = refuse(Rejection(400, "body", "the body is not complete", "Send it again"))
     except Exception as error:  # uvicorn would log its message, which may quote a text
         report(error)
         reply = refuse(failure())
-    return _response(reply)
+    return _response(reply, closes=held.is_given_up)
 
 
-async def _arrival(request: Request, explain: bool) -> Arrival | Rejection:
-    body = await read_body(request)
+async def _arrival(request: Request, held: Held, explain: bool) -> Arrival | Rejection:
+    body = await read_body(request, held)
     if isinstance(body, Rejection):
         return body
-    content_type = request.headers.get("content-type", "")
-    if not is_form(content_type):
-        return Arrival({"body": body}, content_type, explain)
+    content_type, encoding = (request.headers.get(name, "") for name in ("content-type", "content-encoding"))
+    if encoding or not is_form(content_type):
+        return Arrival({"body": body}, content_type, explain, content_encoding=encoding)
     fields = await asyncio.to_thread(read_form, body, content_type)
     return fields if isinstance(fields, Rejection) else Arrival(*fields, explain)
 
 
-def _response(reply: Reply) -> Response:
-    again = {"Retry-After": "1"} if reply.status == 503 else None
-    return Response(reply.body, reply.status, again, media_type="application/json")
+def _response(reply: Reply, *, closes: bool = False) -> Response:
+    headers = {"Retry-After": "1"} if reply.status in (429, 503) else {}
+    if closes:  # the rest of the body is not even read
+        headers["Connection"] = "close"
+    return Response(reply.body, reply.status, headers, media_type="application/json")
 
 
 async def _no_such_path(request: Request, error: Exception) -> Response:
@@ -222,19 +252,28 @@ async def _no_such_path(request: Request, error: Exception) -> Response:
 class AppServer(uvicorn.Server):
     """uvicorn, which ends when the model cannot be loaded, and is not ready for `drain_s` before it stops."""
 
-    def __init__(self, app: FastAPI, batcher: Batcher, drain_s: float = 0) -> None:
+    def __init__(
+        self, app: FastAPI, batcher: Batcher, drain_s: float = 0, admission: Admission | None = None
+    ) -> None:
+        self._admission = admission or Admission(Bounds(), lambda code, field: None)
         super().__init__(
             uvicorn.Config(
                 app,
+                http=partial(Connection, self._admission),  # type: ignore[arg-type]
                 log_level="warning",
+                proxy_headers=False,  # a client may claim any address
                 access_log=False,  # query strings may hold texts
                 ws="none",
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=STOP_S,
-                limit_concurrency=MOST_CONNECTIONS,
             )
         )
         self._batcher, self._drain_s = batcher, drain_s
+        logging.getLogger("uvicorn.error").addFilter(Seldom())
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._sweeping = asyncio.create_task(self._admission.sweep_for_ever())
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn asks ten times a second whether to stop."""
@@ -252,7 +291,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. `UserError` where that cannot be had."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise UserError(
             "nothing can listen there",
@@ -261,22 +300,41 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def serve(
-    model: Model, batching: Batching, host: str, port: int, threads: int | None = None, drain_s: float = 0
-) -> None:
+@dataclass(frozen=True)
+class Settings:
+    """How it is served, apart from batches."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    threads: int | None = None
+    drain_s: float = 0
+    bounds: Bounds = field(default_factory=Bounds)
+    held_bytes: int = MOST_HELD
+    without: tuple[str, ...] = ()
+
+
+def serve(model: Model, batching: Batching, settings: Settings) -> None:
     """Answer until SIGTERM or Ctrl-C; `UserError` where the port is taken or the model cannot be loaded."""
     counted = counters.Counters()
+    host = settings.host
 
     def load() -> Service:
-        service = model.load(counted, threads)
+        service = model.load(counted, settings.threads)
         say(f'ready. Ask it:\n  curl {address}/predict --json \'{{"text": "text to classify"}}\'')
         return service
 
     batcher = Batcher(load, batching)
-    server = AppServer(create_app(model, batcher, counted), batcher, drain_s)
+    app = create_app(model, batcher, counted, Memory(settings.held_bytes), settings.without)
+
+    def count(code: str, field: str) -> None:
+        counted.add("classifier_rejected", 1, [model.name, code, field])
+
+    server = AppServer(app, batcher, settings.drain_s, Admission(settings.bounds.within_files(), count))
     # uvicorn raises the signal that stopped it once more: its default would leave an unpacked archive behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with listen(host, port) as listening, suppress(KeyboardInterrupt):
+    with listen(host, settings.port) as listening, suppress(KeyboardInterrupt):
+        if not listening.getsockname()[0].startswith(LOOPBACK):
+            say(f"{host} is not loopback alone, and there are no tokens: whoever reaches the port may ask")
         address = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         server.run(sockets=[listening])
     if batcher.failure is not None:
@@ -292,7 +350,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             model = Model.of_archive(options.archive, Path(scratch))
         delay_s = None if options.batch_delay_ms is None else options.batch_delay_ms / 1000
         batching = model.batching(options.batch_size, delay_s, options.queue_size)
-        serve(model, batching, options.host, options.port, options.threads, options.drain_s)
+        settings = Settings(
+            options.host,
+            options.port,
+            options.threads,
+            options.drain_s,
+            Bounds(options.connections, options.connections_per_client),
+            options.body_memory_mib * 1024 * 1024,
+            tuple(options.without),
+        )
+        serve(model, batching, settings)
     return 0
 
 
@@ -309,6 +376,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=positive_int, help="default: the archive's, or 32")
     parser.add_argument("--batch-delay-ms", type=not_negative_float, help="default: the archive's, or 1")
     parser.add_argument("--queue-size", type=positive_int, help="default: the archive's, or 256")
+    usual = Bounds()
+    parser.add_argument(
+        "--connections", type=positive_int, default=usual.total, help="at once; default: %(default)s"
+    )
+    parser.add_argument(
+        "--connections-per-client",
+        type=positive_int,
+        default=usual.per_client,
+        help="from one address; behind a proxy as many as --connections; default: %(default)s",
+    )
+    parser.add_argument(
+        "--body-memory-mib",
+        type=positive_int,
+        default=MOST_HELD // (1024 * 1024),
+        help="for bodies that arrive or wait; default: %(default)s",
+    )
+    parser.add_argument("--without", nargs="+", choices=PAGES, default=(), help="pages to leave out")
     parser.add_argument(
         "--drain-s",
         type=not_negative_float,

@@ -1,13 +1,14 @@
-"""Requests of many clients answered together, as TorchServe does it: a bounded queue before one model thread.
+"""Requests of many clients answered together, as TorchServe does it: bounded queues before one model thread.
 
 What waits when the model is free is one batch, up to a size; a batch that is not full gives others a moment
-to join it. What the queue cannot hold is refused at once. The model is loaded, warmed and asked in the same
-thread, so that the event loop always answers. Leaves out HTTP (`app`) and what becomes of a batch
-(`handler.replies`).
+to join it. Large requests come one at a time, in every other batch, and explanations stand back for both. The
+model is loaded, warmed and asked in one thread, so that the event loop always answers.
 """
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -19,6 +20,11 @@ AGAIN = "Ask again in a moment"
 LOADING = Rejection(503, "server", "the model is being loaded", AGAIN)
 STOPPING = Rejection(503, "server", "the server is about to stop", "Ask another")
 FULL = Rejection(503, "queue", "too many requests wait", AGAIN)
+EXPLAINING = Rejection(429, "queue", "too many explanations wait", AGAIN)
+
+LARGE_BYTES = 4096  # of a body; a token takes a byte or more, so that this bounds what a request costs
+MOST_EXPLANATIONS = 8  # that wait
+STAND_BACK_S = 1.0  # how long a pass of an explanation waits for others, at most
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,14 @@ class Batcher:
     def __init__(self, load: Callable[[], Service], batching: Batching) -> None:
         self.service: Service | None = None  # until it is loaded and warm
         self.failure: Exception | None = None  # what ended `work`
-        self.is_closing = False  # the server still answers, and nobody should come anew
+        self.is_closing = False  # the server still answers, and should be asked no more
         self._load, self._batching = load, batching
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(batching.queue_size)
+        self._small: deque[_Waiting] = deque()
+        self._large: deque[_Waiting] = deque()
+        self._explanations: deque[_Waiting] = deque()
+        self._came = asyncio.Event()
+        self._large_was_last = False
+        self._explained_last = False
 
     @property
     def is_ready(self) -> bool:
@@ -52,24 +63,31 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Requests in the queue, without those that are being computed."""
-        return self._queue.qsize()
+        """Requests in the queues, without those that are being computed."""
+        return len(self._small) + len(self._large) + len(self._explanations)
 
-    def refusal(self) -> Rejection | None:
+    def refusal(self, explain: bool = False) -> Rejection | None:
         """Why nothing can be asked now, if so."""
         if self.service is None:
             return LOADING
-        if self._queue.full():
-            self.service.tally.add({("classifier_rejected", "503", "queue"): 1})
-            return FULL
-        return None
+        if explain and len(self._explanations) >= MOST_EXPLANATIONS:
+            return self._refuse(EXPLAINING)
+        return self._refuse(FULL) if self.waiting >= self._batching.queue_size else None
 
     async def ask(self, arrival: Arrival) -> Reply:
         """The reply, or at once a refusal."""
-        if refused := self.refusal():
+        if refused := self.refusal(arrival.explain):
             return refuse(refused)
+        queue = self._small
+        if arrival.explain:
+            queue = self._explanations
+        elif arrival.size > LARGE_BYTES:
+            queue = self._large
+            if 2 * len(queue) > self._batching.queue_size:  # half of the places are for small ones
+                return refuse(self._refuse(FULL))
         waiting = _Waiting(arrival, asyncio.get_running_loop().create_future())
-        self._queue.put_nowait(waiting)
+        queue.append(waiting)
+        self._came.set()
         return await waiting.reply
 
     async def work(self) -> None:
@@ -78,25 +96,57 @@ class Batcher:
         with ThreadPoolExecutor(1, thread_name_prefix="model") as thread:
             try:
                 self.service = await loop.run_in_executor(thread, self._load)
+                self.service.stand_back = lambda: self._answer_others(loop)
                 while True:
                     batch = await self._batch()
-                    arrivals = [one.arrival for one in batch]
-                    replies = await loop.run_in_executor(thread, reply, self.service, arrivals)
-                    for one, made in zip(batch, replies, strict=True):
-                        if not one.reply.done():  # cancelled where the server's patience was over
-                            one.reply.set_result(made)
+                    replies = await loop.run_in_executor(thread, self._answer, batch)
+                    _give(batch, replies)
             except Exception as error:
                 self.failure = error
 
+    def _refuse(self, rejection: Rejection) -> Rejection:
+        assert self.service is not None
+        self.service.tally.add({("classifier_rejected", str(rejection.code), rejection.field): 1})
+        return rejection
+
+    def _answer(self, batch: Sequence[_Waiting]) -> list[Reply]:
+        assert self.service is not None
+        return reply(self.service, [each.arrival for each in batch])
+
+    def _answer_others(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In the model thread, between two passes of an explanation: what waits to be classified."""
+        until = time.monotonic() + STAND_BACK_S
+        while time.monotonic() < until and (batch := self._fill([])):
+            loop.call_soon_threadsafe(_give, batch, self._answer(batch))
+
     async def _batch(self) -> list[_Waiting]:
         """What waits, one request at least."""
-        batch = [await self._queue.get()]
-        self._fill(batch)
+        while not self.waiting:
+            self._came.clear()
+            await self._came.wait()
+        others_wait = bool(self._small or self._large)
+        self._explained_last = bool(self._explanations) and not (others_wait and self._explained_last)
+        if self._explained_last:
+            return [self._explanations.popleft()]
+        batch = self._fill([])
         if len(batch) < self._batching.size and self._batching.delay_s:
             await asyncio.sleep(self._batching.delay_s)
             self._fill(batch)
         return batch
 
-    def _fill(self, batch: list[_Waiting]) -> None:
-        while len(batch) < self._batching.size and not self._queue.empty():
-            batch.append(self._queue.get_nowait())
+    def _fill(self, batch: list[_Waiting]) -> list[_Waiting]:
+        """Add what waits to be classified."""
+        if not batch:
+            takes_large = bool(self._large) and not (self._small and self._large_was_last)
+            self._large_was_last = takes_large
+            if takes_large:
+                batch.append(self._large.popleft())
+        while self._small and len(batch) < self._batching.size:
+            batch.append(self._small.popleft())
+        return batch
+
+
+def _give(batch: Sequence[_Waiting], replies: Sequence[Reply]) -> None:
+    for each, made in zip(batch, replies, strict=True):
+        if not each.reply.done():  # cancelled where the server's patience was over
+            each.reply.set_result(made)

@@ -8,6 +8,9 @@ it breaks on is malformed here. Leaves out what the content means. Nothing is lo
 import asyncio
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
@@ -19,9 +22,13 @@ from handler.errors import Rejection
 MOST_BYTES = 2 * 1024 * 1024  # max_request_size of config.properties
 MOST_FIELDS = 1000  # each costs microseconds, and a body has room for a million
 PATIENCE_S = 60
+MOST_HELD = 64 * 1024 * 1024  # of all bodies that arrive, wait, or are being answered
+AT_ONCE = 4  # large bodies of which a piece is read in one round of the event loop
+FREE_BYTES = 16 * 1024  # of each body, which always have room: connections are bounded too
 
 TOO_LARGE = Rejection(413, "body", f"the body is larger than {MOST_BYTES:,} bytes", "Send smaller requests")
 TOO_SLOW = Rejection(408, "body", f"the body did not arrive within {PATIENCE_S} s", "Send it again")
+NO_ROOM = Rejection(503, "body", "too many bytes wait to be answered", "Ask again in a moment")
 REMEDY = """Send --data-urlencode "text=...", or --json '{"text": "..."}'"""
 MALFORMED = Rejection(422, "body", "the form is malformed", REMEDY)
 
@@ -31,23 +38,91 @@ BROKEN = re.compile(rb"%(?![0-9A-Fa-f]{2})|(?:^|&)=")
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # its warnings quote what they stumble over
 
 
-async def read_body(request: Request) -> bytes | Rejection:
+class Memory:
+    """Room for bodies. Where none is left, the body that has been arriving for longest makes room."""
+
+    def __init__(self, most: int = MOST_HELD) -> None:
+        self._left = most
+        # Large bodies are read by turns, a few in each round of the event loop, which others share.
+        self.turns = asyncio.Semaphore(AT_ONCE)
+        self._arriving: dict[Held, None] = {}
+
+    @contextmanager
+    def hold(self) -> "Iterator[Held]":
+        """A body's share, given back at the end."""
+        held = Held(self)
+        self._arriving[held] = None
+        try:
+            yield held
+        finally:
+            self.give_back(held)
+
+    def take(self, held: "Held", count: int) -> bool:
+        """Whether there is room for so many bytes more."""
+        while self._left < count:
+            oldest = next((each for each in self._arriving if each is not held and each.count), None)
+            if oldest is None:
+                return False
+            self.give_back(oldest)
+            oldest.give_up()
+        self._left -= count
+        held.count += count
+        return True
+
+    def is_whole(self, held: "Held") -> None:
+        """It keeps its room until it is answered."""
+        self._arriving.pop(held, None)
+
+    def give_back(self, held: "Held") -> None:
+        self._arriving.pop(held, None)
+        self._left += held.count
+        held.count = 0
+
+
+@dataclass(eq=False)
+class Held:
+    """What one body holds of a `Memory`: `count` bytes, those of `FREE_BYTES` not among them."""
+
+    memory: Memory
+    count: int = 0
+    timeout: asyncio.Timeout | None = None
+    is_given_up: bool = False
+
+    def give_up(self) -> None:
+        """Whoever reads it stops."""
+        self.is_given_up = True
+        if self.timeout is not None and not self.timeout.expired():
+            self.timeout.reschedule(asyncio.get_running_loop().time())
+
+
+async def read_body(request: Request, held: Held) -> bytes | Rejection:
     """The body, of which no more than `MOST_BYTES` are ever held.
 
     Raises `starlette.requests.ClientDisconnect` where the client goes away first.
     """
     if int(request.headers.get("content-length", 0)) > MOST_BYTES:
         return TOO_LARGE
-    body = bytearray()
+    chunks, size = [], 0  # joined at the end: a bytearray that grows and goes costs much more
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(PATIENCE_S) as held.timeout:
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > MOST_BYTES:
+                size += len(chunk)
+                if size > MOST_BYTES:
                     return TOO_LARGE
+                charged = max(0, size - FREE_BYTES) - held.count
+                if held.is_given_up or not held.memory.take(held, charged):
+                    held.is_given_up = True
+                    return NO_ROOM
+                chunks.append(chunk)
+                if charged:
+                    async with held.memory.turns:
+                        await asyncio.sleep(0)
     except TimeoutError:
-        return TOO_SLOW
-    return bytes(body)
+        return NO_ROOM if held.is_given_up else TOO_SLOW
+    finally:
+        held.timeout = None
+    held.memory.is_whole(held)
+    return b"".join(chunks)
 
 
 def is_form(content_type: str) -> bool:

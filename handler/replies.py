@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from handler.errors import Rejection
-from handler.requests import Request, read
+from handler.requests import Request, read, refused
 from handler.service import Service
+
+UNENCODED = ("", "identity")  # values of Content-Encoding
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Arrival:
     """A request as a server hands it over: form fields, or the body under `body` or `data`, and its type.
 
     `describe`: it asks what is served, and its parameters are not read. `base64_tensors` as in
-    `requests.read`.
+    `requests.read`. `content_encoding` is the header of that name.
     """
 
     parameters: Mapping[str, object]
@@ -30,6 +32,14 @@ class Arrival:
     explain: bool = False
     describe: bool = False
     base64_tensors: bool = False
+    content_encoding: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of its fields."""
+        return sum(
+            len(value) for value in self.parameters.values() if isinstance(value, (bytes, bytearray, str))
+        )
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,9 @@ def _alone(service: Service, arrival: Arrival) -> Reply:
 def _read(service: Service, arrival: Arrival) -> Request:
     if arrival.describe:
         return Request([], "list")
+    if arrival.content_encoding.strip().lower() not in UNENCODED:
+        remedy = "Send it as it is, without gzip or another encoding"
+        return refused(Rejection(415, "Content-Encoding", "the body is declared as compressed", remedy))
     return read(
         arrival.parameters,
         arrival.content_type,

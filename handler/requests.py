@@ -204,6 +204,11 @@ def _read_tensors(body: Mapping, limits: Limits, base64_tensors: bool) -> Reques
     return replace(request, id=given) if isinstance(given, str) else request
 
 
+def refused(rejection: Rejection) -> Request:
+    """A request of which nothing is read."""
+    return Request([rejection], "one")
+
+
 def _one(row: Row | Rejection) -> Request:
     return Request([row], "one")
 

@@ -7,19 +7,20 @@ options, limits and what is counted. Leaves out how requests arrive (`requests`)
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from handler.errors import Rejection
-from handler.explanations import default_target, explain, methods
+from handler.explanations import Explanation, cost, default_target, explain, methods
 from handler.metrics import Tally, length_bin, positive_scores, score_bin
 from handler.predictor import Encoding, Prediction, Predictor
 from handler.requests import Limits, Options, Request, Row
 
 Encoded = tuple[Row, Encoding]
 
-# Of 128 tokens each, full-size fp32 takes 16 s on 2 cores: two minutes, of the five that a worker is given.
-EXPLAINED_PER_BATCH = 8
+# What explanations may cost one batch, in tokens that the model computes, since others share it: two texts of
+# 128 tokens, a second or two on 2 cores. The first request is explained whatever it costs.
+EXPLAINED_TOKENS_PER_BATCH = 2 * 128 * 128
 
 
 class Service:
@@ -27,7 +28,8 @@ class Service:
 
     def __init__(self, predictor: Predictor, limits: Limits, model: dict[str, str], tally: Tally) -> None:
         self.predictor, self.limits, self.model, self.tally = predictor, limits, model, tally
-        self.methods = methods(predictor)
+        self.methods = methods(predictor) if limits.max_explained else ()
+        self.stand_back: Callable[[], None] | None = None  # called before each pass of an explanation
         self._counted: Counter[tuple[str, ...]] = Counter()
         reference = predictor.artifact.meta["reference"]
         self._score_edges = reference["scores"]["edges"]
@@ -104,17 +106,21 @@ class Service:
     def _allow_explanations(
         self, requests: Sequence[Request], checked: list[list[Encoded | Rejection]]
     ) -> list[list[Encoded | Rejection]]:
-        """So few texts are explained in one batch that it ends before the server gives the worker up."""
-        left, allowed = EXPLAINED_PER_BATCH, []
+        """So much is explained in one batch that it ends soon; the others are to ask again."""
+        spent, allowed = 0, []
         for request, rows in zip(requests, checked, strict=True):
-            wanted = sum(not isinstance(row, Rejection) for row in rows) if request.explain else 0
-            if wanted > left:
+            found = [row for row in rows if not isinstance(row, Rejection)] if request.explain else []
+            costs = sum(cost(self._method(row.options), len(encoding.ids)) for row, encoding in found)
+            if spent and costs and spent + costs > EXPLAINED_TOKENS_PER_BATCH:
                 busy = Rejection(429, "text", "others are being explained", "Ask again in a moment")
                 rows = [row if isinstance(row, Rejection) else busy for row in rows]
             else:
-                left -= wanted
+                spent += costs
             allowed.append(rows)
         return allowed
+
+    def _method(self, options: Options) -> str:
+        return options.method or self.methods[0]
 
     def _refuse(self, options: Options, explains: bool) -> Rejection | None:
         labels = self.predictor.artifact.labels
@@ -152,13 +158,25 @@ class Service:
         answer = self.predictor.answer(prediction)
         self._count_answer(answer, prediction)
         if request.explain:
-            begun = time.perf_counter()
-            target = row.options.target or default_target(self.predictor, prediction.scores)
-            explanation = explain(self.predictor, row.text, target, row.options.method or self.methods[0])
-            answer["explanation"] = asdict(explanation)
-            self._count("explained", 1, explanation.method)
-            self._count("explain_seconds", time.perf_counter() - begun)
+            answer["explanation"] = asdict(self._explain(row, prediction))
         return answer | {"model": self.model}
+
+    def _explain(self, row: Row, prediction: Prediction) -> Explanation:
+        begun, stood_back = time.perf_counter(), 0.0
+
+        def between() -> None:
+            nonlocal stood_back
+            if self.stand_back is not None:
+                since, counted = time.perf_counter(), self._counted
+                self.stand_back()  # other requests may be answered, and are counted on their own
+                self._counted = counted
+                stood_back += time.perf_counter() - since
+
+        target = row.options.target or default_target(self.predictor, prediction.scores)
+        explanation = explain(self.predictor, row.text, target, self._method(row.options), between)
+        self._count("explained", 1, explanation.method)
+        self._count("explain_seconds", time.perf_counter() - begun - stood_back)
+        return explanation
 
     def _reject(self, row: Rejection) -> dict:
         self._count("rejected", 1, str(row.code), row.field)

@@ -21,8 +21,10 @@ import jsonschema
 import pytest
 
 from deploy import bodies, openapi
-from deploy.app import AppServer, Model, create_app, listen
+from deploy.app import PAGES, AppServer, Model, create_app, listen
 from deploy.batcher import Batcher, Batching
+from deploy.bodies import Memory
+from deploy.connections import Admission, Bounds
 from deploy.counters import Counters
 from deploy.server import Server, free_ports
 from handler.artifact import Artifact
@@ -89,11 +91,14 @@ def running(
     counted: Counters | None = None,
     batching: Batching | None = None,
     drain_s: float = 0,
+    bounds: Bounds | None = None,
+    memory: Memory | None = None,
 ) -> Iterator[App]:
     """uvicorn in a thread, on a free port; `load` may give a service that is loaded already."""
     counted = counted or Counters()
     batcher = Batcher(load or (lambda: model.load(counted)), batching or Batching())
-    server = AppServer(create_app(model, batcher, counted), batcher, drain_s)
+    admission = Admission(bounds or Bounds(), lambda code, field: None)
+    server = AppServer(create_app(model, batcher, counted, memory), batcher, drain_s, admission)
     listening = listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
@@ -268,10 +273,23 @@ def test_whatever_a_request_holds_both_answer_it_alike(served: tuple[Server, Art
 
 
 def test_other_methods_are_refused_in_the_same_words(app: App) -> None:
-    for method in ("GET", "DELETE", "PATCH"):
+    for method in ("GET", "HEAD", "DELETE", "PATCH"):
         status, content = ask(app.port, PREDICT, None, "", method)
-        jsonschema.validate(json.loads(content), ANSWER_SCHEMA)
         assert status == 405
+        if method != "HEAD":
+            jsonschema.validate(json.loads(content), ANSWER_SCHEMA)
+
+
+@pytest.mark.parametrize("path", ["/ping", "/ready", "/metrics", "/models/hate"])
+def test_health_checks_may_use_head(app: App, path: str) -> None:
+    assert ask(app.port, path, None, "", "HEAD") == (200, b"")
+
+
+def test_pages_can_be_left_out(model: Model, service: Service) -> None:
+    left_out = create_app(model, Batcher(lambda: service, Batching()), Counters(), without=PAGES)
+    paths = {route.path for route in left_out.routes}
+    assert not paths & {"/metrics", "/docs", "/openapi.json", "/models/hate"}
+    assert {"/ping", "/ready", "/predict", PREDICT} <= paths
 
 
 def test_requests_at_once_share_a_batch_and_are_answered_as_if_alone(
