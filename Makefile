@@ -45,7 +45,7 @@ demo: install ## everything on a small synthetic corpus: train, export, package,
 	@$(MAKE) --no-print-directory train export package DATA=demo BASE=minilm
 	@$(MAKE) --no-print-directory serve && trap '$(MAKE) --no-print-directory stop' EXIT && \
 	  printf "\n\$$ curl localhost:8080/predictions/hate --json '%s'\n" '$(DEMO_JSON)' && \
-	  curl --silent --show-error --fail-with-body localhost:8080/predictions/hate --json '$(DEMO_JSON)'
+	  curl --noproxy '*' --silent --show-error --fail-with-body localhost:8080/predictions/hate --json '$(DEMO_JSON)'
 	@$(MAKE) --no-print-directory benchmark select PROFILE=demo
 	@printf '%s\n' '' 'done; nothing is left running. Look at: benchmarks/results/side-by-side.html. To go on:' \
 	  '  source ./activate && torchserve --start --models $(NAME)=$(NAME).mar'

@@ -30,6 +30,7 @@ from benchmarks.server_counters import read_counters
 from deploy.load import Load, closed_loop
 from handler.artifact import unpacked
 from handler.predictor import Predictor
+from handler.proxies import open_url
 
 SCHEMA = 1
 SCHEMA_FILE = Path(__file__).with_name("head_to_head.schema.json")
@@ -231,6 +232,6 @@ def _ask(url: str, text: str) -> float:
     """Milliseconds of one request on a connection of its own."""
     request = urllib.request.Request(url, as_bodies([text])[0], {"Content-Type": "application/json"})
     begun = time.perf_counter()
-    with urllib.request.urlopen(request, timeout=60) as response:
+    with open_url(request, 60) as response:
         response.read()
     return 1000 * (time.perf_counter() - begun)

@@ -39,6 +39,7 @@ from deploy.load import MOST_STRETCH, Load, closed_loop
 from deploy.server import ROOT, free_ports, private_server
 from handler.artifact import Artifact, archived_artifact
 from handler.errors import UserError
+from handler.proxies import open_url
 from training.data.splits import Split
 
 # Served scores have six decimals; two roundings of nearly the same number may be one unit apart.
@@ -114,7 +115,7 @@ def launched(
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5):
+        with open_url(url, 5):
             return True
     except (OSError, http.client.HTTPException):
         return False
@@ -323,7 +324,7 @@ def _predictions(url: str, texts: Sequence[str]) -> list[dict]:
     body = json.dumps({"texts": list(texts)}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=300) as response:
+        with open_url(request, 300) as response:
             answers = json.load(response)["predictions"]
     except urllib.error.HTTPError as error:
         error.close()

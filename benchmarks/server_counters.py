@@ -9,9 +9,10 @@ Leaves out percentiles: of sums there are none.
 """
 
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Mapping
+
+from handler.proxies import open_url
 
 REQUESTS, FAILED = "ts_inference_requests_total", "Requests5XX"
 QUEUE, INFERENCE = "ts_queue_latency_microseconds", "ts_inference_latency_microseconds"
@@ -21,7 +22,7 @@ SETTLE_S = 0.1  # TorchServe sends an answer first and counts it then
 def read_counters(metrics: str) -> dict[str, float]:
     """What the address `metrics` shows, by name, each summed over its labels."""
     time.sleep(SETTLE_S)
-    with urllib.request.urlopen(metrics, timeout=10) as response:
+    with open_url(metrics, 10) as response:
         lines = response.read().decode().splitlines()
     sums: Counter[str] = Counter()
     for line in lines:

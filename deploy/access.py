@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from handler.proxies import open_direct
 from handler.torchserve import Config, read_config
 
 KEY_FILE = "key_file.json"
@@ -76,9 +77,7 @@ def ask(url: str, headers: Mapping[str, str] | None = None, context: ssl.SSLCont
     """The JSON at `url`, or None where nothing answers, or with anything but a 200 and JSON."""
     request = urllib.request.Request(url, headers=dict(headers or {}))
     try:
-        # No proxy: the tokens of a server on this machine are nobody else's.
-        handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
-        with urllib.request.build_opener(*handlers).open(request, timeout=PATIENCE_S) as response:
+        with open_direct(request, PATIENCE_S, context) as response:
             return json.load(response)
     except (OSError, http.client.HTTPException, ValueError):
         return None

@@ -8,7 +8,6 @@ the restart is lost.
 import json
 import math
 import time
-import urllib.request
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from http.client import HTTPException
@@ -22,6 +21,7 @@ from deploy.drift import Counts
 from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.metrics import dimension, length_bin, score_bin
+from handler.proxies import open_url
 from handler.scoring.plan import plan, read_part
 
 TIMEOUT_S = 5
@@ -180,7 +180,7 @@ def _read(url: str) -> bytes:
     if not url.startswith(("http://", "https://")):
         raise UserError("this is no address of http", seen=url, remedy=remedy)
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+        with open_url(url, TIMEOUT_S) as response:
             content = response.read(MOST_BYTES + 1)
     except (OSError, HTTPException, ValueError) as error:
         raise UserError("nothing answers", seen=f"{url} ({error})", remedy=remedy) from error

@@ -17,6 +17,7 @@ from deploy.server import private_server
 from handler.artifact import archived_artifact, unpacked
 from handler.errors import UserError
 from handler.predictor import Predictor
+from handler.proxies import open_url
 
 # Of every length up to beyond the usual maximum, with what tokenizers trip over.
 TEXTS = [
@@ -64,7 +65,7 @@ def _ask(url: str, archive: Path) -> list[dict]:
     body = json.dumps({"texts": TEXTS}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with open_url(request, 60) as response:
             answers = json.load(response)["predictions"]
         if any("scores" not in answer for answer in answers):
             raise KeyError("scores")

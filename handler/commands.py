@@ -4,34 +4,93 @@ Tables and progress go to stderr, JSON for machines to stdout, so that `… | jq
 """
 
 import argparse
+import errno
 import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from types import FrameType
 
 from handler.errors import UserError
+from handler.proxies import spare_loopback
+from handler.terminal import discard, lost_reader, prepare_streams
+
+# The end of a terminal, of a session, and Ctrl-\ on one.
+ENDS = ("SIGTERM", "SIGHUP", "SIGQUIT")
+SHORTAGES = {
+    errno.ENOSPC: ("no room is left on the disk", "Free some, or name a folder on another one"),
+    errno.EDQUOT: ("the disk quota is used up", "Free some, or name a folder on another disk"),
+    errno.EROFS: ("the file system is read-only", "Name a folder that can be written"),
+    errno.EMFILE: ("this process may open no more files", "Raise the limit: ulimit -n 4096"),
+    errno.ENFILE: ("the machine may open no more files", "End what holds many open, or raise fs.file-max"),
+    errno.ENOMEM: ("there is no memory left", "Free some, or raise the limit (ulimit -v)"),
+}
+SAME_END_S = 5.0  # a terminal and make both pass on one end: its echo must not cut off the tidying up
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
-    """Run `main(argv)` as a program and leave the process with its exit status. SIGTERM ends it as Ctrl-C
-    does: what it started is stopped."""
-    with suppress(ValueError):  # another thread than the first may not say so
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Run `main(argv)` as a program and leave the process with its exit status. SIGTERM, SIGHUP and SIGQUIT
+    end it as Ctrl-C does: what it started is stopped."""
+    prepare_streams()
+    spare_loopback()
+    _heed_ends()
     try:
         status = main(None) or 0
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         status = 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         status = 130
-    except BrokenPipeError:  # the reader of our output (head, less) has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        if not lost_reader():
+            raise
+        discard(sys.stdout.fileno())
         status = 0
+    except (OSError, MemoryError) as error:
+        if (told := of_this_moment(error)) is None:
+            raise
+        say(f"error: {told}")
+        discard(sys.stdout.fileno())  # what could not be written is not tried once more
+        status = 2
     sys.exit(status)
+
+
+def of_this_moment(error: OSError | MemoryError) -> UserError | None:
+    """What the machine lacks for now, whatever was being done, as a sentence; None where that is not it."""
+    if isinstance(error, MemoryError):
+        return UserError("there is no memory left", remedy="Free some, or raise the limit (ulimit -v)")
+    if error.errno in SHORTAGES:
+        what, remedy = SHORTAGES[error.errno]
+        return UserError(what, seen=error.filename or error.strerror, remedy=remedy)
+    if isinstance(error, FileNotFoundError) and "No usable temporary directory" in str(error):
+        seen = f"TMPDIR={os.environ.get('TMPDIR', '')}"
+        return UserError(
+            "no temporary folder can be written", seen=seen, remedy="Set TMPDIR to a folder that can"
+        )
+    return None
+
+
+def _heed_ends() -> None:
+    """Raise `SystemExit(128 + number)` where a signal asks the process to end, once for each end. What the
+    parent ignores (nohup) stays ignored."""
+    ended_at = float("-inf")
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal ended_at
+        before, ended_at = ended_at, time.monotonic()
+        if ended_at - before > SAME_END_S:
+            raise SystemExit(128 + number)
+
+    with suppress(ValueError):  # another thread than the first may not say so
+        for name in ENDS:
+            number = getattr(signal, name, None)  # Windows has SIGTERM alone
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, end)
 
 
 def say(message: str = "") -> None:
@@ -40,8 +99,9 @@ def say(message: str = "") -> None:
 
 
 def emit(value: object) -> None:
-    """Give the machine its JSON (stdout)."""
-    print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)
+    """Give the machine its JSON (stdout), in UTF-8, or in ASCII on a terminal of another encoding."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    print(json.dumps(value, indent=2, ensure_ascii=not encoding.startswith("utf")), flush=True)
 
 
 def positive_int(text: str) -> int:

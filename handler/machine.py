@@ -4,6 +4,7 @@ its NVIDIA GPUs."""
 import importlib.util
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 
 # The instruction sets that make an ahead-of-time compiled kernel unable to run, or to be fast, elsewhere.
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
+UNLIMITED_BYTES = 1 << 60  # cgroups v1 write no limit as the largest number of whole pages
 
 
 @cache
@@ -22,19 +24,88 @@ def cpu_features() -> tuple[str, ...]:
 
 
 def available_cpus() -> int:
-    """CPUs that this process may use: affinity, and the cgroup quota (v2, then v1) where there is one."""
+    """Whole CPUs that this process may use, at least 1: what its affinity and the quotas of its control
+    groups leave of the machine's."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min([count, *cpu_quotas()])))
+
+
+def cpu_quotas(root: Path = Path("/")) -> list[float]:
+    """CPUs that the process' control group and each group above it may use, where they are limited; `root` is
+    the folder that holds `proc` and `sys`."""
+    found = []
+    for group in _control_groups("cpu", root):
+        values = _words(group / "cpu.max") or [
+            *_words(group / "cpu.cfs_quota_us"),
+            *_words(group / "cpu.cfs_period_us"),
+        ]
+        with suppress(ValueError):  # "max", or not there
+            quota, period = map(int, values)
+            if quota > 0 and period > 0:
+                found.append(quota / period)
+    return found
+
+
+def memory_left(root: Path = Path("/")) -> int | None:
+    """Bytes that the process' control groups leave it, with what the cache of files would give up; None where
+    no group is limited."""
+    found = []
+    for group in _control_groups("memory", root):
+        for limit, used in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            with suppress(ValueError):
+                ((most,), (taken,)) = _words(group / limit), _words(group / used)
+                if int(most) < UNLIMITED_BYTES:
+                    found.append(max(0, int(most) - int(taken) + _inactive_file(group)))
+    return min(found, default=None)
+
+
+def _inactive_file(group: Path) -> int:
+    words = iter(_words(group / "memory.stat"))
+    return dict(zip(words, map(int, words), strict=False)).get("inactive_file", 0)
+
+
+def _control_groups(controller: str, root: Path) -> Iterator[Path]:
+    """The folders of the process' own control group of `controller` and of all above it that can be seen, of
+    cgroups v1 and v2."""
+    for mount in _lines(root / "proc/self/mountinfo"):
+        before, _, after = mount.partition(" - ")
+        kind, _, options = (*after.split(), "", "", "")[:3]
+        if kind == "cgroup2":
+            controllers = ""
+        elif kind == "cgroup" and controller in options.split(","):
+            controllers = controller
+        else:
+            continue
+        inside, place = (Path(_unescaped(word)) for word in before.split()[3:5])
+        mounted = root / place.relative_to("/")
+        for line in _lines(root / "proc/self/cgroup"):
+            _, names, path = line.split(":", 2)
+            if controllers in names.split(","):
+                own = Path(path)
+                if ".." in own.parts:  # above what this namespace shows
+                    below = Path()
+                else:
+                    below = own.relative_to(inside) if own.is_relative_to(inside) else Path()
+                yield from (mounted / each for each in (below, *below.parents))
+
+
+def _unescaped(word: str) -> str:
+    """A word of mountinfo, in which blanks stand as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), word)
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text().strip()
-            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return count
-    if quota in ("max", "-1"):
-        return count
-    return max(1, min(count, int(quota) // int(period)))
+        return path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _words(path: Path) -> list[str]:
+    return " ".join(_lines(path)).split()
 
 
 @dataclass(frozen=True)
@@ -74,8 +145,7 @@ def cpu_model() -> str:
 
 def _cpuinfo(field: str) -> Iterator[str]:
     """Every value of a field of Linux' /proc/cpuinfo; none elsewhere."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == field:
-                yield value.strip()
+    for line in _lines(Path("/proc/cpuinfo")):
+        name, _, value = line.partition(":")
+        if name.strip() == field:
+            yield value.strip()

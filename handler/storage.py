@@ -13,6 +13,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from handler.errors import UserError
+from handler.proxies import is_here
 
 FAILURES: tuple[type[Exception], ...] = (OSError,)
 with suppress(ImportError):
@@ -35,10 +36,17 @@ def opened(place: str) -> tuple[Any, str]:
     if "://" not in place:  # a name with :: or the like is a name
         return LocalFileSystem(), os.path.abspath(Path(place).expanduser())  # noqa: PTH100 - keeps links
     try:
-        filesystem, path = fsspec.core.url_to_fs(place)
+        filesystem, path = fsspec.core.url_to_fs(place, **_options(place))
     except UNKNOWN + FAILURES as error:
         raise _told(place, error) from error
     return filesystem, path
+
+
+def _options(place: str) -> dict[str, Any]:
+    """What the web's file system must be told: by itself it knows no proxy."""
+    if not place.startswith(("http://", "https://")):
+        return {}
+    return {"client_kwargs": {"trust_env": not is_here(place)}}
 
 
 def address(filesystem: Any, path: str) -> str:

@@ -28,7 +28,7 @@ from transformers import (
 from handler.artifact import read_json
 from handler.atomic import recover, replacing_folder, write_json
 from handler.errors import UserError
-from handler.machine import cpu_model
+from handler.machine import available_cpus, cpu_model
 from handler.runtimes import refuse_code
 from training import data
 from training.backbones import clear_limits
@@ -210,7 +210,7 @@ def describe_surroundings() -> dict[str, Any]:
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "cpu": cpu_model(),
-            "cores": os.cpu_count(),
+            "cores": available_cpus(),
             "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },

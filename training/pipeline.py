@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from handler.commands import say
 from handler.errors import UserError
+from handler.machine import available_cpus
 from training import processes
 from training.backbones import backbone
 from training.calibration import Calibration, calibrate, uncalibrated
@@ -214,9 +215,11 @@ def _check_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ma
 
 
 def use_threads(count: int | None) -> None:
-    """Set how many threads torch computes with; None leaves its own choice."""
-    if count:
-        torch.set_num_threads(count)
+    """Set how many threads torch computes with. None leaves its own choice, which knows no CPU quota, but for
+    what is beyond one."""
+    chosen = torch.get_num_threads()
+    if (wanted := count or min(chosen, available_cpus())) != chosen:
+        torch.set_num_threads(wanted)
 
 
 def keep_freed_memory() -> None:

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -31,6 +30,7 @@ from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.metrics import dimension, length_bin, positive_scores, score_bin
 from handler.predictor import Prediction, Predictor
+from handler.proxies import open_url
 from tests.conftest import run_stage
 
 # The shares of a real validation split: a score with an empty bin, lengths with bins of hardly any text.
@@ -332,7 +332,7 @@ def test_the_exporter_sees_drift_after_a_restart_and_says_once_why_it_cannot_rea
     listen(collector, "127.0.0.1", port)
 
     def scrape() -> dict[str, float]:
-        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as response:
+        with open_url(f"http://127.0.0.1:{port}/metrics", 30) as response:
             lines = response.read().decode().splitlines()
         return {line.split()[0]: float(line.split()[1]) for line in lines if not line.startswith("#")}
 

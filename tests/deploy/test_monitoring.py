@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
-from urllib.request import urlopen
 
 import pytest
 import yaml
@@ -20,6 +19,7 @@ from deploy import counts
 from deploy.drift import Counts
 from deploy.server import Server, free_ports
 from handler.artifact import Artifact
+from handler.proxies import open_url
 from tests.conftest import ROOT, run_stage
 from tests.deploy.test_protocols import ask
 
@@ -132,7 +132,7 @@ def prometheus(server: Server, exporter_port: int, folder: Path) -> Iterator[str
 
 def numbers(address: str, expression: str) -> list[float]:
     """What Prometheus answers; what is not a number (0/0) is no answer."""
-    with urlopen(f"{address}/api/v1/query?{urlencode({'query': expression})}", timeout=30) as response:
+    with open_url(f"{address}/api/v1/query?{urlencode({'query': expression})}", 30) as response:
         found = json.load(response)["data"]["result"]
     return [value for value in (float(each["value"][1]) for each in found) if value == value]
 

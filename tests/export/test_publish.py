@@ -14,6 +14,7 @@ from export.package import package
 from export.publish import addresses, fetch, publish
 from handler.artifact import file_sha256
 from handler.errors import UserError
+from handler.proxies import open_url
 from tests.conftest import run_stage
 
 
@@ -144,7 +145,7 @@ def _variant(server: Server, version: str = "/hate") -> str:
 
 def _ask(request: urllib.request.Request) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(request, timeout=120) as answer:
+        with open_url(request, 120) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

@@ -9,7 +9,6 @@ import io
 import shutil
 import tarfile
 import tempfile
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -18,6 +17,7 @@ from pathlib import Path
 from handler.atomic import make_folder, replacing
 from handler.commands import say
 from handler.errors import UserError
+from handler.proxies import open_url
 
 TIMEOUT_S = 30
 
@@ -77,7 +77,7 @@ def folder_sha256(folder: Path) -> str:
 
 def _download(files: PinnedFiles, url: str, folder: Path) -> bytes:
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+        with open_url(url, TIMEOUT_S) as answer:
             return answer.read()
     except (OSError, HTTPException) as error:  # URLError is an OSError
         wanted = ", ".join([*files.sha256, *(f"{name}/" for name in files.folders)])
