@@ -241,8 +241,6 @@ def test_http_is_asked_in_one_place() -> None:
         "export/verify.py": {"urllib.request"},
         "tests/export/test_publish.py": {"urllib.request"},
         "deploy/rollout.py": {"requests"},  # sessions with trust_env off
-        "deploy/load.py": {"aiohttp"},  # which knows no proxy unless trust_env is on
-        "benchmarks/arrivals.py": {"aiohttp"},
     }
     found: dict[str, set[str]] = {}
     opening = []
@@ -254,13 +252,14 @@ def test_http_is_asked_in_one_place() -> None:
                     names = [node.module or ""]
                 place = path.relative_to(ROOT).as_posix()
                 for name in names:
-                    if name in ("urllib.request", "urllib3", "httpx", "requests", "aiohttp"):
+                    if name in ("urllib.request", "urllib3", "httpx", "requests"):
                         found.setdefault(place, set()).add(name)
                 called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
                 if called.endswith(
                     ("urlopen", "build_opener", "urlretrieve", "requests.get", "requests.post")
                 ):
                     opening.append(place)
+                # By itself aiohttp knows no proxy.
                 if isinstance(node, ast.keyword) and node.arg == "trust_env":
                     opening.append(place)
     assert {place: names for place, names in found.items() if names - allowed.get(place, set())} == {}
