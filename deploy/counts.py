@@ -99,7 +99,7 @@ def written(path: str, artifact: Artifact) -> Counts:
         raise UserError(error.what, seen=error.seen, remedy=remedy) from error
     counts = Counts()
     try:
-        for row in (row for part in parts.parts for row in read_part(part, parts.form, "tokens")):
+        for row in (row for part in parts.parts for row in read_part(part, "tokens")):
             if row.get("error"):
                 continue
             counts["length", length_bin(int(row["tokens"]), up_to)] += 1

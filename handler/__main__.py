@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TextIO
+from typing import IO, TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -16,6 +16,9 @@ from handler.errors import Rejection, UserError
 from handler.machine import available_cpus
 from handler.predictor import Predictor
 from handler.requests import Limits, read_text
+
+if TYPE_CHECKING:
+    from handler.tables.layout import Reading
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     predict.add_argument("--format", choices=("csv", "jsonl", "parquet"), help="of parts (the input's)")
     predict.add_argument("--text-column", default="text", help="default: %(default)s")
+    predict.add_argument(
+        "--encoding", help="of text files, such as cp1252 (default: what their first bytes say, else UTF-8)"
+    )
+    predict.add_argument("--delimiter", help="of CSV files (default: what their header has)")
+    predict.add_argument(
+        "--escape", help="the character before a quote within a text, '' for none (default: what a CSV has)"
+    )
+    predict.add_argument("--strict", action="store_true", help="exit with 1 where a row has no answer")
     predict.add_argument("--threads", type=positive_int, help="default: all CPUs of this process")
     predict.add_argument(
         "--part-rows", type=positive_int, default=10_000, help="%(default)s; Parquet's row groups stay whole"
@@ -90,6 +101,7 @@ def _predict_job(arguments: argparse.Namespace) -> int:
         arguments.text_column,
         arguments.format,
         arguments.part_rows,
+        _reading(arguments),
     )
     if arguments.engine == "ray":
         from handler.scoring.on_ray import on_ray
@@ -102,50 +114,73 @@ def _predict_job(arguments: argparse.Namespace) -> int:
         done = run_job(job, engine)
     say(f"{done['rows']:,} rows -> {done['output']}")
     emit(done)
-    return 0
+    return _told_of_rejected(done["rejected_now"], arguments.strict)
 
 
 def _predict_stream(arguments: argparse.Namespace) -> int:
-    """Standard input, or a file, row by row; a file of output appears only when it is complete."""
-    from handler.scoring.plan import plan, read_part
-    from handler.scoring.rows import CsvWriter, JsonWriter, classify, file_format, read_lines, table_columns
+    """Standard input, or a file, window by window; a file of output appears only when it is complete."""
+    from handler.scoring.plan import plan, read_windows
+    from handler.scoring.rows import CsvWriter, JsonWriter, Window, Writer, classify, windows
+    from handler.tables.layout import OUTPUTS, file_format, piped
+    from handler.tables.records import records
 
-    column, output = arguments.text_column, arguments.output
-    written = "csv" if output is None else file_format(output)
+    column, output, reading = arguments.text_column, arguments.output, _reading(arguments)
+    written = "csv" if output is None else file_format(output, OUTPUTS)
     if written not in ("csv", "jsonl"):
         remedy = "Use .csv or .jsonl, or read from a --file"
         raise UserError("standard input cannot be written as this", seen=output, remedy=remedy)
     if output is not None and not Path(output).parent.is_dir():
         seen = Path(output).parent
         raise UserError("the folder of the output does not exist", seen=seen, remedy="Make it first")
+    planned: int | None = None
     if arguments.file is not None:
-        parts = plan(arguments.file, column, arguments.part_rows, written)
-        columns = parts.columns
-        rows = (row for part in parts.parts for row in read_part(part, parts.form, column))
+        job = plan(arguments.file, column, arguments.part_rows, written, reading)
+        columns, planned = job.columns, job.rows
+        read: Iterator[Window] = (window for part in job.parts for window in read_windows(part, column))
     else:
         if sys.stdin.isatty():
             say("reading one text a line from the keyboard; end with Ctrl-D")
-        # Bytes that are not UTF-8 are read as U+FFFD: they spoil a character, never the run.
-        sys.stdin.reconfigure(encoding="utf-8", errors="replace", newline="\n")  # type: ignore[union-attr]
-        columns, rows = (column,), (row for row in read_lines(sys.stdin, "txt", column))
+        layout = piped(sys.stdin.buffer, reading)
+        columns = (column,)
+        read = windows(records(sys.stdin.buffer, layout), layout, column)
     predictor = Predictor.load(arguments.artifact, arguments.threads)
-    count = 0
-    with _open_output(output) as target:
-        writer = CsvWriter(target, table_columns(columns)) if written == "csv" else JsonWriter(target)
-        for row in tqdm(classify(predictor, rows, column), unit=" texts", disable=None):
-            writer.write([row])
-            count += 1
+    count = rejected = 0
+    with _open_output(output) as target, tqdm(total=planned, unit=" texts", disable=None) as bar:
+        writer: Writer = CsvWriter(target, columns) if written == "csv" else JsonWriter(target)
+        for window, results in classify(predictor, read):
+            rejected += writer.write(window, results)
+            count += len(results)
+            bar.update(len(results))
+        target.flush()
     if output is not None:
         say(f"{count:,} rows -> {output}")
-    return 0
+    return _told_of_rejected(rejected, arguments.strict)
+
+
+def _reading(arguments: argparse.Namespace) -> "Reading":
+    from handler.tables.layout import Reading
+
+    for name, given in (("delimiter", arguments.delimiter), ("escape", arguments.escape or None)):
+        if given is not None and (len(given) != 1 or given in '"\r\n'):
+            raise UserError(
+                f"--{name} is not one character", seen=repr(given), remedy="Give one, such as ';'"
+            )
+    return Reading(arguments.encoding, arguments.delimiter, arguments.escape)
+
+
+def _told_of_rejected(count: int, is_strict: bool) -> int:
+    """Say how many rows have no answer; the exit status."""
+    if count:
+        say(f"{count:,} rows have no answer: their column error says why")
+    return int(bool(count) and is_strict)
 
 
 @contextmanager
-def _open_output(output: str | None) -> Iterator[TextIO]:
+def _open_output(output: str | None) -> Iterator[IO[bytes]]:
     if output is None:
-        yield sys.stdout
+        yield sys.stdout.buffer
         return
-    with replacing(Path(output), text=True) as target:
+    with replacing(Path(output)) as target:
         yield target
 
 

@@ -5,7 +5,6 @@ stay in it. A part appears under its name when it is complete, so that it does n
 often, or when a run was interrupted. Leaves out: who does it (`on_ray`, or this process).
 """
 
-import io
 import json
 import shutil
 import tempfile
@@ -14,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,19 +22,19 @@ from tqdm import tqdm
 from handler.artifact import Artifact
 from handler.commands import say
 from handler.errors import UserError
-from handler.predictor import WINDOW, Predictor
-from handler.scoring.plan import Part, Plan, column_types, plan, read_part
+from handler.predictor import Predictor
+from handler.scoring.plan import Part, Plan, column_types, plan, read_windows
 from handler.scoring.rows import (
     CsvWriter,
     JsonWriter,
     ParquetWriter,
+    Writer,
     classify,
     csv_header,
-    file_format,
     parquet_schema,
-    table_columns,
 )
 from handler.storage import address, opened, told
+from handler.tables.layout import AS_FOUND, OUTPUTS, Reading, file_format
 
 PLAN = "_plan.json"  # tools that read a folder of tables leave out what begins with _
 PART_ROWS = 10_000
@@ -79,7 +77,13 @@ class Job:
 
 
 def open_job(
-    source: str, output: str, artifact: Artifact, text_column: str, form: str | None, part_rows: int
+    source: str,
+    output: str,
+    artifact: Artifact,
+    text_column: str,
+    form: str | None,
+    part_rows: int,
+    reading: Reading = AS_FOUND,
 ) -> Job:
     """The job from `source` to `output`, a file, or a folder where the name ends in / or is one. `form` of
     the parts in a folder; that of the input unless given.
@@ -89,8 +93,8 @@ def open_job(
     folder, file = _place(output)
     if file and form:
         raise UserError("--format is for a folder of parts", seen=output, remedy="The name says the format")
-    wanted = file_format(file) if file else form
-    found = plan(source, text_column, part_rows, wanted)
+    wanted = file_format(file, (*OUTPUTS, "txt")) if file else form
+    found = plan(source, text_column, part_rows, wanted, reading)
     written = wanted or found.form
     if written == "txt":
         raise UserError(
@@ -188,26 +192,24 @@ def here(predictor: Predictor) -> Engine:
 def score_part(job: Job, part: Part, predictor: Predictor) -> Scored:
     """Read a part, classify its rows and write them, in flat memory."""
     rejected = 0
-    rows = classify(predictor, read_part(part, job.plan.form, job.plan.text_column), job.plan.text_column)
+    read = read_windows(part, job.plan.text_column)
     with _replacing(job.place(part)) as file, writer(job, file) as out:
-        while window := list(islice(rows, WINDOW)):
-            out.write(window)
-            rejected += sum(row["error"] is not None for row in window)
+        for window, results in classify(predictor, read):
+            rejected += out.write(window, results)
     return Scored(part.number, part.rows, rejected)
 
 
 @contextmanager
-def writer(job: Job, file: IO[bytes]) -> Iterator[Any]:
+def writer(job: Job, file: IO[bytes]) -> Iterator[Writer]:
     """What writes rows in the job's form."""
     if job.written == "parquet":
-        out = ParquetWriter(file, _schema(job))
+        out: Writer = ParquetWriter(file, _schema(job))
+    else:
+        out = CsvWriter(file, job.plan.columns) if job.written == "csv" else JsonWriter(file)
+    try:
         yield out
+    finally:
         out.close()
-        return
-    text = io.TextIOWrapper(file, "utf-8", newline="")  # type: ignore[type-var]
-    yield CsvWriter(text, table_columns(job.plan.columns)) if job.written == "csv" else JsonWriter(text)
-    text.flush()
-    text.detach()
 
 
 def join(job: Job) -> None:
@@ -215,7 +217,7 @@ def join(job: Job) -> None:
     assert job.output
     filesystem, folder = opened(job.folder)
     filesystem.invalidate_cache()  # workers have written
-    header = csv_header(table_columns(job.plan.columns)) if job.written == "csv" else b""
+    header = csv_header(job.plan.columns) if job.written == "csv" else b""
     with _replacing(job.output, stream=True) as target:
         if job.written == "parquet":
             _join_parquet(job, target)

@@ -1,38 +1,38 @@
 """Which parts a job has: where each begins and ends in its file, so that any worker can read any part.
 
-One pass over the input finds the boundaries: records of a CSV (which may hold line breaks in quotes), lines
-of JSON or text, row groups of Parquet. Files are local or in an object store, whatever fsspec opens. The plan
-lies beside the parts; a job is continued only by the same plan. Leaves out: what rows hold (`rows`).
+One pass over the input finds the boundaries: rows of a CSV (which may hold line breaks in quotes), lines of
+JSON or text, row groups of Parquet. Files are local or in an object store, whatever fsspec opens. The plan
+lies beside the parts; a job is continued only by the same plan.
 """
 
 import base64
-import csv
-import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
 from handler.errors import UserError
-from handler.scoring.rows import BROKEN, FORMATS, MOST_TEXT, file_format, json_row, read_csv, read_lines
+from handler.scoring.rows import Window, parquet_windows, windows
 from handler.storage import address, opened, told
+from handler.tables.layout import AS_FOUND, FORMATS, Reading, file_format, look
+from handler.tables.records import Layout, records, row_ends
 
-BOM = b"\xef\xbb\xbf"  # Excel writes one
 MOST_BYTES = 16 << 20  # of a part: long texts make parts of fewer rows
 MOST_COLUMNS = 1000
 
 
 @dataclass(frozen=True)
 class Part:
-    """`rows` rows of the file `path`: the bytes from `start` to `stop`, or Parquet's row groups. `header`
-    names the columns of its CSV."""
+    """`rows` rows of the file `path`: the bytes from `start` to `stop`, or Parquet's row groups. The first
+    row stands in line `line`, and `layout` says how the lines are written."""
 
     number: int
     path: str
     start: int
     stop: int
     rows: int
-    header: tuple[str, ...] = ()
+    line: int = 1
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,17 @@ class Plan:
         return json.loads(json.dumps(asdict(self)))
 
 
-def plan(source: str, text_column: str, part_rows: int, written: str | None) -> Plan:
-    """The parts of a file, a folder or a pattern (`in/*.csv`). Raises `UserError` where there is nothing to
-    read, formats differ, or a file lacks `text_column`."""
+def plan(
+    source: str, text_column: str, part_rows: int, written: str | None, reading: Reading = AS_FOUND
+) -> Plan:
+    """The parts of a file, a folder or a pattern (`in/*.csv`), which will be `written` in a format (None: not
+    at all). Raises `UserError` where there is nothing to read, formats differ, or a file lacks
+    `text_column`."""
     with told(source):
-        return _plan(source, text_column, part_rows, written)
+        return _plan(source, text_column, part_rows, written, reading)
 
 
-def _plan(source: str, text_column: str, part_rows: int, written: str | None) -> Plan:
+def _plan(source: str, text_column: str, part_rows: int, written: str | None, reading: Reading) -> Plan:
     filesystem, paths = _files(source)
     form = file_format(paths[0])
     types: dict[str, Any] = {}
@@ -72,45 +75,48 @@ def _plan(source: str, text_column: str, part_rows: int, written: str | None) ->
     for path in paths:
         name = address(filesystem, path)
         files.append(_identity(name, filesystem.info(path)))
+        layout = None
         with filesystem.open(path, "rb") as file:
-            if form == "csv":
-                found, cut = _cut_csv(file, part_rows)
-            elif form == "parquet":
+            if form == "parquet":
                 found, cut = _cut_parquet(file, part_rows, types)
             else:
-                found, cut = _cut_lines(file, form, part_rows, text_column, written)
+                layout = look(file, name, form, text_column, reading)
+                found, cut = _cut_text(file, layout, part_rows, text_column, written)
         if form in ("csv", "parquet"):
-            _check_columns(name, found, text_column)
+            _check_columns(name, layout.header if layout else found, text_column)
         columns |= dict.fromkeys(found)
-        header = found if form == "csv" else ()
-        parts += [Part(len(parts) + place, name, *each, header) for place, each in enumerate(cut)]
-    if len(columns) > MOST_COLUMNS:
-        raise UserError(
-            "the rows have too many columns for a table",
-            seen=f"{len(columns):,}",
-            remedy="Write .jsonl",
-        )
+        parts += [Part(len(parts) + place, name, *each, layout) for place, each in enumerate(cut)]
+        _check_count(columns)
     return Plan(form, text_column, tuple(files), tuple(columns), tuple(parts), _packed(types))
 
 
-def read_part(part: Part, form: str, text_column: str) -> Iterator[dict]:
-    """The rows of a part, one dict each."""
+def read_windows(part: Part, text_column: str) -> Iterator[Window]:
+    """The rows of a part, some at a time. Raises `UserError` where they are not as many as were planned."""
     filesystem, path = opened(part.path)
+    rows = 0
     with told(part.path), filesystem.open(path, "rb") as file:
-        if form == "parquet":
-            import pyarrow.parquet
+        for window in _windows(file, part, text_column):
+            rows += len(window.faults)
+            yield window
+    if rows != part.rows:
+        raise UserError(
+            f"{part.path} has changed since the job began",
+            seen=f"{rows:,} rows where there were {part.rows:,}",
+            remedy="Remove the parts, and run the same command again",
+        )
 
-            table = pyarrow.parquet.ParquetFile(file)
-            for batch in table.iter_batches(1024, row_groups=range(part.start, part.stop)):
-                yield from batch.to_pylist()
-            return
-        file.seek(part.start)
-        # Bytes that are not UTF-8 are read as U+FFFD: they spoil a character, never the run.
-        text = file.read(part.stop - part.start).decode("utf-8", errors="replace")
-    if form == "csv":
-        yield from read_csv(io.StringIO(text, newline=""), part.header)
-    else:
-        yield from read_lines(io.StringIO(text, newline="\n"), form, text_column)
+
+def read_part(part: Part, text_column: str) -> Iterator[dict]:
+    """The rows of a part, one dict each."""
+    for window in read_windows(part, text_column):
+        yield from window.rows
+
+
+def _windows(file: IO[bytes], part: Part, text_column: str) -> Iterator[Window]:
+    if part.layout:
+        read = records(file, part.layout, part.start, part.stop)
+        return windows(read, part.layout, text_column, part.line)
+    return parquet_windows(file, part.start, part.stop, text_column)
 
 
 def column_types(plan: Plan) -> dict[str, Any]:
@@ -178,77 +184,59 @@ def _check_columns(path: str, columns: tuple[str, ...], text_column: str) -> Non
         raise UserError(f"{path} has two columns of one name", seen=", ".join(twice), remedy="Rename one")
 
 
+def _check_count(columns: Sized) -> None:
+    if len(columns) > MOST_COLUMNS:
+        raise UserError(
+            "the rows have too many columns for a table",
+            seen=f"over {MOST_COLUMNS:,}",
+            remedy="Write .jsonl",
+        )
+
+
 class _Cuts:
-    """Boundaries as they are found: [start, stop, rows] of every part."""
+    """Boundaries as they are found: [start, stop, rows, line] of every part."""
 
     def __init__(self, start: int, part_rows: int) -> None:
         self.start, self.part_rows, self.rows = start, part_rows, 0
-        self.stop = start
-        self.found: list[tuple[int, int, int]] = []
+        self.stop, self.line = start, 1
+        self.found: list[tuple[int, int, int, int]] = []
 
-    def row(self, stop: int) -> None:
-        """A row ends at `stop`."""
+    def row(self, line: int, stop: int) -> None:
+        """A row that begins in `line` ends at `stop`."""
+        if not self.rows:
+            self.line = line
         self.rows, self.stop = self.rows + 1, stop
         if self.rows == self.part_rows or self.stop - self.start >= MOST_BYTES:
             self.close()
 
-    def close(self) -> list[tuple[int, int, int]]:
+    def close(self) -> list[tuple[int, int, int, int]]:
         if self.rows:
-            self.found.append((self.start, self.stop, self.rows))
+            self.found.append((self.start, self.stop, self.rows, self.line))
             self.start, self.rows = self.stop, 0
         return self.found
 
 
-def _cut_csv(file: IO[bytes], part_rows: int) -> tuple[tuple[str, ...], list[tuple[int, int, int]]]:
-    csv.field_size_limit(MOST_TEXT)
-    at = _after_bom(file)
-
-    def lines() -> Iterator[str]:
-        nonlocal at
-        # Latin-1 has a character for each byte, and UTF-8 has no byte of ASCII inside a character: records
-        # end where they would, and characters count bytes.
-        for line in io.TextIOWrapper(file, "latin-1", newline=""):
-            at += len(line)
-            yield line
-
-    records = csv.reader(lines())
-    try:
-        header = [name.encode("latin-1").decode("utf-8", errors="replace") for name in next(records, [])]
-        cuts = _Cuts(at, part_rows)
-        for record in records:
-            if record:  # an empty line is none
-                cuts.row(at)
-    except csv.Error as error:
-        raise UserError(
-            f"line {records.line_num:,} is no CSV", seen=error, remedy="Mend it; is a quote open?"
-        ) from error
-    return tuple(header), cuts.close()
-
-
-def _cut_lines(
-    file: IO[bytes], form: str, part_rows: int, text_column: str, written: str | None
-) -> tuple[tuple[str, ...], list[tuple[int, int, int]]]:
-    at = _after_bom(file)
-    cuts = _Cuts(at, part_rows)
-    columns: dict[str, None] = {text_column: None} if form == "txt" else {}
-    for line in file:
-        at += len(line)
-        cuts.row(at)
-        if form == "jsonl" and written not in (None, "jsonl"):  # a table's columns are those of all rows
-            row = json_row(line.decode("utf-8", errors="replace"), text_column)
-            columns |= dict.fromkeys(name for name in row if name != BROKEN)
+def _cut_text(
+    file: IO[bytes], layout: Layout, part_rows: int, text_column: str, written: str | None
+) -> tuple[tuple[str, ...], list[tuple[int, int, int, int]]]:
+    cuts = _Cuts(layout.start, part_rows)
+    columns = dict.fromkeys(layout.header)
+    if layout.form == "jsonl" and written not in (None, "jsonl"):  # a table's columns are those of all rows
+        for record in records(file, layout):
+            columns.update(dict.fromkeys(record.values))
+            _check_count(columns)
+            cuts.row(record.line, record.stop)
+    else:
+        for line, stop in row_ends(file, layout):
+            cuts.row(line, stop)
+    if layout.form == "txt":
+        columns[text_column] = None
     return tuple(columns), cuts.close()
-
-
-def _after_bom(file: IO[bytes]) -> int:
-    at = len(BOM) if file.read(len(BOM)) == BOM else 0
-    file.seek(at)
-    return at
 
 
 def _cut_parquet(
     file: IO[bytes], part_rows: int, types: dict[str, Any]
-) -> tuple[tuple[str, ...], list[tuple[int, int, int]]]:
+) -> tuple[tuple[str, ...], list[tuple[int, int, int, int]]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -263,11 +251,11 @@ def _cut_parquet(
                 seen=f"{types[field.name]} and {field.type}",
                 remedy="Score them one by one",
             )
-    found, start, rows = [], 0, 0
+    found, start, rows, before = [], 0, 0, 0
     for group in range(table.num_row_groups):
         rows += table.metadata.row_group(group).num_rows
         if rows >= part_rows or group == table.num_row_groups - 1:
             if rows:
-                found.append((start, group + 1, rows))
-            start, rows = group + 1, 0
+                found.append((start, group + 1, rows, before + 1))
+            start, before, rows = group + 1, before + rows, 0
     return tuple(table.schema_arrow.names), found

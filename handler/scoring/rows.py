@@ -1,7 +1,7 @@
 """Rows of text read, classified, and written back with the input's columns kept.
 
-Covers: CSV, JSONL, Parquet, and plain text with one text a line. A row that cannot be classified gets a
-sentence in its `error` column and the others go on. Leaves out: where a part of a file begins (`plan`).
+A row that cannot be read, classified or written gets a sentence in its `error` column and the others go on.
+Leaves out: formats (`handler.tables`) and where a part of a file begins (`plan`).
 """
 
 import csv
@@ -9,84 +9,114 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from pathlib import PurePosixPath
-from typing import IO, Any, TextIO
+from dataclasses import dataclass
+from functools import cache
+from typing import IO, Any
 
-from handler.errors import Rejection, UserError
-from handler.predictor import WINDOW, Predictor, clean
+from handler.errors import Rejection
+from handler.predictor import LONE_SURROGATE, WINDOW, Predictor
 from handler.requests import Limits, read_text
+from handler.tables.lines import is_valid
+from handler.tables.records import Layout, Record
 
 RESULT = ("label", "score", "tokens", "truncated", "error")
-FORMATS = ("csv", "jsonl", "parquet", "txt")
-BROKEN = object()  # the key, which no column can have, of why a row is broken
-MOST_TEXT = 1 << 30  # a text is judged by its own limit, not by the CSV reader's 128 KiB
+WINDOW_BYTES = 8 << 20  # rows that are classified together are fewer where they are longer
+BYTES = re.compile("[\udc80-\udcff]")  # as which bytes that are not of their encoding are read
+UNWRITABLE = (ValueError, TypeError, OverflowError, RecursionError, NotImplementedError)
 
 
-def file_format(path: str) -> str:
-    """The format that the file's name says, or `UserError`."""
-    suffix = PurePosixPath(path).suffix.lstrip(".").lower()
-    if suffix not in FORMATS:
-        raise UserError(
-            "the file's format is not known from its name",
-            seen=path,
-            remedy="Use a name that ends in ." + ", .".join(FORMATS),
+@dataclass(frozen=True)
+class Window:
+    """Rows that are classified together: what each one's text column holds, why the row cannot be used (empty
+    where it can), and all of its columns."""
+
+    texts: list[Any]
+    faults: list[str]
+    rows: list[dict]
+
+
+def windows(read: Iterable[Record], layout: Layout, text_column: str, line: int = 1) -> Iterator[Window]:
+    """The records of a text file as rows, named as its header does; the first of them is in line `line`."""
+    window, begin = Window([], [], []), None
+    for record in read:
+        if begin is None:
+            begin, before = record.stop, line - record.line
+        row, fault = _row(record, layout, text_column)
+        window.rows.append(row)
+        window.faults.append(f"{fault} (line {before + record.line:,})" if fault else "")
+        window.texts.append(row.get(text_column))
+        if len(window.rows) == WINDOW or record.stop - begin >= WINDOW_BYTES:
+            yield window
+            window, begin = Window([], [], []), record.stop
+    if window.rows:
+        yield window
+
+
+def parquet_windows(file: IO[bytes], start: int, stop: int, text_column: str) -> Iterator[Window]:
+    """The rows of some row groups of a Parquet file."""
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.ParquetFile(file)
+    for batch in table.iter_batches(WINDOW, row_groups=range(start, stop)):
+        rows = batch.to_pylist()
+        yield Window([row[text_column] for row in rows], [""] * len(rows), rows)
+
+
+def _row(record: Record, layout: Layout, text_column: str) -> tuple[dict, str]:
+    _, _, values, fault, damaged = record
+    if layout.form == "txt":
+        row = {text_column: values}
+    elif layout.form == "jsonl":
+        row = values
+    else:
+        row = dict(zip(layout.header, values, strict=False))
+        if len(values) != len(layout.header):
+            fault = fault or _unlike_its_header(values, layout.header, text_column)
+            row |= dict.fromkeys(layout.header[len(values) :])
+    if damaged and not fault and isinstance(text := row.get(text_column), str) and not is_valid(text):
+        fault = f"the text is not valid {layout.encoding.upper()}: name its encoding with --encoding"
+    return row, fault
+
+
+def _unlike_its_header(values: Sequence[str], header: Sequence[str], text_column: str) -> str:
+    """Spreadsheets leave out empty cells at the end of a row: only a text has to be there."""
+    if len(values) < len(header) and text_column in header[: len(values)]:
+        return ""
+    remedy = ": quote the text" if len(values) > len(header) else ""
+    return f"the row has {len(values)} values and the header {len(header)}{remedy}"
+
+
+def classify(predictor: Predictor, read: Iterable[Window]) -> Iterator[tuple[Window, list[dict]]]:
+    """Each window with the `RESULT` of its rows, in order."""
+    limits = Limits()
+    for window in read:
+        texts = [
+            Rejection(422, "text", fault, "") if fault else read_text(text, limits)
+            for text, fault in zip(window.texts, window.faults, strict=True)
+        ]
+        predictions = iter(predictor.predict([text for text in texts if isinstance(text, str)]))
+        yield (
+            window,
+            [
+                _result(predictor, next(predictions)) if isinstance(text, str) else rejected(text.message)
+                for text in texts
+            ],
         )
-    return suffix
 
 
-def read_csv(lines: Iterable[str], columns: Sequence[str]) -> Iterator[dict]:
-    """One dict per record below the header; a record with more values than `columns` is broken."""
-    csv.field_size_limit(MOST_TEXT)
-    for record in csv.reader(lines):
-        if not record:
-            continue
-        row: dict = dict.fromkeys(columns) | dict(zip(columns, record, strict=False))
-        if len(record) > len(columns):
-            row[BROKEN] = f"the row has {len(record)} values and the header {len(columns)}: quote the text"
-        yield row
+def _result(predictor: Predictor, prediction: Any) -> dict:
+    answer = predictor.answer(prediction)
+    if "labels" in answer:  # multi-label: all that reached their thresholds, and every score
+        answer |= {"label": "|".join(answer["labels"]), "score": json.dumps(answer["scores"])}
+    return {name: answer.get(name) for name in RESULT}
 
 
-def read_lines(lines: Iterable[str], form: str, text_column: str) -> Iterator[dict]:
-    """One dict per line of text or JSON; a line that holds no JSON object is broken."""
-    for line in lines:
-        line = line.rstrip("\n")
-        yield {text_column: line} if form == "txt" else json_row(line, text_column)
+def rejected(sentence: str) -> dict:
+    """The `RESULT` of a row without an answer."""
+    return dict.fromkeys(RESULT) | {"error": sentence}
 
 
-def json_row(line: str, text_column: str) -> dict:
-    """The object that a line of JSON holds, or a broken row."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
-    if not isinstance(row, dict):
-        return {text_column: None, BROKEN: "the line is not a JSON object"}
-    if "\\ud" in line.lower():  # half of a character that is written as two: no file can hold it
-        row = json.loads(clean(json.dumps(row, ensure_ascii=False)))
-    return row
-
-
-def classify(predictor: Predictor, rows: Iterable[dict], text_column: str) -> Iterator[dict]:
-    """Each row with `RESULT` added, in order, named as `result_columns` says."""
-    rows = iter(rows)
-    while window := list(islice(rows, WINDOW)):
-        broken = [row.pop(BROKEN, None) for row in window]
-        texts = [read_text(row.get(text_column), Limits()) for row in window]
-        read = [None if why else text for text, why in zip(texts, broken, strict=True)]
-        predictions = iter(predictor.predict([text for text in read if isinstance(text, str)]))
-        for row, text, why in zip(window, texts, broken, strict=True):
-            kept = {kept_name(name): value for name, value in row.items()}
-            if why or isinstance(text, Rejection):
-                sentence = why or text.message  # type: ignore[union-attr]
-                yield kept | dict.fromkeys(RESULT) | {"error": sentence}
-                continue
-            answer = predictor.answer(next(predictions))
-            if "labels" in answer:  # multi-label: all that reached their thresholds, and every score
-                answer |= {"label": "|".join(answer["labels"]), "score": json.dumps(answer["scores"])}
-            yield kept | {name: answer.get(name) for name in RESULT}
-
-
+@cache
 def kept_name(column: str) -> str:
     """What a column of the input is called in the output: a labelled set has a `label` of its own. What was
     scored before has `label` and `input_label`: they become `input_label` and `input_input_label`."""
@@ -98,39 +128,100 @@ def table_columns(columns: Sequence[str]) -> list[str]:
     return [*map(kept_name, columns), *RESULT]
 
 
-class CsvWriter:
-    """Rows as CSV, those of unlike columns too: what a row lacks stays empty."""
+class Writer:
+    """Writes windows to a file, a row that it cannot hold as one that is bad."""
 
-    def __init__(self, file: TextIO, columns: Sequence[str], header: bool = True) -> None:
-        self.writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
+    form = ""
+
+    def write(self, window: Window, results: list[dict]) -> int:
+        """Write the rows with their results; how many of them have no answer."""
+        try:
+            encoded = [self.encoded(window.rows, results)]
+        except UNWRITABLE:
+            encoded = [self._alone(*pair) for pair in zip(window.rows, results, strict=True)]
+        for each in encoded:
+            self.append(each)
+        return sum(result["error"] is not None for result in results)
+
+    def _alone(self, row: dict, result: dict) -> Any:
+        """One row; where that fails, without the values at fault and with the reason for its result."""
+        try:
+            return self.encoded([row], [result])
+        except UNWRITABLE:
+            pass
+        kept = {name: value for name, value in row.items() if self._holds(name, value)}
+        names = ", ".join(name for name in row if name not in kept)
+        result |= rejected(f"what the row has as {names} cannot be written as .{self.form}")
+        return self.encoded([dict.fromkeys(row) | kept], [result])
+
+    def _holds(self, name: str, value: Any) -> bool:
+        try:
+            self.encoded([{name: value}], [rejected("")])
+        except UNWRITABLE:
+            return False
+        return True
+
+    def encoded(self, rows: Sequence[dict], results: Sequence[dict]) -> Any:
+        """What `append` takes; raises one of `UNWRITABLE`."""
+        raise NotImplementedError
+
+    def append(self, encoded: Any) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+class CsvWriter(Writer):
+    """Rows as CSV, those of unlike columns too: what a row lacks stays empty. Bytes that are not of the
+    input's encoding are written as they were."""
+
+    form = "csv"
+
+    def __init__(self, file: IO[bytes], columns: Sequence[str], header: bool = True) -> None:
+        self.file, self.columns = file, columns
         if header:
-            self.writer.writeheader()
+            self.append(csv_header(columns))
 
-    def write(self, rows: Sequence[dict]) -> None:
-        self.writer.writerows(rows)
+    def encoded(self, rows: Sequence[dict], results: Sequence[dict]) -> bytes:
+        return _csv(
+            [*map(row.get, self.columns), *map(result.get, RESULT)]
+            for row, result in zip(rows, results, strict=True)
+        )
+
+    def append(self, encoded: bytes) -> None:
+        self.file.write(encoded)
 
 
-class JsonWriter:
+class JsonWriter(Writer):
     """Rows as JSON objects, one a line; what JSON has no form for (a date of Parquet's) as text."""
 
-    def __init__(self, file: TextIO) -> None:
+    form = "jsonl"
+
+    def __init__(self, file: IO[bytes]) -> None:
         self.file = file
 
-    def write(self, rows: Sequence[dict]) -> None:
-        self.file.writelines(self.line(row) + "\n" for row in rows)
-
-    @staticmethod
-    def line(row: dict) -> str:
-        """A row; numbers that JSON has no form for (not a number, infinite) become null."""
+    def encoded(self, rows: Sequence[dict], results: Sequence[dict]) -> bytes:
+        text = "".join(
+            _json({kept_name(name): value for name, value in row.items()} | result)
+            for row, result in zip(rows, results, strict=True)
+        )
         try:
-            return json.dumps(row, ensure_ascii=False, default=str, allow_nan=False)
-        except ValueError:
-            text = json.dumps(row, ensure_ascii=False, default=str)
-            return json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=False)
+            return text.encode()
+        except UnicodeEncodeError:
+            if BYTES.search(text):
+                raise
+        # Half of a character is written as two in JSON, as it came.
+        return LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text).encode()
+
+    def append(self, encoded: bytes) -> None:
+        self.file.write(encoded)
 
 
-class ParquetWriter:
+class ParquetWriter(Writer):
     """Rows as Parquet of a schema that is known beforehand."""
+
+    form = "parquet"
 
     def __init__(self, file: IO[bytes], schema: Any) -> None:
         import pyarrow.parquet
@@ -138,19 +229,46 @@ class ParquetWriter:
         self.schema, self.writer = schema, pyarrow.parquet.ParquetWriter(file, schema)
         self.texts = [field.name for field in schema if pyarrow.types.is_string(field.type)]
 
-    def write(self, rows: Sequence[dict]) -> None:
+    def encoded(self, rows: Sequence[dict], results: Sequence[dict]) -> Any:
         import pyarrow
 
+        whole = [
+            {kept_name(name): value for name, value in row.items()} | result
+            for row, result in zip(rows, results, strict=True)
+        ]
         # What JSON holds besides text (numbers, lists) has no one type over all rows: it is kept as JSON.
-        for row in rows:
+        for row in whole:
             for name in self.texts:
                 value = row.get(name)
                 if not (value is None or isinstance(value, str)):
                     row[name] = json.dumps(value, ensure_ascii=False)
-        self.writer.write_table(pyarrow.Table.from_pylist(rows, self.schema))
+        return pyarrow.Table.from_pylist(whole, self.schema)
+
+    def append(self, encoded: Any) -> None:
+        self.writer.write_table(encoded)
 
     def close(self) -> None:
         self.writer.close()
+
+
+def _json(row: dict) -> str:
+    """A row as a line; numbers that JSON has no form for (not a number, infinite) become null."""
+    try:
+        return json.dumps(row, ensure_ascii=False, default=str, allow_nan=False) + "\n"
+    except ValueError:
+        text = json.dumps(row, ensure_ascii=False, default=str)
+        return json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=False) + "\n"
+
+
+def _csv(rows: Iterable[Sequence]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def csv_header(columns: Sequence[str]) -> bytes:
+    """The header of a CSV whose input has `columns`."""
+    return _csv([table_columns(columns)])
 
 
 def parquet_schema(columns: dict[str, Any], multi_label: bool) -> Any:
@@ -161,10 +279,3 @@ def parquet_schema(columns: dict[str, Any], multi_label: bool) -> Any:
     score = pyarrow.string() if multi_label else pyarrow.float64()
     kinds = (pyarrow.string(), score, pyarrow.int32(), pyarrow.bool_(), pyarrow.string())
     return pyarrow.schema([*kept, *zip(RESULT, kinds, strict=True)])
-
-
-def csv_header(columns: Sequence[str]) -> bytes:
-    """A header as `CsvWriter` writes it."""
-    text = io.StringIO(newline="")
-    CsvWriter(text, columns)
-    return text.getvalue().encode()
