@@ -7,7 +7,6 @@ loading the recorded data again. Leaves out: training itself, and reading the mo
 """
 
 import importlib.metadata
-import json
 import os
 import platform
 import re
