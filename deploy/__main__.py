@@ -38,7 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     start.set_defaults(command=_start)
     stop = commands.add_parser("stop", parents=[common], help="stop it and wait until it has gone")
     stop.set_defaults(command=_stop)
-    status = commands.add_parser("status", parents=[common], help="ports, Java, and whether it answers")
+    status = commands.add_parser(
+        "status", parents=[common], help="ports, Java, and whether it answers; status 1 where it hangs"
+    )
+    status.add_argument("--name", default="hate", help="of the model; default: %(default)s")
     status.set_defaults(command=_status)
     arguments = parser.parse_args(argv)
     return arguments.command(arguments)
@@ -66,16 +69,38 @@ def _start(arguments: argparse.Namespace) -> int:
 
 
 def _stop(arguments: argparse.Namespace) -> int:
-    say("stopped" if server.stop(read_config(arguments.config)) else "TorchServe was not running")
+    public = read_config(arguments.config)
+    stopped = server.stop(public)
+    if taken := [str(port) for port in public.ports if is_taken(port)]:
+        answers = Access.of(arguments.config).is_healthy()
+        what = "a TorchServe that is no process of yours" if answers else "no TorchServe that you may stop"
+        done = "stopped one, but" if stopped else "nothing was stopped:"
+        say(f"{done} {', '.join(taken)} in use by {what}")
+        return 1
+    say("stopped" if stopped else "TorchServe was not running")
     return 0
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    public = read_config(arguments.config)
+    public, access = read_config(arguments.config), Access.of(arguments.config)
     ports = {port: "in use" if is_taken(port) else "free" for port in public.ports}
-    healthy = Access.of(arguments.config).is_healthy()
-    emit({"healthy": healthy, "ports": ports, "java_home": java_home()})
-    return 0
+    runs = bool(server.serving(public))
+    found = {
+        "healthy": access.is_healthy(),
+        "worker": access.worker_status(arguments.name),
+        "answers": access.answers(arguments.name),
+        "ports": ports,
+        "java_home": java_home(),
+    }
+    emit(found)
+    if not runs or found["answers"]:
+        return 0
+    if server.is_alive(access, arguments.name):
+        say("its worker is at work, and answers late")
+        return 0
+    seen = f"no worker of {arguments.name} answers or is at work"
+    say(f"TorchServe runs, but {seen}. Restart it: make stop serve")
+    return 1
 
 
 if __name__ == "__main__":

@@ -50,6 +50,11 @@ class Access:
         statuses = [worker["status"] for worker in model[0]["workers"]] if model else []
         return min(statuses, key=lambda status: status == "READY", default=None)
 
+    def answers(self, name: str) -> bool:
+        """Whether a worker of `name` answers within `PATIENCE_S`. It is asked to describe itself, which is no
+        prediction and so in no counter of texts. One that is at work on a long batch answers late, too."""
+        return self.is_healthy() and bool(self._get("management_address", f"/models/{name}?customized=true"))
+
     def headers(self, interface: str) -> dict[str, str]:
         """What a request to `interface`, a key of the configuration, must bear; nothing without tokens."""
         if self.config.wants_tokens and interface in TOKENS:

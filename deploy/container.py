@@ -1,24 +1,30 @@
-"""What a container does: `run` becomes TorchServe, `probe` says by its exit status whether the model answers.
+"""What a container does: `run` is TorchServe and ends where that works no more; `probe` and `alive` look.
 
-TorchServe's own launcher stays in front of its Java and passes no signal on: asked to end, a container would
-be killed when its patience is over. `run` replaces itself by that Java instead. It needs the serving packages
-of one runtime and nothing else of the project than this folder's `access` and `server`, and `handler`.
+TorchServe's own launcher passes no signal on, and neither it nor Java ends when a worker hangs or was given
+up. `run` starts Java itself, passes signals on and looks every ten seconds: a container that works no more
+ends, and whoever restarts containers restarts it.
 In the image it is started as `python /srv run`: a PYTHONPATH would reach the worker, too.
 """
 
 import argparse
 import importlib.util
 import os
+import signal
+import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.access import Access
-from deploy.server import checked_archive
-from handler.commands import run
+from deploy.server import checked_archive, clear, is_alive
+from handler.commands import run, say
 from handler.errors import UserError
+from handler.scratch import private_folder
 from handler.torchserve import Config, java_home, read_config
+
+EVERY_S = 10
+MOST_FAILURES = 6
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,16 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     common.add_argument(
         "--name", default="hate", help="of the model; serves <name>.mar; default: %(default)s"
     )
-    start = commands.add_parser("run", parents=[common], help="become TorchServe")
+    start = commands.add_parser("run", parents=[common], help="TorchServe, until it works no more")
     start.set_defaults(command=_run)
     probe = commands.add_parser("probe", parents=[common], help="exit status 0 where the model answers")
     probe.set_defaults(command=_probe)
+    alive = commands.add_parser("alive", parents=[common], help="… 1 where a worker hangs or was given up")
+    alive.set_defaults(command=_alive)
     arguments = parser.parse_args(argv)
     return arguments.command(read_config(arguments.config), arguments.name)
 
 
-def java_command(config: Config, name: str) -> list[str]:
-    """What TorchServe's launcher would start."""
+def java_command(config: Config, name: str, folder: Path) -> list[str]:
+    """What TorchServe's launcher would start, with `folder` for temporary files."""
     found = importlib.util.find_spec("ts")
     if found is None or found.origin is None:
         raise UserError("TorchServe is not installed", remedy="pip install torchserve==0.12.0")
@@ -46,7 +54,7 @@ def java_command(config: Config, name: str) -> list[str]:
     return [
         str(Path(java_home(), "bin", "java")),
         f"-Dmodel_server_home={home}",
-        f"-Djava.io.tmpdir={tempfile.gettempdir()}",
+        f"-Djava.io.tmpdir={folder}",
         *config["vmargs"].split(),
         *("-cp", str(home / "ts" / "frontend" / "*"), "org.pytorch.serve.ModelServer"),
         *("--python", sys.executable, "-f", str(config.path), "-s", str(config.model_store), "-ncs"),
@@ -55,13 +63,34 @@ def java_command(config: Config, name: str) -> list[str]:
 
 
 def _run(config: Config, name: str) -> int:
+    """Java's exit status, or 1 where no worker has been alive for a minute."""
     checked_archive(config, name)
-    command = java_command(config, name)
-    os.execve(command[0], command, os.environ | {"TS_CONFIG_FILE": str(config.path)})
+    folder = private_folder()
+    clear(folder)  # a container's folder outlives a Java that was killed
+    own = {"TS_CONFIG_FILE": str(config.path), "TMPDIR": str(folder), "TEMP": str(folder)}
+    java = subprocess.Popen(java_command(config, name, folder), env=os.environ | own)
+    for number in PASSED_ON:
+        signal.signal(number, lambda number, _: java.send_signal(number))
+    access, failures = Access(config, Path.cwd()), 0
+    while failures < MOST_FAILURES:
+        try:
+            status = java.wait(EVERY_S)
+            return status if status >= 0 else 128 - status
+        except subprocess.TimeoutExpired:
+            failures = 0 if is_alive(access, name) else failures + 1
+    say(f"no worker of {name} answers or is at work: TorchServe is ended")
+    java.kill()
+    java.wait()
+    return 1
 
 
 def _probe(config: Config, name: str) -> int:
-    return 0 if Access(config, Path.cwd()).is_ready(name) else 1
+    access = Access(config, Path.cwd())
+    return 0 if access.is_ready(name) and is_alive(access, name) else 1
+
+
+def _alive(config: Config, name: str) -> int:
+    return 0 if is_alive(Access(config, Path.cwd()), name) else 1
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 folders and the archives changed, and leaves nothing behind. Java comes from the environment.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -14,15 +15,16 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from deploy.access import Access, ask, says_healthy
+from deploy.access import KEY_FILE, Access, ask, says_healthy
 from handler.errors import UserError
+from handler.scratch import checked_folder
 from handler.torchserve import ADDRESSES, GRPC_PORTS, Config, is_taken, java_home, read_config
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +32,14 @@ CONFIG = ROOT / "config.properties"
 # What a configuration names by relative paths: TorchServe splits vmargs at spaces.
 BESIDE = ("java.security", "log4j2.xml", "metrics.yaml")
 GRACE_S = 10  # a healthy server that still does not know its model will not come to know it
+JAVA = "org.pytorch.serve.ModelServer"
+WORKER = "model_service_worker"
+PRIVATE = "torchserve-private-"
+LOCK = "lock"
+WATCH_S = 2.0  # how long a worker that does not answer is watched
+AT_WORK = 0.05  # of a CPU: an idle worker takes none, one that computes in vain of its share takes more
+# What TorchServe makes in its temporary folder, and leaves there when it is killed.
+LEFT = ("models", ".model_server.pid", ".ts.sock.*", "libnetty_*")
 
 
 @dataclass(frozen=True)
@@ -65,18 +75,15 @@ class Server:
 
     def workers(self) -> list[psutil.Process]:
         """The Python processes that run the handler, by their number; one that has just ended is none."""
-        found = []
-        for process in psutil.Process(self.pid).children(recursive=True):
-            with suppress(psutil.Error):
-                if any("model_service_worker" in part for part in process.cmdline()):
-                    found.append(process)
-        return sorted(found, key=lambda process: process.pid)
+        return workers_of(psutil.Process(self.pid))
 
     def worker(self) -> psutil.Process:
         """The first of them; `UserError` when it has died."""
         if workers := self.workers():
             return workers[0]
-        raise UserError("the worker has died", seen=_last_lines(self.log), remedy="Start the server again")
+        raise UserError(
+            "the worker has died", seen=_last_lines(_read(self.log)), remedy="Start the server again"
+        )
 
 
 @contextmanager
@@ -91,7 +98,9 @@ def private_server(
     `settings` stand in place of those in `config.properties`; of an address all but its port."""
     if not archive.is_file():
         raise UserError("there is no such archive", seen=archive, remedy="Build it: make export package")
-    with tempfile.TemporaryDirectory(prefix="torchserve-") as scratch:
+    sweep()
+    with tempfile.TemporaryDirectory(prefix=PRIVATE) as scratch, Path(scratch, LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         folder = Path(scratch)
         config, (inference, management, metrics, grpc, _) = _private_config(folder, archive, settings or {})
         log = folder / "torchserve.log"
@@ -104,7 +113,7 @@ def private_server(
         process = _launch(config, f"{name}={archive.name}", log, folder, environment)
         try:
             access = Access(read_config(config), folder)
-            _wait_until_ready(process, access, name, log, timeout_s)
+            _wait_until_ready(process, access, name, lambda: _read(log), timeout_s)
             pid = int((folder / ".model_server.pid").read_text())
             yield Server(inference, management, metrics, grpc, pid, log, access)
         finally:
@@ -160,13 +169,20 @@ def start(config: Config, name: str = "hate", timeout_s: float = 300) -> None:
             else f"Free it, or change it in {config.path}"
         )
         raise UserError("a port is in use", seen=", ".join(map(str, taken)), remedy=remedy)
+    folder = checked_folder()
+    clear(folder)
     log = Path("logs/start.log")
     log.parent.mkdir(exist_ok=True)
-    process = _launch(config.path, f"{name}={archive.name}", log, Path.cwd(), {})
+    # What the server says goes to its rolling log alone: nothing bounds the file that takes its console.
+    rolling = Path(os.environ.get("LOG_LOCATION", "logs"), "torchserve.log")
+    begin = rolling.stat().st_size if rolling.is_file() else 0
+    environment = {"TMPDIR": str(folder), "TEMP": str(folder), "CONSOLE_LEVEL": "off"}
+    process = _launch(config.path, f"{name}={archive.name}", log, Path.cwd(), environment)
     try:
-        _wait_until_ready(process, access, name, log, timeout_s)
+        _wait_until_ready(process, access, name, lambda: _read(log) + _read(rolling, begin), timeout_s)
     except BaseException:
         _stop(process)
+        clear(folder)
         raise
 
 
@@ -188,19 +204,107 @@ def checked_archive(config: Config, name: str) -> Path:
 
 
 def stop(config: Config, patience_s: float = 30) -> bool:
-    """Stop the public TorchServe and wait until its ports are free; whether one was running."""
-    environment = os.environ | {"TS_CONFIG_FILE": str(config.path)}
-    done = subprocess.run(
-        [sys.executable, "-m", "ts.model_server", "--stop"], env=environment, capture_output=True, text=True
-    )
-    deadline = time.monotonic() + patience_s
-    while "has stopped" in done.stdout and any(is_taken(port) for port in config.ports):
-        if time.monotonic() > deadline:
-            raise UserError(
-                "TorchServe does not end", seen=config.path, remedy="End its Java process by hand"
-            )
-        time.sleep(0.1)
-    return "has stopped" in done.stdout
+    """Stop the TorchServe that listens on the configuration's ports and wait until it has gone; whether one
+    was running. Found by its ports: its pid file may lie in another temporary folder."""
+    found = serving(config)
+    for java in found:
+        with suppress(psutil.Error):
+            folder, cwd = _temporary_folder(java), Path(java.cwd())
+            below = java.children(recursive=True)
+            java.terminate()
+            _, left = psutil.wait_procs([java], timeout=patience_s)
+            for process in (*left, *below):  # one that is hung or stopped does not end by itself
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs([java, *below], timeout=patience_s)
+            if config.wants_tokens:
+                (cwd / KEY_FILE).unlink(missing_ok=True)  # as TorchServe's own stop does
+            if folder is not None:
+                clear(folder)
+    if still := [process.pid for process in found if process.is_running()]:
+        raise UserError("TorchServe does not end", seen=still, remedy="End these processes by hand")
+    return bool(found)
+
+
+def serving(config: Config) -> list[psutil.Process]:
+    """The Java processes that listen on the ports of `config`, as far as this user may see them."""
+    wanted, found = set(config.ports), []
+    for java in _servers():
+        with suppress(psutil.Error):
+            connections = java.net_connections("inet")
+            listening = {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN}
+            if listening & wanted:
+                found.append(java)
+    return found
+
+
+def workers_of(java: psutil.Process) -> list[psutil.Process]:
+    """The Python processes below `java` that run the handler, by their number."""
+    found = []
+    for process in java.children(recursive=True):
+        with suppress(psutil.Error):
+            if any(WORKER in part for part in process.cmdline()):
+                found.append(process)
+    return sorted(found, key=lambda process: process.pid)
+
+
+def is_alive(access: Access, name: str) -> bool:
+    """Whether a worker of `name` answers in time or, where it does not, is at work: on a long batch, on a
+    full queue, or loading. One that hangs, is stopped or was given up is not alive, nor is a server that
+    gives its work to no worker. Takes up to 12 s."""
+    if access.answers(name):
+        return True
+    workers = [worker for java in serving(access.config) for worker in workers_of(java)]
+    before = _cpu_seconds(workers)
+    time.sleep(WATCH_S)
+    return _cpu_seconds(workers) - before > AT_WORK * WATCH_S
+
+
+def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
+    spent = 0.0
+    for process in processes:
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            spent += times.user + times.system
+    return spent
+
+
+def clear(folder: Path) -> None:
+    """Remove what a server that was killed left in its temporary `folder`; nothing while one uses it."""
+    if any(_temporary_folder(java) == folder for java in _servers()):
+        return
+    for left in (path for pattern in LEFT for path in folder.glob(pattern)):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def sweep() -> None:
+    """Remove the folders of private servers whose starter was killed, where the server has ended, too."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PRIVATE}*"):
+        with suppress(OSError), (folder / LOCK).open() as lock:
+            if folder.stat().st_uid != os.getuid():
+                continue
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its starter holds this for as long as it lives
+            if not any(_temporary_folder(java) == folder for java in _servers()):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _servers() -> Iterator[psutil.Process]:
+    """Every TorchServe's Java process on this machine."""
+    for process in psutil.process_iter(["cmdline"]):
+        if JAVA in (process.info["cmdline"] or ()):
+            yield process
+
+
+def _temporary_folder(java: psutil.Process) -> Path | None:
+    """Where it unpacks archives, as its command line says."""
+    with suppress(psutil.Error):
+        for part in java.cmdline():
+            if part.startswith("-Djava.io.tmpdir="):
+                return Path(part.partition("=")[2])
+    return None
 
 
 def free_ports(count: int) -> list[int]:
@@ -213,36 +317,36 @@ def free_ports(count: int) -> list[int]:
 
 
 def _wait_until_ready(
-    process: subprocess.Popen, access: Access, name: str, log: Path, timeout_s: float
+    process: subprocess.Popen, access: Access, name: str, said: Callable[[], str], timeout_s: float
 ) -> None:
-    """Until every worker of `name` reports READY; `UserError` with the end of the log when it will not."""
+    """Until every worker of `name` reports READY; if not, `UserError` with the end of what it `said`."""
     deadline = time.monotonic() + timeout_s
     answers_since: float | None = None
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise UserError(
                 "TorchServe did not start",
-                seen=_last_lines(log),
+                seen=_last_lines(said()),
                 remedy="The lines above say why; python -m deploy status looks at ports and Java",
             )
         if access.is_ready(name):
             return
-        if "Worker died" in log.read_text(errors="replace"):
+        if "Worker died" in said():
             time.sleep(1)  # what the worker said on its way out may be written after TorchServe's own line
             raise UserError(
-                "the model did not load", seen=_reason(log), remedy="Build it again: make export package"
+                "the model did not load", seen=_reason(said()), remedy="Build it again: make export package"
             )
         if access.worker_status(name) is None and access.is_healthy():
             answers_since = answers_since or time.monotonic()
             if time.monotonic() - answers_since > GRACE_S:
                 raise UserError(
                     "TorchServe runs without the model",
-                    seen=_last_lines(log),
+                    seen=_last_lines(said()),
                     remedy="Build it again: make package",
                 )
         time.sleep(0.1)
     raise UserError(
-        f"TorchServe was not ready within {timeout_s:.0f} s", seen=_last_lines(log), remedy="Try again"
+        f"TorchServe was not ready within {timeout_s:.0f} s", seen=_last_lines(said()), remedy="Try again"
     )
 
 
@@ -251,14 +355,23 @@ def is_healthy(inference_port: int) -> bool:
     return says_healthy(ask(f"http://127.0.0.1:{inference_port}/ping"))
 
 
-def _reason(log: Path) -> str:
-    """The sentence that the handler wrote when it could not load, or the end of the log."""
-    said = re.findall(r"the model did not load: (.+)", log.read_text(errors="replace"))
-    return said[-1] if said else _last_lines(log)
+def _read(log: Path, begin: int = 0) -> str:
+    """The text of a log from the byte `begin` on; all of it where it has rolled over since."""
+    if not log.is_file():
+        return ""
+    with log.open("rb") as opened:
+        opened.seek(begin if begin <= log.stat().st_size else 0)
+        return opened.read().decode(errors="replace")
 
 
-def _last_lines(log: Path, count: int = 15) -> str:
-    return "\n" + "\n".join(log.read_text(errors="replace").splitlines()[-count:]) + "\n"
+def _reason(said: str) -> str:
+    """The sentence that the handler wrote when it could not load, or the end of what was said."""
+    found = re.findall(r"the model did not load: (.+)", said)
+    return found[-1] if found else _last_lines(said)
+
+
+def _last_lines(said: str, count: int = 15) -> str:
+    return "\n" + "\n".join(said.splitlines()[-count:]) + "\n"
 
 
 def _stop(process: subprocess.Popen, patience_s: float = 5) -> None:

@@ -52,6 +52,9 @@ MODEL_CONFIG: dict[str, Any] = {
     # A full batch of full requests, 32 x 128 texts of full length, takes fp32 of 66 M about 160 s on 2 cores.
     "responseTimeout": 300,
     "startupTimeout": 300,
+    # A worker that dies is started again and again, every 89 s in the end; after this TorchServe gives it up
+    # for good. A week: by its own five minutes, a short lack of memory or disk would be the end.
+    "maxRetryTimeoutInSec": 604_800,
     "deviceType": "cpu",
     "handler": {"threads": 0, "maxTexts": 128, "maxCharacters": 100_000, "maxExplained": 2},
 }

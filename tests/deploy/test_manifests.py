@@ -13,6 +13,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from deploy.access import PATIENCE_S
+from deploy.container import EVERY_S, MOST_FAILURES
+from deploy.server import WATCH_S
 from export.package import MODEL_CONFIG
 from handler.torchserve import Config, read_config
 from tests.conftest import ROOT
@@ -25,6 +28,7 @@ DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 CONTAINER = DEPLOY / "container.properties"
 BASE = KUBERNETES / "base" / "config.properties"
 KSERVE = KUBERNETES / "kserve" / "config.properties"
+EXIT = "-XX:+ExitOnOutOfMemoryError"
 
 
 def documents() -> dict[str, dict]:
@@ -105,6 +109,7 @@ def test_compose_mounts_what_there_is() -> None:
 def test_each_place_is_configured_as_production_but_for_what_it_says(path: Path, differs: set[str]) -> None:
     production = read_config(DEPLOY / "production.properties").values
     here = {key: value.replace("/srv/", "") for key, value in read_config(path).values.items()}
+    here["vmargs"] = here["vmargs"].replace(f"{EXIT} ", "")
     everything = production.keys() | here.keys()
     assert {key for key in everything if production.get(key) != here.get(key)} == differs
 
@@ -156,6 +161,27 @@ def test_a_worker_has_as_many_threads_as_the_pod_has_cpus(place: str) -> None:
     resources = container["resources"]
     assert re.fullmatch(r"[1-9]\d*", resources["limits"]["cpu"]), "whole CPUs"
     assert resources["requests"] == resources["limits"]
+
+
+def test_java_ends_for_want_of_memory_where_something_starts_it_again_and_nowhere_else() -> None:
+    for path in (CONTAINER, BASE, KSERVE):
+        assert EXIT in read_config(path)["vmargs"].split()
+    for path in (ROOT / "config.properties", DEPLOY / "production.properties"):
+        assert EXIT not in read_config(path)["vmargs"]
+
+
+@pytest.mark.parametrize("place", ["base", "kserve"])
+def test_liveness_asks_the_worker_and_has_time_to(place: str) -> None:
+    """A look takes up to twice the patience with an answer, and a while of watching."""
+    (container,) = pods()[place]["containers"]
+    alive, ready = container["livenessProbe"], container["readinessProbe"]
+    assert alive["exec"]["command"][-1] == "alive"
+    assert ready["exec"]["command"][-1] == "probe"
+    for probe in (alive, ready):
+        assert probe["timeoutSeconds"] > 2 * PATIENCE_S + WATCH_S
+    own = EVERY_S * MOST_FAILURES
+    assert alive["periodSeconds"] * alive["failureThreshold"] > own, "the container ends by itself first"
+    assert ready["periodSeconds"] * ready["failureThreshold"] < own or place == "kserve"
 
 
 def test_a_pod_waits_for_its_queue_before_it_ends() -> None:

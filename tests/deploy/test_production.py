@@ -126,7 +126,7 @@ def test_the_containers_program_imports_nothing_that_its_image_lacks() -> None:
 def test_the_container_becomes_what_torchserves_own_launcher_starts(guarded: Server) -> None:
     config = guarded.access.config
     launched = psutil.Process(guarded.pid).cmdline()
-    command = container.java_command(config, "hate")
+    command = container.java_command(config, "hate", Path("/somewhere"))
     moved = ("-Djava.io.tmpdir", ".:", "hate=", "/")  # by folders and names of archives
     assert [part for part in command[1:] if not part.startswith(moved)] == [
         part for part in launched[1:] if not part.startswith(moved)

@@ -152,6 +152,7 @@ def test_no_text_of_a_user_reaches_any_log(served: tuple[Server, Artifact]) -> N
     server, _ = served
     ask_about_a_xylophone(server)
     assert not logs_that_tell(server, "xylophone")
+    assert logs_that_tell(server, "ErrorDataDecoderException"), "what the server did not expect is told"
 
 
 @pytest.mark.slow
