@@ -61,7 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     elsewhere.add_argument("--label-column", default="label", help="default: %(default)s")
     elsewhere.add_argument("--labels", default="", help="label names in the model's order, parted by commas")
     elsewhere.add_argument(
-        "--max-length", type=positive_int, default=128, help="in tokens; default: %(default)s"
+        "--max-length", type=positive_int, help="in tokens; default: 128, or what the model can read"
+    )
+    elsewhere.add_argument(
+        "--task",
+        choices=("single-label", "multi-label"),
+        help="whether labels exclude each other, where the model's configuration does not say",
     )
     build.set_defaults(command=_build)
 
@@ -208,7 +213,7 @@ def _checkpoint(arguments: argparse.Namespace):
     labels = tuple(label.strip() for label in arguments.labels.split(",") if label.strip())
     columns = Columns(arguments.text_column, arguments.label_column, labels)
     data = (arguments.data, arguments.data_dir, columns)
-    checkpoint = adopt(arguments.checkpoint, folder, *data, arguments.max_length)
+    checkpoint = adopt(arguments.checkpoint, folder, *data, arguments.max_length, arguments.task)
     say(f"{arguments.checkpoint} is now {folder}; to the stages after this one give CHECKPOINT={folder}")
     return checkpoint
 

@@ -1,30 +1,46 @@
 """A classifier that was trained elsewhere, made a checkpoint of ours, so that every later stage can take it.
 
-Takes a folder or a hub name of an encoder with a sequence-classification head, in Hugging Face format. Its
-decisions are kept as they are: no temperature is fitted, a score of one half decides. Labels are independent
-where the model's own configuration says so. With labelled data, the checks and the benchmarks judge it on
-that; without, only scores can be compared, and they say so. Leaves out: models with code of their own, and
-regression.
+Its decisions are kept as they are: no temperature is fitted, a score of one half decides. Before anything is
+built, what would be served is held against transformers itself (`conformance`), and the outputs' labels are
+put on them in a table (`assignment`).
 """
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from export import assignment as assigning
+from export.assignment import Assignment, Fit, assign
+from export.conformance import LEAST_OWN, LOGIT_MARGIN, hold_against_transformers, own_batches_differ
+from export.pretrained import label_names, read
+from export.source import Source
+from handler.artifact import Artifact
+from handler.commands import say
 from handler.errors import UserError
+from handler.predictor import Predictor
 from training import data
 from training.calibration import uncalibrated
 from training.checkpoint import (
     MULTI_LABEL,
     Checkpoint,
+    check_place,
     describe_data,
     describe_surroundings,
     write_checkpoint,
 )
+from training.data import Dataset
 from training.data.sources import Columns
 from training.data.tables import UNLABELLED
 
 MAX_LENGTH = 128
-ELSEWHERE = "Name a folder or hub model of an encoder fine-tuned to classify (…ForSequenceClassification)"
+UNLIMITED = 10**6  # tokens: what says that it can read more than this says nothing
+TASKS = ("single-label", "multi-label")
+# Labelled texts on which the labels' places are tried, and texts of the data held against transformers.
+JUDGED_TEXTS, OWN_TEXTS = 500, 32
 
 
 def adopt(
@@ -33,34 +49,42 @@ def adopt(
     spec: str | None = None,
     data_dir: str | Path = "data",
     columns: Columns | None = None,
-    max_length: int = MAX_LENGTH,
+    max_length: int | None = None,
+    task: str | None = None,
 ) -> Checkpoint:
     """Write the classifier at `place` (a folder, or a name on the hub) as a checkpoint to `folder`.
 
-    `spec` names data as training does; None stands for texts without labels. `max_length` (tokens) is cut to
-    what the model can read. Raises `UserError` for anything that is not such a classifier.
+    `spec` names data as training does; None stands for texts without labels. `max_length` (tokens, 128 where
+    it is None) is cut to what the model can read. `task` says whether labels exclude each other, for a model
+    whose configuration does not. Raises `UserError` for what is not such a classifier, that would not
+    be served as transformers reads it, or whose labels have to be guessed.
     """
+    check_place(folder)
     columns = columns or Columns()
-    model, tokenizer = _load(place)
-    labels = _labels(place, model.config)
+    model, tokenizer, notes = read(place)
+    own = label_names(place, model.config.to_dict())
+    max_length = _max_length(place, model, tokenizer, max_length, notes)
     spec = spec or UNLABELLED
-    unlabelled = spec.startswith("texts:")
-    asked = Columns(columns.text, columns.label, labels if unlabelled else columns.labels)
-    dataset = data.load(spec, data_dir, 0, asked)
-    labels = _matched(labels, dataset.labels, columns.labels)
-    independent = model.config.problem_type == MULTI_LABEL
-    if not unlabelled and independent != dataset.multi_label:
-        words = {True: "independent", False: "one of several"}
-        raise UserError(
-            "the model's labels are not those of the data: on one side they exclude each other",
-            seen=f"{words[independent]} in the model, {words[dataset.multi_label]} in the data",
-            remedy="Give data of the model's kind, or none",
+    dataset = _load(spec, data_dir, columns, own)
+    independent = _independent(model.config.problem_type, task, dataset, notes)
+    assigned, dataset, found = _assign(model, tokenizer, dataset, own, columns, max_length)
+    side = tokenizer.truncation_side
+    if side == "left":
+        notes.append(
+            "of a text that is too long the end is read, as its tokenizer says (truncation_side left)"
         )
-    expected = _logits(model, tokenizer)
-    model.config.id2label = dict(enumerate(labels))
-    model.config.label2id = {label: index for index, label in enumerate(labels)}
-    if model.config.pad_token_id is None:  # else it stays: RoBERTa counts positions by it
-        model.config.pad_token_id = tokenizer.pad_token_id
+    if tokenizer.padding_side == "left":
+        batches = model.config.pad_token_id is not None  # else transformers answers no two texts at once
+        moved = own_batches_differ(model, tokenizer, max_length) if batches else 0.0
+        notes.append(
+            "texts are padded on the right, and answered as each alone"
+            + (
+                f"; its own batches, padded on the left, differ by up to {moved:.2g}"
+                if moved > LOGIT_MARGIN
+                else ""
+            )
+        )
+    labels = assigned.names
     calibration = uncalibrated(labels, independent)
     meta = {
         "base": place,
@@ -68,7 +92,7 @@ def adopt(
         "labels": list(labels),
         "temperature": calibration.temperature,
         "thresholds": calibration.thresholds,
-        "max_length": min(max_length, _longest(model, tokenizer)),
+        "max_length": max_length,
         "data": describe_data(dataset),
         "seed": 0,
         "recipe": {"adopted": True, "epochs": 0},
@@ -76,132 +100,218 @@ def adopt(
         "seconds": 0.0,
         **describe_surroundings(),
     }
-    checkpoint = write_checkpoint(folder, model, tokenizer, meta)
-    _require_same(folder, expected)
+    checkpoint = _write(folder, model, tokenizer, meta, dataset, assigning.record(assigned, found), notes)
+    for note in notes:
+        say(f"note: {note}")
     return checkpoint
 
 
-def _load(place: str):
-    """The fp32 model in eval mode, and its fast tokenizer."""
-    import huggingface_hub
-    import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+def _load(spec: str, data_dir: str | Path, columns: Columns, own: tuple[str, ...]) -> Dataset:
+    if not spec.startswith("texts:"):
+        return data.load(spec, data_dir, 0, columns)
+    if columns.labels and len(columns.labels) != len(own):
+        raise UserError(
+            "--labels does not name each output of the model",
+            seen=f"{len(columns.labels)} names, {len(own)} outputs ({', '.join(own)})",
+            remedy="Give as many, in the order of the outputs, or leave --labels out",
+        )
+    return data.load(spec, data_dir, 0, replace(columns, labels=columns.labels or own))
 
-    huggingface_hub.utils.logging.set_verbosity_error()  # of retries; how they end is told below
-    try:
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-        names = getattr(config, "architectures", None) or ["no architecture"]
-        if not any(name.endswith("ForSequenceClassification") for name in names):
+
+def _independent(problem_type: str | None, task: str | None, dataset: Dataset, notes: list[str]) -> bool:
+    """Whether labels are independent: as the configuration says, or the user where it does not."""
+    known = {MULTI_LABEL: TASKS[1], None: None}.get(problem_type, TASKS[0])
+    if task and known and task != known:
+        raise UserError(
+            "--task contradicts the model's configuration",
+            seen=f"{task}; problem_type is {problem_type}",
+            remedy="Leave --task out, or mend problem_type in a copy's config.json",
+        )
+    unlabelled = dataset.spec.startswith("texts:")
+    judged = None if unlabelled else TASKS[dataset.multi_label]
+    if judged and not known and not task and dataset.multi_label:
+        raise UserError(
+            "the model does not say whether its labels exclude each other, and in the data they do not",
+            seen="no problem_type in its config.json",
+            remedy="Give --task multi-label if it was trained so (a sigmoid for each label), or data of "
+            "one label a text",
+        )
+    taken = known or task or TASKS[0]
+    if judged and judged != taken:
+        words = {TASKS[1]: "independent", TASKS[0]: "one of several"}
+        raise UserError(
+            "the model's labels are not those of the data: on one side they exclude each other",
+            seen=f"{words[taken]} in the model, {words[judged]} in the data",
+            remedy="Give data of the model's kind, or none",
+        )
+    if not known and not task and unlabelled:
+        notes.append(
+            "its configuration does not say whether labels exclude each other; they are taken to, as by "
+            "transformers' pipeline (--task multi-label if it was trained with a sigmoid for each)"
+        )
+    return taken == TASKS[1]
+
+
+def _assign(
+    model, tokenizer, dataset: Dataset, own: tuple[str, ...], columns: Columns, max_length: int
+) -> tuple[Assignment, Dataset, Fit | None]:
+    """The labels on the outputs, said in a table; the data with its labels in that order; and how they fit.
+
+    Raises `UserError` where it would be a guess."""
+    if dataset.spec.startswith("texts:"):
+        how = "as --labels says" if columns.labels else "by the model's own names"
+        alone = Assignment(own, dataset.labels, how, assigning.CERTAIN)
+        say(assigning.table(alone))
+        return alone, dataset, None
+    named = columns.labels if columns.labels == dataset.labels else ()
+    if not named and _names_labels(dataset.spec):
+        named = dataset.labels
+    assigned = assign(own, dataset.labels, named, public=not _is_table(dataset.spec))
+    texts, truth = _judged(dataset)
+    found = assigning.fit(assigned, _logits(model, tokenizer, texts, max_length), truth, dataset.labels)
+    say(assigning.table(assigned, found))
+    assigning.require_known(assigned, found)
+    if found.clearly_better:
+        say(f"WARNING: {assigned.how} they fit far worse than in another order; check the model's names")
+    if assigned.names != dataset.labels:
+        ordered = replace(dataset.columns, labels=assigned.names)
+        dataset = data.load(dataset.spec, dataset.data_dir, dataset.seed, ordered)
+        if dataset.labels != assigned.names:
             raise UserError(
-                f"{place} is not a fine-tuned classifier", seen=", ".join(names), remedy=ELSEWHERE
+                "the model has the data's labels in another order, which this data cannot be read in",
+                seen=f"{', '.join(assigned.names)}; {', '.join(dataset.labels)} in {dataset.spec}",
+                remedy="Write the texts to a table of your own (csv:PATH): its labels may stand in any order",
             )
-        # safetensors alone: what somebody else pickled is not unpickled here.
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            place,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(
-            f"there is no classifier that can be read at {place}", seen=_first_line(error), remedy=ELSEWHERE
-        ) from error
-    if lacking := sorted(found["missing_keys"]):  # transformers would draw them at random
-        raise UserError(
-            f"the classifier at {place} lacks weights of its own",
-            seen=", ".join(lacking[:3]),
-            remedy="Save all of it (save_pretrained)",
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, use_fast=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"the classifier at {place} has no tokenizer that can be read",
-            seen=_first_line(error),
-            remedy="Put its tokenizer.json beside the weights (tokenizer.save_pretrained)",
-        ) from error
-    if not tokenizer.is_fast or tokenizer.pad_token_id is None:
-        seen = type(tokenizer).__name__ if not tokenizer.is_fast else "no padding token"
-        raise UserError(
-            f"the tokenizer of {place} cannot be served",
-            seen=seen,
-            remedy="Convert it to a tokenizer.json with a padding token",
-        )
-    return model.eval(), tokenizer
+    return assigned, dataset, found
 
 
-def _logits(model, tokenizer):
-    """Logits of three texts of different lengths, padded."""
+def _is_table(spec: str) -> bool:
+    return spec.split(":")[0] in ("csv", "jsonl", "parquet", "hub")
+
+
+def _names_labels(spec: str) -> bool:
+    """Whether the data's own settings name the labels."""
+    return "labels=" in spec.partition("?")[2]
+
+
+def _judged(dataset: Dataset) -> tuple[list[str], np.ndarray]:
+    """Labelled texts of validation, and of train where those are few; never of gate and test."""
+    splits = [dataset.splits[name] for name in ("validation", "train")]
+    texts: list[str] = []
+    labels = []
+    for split in splits:
+        taken = min(JUDGED_TEXTS - len(texts), len(split))
+        rows = np.linspace(0, len(split) - 1, taken).astype(int) if taken > 0 else np.array([], int)
+        texts += [split.texts[int(row)] for row in rows]
+        labels.append(split.labels[rows])
+    return texts, np.concatenate(labels)
+
+
+def _logits(model, tokenizer, texts: Sequence[str], max_length: int, batch: int = 32) -> np.ndarray:
+    """float32 [texts, outputs] by transformers, similar lengths together."""
     import torch
 
-    texts = ["one", "a few words more", "and, to have some padding, a text that is longer than the others"]
-    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    if model.config.pad_token_id is None:  # transformers answers no two texts at once then
+        batch = 1
+    found = np.empty((len(texts), model.config.num_labels), np.float32)
+    encoded = [tokenizer(text, truncation=True, max_length=max_length)["input_ids"] for text in texts]
+    order = sorted(range(len(texts)), key=lambda row: len(encoded[row]))
     with torch.no_grad():
-        return model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            inputs = tokenizer.pad(
+                {"input_ids": [encoded[row] for row in rows]}, padding_side="right", return_tensors="pt"
+            )
+            found[rows] = model(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+            ).logits.float()
+    return found
 
 
-def _require_same(folder: Path, expected) -> None:
-    """What was written computes what was read."""
+def _write(
+    folder: Path,
+    model,
+    tokenizer,
+    meta: dict[str, Any],
+    dataset: Dataset,
+    labels: dict[str, Any],
+    notes: Sequence[str],
+) -> Checkpoint:
+    """Write the checkpoint, and hold what it would serve against `model` and `tokenizer` before it takes its
+    place."""
+    model.config.id2label = dict(enumerate(meta["labels"]))
+    model.config.label2id = {label: index for index, label in enumerate(meta["labels"])}
+    padding = model.config.pad_token_id
+    if padding is None:  # else it stays: RoBERTa counts positions by it
+        model.config.pad_token_id = tokenizer.pad_token_id
+    to_write = copy.deepcopy(tokenizer)
+    to_write.padding_side = "right"  # as texts are served
+
+    def confirm(written: Checkpoint) -> dict[str, Any]:
+        model.config.pad_token_id = padding  # what is compared with is the user's model as it was
+        texts, _ = _judged(dataset)
+        step = max(1, len(texts) // OWN_TEXTS)
+        record = hold_against_transformers(
+            model, tokenizer, _predictor(written, dataset), texts[::step][:OWN_TEXTS]
+        )
+        say(
+            f"held against transformers itself on {record['texts']} texts: the same token ids, logits "
+            f"differ by at most {record['max_logit_diff']:.1e} ({LOGIT_MARGIN} is allowed)"
+        )
+        return {"adoption": {**record, "labels": labels, "notes": list(notes)}}
+
+    return write_checkpoint(folder, model, to_write, meta, confirm)
+
+
+def _predictor(checkpoint: Checkpoint, dataset: Dataset) -> Predictor:
+    """The checkpoint as its fp32 artifact would serve it."""
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False
-    ).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    found = _logits(model, tokenizer)
-    if not torch.allclose(found, expected, atol=1e-5):
+    source = Source(checkpoint, dataset, checkpoint.folder)
+    meta = {
+        "name": "fp32",
+        "runtime": "torch",
+        "runtime_options": {"dtype": "float32"},
+        "devices": ["cpu"],
+        "inputs": source.inputs(source.grid),
+        **{key: checkpoint.meta[key] for key in ("task", "labels", "temperature", "thresholds")},
+    }
+    return Predictor(Artifact(checkpoint.folder, meta), torch.get_num_threads())
+
+
+def _max_length(place: str, model, tokenizer, asked: int | None, notes: list[str]) -> int:
+    """Tokens that are read of a text: what is asked for, and no more than model and tokenizer can read."""
+    special = tokenizer.num_special_tokens_to_add(pair=False)
+    if asked is not None and asked < special + LEAST_OWN:
         raise UserError(
-            "the classifier does not survive being saved",
-            seen=f"logits differ by {float((found - expected).abs().max()):.1e}",
-            remedy="Check its configuration, the padding token first",
+            "--max-length leaves no room for a text",
+            seen=f"{asked} tokens, {special} of them special ones",
+            remedy=f"Give {special + LEAST_OWN} or more",
         )
-
-
-def _labels(place: str, config) -> tuple[str, ...]:
-    """The model's own names of its labels, in the order of its logits."""
-    if config.num_labels < 2 or config.problem_type == "regression":
+    longest = _longest(model, tokenizer)
+    if longest < special + LEAST_OWN:
         raise UserError(
-            f"{place} does not choose among several labels",
-            seen=f"{config.num_labels} labels, {config.problem_type or 'regression'}",
-            remedy=ELSEWHERE,
+            f"the classifier at {place} can read no text",
+            seen=f"{longest} tokens, by its max_position_embeddings and its tokenizer's model_max_length",
+            remedy="Mend these in a copy of its config.json and tokenizer_config.json",
         )
-    return tuple(str(config.id2label[index]) for index in range(config.num_labels))
-
-
-def _matched(model: tuple[str, ...], given: tuple[str, ...], named: tuple[str, ...]) -> tuple[str, ...]:
-    """The data's names of the labels, in the order of the model's logits.
-
-    They are the model's names but for case and hyphens, or the model has numbers alone, or they were `named`
-    in the model's order.
-    """
-    numbers = [f"LABEL_{index}" for index in range(len(model))]
-    if len(given) == len(model) and (
-        list(model) == numbers or _plain(model) == _plain(given) or given == named
-    ):
-        return given
-    raise UserError(
-        "the model's labels are not those of the data",
-        seen=f"{', '.join(model)} and {', '.join(given)}",
-        remedy="Name the data's labels in the model's order (--labels; of csv: and jsonl:)",
-    )
-
-
-def _plain(labels: Sequence[str]) -> list[str]:
-    return [label.lower().replace("_", "-").replace(" ", "-") for label in labels]
+    taken = min(asked or MAX_LENGTH, longest)
+    if asked and taken < asked:
+        notes.append(f"texts are cut at {taken} tokens, not {asked}: it can read no more")
+    elif not asked and taken < longest:
+        known = f"up to {longest}" if longest < UNLIMITED else "more"
+        notes.append(f"texts are cut at {taken} tokens; it can read {known} (--max-length)")
+    return taken
 
 
 def _longest(model, tokenizer) -> int:
-    """Tokens that both read; RoBERTa and its kin count positions from behind the padding id."""
-    positions = getattr(model.config, "max_position_embeddings", None) or MAX_LENGTH
+    """Tokens that both read; RoBERTa and its kin count positions from behind the padding id, and some have no
+    positions that end."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        positions = UNLIMITED
     embeddings = getattr(getattr(model, model.base_model_prefix), "embeddings", None)
     padding = getattr(embeddings, "padding_idx", None)
     if padding is not None:
         positions -= padding + 1
-    return min(positions, tokenizer.model_max_length)
-
-
-def _first_line(error: Exception) -> str:
-    lines: Sequence[str] = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return min(positions, int(min(tokenizer.model_max_length, UNLIMITED)))

@@ -190,10 +190,6 @@ def _tokens(predictor: Predictor, source: Source) -> dict[str, int]:
 
 def _describe(variant: Variant, source: Source, folder: Path, built: Built, inputs: str) -> dict[str, Any]:
     meta = source.checkpoint.meta
-    buckets = {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in asdict(built.grid or source.grid).items()
-    }
     on_gpu: dict[str, Any] = {}
     if built.exact_capability:
         on_gpu = {"cuda_capability": list(built.exact_capability), "cuda_capability_exact": True}
@@ -212,12 +208,7 @@ def _describe(variant: Variant, source: Source, folder: Path, built: Built, inpu
         "cpu_features": list(built.cpu_features),
         **on_gpu,
         "files": artifacts.describe_files(folder),
-        "inputs": {
-            "names": ["input_ids", "attention_mask"],
-            "max_length": meta["max_length"],
-            "pad_id": source.pad_id,
-            "buckets": buckets,
-        },
+        "inputs": source.inputs(built.grid or source.grid),
         "task": meta["task"],
         "labels": list(meta["labels"]),
         "temperature": meta["temperature"],
@@ -239,6 +230,7 @@ def _describe(variant: Variant, source: Source, folder: Path, built: Built, inpu
             | ({"gpu": gpus()[0].name} if "cuda" in variant.devices and gpus() else {}),
         },
         "proof": built.proof,
+        **({"adoption": meta["adoption"]} if "adoption" in meta else {}),
     }
 
 

@@ -136,6 +136,7 @@ def reference_scores(source: Source, batch: int = 32) -> np.ndarray:
             inputs = tokenizer(
                 list(texts[start : start + batch]),
                 padding=True,
+                padding_side="right",
                 truncation=True,
                 max_length=meta["max_length"],
                 return_tensors="pt",

@@ -16,7 +16,7 @@ import torch
 import transformers
 from torch import nn
 
-from handler.errors import UserError
+from handler.errors import UnsupportedError, UserError
 
 # Sums in another order: what two exact computations of one fp32 model may differ by.
 EXACT = 1e-4
@@ -179,10 +179,17 @@ def trace(model: nn.Module, max_length: int) -> torch.export.ExportedProgram:
     device = next(model.parameters()).device
     # Two tensors: torch.export takes one that is passed twice for one input, and drops the other.
     ids, mask = (torch.ones(8, min(64, max_length), dtype=torch.int64, device=device) for _ in range(2))
-    with torch.no_grad():
-        return torch.export.export(
-            Logits(model), (ids, mask), dynamic_shapes={"input_ids": shape, "attention_mask": shape}
-        )
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                Logits(model), (ids, mask), dynamic_shapes={"input_ids": shape, "attention_mask": shape}
+            )
+    except Exception as error:  # of many kinds, none of them documented
+        raise UnsupportedError(
+            "torch.export cannot trace this architecture for any batch and length",
+            seen=f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0][:200]}",
+            remedy="Serve fp32, or a variant that is not traced",
+        ) from error
 
 
 def compile_ahead(model: nn.Module, max_length: int, package: Path, options: dict[str, Any]) -> None:

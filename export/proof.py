@@ -14,6 +14,7 @@ from pathlib import Path
 
 from handler.errors import UnsupportedError, UserError
 
+LONGEST_SEEN = 200  # characters of what was found, in a sentence
 # What stands in a generated kernel that uses them; library kernels choose their own.
 INSTRUCTIONS = {"AMX": "_micro_gemm_amx_kernel", "VNNI": "_dpbusd_", "AVX512-BF16": "_dpbf16_"}
 
@@ -23,9 +24,24 @@ def require(fact: bool, expected: str, seen: object) -> None:
     if not fact:
         raise UserError(
             f"the proof is missing: expected {expected}",
-            seen=seen,
+            seen=_short(seen),
             remedy="The runtime did not do what the variant promises; no artifact was written",
         )
+
+
+def require_all_found(found: int, expected: int, parts: str) -> None:
+    """Refuse a model of whose `parts` a graph does not show each: nothing could be proven of such a one."""
+    if found != expected:
+        raise UnsupportedError(
+            f"nothing can be proven of this architecture: not each of its {parts} is found in the graph",
+            seen=f"{found} of {expected}",
+            remedy="Serve fp32, or a variant of another runtime",
+        )
+
+
+def _short(seen: object) -> str:
+    text = str(seen)
+    return text if len(text) <= LONGEST_SEEN else f"{text[:LONGEST_SEEN]} …"
 
 
 def torch_weights(model) -> dict:

@@ -4,9 +4,10 @@ import hashlib
 import itertools
 import json
 import random
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -91,6 +92,8 @@ class Source:
         parts |= {
             key: self.checkpoint.meta[key] for key in ("temperature", "thresholds", "max_length", "labels")
         }
+        if self.checkpoint.truncation_side != "right":
+            parts["truncation_side"] = self.checkpoint.truncation_side
         parts["data"] = self.checkpoint.meta["data"]["sha256"]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -126,7 +129,9 @@ class Source:
             )
         tokenizer = Tokenizer.from_file(str(path))
         tokenizer.no_padding()
-        tokenizer.enable_truncation(self.checkpoint.meta["max_length"])
+        tokenizer.enable_truncation(
+            self.checkpoint.meta["max_length"], direction=self.checkpoint.truncation_side
+        )
         return tokenizer
 
     @cached_property
@@ -135,6 +140,20 @@ class Source:
         texts = self.dataset.splits["validation"].texts
         lengths = [len(encoding.ids) for encoding in self.tokenizer.encode_batch_fast(list(texts))]
         return fit_grid(lengths, self.checkpoint.meta["max_length"])
+
+    def inputs(self, grid: Grid) -> dict[str, Any]:
+        """What `artifact.json` says of the inputs of an artifact with that grid."""
+        buckets = {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(grid).items()
+        }
+        side = self.checkpoint.truncation_side
+        return {
+            "names": ["input_ids", "attention_mask"],
+            "max_length": self.checkpoint.meta["max_length"],
+            "pad_id": self.pad_id,
+            "buckets": buckets,
+            **({"truncation_side": side} if side != "right" else {}),
+        }
 
     @property
     def gpu_grid(self) -> Grid:

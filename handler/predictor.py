@@ -114,7 +114,8 @@ class Predictor:
         encodings = []
         for each, wanted in zip(found, whole or [False] * len(found), strict=True):
             rest = tuple(window.ids for window in each.overflowing) if wanted else ()
-            encodings.append(Encoding(each.ids, bool(each.overflowing), rest))
+            # A tokenizer without [CLS] and [SEP] may find nothing in a text: [PAD] stands for that.
+            encodings.append(Encoding(each.ids or [self._pad_id], bool(each.overflowing), rest))
         return encodings
 
     def classify(self, encodings: Sequence[Encoding], aggregates: Sequence[str | None]) -> list[Prediction]:
@@ -248,5 +249,6 @@ def load_tokenizer(artifact: Artifact) -> Tokenizer:
         ) from error
     tokenizer.no_padding()
     room = artifact.max_length - tokenizer.num_special_tokens_to_add(is_pair=False)
-    tokenizer.enable_truncation(artifact.max_length, stride=room // 4)
+    side = artifact.meta["inputs"].get("truncation_side", "right")
+    tokenizer.enable_truncation(artifact.max_length, stride=room // 4, direction=side)
     return tokenizer

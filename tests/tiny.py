@@ -1,5 +1,6 @@
 """Tiny random classifiers of many architectures, with a word-level tokenizer: nothing is downloaded."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,9 @@ def make_classifier(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def edit_json(file: Path, **changes: Any) -> None:
+    """Change keys of a JSON file; None takes one out."""
+    content = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))

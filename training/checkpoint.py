@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,11 @@ class Checkpoint:
         return self.meta["task"] == "multi-label"
 
     @property
+    def truncation_side(self) -> str:
+        """Where a text that is too long is cut: `right`, or `left` where its tokenizer says so."""
+        return self.meta.get("truncation_side", "right")
+
+    @property
     def trained(self) -> bool:
         """Whether the classifier was fitted to anything, here or elsewhere: False for random weights."""
         recipe = self.meta["recipe"]
@@ -82,11 +88,21 @@ def check_place(folder: Path) -> None:
 
 
 def write_checkpoint(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, meta: dict[str, Any]
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    meta: dict[str, Any],
+    confirm: Callable[[Checkpoint], dict[str, Any]] | None = None,
 ) -> Checkpoint:
-    """Put a complete checkpoint in the place of `folder`, whose former content stays until then."""
+    """Put a complete checkpoint in the place of `folder`, whose former content stays until then.
+
+    `confirm` is given the checkpoint as it is written, before it takes that place, and returns what is to be
+    added to `meta`; whatever it raises leaves all as it was.
+    """
     check_place(folder)
     meta = {"schema": SCHEMA, **meta}
+    if tokenizer.truncation_side != "right":
+        meta["truncation_side"] = tokenizer.truncation_side
     if meta.get("task") == "multi-label":  # so that transformers' own pipeline takes sigmoids as well
         model.config.problem_type = MULTI_LABEL
     try:
@@ -94,6 +110,8 @@ def write_checkpoint(
             model.save_pretrained(part)
             clear_limits(tokenizer)
             tokenizer.save_pretrained(part)
+            if confirm is not None:
+                meta |= confirm(Checkpoint(part, meta))
             write_json(part / META_FILE, meta)
     except (OSError, SafetensorError) as error:
         raise UserError(

@@ -91,7 +91,7 @@ def _compile(model, source: Source, folder: Path, facts: dict) -> Built:
     compile_ahead(model, source.checkpoint.meta["max_length"], package, options)
     facts = facts | proof.compiled_kernels(package)
     called = facts["generated_linears"] + facts["library_linears"]
-    proof.require(called == linears, f"kernels for {linears} linear layers", facts)
+    proof.require_all_found(called, linears, "linear layers")
     of_int8 = f"{facts['int8_linears']} of int8, " if facts["int8_linears"] else ""
     used = f" ({', '.join(facts['instructions'])})" if facts["instructions"] else ""
     makers = f"{facts['library_linears']} by oneDNN or MKL, {facts['generated_linears']} generated{used}"

@@ -149,8 +149,8 @@ def _export(source: Source) -> "tuple[Exported, int]":
     linears = proof.torch_weights(model)["linear_layers"]
     exported = export(model)
     found = len(exported.products)
-    proof.require(found == linears, f"a product for each of {linears} linear layers", found)
-    proof.require(exported.attentions == layers, f"{layers} fused attentions", exported.attentions)
+    proof.require_all_found(found, linears, "linear layers")
+    proof.require_all_found(exported.attentions, layers, "attentions")
     return exported, layers
 
 

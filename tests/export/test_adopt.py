@@ -12,7 +12,6 @@ from export.adopt import adopt
 from export.build import build
 from export.registry import VARIANTS
 from export.source import Source
-from handler.errors import UserError
 from handler.predictor import Predictor
 from tests.conftest import run_stage
 from tests.export.test_graph import FAMILIES
@@ -90,12 +89,6 @@ def test_labelled_texts_of_three_labels_judge_it(tmp_path: Path, three_labels: P
     assert check["macro_f1_drop"] == [0, 0]
 
 
-def test_labels_in_another_order_than_the_models_are_refused(tmp_path: Path, three_labels: Path) -> None:
-    place = save(tmp_path / "theirs", "DistilBert", names=["sad", "glad", "angry"], labels=3)
-    with pytest.raises(UserError, match=r"labels are not those of the data: sad, glad, angry and"):
-        adopt(str(place), tmp_path / "ours", f"csv:{three_labels}")
-
-
 def test_decisions_stay_those_of_the_model(tmp_path: Path) -> None:
     meta = adopt(str(save(tmp_path / "theirs", "Bert")), tmp_path / "ours").meta
     assert (meta["temperature"], meta["thresholds"]) == (1.0, {"LABEL_1": 0.5})
@@ -160,25 +153,7 @@ def test_labels_that_differ_in_writing_alone_are_the_same(tmp_path: Path) -> Non
     assert adopt(str(place), tmp_path / "ours", "demo").labels == ("not-hate", "hate")
 
 
-def test_a_model_without_its_head_is_not_given_a_random_one(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    place = save(tmp_path / "theirs", "DistilBert")
-    weights = load_file(place / "model.safetensors")
-    kept = {name: weight for name, weight in weights.items() if not name.startswith("classifier")}
-    save_file(kept, place / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"lacks weights of its own: classifier\.bias, classifier\.weight"):
-        adopt(str(place), tmp_path / "ours")
-
-
 def test_the_default_checkpoint_is_never_looked_for_on_the_hub(tmp_path: Path) -> None:
     done = run_stage("export", "build", "--artifacts", tmp_path, "--checkpoint", "build-of-nobody/checkpoint")
     assert done.returncode == 2
     assert "There is no checkpoint in build-of-nobody/checkpoint" in done.stderr
-
-
-def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
-    place = save(tmp_path / "theirs", "DistilBert")
-    (place / "model.safetensors").rename(place / "pytorch_model.bin")
-    with pytest.raises(UserError, match="there is no classifier that can be read"):
-        adopt(str(place), tmp_path / "ours")

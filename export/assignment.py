@@ -1,0 +1,193 @@
+"""Which of the data's labels each output of an adopted model stands for, and how well that fits.
+
+An assignment by equal names, or by the user's word, is certain; one by numbers is a convention; one in the
+order in which the data's names happen to stand is a guess, and is asked for. All are shown in a table, with
+the accuracy that follows.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binomtest
+from sklearn.metrics import f1_score
+from tabulate import tabulate
+
+from handler.errors import UserError
+from training.data.label_names import hateful, key, loose_key, number
+from training.data.sources import HATE_LABELS
+
+NUMBERED = re.compile(r"(?:label|class)?[ _-]?(\d+)", re.IGNORECASE)
+# Another assignment is better beyond chance: at this level, over all the orders that there are, and by this
+# much accuracy (of independent labels, by this much macro-F1).
+LEVEL, GAIN, F1_GAIN = 1e-3, 0.05, 0.1
+CERTAIN, CONVENTION, GUESS = "certain", "convention", "guess"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """`names` are the labels in the order of the outputs, `own` the model's names of these; `how` they came
+    together, and whether that is `CERTAIN`, a `CONVENTION` or a `GUESS`."""
+
+    own: tuple[str, ...]
+    names: tuple[str, ...]
+    how: str
+    trust: str
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How an assignment fits labelled texts: how many there are of each label, how many of those are answered
+    so, and the names in the order that fits best, with its accuracy."""
+
+    texts: tuple[int, ...]
+    right: tuple[int, ...]
+    total: int
+    accuracy: float
+    macro_f1: float
+    best: tuple[str, ...]
+    best_accuracy: float
+    clearly_better: bool
+
+
+def assign(
+    own: tuple[str, ...], given: tuple[str, ...], named: tuple[str, ...], public: bool = False
+) -> Assignment:
+    """Put the data's labels `given` on a model's outputs, which it calls `own`; `named` are the names that
+    the user gave in the order of the outputs, `public` says that the data is a set of known numbers.
+
+    Raises `UserError` where there are not as many of one as of the other, or the user contradicts the model.
+    """
+    if len(given) != len(own):
+        raise UserError(
+            "the model's labels are not those of the data",
+            seen=f"{', '.join(own)} and {', '.join(given)}",
+            remedy="Name a label for each output, in the model's order (--labels; of tables)",
+        )
+    if named:
+        ours, theirs = [loose_key(name) for name in named], [loose_key(name) for name in own]
+        if sorted(ours) == sorted(theirs) and ours != theirs:
+            raise UserError(
+                "--labels contradicts the model's own names",
+                seen=f"{', '.join(named)}; the outputs are {', '.join(own)}",
+                remedy="Give them in the order of the outputs, or leave --labels out",
+            )
+        return Assignment(own, named, "as --labels says", CERTAIN)
+    for written in (str, key, loose_key, hateful):  # the strictest first
+        by_name = {written(name): name for name in given}
+        if {written(name) for name in own} == set(by_name) and len(by_name) == len(own):
+            return Assignment(own, tuple(by_name[written(name)] for name in own), "by name", CERTAIN)
+    numbers = [NUMBERED.fullmatch(name.strip()) for name in own]
+    order = [int(found[1]) for found in numbers if found]
+    if sorted(order) == list(range(len(own))):
+        values = {name: value for name in given if (value := number(name)) is not None}
+        if len(values) == len(given):
+            ascending = sorted(given, key=values.__getitem__)
+            return Assignment(own, tuple(ascending[place] for place in order), "by number", CONVENTION)
+        known = public or given == HATE_LABELS
+        how = (
+            "by the number that the data has for it" if known else "in the order of the data's names, a guess"
+        )
+        return Assignment(own, tuple(given[place] for place in order), how, CONVENTION if known else GUESS)
+    return Assignment(own, given, "in the order of the data's names, a guess", GUESS)
+
+
+def fit(assignment: Assignment, logits: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> Fit:
+    """Hold an assignment against `logits` [texts, outputs] of texts whose labels are `truth`: indices of
+    `labels` [texts], or 0 and 1 [texts, labels]."""
+    place = [labels.index(name) for name in assignment.names]  # of the label of each output
+    if truth.ndim == 2:
+        return _fit_independent(logits > 0, truth, place, labels)
+    answers, count = logits.argmax(axis=1), len(labels)
+    table = np.zeros((count, count), np.int64)  # outputs by labels
+    np.add.at(table, (answers, truth), 1)
+    best = linear_sum_assignment(-table)[1]
+    ours, theirs = np.array(place)[answers] == truth, best[answers] == truth
+    gained, lost = int((theirs & ~ours).sum()), int((ours & ~theirs).sum())
+    orders = math.lgamma(count + 1)  # log of how many there are
+    chance = binomtest(gained, gained + lost).pvalue if gained > lost else 1.0
+    beyond = math.log(max(chance, 1e-300)) + orders < math.log(LEVEL)
+    gain = float(theirs.mean() - ours.mean())
+    of_label = np.bincount(truth, minlength=count)
+    return Fit(
+        tuple(int(of_label[label]) for label in place),
+        tuple(int(table[output, label]) for output, label in enumerate(place)),
+        len(truth),
+        float(ours.mean()),
+        float(f1_score(truth, np.array(place)[answers], average="macro", zero_division=0)),
+        tuple(labels[label] for label in best),
+        float(theirs.mean()),
+        beyond and gain >= GAIN,
+    )
+
+
+def _fit_independent(
+    answers: np.ndarray, truth: np.ndarray, place: Sequence[int], labels: Sequence[str]
+) -> Fit:
+    """Of independent labels: the F1 of each output as each label decides which order fits best."""
+    both = answers.T.astype(np.int64) @ truth
+    f1 = 2 * both / np.maximum(1, answers.sum(axis=0)[:, None] + truth.sum(axis=0)[None])
+    best = linear_sum_assignment(-f1)[1]
+    outputs = np.arange(len(labels))
+    ours, theirs = float(f1[outputs, place].mean()), float(f1[outputs, best].mean())
+    return Fit(
+        tuple(int(truth[:, label].sum()) for label in place),
+        tuple(int(both[output, label]) for output, label in enumerate(place)),
+        len(truth),
+        float((answers == truth[:, place]).mean()),
+        ours,
+        tuple(labels[label] for label in best),
+        float((answers == truth[:, best]).mean()),
+        theirs - ours > F1_GAIN,
+    )
+
+
+def table(assignment: Assignment, found: Fit | None = None) -> str:
+    """The assignment for people, one row an output; with how it fits, where there are labelled texts."""
+    rows = []
+    for output, (own, name) in enumerate(zip(assignment.own, assignment.names, strict=True)):
+        row: dict[str, object] = {"output": output, "the model's own name": own, "label": name}
+        if found is not None:
+            row |= {"texts of the label": found.texts[output], "answered so": found.right[output]}
+        rows.append(row)
+    lines = [tabulate(rows, headers="keys", disable_numparse=True, colalign=("right",))]
+    lines.append(f"labels stand on the outputs {assignment.how}")
+    if found is not None:
+        lines[-1] += (
+            f": accuracy {found.accuracy:.3f}, macro-F1 {found.macro_f1:.3f} on {found.total:,} texts"
+        )
+        if found.clearly_better:
+            lines.append(
+                f"the order {','.join(found.best)} fits far better: accuracy {found.best_accuracy:.3f}"
+            )
+    return "\n".join(lines)
+
+
+def require_known(assignment: Assignment, found: Fit) -> None:
+    """Raise `UserError` where the assignment is a guess, or a convention that the data contradicts."""
+    suggestion = ",".join(
+        found.best if found.clearly_better or assignment.trust == GUESS else assignment.names
+    )
+    if assignment.trust == GUESS:
+        raise UserError(
+            "which label each output of the model stands for is not said by its names",
+            seen=f"{', '.join(assignment.own)} and {', '.join(assignment.names)}",
+            remedy=f"Name the data's labels in the model's order; what fits best is --labels {suggestion}",
+        )
+    if assignment.trust == CONVENTION and found.clearly_better:
+        raise UserError(
+            "the data's labels do not seem to stand on the model's outputs by their numbers",
+            seen=f"accuracy {found.accuracy:.3f}, and {found.best_accuracy:.3f} in another order",
+            remedy=f"Name the data's labels in the model's order; what fits best is --labels {suggestion}",
+        )
+
+
+def record(assignment: Assignment, found: Fit | None) -> dict:
+    """For `checkpoint.json`."""
+    record: dict[str, object] = {"own": list(assignment.own), "how": assignment.how}
+    if found is not None:
+        record |= {"texts": found.total, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
+    return record
