@@ -37,7 +37,7 @@ from handler.storage import address, opened, told
 from handler.tables.layout import AS_FOUND, OUTPUTS, Reading, file_format
 
 PLAN = "_plan.json"  # tools that read a folder of tables leave out what begins with _
-PART_ROWS = 10_000
+GROUP_BYTES = 32 << 20  # of a row group of Parquet
 
 Engine = Callable[["Job", list[Part]], Iterable["Scored"]]
 
@@ -235,12 +235,23 @@ def join(job: Job) -> None:
 def _join_parquet(job: Job, target: IO[bytes]) -> None:
     import pyarrow.parquet
 
+    waiting: list[Any] = []  # row groups of a window's rows, which are few for a file of many
+
+    def write() -> None:
+        if waiting:
+            out.write_table(pyarrow.concat_tables(waiting))
+            waiting.clear()
+
     with pyarrow.parquet.ParquetWriter(target, _schema(job)) as out:
         for part in job.plan.parts:
             filesystem, path = opened(job.place(part))
             with filesystem.open(path, "rb") as file:
-                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(PART_ROWS):
-                    out.write_batch(batch)
+                read = pyarrow.parquet.ParquetFile(file)
+                for group in range(read.num_row_groups):
+                    waiting.append(read.read_row_group(group))
+                    if sum(table.nbytes for table in waiting) >= GROUP_BYTES:
+                        write()
+        write()
 
 
 def _schema(job: Job) -> Any:

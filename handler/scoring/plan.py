@@ -15,6 +15,7 @@ from handler.errors import UserError
 from handler.scoring.rows import Window, parquet_windows, windows
 from handler.storage import address, opened, told
 from handler.tables.layout import AS_FOUND, FORMATS, Reading, file_format, look
+from handler.tables.parquet import Table
 from handler.tables.records import Layout, records, row_ends
 
 MOST_BYTES = 16 << 20  # of a part: long texts make parts of fewer rows
@@ -24,7 +25,8 @@ MOST_COLUMNS = 1000
 @dataclass(frozen=True)
 class Part:
     """`rows` rows of the file `path`: the bytes from `start` to `stop`, or Parquet's row groups. The first
-    row stands in line `line`, and `layout` says how the lines are written."""
+    row stands in line `line`, and `layout` says how the lines are written; of Parquet,
+    it has that number, and `fitting` rows are read at once."""
 
     number: int
     path: str
@@ -33,6 +35,7 @@ class Part:
     rows: int
     line: int = 1
     layout: Layout | None = None
+    fitting: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,17 +78,19 @@ def _plan(source: str, text_column: str, part_rows: int, written: str | None, re
     for path in paths:
         name = address(filesystem, path)
         files.append(_identity(name, filesystem.info(path)))
-        layout = None
+        layout, fitting = None, 0
         with filesystem.open(path, "rb") as file:
             if form == "parquet":
-                found, cut = _cut_parquet(file, part_rows, types)
+                table = Table(file, name)
+                found, cut = _cut_parquet(table, part_rows, types)
+                fitting = table.fitting(range(len(table.groups)))
             else:
                 layout = look(file, name, form, text_column, reading)
                 found, cut = _cut_text(file, layout, part_rows, text_column, written)
         if form in ("csv", "parquet"):
             _check_columns(name, layout.header if layout else found, text_column)
         columns |= dict.fromkeys(found)
-        parts += [Part(len(parts) + place, name, *each, layout) for place, each in enumerate(cut)]
+        parts += [Part(len(parts) + place, name, *each, layout, fitting) for place, each in enumerate(cut)]
         _check_count(columns)
     return Plan(form, text_column, tuple(files), tuple(columns), tuple(parts), _packed(types))
 
@@ -116,7 +121,8 @@ def _windows(file: IO[bytes], part: Part, text_column: str) -> Iterator[Window]:
     if part.layout:
         read = records(file, part.layout, part.start, part.stop)
         return windows(read, part.layout, text_column, part.line)
-    return parquet_windows(file, part.start, part.stop, text_column)
+    table = Table(file, part.path)
+    return parquet_windows(table, range(part.start, part.stop), part.fitting, text_column, part.line)
 
 
 def column_types(plan: Plan) -> dict[str, Any]:
@@ -235,16 +241,9 @@ def _cut_text(
 
 
 def _cut_parquet(
-    file: IO[bytes], part_rows: int, types: dict[str, Any]
+    table: Table, part_rows: int, types: dict[str, Any]
 ) -> tuple[tuple[str, ...], list[tuple[int, int, int, int]]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.ParquetFile(file)
-    except pyarrow.ArrowInvalid as error:
-        raise UserError("the file is not Parquet", seen=str(error)[:200], remedy="Check --file") from error
-    for field in table.schema_arrow:
+    for field in table.schema:
         if types.setdefault(field.name, field.type) != field.type:
             raise UserError(
                 f"the files disagree on the type of {field.name}",
@@ -252,10 +251,10 @@ def _cut_parquet(
                 remedy="Score them one by one",
             )
     found, start, rows, before = [], 0, 0, 0
-    for group in range(table.num_row_groups):
-        rows += table.metadata.row_group(group).num_rows
-        if rows >= part_rows or group == table.num_row_groups - 1:
+    for group, count in enumerate(table.groups):
+        rows += count
+        if rows >= part_rows or group == len(table.groups) - 1:
             if rows:
                 found.append((start, group + 1, rows, before + 1))
             start, before, rows = group + 1, before + rows, 0
-    return tuple(table.schema_arrow.names), found
+    return tuple(table.schema.names), found

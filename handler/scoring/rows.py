@@ -4,6 +4,7 @@ A row that cannot be read, classified or written gets a sentence in its `error` 
 Leaves out: formats (`handler.tables`) and where a part of a file begins (`plan`).
 """
 
+import base64
 import csv
 import io
 import json
@@ -16,8 +17,9 @@ from typing import IO, Any
 from handler.errors import Rejection
 from handler.predictor import LONE_SURROGATE, WINDOW, Predictor
 from handler.requests import Limits, read_text
-from handler.tables.lines import is_valid
-from handler.tables.records import Layout, Record
+from handler.tables import parquet
+from handler.tables.lines import MOST_LINE, is_valid
+from handler.tables.records import TOO_LONG, Layout, Record
 
 RESULT = ("label", "score", "tokens", "truncated", "error")
 WINDOW_BYTES = 8 << 20  # rows that are classified together are fewer where they are longer
@@ -25,7 +27,7 @@ BYTES = re.compile("[\udc80-\udcff]")  # as which bytes that are not of their en
 UNWRITABLE = (ValueError, TypeError, OverflowError, RecursionError, NotImplementedError)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Window:
     """Rows that are classified together: what each one's text column holds, why the row cannot be used (empty
     where it can), and all of its columns."""
@@ -52,14 +54,36 @@ def windows(read: Iterable[Record], layout: Layout, text_column: str, line: int 
         yield window
 
 
-def parquet_windows(file: IO[bytes], start: int, stop: int, text_column: str) -> Iterator[Window]:
-    """The rows of some row groups of a Parquet file."""
-    import pyarrow.parquet
+class ArrowWindow(Window):
+    """Rows of Parquet. Their columns become Python's values only where `rows` is asked for."""
 
-    table = pyarrow.parquet.ParquetFile(file)
-    for batch in table.iter_batches(WINDOW, row_groups=range(start, stop)):
-        rows = batch.to_pylist()
-        yield Window([row[text_column] for row in rows], [""] * len(rows), rows)
+    def __init__(self, batch: Any, texts: list[Any], faults: list[str]) -> None:
+        self.batch, self.texts, self.faults = batch, texts, faults
+
+    @property
+    def rows(self) -> list[dict]:  # type: ignore[override]
+        if len(self.faults) == 1 and self.faults[0].startswith(TOO_LONG):
+            return [dict.fromkeys(self.batch.schema.names)]
+        columns = map(parquet.values, self.batch.columns)
+        return [dict(zip(self.batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def parquet_windows(table: Any, groups: range, fitting: int, text_column: str, row: int) -> Iterator[Window]:
+    """The rows of some row groups of a `parquet.Table`, the first of which has the number `row`."""
+    for batch in table.batches(groups, fitting, WINDOW, WINDOW_BYTES):
+        column = batch.column(text_column)
+        if parquet.row_bytes(batch) > MOST_LINE and len(batch) == 1:
+            yield ArrowWindow(batch, [None], [f"{TOO_LONG} (row {row:,})"])
+        else:
+            read = parquet.texts(column)
+            faults = [
+                f"the text is not valid UTF-8 (row {row + place:,})"
+                if isinstance(text, str) and not is_valid(text)
+                else ""
+                for place, text in enumerate(read)
+            ]
+            yield ArrowWindow(batch, read, faults)
+        row += len(batch)
 
 
 def _row(record: Record, layout: Layout, text_column: str) -> tuple[dict, str]:
@@ -229,6 +253,24 @@ class ParquetWriter(Writer):
         self.schema, self.writer = schema, pyarrow.parquet.ParquetWriter(file, schema)
         self.texts = [field.name for field in schema if pyarrow.types.is_string(field.type)]
 
+    def write(self, window: Window, results: list[dict]) -> int:
+        if not isinstance(window, ArrowWindow):
+            return super().write(window, results)
+        import pyarrow
+
+        names = [kept_name(name) for name in window.batch.schema.names]
+        kept = dict(zip(names, window.batch.columns, strict=True))
+        columns = [
+            pyarrow.array([result[field.name] for result in results], field.type)
+            if field.name in RESULT
+            else parquet.as_type(kept[field.name], field.type)
+            if field.name in kept
+            else pyarrow.nulls(len(results), field.type)
+            for field in self.schema
+        ]
+        self.append(pyarrow.table(columns, schema=self.schema))
+        return sum(result["error"] is not None for result in results)
+
     def encoded(self, rows: Sequence[dict], results: Sequence[dict]) -> Any:
         import pyarrow
 
@@ -254,10 +296,14 @@ class ParquetWriter(Writer):
 def _json(row: dict) -> str:
     """A row as a line; numbers that JSON has no form for (not a number, infinite) become null."""
     try:
-        return json.dumps(row, ensure_ascii=False, default=str, allow_nan=False) + "\n"
+        return json.dumps(row, ensure_ascii=False, default=_as_text, allow_nan=False) + "\n"
     except ValueError:
-        text = json.dumps(row, ensure_ascii=False, default=str)
+        text = json.dumps(row, ensure_ascii=False, default=_as_text)
         return json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=False) + "\n"
+
+
+def _as_text(value: object) -> str:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 def _csv(rows: Iterable[Sequence]) -> bytes:
