@@ -99,8 +99,10 @@ def create_app(
     memory: Memory | None = None,
     without: Collection[str] = (),
 ) -> FastAPI:
-    """The routes, less those of `PAGES` in `without`; bodies lie in `memory`. `batcher.work` runs from the
-    start of the app to its end."""
+    """The routes, less those of `PAGES` in `without`; bodies lie in `memory`.
+
+    `batcher.work` runs from the start of the app to its end.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

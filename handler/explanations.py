@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from handler.predictor import Encoding, Predictor, clean
+from handler.predictor import Encoding, Predictor
 
 INTEGRATED_GRADIENTS = "integrated-gradients"
 OCCLUSION = "occlusion"
@@ -75,7 +75,7 @@ def explain(
 
     `between` is called before each pass of `AT_ONCE` texts; the predictor may be used there.
     """
-    encoding = predictor.tokenizer.encode(clean(text))
+    encoding = predictor.tokenise(text)
     own = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]
     label = predictor.artifact.labels.index(target)
     if not own:

@@ -66,6 +66,7 @@ def _arrival(row: dict, headers: dict) -> Arrival:
         explain=headers.get("explain") == "True",
         describe=_asks_for_a_description(headers),
         base64_tensors=_is_model_infer(row, headers),
+        content_encoding=_content_encoding(headers),
     )
 
 
@@ -86,6 +87,11 @@ def _content_type(headers: dict) -> str:
     declared = part.get("content-type", "") if isinstance(part, dict) else ""
     given = declared or headers.get("Content-Type") or headers.get("content-type") or ""
     return given if isinstance(given, str) else ""  # a form may have a field of that name
+
+
+def _content_encoding(headers: dict) -> str:
+    found = (value for name, value in headers.items() if name.lower() == "content-encoding")
+    return next((value for value in found if isinstance(value, str)), "")
 
 
 def _quieten() -> None:

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 from tokenizers import Tokenizer
 
 from handler.artifact import TOKENIZER, Artifact, open_artifact
@@ -25,6 +26,11 @@ from handler.runtimes import load_forward, prepares_every_shape
 # The window that is sorted by length at once: wide enough for full batches of one length, small enough
 # that memory stays flat over millions of texts.
 WINDOW = 1024
+# Of a text that is to be cut, so many characters for each token that the model can read are tokenised first.
+FIRST_CUT = 8
+# Tokens are settled where so many words stand between them and the cut: words are told apart by what is near,
+# so that the rest of the text could not change them.
+SETTLED_BEFORE = 64
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -69,6 +75,7 @@ class Predictor:
         self._pad_id = artifact.meta["inputs"]["pad_id"]
         self.tokenizer = load_tokenizer(artifact)
         self.stride = self.tokenizer.truncation["stride"]
+        self._settled_before = max(SETTLED_BEFORE, longest_added_token(self.tokenizer))
         self.computed_tokens = 0  # of all calls so far, padding included
         self._forward = load_forward(artifact, self.threads, self.device)
 
@@ -110,13 +117,51 @@ class Predictor:
 
     def encode(self, texts: Sequence[str], whole: Sequence[bool] | None = None) -> list[Encoding]:
         """Tokenise; of those texts that are to be read `whole`, keep what does not fit as well."""
-        found = self.tokenizer.encode_batch_fast([clean(text) for text in texts])
+        wanted = whole or [False] * len(texts)
+        found = self._encode_beginnings(texts, wanted)
+        left = [place for place in range(len(texts)) if place not in found]
+        encoded = self.tokenizer.encode_batch_fast([clean(texts[place]) for place in left])
+        found.update(zip(left, encoded, strict=True))
         encodings = []
-        for each, wanted in zip(found, whole or [False] * len(found), strict=True):
-            rest = tuple(window.ids for window in each.overflowing) if wanted else ()
+        for place, all_of_it in enumerate(wanted):
+            each = found[place]
+            rest = tuple(window.ids for window in each.overflowing) if all_of_it else ()
             # A tokenizer without [CLS] and [SEP] may find nothing in a text: [PAD] stands for that.
             encodings.append(Encoding(each.ids or [self._pad_id], bool(each.overflowing), rest))
         return encodings
+
+    def tokenise(self, text: str) -> tokenizers.Encoding:
+        """What `encode` reads of a text, with the place of each token in it."""
+        found = self._encode_beginnings([text], [False])
+        return found[0] if found else self.tokenizer.encode(clean(text))
+
+    def _encode_beginnings(
+        self, texts: Sequence[str], whole: Sequence[bool]
+    ) -> dict[int, tokenizers.Encoding]:
+        """By place, of texts far longer than what is read of them: tokens as of the whole text.
+
+        A text that its beginning does not settle (it is one word, or spaces) is missing.
+        """
+        found: dict[int, tokenizers.Encoding] = {}
+        if self.tokenizer.truncation["direction"] != "right":
+            return found
+        size = FIRST_CUT * self.artifact.max_length
+        left = [place for place, text in enumerate(texts) if len(text) > size and not whole[place]]
+        while left:
+            beginnings = [clean(texts[place][:size]) for place in left]
+            for place, each in zip(left, self.tokenizer.encode_batch(beginnings), strict=True):
+                if self._is_settled(each):
+                    found[place] = each
+            size *= 4
+            left = [place for place in left if place not in found and len(texts[place]) > size]
+        return found
+
+    def _is_settled(self, encoding: tokenizers.Encoding) -> bool:
+        if not encoding.overflowing:
+            return False
+        read = max((word for word in encoding.word_ids if word is not None), default=None)
+        last = max((word for word in encoding.overflowing[-1].word_ids if word is not None), default=None)
+        return read is not None and last is not None and last - read >= self._settled_before
 
     def classify(self, encodings: Sequence[Encoding], aggregates: Sequence[str | None]) -> list[Prediction]:
         """Predictions in the order given. Of each text the first window is read, or all, put together.
@@ -234,6 +279,11 @@ def decide(
 def clean(text: str) -> str:
     """The text with U+FFFD for lone surrogates, which no tokenizer takes; places stay what they were."""
     return LONE_SURROGATE.sub("\ufffd", text)
+
+
+def longest_added_token(tokenizer: Tokenizer) -> int:
+    """Its characters; added tokens are looked for in the whole text, before it is parted into words."""
+    return max((len(each.content) for each in tokenizer.get_added_tokens_decoder().values()), default=0)
 
 
 def load_tokenizer(artifact: Artifact) -> Tokenizer:

@@ -86,10 +86,7 @@ def report(error: Exception) -> None:
 
 def as_json(body: dict | list) -> bytes:
     """UTF-8 with a line's end; a lone surrogate, which UTF-8 lacks, as the escape that JSON allows."""
-    try:
-        return (json.dumps(body, ensure_ascii=False) + "\n").encode()
-    except UnicodeEncodeError:
-        return (json.dumps(body) + "\n").encode()
+    return (json.dumps(body, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _together(service: Service, arrivals: Sequence[Arrival]) -> list[Reply]:

@@ -2,13 +2,14 @@
 
 A request is one text or many. It arrives as `text/plain`, as a form field `text`, or as JSON: a string,
 an object with `text`, a list of either, `{"texts": [...]}`, KServe v1 `{"instances": [...]}` or KServe v2
-`{"inputs": [...]}` with a tensor of BYTES. A body without a declared type (a file, gRPC) is JSON where it is
-a JSON object or list, else text. Options stand beside `text` (in an object or a form), beside `texts`, or
-in v2's `parameters`. A row that cannot be read becomes a `Rejection` in its own place; the rows beside it are
-answered. No message repeats what the client wrote.
+`{"inputs": [...]}` with a tensor of BYTES. A body without a declared type (a file, gRPC, a form's `data`) is
+JSON where it is a JSON object or list, else text. Options stand beside `text` (in an object or a form),
+beside `texts`, or in v2's `parameters`. A row that cannot be read becomes a `Rejection` in its own place; the
+rows beside it are answered. No message repeats what the client wrote.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -20,9 +21,20 @@ HOW_TO_ASK = (
     """-H "Content-Type: text/plain" --data-binary @-, or -T file"""
 )
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
-UNTYPED = ("", "application/octet-stream")
-ENCODINGS = ("utf-8", "utf8", "us-ascii")
-SETTINGS = {"maxTexts": "max_texts", "maxCharacters": "max_characters", "maxExplained": "max_explained"}
+UNTYPED = ("", "application/octet-stream", *FORMS)
+TEXT = ("text/plain", "text/markdown")
+JSON = ("application/json", "application/x-json", "text/json", "text/x-json")
+UTF_8 = ("utf-8", "utf8", "utf_8", "utf-8-sig", "us-ascii", "ascii")
+MARK = "\ufeff"  # the byte-order mark
+# What only JSON begins with: a brace before a key, a bracket before a string or an object.
+MEANT_AS_JSON = re.compile(r"""\{\s*(["'}]|$)|\[\s*(["'{\]]|$)""")
+MOST_ID = 256
+SETTINGS = {
+    "maxTexts": "max_texts",
+    "maxCharacters": "max_characters",
+    "maxRequestCharacters": "max_request_characters",
+    "maxExplained": "max_explained",
+}
 
 
 @dataclass(frozen=True)
@@ -30,11 +42,12 @@ class Limits:
     """Bounds on one request; `model-config.yaml` may change them under `handler:` by the names in `SETTINGS`.
 
     `max_texts` counts windows where long texts are read whole. Explaining a text costs as much as
-    classifying it a hundred times, so few are explained at once.
+    classifying it a hundred times, so few are explained at once; with a `max_explained` of 0 none are.
     """
 
     max_texts: int = 128
     max_characters: int = 100_000
+    max_request_characters: int = 1_000_000
     max_explained: int = 2
 
     @classmethod
@@ -42,9 +55,10 @@ class Limits:
         """The limits that `settings` changes; raises `UserError` where one is no count."""
         changed = {name: settings[key] for key, name in SETTINGS.items() if key in settings}
         for name, value in changed.items():
-            if type(value) is not int or value < 1:
+            least = 0 if name == "max_explained" else 1
+            if type(value) is not int or value < least:
                 raise UserError(
-                    f"{name} is not a count of 1 or more", seen=value, remedy="Change model-config.yaml"
+                    f"{name} is not a count of {least} or more", seen=value, remedy="Change model-config.yaml"
                 )
         return replace(cls(), **changed)  # type: ignore[arg-type]
 
@@ -63,6 +77,7 @@ class Options:
     target: str | None = None
 
 
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 CHOICES = {"long": ("truncate", "chunks"), "aggregate": ("max", "mean")}
 
 
@@ -114,6 +129,8 @@ def read(
     JSON may arrive parsed or as bytes; both are read alike. `base64_tensors`: the texts of a KServe v2
     request are base64, which TorchServe makes of them on their way from gRPC.
     """
+    if explain and not limits.max_explained:
+        return refused(Rejection(403, "explain", "explanations are switched off here", "Ask for predictions"))
     if explain:
         limits = replace(limits, max_texts=limits.max_explained)
     request = _read(parameters, content_type, limits, base64_tensors)
@@ -123,32 +140,41 @@ def read(
 def _read(
     parameters: Mapping[str, object], content_type: str, limits: Limits, base64_tensors: bool
 ) -> Request:
+    kind, _, rest = content_type.lower().partition(";")
+    kind = kind.strip()
+    if kind and _charset(rest) not in UTF_8:
+        return _one(Rejection(415, "Content-Type", "the body is declared as another encoding", "Send UTF-8"))
+    # A form in a file may begin with a mark, which then stands before its first field's name.
+    parameters = {name.removeprefix(MARK): value for name, value in parameters.items()}
     if "text" in parameters:
         return _one(_read_row(parameters, Options(), limits))
     body = parameters.get("body", parameters.get("data"))
     if body is None:
         return _one(Rejection(422, "text", "the request holds no text", HOW_TO_ASK))
-    kind, _, rest = content_type.lower().partition(";")
-    kind = kind.strip()
-    if not (kind in UNTYPED or kind.startswith("text/") or kind in FORMS or _is_json(kind)):
-        return _one(Rejection(415, "Content-Type", "the body is neither JSON nor text", HOW_TO_ASK))
-    if _charset(rest) not in ENCODINGS:
-        return _one(Rejection(415, "Content-Type", "the body is declared as another encoding", "Send UTF-8"))
-    if _is_json(kind) and isinstance(body, (bytes, bytearray)):
-        try:
-            body = json.loads(body)
-        except (ValueError, RecursionError):
-            return _one(Rejection(400, "body", "the body is not valid JSON", 'Send {"text": "..."} in UTF-8'))
-    elif kind in UNTYPED:
-        body = _sniffed(body)
+    if isinstance(body, (bytes, bytearray)):
+        body = _decoded(bytes(body), kind)
+    elif not _is_known(kind):
+        body = NEITHER
+    if isinstance(body, Rejection):
+        return _one(body)
     if base64_tensors and isinstance(body, Mapping):
         request = _read_tensors(body, limits, base64_tensors)
-        return replace(request, envelope="v2", id=str(body.get("id") or ""), only_tensors=True)
+        return replace(request, envelope="v2", id=request.id or "", only_tensors=True)
     return _read_json(body, limits)
 
 
+NEITHER = Rejection(415, "Content-Type", "the body is neither JSON nor plain text", HOW_TO_ASK)
+NOT_JSON = Rejection(400, "body", "the body is not valid JSON", 'Send {"text": "..."} in UTF-8')
+SEVERAL = Rejection(400, "body", "the body is several JSON documents, not one", 'Send a list: ["...", "..."]')
+NOT_UTF_8 = Rejection(400, "text", "the text is not valid UTF-8", "Encode it as UTF-8")
+
+
 def _is_json(kind: str) -> bool:
-    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+    return kind in JSON or kind.endswith("+json")
+
+
+def _is_known(kind: str) -> bool:
+    return kind in UNTYPED or kind in TEXT or _is_json(kind)
 
 
 def _charset(parameters: str) -> str:
@@ -156,18 +182,37 @@ def _charset(parameters: str) -> str:
     for parameter in parameters.split(";"):
         name, _, value = parameter.partition("=")
         if name.strip() == "charset":
-            return value.strip().strip('"')
+            return value.strip().strip("\"'")
     return "utf-8"
 
 
-def _sniffed(body: object) -> object:
-    """A body of no declared type, parsed where it is a JSON object or list."""
-    if isinstance(body, (bytes, bytearray)) and body.lstrip()[:1] in (b"{", b"["):
-        try:
-            return json.loads(body)
-        except (ValueError, RecursionError):
-            return body
-    return body
+def _decoded(body: bytes, kind: str) -> object:
+    """JSON parsed, a text as a string without its mark, or a `Rejection`."""
+    if not _is_known(kind):
+        return NEITHER
+    # JSON may be UTF-16 or UTF-32, which its first bytes tell; a text has to be UTF-8.
+    encoding = json.detect_encoding(body)
+    try:
+        text = body.decode(encoding).removeprefix(MARK)
+    except UnicodeDecodeError:
+        return NOT_JSON if _is_json(kind) else NOT_UTF_8
+    document = text.strip().lstrip(MARK).strip()
+    if _is_json(kind):
+        return _parsed(document, NOT_JSON)
+    if kind in UNTYPED and document[:1] in ("{", "["):
+        return _parsed(document, NOT_JSON if MEANT_AS_JSON.match(document) else text)
+    return text if encoding.startswith("utf-8") else NOT_UTF_8
+
+
+def _parsed(document: str, otherwise: object) -> object:
+    """The value of a JSON document; where it is none, a `Rejection` that says so, or `otherwise`."""
+    try:
+        return json.loads(document)
+    except json.JSONDecodeError as error:
+        is_several = error.msg == "Extra data" and document[error.pos] in '{["'
+        return SEVERAL if is_several else otherwise
+    except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists in lists
+        return otherwise
 
 
 def _read_json(body: object, limits: Limits) -> Request:
@@ -190,6 +235,16 @@ def _read_json(body: object, limits: Limits) -> Request:
 
 def _read_tensors(body: Mapping, limits: Limits, base64_tensors: bool) -> Request:
     """A KServe v2 request."""
+    id = body.get("id")
+    if not isinstance(id, str):
+        return _read_rows(body, limits, base64_tensors)
+    if len(id) > MOST_ID or LONE_SURROGATE.search(id):
+        message = f"the id is longer than {MOST_ID} characters, or not Unicode"
+        return _one(Rejection(422, "id", message, "Send a shorter one, or none"))
+    return replace(_read_rows(body, limits, base64_tensors), id=id)
+
+
+def _read_rows(body: Mapping, limits: Limits, base64_tensors: bool) -> Request:
     rows = tensors.texts(body.get("inputs"), base64_tensors)
     if isinstance(rows, Rejection):
         return _one(rows)
@@ -199,9 +254,7 @@ def _read_tensors(body: Mapping, limits: Limits, base64_tensors: bool) -> Reques
     options = read_options(parameters, Options())
     if isinstance(options, Rejection):
         return _one(options)
-    given = body.get("id")
-    request = _many(rows, "v2", options, limits)
-    return replace(request, id=given) if isinstance(given, str) else request
+    return _many(rows, "v2", options, limits)
 
 
 def refused(rejection: Rejection) -> Request:
@@ -219,7 +272,13 @@ def _many(rows: list, envelope: str, options: Options, limits: Limits) -> Reques
     if len(rows) > limits.max_texts:
         message = f"the request holds {len(rows):,} texts, at most {limits.max_texts:,} are read"
         return _one(Rejection(413, "texts", message, "Send several smaller requests"))
-    return Request([_read_row(row, options, limits) for row in rows], envelope)
+    read = [_read_row(row, options, limits) for row in rows]
+    characters = sum(len(row.text) for row in read if isinstance(row, Row))
+    if characters > limits.max_request_characters:
+        most = limits.max_request_characters
+        message = f"the texts have {characters:,} characters, at most {most:,} are read in one request"
+        return _one(Rejection(413, "texts", message, "Send several smaller requests"))
+    return Request(read, envelope)
 
 
 def _read_row(row: object, options: Options, limits: Limits) -> Row | Rejection:
@@ -257,10 +316,12 @@ def read_text(row: object, limits: Limits) -> str | Rejection:
             return Rejection(422, "text", "the object has no field text", 'Send {"text": "..."}')
         row = row["text"]
     if isinstance(row, (bytes, bytearray)):
+        if not json.detect_encoding(row).startswith("utf-8"):  # UTF-16 has NULs, and is valid UTF-8 with them
+            return NOT_UTF_8
         try:
-            row = row.decode("utf-8")
+            row = row.decode("utf-8-sig")
         except UnicodeDecodeError:
-            return Rejection(400, "text", "the text is not valid UTF-8", "Encode it as UTF-8")
+            return NOT_UTF_8
     if not isinstance(row, str):
         kind = "null" if row is None else type(row).__name__
         return Rejection(422, "text", f"text is not a string but {kind}", 'Send {"text": "..."}')

@@ -10,14 +10,16 @@ import pytest
 import yaml
 
 import handler
+from handler import service
 from handler.artifact import Artifact
 from handler.errors import UnsupportedError
+from handler.explanations import AT_ONCE
 from handler.hate_handler import HateHandler
 from handler.metrics import COUNTERS, Tally, length_bin, score_bin
 from handler.predictor import Encoding, Predictor
 from handler.replies import as_json
 from handler.requests import Limits, Request, read
-from handler.service import EXPLAINED_PER_BATCH, Service
+from handler.service import Service
 from tests.conftest import ROOT
 
 ANSWER_SCHEMA = json.loads(Path(handler.__file__).with_name("answer.schema.json").read_text())
@@ -205,11 +207,41 @@ def test_what_cannot_be_explained_is_a_422(predictor: Predictor, changes: dict, 
     assert (answer["error"]["code"], answer["error"]["field"]) == (422, field)
 
 
-def test_so_few_texts_are_explained_in_one_batch_that_it_ends(predictor: Predictor) -> None:
-    bodies = [["good day", "you are vile"]] * (EXPLAINED_PER_BATCH // 2 + 1)
-    *allowed, refused = ask(serve(predictor), *bodies, explain=True)
-    assert all("explanation" in answer for answers in allowed for answer in answers)
-    assert [answer["error"]["code"] for answer in refused] == [429, 429]
+def test_so_much_is_explained_in_one_batch_that_it_ends(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "EXPLAINED_TOKENS_PER_BATCH", 2 * predictor.artifact.max_length**2)
+    bodies = [[LONG, LONG], [LONG], ["good day", ""], {"text": LONG, "method": "magic"}]
+    first, second, third, fourth = ask(serve(predictor), *bodies, explain=True)
+    assert all("explanation" in answer for answer in first)
+    assert [answer["error"]["code"] for answer in second] == [429]
+    assert [answer["error"]["code"] for answer in third] == [429, 422]
+    assert fourth[0]["error"]["code"] == 422
+    monkeypatch.setattr(service, "EXPLAINED_TOKENS_PER_BATCH", 1)
+    ((alone,),) = ask(serve(predictor), LONG, explain=True)
+    assert alone["explanation"], "the first is explained whatever it costs"
+
+
+def test_explanations_can_be_switched_off(predictor: Predictor) -> None:
+    silent = serve(predictor, max_explained=0)
+    ((refused,),) = ask(silent, "good day", explain=True)
+    assert refused["error"]["code"] == 403
+    ((answered,),) = ask(silent, "good day")
+    assert answered["label"]
+    assert silent.describe()["explanations"] == []
+    assert Limits.of({"maxExplained": 0}).max_explained == 0
+
+
+def test_others_are_answered_between_two_passes_of_an_explanation(predictor: Predictor) -> None:
+    metrics = Counted()
+    served, others = serve(predictor, metrics), []
+    expected = ask(serve(predictor), LONG, explain=True)
+    served.stand_back = lambda: others.extend(ask(served, "good day"))
+    assert ask(served, LONG, explain=True) == expected
+    assert len(others) >= predictor.artifact.max_length / AT_ONCE
+    served.tally.emit()
+    assert metrics.values["classifier_texts",] == len(others) + 1
+    assert metrics.values["classifier_explained", "occlusion"] == 1
 
 
 def test_predictions_and_explanations_share_a_batch(predictor: Predictor) -> None:
