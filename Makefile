@@ -59,8 +59,8 @@ evaluate: install ## [SPLIT=validation|gate|test] [SAMPLE=500]: figures, cases, 
 export: install ## [VARIANTS="fp32 openvino-int8"|all|cpu|gpu] [CHECKPOINT=folder or hub name] -> build/artifacts/<variant>/
 	@$(PY) -m export build $(VARIANTS) --checkpoint '$(CHECKPOINT)' --artifacts $(ARTIFACTS) $(ARGS) >/dev/null
 
-package: install ## model_store/hate-<variant>.mar, and hate.mar for the selected one
-	@$(PY) -m export package --artifacts $(ARTIFACTS) --name $(NAME) >/dev/null
+package: install ## model_store/hate-<variant>.mar, and hate.mar for the selected one [SIGN_KEY=signing.key]
+	@$(PY) -m export package --artifacts $(ARTIFACTS) --name $(NAME) $(if $(SIGN_KEY),--sign-key '$(SIGN_KEY)') >/dev/null
 
 serve: install ## start TorchServe on model_store/hate.mar [CONFIG=config.properties]
 	@$(PY) -m deploy start $(if $(CONFIG),--config '$(CONFIG)') --name $(NAME)

@@ -12,6 +12,7 @@ from deploy import server
 from deploy.access import KEY_FILE, Access
 from handler.commands import emit, run, say
 from handler.errors import UserError
+from handler.signing import add_trusted_key
 from handler.torchserve import is_taken, java_home, read_config
 
 # Modules with needs of their own, each with the extra that names them: imported when they are called.
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     common.add_argument("--config", type=Path, default=default, help="default: %(default)s")
     start = commands.add_parser("start", parents=[common], help="start TorchServe and wait until it answers")
     start.add_argument("--name", default="hate", help="of the model; serves <name>.mar; default: %(default)s")
+    add_trusted_key(start)
     start.set_defaults(command=_start)
     stop = commands.add_parser("stop", parents=[common], help="stop it and wait until it has gone")
     stop.set_defaults(command=_stop)
@@ -58,7 +60,7 @@ def _module(name: str) -> ModuleType:
 
 def _start(arguments: argparse.Namespace) -> int:
     public = read_config(arguments.config)
-    server.start(public, arguments.name)
+    server.start(public, arguments.name, trusted_key=arguments.trusted_key)
     body = """'{"text": "text to classify"}'"""
     say(f"ready. Ask it:\n  curl {public.url}/predictions/{arguments.name} --json {body}")
     if public.speaks_tls("inference_address") and public["certificate_file"]:

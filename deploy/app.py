@@ -7,7 +7,6 @@ gRPC, several models or workers, registering models, and tokens: it listens on l
 
 import argparse
 import asyncio
-import json
 import logging
 import signal
 import socket
@@ -32,7 +31,7 @@ from deploy import counters, openapi
 from deploy.batcher import LOADING, STOPPING, Batcher, Batching
 from deploy.bodies import MOST_HELD, Held, Memory, is_form, read_body, read_form
 from deploy.connections import KEEP_ALIVE_S, Admission, Bounds, Connection, Seldom
-from handler.artifact import Artifact, open_artifact, unpacked
+from handler.artifact import Artifact, archive_manifest, open_artifact, unpacked
 from handler.commands import not_negative_float, not_negative_int, positive_int, say
 from handler.errors import Rejection, UserError
 from handler.metrics import Tally
@@ -40,6 +39,7 @@ from handler.predictor import Predictor
 from handler.replies import Arrival, Reply, as_json, failure, refuse, report
 from handler.requests import Limits
 from handler.service import Service
+from handler.signing import add_trusted_key, verify
 from handler.torchserve import model_config
 
 STOP_S = 300  # for what was accepted to be answered: as long as a batch may take in an archive
@@ -68,8 +68,7 @@ class Model:
         """Unpacked below `scratch` and verified; raises `UserError` where it is no archive of ours."""
         if not archive.is_file():
             raise UserError("there is no such archive", seen=archive, remedy="Build it: make export package")
-        artifact = unpacked(archive, scratch)
-        manifest = json.loads((scratch / "MAR-INF" / "MANIFEST.json").read_text(encoding="utf-8"))["model"]
+        artifact, manifest = unpacked(archive, scratch), archive_manifest(archive)
         return cls(artifact, manifest["modelName"], manifest["modelVersion"], model_config(archive))
 
     def batching(self, size: int | None, delay_s: float | None, queue_size: int | None) -> Batching:
@@ -347,8 +346,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="app-") as scratch:
         if options.archive is None:
+            verify(options.artifact, options.trusted_key)
             model = Model.of_artifact(options.artifact)
         else:
+            verify(options.archive, options.trusted_key)
             model = Model.of_archive(options.archive, Path(scratch))
         delay_s = None if options.batch_delay_ms is None else options.batch_delay_ms / 1000
         batching = model.batching(options.batch_size, delay_s, options.queue_size)
@@ -370,6 +371,7 @@ def _parser() -> argparse.ArgumentParser:
     served = parser.add_mutually_exclusive_group(required=True)
     served.add_argument("--artifact", type=Path, help="a folder, such as build/artifacts/openvino-int8")
     served.add_argument("--archive", type=Path, help="such as model_store/hate.mar; its settings hold")
+    add_trusted_key(parser)
     parser.add_argument("--host", default="127.0.0.1", help="there are no tokens; default: %(default)s")
     parser.add_argument(
         "--port", type=not_negative_int, default=8080, help="0: a free one; default: %(default)s"

@@ -20,6 +20,7 @@ from deploy.server import checked_archive, clear, is_alive
 from handler.commands import run, say
 from handler.errors import UserError
 from handler.scratch import private_folder
+from handler.signing import add_trusted_key
 from handler.torchserve import Config, java_home, read_config
 
 EVERY_S = 10
@@ -41,8 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     probe.set_defaults(command=_probe)
     alive = commands.add_parser("alive", parents=[common], help="… 1 where a worker hangs or was given up")
     alive.set_defaults(command=_alive)
+    add_trusted_key(start)
     arguments = parser.parse_args(argv)
-    return arguments.command(read_config(arguments.config), arguments.name)
+    own = {"trusted_key": arguments.trusted_key} if "trusted_key" in arguments else {}
+    return arguments.command(read_config(arguments.config), arguments.name, **own)
 
 
 def java_command(config: Config, name: str, folder: Path) -> list[str]:
@@ -62,9 +65,9 @@ def java_command(config: Config, name: str, folder: Path) -> list[str]:
     ]
 
 
-def _run(config: Config, name: str) -> int:
+def _run(config: Config, name: str, trusted_key: Path | None) -> int:
     """Java's exit status, or 1 where no worker has been alive for a minute."""
-    checked_archive(config, name)
+    checked_archive(config, name, trusted_key)
     folder = private_folder()
     clear(folder)  # a container's folder outlives a Java that was killed
     own = {"TS_CONFIG_FILE": str(config.path), "TMPDIR": str(folder), "TEMP": str(folder)}

@@ -13,7 +13,6 @@ labels.
 """
 
 import argparse
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -24,10 +23,11 @@ import numpy as np
 from scipy.stats import chi2, kstwobign
 from tabulate import tabulate
 
-from handler.artifact import DESCRIPTION, Artifact, archived_artifact, checked
+from handler.artifact import DESCRIPTION, Artifact, archived_artifact, checked, read_json
 from handler.commands import emit, positive_float, positive_int, say, share
 from handler.errors import UserError
 from handler.metrics import dimension, length_bin, score_bin
+from handler.signing import add_trusted_key, verify
 
 # Texts by distribution (`score:hate`, `length`) and bin, named as in the metrics.
 Counts = Counter[tuple[str, str]]
@@ -217,6 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from deploy import counts  # which names its counts as this module does
 
     arguments = _parser().parse_args(argv)
+    verify(arguments.artifact, arguments.trusted_key)
     artifact = _artifact(arguments.artifact)
     rule = Rule(arguments.psi, arguments.ks, arguments.alpha, arguments.least_texts)
     reference = references(artifact)
@@ -250,6 +251,7 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("model_store/hate.mar"),
         help="what is served: a folder or an archive; default: %(default)s",
     )
+    add_trusted_key(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--metrics", metavar="URL", default=METRICS, help="of TorchServe; default: %(default)s"
@@ -299,7 +301,7 @@ def _artifact(path: Path) -> Artifact:
     if not path.is_dir():
         return archived_artifact(path)
     try:
-        return Artifact(path, checked(json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))))
+        return Artifact(path, checked(read_json(path / DESCRIPTION)))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError("this is no artifact", seen=path, remedy="Name what is served: --artifact") from error
 

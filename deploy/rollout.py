@@ -30,6 +30,8 @@ from deploy.sample import read_texts
 from deploy.server import CONFIG
 from handler.commands import emit, not_negative_float, positive_float, positive_int, run, say, share
 from handler.errors import UserError
+from handler.signing import add_trusted_key, verify
+from handler.torchserve import read_config
 
 NUMBER = "Package it under a new number: python -m export package --version 1.1"
 RESPONSE_S = 300  # the longest that an archive's worker is given for a batch
@@ -185,12 +187,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     configs = options.config or [Path(os.environ.get("TS_CONFIG_FILE", CONFIG))]
     fronts = [Front(Access.of(path), options.name) for path in configs]
+    for path in configs:
+        _verify(options.url, read_config(path).model_store, options.trusted_key)
     limits = Limits(options.max_flip, options.max_shift, options.max_slowdown, options.watch_s)
     texts = read_texts(options.texts)[: options.count]
     outcome = roll_out(fronts, options.url, texts, limits, options.workers, options.keep_old)
     say(table(outcome))
     emit(outcome)
     return int(not outcome["done"])
+
+
+def _verify(url: str, store: Path, trusted_key: Path | None) -> None:
+    """`UserError` where a key is trusted that did not sign the archive, or cannot be known to have."""
+    if trusted_key is not None and "://" in url:
+        raise UserError(
+            "what a server fetches by itself cannot be verified before, and a trusted key is configured",
+            seen=url.partition("?")[0],
+            remedy=f"Fetch it (python -m export fetch), put the archive and its signature into {store}, and "
+            "name its file",
+        )
+    verify(store / url, trusted_key)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -214,6 +230,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-slowdown", type=positive_float, default=1.5, help="of a request (default: %(default)s)"
     )
     parser.add_argument("--watch-s", type=not_negative_float, default=10, help="afterwards (%(default)s)")
+    add_trusted_key(parser)
     parser.add_argument("--keep-old", action="store_true", help="registered, to go back to at any time")
     return parser
 

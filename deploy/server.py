@@ -23,8 +23,10 @@ from pathlib import Path
 import psutil
 
 from deploy.access import KEY_FILE, Access, ask, says_healthy
+from handler.artifact import archived_artifact
 from handler.errors import UserError
 from handler.scratch import checked_folder
+from handler.signing import verify
 from handler.torchserve import ADDRESSES, GRPC_PORTS, Config, is_taken, java_home, read_config
 
 ROOT = Path(__file__).parents[1]
@@ -158,9 +160,11 @@ def _private_config(folder: Path, archive: Path, settings: Mapping[str, str]) ->
     return path, ports
 
 
-def start(config: Config, name: str = "hate", timeout_s: float = 300) -> None:
+def start(
+    config: Config, name: str = "hate", timeout_s: float = 300, *, trusted_key: Path | None = None
+) -> None:
     """Start the public TorchServe on `<name>.mar` of its model store; returns when it answers."""
-    archive = checked_archive(config, name)
+    archive = checked_archive(config, name, trusted_key)
     access = Access(config, Path.cwd())
     if taken := [port for port in config.ports if is_taken(port)]:
         remedy = (
@@ -186,15 +190,18 @@ def start(config: Config, name: str = "hate", timeout_s: float = 300) -> None:
         raise
 
 
-def checked_archive(config: Config, name: str) -> Path:
-    """The archive `<name>.mar`; raises `UserError` where it, or a file that TLS needs, cannot be served."""
+def checked_archive(config: Config, name: str, trusted_key: Path | None = None) -> Path:
+    """The archive `<name>.mar`; raises `UserError` where it, or a file that TLS needs, cannot be served, or
+    where there is a `trusted_key` that did not sign it."""
     archive = config.model_store / f"{name}.mar"
     if not archive.is_file():
         raise UserError(
             "there is no archive to serve", seen=archive, remedy="Make one: make train export package"
         )
+    verify(archive, trusted_key)
     if not zipfile.is_zipfile(archive):
         raise UserError("the archive is damaged", seen=archive, remedy="Build it again: make package")
+    archived_artifact(archive)
     for key in ("private_key_file", "certificate_file"):
         if config[key] and not Path(config[key]).is_file():
             raise UserError(

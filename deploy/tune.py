@@ -35,6 +35,7 @@ from handler.atomic import write_json, write_text
 from handler.commands import emit, positive_float, positive_int, say
 from handler.errors import UserError
 from handler.machine import available_cpus
+from handler.signing import add_trusted_key, verify
 from handler.torchserve import MODEL_CONFIG, Config, model_config, read_config
 
 OUTPUT = Path("build/tuning.json")
@@ -115,12 +116,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=positive_int, default=5, help="of each comparison (%(default)s)")
     parser.add_argument("--seconds", type=positive_float, default=3.0, help="of a round (%(default)s)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="default: %(default)s")
+    add_trusted_key(parser)
     parser.add_argument("--apply", action="store_true", help="write Netty's threads into the configuration")
     return parser
 
 
 def tune(arguments: argparse.Namespace) -> int:
     """Search, measure against the start, write, and tell."""
+    verify(arguments.archive, arguments.trusted_key)
     artifact = archived_artifact(arguments.archive)
     texts = sample(arguments.archive, arguments.texts)
     bodies = [json.dumps({"text": text}).encode() for text in texts]

@@ -1,4 +1,4 @@
-"""`python -m export build|package|promote|publish|fetch|verify`, `--list`: from a checkpoint to archives."""
+"""`python -m export build|package|promote|sign|publish|fetch|verify`: from a checkpoint to archives."""
 
 import argparse
 import json
@@ -13,8 +13,9 @@ from tabulate import tabulate
 import export.variants  # noqa: F401 - registers the variants
 from export.registry import VARIANTS, choose, kind_of
 from handler.artifact import DESCRIPTION, Artifact, open_artifact
-from handler.commands import emit, positive_int, run, say
+from handler.commands import emit, positive_float, positive_int, run, say
 from handler.errors import UnsupportedError, UserError
+from handler.signing import VARIABLE, add_trusted_key, make_keys, sign
 
 CHECKPOINT = Path("build/checkpoint")
 SELECTION = Path("benchmarks/results/selection.json")
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     package.add_argument(
         "--tuning", type=Path, help="of python -m deploy tune (default: tuning.json beside --artifacts)"
     )
+    package.add_argument("--sign-key", type=Path, metavar="FILE", help="a secret key, to sign each archive")
     package.set_defaults(command=_package)
 
     promote = commands.add_parser(
@@ -97,7 +99,23 @@ def _parser() -> argparse.ArgumentParser:
     promote.add_argument(
         "--force", action="store_true", help="even if its check says that it is not equal to fp32"
     )
+    add_trusted_key(promote)
     promote.set_defaults(command=_promote)
+
+    keygen = commands.add_parser("keygen", help="a key to sign with, and the public one that others trust")
+    keygen.add_argument(
+        "key",
+        type=Path,
+        nargs="?",
+        default=Path("signing.key"),
+        help="default: %(default)s, with .pub beside it",
+    )
+    keygen.set_defaults(command=_keygen)
+
+    signing = commands.add_parser("sign", help="sign archives, or artifacts' folders, as minisign does")
+    signing.add_argument("paths", type=Path, nargs="+", help="such as model_store/hate.mar")
+    signing.add_argument("--key", type=Path, required=True, help="the secret key")
+    signing.set_defaults(command=_sign)
 
     publish = commands.add_parser(
         "publish", parents=[store], help="archives, and the checkpoint, to a folder or an object store"
@@ -105,6 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("destination", help="a path, s3://bucket/… or gs://bucket/…")
     publish.add_argument("variants", nargs="*", help="default: the archive that is served")
     publish.add_argument("--checkpoint", type=Path, help="the folder of a checkpoint to publish as well")
+    publish.add_argument(
+        "--sign-key", type=Path, metavar="FILE", help="a secret key, to sign what is published"
+    )
     publish.add_argument("--force", action="store_true", help="replace what is published under this version")
     publish.add_argument(
         "--valid-s",
@@ -117,10 +138,13 @@ def _parser() -> argparse.ArgumentParser:
     fetch = commands.add_parser("fetch", help="a published version to this machine, its sums checked")
     fetch.add_argument("place", help="…/<name>/<version>")
     fetch.add_argument("--to", type=Path, default=Path("build/fetched"), help="default: %(default)s")
+    fetch.add_argument("--most-gb", type=positive_float, default=20.0, help="default: %(default)g")
+    add_trusted_key(fetch)
     fetch.set_defaults(command=_fetch)
 
     verify = commands.add_parser("verify", help="ask an archive on a private server, compare with in process")
     verify.add_argument("archive", type=Path, nargs="?", default=Path("model_store/hate.mar"))
+    add_trusted_key(verify)
     verify.set_defaults(command=_verify)
     parser.set_defaults(command=_list)
     return parser
@@ -281,6 +305,8 @@ def _package(arguments: argparse.Namespace) -> int:
         tuned = settings_for(tuning, artifact.name, artifact.sha256)
         path = package(artifact, arguments.store, name=arguments.name, version=arguments.version, tuned=tuned)
         archives[folder.name] = str(path)
+        if arguments.sign_key:
+            sign(path, arguments.sign_key)
         say(f"{path} ({path.stat().st_size / 1e6:.1f} MB{', tuned' if tuned else ''})")
     promoted = None
     if arguments.promote:
@@ -298,15 +324,34 @@ def _promote(arguments: argparse.Namespace) -> int:
     else:
         raise UserError("no variant is selected", seen=SELECTION, remedy="Run make select, or name a variant")
     archives = arguments.archives or arguments.store
-    promoted = _promote_to(arguments, variant, archives, sha256=sha256, force=arguments.force)
+    promoted = _promote_to(
+        arguments, variant, archives, sha256=sha256, force=arguments.force, trusted_key=arguments.trusted_key
+    )
     emit({"promoted": str(promoted)})
+    return 0
+
+
+def _keygen(arguments: argparse.Namespace) -> int:
+    public = make_keys(arguments.key)
+    say(
+        f"{arguments.key} signs: keep it to yourself. {public} is for those who trust it: {VARIABLE}={public}"
+    )
+    emit({"secret": str(arguments.key), "public": str(public)})
+    return 0
+
+
+def _sign(arguments: argparse.Namespace) -> int:
+    signatures = {str(path): str(sign(path, arguments.key)) for path in arguments.paths}
+    for signature in signatures.values():
+        say(signature)
+    emit(signatures)
     return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     from export.verify import verify
 
-    verdict = verify(arguments.archive)
+    verdict = verify(arguments.archive, arguments.trusted_key)
     outcome = "serves its artifact" if verdict.same else "DOES NOT SERVE its artifact"
     say(
         f"{arguments.archive} ({verdict.variant}) {outcome}: {verdict.texts} texts, "
@@ -327,7 +372,12 @@ def _publish(arguments: argparse.Namespace) -> int:
 
         open_checkpoint(checkpoint)  # what is none is not published
     published = publish(
-        archives, arguments.destination, arguments.name, checkpoint=checkpoint, force=arguments.force
+        archives,
+        arguments.destination,
+        arguments.name,
+        checkpoint=checkpoint,
+        key=arguments.sign_key,
+        force=arguments.force,
     )
     said = "published" if published.is_new else "is published already, the same"
     say(f"{published.place}: {said}, {len(published.record['files'])} files with their sums")
@@ -339,8 +389,10 @@ def _publish(arguments: argparse.Namespace) -> int:
 def _fetch(arguments: argparse.Namespace) -> int:
     from export.publish import fetch
 
-    fetched = fetch(arguments.place, arguments.to)
-    say(f"{arguments.to}: {len(fetched.record['files'])} files, their sums are right")
+    key = arguments.trusted_key
+    fetched = fetch(arguments.place, arguments.to, trusted_key=key, most_gb=arguments.most_gb)
+    signed = f", signed by a key of {key}" if key else ""
+    say(f"{arguments.to}: {len(fetched.record['files'])} files, their sums are right{signed}")
     emit(fetched.record)
     return 0
 
@@ -352,11 +404,18 @@ def _promote_to(
     *,
     sha256: str | None,
     force: bool = False,
+    trusted_key: Path | None = None,
 ) -> Path:
     from export.package import promote
 
     target = promote(
-        variant, arguments.store, name=arguments.name, archives=archives, sha256=sha256, force=force
+        variant,
+        arguments.store,
+        name=arguments.name,
+        archives=archives,
+        sha256=sha256,
+        force=force,
+        trusted_key=trusted_key,
     )
     say(f"{target} is now {variant}")
     return target

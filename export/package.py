@@ -16,9 +16,10 @@ from typing import IO, Any
 
 import yaml
 
-from handler.artifact import DESCRIPTION, Artifact, archived_artifact
+from handler.artifact import DESCRIPTION, Artifact, archived_artifact, check_identifier
 from handler.atomic import make_folder, replacing
 from handler.errors import UserError
+from handler.signing import signature_of, verify
 
 HANDLER = Path(__file__).parents[1] / "handler"
 
@@ -77,6 +78,12 @@ def package(
     tuned: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `store/<name>-<variant>.mar` atomically and return its path; `tuned` settings go before ours."""
+    for given in (name, version):
+        try:
+            check_identifier(given)
+        except ValueError as error:
+            remedy = "Choose another --name or --version"
+            raise UserError("no archive can be called this", seen=error, remedy=remedy) from error
     make_folder(store)
     target = store / f"{name}-{artifact.name}.mar"
     # A scratch folder of our own: the archiver stages under the model's name in the temporary folder,
@@ -94,6 +101,7 @@ def package(
         }
         with replacing(target) as file:
             _write_zip(files, file)
+            signature_of(target).unlink(missing_ok=True)  # of what stood there
     return target
 
 
@@ -143,16 +151,19 @@ def promote(
     archives: Path | None = None,
     sha256: str | None = None,
     force: bool = False,
+    trusted_key: Path | None = None,
 ) -> Path:
     """Make `<name>-<variant>.mar` of the folder `archives` (None: `store`) the archive that is served from
     `store` as `<name>.mar`.
 
-    Judged by what the archive holds. Raises `UserError` when there is no such archive, when it does not hold
-    the artifact `sha256` (where that is given), or when its check says that it is not equal to fp32.
+    Judged by what the archive holds; its signature goes along. Raises `UserError` when there is no such
+    archive, when a `trusted_key` did not sign it, when it does not hold the artifact `sha256` (where that is
+    given), or when its check says that it is not equal to fp32.
     """
     archive = (archives or store) / f"{name}-{variant}.mar"
     if not archive.is_file():
         raise UserError("there is no such archive", seen=archive, remedy="Build it: make export package")
+    verify(archive, trusted_key)
     inside = archived_artifact(archive)
     if sha256 is not None and inside.sha256 != sha256:
         raise UserError(
@@ -171,4 +182,8 @@ def promote(
     target = store / f"{name}.mar"
     with archive.open("rb") as source, replacing(target) as file:
         shutil.copyfileobj(source, file, CHUNK)
+        signature_of(target).unlink(missing_ok=True)  # never that of another archive
+    if signature_of(archive).is_file():
+        with signature_of(archive).open("rb") as source, replacing(signature_of(target)) as file:
+            shutil.copyfileobj(source, file, CHUNK)
     return target

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy.server import private_server
+from handler import signing
 from handler.artifact import archived_artifact, unpacked
 from handler.errors import UserError
 from handler.predictor import Predictor
@@ -45,11 +46,13 @@ class Verdict:
         return self.max_diff <= self.bound
 
 
-def verify(archive: Path) -> Verdict:
+def verify(archive: Path, trusted_key: Path | None = None) -> Verdict:
     """Boot a private server on `archive`, ask it, compare.
 
-    Raises `UserError` when the archive is not ours, damaged, or does not load.
+    Raises `UserError` when a `trusted_key` did not sign the archive, or when it is not ours, damaged, or does
+    not load.
     """
+    signing.verify(archive, trusted_key)
     labels = archived_artifact(archive).labels
     with tempfile.TemporaryDirectory(prefix="verify-") as scratch:
         predictor = Predictor(unpacked(archive, Path(scratch)))

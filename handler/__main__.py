@@ -16,6 +16,7 @@ from handler.errors import Rejection, UserError
 from handler.machine import available_cpus
 from handler.predictor import Predictor
 from handler.requests import Limits, read_text
+from handler.signing import add_trusted_key, verify
 
 if TYPE_CHECKING:
     from handler.tables.layout import Reading
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     predict.add_argument("--engine", choices=("local", "ray"), default="local", help="default: %(default)s")
     predict.add_argument("--workers", type=positive_int, default=1, help="of Ray (default: %(default)s)")
     predict.add_argument("--address", help="of a Ray cluster (default: a Ray of its own, on this machine)")
+    add_trusted_key(predict)
     predict.set_defaults(command=_predict)
     doctor = commands.add_parser("doctor", help="look at all that TorchServe needs here, and say what to do")
     doctor.add_argument("--name", default="hate", help="of the archive: <name>.mar; default: %(default)s")
@@ -73,6 +75,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    verify(arguments.artifact, arguments.trusted_key)
     if arguments.text is not None and arguments.file is not None:
         raise UserError("a text and --file were both given", remedy="Give one of them")
     if arguments.text is not None:

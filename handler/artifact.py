@@ -183,6 +183,41 @@ def unpacked(archive: Path, folder: Path) -> Artifact:
     return open_artifact(folder / "artifact")
 
 
+def archive_entry(archive: Path, name: str) -> bytes:
+    """One small file of an archive of any kind; `UserError` where there is none, or it is not small."""
+    if not archive.is_file():
+        raise _not_ours(archive, "there is no such file")
+    with archive.open("rb", buffering=0) as raw, _Frugal(raw) as file:
+        try:
+            opened = zipfile.ZipFile(file)
+            return _small(opened, name)
+        except (*ZIP_FAULTS, KeyError, TypeError) as error:
+            raise _not_ours(archive, _reason(error)) from error
+
+
+def archive_manifest(archive: Path) -> dict:
+    """What TorchServe is told of the model: `modelName` and `modelVersion`, both fit for a path."""
+    try:
+        model = parse_json(archive_entry(archive, MANIFEST))["model"]
+        for key in ("modelName", "modelVersion"):
+            check_identifier(model[key])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_ours(archive, f"{MANIFEST}: {_reason(error)}") from error
+    return model
+
+
+def check_identifier(text: str) -> None:
+    """ValueError or TypeError where a name or version is not fit for paths and addresses."""
+    if not re.fullmatch(r"(?!\.)[\w.+-]{1,100}", text, re.ASCII):
+        raise ValueError(f"{text[:100]!r} is not made of letters, digits, and . _ + - alone")
+
+
+def _small(opened: zipfile.ZipFile, name: str) -> bytes:
+    if opened.getinfo(name).file_size > MOST_DESCRIPTION_BYTES:
+        raise ValueError(f"its {name} is larger than {MOST_DESCRIPTION_BYTES >> 20} MiB")
+    return opened.read(name)
+
+
 class _Frugal(io.BufferedReader):
     """A file that gives a limited number of bytes at once: `ZipFile` reads a directory of any size whole."""
 
@@ -221,9 +256,7 @@ def _entries_checked(opened: zipfile.ZipFile, archive_bytes: int) -> dict:
         if kind not in (0, stat.S_IFREG) or entry.flag_bits & ENCRYPTED or not _is_plain(entry.filename):
             raise ValueError(f"an entry is no plain file: {entry.filename[:100]!r}")
     place = f"artifact/{DESCRIPTION}"
-    if sizes.get(place, 0) > MOST_DESCRIPTION_BYTES:
-        raise ValueError(f"its {DESCRIPTION} is larger than {MOST_DESCRIPTION_BYTES >> 20} MiB")
-    meta = checked(parse_json(opened.read(place)))
+    meta = checked(parse_json(_small(opened, place)))
     listed = {f"artifact/{name}": entry["bytes"] for name, entry in meta["files"].items()}
     found = {name: size for name, size in sizes.items() if name.startswith("artifact/") and name != place}
     if differing := sorted({name for name, _ in listed.items() ^ found.items()}):

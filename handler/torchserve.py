@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import socket
-import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from handler.artifact import archive_entry
 from handler.errors import UserError
 
 # What TorchServe 0.12 does where the file says nothing.
@@ -102,11 +102,10 @@ def model_config(archive: Path) -> dict[str, Any]:
     import yaml  # here: containers' health checks import this module every few seconds
 
     try:
-        with zipfile.ZipFile(archive) as opened:
-            settings = yaml.safe_load(opened.read(MODEL_CONFIG)) or {}
+        settings = yaml.safe_load(archive_entry(archive, MODEL_CONFIG)) or {}
         own = settings.get("handler") or {}
         counts = {key: settings.get(key, 1) for key in COUNTS} | {"threads": own.get("threads") or 1}
-    except (OSError, KeyError, AttributeError, yaml.YAMLError, zipfile.BadZipFile) as error:
+    except (UserError, OSError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(
             f"the archive's {MODEL_CONFIG} cannot be read",
             seen=archive,

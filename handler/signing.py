@@ -1,0 +1,269 @@
+"""Signatures of archives, artifacts and published versions: Ed25519, in minisign's format. Not shipped.
+
+`hate.mar.minisig` beside `hate.mar` says whose key signed it, and `minisign -V` reads it as well. Of an
+artifact its description is signed, which holds the sums of all its files.
+"""
+
+import argparse
+import base64
+import binascii
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from handler.artifact import DESCRIPTION
+from handler.errors import UnsupportedError, UserError
+
+SUFFIX = ".minisig"
+VARIABLE = "TRUSTED_KEY"  # of the environment: the file of the public keys that are trusted
+MOST_SIGNATURE_BYTES = 16 << 10
+
+# minisign's format. A secret key without a password: the algorithm, no derivation, the checksum's algorithm,
+# 48 bytes that a derivation would need, the key's id, seed and public key, and a checksum.
+ALGORITHM, NO_DERIVATION, CHECKSUM = b"Ed", b"\0\0", b"B2"
+SIGNS_DIGEST = b"ED"  # BLAKE2b-512 of the file
+UNUSED_BYTES, ID_BYTES, KEY_BYTES, SIGNATURE_BYTES, CHECKSUM_BYTES = 48, 8, 32, 64, 32
+UNTRUSTED, TRUSTED = "untrusted comment: ", "trusted comment: "
+
+
+@dataclass(frozen=True)
+class SecretKey:
+    """`seed` are the 32 bytes that Ed25519 starts from."""
+
+    id: bytes
+    seed: bytes
+
+    @property
+    def public(self) -> bytes:
+        return _private(self.seed).public_key().public_bytes_raw()
+
+    def sign(self, content: bytes) -> bytes:
+        return _private(self.seed).sign(content)
+
+    @classmethod
+    def read(cls, file: Path) -> "SecretKey":
+        """Of a file that `make_keys`, or `minisign -G -W`, wrote; `UserError` for any other."""
+        what, remedy = "this is no secret key", "Make one: python -m export keygen"
+        try:
+            content = _decoded(_lines(file.read_text(encoding="ascii")), "secret key")
+        except (OSError, ValueError) as error:
+            raise UserError(what, seen=f"{file}: {error}", remedy=remedy) from error
+        if content[:2] == ALGORITHM and content[2:4] != NO_DERIVATION:
+            what, remedy = "the secret key has a password", "Make one without: minisign -G -W"
+        rest = content[2 + 2 + 2 + UNUSED_BYTES :]
+        if content[:4] != ALGORITHM + NO_DERIVATION or len(rest) != ID_BYTES + 2 * KEY_BYTES + CHECKSUM_BYTES:
+            raise UserError(what, seen=file, remedy=remedy)
+        return cls(rest[:ID_BYTES], rest[ID_BYTES : ID_BYTES + KEY_BYTES])
+
+    def written(self) -> str:
+        own = self.id + self.seed + self.public
+        check = hashlib.blake2b(ALGORITHM + own, digest_size=CHECKSUM_BYTES).digest()
+        content = ALGORITHM + NO_DERIVATION + CHECKSUM + bytes(UNUSED_BYTES) + own + check
+        return f"{UNTRUSTED}secret key {_shown(self.id)}\n{base64.b64encode(content).decode()}\n"
+
+
+def make_keys(secret: Path) -> Path:
+    """Write a new secret key, readable by its owner alone, and beside it the public one, whose path is
+    returned. `UserError` where either is there already."""
+    key = SecretKey(os.urandom(ID_BYTES), os.urandom(KEY_BYTES))
+    public = secret.with_suffix(".pub")
+    encoded = base64.b64encode(ALGORITHM + key.id + key.public).decode()
+    shared = f"{UNTRUSTED}public key {_shown(key.id)}\n{encoded}\n"
+    for file, content, mode in ((secret, key.written(), 0o600), (public, shared, 0o644)):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as opened:
+                opened.write(content)
+        except OSError as error:
+            seen = f"{file}: {error.strerror}"
+            raise UserError("the key cannot be written", seen=seen, remedy="Name another file") from error
+    return public
+
+
+def sign(path: Path, secret: Path) -> Path:
+    """Sign an archive or an artifact's folder; the path of the signature, which stands beside what is signed.
+
+    The same file and key give the same bytes.
+    """
+    file, key = signed_file(path), SecretKey.read(secret)
+    signature = signature_of(file)
+    partial = signature.with_name(f".{signature.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(sign_file(file, file.name, key), encoding="utf-8")
+        os.replace(partial, signature)
+    except OSError as error:
+        seen = f"{signature}: {error.strerror}"
+        raise UserError("the signature cannot be written", seen=seen, remedy="Check the folder") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return signature
+
+
+def sign_file(file: Path, name: str, key: SecretKey) -> str:
+    """The signature of a file that will be called `name`."""
+    return signature_text(_digest(file), name, key)
+
+
+def sign_bytes(content: bytes, name: str, key: SecretKey) -> str:
+    """The signature of what will stand in a file called `name`."""
+    return signature_text(hashlib.blake2b(content).digest(), name, key)
+
+
+def signature_text(digest: bytes, name: str, key: SecretKey) -> str:
+    """What stands in a file of a signature; `name` is for people and proves nothing."""
+    signature, comment = key.sign(digest), f"file:{_printable(name)}"
+    first = base64.b64encode(SIGNS_DIGEST + key.id + signature).decode()
+    second = base64.b64encode(key.sign(signature + comment.encode())).decode()
+    return f"{UNTRUSTED}signature by key {_shown(key.id)}\n{first}\n{TRUSTED}{comment}\n{second}\n"
+
+
+def verify(path: Path, trusted: Path | None) -> None:
+    """`UserError` unless a key in the file `trusted` signed the archive, or the artifact's folder, at `path`.
+
+    Nothing of it is parsed before. Without `trusted` nothing is asked.
+    """
+    if trusted is None:
+        return
+    file = signed_file(path)
+    signature = signature_of(file)
+    if not signature.is_file():
+        raise UserError(
+            "it is not signed, and a trusted key is configured",
+            seen=f"there is no {signature}",
+            remedy=f"Have it signed by {trusted}: python -m export sign {path} --key KEY",
+        )
+    with signature.open("rb") as opened:
+        content = opened.read(MOST_SIGNATURE_BYTES + 1)
+    _verify(_digest(file), content, trusted, str(file))
+
+
+def verify_bytes(content: bytes, signature: bytes, trusted: Path, what: str) -> None:
+    """As `verify`, of a file that has been read."""
+    _verify(hashlib.blake2b(content).digest(), signature, trusted, what)
+
+
+def signed_file(path: Path) -> Path:
+    """What is signed of an archive, and of an artifact's folder; `UserError` where it is not there."""
+    file = path / DESCRIPTION if path.is_dir() else path
+    if not file.is_file():
+        remedy = "Name an archive, or the folder of an artifact"
+        raise UserError("there is nothing that could be signed", seen=file, remedy=remedy)
+    return file
+
+
+def signature_of(file: Path) -> Path:
+    """Where the signature of a file stands."""
+    return file.with_name(file.name + SUFFIX)
+
+
+def add_trusted_key(parser: argparse.ArgumentParser) -> None:
+    """The option `--trusted-key` of a command that opens what others made."""
+    parser.add_argument(
+        "--trusted-key",
+        type=Path,
+        metavar="FILE",
+        default=os.environ.get(VARIABLE) or None,
+        help=f"public keys: what none of them signed is refused (default: ${VARIABLE})",
+    )
+
+
+def _verify(digest: bytes, signature: bytes, trusted: Path, what: str) -> None:
+    _ed25519()
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        if len(signature) > MOST_SIGNATURE_BYTES:
+            raise ValueError("it is too long")
+        lines = signature.decode("utf-8").split("\n")
+        content, second = (_decoded(lines[at : at + 1], "signature") for at in (1, 3))
+        if not lines[2].startswith(TRUSTED) or len(content) != 2 + ID_BYTES + SIGNATURE_BYTES:
+            raise ValueError("it is not of minisign's format")
+        if content[:2] != SIGNS_DIGEST:
+            raise ValueError("it signs the file and not its digest, as old versions of minisign did")
+    except (ValueError, IndexError) as error:
+        remedy = "Sign it again: python -m export sign"
+        raise UserError("the signature cannot be read", seen=f"{what}: {error}", remedy=remedy) from error
+    key_id, first = content[2 : 2 + ID_BYTES], content[2 + ID_BYTES :]
+    keys = _trusted_keys(trusted)
+    if key_id not in keys:
+        raise UserError(
+            "it is signed with a key that is not trusted",
+            seen=f"{what}: key {_shown(key_id)}; {trusted} holds {', '.join(map(_shown, keys))}",
+            remedy="Do not use it, unless you know whose key that is",
+        )
+    comment = lines[2].removeprefix(TRUSTED).removesuffix("\r").encode()
+    try:
+        public = _public(keys[key_id])
+        public.verify(first, digest)
+        public.verify(second, first + comment)
+    except InvalidSignature as error:
+        raise UserError(
+            "the signature is not of this file: one of the two was changed",
+            seen=what,
+            remedy="Do not use it; fetch or build it again",
+        ) from error
+
+
+def _trusted_keys(file: Path) -> dict[bytes, bytes]:
+    """Public keys by their id: one a line, comments aside, so that a new key can stand beside the old one."""
+    try:
+        lines = _lines(file.read_text(encoding="utf-8"))
+        contents = [_decoded([line], "public key") for line in lines]
+        if not contents:
+            raise ValueError("there is no key in it")
+        if any(one[:2] != ALGORITHM or len(one) != 2 + ID_BYTES + KEY_BYTES for one in contents):
+            raise ValueError("a line is no public key of minisign's format")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "the trusted keys cannot be read",
+            seen=f"{file}: {error}",
+            remedy=f"Name the .pub file of python -m export keygen in --trusted-key or {VARIABLE}",
+        ) from error
+    return {one[2 : 2 + ID_BYTES]: one[2 + ID_BYTES :] for one in contents}
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(UNTRUSTED)]
+
+
+def _decoded(lines: list[str], what: str) -> bytes:
+    try:
+        return base64.b64decode(lines[0].strip(), validate=True)
+    except (IndexError, binascii.Error) as error:
+        raise ValueError(f"a line is no {what}") from error
+
+
+def _digest(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "blake2b").digest()
+
+
+def _shown(key_id: bytes) -> str:
+    """As minisign shows it: a number, its lowest byte first."""
+    return f"{int.from_bytes(key_id, 'little'):016X}"
+
+
+def _printable(name: str) -> str:
+    return re.sub(r"[^\x20-\x7e]", "?", name)[:200]
+
+
+def _private(seed: bytes):
+    return _ed25519().Ed25519PrivateKey.from_private_bytes(seed)
+
+
+def _public(key: bytes):
+    return _ed25519().Ed25519PublicKey.from_public_bytes(key)
+
+
+def _ed25519():
+    try:
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise UnsupportedError(
+            "signatures need a package that is not installed",
+            seen=error.name,
+            remedy="Install it: pip install cryptography",
+        ) from error
+    return ed25519
