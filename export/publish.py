@@ -96,17 +96,17 @@ def publish(
         }
         with _storage(destination) as (filesystem, root):
             place = f"{root}/{name}/{version}"
-            there = _record(filesystem, place)
             whole = address(filesystem, place)
-            if there and there["files"] == files and not force:
+            there = None if force else _record(filesystem, place)
+            if there and there["files"] == files:
                 return Published(whole, there)
-            if there and not force:
+            if there:
                 raise UserError(
                     f"version {version} is published with other content",
                     seen=whole,
                     remedy="Package another one: python -m export package --version 1.1; or --force",
                 )
-            if there:
+            if filesystem.exists(f"{place}/{RECORD}"):
                 filesystem.rm_file(f"{place}/{RECORD}")  # a half-replaced version is none
             for path, file in sent.items():
                 _send(filesystem, file, f"{place}/{path}")

@@ -203,6 +203,8 @@ def test_a_broken_record_is_a_sentence(published: Path, tmp_path: Path, content:
     assert done.returncode == 2
     assert "is damaged, or of another version" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["registry", "store"]
+    publish([tmp_path / "store" / "hate-fp32.mar"], str(tmp_path / "registry"), "hate", force=True)
+    fetch(str(published), tmp_path / "mended")
 
 
 def test_no_more_is_read_than_the_record_says(published: Path, tmp_path: Path) -> None:
