@@ -32,7 +32,7 @@ from handler.torchserve import ADDRESSES, GRPC_PORTS, Config, is_taken, java_hom
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config.properties"
 # What a configuration names by relative paths: TorchServe splits vmargs at spaces.
-BESIDE = ("java.security", "log4j2.xml", "metrics.yaml")
+BESIDE = ("java.security", "log4j2.xml", "logging.properties", "metrics.yaml")
 GRACE_S = 10  # a healthy server that still does not know its model will not come to know it
 JAVA = "org.pytorch.serve.ModelServer"
 WORKER = "model_service_worker"

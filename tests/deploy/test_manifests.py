@@ -163,6 +163,33 @@ def test_a_worker_has_as_many_threads_as_the_pod_has_cpus(place: str) -> None:
     assert resources["requests"] == resources["limits"]
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "deploy/.env",
+        ".env",
+        ".env.local",
+        "key_file.json",
+        "one/key_file.json",
+        "tls/tls.key",
+        "one/tls/tls.crt",
+        "own.pem",
+    ],
+)
+def test_no_secret_gets_into_git_or_an_image(path: str) -> None:
+    if (ROOT / ".git").exists():
+        assert subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT).returncode == 0
+    left_out = (ROOT / ".dockerignore").read_text().split()
+    parts = [Path(*Path(path).parts[:count]) for count in range(1, len(Path(path).parts) + 1)]
+    assert any(
+        part.match(pattern.removeprefix("**/"))
+        for part in parts
+        for pattern in left_out
+        if pattern.startswith("**/")
+    )
+
+
 def test_java_ends_for_want_of_memory_where_something_starts_it_again_and_nowhere_else() -> None:
     for path in (CONTAINER, BASE, KSERVE):
         assert EXIT in read_config(path)["vmargs"].split()

@@ -357,6 +357,44 @@ def test_what_is_small_enough_arrives_as_it_was_sent(
     assert (seen_path, headers["Content-Type"], seen_body) == (path, content_type, body)
 
 
+SMUGGLED = b"POST /smuggled HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nbad"
+HEAD = b"POST /predictions/hate HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\n"
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        HEAD + b"\x0bTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n" + SMUGGLED,
+        HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n" + SMUGGLED,
+        HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n" + SMUGGLED,
+        HEAD + b"Transfer-Encoding : chunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n" + SMUGGLED,
+        HEAD + b"Content-Length: 1\r\nContent-Length: 99\r\n\r\na" + SMUGGLED,
+        b"\x01\x02" + HEAD + b"Content-Length: 1\r\n\r\na",
+        HEAD + b"A: b\rTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\na",
+    ],
+    ids=["control", "both", "two-codings", "space", "two-lengths", "before", "bare-cr"],
+)
+def test_what_netty_of_2020_reads_as_two_requests_is_refused(
+    upstream: Upstream, front: int, what: bytes
+) -> None:
+    """CVE-2021-43797, CVE-2025-58056, CVE-2026-50020 and their kin."""
+    ask(front, what)
+    assert not upstream.seen
+
+
+@pytest.mark.parametrize("extension", [b"", b";a=b", b';a="b\r"', b";a=b\n0", b";\n\nGET /smuggled HTTP/1.1"])
+def test_chunks_reach_the_server_as_one_body_of_a_length(
+    upstream: Upstream, front: int, extension: bytes
+) -> None:
+    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    answered = ask(front, head + b"3" + extension + b"\r\n" + b"abc\r\n0\r\n\r\n")
+    assert len(upstream.seen) <= 1
+    for path, headers, body in upstream.seen:
+        assert (path, body, answered) == (PREDICT, b"abc", 200)
+        assert headers["Content-Length"] == "3"
+        assert "Transfer-Encoding" not in headers
+
+
 def test_nobody_asks_for_the_place_of_forms_itself(upstream: Upstream, front: int) -> None:
     assert ask(front, request(path="/form")) == 404
     assert not upstream.seen
