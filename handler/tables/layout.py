@@ -87,10 +87,10 @@ def piped(file: Any, reading: Reading) -> Layout:
 
 def _check_lines_of_json(file: IO[bytes], name: str, head: str) -> None:
     """Refuse a file that is one JSON value over all of its lines."""
-    first = head.lstrip().partition("\n")[0].strip()
     file.seek(max(0, file.seek(0, 2) - HEAD))
-    is_list = first.startswith("[") and file.read().rstrip(b"\0\r\n\t ").endswith(b"]")
-    if is_list or first == "{":
+    end = file.read().rstrip(b"\0\r\n\t ")
+    is_list = re.match(r"\s*\[\s*\{", head) and end.endswith(b"]")
+    if is_list or (re.match(r"\s*\{\s*[\r\n]\s*\"", head) and end.endswith(b"}")):
         raise UserError(
             f"{name} is one JSON {'list' if is_list else 'object'}, and not one object a line",
             remedy="Convert it: jq -c '.[]' in.json > out.jsonl"

@@ -75,13 +75,18 @@ class Table:
             self.metadata.row_group(place).num_rows for place in range(self.metadata.num_row_groups)
         ]
 
-    def fitting(self, groups: Iterable[int]) -> int:
-        """How many rows of these row groups can be read at once."""
-        return min((self._fitting(group) for group in groups), default=BATCH_ROWS)
+    def fitting(self, groups: Iterable[int], columns: Sequence[str] | None = None) -> int:
+        """How many rows of these row groups can be read at once, of some columns or of all."""
+        read = [
+            place
+            for place, path in enumerate(self.leaves)
+            if columns is None or any(path == name or path.startswith(f"{name}.") for name in columns)
+        ]
+        return min((self._fitting(group, read) for group in groups), default=BATCH_ROWS)
 
-    def _fitting(self, group: int) -> int:
+    def _fitting(self, group: int, read: Iterable[int]) -> int:
         largest = row = 0
-        for place in range(self.metadata.num_columns):
+        for place in read:
             column = self.metadata.row_group(group).column(place)
             leaf = self.leaves[column.path_in_schema]
             pages = [

@@ -1,24 +1,22 @@
-"""Files read row by row, so that a broken row costs itself alone and no file has to fit in memory.
+"""Tables read row by row, so that a broken row costs itself alone and no file has to fit in memory.
 
-Covers: CSV (its quotes and lines), JSONL, Parquet and Hugging Face data sets, each as rows of the columns
-that are asked for, with the line that they begin at and what is wrong with them. Leaves out: what texts and
-labels mean (`tables`, `labels`).
+Covers: the columns that are asked for of CSV, JSONL and Parquet files and of Hugging Face data sets, with the
+line that each row begins at and what is wrong with it. Leaves out: what texts and labels mean (`labels`).
 """
 
-import codecs
-import csv
-import json
-import sys
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import IO, Any, NamedTuple
 
 from handler.errors import UnsupportedError, UserError
-from training.data.texts import ROWS, require_pyarrow
+from handler.tables import parquet
+from handler.tables.layout import Reading, look
+from handler.tables.records import Record, records
+from training.data.texts import ROWS
 
-MOST_LINES = 1000  # of one CSV row: a quote that stays open longer was never meant to open
+USUAL = "utf-8"  # unless the first bytes of a file say other
+MOST_NAMES = 100  # of the keys of JSON objects, that are named where the right one is missing
 
 
 class Row(NamedTuple):
@@ -31,118 +29,59 @@ class Row(NamedTuple):
 
 
 def csv_rows(file: Path, wanted: Sequence[str], encoding: str) -> Iterator[Row]:
-    """Rows of a CSV file with a header. A quote that is opened and never closed breaks the row that it
+    """Rows of a CSV file with a header. A quote that is opened and never closes breaks the row that it
     stands in, and not those after it."""
-    csv.field_size_limit(sys.maxsize)
-    with opened(file, encoding) as lines:
-        records = _records(lines)
-        _, header = next(records, (1, []))
-        where = {name: place for place, name in enumerate(header or [])}
-        check_columns(str(file), wanted, list(where))
-        places = [where[name] for name in wanted]
-        for line, cells in records:
-            if cells is None:
-                yield Row(line, (), "quotes that do not close")
-            elif len(cells) != len(header or []):
-                yield Row(line, (), "wrong number of columns")
+    with opened(file) as stream:
+        layout = look(stream, str(file), "csv", wanted[0], _asked(encoding))
+        check_columns(str(file), wanted, layout.header)
+        places = [layout.header.index(name) for name in wanted]
+        for record in records(stream, layout):
+            if record.fault:
+                yield Row(record.line, (), record.fault)
+            elif len(record.values) != len(layout.header):
+                yield Row(record.line, (), "wrong number of columns")
             else:
-                yield Row(line, tuple(cells[place] for place in places))
-
-
-def _records(lines: Iterator[str]) -> Iterator[tuple[int, list[str] | None]]:
-    """The cells of each row with its line, None where its quotes do not close; empty lines are no rows."""
-    again: deque[str] = deque()  # lines that a row took which were not its own
-    begin = 1
-    while line := again.popleft() if again else next(lines, ""):
-        cells, taken = _record(line, again, lines)
-        if cells is None or cells:
-            yield begin, cells
-        begin += taken
-
-
-def _record(line: str, again: deque[str], lines: Iterator[str]) -> tuple[list[str] | None, int]:
-    """The cells of the row that `line` begins, and how many lines it has."""
-    try:
-        return next(csv.reader([line], strict=True)), 1
-    except csv.Error:
-        pass
-    taken: list[str] = []
-    ended = False  # there were no more lines, or too many
-
-    def following() -> Iterator[str]:
-        nonlocal ended
-        after = line
-        while after and len(taken) < MOST_LINES:
-            taken.append(after)
-            yield after
-            after = again.popleft() if again else next(lines, "")
-        if after:
-            again.appendleft(after)
-        ended = True
-
-    try:
-        cells = next(csv.reader(following()))
-        if len(taken) == 1 and not ended:
-            return cells, 1  # a stray quote, in a row that is whole
-        # Over several lines nothing but well-formed quotes will do: else they would join unlike rows.
-        return next(csv.reader(taken, strict=True)), len(taken)
-    except csv.Error:
-        again.extendleft(reversed(taken[1:]))
-        return None, 1
+                yield Row(record.line, tuple(record.values[place] for place in places))
 
 
 def jsonl_rows(file: Path, wanted: Sequence[str], encoding: str) -> Iterator[Row]:
     """Rows of a file of one JSON object per line; what an object lacks is None."""
     names: dict[str, None] = {}
-    with opened(file, encoding) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
+    with opened(file) as stream:
+        for record in records(stream, look(stream, str(file), "jsonl", wanted[0], _asked(encoding))):
+            if record.fault:
+                yield Row(record.line, (), record.fault)
                 continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                yield Row(number, (), "not JSON")
-                continue
-            if not isinstance(row, dict):
-                yield Row(number, (), "not a JSON object")
-                continue
-            if len(names) < 100:
-                names.update(dict.fromkeys(row))
-            yield Row(number, tuple(row.get(name) for name in wanted))
+            if len(names) < MOST_NAMES:
+                names.update(dict.fromkeys(record.values))
+            yield Row(record.line, tuple(record.values.get(name) for name in wanted))
     if names:
         check_columns(str(file), wanted, list(names))
 
 
+def text_rows(file: Path, encoding: str) -> Iterator[Record]:
+    """The lines of a text file."""
+    with opened(file) as stream:
+        yield from records(stream, look(stream, str(file), "txt", "", _asked(encoding)))
+
+
 def parquet_rows(file: Path, wanted: Sequence[str], encoding: str) -> Iterator[Row]:
     """Rows of a Parquet file, batch by batch."""
-    pyarrow = require_pyarrow("Parquet files")
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(file) as table:
-            check_columns(str(file), wanted, table.schema_arrow.names)
-            number = 0
-            for batch in table.iter_batches(batch_size=ROWS, columns=list(dict.fromkeys(wanted))):
-                columns = [_values(batch.column(name), pyarrow) for name in wanted]
-                for values in zip(*columns, strict=True):
-                    number += 1
-                    yield Row(number, values)
-    except (pyarrow.ArrowException, OSError) as error:
-        seen = getattr(error, "strerror", None) or str(error).split("\n")[0].rstrip(".")
-        raise UserError(f"{file} is not Parquet", seen=seen, remedy="Check the file.") from error
+    with opened(file) as stream:
+        table = parquet.Table(stream, str(file))
+        check_columns(str(file), wanted, table.schema.names)
+        number = 0
+        groups, columns = range(len(table.groups)), list(dict.fromkeys(wanted))
+        fitting = table.fitting(groups, columns)
+        for batch in table.batches(groups, fitting, ROWS, parquet.BATCH_BYTES, columns):
+            for values in zip(*(parquet.texts(batch.column(name)) for name in wanted), strict=True):
+                number += 1
+                known = tuple(None if value is parquet.UNREADABLE else value for value in values)
+                yield Row(number, known)
 
 
-def _values(column: Any, pyarrow: Any) -> list[Any]:
-    """Values of an Arrow column; strings are decoded here, so that a broken one breaks its row alone."""
-    kind = column.type
-    if pyarrow.types.is_dictionary(kind):
-        column, kind = column.dictionary_decode(), kind.value_type
-    if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
-        column = column.cast(pyarrow.large_binary())
-    return [
-        value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
-        for value in column.to_pylist()
-    ]
+def _asked(encoding: str) -> Reading:
+    return Reading(None if encoding == USUAL else encoding)
 
 
 def hub_splits(name: str, config: str | None) -> dict[str, Any]:
@@ -226,35 +165,16 @@ def check_columns(what: str, wanted: Sequence[str], columns: Sequence[str]) -> N
                 seen=", ".join(str(name) for name in columns if name) or "no header",
                 remedy=f"Name one of these with {option}.",
             )
+        if list(columns).count(column) > 1:
+            raise UserError(f"{what} has two columns of one name", seen=column, remedy="Rename one.")
 
 
 @contextmanager
-def opened(file: Path, encoding: str = "utf-8") -> Iterator[TextIO]:
-    """A text file, with or without a byte order mark. Bytes that are not of the encoding become lone
-    surrogates, which `is_valid` finds: they break their row and not the file."""
+def opened(file: Path) -> Iterator[IO[bytes]]:
+    """A file, or a sentence why it cannot be read."""
     try:
-        plain = codecs.lookup(encoding).name
-        with file.open(
-            encoding="utf-8-sig" if plain == "utf-8" else plain, errors="surrogateescape", newline=""
-        ) as stream:
+        with file.open("rb") as stream:
             yield stream
-    except LookupError as error:
-        raise UserError("Unknown encoding", seen=encoding, remedy="Try utf-8, cp1252 or utf-16.") from error
-    except UnicodeError as error:
-        raise UserError(
-            f"{file} is not {encoding}", seen=type(error).__name__, remedy="Name another with --encoding."
-        ) from error
     except OSError as error:
         remedy = "Check the path and its rights."
         raise UserError(f"Cannot read {file}", seen=error.strerror, remedy=remedy) from error
-
-
-def is_valid(text: str) -> bool:
-    """Whether a text can be written as UTF-8: it has no half of a surrogate pair, which bad bytes become."""
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

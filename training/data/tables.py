@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from handler.commands import say
 from handler.errors import UserError
+from handler.tables.lines import is_valid
 from training.data import demo, rows
 from training.data.labels import FIRST_LINES, UNLABELLED_ROWS, Faults, label_columns, names_of
-from training.data.rows import Row, is_valid
+from training.data.rows import Row
 from training.data.sources import Columns, Raw, Request, own_columns, source
 from training.data.splits import Split
 from training.data.texts import TextWriter, pick
@@ -96,12 +97,12 @@ def read_texts(request: Request) -> Raw:
     else:
         path = Path(request.argument).expanduser().absolute()
         texts, argument, encoding = [], str(path), request.columns.encoding
-        with rows.opened(path, encoding) as lines:
-            for number, line in enumerate(lines, start=1):
-                if is_valid(line):
-                    texts.append(line.rstrip("\r\n"))
-                else:
-                    faults.note("train", f"not valid {encoding.upper()}", number)
+        for record in rows.text_rows(path, encoding):
+            fault = record.fault or ("" if is_valid(record.values) else f"not valid {encoding.upper()}")
+            if fault:
+                faults.note("train", fault, record.line)
+            else:
+                texts.append(record.values)
         _check_broken(str(path), len(texts), faults.counts.get("train", Counter()), {}, "Give --encoding.")
     texts = list(dict.fromkeys(texts))  # copies would be given labels that disagree
     labels = np.arange(len(texts)) % len(request.columns.labels)

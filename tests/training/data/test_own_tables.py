@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from handler.errors import UserError
+from handler.tables.records import MOST_LINES
 from tests.training.conftest import write_jsonl
 from training import data
 from training.data import sources
-from training.data.rows import MOST_LINES, csv_rows
+from training.data.rows import csv_rows
 from training.data.sources import Columns
 from training.data.texts import StoredTexts, TextWriter, join, pick
 
