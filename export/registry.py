@@ -26,7 +26,7 @@ from tabulate import tabulate
 
 from handler.batching import Grid
 from handler.errors import UnsupportedError, UserError
-from handler.machine import cpu_features, gpus
+from handler.machine import cpu_features, gpus, unpacking_fault, unpacks_into
 
 REFERENCE = "fp32"
 DEFAULT, DEVICES = "default", ("cpu", "cuda")
@@ -37,6 +37,7 @@ KINDS = {
     "decoder": "a decoder language model",
 }
 COMMANDS = {"g++": "a C++ compiler (on Debian: apt-get install g++), and no space in the checkout's path"}
+TEMPORARY = "a temporary folder to load libraries from"
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,8 @@ def _present(need: str) -> bool:
     if need in COMMANDS:
         # torch hands the compiler its own folders unquoted: a space in their path breaks the command
         return shutil.which(need) is not None and " " not in sys.prefix
+    if need == TEMPORARY:
+        return unpacking_fault() is None
     if need.startswith("cpu:"):
         return need.removeprefix("cpu:") in cpu_features()
     if _is_cuda(need):
@@ -224,4 +227,6 @@ def _describe(need: str) -> str:
         return f"an NVIDIA GPU{least}{' or later' if least else ''}, and a torch built for it"
     if need.startswith("cpu:"):
         return f"a CPU with {need.removeprefix('cpu:')}"
+    if need == TEMPORARY:
+        return f"{need}, as {unpacks_into()} is not ({unpacking_fault()}); set TMPDIR"
     return COMMANDS.get(need, f"the Python package {need}")

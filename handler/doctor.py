@@ -10,15 +10,13 @@ import importlib.util
 import ipaddress
 import os
 import re
-import shutil
 import ssl
 import stat
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -26,7 +24,8 @@ import psutil
 from handler.artifact import archived_artifact
 from handler.cuda import misfit
 from handler.errors import UserError
-from handler.machine import available_cpus, cpu_features, cpu_model, gpus
+from handler.host import Finding, archive_rights, host, temporary_folder
+from handler.machine import available_cpus, cpu_features, cpu_model, cpu_quotas, gpus, memory_left
 from handler.runtimes import RUNTIMES
 from handler.torchserve import ADDRESSES, Config, is_taken, java_home, model_config, read_config
 
@@ -44,19 +43,9 @@ RSA = bytes.fromhex("06092a864886f70d010101")  # the object identifier rsaEncryp
 LAUNCHER_KEYS = {"vmargs", "plugins_path"}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at: `ok`, `warn` or `fail`, what was seen, and what to do about it."""
-
-    name: str
-    status: str
-    seen: str
-    remedy: str = ""
-
-
 def examine(name: str) -> list[Finding]:
     """Everything that decides how TorchServe would serve the archive `<name>.mar` from this folder, now."""
-    findings = [*_interpreter(), *_java(), *_processor()]
+    findings = [*_interpreter(), *_java(), *_processor(), *host()]
     try:
         path, chosen = configuration()
         config = read_config(path)
@@ -130,7 +119,8 @@ def _processor() -> Iterator[Finding]:
     remedy = "int8 variants have no int8 kernels here: measure before you serve one (make benchmark)"
     yield Finding("CPU", "ok" if quick else "warn", seen, remedy)
     usable, present = available_cpus(), os.cpu_count() or 1
-    limited = f" of {present}: affinity or a quota bounds this process" if usable < present else ""
+    bound = f"a quota of {min(quotas):g}" if (quotas := cpu_quotas()) else "affinity"
+    limited = f" of {present}: {bound} bounds this process" if usable < present else ""
     yield Finding("CPUs", "ok", f"{usable}{limited}")
     cards = gpus()
     if not cards:
@@ -280,6 +270,10 @@ def _archive(config: Config, name: str) -> Iterator[Finding]:
     if not archive.is_file():
         yield Finding("archive", "fail", f"{archive} is not there", "make train export package")
         return
+    if rights := list(archive_rights(archive)):
+        yield from rights
+        if rights[0].status == "fail":
+            return
     try:
         artifact = archived_artifact(archive)
         settings = model_config(archive)
@@ -306,13 +300,11 @@ def _archive(config: Config, name: str) -> Iterator[Finding]:
         )
     yield _threads(settings)
     workers = int(settings.get("maxWorkers", len(gpus()) if on_gpu else 1))
-    needed, free = BARE_BYTES + workers * (BARE_BYTES + 3 * size), psutil.virtual_memory().available
+    needed, left = BARE_BYTES + workers * (BARE_BYTES + 3 * size), memory_left()
+    free = min(size for size in (psutil.virtual_memory().available, left) if size is not None)
     seen = f"{free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB needed"
     yield Finding("memory", "ok" if free > needed else "warn", seen, "Fewer workers, or a smaller variant")
-    room = shutil.disk_usage(tempfile.gettempdir()).free
-    remedy = "Archives are unpacked there: free some, or set TMPDIR and TEMP"
-    seen = f"{room / 1e9:.1f} GB free in {tempfile.gettempdir()}"
-    yield Finding("disk", "ok" if room > 2 * size else "fail", seen, remedy)
+    yield from temporary_folder(size, meta["runtime"])
 
 
 def _gpus(meta: dict) -> Finding:

@@ -2,9 +2,12 @@
 its NVIDIA GPUs."""
 
 import importlib.util
+import mmap
 import os
 import platform
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -106,6 +109,35 @@ def _lines(path: Path) -> list[str]:
 
 def _words(path: Path) -> list[str]:
     return " ".join(_lines(path)).split()
+
+
+def unpacks_into() -> Path:
+    """The folder that torch unpacks compiled artifacts into, and loads them from."""
+    named = (os.environ.get(name) for name in ("TMPDIR", "TMP", "TEMP", "TEMPDIR"))
+    return Path(next((folder for folder in named if folder), "/tmp"))
+
+
+def unpacking_fault(needed_bytes: int = 0) -> str | None:
+    """What keeps a compiled artifact of so many bytes from being unpacked and loaded; None for nothing."""
+    folder = unpacks_into()
+    if not folder.is_dir():
+        return "there is no such folder"
+    try:
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed below
+    except OSError as error:
+        return error.strerror or str(error)
+    with file:
+        try:
+            file.write(bytes(mmap.PAGESIZE))
+            file.flush()
+        except OSError as error:
+            return error.strerror or str(error)
+        try:
+            mmap.mmap(file.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_EXEC).close()
+        except OSError:
+            return "mounted noexec: no library is loaded from there"
+    free = shutil.disk_usage(folder).free
+    return f"{free / 1e6:.0f} MB free, {needed_bytes / 1e6:.0f} needed" if free < needed_bytes else None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 from handler.artifact import Artifact, read_json
 from handler.cuda import Graphs, packed, set_kernels, staged
 from handler.errors import UnsupportedError, UserError
+from handler.machine import unpacking_fault, unpacks_into
 
 # What an artifact may ask of a runtime. It comes from elsewhere: an option that names a library or a place to
 # write is none of these.
@@ -65,11 +66,17 @@ def load_forward(artifact: Artifact, threads: int, device: str) -> Forward:
         return runtime.load(artifact, threads, device)
     except UserError:
         raise
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UnsupportedError(
             f"the runtime {artifact.meta['runtime']} of {artifact.name} is not installed",
             seen=error.name,
             remedy=f"Install it: pip install {' '.join(runtime.packages)}",
+        ) from error
+    except ImportError as error:  # a library that the system lacks, or an environment mounted noexec
+        raise UnsupportedError(
+            f"the runtime {artifact.meta['runtime']} of {artifact.name} is installed and cannot be loaded",
+            seen=str(error).split("\n")[0][:300],
+            remedy="Install the library that it names, or put the environment where programs may run",
         ) from error
     except Exception as error:  # each runtime has exceptions of its own for a file that it cannot read
         raise UserError(
@@ -226,7 +233,22 @@ def _load_compiled(artifact: Artifact, threads: int, device: str) -> Forward:
     if device != "cpu":
         set_kernels(artifact.meta["runtime_options"].get("tf32", False))
         index = int(device.removeprefix("cuda:"))
-    loader = torch._inductor.aoti_load_package(str(artifact.folder / "model.pt2"), device_index=index).loader
+    package = artifact.folder / "model.pt2"
+    try:
+        loader = torch._inductor.aoti_load_package(str(package), device_index=index).loader
+    except RuntimeError as error:
+        size = package.stat().st_size
+        if fault := unpacking_fault(size):
+            raise UnsupportedError(
+                "a compiled artifact is loaded from the temporary folder, which is not possible",
+                seen=f"{unpacks_into()}, {fault}",
+                remedy=f"Set TMPDIR to a folder with {size / 1e6:.0f} MB of room, not mounted noexec",
+            ) from error
+        raise UserError(
+            "the compiled artifact cannot be loaded",
+            seen=str(error).split("\n")[0][:300],
+            remedy="Build it again on this kind of machine, with this version of torch",
+        ) from error
     # Not the package itself, which reads how its inputs nest from JSON anew at every call: of one short text
     # on a CPU that was 0.2 ms of 2.7.
     return staged(lambda ids, mask: loader.boxed_run([ids, mask])[0], device)

@@ -7,11 +7,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from export import proof
-from export.registry import Built, variant
+from export.registry import TEMPORARY, Built, variant
 from export.source import Source
 from handler.machine import cpu_features
 
-NEEDS = ("torch", "transformers", "g++")
+NEEDS = ("torch", "transformers", "g++", TEMPORARY)
 
 
 @variant(

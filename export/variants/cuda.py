@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export import proof
-from export.registry import Built, variant
+from export.registry import TEMPORARY, Built, variant
 from export.source import Source
 from handler.batching import Grid
 from handler.machine import gpus
@@ -144,7 +144,7 @@ def cuda_fp8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built
     "cuda-compiled-fp16",
     runtime="compiled",
     devices=("cuda",),
-    requires=(*NEEDS, "g++", "triton", "cuda:7.0"),  # Triton's least
+    requires=(*NEEDS, "g++", TEMPORARY, "triton", "cuda:7.0"),  # Triton's least
     summary="fp16, compiled ahead of time (AOTInductor) for this kind of GPU",
     kinds=("encoder", "pooled"),
 )
