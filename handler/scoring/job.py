@@ -300,10 +300,7 @@ def here(predictor: Predictor) -> Engine:
 
 
 def score_part(job: Job, part: Part, predictor: Predictor) -> Scored:
-    """Read a part, classify its rows, write them in flat memory, and leave the part's manifest.
-
-    Raises `UserError` where the part no longer has the rows that were planned.
-    """
+    """Read a part, classify its rows, write them in flat memory, and leave the part's manifest."""
     written = rejected = 0
     read = read_windows(part, job.plan.text_column)
     with _replacing(job.place(part)) as file:
@@ -312,12 +309,6 @@ def score_part(job: Job, part: Part, predictor: Predictor) -> Scored:
             for window, results in classify(predictor, read):
                 rejected += out.write(window, results)
                 written += len(results)
-        if written != part.rows:
-            raise UserError(
-                "the input has changed since it was looked through",
-                seen=f"{part.path}: {written:,} rows where {part.rows:,} were",
-                remedy="Leave it as it is until the job is done; remove the parts, and run it again",
-            )
     manifest = Manifest(written, rejected, counted.bytes, counted.content.hexdigest())
     with _replacing(job.manifest_place(part)) as file:
         file.write(json.dumps(asdict(manifest)).encode())
