@@ -233,7 +233,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     publish.add_argument("name", help="of the published report, such as tweeteval-minilm")
     kinds = publish.add_mutually_exclusive_group()
-    for other, words in (("served", "the head-to-head"), ("power", "the simulated verdicts")):
+    for other, words in (
+        ("served", "the head-to-head"),
+        ("power", "the simulated verdicts"),
+        ("attack", "the attacks"),
+        ("soak", "the hours of attacks"),
+    ):
         kinds.add_argument(
             f"--{other}",
             action="store_const",
