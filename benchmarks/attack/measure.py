@@ -64,7 +64,7 @@ class Memory:
 def main(arguments: argparse.Namespace) -> int:
     """Measure, write `attack.json` and print its table."""
     bodies = as_bodies(sample(arguments.archive, None))
-    found: dict[str, Any] = {"machine": fingerprint(), "commit": commit(), "rate": RATE}
+    found: dict[str, Any] = {"machine": fingerprint(), "commit": commit(), "recovery_limit_s": RECOVERY_S}
     if arguments.soak_minutes:
         found["soak"] = soak(arguments.archive, bodies, arguments.servers, 60 * arguments.soak_minutes)
         say(soak_table(found))

@@ -24,7 +24,9 @@ def table(found: Mapping[str, Any], form: str = "simple") -> str:
             _ms(entry["honest_p50_ms"]),
             _ms(entry["honest_p99_ms"]),
             f"{sum(entry['honest_errors'].values())} of {entry['honest_requests']}",
-            "not within 5 min" if entry["recovery_s"] is None else f"{entry['recovery_s']:.0f}",
+            f"not within {found['recovery_limit_s']:.0f}"
+            if entry["recovery_s"] is None
+            else f"{entry['recovery_s']:.0f}",
             f"{entry['memory_mb']['start']:.0f} / {entry['memory_mb']['most']:.0f}",
         )
         for entry in sorted(found["attacks"], key=lambda entry: entry["attack"])
