@@ -15,7 +15,7 @@ import numpy as np
 
 from export import assignment as assigning
 from export.assignment import Assignment, Fit, assign
-from export.conformance import LEAST_OWN, LOGIT_MARGIN, hold_against_transformers, own_batches_differ
+from export.conformance import LOGIT_MARGIN, hold_against_transformers, own_batches_differ
 from export.pretrained import label_names, read
 from export.source import Source
 from handler.artifact import Artifact
@@ -23,6 +23,7 @@ from handler.commands import say
 from handler.errors import UserError
 from handler.predictor import Predictor
 from training import data
+from training.backbones import LEAST_OWN, UNLIMITED, readable_tokens
 from training.calibration import uncalibrated
 from training.checkpoint import (
     MULTI_LABEL,
@@ -33,11 +34,11 @@ from training.checkpoint import (
     write_checkpoint,
 )
 from training.data import Dataset
+from training.data.labels import names_of
 from training.data.sources import Columns
 from training.data.tables import UNLABELLED
 
 MAX_LENGTH = 128
-UNLIMITED = 10**6  # tokens: what says that it can read more than this says nothing
 TASKS = ("single-label", "multi-label")
 # Labelled texts on which the labels' places are tried, and texts of the data held against transformers.
 JUDGED_TEXTS, OWN_TEXTS = 500, 32
@@ -68,22 +69,16 @@ def adopt(
     dataset = _load(spec, data_dir, columns, own)
     independent = _independent(model.config.problem_type, task, dataset, notes)
     assigned, dataset, found = _assign(model, tokenizer, dataset, own, columns, max_length)
-    side = tokenizer.truncation_side
-    if side == "left":
+    if tokenizer.truncation_side == "left":
         notes.append(
             "of a text that is too long the end is read, as its tokenizer says (truncation_side left)"
         )
     if tokenizer.padding_side == "left":
         batches = model.config.pad_token_id is not None  # else transformers answers no two texts at once
         moved = own_batches_differ(model, tokenizer, max_length) if batches else 0.0
-        notes.append(
-            "texts are padded on the right, and answered as each alone"
-            + (
-                f"; its own batches, padded on the left, differ by up to {moved:.2g}"
-                if moved > LOGIT_MARGIN
-                else ""
-            )
-        )
+        notes.append("texts are padded on the right, and answered as each alone")
+        if moved > LOGIT_MARGIN:
+            notes[-1] += f"; its own batches, padded on the left, differ by up to {moved:.2g}"
     labels = assigned.names
     calibration = uncalibrated(labels, independent)
     meta = {
@@ -162,19 +157,21 @@ def _assign(
         how = "as --labels says" if columns.labels else "by the model's own names"
         alone = Assignment(own, dataset.labels, how, assigning.CERTAIN)
         say(assigning.table(alone))
+        if assigning.numbered(alone.names):
+            say("the outputs have numbers alone: --labels names them, in their order")
         return alone, dataset, None
-    named = columns.labels if columns.labels == dataset.labels else ()
+    named = columns.labels if set(columns.labels) == set(dataset.labels) else ()
     if not named and _names_labels(dataset.spec):
         named = dataset.labels
     assigned = assign(own, dataset.labels, named, public=not _is_table(dataset.spec))
     texts, truth = _judged(dataset)
     found = assigning.fit(assigned, _logits(model, tokenizer, texts, max_length), truth, dataset.labels)
     say(assigning.table(assigned, found))
-    assigning.require_known(assigned, found)
+    assigning.require_known(assigned, found, dataset.multi_label)
     if found.clearly_better:
         say(f"WARNING: {assigned.how} they fit far worse than in another order; check the model's names")
     if assigned.names != dataset.labels:
-        ordered = replace(dataset.columns, labels=assigned.names)
+        ordered = _ordered(dataset, assigned.names)
         dataset = data.load(dataset.spec, dataset.data_dir, dataset.seed, ordered)
         if dataset.labels != assigned.names:
             raise UserError(
@@ -183,6 +180,17 @@ def _assign(
                 remedy="Write the texts to a table of your own (csv:PATH): its labels may stand in any order",
             )
     return assigned, dataset, found
+
+
+def _ordered(dataset: Dataset, names: tuple[str, ...]) -> Columns:
+    """The columns that bring the data's labels in the order of `names`. Several label columns stand in the
+    order in which they are named; their `labels`, if they have any, rename them."""
+    columns = dataset.columns
+    if not dataset.multi_label:
+        return replace(columns, labels=names)
+    column_of = dict(zip(dataset.labels, names_of(columns), strict=False))
+    label = ",".join(column_of.get(name, name) for name in names)
+    return replace(columns, label=label, labels=names if columns.labels else ())
 
 
 def _is_table(spec: str) -> bool:
@@ -211,20 +219,22 @@ def _logits(model, tokenizer, texts: Sequence[str], max_length: int, batch: int 
     """float32 [texts, outputs] by transformers, similar lengths together."""
     import torch
 
-    if model.config.pad_token_id is None:  # transformers answers no two texts at once then
-        batch = 1
+    padding = model.config.pad_token_id
+    if padding is None:  # transformers answers no two texts at once then
+        padding, batch = tokenizer.pad_token_id, 1
     found = np.empty((len(texts), model.config.num_labels), np.float32)
     encoded = [tokenizer(text, truncation=True, max_length=max_length)["input_ids"] for text in texts]
     order = sorted(range(len(texts)), key=lambda row: len(encoded[row]))
     with torch.no_grad():
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
-            inputs = tokenizer.pad(
-                {"input_ids": [encoded[row] for row in rows]}, padding_side="right", return_tensors="pt"
-            )
-            found[rows] = model(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
-            ).logits.float()
+            length = max(1, *(len(encoded[row]) for row in rows))
+            ids = torch.full((len(rows), length), padding)
+            mask = torch.zeros_like(ids)
+            for place, row in enumerate(rows):
+                ids[place, : len(encoded[row])] = torch.tensor(encoded[row])
+                mask[place, : max(1, len(encoded[row]))] = 1
+            found[rows] = model(input_ids=ids, attention_mask=mask).logits.float()
     return found
 
 
@@ -288,7 +298,7 @@ def _max_length(place: str, model, tokenizer, asked: int | None, notes: list[str
             seen=f"{asked} tokens, {special} of them special ones",
             remedy=f"Give {special + LEAST_OWN} or more",
         )
-    longest = _longest(model, tokenizer)
+    longest = readable_tokens(model, tokenizer)
     if longest < special + LEAST_OWN:
         raise UserError(
             f"the classifier at {place} can read no text",
@@ -302,16 +312,3 @@ def _max_length(place: str, model, tokenizer, asked: int | None, notes: list[str
         known = f"up to {longest}" if longest < UNLIMITED else "more"
         notes.append(f"texts are cut at {taken} tokens; it can read {known} (--max-length)")
     return taken
-
-
-def _longest(model, tokenizer) -> int:
-    """Tokens that both read; RoBERTa and its kin count positions from behind the padding id, and some have no
-    positions that end."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions < 1:
-        positions = UNLIMITED
-    embeddings = getattr(getattr(model, model.base_model_prefix), "embeddings", None)
-    padding = getattr(embeddings, "padding_idx", None)
-    if padding is not None:
-        positions -= padding + 1
-    return min(positions, int(min(tokenizer.model_max_length, UNLIMITED)))

@@ -80,9 +80,7 @@ def assign(
         by_name = {written(name): name for name in given}
         if {written(name) for name in own} == set(by_name) and len(by_name) == len(own):
             return Assignment(own, tuple(by_name[written(name)] for name in own), "by name", CERTAIN)
-    numbers = [NUMBERED.fullmatch(name.strip()) for name in own]
-    order = [int(found[1]) for found in numbers if found]
-    if sorted(order) == list(range(len(own))):
+    if order := numbered(own):
         values = {name: value for name in given if (value := number(name)) is not None}
         if len(values) == len(given):
             ascending = sorted(given, key=values.__getitem__)
@@ -93,6 +91,13 @@ def assign(
         )
         return Assignment(own, tuple(given[place] for place in order), how, CONVENTION if known else GUESS)
     return Assignment(own, given, "in the order of the data's names, a guess", GUESS)
+
+
+def numbered(names: Sequence[str]) -> list[int]:
+    """The numbers of names that say no more than these (LABEL_1, LABEL_0), from 0 on; else none."""
+    found = [match for name in names if (match := NUMBERED.fullmatch(name.strip()))]
+    order = [int(match[1]) for match in found]
+    return order if sorted(order) == list(range(len(names))) else []
 
 
 def fit(assignment: Assignment, logits: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> Fit:
@@ -157,7 +162,8 @@ def table(assignment: Assignment, found: Fit | None = None) -> str:
     lines.append(f"labels stand on the outputs {assignment.how}")
     if found is not None:
         lines[-1] += (
-            f": accuracy {found.accuracy:.3f}, macro-F1 {found.macro_f1:.3f} on {found.total:,} texts"
+            f": accuracy {found.accuracy:.3f}, macro-F1 {found.macro_f1:.3f} on {found.total:,} texts "
+            f"(the most frequent label has {max(found.texts) / found.total:.0%} of them)"
         )
         if found.clearly_better:
             lines.append(
@@ -166,22 +172,22 @@ def table(assignment: Assignment, found: Fit | None = None) -> str:
     return "\n".join(lines)
 
 
-def require_known(assignment: Assignment, found: Fit) -> None:
+def require_known(assignment: Assignment, found: Fit, independent: bool = False) -> None:
     """Raise `UserError` where the assignment is a guess, or a convention that the data contradicts."""
-    suggestion = ",".join(
-        found.best if found.clearly_better or assignment.trust == GUESS else assignment.names
-    )
+    order = ",".join(found.best)
+    # Independent labels are columns, which --labels renames: both are given in the model's order.
+    options = f"--label-column {order} --labels {order}" if independent else f"--labels {order}"
     if assignment.trust == GUESS:
         raise UserError(
             "which label each output of the model stands for is not said by its names",
             seen=f"{', '.join(assignment.own)} and {', '.join(assignment.names)}",
-            remedy=f"Name the data's labels in the model's order; what fits best is --labels {suggestion}",
+            remedy=f"Name the data's labels in the model's order; what fits best is {options}",
         )
     if assignment.trust == CONVENTION and found.clearly_better:
         raise UserError(
             "the data's labels do not seem to stand on the model's outputs by their numbers",
             seen=f"accuracy {found.accuracy:.3f}, and {found.best_accuracy:.3f} in another order",
-            remedy=f"Name the data's labels in the model's order; what fits best is --labels {suggestion}",
+            remedy=f"Name the data's labels in the model's order; what fits best is {options}",
         )
 
 
@@ -190,4 +196,6 @@ def record(assignment: Assignment, found: Fit | None) -> dict:
     record: dict[str, object] = {"own": list(assignment.own), "how": assignment.how}
     if found is not None:
         record |= {"texts": found.total, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
+        if found.clearly_better:
+            record |= {"fits_better": list(found.best), "its_accuracy": found.best_accuracy}
     return record

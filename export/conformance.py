@@ -23,7 +23,6 @@ LOGIT_MARGIN = 1e-3
 ADDED_TO_COMPUTE = 24  # added tokens whose logits are compared; ids are compared of all
 LONG_WORD = 300  # characters; a WordPiece reads up to 100 of a word
 MANY = 20  # times what is read of a text: such a one is not tokenised whole
-LEAST_OWN = 4  # tokens that a text has to have room for
 SHOWN = 3
 
 ODD = {
@@ -93,7 +92,7 @@ class Probe:
 
 def probes(tokenizer, max_length: int) -> list[Probe]:
     """Texts that tell one reading from another, most of their words from the tokenizer's vocabulary."""
-    words = _words(tokenizer, 2 * max_length + LEAST_OWN)
+    words = _words(tokenizer, 2 * max_length)
     made = [Probe(kind, text) for kind, texts in ODD.items() for text in texts]
     made.append(Probe("one token", words[0]))
     made += [Probe("a sentence", " ".join(words[:count])) for count in (2, 5, 9) if count < max_length]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from handler.errors import UserError
+from training.backbones import require_embeddings
 
 ELSEWHERE = "Name a folder or hub model of an encoder fine-tuned to classify (…ForSequenceClassification)"
 SAVE_AGAIN = "Load it by transformers' own class and save it again (save_pretrained), then name that folder"
@@ -25,6 +26,7 @@ OTHER_WEIGHTS = {
 # Weights that a classifier of the same architecture does without: heads and poolers of the pretraining.
 UNUSED = ("pooler.", "cls.", "lm_head.", "position_ids", "vocab_", "mlm_", "generator_", "discriminator_")
 MOST_NAMED = 5
+KNOWN_LEAST = 0.9  # share of the embeddings that a tokenizer has tokens for: the rest rounds sizes up
 
 
 def read(place: str):
@@ -34,12 +36,21 @@ def read(place: str):
     Raises `UserError` for what is no classifier, or none that can be served.
     """
     import huggingface_hub
+    from transformers.utils import logging as transformers_logging
 
-    huggingface_hub.utils.logging.set_verbosity_error()  # of retries; how they end is told below
+    # Of retries, and of weights that are missing: how these end is told below.
+    huggingface_hub.utils.logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
     config = _read_config(place)
     model, notes = _read_model(place, config)
     tokenizer = _read_tokenizer(place)
-    _check_vocabulary(place, model, tokenizer)
+    require_embeddings(f"the tokenizer of {place}", model, tokenizer)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) < KNOWN_LEAST * rows:
+        notes.append(
+            f"its tokenizer has {len(tokenizer):,} tokens, its model {rows:,} embeddings: is it the one "
+            "that the model was trained with?"
+        )
     return model, tokenizer, notes
 
 
@@ -89,16 +100,21 @@ def label_names(place: str, given: Mapping[str, Any]) -> tuple[str, ...]:
 def _read_config(place: str):
     from transformers import AutoConfig, PretrainedConfig
 
-    if _has(place, "adapter_config.json"):
-        raise UserError(
-            f"{place} is an adapter (PEFT), not a whole classifier",
-            seen="adapter_config.json",
-            remedy="Merge it into its base (merge_and_unload) and save that (save_pretrained)",
-        )
+    adapter = UserError(
+        f"{place} is an adapter (PEFT), not a whole classifier",
+        seen="adapter_config.json",
+        remedy="Merge it into its base (merge_and_unload) and save that (save_pretrained)",
+    )
     try:
         given, _ = PretrainedConfig.get_config_dict(place, trust_remote_code=False)
     except Exception as error:  # of whatever kind transformers raises at files that are not its own
+        # Not where the hub could not be reached: that would be waited for twice.
+        found = Path(place).is_dir() or "does not appear to have" in str(error)
+        if found and _has(place, "adapter_config.json"):
+            raise adapter from error
         raise _unreadable(place, error) from error
+    if _has(place, "adapter_config.json"):
+        raise adapter
     if not given and Path(place).is_dir():
         raise UserError(f"there is no classifier at {place}", seen="no config.json", remedy=ELSEWHERE)
     if given.get("auto_map"):
@@ -180,8 +196,8 @@ def _read_model(place: str, config):
             seen=config.model_type,
             remedy=ELSEWHERE,
         )
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    for name, tensor in model.named_parameters():
+        if not bool(torch.isfinite(tensor).all()):
             raise UserError(
                 f"the weights at {place} are not all finite numbers",
                 seen=f"{name} holds {int((~torch.isfinite(tensor)).sum())} NaN or infinite values",
@@ -234,26 +250,6 @@ def _read_tokenizer(place: str):
             "Take the setting out of a copy's tokenizer_config.json, if the model was not trained with it",
         )
     return tokenizer
-
-
-def _check_vocabulary(place: str, model, tokenizer) -> None:
-    """Every token has a row in the embeddings."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    beyond = sorted((index, token) for token, index in tokenizer.get_vocab().items() if index >= rows)
-    if beyond:
-        raise UserError(
-            f"the tokenizer of {place} has tokens that its model has no embedding for",
-            seen=f"{_some([f'{token!r} ({index})' for index, token in beyond])}; embeddings 0 to {rows - 1}",
-            remedy="Take the tokenizer that the model was trained with; tokens that are added later need "
-            "resize_token_embeddings and training",
-        )
-    padding = model.config.pad_token_id
-    if padding is not None and not 0 <= padding < rows:
-        raise UserError(
-            f"the padding token in the config.json of {place} has no embedding",
-            seen=f"pad_token_id {padding}; embeddings 0 to {rows - 1}",
-            remedy=f"Write the tokenizer's: {tokenizer.pad_token_id}",
-        )
 
 
 def _check_files(place: str) -> None:

@@ -299,6 +299,12 @@ def load_tokenizer(artifact: Artifact) -> Tokenizer:
         ) from error
     tokenizer.no_padding()
     room = artifact.max_length - tokenizer.num_special_tokens_to_add(is_pair=False)
+    if room < 1:
+        raise UserError(
+            "the artifact reads no token of a text",
+            seen=f"{artifact.max_length} tokens at most, {artifact.max_length - room} of them special ones",
+            remedy="Build it again with a larger --max-length",
+        )
     side = artifact.meta["inputs"].get("truncation_side", "right")
     tokenizer.enable_truncation(artifact.max_length, stride=room // 4, direction=side)
     return tokenizer

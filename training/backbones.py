@@ -61,6 +61,9 @@ RANDOM = {
     "random:tiny": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
 }
 KNOWN = ("minilm", *RANDOM)
+MOST_NAMED = 5  # tokens, in a sentence
+UNLIMITED = 10**6  # tokens: what says that it can read more than this says nothing
+LEAST_OWN = 4  # tokens of its own that a text has to have room for
 LAYER_NAMES = {  # BERT's names within a layer -> DistilBERT's
     "attention.self.query": "attention.q_lin",
     "attention.self.key": "attention.k_lin",
@@ -214,8 +217,10 @@ def _pretrained(
         ) from error
     tokenizer = tokenizer_of(name, where)
     if plain:
+        require_embeddings(f"The tokenizer of base model {name!r}", model, tokenizer)
         return model, tokenizer
     pad(name, tokenizer)
+    require_embeddings(f"The tokenizer of base model {name!r}", encoder, tokenizer)
     if pooling == "auto" and _has_head(config):
         pooling = "first"
     model = pooled(encoder, pooling, _own(head), tokenizer.pad_token_id, names)
@@ -252,6 +257,34 @@ def tokenizer_of(name: str, where: str) -> PreTrainedTokenizerBase:
         )
     clear_limits(tokenizer)
     return tokenizer
+
+
+def readable_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the longest text that both read, `UNLIMITED` where neither says. RoBERTa and its kin count
+    positions from behind the padding id; some models have no positions that end."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        positions = UNLIMITED
+    padding = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+    if padding is not None:
+        positions -= padding + 1
+    return min(positions, int(min(tokenizer.model_max_length, UNLIMITED)))
+
+
+def require_embeddings(what: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that gives out ids which the model has no embedding for, as where tokens were added
+    later; `what` names it for people."""
+    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[index]
+    beyond = sorted((index, token) for token, index in tokenizer.get_vocab().items() if index >= rows)
+    if beyond:
+        named = ", ".join(f"{token!r} ({index})" for index, token in beyond[:MOST_NAMED])
+        more = f" and {len(beyond) - MOST_NAMED} more" if len(beyond) > MOST_NAMED else ""
+        raise UserError(
+            f"{what} has tokens that its model has no embedding for",
+            seen=f"{named}{more}; embeddings 0 to {rows - 1}",
+            remedy="Take the tokenizer that the model was trained with; tokens that are added later need "
+            "resize_token_embeddings and training",
+        )
 
 
 def pad(name: str, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -19,7 +19,7 @@ from handler.commands import say
 from handler.errors import UserError
 from handler.machine import available_cpus
 from training import processes
-from training.backbones import backbone
+from training.backbones import LEAST_OWN, backbone, readable_tokens
 from training.calibration import Calibration, calibrate, uncalibrated
 from training.checkpoint import (
     Checkpoint,
@@ -204,13 +204,19 @@ def _figures(trained: Trained, dataset: Dataset, test: bool) -> dict[str, dict]:
 
 
 def _check_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-    positions = getattr(model.config, "max_position_embeddings", None) or max_length
-    longest = min(tokenizer.model_max_length, positions)
+    longest = readable_tokens(model, tokenizer)
     if max_length > longest:
         raise UserError(
             "The base model cannot read texts that long",
             seen=f"--max-length {max_length}",
             remedy=f"Give {longest} tokens or fewer.",
+        )
+    special = tokenizer.num_special_tokens_to_add(pair=False)
+    if max_length < special + LEAST_OWN:
+        raise UserError(
+            "--max-length leaves no room for a text",
+            seen=f"{max_length} tokens, {special} of them special ones",
+            remedy=f"Give {special + LEAST_OWN} or more.",
         )
 
 

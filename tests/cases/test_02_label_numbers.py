@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from export.adopt import adopt
 from export.assignment import CERTAIN, CONVENTION, GUESS, assign, fit, require_known, table
@@ -14,6 +16,7 @@ from handler.errors import UserError
 from tests.conftest import run_stage
 from tests.tiny import edit_json, make_classifier
 from training.checkpoint import load_data
+from training.data.sources import Columns
 
 
 def numbered(count: int) -> list[str]:
@@ -86,8 +89,6 @@ def test_equal_names_are_matched_in_whatever_order_the_data_has_them(tmp_path: P
 
 
 def test_labels_without_data_name_the_outputs(tmp_path: Path) -> None:
-    from training.data.sources import Columns
-
     place = make_classifier(tmp_path / "theirs", labels=numbered(2))
     named = Columns(labels=("calm", "heated"))
     assert adopt(str(place), tmp_path / "ours", columns=named).labels == ("calm", "heated")
@@ -101,8 +102,7 @@ def test_a_model_that_does_not_say_whether_labels_exclude_each_other_is_asked_ab
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = make_classifier(tmp_path / "theirs", labels=["gold", "salt"])
-    rows = [f"number {row},{row % 2},{row % 3 % 2}" for row in range(300)]
-    (tmp_path / "data.csv").write_text("\n".join(["text,gold,salt", *rows]))
+    independent(tmp_path / "data.csv")
     arguments = (
         "--checkpoint",
         place,
@@ -185,3 +185,57 @@ def test_independent_labels_are_held_against_each_output() -> None:
     assert found.best == ("b", "c", "a")
     assert found.clearly_better
     assert found.best_accuracy == 1
+
+
+def independent(path: Path) -> Path:
+    """A table in which every second text is of gold, every third of salt."""
+    rows = [f"number {row},{int(row % 2 == 0)},{int(row % 3 == 0)}" for row in range(300)]
+    path.write_text("\n".join(["text,gold,salt", *rows]))
+    return path
+
+
+def test_columns_of_independent_labels_follow_the_models_names_too(tmp_path: Path) -> None:
+    place = make_classifier(
+        tmp_path / "theirs", labels=["salt", "gold"], problem_type="multi_label_classification"
+    )
+    spec = f"csv:{independent(tmp_path / 'data.csv')}"
+    checkpoint = adopt(str(place), tmp_path / "ours", spec, columns=Columns(label="gold,salt"))
+    assert checkpoint.labels == ("salt", "gold")
+    split = load_data(checkpoint).splits["train"]
+    for text, (salt, gold) in zip(split.texts, split.labels, strict=True):
+        number = int(text.split()[1])
+        assert (salt, gold) == (number % 3 == 0, number % 2 == 0)
+
+
+def test_columns_of_independent_labels_on_numbered_outputs_are_asked_for(tmp_path: Path) -> None:
+    place = make_classifier(
+        tmp_path / "theirs", labels=numbered(2), problem_type="multi_label_classification"
+    )
+    spec = f"csv:{independent(tmp_path / 'data.csv')}"
+    with pytest.raises(UserError, match=r"--label-column (gold,salt --labels gold|salt,gold --labels salt)"):
+        adopt(str(place), tmp_path / "ours", spec, columns=Columns(label="gold,salt"))
+    named = Columns(label="salt,gold", labels=("salt", "gold"))
+    assert adopt(str(place), tmp_path / "ours", spec, columns=named).labels == ("salt", "gold")
+
+
+def test_zeros_and_ones_that_stand_the_other_way_are_seen_and_the_remedy_works(tmp_path: Path) -> None:
+    place = make_classifier(tmp_path / "theirs", labels=numbered(2), scale=4)
+    texts = [f"{words} {row}" for row in range(200) for words in ("hate these people", "a lovely day")]
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(place).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+    with torch.no_grad():
+        answers = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    above = answers[:, 1] - answers[:, 0]
+    outputs = (above > above.median()).int().tolist()  # by shifting the head, half of the texts each
+    with torch.no_grad():
+        model.classifier.bias[0] += above.median()
+    model.save_pretrained(place)
+    rows = [f"{text},{1 - output}" for text, output in zip(texts, outputs, strict=True)]
+    (tmp_path / "data.csv").write_text("\n".join(["text,label", *rows]))
+    spec = f"csv:{tmp_path / 'data.csv'}"
+    with pytest.raises(UserError, match=r"in another order\. .* --labels hate,not-hate") as refused:
+        adopt(str(place), tmp_path / "ours", spec)
+    assert "accuracy 0.0" in str(refused.value)
+    checkpoint = adopt(str(place), tmp_path / "ours", spec, columns=Columns(labels=("hate", "not-hate")))
+    assert checkpoint.labels == ("hate", "not-hate")
+    assert checkpoint.meta["adoption"]["labels"]["accuracy"] > 0.95

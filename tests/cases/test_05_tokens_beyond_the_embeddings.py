@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 import transformers
 
@@ -126,6 +127,29 @@ def test_settings_that_differ_from_tokenizer_json_are_read_as_transformers_does(
         assert own.encode(text).ids == theirs(text)["input_ids"]
 
 
+def test_a_space_before_the_first_word_is_added_where_transformers_adds_it(tmp_path: Path) -> None:
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet, "\u0120g", "\u0120go"]
+    bpe = tokenizers.models.BPE(
+        {name: place for place, name in enumerate(names)}, [("\u0120", "g"), ("\u0120g", "o")]
+    )
+    backend = tokenizers.Tokenizer(bpe)
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    place = make_classifier(tmp_path / "theirs", "Roberta", vocab_size=len(names), pad_token_id=1)
+    backend.save(str(place / "tokenizer.json"))
+    (place / "special_tokens_map.json").unlink()
+    (place / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "RobertaTokenizer", "add_prefix_space": True})
+    )
+    checkpoint = adopt(str(place), tmp_path / "ours")
+    own = Source(checkpoint, load_data(checkpoint), tmp_path).tokenizer
+    theirs = transformers.AutoTokenizer.from_pretrained(place)
+    for text in ("good", " good", "go\u00f6d <mask>go"):
+        assert own.encode(text).ids == theirs(text)["input_ids"]
+    assert own.encode("good").tokens[1] == "\u0120go"
+
+
 def test_a_tokenizer_without_tokenizer_json_is_converted_and_held_the_same_way(tmp_path: Path) -> None:
     place = make_classifier(tmp_path / "theirs", "Bert")
     vocabulary = json.loads((place / "tokenizer.json").read_text())["model"]["vocab"]
@@ -208,3 +232,37 @@ def test_the_length_is_what_is_asked_for_and_no_more_than_can_be_read(
     checkpoint = adopt(str(place), tmp_path / "ours", max_length=asked)
     assert checkpoint.meta["max_length"] == taken
     assert ("cut at 64 tokens, not 512" in capsys.readouterr().err) == (asked == 512)
+
+
+def test_all_of_a_long_text_is_read_in_windows_from_the_side_that_is_kept(tmp_path: Path) -> None:
+    place = make_classifier(tmp_path / "theirs", tokenizer=word_tokenizer(truncation_side="left"))
+    checkpoint = adopt(str(place), tmp_path / "ours", max_length=12)
+    tokenizer = Source(checkpoint, load_data(checkpoint), tmp_path).tokenizer
+    text = " ".join(str(number % 10) for number in range(40))
+    kept = tokenizer.encode(text)
+    whole = transformers.AutoTokenizer.from_pretrained(place)(text)["input_ids"]
+    assert kept.ids == [whole[0], *whole[-11:]]
+    assert {*kept.ids, *(one for window in kept.overflowing for one in window.ids)} == set(whole)
+
+
+def test_a_base_model_is_not_trained_with_tokens_that_it_has_no_embedding_for(tmp_path: Path) -> None:
+    place = with_added_tokens(tmp_path / "theirs", resized=False)
+    output = tmp_path / "checkpoint"
+    done = run_stage("training", "--data", "demo", "--base", place, "--output", output, "--epochs", 1)
+    assert done.returncode == 2
+    assert "has tokens that its model has no embedding for: '@user'" in done.stderr
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [(1, "leaves no room for a text: 1 tokens"), (129, "cannot read texts that long: --max-length 129")],
+)
+def test_training_asks_for_a_length_that_the_base_model_reads(
+    length: int, expected: str, tmp_path: Path
+) -> None:
+    place = make_classifier(tmp_path / "theirs", "Roberta", pad_token_id=1)  # 130 positions, two of them lost
+    arguments = ("--base", place, "--output", tmp_path / "checkpoint", "--epochs", 1, "--max-length", length)
+    done = run_stage("training", "--data", "demo", *arguments)
+    assert done.returncode == 2
+    assert expected in done.stderr

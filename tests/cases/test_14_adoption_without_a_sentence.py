@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from export.adopt import adopt
+from handler.artifact import Artifact
 from handler.errors import UserError
+from handler.predictor import load_tokenizer
 from tests.conftest import run_stage
 from tests.tiny import edit_json, make_classifier
 
@@ -168,6 +170,21 @@ def test_what_stood_there_stays_where_another_is_refused(theirs: Path, tmp_path:
     with pytest.raises(UserError, match="not all finite"):
         adopt(str(place), ours)
     assert json.loads((ours / "checkpoint.json").read_text()) == before
+
+
+def test_an_artifact_that_has_no_room_for_a_text_is_a_sentence(theirs: Path, tmp_path: Path) -> None:
+    checkpoint = adopt(str(theirs), tmp_path / "ours")
+    meta = {"inputs": {"max_length": 2}}
+    with pytest.raises(UserError, match="reads no token of a text: 2 tokens at most, 2 of them special"):
+        load_tokenizer(Artifact(checkpoint.folder, meta))
+
+
+def test_a_tokenizer_of_far_fewer_tokens_than_embeddings_is_asked_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = make_classifier(tmp_path / "theirs", vocab_size=5000)
+    adopt(str(place), tmp_path / "ours")
+    assert "5,000 embeddings: is it the one that the model was trained with?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

@@ -8,12 +8,13 @@ import pytest
 import torch
 import transformers
 
+from export import proof
 from export.adopt import adopt
 from export.build import build
 from export.conformance import LOGIT_MARGIN, probes
 from export.registry import VARIANTS
 from export.source import Source
-from handler.errors import UnsupportedError
+from handler.errors import UnsupportedError, UserError
 from handler.predictor import Predictor, clean
 from tests.tiny import make_classifier, word_tokenizer
 from training.checkpoint import load_data
@@ -73,3 +74,23 @@ def test_the_texts_tell_every_added_token_and_both_ends_of_a_long_text() -> None
         )
         assert right != left
         assert len(right) == 32
+
+
+def test_an_architecture_of_which_nothing_can_be_proven_is_a_sentence() -> None:
+    with pytest.raises(
+        UnsupportedError, match="not each of its linear layers is found in the graph: 3 of 15"
+    ):
+        proof.require_all_found(3, 15, "linear layers")
+    with pytest.raises(UserError) as failed:
+        proof.require(False, "int8 products", {f"layer {number}": "f32" for number in range(500)})
+    assert len(str(failed.value)) < 400
+
+
+@pytest.mark.slow
+def test_layers_that_share_weights_have_a_product_each(tmp_path: Path) -> None:
+    checkpoint = adopt(str(make_classifier(tmp_path / "theirs", "Albert")), tmp_path / "ours")
+    source = Source(checkpoint, load_data(checkpoint), tmp_path / "artifacts")
+    artifact = build(VARIANTS["fp32"], source, lambda _: None)
+    artifact = build(VARIANTS["openvino-fp32"], source, lambda _: None)
+    assert artifact.meta["proof"]["executed_matmuls"]["f32"] >= 15
+    assert artifact.meta["check"]["equal"]

@@ -208,16 +208,20 @@ class OneColumn:
         if asked:
             alike = _by_key(asked)
             known = {name: name if name in asked else alike.get(key(name), []) for name in names}
-            return {
+            label_of = {
                 name: label if isinstance(label, str) else label[0]
                 for name, label in known.items()
                 if isinstance(label, str) or len(label) == 1
             }
+            if set(asked) == set(HATE_LABELS):  # which are what yes and no, 1 and 0 are called elsewhere
+                said = {name: hateful(name) for name in names if name not in label_of}
+                label_of |= {name: HATE_LABELS[told] for name, told in said.items() if told is not None}
+            return label_of
         kept_apart = set(self.order)
         groups: dict[Hashable, list[str]] = {}
         for name in names:
             groups.setdefault(name if name in kept_apart else key(name), []).append(name)
-        label_of: dict[str, str] = {}
+        label_of = {}
         for same, spellings in groups.items():
             label = _spelling(same, spellings, total)
             label_of |= dict.fromkeys(spellings, label)

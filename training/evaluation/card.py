@@ -183,11 +183,23 @@ def _data(meta: Mapping[str, Any]) -> list[str]:
     return [*lines, *(["\n".join(dropped)] if dropped else [])]
 
 
+def _held(meta: Mapping[str, Any]) -> str:
+    """How an adopted model was held against transformers; older checkpoints do not say."""
+    if "adoption" not in meta:
+        return ""
+    held = meta["adoption"]
+    return (
+        f" As it is served it reads {held['texts']} texts made to tell as transformers does, token for "
+        f"token, and its logits differ by at most {held['max_logit_diff']:.1e}."
+    )
+
+
 def _training(checkpoint: Checkpoint) -> list[str]:
     meta = checkpoint.meta
     recipe = meta["recipe"]
     if recipe.get("adopted"):
-        return [f"Trained elsewhere and taken over as it was from {page.short(meta['base'])}."]
+        base = page.short(meta["base"])
+        return [f"Trained elsewhere and taken over as it was from {base}.{_held(meta)}"]
     rows = [[name.replace("_", " "), f"`{_shown(value)}`"] for name, value in recipe.items() if value != ""]
     return [
         page.table((rows, ["setting", "value"])),
