@@ -27,6 +27,7 @@ from handler.errors import UserError
 from handler.host import Finding, archive_rights, host, temporary_folder
 from handler.machine import available_cpus, cpu_features, cpu_model, cpu_quotas, gpus, memory_left
 from handler.runtimes import RUNTIMES
+from handler.scratch import check, own_folder
 from handler.torchserve import ADDRESSES, Config, is_taken, java_home, model_config, read_config
 
 LEAST_JAVA = 17
@@ -53,7 +54,7 @@ def examine(name: str) -> list[Finding]:
         return [*findings, Finding("configuration", "fail", str(error), error.remedy)]
     findings.append(Finding("configuration", "ok", f"{path} ({chosen})"))
     findings += [*_settings(config), *_doors(config), *_tls(config), *_bounds(config)]
-    return [*findings, *_ports(config), *_archive(config, name), *_environment()]
+    return [*findings, *_ports(config), *_archive(config, name), _temporary_folder(), *_environment()]
 
 
 def configuration() -> tuple[Path, str]:
@@ -323,6 +324,16 @@ def _threads(settings: dict) -> Finding:
     fits = workers * each <= available_cpus()
     remedy = "More threads than CPUs take turns: lower handler.threads or minWorkers in model-config.yaml"
     return Finding("threads", "ok" if fits else "warn", f"{workers} worker(s) of {each}", remedy)
+
+
+def _temporary_folder() -> Finding:
+    """Whoever may write there has code run as the server's user."""
+    folder = own_folder()
+    try:
+        check(folder)
+    except UserError as error:
+        return Finding("private folder", "fail", str(error), error.remedy)
+    return Finding("private folder", "ok", str(folder))
 
 
 def _environment() -> Iterator[Finding]:

@@ -14,39 +14,48 @@ from handler.errors import UserError
 ANOTHER = "Name another folder in TMPDIR"
 
 
-def private_folder() -> Path:
-    """`torchserve-<user id>` in the folder of temporary files, made where it is missing; the same in all of
-    a user's shells, since TorchServe keeps its pid there. `UserError` where others can write to it."""
+def own_folder() -> Path:
+    """`torchserve-<user id>` in the folder of temporary files: the same in all of a user's shells, since
+    TorchServe keeps its pid there."""
     shared = Path(tempfile.gettempdir()).absolute()
     own = f"torchserve-{os.getuid()}"
-    folder = shared if shared.name == own else shared / own
+    return shared if shared.name == own else shared / own
+
+
+def private_folder() -> Path:
+    """`own_folder`, made where it is missing; `UserError` where others can write to it."""
+    folder = own_folder()
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        seen = folder.lstat()
+        _refuse_of_others(folder)
     except OSError as error:
         raise UserError("there is no temporary folder for servers", seen=error, remedy=ANOTHER) from error
-    if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.getuid():
-        raise UserError("the temporary folder of servers is somebody else's", seen=folder, remedy=ANOTHER)
-    if seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UserError(
-            "others may write to the temporary folder of servers", seen=folder, remedy=f"Remove it: {folder}"
-        )
     return folder
-
-
-def can_be_replaced(folder: Path) -> bool:
-    """Whether others may rename `folder`: they may write where it lies, and take away what is not theirs."""
-    mode = folder.parent.stat().st_mode
-    return bool(mode & (stat.S_IWGRP | stat.S_IWOTH)) and not mode & stat.S_ISVTX
 
 
 def checked_folder() -> Path:
     """`private_folder`; `UserError` also where others could put another in its place."""
-    folder = private_folder()
-    if can_be_replaced(folder):
+    check(own_folder())
+    return private_folder()
+
+
+def check(folder: Path) -> None:
+    """`UserError` where others can write to `folder`, or put another in its place; it may be missing."""
+    mode = folder.parent.stat().st_mode
+    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
         remedy = f"chmod +t {folder.parent}, or name another folder in TMPDIR"
         raise UserError("others may replace the temporary folder of servers", seen=folder, remedy=remedy)
-    return folder
+    if folder.is_symlink() or folder.exists():
+        _refuse_of_others(folder)
+
+
+def _refuse_of_others(folder: Path) -> None:
+    seen = folder.lstat()
+    if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.getuid():
+        raise UserError("the temporary folder of servers is somebody else's", seen=folder, remedy=ANOTHER)
+    if seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        remedy = f"Remove it: {folder}"
+        raise UserError("others may write to the temporary folder of servers", seen=folder, remedy=remedy)
 
 
 if __name__ == "__main__":  # as `activate` asks

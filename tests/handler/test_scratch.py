@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from handler.doctor import _temporary_folder
 from handler.errors import UserError
 from handler.scratch import checked_folder, private_folder
 from tests.conftest import ROOT
@@ -61,6 +62,13 @@ def test_one_of_somebody_else_is_refused(shared: Path) -> None:
     os.chown(shared / OWN, NOBODY, NOBODY)
     with pytest.raises(UserError, match="somebody else's"):
         private_folder()
+
+
+def test_the_doctor_looks_and_makes_nothing(shared: Path) -> None:
+    assert _temporary_folder().status == "ok"
+    assert not list(shared.iterdir())
+    private_folder().chmod(0o777)
+    assert _temporary_folder().status == "fail"
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770])
