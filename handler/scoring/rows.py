@@ -175,7 +175,8 @@ class Writer:
             pass
         kept = {name: value for name, value in row.items() if self._holds(name, value)}
         names = ", ".join(name for name in row if name not in kept)
-        result |= rejected(f"what the row has as {names} cannot be written as .{self.form}")
+        why = f"what the row has as {names} cannot be written as .{self.form}"
+        result |= rejected(result["error"] or why)
         return self.encoded([dict.fromkeys(row) | kept], [result])
 
     def _holds(self, name: str, value: Any) -> bool:

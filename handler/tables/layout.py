@@ -92,7 +92,7 @@ def _check_lines_of_json(file: IO[bytes], name: str, head: str) -> None:
     is_list = re.match(r"\s*\[\s*\{", head) and end.endswith(b"]")
     if is_list or (re.match(r"\s*\{\s*[\r\n]\s*\"", head) and end.endswith(b"}")):
         raise UserError(
-            f"{name} is one JSON {'list' if is_list else 'object'}, and not one object a line",
+            f"{name} is one JSON value, and not one object a line",
             remedy="Convert it: jq -c '.[]' in.json > out.jsonl"
             if is_list
             else "Convert it: jq -c . in.json",
