@@ -81,9 +81,11 @@ class Model:
             queue_size or settings.get("jobQueueSize", usual.queue_size),
         )
 
-    def load(self, counted: counters.Counters, threads: int | None = None) -> Service:
+    def load(self, counted: counters.Counters, threads: int | None = None, explains: bool = True) -> Service:
         """Loaded, with every shape warmed. Raises `UserError` where a runtime or a limit will not do."""
         settings = (self.settings or {}).get("handler") or {}
+        if not explains:
+            settings = {**settings, "maxExplained": 0}
         limits = Limits.of(settings)
         predictor = Predictor(self.artifact, threads or settings.get("threads") or None)
         predictor.warm()
@@ -160,7 +162,7 @@ def _add_questions(app: FastAPI, model: Model, batcher: Batcher, memory: Memory)
         f"/v1/models/{name}:explain": explain,
     }
     for path, answer in paths.items():
-        codes = (*REFUSALS, 429) if answer is explain else REFUSALS
+        codes = (*REFUSALS, 403, 429) if answer is explain else REFUSALS
         described = {"requestBody": openapi.request_body()}
         shapes = openapi.responses(*sorted(codes))
         app.add_api_route(path, answer, methods=["POST"], responses=shapes, openapi_extra=described)
@@ -312,6 +314,7 @@ class Settings:
     bounds: Bounds = field(default_factory=Bounds)
     held_bytes: int = MOST_HELD
     without: tuple[str, ...] = ()
+    explains: bool = True
 
 
 def serve(model: Model, batching: Batching, settings: Settings) -> None:
@@ -320,7 +323,7 @@ def serve(model: Model, batching: Batching, settings: Settings) -> None:
     host = settings.host
 
     def load() -> Service:
-        service = model.load(counted, settings.threads)
+        service = model.load(counted, settings.threads, settings.explains)
         say(f'ready. Ask it:\n  curl {address}/predict --json \'{{"text": "text to classify"}}\'')
         return service
 
@@ -361,6 +364,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             Bounds(options.connections, options.connections_per_client),
             options.body_memory_mib * 1024 * 1024,
             tuple(options.without),
+            not options.no_explanations,
         )
         serve(model, batching, settings)
     return 0
@@ -396,6 +400,7 @@ def _parser() -> argparse.ArgumentParser:
         default=MOST_HELD // (1024 * 1024),
         help="for bodies that arrive or wait; default: %(default)s",
     )
+    parser.add_argument("--no-explanations", action="store_true", help="as maxExplained: 0 in an archive")
     parser.add_argument("--without", nargs="+", choices=PAGES, default=(), help="pages to leave out")
     parser.add_argument(
         "--drain-s",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import handler
-from handler.requests import CHOICES
+from handler.requests import CHOICES, MOST_ID
 
 REFERENCE = "#/components/schemas/"
 TEXT = "I made soup for my new neighbours today"
@@ -33,14 +33,15 @@ ERROR = {
 }
 ERRORS = {
     400: "not JSON, or not UTF-8",
+    403: "explanations are switched off",
     404: "no such model or path",
     408: "the body did not arrive in time",
     413: "too large, or too many texts",
-    415: "neither JSON nor text",
-    422: "no text, or an option that is not known",
+    415: "neither JSON nor plain text, or compressed",
+    422: "no text, an option that is not known, or too long an id",
     429: "too many explanations at once",
     500: "a defect of the server, which its log tells of",
-    503: "the queue is full, or the model is not loaded yet",
+    503: "the queue or the memory for bodies is full, or the model is not loaded yet",
 }
 
 
@@ -126,7 +127,7 @@ _REQUESTS = {
             _object("instances", instances=_ROWS, **_OPTIONS),
             _object(
                 "inputs",
-                id={"type": "string"},
+                id={"type": "string", "maxLength": MOST_ID},
                 inputs=_list(_TENSOR),
                 parameters={"type": "object", "properties": _OPTIONS},
             ),

@@ -57,7 +57,13 @@ MODEL_CONFIG: dict[str, Any] = {
     # for good. A week: by its own five minutes, a short lack of memory or disk would be the end.
     "maxRetryTimeoutInSec": 604_800,
     "deviceType": "cpu",
-    "handler": {"threads": 0, "maxTexts": 128, "maxCharacters": 100_000, "maxExplained": 2},
+    "handler": {
+        "threads": 0,
+        "maxTexts": 128,
+        "maxCharacters": 100_000,
+        "maxRequestCharacters": 1_000_000,
+        "maxExplained": 2,
+    },
 }
 
 # What differs on GPUs. Without numbers of workers TorchServe starts one for each GPU that nvidia-smi shows,
