@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.attack.attacks import ATTACKS
-from benchmarks.attack.clients import RATE, Answers, attacked, honest_client
+from benchmarks.attack.clients import Answers, attacked, honest_client
 from benchmarks.attack.fronts import FRONTS, Front
 from benchmarks.attack.page import soak_table, table
 from benchmarks.machine import commit, fingerprint
