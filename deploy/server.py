@@ -101,9 +101,10 @@ def private_server(
     if not archive.is_file():
         raise UserError("there is no such archive", seen=archive, remedy="Build it: make export package")
     sweep()
-    with tempfile.TemporaryDirectory(prefix=PRIVATE) as scratch, Path(scratch, LOCK).open("w") as lock:
+    with tempfile.TemporaryDirectory(prefix=PRIVATE) as scratch, Path(scratch, ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         folder = Path(scratch)
+        Path(lock.name).rename(folder / LOCK)  # held from the moment that it is there
         config, (inference, management, metrics, grpc, _) = _private_config(folder, archive, settings or {})
         log = folder / "torchserve.log"
         environment = {
@@ -288,14 +289,17 @@ def clear(folder: Path) -> None:
 
 
 def sweep() -> None:
-    """Remove the folders of private servers whose starter was killed, where the server has ended, too."""
+    """End the private servers whose starter was killed, and remove their folders."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PRIVATE}*"):
         with suppress(OSError), (folder / LOCK).open() as lock:
             if folder.stat().st_uid != os.getuid():
                 continue
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its starter holds this for as long as it lives
-            if not any(_temporary_folder(java) == folder for java in _servers()):
-                shutil.rmtree(folder, ignore_errors=True)
+            for java in [java for java in _servers() if _temporary_folder(java) == folder]:
+                with suppress(psutil.Error):
+                    for process in (*java.children(recursive=True), java):
+                        process.kill()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _servers() -> Iterator[psutil.Process]:

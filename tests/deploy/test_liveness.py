@@ -163,7 +163,16 @@ def test_the_folders_of_private_servers_whose_starter_was_killed_are_removed(
     for folder in (dead, fresh):
         (folder / "models").mkdir(parents=True)
     (dead / servers.LOCK).write_text("")  # which nobody holds
-    sweep()
+    code = "import time; time.sleep(600)"
+    command = [sys.executable, "-c", code, servers.JAVA, f"-Djava.io.tmpdir={dead}"]
+    orphan = subprocess.Popen(command)
+    try:
+        while servers.JAVA not in psutil.Process(orphan.pid).cmdline():
+            time.sleep(0.01)
+        sweep()
+        assert orphan.wait(10) == -signal.SIGKILL
+    finally:
+        orphan.kill()
     assert {path.name for path in tmp_path.iterdir()} == {fresh.name}, "one is made before it is locked"
 
 

@@ -199,6 +199,7 @@ def test_beyond_all_that_servers_hold_clients_are_refused_in_words(upstream: Ups
         (request(path="/explanations%2Fhate"), 2),
         (request(path="//explanations/hate"), 2),
         (request(path="/v1/models/hate:explain"), 2),
+        (request(b"text=a", FORM, "/explanations/hate"), 2),
     ],
     ids=[
         "requests",
@@ -213,6 +214,7 @@ def test_beyond_all_that_servers_hold_clients_are_refused_in_words(upstream: Ups
         "escaped",
         "slashes",
         "kserve",
+        "form-to-explain",
     ],
 )
 def test_one_address_has_so_many_requests_at_a_time_and_others_are_answered(
