@@ -136,9 +136,16 @@ def open_artifact(folder: str | Path, *, verify: bool = True) -> Artifact:
     or any GPU where one is needed. Which GPU, and whether it will do, is asked when the model is loaded.
     """
     folder = Path(folder)
-    artifact = Artifact(folder, _read_description(folder))
-    if verify:
-        _check_files(artifact)
+    try:
+        artifact = Artifact(folder, _read_description(folder))
+        if verify:
+            _check_files(artifact)
+    except OSError as error:
+        raise UserError(
+            "the artifact cannot be read",
+            seen=f"{error.filename or folder}: {error.strerror}",
+            remedy=f"Let this user read it: chmod -R a+rX {folder}",
+        ) from error
     lacking = sorted(set(artifact.meta["cpu_features"]) - set(cpu_features()))
     if "cpu" not in artifact.meta["devices"] and not has_cuda():
         raise UnsupportedError(

@@ -24,10 +24,13 @@ SHORTAGES = {
     errno.ENOSPC: ("no room is left on the disk", "Free some, or name a folder on another one"),
     errno.EDQUOT: ("the disk quota is used up", "Free some, or name a folder on another disk"),
     errno.EROFS: ("the file system is read-only", "Name a folder that can be written"),
+    errno.EACCES: ("this user may not do that", "Change the rights (ls -l), or run as its owner"),
+    errno.EPERM: ("this user may not do that", "Change the rights (ls -l), or run as its owner"),
     errno.EMFILE: ("this process may open no more files", "Raise the limit: ulimit -n 4096"),
     errno.ENFILE: ("the machine may open no more files", "End what holds many open, or raise fs.file-max"),
     errno.ENOMEM: ("there is no memory left", "Free some, or raise the limit (ulimit -v)"),
 }
+TORCH_CANNOT_WRITE = "PytorchStreamWriter failed writing"  # it does not say why
 SAME_END_S = 5.0  # a terminal and make both pass on one end: its echo must not cut off the tidying up
 
 
@@ -51,7 +54,7 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
             raise
         discard(sys.stdout.fileno())
         status = 0
-    except (OSError, MemoryError) as error:
+    except Exception as error:
         if (told := of_this_moment(error)) is None:
             raise
         say(f"error: {told}")
@@ -60,18 +63,34 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     sys.exit(status)
 
 
-def of_this_moment(error: OSError | MemoryError) -> UserError | None:
+def of_this_moment(error: BaseException) -> UserError | None:
     """What the machine lacks for now, whatever was being done, as a sentence; None where that is not it."""
     if isinstance(error, MemoryError):
         return UserError("there is no memory left", remedy="Free some, or raise the limit (ulimit -v)")
-    if error.errno in SHORTAGES:
-        what, remedy = SHORTAGES[error.errno]
-        return UserError(what, seen=error.filename or error.strerror, remedy=remedy)
+    if (number := _system_number(error)) is not None:
+        what, remedy = SHORTAGES[number]
+        return UserError(what, seen=getattr(error, "filename", None) or os.strerror(number), remedy=remedy)
     if isinstance(error, FileNotFoundError) and "No usable temporary directory" in str(error):
         seen = f"TMPDIR={os.environ.get('TMPDIR', '')}"
         return UserError(
             "no temporary folder can be written", seen=seen, remedy="Set TMPDIR to a folder that can"
         )
+    return None
+
+
+def _system_number(error: BaseException | None) -> int | None:
+    """The number, one of `SHORTAGES`, that the system gave for what led to `error`."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in SHORTAGES:
+            return error.errno
+        if not isinstance(error, OSError):  # libraries of Rust and C++ pass it on as text
+            text = str(error)
+            for number in SHORTAGES:
+                if f"(os error {number})" in text or os.strerror(number) in text:
+                    return number
+            if TORCH_CANNOT_WRITE in text:
+                return errno.ENOSPC
+        error = error.__cause__
     return None
 
 

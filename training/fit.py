@@ -32,6 +32,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from handler.atomic import sync_tree, write_text
 from handler.commands import say
 from handler.errors import UserError
 from training import processes
@@ -45,7 +46,7 @@ from training.statistics import macro_f1_of_logits
 
 RUN_FILE = "run.json"
 LOGGED = 100  # points of a loss curve
-STATE_FILE = "trainer_state.json"  # the Trainer writes it last: without it a saved epoch is incomplete
+COMPLETE = "complete"  # lies in a saved epoch that is on the disk
 
 
 class _Rows(TorchDataset):
@@ -159,8 +160,11 @@ class _Saves(TrainerCallback):
         if processes.count() == 1 and not ends and time.monotonic() - self.since >= 60 * self.minutes:
             control.should_save = True
 
-    def on_save(self, *args: Any, **kwargs: Any) -> None:
+    def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         self.since = time.monotonic()
+        saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        sync_tree(saved)
+        write_text(saved / COMPLETE, "")
 
 
 class _Lines(_Progress):
@@ -449,7 +453,7 @@ def _last_complete(state: Path) -> Path | None:
     """The newest saved epoch; those that an interruption left incomplete are removed."""
     saved = sorted(state.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
     for folder in reversed(saved):
-        if (folder / STATE_FILE).is_file():
+        if (folder / COMPLETE).is_file():
             return folder
         shutil.rmtree(folder)
     return None
