@@ -15,7 +15,7 @@ import numpy as np
 
 from export import assignment as assigning
 from export.assignment import Assignment, Fit, assign
-from export.conformance import LOGIT_MARGIN, hold_against_transformers, own_batches_differ
+from export.conformance import LOGIT_MARGIN, hold_against_transformers, own_batches_differ, unreadable
 from export.pretrained import label_names, read
 from export.source import Source
 from handler.artifact import Artifact
@@ -102,8 +102,19 @@ def adopt(
 
 
 def _load(spec: str, data_dir: str | Path, columns: Columns, own: tuple[str, ...]) -> Dataset:
+    if twice := sorted({name for name in columns.labels if columns.labels.count(name) > 1}):
+        raise UserError(
+            "--labels gives one name to several outputs", seen=", ".join(twice), remedy="Give each its own"
+        )
     if not spec.startswith("texts:"):
-        return data.load(spec, data_dir, 0, columns)
+        dataset = data.load(spec, data_dir, 0, columns)
+        if columns.labels and set(columns.labels) != set(dataset.labels):
+            raise UserError(
+                "--labels names other labels than the data has",
+                seen=f"{', '.join(columns.labels)}; {', '.join(dataset.labels)}",
+                remedy="Name the data's labels, in the order of the model's outputs",
+            )
+        return dataset
     if columns.labels and len(columns.labels) != len(own):
         raise UserError(
             "--labels does not name each output of the model",
@@ -160,9 +171,7 @@ def _assign(
         if assigning.numbered(alone.names):
             say("the outputs have numbers alone: --labels names them, in their order")
         return alone, dataset, None
-    named = columns.labels if set(columns.labels) == set(dataset.labels) else ()
-    if not named and _names_labels(dataset.spec):
-        named = dataset.labels
+    named = columns.labels or (dataset.labels if _names_labels(dataset.spec) else ())
     assigned = assign(own, dataset.labels, named, public=not _is_table(dataset.spec))
     texts, truth = _judged(dataset)
     found = assigning.fit(assigned, _logits(model, tokenizer, texts, max_length), truth, dataset.labels)
@@ -234,7 +243,10 @@ def _logits(model, tokenizer, texts: Sequence[str], max_length: int, batch: int 
             for place, row in enumerate(rows):
                 ids[place, : len(encoded[row])] = torch.tensor(encoded[row])
                 mask[place, : max(1, len(encoded[row]))] = 1
-            found[rows] = model(input_ids=ids, attention_mask=mask).logits.float()
+            try:
+                found[rows] = model(input_ids=ids, attention_mask=mask).logits.float()
+            except Exception as error:
+                raise unreadable(length, error) from error
     return found
 
 

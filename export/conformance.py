@@ -131,11 +131,9 @@ def hold_against_transformers(model, tokenizer, predictor: Predictor, texts: Seq
     encoded = [theirs.encode(probe.text) for probe in tried]
     ours = predictor.encode([probe.text for probe in tried])
     _require_same_ids(tried, encoded, ours)
-    _warm(predictor)
     rows = [row for row in _to_compute(tried) if encoded[row]["input_ids"]]
     expected = np.concatenate([theirs.logits(encoded[row]) for row in rows])
-    alone = np.concatenate([predictor.logits([ours[row]]) for row in rows])
-    among = predictor.logits([ours[row] for row in rows])
+    alone, among = _answers(predictor, [ours[row] for row in rows])
     differences = np.maximum(np.abs(alone - expected), np.abs(among - expected)).max(axis=1)
     largest = int(differences.argmax())
     if not differences[largest] <= LOGIT_MARGIN:  # NaN as well
@@ -162,16 +160,28 @@ def own_batches_differ(model, tokenizer, max_length: int) -> float:
     return float(np.abs(together - alone).max())
 
 
-def _warm(predictor: Predictor) -> None:
-    """What every server does as it starts, and a batch that is not full."""
+def _answers(predictor: Predictor, encodings: Sequence[Encoding]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits as served, float32 [texts, labels]: of each text alone, and of all together, after the batches
+    that every server starts with."""
     try:
         predictor.warm()
+        alone = np.concatenate([predictor.logits([encoding]) for encoding in encodings])
+        return alone, predictor.logits(encodings)
     except Exception as error:  # of the model's own, whatever it is
         raise UserError(
-            "the classifier cannot run the batches that a server starts with",
+            "the classifier cannot run padded texts in batches, as they are served",
             seen=f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0][:200]}",
             remedy="Serve it by transformers, text by text",
         ) from error
+
+
+def unreadable(length: int, error: Exception) -> UserError:
+    """The sentence for what transformers' own model raises at `length` tokens, of whatever kind."""
+    return UserError(
+        f"transformers' own model cannot read {length} tokens of its tokenizer",
+        seen=f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0][:200]}",
+        remedy="Give the length that it was trained with (--max-length), or mend its config.json",
+    )
 
 
 class _Reference:
@@ -195,12 +205,7 @@ class _Reference:
             try:
                 return self.model(**inputs).logits.float().numpy()
             except Exception as error:
-                length = inputs["input_ids"].shape[1]
-                raise UserError(
-                    f"transformers' own model cannot read {length} tokens of its tokenizer",
-                    seen=f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0][:200]}",
-                    remedy="Give the length that it was trained with (--max-length), or mend its config.json",
-                ) from error
+                raise unreadable(inputs["input_ids"].shape[1], error) from error
 
 
 def _require_same_ids(

@@ -96,6 +96,12 @@ def test_labels_without_data_name_the_outputs(tmp_path: Path) -> None:
         UserError, match="--labels does not name each output of the model: 3 names, 2 outputs"
     ):
         adopt(str(place), tmp_path / "again", columns=Columns(labels=("a", "b", "c")))
+    with pytest.raises(UserError, match="--labels gives one name to several outputs: a"):
+        adopt(str(place), tmp_path / "again", columns=Columns(labels=("a", "a")))
+    with pytest.raises(
+        UserError, match="--labels names other labels than the data has: calm, heated; not-hate"
+    ):
+        adopt(str(place), tmp_path / "again", "demo", columns=named)
 
 
 def test_a_model_that_does_not_say_whether_labels_exclude_each_other_is_asked_about(

@@ -54,6 +54,14 @@ def test_a_model_whose_answers_padding_changes_is_refused(
     assert list(tmp_path.iterdir()) == [place]
 
 
+@pytest.mark.parametrize("spec", [None, "demo"])
+def test_a_model_that_fails_in_transformers_itself_is_a_sentence(spec: str | None, tmp_path: Path) -> None:
+    place = make_classifier(tmp_path / "theirs", "Funnel")
+    with pytest.raises(UserError, match=r"transformers' own model cannot read \d+ tokens"):
+        adopt(str(place), tmp_path / "ours", spec)
+    assert list(tmp_path.iterdir()) == [place]
+
+
 def test_a_model_that_takes_no_mask_is_refused(tmp_path: Path) -> None:
     place = make_classifier(tmp_path / "theirs", "FNet")
     with pytest.raises(UserError, match=r"takes no attention_mask, so that padding would .*: fnet"):

@@ -111,7 +111,7 @@ DAMAGES = {
     "other sizes": (config(dim=64), "do not fit its config.json"),
     "fewer layers than weights": (config(n_layers=1), None),
     "more layers than weights": (config(n_layers=3), "the weights at .* are not whole"),
-    "no positions": (config(max_position_embeddings=0), ""),
+    "no positions": (config(max_position_embeddings=0), "do not fit its config.json|can be read at"),
     "an adapter": (adapter, "is an adapter"),
     "no head": (weights(without("classifier")), "the classifier's weights are not in"),
     "no encoder layer": (weights(without("distilbert.transformer.layer.1")), "are not whole"),
