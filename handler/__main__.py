@@ -54,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     predict.add_argument("--engine", choices=("local", "ray"), default="local", help="default: %(default)s")
     predict.add_argument("--workers", type=positive_int, default=1, help="of Ray (default: %(default)s)")
-    predict.add_argument("--address", help="of a Ray cluster (default: a Ray of its own, on this machine)")
+    predict.add_argument(
+        "--address",
+        help="of a Ray cluster, which must ask for a token (default: one of its own, on this machine)",
+    )
     add_trusted_key(predict)
     predict.set_defaults(command=_predict)
     doctor = commands.add_parser("doctor", help="look at all that TorchServe needs here, and say what to do")

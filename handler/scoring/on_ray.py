@@ -9,6 +9,7 @@ machines.
 
 import logging
 import os
+import secrets
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -23,12 +24,20 @@ from handler.predictor import Predictor
 from handler.scoring.job import Engine, Job, Scored, score_part
 from handler.scoring.plan import Part
 
+TOKEN_BYTES = 32
 RETRIES = 3  # of a part whose worker died, or could not read or write; beyond, the part itself is at fault
 
 
 def on_ray(address: str | None, workers: int, threads: int) -> Engine:
     """The engine of `workers` actors with `threads` CPUs each, on the cluster at `address`, or on a Ray of
-    this machine alone, which starts and ends with the job."""
+    this machine alone, which starts and ends with the job.
+
+    Ray's ports are open on every address of the machine, whatever it is told; who reaches them and has its
+    token runs code. For its own Ray each job makes a new token; for a cluster the environment says which.
+    """
+    if address is None:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(TOKEN_BYTES))
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what is as it should be
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it tells its makers of each cluster
