@@ -35,7 +35,7 @@ def on_ray(address: str | None, workers: int, threads: int) -> Engine:
     Ray's ports are open on every address of the machine, whatever it is told; who reaches them and has its
     token runs code. For its own Ray each job makes a new token; for a cluster the environment says which.
     """
-    if address is None:
+    if address is None:  # read as Ray is imported
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(TOKEN_BYTES))
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what is as it should be

@@ -278,8 +278,6 @@ def test_what_cannot_be_scored_is_said_before_anything_is(
 
 
 def test_ray_scores_what_this_process_does_and_a_worker_may_die(artifact, predictor, tmp_path) -> None:
-    from ray._common.usage import usage_lib
-
     source, output = tmp_path / "in.csv", tmp_path / "ray.csv"
     source.write_text("id,text\n" + "".join(f"{number},text of {number}\n" for number in range(2000)))
     score(source, tmp_path / "local.csv", artifact, here(predictor), rows=50)
@@ -299,6 +297,8 @@ def test_ray_scores_what_this_process_does_and_a_worker_may_die(artifact, predic
     place = ("--artifact", artifact.folder, "--file", source, "--output", output)
     done = run_stage("handler", "predict", *place, "--engine", "ray", "--part-rows", 50, "--threads", 1)
     assert done.returncode == 0, done.stderr
+    from ray._common.usage import usage_lib  # Ray reads whether it asks for a token as it is imported
+
     assert not usage_lib.usage_stats_enabled(), "nobody else is told"
     murderer.join(timeout=10)
     assert killed, "the worker was found and killed"
