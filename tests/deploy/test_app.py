@@ -245,6 +245,18 @@ def test_the_app_answers_as_the_archive_does(
     assert ask(app.port, path, body, content_type) == ask(served[0].inference_port, path, body, content_type)
 
 
+def test_both_refuse_a_compressed_body_as_one(served: tuple[Server, Artifact], app: App) -> None:
+    answers = []
+    for port in (served[0].inference_port, app.port):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("POST", PREDICT, GOOD, {"Content-Type": JSON, "Content-Encoding": "gzip"})
+        response = connection.getresponse()
+        answers.append((response.status, response.read()))
+        connection.close()
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 415
+
+
 def test_a_file_may_be_put_and_predict_is_a_name_for_it(served: tuple[Server, Artifact], app: App) -> None:
     expected = ask(served[0].inference_port, PREDICT, b"good day", "", "PUT")
     assert expected[0] == 200
