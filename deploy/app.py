@@ -112,14 +112,17 @@ def create_app(
         working.cancel()
         await asyncio.wait([working])
 
-    app = FastAPIOffline(  # FastAPI's own page takes its script from others' servers
+    has_docs = "docs" not in without
+    app = (
+        FastAPIOffline if has_docs else FastAPI
+    )(  # FastAPI's own page takes its script from others' servers
         redoc_url=None,
         title=f"{model.name} ({model.artifact.name})",
         version=model.version,
         summary="Texts in, calibrated scores out.",
         lifespan=lifespan,
         redirect_slashes=False,
-        **({"openapi_url": None} if "docs" in without else {}),
+        openapi_url="/openapi.json" if has_docs else None,
     )
     app.openapi = partial(_document, app)  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _no_such_path)
