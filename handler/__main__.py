@@ -120,7 +120,7 @@ def _predict_job(arguments: argparse.Namespace) -> int:
         done = run_job(job, engine)
     say(f"{done['rows']:,} rows -> {done['output']}")
     emit(done)
-    return _told_of_rejected(done["rejected_now"], arguments.strict)
+    return _told_of_rejected(done["rejected"], arguments.strict)
 
 
 def _predict_stream(arguments: argparse.Namespace) -> int:

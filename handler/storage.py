@@ -25,10 +25,18 @@ with suppress(ImportError):
     from google.auth.exceptions import GoogleAuthError
 
     FAILURES += (HttpError, GoogleAuthError)
+with suppress(ImportError):
+    from aiohttp import ClientError as WebError
+
+    FAILURES += (WebError,)
 UNKNOWN: tuple[type[Exception], ...] = (
     ValueError,
     ImportError,
 )  # a protocol that nobody knows, or has installed
+
+
+# Many web servers give no part of a file: it is copied here whole when it is opened, until the process ends.
+WEB = ("http://", "https://")
 
 
 def opened(place: str) -> tuple[Any, str]:
@@ -37,6 +45,8 @@ def opened(place: str) -> tuple[Any, str]:
         return LocalFileSystem(), os.path.abspath(Path(place).expanduser())  # noqa: PTH100 - keeps links
     try:
         filesystem, path = fsspec.core.url_to_fs(place, **_options(place))
+        if place.startswith(WEB):
+            filesystem = fsspec.filesystem("simplecache", fs=filesystem, cache_storage="TMP")
     except UNKNOWN + FAILURES as error:
         raise _told(place, error) from error
     return filesystem, path
@@ -44,14 +54,16 @@ def opened(place: str) -> tuple[Any, str]:
 
 def _options(place: str) -> dict[str, Any]:
     """What the web's file system must be told: by itself it knows no proxy."""
-    if not place.startswith(("http://", "https://")):
+    if not place.startswith(WEB):
         return {}
     return {"client_kwargs": {"trust_env": not is_here(place)}}
 
 
 def address(filesystem: Any, path: str) -> str:
     """What `opened` takes for a path of a file system."""
-    return path if isinstance(filesystem, LocalFileSystem) else filesystem.unstrip_protocol(path)
+    if isinstance(filesystem, LocalFileSystem) or path.startswith(WEB):
+        return path
+    return filesystem.unstrip_protocol(path)
 
 
 @contextmanager

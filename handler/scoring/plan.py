@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from handler.errors import UserError
 from handler.scoring.rows import Window, parquet_windows, windows
-from handler.storage import address, opened, told
+from handler.storage import WEB, address, opened, told
 from handler.tables.layout import AS_FOUND, FORMATS, Reading, file_format, look
 from handler.tables.parquet import Table
 from handler.tables.records import Layout, records, row_ends
@@ -147,7 +147,9 @@ def _files(source: str) -> tuple[Any, list[str]]:
     """The file that `source` names, or those in its folder or of its pattern, sorted."""
     filesystem, path = opened(source)
     with told(source):
-        if not filesystem.exists(path) and any(sign in path for sign in "*?["):
+        if path.startswith(WEB):  # which has no folders
+            found = [path] if filesystem.exists(path) else []
+        elif not filesystem.exists(path) and any(sign in path for sign in "*?["):
             found = _of_a_format(filesystem.glob(path))
         elif filesystem.isdir(path):
             found = _of_a_format(filesystem.find(path))

@@ -48,7 +48,8 @@ AS_FOUND = Reading()
 
 def file_format(path: str, known: Sequence[str] = FORMATS) -> str:
     """The format that the file's name says (one of csv, jsonl, parquet, txt), or `UserError`."""
-    suffix = PurePosixPath(path).suffix.lstrip(".").lower()
+    name = path.partition("?")[0] if path.startswith(("http://", "https://")) else path
+    suffix = PurePosixPath(name).suffix.lstrip(".").lower()
     if suffix not in known:
         raise UserError(
             "the file's format is not known from its name",
