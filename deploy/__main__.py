@@ -10,6 +10,7 @@ from types import ModuleType
 
 from deploy import server
 from deploy.access import KEY_FILE, Access
+from deploy.rollout_note import note_file, read_note
 from handler.commands import emit, run, say
 from handler.errors import UserError
 from handler.signing import add_trusted_key
@@ -94,6 +95,9 @@ def _status(arguments: argparse.Namespace) -> int:
         "ports": ports,
         "java_home": java_home(),
     }
+    if note := read_note(note_file(access, arguments.name)):
+        found["rollout"] = str(note)
+        say(str(note))
     emit(found)
     if not runs or found["answers"]:
         return 0

@@ -2,10 +2,9 @@
 
 Each server in turn: the new version is registered beside the old one and warmed, both are asked for the same
 texts, and only if they agree, and the new one is not slower, does it become the default; then it is watched.
-Whatever goes wrong on any server brings the old version back on all of them. Nobody's request fails: the old
-version is removed when nothing waits for it any more. Covers TorchServe, whose model API is open on loopback
-for this (`enable_model_api=true`); for a moment each server holds both models in memory. Leaves out starting
-servers and sharing requests among them (`deploy/nginx.conf`).
+Whatever goes wrong on any server brings the old version back on all of them; a roll-out that was killed is
+noted on the disk, and undone by the next one or by `--back`. Covers TorchServe, whose model API is open on
+loopback for this (`enable_model_api=true`); for a moment each server holds both models in memory.
 """
 
 import argparse
@@ -13,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -26,6 +25,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from deploy.access import Access
+from deploy.rollout_note import Note, note_file, read_note, write_note
 from deploy.sample import read_texts
 from deploy.server import CONFIG
 from handler.commands import emit, not_negative_float, positive_float, positive_int, run, say, share
@@ -100,6 +100,10 @@ class Front:
         self.session = requests.Session()
         self.session.trust_env = False  # no proxy, and no other credentials, for a server of this machine
         self.session.mount("https://", _Tls(access))
+
+    @property
+    def note_file(self) -> Path:
+        return note_file(self.access, self.name)
 
     def versions(self) -> dict[str, dict[str, Any]]:
         """What is registered, by version."""
@@ -182,11 +186,38 @@ class Front:
             ) from error
 
 
+def go_back(front: Front) -> str | None:
+    """Undo a roll-out that was cut off, or one that kept the old version: that one is the default again, and
+    what it added is removed. What was done, in words; None where there was nothing to undo."""
+    if (note := read_note(front.note_file)) is None:
+        return None
+    if note.is_under_way:
+        seen, remedy = f"process {note.pid}", "Wait for it, or end it: kill sends it back by itself"
+        raise UserError("a roll-out is under way on this server", seen=seen, remedy=remedy)
+    present = front.versions()
+    if note.old not in present:
+        front.note_file.unlink()
+        return f"{front.management}: started again since its roll-out, with version {front.default()}"
+    front.set_default(note.old)
+    for version in present.keys() - {*note.known}:
+        front.remove(version)
+    front.note_file.unlink()
+    return f"{front.management}: version {note.old} is the default again, of {note.url} nothing is left"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 1 where the new version was rolled back."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
     configs = options.config or [Path(os.environ.get("TS_CONFIG_FILE", CONFIG))]
     fronts = [Front(Access.of(path), options.name) for path in configs]
+    if options.back:
+        done = [words for front in fronts if (words := go_back(front))]
+        say("\n".join(done) or "no roll-out is noted: there is nothing to go back from")
+        emit({"back": done})
+        return int(not done)
+    if options.url is None or options.texts is None:
+        parser.error("the new version's url and --texts are needed, or --back")
     for path in configs:
         _verify(options.url, read_config(path).model_store, options.trusted_key)
     limits = Limits(options.max_flip, options.max_shift, options.max_slowdown, options.watch_s)
@@ -213,14 +244,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m deploy rollout", description="Change the served version."
     )
-    parser.add_argument("url", help="of the new version: a file of the model store, or an allowed address")
+    parser.add_argument(
+        "url", nargs="?", help="of the new version: a file of the model store, or an allowed address"
+    )
     parser.add_argument(
         "--config",
         type=Path,
         action="append",
         help="of a server; once for each (default: the usual one)",
     )
-    parser.add_argument("--texts", type=Path, required=True, help="to compare by, one a line")
+    parser.add_argument(
+        "--back", action="store_true", help="undo a roll-out that was cut off, or one with --keep-old"
+    )
+    parser.add_argument("--texts", type=Path, help="to compare by, one a line")
     parser.add_argument("--count", type=positive_int, default=500, help="of texts (default: %(default)s)")
     parser.add_argument("--name", default="hate", help="of the model (default: %(default)s)")
     parser.add_argument("--workers", type=positive_int, default=1, help="of the new version (%(default)s)")
@@ -244,11 +280,16 @@ def roll_out(
     if (least := upper_bound(0, len(texts))) > limits.max_flip:
         seen = f"{len(texts)} texts: were none to differ, {least:.1%} might still"
         raise UserError("so few texts prove nothing", seen=seen, remedy="Give more, or raise --max-flip")
+    for front in fronts:
+        note = read_note(front.note_file)
+        if note is not None and not note.is_done and (words := go_back(front)):
+            say(f"an earlier roll-out was cut off. {words}")
     olds = [front.default() for front in fronts]  # before anything is touched: every server must be there
     outcome: dict[str, Any] = {"done": False, "why": None, "servers": [], "not_rolled_back": [], "left": []}
     changed: list[tuple[Front, str, str]] = []  # server, old version, new version
     try:
         for front, old in zip(tqdm(fronts, unit=" servers", disable=None), olds, strict=True):
+            write_note(front.note_file, Note.of(old, front.versions(), url))
             new = add_version(front, url, workers)
             changed.append((front, old, new))
             found = compare(front, old, new, texts)
@@ -261,9 +302,19 @@ def roll_out(
     except BaseException as error:
         outcome["not_rolled_back"] = _each(changed, lambda front, old, new: front.set_default(old))
         outcome["left"] = _each(changed, lambda front, old, new: front.remove(new))
+        outcome["why"] = str(error) if isinstance(error, UserError) else "interrupted"
+        if not outcome["not_rolled_back"] and not outcome["left"]:
+            for front in fronts:
+                front.note_file.unlink(missing_ok=True)
         if not isinstance(error, UserError | KeyboardInterrupt):
+            say(table(outcome))
             raise
-        return outcome | {"why": "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)}
+        return outcome
+    for front in fronts:
+        if keep_old and (note := read_note(front.note_file)) is not None:
+            write_note(front.note_file, replace(note, is_done=True))
+        else:
+            front.note_file.unlink(missing_ok=True)
     if not keep_old:
         outcome["left"] = _each(changed, lambda front, old, new: front.remove(old))
     return outcome | {"done": True}
@@ -277,8 +328,13 @@ def _each(
     for front, old, new in changed:
         try:
             do(front, old, new)
-        except (UserError, KeyboardInterrupt) as error:
-            failed.append({"server": front.management, "why": str(error) or "interrupted"})
+        except (UserError, KeyboardInterrupt, SystemExit) as error:  # a second signal cuts off this one alone
+            failed.append(
+                {
+                    "server": front.management,
+                    "why": str(error) if isinstance(error, UserError) else "interrupted",
+                }
+            )
     return failed
 
 

@@ -1,0 +1,153 @@
+"""Make and the shell: folders, programs and values with blanks, quotes and letters of any script."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+STUB = """#!{python}
+import json, os, sys
+with open(os.environ["CALLS"], "a", encoding="utf-8") as calls:
+    calls.write(json.dumps(sys.argv[1:]) + "\\n")
+"""
+AWKWARD = 'it\'s a "ché" 漢 $HOME'
+BUILD = "my build's"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder of an awkward name with the Makefile, and a Python that notes what it is called with."""
+    folder = tmp_path / "my it's 漢 checkout"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    for name in ("Makefile", "activate", "config.properties"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "requirements.lock").write_text("")
+    (folder / ".venv" / "bin" / ".installed").write_text("")
+    stub = folder / ".venv" / "bin" / "python"
+    stub.write_text(STUB.format(python=sys.executable))
+    stub.chmod(0o755)
+    return folder
+
+
+def called(checkout: Path, *arguments: str) -> list[list[str]]:
+    calls = checkout / "calls"
+    done = subprocess.run(
+        ["make", "--no-print-directory", *arguments],
+        cwd=checkout,
+        env={key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+        | {"CALLS": str(calls)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in calls.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("target", "values", "expected"),
+    [
+        ("train", ["DATA=csv:/a b/it's"], ["--data", "csv:/a b/it's", "--output", f"{BUILD}/checkpoint"]),
+        ("evaluate", [], ["--checkpoint", f"{BUILD}/checkpoint"]),
+        ("export", [], ["--checkpoint", f"{BUILD}/checkpoint", "--artifacts", f"{BUILD}/artifacts"]),
+        ("export", ["CHECKPOINT=/a b/c"], ["--checkpoint", "/a b/c", "--artifacts", f"{BUILD}/artifacts"]),
+        ("package", ["NAME=my name"], ["--artifacts", f"{BUILD}/artifacts", "--name", "my name"]),
+        ("serve", ["CONFIG=/a b/it's.properties"], ["--config", "/a b/it's.properties", "--name", "hate"]),
+        ("stop", ["CONFIG=/a b/it's.properties"], ["--config", "/a b/it's.properties"]),
+        ("doctor", ["CONFIG=/a b/it's.properties", "NAME=my name"], ["--name", "my name"]),
+        ("benchmark", [], ["--artifacts", f"{BUILD}/artifacts", "--checkpoint", f"{BUILD}/checkpoint"]),
+        ("compare", ["A=a b", "B=c'd"], ["a b", "c'd"]),
+        ("select", [], ["--artifacts", f"{BUILD}/artifacts"]),
+        ("coverage", [], [f"--cov-report=html:{BUILD}/coverage"]),
+        ("docs", [], ["--site-dir", f"{BUILD}/site"]),
+        ("gpu", [], ["--output", f"{BUILD}/gpu/checkpoint"]),
+        ("test", [], ["-m", "pytest"]),
+    ],
+)  # fmt: skip
+def test_values_reach_the_program_as_they_were_given(
+    checkout: Path, target: str, values: list[str], expected: list[str]
+) -> None:
+    calls = called(checkout, target, f"BUILD={BUILD}", *values)
+    found = [json.dumps(call, ensure_ascii=False)[1:-1] for call in calls]
+    assert any(json.dumps(expected, ensure_ascii=False)[1:-1] in call for call in found), found
+
+
+def test_a_python_whose_path_has_a_blank_makes_the_environment(checkout: Path, tmp_path: Path) -> None:
+    own = tmp_path / "a python" / "python3"
+    own.parent.mkdir()
+    shutil.copy(checkout / ".venv" / "bin" / "python", own)
+    (checkout / ".venv" / "bin" / ".installed").unlink()
+    calls = called(checkout, "install", f"PYTHON={own}")
+    assert ["-m", "venv", ".venv"] in calls
+    assert [call[:3] for call in calls][-2:] == [["-m", "pip", "install"]] * 2
+
+
+def test_a_python_that_is_not_there_is_a_sentence(checkout: Path) -> None:
+    (checkout / ".venv" / "bin" / ".installed").unlink()
+    done = subprocess.run(
+        ["make", "install", "PYTHON=/no such/python"], cwd=checkout, capture_output=True, text=True
+    )
+    assert "error: Python 3.11 or 3.12 is needed, not /no such/python" in done.stderr
+
+
+SHELLS = [shell for shell in ("bash", "zsh") if shutil.which(shell)]
+
+
+@pytest.fixture
+def activatable(checkout: Path) -> Path:
+    """The same with what `activate` sources, and a `torchserve` that says where it runs and by what."""
+    places = checkout / ".venv" / "bin"
+    (places / "activate").write_text(f'export PATH="{places}:$PATH"\n')
+    (places / "torchserve").write_text('#!/bin/sh\necho "$PWD|$TS_CONFIG_FILE|$*"\n')
+    (places / "torchserve").chmod(0o755)
+    return checkout
+
+
+def shell(program: str, activatable: Path, script: str, **environment: str) -> str:
+    unwanted = ("proxy", "TS_CONFIG_FILE", "JAVA_HOME")
+    kept = {key: value for key, value in os.environ.items() if not key.lower().endswith(unwanted)}
+    kept.pop("TS_CONFIG_FILE", None)
+    own = {"JAVA_HOME": "/java", "CALLS": "/dev/null"} | environment
+    done = subprocess.run(
+        [program, "-c", script, "sh", str(activatable / "activate")],
+        cwd=activatable.parent, env=kept | own, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("program", SHELLS)
+def test_torchserve_is_at_home_wherever_it_is_typed(program: str, activatable: Path) -> None:
+    script = 'CDPATH=/:.; source "$1" && cd / && torchserve --start --models hate=hate.mar && echo "$PWD"'
+    said = shell(program, activatable, script).splitlines()
+    config = activatable / "config.properties"
+    assert said == [f"{activatable}|{config}|--start --models hate=hate.mar", "/"]
+
+
+@pytest.mark.parametrize("program", SHELLS)
+def test_torchserve_stays_where_it_is_with_another_configuration(program: str, activatable: Path) -> None:
+    script = 'source "$1" && cd / && torchserve --stop'
+    assert shell(program, activatable, script, TS_CONFIG_FILE="/own.properties") == "/|/own.properties|--stop"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ""),
+        ({"http_proxy": "http://p:1"}, "localhost,127.0.0.1,::1"),
+        ({"HTTP_PROXY": "http://p:1", "NO_PROXY": ".example"}, ".example,localhost,127.0.0.1,::1"),
+        ({"http_proxy": "http://p:1", "no_proxy": "localhost,x"}, "localhost,x"),
+        ({"http_proxy": "http://p:1", "no_proxy": "*"}, "*"),
+    ],
+)
+def test_an_activated_shell_asks_this_machine_past_a_proxy(
+    given: dict[str, str], expected: str, activatable: Path
+) -> None:
+    script = 'source "$1" && echo "${no_proxy:-}"'
+    assert shell("bash", activatable, script, **given) == expected
