@@ -39,7 +39,7 @@ WORKER = "model_service_worker"
 PRIVATE = "torchserve-private-"
 LOCK = "lock"
 WATCH_S = 2.0  # how long a worker that does not answer is watched
-AT_WORK = 0.05  # of a CPU: an idle worker takes none, one that computes in vain of its share takes more
+AT_WORK = 0.02  # of a CPU: an idle worker takes none, one that computes takes more even where many share
 # What TorchServe makes in its temporary folder, and leaves there when it is killed.
 LEFT = ("models", ".model_server.pid", ".ts.sock.*", "libnetty_*")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
 from deploy import container
 from deploy import server as servers
@@ -18,7 +19,7 @@ from deploy.access import Access
 from deploy.server import Server, clear, is_alive, private_server, serving, sweep
 from handler.artifact import Artifact
 from handler.torchserve import read_config
-from tests.conftest import run_apart, run_stage
+from tests.conftest import ROOT, run_apart, run_stage
 
 SPIN = "while True: pass"
 SLEEP = "import time; time.sleep(600)"
@@ -91,7 +92,7 @@ def as_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     path, _ = servers._private_config(tmp_path, tmp_path / "hate.mar", {})
 
     def run(code: str) -> int:
-        monkeypatch.setattr(container, "checked_archive", lambda config, name: None)
+        monkeypatch.setattr(container, "checked_archive", lambda *_: None)
         monkeypatch.setattr(container, "private_folder", lambda: tmp_path)
         monkeypatch.setattr(container, "java_command", lambda *_: [sys.executable, "-c", code])
         monkeypatch.setattr(container, "EVERY_S", 0.2)
@@ -243,6 +244,7 @@ def test_the_public_server_comes_back_from_a_kill_and_is_stopped_from_another_sh
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("LOG_LOCATION", str(tmp_path / "logs"))
     (tmp_path / "hate.mar").symlink_to(workshop / "model_store" / "hate-openvino-int8.mar")
     path, ports = servers._private_config(tmp_path, tmp_path / "hate.mar", {})
     config = read_config(path)
@@ -258,6 +260,10 @@ def test_the_public_server_comes_back_from_a_kill_and_is_stopped_from_another_sh
         assert started.returncode == 0, started.stderr
         assert len(list((folder / "models").iterdir())) == 1
         (folder / ".model_server.pid").write_text("nonsense")
+        body = {"Content-Type": "application/x-www-form-urlencoded"}
+        requests.post(f"http://127.0.0.1:{ports[0]}/predictions/hate", data="a=%zz", headers=body, timeout=60)
+        assert "DecoderException" in (tmp_path / "logs" / "torchserve.log").read_text()
+        assert "DecoderException" not in (ROOT / "logs" / "start.log").read_text(), "which nothing bounds"
     finally:
         monkeypatch.setenv("TMPDIR", str(tmp_path))
         (java,) = serving(config)

@@ -33,7 +33,9 @@ def guarded(build_once, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATABASE_PASSWORD", "hush")
         archive = package(build_once("openvino-int8"), folder)
-        with private_server(archive, settings={**PRODUCTION, **files}) as server:
+        # The model API is open, as for a roll-out: what keeps it is the token.
+        settings = {**PRODUCTION, **files, "enable_model_api": "true"}
+        with private_server(archive, settings=settings) as server:
             yield server
 
 
@@ -71,6 +73,18 @@ def test_who_bears_the_token_is_answered_over_tls_and_nobody_else(guarded: Serve
         status, answer = predict(guarded, headers)
         assert status == 400
         assert answer["type"] == "InvalidKeyException"
+
+
+def test_a_page_of_another_site_cannot_register_code(guarded: Server, tmp_path: Path) -> None:
+    """A browser sends such a request without asking anybody first; but it has no token."""
+    (tmp_path / "handler.py").write_text("raise SystemExit")
+    headers = {"Origin": "https://evil.example", "Content-Type": "text/plain"}
+    for given in (headers, headers | guarded.access.headers("inference_address")):
+        connection = http.client.HTTPConnection("127.0.0.1", guarded.management_port, timeout=60)
+        connection.request("POST", f"/models?url={tmp_path}&model_name=evil&initial_workers=1", "", given)
+        assert json.load(connection.getresponse())["type"] == "InvalidKeyException"
+        connection.close()
+    assert list(Front(guarded.access, "hate").versions()) == ["1.0"]
 
 
 def test_no_old_cipher_suite_is_left_and_clear_text_is_refused(guarded: Server) -> None:

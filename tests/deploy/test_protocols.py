@@ -153,6 +153,17 @@ def test_kserve_v2_by_grpc(served: tuple[Server, Artifact], expected: list[float
     assert ask(served[0].inference_port, "/v2/health/ready", method="GET") == (200, {"ready": True})
 
 
+def test_a_message_that_is_too_large_leaves_no_trace_in_the_log(served: tuple[Server, Artifact]) -> None:
+    """gRPC's own log wrote one of twenty lines each time, into a file that nothing bounds."""
+    server, _ = served
+    unlimited = [("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", options=unlimited) as channel:
+        ask = channel.unary_unary("/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions")
+        with pytest.raises(grpc.RpcError):
+            ask(b"xylophone" * 500_000, timeout=60)
+    assert "MessageDeframer" not in server.log.read_text()
+
+
 def test_grpc_takes_the_same_json(
     served: tuple[Server, Artifact], expected: list[float], grpc_interface
 ) -> None:
