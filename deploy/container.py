@@ -24,7 +24,8 @@ from handler.signing import add_trusted_key
 from handler.torchserve import Config, java_home, read_config
 
 EVERY_S = 10
-MOST_FAILURES = 6
+MOST_FAILURES = 4  # a look that fails takes 7 s itself: about a minute
+OF_A_START = 30  # as long as an archive's startupTimeout, before there has been any worker
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -74,7 +75,7 @@ def _run(config: Config, name: str, trusted_key: Path | None) -> int:
     java = subprocess.Popen(java_command(config, name, folder), env=os.environ | own)
     for number in PASSED_ON:
         signal.signal(number, lambda number, _: java.send_signal(number))
-    access, failures = Access(config, Path.cwd()), 0
+    access, failures = Access(config, Path.cwd()), MOST_FAILURES - OF_A_START
     while failures < MOST_FAILURES:
         try:
             status = java.wait(EVERY_S)
