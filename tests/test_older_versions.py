@@ -81,11 +81,11 @@ def test_an_interrupted_scoring_job_goes_on_or_says_what_to_do(tmp_path: Path) -
     """Its plan names absolute paths, so it is made again where this test runs."""
     shutil.copytree(OLD / "scoring", tmp_path, dirs_exist_ok=True)
     arguments = ("--artifact", OLD / "artifacts" / "fp32", "--file", tmp_path / "in.csv", "--part-rows", 2)
-    done = run_stage("handler", "predict", *arguments, "--output", tmp_path / "out")
+    done = run_stage("handler", "predict", *arguments, "--output", f"{tmp_path}/out/")
     if done.returncode == 2:
         assert "another" in done.stderr
         assert "Traceback" not in done.stderr
-        done = run_stage("handler", "predict", *arguments, "--output", tmp_path / "new")
+        done = run_stage("handler", "predict", *arguments, "--output", f"{tmp_path}/new/")
     assert done.returncode == 0, done.stderr
     folder = Path(json.loads(done.stdout)["output"])
     rows = [
