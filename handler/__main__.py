@@ -52,7 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     predict.add_argument(
         "--part-rows", type=positive_int, default=10_000, help="%(default)s; Parquet's row groups stay whole"
     )
-    predict.add_argument("--engine", choices=("local", "ray"), default="local", help="default: %(default)s")
+    predict.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="Ray listens on all addresses, guarded by a token (default: %(default)s)",
+    )
     predict.add_argument("--workers", type=positive_int, default=1, help="of Ray (default: %(default)s)")
     predict.add_argument(
         "--address",
