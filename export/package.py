@@ -61,7 +61,7 @@ MODEL_CONFIG: dict[str, Any] = {
         "threads": 0,
         "maxTexts": 128,
         "maxCharacters": 100_000,
-        "maxRequestCharacters": 1_000_000,
+        "maxRequestCharacters": 500_000,
         "maxExplained": 2,
     },
 }

@@ -146,14 +146,15 @@ class Predictor:
         if self.tokenizer.truncation["direction"] != "right":
             return found
         size = FIRST_CUT * self.artifact.max_length
-        left = [place for place, text in enumerate(texts) if len(text) > size and not whole[place]]
+        # Twice as long and more: with places and words, a beginning costs more than it would without.
+        left = [place for place, text in enumerate(texts) if len(text) > 2 * size and not whole[place]]
         while left:
             beginnings = [clean(texts[place][:size]) for place in left]
             for place, each in zip(left, self.tokenizer.encode_batch(beginnings), strict=True):
                 if self._is_settled(each):
                     found[place] = each
             size *= 4
-            left = [place for place in left if place not in found and len(texts[place]) > size]
+            left = [place for place in left if place not in found and len(texts[place]) > 2 * size]
         return found
 
     def _is_settled(self, encoding: tokenizers.Encoding) -> bool:

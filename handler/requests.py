@@ -47,7 +47,7 @@ class Limits:
 
     max_texts: int = 128
     max_characters: int = 100_000
-    max_request_characters: int = 1_000_000
+    max_request_characters: int = 500_000
     max_explained: int = 2
 
     @classmethod
