@@ -67,7 +67,7 @@ def parity(
             assert found is not None
             by_split[name]["macro_f1_drop"] = drop(found, truth, wanted, given, is_reference)
             by_split[name] |= counted
-            by_split[name] |= ranking_drops(truth, theirs, values)
+            by_split[name] |= ranking_drops(truth, theirs, values, artifact.positive)
     return by_split
 
 
@@ -129,13 +129,15 @@ def drop(
     }
 
 
-def ranking_drops(truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray) -> dict[str, Any]:
-    """`auroc_drop` and `average_precision_drop` of the second of two labels, or of the mean over independent
-    ones; None for more labels that exclude each other."""
+def ranking_drops(
+    truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, positive: int | None
+) -> dict[str, Any]:
+    """`auroc_drop` and `average_precision_drop` of the positive one of two labels, or of the mean over
+    independent ones; None for more labels that exclude each other."""
     if truth.ndim == 2:
         found = compare_ranking(truth, reference, candidate)
-    elif reference.shape[1] == 2:
-        found = compare_ranking(truth, reference[:, 1], candidate[:, 1])
+    elif reference.shape[1] == 2 and positive is not None:
+        found = compare_ranking(truth == positive, reference[:, positive], candidate[:, positive])
     else:
         return {"auroc_drop": None, "average_precision_drop": None}
     return {f"{name}_drop": one and vars(one) for name, one in found.items()}
@@ -171,7 +173,7 @@ def slices(
 
 
 def _macro_f1(truth: np.ndarray, given: np.ndarray, labels: int) -> float | None:
-    """None where a label is absent: its F1 would be 0 whatever is answered."""
+    """None where a label is absent: the mean would be over other labels than in the slices beside it."""
     if truth.ndim == 2:
         return macro_f1_of_labels(truth, given) if truth.any(axis=0).all() else None
     if len(np.unique(truth)) < labels:
@@ -189,7 +191,7 @@ def flipped(
     tokens: Mapping[str, np.ndarray],
 ) -> list[dict[str, Any]]:
     """The texts whose label is not fp32's, by split and place among those scored; farthest moved first. The
-    scores told are those of the last label, or of the independent one that moved the farthest."""
+    scores told are those of the positive label, or else of the one that moved the farthest."""
     found = []
     for name, values in scores.items():
         theirs = reference_scores[name]
@@ -198,7 +200,8 @@ def flipped(
         moved = np.abs(values[rows] - theirs[rows]).max(axis=1)
         for row in rows[np.argsort(-moved, kind="stable")][:MOST_FLIPPED].tolist():
             truth = _words(artifact, labelled[name].labels[row]) if name in labelled else None
-            moved_most = int(np.abs(values[row] - theirs[row]).argmax()) if artifact.multi_label else -1
+            moved_most = int(np.abs(values[row] - theirs[row]).argmax())
+            told = moved_most if artifact.positive is None else artifact.positive
             found.append(
                 {
                     "split": name,
@@ -207,8 +210,8 @@ def flipped(
                     "truth": truth,
                     "before": _words(artifact, wanted[row]),
                     "after": _words(artifact, given[row]),
-                    "score_before": float(theirs[row, moved_most]),
-                    "score_after": float(values[row, moved_most]),
+                    "score_before": float(theirs[row, told]),
+                    "score_after": float(values[row, told]),
                 }
             )
     return found

@@ -103,7 +103,7 @@ def quality(artifact: Artifact, scores: Scores, labelled: Mapping[str, Split]) -
     """By labelled split: every figure of `training.metrics.evaluate`, and the reliability diagram's bins."""
     return {
         name: evaluate(values, labelled[name].labels, thresholds(artifact), artifact.labels)
-        | {"reliability": reliability(values, labelled[name].labels)}
+        | {"reliability": reliability(values, labelled[name].labels, artifact.positive)}
         for name, values in scores.items()
         if name in labelled
     }
@@ -115,7 +115,8 @@ def refitted(
     """By labelled split but validation: the figures with temperature and threshold fitted anew to the
     variant's own scores of `validation`, as one would before shipping it."""
     logits = partial(_logits, artifact)
-    fitted = calibrate(logits(validation), labelled["validation"].labels, tuple(artifact.labels))
+    truth = labelled["validation"].labels
+    fitted = calibrate(logits(validation), truth, tuple(artifact.labels), artifact.positive_label)
     found = {}
     for name, values in scores.items():
         if name in labelled and name != "validation":
@@ -138,9 +139,9 @@ def _logits(artifact: Artifact, scores: np.ndarray) -> np.ndarray:
 
 
 def thresholds(artifact: Artifact) -> dict[str, float]:
-    """As `evaluate` wants them: that of the second of two labels, or none where the highest score decides;
+    """As `evaluate` wants them: that of the positive one of two labels, none where the highest score decides,
     those of all independent labels."""
-    labels = artifact.labels
     if artifact.multi_label:
         return dict(artifact.meta["thresholds"])
-    return {labels[1]: artifact.meta["thresholds"][labels[1]]} if len(labels) == 2 else {}
+    found = artifact.positive_label
+    return {found: artifact.meta["thresholds"][found]} if found and len(artifact.labels) == 2 else {}

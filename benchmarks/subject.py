@@ -302,5 +302,6 @@ def _describe_data(checkpoint: Checkpoint, dataset: Dataset) -> dict[str, Any]:
         "base": portable(checkpoint.meta["base"]),
         "task": checkpoint.meta["task"],
         "labels": list(dataset.labels),
+        "positive_label": checkpoint.positive_label,
         "labels_meaningful": checkpoint.judged,
     }

@@ -111,7 +111,8 @@ def written(path: str, artifact: Artifact) -> Counts:
 
 
 def _scores(row: dict, artifact: Artifact) -> list[tuple[str, float]]:
-    """The scores of a written row that have a reference; of two labels the second's follows from either's."""
+    """The scores of a written row that have a reference; that of the positive one of two labels follows from
+    either's."""
     labels = artifact.labels
     if artifact.multi_label:
         return [(label, float(json.loads(row["score"])[label])) for label in labels]
@@ -124,7 +125,8 @@ def _scores(row: dict, artifact: Artifact) -> list[tuple[str, float]]:
     if row["label"] not in labels:
         raise ValueError(row["label"])
     score = float(row["score"])
-    return [(labels[1], score if row["label"] == labels[1] else round(1 - score, 6))]
+    positive = str(artifact.positive_label)
+    return [(positive, score if row["label"] == positive else round(1 - score, 6))]
 
 
 class Window:

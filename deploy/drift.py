@@ -85,7 +85,7 @@ def references(artifact: Artifact) -> tuple[Distribution, ...]:
     """What the artifact's validation texts looked like: the scores that have a histogram, and lengths."""
     try:
         scores, lengths = (artifact.meta["reference"][kind] for kind in ("scores", "lengths"))
-        by_label = scores.get("labels") or {artifact.labels[-1]: scores["counts"]}
+        by_label = scores.get("labels") or {_counted_label(artifact): scores["counts"]}
         score_bins = tuple(score_bin(low, scores["edges"]) for low in scores["edges"][:-1])
         length_bins = (*(length_bin(top, lengths["up_to"]) for top in lengths["up_to"]), "inf")
         of_scores = [
@@ -97,6 +97,11 @@ def references(artifact: Artifact) -> tuple[Distribution, ...]:
         raise UserError(
             "the artifact says nothing of its reference texts", seen=artifact.folder, remedy="Build it again"
         ) from error
+
+
+def _counted_label(artifact: Artifact) -> str:
+    """The label of a reference that has the scores of one alone; of three and more it is the last."""
+    return artifact.labels[-1] if len(artifact.labels) > 2 else str(artifact.positive_label)
 
 
 def replaced(reference: Sequence[Distribution], counts: Counts) -> tuple[Distribution, ...]:

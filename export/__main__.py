@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     elsewhere.add_argument("--label-column", default="label", help="default: %(default)s")
     elsewhere.add_argument("--labels", default="", help="label names in the model's order, parted by commas")
     elsewhere.add_argument(
+        "--positive-label", default="", help="the one that is looked for; default: a guess, which is said"
+    )
+    elsewhere.add_argument(
         "--max-length", type=positive_int, help="in tokens; default: 128, or what the model can read"
     )
     elsewhere.add_argument(
@@ -230,12 +233,21 @@ def _checkpoint(arguments: argparse.Namespace):
     # anything else that is no folder is a path that is wrong.
     could_be_hubs = place.name != CHECKPOINT.name and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(place))
     if (place / META_FILE).is_file() or not (place.is_dir() or (could_be_hubs and not place.parent.is_dir())):
-        return open_checkpoint(place)
+        checkpoint = open_checkpoint(place)
+        if arguments.positive_label not in ("", checkpoint.positive_label):
+            raise UserError(
+                "The positive label of a checkpoint is that of its training, which fitted its threshold",
+                seen=f"{checkpoint.positive_label}, not {arguments.positive_label}",
+                remedy="Train, or take over, with --positive-label",
+            )
+        return checkpoint
     from export.adopt import adopt
 
     folder = arguments.artifacts.parent / "adopted" / place.name
     labels = tuple(label.strip() for label in arguments.labels.split(",") if label.strip())
-    columns = Columns(arguments.text_column, arguments.label_column, labels)
+    columns = Columns(
+        arguments.text_column, arguments.label_column, labels, positive_label=arguments.positive_label
+    )
     data = (arguments.data, arguments.data_dir, columns)
     checkpoint = adopt(arguments.checkpoint, folder, *data, arguments.max_length, arguments.task)
     say(f"{arguments.checkpoint} is now {folder}; to the stages after this one give CHECKPOINT={folder}")

@@ -35,6 +35,7 @@ from training.checkpoint import (
 )
 from training.data import Dataset
 from training.data.labels import names_of
+from training.data.positive import positive
 from training.data.sources import Columns
 from training.data.tables import UNLABELLED
 
@@ -80,11 +81,15 @@ def adopt(
         if moved > LOGIT_MARGIN:
             notes[-1] += f"; its own batches, padded on the left, differ by up to {moved:.2g}"
     labels = assigned.names
-    calibration = uncalibrated(labels, independent)
+    named = dataset.positive.label if dataset.positive.how == "named" else ""
+    sought = positive(labels, named or "", independent)
+    say(str(sought))
+    calibration = uncalibrated(labels, independent, sought.label)
     meta = {
         "base": place,
         "task": "multi-label" if independent else "single-label",
         "labels": list(labels),
+        "positive_label": sought.label,
         "temperature": calibration.temperature,
         "thresholds": calibration.thresholds,
         "max_length": max_length,

@@ -211,6 +211,7 @@ def _describe(variant: Variant, source: Source, folder: Path, built: Built, inpu
         "inputs": source.inputs(built.grid or source.grid),
         "task": meta["task"],
         "labels": list(meta["labels"]),
+        "positive_label": source.checkpoint.positive_label,
         "temperature": meta["temperature"],
         "thresholds": meta["thresholds"],
         "training": {

@@ -149,15 +149,19 @@ def reference_scores(source: Source, batch: int = 32) -> np.ndarray:
 
 
 def _distributions(artifact: Artifact, predictions: list[Prediction]) -> dict:
-    """Histograms of the last label's score (ten bins), of independent labels those of every one as well, and
-    of the lengths in tokens (by bucket)."""
+    """Histograms (ten bins) of the score of the positive one of two labels, else of every label's, and of the
+    lengths in tokens (by bucket)."""
     scores, lengths = np.array([prediction.scores for prediction in predictions]), artifact.grid.lengths
     counts = [np.histogram(column, bins=10, range=(0, 1))[0].tolist() for column in scores.T]
     tokens, _ = np.histogram(
         [prediction.tokens for prediction in predictions], bins=[0, *(top + 1 for top in lengths)]
     )
-    of_scores = {"edges": [round(edge / 10, 1) for edge in range(11)], "counts": counts[-1]}
-    if artifact.multi_label:
+    place = artifact.positive if len(counts) == 2 else None
+    of_scores = {
+        "edges": [round(edge / 10, 1) for edge in range(11)],
+        "counts": counts[-1 if place is None else place],
+    }
+    if place is None:
         of_scores["labels"] = dict(zip(artifact.labels, counts, strict=True))
     return {"scores": of_scores, "lengths": {"up_to": list(lengths), "counts": tokens.tolist()}}
 

@@ -88,12 +88,15 @@ class Source:
     def sha256(self) -> str:
         """Identity of the checkpoint: its weights, tokenizer, calibration and data."""
         folder = self.checkpoint.folder
-        parts = {name: file_sha256(folder / name) for name in ("config.json", "model.safetensors", TOKENIZER)}
+        parts: dict[str, Any] = {
+            name: file_sha256(folder / name) for name in ("config.json", "model.safetensors", TOKENIZER)
+        }
         parts |= {
             key: self.checkpoint.meta[key] for key in ("temperature", "thresholds", "max_length", "labels")
         }
         if self.checkpoint.truncation_side != "right":
             parts["truncation_side"] = self.checkpoint.truncation_side
+        parts["positive_label"] = self.checkpoint.positive_label
         parts["data"] = self.checkpoint.meta["data"]["sha256"]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -92,6 +92,19 @@ class Artifact:
         return self.task == "multi-label"
 
     @property
+    def positive_label(self) -> str | None:
+        """The label that is looked for; None where labels are independent, or three and more exclude each
+        other and none of them was named. Where an older artifact does not say it, the second of two."""
+        if "positive_label" in self.meta:
+            return self.meta["positive_label"]
+        return self.labels[1] if len(self.labels) == 2 and not self.multi_label else None
+
+    @property
+    def positive(self) -> int | None:
+        """The place of the positive label."""
+        return None if self.positive_label is None else self.labels.index(self.positive_label)
+
+    @property
     def max_length(self) -> int:
         """Longest input of the model in tokens, [CLS] and [SEP] included."""
         return self.meta["inputs"]["max_length"]
@@ -124,9 +137,10 @@ class Artifact:
             "thresholds",
             "files",
         )
-        return hashlib.sha256(
-            json.dumps({k: self.meta[k] for k in keys}, sort_keys=True).encode()
-        ).hexdigest()
+        made_of = {key: self.meta[key] for key in keys}
+        if "positive_label" in self.meta:  # older artifacts keep the identity that they were selected by
+            made_of["positive_label"] = self.meta["positive_label"]
+        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
 def open_artifact(folder: str | Path, *, verify: bool = True) -> Artifact:

@@ -53,10 +53,11 @@ def methods(predictor: Predictor) -> tuple[str, ...]:
 
 
 def default_target(predictor: Predictor, scores: np.ndarray) -> str:
-    """The label that is explained unless one is asked for: of two the second, else the most probable."""
-    labels = predictor.artifact.labels
-    exclusive_pair = len(labels) == 2 and predictor.artifact.task == "single-label"
-    return labels[1] if exclusive_pair else labels[int(scores.argmax())]
+    """The label that is explained unless one is asked for: the positive one of two, or the most probable."""
+    artifact = predictor.artifact
+    if len(artifact.labels) == 2 and artifact.positive_label is not None:
+        return artifact.positive_label
+    return artifact.labels[int(scores.argmax())]
 
 
 def cost(method: str, tokens: int) -> int:

@@ -98,7 +98,11 @@ def length_bin(tokens: int, up_to: Sequence[int]) -> str:
     return str(up_to[place]) if place < len(up_to) else "inf"
 
 
-def positive_scores(labels: Sequence[str], task: str, scores: np.ndarray) -> list[tuple[str, float]]:
-    """The scores worth a histogram: of two exclusive labels the second alone, else every one."""
+def counted_scores(
+    labels: Sequence[str], positive_label: str | None, scores: np.ndarray
+) -> list[tuple[str, float]]:
+    """The scores worth a histogram: that of the positive one of two labels, else every one."""
     pairs = list(zip(labels, scores.tolist(), strict=True))
-    return pairs[1:] if task == "single-label" and len(pairs) == 2 else pairs
+    if positive_label is None or len(pairs) > 2:
+        return pairs
+    return [pair for pair in pairs if pair[0] == positive_label]

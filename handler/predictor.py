@@ -167,8 +167,9 @@ class Predictor:
     def classify(self, encodings: Sequence[Encoding], aggregates: Sequence[str | None]) -> list[Prediction]:
         """Predictions in the order given. Of each text the first window is read, or all, put together.
 
-        Aggregates: None, the first window; `max`, the scores of the window where the second of two labels is
-        most probable, and of several independent labels each one's largest; `mean`, weighted by tokens.
+        Aggregates: None, the first window; `max`, the scores of the window where the positive label is most
+        probable (without one, of the window with the highest score), and of independent labels each one's
+        largest; `mean`, weighted by tokens.
         """
         read = [
             each.windows if aggregate else [each.ids]
@@ -196,7 +197,10 @@ class Predictor:
             return scores[0]
         if aggregate == "mean":
             return np.round(np.average(scores, axis=0, weights=lengths), 6)
-        return scores.max(axis=0) if self.artifact.multi_label else scores[scores[:, 1].argmax()]
+        if self.artifact.multi_label:
+            return scores.max(axis=0)
+        place = self.artifact.positive
+        return scores[(scores.max(axis=1) if place is None else scores[:, place]).argmax()]
 
     def logits(self, encodings: Sequence[Encoding]) -> np.ndarray:
         """Run the model: float32 [texts, labels], in the order given, in micro-batches of the grid."""
@@ -261,20 +265,26 @@ class Predictor:
             chosen = [label for label, holds in zip(labels, held, strict=True) if holds]
             return {"labels": chosen, "scores": scores, "thresholds": thresholds, **read}
         label = labels[decide(prediction.scores[None], labels, thresholds)[0]]
-        threshold = thresholds[labels[1]] if len(labels) == 2 else None
+        threshold = thresholds[self.artifact.positive_label] if len(labels) == 2 else None
         return {"label": label, "score": scores[label], "scores": scores, "threshold": threshold, **read}
 
 
 def decide(
     scores: np.ndarray, labels: Sequence[str], thresholds: Mapping[str, float], multi_label: bool = False
 ) -> np.ndarray:
-    """Single-label decisions, int [texts]: two labels by the threshold of the second, more by the largest.
-    Independent labels, 0 and 1, int [texts, labels]: each by its own threshold."""
+    """Single-label decisions, int [texts]: two labels by the threshold of the positive one, more by the
+    largest score. Independent labels, 0 and 1, int [texts, labels]: each by its own threshold."""
     if multi_label:
         return (scores >= np.array([thresholds[label] for label in labels])).astype(np.int64)
     if len(labels) == 2:
-        return (scores[:, 1] >= thresholds[labels[1]]).astype(np.int64)
+        place = positive_of_two(labels, thresholds)
+        return np.where(scores[:, place] >= thresholds[labels[place]], place, 1 - place).astype(np.int64)
     return scores.argmax(axis=1)
+
+
+def positive_of_two(labels: Sequence[str], thresholds: Mapping[str, float]) -> int:
+    """The place of the label that has the threshold."""
+    return int(labels[1] in thresholds)
 
 
 def clean(text: str) -> str:

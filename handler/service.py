@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from handler.errors import Rejection
 from handler.explanations import Explanation, cost, default_target, explain, methods
-from handler.metrics import Tally, length_bin, positive_scores, score_bin
+from handler.metrics import Tally, counted_scores, length_bin, score_bin
 from handler.predictor import Encoding, Prediction, Predictor
 from handler.requests import Limits, Options, Request, Row
 
@@ -126,9 +126,9 @@ class Service:
         labels = self.predictor.artifact.labels
         if options.aggregate is not None and options.long != "chunks":
             return Rejection(422, "aggregate", "there is nothing to aggregate", 'Add "long": "chunks"')
-        if options.aggregate == "max" and self._aggregate(Options(long="chunks")) == "mean":
-            message = f"of {len(labels)} labels that exclude each other, the largest scores make no answer"
-            return Rejection(422, "aggregate", message, "Choose mean")
+        if options.aggregate == "max" and self._default_aggregate() == "mean":
+            message = f"of {len(labels)} labels that exclude each other, none is looked for before the others"
+            return Rejection(422, "aggregate", message, "Choose mean, or serve a model with a positive label")
         if not explains:
             return None
         if options.long == "chunks":
@@ -142,17 +142,15 @@ class Service:
         return None
 
     def _aggregate(self, options: Options) -> str | None:
-        """How windows are put together; None where only the first is read.
+        """How windows are put together; None where only the first is read."""
+        return (options.aggregate or self._default_aggregate()) if options.long == "chunks" else None
 
-        Of two labels the window that speaks most for the second counts, since one hateful paragraph makes a
-        text hateful; so does, for each of several independent labels, the highest. Three and more that
-        exclude each other are averaged.
-        """
-        if options.long != "chunks":
-            return None
+    def _default_aggregate(self) -> str:
+        """The window that speaks most for the positive label counts, since one hateful paragraph makes a text
+        hateful; so does, for each of several independent labels, the highest. Labels that exclude each other,
+        none of which is the positive one, are averaged."""
         artifact = self.predictor.artifact
-        exclusive = artifact.task == "single-label" and len(artifact.labels) > 2
-        return options.aggregate or ("mean" if exclusive else "max")
+        return "max" if artifact.multi_label or artifact.positive_label else "mean"
 
     def _answer(self, request: Request, row: Row, prediction: Prediction) -> dict:
         answer = self.predictor.answer(prediction)
@@ -194,5 +192,5 @@ class Service:
         count("truncated", prediction.truncated)
         for label in answer.get("labels", [answer.get("label")]):
             count("labels", 1, label)
-        for label, score in positive_scores(artifact.labels, artifact.task, prediction.scores):
+        for label, score in counted_scores(artifact.labels, artifact.positive_label, prediction.scores):
             count("scores", 1, label, score_bin(score, self._score_edges))

@@ -95,6 +95,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--labels", default="", help="label names, in order, parted by commas; others are dropped"
     )
+    parser.add_argument(
+        "--positive-label",
+        default="",
+        help="the one of the labels that is looked for (default: a guess, said)",
+    )
     parser.add_argument("--encoding", default="utf-8", help="of csv: and jsonl: (utf-8)")
     for option in recipe_options():
         _add(parser, option)
@@ -267,7 +272,7 @@ def _as_flag(name: str, value: Any) -> str:
 
 
 def table(dataset: data.Dataset) -> str:
-    """Texts of each label in each split, and what was left out and why."""
+    """Texts of each label in each split, the positive one, and what was left out and why."""
     counts = dataset.counts()
     lines = [
         tabulate(
@@ -276,6 +281,7 @@ def table(dataset: data.Dataset) -> str:
             intfmt=",",
         )
     ]
+    lines += [str(dataset.positive), *dataset.warnings()]
     for name, reasons in dataset.dropped.items():
         told = dataset.lines.get(name, {})
         counted = (f"{n:,} {why}{places(n, told.get(why, []))}" for why, n in reasons.items())
@@ -313,7 +319,9 @@ def summary(meta: dict[str, Any]) -> str:
 
 def columns(options: argparse.Namespace) -> sources.Columns:
     labels = tuple(label.strip() for label in options.labels.split(",") if label.strip())
-    return sources.Columns(options.text_column, options.label_column, labels, options.encoding)
+    return sources.Columns(
+        options.text_column, options.label_column, labels, options.encoding, options.positive_label
+    )
 
 
 def recipe(options: argparse.Namespace) -> Recipe:

@@ -1,7 +1,7 @@
 """From logits to scores that can be read as probabilities, and from scores to a decision.
 
-Covers: a temperature (Guo et al., 2017, https://arxiv.org/abs/1706.04599) and, for two labels, a
-threshold on the score of the second, or for independent labels one on the score of each; all are fitted on
+Covers: a temperature (Guo et al., 2017, https://arxiv.org/abs/1706.04599) and, for two labels, a threshold
+on the score of the positive one, or for independent labels one on the score of each; all are fitted on
 validation. Leaves out: other calibrators, and costs that differ between the two kinds of error.
 """
 
@@ -11,6 +11,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, softmax
 
+from training.data.positive import positive
 from training.statistics import compare
 
 LOG_TEMPERATURE_BOUNDS = (-3.0, 3.0)  # e^±3: beyond, the model is broken rather than miscalibrated
@@ -19,7 +20,7 @@ LEAST_POSITIVES = 20  # of fewer texts that have a label, resampling tells littl
 
 @dataclass(frozen=True)
 class Calibration:
-    """`thresholds` holds one entry, for the second label, where there are two labels, and none else; where
+    """`thresholds` holds one entry, for the positive label, where there are two labels, and none else; where
     labels are independent (`multi_label`), one for each."""
 
     temperature: float = 1.0
@@ -32,16 +33,20 @@ class Calibration:
         return expit(scaled) if self.multi_label else softmax(scaled, axis=1)
 
 
-def uncalibrated(labels: tuple[str, ...], multi_label: bool = False) -> Calibration:
+def uncalibrated(
+    labels: tuple[str, ...], multi_label: bool = False, positive_label: str | None = None
+) -> Calibration:
     """Scores as the model gives them, parted at one half: for weights that nothing is tuned by."""
     if multi_label:
         return Calibration(1.0, dict.fromkeys(labels, 0.5), multi_label)
-    return Calibration(1.0, {labels[1]: 0.5} if len(labels) == 2 else {})
+    return Calibration(1.0, {_positive(labels, positive_label): 0.5} if len(labels) == 2 else {})
 
 
-def calibrate(logits: np.ndarray, truth: np.ndarray, labels: tuple[str, ...]) -> Calibration:
+def calibrate(
+    logits: np.ndarray, truth: np.ndarray, labels: tuple[str, ...], positive_label: str | None = None
+) -> Calibration:
     """Fit temperature, then thresholds, to validation logits `[n, labels]` and label indices `[n]`, or
-    independent labels, 0 and 1, `[n, labels]`."""
+    independent labels, 0 and 1, `[n, labels]`. The positive one of two labels is guessed unless given."""
     temperature = fit_temperature(logits, truth)
     if truth.ndim == 2:
         scores = Calibration(temperature, multi_label=True).scores(logits)
@@ -52,8 +57,14 @@ def calibrate(logits: np.ndarray, truth: np.ndarray, labels: tuple[str, ...]) ->
         return Calibration(temperature, thresholds, multi_label=True)
     if len(labels) != 2:
         return Calibration(temperature)
-    scores = Calibration(temperature).scores(logits)[:, 1]
-    return Calibration(temperature, {labels[1]: choose_threshold(scores, truth)})
+    found = _positive(labels, positive_label)
+    place = labels.index(found)
+    scores = Calibration(temperature).scores(logits)[:, place]
+    return Calibration(temperature, {found: choose_threshold(scores, (truth == place).astype(np.int64))})
+
+
+def _positive(labels: tuple[str, ...], named: str | None) -> str:
+    return str(positive(labels, named or "").label)
 
 
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:

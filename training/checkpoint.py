@@ -55,6 +55,13 @@ class Checkpoint:
         return tuple(self.meta["labels"])
 
     @property
+    def positive_label(self) -> str | None:
+        """The label that is looked for; where an older checkpoint does not say it, the second of two."""
+        if "positive_label" in self.meta:
+            return self.meta["positive_label"]
+        return self.labels[1] if len(self.labels) == 2 and not self.multi_label else None
+
+    @property
     def multi_label(self) -> bool:
         """Whether labels are independent: a text may have none, or several."""
         return self.meta["task"] == "multi-label"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from sklearn import metrics as sk
 
-from handler.predictor import decide
+from handler.predictor import decide, positive_of_two
 
 RELIABILITY_BINS = 10
 ECE_BINS = 15  # of equal width, as Guo et al., 2017 (https://arxiv.org/abs/1706.04599)
@@ -21,12 +21,13 @@ def evaluate(
     """All figures of scores `[n, labels]` against label indices `[n]`, or against independent labels as 0 and
     1 `[n, labels]`, in plain JSON numbers.
 
+    `macro_f1` is the mean F1 of the labels that some text has, as in `statistics.macro_f1`.
     What is undefined (AUROC where a label is absent) is None. With two labels, `auroc` and
-    `average_precision` are those of the second; with more, the mean of each label against the rest.
-    `brier` is the mean squared error of the second label's score, or summed over all labels where there
-    are more than two; `ece` is that of the top label.
+    `average_precision` are those of the positive one; with more, the mean of each label against the rest.
+    `brier` is the mean squared error of one label's score, or summed over all labels where there are more
+    than two; `ece` is that of the top label.
 
-    Of independent labels, `macro_f1` is the mean of each one's F1, `micro_f1` that of all decisions together,
+    Of independent labels, `macro_f1` is the same mean, `micro_f1` that of all decisions together,
     `accuracy` the share of texts with all labels right, `auroc` and `average_precision` the means over the
     labels that some texts have and others have not, `brier` the mean over labels, and `ece` that of every
     decision about a label.
@@ -41,10 +42,10 @@ def evaluate(
     onehot = truth[:, None] == indices
     return {
         "n": len(truth),
-        "macro_f1": float(f1.mean()),
+        "macro_f1": float(f1[support > 0].mean()),
         "accuracy": float((given == truth).mean()),
         "labels": _per_label(labels, precision, recall, f1, support),
-        **_ranking(scores, onehot),
+        **_ranking(scores, onehot, [positive_of_two(labels, thresholds)] if len(labels) == 2 else indices),
         "brier": float(((scores - onehot) ** 2).sum(axis=1).mean() / (2 if len(labels) == 2 else 1)),
         "ece": expected_calibration_error(scores, truth),
     }
@@ -60,7 +61,7 @@ def _evaluate_independent(
     told = [column.any() and not column.all() for column in truth.T]
     return {
         "n": len(truth),
-        "macro_f1": float(f1.mean()),
+        "macro_f1": float(f1[support > 0].mean()) if support.any() else 0.0,
         "micro_f1": float(sk.f1_score(truth, given, average="micro", zero_division=0)),
         "accuracy": float((given == truth).all(axis=1).mean()),
         "labels": _per_label(labels, precision, recall, f1, support),
@@ -101,14 +102,17 @@ def expected_calibration_error(scores: np.ndarray, truth: np.ndarray, bins: int 
     return float(np.abs(gaps).sum() / len(truth))
 
 
-def reliability(scores: np.ndarray, truth: np.ndarray, bins: int = RELIABILITY_BINS) -> list[dict]:
-    """The points of a reliability diagram: of each bin of the last of two labels' score (of the top label,
-    where there are more; of independent labels, of every score) the mean score, how often it was right, and
-    how many texts (or scores)."""
+def reliability(
+    scores: np.ndarray, truth: np.ndarray, positive: int | None = None, bins: int = RELIABILITY_BINS
+) -> list[dict]:
+    """The points of a reliability diagram: of each bin of the score of the `positive` one of two labels (else
+    of the top label; of independent labels, of every score) the mean score, how often it was right, and how
+    many texts (or scores)."""
     if truth.ndim == 2:
         scores, truth = _questions(scores, truth)
-    if scores.shape[1] == 2:
-        score, right = scores[:, 1], truth == 1
+        positive = 1
+    if scores.shape[1] == 2 and positive is not None:
+        score, right = scores[:, positive], truth == positive
     else:
         score, right = scores.max(axis=1), scores.argmax(axis=1) == truth
     which = np.minimum((score * bins).astype(np.int64), bins - 1)
@@ -119,8 +123,9 @@ def reliability(scores: np.ndarray, truth: np.ndarray, bins: int = RELIABILITY_B
     ]
 
 
-def _ranking(scores: np.ndarray, onehot: np.ndarray) -> dict[str, float | None]:
-    ranked = [1] if scores.shape[1] == 2 else list(range(scores.shape[1]))
+def _ranking(
+    scores: np.ndarray, onehot: np.ndarray, ranked: Sequence[int] | np.ndarray
+) -> dict[str, float | None]:
     if any(onehot[:, index].all() or not onehot[:, index].any() for index in ranked):
         return {"auroc": None, "average_precision": None}
     return _mean_ranking(scores[:, ranked], onehot[:, ranked])

@@ -100,6 +100,7 @@ def train(
         "base": base,
         "task": dataset.task,
         "labels": list(dataset.labels),
+        "positive_label": dataset.positive.label,
         "temperature": trained.calibration.temperature,
         "thresholds": trained.calibration.thresholds,
         "max_length": recipe.max_length,
@@ -140,7 +141,7 @@ def fitted(
         trust_remote_code=trust_remote_code,
     )
     _check_length(model, tokenizer, recipe.max_length)
-    calibration = uncalibrated(dataset.labels, dataset.multi_label)
+    calibration = uncalibrated(dataset.labels, dataset.multi_label, dataset.positive.label)
     if recipe.epochs:
         say(f"fine-tuning {base} on {len(dataset.splits['train']):,} texts")
         teacher = teacher_logits(recipe, dataset) if recipe.teacher else None
@@ -158,7 +159,7 @@ def fitted(
         )
         split = dataset.splits["validation"]
         logits = predict_logits(model, tokenizer, split.texts, recipe.max_length)
-        calibration = calibrate(logits, split.labels, dataset.labels)
+        calibration = calibrate(logits, split.labels, dataset.labels, dataset.positive.label)
     return Trained(model, tokenizer, calibration, dataset.labels, recipe.max_length)
 
 

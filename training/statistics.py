@@ -114,11 +114,22 @@ def rate_interval(count: int, n: int) -> tuple[float, float]:
 
 
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
-    """Macro-F1 `[m]` of confusion counts or weights `[m, truth, predicted]`; a label that never occurs
-    counts 0."""
+    """Macro-F1 `[m]` of confusion counts or weights `[m, truth, predicted]`: the mean F1 of the labels that
+    some text has, so that all answers right are 1.
+
+    scikit-learn's `f1_score(average="macro")` also counts a label that is given and that no text has, as 0:
+    one such answer would cost a third of three labels, and nothing in a resample without it. Here it costs
+    what it makes wrong, which is the recall of the text's own label.
+    """
     right = np.diagonal(confusion, axis1=1, axis2=2)
-    involved = confusion.sum(axis=1) + confusion.sum(axis=2)
-    return np.divide(2 * right, involved, out=np.zeros(right.shape), where=involved > 0).mean(axis=1)
+    return mean_f1(right, confusion.sum(axis=2), confusion.sum(axis=1))
+
+
+def mean_f1(right: np.ndarray, held: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """The mean F1, over the last axis, of the labels that texts have; 0 where they have none. From counts or
+    weights of texts by label: those rightly given it, those that have it, those given it."""
+    f1 = np.divide(2.0 * right, held + given, out=np.zeros(held.shape), where=held > 0)
+    return f1.sum(axis=-1) / np.maximum((held > 0).sum(axis=-1), 1)
 
 
 def macro_f1_drop(counts: np.ndarray, labels: int) -> np.ndarray:
@@ -156,9 +167,9 @@ def draw_weights(rng: np.random.Generator, shapes: np.ndarray, resamples: int) -
 
 
 def macro_f1_of_labels(truth: np.ndarray, given: np.ndarray) -> float:
-    """The mean over independent labels of each one's F1, from 0 and 1 `[n, labels]`; a label that never
-    occurs counts 0."""
-    return float(_f1((truth & given).sum(axis=0), truth.sum(axis=0) + given.sum(axis=0)).mean())
+    """The mean F1 of those independent labels that some text has, from 0 and 1 `[n, labels]`: of a label that
+    no text has, these texts tell nothing."""
+    return float(mean_f1((truth & given).sum(axis=0), truth.sum(axis=0), given.sum(axis=0)))
 
 
 def macro_f1_of_logits(logits: np.ndarray, truth: np.ndarray) -> float:
@@ -176,14 +187,9 @@ def macro_f1_drop_of_labels(weights: np.ndarray, kinds: np.ndarray) -> np.ndarra
     the `kinds` that `outcomes` gives."""
     truth, reference, candidate = ((kinds >> bit & 1).astype(np.float64) for bit in (2, 1, 0))
     held = weights @ truth
-    of_reference = _f1(weights @ (truth * reference), held + weights @ reference)
-    of_candidate = _f1(weights @ (truth * candidate), held + weights @ candidate)
-    return (of_reference - of_candidate).mean(axis=1)
-
-
-def _f1(right: np.ndarray, involved: np.ndarray) -> np.ndarray:
-    """F1 from the texts that have a label and are given it, and those that have it plus those given it."""
-    return np.divide(2.0 * right, involved, out=np.zeros(right.shape), where=involved > 0)
+    of_reference = mean_f1(weights @ (truth * reference), held, weights @ reference)
+    of_candidate = mean_f1(weights @ (truth * candidate), held, weights @ candidate)
+    return of_reference - of_candidate
 
 
 def compare_ranking(

@@ -175,7 +175,7 @@ def flips(document: Document) -> str:
     found = pictures.flips(document)
     if not found:
         return ""
-    labels = document["data"]["labels"]
+    positive, other = pictures.positive_and_other(document) or ("", "")
     with canvas(1.35 + 0.25 * len(found)) as (figure, (axes,)):
         for place, one in enumerate(reversed(found)):
             colour = MARKS[one.verdict][1]
@@ -204,8 +204,8 @@ def flips(document: Document) -> str:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.1%}"))
         axes.xaxis.set_major_locator(FixedLocator(_round_ticks(most)))
         axes.set_xlabel("share of gate texts")
-        axes.set_title(f"← {labels[1]} to {labels[0]}", loc="left", color=MUTED.stand_in, size=FONT)
-        axes.set_title(f"{labels[0]} to {labels[1]} →", loc="right", color=MUTED.stand_in, size=FONT)
+        axes.set_title(f"← {positive} to {other}", loc="left", color=MUTED.stand_in, size=FONT)
+        axes.set_title(f"{other} to {positive} →", loc="right", color=MUTED.stand_in, size=FONT)
         _legend(axes, dict.fromkeys(one.verdict for one in found), below=True)
         sentence = "; ".join(f"{one.name} {one.lost[0]:.2%} and {one.gained[0]:.2%}" for one in found)
         return svg(figure, "flips", _title("flips"), sentence)
@@ -216,8 +216,8 @@ def reliability(document: Document) -> str:
     found = pictures.reliability(document)
     if not found:
         return ""
-    labels = document["data"]["labels"]
-    what = labels[-1] if len(labels) == 2 else "the top label"
+    pair = pictures.positive_and_other(document)
+    what = pair[0] if pair else "the top label"
     if document["data"].get("task") == "multi-label":
         what = "any label"
     with canvas(4.4) as (figure, (axes,)):

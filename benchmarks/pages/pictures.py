@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.latency import CUDA_SHAPES, SHAPES, SINGLE
 from benchmarks.pages.verdicts import batch_rate, margin, reference, served_rate, shown, verdict
-from benchmarks.pages.wording import SUITES, bins
+from benchmarks.pages.wording import SUITES, bins, positive_label
 from benchmarks.report import case
 from benchmarks.team import REFERENCE
 
@@ -128,7 +128,7 @@ def by_batch(document: Document) -> list[Series]:
 
 @dataclass(frozen=True)
 class Flips:
-    """The shares of the gate texts that a variant moved to and from the last label, each with its ends."""
+    """Shares of the gate texts that a variant moved from and to the positive label, each with its ends."""
 
     name: str
     lost: tuple[float, float, float]
@@ -136,12 +136,20 @@ class Flips:
     verdict: str
 
 
+def positive_and_other(document: Document) -> tuple[str, str] | None:
+    """The positive label and the other one; None where there are not two that exclude each other."""
+    found, labels = positive_label(document["data"]), document["data"]["labels"]
+    if found is None or len(labels) != 2:
+        return None
+    return found, labels[1 - labels.index(found)]
+
+
 def flips(document: Document) -> list[Flips]:
     """By variant, fewest flips first; of two labels only, for more have no two directions."""
-    labels = document["data"]["labels"]
-    if len(labels) != 2:
+    pair = positive_and_other(document)
+    if pair is None:
         return []
-    directions = (f"{labels[1]} -> {labels[0]}", f"{labels[0]} -> {labels[1]}")
+    directions = (f"{pair[0]} -> {pair[1]}", f"{pair[1]} -> {pair[0]}")
     found = []
     for one in document["variants"]:
         gate = one["parity"].get("gate")

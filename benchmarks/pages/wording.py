@@ -94,7 +94,18 @@ def arrow(direction: str) -> str:
 
 def moved_score(data: Mapping[str, Any]) -> str:
     """Which score a flipped text's row tells."""
-    return "score that moved most" if data.get("task") == "multi-label" else "score of the last label"
+    if data.get("task") != "multi-label" and "positive_label" not in data:  # an older report
+        return "score of the last label"
+    found = positive_label(data)
+    return "score that moved most" if found is None else f"score of {found}"
+
+
+def positive_label(data: Mapping[str, Any]) -> str | None:
+    """The label that is looked for; where an older report does not say it, the second of two."""
+    if "positive_label" in data:
+        return data["positive_label"]
+    is_pair = len(data["labels"]) == 2 and data.get("task") != "multi-label"
+    return data["labels"][1] if is_pair else None
 
 
 def reason(row: Mapping[str, Any], allowed: float) -> str:

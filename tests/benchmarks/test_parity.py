@@ -1,16 +1,18 @@
 """Parity on scores whose figures can be counted by hand."""
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.parity import by_length, flipped, flips, parity
+from handler.artifact import Artifact
 from training.data.splits import Split
 
 LABELS = ["not-hate", "hate"]
-REFERENCE = SimpleNamespace(
-    labels=LABELS, multi_label=False, meta={"thresholds": {"hate": 0.5}, "temperature": 1.0}
+REFERENCE = Artifact(
+    Path(),
+    {"task": "single-label", "labels": LABELS, "thresholds": {"hate": 0.5}, "temperature": 1.0},
 )
 TOKENS = {"gate": np.array([5, 16, 17, 600])}
 
@@ -92,10 +94,14 @@ def test_flips_of_three_labels_name_every_direction() -> None:
     assert len(found) == 6
 
 
-INDEPENDENT = SimpleNamespace(
-    labels=["insult", "threat"],
-    multi_label=True,
-    meta={"thresholds": {"insult": 0.5, "threat": 0.6}, "temperature": 1.0},
+INDEPENDENT = Artifact(
+    Path(),
+    {
+        "task": "multi-label",
+        "labels": ["insult", "threat"],
+        "thresholds": {"insult": 0.5, "threat": 0.6},
+        "temperature": 1.0,
+    },
 )
 TRUTH = np.array([[1, 0], [1, 1], [0, 0], [0, 1]])
 BEFORE = {"gate": np.array([[0.9, 0.1], [0.8, 0.7], [0.2, 0.3], [0.1, 0.9]])}

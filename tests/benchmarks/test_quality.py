@@ -1,19 +1,20 @@
 """Quality on scores whose figures can be counted by hand."""
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.quality import calibrated, quality, refitted, sample
+from handler.artifact import Artifact
 from training.data.splits import Split
 
 LABELS = ["not-hate", "hate"]
 
 
-def artifact(threshold: float = 0.5) -> SimpleNamespace:
-    meta = {"thresholds": {"hate": threshold}, "temperature": 1.0}
-    return SimpleNamespace(labels=LABELS, multi_label=False, meta=meta)
+def artifact(threshold: float = 0.5) -> Artifact:
+    meta = {"labels": LABELS, "thresholds": {"hate": threshold}, "temperature": 1.0}
+    return Artifact(Path(), meta | {"task": "single-label"})
 
 
 def scores(*of_hate: float) -> np.ndarray:
@@ -69,8 +70,8 @@ def test_independent_labels_are_refitted_with_one_temperature_and_a_threshold_ea
     rng = np.random.default_rng(2)
     honest = rng.uniform(0.02, 0.98, (2000, 2))
     split = Split([""] * 2000, (rng.random((2000, 2)) < honest).astype(np.int64))
-    meta = {"thresholds": {"not-hate": 0.5, "hate": 0.5}, "temperature": 1.0}
-    several = SimpleNamespace(labels=LABELS, multi_label=True, meta=meta)
+    meta = {"labels": LABELS, "thresholds": {"not-hate": 0.5, "hate": 0.5}, "temperature": 1.0}
+    several = Artifact(Path(), meta | {"task": "multi-label"})
     sure = 1 / (1 + np.exp(-3 * np.log(honest / (1 - honest))))
     labelled = {"validation": split, "gate": split}
     given = quality(several, {"gate": sure}, labelled)["gate"]

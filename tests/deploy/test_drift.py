@@ -28,7 +28,7 @@ from deploy.exporter import DriftCollector, listen
 from deploy.server import free_ports
 from handler.artifact import Artifact
 from handler.errors import UserError
-from handler.metrics import dimension, length_bin, positive_scores, score_bin
+from handler.metrics import counted_scores, dimension, length_bin, score_bin
 from handler.predictor import Prediction, Predictor
 from handler.proxies import open_url
 from tests.conftest import run_stage
@@ -142,7 +142,7 @@ def counted(artifact: Artifact, predictions: Sequence[Prediction]) -> Counts:
     reference, found = artifact.meta["reference"], Counts()
     for each in predictions:
         found["length", length_bin(each.tokens, reference["lengths"]["up_to"])] += 1
-        for label, score in positive_scores(artifact.labels, artifact.task, each.scores):
+        for label, score in counted_scores(artifact.labels, artifact.positive_label, each.scores):
             found[f"score:{dimension(label)}", score_bin(score, reference["scores"]["edges"])] += 1
     return found
 

@@ -61,8 +61,12 @@ def test_more_than_two_labels_are_compared():
     assert compare(truth, truth, given, 4).drop == pytest.approx(1 - f1(truth, given))
 
 
-def test_macro_f1_counts_a_label_that_never_occurs_as_zero():
-    assert macro_f1(np.array([[[5, 0, 0], [0, 5, 0], [0, 0, 0]]])).tolist() == [pytest.approx(2 / 3)]
+def test_macro_f1_is_over_the_labels_that_some_text_has():
+    assert macro_f1(np.array([[[5, 0, 0], [0, 5, 0], [0, 0, 0]]])).tolist() == [1]
+    assert macro_f1(np.array([[[5, 0, 0], [0, 4, 1], [0, 0, 0]]])).tolist() == [
+        pytest.approx((1 + 8 / 9) / 2)
+    ]
+    assert macro_f1(np.zeros((1, 3, 3))).tolist() == [0]
 
 
 @pytest.mark.parametrize(("first", "second", "p"), [(0, 0, 1), (5, 5, 1), (0, 10, 2 / 1024), (1, 0, 1)])
@@ -127,10 +131,29 @@ def test_the_interval_of_independent_labels_agrees_with_resampling_texts_one_by_
     assert (seen.low, seen.high) == pytest.approx(tuple(np.quantile(drops, [0.025, 0.975])), abs=0.01)
 
 
-def test_an_independent_label_that_nobody_has_or_gives_counts_as_zero():
+def test_of_an_independent_label_that_no_text_has_these_texts_tell_nothing():
     never = np.zeros((10, 2), np.int64)
     never[:5, 0] = 1
-    assert macro_f1_of_labels(never, never) == 0.5
+    assert macro_f1_of_labels(never, never) == 1
+    same = compare(never, never, never, 2)
+    assert (same.reference_macro_f1, same.candidate_macro_f1, same.drop, same.low, same.high) == (
+        1,
+        1,
+        0,
+        0,
+        0,
+    )
+
+
+def test_a_label_that_no_text_has_is_in_no_figure_of_a_comparison():
+    truth = np.array([0, 1] * 50)
+    ours = truth.copy()
+    ours[:2] = 2
+    found = compare(truth, truth, ours, 3)
+    assert found.reference_macro_f1 == 1
+    assert found.candidate_macro_f1 == pytest.approx(2 * 49 / 99)
+    assert found.drop == pytest.approx(found.reference_macro_f1 - found.candidate_macro_f1)
+    assert -1e-9 <= found.low <= found.drop <= found.high < 0.1
 
 
 def test_texts_of_one_kind_are_counted_together():

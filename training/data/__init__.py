@@ -7,7 +7,8 @@ and fingerprints. Leaves out: each set's own format (`public`, `tables`) and the
     public    sets that others published, pinned          splits   what may stand where
     tables    files with columns of your own              pinned   download, or find, and check the sums
     rows      their formats, row by row                   demo     the embedded synthetic corpus
-    labels    what their label columns mean               __main__ `python -m training.data describe`
+    labels    what their label columns mean               positive which label is looked for
+    label_names  how they are written                     __main__ `python -m training.data describe`
 """
 
 import hashlib
@@ -25,10 +26,12 @@ from training.data import (  # noqa: F401 - public and tables register their sou
     splits,
     tables,
 )
+from training.data.positive import Positive, positive
 from training.data.sources import Columns, Raw
 from training.data.splits import SPLITS, Prepared, Split, prepare
 
 __all__ = ["SPLITS", "Columns", "Dataset", "Split", "load"]
+FEW_TEXTS = 10  # of a label: fewer teach next to nothing
 HELD_OUT = ("validation", "test")  # of a joined set
 
 
@@ -50,6 +53,7 @@ class Dataset:
     `leaked[split]` are their rows. `others[set][split]` are the parts of joined sets that are kept out of the
     training; `parts` are all sets with what each gives to it. `sha256` covers labels, task and the texts of
     all splits. `published` are the splits that the first set brought: the others were carved from its train.
+    `positive` is the label that is looked for.
     """
 
     spec: str
@@ -66,12 +70,26 @@ class Dataset:
     others: dict[str, dict[str, Split]] = field(default_factory=dict)
     lines: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     parts: tuple["Share", ...] = ()
+    positive: Positive = field(default_factory=lambda: Positive(None, "none"))
     published: tuple[str, ...] = ()
     leaked: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def multi_label(self) -> bool:
         return self.task == "multi-label"
+
+    def warnings(self) -> list[str]:
+        """Sentences on labels that training cannot learn, or has hardly a text to learn from."""
+        counts, found = self.counts(), []
+        for label in self.labels:
+            taught = counts["train"][label]
+            if taught < FEW_TEXTS:
+                where = ", ".join(f"{counts[name][label]:,} in {name}" for name in SPLITS[1:])
+                few = (
+                    f"has {taught} training texts" if taught else "has no training text, so it is not learnt"
+                )
+                found.append(f"WARNING: the label {label!r} {few} ({where})")
+        return found
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Texts of each label in each split."""
@@ -137,9 +155,24 @@ def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Colum
         others=others,
         lines=_lines(parts, raws),
         parts=tuple(Share(part.spec, part.weight, n) for part, n in zip(parts, shares, strict=True)),
+        positive=_positive(columns.positive_label, raws),
         leaked=prepared[0].leaked,
         published=tuple(raws[0].splits),
     )
+
+
+def _positive(asked: str, raws: list[Raw]) -> Positive:
+    """The positive label, for all sets or for one of them named, or guessed."""
+    labels, multi_label = raws[0].labels, raws[0].splits["train"].multi_label
+    given = dict.fromkeys(name for raw in raws if (name := raw.positive_label or asked))
+    found = [positive(labels, name, multi_label) for name in given] or [positive(labels, "", multi_label)]
+    if len(set(found)) > 1:
+        raise UserError(
+            "Joined sets look for one label",
+            seen=" and ".join(str(one.label) for one in found),
+            remedy="Name the same positive label for all of them.",
+        )
+    return found[0]
 
 
 def _join(

@@ -22,7 +22,10 @@ from training.data import splits
 from training.data.splits import Split
 from training.recipe import Recipe, is_random
 
-OPTIONS = ("data", "data_dir", "text_column", "label_column", "labels", "encoding", "split_seed", "config")
+OPTIONS = (
+    *("data", "data_dir", "text_column", "label_column", "labels", "positive_label", "encoding"),
+    *("split_seed", "config"),
+)
 OF_LENGTHS = ("base", "max_length")
 AT_ONCE = 1000  # texts tokenised together
 
@@ -47,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = describe(dataset, tokenizer, options.max_length or Recipe.max_length)
     report["base"] = options.base
     say(page(report))
+    say("\n".join([str(dataset.positive), *dataset.warnings()]))
     emit(report)
     return 0
 
@@ -84,6 +88,8 @@ def describe(dataset: data.Dataset, tokenizer: Any, max_length: int) -> dict[str
         "sha256": dataset.sha256,
         "task": dataset.task,
         "labels": list(dataset.labels),
+        "positive_label": dataset.positive.label,
+        "warnings": dataset.warnings(),
         "max_length": max_length,
         "parts": [vars(part) for part in dataset.parts],
         "splits": {name: of(name, split) for name, split in dataset.splits.items()},

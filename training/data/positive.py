@@ -32,13 +32,15 @@ ASK = "--positive-label NAME"
 @dataclass(frozen=True)
 class Positive:
     """`label` is None where labels are independent, and where three or more exclude each other and none of
-    them was named. `how` it was found: named, guessed from words, arbitrary, or none."""
+    them was named. `how` it was found: named, guessed from words, arbitrary, independent, or none."""
 
     label: str | None
     how: str
 
     def __str__(self) -> str:
         """For people."""
+        if self.how == "independent":
+            return "labels are independent: each is looked for by itself"
         if self.label is None:
             return f"no label is looked for before the others ({ASK} names one)"
         told = {
@@ -61,7 +63,7 @@ def positive(labels: Sequence[str], named: str = "", multi_label: bool = False) 
                 seen=named,
                 remedy="Leave --positive-label out.",
             )
-        return Positive(None, "none")
+        return Positive(None, "independent")
     if named:
         return Positive(find(labels, named), "named")
     if len(labels) != 2:

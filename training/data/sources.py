@@ -51,13 +51,15 @@ class Request:
 class Raw:
     """What a source brought, before any rule; `argument` is the request's, made independent of the
     working folder; `dropped[split][reason]` counts rows that could not be read as text and label, and
-    `lines[split][reason]` names the first of them by their line in the file, from 1."""
+    `lines[split][reason]` names the first of them by their line in the file, from 1; `positive_label` is what
+    the user named for this set alone."""
 
     labels: tuple[str, ...]
     splits: dict[str, Split]
     argument: str = ""
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     lines: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    positive_label: str = ""
 
 
 @dataclass(frozen=True)

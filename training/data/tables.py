@@ -7,6 +7,7 @@ than memory. Leaves out: the formats (`rows`) and what label values mean (`label
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def _read(
                 f"{what}: {counts[invalid]:,} rows are {invalid}: name the encoding that it has with "
                 "--encoding (such as cp1252), or mend them"
             )
-    return _raw(names, splits, argument, faults)
+    return replace(_raw(names, splits, argument, faults), positive_label=columns.positive_label)
 
 
 def _fault(values: Sequence[Any], invalid: str) -> str:

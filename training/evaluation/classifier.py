@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from handler.commands import say
-from handler.predictor import decide
+from handler.predictor import decide, positive_of_two
 from training.calibration import Calibration
 from training.checkpoint import Checkpoint, load_model
 from training.fit import predict_logits
@@ -34,6 +34,12 @@ class Classifier:
     temperature: float
     thresholds: dict[str, float]
     max_length: int
+
+    @property
+    def positive(self) -> int | None:
+        """The place of the one of two exclusive labels that is looked for."""
+        is_pair = len(self.labels) == 2 and not self.multi_label
+        return positive_of_two(self.labels, self.thresholds) if is_pair else None
 
     def scores(self, texts: Sequence[str], doing: str) -> np.ndarray:
         """Calibrated probabilities, float64 [n, labels]; `doing` names the bar, or the line where stderr is a

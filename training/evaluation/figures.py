@@ -15,7 +15,7 @@ from sklearn.metrics import precision_recall_curve as sk_curve
 from training.data import Split
 from training.evaluation.classifier import Classifier
 from training.metrics import evaluate, reliability
-from training.statistics import RESAMPLES
+from training.statistics import RESAMPLES, mean_f1
 
 BY_LENGTH = ("macro_f1", "accuracy", "auroc", "average_precision", "brier", "ece")
 PARTS = 4  # of about as many texts each, by length
@@ -58,21 +58,22 @@ def calibration_points(classifier: Classifier, truth: np.ndarray, scores: np.nda
     """The points of a reliability diagram, by what is scored: a label, or the top label of three or more."""
     if classifier.multi_label:
         return {
-            label: reliability(np.stack([1 - scores[:, place], scores[:, place]], axis=1), truth[:, place])
+            label: reliability(np.stack([1 - scores[:, place], scores[:, place]], axis=1), truth[:, place], 1)
             for place, label in enumerate(classifier.labels)
         }
-    name = classifier.labels[1] if len(classifier.labels) == 2 else "the top label"
-    return {name: reliability(scores, truth)}
+    place = classifier.positive
+    name = "the top label" if place is None else classifier.labels[place]
+    return {name: reliability(scores, truth, place)}
 
 
 def precision_recall(classifier: Classifier, truth: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
-    """Of each label that is looked for (the second of two) the curve, its average precision and the point at
-    which the classifier stands, without a precision where it never gives the label; labels that all texts or
-    none have are left out."""
+    """Of each label that is looked for (of two the positive one) the curve, its average precision and the
+    point at which the classifier stands, without a precision where it never gives the label; labels that all
+    texts or none have are left out."""
     held, given = classifier.indicators(truth), classifier.indicators(classifier.given(scores))
-    only_second = len(classifier.labels) == 2 and not classifier.multi_label
+    places = range(len(classifier.labels)) if classifier.positive is None else [classifier.positive]
     curves = []
-    for place in [1] if only_second else range(len(classifier.labels)):
+    for place in places:
         right = held[:, place]
         if right.any() and not right.all():
             precision, recall, _ = sk_curve(right, scores[:, place])
@@ -133,6 +134,6 @@ def _resample(seed: int, *columns: np.ndarray) -> Iterator[tuple[np.ndarray, np.
 
 
 def _macro_f1(weights: np.ndarray, truth: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """Macro-F1 [m] of rows weighted by [m, rows]; a label that never occurs counts 0."""
-    right, involved = weights @ (truth & given), weights @ (truth.astype(np.float64) + given)
-    return np.divide(2 * right, involved, out=np.zeros(right.shape), where=involved > 0).mean(axis=1)
+    """Macro-F1 [m] of rows weighted by [m, rows], over the labels that some row has."""
+    held, right = weights @ truth.astype(np.float64), weights @ (truth & given)
+    return mean_f1(right, held, weights @ given)
