@@ -350,6 +350,11 @@ def checked(meta: dict) -> dict:
             raise TypeError(f"{key} is not a {kind.__name__}")
     if not meta["labels"] or not all(isinstance(label, str) for label in meta["labels"]):
         raise ValueError("labels are not names")
+    artifact = Artifact(Path(), meta)
+    if artifact.positive_label is not None:
+        _ = meta["labels"].index(artifact.positive_label)
+        if len(meta["labels"]) == 2:
+            _ = meta["thresholds"][artifact.positive_label]
     check_listed(meta["files"])
     return meta
 
