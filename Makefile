@@ -118,7 +118,7 @@ lock: install ## write requirements.lock anew from pyproject.toml
 
 # Tools in an environment of their own: they are no part of what they look at.
 sbom: install $(BUILD)/tools/.installed ## what is installed, with versions and licences (CycloneDX) -> build/sbom.json
-	@$(BUILD)/tools/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file $(BUILD)/sbom.json $(PY)
+	@$(BUILD)/tools/bin/cyclonedx-py environment --no-validate --output-reproducible --pyproject pyproject.toml --output-file $(BUILD)/sbom.json $(PY)
 
 audit: install $(BUILD)/tools/.installed ## what is installed against published advisories (asks the network)
 	@$(BUILD)/tools/bin/pip-audit --progress-spinner off --path "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"

