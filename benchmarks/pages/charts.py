@@ -235,7 +235,8 @@ def reliability(document: Document) -> str:
                 markeredgewidth=0.8,
                 label=note,
             )
-        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"mean score of {what}", ylabel=f"share that is {what}")
+        whole = (-0.025, 1.025)  # a mark at 0 or 1 stands whole in the picture
+        axes.set(xlim=whole, ylim=whole, xlabel=f"mean score of {what}", ylabel=f"share that is {what}")
         axes.legend(loc="upper left", borderaxespad=0.2, handlelength=1.6)
         sentence = "; ".join(name if ece is None else f"{name}: ECE {ece:.4f}" for name, ece, _ in found)
         return svg(figure, "reliability", _title("reliability"), sentence)

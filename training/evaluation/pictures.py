@@ -183,7 +183,8 @@ def reliability(folder: Path, name: str, points: Mapping[str, Sequence[Mapping[s
             else:
                 below.bar(scores, texts, width=0.05, color=colour)
         what = next(iter(points)) if len(points) == 1 else "the label"
-        above.set(xlim=(0, 1), ylim=(0, 1.02), ylabel=f"share that is {what}")
+        # A mark at 0 or 1 stands whole in the picture, and so does a bar below it.
+        above.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), ylabel=f"share that is {what}")
         below.set(xlabel=f"mean score of {what}", ylabel="texts", ylim=(0, None))
         below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         if len(points) > 1:
