@@ -3,9 +3,6 @@
 import json
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +22,6 @@ from export.package import package
 from handler.artifact import DESCRIPTION, Artifact, describe_files, open_artifact
 from handler.atomic import write_json
 from handler.errors import UserError
-from tests.conftest import ROOT
 from tests.deploy.nginx import needs_nginx, nginx
 from training import data
 
@@ -212,47 +208,3 @@ def test_three_servers_behind_nginx_change_version_under_load_without_a_failed_r
     print(f"{answered} answers during both rollouts, errors: {errors}")
     assert answered > 100
     assert not errors
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("ended", "status"), [(signal.SIGHUP, 129), (signal.SIGKILL, -9)])
-def test_a_roll_out_that_loses_its_terminal_leaves_no_version_unwatched(
-    ended: signal.Signals, status: int, open_server, build_once, texts, tmp_path
-) -> None:
-    server, store = open_server
-    one, version = Front(server.access, "first"), f"7.{ended.value}"
-    before, new = one.default(), put(build_once("openvino-int8"), store, f"7.{ended.value}")
-    (tmp_path / "texts.txt").write_text("\n".join(texts))
-    config = server.access.config.path
-    options = [
-        "--config",
-        config,
-        "--texts",
-        tmp_path / "texts.txt",
-        "--name",
-        "first",
-        "--max-slowdown",
-        "9",
-    ]
-    command = [sys.executable, "-m", "deploy", "rollout", new, *map(str, options)]
-    with subprocess.Popen([*command, "--watch-s", "60"], cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while one.default() != version and time.monotonic() < deadline:
-            time.sleep(0.2)
-        process.send_signal(ended)
-    assert process.returncode == status
-    if ended == signal.SIGHUP:
-        assert (one.default(), one.versions().keys()) == (before, {before})
-        return
-    assert one.default() == version
-    told = subprocess.run(
-        [sys.executable, "-m", "deploy", "status", "--config", str(config), "--name", "first"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert "was cut off, and nothing watches what is served" in told.stderr
-    again = subprocess.run([*command, "--watch-s", "0.5"], cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert "an earlier roll-out was cut off" in again.stderr
-    assert (one.default(), one.versions().keys()) == (version, {version})
