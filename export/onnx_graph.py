@@ -27,7 +27,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
-from handler.errors import UserError
+from handler.errors import UnsupportedError, UserError
 
 INPUTS = ("input_ids", "attention_mask")
 TRACED_OPSET = 18  # as optimum's; LayerNormalization is one operator since 17
@@ -64,7 +64,14 @@ def export(model) -> Exported:
     inputs = {name: value.numpy() for name, value in probe(model).items()}
     expected = _torch_logits(model, inputs)
     linears = _linear_weights(model)
-    proto = plain_export(lean(model))
+    try:
+        proto = plain_export(lean(model))
+    except Exception as error:  # of whatever kind tracing, or optimum's list of what it knows, raises
+        raise UnsupportedError(
+            "this architecture cannot be exported to ONNX",
+            seen=f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0][:200]}",
+            remedy="Serve fp32, or a variant of another runtime",
+        ) from error
     operators = Counter(node.op_type for node in proto.graph.node)
     graph = Graph(proto)
     attentions = 0 if getattr(model.config, "causal", False) else graph.fuse_attention()

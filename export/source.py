@@ -110,13 +110,11 @@ class Source:
 
         import handler.pooled_classifier  # noqa: F401 - makes transformers know it
 
-        return (
-            AutoModelForSequenceClassification.from_pretrained(
-                self.weights, local_files_only=True, use_safetensors=True, trust_remote_code=False
-            )
-            .float()
-            .eval()
+        model = AutoModelForSequenceClassification.from_pretrained(
+            self.weights, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
+        model.config.use_cache = False  # of keys and values: a classifier answers in one pass
+        return model.float().eval()
 
     @cached_property
     def tokenizer(self):

@@ -6,6 +6,7 @@ from pathlib import Path
 from export import proof
 from export.registry import Built, variant
 from export.source import Source
+from handler.errors import UnsupportedError
 from handler.runtimes import compile_openvino
 
 NEEDS = ("torch", "transformers", "openvino")
@@ -101,7 +102,14 @@ def _convert(source: Source):
     from export.graph import lean, trace
 
     program = trace(lean(source.model()), source.checkpoint.meta["max_length"])
-    graph = openvino.convert_model(program)
+    try:
+        graph = openvino.convert_model(program)
+    except Exception as error:  # of whatever kind its frontend raises at an operator that it does not know
+        raise UnsupportedError(
+            "OpenVINO cannot convert this architecture",
+            seen=f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[-1][:200]}",
+            remedy="Serve fp32, or a variant of another runtime",
+        ) from error
     weights = program.graph_signature.inputs_to_parameters
     calls = {  # by the node of the traced graph, whose name OpenVINO's begin with
         node.name: weights[node.args[1].name].removeprefix("model.").removesuffix(".weight")
