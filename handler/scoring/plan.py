@@ -7,6 +7,7 @@ lies beside the parts; a job is continued only by the same plan.
 
 import base64
 import json
+from bisect import bisect_left
 from collections.abc import Iterator, Sized
 from dataclasses import asdict, dataclass
 from typing import IO, Any
@@ -217,6 +218,19 @@ class _Cuts:
         if self.rows == self.part_rows or self.stop - self.start >= MOST_BYTES:
             self.close()
 
+    def run(self, line: int, stops: list[int]) -> None:
+        """Rows that begin in `line` and each one after it end at `stops`."""
+        place = 0
+        while place < len(stops):
+            if not self.rows:
+                self.line = line + place
+            full = bisect_left(stops, self.start + MOST_BYTES, place) + 1
+            after = min(len(stops), full, place + self.part_rows - self.rows)
+            self.rows, self.stop = self.rows + after - place, stops[after - 1]
+            place = after
+            if self.rows == self.part_rows or self.stop - self.start >= MOST_BYTES:
+                self.close()
+
     def close(self) -> list[tuple[int, int, int, int]]:
         if self.rows:
             self.found.append((self.start, self.stop, self.rows, self.line))
@@ -234,9 +248,12 @@ def _cut_text(
             columns.update(dict.fromkeys(record.values))
             _check_count(columns)
             cuts.row(record.line, record.stop)
+    elif layout.form == "csv":
+        for record in records(file, layout):
+            cuts.row(record[0], record[1])
     else:
-        for line, stop in row_ends(file, layout):
-            cuts.row(line, stop)
+        for line, stops in row_ends(file, layout):
+            cuts.run(line, stops)
     if layout.form == "txt":
         columns[text_column] = None
     return tuple(columns), cuts.close()

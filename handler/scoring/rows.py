@@ -39,17 +39,27 @@ class Window:
 
 def windows(read: Iterable[Record], layout: Layout, text_column: str, line: int = 1) -> Iterator[Window]:
     """The records of a text file as rows, named as its header does; the first of them is in line `line`."""
-    window, begin = Window([], [], []), None
+    window, begin, before = Window([], [], []), None, 0
+    header, form = layout.header, layout.form
+    columns = len(header)
     for record in read:
+        number, stop, values, fault, damaged = record
         if begin is None:
-            begin, before = record.stop, line - record.line
-        row, fault = _row(record, layout, text_column)
+            begin, before = stop, line - number
+        if fault or damaged or (form == "csv" and len(values) != columns):
+            row, fault = _row(record, layout, text_column)
+            if fault:
+                fault += f" (line {before + number:,})"
+        elif form == "csv":
+            row = dict(zip(header, values, strict=False))
+        else:
+            row = values if form == "jsonl" else {text_column: values}
         window.rows.append(row)
-        window.faults.append(f"{fault} (line {before + record.line:,})" if fault else "")
+        window.faults.append(fault)
         window.texts.append(row.get(text_column))
-        if len(window.rows) == WINDOW or record.stop - begin >= WINDOW_BYTES:
+        if len(window.rows) == WINDOW or stop - begin >= WINDOW_BYTES:
             yield window
-            window, begin = Window([], [], []), record.stop
+            window, begin = Window([], [], []), stop
     if window.rows:
         yield window
 

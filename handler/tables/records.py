@@ -70,18 +70,16 @@ def records(
     return (json_records if layout.form == "jsonl" else text_records)(read)
 
 
-def row_ends(file: IO[bytes], layout: Layout) -> Iterator[tuple[int, int]]:
-    """The line that each record begins at, and the byte that it ends at."""
-    read = blocks(file, layout.encoding, layout.start, first=layout.first)
-    if layout.form == "csv":
-        for record in CsvRecords(read, layout.delimiter, layout.escape):
-            yield record[:2]
-        return
-    keeps_empty = layout.form == "txt"
-    for block in read:
+def row_ends(file: IO[bytes], layout: Layout) -> Iterator[tuple[int, list[int]]]:
+    """Where the rows of a text or of JSONL end, in runs of lines that follow each other: the number of the
+    first, and their bytes."""
+    for block in blocks(file, layout.encoding, layout.start, first=layout.first):
+        if layout.form == "txt" or block.too_long or all(map(str.strip, block.lines)):
+            yield block.first, block.stops
+            continue
         for line, (text, stop) in enumerate(zip(block.lines, block.stops, strict=True), block.first):
-            if keeps_empty or block.too_long or text.strip(BLANK):
-                yield line, stop
+            if text.strip(BLANK):
+                yield line, [stop]
 
 
 def text_records(read: Iterable[Block]) -> Iterator[Record]:
