@@ -269,7 +269,6 @@ def test_the_public_server_comes_back_from_a_kill_and_is_stopped_from_another_sh
         assert "DecoderException" not in (ROOT / "logs" / "start.log").read_text(), "which nothing bounds"
     finally:
         monkeypatch.setenv("TMPDIR", str(tmp_path))
-        (java,) = serving(config)
         stop = run_apart("deploy", "stop", "--config", path)
     assert (stop.returncode, stop.stderr.strip()) == (0, "stopped")
     assert not any(servers.is_taken(port) for port in ports)
