@@ -58,7 +58,8 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
         if (told := of_this_moment(error)) is None:
             raise
         say(f"error: {told}")
-        discard(sys.stdout.fileno())  # what could not be written is not tried once more
+        with suppress(OSError):  # there is no such stream
+            discard(sys.stdout.fileno())  # what could not be written is not tried once more
         status = 2
     sys.exit(status)
 

@@ -1,0 +1,129 @@
+"""No room on the disk is a sentence and exit status 2, wherever it runs out; what stood there stays."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+from handler.atomic import write_json
+from handler.commands import of_this_moment
+from handler.errors import UserError
+from tests.conftest import run_stage
+
+ROOM_BYTES = 64 << 10
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A disk with room for little."""
+    place = tmp_path / "small"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={ROOM_BYTES}", "tmpfs", place], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("a small disk can be mounted by root alone")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_building_a_variant(source, small: Path) -> None:
+    done = run_stage(
+        "export",
+        "build",
+        "fp32",
+        "--checkpoint",
+        source.checkpoint.folder,
+        "--artifacts",
+        small / "artifacts",
+    )
+    assert done.returncode == 2, done.stderr
+    assert "no room is left" in done.stderr or "No space left" in done.stderr
+    assert not (small / "artifacts" / "fp32").exists()
+
+
+def test_a_job_that_found_no_room_goes_on_when_there_is_some(build_once, small: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text("".join(f"{row}, sentence number {row} about soup\n" for row in range(600)))
+    ballast = small / "ballast"
+    ballast.write_bytes(bytes(ROOM_BYTES - (28 << 10)))
+    arguments = ("handler", "predict", "--artifact", build_once("onnx-fp32").folder, "--file", source)
+    arguments += ("--output", small / "out.csv", "--part-rows", 20)
+    for _ in range(2):  # and once more while it is full
+        done = run_stage(*arguments)
+        assert done.returncode == 2, done.stderr
+        assert "No space left" in done.stderr
+        assert not (small / "out.csv").exists()
+        assert not list(small.rglob("*.partial"))
+    ballast.unlink()
+    subprocess.run(["mount", "-o", f"remount,size={16 * ROOM_BYTES}", small], check=True)
+    done = run_stage(*arguments)
+    assert done.returncode == 0, done.stderr
+    lines = (small / "out.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0].strip('"') for line in lines] == [str(row) for row in range(600)]
+
+
+def test_the_end_of_a_training(source, small: Path) -> None:
+    from training.checkpoint import load_model, write_checkpoint
+
+    write_json(small / "checkpoint" / "checkpoint.json", {"schema": 1, "old": True})
+    model, tokenizer = load_model(source.checkpoint)
+    with pytest.raises(UserError, match=r"Cannot write to .*checkpoint: .*No space left"):
+        write_checkpoint(small / "checkpoint", model, tokenizer, source.checkpoint.meta)
+    assert [path.name for path in small.iterdir()] == ["checkpoint"]
+    assert [path.name for path in (small / "checkpoint").iterdir()] == ["checkpoint.json"]
+
+
+def test_results(small: Path) -> None:
+    write_json(small / "report.json", "old")
+    with pytest.raises(OSError, match="No space left") as raised:
+        write_json(small / "report.json", "x" * 2 * ROOM_BYTES)
+    assert str(of_this_moment(raised.value)).startswith(f"no room is left on the disk: {small}/report.json.")
+    assert [path.name for path in small.iterdir()] == ["report.json"]
+    assert (small / "report.json").read_text() == '"old"\n'
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "no room is left on the disk"),
+        (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/1"), "no room is left"),
+        (RuntimeError("open: Disk quota exceeded"), "the disk quota is used up"),
+        (PermissionError(13, "Permission denied", "model.onnx"), "may not do that: model.onnx"),
+        (OSError(30, "Read-only file system", "out.csv"), "the file system is read-only: out.csv"),
+        (ValueError("a defect"), None),
+        (OSError(22, "Invalid argument"), None),
+    ],
+    ids=["safetensors", "torch", "quota", "rights", "read-only", "defect", "other"],
+)
+def test_what_libraries_make_of_it_is_understood(error, expected) -> None:
+    told = of_this_moment(error)
+    assert (told is None) == (expected is None)
+    assert expected is None or expected in str(told)
+
+
+def test_a_defect_after_a_file_that_could_not_be_read_stays_a_defect() -> None:
+    error = KeyError("a defect")
+    error.__context__ = PermissionError(13, "Permission denied", "cache")
+    assert of_this_moment(error) is None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_standard_output_on_a_full_disk(build_once) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "handler",
+        "predict",
+        "--artifact",
+        build_once("onnx-fp32").folder,
+        "hello",
+    ]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip().startswith("error: no room is left on the disk")
+    assert len(done.stderr.strip().splitlines()) == 1
