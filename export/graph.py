@@ -81,12 +81,13 @@ def lean(model):
     with torch.no_grad():
         expected = model(**inputs).logits
         for first_only in (True, False):
-            for place, block in enumerate(kept):
-                blocks[place] = Layer(block, first_only=first_only and place == len(kept) - 1)
             try:
+                for place, block in enumerate(kept):
+                    blocks[place] = Layer(block, first_only=first_only and place == len(kept) - 1)
                 if torch.allclose(model(**inputs).logits, expected, atol=EXACT):
                     return model
-            except (RuntimeError, TypeError, IndexError):  # a layer, or what reads it, has another form
+            # A layer, or what reads it, has another form.
+            except (RuntimeError, TypeError, IndexError, AttributeError):
                 continue
     for place, block in enumerate(kept):
         blocks[place] = block

@@ -43,7 +43,7 @@ def test_its_kin_are_refused_by_their_configuration_alone(
 
 @pytest.mark.parametrize(
     ("family", "settings"),
-    [("XLNet", {"cls_last": True, "padding_side": "left"}), ("ConvBert", {})],
+    [("XLNet", {"cls_last": True, "padding_side": "left"}), ("ConvBert", {}), ("Nystromformer", {})],
 )
 def test_a_model_whose_answers_padding_changes_is_refused(
     family: str, settings: dict, tmp_path: Path

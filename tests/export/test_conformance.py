@@ -21,7 +21,7 @@ from training.checkpoint import load_data
 
 SERVED = (
     *("Albert", "Bert", "BigBird", "DebertaV2", "DistilBert", "Electra", "GPT2", "Longformer", "MPNet"),
-    *("ModernBert", "Nystromformer", "RoFormer", "Roberta", "SqueezeBert", "XLM"),
+    *("ModernBert", "RoFormer", "Roberta", "SqueezeBert", "XLM"),
 )
 FAST = ("DistilBert",)
 
