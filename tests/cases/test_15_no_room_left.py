@@ -1,7 +1,9 @@
 """No room on the disk is a sentence and exit status 2, wherever it runs out; what stood there stays."""
 
+import io
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +32,56 @@ def small(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", place], check=True)
 
 
+@pytest.fixture(scope="module")
+def store(build_once, workshop: Path) -> Path:
+    """A folder with the archive of a tiny artifact, which is larger than the small disk."""
+    done = run_stage(
+        "export",
+        "package",
+        "--artifacts",
+        build_once("fp32").folder.parent,
+        "--store",
+        workshop / "room",
+    )
+    assert done.returncode == 0, done.stderr
+    assert (workshop / "room" / "hate-fp32.mar").stat().st_size > ROOM_BYTES
+    return workshop / "room"
+
+
+def assert_said(done: subprocess.CompletedProcess[str], place: Path, left: set[str] = frozenset()) -> None:
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1].lower()
+    assert last.startswith("error: ")
+    assert any(said in last for said in ("no room is left", "no space left", "there is no room"))
+    assert {path.name for path in place.iterdir()} == left, "nothing half-written lies about"
+
+
+def test_packaging(build_once, small: Path) -> None:
+    artifacts = build_once("fp32").folder.parent
+    assert_said(run_stage("export", "package", "--artifacts", artifacts, "--store", small), small)
+
+
+def test_promoting_keeps_the_archive_that_is_served(store: Path, small: Path) -> None:
+    (small / "hate.mar").write_bytes(b"served")
+    done = run_stage("export", "promote", "fp32", "--archives", store, "--store", small)
+    assert_said(done, small, {"hate.mar"})
+    assert (small / "hate.mar").read_bytes() == b"served"
+
+
+def test_publishing(store: Path, small: Path) -> None:
+    done = run_stage("export", "publish", small / "shop", "fp32", "--store", store)
+    assert done.returncode == 2, done.stderr
+    assert not list(small.rglob("*.partial"))
+    assert not list(small.rglob("published.json")), "a version that is not whole is none"
+
+
+def test_fetching(store: Path, small: Path, tmp_path: Path) -> None:
+    done = run_stage("export", "publish", tmp_path / "shop", "fp32", "--store", store)
+    assert done.returncode == 0, done.stderr
+    (version,) = (tmp_path / "shop" / "hate").iterdir()
+    assert_said(run_stage("export", "fetch", version, "--to", small / "fetched"), small)
+
+
 def test_building_a_variant(source, small: Path) -> None:
     done = run_stage(
         "export",
@@ -43,6 +95,22 @@ def test_building_a_variant(source, small: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert "no room is left" in done.stderr or "No space left" in done.stderr
     assert not (small / "artifacts" / "fp32").exists()
+
+
+def test_unpacking_for_the_app(store: Path, small: Path, monkeypatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(small))
+    done = run_stage("deploy", "app", "--archive", store / "hate-fp32.mar", "--port", 0)
+    assert_said(done, small)
+
+
+def test_predicting_from_standard_input_into_a_file(build_once, small: Path, monkeypatch) -> None:
+    lines = b"".join(b"%d, sentence number %d about soup\n" % (row, row) for row in range(3000))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(lines))))
+    (small / "out.csv").write_text("of yesterday")
+    artifact = build_once("onnx-fp32").folder
+    done = run_stage("handler", "predict", "--artifact", artifact, "--output", small / "out.csv")
+    assert_said(done, small, {"out.csv"})
+    assert (small / "out.csv").read_text() == "of yesterday"
 
 
 def test_a_job_that_found_no_room_goes_on_when_there_is_some(build_once, small: Path, tmp_path: Path) -> None:
