@@ -133,7 +133,7 @@ def _predict_stream(arguments: argparse.Namespace) -> int:
     from handler.scoring.plan import plan, read_windows
     from handler.scoring.rows import CsvWriter, JsonWriter, Window, Writer, classify, windows
     from handler.tables.layout import OUTPUTS, file_format, piped
-    from handler.tables.records import records
+    from handler.tables.records import runs
 
     column, output, reading = arguments.text_column, arguments.output, _reading(arguments)
     written = "csv" if output is None else file_format(output, OUTPUTS)
@@ -153,7 +153,7 @@ def _predict_stream(arguments: argparse.Namespace) -> int:
             say("reading one text a line from the keyboard; end with Ctrl-D")
         layout = piped(sys.stdin.buffer, reading)
         columns = (column,)
-        read = windows(records(sys.stdin.buffer, layout), layout, column)
+        read = windows(runs(sys.stdin.buffer, layout), layout, column)
     predictor = Predictor.load(arguments.artifact, arguments.threads)
     count = rejected = 0
     with _open_output(output) as target, tqdm(total=planned, unit=" texts", disable=None) as bar:

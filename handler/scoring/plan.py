@@ -8,7 +8,7 @@ lies beside the parts; a job is continued only by the same plan.
 import base64
 import json
 from bisect import bisect_left
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
@@ -17,7 +17,7 @@ from handler.scoring.rows import Window, parquet_windows, windows
 from handler.storage import WEB, address, opened, told
 from handler.tables.layout import AS_FOUND, FORMATS, Reading, file_format, look
 from handler.tables.parquet import Table
-from handler.tables.records import Layout, records, row_ends
+from handler.tables.records import Layout, row_ends, runs
 
 MOST_BYTES = 16 << 20  # of a part: long texts make parts of fewer rows
 MOST_COLUMNS = 1000
@@ -120,7 +120,7 @@ def read_part(part: Part, text_column: str) -> Iterator[dict]:
 
 def _windows(file: IO[bytes], part: Part, text_column: str) -> Iterator[Window]:
     if part.layout:
-        read = records(file, part.layout, part.start, part.stop)
+        read = runs(file, part.layout, part.start, part.stop)
         return windows(read, part.layout, text_column, part.line)
     table = Table(file, part.path)
     return parquet_windows(table, range(part.start, part.stop), part.fitting, text_column, part.line)
@@ -210,20 +210,12 @@ class _Cuts:
         self.stop, self.line = start, 1
         self.found: list[tuple[int, int, int, int]] = []
 
-    def row(self, line: int, stop: int) -> None:
-        """A row that begins in `line` ends at `stop`."""
-        if not self.rows:
-            self.line = line
-        self.rows, self.stop = self.rows + 1, stop
-        if self.rows == self.part_rows or self.stop - self.start >= MOST_BYTES:
-            self.close()
-
-    def run(self, line: int, stops: list[int]) -> None:
-        """Rows that begin in `line` and each one after it end at `stops`."""
+    def run(self, lines: Sequence[int], stops: list[int]) -> None:
+        """Rows that begin in `lines` end at `stops`."""
         place = 0
         while place < len(stops):
             if not self.rows:
-                self.line = line + place
+                self.line = lines[place]
             full = bisect_left(stops, self.start + MOST_BYTES, place) + 1
             after = min(len(stops), full, place + self.part_rows - self.rows)
             self.rows, self.stop = self.rows + after - place, stops[after - 1]
@@ -244,16 +236,17 @@ def _cut_text(
     cuts = _Cuts(layout.start, part_rows)
     columns = dict.fromkeys(layout.header)
     if layout.form == "jsonl" and written not in (None, "jsonl"):  # a table's columns are those of all rows
-        for record in records(file, layout):
-            columns.update(dict.fromkeys(record.values))
-            _check_count(columns)
-            cuts.row(record.line, record.stop)
+        for run in runs(file, layout):
+            for row in run.values:
+                columns.update(dict.fromkeys(row))
+                _check_count(columns)
+            cuts.run(run.lines, run.stops)
     elif layout.form == "csv":
-        for record in records(file, layout):
-            cuts.row(record[0], record[1])
+        for run in runs(file, layout):
+            cuts.run(run.lines, run.stops)
     else:
-        for line, stops in row_ends(file, layout):
-            cuts.run(line, stops)
+        for lines, stops in row_ends(file, layout):
+            cuts.run(lines, stops)
     if layout.form == "txt":
         columns[text_column] = None
     return tuple(columns), cuts.close()

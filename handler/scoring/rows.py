@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +20,7 @@ from handler.predictor import LONE_SURROGATE, WINDOW, Predictor
 from handler.requests import Limits, read_text
 from handler.tables import parquet
 from handler.tables.lines import MOST_LINE, is_valid
-from handler.tables.records import TOO_LONG, Layout, Record
+from handler.tables.records import TOO_LONG, Layout, Run
 
 RESULT = ("label", "score", "tokens", "truncated", "error")
 WINDOW_BYTES = 8 << 20  # rows that are classified together are fewer where they are longer
@@ -37,29 +38,25 @@ class Window:
     rows: list[dict]
 
 
-def windows(read: Iterable[Record], layout: Layout, text_column: str, line: int = 1) -> Iterator[Window]:
+def windows(read: Iterable[Run], layout: Layout, text_column: str, line: int = 1) -> Iterator[Window]:
     """The records of a text file as rows, named as its header does; the first of them is in line `line`."""
-    window, begin, before = Window([], [], []), None, 0
-    header, form = layout.header, layout.form
-    columns = len(header)
-    for record in read:
-        number, stop, values, fault, damaged = record
-        if begin is None:
-            begin, before = stop, line - number
-        if fault or damaged or (form == "csv" and len(values) != columns):
-            row, fault = _row(record, layout, text_column)
-            if fault:
-                fault += f" (line {before + number:,})"
-        elif form == "csv":
-            row = dict(zip(header, values, strict=False))
-        else:
-            row = values if form == "jsonl" else {text_column: values}
-        window.rows.append(row)
-        window.faults.append(fault)
-        window.texts.append(row.get(text_column))
-        if len(window.rows) == WINDOW or stop - begin >= WINDOW_BYTES:
-            yield window
-            window, begin = Window([], [], []), stop
+    window, begin, before = Window([], [], []), -1, 0
+    for run in read:
+        if begin < 0 and run.lines:
+            begin, before = run.stops[0], line - run.lines[0]
+        rows, faults = _rows(run, layout, text_column, before)
+        texts = [row.get(text_column) for row in rows]
+        place = 0
+        while place < len(rows):
+            full = bisect_left(run.stops, begin + WINDOW_BYTES, place) + 1
+            after = min(len(rows), full, place + WINDOW - len(window.rows))
+            window.texts += texts[place:after]
+            window.faults += faults[place:after]
+            window.rows += rows[place:after]
+            stop, place = run.stops[after - 1], after
+            if len(window.rows) == WINDOW or stop - begin >= WINDOW_BYTES:
+                yield window
+                window, begin = Window([], [], []), stop
     if window.rows:
         yield window
 
@@ -96,20 +93,26 @@ def parquet_windows(table: Any, groups: range, fitting: int, text_column: str, r
         row += len(batch)
 
 
-def _row(record: Record, layout: Layout, text_column: str) -> tuple[dict, str]:
-    _, _, values, fault, damaged = record
+def _rows(run: Run, layout: Layout, text_column: str, before: int) -> tuple[list[dict], list[str]]:
+    """The rows of a run, and why each cannot be used; `before` is how many lines of the file are not
+    counted in it."""
+    header, rows = layout.header, run.values
     if layout.form == "txt":
-        row = {text_column: values}
-    elif layout.form == "jsonl":
-        row = values
-    else:
-        row = dict(zip(layout.header, values, strict=False))
-        if len(values) != len(layout.header):
-            fault = fault or _unlike_its_header(values, layout.header, text_column)
-            row |= dict.fromkeys(layout.header[len(values) :])
-    if damaged and not fault and isinstance(text := row.get(text_column), str) and not is_valid(text):
-        fault = f"the text is not valid {layout.encoding.upper()}: name its encoding with --encoding"
-    return row, fault
+        rows = [{text_column: text} for text in run.values]
+    elif layout.form == "csv":
+        rows = [dict(zip(header, cells, strict=False)) for cells in run.values]
+    unlike = layout.form == "csv" and set(map(len, run.values)) != {len(header)}
+    if not (unlike or run.damaged or any(run.faults)):
+        return rows, run.faults
+    faults = []
+    for number, row, values, fault in zip(run.lines, rows, run.values, run.faults, strict=True):
+        if layout.form == "csv" and len(values) != len(header):
+            fault = fault or _unlike_its_header(values, header, text_column)
+            row |= dict.fromkeys(header[len(values) :])
+        if run.damaged and not fault and isinstance(text := row.get(text_column), str) and not is_valid(text):
+            fault = f"the text is not valid {layout.encoding.upper()}: name its encoding with --encoding"
+        faults.append(f"{fault} (line {before + number:,})" if fault else "")
+    return rows, faults
 
 
 def _unlike_its_header(values: Sequence[str], header: Sequence[str], text_column: str) -> str:

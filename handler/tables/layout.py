@@ -128,7 +128,7 @@ def _csv(file: IO[bytes], name: str, layout: Layout, column: str, reading: Readi
 def _hinted(file: IO[bytes], layout: Layout, usual: str) -> tuple[Layout, str]:
     """The layout below a first line `sep=;`, which is Excel's, and the sign that it names."""
     block = next(blocks(file, layout.encoding, layout.start), None)
-    hint = re.fullmatch(r'"?sep=(.)"?\s*', block.lines[0]) if block else None
+    hint = re.fullmatch(r'"?sep=(.)"?\s*', block.decoded()[0][0]) if block else None
     if not (block and hint):
         return layout, usual
     return replace(layout, start=block.stops[0], first=2), hint[1]
@@ -137,19 +137,23 @@ def _hinted(file: IO[bytes], layout: Layout, usual: str) -> tuple[Layout, str]:
 def _headed(file: IO[bytes], layout: Layout) -> Layout:
     """The layout with the names of its columns, and its rows beginning below them."""
     rows = CsvRecords(blocks(file, layout.encoding, layout.start, first=layout.first), layout.delimiter)
-    header = next(iter(rows), None)
-    if header is None:
+    run = next(iter(rows), None)
+    if run is None:
         return layout
-    names = header.values
+    names, stop = run.values[0], run.stops[0]
     if names.count("") > 1:  # one is the index of pandas
         names = [name or f"column_{place}" for place, name in enumerate(names, 1)]
-    first = rows.first + bisect_right(rows.stops, header.stop)
-    return replace(layout, header=tuple(names), start=header.stop, first=first)
+    first = rows.first + bisect_right(rows.stops, stop)
+    return replace(layout, header=tuple(names), start=stop, first=first)
 
 
 def _odd_rows(file: IO[bytes], layout: Layout) -> int:
     """How many of the first rows are not well-formed, or unlike the header."""
     read = blocks(file, layout.encoding, layout.start, layout.start + SAMPLE)
     rows = CsvRecords(read, layout.delimiter, layout.escape)
-    unlike = sum(bool(row.fault) or len(row.values) != len(layout.header) for row in rows)
+    unlike = sum(
+        bool(fault) or len(cells) != len(layout.header)
+        for run in rows
+        for cells, fault in zip(run.values, run.faults, strict=True)
+    )
     return unlike + rows.strays

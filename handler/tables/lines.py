@@ -5,6 +5,7 @@ A line ends in \\n, \\r\\n or \\r and nowhere else. Leaves out: what lines hold 
 
 import codecs
 import io
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from handler.errors import UserError
 
 MOST_LINE = 8 << 20  # bytes of a line, and of a row; a longer line is skipped and named
-BLOCK = 1 << 18  # bytes that are read at once
+BLOCK = 1 << 15  # bytes that are read at once: of rows that live together, more cost the collector time
 MARKS = {  # UTF-32's begins as UTF-16's does
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32-le",
@@ -32,17 +33,30 @@ LOST = "\udcff"  # for what is not of the encoding and cannot be kept
 
 @dataclass(frozen=True)
 class Block:
-    """Whole lines that follow each other, with their ends: `lines[n]` has the number `first + n`, from 1, and
-    ends at byte `stops[n]` of its file; the first begins at `start`. In a `damaged` block some bytes are not
-    of the encoding: lone surrogates stand for them, as `surrogateescape` writes. A line that is `too_long` is
-    empty and alone."""
+    """Whole lines that follow each other, with their ends: the line `first + n`, from 1, ends at byte
+    `stops[n]` of its file; the first begins at `start`. A line that is `too_long` is empty and alone."""
 
     first: int
     start: int
-    lines: list[str]
     stops: list[int]
-    damaged: bool = False
+    content: bytes
+    encoding: str
     too_long: bool = False
+
+    @property
+    def numbers(self) -> range:
+        return range(self.first, self.first + len(self.stops))
+
+    def decoded(self) -> tuple[list[str], bool]:
+        """The lines, and whether some of their bytes are not of the encoding: lone surrogates stand for
+        these, as `surrogateescape` writes."""
+        text, damaged = _text(self.content, self.encoding)
+        lines = list(io.StringIO(text, newline=""))
+        if len(lines) != len(self.stops):
+            ends = [stop - self.start for stop in self.stops]
+            parts = zip([0, *ends], ends, strict=False)
+            lines = [_text(self.content[begin:end], self.encoding)[0] for begin, end in parts]
+        return lines, damaged
 
 
 def codec(encoding: str) -> str:
@@ -97,16 +111,15 @@ def blocks(
                 skipping, at, content = True, at + len(content) - kept, content[-kept:]
             waiting = content
             continue
-        if skipping or stops[0] > MOST_LINE:
-            yield Block(first, at, [""], [at + stops[0]], too_long=True)
-            content, at, first, skipping = content[stops[0] :], at + stops[0], first + 1, False
-            stops = [each - stops[0] for each in stops[1:]]
-        if stops:
-            lines, damaged = _decoded(content[: stops[-1]], stops, encoding)
-            yield Block(first, at, lines, [at + each for each in stops], damaged)
-            first += len(lines)
-            content, at = content[stops[-1] :], at + stops[-1]
-        waiting = content
+        begin = place = 0
+        while place < len(stops):  # more than once behind a long line, where much was read
+            too_long = skipping or stops[place] - begin > MOST_LINE
+            after = place + 1 if too_long else max(place + 1, bisect_right(stops, begin + 2 * BLOCK, place))
+            ends = [at + stop for stop in stops[place:after]]
+            lines = b"" if too_long else content[begin : stops[after - 1]]
+            yield Block(first + place, at + begin, ends, lines, encoding, too_long)
+            begin, place, skipping = stops[after - 1], after, False
+        waiting, at, first = content[begin:], at + begin, first + place
 
 
 def _line_ends(content: bytes, unit: str, width: int, last: bool) -> list[int]:
@@ -121,15 +134,6 @@ def _line_ends(content: bytes, unit: str, width: int, last: bool) -> list[int]:
     if last and len(content) > (stops[-1] if stops else 0):
         stops.append(len(content))
     return stops
-
-
-def _decoded(content: bytes, stops: list[int], encoding: str) -> tuple[list[str], bool]:
-    """The lines that end at `stops`, and whether some bytes are not of the encoding."""
-    text, damaged = _text(content, encoding)
-    lines = list(io.StringIO(text, newline=""))
-    if len(lines) != len(stops):
-        lines = [_text(content[a:b], encoding)[0] for a, b in zip([0, *stops], stops, strict=False)]
-    return lines, damaged
 
 
 def _text(content: bytes, encoding: str) -> tuple[str, bool]:

@@ -6,9 +6,10 @@ opened and never closes costs its own line. Leaves out: what the file is (`layou
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import repeat
 from typing import IO, Any, NamedTuple
 
 from handler.tables.lines import MOST_LINE, Block, blocks, is_valid
@@ -25,7 +26,6 @@ KEY_TWICE = "a key stands twice"
 
 
 _decode = json.JSONDecoder().raw_decode
-_record = tuple.__new__  # a third of the time of Record(…)
 
 
 class Record(NamedTuple):
@@ -38,6 +38,17 @@ class Record(NamedTuple):
     stop: int
     values: Any
     fault: str = ""
+    damaged: bool = False
+
+
+class Run(NamedTuple):
+    """Records that follow each other, as lists of what `Record` has of one: an object for each would take
+    longer than its parsing."""
+
+    lines: Sequence[int]
+    stops: list[int]
+    values: list[Any]
+    faults: list[str]
     damaged: bool = False
 
 
@@ -61,43 +72,55 @@ def records(
 ) -> Iterator[Record]:
     """The records of a file below its header; or those between two bytes at which records end, with lines
     counted from there. Empty lines are records of a text alone."""
+    for run in runs(file, layout, start, stop):
+        yield from map(Record, run.lines, run.stops, run.values, run.faults, repeat(run.damaged))
+
+
+def runs(file: IO[bytes], layout: Layout, start: int | None = None, stop: int | None = None) -> Iterator[Run]:
+    """The same records, many at a time."""
     if start is None:
         read = blocks(file, layout.encoding, layout.start, first=layout.first)
     else:
         read = blocks(file, layout.encoding, start, stop)
     if layout.form == "csv":
         return iter(CsvRecords(read, layout.delimiter, layout.escape))
-    return (json_records if layout.form == "jsonl" else text_records)(read)
+    return (_json_runs if layout.form == "jsonl" else _text_runs)(read)
 
 
-def row_ends(file: IO[bytes], layout: Layout) -> Iterator[tuple[int, list[int]]]:
-    """Where the rows of a text or of JSONL end, in runs of lines that follow each other: the number of the
-    first, and their bytes."""
+def row_ends(file: IO[bytes], layout: Layout) -> Iterator[tuple[Sequence[int], list[int]]]:
+    """The lines and the stops of the rows of a text or of JSONL, which is not parsed."""
     for block in blocks(file, layout.encoding, layout.start, first=layout.first):
-        if layout.form == "txt" or block.too_long or all(map(str.strip, block.lines)):
-            yield block.first, block.stops
+        lines = [] if layout.form == "txt" or block.too_long else block.decoded()[0]
+        if all(map(str.strip, lines)):
+            yield block.numbers, block.stops
             continue
-        for line, (text, stop) in enumerate(zip(block.lines, block.stops, strict=True), block.first):
-            if text.strip(BLANK):
-                yield line, [stop]
+        places = [place for place, text in enumerate(lines) if text.strip(BLANK)]
+        yield [block.first + place for place in places], [block.stops[place] for place in places]
 
 
-def text_records(read: Iterable[Block]) -> Iterator[Record]:
+def _text_runs(read: Iterable[Block]) -> Iterator[Run]:
     for block in read:
-        fault = TOO_LONG if block.too_long else ""
-        for line, (text, stop) in enumerate(zip(block.lines, block.stops, strict=True), block.first):
-            yield _record(Record, (line, stop, text.rstrip("\r\n"), fault, block.damaged))
+        lines, damaged = block.decoded()
+        texts = [text.rstrip("\r\n") for text in lines]
+        faults = [TOO_LONG if block.too_long else ""] * len(texts)
+        yield Run(block.numbers, block.stops, texts, faults, damaged)
 
 
-def json_records(read: Iterable[Block]) -> Iterator[Record]:
+def _json_runs(read: Iterable[Block]) -> Iterator[Run]:
     for block in read:
-        fault = TOO_LONG if block.too_long else ""
-        for line, (text, stop) in enumerate(zip(block.lines, block.stops, strict=True), block.first):
-            if fault:
-                yield Record(line, stop, {}, fault)
-            elif text := text.strip(BLANK):
+        if block.too_long:
+            yield Run([block.first], block.stops, [{}], [TOO_LONG])
+            continue
+        lines, damaged = block.decoded()
+        numbers, stops, values, faults = [], [], [], []
+        for line, text, stop in zip(block.numbers, lines, block.stops, strict=True):
+            if text := text.strip(BLANK):
                 found, why = json_object(text)
-                yield _record(Record, (line, stop, found, why, block.damaged))
+                numbers.append(line)
+                stops.append(stop)
+                values.append(found)
+                faults.append(why)
+        yield Run(numbers, stops, values, faults, damaged)
 
 
 def json_object(text: str) -> tuple[dict, str]:
@@ -150,15 +173,15 @@ class CsvRecords:
         self.unclosed = 0  # a quote that was opened before is known to stay open up to this line
         self.strays = 0
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[Run]:
         while self.lines or self._load():
             if not self.lines:  # the one that was loaded is too long
-                yield Record(self.first, self.at, [], TOO_LONG)
+                yield Run([self.first], [self.at], [[]], [TOO_LONG])
                 self.first += 1
                 continue
             done = 0
             if self.first > self.unclosed:
-                first, stops, damaged = self.first, self.stops, self.damaged
+                lines, stops, values = [], [], []
                 reader = csv.reader(iter(self.lines), strict=True, **self.style)
                 with suppress(csv.Error):
                     for cells in reader:
@@ -166,13 +189,17 @@ class CsvRecords:
                         if after > done + 1 and not self._is_short(done, after):
                             break
                         if cells:
-                            yield _record(Record, (first + done, stops[after - 1], cells, "", damaged))
+                            lines.append(self.first + done)
+                            stops.append(self.stops[after - 1])
+                            values.append(cells)
                         done = after
+                if values:
+                    yield Run(lines, stops, values, [""] * len(values), self.damaged)
                 self._drop(done)
             if self.lines:
                 cells, taken, fault = self._odd()
                 if cells:
-                    yield Record(self.first, self.stops[taken - 1], cells, fault, self.damaged)
+                    yield Run([self.first], [self.stops[taken - 1]], [cells], [fault], self.damaged)
                 self._drop(taken)
 
     def _odd(self) -> tuple[list[str], int, str]:
@@ -222,10 +249,10 @@ class CsvRecords:
         self.following = None
         if block is None:
             return False
-        self.first, self.at, self.damaged = block.first, block.start, block.damaged
-        self.lines, self.stops = ([], []) if block.too_long else (block.lines, block.stops)
+        self.first, self.at, self.stops = block.first, block.start, block.stops
+        self.lines, self.damaged = block.decoded()
         if block.too_long:
-            self.at = block.stops[0]
+            self.at, self.lines, self.stops = block.stops[0], [], []
         return True
 
     def _extend(self) -> bool:
@@ -233,8 +260,9 @@ class CsvRecords:
         block = self.following = self.following or next(self.read, None)
         if block is None or block.too_long:
             return False
-        self.lines, self.stops = self.lines + block.lines, self.stops + block.stops
-        self.damaged |= block.damaged
+        lines, damaged = block.decoded()
+        self.lines, self.stops = self.lines + lines, self.stops + block.stops
+        self.damaged |= damaged
         self.following = None
         return True
 

@@ -15,12 +15,14 @@ import pytest
 import handler.__main__ as command
 from handler.errors import UserError
 from handler.scoring.plan import plan, read_part
+from handler.tables.lines import BLOCK, MOST_LINE, blocks
 from tests.conftest import run_stage
-from tests.reading import Echo, rows_of
+from tests.reading import Echo, rows_of, scored
 
 ROOT = Path(__file__).parents[2]
 MOST_MEMORY = 1 << 30
 LONG = 200_000_000
+SHORT = 1_000_000
 
 
 class Loaded(Echo):
@@ -167,6 +169,25 @@ def test_a_hostile_file_takes_less_than_a_gigabyte(build_once, tmp_path, kind) -
     assert int(done.stdout.split()[-1]) << 10 < MOST_MEMORY
     assert "no answer" in done.stderr
     assert rows_of(tmp_path / "out.csv") or kind == "dictionary"
+
+
+@pytest.mark.parametrize("long", [MOST_LINE // 2 + 9, MOST_LINE, 2 * MOST_LINE])
+def test_short_lines_behind_a_long_one_are_read_some_at_a_time(long) -> None:
+    content = b"x" * (long - 1) + b"\n" + b"a\n" * SHORT
+    whole, *found = blocks(io.BytesIO(content), "utf-8")
+    assert whole.too_long == (long > MOST_LINE)
+    assert (whole.first, whole.stops) == (1, [long])
+    assert max(len(block.content) for block in found) <= 2 * BLOCK
+    assert b"".join(block.content for block in found) == b"a\n" * SHORT
+    numbers = [number for block in found for number in block.numbers]
+    assert numbers == list(range(2, 2 + SHORT))
+    assert [stop for block in found for stop in block.stops] == list(range(long + 2, len(content) + 1, 2))
+
+
+def test_lines_without_records_are_counted(tmp_path) -> None:
+    content = b"\n" * 3 * BLOCK + b'{"text": "a"}\n' + b"[]\n"
+    rows = scored(content, tmp_path, "in.jsonl")
+    assert [row["error"] for row in rows] == ["", f"not a JSON object (line {3 * BLOCK + 2:,})"]
 
 
 MEASURE = """
