@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from tabulate import tabulate
@@ -25,7 +25,7 @@ from benchmarks.arrivals import Arrivals, open_loop
 from benchmarks.served import as_bodies
 from deploy.load import closed_loop
 from deploy.sample import sample
-from deploy.server import CONFIG, Server, is_healthy, private_server
+from deploy.server import CONFIG, is_healthy, private_server
 from deploy.tune import repacked, settings_of
 from handler.commands import emit, say
 from handler.machine import available_cpus
@@ -35,6 +35,7 @@ CLIENTS = 64  # more than two batches, so that the worker never waits
 SATURATE_S = 5.0
 SETTLE_S = 3.0  # of the load, before memory counts as that of a server at work
 QUIET_S = 2.0
+MEMORY_EVERY_S = 0.5
 # Of saturation, while a worker is killed. The other has half of the threads, and shares these with the start
 # of a new one for ten seconds: at half of saturation the queue filled up, and refusals hid what the kill
 # had cost.
@@ -43,10 +44,17 @@ KILL_SHARE = 0.25
 
 @dataclass
 class Memory:
-    """Resident bytes of a server's processes, sampled while something happens."""
+    """Resident MiB of a server's processes, sampled while something happens; `times_s` count from `begun_s`,
+    a moment of `time.monotonic`."""
 
     times_s: list[float] = field(default_factory=list)
     mb: list[float] = field(default_factory=list)
+    begun_s: float = field(default_factory=time.monotonic)
+
+    def since(self, moment_s: float) -> list[float]:
+        """What was sampled from a moment of `time.monotonic` on."""
+        first_s = moment_s - self.begun_s
+        return [mb for at_s, mb in zip(self.times_s, self.mb, strict=True) if at_s >= first_s]
 
     def growth_mb(self, settle_s: float = SETTLE_S) -> float:
         """From the first quarter of the time (once it has settled) to the last, medians of both."""
@@ -201,16 +209,22 @@ def table(result: dict[str, Any]) -> str:
     return tabulate(rows, tablefmt="plain")
 
 
+class HasMemory(Protocol):
+    """A server, or several."""
+
+    def resident_mb(self) -> float: ...
+
+
 @contextmanager
-def watched(server: Server) -> Iterator[Memory]:
+def watched(server: HasMemory) -> Iterator[Memory]:
     """Its memory, every half second, while the block runs."""
-    memory, is_over, begun = Memory(), threading.Event(), time.monotonic()
+    memory, is_over = Memory(), threading.Event()
 
     def look() -> None:
         while True:
-            memory.times_s.append(time.monotonic() - begun)
+            memory.times_s.append(time.monotonic() - memory.begun_s)
             memory.mb.append(server.resident_mb())
-            if is_over.wait(0.5):
+            if is_over.wait(MEMORY_EVERY_S):
                 return
 
     looking = threading.Thread(target=look)

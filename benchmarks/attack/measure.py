@@ -8,9 +8,9 @@ import argparse
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from benchmarks.attack.clients import Answers, attacked, honest_client
 from benchmarks.attack.fronts import FRONTS, Front
 from benchmarks.attack.page import soak_table, table
 from benchmarks.machine import commit, fingerprint
+from benchmarks.overload import MEMORY_EVERY_S, watched
 from benchmarks.results import ATTACK, SOAK
 from benchmarks.served import as_bodies
 from deploy.sample import sample
@@ -30,7 +31,6 @@ from handler.errors import UnsupportedError
 
 QUIET_S = 5.0
 RECOVERY_S = 300.0  # how long recovery is waited for
-MEMORY_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,6 @@ class Outcome:
     recovery_s: float | None
     memory_mb: dict[str, float]
     attacker_saw: dict[str, int]
-
-
-@dataclass
-class Memory:
-    """Resident MiB over time."""
-
-    times_s: list[float] = field(default_factory=list)
-    mb: list[float] = field(default_factory=list)
-
-    def since(self, begin_s: float) -> list[float]:
-        return [mb for at_s, mb in zip(self.times_s, self.mb, strict=True) if at_s >= begin_s]
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -165,7 +154,7 @@ def soak(
             took = [answer.took_ms for answer in seen if answer.outcome == "200"]
             errors = Counter(answer.outcome for answer in seen if answer.outcome != "200")
             minute = round(60 / MEMORY_EVERY_S)
-            after_one_round = memory.since(memory.times_s[0] + 60 + len(ATTACKS) * (10 + QUIET_S))
+            after_one_round = memory.since(memory.begun_s + 60 + len(ATTACKS) * (10 + QUIET_S))
             found.append(
                 {
                     "server": server,
@@ -184,24 +173,3 @@ def soak(
                 }
             )
     return found
-
-
-@contextmanager
-def watched(front: Front) -> Iterator[Memory]:
-    """The server's memory, twice a second, while the block runs."""
-    memory, is_over = Memory(), threading.Event()
-
-    def look() -> None:
-        while True:
-            memory.times_s.append(time.monotonic())
-            memory.mb.append(front.resident_mb())
-            if is_over.wait(MEMORY_EVERY_S):
-                return
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
-        yield memory
-    finally:
-        is_over.set()
-        looking.join()

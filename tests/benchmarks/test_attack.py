@@ -10,8 +10,9 @@ import pytest
 from benchmarks.attack.attacks import ADDRESS, BODY_BYTES, Target, flood, half_sent, hold, request
 from benchmarks.attack.clients import Honest
 from benchmarks.attack.fronts import NGINX, nginx_config
-from benchmarks.attack.measure import Memory, recovered
+from benchmarks.attack.measure import recovered
 from benchmarks.attack.page import excerpt
+from benchmarks.overload import Memory
 from deploy.server import free_ports
 
 Reply = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -95,7 +96,7 @@ def test_recovery_counts_to_the_last_honest_request_that_went_wrong() -> None:
 
 
 def test_memory_is_taken_from_a_moment_on() -> None:
-    assert Memory([1.0, 2.0, 3.0], [10.0, 20.0, 30.0]).since(2.0) == [20.0, 30.0]
+    assert Memory([1.0, 2.0, 3.0], [10.0, 20.0, 30.0], begun_s=100.0).since(102.0) == [20.0, 30.0]
 
 
 def test_the_table_shows_who_got_no_answer_and_what_never_recovered() -> None:
