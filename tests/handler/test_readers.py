@@ -168,7 +168,7 @@ def test_a_hostile_file_takes_less_than_a_gigabyte(build_once, tmp_path, kind) -
     done = subprocess.run(measured, cwd=ROOT, capture_output=True, text=True, check=True)
     assert int(done.stdout.split()[-1]) << 10 < MOST_MEMORY
     assert "no answer" in done.stderr
-    assert rows_of(tmp_path / "out.csv") or kind == "dictionary"
+    assert kind == "dictionary" or rows_of(tmp_path / "out.csv")  # its cells are beyond csv's limit
 
 
 @pytest.mark.parametrize("long", [MOST_LINE // 2 + 9, MOST_LINE, 2 * MOST_LINE])
