@@ -15,6 +15,8 @@ from pathlib import Path
 from handler.errors import UnsupportedError, UserError
 
 LONGEST_SEEN = 200  # characters of what was found, in a sentence
+# The head of a generated kernel with its name and the type that it multiplies; one for AMX takes a state first.
+MICRO_GEMM = re.compile(r"inline void (cpp_\w+?)_micro_gemm\(\s*(?:AMXState& amx_state,\s*)?const ([\w:]+)\*")
 # What stands in a generated kernel that uses them; library kernels choose their own.
 INSTRUCTIONS = {"AMX": "_micro_gemm_amx_kernel", "VNNI": "_dpbusd_", "AVX512-BF16": "_dpbf16_"}
 
@@ -159,7 +161,7 @@ def compiled_kernels(package: Path) -> dict:
         sources = {name: archive.read(name).decode() for name in archive.namelist() if name.endswith(".cpp")}
     kernels = "".join(text for name, text in sources.items() if name.endswith("kernel.cpp"))
     wrapper = "".join(text for name, text in sources.items() if name.endswith("wrapper.cpp"))
-    generated = dict(re.findall(r"inline void (cpp_\w+?)_micro_gemm\(\s*const ([\w:]+)\*", kernels))
+    generated = dict(MICRO_GEMM.findall(kernels))
     # Of the places where a kernel's name is followed by "(", one is its declaration.
     calls = {name: len(re.findall(rf"\b{name}\(", wrapper)) - 1 for name in generated}
     integer_calls = len(re.findall(r"\baoti_torch_cpu__qlinear_pointwise\w*\(", wrapper))

@@ -82,7 +82,7 @@ def load_forward(artifact: Artifact, threads: int, device: str) -> Forward:
         raise UserError(
             f"the runtime {artifact.meta['runtime']} cannot load {artifact.name}",
             seen=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}",
-            remedy="Build the artifact again: make export",
+            remedy="Build the artifact again on this kind of machine, with these versions: make export",
         ) from error
 
 
@@ -244,11 +244,7 @@ def _load_compiled(artifact: Artifact, threads: int, device: str) -> Forward:
                 seen=f"{unpacks_into()}, {fault}",
                 remedy=f"Set TMPDIR to a folder with {size / 1e6:.0f} MB of room, not mounted noexec",
             ) from error
-        raise UserError(
-            "the compiled artifact cannot be loaded",
-            seen=str(error).split("\n")[0][:300],
-            remedy="Build it again on this kind of machine, with this version of torch",
-        ) from error
+        raise
     # Not the package itself, which reads how its inputs nest from JSON anew at every call: of one short text
     # on a CPU that was 0.2 ms of 2.7.
     return staged(lambda ids, mask: loader.boxed_run([ids, mask])[0], device)

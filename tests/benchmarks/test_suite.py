@@ -114,7 +114,7 @@ def open_artifact_sha(reports) -> str:
 
 
 def test_a_trained_classifier_gets_quality_and_an_interval_of_its_drop(reports) -> None:
-    assert reports["copy"]["quality"]["gate"]["macro_f1"] > 0.6
+    assert reports["copy"]["quality"]["gate"]["macro_f1"] > 0.55, "chance is 0.5"
     drop = reports["copy"]["parity"]["gate"]["macro_f1_drop"]
     assert drop["low"] <= 0 <= drop["high"]
 
@@ -282,7 +282,8 @@ def test_an_artifact_of_other_data_is_a_row_that_says_so(artifacts: Path, datase
 
 def archive_of(folder: Path, path: Path) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
-        archive.write(folder / DESCRIPTION, f"artifact/{DESCRIPTION}")
+        for name in (DESCRIPTION, *open_artifact(folder).meta["files"]):
+            archive.write(folder / name, f"artifact/{name}")
     return path
 
 

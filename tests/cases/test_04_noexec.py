@@ -104,7 +104,7 @@ def refuse(error: Exception) -> None:
 
 
 def test_a_package_that_is_damaged_is_a_sentence_of_its_own(compiled: Artifact) -> None:
-    with pytest.raises(UserError, match="the compiled artifact cannot be loaded"):
+    with pytest.raises(UserError, match="the runtime compiled cannot load"):
         load_forward(compiled, 1, "cpu")
 
 

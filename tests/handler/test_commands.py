@@ -123,7 +123,7 @@ def test_a_broken_pipe_of_something_else_is_not_success() -> None:
     ("raising", "expected"),
     [
         ("raise OSError(errno.ENOSPC, 'x', '/a/file')", "no room is left on the disk: /a/file"),
-        ("raise OSError(errno.EDQUOT, 'over quota')", "the disk quota is used up: over quota"),
+        ("raise OSError(errno.EDQUOT, 'over quota')", "the disk quota is used up: Disk quota exceeded"),
         ("raise OSError(errno.EROFS, 'x', '/a')", "the file system is read-only: /a"),
         ("raise OSError(errno.EMFILE, 'x')", "this process may open no more files"),
         ("raise MemoryError", "there is no memory left"),
