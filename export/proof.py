@@ -15,7 +15,7 @@ from pathlib import Path
 from handler.errors import UnsupportedError, UserError
 
 LONGEST_SEEN = 200  # characters of what was found, in a sentence
-# The head of a generated kernel with its name and the type that it multiplies; one for AMX takes a state first.
+# A generated kernel: its name and the type that it multiplies. One for AMX takes a state first.
 MICRO_GEMM = re.compile(r"inline void (cpp_\w+?)_micro_gemm\(\s*(?:AMXState& amx_state,\s*)?const ([\w:]+)\*")
 # What stands in a generated kernel that uses them; library kernels choose their own.
 INSTRUCTIONS = {"AMX": "_micro_gemm_amx_kernel", "VNNI": "_dpbusd_", "AVX512-BF16": "_dpbf16_"}
