@@ -182,7 +182,7 @@ def _reading(arguments: argparse.Namespace) -> "Reading":
 def _told_of_rejected(count: int, is_strict: bool) -> int:
     """Say how many rows have no answer; the exit status."""
     if count:
-        say(f"{count:,} rows have no answer: their column error says why")
+        say(f"{count:,} {'row has' if count == 1 else 'rows have'} no answer: see the column error")
     return int(bool(count) and is_strict)
 
 
