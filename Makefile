@@ -128,7 +128,7 @@ $(BUILD)/tools/.installed:
 	@$(BUILD)/tools/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1
 	@touch $@
 
-pins: ## base images by digest, which nobody can move (asks their registry, by docker)
+pins: ## base images pinned by digest (docker asks their registry)
 	@for image in $(IMAGES); do \
 	  docker buildx imagetools inspect "$$image" --format "$$image@{{.Manifest.Digest}}" || exit 2; done
 

@@ -341,7 +341,7 @@ def serve(model: Model, batching: Batching, settings: Settings) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with listen(host, settings.port) as listening, suppress(KeyboardInterrupt):
         if not listening.getsockname()[0].startswith(LOOPBACK):
-            say(f"{host} is not loopback alone, and there are no tokens: whoever reaches the port may ask")
+            say(f"{host} is not loopback alone, and there are no tokens: anyone who reaches the port may ask")
         address = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         server.run(sockets=[listening])
     if batcher.failure is not None:

@@ -89,7 +89,7 @@ class Held:
     is_given_up: bool = False
 
     def give_up(self) -> None:
-        """Whoever reads it stops."""
+        """Stop reading this body."""
         self.is_given_up = True
         if self.timeout is not None and not self.timeout.expired():
             self.timeout.reschedule(asyncio.get_running_loop().time())
