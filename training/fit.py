@@ -402,7 +402,7 @@ def _arguments(recipe: Recipe, state: Path, texts: int) -> TrainingArguments:
         save_strategy="epoch",
         logging_strategy="steps",
         logging_steps=max(1, steps // LOGGED),
-        save_total_limit=1,
+        save_total_limit=2,  # the last but one stays until the last is marked complete
         load_best_model_at_end=True,
         metric_for_best_model="macro_f1",
         greater_is_better=True,

@@ -12,7 +12,7 @@ import transformers
 from handler.errors import UserError
 from training import data
 from training.backbones import backbone
-from training.fit import _ByLength, fit, freeze, parameter_groups, phases
+from training.fit import _ByLength, _last_complete, fit, freeze, parameter_groups, phases
 from training.recipe import Recipe
 
 LABELS = ("not-hate", "hate")
@@ -125,6 +125,21 @@ def test_each_epoch_has_its_own_order_and_a_resumed_one_has_it_too(dataset, tmp_
     assert first != second
     sampler.set_epoch(1)
     assert list(sampler) == second
+
+
+def test_a_cut_while_a_state_is_saved_leaves_the_one_before(dataset, tmp_path, monkeypatch) -> None:
+    model, tokenizer = backbone("random:tiny", LABELS)
+    saved: list[Path] = []
+
+    def cut_at_the_second(folder: Path) -> None:
+        saved.append(folder)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.fit.sync_tree", cut_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, tokenizer, dataset, BRIEF, tmp_path / "state", save_minutes=0)
+    assert _last_complete(tmp_path / "state" / "none") == saved[0]
 
 
 class Orders(transformers.TrainerCallback):

@@ -88,7 +88,7 @@ def test_a_run_that_is_killed_ends_as_one_that_was_not(small_jsonl: Path, tmp_pa
     command += ["--save-minutes", "0.005"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     state = tmp_path / "parts-state" / "none"
-    while not any(_step(path) > 5 for path in state.glob("checkpoint-*")):
+    while not any(_step(path.parent) > 5 for path in state.glob("checkpoint-*/complete")):
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
