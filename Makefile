@@ -23,7 +23,7 @@ IMAGES = python:$(shell sed -n 's/^ARG PYTHON=//p' deploy/Dockerfile) $(shell se
 ARTIFACTS := $(BUILD)/artifacts
 OBJECTIVE = $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP))
 
-.PHONY: help demo install train evaluate export package serve stop doctor benchmark gpu compare select plan test coverage test-slow docs lint lock sbom audit pins clean
+.PHONY: help demo install train evaluate export package serve stop doctor benchmark gpu compare select plan test coverage test-slow counts docs lint lock sbom audit pins clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -104,6 +104,9 @@ coverage: install ## the test suite, and which lines it ran -> build/coverage/
 
 test-slow: install ## the long proofs
 	@$(RUN) -m pytest -m slow
+
+counts: install ## files, lines, tokens, long functions and import cycles of each package [AGAINST=commit]
+	@$(RUN) -m tests.house.counts $(if $(AGAINST),--against $(call q,$(AGAINST))) >/dev/null
 
 docs: install ## README.md, docs/ and the published reports as a site -> build/site/
 	@$(RUN) -m mkdocs build --strict --quiet --site-dir $(call q,$(BUILD)/site)
