@@ -1,6 +1,6 @@
 """Every command and option, a line each: what a later release must still accept.
 
-`python -m tests.house.inventory` prints them, and `tests/test_inventory.py` holds the stored list to the code.
+`python -m tests.house.inventory` prints them, and `tests/test_inventory.py` compares the stored list.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PROGRAMS = {
 }
 
 
-class _Found(Exception):
+class _FoundError(Exception):
     """Carries the parser of a program out of its `main`."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def commands() -> list[str]:
 
 def _parser(program: str, verb: list[str]) -> argparse.ArgumentParser:
     def carry(parser: argparse.ArgumentParser, *arguments: object) -> None:
-        raise _Found(parser)
+        raise _FoundError(parser)
 
     try:
         module = import_module(f"{program}.__main__")
@@ -55,7 +55,7 @@ def _parser(program: str, verb: list[str]) -> argparse.ArgumentParser:
     ):
         try:
             module.main(verb)
-        except _Found as found:
+        except _FoundError as found:
             return found.parser
     raise AssertionError(f"{program} {verb} parses nothing")
 
