@@ -36,8 +36,8 @@ $(BIN)/.installed: requirements.lock
 	@$(call q,$(PYTHON)) -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "error:" $(call q,$(PYTHON)) "cannot make environments. On Debian: apt-get install python3-venv" >&2; exit 2; }
 	@echo "installing into .venv (2.3 GB; minutes on a slow line)"
-	@$(call q,$(PYTHON)) -m venv .venv
-	@# torch comes last, so that the index of its build brings nothing that the lock names
+	@[ -L .venv ] || $(call q,$(PYTHON)) -m venv .venv
+	@# A link is an environment of your own making. torch comes last, so that the index of its build brings nothing that the lock names
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@$(RUN) -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch==2.13.0
 	@touch $@
