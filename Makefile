@@ -38,7 +38,7 @@ $(BIN)/.installed: requirements.lock
 	@echo "installing into .venv (2.3 GB; minutes on a slow line)"
 	@[ -L .venv ] || $(call q,$(PYTHON)) -m venv .venv
 	@# A link is an environment of your own making. torch comes last, so that the index of its build brings nothing that the lock names
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r requirements.lock
 	@$(RUN) -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch==2.13.0
 	@touch $@
 

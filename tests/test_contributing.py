@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -34,7 +35,7 @@ def test_the_workflow_calls_targets_that_there_are_for_the_pythons_that_are_decl
     assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
     for runtime in jobs["images"]["strategy"]["matrix"]["runtime"]:
-        assert (ROOT / "deploy" / "requirements" / f"{runtime}.txt").is_file()
+        assert (IMAGES / f"{runtime}.txt").is_file()
         assert runtime in dockerfile
 
 
@@ -52,6 +53,49 @@ def test_conda_brings_python_and_pip_and_says_what_pip_brings() -> None:
     install = (ROOT / "Makefile").read_text()
     for command in re.findall(r"pip install ([^&\n]+)", text):
         assert command.strip().split()[-1] in install
+
+
+def locked(path: Path) -> dict[str, str]:
+    """The hashes that a file of requirements has for each `name==version`."""
+    entries = re.split(r"\n(?=\S)", path.read_text().rstrip())
+    return {entry.split(" ", 1)[0]: entry.split(" ", 1)[1] for entry in entries}
+
+
+LOCK = locked(ROOT / "requirements.lock")
+IMAGES = ROOT / "deploy" / "requirements"
+
+
+def test_every_package_of_the_lock_has_its_version_and_hashes() -> None:
+    assert len(LOCK) > 150
+    for pinned, hashes in LOCK.items():
+        assert re.fullmatch(r"[a-z0-9-]+==[\w.+]+", pinned)
+        assert re.fullmatch(r"(\\\s+--hash=sha256:[0-9a-f]{64}\s*)+", hashes), pinned
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino", "torch"])
+def test_an_image_installs_what_the_lock_has(runtime: str) -> None:
+    image = locked(IMAGES / f"{runtime}.txt")
+    assert image.items() <= LOCK.items()
+    listed = [(IMAGES / f"{name}.in").read_text().splitlines() for name in ("serve", runtime)]
+    named = {line for lines in listed for line in lines if line[:1].isalpha()}
+    assert {pinned.split("==")[0] for pinned in image} == named
+
+
+def test_the_lock_has_what_the_extras_ask_for() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    versions = dict(pinned.split("==") for pinned in LOCK)
+    for requirement in [Requirement(one) for extra in extras.values() for one in extra]:
+        if requirement.name != "torch":  # its build is chosen at install
+            assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
+
+
+def test_torch_is_of_one_version_and_all_else_is_verified_wherever_it_is_installed() -> None:
+    constraints = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["constraint-dependencies"]
+    assert len(constraints) == 1
+    for place in ("Makefile", "deploy/Dockerfile", "deploy/Dockerfile.train", "environment.yaml"):
+        text = (ROOT / place).read_text()
+        assert re.findall(r"torch==[\d.]+", text) == constraints, place
+        assert len(re.findall(r"--no-deps --only-binary :all: --require-hashes (?:-r|--requirement) ", text)) == 1, place
 
 
 # What is installed for modules that import at their heads. Entry points import later, for --help's sake.

@@ -86,6 +86,18 @@ def test_a_python_whose_path_has_a_blank_makes_the_environment(checkout: Path, t
     calls = called(checkout, "install", f"PYTHON={own}")
     assert ["-m", "venv", ".venv"] in calls
     assert [call[:3] for call in calls][-2:] == [["-m", "pip", "install"]] * 2
+    assert {"--no-deps", "--require-hashes", "requirements.lock"} <= set(calls[-2])
+    assert calls[-1][-1].startswith("torch==")
+
+
+def test_an_environment_that_is_a_link_is_kept(checkout: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "somebody's"
+    (checkout / ".venv").rename(shared)
+    (checkout / ".venv").symlink_to(shared)
+    (shared / "bin" / ".installed").unlink()
+    calls = called(checkout, "install", f"PYTHON={shared}/bin/python")
+    assert ["-m", "venv", ".venv"] not in calls
+    assert [call[:3] for call in calls][-2:] == [["-m", "pip", "install"]] * 2
 
 
 def test_a_python_that_is_not_there_is_a_sentence(checkout: Path) -> None:
