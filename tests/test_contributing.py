@@ -89,13 +89,20 @@ def test_the_lock_has_what_the_extras_ask_for() -> None:
             assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
 
 
+VERIFIED = r"--no-deps --only-binary :all: --require-hashes (?:-r|--requirement) "
+
+
 def test_torch_is_of_one_version_and_all_else_is_verified_wherever_it_is_installed() -> None:
-    constraints = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["constraint-dependencies"]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]
+    constraints = settings["constraint-dependencies"]
     assert len(constraints) == 1
     for place in ("Makefile", "deploy/Dockerfile", "deploy/Dockerfile.train", "environment.yaml"):
         text = (ROOT / place).read_text()
         assert re.findall(r"torch==[\d.]+", text) == constraints, place
-        assert len(re.findall(r"--no-deps --only-binary :all: --require-hashes (?:-r|--requirement) ", text)) == 1, place
+        assert (
+            len(re.findall(r"--no-deps --only-binary :all: --require-hashes (?:-r|--requirement) ", text))
+            == 1
+        ), place
 
 
 # What is installed for modules that import at their heads. Entry points import later, for --help's sake.
