@@ -22,6 +22,7 @@ from benchmarks.quality import sample
 from benchmarks.served import check_archive
 from benchmarks.team import CUDA_REFERENCE, REFERENCE, Failure
 from handler.artifact import DESCRIPTION, Artifact, file_sha256, open_artifact
+from handler.atomic import recover_all
 from handler.commands import say
 from handler.errors import UserError
 from handler.torchserve import java_home
@@ -215,6 +216,7 @@ def find_artifacts(
 ) -> tuple[dict[str, Artifact], dict[str, Failure]]:
     """The references first (that of GPUs where variants for them take part), then the wanted variants (all
     built ones if none is named), verified; and those that cannot be used here."""
+    recover_all(folder)
     built = sorted(path.parent.name for path in folder.glob(f"[!.]*/{DESCRIPTION}"))
     for name in (REFERENCE, *wanted):
         if name not in built:

@@ -32,6 +32,7 @@ from deploy.batcher import LOADING, STOPPING, Batcher, Batching
 from deploy.bodies import MOST_HELD, Held, Memory, is_form, read_body, read_form
 from deploy.connections import KEEP_ALIVE_S, Admission, Bounds, Connection, Seldom
 from handler.artifact import Artifact, archive_manifest, open_artifact, unpacked
+from handler.atomic import recover
 from handler.commands import not_negative_float, not_negative_int, positive_int, say
 from handler.errors import Rejection, UserError
 from handler.metrics import Tally
@@ -352,6 +353,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="app-") as scratch:
         if options.archive is None:
+            recover(options.artifact)
             verify(options.artifact, options.trusted_key)
             model = Model.of_artifact(options.artifact)
         else:

@@ -24,6 +24,7 @@ from scipy.stats import chi2, kstwobign
 from tabulate import tabulate
 
 from handler.artifact import DESCRIPTION, Artifact, archived_artifact, checked, read_json
+from handler.atomic import recover
 from handler.commands import emit, positive_float, positive_int, say, share
 from handler.errors import UserError
 from handler.metrics import dimension, length_bin, score_bin
@@ -222,6 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from deploy import counts  # which names its counts as this module does
 
     arguments = _parser().parse_args(argv)
+    recover(arguments.artifact)
     verify(arguments.artifact, arguments.trusted_key)
     artifact = _artifact(arguments.artifact)
     rule = Rule(arguments.psi, arguments.ks, arguments.alpha, arguments.least_texts)

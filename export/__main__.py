@@ -13,6 +13,7 @@ from tabulate import tabulate
 import export.variants  # noqa: F401 - registers the variants
 from export.registry import VARIANTS, choose, kind_of
 from handler.artifact import DESCRIPTION, Artifact, open_artifact
+from handler.atomic import recover_all
 from handler.commands import emit, positive_float, positive_int, run, say
 from handler.errors import UnsupportedError, UserError
 from handler.signing import VARIABLE, add_trusted_key, make_keys, sign
@@ -302,6 +303,7 @@ def _package(arguments: argparse.Namespace) -> int:
     if arguments.tuning and not arguments.tuning.is_file():
         raise UserError("there is no such tuning", seen=arguments.tuning, remedy="python -m deploy tune")
     tuning = arguments.tuning or arguments.artifacts.parent / "tuning.json"
+    recover_all(arguments.artifacts)
     folders = sorted(path.parent for path in arguments.artifacts.glob(f"[!.]*/{DESCRIPTION}"))
     if not folders:
         raise UserError(

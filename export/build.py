@@ -38,6 +38,7 @@ from handler import artifact as artifacts
 from handler.artifact import DESCRIPTION, SCHEMA, TOKENIZER, Artifact
 from handler.atomic import recover, replacing_folder, write_json
 from handler.batching import plan
+from handler.commands import of_this_moment
 from handler.errors import UserError
 from handler.machine import cpu_features, gpus
 from handler.predictor import Predictor
@@ -75,6 +76,7 @@ def build(variant: Variant, source: Source, say: Callable[[str], None]) -> Artif
             seen=f"{error.filename or place}: {error.strerror}",
             remedy="Make room, or name another folder: --artifacts (make … BUILD=folder)",
         ) from error
+    _log(source, variant).unlink(missing_ok=True)
     built = artifacts.open_artifact(place)
     check = built.meta["check"]
     verdict = "equal" if check["equal"] else "NOT EQUAL"
@@ -135,6 +137,11 @@ def _take_over(folder: Path, retry: Path) -> None:
         path.rename(folder / path.name)
 
 
+def _log(source: Source, variant: Variant) -> Path:
+    """Where the traceback of a build that failed is written."""
+    return source.artifacts / f"{variant.name}.failed.txt"
+
+
 def _may_be_equal(source: Source, variant: Variant) -> bool:
     """Whether more precision can help: a child cannot be better than a parent that is not equal itself."""
     if variant.parent in (None, REFERENCE):
@@ -163,8 +170,10 @@ def _attempt(
             built = variant.build(source, folder, leave) if variant.leaves else variant.build(source, folder)
     except UserError:
         raise
-    except Exception as error:  # of whatever kind an exporter, a quantiser or a full disk raises
-        log = source.artifacts / f"{variant.name}.failed.txt"
+    except Exception as error:  # of whatever kind an exporter or a quantiser raises
+        if told := of_this_moment(error):
+            raise told from error
+        log = _log(source, variant)
         with contextlib.suppress(OSError):
             log.write_text(traceback.format_exc())
         raise UserError(

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 from tqdm import tqdm
 
 from handler.artifact import open_artifact
-from handler.atomic import replacing
+from handler.atomic import recover, replacing
 from handler.commands import emit, positive_int, run, say
 from handler.errors import Rejection, UserError
 from handler.machine import available_cpus
@@ -83,6 +83,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    recover(arguments.artifact)
     verify(arguments.artifact, arguments.trusted_key)
     if arguments.text is not None and arguments.file is not None:
         raise UserError("a text and --file were both given", remedy="Give one of them")

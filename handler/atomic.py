@@ -19,9 +19,11 @@ from typing import IO, Any
 
 PARTIAL, OLD = "partial", "old"
 TOKEN_BYTES = 4
+TOKEN = "[0-9a-f]" * (2 * TOKEN_BYTES)
 AT_FDCWD = -100  # of Linux: paths are relative to the working directory
 RENAME_EXCHANGE = 2
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EMLINK)
 NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES)  # network file systems, mostly
 
 
@@ -40,8 +42,7 @@ def replacing(path: Path, *, text: bool = False) -> Iterator[Any]:
                 with suppress(OSError):  # it is not there, or the file system has no rights
                     os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
                 yield file
-                file.flush()
-                _sync(file.fileno(), path)
+                _sync(file, path)
             os.replace(partial, path)
             sync_folder(path.parent)
     finally:
@@ -87,6 +88,12 @@ def recover(place: Path) -> None:
                 sync_folder(place.parent)
 
 
+def recover_all(folder: Path) -> None:
+    """`recover` of whatever may have stood in `folder`."""
+    for old in folder.glob(f".*.{TOKEN}.{OLD}"):
+        recover(old.with_name(old.name[1:].rsplit(".", 2)[0]))
+
+
 def write_json(path: Path, value: object) -> None:
     """Write `value` to `path`, whose folder is made where it is missing."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -104,26 +111,15 @@ def create(path: Path, content: bytes) -> bool:
     partial = _hidden(path, PARTIAL)
     try:
         with _naming(path):
-            with _begun(partial, path) as file:
-                file.write(content)
-                file.flush()
-                _sync(file.fileno(), path)
-            try:
-                os.link(partial, path)
-            except FileExistsError:
-                return False
-            except OSError:  # a file system without hard links: another may see it half written
-                try:
-                    with path.open("xb") as file:
-                        file.write(content)
-                        file.flush()
-                        _sync(file.fileno(), path)
-                except FileExistsError:
-                    return False
+            _fill(_begun(partial, path), content, path)
+            if not _link(partial, path):
+                _fill(path.open("xb"), content, path)  # another may see it half written
             sync_folder(path.parent)
-            return True
+    except FileExistsError:
+        return False
     finally:
         _remove(partial)
+    return True
 
 
 def make_folder(folder: Path) -> None:
@@ -143,7 +139,7 @@ def sync_tree(folder: Path) -> None:
         for path in (Path(place, name) for name in names):
             if path.is_file() and not path.is_symlink():
                 with path.open("rb") as file:
-                    _sync(file.fileno(), path)
+                    _sync(file, path)
         sync_folder(Path(place))
 
 
@@ -152,19 +148,43 @@ def sync_folder(folder: Path) -> None:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            _sync(descriptor, folder)
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
         if error.errno not in NO_FOLDER_SYNC:
-            raise
+            raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
-def _sync(descriptor: int, path: Path) -> None:
+def _sync(file: IO[Any], path: Path) -> None:
+    """What was written to a file is on the disk when this returns. Errors name it `path`."""
     try:
-        os.fsync(descriptor)
+        file.flush()
+        os.fsync(file.fileno())
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _fill(file: IO[bytes], content: bytes, path: Path) -> None:
+    """Write all of a file that is new, or nothing."""
+    try:
+        with file:
+            file.write(content)
+            _sync(file, path)
+    except BaseException:
+        _remove(Path(file.name))
+        raise
+
+
+def _link(one: Path, other: Path) -> bool:
+    """A second name of a file; False where the file system has no hard links."""
+    try:
+        os.link(one, other)
+    except OSError as error:
+        if error.errno in NO_LINKS:
+            return False
+        raise
+    return True
 
 
 def _swap(partial: Path, place: Path) -> None:
@@ -208,8 +228,7 @@ def _hidden(path: Path, kind: str) -> Path:
 
 def _hiding(path: Path, kind: str) -> list[Path]:
     """What `_hidden` has named for `path`, and for no other name."""
-    token = "[0-9a-f]" * (2 * TOKEN_BYTES)
-    return list(path.parent.glob(f".{glob.escape(path.name)}.{token}.{kind}"))
+    return list(path.parent.glob(f".{glob.escape(path.name)}.{TOKEN}.{kind}"))
 
 
 def _sweep(place: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
@@ -29,14 +30,22 @@ SHORTAGES = {
     errno.EMFILE: ("this process may open no more files", "Raise the limit: ulimit -n 4096"),
     errno.ENFILE: ("the machine may open no more files", "End what holds many open, or raise fs.file-max"),
     errno.ENOMEM: ("there is no memory left", "Free some, or raise the limit (ulimit -v)"),
+    errno.EFBIG: ("the file would be larger than is allowed", "Raise the limit: ulimit -f unlimited"),
+    errno.EIO: ("the disk does not read or write", "Look for its errors (dmesg), or name another disk"),
+    errno.ESTALE: ("the network drive has changed underneath", "Mount it again"),
+    errno.ENOTCONN: ("the network drive is gone", "Mount it again"),
+    errno.ETIMEDOUT: ("the network drive does not answer", "Wait for it, or mount it again"),
 }
+# Sockets give the others as well: they mean a drive only where a file is named.
+UNNAMED = SHORTAGES.keys() - {errno.ENOTCONN, errno.ETIMEDOUT}
 TORCH_CANNOT_WRITE = "PytorchStreamWriter failed writing"  # it does not say why
 SAME_END_S = 5.0  # a terminal and make both pass on one end: its echo must not cut off the tidying up
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     """Run `main(argv)` as a program and leave the process with its exit status. SIGTERM, SIGHUP and SIGQUIT
-    end it as Ctrl-C does: what it started is stopped."""
+    end it as Ctrl-C does: what it started is stopped. In Python's development mode (PYTHONDEVMODE=1) what the
+    machine lacks has its traceback, too."""
     prepare_streams()
     spare_loopback()
     _heed_ends()
@@ -57,6 +66,8 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     except Exception as error:
         if (told := of_this_moment(error)) is None:
             raise
+        if sys.flags.dev_mode:
+            traceback.print_exc()
         say(f"error: {told}")
         with suppress(OSError):  # there is no such stream
             discard(sys.stdout.fileno())  # what could not be written is not tried once more
@@ -82,11 +93,12 @@ def of_this_moment(error: BaseException) -> UserError | None:
 def _system_number(error: BaseException | None) -> int | None:
     """The number, one of `SHORTAGES`, that the system gave for what led to `error`."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in SHORTAGES:
+        of_a_file = isinstance(error, OSError) and error.filename
+        if isinstance(error, OSError) and error.errno in (SHORTAGES if of_a_file else UNNAMED):
             return error.errno
         if not isinstance(error, OSError):  # libraries of Rust and C++ pass it on as text
             text = str(error)
-            for number in SHORTAGES:
+            for number in UNNAMED:
                 if f"(os error {number})" in text or os.strerror(number) in text:
                     return number
             if TORCH_CANNOT_WRITE in text:

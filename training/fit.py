@@ -438,8 +438,8 @@ def _prepare_state(state: Path, run: dict[str, Any], resume: bool) -> Path | Non
             f"{state} holds something that is not the state of a training",
             remedy="Choose another --output, or move that folder.",
         )
-    shutil.rmtree(state, ignore_errors=True)
     try:
+        remove_state(state)
         state.mkdir(parents=True)
         (state / RUN_FILE).write_text(json.dumps(run, indent=2))
     except OSError as error:
@@ -447,6 +447,17 @@ def _prepare_state(state: Path, run: dict[str, Any], resume: bool) -> Path | Non
             f"Cannot write to {state}", seen=error.strerror, remedy="Choose another --output."
         ) from error
     return None
+
+
+def remove_state(state: Path) -> None:
+    """Remove what a training kept for resuming. What says that it is one goes last: where something cannot be
+    removed, the next training knows it for its own."""
+    if not state.exists():
+        return
+    for path in state.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    shutil.rmtree(state)
 
 
 def _last_complete(state: Path) -> Path | None:

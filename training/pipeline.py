@@ -5,11 +5,12 @@ line. The test split is read once, after everything is decided.
 """
 
 import ctypes
-import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from training.checkpoint import (
 )
 from training.data import Dataset
 from training.evaluation.card import write_card
-from training.fit import fit, predict_logits
+from training.fit import fit, predict_logits, remove_state
 from training.metrics import evaluate
 from training.recipe import Recipe
 
@@ -111,10 +112,15 @@ def train(
         "seconds": round(time.perf_counter() - started, 1),
         **describe_surroundings(),
     }
-    checkpoint = write_checkpoint(output, trained.model, trained.tokenizer, meta)
-    write_card(checkpoint)
-    shutil.rmtree(state, ignore_errors=True)
+    checkpoint = write_checkpoint(output, trained.model, trained.tokenizer, meta, _with_card)
+    with suppress(OSError):  # the next training removes it
+        remove_state(state)
     return checkpoint
+
+
+def _with_card(checkpoint: Checkpoint) -> dict[str, Any]:
+    write_card(checkpoint)
+    return {}
 
 
 def fitted(

@@ -126,16 +126,49 @@ def test_a_broken_pipe_of_something_else_is_not_success() -> None:
         ("raise OSError(errno.EDQUOT, 'over quota')", "the disk quota is used up: Disk quota exceeded"),
         ("raise OSError(errno.EROFS, 'x', '/a')", "the file system is read-only: /a"),
         ("raise OSError(errno.EMFILE, 'x')", "this process may open no more files"),
+        ("raise OSError(errno.EIO, 'x', '/a')", "the disk does not read or write: /a"),
+        ("raise OSError(errno.EIO, 'x')", "the disk does not read or write: Input/output error"),
+        ("raise OSError(errno.ESTALE, 'x', '/a')", "the network drive has changed underneath: /a"),
+        ("raise OSError(errno.ENOTCONN, 'x', '/a')", "the network drive is gone: /a"),
+        ("raise OSError(errno.EFBIG, 'x')", "the file would be larger than is allowed"),
+        ("raise RuntimeError('write: Input/output error')", "the disk does not read or write"),
         ("raise MemoryError", "there is no memory left"),
         (NO_TMP, "no temporary folder can be written: TMPDIR=/nowhere"),
     ],
-    ids=["full", "quota", "read-only", "files", "memory", "no-tmp"],
+    ids=[
+        "full", "quota", "read-only", "files", "disk", "disk-unnamed", "stale", "gone", "large", "library",
+        "memory", "no-tmp",
+    ],
 )  # fmt: skip
 def test_what_the_machine_lacks_is_a_sentence(raising: str, expected: str) -> None:
     done = program(RAISING.format(raising=raising))
     assert done.returncode == 2
     assert done.stderr.decode().startswith(f"error: {expected}")
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "raising",
+    [
+        "raise OSError(errno.ENOTCONN, 'of a socket')",
+        "raise OSError(errno.EINVAL, 'x', '/a')",
+        "raise OSError('without a number')",
+        "open('/nowhere')",
+        "1 / 0",
+    ],
+)
+def test_a_defect_stays_loud(raising: str) -> None:
+    done = program(RAISING.format(raising=raising))
+    assert done.returncode == 1
+    assert b"Traceback" in done.stderr
+
+
+def test_the_development_mode_shows_where_it_was() -> None:
+    raising = RAISING.format(raising="raise OSError(errno.EIO, 'x', '/a')")
+    done = program(raising, env=os.environ | {"PYTHONDEVMODE": "1"})
+    assert done.returncode == 2
+    assert b"Traceback" in done.stderr
+    assert done.stderr.decode().splitlines()[-1].startswith("error: the disk does not read or write: /a")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")

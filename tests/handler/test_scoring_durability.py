@@ -1,6 +1,8 @@
 """What a scoring job calls done is there: damage is scored again or said, and two jobs never mix."""
 
+import errno
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -171,13 +173,17 @@ def claims(places: list[str], sources: list[Path], artifact, monkeypatch) -> tup
     return won, said
 
 
+def unable(*_):
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
 @pytest.fixture(params=["disk", "disk without links", "object store"])
 def place(request, tmp_path, monkeypatch) -> str:
     if request.param == "object store":
         request.getfixturevalue("s3")
         return f"s3://models/{tmp_path.name}/out.jsonl"
     if request.param == "disk without links":
-        monkeypatch.setattr(atomic.os, "link", lambda *_: (_ for _ in ()).throw(PermissionError()))
+        monkeypatch.setattr(atomic.os, "link", unable)
     return f"{tmp_path}/out.jsonl"
 
 
