@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from tests.conftest import ROOT
 
+PYTHON = shlex.quote(sys.executable)
 SAYING = """
 from tqdm import tqdm
 from handler.commands import emit, run, say
@@ -102,12 +104,12 @@ def test_closed_streams_are_no_failure_and_mix_nothing(closed: str, tmp_path: Pa
 
 def test_a_reader_that_goes_ends_the_job_and_a_stderr_that_goes_does_not() -> None:
     code = SAYING.replace("say(", "for _ in range(9): say(", 1)
-    script = f"set -o pipefail; {{ '{sys.executable}' -c '{code}' 2>&1 >&3 | true; }} 3>&1"
+    script = f"set -o pipefail; {{ {PYTHON} -c '{code}' 2>&1 >&3 | true; }} 3>&1"
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, timeout=60)
     assert done.returncode == 0
     assert json.loads(done.stdout)["name"] == "漢字 é 😀"
     code = SAYING.replace("emit(", "for _ in range(9999): emit(", 1)
-    script = f"set -o pipefail; '{sys.executable}' -c '{code}' | head -1"
+    script = f"set -o pipefail; {PYTHON} -c '{code}' | head -1"
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, b"{\n")
     assert b"Traceback" not in done.stderr

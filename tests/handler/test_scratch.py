@@ -1,6 +1,7 @@
 """The temporary folder of servers is nobody else's."""
 
 import os
+import shlex
 import subprocess
 import tempfile
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_one_that_others_may_put_another_in_place_of_is_refused(shared: Path, mo
 def activated(temporary: Path) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key != "TEMP"}
     return subprocess.run(
-        ["bash", "-c", f"source {ROOT}/activate && echo $TMPDIR $TEMP"],
+        ["bash", "-c", f"source {shlex.quote(str(ROOT))}/activate && echo $TMPDIR $TEMP"],
         env=environment | {"TMPDIR": str(temporary)},
         capture_output=True,
         text=True,
