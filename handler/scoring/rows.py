@@ -11,6 +11,7 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import IO, Any
@@ -178,14 +179,12 @@ class Writer:
             encoded = [self._alone(*pair) for pair in zip(window.rows, results, strict=True)]
         for each in encoded:
             self.append(each)
-        return sum(result["error"] is not None for result in results)
+        return _unanswered(results)
 
     def _alone(self, row: dict, result: dict) -> Any:
         """One row; where that fails, without the values at fault and with the reason for its result."""
-        try:
+        with suppress(*UNWRITABLE):
             return self.encoded([row], [result])
-        except UNWRITABLE:
-            pass
         kept = {name: value for name, value in row.items() if self._holds(name, value)}
         names = ", ".join(name for name in row if name not in kept)
         why = f"what the row has as {names} cannot be written as .{self.form}"
@@ -240,10 +239,7 @@ class JsonWriter(Writer):
         self.file = file
 
     def encoded(self, rows: Sequence[dict], results: Sequence[dict]) -> bytes:
-        text = "".join(
-            _json({kept_name(name): value for name, value in row.items()} | result)
-            for row, result in zip(rows, results, strict=True)
-        )
+        text = "".join(map(_json, _joined(rows, results)))
         try:
             return text.encode()
         except UnicodeEncodeError:
@@ -272,26 +268,24 @@ class ParquetWriter(Writer):
             return super().write(window, results)
         import pyarrow
 
-        names = [kept_name(name) for name in window.batch.schema.names]
+        names = map(kept_name, window.batch.schema.names)
         kept = dict(zip(names, window.batch.columns, strict=True))
-        columns = [
-            pyarrow.array([result[field.name] for result in results], field.type)
-            if field.name in RESULT
-            else parquet.as_type(kept[field.name], field.type)
-            if field.name in kept
-            else pyarrow.nulls(len(results), field.type)
-            for field in self.schema
-        ]
+        columns = []
+        for field in self.schema:
+            if field.name in RESULT:
+                column = pyarrow.array([result[field.name] for result in results], field.type)
+            elif field.name in kept:
+                column = parquet.as_type(kept[field.name], field.type)
+            else:
+                column = pyarrow.nulls(len(results), field.type)
+            columns.append(column)
         self.append(pyarrow.table(columns, schema=self.schema))
-        return sum(result["error"] is not None for result in results)
+        return _unanswered(results)
 
     def encoded(self, rows: Sequence[dict], results: Sequence[dict]) -> Any:
         import pyarrow
 
-        whole = [
-            {kept_name(name): value for name, value in row.items()} | result
-            for row, result in zip(rows, results, strict=True)
-        ]
+        whole = _joined(rows, results)
         # What JSON holds besides text (numbers, lists) has no one type over all rows: it is kept as JSON.
         for row in whole:
             for name in self.texts:
@@ -305,6 +299,18 @@ class ParquetWriter(Writer):
 
     def close(self) -> None:
         self.writer.close()
+
+
+def _joined(rows: Sequence[dict], results: Sequence[dict]) -> list[dict]:
+    """Each row under its columns' names in the output, with its result."""
+    return [
+        {kept_name(name): value for name, value in row.items()} | result
+        for row, result in zip(rows, results, strict=True)
+    ]
+
+
+def _unanswered(results: Sequence[dict]) -> int:
+    return sum(result["error"] is not None for result in results)
 
 
 def _json(row: dict) -> str:

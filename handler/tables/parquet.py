@@ -6,7 +6,7 @@ batch has as many rows as fit. Columns stay Arrow's until somebody asks for Pyth
 
 import base64
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ HEADER = 1 << 12  # bytes in which the header of a page mostly fits
 LONGEST_HEADER = 1 << 24
 NESTED_VALUE = 8  # bytes of a value in a list, however it is packed
 MANY = 1 << 62
+NO_FORM = (ValueError, OverflowError, TypeError, NotImplementedError)  # in Python
 
 
 class Unreadable:
@@ -166,7 +167,7 @@ def values(column: Any) -> list[Any]:
         return [_known(value) for value in column.cast(arrow().string()).to_pylist()]
     try:
         return column.to_pylist()
-    except (ValueError, OverflowError, TypeError, NotImplementedError):
+    except NO_FORM:
         return [_alone(column.slice(place, 1)) for place in range(len(column))]
 
 
@@ -176,12 +177,10 @@ def texts(column: Any) -> list[Any]:
     types = arrow().types
     kind = column.type.value_type if types.is_dictionary(column.type) else column.type
     if types.is_binary(kind) or types.is_large_binary(kind):
-        if types.is_dictionary(column.type):
-            text = arrow().DictionaryArray.from_arrays(
-                column.indices, _as_text(column.dictionary), safe=False
-            )
-            return values(text)
-        return values(_as_text(column))
+        if not types.is_dictionary(column.type):
+            return values(_as_text(column))
+        words = _as_text(column.dictionary)
+        return values(arrow().DictionaryArray.from_arrays(column.indices, words, safe=False))
     return values(column)
 
 
@@ -198,14 +197,11 @@ def _text(value: bytes | None) -> str | None:
 
 def _alone(one: Any) -> Any:
     """The one value of a column."""
-    try:
+    with suppress(*NO_FORM):
         return one.to_pylist()[0]
-    except (ValueError, OverflowError, TypeError, NotImplementedError):
-        pass
-    try:
+    with suppress(*NO_FORM):
         return _known(one.cast(arrow().string()).to_pylist()[0])
-    except (ValueError, TypeError, NotImplementedError):
-        return UNREADABLE
+    return UNREADABLE
 
 
 def _known(text: str | None) -> Any:
@@ -266,21 +262,21 @@ def _pages(file: IO[bytes], column: Any, name: str) -> Iterator[tuple[int, int]]
     at = min(starts)
     stop = at + column.total_compressed_size
     while at < stop:
-        size = HEADER
-        while True:
-            file.seek(at)
-            try:
-                header, length = _struct(file.read(size), 0)
-                break
-            except IndexError:
-                size <<= 4
-                if size > LONGEST_HEADER:
-                    raise UserError(
-                        f"{name} is not Parquet", seen="a page without end", remedy="Check it"
-                    ) from None
+        header, length = _page_header(file, at, name)
         data = header.get(5) or header.get(8) or {}
         yield header.get(2, MANY), data.get(1, 0)
         at += length + max(0, header.get(3, MANY))
+
+
+def _page_header(file: IO[bytes], at: int, name: str) -> tuple[dict[int, Any], int]:
+    """The header of a page, by Thrift's numbers, and how many bytes it takes."""
+    size = HEADER
+    while size <= LONGEST_HEADER:
+        file.seek(at)
+        with suppress(IndexError):  # it is longer
+            return _struct(file.read(size), 0)
+        size <<= 4
+    raise UserError(f"{name} is not Parquet", seen="a page without end", remedy="Check it")
 
 
 def _struct(raw: bytes, at: int) -> tuple[dict[int, Any], int]:
