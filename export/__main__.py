@@ -13,7 +13,7 @@ from tabulate import tabulate
 import export.variants  # noqa: F401 - registers the variants
 from export.registry import VARIANTS, choose, kind_of
 from handler.artifact import DESCRIPTION, Artifact, open_artifact
-from handler.atomic import recover_all
+from handler.atomic import recover, recover_all
 from handler.commands import emit, positive_float, positive_int, run, say
 from handler.errors import UnsupportedError, UserError
 from handler.signing import VARIABLE, add_trusted_key, make_keys, sign
@@ -422,6 +422,7 @@ def _promote_to(
 ) -> Path:
     from export.package import promote
 
+    recover(archives)
     target = promote(
         variant,
         arguments.store,

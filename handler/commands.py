@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -49,6 +50,8 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     prepare_streams()
     spare_loopback()
     _heed_ends()
+    before = threading.excepthook
+    threading.excepthook = _of_a_thread
     try:
         status = main(None) or 0
         sys.stdout.flush()
@@ -72,7 +75,18 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
         with suppress(OSError):  # there is no such stream
             discard(sys.stdout.fileno())  # what could not be written is not tried once more
         status = 2
+    finally:
+        threading.excepthook = before
     sys.exit(status)
+
+
+def _of_a_thread(ended: threading.ExceptHookArgs) -> None:
+    """What the machine lacks is a sentence in other threads, too, such as that of a library that writes."""
+    told = ended.exc_value and of_this_moment(ended.exc_value)
+    if told is None or sys.flags.dev_mode:
+        threading.__excepthook__(ended)
+    if told:
+        say(f"warning: {told}")
 
 
 def of_this_moment(error: BaseException) -> UserError | None:

@@ -41,6 +41,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
+from handler.atomic import recover
 from handler.errors import UserError
 from handler.pooled_classifier import pooled
 from training.recipe import Recipe
@@ -187,6 +188,7 @@ def _pretrained(
     name: str, names: dict, pooling: str, head: str, trust: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     local = Path(name).expanduser()
+    recover(local)
     where = str(local) if local.is_dir() else name
     close = get_close_matches(name, KNOWN, n=1, cutoff=0.75)
     if not local.is_dir() and (close or name.startswith("random:") or name.startswith((".", "/", "~"))):

@@ -165,6 +165,22 @@ def test_a_defect_stays_loud(raising: str) -> None:
     assert b"Traceback" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("raising", "expected"),
+    [
+        ("raise OSError(errno.EIO, 'x', '/a')", "warning: the disk does not read or write: /a"),
+        ("1 / 0", "Traceback"),
+    ],
+)
+def test_what_the_machine_lacks_is_a_sentence_in_threads_too(raising: str, expected: str) -> None:
+    code = f"import threading\ndef work():\n    import errno\n    {raising}\n"
+    start = "thread = threading.Thread(target=work); thread.start(); thread.join()"
+    done = program(code + RAISING.format(raising=start))
+    assert done.returncode == 0
+    assert expected in done.stderr.decode()
+    assert ("Traceback" in done.stderr.decode()) == (expected == "Traceback")
+
+
 def test_the_development_mode_shows_where_it_was() -> None:
     raising = RAISING.format(raising="raise OSError(errno.EIO, 'x', '/a')")
     done = program(raising, env=os.environ | {"PYTHONDEVMODE": "1"})

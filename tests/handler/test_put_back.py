@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from deploy import app
+from export.package import package
 from handler.artifact import Artifact, open_artifact
 from handler.atomic import recover_all
 from tests.conftest import ROOT, run_stage
+from training.backbones import backbone
 from training.checkpoint import open_checkpoint
 
 KILLED = """
@@ -89,6 +91,24 @@ def test_packaging_leaves_no_artifact_out(killed: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert list(json.loads(done.stdout)["archives"]) == ["fp32"]
     assert_back(killed)
+
+
+def test_a_fetched_version_is_put_back(build_once, tmp_path: Path) -> None:
+    place = tmp_path / "fetched"
+    package(build_once("fp32"), place)
+    kill_between_renames(place)
+    done = run_stage("export", "promote", "fp32", "--archives", place, "--store", tmp_path / "store")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "store" / "hate.mar").read_bytes() == (place / "hate-fp32.mar").read_bytes()
+
+
+def test_a_checkpoint_that_is_trained_on_is_put_back(checkpoint_folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint_folder, place)
+    kill_between_renames(place)
+    model, _ = backbone(str(place), ["not-hate", "hate"], 0)
+    assert model.num_labels == 2
+    assert place.is_dir()
 
 
 def test_benchmarks_leave_no_artifact_out(killed: Path, source) -> None:
