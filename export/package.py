@@ -63,6 +63,7 @@ MODEL_CONFIG: dict[str, Any] = {
         "maxCharacters": 100_000,
         "maxRequestCharacters": 500_000,
         "maxExplained": 2,
+        "maxExplainedMs": 500,
     },
 }
 

@@ -23,7 +23,6 @@ OCCLUSION = "occlusion"
 # the difference that they part, within 0.02 for nine texts of ten (0.15 with 16 steps), in 0.4 s on 2 cores.
 STEPS = 32
 AT_ONCE = 8  # texts in one pass: full-size ones of gradients, 32 at once, would take 1.4 GB instead of 0.3
-BACKWARD = 2  # what a backward pass costs, in forward passes
 MASKS = ("[MASK]", "<mask>", "[UNK]", "<unk>")
 
 
@@ -60,11 +59,6 @@ def default_target(predictor: Predictor, scores: np.ndarray) -> str:
     return artifact.labels[int(scores.argmax())]
 
 
-def cost(method: str, tokens: int) -> int:
-    """Tokens that the model computes to explain a text of so many, in forward passes."""
-    return tokens * (tokens if method == OCCLUSION else STEPS * (1 + BACKWARD))
-
-
 def explain(
     predictor: Predictor,
     text: str,
@@ -74,7 +68,8 @@ def explain(
 ) -> Explanation:
     """Attribute the log-odds of the label `target` to the tokens of `text` by one of `methods(predictor)`.
 
-    `between` is called before each pass of `AT_ONCE` texts; the predictor may be used there.
+    `between` is called before each pass of `AT_ONCE` texts; the predictor may be used there, and what it
+    raises ends the explanation.
     """
     encoding = predictor.tokenise(text)
     own = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]

@@ -34,6 +34,7 @@ SETTINGS = {
     "maxCharacters": "max_characters",
     "maxRequestCharacters": "max_request_characters",
     "maxExplained": "max_explained",
+    "maxExplainedMs": "max_explained_ms",
 }
 
 
@@ -42,25 +43,27 @@ class Limits:
     """Bounds on one request; `model-config.yaml` may change them under `handler:` by the names in `SETTINGS`.
 
     `max_texts` counts windows where long texts are read whole. Explaining a text costs as much as
-    classifying it a hundred times, so few are explained at once; with a `max_explained` of 0 none are.
+    classifying it a hundred times, so few are explained at once; with a `max_explained` of 0 none are. Where
+    others wait for a batch, its explanations are given up after `max_explained_ms`.
     """
 
     max_texts: int = 128
     max_characters: int = 100_000
     max_request_characters: int = 500_000
     max_explained: int = 2
+    max_explained_ms: int = 500
 
     @classmethod
     def of(cls, settings: Mapping[str, object]) -> "Limits":
         """The limits that `settings` changes; raises `UserError` where one is no count."""
-        changed = {name: settings[key] for key, name in SETTINGS.items() if key in settings}
-        for name, value in changed.items():
-            least = 0 if name == "max_explained" else 1
+        changed = {key: settings[key] for key in SETTINGS if key in settings}
+        for key, value in changed.items():
+            least = 0 if key == "maxExplained" else 1
             if type(value) is not int or value < least:
                 raise UserError(
-                    f"{name} is not a count of {least} or more", seen=value, remedy="Change model-config.yaml"
+                    f"{key} is not a count of {least} or more", seen=value, remedy="Change model-config.yaml"
                 )
-        return replace(cls(), **changed)  # type: ignore[arg-type]
+        return replace(cls(), **{SETTINGS[key]: value for key, value in changed.items()})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from handler.errors import Rejection
-from handler.explanations import Explanation, cost, default_target, explain, methods
+from handler.explanations import Explanation, default_target, explain, methods
 from handler.metrics import Tally, counted_scores, length_bin, score_bin
 from handler.predictor import Encoding, Prediction, Predictor
 from handler.requests import Limits, Options, Request, Row
 
 Encoded = tuple[Row, Encoding]
 
-# What explanations may cost one batch, in tokens that the model computes, since others share it: two texts of
-# 128 tokens, a second or two on 2 cores. The first request is explained whatever it costs.
-EXPLAINED_TOKENS_PER_BATCH = 2 * 128 * 128
+SHARED_S = 10.0  # so long after a text was classified, others are taken to wait for the next batch
+LATE = Rejection(
+    429,
+    "text",
+    "explaining it takes longer than others can wait",
+    "Send a shorter text, or ask again when the server has less to do",
+)
+
+
+class _OutOfTimeError(Exception):
+    """An explanation is given up, for the others' sake."""
 
 
 class Service:
@@ -30,6 +38,7 @@ class Service:
         self.predictor, self.limits, self.model, self.tally = predictor, limits, model, tally
         self.methods = methods(predictor) if limits.max_explained else ()
         self.stand_back: Callable[[], None] | None = None  # called before each pass of an explanation
+        self._classified_at = float("-inf")
         self._counted: Counter[tuple[str, ...]] = Counter()
         reference = predictor.artifact.meta["reference"]
         self._score_edges = reference["scores"]["edges"]
@@ -41,7 +50,6 @@ class Service:
         begun = time.perf_counter()
         # One request after the other: what has too many windows is dropped before the next is tokenised.
         checked = [self._check(request, self._encode(request)) for request in requests]
-        checked = self._allow_explanations(requests, checked)
         tokenised = time.perf_counter()
         pairs = [row for rows in checked for row in rows if not isinstance(row, Rejection)]
         following = iter(
@@ -52,14 +60,15 @@ class Service:
         self._count("tokenise_seconds", tokenised - begun)
         self._count("model_seconds", time.perf_counter() - tokenised)
         self._count("padded_tokens", self.predictor.computed_tokens - computed)
+        deadlines = self._deadlines(requests)
         answers = [
             [
                 self._reject(row)
                 if isinstance(row, Rejection)
-                else self._answer(request, row[0], next(following))
+                else self._answer(request, row[0], next(following), deadline)
                 for row in rows
             ]
-            for request, rows in zip(requests, checked, strict=True)
+            for request, rows, deadline in zip(requests, checked, deadlines, strict=True)
         ]
         self.tally.add(self._counted)
         return answers
@@ -103,24 +112,18 @@ class Service:
             checked.append(row)
         return checked
 
-    def _allow_explanations(
-        self, requests: Sequence[Request], checked: list[list[Encoded | Rejection]]
-    ) -> list[list[Encoded | Rejection]]:
-        """So much is explained in one batch that it ends soon; the others are to ask again."""
-        spent, allowed = 0, []
-        for request, rows in zip(requests, checked, strict=True):
-            found = [row for row in rows if not isinstance(row, Rejection)] if request.explain else []
-            costs = sum(cost(self._method(row.options), len(encoding.ids)) for row, encoding in found)
-            if spent and costs and spent + costs > EXPLAINED_TOKENS_PER_BATCH:
-                busy = Rejection(429, "text", "others are being explained", "Ask again in a moment")
-                rows = [row if isinstance(row, Rejection) else busy for row in rows]
-            else:
-                spent += costs
-            allowed.append(rows)
-        return allowed
-
-    def _method(self, options: Options) -> str:
-        return options.method or self.methods[0]
+    def _deadlines(self, requests: Sequence[Request]) -> list[float]:
+        """For each request the moment of `time.perf_counter` at which its explanations are given up. Where
+        nothing was classified lately, the first request that is to be explained has all the time it takes."""
+        now, never = time.perf_counter(), float("inf")
+        if self.stand_back is not None:
+            return [never] * len(requests)
+        if not all(request.explain for request in requests):
+            self._classified_at = now
+        deadlines = [now + self.limits.max_explained_ms / 1000] * len(requests)
+        if deadlines and now - self._classified_at > SHARED_S:
+            deadlines[0] = never  # all of them are to be explained
+        return deadlines
 
     def _refuse(self, options: Options, explains: bool) -> Rejection | None:
         labels = self.predictor.artifact.labels
@@ -152,28 +155,37 @@ class Service:
         artifact = self.predictor.artifact
         return "max" if artifact.multi_label or artifact.positive_label else "mean"
 
-    def _answer(self, request: Request, row: Row, prediction: Prediction) -> dict:
+    def _answer(self, request: Request, row: Row, prediction: Prediction, deadline: float) -> dict:
         answer = self.predictor.answer(prediction)
-        self._count_answer(answer, prediction)
         if request.explain:
-            answer["explanation"] = asdict(self._explain(row, prediction))
+            try:
+                answer["explanation"] = asdict(self._explain(row, prediction, deadline))
+            except _OutOfTimeError:
+                return self._reject(LATE)
+        self._count_answer(answer, prediction)
         return answer | {"model": self.model}
 
-    def _explain(self, row: Row, prediction: Prediction) -> Explanation:
+    def _explain(self, row: Row, prediction: Prediction, deadline: float) -> Explanation:
         begun, stood_back = time.perf_counter(), 0.0
 
         def between() -> None:
             nonlocal stood_back
+            since = time.perf_counter()
+            if since >= deadline:
+                raise _OutOfTimeError
             if self.stand_back is not None:
-                since, counted = time.perf_counter(), self._counted
+                counted = self._counted
                 self.stand_back()  # other requests may be answered, and are counted on their own
                 self._counted = counted
                 stood_back += time.perf_counter() - since
 
         target = row.options.target or default_target(self.predictor, prediction.scores)
-        explanation = explain(self.predictor, row.text, target, self._method(row.options), between)
+        method = row.options.method or self.methods[0]
+        try:
+            explanation = explain(self.predictor, row.text, target, method, between)
+        finally:
+            self._count("explain_seconds", time.perf_counter() - begun - stood_back)
         self._count("explained", 1, explanation.method)
-        self._count("explain_seconds", time.perf_counter() - begun - stood_back)
         return explanation
 
     def _reject(self, row: Rejection) -> dict:

@@ -235,5 +235,5 @@ def test_fewer_texts_are_explained_than_classified() -> None:
 def test_limits_that_are_no_counts_are_refused() -> None:
     assert Limits.of({"maxTexts": 7, "threads": 2}).max_texts == 7
     for value in (0, "128", True, 1.5):
-        with pytest.raises(UserError, match="max_texts is not a count"):
+        with pytest.raises(UserError, match="maxTexts is not a count"):
             Limits.of({"maxTexts": value})

@@ -12,7 +12,7 @@ import yaml
 import handler
 from handler import service
 from handler.artifact import Artifact
-from handler.errors import UnsupportedError
+from handler.errors import UnsupportedError, UserError
 from handler.explanations import AT_ONCE
 from handler.hate_handler import HateHandler
 from handler.metrics import COUNTERS, Tally, length_bin, score_bin
@@ -207,19 +207,69 @@ def test_what_cannot_be_explained_is_a_422(predictor: Predictor, changes: dict, 
     assert (answer["error"]["code"], answer["error"]["field"]) == (422, field)
 
 
-def test_so_much_is_explained_in_one_batch_that_it_ends(
+def test_an_explanation_is_given_up_where_others_wait(predictor: Predictor) -> None:
+    metrics = Counted()
+    served = serve(predictor, metrics, max_explained_ms=0)
+    classified = read({"body": "good day"}, "", served.limits)
+    explained = read({"body": [LONG, ""]}, JSON, served.limits, explain=True)
+    (answered,), (late, empty) = served.answer([classified, explained])
+    assert answered["label"]
+    assert (late["error"]["code"], late["error"]["field"]) == (429, "text")
+    assert empty["error"]["code"] == 422
+    ((still,),) = ask(served, LONG, explain=True)
+    assert still["error"]["code"] == 429, "others asked a moment ago, and will again"
+    served.tally.emit()
+    assert metrics.values["classifier_texts",] == 1, "what is refused is not counted as answered"
+    assert metrics.values["classifier_rejected", "429", "text"] == 2
+    assert "classifier_explained" not in {name for name, *_ in metrics.values}
+
+
+def test_an_explanation_that_is_quick_enough_is_made_where_others_wait(predictor: Predictor) -> None:
+    served = serve(predictor, max_explained_ms=3_600_000)
+    alone = ask(serve(predictor), [LONG, "good day"], explain=True)
+    ask(served, "good day")
+    assert ask(served, [LONG, "good day"], explain=True) == alone
+
+
+def test_who_is_alone_has_all_the_time_that_an_explanation_takes(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "EXPLAINED_TOKENS_PER_BATCH", 2 * predictor.artifact.max_length**2)
-    bodies = [[LONG, LONG], [LONG], ["good day", ""], {"text": LONG, "method": "magic"}]
-    first, second, third, fourth = ask(serve(predictor), *bodies, explain=True)
+    served = serve(predictor, max_explained_ms=0)
+    first, second = ask(served, [LONG, "good day"], ["good day"], explain=True)
     assert all("explanation" in answer for answer in first)
-    assert [answer["error"]["code"] for answer in second] == [429]
-    assert [answer["error"]["code"] for answer in third] == [429, 422]
-    assert fourth[0]["error"]["code"] == 422
-    monkeypatch.setattr(service, "EXPLAINED_TOKENS_PER_BATCH", 1)
-    ((alone,),) = ask(serve(predictor), LONG, explain=True)
-    assert alone["explanation"], "the first is explained whatever it costs"
+    assert [answer["error"]["code"] for answer in second] == [429], "it shares the batch of the first"
+    ask(served, "good day")
+    monkeypatch.setattr(service, "SHARED_S", -1.0)  # as if that were long ago
+    ((again,),) = ask(served, LONG, explain=True)
+    assert "explanation" in again
+    assert served.answer([]) == []
+
+
+def test_what_stands_back_for_others_is_not_given_up(predictor: Predictor) -> None:
+    """The app's explanations, between whose passes others are answered."""
+    served = serve(predictor, max_explained_ms=0)
+    served.stand_back = lambda: None
+    ask(served, "good day")
+    ((answer,),) = ask(served, LONG, explain=True)
+    assert "explanation" in answer
+
+
+def test_integrated_gradients_are_given_up_as_well(predictor: Predictor) -> None:
+    served = serve(predictor, max_explained_ms=0)
+    if "integrated-gradients" not in served.methods:
+        pytest.skip("captum is not installed")
+    ask(served, "good day")
+    ((late,),) = ask(served, {"text": LONG, "method": "integrated-gradients"}, explain=True)
+    assert late["error"]["code"] == 429
+    ((classified,),) = ask(served, "good day")
+    assert classified["label"], "nothing of it is left behind"
+
+
+def test_the_time_of_explanations_is_a_setting() -> None:
+    assert Limits.of({"maxExplainedMs": 2000}).max_explained_ms == 2000
+    for value in (0, -1, 0.5, "500", True, None):
+        with pytest.raises(UserError, match="maxExplainedMs is not a count of 1 or more"):
+            Limits.of({"maxExplainedMs": value})
 
 
 def test_explanations_can_be_switched_off(predictor: Predictor) -> None:
