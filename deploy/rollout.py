@@ -30,7 +30,7 @@ from deploy.sample import read_texts
 from deploy.server import CONFIG
 from handler.commands import emit, not_negative_float, positive_float, positive_int, run, say, share
 from handler.errors import UserError
-from handler.signing import add_trusted_key, verify
+from handler.signing import add_trusted_key, trusted_keys, verify
 from handler.torchserve import read_config
 
 NUMBER = "Package it under a new number: python -m export package --version 1.1"
@@ -231,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _verify(url: str, store: Path, trusted_key: Path | None) -> None:
     """`UserError` where a key is trusted that did not sign the archive, or cannot be known to have."""
     if trusted_key is not None and "://" in url:
+        trusted_keys(trusted_key)
         raise UserError(
             "what a server fetches by itself cannot be verified before, and a trusted key is configured",
             seen=url.partition("?")[0],

@@ -32,7 +32,7 @@ from handler.artifact import (
 )
 from handler.atomic import make_folder, replacing, replacing_folder, write_text
 from handler.errors import UserError
-from handler.signing import SUFFIX, SecretKey, sign_bytes, sign_file, signature_of, verify_bytes
+from handler.signing import SUFFIX, SecretKey, sign_bytes, sign_file, signature_of, trusted_keys, verify_bytes
 from handler.storage import FAILURES, address, opened, told
 
 RECORD = "published.json"
@@ -224,6 +224,7 @@ def _record(
     except FileNotFoundError:
         return None
     if trusted_key is not None:
+        trusted_keys(trusted_key)
         try:
             signature = _small(filesystem, f"{place}/{RECORD}{SUFFIX}", MOST_SIGNATURE_BYTES)
         except FileNotFoundError as error:

@@ -10,6 +10,7 @@ import binascii
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from handler.errors import UnsupportedError, UserError
 SUFFIX = ".minisig"
 VARIABLE = "TRUSTED_KEY"  # of the environment: the file of the public keys that are trusted
 MOST_SIGNATURE_BYTES = 16 << 10
+MOST_KEYS_BYTES = 1 << 20
+MAKE_KEY = "python -m export keygen"
 
 # minisign's format. A secret key without a password: the algorithm, no derivation, the checksum's algorithm,
 # 48 bytes that a derivation would need, the key's id, seed and public key, and a checksum.
@@ -45,11 +48,14 @@ class SecretKey:
     @classmethod
     def read(cls, file: Path) -> "SecretKey":
         """Of a file that `make_keys`, or `minisign -G -W`, wrote; `UserError` for any other."""
-        what, remedy = "this is no secret key", "Make one: python -m export keygen"
+        what, remedy = "this is no secret key", f"Make one: {MAKE_KEY}"
         try:
             content = _decoded(_lines(file.read_text(encoding="ascii")), "secret key")
-        except (OSError, ValueError) as error:
-            raise UserError(what, seen=f"{file}: {error}", remedy=remedy) from error
+        except OSError as error:
+            seen, remedy = f"{file}: {error.strerror}", f"Name it, or make one: {MAKE_KEY}"
+            raise UserError("the secret key cannot be read", seen=seen, remedy=remedy) from error
+        except ValueError as error:
+            raise UserError(what, seen=f"{file}: {_reason(error)}", remedy=remedy) from error
         if content[:2] == ALGORITHM and content[2:4] != NO_DERIVATION:
             what, remedy = "the secret key has a password", "Make one without: minisign -G -W"
         rest = content[2 + 2 + 2 + UNUSED_BYTES :]
@@ -126,6 +132,7 @@ def verify(path: Path, trusted: Path | None) -> None:
     """
     if trusted is None:
         return
+    keys = trusted_keys(trusted)  # before all else: without one nothing could be signed well
     file = signed_file(path)
     signature = signature_of(file)
     if not signature.is_file():
@@ -136,12 +143,12 @@ def verify(path: Path, trusted: Path | None) -> None:
         )
     with signature.open("rb") as opened:
         content = opened.read(MOST_SIGNATURE_BYTES + 1)
-    _verify(_digest(file), content, trusted, str(file))
+    _verify(_digest(file), content, keys, trusted, str(file))
 
 
 def verify_bytes(content: bytes, signature: bytes, trusted: Path, what: str) -> None:
     """As `verify`, of a file that has been read."""
-    _verify(hashlib.blake2b(content).digest(), signature, trusted, what)
+    _verify(hashlib.blake2b(content).digest(), signature, trusted_keys(trusted), trusted, what)
 
 
 def signed_file(path: Path) -> Path:
@@ -158,6 +165,30 @@ def signature_of(file: Path) -> Path:
     return file.with_name(file.name + SUFFIX)
 
 
+def trusted_keys(file: Path) -> dict[bytes, bytes]:
+    """The public keys in `file` by their ids; `UserError` where it cannot be read or holds anything else.
+
+    One a line, comments aside, so that a new key can stand beside the old one.
+    """
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(MOST_KEYS_BYTES + 1)
+        if len(content) > MOST_KEYS_BYTES:
+            raise ValueError("it is too long")
+        contents = [_decoded([line], "public key") for line in _lines(content.decode("utf-8-sig"))]
+        if not contents:
+            raise ValueError("there is no key in it")
+        if any(one[:2] != ALGORITHM or len(one) != 2 + ID_BYTES + KEY_BYTES for one in contents):
+            raise ValueError("a line is no public key of minisign's format")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "the trusted keys cannot be read",
+            seen=f"{file}: {_reason(error)}",
+            remedy=f"Name the .pub file of python -m export keygen in --trusted-key or {VARIABLE}",
+        ) from error
+    return {one[2 : 2 + ID_BYTES]: one[2 + ID_BYTES :] for one in contents}
+
+
 def add_trusted_key(parser: argparse.ArgumentParser) -> None:
     """The option `--trusted-key` of a command that opens what others made."""
     parser.add_argument(
@@ -169,7 +200,7 @@ def add_trusted_key(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _verify(digest: bytes, signature: bytes, trusted: Path, what: str) -> None:
+def _verify(digest: bytes, signature: bytes, keys: Mapping[bytes, bytes], trusted: Path, what: str) -> None:
     _ed25519()
     from cryptography.exceptions import InvalidSignature
 
@@ -186,7 +217,6 @@ def _verify(digest: bytes, signature: bytes, trusted: Path, what: str) -> None:
         remedy = "Sign it again: python -m export sign"
         raise UserError("the signature cannot be read", seen=f"{what}: {error}", remedy=remedy) from error
     key_id, first = content[2 : 2 + ID_BYTES], content[2 + ID_BYTES :]
-    keys = _trusted_keys(trusted)
     if key_id not in keys:
         raise UserError(
             "it is signed with a key that is not trusted",
@@ -206,22 +236,11 @@ def _verify(digest: bytes, signature: bytes, trusted: Path, what: str) -> None:
         ) from error
 
 
-def _trusted_keys(file: Path) -> dict[bytes, bytes]:
-    """Public keys by their id: one a line, comments aside, so that a new key can stand beside the old one."""
-    try:
-        lines = _lines(file.read_text(encoding="utf-8"))
-        contents = [_decoded([line], "public key") for line in lines]
-        if not contents:
-            raise ValueError("there is no key in it")
-        if any(one[:2] != ALGORITHM or len(one) != 2 + ID_BYTES + KEY_BYTES for one in contents):
-            raise ValueError("a line is no public key of minisign's format")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            "the trusted keys cannot be read",
-            seen=f"{file}: {error}",
-            remedy=f"Name the .pub file of python -m export keygen in --trusted-key or {VARIABLE}",
-        ) from error
-    return {one[2 : 2 + ID_BYTES]: one[2 + ID_BYTES :] for one in contents}
+def _reason(error: Exception) -> str:
+    """In words, without the path that stands before them."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _lines(text: str) -> list[str]:

@@ -1,6 +1,7 @@
 """From the key to each command that opens what others made: signed it goes through, else exit 2."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from deploy import container
 from export.package import package, promote
 from export.publish import fetch, publish
-from handler.artifact import archived_artifact, open_artifact
+from handler.artifact import Artifact, archived_artifact, open_artifact
 from handler.errors import UserError
 from handler.signing import SUFFIX, make_keys, sign, verify
 from tests.conftest import run_stage
@@ -98,44 +99,66 @@ def trusting(keys, monkeypatch: pytest.MonkeyPatch) -> Path:
     return keys[0]
 
 
-def test_every_command_refuses_what_is_not_signed(artifact_copy, store: Path, trusting, tmp_path) -> None:
+def readers(artifact: Artifact, store: Path, folder: Path) -> tuple[tuple[object, ...], ...]:
+    """Every command that opens what others made, each on something that is not signed."""
     shutil.copy(store / "hate-fp32.mar", store / "hate.mar")
-    config = tmp_path / "config.properties"
+    config = folder / "config.properties"
     config.write_text(f"model_store={store}\n")
-    texts = tmp_path / "texts.txt"
+    texts = folder / "texts.txt"
     texts.write_text("a text\n" * 200)
-    published = publish([store / "hate.mar"], str(tmp_path / "registry"), "hate")
-    commands = (
-        ("handler", "predict", "--artifact", artifact_copy.folder, "a text"),
+    published = publish([store / "hate.mar"], str(folder / "registry"), "hate")
+    return (
+        ("handler", "predict", "--artifact", artifact.folder, "a text"),
         (
             "handler",
             "predict",
             "--artifact",
-            artifact_copy.folder,
+            artifact.folder,
             "--file",
             texts,
             "--output",
-            tmp_path / "o.csv",
+            folder / "o.csv",
         ),
         ("deploy", "start", "--config", config),
         ("deploy", "app", "--archive", store / "hate.mar"),
-        ("deploy", "app", "--artifact", artifact_copy.folder),
+        ("deploy", "app", "--artifact", artifact.folder),
         ("deploy", "rollout", "hate.mar", "--config", config, "--texts", texts),
         ("deploy", "tune", "--archive", store / "hate.mar"),
         ("deploy", "drift", "--artifact", store / "hate.mar", "--file", texts),
         ("export", "promote", "fp32", "--store", store),
         ("export", "verify", store / "hate.mar"),
-        ("export", "fetch", published.place, "--to", tmp_path / "fetched"),
+        ("export", "fetch", published.place, "--to", folder / "fetched"),
     )
-    for command in commands:
+
+
+def test_every_command_refuses_what_is_not_signed(artifact_copy, store: Path, trusting, tmp_path) -> None:
+    for command in readers(artifact_copy, store, tmp_path):
         done = run_stage(*command)
         assert done.returncode == 2, command
         assert "it is not signed, and a trusted key is configured" in done.stderr, command
+    config, texts = str(tmp_path / "config.properties"), tmp_path / "texts.txt"
     with pytest.raises(UserError, match="it is not signed"):
-        container.main(["run", "--config", str(config)])
+        container.main(["run", "--config", config])
     done = run_stage("deploy", "rollout", "s3://models/hate.mar", "--config", config, "--texts", texts)
     assert done.returncode == 2
     assert "cannot be verified before" in done.stderr
+
+
+def test_every_command_says_that_the_trusted_key_is_not_there(
+    artifact_copy, store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commands = readers(artifact_copy, store, tmp_path)
+    missing = tmp_path / "missing.pub"
+    monkeypatch.setenv("TRUSTED_KEY", str(missing))
+    said = f"the trusted keys cannot be read: {missing}: No such file or directory"
+    config, texts = str(tmp_path / "config.properties"), tmp_path / "texts.txt"
+    by_address = ("deploy", "rollout", "s3://models/hate.mar", "--config", config, "--texts", texts)
+    for command in (*commands, by_address):
+        done = run_stage(*command)
+        assert done.returncode == 2, command
+        assert said in done.stderr, command
+    with pytest.raises(UserError, match=re.escape(said)):
+        container.main(["run", "--config", config])
 
 
 def test_signed_by_the_command_it_is_accepted(artifact_copy, store: Path, trusting: Path) -> None:

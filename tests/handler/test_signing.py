@@ -116,13 +116,68 @@ def test_what_was_not_signed_so_is_refused(signed: Path, keys, change, sentence:
     verify(signed, None)  # without a trusted key nothing is asked
 
 
-@pytest.mark.parametrize("content", ["", "untrusted comment: alone\n", "nonsense\n", "RWQ=\n", None])
-def test_a_trusted_key_that_cannot_be_read_refuses_everything(signed: Path, content: str | None) -> None:
+BROKEN_KEYS = {
+    "missing": (None, "No such file or directory"),
+    "folder": ("folder", "Is a directory"),
+    "unreadable": ("unreadable", "Permission denied"),
+    "empty": (b"", "there is no key in it"),
+    "comment-alone": (b"untrusted comment: alone\n", "there is no key in it"),
+    "nonsense": (b"no sense\n", "a line is no public key"),
+    "cut": (b"RWQ=\n", "a line is no public key of minisign's format"),
+    "binary": (bytes(range(256)), "it is no text"),
+    "endless": (b"a" * (2 << 20), "it is too long"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), BROKEN_KEYS.values(), ids=BROKEN_KEYS)
+@pytest.mark.parametrize("is_signed", [True, False], ids=["signed", "not-signed"])
+def test_a_trusted_key_that_cannot_be_read_is_what_is_said(
+    signed: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | str | None, reason: str, is_signed: bool
+) -> None:
+    """Not that there is no signature: with such a file nothing could be signed well."""
+    if not is_signed:
+        _none(signed)
     place = signed.parent / "trusted.pub"
-    if content is not None:
-        place.write_text(content)
-    with pytest.raises(UserError, match="trusted keys cannot be read"):
+    if content == "folder":
+        place.mkdir()
+    elif content == "unreadable":
+        _make_unreadable(place, monkeypatch)
+    elif isinstance(content, bytes):
+        place.write_bytes(content)
+    with pytest.raises(UserError) as error:
         verify(signed, place)
+    assert str(error.value) == (
+        f"the trusted keys cannot be read: {place}: {reason}. "
+        "Name the .pub file of python -m export keygen in --trusted-key or TRUSTED_KEY"
+    )
+
+
+def _make_unreadable(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also to root, whom modes do not keep out."""
+    path_open = Path.open
+
+    def refuse(path: Path, *arguments: object, **options: object):
+        if path == place:
+            raise PermissionError(13, "Permission denied", str(path))
+        return path_open(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+
+
+def test_a_secret_key_in_the_public_ones_place_is_refused(signed: Path, keys: tuple[Path, Path]) -> None:
+    with pytest.raises(UserError, match="the trusted keys cannot be read"):
+        verify(signed, keys[0])
+
+
+def test_a_key_that_an_editor_of_windows_has_saved_is_read(signed: Path, keys: tuple[Path, Path]) -> None:
+    saved = signed.parent / "saved.pub"
+    saved.write_bytes(b"\xef\xbb\xbf" + keys[1].read_bytes().replace(b"\n", b"\r\n"))
+    verify(signed, saved)
+
+
+def test_a_secret_key_that_is_not_there_is_said(signed: Path) -> None:
+    with pytest.raises(UserError, match=r"the secret key cannot be read: .*none\.key: No such file"):
+        sign(signed, signed.parent / "none.key")
 
 
 def test_a_new_key_may_stand_beside_the_old_one(signed: Path, keys) -> None:
