@@ -89,7 +89,7 @@ def s3() -> Iterator[str]:
 def checkpoint_folder(workshop: Path) -> Path:
     folder = workshop / "checkpoint"
     # fp32 on every CPU: with bf16, where there is some, it learns something else.
-    recipe = ("--epochs", 2, "--learning-rate", 2e-3, "--precision", "fp32")
+    recipe = ("--epochs", 2, "--learning-rate", 2e-3, "--batch-size", 64, "--precision", "fp32")
     done = run_apart("training", "--data", "demo", "--base", "random:tiny", "--output", folder, *recipe)
     assert done.returncode == 0, done.stderr
     return folder

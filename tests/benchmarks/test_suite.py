@@ -114,7 +114,7 @@ def open_artifact_sha(reports) -> str:
 
 
 def test_a_trained_classifier_gets_quality_and_an_interval_of_its_drop(reports) -> None:
-    assert reports["copy"]["quality"]["gate"]["macro_f1"] > 0.55, "chance is 0.5"
+    assert reports["copy"]["quality"]["gate"]["macro_f1"] > 0.6, "chance is 0.5"
     drop = reports["copy"]["parity"]["gate"]["macro_f1_drop"]
     assert drop["low"] <= 0 <= drop["high"]
 
