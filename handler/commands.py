@@ -7,6 +7,7 @@ import argparse
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -39,7 +40,7 @@ SHORTAGES = {
 }
 # Sockets give the others as well: they mean a drive only where a file is named.
 UNNAMED = SHORTAGES.keys() - {errno.ENOTCONN, errno.ETIMEDOUT}
-TORCH_CANNOT_WRITE = "PytorchStreamWriter failed writing"  # it does not say why
+TORCH_CANNOT_WRITE = re.compile(r"PytorchStreamWriter failed writing|inline_container.*unexpected pos")
 SAME_END_S = 5.0  # a terminal and make both pass on one end: its echo must not cut off the tidying up
 
 
@@ -96,6 +97,12 @@ def of_this_moment(error: BaseException) -> UserError | None:
     if (number := _system_number(error)) is not None:
         what, remedy = SHORTAGES[number]
         return UserError(what, seen=getattr(error, "filename", None) or os.strerror(number), remedy=remedy)
+    if isinstance(error, RuntimeError) and TORCH_CANNOT_WRITE.search(str(error)):  # it does not say why
+        return UserError(
+            "torch could not write a file",
+            seen=str(error).split("\n")[0][:200],
+            remedy="Mostly no room is left on the disk: free some. Else look for the disk's errors (dmesg)",
+        )
     if isinstance(error, FileNotFoundError) and "No usable temporary directory" in str(error):
         seen = f"TMPDIR={os.environ.get('TMPDIR', '')}"
         return UserError(
@@ -115,8 +122,6 @@ def _system_number(error: BaseException | None) -> int | None:
             for number in UNNAMED:
                 if f"(os error {number})" in text or os.strerror(number) in text:
                     return number
-            if TORCH_CANNOT_WRITE in text:
-                return errno.ENOSPC
         error = error.__cause__
     return None
 

@@ -159,13 +159,17 @@ def test_results(small: Path) -> None:
     [
         (SafetensorError("I/O error: No space left on device (os error 28)"), "no room is left on the disk"),
         (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/1"), "no room is left"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
+            "torch could not write a file",
+        ),
         (RuntimeError("open: Disk quota exceeded"), "the disk quota is used up"),
         (PermissionError(13, "Permission denied", "model.onnx"), "may not do that: model.onnx"),
         (OSError(30, "Read-only file system", "out.csv"), "the file system is read-only: out.csv"),
         (ValueError("a defect"), None),
         (OSError(22, "Invalid argument"), None),
     ],
-    ids=["safetensors", "torch", "quota", "rights", "read-only", "defect", "other"],
+    ids=["safetensors", "torch", "torch-later", "quota", "rights", "read-only", "defect", "other"],
 )
 def test_what_libraries_make_of_it_is_understood(error, expected) -> None:
     told = of_this_moment(error)
