@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import resource
@@ -190,6 +191,18 @@ def test_an_exporter_that_breaks_is_a_sentence_its_traceback_a_file_and_the_old_
     assert open_artifact(kept.folder).sha256 == kept.sha256
     assert "and much more" in (own.artifacts / "fp32.failed.txt").read_text()
     assert sorted(path.name for path in own.artifacts.iterdir()) == ["fp32", "fp32.failed.txt"]
+    shutil.rmtree(kept.folder)
+    build(FP32, own, quiet)
+    assert [path.name for path in own.artifacts.iterdir()] == ["fp32"], "it is built: no traceback lies about"
+
+
+def test_a_disk_that_fails_is_no_fault_of_the_exporter(own: Source) -> None:
+    def unlucky(source: Source, folder: Path) -> Built:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder / "config.json"))
+
+    with pytest.raises(UserError, match=r"the disk does not read or write: .*config\.json"):
+        build(Variant("fp32", "unlucky", "torch", unlucky, parent=None), own, quiet)
+    assert not list(own.artifacts.iterdir())
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(checkpoint_folder: Path, tmp_path: Path) -> None:
@@ -203,10 +216,9 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(checkpoint_folder: Path, t
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert done.returncode == 2, done.stderr
-    assert "fp32 could not be built" in done.stderr
-    assert "free disk space" in done.stderr
+    assert "error: the file would be larger than is allowed" in done.stderr
     assert "Traceback" not in done.stderr
-    assert [path.name for path in artifacts.iterdir()] == ["fp32.failed.txt"]
+    assert not list(artifacts.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(own: Source, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What is trained, how fast each part moves, and what stays as it was."""
 
 import contextlib
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import transformers
 from handler.errors import UserError
 from training import data
 from training.backbones import backbone
-from training.fit import _ByLength, _last_complete, fit, freeze, parameter_groups, phases
+from training.fit import _ByLength, _last_complete, fit, freeze, parameter_groups, phases, remove_state
 from training.recipe import Recipe
 
 LABELS = ("not-hate", "hate")
@@ -163,6 +165,25 @@ def test_a_folder_that_is_no_state_of_ours_is_left_alone(dataset, model_and_toke
     with pytest.raises(UserError, match="holds something that is not the state of a training"):
         fit(*model_and_tokenizer, dataset, BRIEF, tmp_path / "state")
     assert (tmp_path / "state" / "thesis.txt").read_text() == "the only copy"
+
+
+def test_a_state_of_which_something_could_not_be_removed_is_known_again(tmp_path, monkeypatch) -> None:
+    state = tmp_path / "state"
+    (state / "none" / "checkpoint-1").mkdir(parents=True)
+    (state / "run.json").write_text("{}")
+    (state / "none" / "checkpoint-1" / "optimizer.pt").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", unable)
+        with pytest.raises(OSError, match="Input/output error"):
+            remove_state(state)
+    assert (state / "run.json").is_file()
+    remove_state(state)
+    assert not state.exists()
+    remove_state(state)
+
+
+def unable(*_, **__):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_vectors_are_not_decayed(model_and_tokenizer) -> None:
