@@ -397,12 +397,17 @@ def _check_files(artifact: Artifact) -> None:
 
 def _walk(folder: Path) -> Iterator[tuple[str, bool]]:
     """(path below `folder`, whether it is a plain file) of all but plain folders; links are not followed."""
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, onerror=_raise):
         for name in (*folders, *files):
             path = Path(place, name)
             kind = path.lstat().st_mode
             if not stat.S_ISDIR(kind):
                 yield path.relative_to(folder).as_posix(), stat.S_ISREG(kind)
+
+
+def _raise(error: OSError) -> None:
+    """For `os.walk`, which passes over folders that it cannot list."""
+    raise error
 
 
 def _rebuild(folder: Path) -> str:

@@ -135,12 +135,17 @@ def make_folder(folder: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Everything below `folder` is on the disk when this returns."""
-    for place, _, names in os.walk(folder, topdown=False):
+    for place, _, names in os.walk(folder, topdown=False, onerror=_raise):
         for path in (Path(place, name) for name in names):
             if path.is_file() and not path.is_symlink():
                 with path.open("rb") as file:
                     _sync(file, path)
         sync_folder(Path(place))
+
+
+def _raise(error: OSError) -> None:
+    """For `os.walk`, which passes over folders that it cannot list."""
+    raise error
 
 
 def sync_folder(folder: Path) -> None:

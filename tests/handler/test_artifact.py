@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,20 @@ def test_the_machine_knows_itself() -> None:
     assert available_cpus() >= 1
     assert cpu_model()
     assert set(cpu_features()) <= set(Path("/proc/cpuinfo").read_text().split())
+
+
+def test_a_folder_that_cannot_be_listed_is_said(artifact_copy: Artifact, monkeypatch) -> None:
+    """What lies in it might be anything."""
+    (artifact_copy.folder / "hidden").mkdir()
+    scandir = os.scandir
+
+    def unable(path):
+        if str(path).endswith("hidden"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", unable)
+    with pytest.raises(UserError, match=r"the artifact cannot be read: .*hidden: Permission denied"):
+        open_artifact(artifact_copy.folder)
+    with pytest.raises(PermissionError):
+        describe_files(artifact_copy.folder)

@@ -1,5 +1,6 @@
 """Old or new, never neither: whatever call fails, and after whatever call the process is killed."""
 
+import errno
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from handler import atomic
-from handler.atomic import create, make_folder, recover, replacing, replacing_folder, write_json
+from handler.atomic import create, make_folder, recover, replacing, replacing_folder, sync_tree, write_json
 
 ROOT = Path(__file__).parents[2]
 
@@ -286,6 +287,29 @@ def test_all_is_synced_before_the_rename_and_the_name_after_it(tmp_path, monkeyp
     with replacing(tmp_path / "place" / "it" / "file") as file:
         file.write(b"newer")
     assert calls == ["fsync partial", "replace partial", "fsync it"]
+
+
+def test_a_folder_that_cannot_be_listed_is_not_called_done(tmp_path: Path, monkeypatch) -> None:
+    write_json(tmp_path / "it" / "file", "old")
+    scandir = os.scandir
+
+    def unable(path):
+        if str(path).endswith("below"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", unable)
+    with pytest.raises(OSError, match="Too many open files"):
+        sync_tree(with_below(tmp_path))
+    with pytest.raises(OSError, match="Too many open files"), replacing_folder(tmp_path / "it") as folder:
+        with_below(folder)
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "it" / "file").read_text()) == "old"
+
+
+def with_below(folder: Path) -> Path:
+    (folder / "below").mkdir()
+    return folder
 
 
 def test_two_processes_may_replace_one_folder(tmp_path: Path) -> None:
