@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +17,8 @@ from tests.deploy.hostile import REQUEST, Sent
 AT_ONCE = 40
 EXPECTED = {200, 400, 413, 415, 422}
 
+LATE = re.compile(rb'"code": ?429')
+
 
 def send(server: Server, sent: Sent) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", server.inference_port, timeout=120)
@@ -28,8 +31,8 @@ def send(server: Server, sent: Sent) -> tuple[int, bytes]:
 
 
 def send_until_explained(server: Server, sent: Sent) -> tuple[int, bytes]:
-    """While too many others are being explained, the answer is 429, which is no matter of content."""
-    while (answered := send(server, sent))[0] == 429:
+    """Where others cannot wait for an explanation, its row is a 429, which is no matter of content."""
+    while LATE.search((answered := send(server, sent))[1]):
         time.sleep(0.1)
     return answered
 
