@@ -8,6 +8,7 @@ traced as they are.
 """
 
 import copy
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -205,14 +206,30 @@ def compile_ahead(model: nn.Module, max_length: int, package: Path, options: dic
 
         if CUDA_HOME:  # where the variable is set, and only there, Inductor links with the stub of libcuda
             os.environ.setdefault("CUDA_HOME", CUDA_HOME)
+    logger = logging.getLogger("torch._inductor.select_algorithm")  # prints a page for each kernel that fails
+    disabled = logger.disabled
     with torch.no_grad():
         try:
+            logger.disabled = True
             torch._inductor.aoti_compile_and_package(
                 trace(model, max_length), package_path=str(package), inductor_configs=options
             )
         except InductorError as error:
+            compiler = os.environ.get("CXX", "g++")
             raise UserError(
                 "the model did not compile",
-                seen=str(error).strip().splitlines()[-1],
-                remedy="Check the compiler (g++ --version; for GPUs CUDA_HOME, too) and the free disk space",
+                seen=_why_it_failed(str(error)),
+                remedy=f"Check the compiler ({compiler} --version; for GPUs CUDA_HOME, too), and the free "
+                "memory and disk space",
             ) from error
+        finally:
+            logger.disabled = disabled
+
+
+def _why_it_failed(message: str) -> str:
+    """The line of Inductor's message that says why: the compiler's first error, or Inductor's first."""
+    own, _, printed = message.partition("Output:\n")
+    lines = [line.strip() for line in (printed.strip() or own).splitlines() if line.strip()]
+    errors = [line for line in lines if "error: " in line]
+    chosen = errors[:1] or (lines[-1:] if printed.strip() else lines[:1])
+    return chosen[0][:300] if chosen else "no message"

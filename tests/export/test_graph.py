@@ -1,9 +1,15 @@
+import logging
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
 from torch import nn
+from torch._inductor.exc import InductorError
 
+from export import graph
 from export.graph import Layer, lean, parts, trace
+from handler.errors import UserError
 from tests.versions import skip_without_pruned_heads
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -97,3 +103,48 @@ def test_lean_layers_know_which_layers_of_the_model_they_compute(family: str) ->
     }
     known = {part for name in leaned for part in parts(name)}
     assert before <= known
+
+
+FAILED = "CppCompileError: C++ compile error\n\nCommand:\ng++ a.cpp\n\nOutput:\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            FAILED + "g++: fatal error: Killed signal terminated program cc1plus\ncompilation terminated.\n",
+            "g++: fatal error: Killed signal terminated program cc1plus",
+        ),
+        (
+            FAILED + "a.cpp: In function 'f':\na.cpp:1:1: error: the first\na.cpp:2:1: error: the second\n",
+            "a.cpp:1:1: error: the first",
+        ),
+        (FAILED + "virtual memory exhausted\n", "virtual memory exhausted"),
+        (FAILED, "CppCompileError: C++ compile error"),
+        (
+            "LoweringException: InvalidCxxCompiler: No working C++ compiler found\n  target: aten.linear\n"
+            "    return F.linear(input, self.weight, self.bias)",
+            "LoweringException: InvalidCxxCompiler: No working C++ compiler found",
+        ),
+        ("FileNotFoundError: [Errno 2] No such file or directory: '/gone/g++'",) * 2,
+        ("", "no message"),
+    ],
+)  # fmt: skip
+def test_a_compiler_that_fails_is_named_by_its_first_error(
+    message: str, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever Inductor prints of it: the command, the operator, the sources."""
+
+    def fails(*_, **__):
+        assert logging.getLogger("torch._inductor.select_algorithm").disabled
+        raise InductorError(RuntimeError(message), None)
+
+    monkeypatch.setattr(InductorError, "__str__", lambda _: message)
+    monkeypatch.setattr(graph, "trace", lambda *_: None)
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", fails)
+    monkeypatch.setenv("CXX", "/own/g++")
+    with pytest.raises(UserError) as caught:
+        graph.compile_ahead(torch.nn.Linear(2, 2), 16, tmp_path / "model.pt2", {})
+    assert caught.value.seen == expected
+    assert "/own/g++ --version" in caught.value.remedy
+    assert not logging.getLogger("torch._inductor.select_algorithm").disabled
