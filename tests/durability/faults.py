@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -282,13 +283,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     work = WORKS[arguments.work](folder, arguments.of and arguments.of.resolve())
     found = points(work, folder)
     outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for number, point in enumerate(found[: arguments.trials]):
-        outcome = trial(work, point, folder)
-        outcomes[point.call][outcome] += 1
-        if "FAULT" in outcome:
-            kept = folder / f"fault-{number}.txt"
-            shutil.copy(folder / "last.txt", kept)
-            print(f"{point}: {outcome} ({kept})", file=sys.stderr, flush=True)
+    with suppress(KeyboardInterrupt):  # the table is of what was tried
+        for number, point in enumerate(found[: arguments.trials]):
+            outcome = trial(work, point, folder)
+            outcomes[point.call][outcome] += 1
+            if "FAULT" in outcome:
+                kept = folder / f"fault-{number}.txt"
+                shutil.copy(folder / "last.txt", kept)
+                print(f"{point}: {outcome} ({kept})", file=sys.stderr, flush=True)
     whole = sum(outcomes.values(), Counter())
     said = {"work": arguments.work, "calls": len(found), "trials": whole.total()}
     print(json.dumps(said | {"outcomes": dict(whole.most_common()), "by_call": outcomes}, indent=2))
