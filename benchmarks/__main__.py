@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.profiles import PROFILES, with_test
-from handler.commands import emit, not_negative_float, positive_float, positive_int, run, say, share
+from common.commands import emit, not_negative_float, positive_float, positive_int, run, say, share
 from handler.errors import UserError
 
 RESULTS = Path("benchmarks/results")
@@ -275,11 +275,11 @@ def _add_prices(parser: argparse.ArgumentParser, *kinds: str) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     if not arguments.artifacts.is_dir():
         raise UserError("there are no artifacts", seen=arguments.artifacts, remedy="Build them: make export")
-    from benchmarks.pages.markdown import failures, provenance, terminal_table
-    from benchmarks.results import write_reports
+    from benchmarks.inputs import prepare
+    from benchmarks.report.files import write_reports
+    from benchmarks.report.markdown import failures, provenance, terminal_table
     from benchmarks.selection import Objective
-    from benchmarks.subject import prepare
-    from benchmarks.suite import measure, open_journal
+    from benchmarks.suite import measure, open_resume_log
     from training.checkpoint import load_data, open_checkpoint
 
     checkpoint = open_checkpoint(arguments.checkpoint)
@@ -302,15 +302,15 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.hatecheck,
     )
     objective = Objective(arguments.p99_ms, arguments.rps, arguments.max_f1_drop)
-    journal = open_journal(arguments.results, subject, profile, arguments.threads, arguments.fresh)
+    resume_log = open_resume_log(arguments.results, subject, profile, arguments.threads, arguments.fresh)
     try:
-        reports = measure(subject, profile, arguments.threads, objective, journal)
+        reports = measure(subject, profile, arguments.threads, objective, resume_log)
     except KeyboardInterrupt:
-        say(f"\n{len(journal)} pieces are measured and kept; the same command goes on from here")
+        say(f"\n{len(resume_log)} pieces are measured and kept; the same command goes on from here")
         raise
     texts = subject.flipped_texts(reports) if arguments.show_texts else None
     document = write_reports(arguments.results, reports, texts)
-    journal.finish()
+    resume_log.finish()
     say(f"\n{terminal_table(document)}\n\n{provenance(document)}")
     for line in failures(document):
         say(line)
@@ -320,9 +320,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _attack(arguments: argparse.Namespace) -> int:
-    from benchmarks.attack.attacks import ATTACKS
-    from benchmarks.attack.fronts import FRONTS
-    from benchmarks.attack.measure import main
+    from benchmarks.served.attack.attacks import ATTACKS
+    from benchmarks.served.attack.fronts import FRONTS
+    from benchmarks.served.attack.measure import main
 
     arguments.attacks = arguments.attacks or list(ATTACKS)
     for given, known in ((arguments.servers, FRONTS), (arguments.attacks, ATTACKS)):
@@ -332,17 +332,17 @@ def _attack(arguments: argparse.Namespace) -> int:
 
 
 def _overload(arguments: argparse.Namespace) -> int:
-    from benchmarks.overload import main
+    from benchmarks.served.overload import main
 
     return main(arguments)
 
 
 def _head_to_head(arguments: argparse.Namespace) -> int:
-    from benchmarks.head_to_head import measure, steps
-    from benchmarks.pages.head_to_head_page import loads_table, page
     from benchmarks.progress import progress
-    from benchmarks.results import HEAD_TO_HEAD
-    from handler.atomic import write_json
+    from benchmarks.report.files import HEAD_TO_HEAD
+    from benchmarks.report.head_to_head_page import loads_table, page
+    from benchmarks.served.head_to_head import measure, steps
+    from common.atomic import write_json
     from training.checkpoint import load_data, open_checkpoint
 
     checkpoint = open_checkpoint(arguments.checkpoint)
@@ -371,8 +371,8 @@ def _head_to_head(arguments: argparse.Namespace) -> int:
 def _power(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from benchmarks.power import cases, count, note, table
-    from handler.atomic import write_json
+    from benchmarks.sameness.power import cases, count, note, table
+    from common.atomic import write_json
 
     with tqdm(total=cases() * arguments.seeds, desc="simulated runs", smoothing=0) as bar:
         counted = count(arguments.seeds, bar.update)
@@ -384,8 +384,8 @@ def _power(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from benchmarks.comparison import compare, markdown
-    from benchmarks.results import read_report
+    from benchmarks.report.comparison import compare, markdown
+    from benchmarks.report.files import read_report
 
     first, second = (read_report(arguments.results, name) for name in (arguments.a, arguments.b))
     comparison = compare(first, second)
@@ -395,7 +395,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _select(arguments: argparse.Namespace) -> int:
-    from benchmarks.results import SIDE_BY_SIDE, add_selection, read_side_by_side
+    from benchmarks.report.files import SIDE_BY_SIDE, add_selection, read_side_by_side
     from benchmarks.selection import Objective, select
 
     document = read_side_by_side(arguments.results / f"{SIDE_BY_SIDE}.json")
@@ -415,9 +415,9 @@ def _select(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from benchmarks.capacity import Demand, Prices, choose, plan
-    from benchmarks.pages.plan_page import picture, plan_table
-    from benchmarks.results import SIDE_BY_SIDE, read_measurements, read_selection
+    from benchmarks.capacity.plan import Demand, Prices, choose, plan
+    from benchmarks.report.files import SIDE_BY_SIDE, read_measurements, read_selection
+    from benchmarks.report.plan_page import picture, plan_table
 
     report = arguments.report or arguments.results / f"{SIDE_BY_SIDE}.json"
     document = read_measurements(report)
@@ -435,9 +435,9 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _beside(arguments: argparse.Namespace) -> int:
-    from benchmarks.beside import beside, table
-    from benchmarks.capacity import Prices
-    from benchmarks.results import read_measurements
+    from benchmarks.capacity.plan import Prices
+    from benchmarks.report.across_machines import beside, table
+    from benchmarks.report.files import read_measurements
 
     documents = [read_measurements(path) for path in arguments.reports]
     prices = Prices(arguments.price_core_hour, arguments.price_gb_hour, arguments.price_gpu_hour)
@@ -448,7 +448,7 @@ def _beside(arguments: argparse.Namespace) -> int:
 
 
 def _gpus(arguments: argparse.Namespace) -> int:
-    from benchmarks.gpu import require_cards
+    from benchmarks.in_process.gpu import require_cards
 
     cards = require_cards()
     for one in cards:
@@ -459,11 +459,11 @@ def _gpus(arguments: argparse.Namespace) -> int:
 
 
 def _plan_check(arguments: argparse.Namespace) -> int:
-    from benchmarks.pages.plan_page import check_note, check_table
-    from benchmarks.plan_check import check, steps
     from benchmarks.progress import progress
-    from benchmarks.served import serve
-    from handler.atomic import write_json
+    from benchmarks.report.plan_page import check_note, check_table
+    from benchmarks.served.run import serve
+    from benchmarks.studies.plan_check import check, steps
+    from common.atomic import write_json
     from training.checkpoint import load_data, open_checkpoint
 
     if not arguments.archive.is_file():
@@ -479,7 +479,7 @@ def _plan_check(arguments: argparse.Namespace) -> int:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
-    from benchmarks.tables import publish, publish_kind
+    from benchmarks.report.publishing import publish, publish_kind
 
     what = (arguments.name, arguments.results, arguments.published)
     path = publish_kind(arguments.kind, *what) if arguments.kind else publish(*what)
@@ -490,7 +490,7 @@ def _publish(arguments: argparse.Namespace) -> int:
 
 
 def _tables(arguments: argparse.Namespace) -> int:
-    from benchmarks.tables import refresh, stale
+    from benchmarks.report.publishing import refresh, stale
 
     if not arguments.check:
         emit({"written": [str(path) for path in refresh(arguments.readme, arguments.published)]})

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from benchmarks.noninferiority import ALPHA, FAIL, GATE, MARGIN, PASS, Drop, by_interval, judge
-from benchmarks.report import device, real_batch, yardstick
-from benchmarks.team import REFERENCE
+from benchmarks.names import REFERENCE
+from benchmarks.records import device, real_batch, yardstick
+from benchmarks.sameness.noninferiority import ALPHA, FAIL, GATE, MARGIN, PASS, Drop, by_interval, judge
 from handler.errors import UserError
 
 SCHEMA = 1

@@ -18,27 +18,38 @@ from uuid import uuid4
 
 import numpy as np
 
-from benchmarks import latency, machine, resources
-from benchmarks.floor import Floor, under
-from benchmarks.journal import Journal
-from benchmarks.noninferiority import GATE
-from benchmarks.on_cuda import measure_on_cuda, resources_of, with_busy, with_peak_share
-from benchmarks.parity import flipped, parity
-from benchmarks.peers import PEERS
+from benchmarks import environment
+from benchmarks.baselines.in_process import PEERS
+from benchmarks.baselines.servers import RIVALS, serve_rivals
+from benchmarks.ceilings.gemm_bound import Floor, under
+from benchmarks.ceilings.roofline import arithmetic, with_rooflines
+from benchmarks.in_process import latency, memory
+from benchmarks.in_process.on_cuda import measure_on_cuda, resources_of, with_busy, with_peak_share
+from benchmarks.in_process.pool import Failure, open_pool
+from benchmarks.inputs import VALIDATION, Subject, is_for_cuda
+from benchmarks.names import CONTROLS, FLOOR, REFERENCE
 from benchmarks.profiles import OBJECTIVE_P99_MS, Profile
 from benchmarks.progress import Step, progress
-from benchmarks.quality import Scores, calibrated, in_lists, quality, refitted, score, spread, thresholds
-from benchmarks.report import SCHEMA, Report, describe, failed, measured, peer_entry, real_batch
-from benchmarks.rival_servers import RIVALS, serve_rivals
-from benchmarks.roofline import arithmetic, with_rooflines
+from benchmarks.records import SCHEMA, Report, describe, failed, measured, peer_entry, real_batch
+from benchmarks.resume_log import ResumeLog
+from benchmarks.sameness.noninferiority import GATE
+from benchmarks.sameness.parity import flipped, parity
+from benchmarks.sameness.scores import (
+    Scores,
+    calibrated,
+    in_lists,
+    quality,
+    refitted,
+    score,
+    spread,
+    thresholds,
+)
 from benchmarks.selection import Objective, Serving, choose_served, verdicts_at
-from benchmarks.served import Served, measure_served, served_parity
-from benchmarks.subject import VALIDATION, Subject, is_for_cuda
-from benchmarks.team import FLOOR, REFERENCE, TWINS, Failure, open_team
-from handler.commands import say
+from benchmarks.served.run import Served, measure_served, served_parity
+from common.commands import say
 from handler.machine import cpu_features
 from training.data.splits import Split
-from training.functional import evaluate_cases
+from training.measures.functional import evaluate_cases
 
 BF16 = {"avx512_bf16", "amx_bf16"}
 
@@ -58,15 +69,17 @@ class InProcess:
     others_cores: float
 
 
-def open_journal(
+def open_resume_log(
     folder: Path, subject: Subject, profile: Profile, threads: int | None, fresh: bool
-) -> Journal:
-    """The journal of this run, with what an interrupted one of the same subject left; said, if so."""
+) -> ResumeLog:
+    """The resume log of this run, with what an interrupted one of the same subject left; said, if so."""
     same = subject.identity() | {"profile": asdict(profile), "threads": threads}
-    journal = Journal(folder, same, fresh)
-    if len(journal):
-        say(f"going on where an earlier run ended ({len(journal)} pieces are done); to begin anew: --fresh")
-    return journal
+    resume_log = ResumeLog(folder, same, fresh)
+    if len(resume_log):
+        say(
+            f"going on where an earlier run ended ({len(resume_log)} pieces are done); to begin anew: --fresh"
+        )
+    return resume_log
 
 
 def measure(
@@ -74,17 +87,17 @@ def measure(
     profile: Profile,
     threads: int | None,
     objective: Objective | None = None,
-    journal: Journal | None = None,
+    resume_log: ResumeLog | None = None,
 ) -> list[Report]:
     """Measure everything; one report per variant, the reference first."""
     objective = objective or Objective()
-    journal = Journal(None, {}) if journal is None else journal
+    resume_log = ResumeLog(None, {}) if resume_log is None else resume_log
     limit_ms = objective.p99_ms or OBJECTIVE_P99_MS
     started, began = datetime.now(UTC), time.perf_counter()
-    if machine.is_busy(load := subject.load_average):
+    if environment.is_busy(load := subject.load_average):
         say(f"warning: the machine is busy (load {load}); timings will be noisy, see the noise floor")
     with progress(_steps(subject, profile)) as step:
-        inside = _measure_in_process(subject, profile, threads, step, journal)
+        inside = _measure_in_process(subject, profile, threads, step, resume_log)
         found = {name: _findings(name, subject, inside) for name in inside.latency}
         _judge(subject, found, objective.max_f1_drop)
         serving = _choose_served(subject, profile, found)
@@ -95,14 +108,14 @@ def measure(
             {name: subject.splits[name] for name in profile.served_splits},
             profile,
             step,
-            journal,
+            resume_log,
         )
         for name, outcome in served.items():
             found[name] |= _served_findings(name, subject, profile, inside, outcome, limit_ms)
             in_process = real_batch({"latency": inside.latency[name]})
             if in_process and (many := outcome.many_record(in_process["texts_per_second"])):
                 found[name]["many"] = many
-        rivals = _serve_rivals(subject, profile, step, limit_ms, journal)
+        rivals = _serve_rivals(subject, profile, step, limit_ms, resume_log)
     run = {
         "id": f"{started:%Y%m%dT%H%M%SZ}-{uuid4().hex[:6]}",
         "started_at": started.isoformat(timespec="seconds"),
@@ -111,10 +124,10 @@ def measure(
         "threads": inside.resources[REFERENCE]["threads"],
         "load_average_before": load,
         "others_cores": inside.others_cores,
-        "commit": machine.commit(),
+        "commit": environment.commit(),
         "objective_p99_ms": limit_ms,
         "margin": objective.max_f1_drop,
-        "resumed": journal.resumed,
+        "resumed": resume_log.resumed,
         "serving": {"names": serving.names, "rule": serving.rule},
     }
     lengths = np.percentile(inside.tokens, [50, 90, 99])
@@ -125,7 +138,7 @@ def measure(
     head = {
         "schema": SCHEMA,
         "run": run,
-        "machine": machine.fingerprint(),
+        "machine": environment.fingerprint(),
         "data": subject.data | {"tokens": tokens},
     }
     if subject.peers:
@@ -140,40 +153,40 @@ def measure(
     return reports + [
         failed(head, name, subject.artifacts.get(name), failure)
         for name, failure in sorted((subject.unusable | inside.failures).items())
-        if name != FLOOR and name not in (*TWINS.values(), *subject.places)
+        if name != FLOOR and name not in (*CONTROLS.values(), *subject.places)
     ]
 
 
 def _measure_in_process(
-    subject: Subject, profile: Profile, threads: int | None, step: Step, journal: Journal
+    subject: Subject, profile: Profile, threads: int | None, step: Step, resume_log: ResumeLog
 ) -> InProcess:
     artifacts = dict(subject.artifacts)
-    artifacts |= {twin: artifacts[name] for name, twin in TWINS.items() if name in artifacts}
+    artifacts |= {control: artifacts[name] for name, control in CONTROLS.items() if name in artifacts}
     max_length = artifacts[REFERENCE].max_length
     floor = _floor(subject, profile)
     guests = [*subject.places, *([FLOOR] if floor else [])]
-    with open_team(list(subject.artifacts), guests, journal) as team:
-        team.stage = "start"
-        started = resources.start(team, artifacts, subject.places, threads, subject.timed[0], step)
-        if floor and FLOOR in team.names:
-            floor.start(team, started[REFERENCE]["threads"], bool(BF16 & set(cpu_features())), step)
-        team.stage = "scoring"
-        scores, lengths = score(team, subject.scored, subject.splits, step, journal)
-        team.stage = "latency"
-        timings = latency.measure_latency(team, subject.timed, max_length, profile, step, journal, floor)
-        tokens = team.ask(REFERENCE, "lengths")
-        team.stage = "memory"
+    with open_pool(list(subject.artifacts), guests, resume_log) as pool:
+        pool.stage = "start"
+        started = memory.start(pool, artifacts, subject.places, threads, subject.timed[0], step)
+        if floor and FLOOR in pool.names:
+            floor.start(pool, started[REFERENCE]["threads"], bool(BF16 & set(cpu_features())), step)
+        pool.stage = "scoring"
+        scores, lengths = score(pool, subject.scored, subject.splits, step, resume_log)
+        pool.stage = "latency"
+        timings = latency.measure_latency(pool, subject.timed, max_length, profile, step, resume_log, floor)
+        tokens = pool.ask(REFERENCE, "lengths")
+        pool.stage = "memory"
         sizes = {name: artifact.bytes for name, artifact in artifacts.items()}
         if subject.peers:
             sizes |= {name: subject.peers.bytes(name) for name in subject.places}
-        finish = partial(resources.finish, team, started, sizes, subject.archives)
-        taken = journal.once("resources", finish)  # workers that have nothing left to do have no peak
-        team.stage = "GPU alone"
+        finish = partial(memory.finish, pool, started, sizes, subject.archives)
+        taken = resume_log.once("resources", finish)  # workers that have nothing left to do have no peak
+        pool.stage = "GPU alone"
         shapes = latency.shapes_up_to(max_length, (*latency.SHAPES, *latency.CUDA_SHAPES))
-        ask = partial(measure_on_cuda, team, shapes, step)
-        alone = journal.once("GPU alone", ask) if team.on_cuda else {}
-        taken = {name: one for name, one in taken.items() if name in team.names}  # the others have failed
-    recorded = floor.record(team.failures.get(FLOOR)) if floor else None
+        ask = partial(measure_on_cuda, pool, shapes, step)
+        alone = resume_log.once("GPU alone", ask) if pool.on_cuda else {}
+        taken = {name: one for name, one in taken.items() if name in pool.names}  # the others have failed
+    recorded = floor.record(pool.failures.get(FLOOR)) if floor else None
     taken = {
         name: one
         | {"cpu_s_per_1000_texts": timings.cpu_s_per_1000_texts(name)}
@@ -183,7 +196,7 @@ def _measure_in_process(
     entries = timings.entries(list(taken))
     entries |= {name: with_busy(entries[name], alone[name]["busy_ms"]) for name in alone if name in entries}
     complete = {name: _with_floors(name, found, subject, recorded) for name, found in entries.items()}
-    return InProcess(taken, scores, lengths, complete, tokens, team.failures, recorded, timings.others_cores)
+    return InProcess(taken, scores, lengths, complete, tokens, pool.failures, recorded, timings.others_cores)
 
 
 def _floor(subject: Subject, profile: Profile) -> Floor | None:
@@ -321,12 +334,12 @@ def _served_findings(
 
 
 def _serve_rivals(
-    subject: Subject, profile: Profile, step: Step, limit_ms: float, journal: Journal
+    subject: Subject, profile: Profile, step: Step, limit_ms: float, resume_log: ResumeLog
 ) -> list[dict[str, Any]]:
     """The rows of what others would serve; none where peers do not take part or nothing is served."""
     if not subject.serves_rivals:
         return []
-    return serve_rivals(subject.checkpoint, subject.timed, profile, step, journal, limit_ms)
+    return serve_rivals(subject.checkpoint, subject.timed, profile, step, resume_log, limit_ms)
 
 
 def _choose_served(subject: Subject, profile: Profile, found: Mapping[str, dict[str, Any]]) -> Serving:

@@ -7,29 +7,44 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
-from deploy import server
-from deploy.access import KEY_FILE, Access
-from deploy.rollout_note import note_file, read_note
-from handler.commands import emit, run, say
+from common.commands import emit, run, say
+from common.signing import add_trusted_key
+from common.torchserve import is_taken, java_home, read_config
+from deploy.torchserve import server
+from deploy.torchserve.access import KEY_FILE, Access
+from deploy.torchserve.rollout_note import note_file, read_note
 from handler.errors import UserError
-from handler.signing import add_trusted_key
-from handler.torchserve import is_taken, java_home, read_config
 
-# Modules with needs of their own, each with the extra that names them: imported when they are called.
-COMMANDS = {
-    "drift": ("monitor", "compare what is served with validation; status 1 where it has drifted"),
-    "app": ("app", "serve without TorchServe, by FastAPI and uvicorn"),
-    "tune": ("deploy", "find the settings that suit this machine"),
-    "rollout": ("deploy", "change the version that servers answer with, and back if it is worse"),
+
+class Verb(NamedTuple):
+    """A command with needs of its own, which is imported when it is called."""
+
+    module: str
+    extra: str  # of pyproject.toml, with the packages that it needs
+    words: str
+
+
+VERBS = {
+    "drift": Verb(
+        "drift.command", "monitor", "compare what is served with validation; status 1 where it has drifted"
+    ),
+    "app": Verb("app.application", "app", "serve without TorchServe, by FastAPI and uvicorn"),
+    "tune": Verb("tuning.tune", "deploy", "find the settings that suit this machine"),
+    "rollout": Verb(
+        "torchserve.rollout",
+        "deploy",
+        "change the version that servers answer with, and back if it is worse",
+    ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in COMMANDS:
+    if argv and argv[0] in VERBS:
         return _module(argv[0]).main(argv[1:])
-    others = "; ".join(f"{name}: {words}" for name, (_, words) in COMMANDS.items())
+    others = "; ".join(f"{name}: {verb.words}" for name, verb in VERBS.items())
     parser = argparse.ArgumentParser(prog="python -m deploy", description=__doc__, epilog=others)
     commands = parser.add_subparsers(required=True)
     common = argparse.ArgumentParser(add_help=False)
@@ -51,11 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _module(name: str) -> ModuleType:
+    verb = VERBS[name]
     try:
-        return import_module(f"deploy.{name}")
+        return import_module(f"deploy.{verb.module}")
     except ImportError as error:
-        extra, _ = COMMANDS[name]
-        what, remedy = f"a package that {name} needs is not installed", f"pip install '.[{extra}]'"
+        what, remedy = f"a package that {name} needs is not installed", f"pip install '.[{verb.extra}]'"
         raise UserError(what, seen=error.name, remedy=remedy) from error
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from tabulate import tabulate
 
 import export.variants  # noqa: F401 - registers the variants
+from common.atomic import recover, recover_all
+from common.commands import emit, positive_float, positive_int, run, say
+from common.signing import VARIABLE, add_trusted_key, make_keys, sign
 from export.registry import VARIANTS, choose, kind_of
 from handler.artifact import DESCRIPTION, Artifact, open_artifact
-from handler.atomic import recover, recover_all
-from handler.commands import emit, positive_float, positive_int, run, say
 from handler.errors import UnsupportedError, UserError
-from handler.signing import VARIABLE, add_trusted_key, make_keys, sign
 
 CHECKPOINT = Path("build/checkpoint")
 SELECTION = Path("benchmarks/results/selection.json")
@@ -242,7 +242,7 @@ def _checkpoint(arguments: argparse.Namespace):
                 remedy="Train, or take over, with --positive-label",
             )
         return checkpoint
-    from export.adopt import adopt
+    from export.adoption.adopt import adopt
 
     folder = arguments.artifacts.parent / "adopted" / place.name
     labels = tuple(label.strip() for label in arguments.labels.split(",") if label.strip())
@@ -297,8 +297,8 @@ def _share(text: str) -> float:
 
 
 def _package(arguments: argparse.Namespace) -> int:
-    from deploy.tuning import settings_for
-    from export.package import package
+    from deploy.tuning.settings import settings_for
+    from export.archives.package import package
 
     if arguments.tuning and not arguments.tuning.is_file():
         raise UserError("there is no such tuning", seen=arguments.tuning, remedy="python -m deploy tune")
@@ -363,7 +363,7 @@ def _sign(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from export.verify import verify
+    from export.archives.verify import verify
 
     verdict = verify(arguments.archive, arguments.trusted_key)
     outcome = "serves its artifact" if verdict.same else "DOES NOT SERVE its artifact"
@@ -376,7 +376,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
-    from export.publish import addresses, publish
+    from export.archives.publish import addresses, publish
 
     names = [f"{arguments.name}-{variant}" for variant in arguments.variants] or [arguments.name]
     archives = [arguments.store / f"{name}.mar" for name in names]
@@ -401,7 +401,7 @@ def _publish(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    from export.publish import fetch
+    from export.archives.publish import fetch
 
     key = arguments.trusted_key
     fetched = fetch(arguments.place, arguments.to, trusted_key=key, most_gb=arguments.most_gb)
@@ -420,7 +420,7 @@ def _promote_to(
     force: bool = False,
     trusted_key: Path | None = None,
 ) -> Path:
-    from export.package import promote
+    from export.archives.package import promote
 
     recover(archives)
     target = promote(

@@ -9,6 +9,7 @@ in float, more of them each time, until it is equal; where half of them do not h
 the artifact says so. Both the order of the layers and the verdict come from validation texts.
 """
 
+import ast
 import contextlib
 import hashlib
 import importlib.metadata
@@ -16,7 +17,6 @@ import inspect
 import json
 import logging
 import platform
-import re
 import shutil
 import sys
 import time
@@ -30,15 +30,15 @@ from typing import Any
 import jsonschema
 import numpy as np
 
+from common.atomic import recover, replacing_folder, write_json
+from common.commands import of_this_moment
 from export import check as checking
 from export import proof
 from export.registry import REFERENCE, VARIANTS, Built, Variant
 from export.source import Source
 from handler import artifact as artifacts
 from handler.artifact import DESCRIPTION, SCHEMA, TOKENIZER, Artifact
-from handler.atomic import recover, replacing_folder, write_json
 from handler.batching import plan
-from handler.commands import of_this_moment
 from handler.errors import UserError
 from handler.machine import cpu_features, gpus
 from handler.predictor import Predictor
@@ -53,7 +53,7 @@ MADE_BY = (
     # What computes the scores that are checked; how requests are read and answered does not change them.
     *(f"handler/{name}.py" for name in ("artifact", "batching", "cuda", "encoder", "machine")),
     *(f"handler/{name}.py" for name in ("predictor", "runtimes")),
-    "training/statistics.py",
+    "training/measures/statistics.py",
 )
 RETRY = ".retry"  # below the folder of the first attempt
 SCHEMA_FILE = Path(artifacts.__file__).with_name("artifact.schema.json")
@@ -151,7 +151,7 @@ def _may_be_equal(source: Source, variant: Variant) -> bool:
 
 def _ladder(source: Source) -> Iterator[list[str]]:
     """The most sensitive linear layer, the two most sensitive, four … up to half of all."""
-    from export.quantise import most_sensitive
+    from export.rewriting.quantise import most_sensitive
 
     ranked = most_sensitive(source)
     count = 1
@@ -277,16 +277,22 @@ def fingerprint(variant: Variant, source: Source) -> str:
 def _named_modules(code: str) -> list[str]:
     """Files of the `export` modules that a variant's module imports, at its head or in its functions, and of
     those that these import in turn."""
-    found: list[str] = []
+    found: set[str] = set()
     waiting = [code]
     while waiting:
-        imports = re.findall(r"^\s*from export(?:\.(\w+) import| import (.+))", waiting.pop(), re.MULTILINE)
-        for name in sorted({name for module, listed in imports for name in (module, *listed.split(", "))}):
-            file = ROOT / "export" / f"{name}.py"
-            if name and file.is_file() and (path := f"export/{name}.py") not in found:
-                found.append(path)
-                waiting.append(file.read_text())
+        for name in _imported(waiting.pop()):
+            path = f"{name.replace('.', '/')}.py"
+            if name.startswith("export.") and path not in found and (ROOT / path).is_file():
+                found.add(path)
+                waiting.append((ROOT / path).read_text())
     return sorted(found)
+
+
+def _imported(code: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _versions(variant: Variant) -> dict[str, str]:

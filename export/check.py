@@ -16,7 +16,7 @@ from export.source import Source
 from handler.artifact import Artifact
 from handler.batching import MicroBatch
 from handler.predictor import Prediction, Predictor, decide
-from training.statistics import Comparison, compare
+from training.measures.statistics import Comparison, compare
 
 # Not worse than this margin, at 95 % confidence, counts as equal; the gate decides at the user's own margin.
 # Without labels it bounds the share of texts whose label changes, and so the loss of accuracy.

@@ -9,17 +9,17 @@ from typing import IO, TYPE_CHECKING
 
 from tqdm import tqdm
 
+from common.atomic import recover, replacing
+from common.commands import emit, positive_int, run, say
+from common.signing import add_trusted_key, verify
 from handler.artifact import open_artifact
-from handler.atomic import recover, replacing
-from handler.commands import emit, positive_int, run, say
 from handler.errors import Rejection, UserError
 from handler.machine import available_cpus
 from handler.predictor import Predictor
 from handler.requests import Limits, read_text
-from handler.signing import add_trusted_key, verify
 
 if TYPE_CHECKING:
-    from handler.tables.layout import Reading
+    from common.tables.layout import Reading
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     """Exit status 1 where something keeps the model from being served."""
-    from handler.doctor import examine, record, table  # yaml and psutil, which predicting does not need
+    from common.doctor import examine, record, table  # yaml and psutil, which predicting does not need
 
     findings = examine(arguments.name)
     say(table(findings))
@@ -104,7 +104,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _predict_job(arguments: argparse.Namespace) -> int:
     """A file into a file, part by part: the same command again goes on where it was interrupted."""
-    from handler.scoring.job import here, open_job, run_job
+    from scoring.job import here, open_job, run_job
 
     job = open_job(
         arguments.file,
@@ -116,7 +116,7 @@ def _predict_job(arguments: argparse.Namespace) -> int:
         _reading(arguments),
     )
     if arguments.engine == "ray":
-        from handler.scoring.on_ray import on_ray
+        from scoring.on_ray import on_ray
 
         threads = arguments.threads or max(1, available_cpus() // arguments.workers)
         engine = on_ray(arguments.address, arguments.workers, threads)
@@ -131,10 +131,10 @@ def _predict_job(arguments: argparse.Namespace) -> int:
 
 def _predict_stream(arguments: argparse.Namespace) -> int:
     """Standard input, or a file, window by window; a file of output appears only when it is complete."""
-    from handler.scoring.plan import plan, read_windows
-    from handler.scoring.rows import CsvWriter, JsonWriter, Window, Writer, classify, windows
-    from handler.tables.layout import OUTPUTS, file_format, piped
-    from handler.tables.records import runs
+    from common.tables.layout import OUTPUTS, file_format, piped
+    from common.tables.records import runs
+    from scoring.plan import plan, read_windows
+    from scoring.rows import CsvWriter, JsonWriter, Window, Writer, classify, windows
 
     column, output, reading = arguments.text_column, arguments.output, _reading(arguments)
     written = "csv" if output is None else file_format(output, OUTPUTS)
@@ -170,7 +170,7 @@ def _predict_stream(arguments: argparse.Namespace) -> int:
 
 
 def _reading(arguments: argparse.Namespace) -> "Reading":
-    from handler.tables.layout import Reading
+    from common.tables.layout import Reading
 
     for name, given in (("delimiter", arguments.delimiter), ("escape", arguments.escape or None)):
         if given is not None and (len(given) != 1 or given in '"\r\n'):

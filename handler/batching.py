@@ -8,9 +8,11 @@ A packed grid is for models that compute no padding: texts of any lengths run to
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+
+import numpy as np
 
 # What one more call of the model costs, in tokens. Measured with OpenVINO int8 on 2 AMX cores: from 1x32 to
 # 16x128 a call takes 16 to 20 us for each of (tokens + 32) with the 22 M base, 31 to 35 us with the 66 M one.
@@ -18,6 +20,12 @@ CALL_TOKENS = 32
 # Where batches are larger than on any CPU, texts are cut in such steps alone: by one it took 3 ms for 1,024
 # texts, half of what a large GPU takes to classify them.
 STEP = 16
+
+Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(input_ids, attention_mask), both int64 [batch, length] -> logits, float32 [batch, labels].
+
+One that is differentiable has an attribute `model`, the torch module that it runs.
+"""
 
 
 @dataclass(frozen=True)

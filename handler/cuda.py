@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from handler.batching import Forward
 from handler.errors import UnsupportedError
 from handler.machine import Gpu, gpus
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     import torch
 
     from handler.encoder import Encoder
-    from handler.runtimes import Forward
 
 # What a shape is run for before its graph is captured: kernels are loaded and chosen, workspaces allocated.
 # torch's documentation ("CUDA Graphs", torch.cuda.make_graphed_callables) takes three.
@@ -133,7 +133,7 @@ def _room(array: np.ndarray) -> int:
     return -(-array.size // ALIGNED) * ALIGNED
 
 
-def staged(model: "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]", device: str) -> "Forward":
+def staged(model: "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]", device: str) -> Forward:
     """`model(input_ids, attention_mask) -> logits` on `device` as a `Forward`."""
     import torch
 
@@ -209,7 +209,7 @@ class Graphs:
         return graph, inputs, logits
 
 
-def packed(encoder: "Encoder", device: str) -> "Forward":
+def packed(encoder: "Encoder", device: str) -> Forward:
     """`encoder` on texts without their padding, which is dropped here, on the host."""
     import torch
 

@@ -10,7 +10,7 @@ head. Texts come padded, [batch, length], or packed: the tokens of all texts in 
 attention works on tokens one by one, and is the same code for both.
 
 Weights come from safetensors; a linear layer whose weights are int8 or fp8 there is computed in that. Leaves
-out training, other architectures, and how a transformers model becomes one of these (`export.encoder`).
+out training, other architectures, and how transformers' models become these.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -102,7 +102,7 @@ def _scaled(rows: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch
 class Layer(nn.Module):
     """One encoder layer, post-norm: [..., tokens, dim] -> the same, or, of the last one, the first tokens'.
 
-    The names of its parts are those of `export.graph.Layer`.
+    The names of its parts are those of `export.rewriting.graph.Layer`.
     """
 
     def __init__(self, weights: Mapping[str, torch.Tensor], heads: int, anatomy: Anatomy) -> None:

@@ -2,7 +2,7 @@
 
 All of a batch are classified together; a defect of ours harms only the request that meets it. Covers JSON,
 failures and what is counted of a batch. Leaves out how requests arrive (`hate_handler` behind TorchServe,
-`deploy/app.py` behind uvicorn) and what is answered (`service`). It logs no text.
+`deploy/app/application.py` behind uvicorn) and what is answered (`service`). It logs no text.
 """
 
 import json

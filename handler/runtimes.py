@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from handler.artifact import Artifact, read_json
+from handler.batching import Forward
 from handler.cuda import Graphs, packed, set_kernels, staged
 from handler.errors import UnsupportedError, UserError
 from handler.machine import unpacking_fault, unpacks_into
@@ -36,12 +37,6 @@ PROPERTIES = frozenset({"INFERENCE_PRECISION_HINT"})  # of OpenVINO
 # Of a config.json: Python to run, kernels to download, and weights in others' formats.
 RUNS_CODE = frozenset({"auto_map", "attn_implementation", "quantization_config", "custom_pipelines"})
 LABELS = ("id2label", "label2id")  # keys of a config.json whose own keys are the user's
-
-Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(input_ids, attention_mask), both int64 [batch, length] -> logits, float32 [batch, labels].
-
-One that is differentiable has an attribute `model`, the torch module that it runs.
-"""
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,15 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test needs the hub
 
 import export.variants  # noqa: F401 - registers the variants
-from deploy.server import Server, private_server
+from common.commands import run
+from common.proxies import spare_loopback
+from deploy.torchserve.server import Server, private_server
+from export.archives.package import package
 from export.build import build
-from export.package import package
 from export.registry import choose
 from export.source import Source
 from handler.artifact import Artifact, open_artifact
-from handler.commands import run
 from handler.errors import UnsupportedError
-from handler.proxies import spare_loopback
 from training.checkpoint import load_data, open_checkpoint
 
 ROOT = Path(__file__).parents[1]

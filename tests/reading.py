@@ -6,8 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from handler.scoring.job import here, open_job, run_job
-from handler.tables.layout import Reading
+from common.tables.layout import Reading
+from scoring.job import here, open_job, run_job
 
 
 class Echo:

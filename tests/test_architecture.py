@@ -5,25 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from export.package import SHIPPED
+from export.archives.package import SHIPPED
+from tests.house.counts import import_cycles, working_tree
 
 ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "handler": {"handler"},
-    "deploy": {"deploy", "handler"},
-    "training": {"training", "handler"},
-    "export": {"export", "handler", "training", "deploy"},
-    "benchmarks": {"benchmarks", "handler", "deploy", "training"},
+    "common": {"common", "handler"},
+    "scoring": {"scoring", "common", "handler"},
+    "deploy": {"deploy", "scoring", "common", "handler"},
+    "training": {"training", "common", "handler"},
+    "export": {"export", "training", "deploy", "common", "handler"},
+    "benchmarks": {"benchmarks", "training", "deploy", "common", "handler"},
 }
-# What benchmarks may use of training: the data, the metrics, the statistics, and where they are recorded.
-OF_TRAINING = {
-    "training.checkpoint",
-    "training.calibration",
-    "training.data",
-    "training.functional",
-    "training.metrics",
-    "training.statistics",
-}
+COMMAND = ROOT / "handler" / "__main__.py"  # the one file there that does not ship
+# Rooms of training that benchmarks use. What trains is none of them.
+OF_TRAINING = {"training.checkpoint", "training.data", "training.measures"}
+STUDIES = ROOT / "benchmarks" / "studies"  # evidence, not tools: they may look at all
 MODELS = ("pooled_classifier", "encoder")  # torch modules, shipped for the torch loader
 LIGHT = sorted({*SHIPPED, "hate_handler.py"} - {f"{name}.py" for name in MODELS})
 
@@ -45,15 +43,28 @@ def modules(stage: str) -> list[Path]:
 
 @pytest.mark.parametrize("stage", ALLOWED)
 def test_a_stage_imports_only_what_stands_below_it(stage: str) -> None:
-    for path in modules(stage):
+    for path in set(modules(stage)) - {COMMAND}:
         stages = {name.split(".")[0] for name in imported(path)} & ALLOWED.keys()
         assert stages <= ALLOWED[stage], path
 
 
-def test_benchmarks_know_data_metrics_and_statistics_of_training_and_no_more() -> None:
+def test_benchmarks_know_the_checkpoint_data_and_measures_of_training_and_no_more() -> None:
     for path in modules("benchmarks"):
+        if STUDIES in path.parents:
+            continue
         used = {name for name in imported(path) if name.startswith("training.")}
         assert {".".join(name.split(".")[:2]) for name in used} <= OF_TRAINING, path
+
+
+def test_measuring_never_imports_presenting() -> None:
+    measuring = ("baselines", "capacity", "ceilings", "in_process", "sameness", "served")
+    for path in (path for room in measuring for path in modules(f"benchmarks/{room}")):
+        assert not [name for name in imported(path) if name.startswith("benchmarks.report")], path
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Imports within functions and those for types alone are counted too."""
+    assert import_cycles(working_tree()) == []
 
 
 def test_what_we_use_does_not_tell_its_makers() -> None:

@@ -108,19 +108,19 @@ def test_torch_is_of_one_version_and_all_else_is_verified_wherever_it_is_install
 # What is installed for modules that import at their heads. Entry points import later, for --help's sake.
 EXTRAS = {
     "handler.predictor": ("serve",),
-    "handler.doctor": ("serve",),
-    "deploy.app": ("app",),
-    "deploy.drift": ("monitor",),
-    "deploy.exporter": ("monitor",),
-    "deploy.rollout": ("serve", "deploy"),
-    "deploy.tune": ("serve", "deploy"),
+    "common.doctor": ("serve",),
+    "deploy.app.application": ("app",),
+    "deploy.drift.judge": ("monitor",),
+    "deploy.drift.exporter": ("monitor",),
+    "deploy.torchserve.rollout": ("serve", "deploy"),
+    "deploy.tuning.tune": ("serve", "deploy"),
     "training.pipeline": ("serve", "train"),
     "training.evaluation.figures": ("serve", "train"),
     "export.build": ("serve", "train", "export"),
-    "export.package": ("serve", "train", "export"),
+    "export.archives.package": ("serve", "train", "export"),
     "benchmarks.suite": ("serve", "train", "deploy", "benchmark"),
-    "benchmarks.subject": ("serve", "train", "deploy", "benchmark"),
-    "benchmarks.pages.html": ("serve", "train", "deploy", "benchmark"),
+    "benchmarks.inputs": ("serve", "train", "deploy", "benchmark"),
+    "benchmarks.report.html": ("serve", "train", "deploy", "benchmark"),
 }
 
 

@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 import handler
-from benchmarks.tables import stale
+from benchmarks.report.publishing import stale
 from export.build import build
 from export.registry import VARIANTS
 from export.source import Source

@@ -24,10 +24,10 @@ COMMANDS = [
 ]
 # Modules that a stage imports and that decide nothing which it writes into its outputs but pages.
 SHOWN = {
-    "train": ("training.evaluation", "training.functional", "handler"),
+    "train": ("training.evaluation", "training.measures.functional", "handler"),
     "export": (),
     "package": (),
-    "benchmark": ("benchmarks.pages", "benchmarks.journal", "benchmarks.progress"),
+    "benchmark": ("benchmarks.report", "benchmarks.resume_log", "benchmarks.progress"),
 }
 DVC = shutil.which("dvc")
 
@@ -63,9 +63,9 @@ def test_a_dependency_is_there_or_is_what_another_stage_makes(stage: str) -> Non
     ("stage", "roots"),
     [
         ("train", ("training.pipeline", "training.data")),
-        ("export", ("export.build", "export.adopt")),
-        ("package", ("export.package", "deploy.tuning")),
-        ("benchmark", ("benchmarks.suite", "benchmarks.subject")),
+        ("export", ("export.build", "export.adoption.adopt")),
+        ("package", ("export.archives.package", "deploy.tuning.settings")),
+        ("benchmark", ("benchmarks.suite", "benchmarks.inputs")),
     ],
 )
 def test_code_that_decides_a_result_is_a_dependency(stage: str, roots: tuple[str, ...]) -> None:

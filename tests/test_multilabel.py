@@ -17,10 +17,10 @@ import transformers
 
 import export.variants  # noqa: F401 - registers the variants
 import handler
-from export.adopt import adopt
+from export.adoption.adopt import adopt
 from export.build import build
-from export.distil import Texts, decision, label_loss
 from export.registry import VARIANTS, choose
+from export.rewriting.distil import Texts, decision, label_loss
 from export.source import Source
 from handler.artifact import Artifact
 from handler.errors import UnsupportedError, UserError

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import results
-from deploy.app import Model
-from export.package import promote
-from export.publish import fetch, publish
+from benchmarks.report import files
+from deploy.app.application import Model
+from export.archives.package import promote
+from export.archives.publish import fetch, publish
 from handler.artifact import archived_artifact, open_artifact
 from handler.predictor import Predictor
 from tests.conftest import ROOT, run_stage
@@ -95,5 +95,5 @@ def test_an_interrupted_scoring_job_goes_on_or_says_what_to_do(tmp_path: Path) -
 
 
 def test_results_are_read() -> None:
-    found = results.read_measurements(OLD / "side-by-side.json")
+    found = files.read_measurements(OLD / "side-by-side.json")
     assert {"fp32", "openvino-int8"} <= {variant["name"] for variant in found["variants"]}

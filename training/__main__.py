@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
-from handler.commands import (
+from common.commands import (
     emit,
     not_negative_float,
     not_negative_int,

@@ -41,7 +41,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from handler.atomic import recover
+from common.atomic import recover
 from handler.errors import UserError
 from handler.pooled_classifier import pooled
 from training.recipe import Recipe

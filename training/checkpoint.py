@@ -25,8 +25,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from common.atomic import recover, replacing_folder, write_json
 from handler.artifact import read_json
-from handler.atomic import recover, replacing_folder, write_json
 from handler.errors import UserError
 from handler.machine import available_cpus, cpu_model
 from handler.runtimes import refuse_code

@@ -18,9 +18,9 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold
 from tabulate import tabulate
 
+from common.atomic import write_json
+from common.commands import emit, positive_int, run, say
 from handler.artifact import file_sha256
-from handler.atomic import write_json
-from handler.commands import emit, positive_int, run, say
 from handler.errors import UserError
 from training import __main__ as command
 from training import data

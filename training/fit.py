@@ -32,17 +32,17 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from handler.atomic import sync_tree, write_text
-from handler.commands import say
+from common.atomic import sync_tree, write_text
+from common.commands import say
 from handler.errors import UserError
 from training import processes
 from training.backbones import add_lora, clear_limits, merge_lora
 from training.data import Dataset, Split
 from training.heads import fit_head, fits_alone
 from training.inference import computed, token_lengths
+from training.measures.statistics import macro_f1_of_logits
 from training.objective import Objective, objective
 from training.recipe import Recipe
-from training.statistics import macro_f1_of_logits
 
 RUN_FILE = "run.json"
 LOGGED = 100  # points of a loss curve

@@ -21,14 +21,14 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from handler.commands import say
+from common.commands import say
 from handler.errors import UserError
 from handler.pooled_classifier import PooledClassifier
 from training.data import Dataset, Split
 from training.inference import computed
+from training.measures.statistics import macro_f1_of_logits
 from training.objective import objective
 from training.recipe import Recipe
-from training.statistics import macro_f1_of_logits
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C, on standardised embeddings
 BATCH = 64

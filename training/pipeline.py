@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from handler.commands import say
+from common.commands import say
 from handler.errors import UserError
 from handler.machine import available_cpus
 from training import processes
 from training.backbones import LEAST_OWN, backbone, readable_tokens
-from training.calibration import Calibration, calibrate, uncalibrated
 from training.checkpoint import (
     Checkpoint,
     check_place,
@@ -34,7 +33,8 @@ from training.checkpoint import (
 from training.data import Dataset
 from training.evaluation.card import write_card
 from training.fit import fit, predict_logits, remove_state
-from training.metrics import evaluate
+from training.measures.calibration import Calibration, calibrate, uncalibrated
+from training.measures.metrics import evaluate
 from training.recipe import Recipe
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)

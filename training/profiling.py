@@ -7,7 +7,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 
-from handler.commands import say
+from common.commands import say
 
 STEP = 10  # memory and kernels have settled
 ROWS = 15

@@ -13,7 +13,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from handler.commands import emit, say
+from common.commands import emit, say
 from handler.errors import UserError
 
 META_FILE = "checkpoint.json"

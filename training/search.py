@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
-from handler.commands import emit, positive_int, run, say
+from common.commands import emit, positive_int, run, say
 from handler.errors import UnsupportedError, UserError
 from training import __main__ as command
 from training.data import Dataset
@@ -163,7 +163,7 @@ def _trial(trial: Any, space: dict[str, Any], dataset: Dataset, chosen: Recipe, 
     from transformers import TrainerCallback
 
     from training import pipeline
-    from training.statistics import macro_f1_of_logits
+    from training.measures.statistics import macro_f1_of_logits
 
     class Watch(TrainerCallback):
         before = last = 0.0  # epochs of the phases before, and of this one

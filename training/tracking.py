@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from transformers import TrainerCallback
 
-from handler.commands import say
+from common.commands import say
 from handler.errors import UnsupportedError, UserError
 from training.checkpoint import commit
 

@@ -22,7 +22,7 @@ NEEDS = ("torch", "transformers", "g++", TEMPORARY)
     kinds=("encoder", "pooled"),
 )
 def compiled_fp32(source: Source, folder: Path) -> Built:
-    from export.graph import lean
+    from export.rewriting.graph import lean
 
     return _compile(lean(source.model()), source, folder, {})
 
@@ -37,7 +37,7 @@ def compiled_fp32(source: Source, folder: Path) -> Built:
     kinds=("encoder", "pooled"),
 )
 def compiled_bf16(source: Source, folder: Path) -> Built:
-    from export.graph import lean
+    from export.rewriting.graph import lean
 
     model = lean(source.model()).bfloat16()
     built = _compile(model, source, folder, {})
@@ -58,8 +58,8 @@ def compiled_bf16(source: Source, folder: Path) -> Built:
 def compiled_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
     import torch
 
-    from export.graph import lean, parts
-    from export.quantise import linears, make_static, observe
+    from export.rewriting.graph import lean, parts
+    from export.rewriting.quantise import linears, make_static, observe
 
     model = lean(source.model())
     ranges = observe(model, source.calibration())
@@ -78,8 +78,8 @@ def _compile(model, source: Source, folder: Path, facts: dict) -> Built:
     import torch
     from torch._inductor import select_algorithm
 
-    from export.graph import compile_ahead
-    from export.quantise import StaticLinear
+    from export.rewriting.graph import compile_ahead
+    from export.rewriting.quantise import StaticLinear
 
     kinds = (torch.nn.Linear, StaticLinear)
     linears = sum(isinstance(module, kinds) for module in model.modules())

@@ -151,7 +151,7 @@ def cuda_fp8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built
 def cuda_compiled_fp16(source: Source, folder: Path) -> Built:
     import torch
 
-    from export.graph import Layer, compile_ahead, lean
+    from export.rewriting.graph import Layer, compile_ahead, lean
     from handler.cuda import set_kernels
 
     set_kernels(tf32=False)  # attention's is chosen when it is compiled
@@ -241,7 +241,7 @@ def _eager(source: Source, folder: Path, dtype: str, tf32: bool = False) -> Buil
 
 def _half(source: Source, folder: Path) -> tuple[dict, dict]:
     """The encoder in fp16, as `write_encoder` does."""
-    from export.encoder import encoder_of
+    from export.rewriting.encoder import encoder_of
 
     facts, options = write_encoder(encoder_of(source.model()).half(), folder)
     proof.require(set(facts["linear_dtypes"]) == {"float16"}, "every linear weight in float16", facts)
@@ -252,7 +252,7 @@ def _scaled(
     source: Source, folder: Path, dtype: "torch.dtype", beside: "torch.dtype", leave: Collection[str]
 ) -> Built:
     """The products of the layers in `dtype`, all else in `beside`."""
-    from export.encoder import encoder_of, quantise
+    from export.rewriting.encoder import encoder_of, quantise
 
     model = source.model()
     encoder = encoder_of(model)
@@ -344,8 +344,8 @@ def write_onnx_fp16(source: Source, folder: Path) -> None:
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    from export.graph import lean
-    from export.onnx_graph import plain_export
+    from export.rewriting.graph import lean
+    from export.rewriting.onnx_graph import plain_export
 
     proto = plain_export(lean(source.model()))
     onnx.save(convert_float_to_float16(proto, keep_io_types=True), folder / "model.onnx")

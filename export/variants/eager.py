@@ -39,7 +39,7 @@ def torch_int8_dynamic(source: Source, folder: Path, leave: Collection[str] = ()
     import torch
     from safetensors.torch import save_file
 
-    from export.quantise import linears, quantised_weight
+    from export.rewriting.quantise import linears, quantised_weight
     from handler.runtimes import load_torch_int8
 
     model = source.model()

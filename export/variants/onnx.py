@@ -14,7 +14,7 @@ from export.registry import Built, variant
 from export.source import Source
 
 if TYPE_CHECKING:
-    from export.onnx_graph import Exported
+    from export.rewriting.onnx_graph import Exported
 
 NEEDS = ("torch", "transformers", "onnx", "onnxruntime", "optimum-onnx")
 INTEGER_PRODUCTS = (
@@ -100,7 +100,7 @@ def onnx_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Buil
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    from export.onnx_graph import smooth
+    from export.rewriting.onnx_graph import smooth
 
     exported, layers = _export(source)
     chosen = _chosen(exported, leave)
@@ -140,8 +140,8 @@ def _reader(source: Source):
 
 def _export(source: Source) -> "tuple[Exported, int]":
     """The fused graph, and the number of encoder layers that it must have an attention for."""
-    from export.graph import with_linears
-    from export.onnx_graph import export
+    from export.rewriting.graph import with_linears
+    from export.rewriting.onnx_graph import export
 
     model = with_linears(source.model())
     # A decoder's attention looks back alone: it is left as the exporter writes it.

@@ -47,7 +47,7 @@ def openvino_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> 
     import nncf
     import openvino
 
-    from export.graph import parts
+    from export.rewriting.graph import parts
 
     graph, linears = _convert(source)
     left = sorted({name for name, _ in linears if set(parts(name)) & set(leave)})
@@ -99,7 +99,7 @@ def _convert(source: Source):
     import openvino
     import torch
 
-    from export.graph import lean, trace
+    from export.rewriting.graph import lean, trace
 
     program = trace(lean(source.model()), source.checkpoint.meta["max_length"])
     try:

@@ -32,8 +32,8 @@ SPARSITY = 0.5
     summary="layers, attention heads and feed-forward neurons removed, then distilled from fp32",
 )
 def pruned(source: Source, folder: Path) -> Built:
-    from export.distil import Texts
-    from export.prune import fit_depth, fit_shape, importance, layers_of, prune
+    from export.rewriting.distil import Texts
+    from export.rewriting.prune import fit_depth, fit_shape, importance, layers_of, prune
 
     teacher, student = source.model(), source.model()
     layers = _layers(source, fit_depth(len(layers_of(teacher)), source.keep))
@@ -52,7 +52,7 @@ def pruned(source: Source, folder: Path) -> Built:
     summary="half of the layers removed, then distilled from fp32",
 )
 def shallow(source: Source, folder: Path) -> Built:
-    from export.prune import keep_layers, layers_of
+    from export.rewriting.prune import keep_layers, layers_of
 
     teacher, student = source.model(), source.model()
     depth = len(layers_of(teacher))
@@ -74,8 +74,8 @@ def shallow(source: Source, folder: Path) -> Built:
     summary="half of the encoder's weights zero: smaller when compressed, not faster",
 )
 def sparse(source: Source, folder: Path) -> Built:
-    from export.distil import Recovery
-    from export.prune import compressed_bytes, layers_of, make_permanent, mask_smallest, zeros
+    from export.rewriting.distil import Recovery
+    from export.rewriting.prune import compressed_bytes, layers_of, make_permanent, mask_smallest, zeros
 
     teacher, student = source.model(), source.model()
     mask_smallest(student, SPARSITY)
@@ -107,9 +107,15 @@ def sparse(source: Source, folder: Path) -> Built:
 def sparse_2_4(source: Source, folder: Path) -> Built:
     from torch.nn.utils import prune as masks
 
-    from export.distil import Recovery
-    from export.prune import encoder_linears, fits_two_of_four, layers_of, make_permanent, two_of_four
-    from export.quantise import linears
+    from export.rewriting.distil import Recovery
+    from export.rewriting.prune import (
+        encoder_linears,
+        fits_two_of_four,
+        layers_of,
+        make_permanent,
+        two_of_four,
+    )
+    from export.rewriting.quantise import linears
     from handler.runtimes import with_sparse_linears
 
     teacher, student = source.model(), source.model()
@@ -134,16 +140,16 @@ def sparse_2_4(source: Source, folder: Path) -> Built:
 
 
 def _layers(source: Source, count: int) -> list[int]:
-    from export.distil import Texts
-    from export.prune import choose_layers
+    from export.rewriting.distil import Texts
+    from export.rewriting.prune import choose_layers
 
     texts = Texts.of(source, "validation").sample(LAYER_TEXTS)
     return list(choose_layers(source.model(), count, texts.batches()))
 
 
 def _recover(source: Source, student, teacher, layers: Sequence[int], recipe=None) -> dict:  # type: ignore[no-untyped-def]
-    from export.distil import Recovery, Texts, decision, distil, takes_over
-    from export.prune import layers_of
+    from export.rewriting.distil import Recovery, Texts, decision, distil, takes_over
+    from export.rewriting.prune import layers_of
 
     if not source.checkpoint.trained:
         return {"epochs": 0, "note": "none: the weights are random, there is no accuracy to win back"}
@@ -161,7 +167,7 @@ def _smaller(
     student: "PreTrainedModel", teacher: "PreTrainedModel", folder: Path, keep: float, facts: dict
 ) -> Built:
     """Save, reload, and hold what came back to the promise."""
-    from export.prune import describe
+    from export.rewriting.prune import describe
 
     reloaded = _save(student, folder)
     before, expected, after = describe(teacher), describe(student), describe(reloaded)

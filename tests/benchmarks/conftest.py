@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from benchmarks import arrivals
-from deploy import load
+from benchmarks.served import open_loop
+from deploy.tuning import load
 from training.checkpoint import load_data, open_checkpoint
 
 SHARED = {
@@ -550,7 +550,7 @@ def given_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[
     """Ask a coroutine function for the statuses of all loads, on a clock that goes on only while everybody
     waits: what a load finds is then the same on every machine. That loads do speak HTTP is for `loopback`."""
     seconds = SimpleNamespace(perf_counter=lambda: Clock.now_s, process_time=lambda: 0.0)
-    for module in (arrivals, load):
+    for module in (open_loop, load):
         monkeypatch.setattr(module, "time", seconds)
     asyncio.set_event_loop_policy(OnClock())
 
@@ -558,7 +558,7 @@ def given_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[
         async def ask(session: object, url: str, body: bytes) -> str:
             return str(await answer())
 
-        for module in (arrivals, load):
+        for module in (open_loop, load):
             monkeypatch.setattr(module, "ask", ask)
 
     yield answered_by

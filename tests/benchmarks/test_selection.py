@@ -5,8 +5,8 @@ import json
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.noninferiority import drop_of
-from benchmarks.report import validate
+from benchmarks.records import validate
+from benchmarks.sameness.noninferiority import drop_of
 from benchmarks.selection import Objective, choose_served, select, verdicts_at
 from handler.errors import UserError
 

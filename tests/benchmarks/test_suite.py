@@ -8,18 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import latency, preparation, quality, suite
+from benchmarks import suite
 from benchmarks.__main__ import main
-from benchmarks.latency import one_round
-from benchmarks.peers import PEERS
+from benchmarks.baselines import preparation
+from benchmarks.baselines.in_process import PEERS
+from benchmarks.in_process import latency
+from benchmarks.in_process.latency import one_round
+from benchmarks.inputs import find_artifacts, prepare
 from benchmarks.profiles import PROFILES
-from benchmarks.report import case, side_by_side, validate
+from benchmarks.records import case, side_by_side, validate
+from benchmarks.sameness import scores
 from benchmarks.selection import Objective
-from benchmarks.served import check_archive
-from benchmarks.subject import find_artifacts, prepare
-from benchmarks.suite import measure, open_journal
+from benchmarks.served.run import check_archive
+from benchmarks.suite import measure, open_resume_log
+from common.atomic import write_json
 from handler.artifact import DESCRIPTION, describe_files, open_artifact
-from handler.atomic import write_json
 from handler.errors import UserError
 
 QUICK_PEERS = ("hf-pipeline", "ort-int8")  # each of the others starts for seconds: they are in `test_peers`
@@ -175,18 +178,18 @@ def test_an_interrupted_run_goes_on_where_it_ended(
     asked = []
     what = (subject, BRIEF, 1, False)
 
-    def interrupted(team, turn, *rest):
+    def interrupted(pool, turn, *rest):
         asked.append(turn)
         if asked == [0, 1]:
             raise KeyboardInterrupt
-        return one_round(team, turn, *rest)
+        return one_round(pool, turn, *rest)
 
     monkeypatch.setattr(latency, "one_round", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        measure(subject, BRIEF, 1, Objective(), open_journal(tmp_path, *what))
-    monkeypatch.setattr(quality, "_score", pytest.fail)  # all texts have been scored
-    journal = open_journal(tmp_path, *what)
-    found = {report["name"]: report for report in measure(subject, BRIEF, 1, Objective(), journal)}
+        measure(subject, BRIEF, 1, Objective(), open_resume_log(tmp_path, *what))
+    monkeypatch.setattr(scores, "_score", pytest.fail)  # all texts have been scored
+    resume_log = open_resume_log(tmp_path, *what)
+    found = {report["name"]: report for report in measure(subject, BRIEF, 1, Objective(), resume_log)}
     assert asked == [0, 1, 1]
     assert "going on where an earlier run ended" in capsys.readouterr().err
     assert found["copy"]["run"]["resumed"] == 1

@@ -2,8 +2,8 @@
 
 import pytest
 
-from handler.tables.layout import look
-from handler.tables.records import MOST_LINES, OPEN_QUOTE, records
+from common.tables.layout import look
+from common.tables.records import MOST_LINES, OPEN_QUOTE, records
 from tests.reading import score, scored
 
 

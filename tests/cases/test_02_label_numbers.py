@@ -10,8 +10,8 @@ import pytest
 import torch
 import transformers
 
-from export.adopt import adopt
-from export.assignment import CERTAIN, CONVENTION, GUESS, assign, fit, require_known, table
+from export.adoption.adopt import adopt
+from export.adoption.assignment import CERTAIN, CONVENTION, GUESS, assign, fit, require_known, table
 from handler.errors import UserError
 from tests.conftest import run_stage
 from tests.tiny import edit_json, make_classifier

@@ -4,9 +4,9 @@ import codecs
 
 import pytest
 
+from common.tables.lines import BLOCK, MOST_LINE
+from common.tables.records import TOO_LONG
 from handler.errors import UserError
-from handler.tables.lines import BLOCK, MOST_LINE
-from handler.tables.records import TOO_LONG
 from tests.reading import scored
 from training import data
 from training.data.sources import Columns

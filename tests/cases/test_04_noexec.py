@@ -14,9 +14,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from common import host
 from export import registry
 from export.registry import TEMPORARY, VARIANTS
-from handler import host, machine, runtimes
+from handler import machine, runtimes
 from handler.artifact import Artifact
 from handler.errors import UnsupportedError, UserError
 from handler.machine import unpacking_fault

@@ -8,7 +8,7 @@ import tokenizers
 import torch
 import transformers
 
-from export.adopt import adopt
+from export.adoption.adopt import adopt
 from export.build import build
 from export.registry import VARIANTS
 from export.source import Source

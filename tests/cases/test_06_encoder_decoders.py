@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from export.adopt import adopt
+from export.adoption.adopt import adopt
 from handler.errors import UserError
 from tests.conftest import run_stage
 from tests.tiny import make_classifier, word_tokenizer

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.drift import references
+from deploy.drift.judge import references
 from export.check import _distributions
 from handler import predictor as predicting
 from handler.artifact import KINDS, REQUIRED, SCHEMA, Artifact, checked
@@ -18,10 +18,10 @@ from handler.service import Service
 from tests.tiny import word_tokenizer
 from training import __main__ as training_command
 from training import data
-from training.calibration import calibrate, uncalibrated
 from training.data import Columns
 from training.data.positive import positive, sign
-from training.metrics import evaluate, reliability
+from training.measures.calibration import calibrate, uncalibrated
+from training.measures.metrics import evaluate, reliability
 
 LENGTH = 16
 HATEFUL, KIND = "hate " * (3 * LENGTH), "lovely " * LENGTH

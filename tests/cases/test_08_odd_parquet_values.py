@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from common.tables.parquet import MOST_PAGE, Table, as_type, row_bytes, values
 from handler.errors import UserError
-from handler.tables.parquet import MOST_PAGE, Table, as_type, row_bytes, values
 from tests.reading import rows_of, score
 
 TEXTS = ["hello there", "good day"]

@@ -11,16 +11,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from benchmarks.head_to_head import _ask as ask_one
-from benchmarks.served import _answers, score_served
-from benchmarks.server_counters import read_counters
-from deploy import access, counts
-from deploy.load import closed_loop
-from export.verify import TEXTS
-from export.verify import _ask as ask_archive
+from benchmarks.served.head_to_head import _ask as ask_one
+from benchmarks.served.run import _answers, score_served
+from benchmarks.served.torchserve_metrics import read_counters
+from common.proxies import is_here, open_url, spare_loopback
+from common.storage import opened
+from deploy.drift import sources
+from deploy.torchserve import access
+from deploy.tuning.load import closed_loop
+from export.archives.verify import TEXTS
+from export.archives.verify import _ask as ask_archive
 from handler.errors import UserError
-from handler.proxies import is_here, open_url, spare_loopback
-from handler.storage import opened
 from tests.conftest import ROOT
 from training.data.pinned import PinnedFiles, _download
 
@@ -99,7 +100,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     "ask",
     [
         lambda url: ask_archive(f"{url}/predictions/hate", ROOT),
-        lambda url: counts.served(f"{url}/metrics", "hate"),
+        lambda url: sources.served(f"{url}/metrics", "hate"),
         lambda url: _answers(f"{url}/ping"),
         lambda url: score_served(f"{url}/predictions/hate", TEXTS, [range(2)], ["not-hate", "hate"]),
         lambda url: read_counters(f"{url}/metrics"),
@@ -117,7 +118,7 @@ def test_requests_to_loopback_never_ask_the_proxy(ask, server, proxy) -> None:
 
 
 def test_drift_reads_the_right_counts_beside_a_proxy(server, proxy) -> None:
-    found = counts.served(f"http://localhost:{server.server_port}/metrics", "hate")
+    found = sources.served(f"http://localhost:{server.server_port}/metrics", "hate")
     assert found["length", "8"] == found["score:hate", "0.5"] == 3
 
 
@@ -155,12 +156,12 @@ def test_a_proxy_that_cannot_be_is_a_sentence_and_nothing_to_loopback(
 ) -> None:
     for name in PROXIES:
         monkeypatch.setenv(name, proxy_of)
-    counts.served(f"http://127.0.0.1:{server.server_port}/metrics", "hate")
+    sources.served(f"http://127.0.0.1:{server.server_port}/metrics", "hate")
     files = PinnedFiles("a set", "set", "http://data.example/{name}", "data.example", {"train.txt": "0"})
     with pytest.raises(UserError, match="could not be downloaded"):
         _download(files, "http://data.example/train.txt", tmp_path)
     with pytest.raises(UserError):
-        counts.served("http://metrics.example:8082/metrics", "hate")
+        sources.served("http://metrics.example:8082/metrics", "hate")
 
 
 @pytest.mark.parametrize(
@@ -234,13 +235,13 @@ def test_nothing_is_set_where_there_is_no_proxy(monkeypatch) -> None:
 def test_http_is_asked_in_one_place() -> None:
     """Whoever opens an address in another way decides about proxies too, and says so here."""
     allowed = {
-        "handler/proxies.py": {"urllib.request"},
-        "deploy/access.py": {"urllib.request"},  # requests alone, which handler.proxies opens
-        "benchmarks/head_to_head.py": {"urllib.request"},
-        "benchmarks/served.py": {"urllib.request"},
-        "export/verify.py": {"urllib.request"},
+        "common/proxies.py": {"urllib.request"},
+        "deploy/torchserve/access.py": {"urllib.request"},  # requests alone, which common.proxies opens
+        "benchmarks/served/head_to_head.py": {"urllib.request"},
+        "benchmarks/served/run.py": {"urllib.request"},
+        "export/archives/verify.py": {"urllib.request"},
         "tests/export/test_publish.py": {"urllib.request"},
-        "deploy/rollout.py": {"requests"},  # sessions with trust_env off
+        "deploy/torchserve/rollout.py": {"requests"},  # sessions with trust_env off
     }
     found: dict[str, set[str]] = {}
     opening = []
@@ -263,7 +264,7 @@ def test_http_is_asked_in_one_place() -> None:
                 if isinstance(node, ast.keyword) and node.arg == "trust_env":
                     opening.append(place)
     assert {place: names for place, names in found.items() if names - allowed.get(place, set())} == {}
-    assert set(opening) == {"handler/proxies.py"}
+    assert set(opening) == {"common/proxies.py"}
 
 
 def test_the_demo_asks_past_the_proxy() -> None:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from deploy import bodies
+from deploy.app import request_bodies
 from handler.errors import Rejection
 from handler.replies import Arrival, as_json, reply
 from handler.requests import MOST_ID, Limits, Row, read
@@ -110,7 +110,7 @@ def test_a_text_in_brackets_stays_a_text() -> None:
 
 
 def test_a_form_in_a_file_may_begin_with_a_mark() -> None:
-    found = bodies.read_form(MARK + b"text=good+day", FORM)
+    found = request_bodies.read_form(MARK + b"text=good+day", FORM)
     assert not isinstance(found, Rejection)
     for fields in (found[0], {"\ufefftext": b"good day"}, {"text": MARK + b"good day"}):
         (row,) = read(fields, FORM, Limits()).rows

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from export.package import package
+from export.archives.package import package
 from handler.artifact import open_artifact
 from handler.errors import UserError
 from handler.predictor import Predictor

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from export.adopt import adopt
+from export.adoption.adopt import adopt
 from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.predictor import load_tokenizer

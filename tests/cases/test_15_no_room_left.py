@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from handler.atomic import write_json
-from handler.commands import of_this_moment
+from common.atomic import write_json
+from common.commands import of_this_moment
 from handler.errors import UserError
 from tests.conftest import run_stage
 

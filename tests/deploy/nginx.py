@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from deploy.server import free_ports
+from deploy.torchserve.server import free_ports
 from tests.conftest import ROOT
 
 needs_nginx = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")

@@ -13,11 +13,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from deploy.access import PATIENCE_S
-from deploy.container import EVERY_S, MOST_FAILURES
-from deploy.server import WATCH_S
-from export.package import MODEL_CONFIG
-from handler.torchserve import Config, read_config
+from common.torchserve import Config, read_config
+from deploy.torchserve.access import PATIENCE_S
+from deploy.torchserve.container import EVERY_S, MOST_FAILURES
+from deploy.torchserve.server import WATCH_S
+from export.archives.package import MODEL_CONFIG
 from tests.conftest import ROOT
 
 DEPLOY = ROOT / "deploy"

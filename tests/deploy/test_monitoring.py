@@ -15,13 +15,13 @@ from urllib.parse import urlencode
 import pytest
 import yaml
 
-from deploy import counts
-from deploy.drift import Counts
-from deploy.server import Server, free_ports
+from common.proxies import open_url
+from deploy.drift import sources
+from deploy.drift.judge import Counts
+from deploy.torchserve.server import Server, free_ports
 from handler.artifact import Artifact
-from handler.proxies import open_url
 from tests.conftest import ROOT, run_stage
-from tests.deploy.test_protocols import ask
+from tests.deploy.torchserve.test_protocols import ask
 
 MONITORING = ROOT / "deploy" / "monitoring"
 RULES = ("recording.yml", "alerts.yml")
@@ -166,12 +166,12 @@ def test_every_query_of_the_dashboard_and_of_the_rules_has_an_answer(
             lambda: numbers(address, "count(up == 1) + count(classifier_drift_up == 1)") == [3],
             "all are looked at",
         )
-        before = counts.served(server.metrics, "hate")
+        before = sources.served(server.metrics, "hate")
         for sent in (121, 242):  # twice, since a rate is of counters that are there already
             ask_good_and_bad(server)
             wait_until(
                 lambda sent=sent: (
-                    histograms(counts.recorded(address, "hate", 300)) == since(server, before)
+                    histograms(sources.recorded(address, "hate", 300)) == since(server, before)
                     and numbers(address, "min(classifier_drift_texts)") == [sent]
                 ),
                 "Prometheus has every text, those too that came as a counter appeared; so has the exporter",
@@ -195,11 +195,11 @@ def test_every_query_of_the_dashboard_and_of_the_rules_has_an_answer(
 
 
 def histograms(found: Counts) -> dict[tuple[str, str], int]:
-    return {key: count for key, count in found.items() if count and key[0] != counts.HEARTBEAT}
+    return {key: count for key, count in found.items() if count and key[0] != sources.HEARTBEAT}
 
 
 def since(server: Server, before: Counts) -> dict[tuple[str, str], int]:
-    return histograms(counts.increase(before, counts.served(server.metrics, "hate")))
+    return histograms(sources.increase(before, sources.served(server.metrics, "hate")))
 
 
 def ask_good_and_bad(server: Server) -> None:

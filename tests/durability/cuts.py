@@ -150,7 +150,7 @@ def one_cut(disk: Disk, work: Work, moment_s: float, options: str, log: Path) ->
 def scoring(folder: Path, artifact_folder: Path) -> Work:
     from handler.artifact import open_artifact
     from handler.predictor import Predictor
-    from handler.scoring.job import here, open_job, run_job
+    from scoring.job import here, open_job, run_job
 
     source = folder / "in.jsonl"
     source.write_text("".join(json.dumps({"text": f"text {row}", "id": row}) + "\n" for row in range(ROWS)))
@@ -185,10 +185,10 @@ def export(folder: Path, checkpoint_folder: Path) -> Work:
     """A build whose files are those of an earlier one, so that most of it is writing."""
     import export.build as building
     import export.variants  # noqa: F401 - registers the variants
+    from common.atomic import write_json
     from export.registry import VARIANTS
     from export.source import Source
     from handler.artifact import DESCRIPTION, open_artifact
-    from handler.atomic import write_json
     from handler.errors import UserError
     from training.checkpoint import load_data, open_checkpoint
 

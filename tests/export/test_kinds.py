@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from transformers import dynamic_module_utils
 
+from export.archives.package import package
 from export.build import build
-from export.package import package
 from export.registry import KINDS, VARIANTS, choose, kind_of, suits, support
 from export.source import Source
 from handler.artifact import open_artifact

@@ -75,7 +75,7 @@ def test_the_traced_graph_reads_the_texts_and_the_mask(source) -> None:
     """torch.export folds two example inputs that are one tensor into one, and the graph reads only it."""
     import torch
 
-    from export.graph import trace
+    from export.rewriting.graph import trace
 
     model = source.model()
     graph = trace(model, 128).module()

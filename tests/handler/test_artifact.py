@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from common.atomic import write_json
 from handler.artifact import Artifact, describe_files, open_artifact
-from handler.atomic import write_json
 from handler.errors import UnsupportedError, UserError
 from handler.machine import available_cpus, cpu_features, cpu_model
 

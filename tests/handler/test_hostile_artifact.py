@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from export.package import package
+from common.atomic import write_json
+from export.archives.package import package
 from handler.artifact import (
     MOST_DESCRIPTION_BYTES,
     Artifact,
@@ -21,7 +22,6 @@ from handler.artifact import (
     open_artifact,
     unpacked,
 )
-from handler.atomic import write_json
 from handler.errors import UserError
 from handler.predictor import Predictor
 from handler.runtimes import onnx_session

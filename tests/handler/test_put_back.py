@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from common.atomic import recover_all
 from deploy import app
-from export.package import package
+from export.archives.package import package
 from handler.artifact import Artifact, open_artifact
-from handler.atomic import recover_all
 from tests.conftest import ROOT, run_stage
 from training.backbones import backbone
 from training.checkpoint import open_checkpoint
@@ -20,7 +20,7 @@ from training.checkpoint import open_checkpoint
 KILLED = """
 import os, sys
 from pathlib import Path
-from handler import atomic
+from common import atomic
 
 atomic._exchange = lambda one, other: False
 rename = Path.rename
@@ -112,7 +112,7 @@ def test_a_checkpoint_that_is_trained_on_is_put_back(checkpoint_folder: Path, tm
 
 
 def test_benchmarks_leave_no_artifact_out(killed: Path, source) -> None:
-    from benchmarks.subject import find_artifacts
+    from benchmarks.inputs import find_artifacts
 
     found, unusable = find_artifacts([], killed.parent, source.dataset)
     assert (list(found), unusable) == (["fp32"], {})

@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from importlib import import_module
 from unittest.mock import patch
 
-# The programs; where verbs have modules of their own they are looked at one by one.
-PROGRAMS = {
-    "handler": [[]],
-    "training": [[], ["search"], ["runs"]],
-    "training.evaluation": [[]],
-    "training.cross_validation": [[]],
-    "training.epoch_time": [[]],
-    "training.data": [[]],
-    "export": [[]],
-    "benchmarks": [[]],
-    "deploy": [[], ["drift"], ["app"], ["tune"], ["rollout"]],
-    "deploy.container": [[]],
+# Of every program the module, and the verbs that have parsers of their own.
+PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "handler": ("handler.__main__", ()),
+    "training": ("training.__main__", ("search", "runs")),
+    "training.evaluation": ("training.evaluation.__main__", ()),
+    "training.cross_validation": ("training.cross_validation", ()),
+    "training.epoch_time": ("benchmarks.studies.epoch_time", ()),
+    "training.data": ("training.data.__main__", ()),
+    "export": ("export.__main__", ()),
+    "benchmarks": ("benchmarks.__main__", ()),
+    "deploy": ("deploy.__main__", ("drift", "app", "tune", "rollout")),
+    "deploy.container": ("deploy.torchserve.container", ()),
 }
 
 
@@ -34,30 +34,26 @@ class _FoundError(Exception):
 def commands() -> list[str]:
     """Lines such as `deploy rollout --canary`, and `training data` where there is a positional argument."""
     lines: set[str] = set()
-    for program, verbs in PROGRAMS.items():
+    for program, (module, verbs) in PROGRAMS.items():
+        lines |= set(_described(_parser(module, []), program))
         for verb in verbs:
-            parser = _parser(program, verb)
-            lines |= set(_described(parser, " ".join([program, *verb])))
+            lines |= set(_described(_parser(module, [verb]), f"{program} {verb}"))
     return sorted(lines)
 
 
-def _parser(program: str, verb: list[str]) -> argparse.ArgumentParser:
+def _parser(module: str, arguments: list[str]) -> argparse.ArgumentParser:
     def carry(parser: argparse.ArgumentParser, *arguments: object) -> None:
         raise _FoundError(parser)
 
-    try:
-        module = import_module(f"{program}.__main__")
-    except ImportError:
-        module = import_module(program)
     with (
         patch.object(argparse.ArgumentParser, "parse_args", carry),
         patch.object(argparse.ArgumentParser, "parse_known_args", carry),
     ):
         try:
-            module.main(verb)
+            import_module(module).main(arguments)
         except _FoundError as found:
             return found.parser
-    raise AssertionError(f"{program} {verb} parses nothing")
+    raise AssertionError(f"{module} {arguments} parses nothing")
 
 
 def _described(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:

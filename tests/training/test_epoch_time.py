@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from training import epoch_time
+from benchmarks.studies import epoch_time
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from handler.commands import emit, run, say
+from common.commands import emit, run, say
 from training import __main__ as training
 from training import data
 from training.data import splits

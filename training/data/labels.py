@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from handler.commands import say
+from common.commands import say
 from handler.errors import UserError
 from training.data.label_names import (
     NONE,

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 
-from handler.atomic import make_folder, replacing
-from handler.commands import say
+from common.atomic import make_folder, replacing
+from common.commands import say
+from common.proxies import open_url
 from handler.errors import UserError
-from handler.proxies import open_url
 
 TIMEOUT_S = 30
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from common.tables import parquet
+from common.tables.layout import Reading, look
+from common.tables.records import Record, records
 from handler.errors import UnsupportedError, UserError
-from handler.tables import parquet
-from handler.tables.layout import Reading, look
-from handler.tables.records import Record, records
 from training.data.texts import ROWS
 
 USUAL = "utf-8"  # unless the first bytes of a file say other

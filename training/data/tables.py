@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from handler.commands import say
+from common.commands import say
+from common.tables.lines import is_valid
 from handler.errors import UserError
-from handler.tables.lines import is_valid
 from training.data import demo, rows
 from training.data.labels import FIRST_LINES, UNLABELLED_ROWS, Faults, label_columns, names_of
 from training.data.rows import Row

@@ -10,6 +10,5 @@ it is asked for, since what is decided by looking at it is no longer tested by i
     suite          pass rates by kind of case                    document   all of it, evaluation.json
 
 Covers single-label and multi-label checkpoints; what does not apply to one is left out there. Leaves out:
-the formulas of the figures (`training.metrics`), the cases (`training.functional`), and comparing two models
-(`training.statistics`, `benchmarks`).
+formulas, cases and the comparison of two models (`training.measures`, `benchmarks`).
 """

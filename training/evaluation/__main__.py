@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from handler.commands import emit, positive_int, run, say
+from common.commands import emit, positive_int, run, say
 from handler.errors import UserError
 
 SAMPLE = 500  # texts that are written differently: a flip rate of a tenth is then known to about 3 points
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from training.evaluation.document import evaluate_checkpoint
     from training.evaluation.page import markdown, terminal
     from training.evaluation.published import check_published, write_predictions
-    from training.functional import hatecheck
+    from training.measures.functional import hatecheck
     from training.pipeline import use_threads
 
     use_threads(options.threads)

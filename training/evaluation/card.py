@@ -16,7 +16,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from handler.atomic import write_text
+from common.atomic import write_text
 from handler.errors import UserError
 from training.checkpoint import Checkpoint
 from training.data import sources

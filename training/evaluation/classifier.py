@@ -14,11 +14,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from handler.commands import say
+from common.commands import say
 from handler.predictor import decide, positive_of_two
-from training.calibration import Calibration
 from training.checkpoint import Checkpoint, load_model
 from training.fit import predict_logits
+from training.measures.calibration import Calibration
 
 CHUNK = 512  # texts between two steps of the bar; each chunk is sorted by length
 

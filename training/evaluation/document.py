@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from common.atomic import write_json
 from handler.artifact import file_sha256
-from handler.atomic import write_json
 from training.checkpoint import Checkpoint, describe_surroundings
 from training.data import Dataset, Split
 from training.evaluation import figures, pictures

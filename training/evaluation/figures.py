@@ -1,6 +1,6 @@
 """A split's figures with what they rest on: intervals, lengths, confusion, curves.
 
-`training.metrics.evaluate` has the figures themselves. Here: the 95 % interval of macro-F1, and of a drop in
+`measures.metrics.evaluate` has the figures themselves. Here: the 95 % interval of macro-F1, and of a drop in
 it, by a bootstrap over the texts; the figures of short and long texts; who is taken for whom; how scores and
 truth go together. Labels come as booleans [n, labels] where one form serves both tasks.
 """
@@ -14,8 +14,8 @@ from sklearn.metrics import precision_recall_curve as sk_curve
 
 from training.data import Split
 from training.evaluation.classifier import Classifier
-from training.metrics import evaluate, reliability
-from training.statistics import RESAMPLES, mean_f1
+from training.measures.metrics import evaluate, reliability
+from training.measures.statistics import RESAMPLES, mean_f1
 
 BY_LENGTH = ("macro_f1", "accuracy", "auroc", "average_precision", "brier", "ece")
 PARTS = 4  # of about as many texts each, by length

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from training.functional import LEET
+from training.measures.functional import LEET
 
 SHARE = 0.25
 LINK = re.compile(r"(?:https?://|www\.)\S+")

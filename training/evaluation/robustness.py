@@ -12,7 +12,7 @@ from training.data import Split
 from training.evaluation.classifier import Classifier
 from training.evaluation.figures import macro_f1_drop
 from training.evaluation.perturbations import PERTURBATIONS, perturb
-from training.statistics import rate_interval
+from training.measures.statistics import rate_interval
 
 
 def robustness(

@@ -1,15 +1,15 @@
 """What the classifier gets right, kind of case by kind of case.
 
 Covers the project's own cases and the user's copy of HateCheck, where the labels are not-hate and hate; other
-labels have no cases. Leaves out the cases (`training.functional`).
+labels have no cases. Leaves out the cases (`training.measures.functional`).
 """
 
 from pathlib import Path
 from typing import Any
 
-from training import functional
 from training.evaluation.classifier import Classifier
-from training.statistics import rate_interval
+from training.measures import functional
+from training.measures.statistics import rate_interval
 
 
 def functional_suites(classifier: Classifier, hatecheck: Path | None = None) -> dict[str, Any]:

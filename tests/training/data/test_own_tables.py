@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+from common.tables.records import MOST_LINES
 from handler.errors import UserError
-from handler.tables.records import MOST_LINES
 from tests.training.conftest import write_jsonl
 from training import data
 from training.data import sources

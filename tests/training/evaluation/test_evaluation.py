@@ -29,7 +29,7 @@ from training.evaluation.page import markdown
 from training.evaluation.perturbations import PERTURBATIONS
 from training.evaluation.published import write_predictions
 from training.evaluation.robustness import robustness
-from training.metrics import evaluate
+from training.measures.metrics import evaluate
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = json.loads((ROOT / "training" / "evaluation" / "evaluation.schema.json").read_text())
@@ -154,7 +154,7 @@ def test_independent_labels_are_measured_label_by_label(dataset, tmp_path, check
     try:
         evaluate(rng.random(split.labels.shape), split.labels, thresholds, labels)
     except (ValueError, KeyError, IndexError):
-        pytest.skip("training.metrics does not take independent labels")
+        pytest.skip("training.measures.metrics does not take independent labels")
     many = replace(dataset, labels=labels, task="multi-label", splits={"validation": split})
     classifier = untrained("", labels, multi_label=True, thresholds=thresholds)
     done = evaluate_checkpoint(checkpoint, many, classifier, "validation", tmp_path, sample=25)

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from training.evaluation import figures
-from training.statistics import compare
+from training.measures.statistics import compare
 
 
 def onehot(labels, count=3):

@@ -1,0 +1,1 @@
+"""What others' documentation shows, measured in the same run."""

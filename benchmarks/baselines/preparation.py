@@ -1,0 +1,133 @@
+"""Peers made ready before any clock runs: exported and quantised once per checkpoint, then kept.
+
+A folder `CACHE/<peer>/<key>` holds what its preparation wrote, with `peer.json` last; the key covers the
+weights, the tokenizer, the calibration texts, the recipe itself and the versions of what it needs. Leaves
+out what a peer is (`peers`) and measuring it (`suite`).
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.baselines import in_process
+from benchmarks.baselines.in_process import CALIBRATION_TEXTS, PEERS, Peer
+from benchmarks.in_process.pool import Failure
+from benchmarks.in_process.worker import WorkerError, open_worker
+from common.atomic import replacing_folder, write_json
+from common.commands import say
+from handler.artifact import file_sha256
+
+if TYPE_CHECKING:  # it imports transformers, which comparing and selecting reports need not wait for
+    from training.checkpoint import Checkpoint
+
+MADE_OF = ("model.safetensors", "config.json", "tokenizer.json")
+PREPARED = "peer.json"
+PATIENCE_S = 3600
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Peers that are ready, by name: their folders and what `peer.json` says; and why others are not."""
+
+    folders: dict[str, Path] = field(default_factory=dict)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+
+    @property
+    def names(self) -> set[str]:
+        """Of all that were thought of."""
+        return {*self.facts, *self.left_out, *self.failures}
+
+    def bytes(self, name: str) -> int:
+        """Size of the file with which the peer computes."""
+        return (self.folders[name] / PEERS[name].file).stat().st_size
+
+
+def prepare_peers(
+    checkpoint: "Checkpoint", texts: Sequence[str], cache: Path, on_cuda: bool = False
+) -> Prepared:
+    """Every peer that can be had here, those for GPUs only where variants for them take part; `texts` are
+    training texts, of which the first calibrate."""
+    prepared = Prepared()
+    calibration = list(texts[:CALIBRATION_TEXTS])
+    for name, peer in PEERS.items():
+        if peer.on_cuda and not on_cuda:
+            continue
+        versions, missing = installed(peer.requires)
+        if missing:
+            prepared.left_out[name] = why_left_out(missing)
+            say(f"{name} is left out: {prepared.left_out[name]}")
+            continue
+        try:
+            folder, facts = _prepare(peer, checkpoint, calibration, cache, versions)
+        except (WorkerError, OSError) as error:
+            prepared.failures[name] = Failure("preparation", str(error))
+            say(f"{name} could not be prepared: {error}")
+            continue
+        prepared.folders[name], prepared.facts[name] = folder, facts
+    return prepared
+
+
+def installed(packages: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The versions of packages, and those that are not there."""
+    versions, missing = {}, []
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(package)
+    return versions, missing
+
+
+def why_left_out(names: Sequence[str]) -> str:
+    """Why something is left out."""
+    return f"{', '.join(names)} not installed: pip install {' '.join(names)}"
+
+
+def _prepare(
+    peer: Peer, checkpoint: "Checkpoint", texts: list[str], cache: Path, versions: dict[str, str]
+) -> tuple[Path, dict[str, Any]]:
+    """The peer's folder, fresh or as it was kept, and the facts that stand in its `peer.json`."""
+    if peer.prepare is None:
+        return checkpoint.folder, {"seconds": 0.0, "versions": versions}
+    key = _key(peer, checkpoint, texts, versions)
+    folder = cache / peer.name / key[:12]
+    if kept := _kept(folder, key):
+        return folder, kept
+    say(f"{peer.name}: preparing ({peer.summary})")
+    began = time.perf_counter()
+    with replacing_folder(folder) as scratch:
+        with open_worker(peer.name, ours=False) as worker:
+            worker.ask(
+                "prepare_peer",
+                PATIENCE_S,
+                peer=peer.name,
+                checkpoint=str(checkpoint.folder.resolve()),
+                folder=str(scratch.resolve()),
+                texts=texts,
+                max_length=checkpoint.meta["max_length"],
+            )
+        facts = {"key": key, "seconds": round(time.perf_counter() - began, 1), "versions": versions}
+        write_json(scratch / PREPARED, facts)
+    return folder, facts
+
+
+def _key(peer: Peer, checkpoint: "Checkpoint", texts: list[str], versions: dict[str, str]) -> str:
+    sums = [file_sha256(checkpoint.folder / name) for name in MADE_OF if (checkpoint.folder / name).is_file()]
+    parts = [peer.name, *sums, json.dumps([versions, texts, checkpoint.meta["max_length"]])]
+    parts.append(Path(in_process.__file__).read_text(encoding="utf-8"))
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _kept(folder: Path, key: str) -> dict[str, Any] | None:
+    try:
+        facts = json.loads((folder / PREPARED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts if facts.get("key") == key else None

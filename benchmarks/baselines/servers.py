@@ -1,0 +1,162 @@
+"""Rivals: what others would serve the same checkpoint with, each a server that can be started beside ours.
+
+Covers starting and stopping them, in an environment without our settings, and their rows in a run with peers:
+the same closed and open loops as every variant. Leaves out the code that they run (`handlers/`), their scores
+(what they compute is the peer `hf-pipeline`), and turns between servers that are up at once (`head_to_head`).
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.baselines.preparation import installed, why_left_out
+from benchmarks.in_process.pool import Failure
+from benchmarks.in_process.worker import OURS
+from benchmarks.names import EXAMPLE, FASTAPI, SUMMARIES
+from benchmarks.profiles import OBJECTIVE_P99_MS, Profile
+from benchmarks.progress import Step
+from benchmarks.records import peer_entry
+from benchmarks.resume_log import ResumeLog
+from benchmarks.served.run import Running, Served, as_bodies, launched, one_pass, serve
+from common.commands import say
+from deploy.torchserve.server import free_ports
+from handler.errors import UserError
+
+FOLDER = Path(__file__).parent / "handlers"
+
+
+@contextmanager
+def example_server(checkpoint: Path) -> Iterator[Running]:
+    """TorchServe with the example's handler, in the environment of somebody without us."""
+    with tempfile.TemporaryDirectory(prefix="example-") as scratch:
+        archive = rival_archive(EXAMPLE, "example_handler.py", checkpoint, Path(scratch))
+        kept = {name: os.environ.pop(name) for name in OURS if name in os.environ}
+        try:
+            with serve(archive) as running:
+                os.environ.update(kept)
+                yield running
+        finally:
+            os.environ.update(kept)
+
+
+@contextmanager
+def fastapi_server(checkpoint: Path) -> Iterator[Running]:
+    """uvicorn with the FastAPI app, on a free port of loopback."""
+    (port,) = free_ports(1)
+    command = ["-m", "uvicorn", "--app-dir", str(FOLDER), "fastapi_app:app"]
+    command += ["--port", str(port), "--log-level", "warning"]
+    environment = {key: value for key, value in os.environ.items() if key not in OURS}
+    environment["CHECKPOINT"] = str(checkpoint.resolve())
+    with launched(command, port, "/ping", "/predictions", environment) as running:
+        yield running
+
+
+def rival_archive(name: str, handler: str, extra: Path | None, folder: Path) -> Path:
+    """An archive of `handlers/<handler>` by torch-model-archiver alone; `extra` is its checkpoint."""
+    config = folder / "model-config.yaml"
+    settings = {"minWorkers": 1, "maxWorkers": 1, "responseTimeout": 300, "startupTimeout": 300}
+    settings |= {"batchSize": 32 if extra is None else 1, "maxBatchDelay": 1}
+    config.write_text(yaml.safe_dump(settings))
+    command = [str(Path(sys.executable).with_name("torch-model-archiver")), "--model-name", name]
+    command += ["--version", "1.0", "--handler", str(FOLDER / handler), "--export-path", str(folder)]
+    command += ["--config-file", str(config), "--force"]
+    if extra is not None:
+        holder = folder / "extra"
+        holder.mkdir(exist_ok=True)
+        with suppress(FileExistsError):
+            (holder / "checkpoint").symlink_to(extra.resolve(), target_is_directory=True)
+        command += ["--extra-files", str(holder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TMPDIR": str(folder)})
+    if done.returncode:
+        raise UserError("the archive could not be made", seen=done.stderr.strip()[-500:], remedy="Try again")
+    return folder / f"{name}.mar"
+
+
+@dataclass(frozen=True)
+class Rival:
+    """`documentation` is where it is told so, `requires` are packages, `serve(checkpoint)` starts it."""
+
+    name: str
+    summary: str
+    documentation: str
+    requires: tuple[str, ...]
+    serve: Callable[[Path], AbstractContextManager[Running]]
+
+
+RIVALS = {
+    rival.name: rival
+    for rival in (
+        Rival(
+            FASTAPI,
+            SUMMARIES[FASTAPI],
+            "https://fastapi.tiangolo.com/tutorial/body/",
+            ("torch", "transformers", "fastapi", "uvicorn"),
+            fastapi_server,
+        ),
+        Rival(
+            EXAMPLE,
+            SUMMARIES[EXAMPLE],
+            "https://github.com/pytorch/serve/tree/master/examples/Huggingface_Transformers",
+            ("torch", "transformers", "torchserve", "torch-model-archiver"),
+            example_server,
+        ),
+    )
+}
+
+
+def serve_rivals(
+    checkpoint: Path,
+    texts: Sequence[str],
+    profile: Profile,
+    step: Step,
+    resume_log: ResumeLog,
+    objective_p99_ms: float = OBJECTIVE_P99_MS,
+) -> list[dict[str, Any]]:
+    """A report's rows of all rivals: served as variants are, or why not. Steps are called `serving …`."""
+    bodies, entries = as_bodies(texts), []
+    for name, rival in RIVALS.items():
+        _, missing = installed(rival.requires)
+        if missing:
+            say(f"{name} is left out: {why_left_out(missing)}")
+            entries.append(rival_entry(rival, Served(), objective_p99_ms))
+            continue
+        served = Served()
+        for turn in range(profile.passes):
+            with step(f"serving {name}"):
+                if not served.error:
+                    asked = partial(one_pass, rival.serve(checkpoint), (), bodies, {}, profile, served.rates)
+                    served.add(resume_log.once(f"pass {turn} of {name}", asked))
+        if served.error:
+            say(f"{name}: {served.error}")
+        entries.append(rival_entry(rival, served, objective_p99_ms))
+    return entries
+
+
+def rival_entry(rival: Rival, served: Served, objective_p99_ms: float) -> dict[str, Any]:
+    """The row of a rival, from what was measured of it, if anything."""
+    versions, missing = installed(rival.requires)
+    findings = None
+    if served.loads:
+        findings = {
+            "resources": {"server_ready_s": min(served.ready_s)},
+            "served": served.record(),
+            "open": served.open_record(objective_p99_ms),
+            "saturation": served.saturation(),
+            "served_error": served.error,
+        }
+    return peer_entry(
+        rival,
+        findings,
+        {"seconds": 0.0, "versions": versions},
+        why_left_out(missing) if missing else None,
+        Failure("serving", served.error) if served.error else None,
+    )

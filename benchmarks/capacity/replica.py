@@ -1,0 +1,206 @@
+"""A replica's queue from what was measured of it: the time of a batch, and what the server adds.
+
+Covers reading a report, the time of a batch in process (real texts, padding as planned), what TorchServe and
+the handler add to it (closed loops as served), and how the queue compares with the loads that were measured:
+it is fitted to the closed ones, and to none of the open ones. Client and server shared the cores: what the
+client took from the model is in the times of the server, and stays there. Leaves out the queue (`queueing`)
+and what is made of it (`capacity`, `plan_check`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize, nnls
+
+from benchmarks.capacity.queueing import Batching, Draws, Replica, closed_latencies, draw, open_latencies
+from benchmarks.names import BATCH, BATCH_TEXTS, SINGLE
+from benchmarks.records import case
+from handler.batching import CALL_TOKENS, fit_grid, plan
+from handler.errors import UserError
+
+SHORTEST_TOKENS = 3  # the two special tokens and one more
+FIT_REQUESTS = 6000  # of 32 clients that is 375 batches: the mean of their times is within 2 %
+WINDOWS = 40
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A call in process on real texts: how many, their tokens together, milliseconds, and its weight."""
+
+    texts: int
+    tokens: float
+    time_ms: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a plan is made of. `lengths` are quantiles of tokens, evenly spaced; `closed` and `open` levels as
+    in a report; `outside_ms` is what a request takes outside of TorchServe's queue and worker under a light
+    load."""
+
+    timed: Sequence[Timed]
+    closed: Sequence[Row]
+    open: Sequence[Row]
+    lengths: np.ndarray
+    max_length: int
+    outside_ms: float
+
+    @property
+    def mean_tokens(self) -> float:
+        return float(np.mean(self.lengths))
+
+
+def measured(variant: Row, tokens: Row) -> Measured:
+    """What the report knows of `variant`, whose timed texts have the lengths `tokens` (mean, p50, p90, p99).
+
+    `UserError` where it was not measured as served, or by a version that did not split the time.
+    """
+    again = f"make benchmark VARIANTS={variant['name']}"
+    if variant["error"] or not variant["served"]:
+        lost = variant["error"] or variant.get("served_error") or "in process only"
+        raise UserError(
+            f"{variant['name']} was not measured as served, so nothing is known of its server",
+            seen=lost["message"] if isinstance(lost, Mapping) else lost,
+            remedy=f"Measure it: make package, then {again}; or choose another: --variant",
+        )
+    answered = [one for one in variant["served"] if one["requests_per_second"] > 0]
+    light = min(variant.get("open", []), key=lambda level: level["offered_rps"], default=None)
+    single, batch = case(variant, SINGLE), case(variant, BATCH)
+    if not (light and light["split_ms"] and single and "by_length" in single and batch):
+        raise UserError(
+            f"the report does not tell where a request to {variant['name']} spends its time",
+            seen="no open loop with TorchServe's counters, or no times by length",
+            remedy=f"Measure again: {again}",
+        )
+    if len(answered) < 2:
+        raise UserError(
+            f"{variant['name']} was served at one number of clients only",
+            seen=f"{len(answered)} levels",
+            remedy=f"Measure again: {again}",
+        )
+    max_length = variant["artifact"]["max_length"]
+    lengths = quantiles(tokens, max_length)
+    alone = sum(part["n"] for part in single["by_length"])
+    timed = [Timed(BATCH_TEXTS, BATCH_TEXTS * float(np.mean(lengths)), batch["p50_ms"])]
+    low = 0.0
+    for part in single["by_length"]:
+        timed.append(Timed(1, (low + part["up_to"]) / 2, part["p50_ms"], part["n"] / alone))
+        low = part["up_to"]
+    return Measured(timed, answered, variant["open"], lengths, max_length, light["split_ms"]["http"])
+
+
+def quantiles(tokens: Row, max_length: int) -> np.ndarray:
+    """Lengths at 1,001 evenly spaced quantiles: straight lines between those known, scaled to the mean."""
+    places = (0, 0.5, 0.9, 0.99, 1)
+    known = [SHORTEST_TOKENS, tokens["p50"], tokens["p90"], tokens["p99"], 1.1 * tokens["p99"]]
+    lengths = np.interp(np.linspace(0, 1, 1001), places, np.maximum.accumulate(known))
+    return np.clip(lengths * tokens["mean"] / lengths.mean(), 1, max_length)
+
+
+def padding(lengths: np.ndarray, max_length: int, most: int = BATCH_TEXTS) -> tuple[float, ...]:
+    """Tokens that a batch of 0, 1, 2 … `most` texts costs beyond their own, on average: what pads them to the
+    shapes of the grid, and `CALL_TOKENS` for each call. The grid is what export fits to such lengths."""
+    random = np.random.default_rng(0)
+    whole = np.ceil(lengths).astype(int)
+    grid = fit_grid(whole.tolist(), max_length)
+    extra = [0.0]
+    for texts in range(1, most + 1):
+        drawn = random.choice(whole, (200, texts))
+        calls = [part for row in drawn for part in plan(row.tolist(), grid)]
+        cost = sum(part.batch * part.length + CALL_TOKENS for part in calls)
+        extra.append((cost - drawn.sum()) / len(drawn))
+    return tuple(extra)
+
+
+def fit(known: Measured, batching: Batching) -> Replica:
+    """The queue that explains `known`. In process, by least squares of relative errors, what a batch and a
+    computed token take; as served, what TorchServe, the handler and two processes on the same cores add to
+    each batch and each text, and how much times vary, so that simulated closed loops have the measured rates
+    (weight 1 for each level) and tails (p90 and p99, a tenth each). Open loops are not looked at."""
+    extra = padding(known.lengths, known.max_length, max(batching.size, BATCH_TEXTS))
+    rows = np.array([(1, one.tokens + extra[one.texts]) for one in known.timed])
+    weights = np.array([math.sqrt(one.weight) for one in known.timed])
+    times = np.array([one.time_ms for one in known.timed])
+    (batch_ms, token_ms), _ = nnls(rows * (weights / times)[:, None], weights)
+    busiest = max(known.closed, key=lambda level: level["concurrency"])
+    turn_ms = 1000 * busiest["load_generator_cores"] / busiest["requests_per_second"]
+    draws = draw(known.lengths, FIT_REQUESTS, seed=0)
+    alone = Replica(batch_ms, 0, token_ms, extra, known.outside_ms, turn_ms, 0, batching)
+
+    def with_server(added: Sequence[float]) -> Replica:
+        server_batch_ms, text_ms, spread = map(abs, added)
+        return replace(alone, batch_ms=batch_ms + server_batch_ms, text_ms=text_ms, spread=spread)
+
+    found = minimize(
+        lambda added: _misfit(with_server(added), known.closed, draws),
+        (1.0, 0.3, 0.2),
+        method="Nelder-Mead",  # the simulated means have small jumps
+        options={"xatol": 0.005, "fatol": 1e-5, "maxfev": 300},
+    )
+    return with_server(found.x)
+
+
+def _misfit(replica: Replica, levels: Sequence[Row], draws: Draws) -> float:
+    total = 0.0
+    for level in levels:
+        latencies = closed_latencies(replica, level["concurrency"], draws)
+        mean_ms = 1000 * level["concurrency"] / level["requests_per_second"]
+        total += math.log(latencies.mean() / mean_ms) ** 2
+        for percent in (90, 99):
+            if seen := level[f"p{percent}_ms"]:
+                total += 0.1 * math.log(np.percentile(latencies, percent) / seen) ** 2
+    return total
+
+
+def against_closed(replica: Replica, known: Measured) -> list[dict[str, Any]]:
+    """Every level of waiting clients beside the same in the model, which was fitted to them."""
+    draws = draw(known.lengths, FIT_REQUESTS, seed=0)
+    found = []
+    for level in known.closed:
+        latencies = closed_latencies(replica, level["concurrency"], draws)
+        found.append(
+            {
+                "clients": level["concurrency"],
+                "measured": {"rps": level["requests_per_second"], "p99_ms": level["p99_ms"]},
+                "modelled": {
+                    "rps": 1000 * level["concurrency"] / latencies.mean(),
+                    "p99_ms": np.percentile(latencies, 99),
+                },
+            }
+        )
+    return found
+
+
+def windows(replica: Replica, rps: float, seconds: float, lengths: np.ndarray) -> dict[str, float]:
+    """What so short a load would show: the median of the windows' p50 and p99, and where 90 % of p99 lie."""
+    arrivals = max(1, round(rps * seconds))
+    seen = [
+        np.percentile(open_latencies(replica, rps, draw(lengths, arrivals, seed)), (50, 99))
+        for seed in range(WINDOWS)
+    ]
+    middle, tail = np.array(seen).T
+    low, high = np.percentile(tail, (5, 95))
+    return {
+        "p50_ms": float(np.median(middle)),
+        "p99_ms": float(np.median(tail)),
+        "p99_low_ms": float(low),
+        "p99_high_ms": float(high),
+    }
+
+
+def against_open(replica: Replica, known: Measured) -> list[dict[str, Any]]:
+    """Every measured open level that its server kept up with, beside the same load in the model."""
+    found = []
+    for level in known.open:
+        if level["saturated"] or not level["p99_ms"]:
+            continue
+        modelled = windows(replica, level["offered_rps"], level["seconds"], known.lengths)
+        seen = {key: level[key] for key in ("p50_ms", "p99_ms")}
+        found.append({"rps": level["offered_rps"], "measured": seen, "modelled": modelled})
+    return found

@@ -1,0 +1,1 @@
+"""What the hardware allows: bare matrix products, lower bounds, rooflines."""

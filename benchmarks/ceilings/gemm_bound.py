@@ -1,0 +1,186 @@
+"""The floor under every int8 variant: what its matrix products alone would take on this machine.
+
+A model cannot be faster than its products, so "1.4 times the floor" says how much is left to gain, which
+"7 times fp32" does not. Covers the linear layers of a BERT-like encoder (DistilBERT, BERT, RoBERTa), each
+product timed alone by oneDNN with weights packed beforehand: int8, fp32, and bf16 where the CPU has it. A
+call into torch costs as much as a small product; what a call of 1x16x16 takes is that cost, and is taken
+off. Low percentiles of many short turns between those of the variants: of a product, the quickest times
+are the true ones. Leaves out timing them (`products`, in a worker), attention, normalisation, activations,
+embeddings and the classifier's head.
+
+On a GPU the same products in fp16, of many texts at once, are the peak that its variants are held against.
+
+It is the floor of the checkpoint's own architecture with every token in every layer: a variant with fewer
+weights, or whose last layer computes the first token alone, may go below it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from benchmarks.ceilings.gemms import BYTES, CALL, Encoder, Samples
+from benchmarks.in_process import gpu
+from benchmarks.in_process.pool import Failure, Pool
+from benchmarks.names import FLOOR
+from benchmarks.progress import Step
+
+PERCENTILE = 5
+LEAST_SHARE = 0.05  # of a product's time is its own at least, however small it is
+
+
+def encoder_of(config: Mapping[str, Any]) -> Encoder | None:
+    """The sizes in a transformers config; None for an architecture that is not known here."""
+    names = {
+        "distilbert": ("n_layers", "dim", "hidden_dim"),
+        "bert": ("num_hidden_layers", "hidden_size", "intermediate_size"),
+        "roberta": ("num_hidden_layers", "hidden_size", "intermediate_size"),
+    }.get(config.get("model_type", ""))
+    return Encoder(*(int(config[name]) for name in names)) if names else None
+
+
+class Floor:
+    """The suite's end: collects the turns of the run, and makes the report's `floor` of them."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        shapes: Sequence[tuple[int, int]],
+        turn_ms: float,
+        on_cuda: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """`shapes` are of the CPU's products, `on_cuda` of the GPU's."""
+        self.encoder = encoder
+        self.shapes = list(shapes)
+        self.on_cuda = list(on_cuda)
+        self._turn_ms = turn_ms
+        self._cuda: dict[tuple[int, int], dict[str, list[float]]] = {}
+        self._samples: dict[tuple[int, int], Samples] = {}
+        self._reading: dict[str, list[float]] = {}
+
+    def start(self, pool: Pool, threads: int, bf16: bool, step: Step) -> None:
+        with step(f"start of {FLOOR}"):
+            pool.ask(FLOOR, "load_floor", encoder=asdict(self.encoder), threads=threads, bf16=bf16)
+
+    def turn(self, pool: Pool) -> dict[str, Any] | None:
+        """Every shape for a moment, and reading the weights; None when the worker drops out."""
+        products = self._of_shapes(pool, "floor", self.shapes)
+        cuda = None if products is None else self._of_shapes(pool, "cuda_products", self.on_cuda)
+        if cuda is None:
+            return None
+        reading = pool.ask(FLOOR, "reading", turn_ms=self._turn_ms)
+        return None if reading is None else {"products": products, "cuda": cuda, "reading": reading}
+
+    def _of_shapes(
+        self, pool: Pool, command: str, shapes: Sequence[tuple[int, int]]
+    ) -> dict[str, Any] | None:
+        """What the worker answers for the tokens of each shape; None when it drops out."""
+        found = {}
+        for batch, tokens in shapes:
+            answer = pool.ask(FLOOR, command, rows=batch * tokens, turn_ms=self._turn_ms)
+            if answer is None:
+                return None
+            found[f"{batch}x{tokens}"] = answer
+        return found
+
+    def add(self, turn: Mapping[str, Any]) -> None:
+        """Take in what `turn` brought."""
+        for shape in self.shapes:
+            _merge(self._samples.setdefault(shape, {}), turn["products"]["{}x{}".format(*shape)])
+        for shape in self.on_cuda:
+            for name, values in turn["cuda"]["{}x{}".format(*shape)].items():
+                self._cuda.setdefault(shape, {}).setdefault(name, []).extend(values)
+        for precision, values in turn["reading"].items():
+            self._reading.setdefault(precision, []).extend(values)
+
+    def record(self, failure: Failure | None) -> dict[str, Any]:
+        """The report's `floor`; without cases and with the reason where it failed."""
+        cases = [] if failure else [self._case(*shape) for shape in self.shapes if shape in self._samples]
+        return {
+            "encoder": asdict(self.encoder),
+            "percentile": PERCENTILE,
+            "error": failure.message if failure else None,
+            "cases": cases,
+            "peaks": self._peaks(cases),
+            **({"cuda": self._cuda_peak()} if cases and self._cuda else {}),
+        }
+
+    def _cuda_peak(self) -> dict[str, Any]:
+        """All products in fp16 at their quickest batch, and what the card's data sheet promises."""
+        rates = {
+            shape: self.encoder.operations(shape[0] * shape[1])
+            # Calls are queued, so that none of them costs anything that is to be taken off.
+            / encoder_ms(self.encoder, {**found, CALL: [0.0]})
+            / 1e9
+            for shape, found in self._cuda.items()
+        }
+        best, card = max(rates, key=rates.__getitem__), gpu.cards()[0]["name"]
+        return {
+            "card": card,
+            "case": "{}x{}".format(*best),
+            "tflops": rates[best],
+            "datasheet_tflops": gpu.DATASHEET_TFLOPS.get(card),
+        }
+
+    def _peaks(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+        """By precision: the rate of all products at the quickest shape, and how fast as many bytes as all
+        weights have can be read, again and again."""
+        if not cases:
+            return {}
+        return {
+            precision: {
+                "tops": max(one[f"{precision}_tops"] for one in cases),
+                "read_gb_s": self.encoder.weights * BYTES[precision] / _low(values) / 1e6,
+            }
+            for precision, values in self._reading.items()
+        }
+
+    def _case(self, batch: int, tokens: int) -> dict[str, Any]:
+        samples, rows = self._samples[batch, tokens], batch * tokens
+        times = {precision: encoder_ms(self.encoder, found) for precision, found in samples.items()}
+        rates = {
+            f"{precision}_tops": self.encoder.operations(rows) / time_ms / 1e9
+            for precision, time_ms in times.items()
+        }
+        return {
+            "case": f"{batch}x{tokens}",
+            "batch": batch,
+            "tokens": tokens,
+            "samples": min(len(values) for values in samples["int8"].values()),
+            "call_us": 1000 * _low(samples["int8"][CALL]),
+            **{f"{precision}_ms": time_ms for precision, time_ms in times.items()},
+            **rates,
+        }
+
+
+def encoder_ms(encoder: Encoder, samples: Mapping[str, Sequence[float]]) -> float:
+    """All products of all layers, one after the other; query, key and value as three or as one, which is
+    quicker. The cost of calling is taken off each."""
+    call = _low(samples[CALL])
+    alone = {
+        name: max(_low(values) - call, LEAST_SHARE * _low(values))
+        for name, values in samples.items()
+        if name != CALL
+    }
+    attention = min(3 * alone["square"], alone["qkv"]) + alone["square"]
+    return encoder.layers * (attention + alone["up"] + alone["down"])
+
+
+def _low(samples: Sequence[float]) -> float:
+    return float(np.percentile(samples, PERCENTILE))
+
+
+def _merge(samples: Samples, more: Samples) -> None:
+    for precision, products in more.items():
+        for name, values in products.items():
+            samples.setdefault(precision, {}).setdefault(name, []).extend(values)
+
+
+def under(entries: list[dict[str, Any]], floor: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """A variant's `latency` list, each fixed shape with its multiple of the int8 floor."""
+    floors = {one["case"]: one["int8_ms"] for one in floor["cases"]} if floor else {}
+    return [
+        entry | {"int8_floors": entry["p50_ms"] / floors[entry["case"]]} if entry["case"] in floors else entry
+        for entry in entries
+    ]

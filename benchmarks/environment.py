@@ -1,0 +1,118 @@
+"""Which machine and which software a figure belongs to: a speed without them means nothing.
+
+Covers processor, cores, memory, instruction sets, GPUs, operating system, versions, and how busy the machine
+was before the run. Leaves out whatever names a place or a person: host name, user, paths.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.in_process import gpu
+from handler.machine import available_cpus, cpu_features, cpu_model
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "onnxruntime",
+    "openvino",
+    "torchserve",
+    "numpy",
+    "aiohttp",
+)
+# Above this share of the cores taken by others, a timing says more about them than about the model.
+BUSY_SHARE = 0.25
+
+
+def fingerprint() -> dict[str, Any]:
+    """The machine (its `id` covers the hardware alone) and the versions that ran on it."""
+    hardware = {
+        "cpu": cpu_model(),
+        "cores": available_cpus(),
+        "memory_gb": round(memory_bytes() / 1e9),
+        "cpu_features": list(cpu_features()),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    if cards := gpu.cards():  # without them the id stays what it was before there was such a field
+        hardware["gpus"] = cards
+    digest = hashlib.sha256(json.dumps(hardware, sort_keys=True).encode()).hexdigest()
+    of_gpus = versions(gpu.PACKAGES) | gpu.versions() if cards else {}
+    return {"id": digest[:12], **hardware, "versions": versions() | of_gpus}
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Python and every one of `packages` that is installed."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def memory_bytes() -> int:
+    """Physical memory; 0 where the platform does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 0
+
+
+def load_average() -> float | None:
+    """Processes that wanted to run, averaged over the last minute; None where there is no such figure."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (OSError, AttributeError):
+        return None
+
+
+class Others:
+    """What other processes take of the CPU from now on: all that was used, less what is ours."""
+
+    def __init__(self, ours: Sequence[int]) -> None:
+        """`ours` are processes of this run; they and this one do not count, nor do children that ended."""
+        self._ours = [psutil.Process(one) for one in (os.getpid(), *ours)]
+        self._used = self._of_others()
+
+    def seconds(self) -> float:
+        """CPU seconds since the beginning."""
+        return max(0.0, self._of_others() - self._used)
+
+    def _of_others(self) -> float:
+        """CPU seconds; those that a hypervisor took for its other guests count as well."""
+        times = psutil.cpu_times()
+        busy = (
+            sum(times)
+            - times.idle
+            - sum(getattr(times, one, 0.0) for one in ("iowait", "guest", "guest_nice"))
+        )
+        for process in self._ours:
+            with suppress(psutil.Error):
+                busy -= sum(process.cpu_times()[:4])
+        return busy
+
+
+def is_busy(load: float | None) -> bool:
+    """Whether others used so much of the machine before the run that its timings deserve a warning."""
+    return load is not None and load > BUSY_SHARE * available_cpus()
+
+
+def commit() -> str | None:
+    """The project's commit, with `+` where files differ from it; None outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

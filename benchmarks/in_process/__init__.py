@@ -1,0 +1,1 @@
+"""Variants measured without a server, in worker processes."""

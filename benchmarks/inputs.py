@@ -1,0 +1,310 @@
+"""What a run is about: artifacts, archives, texts and peers, opened and checked before any time is spent.
+
+Covers what is refused (no reference, no such variant, stale archives, no Java, an artifact of other data) and
+which texts are scored and timed. Leaves out measuring (`suite`).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import environment
+from benchmarks.baselines.preparation import Prepared, prepare_peers
+from benchmarks.ceilings.gemm_bound import encoder_of
+from benchmarks.ceilings.gemms import Encoder
+from benchmarks.in_process.pool import Failure
+from benchmarks.names import CUDA_REFERENCE, REFERENCE
+from benchmarks.profiles import Profile
+from benchmarks.sameness.scores import sample
+from benchmarks.served.run import check_archive
+from common.atomic import recover_all
+from common.commands import say
+from common.torchserve import java_home
+from handler.artifact import DESCRIPTION, Artifact, file_sha256, open_artifact
+from handler.errors import UserError
+from training.checkpoint import Checkpoint, portable
+from training.data import Dataset
+from training.data.splits import Split
+from training.measures import functional
+from training.measures.functional import Cases
+
+LATENCY_SPLIT = "gate"  # the texts that are timed unless told otherwise
+VALIDATION, UNLABELLED = "validation", "unlabelled"
+TEMPLATES, HATECHECK = "templates", "hatecheck"
+UNTRAINED_TEXTS = 500  # where labels mean nothing, more texts would tell nothing more about parity
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a run is about: the checkpoint's folder, the artifacts to measure, their archives (none: in
+    process only), the splits to score, the texts to time, and what the report says of the data.
+
+    `unusable` are variants that could not even be opened. All archives are served where variants were
+    `named`, else the most promising. `peers` None: no peers, and no floor unless variants for GPUs are held
+    against it; `encoder` None: an architecture whose floor is not known. `load_average` is that of others:
+    taken before peers are prepared, which loads the machine as well. `validation` (None where labels mean
+    nothing) is for fitting anew; `suites` are functional cases."""
+
+    checkpoint: Path
+    artifacts: dict[str, Artifact]
+    archives: dict[str, Path]
+    unusable: dict[str, Failure]
+    splits: dict[str, Split]
+    timed: Sequence[str]
+    data: dict[str, Any]
+    named: bool = False
+    peers: Prepared | None = None
+    encoder: Encoder | None = None
+    load_average: float | None = None
+    validation: Split | None = None
+    suites: dict[str, Cases] = field(default_factory=dict)
+
+    @property
+    def places(self) -> dict[str, Path]:
+        """Folders of the peers that are ready."""
+        return self.peers.folders if self.peers else {}
+
+    @property
+    def has_floor(self) -> bool:
+        return (self.peers is not None or self.on_cuda) and self.encoder is not None
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether variants for GPUs take part."""
+        return CUDA_REFERENCE in self.artifacts
+
+    @property
+    def serves_rivals(self) -> bool:
+        """What others would serve takes part where peers do, and where our archives are served."""
+        return self.peers is not None and bool(self.archives)
+
+    @property
+    def labelled(self) -> dict[str, Split]:
+        """The splits whose labels mean something."""
+        if not self.data["labels_meaningful"]:
+            return {}
+        return {name: split for name, split in self.splits.items() if name != UNLABELLED}
+
+    @property
+    def scored(self) -> dict[str, Sequence[str]]:
+        """All texts that variants are to score, by split or suite."""
+        texts: dict[str, Sequence[str]] = {name: split.texts for name, split in self.splits.items()}
+        if self.validation:
+            texts[VALIDATION] = self.validation.texts
+        return texts | {name: cases.texts for name, cases in self.suites.items()}
+
+    def flipped_texts(self, reports: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], str]:
+        """By split and row, the texts that reports say have flipped: for whoever has the data."""
+        return {
+            (one["split"], one["row"]): self.splits[one["split"]].texts[one["row"]]
+            for report in reports
+            for one in report.get("flipped", [])
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for measurements of two runs to be put together."""
+        return {
+            "artifacts": {name: one.sha256 for name, one in self.artifacts.items()},
+            "archives": {name: file_sha256(path) for name, path in self.archives.items()},
+            "peers": {name: str(place) for name, place in self.places.items()},
+            "data": self.data,
+            "texts": {name: _sha256(texts) for name, texts in (self.scored | {"": self.timed}).items()},
+            "machine": environment.fingerprint(),
+            "commit": environment.commit(),
+        }
+
+
+def _sha256(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+
+
+def prepare(
+    wanted: Sequence[str],
+    folder: Path,
+    store: Path | None,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    profile: Profile,
+    timed_split: str = LATENCY_SPLIT,
+    peers: Path | None = None,
+    name: str = "hate",
+    unlabelled: Path | None = None,
+    hatecheck: Path | None = None,
+) -> Subject:
+    """Open and check everything that the run needs. `store` None: nothing is served. `peers` is the folder
+    where they are kept between runs; None: none take part. `name` is that of the archives. `unlabelled` is a
+    file of texts, one a line; `hatecheck` the user's copy of that suite.
+
+    Raises `UserError` for what would spoil the run: no reference, no such variant, stale archives, no Java.
+    """
+    load = environment.load_average()
+    artifacts, unusable = find_artifacts(wanted, folder, dataset)
+    archives = find_archives(artifacts, store, name) if store else {}
+    if archives:
+        java_home()
+    most = profile.max_texts
+    if not checkpoint.judged:
+        most = min(most or UNTRAINED_TEXTS, UNTRAINED_TEXTS)
+    splits = {name: sample(dataset.splits[name], most) for name in profile.splits}
+    timed = sample(dataset.splits[timed_split], profile.max_texts)
+    for split_name, split in {**splits, timed_split: timed}.items():
+        if not len(split.texts):
+            raise UserError(
+                f"the split {split_name} holds no text", seen=dataset.spec, remedy="Train on more data"
+            )
+    if unlabelled:
+        splits[UNLABELLED] = sample(read_unlabelled(unlabelled), most)
+    suites = _suites(checkpoint, hatecheck)
+    return Subject(
+        checkpoint.folder,
+        artifacts,
+        archives,
+        unusable,
+        splits,
+        timed.texts,
+        _describe_data(checkpoint, dataset) | {"timed_split": timed_split},
+        bool(wanted),
+        prepare_peers(checkpoint, dataset.splits["train"].texts, peers, CUDA_REFERENCE in artifacts)
+        if peers
+        else None,
+        encoder_of(json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))),
+        load,
+        sample(dataset.splits[VALIDATION], most) if checkpoint.judged else None,
+        suites,
+    )
+
+
+def read_unlabelled(path: Path) -> Split:
+    """Texts of a file, one a line, empty ones left out; of many, the first."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            "the unlabelled texts cannot be read",
+            seen=f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8'}",
+            remedy="Name a UTF-8 text file with one text a line",
+        ) from error
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise UserError("there is no unlabelled text", seen=path, remedy="Put one text on each line")
+    return Split(texts, np.full(len(texts), -1))
+
+
+def _suites(checkpoint: Checkpoint, hatecheck: Path | None) -> dict[str, Cases]:
+    """The functional cases that this classifier can be asked."""
+    labels = checkpoint.labels
+    if checkpoint.multi_label or not functional.applies_to(labels):
+        if hatecheck:
+            raise UserError(
+                "functional cases are for the labels not-hate and hate, one of which a text has",
+                seen=f"labels {', '.join(labels)}",
+                remedy="Leave --hatecheck out",
+            )
+        return {}
+    if not checkpoint.judged:
+        return {}
+    own = {TEMPLATES: functional.templates()}
+    return own | ({HATECHECK: functional.hatecheck(hatecheck)} if hatecheck else {})
+
+
+def find_artifacts(
+    wanted: Sequence[str], folder: Path, dataset: Dataset
+) -> tuple[dict[str, Artifact], dict[str, Failure]]:
+    """The references first (that of GPUs where variants for them take part), then the wanted variants (all
+    built ones if none is named), verified; and those that cannot be used here."""
+    recover_all(folder)
+    built = sorted(path.parent.name for path in folder.glob(f"[!.]*/{DESCRIPTION}"))
+    for name in (REFERENCE, *wanted):
+        if name not in built:
+            known = ", ".join(built) or "none"
+            raise UserError(
+                f"there is no artifact {name} in {folder} (there: {known})",
+                remedy=f"Build it: make export VARIANTS={name}",
+            )
+    artifacts: dict[str, Artifact] = {}
+    unusable: dict[str, Failure] = {}
+    for name in dict.fromkeys((REFERENCE, *(wanted or built))):
+        try:
+            artifact = open_artifact(folder / name)
+            _check_data(artifact, dataset)
+            _check_checkpoint(artifact, artifacts.get(REFERENCE, artifact))
+            artifacts[name] = artifact
+        except UserError as error:
+            if name == REFERENCE:
+                raise
+            unusable[name] = Failure("opening the artifact", str(error))
+    if on_cuda := [name for name, artifact in artifacts.items() if is_for_cuda(artifact)]:
+        return _with_cuda_reference(artifacts, folder, dataset, on_cuda), unusable
+    return artifacts, unusable
+
+
+def is_for_cuda(artifact: Artifact) -> bool:
+    return "cpu" not in artifact.meta["devices"]
+
+
+def _with_cuda_reference(
+    artifacts: dict[str, Artifact], folder: Path, dataset: Dataset, on_cuda: Sequence[str]
+) -> dict[str, Artifact]:
+    """The same with the reference of GPUs as the second. Raises `UserError` without it."""
+    try:
+        reference = artifacts.get(CUDA_REFERENCE) or open_artifact(folder / CUDA_REFERENCE)
+        _check_data(reference, dataset)
+        _check_checkpoint(reference, artifacts[REFERENCE])
+    except UserError as error:
+        raise UserError(
+            f"{', '.join(on_cuda)} cannot be compared without {CUDA_REFERENCE}: no ratio is between devices",
+            seen=str(error),
+            remedy=f"Build it: make export VARIANTS={CUDA_REFERENCE}",
+        ) from error
+    return {REFERENCE: artifacts[REFERENCE], CUDA_REFERENCE: reference} | artifacts
+
+
+def _check_data(artifact: Artifact, dataset: Dataset) -> None:
+    trained_on = artifact.meta.get("training", {}).get("data_sha256", dataset.sha256)
+    if trained_on != dataset.sha256 or list(artifact.labels) != list(dataset.labels):
+        raise UserError(
+            f"the artifact {artifact.name} was built from a checkpoint of other data",
+            seen=f"data {trained_on[:12]}, the checkpoint's is {dataset.sha256[:12]}",
+            remedy=f"Build it again: make export VARIANTS={artifact.name}",
+        )
+
+
+def _check_checkpoint(artifact: Artifact, reference: Artifact) -> None:
+    ours, theirs = (one.meta["build"]["checkpoint_sha256"] for one in (artifact, reference))
+    if ours != theirs:
+        raise UserError(
+            f"the artifact {artifact.name} was built from another checkpoint than {REFERENCE}",
+            seen=f"checkpoint {ours[:12]}, {REFERENCE}'s is {theirs[:12]}",
+            remedy=f"Build it again: make export VARIANTS={artifact.name}",
+        )
+
+
+def find_archives(artifacts: Mapping[str, Artifact], store: Path, model: str) -> dict[str, Path]:
+    """The archive of every artifact that has one; `UserError` for one that holds something else."""
+    archives = {}
+    for name, artifact in artifacts.items():
+        path = store / f"{model}-{name}.mar"
+        if path.is_file():
+            check_archive(path, artifact)
+            archives[name] = path
+        else:
+            say(f"{name}: measured in process only, there is no archive {path} (make package makes it)")
+    return archives
+
+
+def _describe_data(checkpoint: Checkpoint, dataset: Dataset) -> dict[str, Any]:
+    """What the texts are, without where they lie: of a path only the file's name is kept."""
+    return {
+        "spec": portable(dataset.spec),
+        "sha256": dataset.sha256,
+        "base": portable(checkpoint.meta["base"]),
+        "task": checkpoint.meta["task"],
+        "labels": list(dataset.labels),
+        "positive_label": checkpoint.positive_label,
+        "labels_meaningful": checkpoint.judged,
+    }

@@ -1,0 +1,34 @@
+"""What variants, controls, cases and servers are called in every report."""
+
+REFERENCE = "fp32"
+CUDA_REFERENCE = "cuda-fp32"  # the same for what computes on a GPU: no ratio crosses from one to the other
+# The matrix products alone, timed in a process of their own beside the variants.
+FLOOR = "floor"
+# fp32 once more, in another process: what it differs by from itself is the noise of the run.
+CONTROL = "fp32 again"
+CONTROLS = {REFERENCE: CONTROL, CUDA_REFERENCE: "cuda-fp32 again"}
+
+# The cases that are timed in process: matrices [texts, tokens], and real texts.
+SHAPES = ((1, 32), (8, 32), (32, 32), (1, 128))
+CUDA_SHAPES = ((64, 32), (256, 32), (1024, 32))  # beside them, of what computes on a GPU
+BATCH_TEXTS = 32
+CUDA_BATCH_TEXTS = 1024
+SMALL, LARGE = "1x32", "32x32"  # texts x tokens; two of SHAPES
+SINGLE = "1 text"
+BATCH = f"{BATCH_TEXTS} texts"
+CUDA_BATCH = f"{CUDA_BATCH_TEXTS} texts"
+CUDA_MODEL = f"{CUDA_BATCH_TEXTS} texts, tokenised"  # of these the model alone
+TOKENISE, MODEL = "tokenise", "model"  # of single texts, apart
+
+# Servers that the archive is measured against.
+APP, EXAMPLE, FASTAPI, BARE = "app", "example-handler", "fastapi-pipeline", "bare-torchserve"
+SUMMARIES = {
+    APP: "the same archive behind FastAPI and uvicorn (python -m deploy app)",
+    EXAMPLE: "TorchServe, the well-known example's way: fp32, padded to 150 tokens, no batching",
+    FASTAPI: "FastAPI around transformers' pipeline, fp32, one worker",
+    BARE: "TorchServe and a handler that does nothing",
+}
+
+# Documents about servers under attack.
+ATTACK = "attack"
+SOAK = "soak"

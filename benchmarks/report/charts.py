@@ -1,0 +1,468 @@
+"""The pictures of a side-by-side report, each as SVG text, empty where the report lacks its data.
+
+Covers what is drawn and how: few colours, names at the points and lines themselves, units on every axis.
+Leaves out which figures those are (`pictures`) and the frame, colours and labels (`drawing`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from benchmarks.names import REFERENCE
+from benchmarks.report import pictures
+from benchmarks.report.drawing import (
+    AMBER,
+    BLUE,
+    FONT,
+    GREEN,
+    INK,
+    LINES,
+    MUTED,
+    PAPER,
+    RED,
+    REST,
+    Colour,
+    Label,
+    canvas,
+    label_ends,
+    place_labels,
+    svg,
+    text_size,
+)
+from benchmarks.report.verdicts import EQUAL, IS_REFERENCE, NOT_EQUAL, PEER, SHIPPABLE, front, margin
+from benchmarks.sameness.noninferiority import FAIL, INCONCLUSIVE, PASS
+
+Document = Mapping[str, Any]
+MARKS: dict[str, tuple[str, Colour, str]] = {
+    IS_REFERENCE: ("s", INK, "fp32"),
+    PASS: ("o", BLUE, "passes"),
+    EQUAL: ("o", BLUE, "equal by its check"),
+    INCONCLUSIVE: ("D", AMBER, "inconclusive"),
+    FAIL: ("v", RED, "fails"),
+    NOT_EQUAL: ("X", RED, "not equal by its check"),
+    PEER: ("o", MUTED, "peer"),
+}
+
+
+def draw(document: Document) -> dict[str, str]:
+    """Every picture that the report has the data for, by the name of its file."""
+    return {one.name: CHARTS[one.name](document) for one in pictures.available(document)}
+
+
+def pareto(document: Document) -> str:
+    """Real texts per second in process against the change of macro-F1, or the agreement of labels."""
+    return _pareto(
+        document, pictures.in_process(document), "pareto", "real texts/s in batches of 32, in process"
+    )
+
+
+def pareto_served(document: Document) -> str:
+    """Requests per second as served against the same."""
+    return _pareto(document, pictures.as_served(document), "pareto-served", "requests/s, waiting clients")
+
+
+def _pareto(document: Document, points: Sequence[pictures.Point], name: str, speed: str) -> str:
+    if not points:
+        return ""
+    judged, allowed = pictures.is_judged(document), margin(document)
+    best = [one for wanted in front(document) for one in points if one.name == wanted]
+    with canvas(4.4 + 0.06 * max(0, len(points) - 8)) as (figure, (axes,)):
+        for one in points:
+            mark, colour, _ = MARKS[one.verdict]
+            hollow = one.verdict == PEER
+            if one.low != one.high:
+                axes.plot(
+                    [one.speed] * 2,
+                    [one.low, one.high],
+                    color=colour.stand_in,
+                    linewidth=1,
+                    alpha=0.25 if one.verdict in (NOT_EQUAL, PEER) else 0.5,
+                )
+            axes.plot(
+                one.speed,
+                one.change,
+                mark,
+                color=colour.stand_in,
+                markersize=7.5 if mark != "o" else 8,
+                markerfacecolor=PAPER.stand_in if hollow else colour.stand_in,
+                markeredgecolor=colour.stand_in if hollow else PAPER.stand_in,
+                markeredgewidth=1.3 if hollow else 0.8,
+                zorder=3,
+            )
+        ends = [(one.speed, one.low) for one in sorted(best, key=lambda one: one.speed)]
+        if len(ends) > 1:
+            axes.plot(*zip(*ends, strict=True), color=BLUE.stand_in, linewidth=1.4, alpha=0.8, zorder=2)
+        _log_axis(axes.xaxis, [one.speed for one in points], room=(0.82, 1.3))
+        axes.set_xlim(min(one.speed for one in points) * 0.8, max(one.speed for one in points) * 1.3)
+        axes.set_xlabel(f"{speed}  (faster →)")
+        low, high = min(one.low for one in points), max(one.high for one in points)
+        if judged:
+            low = min(low, -1.15 * allowed)
+            axes.axhline(0, color=MUTED.stand_in, linewidth=0.8, zorder=1)
+            axes.axhline(-allowed, color=MUTED.stand_in, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+            axes.set_ylabel("change of macro-F1 from fp32, gate")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(value)))
+        else:
+            axes.set_ylabel("labels that are fp32's, gate")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1%}"))
+        reach = (high - low) or 0.01
+        axes.set_ylim(low - 0.07 * reach, high + (0.1 if judged else 0.02) * reach)
+        axes.grid(axis="x", visible=False)
+        _legend(axes, dict.fromkeys(one.verdict for one in points))
+        labels = [
+            Label(one.speed, one.change, one.name, INK if one.verdict in SHIPPABLE else MUTED, one in best)
+            for one in points
+        ]
+        crossed = [(one.speed, one.low, one.speed, one.high) for one in points if one.low != one.high]
+        crossed += [(*start, *end) for start, end in pairwise(ends)]
+        place_labels(axes, labels, crossed)
+        if judged:
+            axes.annotate(
+                f"margin {allowed:g}",
+                (0, -allowed),
+                (2, -2),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="top",
+                color=MUTED.stand_in,
+                size=FONT,
+            )
+        sentence = "; ".join(f"{one.name} {one.speed:.0f} at {one.change:+.4f}" for one in points)
+        return svg(figure, name, _title(name), sentence)
+
+
+def latency_by_length(document: Document) -> str:
+    """The p50 of single texts by their own length."""
+    names, series = pictures.by_length(document)
+    if not series:
+        return ""
+    with canvas(4.2) as (figure, (axes,)):
+        _lines(axes, series, room=_room(series, len(names) - 1))
+        axes.set_xticks(range(len(names)), names)
+        axes.set_xlabel("tokens of the text")
+        axes.set_ylabel("p50 of one text, ms")
+        _log_axis(axes.yaxis, [value for one in series for value in one.ys])
+        _label_lines(axes, series)
+        return svg(figure, "length", _title("length"), _sentence(series, "ms"))
+
+
+def latency_by_batch(document: Document) -> str:
+    """Milliseconds per text by the size of the batch."""
+    series = pictures.by_batch(document)
+    if not series:
+        return ""
+    sizes = sorted({int(size) for one in series for size in one.xs})
+    places = {size: place for place, size in enumerate(sizes)}
+    moved = [
+        pictures.Series(one.name, [places[int(x)] for x in one.xs], one.ys, one.is_shown) for one in series
+    ]
+    with canvas(4.2) as (figure, (axes,)):
+        _lines(axes, moved, room=_room(moved, len(sizes) - 1))
+        axes.set_xticks(range(len(sizes)), [f"{size} x 32" for size in sizes])
+        axes.set_xlabel("texts x tokens in one call")
+        axes.set_ylabel("p50 per text, ms")
+        _log_axis(axes.yaxis, [value for one in moved for value in one.ys])
+        _label_lines(axes, moved)
+        return svg(figure, "batch", _title("batch"), _sentence(moved, "ms per text"))
+
+
+def flips(document: Document) -> str:
+    """Shares of the gate texts by direction of the flip, per variant."""
+    found = pictures.flips(document)
+    if not found:
+        return ""
+    positive, other = pictures.positive_and_other(document) or ("", "")
+    with canvas(1.35 + 0.25 * len(found)) as (figure, (axes,)):
+        for place, one in enumerate(reversed(found)):
+            colour = MARKS[one.verdict][1]
+            for sign, (share, low, high) in ((-1, one.lost), (1, one.gained)):
+                axes.barh(place, sign * share, height=0.62, color=colour.stand_in, linewidth=0)
+                if low != high:
+                    axes.plot(
+                        [sign * low, sign * high], [place] * 2, color=INK.stand_in, linewidth=1, alpha=0.7
+                    )
+                axes.annotate(
+                    f"{share:.2%}",
+                    (sign * max(share, high), place),
+                    (sign * 4, 0),
+                    textcoords="offset points",
+                    ha="left" if sign > 0 else "right",
+                    va="center_baseline",
+                    color=MUTED.stand_in,
+                )
+        axes.axvline(0, color=INK.stand_in, linewidth=1)
+        axes.set_yticks(range(len(found)), [one.name for one in reversed(found)])
+        axes.tick_params(axis="y", labelcolor=INK.stand_in)
+        axes.grid(axis="y", visible=False)
+        most = max(max(*one.lost, *one.gained) for one in found) or 0.001
+        axes.set_xlim(-1.45 * most, 1.45 * most)
+        axes.set_ylim(-0.6, len(found) - 0.4)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.1%}"))
+        axes.xaxis.set_major_locator(FixedLocator(_round_ticks(most)))
+        axes.set_xlabel("share of gate texts")
+        axes.set_title(f"← {positive} to {other}", loc="left", color=MUTED.stand_in, size=FONT)
+        axes.set_title(f"{other} to {positive} →", loc="right", color=MUTED.stand_in, size=FONT)
+        _legend(axes, dict.fromkeys(one.verdict for one in found), below=True)
+        sentence = "; ".join(f"{one.name} {one.lost[0]:.2%} and {one.gained[0]:.2%}" for one in found)
+        return svg(figure, "flips", _title("flips"), sentence)
+
+
+def reliability(document: Document) -> str:
+    """Scores by how often they were right, on gate."""
+    found = pictures.reliability(document)
+    if not found:
+        return ""
+    pair = pictures.positive_and_other(document)
+    what = pair[0] if pair else "the top label"
+    if document["data"].get("task") == "multi-label":
+        what = "any label"
+    with canvas(4.4) as (figure, (axes,)):
+        axes.plot([0, 1], [0, 1], color=MUTED.stand_in, linewidth=1, linestyle=(0, (4, 3)))
+        for (name, ece, parts), (colour, mark) in zip(found, _styles([one[0] for one in found]), strict=True):
+            note = name if ece is None else f"{name}, ECE {ece:.3f}"
+            axes.plot(
+                [part["score"] for part in parts],
+                [part["rate"] for part in parts],
+                mark,
+                linestyle="-",
+                color=colour.stand_in,
+                markersize=6,
+                markeredgecolor=PAPER.stand_in,
+                markeredgewidth=0.8,
+                label=note,
+            )
+        whole = (-0.025, 1.025)  # a mark at 0 or 1 stands whole in the picture
+        axes.set(xlim=whole, ylim=whole, xlabel=f"mean score of {what}", ylabel=f"share that is {what}")
+        axes.legend(loc="upper left", borderaxespad=0.2, handlelength=1.6)
+        sentence = "; ".join(name if ece is None else f"{name}: ECE {ece:.4f}" for name, ece, _ in found)
+        return svg(figure, "reliability", _title("reliability"), sentence)
+
+
+def load_curves(document: Document) -> str:
+    """p99 and answers in time by the offered rate."""
+    found = pictures.loads(document)
+    if not found:
+        return ""
+    objective = document["run"].get("objective_p99_ms")
+    with canvas(5.8, rows=2) as (figure, (above, below)):
+        most = max(level["offered_rps"] for one in found for level in one.levels)
+        times, ends = [], []
+        for one, (colour, mark) in zip(found, _styles([one.name for one in found]), strict=True):
+            offered = [level["offered_rps"] for level in one.levels]
+            good = [level["goodput_rps"] for level in one.levels]
+            timed = [(level["offered_rps"], level["p99_ms"]) for level in one.levels if level["p99_ms"]]
+            times += [p99 for _, p99 in timed]
+            above.plot(*zip(*timed, strict=True) if timed else ([], []), color=colour.stand_in)
+            below.plot(offered, good, color=colour.stand_in)
+            for level in one.levels:
+                shape, size = ("X", 8) if level["saturated"] else (mark, 6.5)
+                style: dict[str, Any] = {
+                    "color": colour.stand_in,
+                    "markersize": size,
+                    "markeredgecolor": PAPER.stand_in,
+                    "markeredgewidth": 0.8,
+                }
+                if level["p99_ms"]:
+                    above.plot(level["offered_rps"], level["p99_ms"], shape, **style)
+                below.plot(level["offered_rps"], level["goodput_rps"], shape, **style)
+            if one.closed_rps:
+                for axes in (above, below):
+                    axes.axvline(one.closed_rps, color=colour.stand_in, linewidth=1, linestyle=(0, (1, 2)))
+            ends.append(Label(offered[-1], good[-1], one.name, colour))
+        below.plot([0, most], [0, most], color=REST.stand_in, linewidth=1, zorder=1)
+        wide = max(text_size(one.name)[0] for one in found)
+        below.set_xlim(0, most * (1 + (wide + 16) / (440 - wide - 16)))
+        below.set_ylim(0, most * 1.04)
+        below.set_xlabel("offered requests/s")
+        below.set_ylabel("answers in time/s")
+        above.set_ylabel("p99, ms")
+        _log_axis(above.yaxis, [*times, *([objective] if objective else [])], room=(0.7, 1.6))
+        if objective:
+            above.axhline(objective, color=MUTED.stand_in, linewidth=1, linestyle=(0, (4, 3)))
+            above.annotate(
+                f"objective {objective:g} ms",
+                (1, objective),
+                (-2, 3),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                ha="right",
+                va="bottom",
+                color=MUTED.stand_in,
+            )
+        label_ends(below, ends)
+        sentence = "; ".join(
+            f"{one.name} up to {one.levels[-1]['offered_rps']:.0f} requests/s" for one in found
+        )
+        return svg(figure, "load", _title("load"), sentence)
+
+
+def functional(document: Document) -> str:
+    """Accuracy by kind of case, as dots on one line per kind."""
+    _, names, found = pictures.functional(document)
+    if not found:
+        return ""
+    with canvas(1.25 + 0.27 * len(names)) as (figure, (axes,)):
+        for one, (colour, mark) in reversed(
+            list(zip(found, _styles([one.name for one in found]), strict=True))
+        ):
+            rows = [len(names) - 1 - place for place in one.ys]
+            axes.plot(
+                one.xs,
+                rows,
+                mark,
+                color=colour.stand_in,
+                markersize=9 if one.name == REFERENCE else 7,
+                markerfacecolor="none" if one.name == REFERENCE else colour.stand_in,
+                markeredgewidth=1.4,
+                markeredgecolor=colour.stand_in if one.name == REFERENCE else PAPER.stand_in,
+                label=one.name,
+            )
+        axes.set_yticks(range(len(names)), list(reversed(names)))
+        axes.tick_params(axis="y", labelcolor=INK.stand_in)
+        axes.set_ylim(-0.7, len(names) - 0.3)
+        axes.set_xlim(-0.03, 1.03)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        axes.set_xlabel("share of cases answered rightly")
+        handles, words = axes.get_legend_handles_labels()
+        figure.legend(
+            handles[::-1],
+            words[::-1],
+            loc="outside upper left",
+            ncols=len(words),
+            handletextpad=0.1,
+            columnspacing=1.2,
+            borderaxespad=0.2,
+        )
+        sentence = "; ".join(f"{one.name} on {len(one.xs)} kinds of cases" for one in found)
+        return svg(figure, "functional", _title("functional"), sentence)
+
+
+CHARTS: dict[str, Callable[[Document], str]] = {
+    "pareto": pareto,
+    "pareto-served": pareto_served,
+    "length": latency_by_length,
+    "batch": latency_by_batch,
+    "flips": flips,
+    "reliability": reliability,
+    "load": load_curves,
+    "functional": functional,
+}
+
+
+def _title(name: str) -> str:
+    return next(one.title for one in pictures.PICTURES if one.name == name)
+
+
+def _sentence(series: Sequence[pictures.Series], unit: str) -> str:
+    return "; ".join(
+        f"{one.name} {one.ys[0]:.2f} to {one.ys[-1]:.2f} {unit}" for one in series if one.is_shown
+    )
+
+
+def _styles(names: Sequence[str]) -> list[tuple[Colour, str]]:
+    """fp32 in ink with squares; the others in the order of the palette, each with its own mark."""
+    others = iter(zip(LINES, ("o", "D", "^", "P"), strict=True))
+    return [(INK, "s") if name == REFERENCE else next(others, (GREEN, "o")) for name in names]
+
+
+def _lines(axes: Axes, series: Sequence[pictures.Series], room: float) -> None:
+    """The grey rest below, those that are told apart above; `room` to the right for their names."""
+    for one in series:
+        if not one.is_shown:
+            axes.plot(one.xs, one.ys, color=REST.stand_in, linewidth=1.2, zorder=1.5)
+    chosen = [one for one in series if one.is_shown]
+    for one, (colour, mark) in zip(chosen, _styles([one.name for one in chosen]), strict=True):
+        axes.plot(
+            one.xs,
+            one.ys,
+            mark,
+            linestyle="-",
+            color=colour.stand_in,
+            markersize=6.5,
+            markeredgecolor=PAPER.stand_in,
+            markeredgewidth=0.8,
+            zorder=3,
+        )
+    axes.set_xlim(-0.12, room)
+    axes.grid(axis="x", visible=False)
+
+
+def _room(series: Sequence[pictures.Series], last: float) -> float:
+    """Where the x axis must end so that names fit behind `last`; the frame is about 440 units wide."""
+    wide = max((text_size(one.name)[0] for one in series if one.is_shown), default=0.0) + 18
+    return last + (last + 0.12) * wide / (440 - wide)
+
+
+def _label_lines(axes: Axes, series: Sequence[pictures.Series]) -> None:
+    chosen = [one for one in series if one.is_shown]
+    styles = _styles([one.name for one in chosen])
+    label_ends(
+        axes,
+        [
+            Label(one.xs[-1], one.ys[-1], one.name, colour)
+            for one, (colour, _) in zip(chosen, styles, strict=True)
+        ],
+    )
+
+
+def _log_axis(axis: Any, values: Sequence[float], room: tuple[float, float] = (0.85, 1.18)) -> None:
+    """A logarithmic axis with round numbers, not powers, at its ticks."""
+    low, high = min(values) * room[0], max(values) * room[1]
+    axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
+    steps = (1, 2, 5) if high / low > 3 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8)
+    ticks = [step * 10.0**power for power in range(-4, 7) for step in steps]
+    axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    if axis.axis_name == "y":
+        axis.axes.set_ylim(low, high)
+
+
+def _signed(value: float) -> str:
+    """A change with its sign and no more digits than it has."""
+    return "0" if abs(value) < 1e-9 else f"{value:+.4f}".rstrip("0").replace("-", "\N{MINUS SIGN}")
+
+
+def _round_ticks(most: float) -> list[float]:
+    """Both sides of zero, three at most on each."""
+    for step in (step * 10.0**power for power in range(-5, 1) for step in (1, 2, 5)):
+        if most / step <= 3.2:
+            count = int(1.2 * most / step)
+            return [step * place for place in range(-count, count + 1)]
+    return [0.0]
+
+
+def _legend(axes: Axes, verdicts: Mapping[str, None], below: bool = False) -> None:
+    """What the marks mean, above the frame (or below it), in the order of `MARKS`."""
+    handles = []
+    for word, (mark, colour, words) in MARKS.items():
+        if word not in verdicts or (word == IS_REFERENCE and below):
+            continue
+        hollow = word == PEER
+        handles.append(
+            Line2D(
+                [],
+                [],
+                marker="s" if below else mark,
+                linestyle="none",
+                markersize=8,
+                label=words,
+                color=colour.stand_in,
+                markeredgecolor=colour.stand_in if hollow else PAPER.stand_in,
+                markerfacecolor=PAPER.stand_in if hollow else colour.stand_in,
+            )
+        )
+    figure = axes.figure.get_figure(root=True)
+    assert figure is not None
+    figure.legend(
+        handles=handles,
+        loc="outside lower left" if below else "outside upper left",
+        ncols=len(handles),
+        handletextpad=0.1,
+        columnspacing=1.0,
+        borderaxespad=0.2,
+    )

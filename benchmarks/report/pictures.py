@@ -1,0 +1,277 @@
+"""Which pictures a side-by-side report has the data for, and the figures that each one shows.
+
+Covers picking figures out of a document and one sentence per picture on how to read it. Leaves out drawing
+(`charts`), so that who only wants to know which pictures there are needs no plotting library.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.names import CUDA_SHAPES, REFERENCE, SHAPES, SINGLE
+from benchmarks.records import case
+from benchmarks.report.phrases import SUITES, bins, positive_label
+from benchmarks.report.verdicts import batch_rate, margin, reference, served_rate, shown, verdict
+
+Document = Mapping[str, Any]
+MOST_CASES = 30  # rows of a dot plot
+
+
+@dataclass(frozen=True)
+class Picture:
+    """`name` is that of the file; `find` returns what is to be drawn, empty where the report lacks it."""
+
+    name: str
+    title: str
+    reading: str
+    find: Callable[[Document], Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A variant or a peer by speed; `change` is that of macro-F1 (or the label agreement), with its ends."""
+
+    name: str
+    speed: float
+    change: float
+    low: float
+    high: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line of a picture; `is_shown` ones are told apart, the others are the grey rest."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    is_shown: bool = True
+
+
+@dataclass(frozen=True)
+class Load:
+    """A variant under arrivals that do not wait; `closed_rps` is the most that waiting clients reached."""
+
+    name: str
+    levels: Sequence[Mapping[str, Any]]
+    closed_rps: float | None
+
+
+def available(document: Document) -> list[Picture]:
+    """The pictures that can be drawn, in the order of a page."""
+    return [one for one in PICTURES if one.find(document)]
+
+
+def in_process(document: Document) -> list[Point]:
+    return _points(document, batch_rate)
+
+
+def as_served(document: Document) -> list[Point]:
+    return _points(document, served_rate)
+
+
+def is_judged(document: Document) -> bool:
+    """Whether speed stands against macro-F1; else against the agreement of labels."""
+    rows = [one for one in document["variants"] if not one["error"]]
+    return any(one["parity"]["gate"]["macro_f1_drop"] for one in rows)
+
+
+def _points(document: Document, speed: Callable[[Document], float | None]) -> list[Point]:
+    """Two rows at least, or nothing: one point compares with nothing."""
+    allowed, judged, points = margin(document), is_judged(document), []
+    for row in [*document["variants"], *document.get("peers", [])]:
+        gate = row["parity"].get("gate")
+        rate = None if row["error"] or gate is None else speed(row)
+        if rate is None:
+            continue
+        drop = gate["macro_f1_drop"]
+        if judged and drop is None:
+            continue
+        share = gate["label_agreement"]
+        ends = (-drop["drop"], -drop["high"], -drop["low"]) if judged else (share, share, share)
+        if row["name"] == REFERENCE and judged:
+            ends = (0.0, 0.0, 0.0)
+        points.append(Point(row["name"], rate, *ends, verdict(row, allowed)))
+    return points if len(points) > 1 else []
+
+
+def by_length(document: Document) -> tuple[list[str], list[Series]]:
+    """Names of the bins of tokens, and each variant's p50 in ms by bin; empty without bins."""
+    chosen, found = shown(document), []
+    ends = sorted({part["up_to"] for one in document["variants"] for part in _lengths(one)})
+    for one in document["variants"]:
+        parts = {part["up_to"]: part["p50_ms"] for part in _lengths(one)}
+        places = [place for place, end in enumerate(ends) if end in parts]
+        if places:
+            ys = [parts[ends[place]] for place in places]
+            found.append(Series(one["name"], places, ys, one["name"] in chosen))
+    return (bins(ends), found) if len(ends) > 1 else ([], [])
+
+
+def _lengths(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return (case(row, SINGLE) or {}).get("by_length") or []
+
+
+def by_batch(document: Document) -> list[Series]:
+    """Each variant's p50 in ms per text by the number of texts of 32 tokens in a call."""
+    chosen, found = shown(document), []
+    sizes = [batch for batch, tokens in (*SHAPES, *CUDA_SHAPES) if tokens == 32]
+    for one in document["variants"]:
+        timed = {size: entry for size in sizes if (entry := case(one, f"{size}x32"))}
+        if len(timed) > 1:
+            ys = [entry["p50_ms"] / size for size, entry in timed.items()]
+            found.append(Series(one["name"], list(timed), ys, one["name"] in chosen))
+    return found
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Shares of the gate texts that a variant moved from and to the positive label, each with its ends."""
+
+    name: str
+    lost: tuple[float, float, float]
+    gained: tuple[float, float, float]
+    verdict: str
+
+
+def positive_and_other(document: Document) -> tuple[str, str] | None:
+    """The positive label and the other one; None where there are not two that exclude each other."""
+    found, labels = positive_label(document["data"]), document["data"]["labels"]
+    if found is None or len(labels) != 2:
+        return None
+    return found, labels[1 - labels.index(found)]
+
+
+def flips(document: Document) -> list[Flips]:
+    """By variant, fewest flips first; of two labels only, for more have no two directions."""
+    pair = positive_and_other(document)
+    if pair is None:
+        return []
+    directions = (f"{pair[0]} -> {pair[1]}", f"{pair[1]} -> {pair[0]}")
+    found = []
+    for one in document["variants"]:
+        gate = one["parity"].get("gate")
+        if (
+            one["error"]
+            or one["name"] == REFERENCE
+            or not gate
+            or not set(directions) <= gate["flips"].keys()
+        ):
+            continue
+        shares = []
+        for direction in directions:
+            rate = (gate.get("flip_rates") or {}).get(direction)
+            share = gate["flips"][direction] / gate["n"]
+            shares.append((rate["rate"], rate["low"], rate["high"]) if rate else (share, share, share))
+        found.append(Flips(one["name"], shares[0], shares[1], verdict(one, margin(document))))
+    moved = any(one.lost[2] or one.gained[2] for one in found)
+    return sorted(found, key=lambda one: (one.lost[0] + one.gained[0], one.name)) if moved else []
+
+
+def reliability(document: Document) -> list[tuple[str, float | None, list[Mapping[str, Any]]]]:
+    """fp32's and the front's fastest's name, calibration error and bins, on gate."""
+    return [
+        (name, gate.get("ece"), gate["reliability"])
+        for name in shown(document, 3)
+        if (gate := _row(document, name)["quality"].get("gate", {})).get("reliability")
+    ]
+
+
+def loads(document: Document) -> list[Load]:
+    """Those that met arrivals that do not wait: those on the front, or whoever did."""
+    tried = [one for one in document["variants"] if one.get("open")]
+    chosen = [one for one in tried if one["name"] in shown(document)] or tried[:4]
+    found = []
+    for one in chosen:
+        levels = sorted(one["open"], key=lambda level: level["offered_rps"])
+        found.append(
+            Load(
+                one["name"],
+                levels,
+                max((level["requests_per_second"] for level in one["served"]), default=None),
+            )
+        )
+    return found
+
+
+def functional(document: Document) -> tuple[str, list[str], list[Series]]:
+    """The suite with the most cases: its title, its functionalities (fp32's worst first), and the accuracy of
+    fp32 and the front's fastest on each."""
+    base = reference(document)
+    suites = (base or {}).get("functional") or {}
+    if base is None or not suites:
+        return "", [], []
+    suite = max(suites, key=lambda name: suites[name]["n"])
+    worst_first = sorted(suites[suite]["functionalities"], key=lambda one: one["accuracy"])[:MOST_CASES]
+    names = [one["functionality"] for one in worst_first]
+    found = []
+    for name in shown(document, 4):
+        cases = (_row(document, name).get("functional") or {}).get(suite, {}).get("functionalities", [])
+        accuracy = {one["functionality"]: one["accuracy"] for one in cases}
+        places = [place for place, case_name in enumerate(names) if case_name in accuracy]
+        found.append(Series(name, [accuracy[names[place]] for place in places], places))
+    return SUITES.get(suite, suite), names, [one for one in found if one.xs]
+
+
+def _row(document: Document, name: str) -> Mapping[str, Any]:
+    return next(one for one in document["variants"] if one["name"] == name)
+
+
+PICTURES = (
+    Picture(
+        "pareto",
+        "Speed against sameness, in process",
+        "Right is faster, up is better; whiskers are 95 % intervals. The line joins the variants that may be "
+        "shipped and that no other beats both in speed and in the loss that the data cannot rule out.",
+        in_process,
+    ),
+    Picture(
+        "pareto-served",
+        "Speed against sameness, as served",
+        "The same, with the requests per second that waiting clients got from TorchServe.",
+        as_served,
+    ),
+    Picture(
+        "length",
+        "One text, by its length",
+        "How long a single real text takes at the median, by its own number of tokens; grey lines are the "
+        "other variants.",
+        lambda document: by_length(document)[1],
+    ),
+    Picture(
+        "batch",
+        "Time per text, by batch",
+        "What one text of 32 tokens costs when 1, 8 or 32 are computed together; a falling line gains from "
+        "batches.",
+        by_batch,
+    ),
+    Picture(
+        "flips",
+        "Labels that are no longer fp32's",
+        "Bars to the left are texts that the variant lets go, bars to the right those that it newly flags, "
+        "as shares with their 95 % intervals.",
+        flips,
+    ),
+    Picture(
+        "reliability",
+        "Does a score mean what it says?",
+        "On the diagonal, of the texts scored 0.7 seven in ten have that label; below it, scores are too "
+        "high.",
+        reliability,
+    ),
+    Picture(
+        "load",
+        "Under arrivals that do not wait",
+        "Above, the slowest hundredth of answers as the offered rate grows; below, the answers that came in "
+        "time. Crosses: the server could not keep up. Dotted: the most that waiting clients reached.",
+        loads,
+    ),
+    Picture(
+        "functional",
+        "Which cases it gets right",
+        "Each row is a kind of case; dots away from fp32's mark are cases that the variant gets right more "
+        "or less often.",
+        lambda document: functional(document)[2],
+    ),
+)

@@ -1,0 +1,211 @@
+"""Committed reports, and the tables that documents take from them.
+
+`publish` copies what was measured into the repository, with its page `NAME.md` and, for a side-by-side, the
+pictures of that page in the folder `NAME/`. `tables` writes its main figures between `<!-- table:NAME -->`
+and `<!-- /table -->` of a document; `<!-- table:NAME:proof -->` takes the table of proofs, `:served` that of
+a head-to-head of servers, `:power` the counts of simulated verdicts, `:attack` and `:soak` what
+an honest client noticed during attacks. A check finds documents that are stale.
+So no figure in these tables is typed by hand. What is published holds figures only: no texts (no report
+does), no host names, no paths.
+"""
+
+import platform
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.names import ATTACK, SOAK
+from benchmarks.records import validate
+from benchmarks.report import head_to_head_page, markdown
+from benchmarks.report.files import (
+    HEAD_TO_HEAD,
+    POWER,
+    SIDE_BY_SIDE,
+    read_attack,
+    read_head_to_head,
+    read_power,
+    read_side_by_side,
+)
+from benchmarks.sameness import power
+from benchmarks.served.attack import page as attack_page
+from common.atomic import write_json
+from handler.errors import UserError
+
+MARKED = re.compile(
+    r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)"
+    r"(?::(?P<kind>proof|served|power|attack|soak))? -->\n)"
+    r".*?(?P<closing><!-- /table -->)",
+    re.DOTALL,
+)
+OPENING = re.compile(r"<!-- table:")
+NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+# An absolute path, but not what follows the colon of https:.
+PATH = re.compile(r"(?<![\w/.])~?(?!(?<=:)//)/(?:[^\s:'\"(),]+/)*[^\s:'\"(),]+")
+
+
+def publish(name: str, results: Path, published: Path) -> Path:
+    """Copy `results/side-by-side.json` to `published/NAME.json` with its page beside it; the JSON's path.
+
+    Raises `UserError` for a name that cannot be a marker, and when nothing was measured.
+    """
+    _check_name(name)
+    document = without_places(read_side_by_side(results / f"{SIDE_BY_SIDE}.json"))
+    for one in document["variants"]:
+        one.pop("flipped", None)  # which rows flipped is for whoever has the texts
+    validate(document, "sideBySide")
+    path = published / f"{name}.json"
+    write_json(path, document)
+    _write(_page(path, document))
+    return path
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Something else than a side-by-side that can be published, as `NAME.<kind>.json`: `file` is its name
+    among the results, `page` all of it as Markdown, and `excerpt` what another document shows of it."""
+
+    file: str
+    read: Callable[[Path], Any]
+    page: Callable[[Any], str]
+    excerpt: Callable[[Any], str]
+
+
+KINDS = {
+    "served": Kind(
+        HEAD_TO_HEAD,
+        read_head_to_head,
+        head_to_head_page.page,
+        lambda document: f"{head_to_head_page.loads_table(document)}\n\n{head_to_head_page.note(document)}",
+    ),
+    "attack": Kind(ATTACK, read_attack, attack_page.page, attack_page.excerpt),
+    "soak": Kind(SOAK, read_attack, attack_page.page, attack_page.excerpt),
+    "power": Kind(
+        POWER, read_power, power.page, lambda counted: f"{power.table(counted)}\n\n{power.note(counted)}"
+    ),
+}
+
+
+def publish_kind(kind: str, name: str, results: Path, published: Path) -> Path:
+    """As `publish`, of another kind, to `published/NAME.KIND.json`."""
+    _check_name(name)
+    document = without_places(KINDS[kind].read(results / f"{KINDS[kind].file}.json"))
+    path = published / f"{name}.{kind}.json"
+    write_json(path, document)
+    path.with_suffix(".md").write_text(KINDS[kind].page(document), encoding="utf-8")
+    return path
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise UserError(
+            "this is no name for a table", seen=name, remedy="Use small letters, digits and hyphens"
+        )
+
+
+def without_places(value: Any) -> Any:
+    """The document without paths and without this machine's name, wherever they stand (error messages do)."""
+    if isinstance(value, Mapping):
+        return {key: without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_places(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    value = PATH.sub("(path)", value)
+    host = platform.node()
+    return re.sub(rf"\b{re.escape(host)}\b", "(host)", value) if len(host) > 2 else value
+
+
+def render(text: str, published: Path) -> str:
+    """`text` with every marked table made anew. Raises `UserError` for a broken marker or an unknown name."""
+    if len(OPENING.findall(text)) != len(MARKED.findall(text)):
+        raise UserError(
+            "a table marker is not closed", remedy="End each <!-- table:NAME --> with <!-- /table -->"
+        )
+
+    def fill(match: re.Match[str]) -> str:
+        if kind := KINDS.get(match["kind"]):
+            body = kind.excerpt(kind.read(published / f"{match['name']}.{match['kind']}.json"))
+            return f"{match['opening']}\n{body}\n\n{match['closing']}"
+        document = read_published(match["name"], published)
+        body = markdown.summary(document)
+        if match["kind"]:
+            body = f"{markdown.proof_table(document)}\n\n{markdown.proof_note(document)}"
+        return f"{match['opening']}\n{body}\n\n{match['closing']}"
+
+    return MARKED.sub(fill, text)
+
+
+def read_published(name: str, published: Path) -> dict[str, Any]:
+    """The committed report of that name."""
+    path = published / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(one.stem for one in published.glob("*.json"))) or "none"
+        raise UserError(
+            f"there is no published report {name} (there: {known})",
+            seen=path,
+            remedy=f"Measure and publish it: make benchmark && python -m benchmarks publish {name}",
+        )
+    return read_side_by_side(path)
+
+
+def stale(documents: list[Path], published: Path) -> list[Path]:
+    """Those documents, and those pages and pictures beside published reports, that differ from what would be
+    written; and pictures that no report has the data for."""
+    return _differing(_fresh(documents, published))
+
+
+def refresh(documents: list[Path], published: Path) -> list[Path]:
+    """Write what is stale, and remove the pictures that no report has the data for; the paths of both."""
+    fresh = _fresh(documents, published)
+    changed = _differing(fresh)
+    _write({path: fresh[path] for path in changed})
+    return changed
+
+
+def _differing(fresh: Mapping[Path, str | None]) -> list[Path]:
+    """Bytes are compared: a picture is the same or it is another."""
+    return [
+        path
+        for path, text in fresh.items()
+        if (path.read_bytes() if path.is_file() else None) != (None if text is None else text.encode())
+    ]
+
+
+def _write(texts: Mapping[Path, str | None]) -> None:
+    for path, text in texts.items():
+        if text is None:
+            path.unlink()
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode())
+
+
+def _page(path: Path, document: Mapping[str, Any]) -> dict[Path, str | None]:
+    """A published report's page and its pictures by path; None for a picture that should not be there."""
+    from benchmarks.report.charts import draw  # a plotting library, which no other command needs
+
+    folder = path.with_suffix("")
+    drawn = {folder / f"{name}.svg": text for name, text in draw(document).items()}
+    left_over = {old: None for old in sorted(folder.glob("*.svg")) if old not in drawn}
+    return {path.with_suffix(".md"): markdown.side_by_side(document, path.stem), **drawn, **left_over}
+
+
+def _fresh(documents: list[Path], published: Path) -> dict[Path, str | None]:
+    """What every document, every page and every picture should hold."""
+    texts: dict[Path, str | None] = {}
+    for path in documents:
+        if not path.is_file():
+            raise UserError(
+                "there is no such document",
+                seen=path,
+                remedy="Run from the project's root, or name it: --readme",
+            )
+        texts[path] = render(path.read_text(encoding="utf-8"), published)
+    for path in sorted(published.glob("*.json")):
+        if kind := KINDS.get(path.stem.partition(".")[2]):
+            texts[path.with_suffix(".md")] = kind.page(kind.read(path))
+        else:
+            texts |= _page(path, read_side_by_side(path))
+    return texts

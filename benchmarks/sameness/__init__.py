@@ -1,0 +1,1 @@
+"""Whether a variant is still the same classifier."""

@@ -1,0 +1,217 @@
+"""How a variant's answers differ from fp32's on the same texts: labels, scores, ranking, and in which slices.
+
+Covers agreement, flips by direction with exact intervals, score differences, the drops in macro-F1, AUROC
+and average precision with paired intervals, slices by length, and which texts flipped (by number: no text is
+in a report). A text flips where its label is another, or any of its independent labels. Texts without labels
+count for agreement and flips. Leaves out the verdict (`noninferiority`) and quality taken by itself
+(`quality`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.sameness.noninferiority import ALPHA, Drop
+from benchmarks.sameness.scores import Scores
+from benchmarks.samples import by_length
+from handler.artifact import Artifact
+from handler.predictor import decide
+from training.data.splits import Split
+from training.measures.statistics import (
+    compare_ranking,
+    macro_f1,
+    macro_f1_of_labels,
+    mcnemar,
+    outcomes,
+    rate_interval,
+    same_labels,
+)
+
+MOST_FLIPPED = 200  # of one variant and split
+NONE = "(none)"  # of the independent labels
+
+
+def parity(
+    artifact: Artifact,
+    scores: Scores,
+    reference: Artifact,
+    reference_scores: Scores,
+    labelled: Mapping[str, Split],
+    tokens: Mapping[str, np.ndarray],
+    is_reference: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """By split: how `scores` differ from fp32's; what needs labels only for the `labelled` splits."""
+    by_split = {}
+    for name, values in scores.items():
+        theirs = reference_scores[name]
+        difference = np.abs(values - theirs).max(axis=1)
+        given, wanted = decided(artifact, values), decided(reference, theirs)
+        truth = labelled[name].labels if name in labelled else None
+        counts = flips(wanted, given, artifact.labels)
+        same = same_labels(given, wanted)
+        by_split[name] = {
+            "n": len(values),
+            "label_agreement": float(same.mean()),
+            "flips": counts,
+            "flip_rates": flip_rates({"any": int((~same).sum()), **counts}, len(values)),
+            "max_prob_diff": float(difference.max()),
+            "mean_prob_diff": float(difference.mean()),
+            "macro_f1_drop": None,
+            "slices": slices(tokens[name], truth, wanted, given, len(artifact.labels)),
+        }
+        if truth is not None:
+            counted = counts_of(truth, wanted, given, len(artifact.labels))
+            found = Drop.of(counted, len(artifact.labels))
+            assert found is not None
+            by_split[name]["macro_f1_drop"] = drop(found, truth, wanted, given, is_reference)
+            by_split[name] |= counted
+            by_split[name] |= ranking_drops(truth, theirs, values, artifact.positive)
+    return by_split
+
+
+def decided(artifact: Artifact, scores: np.ndarray) -> np.ndarray:
+    """Label indices by the artifact's own thresholds, or independent labels, 0 and 1, [texts, labels]."""
+    return decide(scores, artifact.labels, artifact.meta["thresholds"], artifact.multi_label)
+
+
+def counts_of(truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, labels: int) -> dict[str, Any]:
+    """What a verdict at any margin needs: `cells`, texts by (truth, fp32's label, the variant's), the last
+    running fastest; of independent labels `kinds`, as `noninferiority.drop_of_labels` has them."""
+    if truth.ndim == 1:
+        cells = np.bincount((truth * labels + reference) * labels + candidate, minlength=labels**3)
+        return {"cells": cells.tolist()}
+    kinds, counts = outcomes(truth, reference, candidate)
+    return {
+        "kinds": {"".join(map(str, kind)): count for kind, count in zip(kinds, counts.tolist(), strict=True)}
+    }
+
+
+def flips(reference: np.ndarray, candidate: np.ndarray, labels: Sequence[str]) -> dict[str, int]:
+    """Texts by direction, such as `{"hate -> not-hate": 3, "not-hate -> hate": 1}`; of independent labels,
+    such as `{"insult -> no insult": 3, …}`, in which a text may count several times."""
+    if reference.ndim == 2:
+        return {
+            f"{before} -> {after}": int(((reference[:, place] == was) & (candidate[:, place] != was)).sum())
+            for place, label in enumerate(labels)
+            for was, before, after in ((1, label, f"no {label}"), (0, f"no {label}", label))
+        }
+    return {
+        f"{before} -> {after}": int(((reference == row) & (candidate == column)).sum())
+        for row, before in enumerate(labels)
+        for column, after in enumerate(labels)
+        if row != column
+    }
+
+
+def flip_rates(counts: Mapping[str, int], n: int) -> dict[str, dict[str, float]]:
+    """Share of all texts that flipped, at all and by direction, with exact 95 % intervals."""
+    found = {}
+    for name, count in counts.items():
+        low, high = rate_interval(count, n)
+        found[name] = {"n": count, "rate": count / n, "low": low, "high": high}
+    return found
+
+
+def drop(
+    found: Drop, truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, is_reference: bool
+) -> dict[str, float]:
+    """fp32's macro-F1 minus the variant's on the same texts, with its interval, and McNemar's p-value."""
+    theirs, ours = same_labels(reference, truth), same_labels(candidate, truth)
+    return {
+        "drop": found.drop,
+        # Of fp32 itself the drop is known: an interval is of what is not.
+        "low": 0.0 if is_reference else found.low,
+        "high": 0.0 if is_reference else found.high,
+        "confidence": 1 - 2 * ALPHA,
+        "mcnemar_p": mcnemar(int((theirs & ~ours).sum()), int((ours & ~theirs).sum())),
+    }
+
+
+def ranking_drops(
+    truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, positive: int | None
+) -> dict[str, Any]:
+    """`auroc_drop` and `average_precision_drop` of the positive one of two labels, or of the mean over
+    independent ones; None for more labels that exclude each other."""
+    if truth.ndim == 2:
+        found = compare_ranking(truth, reference, candidate)
+    elif reference.shape[1] == 2 and positive is not None:
+        found = compare_ranking(truth == positive, reference[:, positive], candidate[:, positive])
+    else:
+        return {"auroc_drop": None, "average_precision_drop": None}
+    return {f"{name}_drop": one and vars(one) for name, one in found.items()}
+
+
+def slices(
+    tokens: np.ndarray, truth: np.ndarray | None, reference: np.ndarray, candidate: np.ndarray, labels: int
+) -> list[dict[str, Any]]:
+    """Agreement and both macro-F1s by length in tokens."""
+    found = []
+    for end, rows in by_length(tokens).items():
+        ours, theirs = (
+            None if truth is None else _macro_f1(truth[rows], given[rows], labels)
+            for given in (candidate, reference)
+        )
+        found.append(
+            {
+                "up_to": end,
+                "n": len(rows),
+                "label_agreement": float(same_labels(reference[rows], candidate[rows]).mean()),
+                "macro_f1": ours,
+                "reference_macro_f1": theirs,
+            }
+        )
+    return found
+
+
+def _macro_f1(truth: np.ndarray, given: np.ndarray, labels: int) -> float | None:
+    """None where a label is absent: the mean would be over other labels than in the slices beside it."""
+    if truth.ndim == 2:
+        return macro_f1_of_labels(truth, given) if truth.any(axis=0).all() else None
+    if len(np.unique(truth)) < labels:
+        return None
+    confusion = np.bincount(truth * labels + given, minlength=labels**2).reshape(1, labels, labels)
+    return float(macro_f1(confusion)[0])
+
+
+def flipped(
+    artifact: Artifact,
+    scores: Scores,
+    reference: Artifact,
+    reference_scores: Scores,
+    labelled: Mapping[str, Split],
+    tokens: Mapping[str, np.ndarray],
+) -> list[dict[str, Any]]:
+    """The texts whose label is not fp32's, by split and place among those scored; farthest moved first. The
+    scores told are those of the positive label, or else of the one that moved the farthest."""
+    found = []
+    for name, values in scores.items():
+        theirs = reference_scores[name]
+        given, wanted = decided(artifact, values), decided(reference, theirs)
+        rows = np.flatnonzero(~same_labels(given, wanted))
+        moved = np.abs(values[rows] - theirs[rows]).max(axis=1)
+        for row in rows[np.argsort(-moved, kind="stable")][:MOST_FLIPPED].tolist():
+            truth = _words(artifact, labelled[name].labels[row]) if name in labelled else None
+            moved_most = int(np.abs(values[row] - theirs[row]).argmax())
+            told = moved_most if artifact.positive is None else artifact.positive
+            found.append(
+                {
+                    "split": name,
+                    "row": row,
+                    "tokens": int(tokens[name][row]),
+                    "truth": truth,
+                    "before": _words(artifact, wanted[row]),
+                    "after": _words(artifact, given[row]),
+                    "score_before": float(theirs[row, told]),
+                    "score_after": float(values[row, told]),
+                }
+            )
+    return found
+
+
+def _words(artifact: Artifact, decision: np.ndarray) -> str:
+    """The label, or all of the independent ones that are held."""
+    if not artifact.multi_label:
+        return artifact.labels[int(decision)]
+    held = [label for label, holds in zip(artifact.labels, decision, strict=True) if holds]
+    return ", ".join(held) or NONE

@@ -1,0 +1,125 @@
+"""Do the verdicts keep their promises? Counted over simulated pairs of classifiers whose true drop is known.
+
+A pair is a table of shares: how often fp32 is right, and how often the variant alone is right or wrong where
+the other is not. Texts are drawn from it, judged as a run judges them, and the verdicts counted: a variant
+whose true drop is the margin must not pass in more than 2.5 % of cases, and one that is far worse must fail.
+Cases share their seeds. Leaves out classifiers (`tests/benchmarks` damages real ones) and Holm's correction,
+which only makes errors rarer.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jsonschema
+import numpy as np
+from scipy.optimize import brentq
+from tabulate import tabulate
+
+from benchmarks.sameness.noninferiority import MARGIN, drop_of, judge
+from training.measures.statistics import macro_f1_drop, rate_interval
+
+ACCURACY = 0.77  # fp32's, as on TweetEval's validation texts
+HATE = 0.42  # share of texts, likewise
+TEXTS = (200, 500, 1800, 5000)
+HELPED = (0.0, 0.005, 0.02)  # share of all texts that the variant alone gets right
+DROPS = {"none": 0.0, "half the margin": 0.5, "the margin": 1.0, "twice": 2.0, "five times": 5.0}
+RESAMPLES = 2000
+VERDICTS = ("pass", "fail", "inconclusive")
+SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+DOCUMENT = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["drop", "helped", "texts", "seeds", *VERDICTS],
+        "properties": {
+            "drop": {"enum": list(DROPS)},
+            "helped": SHARE,
+            "texts": {"type": "integer", "minimum": 1},
+            "seeds": {"type": "integer", "minimum": 1},
+            **dict.fromkeys(VERDICTS, SHARE),
+        },
+        "additionalProperties": False,
+    },
+}
+
+
+def population(drop: float, helped: float) -> np.ndarray:
+    """Shares `[truth, fp32, variant]` at which macro-F1 drops by exactly `drop`, while `helped` of all texts
+    are got right by the variant alone."""
+
+    def excess(harmed: float) -> float:
+        return float(macro_f1_drop(_shares(harmed, helped), 2)[0] - drop)
+
+    shares = _shares(brentq(excess, 0, ACCURACY), helped)
+    return shares / shares.sum()
+
+
+def _shares(harmed: float, helped: float) -> np.ndarray:
+    """As many of each label's texts, in proportion, are harmed and helped."""
+    shares = np.zeros((2, 2, 2))
+    for right, wrong, of_label in ((0, 1, 1 - HATE), (1, 0, HATE)):
+        shares[right, right, right], shares[right, right, wrong] = ACCURACY - harmed, harmed
+        shares[right, wrong, wrong], shares[right, wrong, right] = 1 - ACCURACY - helped, helped
+        shares[right] *= of_label
+    return shares
+
+
+def count(seeds: int, tick: Callable[[], object], margin: float = MARGIN) -> list[dict[str, Any]]:
+    """`{drop, helped, texts, seeds, pass, fail, inconclusive}` for every case, verdicts as shares."""
+    found = []
+    for words, factor in DROPS.items():
+        for helped in HELPED:
+            shares = population(factor * margin, helped)
+            for texts in TEXTS:
+                verdicts: Counter[str] = Counter()
+                for seed in range(seeds):
+                    drawn = np.random.default_rng(seed).multinomial(texts, shares.ravel())
+                    one = drop_of(drawn, 2, RESAMPLES)
+                    verdicts[judge({"it": one}, margin)["it"]["verdict"]] += 1
+                    tick()
+                found.append(
+                    {"drop": words, "helped": helped, "texts": texts, "seeds": seeds}
+                    | {verdict: verdicts[verdict] / seeds for verdict in VERDICTS}
+                )
+    return found
+
+
+def validate(document: Any) -> None:
+    """Raises `jsonschema.ValidationError` for what `count` did not make."""
+    jsonschema.validate(document, DOCUMENT)
+
+
+def cases() -> int:
+    return len(DROPS) * len(HELPED) * len(TEXTS)
+
+
+def table(counted: Sequence[dict[str, Any]]) -> str:
+    """The counts as Markdown: a row for each true drop and number of texts."""
+    rows = []
+    for words in DROPS:
+        for texts in TEXTS:
+            same = [one for one in counted if one["drop"] == words and one["texts"] == texts]
+            cells = [" / ".join(f"{one[verdict]:.1%}" for one in same) for verdict in VERDICTS]
+            rows.append([words, f"{texts:,}", *cells])
+    heads = ["true drop", "texts", "pass", "fail", "inconclusive"]
+    return tabulate(rows, heads, "github", disable_numparse=True)
+
+
+def note(counted: Sequence[dict[str, Any]]) -> str:
+    """How the table is to be read."""
+    seeds, helped = counted[0]["seeds"], ", ".join(f"{one:.1%}" for one in HELPED)
+    low, high = rate_interval(round(0.025 * seeds), seeds)
+    return (
+        f"Of {seeds:,} simulated runs each, margin {MARGIN:g} of macro-F1, fp32 right on {ACCURACY:.0%} of "
+        f"texts. The three figures are for variants that alone get {helped} of the texts right, beside those "
+        "that they alone get wrong: the more they differ, the harder the proof. With a true drop of the "
+        f"margin, pass and fail are both errors, promised at 2.5 % each; {low:.1%} to {high:.1%} is what so "
+        "many runs may show of that by chance."
+    )
+
+
+def page(counted: Sequence[dict[str, Any]]) -> str:
+    """All of it as a Markdown page."""
+    return f"# How often the verdicts are wrong\n\n{table(counted)}\n\n{note(counted)}\n"

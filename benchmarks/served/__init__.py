@@ -1,0 +1,1 @@
+"""Variants measured through servers."""

@@ -1,0 +1,237 @@
+"""Behind HTTP, beside the app and what others would serve: every server up at once, loaded in turns.
+
+Covers one text a request in closed loops (requests per second, latency, their ratios), the first answers
+after the start and of each length, requests of many texts against the same Predictor in process, what
+TorchServe costs beyond the model, and start-up and resident memory of every variant above a worker without a
+model. A turn is a few seconds long and all take turns in every round, so that what drifts hits all alike.
+Client and servers share the cores. Leaves out scores (`served`) and arrivals that do not wait.
+"""
+
+import json
+import tempfile
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+
+from benchmarks import environment
+from benchmarks.baselines.servers import example_server, fastapi_server, rival_archive
+from benchmarks.names import APP, BARE, EXAMPLE, FASTAPI
+from benchmarks.profiles import MANY_TEXTS
+from benchmarks.progress import Step
+from benchmarks.served.run import Running, as_bodies, as_lists, describe, serve, serve_app
+from benchmarks.served.torchserve_metrics import read_counters
+from common.proxies import open_url
+from deploy.tuning.load import Load, closed_loop
+from handler.artifact import unpacked
+from handler.predictor import Predictor
+
+SCHEMA = 1
+SCHEMA_FILE = Path(__file__).with_name("head_to_head.schema.json")
+CONCURRENCIES = (1, 8, 32)
+FIRST_ANSWERS = 20
+WARM_S = 0.5
+
+
+def measure(
+    archives: Mapping[str, Path],
+    checkpoint: Path,
+    texts: Sequence[str],
+    rounds: int,
+    seconds: float,
+    step: Step,
+) -> dict[str, Any]:
+    """The document: the first of `archives` against the rivals, and start-up and memory of all of them."""
+    ours, load = next(iter(archives)), environment.load_average()
+    with tempfile.TemporaryDirectory(prefix="head-to-head-") as scratch:
+        folder = Path(scratch)
+        bare = rival_archive(BARE, "bare_handler.py", None, folder)
+        starts = {}
+        for name, archive in {BARE: bare, **archives}.items():
+            with step(f"start of {name}"), serve(archive) as running:
+                starts[name] = _start(running, archive, texts[0])
+        predictor = Predictor(unpacked(archives[ours], folder))
+        predictor.warm()
+        with ExitStack() as servers:
+            us = servers.enter_context(serve(archives[ours]))
+            nothing = servers.enter_context(serve(bare))
+            contestants = {
+                ours: us,
+                APP: servers.enter_context(serve_app(archives[ours])),
+                EXAMPLE: servers.enter_context(example_server(checkpoint)),
+                FASTAPI: servers.enter_context(fastapi_server(checkpoint)),
+            }
+            with step("first answers"):
+                first = {name: first_answers(one.predictions, texts) for name, one in contestants.items()}
+            turns = Turns(rounds, seconds, step)
+            loads = turns.closed_loops(contestants, texts)
+            many = turns.many(us, predictor, texts)
+            cost = turns.cost(us, nothing, predictor, texts[0])
+    document = {
+        "schema": SCHEMA,
+        "ours": ours,
+        "machine": environment.fingerprint(),
+        "commit": environment.commit(),
+        "load_average_before": load,
+        "rounds": rounds,
+        "seconds": seconds,
+        "loads": loads,
+        "first": first,
+        "many": many,
+        "cost": cost,
+        "starts": starts,
+    }
+    validate(document)
+    return document
+
+
+def validate(document: Any) -> None:
+    """Raises `jsonschema.ValidationError` for what is no head-to-head document."""
+    jsonschema.validate(document, json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
+
+
+def steps(archives: int, rounds: int, seconds: float) -> dict[str, tuple[int, float]]:
+    """The steps of `measure` for the progress bar: how many of each kind, and the seconds of one."""
+    return {
+        "start": (archives + 1, 8),
+        "first": (1, 60),
+        "concurrency": (rounds * len(CONCURRENCIES) * 4, seconds + WARM_S),
+        "many": (rounds, 3 * seconds),
+        "cost": (rounds, 3 * seconds),
+    }
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Measurements that take turns: `rounds` of them, each of `seconds`."""
+
+    rounds: int
+    seconds: float
+    step: Step
+
+    def closed_loops(self, contestants: Mapping[str, Running], texts: Sequence[str]) -> list[dict[str, Any]]:
+        """By concurrency: each server's latencies and rate, and ours (the first) over theirs in the same
+        rounds."""
+        bodies, names = as_bodies(texts), list(contestants)
+        loads: dict[int, dict[str, list[Load]]] = {level: {} for level in CONCURRENCIES}
+        for turn in range(self.rounds):
+            order = np.random.default_rng(turn).permutation(len(names))
+            for level, by_name in loads.items():
+                for name in (names[place] for place in order):
+                    with self.step(f"concurrency {level}: {name}"):
+                        load = closed_loop(contestants[name].predictions, bodies, level, self.seconds, WARM_S)
+                    by_name.setdefault(name, []).append(load)
+        return [
+            {"concurrency": level, "servers": _levels(names[0], by_name)} for level, by_name in loads.items()
+        ]
+
+    def many(self, us: Running, predictor: Predictor, texts: Sequence[str]) -> dict[str, Any]:
+        """Requests of `MANY_TEXTS`, one at a time and four at a time, beside the Predictor in process."""
+        lists = [list(texts[start : start + MANY_TEXTS]) for start in range(0, len(texts), MANY_TEXTS)]
+        lists = [part for part in lists if len(part) == MANY_TEXTS]
+        bodies = as_lists(texts)
+        rates: dict[str, list[float]] = {"in process": [], "http, 1 client": [], "http, 4 clients": []}
+        for _ in range(self.rounds):
+            with self.step("many texts in one request"):
+                rates["in process"].append(MANY_TEXTS * _in_process(predictor, lists, self.seconds))
+                for clients, key in ((1, "http, 1 client"), (4, "http, 4 clients")):
+                    load = closed_loop(us.predictions, bodies, clients, self.seconds, WARM_S)
+                    rates[key].append(MANY_TEXTS * load.requests_per_second)
+        inside = rates["in process"]
+        return {
+            "texts_per_second": {key: float(np.median(values)) for key, values in rates.items()},
+            "share": {key: _range(np.divide(values, inside)) for key, values in rates.items()},
+        }
+
+    def cost(self, us: Running, nothing: Running, predictor: Predictor, text: str) -> dict[str, Any]:
+        """Where the time of one lone request goes, in milliseconds: the same text again and again."""
+        found: dict[str, list[float]] = {"http": [], "handler": [], "predictor": [], "bare": []}
+        for _ in range(self.rounds):
+            with self.step("cost of a request"):
+                found["predictor"].append(1000 / _in_process(predictor, [[text]], self.seconds))
+                before = counters(us)
+                load = closed_loop(us.predictions, as_bodies([text]), 1, self.seconds, 0)
+                spent = [after - start for start, after in zip(before, counters(us), strict=True)]
+                found["http"].append(float(np.median(load.latencies_ms)))
+                found["handler"].append(1000 * spent[0] / spent[1])
+                load = closed_loop(nothing.predictions, as_bodies([text]), 1, self.seconds, WARM_S)
+                found["bare"].append(float(np.median(load.latencies_ms)))
+        return {key: _range(values) for key, values in found.items()}
+
+
+def first_answers(url: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Milliseconds of the first answer and of later ones to the same text, then of each new length.
+
+    Lengths rise by words of the real texts; `later` is the median of three more of the same.
+    """
+    first, *later = (_ask(url, texts[0]) for _ in range(FIRST_ANSWERS))
+    words = " ".join(texts).split()
+    lengths = []
+    for count in range(1, 100, 3):
+        text = " ".join(words[count : 2 * count])
+        new, *again = (_ask(url, text) for _ in range(4))
+        lengths.append((new, float(np.median(again))))
+    return {
+        "first_ms": first,
+        "later_p50_ms": float(np.median(later)),
+        "new_length_worst_ms": max(new for new, _ in lengths),
+        "known_length_worst_ms": max(again for _, again in lengths),
+        "new_by_known_p50": float(np.median([new / again for new, again in lengths])),
+    }
+
+
+def counters(running: Running) -> tuple[float, float]:
+    """Seconds in the handler and requests so far, as Prometheus would read them."""
+    assert running.metrics is not None
+    time.sleep(2.5)  # the worker hands its sums over once a second
+    found = read_counters(running.metrics)
+    return found.get("classifier_handler_seconds", 0.0), found.get("classifier_requests", 0.0)
+
+
+def _start(running: Running, archive: Path, text: str) -> dict[str, float]:
+    _ask(running.predictions, text)
+    return {
+        "ready_s": running.ready_s,
+        "archive_mb": archive.stat().st_size / 1e6,
+        "worker_rss_mb": running.worker.memory_info().rss / 1e6,
+    }
+
+
+def _levels(ours: str, by_name: Mapping[str, list[Load]]) -> list[dict[str, Any]]:
+    found = []
+    for name, loads in by_name.items():
+        pairs = zip(by_name[ours], loads, strict=True)
+        # A server that answered nothing in a turn is given one answer, so that the run is not lost.
+        ratios = [a.requests_per_second / max(b.requests_per_second, 1 / b.seconds) for a, b in pairs]
+        found.append({"name": name, **describe(loads), "ours_by_theirs": _range(ratios)})
+    return found
+
+
+def _range(values: Sequence[float] | np.ndarray) -> dict[str, float]:
+    """Median, least and most: of so few rounds an interval would pretend."""
+    return {"median": float(np.median(values)), "least": float(np.min(values)), "most": float(np.max(values))}
+
+
+def _in_process(predictor: Predictor, lists: Sequence[Sequence[str]], seconds: float) -> float:
+    """Lists a second, from strings to answers as JSON."""
+    calls, begun = 0, time.perf_counter()
+    while (taken := time.perf_counter() - begun) < seconds:
+        part = lists[calls % len(lists)]
+        json.dumps([predictor.answer(prediction) for prediction in predictor.predict(part)])
+        calls += 1
+    return calls / taken
+
+
+def _ask(url: str, text: str) -> float:
+    """Milliseconds of one request on a connection of its own."""
+    request = urllib.request.Request(url, as_bodies([text])[0], {"Content-Type": "application/json"})
+    begun = time.perf_counter()
+    with open_url(request, 60) as response:
+        response.read()
+    return 1000 * (time.perf_counter() - begun)

@@ -1,0 +1,265 @@
+"""`python -m benchmarks overload`: what a server does with more than it can do, and when a worker dies.
+
+Covers a load of arrivals that do not wait, at `--factor` times the rate that waiting clients reach: how long
+what was accepted took, against the bound that the queue gives; how soon what was not was refused; memory
+before, at most and after; and whether the server answers afterwards as it did before. Then a worker of two
+is killed under a quarter of that rate: which requests failed, and whether it comes back. Client and server
+share the cores. Leaves out networks and slow clients.
+"""
+
+import argparse
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from tabulate import tabulate
+
+from benchmarks.served.open_loop import Arrivals, open_loop
+from benchmarks.served.run import as_bodies
+from common.commands import emit, say
+from common.torchserve import model_config, read_config
+from deploy.torchserve.server import CONFIG, is_healthy, private_server
+from deploy.tuning.load import closed_loop
+from deploy.tuning.sample import sample
+from deploy.tuning.tune import repacked, settings_of
+from handler.machine import available_cpus
+
+CLIENTS = 64  # more than two batches, so that the worker never waits
+SATURATE_S = 5.0
+SETTLE_S = 3.0  # of the load, before memory counts as that of a server at work
+QUIET_S = 2.0
+MEMORY_EVERY_S = 0.5
+# Of saturation, while a worker is killed. The other has half of the threads, and shares these with the start
+# of a new one for ten seconds: at half of saturation the queue filled up, and refusals hid what the kill
+# had cost.
+KILL_SHARE = 0.25
+
+
+@dataclass
+class Memory:
+    """Resident MiB of a server's processes, sampled while something happens; `times_s` count from `begun_s`,
+    a moment of `time.monotonic`."""
+
+    times_s: list[float] = field(default_factory=list)
+    mb: list[float] = field(default_factory=list)
+    begun_s: float = field(default_factory=time.monotonic)
+
+    def since(self, moment_s: float) -> list[float]:
+        """What was sampled from a moment of `time.monotonic` on."""
+        first_s = moment_s - self.begun_s
+        return [mb for at_s, mb in zip(self.times_s, self.mb, strict=True) if at_s >= first_s]
+
+    def growth_mb(self, settle_s: float = SETTLE_S) -> float:
+        """From the first quarter of the time (once it has settled) to the last, medians of both."""
+        kept = [mb for at, mb in zip(self.times_s, self.mb, strict=True) if at >= settle_s]
+        quarter = max(1, len(kept) // 4)
+        return float(np.median(kept[-quarter:]) - np.median(kept[:quarter])) if kept else 0.0
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Exit status 1 where the server did not do what it should."""
+    bodies = as_bodies(sample(arguments.archive, arguments.texts))
+    flood = measure_flood(arguments.archive, bodies, arguments.factor, arguments.seconds)
+    killed = measure_kill(arguments.archive, bodies, flood["saturation_rps"], arguments.seconds / 2)
+    result = {"cpus": available_cpus(), "flood": flood, "worker_killed": killed}
+    say(table(result))
+    objections = judge(result)
+    for objection in objections:
+        say(f"NOT AS IT SHOULD BE: {objection}")
+    emit(result | {"objections": objections})
+    return int(bool(objections))
+
+
+def measure_flood(archive: Path, bodies: Sequence[bytes], factor: float, seconds: float) -> dict[str, Any]:
+    """Saturation, the flood, and the same clients as at first once more."""
+    config = read_config(CONFIG)
+    said = model_config(archive)
+    queue = int(said.get("jobQueueSize") or config["job_queue_size"])
+    with private_server(archive) as server:
+        before = closed_loop(server.predictions, bodies, CLIENTS, SATURATE_S, 1.0)
+        rate = before.requests_per_second
+        say(f"{rate:.0f} requests a second at {CLIENTS} clients; offering {factor:g} times that")
+        with watched(server) as memory:
+            flood = open_loop(server.predictions, bodies, factor * rate, seconds, seed=0)
+        time.sleep(QUIET_S)
+        healthy = is_healthy(server.inference_port)
+        after = closed_loop(server.predictions, bodies, CLIENTS, SATURATE_S, 1.0)
+    answered = [one for one in flood.latencies_ms if one is not None]
+    reached = len(answered) / seconds
+    # Whoever is accepted has the whole queue before it, a batch in the worker's hands and one on its way out.
+    most_ahead = queue + 2 * said["batchSize"]
+    return {
+        "saturation_rps": rate,
+        "offered_rps": flood.offered_rps,
+        "seconds": seconds,
+        "queue": queue,
+        "answered_rps": reached,
+        "answered_p50_ms": _percentile(answered, 50),
+        "answered_p99_ms": _percentile(answered, 99),
+        "ahead_p99": _percentile(ahead(flood), 99),
+        "ahead_bound": most_ahead,
+        "bound_ms": 1000 * most_ahead / reached if reached else None,  # at the mean rate
+        "refused": sum(flood.errors.values()),
+        "refused_by": flood.errors,
+        "refused_p50_ms": _percentile(flood.failed_ms, 50),
+        "refused_p99_ms": _percentile(flood.failed_ms, 99),
+        "late_p99_ms": _percentile(flood.late_ms, 99),
+        "memory_mb": {"start": memory.mb[0], "most": max(memory.mb), "end": memory.mb[-1]},
+        "memory_growth_mb": memory.growth_mb(),
+        "healthy_after": healthy,
+        "rps_after": after.requests_per_second,
+        "errors_after": dict(after.errors),
+    }
+
+
+def measure_kill(
+    archive: Path, bodies: Sequence[bytes], saturation_rps: float, seconds: float
+) -> dict[str, Any]:
+    """One worker of two dies a third into the load."""
+    settings = replace(settings_of(archive, read_config(CONFIG)), workers=2, threads=1)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overload-")))
+        server = stack.enter_context(private_server(repacked(archive, settings, folder)))
+        workers = server.workers()
+        killer = threading.Timer(seconds / 3, workers[0].send_signal, [signal.SIGKILL])
+        killer.start()
+        load = open_loop(server.predictions, bodies, KILL_SHARE * saturation_rps, seconds, seed=1)
+        killer.join()
+        deadline = time.monotonic() + 60
+        while len(found := server.workers()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        after = closed_loop(server.predictions, bodies, CLIENTS, QUIET_S, 0.5)
+    return {
+        "offered_rps": load.offered_rps,
+        "seconds": seconds,
+        "killed_at_s": seconds / 3,
+        "batch_size": settings.batch_size,
+        "failed": sum(load.errors.values()),
+        "failed_by": load.errors,
+        "failed_due_s": _failed_due(load),
+        "answered_p99_ms": _percentile([one for one in load.latencies_ms if one is not None], 99),
+        "is_back": len(found) == 2 and workers[0].pid not in {one.pid for one in found},
+        "errors_after": dict(after.errors),
+    }
+
+
+def judge(result: dict[str, Any]) -> list[str]:
+    """What a server under too much load must do, and did not; empty where it did all."""
+    flood, killed = result["flood"], result["worker_killed"]
+    found = []
+    if not flood["refused"]:
+        found.append("nothing was refused: the load was not too much for it")
+    elif set(flood["refused_by"]) != {"503"}:
+        found.append(f"requests failed otherwise than by being refused: {flood['refused_by']}")
+    if flood["ahead_p99"] is None or flood["ahead_p99"] > flood["ahead_bound"]:
+        found.append("what was accepted waited for more requests than the queue and two batches hold")
+    p50_ms = flood["answered_p50_ms"]
+    if p50_ms is not None and flood["refused"] and flood["refused_p50_ms"] > p50_ms / 5:
+        found.append("to be refused took long")
+    if flood["memory_growth_mb"] > 0.05 * flood["memory_mb"]["start"]:
+        found.append(f"memory grew by {flood['memory_growth_mb']:.0f} MB during the flood")
+    if not flood["healthy_after"] or flood["errors_after"]:
+        found.append("it was not well afterwards")
+    if not killed["is_back"]:
+        found.append("the killed worker did not come back")
+    if killed["failed"] > killed["batch_size"]:
+        found.append(f"{killed['failed']} requests failed with the worker, which held a batch at most")
+    if killed["errors_after"]:
+        found.append("requests failed after the worker was back")
+    return found
+
+
+def table(result: dict[str, Any]) -> str:
+    """For people."""
+    flood, killed = result["flood"], result["worker_killed"]
+    memory = flood["memory_mb"]
+    times = killed["failed_due_s"]
+    due = f", due from {min(times):.2f} to {max(times):.2f} s" if times else ""
+    rows = [
+        ("offered", f"{flood['offered_rps']:.0f} requests/s for {flood['seconds']:.0f} s"),
+        ("answered", f"{flood['answered_rps']:.0f} requests/s"),
+        (
+            "p99 of these",
+            f"{_ms(flood['answered_p99_ms'])}; {flood['ahead_bound']} requests at that rate take "
+            f"{_ms(flood['bound_ms'])}",
+        ),
+        (
+            "ahead of these",
+            f"p99 {_count(flood['ahead_p99'])} requests, {flood['ahead_bound']} at most by the queue",
+        ),
+        ("refused", f"{flood['refused']:,}: {flood['refused_by']}"),
+        ("refused within", f"p50 {_ms(flood['refused_p50_ms'])}, p99 {_ms(flood['refused_p99_ms'])}"),
+        ("memory", f"{memory['start']:.0f} MB, at most {memory['most']:.0f}, at the end {memory['end']:.0f}"),
+        ("afterwards", f"{flood['rps_after']:.0f} requests/s, before {flood['saturation_rps']:.0f}"),
+        (
+            "a worker of two killed",
+            f"at {killed['killed_at_s']:.0f} s of {killed['seconds']:.0f} s, "
+            f"{killed['offered_rps']:.0f} requests/s",
+        ),
+        ("failed with it", f"{killed['failed']}{due}: {killed['failed_by']}"),
+        ("back again", "yes" if killed["is_back"] else "NO"),
+    ]
+    return tabulate(rows, tablefmt="plain")
+
+
+class HasMemory(Protocol):
+    """A server, or several."""
+
+    def resident_mb(self) -> float: ...
+
+
+@contextmanager
+def watched(server: HasMemory) -> Iterator[Memory]:
+    """Its memory, every half second, while the block runs."""
+    memory, is_over = Memory(), threading.Event()
+
+    def look() -> None:
+        while True:
+            memory.times_s.append(time.monotonic() - memory.begun_s)
+            memory.mb.append(server.resident_mb())
+            if is_over.wait(MEMORY_EVERY_S):
+                return
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield memory
+    finally:
+        is_over.set()
+        looking.join()
+
+
+def ahead(load: Arrivals) -> np.ndarray:
+    """Of each request that was answered, how many answers came between its sending and its own: what a bound
+    on the queue bounds, however fast the server is at that moment."""
+    sent = np.array(load.due_s) + np.array(load.late_ms) / 1000
+    took = np.array([np.nan if one is None else one for one in load.latencies_ms], np.float64)
+    done = np.array(load.due_s) + took / 1000
+    kept = ~np.isnan(done)
+    order = np.sort(done[kept])
+    return np.searchsorted(order, done[kept]) - np.searchsorted(order, sent[kept])
+
+
+def _failed_due(load: Arrivals) -> list[float]:
+    """When those requests that failed were due, in seconds."""
+    pairs = zip(load.due_s, load.latencies_ms, strict=True)
+    return [round(due, 3) for due, took in pairs if took is None]
+
+
+def _percentile(values: Sequence[float] | np.ndarray, percent: float) -> float | None:
+    return float(np.percentile(values, percent)) if len(values) else None
+
+
+def _count(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f} ms" if value >= 10 else f"{value:.1f} ms"

@@ -1,0 +1,348 @@
+"""The same variant as a client meets it: through TorchServe, from its archive, on this machine.
+
+Covers a real server per variant (booted, loaded, stopped), one real text per request in closed loops and
+then in open ones at shares of the rate that those reached, requests of many texts, and labelled texts once
+more through `/predictions`, in the very lists that were scored in process: their scores must be the same, or
+the archive does not serve the artifact that was measured. What one pass brings is plain JSON. Leaves out
+generating load (`load`, `arrivals`), tuning the server, and the network: client and server share the cores.
+"""
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, cycle, islice
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from benchmarks.profiles import MANY_CLIENTS, MANY_TEXTS, Profile
+from benchmarks.progress import Step
+from benchmarks.resume_log import ResumeLog
+from benchmarks.sameness.scores import Scores, in_lists, spread
+from benchmarks.samples import LEAST_SAMPLES, percentile
+from benchmarks.served.open_loop import Arrivals, describe_open, open_loop, saturation
+from common.proxies import open_url
+from deploy.torchserve.server import ROOT, free_ports, private_server
+from deploy.tuning.load import MOST_STRETCH, Load, closed_loop
+from handler.artifact import Artifact, archived_artifact
+from handler.errors import UserError
+from training.data.splits import Split
+
+# Served scores have six decimals; two roundings of nearly the same number may be one unit apart.
+ROUNDING = 1e-6 + 1e-9
+READY_S = 300
+
+
+def check_archive(archive: Path, artifact: Artifact) -> None:
+    """Raises `UserError` unless `archive` holds exactly `artifact`."""
+    if archived_artifact(archive).sha256 != artifact.sha256:
+        raise UserError(
+            f"the archive is stale: it does not hold what stands in {artifact.folder}",
+            seen=archive,
+            remedy="Build it again: make package; or measure in process alone: --no-serve",
+        )
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that is up: where it is asked, how long it took to start, its worker process, and the address
+    of its counters, if it has TorchServe's."""
+
+    predictions: str
+    ready_s: float
+    worker: psutil.Process
+    metrics: str | None = None
+
+    def rss_mb(self) -> float:
+        """What the worker holds in memory, and the Java process that started it where there is one."""
+        processes = [self.worker, self.worker.parent()] if self.metrics else [self.worker]
+        return sum(one.memory_info().rss for one in processes if one) / 1e6
+
+
+@contextmanager
+def serve(archive: Path) -> Iterator[Running]:
+    """TorchServe on `archive`, ready to answer."""
+    begun = time.perf_counter()
+    with private_server(archive) as server:
+        ready_s = time.perf_counter() - begun
+        yield Running(server.predictions, ready_s, server.worker(), server.metrics)
+
+
+@contextmanager
+def serve_app(archive: Path) -> Iterator[Running]:
+    """The project's own app on `archive`, on a free port of loopback."""
+    (port,) = free_ports(1)
+    command = ["-m", "deploy", "app", "--archive", str(archive.resolve()), "--port", str(port)]
+    with launched(command, port, "/ready", "/predictions/hate", os.environ) as running:
+        yield running
+
+
+@contextmanager
+def launched(
+    command: Sequence[str], port: int, ready: str, predictions: str, environment: Mapping[str, str]
+) -> Iterator[Running]:
+    """A server that `python …` starts, from when its path `ready` answers 200 until it has ended."""
+    begun, root = time.perf_counter(), f"http://127.0.0.1:{port}"
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment)
+    try:
+        while not _answers(root + ready):
+            if process.poll() is not None or time.perf_counter() - begun > READY_S:
+                raise UserError("uvicorn did not start", remedy="pip install '.[app]'")
+            time.sleep(0.05)
+        yield Running(root + predictions, time.perf_counter() - begun, psutil.Process(process.pid))
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:  # it works off what it was asked before it goes
+            process.kill()
+            process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with open_url(url, 5):
+            return True
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+class Served:
+    """What was measured of one variant behind the server. Passes add up, whether just made or read back;
+    with the first that went wrong it is over."""
+
+    def __init__(self) -> None:
+        self.loads: dict[int, list[Load]] = {}
+        self.many: list[Load] = []
+        self.opens: dict[float, list[Arrivals]] = {}
+        self.scores: Scores = {}
+        self.ready_s: list[float] = []
+        self.rss_mb: list[float] = []
+        self.error: str | None = None
+
+    def add(self, outcome: Mapping[str, Any]) -> None:
+        """Take in what `one_pass` returned."""
+        for load in outcome["loads"]:
+            self.loads.setdefault(load["concurrency"], []).append(Load(**load))
+        self.many += [Load(**load) for load in outcome["many"]]
+        for level in outcome["opens"]:
+            self.opens.setdefault(level["offered_rps"], []).append(Arrivals(**level))
+        for split, scores in outcome["scores"].items():
+            self.scores[split] = np.array(scores, np.float64)
+        if outcome["ready_s"] is not None:
+            self.ready_s.append(outcome["ready_s"])
+        if outcome["rss_mb"] is not None:
+            self.rss_mb.append(outcome["rss_mb"])
+        self.error = self.error or outcome["error"]
+
+    @property
+    def rates(self) -> list[float]:
+        """The rates of open load so far: later passes repeat them, so that passes can be pooled."""
+        return sorted(self.opens)
+
+    def record(self) -> list[dict[str, Any]]:
+        """The report's `served` list: one entry per concurrency, all passes together."""
+        return [describe(loads) for _, loads in sorted(self.loads.items())]
+
+    def many_record(self, in_process: float) -> dict[str, Any] | None:
+        """The report's `many`: texts per second of requests of `MANY_TEXTS`, and the share that they are of
+        those `in_process`; None where there were none."""
+        if not self.many:
+            return None
+        found = describe(self.many)
+        rate = MANY_TEXTS * found["requests_per_second"]
+        kept = ("concurrency", "passes", "requests", "p50_ms", "errors")
+        return {
+            "texts": MANY_TEXTS,
+            **{key: found[key] for key in kept},
+            "texts_per_second": rate,
+            "share_of_in_process": rate / in_process,
+        }
+
+    def open_record(self, objective_p99_ms: float) -> list[dict[str, Any]]:
+        """The report's `open` list: one entry per offered rate, all passes together."""
+        return [describe_open(passes, objective_p99_ms) for _, passes in sorted(self.opens.items())]
+
+    def saturation(self) -> dict[str, float | None] | None:
+        """The report's `saturation`."""
+        return saturation([level["requests_per_second"] for level in self.record()], self.opens)
+
+
+def measure_served(
+    archives: Mapping[str, Path],
+    artifacts: Mapping[str, Artifact],
+    texts: Sequence[str],
+    splits: Mapping[str, Split],
+    profile: Profile,
+    step: Step,
+    resume_log: ResumeLog,
+) -> dict[str, Served]:
+    """Every archive in turn, `profile.passes` times round robin. What fails is recorded, others go on."""
+    bodies, many = as_bodies(texts), as_lists(texts)
+    measured = {name: Served() for name in archives}
+    for turn in range(profile.passes):
+        scored = splits if turn == 0 else {}
+        for name, archive in archives.items():
+            served = measured[name]
+            with step(f"serving {name}"):
+                if not served.error:
+                    server, labels = serve(archive), artifacts[name].labels
+                    asked = partial(one_pass, server, labels, bodies, scored, profile, served.rates, many)
+                    served.add(resume_log.once(f"pass {turn} of {name}", asked))
+    return measured
+
+
+def as_bodies(texts: Sequence[str]) -> list[bytes]:
+    """A request for each text."""
+    return [json.dumps({"text": text}).encode() for text in texts]
+
+
+def as_lists(texts: Sequence[str]) -> list[bytes]:
+    """Requests of `MANY_TEXTS` texts each, the texts over and over where they are fewer; what fills none is
+    left out."""
+    held = list(islice(cycle(texts), max(len(texts), MANY_TEXTS)))
+    starts = range(0, len(held) - MANY_TEXTS + 1, MANY_TEXTS)
+    return [json.dumps({"texts": held[start : start + MANY_TEXTS]}).encode() for start in starts]
+
+
+def one_pass(
+    server: AbstractContextManager[Running],
+    labels: Sequence[str],
+    bodies: Sequence[bytes],
+    splits: Mapping[str, Split],
+    profile: Profile,
+    rates: Sequence[float] = (),
+    many: Sequence[bytes] = (),
+) -> dict[str, Any]:
+    """One server from start to stop: closed loops, open ones, requests of `many` texts (none: that is
+    left out), scores of `splits`. `rates` are those of an earlier pass; without them they follow from this
+    one's closed loops.
+
+    It returns plain JSON, which `Served.add` takes: `ready_s` (None: it did not start), `loads` and `opens`
+    (the fields of `Load` and `Arrivals`), `rss_mb` after them, `many` (a `Load` too), `scores` by split (rows
+    of labels; None: no answer), and `error`: what went wrong, after which nothing more was measured.
+    """
+    outcome: dict[str, Any] = {"ready_s": None, "rss_mb": None, "error": None, "scores": {}}
+    outcome |= {"loads": [], "opens": [], "many": []}
+    try:
+        with server as running:
+            outcome["ready_s"] = running.ready_s
+            for load in _closed_levels(running, bodies, profile):
+                outcome["loads"].append(vars(load))
+            for level in _open_levels(running, bodies, profile, rates or _rates(outcome["loads"], profile)):
+                outcome["opens"].append(vars(level))
+            outcome["rss_mb"] = running.rss_mb()
+            if many:
+                seconds, warm_s = profile.served_s, profile.served_s / 5
+                load = closed_loop(running.predictions, many, MANY_CLIENTS, seconds, warm_s)
+                outcome["many"].append(vars(load))
+            for name, split in splits.items():
+                lists = spread(in_lists(split.texts), profile.served_texts)
+                scores = score_served(running.predictions, split.texts, lists, labels)
+                rows = scores.tolist()
+                outcome["scores"][name] = [[None if isnan(one) else one for one in row] for row in rows]
+    except (UserError, OSError, ValueError, KeyError, psutil.Error, http.client.HTTPException) as error:
+        outcome["error"] = f"{type(error).__name__}: {error}"
+    return outcome
+
+
+def _closed_levels(server: Running, bodies: Sequence[bytes], profile: Profile) -> Iterator[Load]:
+    for concurrency in profile.concurrencies:
+        warm_s, least = profile.served_s / 5, LEAST_SAMPLES[99]
+        yield closed_loop(server.predictions, bodies, concurrency, profile.served_s, warm_s, least)
+
+
+def _open_levels(
+    server: Running, bodies: Sequence[bytes], profile: Profile, rates: Sequence[float]
+) -> Iterator[Arrivals]:
+    """From the lowest rate up; where a level would bring too few arrivals for a p99 it is longer."""
+    for seed, rate in zip(count(), rates, strict=False):
+        seconds = min(max(profile.open_s, LEAST_SAMPLES[99] / rate), MOST_STRETCH * profile.open_s)
+        warm_s = min(seconds / 5, 1.0)
+        yield open_loop(
+            server.predictions, bodies, rate, seconds, seed, warm_s=warm_s, metrics=server.metrics
+        )
+
+
+def _rates(loads: Sequence[Mapping[str, Any]], profile: Profile) -> list[float]:
+    """Shares of the rate at the highest concurrency, in three digits, and what the user asks for."""
+    busiest = max((Load(**load) for load in loads), key=lambda load: load.concurrency)
+    shares = {float(f"{share * busiest.requests_per_second:.3g}") for share in profile.open_shares}
+    return sorted(rate for rate in shares | set(profile.extra_rates) if rate > 0)
+
+
+def describe(loads: Sequence[Load]) -> dict[str, Any]:
+    """One level of load, its passes pooled; beside it the rates of the slowest and the fastest."""
+    latencies = [latency for load in loads for latency in load.latencies_ms]
+    errors: Counter[str] = Counter()
+    for load in loads:
+        errors.update(load.errors)
+    seconds = sum(load.seconds for load in loads)
+    rates = [load.requests_per_second for load in loads]
+    return {
+        "concurrency": loads[0].concurrency,
+        "passes": len(loads),
+        "seconds": seconds,
+        "requests": len(latencies) + sum(errors.values()),
+        "requests_per_second": len(latencies) / seconds,
+        "requests_per_second_range": [min(rates), max(rates)],
+        **{
+            f"p{percent}_ms": percentile(latencies, percent) if latencies else None
+            for percent in LEAST_SAMPLES
+        },
+        "errors": dict(sorted(errors.items())),
+        "load_generator_cores": sum(load.cpu_s for load in loads) / seconds,
+    }
+
+
+def score_served(url: str, texts: Sequence[str], lists: Sequence[range], labels: Sequence[str]) -> np.ndarray:
+    """Scores float64 [texts in lists, labels] as `/predictions` answers them, NaN where it did not."""
+    rows: list[list[float]] = []
+    for part in lists:
+        for answer in _predictions(url, texts[part.start : part.stop]):
+            scores = answer.get("scores")
+            rows.append([scores[label] for label in labels] if scores else [np.nan] * len(labels))
+    return np.array(rows, dtype=np.float64).reshape(-1, len(labels))
+
+
+def _predictions(url: str, texts: Sequence[str]) -> list[dict]:
+    """One answer per text; empty ones where the request as a whole was refused."""
+    body = json.dumps({"texts": list(texts)}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    try:
+        with open_url(request, 300) as response:
+            answers = json.load(response)["predictions"]
+    except urllib.error.HTTPError as error:
+        error.close()
+        return [{} for _ in texts]
+    if len(answers) != len(texts):
+        raise ValueError(f"{len(answers)} answers to {len(texts)} texts")
+    return answers
+
+
+def served_parity(artifact: Artifact, in_process: np.ndarray, served: np.ndarray) -> dict[str, Any]:
+    """How far the served scores are from those in process, and whether batch mates explain it."""
+    answered = ~np.isnan(served).any(axis=1)
+    difference = np.abs(in_process[answered] - served[answered])
+    largest = float(difference.max()) if difference.size else 0.0
+    bound = artifact.meta["check"].get("batch_mate_diff", 0.0) + ROUNDING
+    return {
+        "n": len(served),
+        "unanswered": int((~answered).sum()),
+        "max_prob_diff": largest,
+        "bound": bound,
+        "within_bound": bool(answered.all() and largest <= bound),
+    }

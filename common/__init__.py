@@ -1,0 +1,1 @@
+"""What every stage's tools need and no archive ships: command lines, writes, tables, storage."""

@@ -1,0 +1,189 @@
+"""What every command line of the project shares: one sentence and exit status 2 for a user's mistake.
+
+Tables and progress go to stderr, JSON for machines to stdout, so that `… | jq` always works.
+"""
+
+import argparse
+import errno
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import FrameType
+
+from common.proxies import spare_loopback
+from common.terminal import discard, lost_reader, prepare_streams
+from handler.errors import UserError
+
+# The end of a terminal, of a session, and Ctrl-\ on one.
+ENDS = ("SIGTERM", "SIGHUP", "SIGQUIT")
+SHORTAGES = {
+    errno.ENOSPC: ("no room is left on the disk", "Free some, or name a folder on another one"),
+    errno.EDQUOT: ("the disk quota is used up", "Free some, or name a folder on another disk"),
+    errno.EROFS: ("the file system is read-only", "Name a folder that can be written"),
+    errno.EACCES: ("this user may not do that", "Change the rights (ls -l), or run as its owner"),
+    errno.EPERM: ("this user may not do that", "Change the rights (ls -l), or run as its owner"),
+    errno.EMFILE: ("this process may open no more files", "Raise the limit: ulimit -n 4096"),
+    errno.ENFILE: ("the machine may open no more files", "End what holds many open, or raise fs.file-max"),
+    errno.ENOMEM: ("there is no memory left", "Free some, or raise the limit (ulimit -v)"),
+    errno.EFBIG: ("the file would be larger than is allowed", "Raise the limit: ulimit -f unlimited"),
+    errno.EIO: ("the disk does not read or write", "Look for its errors (dmesg), or name another disk"),
+    errno.ESTALE: ("the network drive has changed underneath", "Mount it again"),
+    errno.ENOTCONN: ("the network drive is gone", "Mount it again"),
+    errno.ETIMEDOUT: ("the network drive does not answer", "Wait for it, or mount it again"),
+}
+# Sockets give the others as well: they mean a drive only where a file is named.
+UNNAMED = SHORTAGES.keys() - {errno.ENOTCONN, errno.ETIMEDOUT}
+TORCH_CANNOT_WRITE = re.compile(r"PytorchStreamWriter failed writing|inline_container.*unexpected pos")
+SAME_END_S = 5.0  # a terminal and make both pass on one end: its echo must not cut off the tidying up
+
+
+def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
+    """Run `main(argv)` as a program and leave the process with its exit status. SIGTERM, SIGHUP and SIGQUIT
+    end it as Ctrl-C does: what it started is stopped. In Python's development mode (PYTHONDEVMODE=1) what the
+    machine lacks has its traceback, too."""
+    prepare_streams()
+    spare_loopback()
+    _heed_ends()
+    before = threading.excepthook
+    threading.excepthook = _of_a_thread
+    try:
+        status = main(None) or 0
+        sys.stdout.flush()
+    except UserError as error:
+        say(f"error: {error}")
+        status = 2
+    except KeyboardInterrupt:
+        say("interrupted")
+        status = 130
+    except BrokenPipeError:
+        if not lost_reader():
+            raise
+        discard(sys.stdout.fileno())
+        status = 0
+    except Exception as error:
+        if (told := of_this_moment(error)) is None:
+            raise
+        if sys.flags.dev_mode:
+            traceback.print_exc()
+        say(f"error: {told}")
+        with suppress(OSError):  # there is no such stream
+            discard(sys.stdout.fileno())  # what could not be written is not tried once more
+        status = 2
+    finally:
+        threading.excepthook = before
+    sys.exit(status)
+
+
+def _of_a_thread(ended: threading.ExceptHookArgs) -> None:
+    """What the machine lacks is a sentence in other threads, too, such as that of a library that writes."""
+    told = ended.exc_value and of_this_moment(ended.exc_value)
+    if told is None or sys.flags.dev_mode:
+        threading.__excepthook__(ended)
+    if told:
+        say(f"warning: {told}")
+
+
+def of_this_moment(error: BaseException) -> UserError | None:
+    """What the machine lacks for now, whatever was being done, as a sentence; None where that is not it."""
+    if isinstance(error, MemoryError):
+        return UserError("there is no memory left", remedy="Free some, or raise the limit (ulimit -v)")
+    if (number := _system_number(error)) is not None:
+        what, remedy = SHORTAGES[number]
+        return UserError(what, seen=getattr(error, "filename", None) or os.strerror(number), remedy=remedy)
+    if isinstance(error, RuntimeError) and TORCH_CANNOT_WRITE.search(str(error)):  # it does not say why
+        return UserError(
+            "torch could not write a file",
+            seen=str(error).split("\n")[0][:200],
+            remedy="Mostly no room is left on the disk: free some. Else look for the disk's errors (dmesg)",
+        )
+    if isinstance(error, FileNotFoundError) and "No usable temporary directory" in str(error):
+        seen = f"TMPDIR={os.environ.get('TMPDIR', '')}"
+        return UserError(
+            "no temporary folder can be written", seen=seen, remedy="Set TMPDIR to a folder that can"
+        )
+    return None
+
+
+def _system_number(error: BaseException | None) -> int | None:
+    """The number, one of `SHORTAGES`, that the system gave for what led to `error`."""
+    while error is not None:
+        of_a_file = isinstance(error, OSError) and error.filename
+        if isinstance(error, OSError) and error.errno in (SHORTAGES if of_a_file else UNNAMED):
+            return error.errno
+        if not isinstance(error, OSError):  # libraries of Rust and C++ pass it on as text
+            text = str(error)
+            for number in UNNAMED:
+                if f"(os error {number})" in text or os.strerror(number) in text:
+                    return number
+        error = error.__cause__
+    return None
+
+
+def _heed_ends() -> None:
+    """Raise `SystemExit(128 + number)` where a signal asks the process to end, once for each end. What the
+    parent ignores (nohup) stays ignored."""
+    ended_at = float("-inf")
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal ended_at
+        before, ended_at = ended_at, time.monotonic()
+        if ended_at - before > SAME_END_S:
+            raise SystemExit(128 + number)
+
+    with suppress(ValueError):  # another thread than the first may not say so
+        for name in ENDS:
+            number = getattr(signal, name, None)  # Windows has SIGTERM alone
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, end)
+
+
+def say(message: str = "") -> None:
+    """Tell the person at the terminal (stderr)."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def emit(value: object) -> None:
+    """Give the machine its JSON (stdout), in UTF-8, or in ASCII on a terminal of another encoding."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    print(json.dumps(value, indent=2, ensure_ascii=not encoding.startswith("utf")), flush=True)
+
+
+def positive_int(text: str) -> int:
+    """argparse type for counts."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
+    return value
+
+
+def not_negative_int(text: str) -> int:
+    """argparse type for seeds, and for counts where zero means none."""
+    return 0 if int(text) == 0 else positive_int(text)
+
+
+def positive_float(text: str) -> float:
+    """argparse type for sizes and durations."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return value
+
+
+def share(text: str) -> float:
+    """An argument from 0 to 1."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return number
+
+
+def not_negative_float(text: str) -> float:
+    """argparse type where zero means none."""
+    return 0.0 if float(text) == 0 else positive_float(text)

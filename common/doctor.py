@@ -1,0 +1,374 @@
+"""`python -m handler doctor`: will TorchServe serve this here, by which configuration, and how well?
+
+Each check looks at one thing and says what it saw and what to do. `fail` is what keeps the server from
+starting or the model from answering; `warn` is what makes it slow or open. It starts nothing and changes
+nothing. Not in the archive.
+"""
+
+import importlib.metadata
+import importlib.util
+import ipaddress
+import os
+import re
+import ssl
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+
+from common.host import Finding, archive_rights, host, temporary_folder
+from common.scratch import check, own_folder
+from common.torchserve import ADDRESSES, Config, is_taken, java_home, model_config, read_config
+from handler.artifact import archived_artifact
+from handler.cuda import misfit
+from handler.errors import UserError
+from handler.machine import available_cpus, cpu_features, cpu_model, cpu_quotas, gpus, memory_left
+from handler.runtimes import RUNTIMES
+
+LEAST_JAVA = 17
+TESTED = {"torchserve": "0.12.0", "torch": "2.13.0", "onnxruntime": "1.31", "openvino": "2026.4"}
+# More than the JVM (220 MB) or a worker with the 22 M model (490) took: docs/running.md.
+BARE_BYTES = 700 << 20
+MARKS = {"fail": "✗", "warn": "!", "ok": "✓"}
+# What no longer bounds anything: at 500 requests a second the last of so many waits 20 s.
+MOST_QUEUED = 10_000
+MOST_BYTES = 64 << 20
+DAY_MIN = 24 * 60
+RSA = bytes.fromhex("06092a864886f70d010101")  # the object identifier rsaEncryption, as DER
+# Read by TorchServe's launcher, in Python, so that its Java does not know them.
+LAUNCHER_KEYS = {"vmargs", "plugins_path"}
+
+
+def examine(name: str) -> list[Finding]:
+    """Everything that decides how TorchServe would serve the archive `<name>.mar` from this folder, now."""
+    findings = [*_interpreter(), *_java(), *_processor(), *host()]
+    try:
+        path, chosen = configuration()
+        config = read_config(path)
+    except UserError as error:
+        return [*findings, Finding("configuration", "fail", str(error), error.remedy)]
+    findings.append(Finding("configuration", "ok", f"{path} ({chosen})"))
+    findings += [*_settings(config), *_doors(config), *_tls(config), *_bounds(config)]
+    return [*findings, *_ports(config), *_archive(config, name), _temporary_folder(), *_environment()]
+
+
+def configuration() -> tuple[Path, str]:
+    """The file that `torchserve --start` reads, and why; raises `UserError` when it would find none."""
+    if named := os.environ.get("TS_CONFIG_FILE"):
+        return Path(named), "TS_CONFIG_FILE, which beats --ts-config"
+    raise UserError(
+        "no configuration is named; of one that torchserve finds itself it reads no model_store or vmargs",
+        remedy="source ./activate in the checkout, or set TS_CONFIG_FILE",
+    )
+
+
+def table(findings: list[Finding]) -> str:
+    """For people: one line a finding, remedies below what they are for."""
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{MARKS[finding.status]} {finding.name:{width}}  {finding.seen}")
+        if finding.remedy and finding.status != "ok":
+            lines.append(f"  {'':{width}}  -> {finding.remedy}")
+    return "\n".join(lines)
+
+
+def record(findings: list[Finding]) -> list[dict]:
+    """For machines."""
+    return [asdict(finding) for finding in findings]
+
+
+def _interpreter() -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    supported = sys.version_info[:2] in ((3, 11), (3, 12))
+    yield Finding("Python", "ok" if supported else "fail", version, "Use Python 3.11 or 3.12")
+    for package, tested in TESTED.items():
+        try:
+            found = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            needed = package in ("torchserve", "torch")
+            yield Finding(package, "fail" if needed else "warn", "not installed", f"pip install {package}")
+            continue
+        same = found.startswith(tested)
+        yield Finding(package, "ok" if same else "warn", found, f"Tested with {tested}")
+
+
+def _java() -> Iterator[Finding]:
+    try:
+        home = java_home()
+        said = subprocess.run(
+            [Path(home, "bin", "java"), "-version"], capture_output=True, text=True, timeout=30
+        ).stderr
+    except (UserError, OSError, subprocess.TimeoutExpired) as error:
+        yield Finding("Java", "fail", str(error), "Run make install, which brings one")
+        return
+    match = re.search(r'version "(?:1\.)?(\d+)', said)
+    version = int(match[1]) if match else 0
+    remedy = f"TorchServe needs Java {LEAST_JAVA} or later: unset JAVA_HOME; source ./activate"
+    yield Finding("Java", "ok" if version >= LEAST_JAVA else "fail", f"{version} in {home}", remedy)
+
+
+def _processor() -> Iterator[Finding]:
+    features = cpu_features()
+    quick = "amx_int8" in features or "avx512_vnni" in features
+    seen = f"{cpu_model()}: {', '.join(features) or 'no known instruction set'}"
+    remedy = "int8 variants have no int8 kernels here: measure before you serve one (make benchmark)"
+    yield Finding("CPU", "ok" if quick else "warn", seen, remedy)
+    usable, present = available_cpus(), os.cpu_count() or 1
+    bound = f"a quota of {min(quotas):g}" if (quotas := cpu_quotas()) else "affinity"
+    limited = f" of {present}: {bound} bounds this process" if usable < present else ""
+    yield Finding("CPUs", "ok", f"{usable}{limited}")
+    cards = gpus()
+    if not cards:
+        yield Finding("GPU", "ok", "none")
+    for one in cards:
+        capability, memory = ".".join(map(str, one.capability)), f"{one.memory_bytes / 1e9:.0f} GB"
+        yield Finding("GPU", "ok", f"{one.name}, compute capability {capability}, {memory}")
+
+
+def _settings(config: Config) -> Iterator[Finding]:
+    """What of the configuration is not what its writer thought."""
+    known = _known_keys()
+    unknown = sorted(set(config.values) - known) if known else []
+    seen = ", ".join(unknown) or f"{len(config.values)}, all known to TorchServe"
+    yield Finding(
+        "keys", "warn" if unknown else "ok", seen, "TorchServe does not know these: check the spelling"
+    )
+    mode = config["metrics_mode"].lower()
+    yield Finding("metrics", "ok" if mode == "prometheus" else "warn", mode, "metrics_mode=prometheus")
+    if not (declared := config["metrics_config"]):
+        remedy = "metrics_config=deploy/metrics.yaml"
+        yield Finding("metrics_config", "warn", "TorchServe's own: nothing of the classifier's", remedy)
+    elif not Path(declared).is_file():
+        remedy = "Start in the checkout, or name the file by its full path"
+        yield Finding("metrics_config", "fail", f"{declared} is not there", remedy)
+
+
+def _doors(config: Config) -> Iterator[Finding]:
+    """Who may reach the server, and what they may make of it."""
+    abroad = _abroad(config)
+    listens = ", ".join(f"{key} {config.hosts[key]}" for key in abroad) or "on loopback alone"
+    remedy = "Turn tokens on (disable_token_authorization=false), or listen on 127.0.0.1 behind a proxy"
+    open_to_all = abroad and not config.wants_tokens
+    yield Finding("listens", "warn" if open_to_all else "ok", listens, remedy)
+    for name, remedy in (
+        ("management", "Who reaches it changes workers: 127.0.0.1, and through ssh"),
+        ("metrics", "It asks for no token: 127.0.0.1, or let the network bring Prometheus alone to it"),
+    ):
+        if any(name in key for key in abroad):
+            yield Finding(f"{name} API", "warn", "listens beyond loopback", remedy)
+    yield _tokens(config)
+    if _is_true(config["enable_model_api"]):
+        remedy = "enable_model_api=false: whoever reaches it can run the Python of any folder"
+        yield Finding("model API", "warn", "on", remedy)
+    if ".*" in (allowed := config["allowed_urls"]):
+        remedy = "allowed_urls=, or name the places: an archive from there runs as the server does"
+        yield Finding("allowed_urls", "warn", allowed, remedy)
+    for key, remedy in (
+        (
+            "enable_envvars_config",
+            "TS_<KEY> in the environment beats the file: say false, or know what is set",
+        ),
+        ("use_env_allowed_urls", "TS_ALLOWED_URLS in the environment beats the file: say false"),
+        ("install_py_dep_per_model", "An archive installs what it likes when it is loaded: say false"),
+    ):
+        if _is_true(config[key]):
+            yield Finding(key, "warn", "on", remedy)
+    if origin := config["cors_allowed_origin"]:
+        remedy = "Pages of other sites may ask with a visitor's browser: leave it out, or name one site"
+        yield Finding("CORS", "warn" if "*" in origin else "ok", origin, remedy)
+
+
+def _tokens(config: Config) -> Finding:
+    if not config.wants_tokens:
+        return Finding("tokens", "ok", "not asked for")
+    try:
+        minutes = float(config["token_expiration_min"] or 60)
+    except ValueError:
+        minutes = 60.0  # as TorchServe then does
+    remedy = "Nothing renews them, and then nobody is answered: a longer token_expiration_min"
+    seen = f"asked for, {minutes:g} minutes long: see key_file.json"
+    return Finding("tokens", "warn" if minutes < DAY_MIN else "ok", seen, remedy)
+
+
+def _tls(config: Config) -> Iterator[Finding]:
+    """Whether what is said beyond loopback is encrypted, and whether the certificate can be served."""
+    bare = [key for key in _abroad(config) if key != "metrics_address" and not _is_encrypted(config, key)]
+    served = any(_is_encrypted(config, key) for key in config.hosts)
+    if bare:
+        remedy = (
+            "Texts and tokens cross the network in clear text: https://, as in deploy/production.properties"
+        )
+        yield Finding("TLS", "warn", f"not on {', '.join(bare)}", remedy)
+    elif not served:
+        yield Finding("TLS", "ok", "off, and only needed beyond loopback")
+    if served:
+        yield _certificate(config)
+
+
+def _certificate(config: Config) -> Finding:
+    name, key, certificate = "certificate", config["private_key_file"], config["certificate_file"]
+    if config["keystore"]:
+        remedy = "Name private_key_file and certificate_file: the keystore's password stands in this file"
+        return Finding(name, "warn", config["keystore"], remedy)
+    if not (key and certificate):
+        remedy = "private_key_file= and certificate_file=: TorchServe makes one up, which nobody can verify"
+        return Finding(name, "warn", "none is named", remedy)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)
+        first = re.search(rf"{ssl.PEM_HEADER}.*?{ssl.PEM_FOOTER}", Path(certificate).read_text(), re.DOTALL)
+        is_rsa = first is not None and RSA in ssl.PEM_cert_to_DER_cert(first[0])
+        readable = Path(key).stat().st_mode & stat.S_IROTH
+    except (OSError, ValueError) as error:
+        remedy = "Name a certificate and its own key, as PEM without a password"
+        return Finding(name, "fail", f"{certificate}, {key}: {error}", remedy)
+    if not is_rsa:
+        return Finding(name, "fail", f"{certificate} is not RSA", "TorchServe starts with RSA keys alone")
+    remedy = f"chmod o-r {key}: everybody on this machine can read the key"
+    return Finding(name, "warn" if readable else "ok", f"{certificate}, and its key", remedy)
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password, which TorchServe cannot give")
+
+
+def _bounds(config: Config) -> Iterator[Finding]:
+    """How much may wait, and how much be sent."""
+    for key, most in (
+        ("job_queue_size", MOST_QUEUED),
+        ("max_request_size", MOST_BYTES),
+        ("max_response_size", MOST_BYTES),
+    ):
+        if value := config[key]:
+            bounded = value.isdigit() and 0 < int(value) <= most
+            yield Finding(key, "ok" if bounded else "warn", value, f"From 1 to {most:,}: more bounds nothing")
+
+
+def _abroad(config: Config) -> list[str]:
+    """The interfaces that others than this machine reach."""
+    return [key for key, host in config.hosts.items() if not _is_loopback(host)]
+
+
+def _is_encrypted(config: Config, interface: str) -> bool:
+    return config.speaks_tls(interface) if interface in ADDRESSES else _is_true(config["enable_grpc_ssl"])
+
+
+def _ports(config: Config) -> Iterator[Finding]:
+    taken = [port for port in config.ports if is_taken(port)]
+    seen = f"{', '.join(map(str, taken))} in use" if taken else f"{', '.join(map(str, config.ports))} free"
+    remedy = "If that is TorchServe: make stop; else change the ports in the configuration"
+    yield Finding("ports", "warn" if taken else "ok", seen, remedy)
+
+
+def _archive(config: Config, name: str) -> Iterator[Finding]:
+    """Whether the archive can run here, with how many threads, in how much memory."""
+    archive = config.model_store / f"{name}.mar"
+    if not archive.is_file():
+        yield Finding("archive", "fail", f"{archive} is not there", "make train export package")
+        return
+    if rights := list(archive_rights(archive)):
+        yield from rights
+        if rights[0].status == "fail":
+            return
+    try:
+        artifact = archived_artifact(archive)
+        settings = model_config(archive)
+    except UserError as error:
+        yield Finding("archive", "fail", str(error), error.remedy)
+        return
+    meta, size = artifact.meta, artifact.bytes
+    equal = "equal to fp32" if meta["check"]["equal"] else "NOT EQUAL to fp32"
+    remedy = "make select promotes one that is"
+    yield Finding(
+        "archive", "ok" if meta["check"]["equal"] else "warn", f"{archive}: {artifact.name}, {equal}", remedy
+    )
+    if lacking := sorted(set(meta["cpu_features"]) - set(cpu_features())):
+        yield Finding(
+            "built for", "fail", f"CPUs with {', '.join(lacking)}", "Build it on this kind of machine"
+        )
+    on_gpu = "cpu" not in meta["devices"]
+    if on_gpu:
+        yield _gpus(meta)
+    absent = [one for one in RUNTIMES[meta["runtime"]].packages if importlib.util.find_spec(one) is None]
+    if absent:
+        yield Finding(
+            "runtime", "fail", f"{', '.join(absent)} not installed", f"pip install {' '.join(absent)}"
+        )
+    yield _threads(settings)
+    workers = int(settings.get("maxWorkers", len(gpus()) if on_gpu else 1))
+    needed, left = BARE_BYTES + workers * (BARE_BYTES + 3 * size), memory_left()
+    free = min(size for size in (psutil.virtual_memory().available, left) if size is not None)
+    seen = f"{free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB needed"
+    yield Finding("memory", "ok" if free > needed else "warn", seen, "Fewer workers, or a smaller variant")
+    yield from temporary_folder(size, meta["runtime"])
+
+
+def _gpus(meta: dict) -> Finding:
+    """Whether every GPU that TorchServe would start a worker on runs the archive."""
+    present = gpus()
+    if not present:
+        return Finding("made for", "fail", "an NVIDIA GPU, and torch sees none", "Serve a variant for CPUs")
+    reasons = [reason for one in present if (reason := misfit(meta, one))]
+    remedy = "Build it on this kind of machine, or hide that GPU: CUDA_VISIBLE_DEVICES"
+    return Finding("made for", "fail" if reasons else "ok", "; ".join(reasons) or "these GPUs", remedy)
+
+
+def _threads(settings: dict) -> Finding:
+    workers = int(settings.get("minWorkers", 1))
+    each = (settings.get("handler") or {}).get("threads") or max(1, available_cpus() // workers)
+    fits = workers * each <= available_cpus()
+    remedy = "More threads than CPUs take turns: lower handler.threads or minWorkers in model-config.yaml"
+    return Finding("threads", "ok" if fits else "warn", f"{workers} worker(s) of {each}", remedy)
+
+
+def _temporary_folder() -> Finding:
+    """Whoever may write there has code run as the server's user."""
+    folder = own_folder()
+    try:
+        check(folder)
+    except UserError as error:
+        return Finding("private folder", "fail", str(error), error.remedy)
+    return Finding("private folder", "ok", str(folder))
+
+
+def _environment() -> Iterator[Finding]:
+    # Our own package sets it on import; what counts is what the shell gives TorchServe.
+    environment = Path("/proc/self/environ")
+    if environment.is_file():
+        given = re.search(rb"(?:^|\0)OMP_WAIT_POLICY=([^\0]*)", environment.read_bytes())
+        waits = given[1].decode() if given else "unset"
+        remedy = "source ./activate: threads that spin while they wait slow down everything beside them"
+        yield Finding("OMP_WAIT_POLICY", "ok" if waits.upper() == "PASSIVE" else "warn", waits, remedy)
+    if "PYTHONPATH" in os.environ:
+        remedy = "unset PYTHONPATH: a worker looks for modules there before its archive"
+        yield Finding("PYTHONPATH", "warn", os.environ["PYTHONPATH"], remedy)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_true(value: str) -> bool:
+    """As Java's Boolean.parseBoolean, which TorchServe asks."""
+    return value.lower() == "true"
+
+
+def _known_keys() -> set[str]:
+    """The keys that the installed TorchServe reads, from the names in its own code."""
+    found = importlib.util.find_spec("ts")
+    if found is None or found.origin is None:
+        return set()
+    jar = Path(found.origin).parent / "frontend" / "model-server.jar"
+    if not jar.is_file():
+        return set()
+    with zipfile.ZipFile(jar) as opened:
+        code = opened.read("org/pytorch/serve/util/ConfigManager.class")
+    return LAUNCHER_KEYS | {name.decode() for name in re.findall(rb"[a-z][a-z0-9_]{4,}", code)}

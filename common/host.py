@@ -1,0 +1,158 @@
+"""What of the host keeps a server from starting or answering: folders, limits, the shell's environment.
+
+Each check is a function that looks at one thing and yields what it saw; `doctor` runs them. Not shipped.
+"""
+
+import locale
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.proxies import EXCEPTIONS, LOOPBACK
+from handler.machine import unpacking_fault, unpacks_into
+
+LEAST_FILES = 1024  # the JVM with its jars and connections
+LEAST_SHARED_BYTES = 64 << 20  # of /dev/shm: what a container has where nothing is said
+LEAST_LOG_BYTES = 256 << 20  # deploy/log4j2.xml keeps at most 120 MB, and the start's log grows beside it
+SHARED_MEMORY = Path("/dev/shm")
+CLOCK_SLACK_S = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: `ok`, `warn` or `fail`, what was seen, and what to do about it."""
+
+    name: str
+    status: str
+    seen: str
+    remedy: str = ""
+
+
+def host() -> Iterator[Finding]:
+    """All that does not depend on the configuration or the archive."""
+    for check in (_home, _logs, _files, _address_space, _shared_memory, _proxy, _locale, _clock):
+        yield from check()
+
+
+def temporary_folder(archive_bytes: int, runtime: str) -> Iterator[Finding]:
+    """Where archives are unpacked, and where torch loads compiled ones from."""
+    folder, named = tempfile.gettempdir(), os.environ.get("TMPDIR")
+    if named and Path(folder).resolve() != Path(named).resolve():
+        yield Finding(
+            "TMPDIR", "fail", f"{named} cannot be written", "Name a folder that can, or unset TMPDIR"
+        )
+    free = shutil.disk_usage(folder).free
+    remedy = "Archives are unpacked there: free some, or set TMPDIR and TEMP"
+    status = "ok" if free > 2 * archive_bytes else "fail"
+    yield Finding("disk", status, f"{free / 1e9:.1f} GB free in {folder}", remedy)
+    state = Path(folder).stat()
+    if state.st_mode & 0o002 and not state.st_mode & 0o1000:
+        remedy = f"chmod +t {folder}: others can replace what the server runs; or set TMPDIR and TEMP"
+        yield Finding("others", "warn", f"{folder} can be changed by everybody", remedy)
+    pid_file = Path(folder, ".model_server.pid")
+    if pid_file.exists() and hasattr(os, "getuid") and pid_file.stat().st_uid != os.getuid():
+        remedy = "Set TMPDIR to a folder of your own"
+        yield Finding("pid file", "fail", f"{pid_file} is another user's", remedy)
+    if fault := unpacking_fault(archive_bytes):
+        status = "fail" if runtime == "compiled" else "warn"
+        remedy = "Compiled archives are loaded from there: TMPDIR=… with room, or mount it with exec"
+        yield Finding("code in TMPDIR", status, f"{unpacks_into()}: {fault}", remedy)
+
+
+def archive_rights(archive: Path) -> Iterator[Finding]:
+    """Whether who runs the server can read the archive."""
+    if not os.access(archive, os.R_OK):
+        yield Finding("rights", "fail", f"{archive} cannot be read", f"chmod a+r {archive}")
+    elif not archive.stat().st_mode & 0o044:
+        seen = f"only its owner reads {archive}"
+        yield Finding("rights", "warn", seen, f"A server of another user: chmod a+r {archive}")
+
+
+def _home() -> Iterator[Finding]:
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises where there is none
+    if not (home.is_dir() and os.access(home, os.W_OK)):
+        remedy = "Libraries keep caches there, and complain: HOME=… of a folder that can be written"
+        yield Finding("HOME", "warn", f"{home} cannot be written", remedy)
+
+
+def _logs() -> Iterator[Finding]:
+    folder = Path(os.environ.get("LOG_LOCATION") or "logs").absolute()
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    if not os.access(there, os.W_OK):
+        remedy = "TorchServe writes its logs there: chmod, or LOG_LOCATION=… of another"
+        yield Finding("logs", "fail", f"{there} cannot be written", remedy)
+    elif (free := shutil.disk_usage(there).free) < LEAST_LOG_BYTES:
+        yield Finding("logs", "warn", f"{free / 1e6:.0f} MB free in {there}", "Free some: logs take 120 MB")
+
+
+def _files() -> Iterator[Finding]:
+    limit = _limit("RLIMIT_NOFILE")
+    if limit is not None and limit < LEAST_FILES:
+        yield Finding("open files", "warn", f"at most {limit}", "ulimit -n 4096: a connection takes one")
+
+
+def _address_space() -> Iterator[Finding]:
+    if (limit := _limit("RLIMIT_AS")) is not None:
+        remedy = "ulimit -v unlimited: Java reserves more than it uses; bound memory by a control group"
+        yield Finding("address space", "warn", f"at most {limit / 1e9:.1f} GB", remedy)
+
+
+def _shared_memory() -> Iterator[Finding]:
+    if SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(SHARED_MEMORY).free) < LEAST_SHARED_BYTES:
+        remedy = "Ray and torch's loaders share data there: docker run --shm-size=1g"
+        yield Finding("shared memory", "warn", f"{free / 1e6:.0f} MB free in {SHARED_MEMORY}", remedy)
+
+
+def _proxy() -> Iterator[Finding]:
+    names = ("http_proxy", "all_proxy", "ALL_PROXY", "HTTP_PROXY")
+    proxy = next((os.environ[name] for name in names if os.environ.get(name)), None)
+    given = _given()  # this process has made exceptions for itself
+    spared = next((given[name] for name in EXCEPTIONS if given.get(name)), "")
+    if proxy and "*" not in spared and not {*LOOPBACK[:2]} <= {*spared.replace(" ", "").split(",")}:
+        remedy = f"source ./activate, or export no_proxy={','.join(LOOPBACK)}: curl asks it for localhost too"
+        yield Finding("proxy", "warn", f"{_without_password(proxy)}, for loopback too", remedy)
+
+
+def _without_password(proxy: str) -> str:
+    scheme, divider, rest = proxy.rpartition("//")
+    return scheme + divider + rest.rpartition("@")[2]
+
+
+def _locale() -> Iterator[Finding]:
+    encoding = locale.getpreferredencoding(False)
+    if encoding.lower().replace("-", "") not in ("utf8", "ascii", "usascii", "ansi_x3.41968"):
+        yield Finding("locale", "warn", encoding, "export LC_ALL=C.UTF-8: other tools write files by it")
+
+
+def _clock() -> Iterator[Finding]:
+    made = Path(__file__).stat().st_mtime
+    if time.time() < made - CLOCK_SLACK_S:
+        now = time.strftime("%Y-%m-%d", time.gmtime())
+        yield Finding(
+            "clock", "warn", f"{now}, before this file was written", "Set it: certificates have dates"
+        )
+
+
+def _limit(name: str) -> int | None:
+    """A soft limit of this process; None where there is none."""
+    with suppress(ImportError):
+        import resource
+
+        soft, _ = resource.getrlimit(getattr(resource, name))
+        return None if soft == resource.RLIM_INFINITY else soft
+    return None
+
+
+def _given() -> dict[str, str]:
+    """The environment that the shell gave to this process, where the platform tells, else what it is now."""
+    try:
+        pairs = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:
+        return dict(os.environ)
+    words = (os.fsdecode(pair).partition("=") for pair in pairs)
+    return {name: value for name, _, value in words}

@@ -1,0 +1,416 @@
+"""Serving without TorchServe: the archive's Predictor, Service and requests behind FastAPI and uvicorn.
+
+One process and one model, asked at the archive's paths and at `/predict`, with an OpenAPI page at `/docs` and
+the archive's counters at `/metrics`. Answers are the archive's byte for byte, which tests hold. Leaves out
+gRPC, several models or workers, registering models, and tokens: it listens on loopback unless told otherwise.
+"""
+
+import argparse
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from common.atomic import recover
+from common.commands import not_negative_float, not_negative_int, positive_int, say
+from common.signing import add_trusted_key, verify
+from common.torchserve import model_config
+from deploy.app import counters, openapi
+from deploy.app.batcher import LOADING, STOPPING, Batcher, Batching
+from deploy.app.connections import KEEP_ALIVE_S, Admission, Bounds, Connection, Seldom
+from deploy.app.request_bodies import MOST_HELD, Held, Memory, is_form, read_body, read_form
+from handler.artifact import Artifact, archive_manifest, open_artifact, unpacked
+from handler.errors import Rejection, UserError
+from handler.metrics import Tally
+from handler.predictor import Predictor
+from handler.replies import Arrival, Reply, as_json, failure, refuse, report
+from handler.requests import Limits
+from handler.service import Service
+
+STOP_S = 300  # for what was accepted to be answered: as long as a batch may take in an archive
+BACKLOG = 1024  # connections that the kernel holds until they are taken
+REFUSALS = (400, 408, 413, 415, 422, 500, 503)
+LOOPBACK = ("127.", "::1")
+PAGES = ("docs", "metrics", "description")  # what --without leaves out
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is served: an artifact, its name and version, and the settings of its archive, if it has one."""
+
+    artifact: Artifact
+    name: str = "hate"
+    version: str = "1.0"
+    settings: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of_artifact(cls, folder: Path) -> "Model":
+        """Raises `UserError` as `open_artifact` does."""
+        return cls(open_artifact(folder))
+
+    @classmethod
+    def of_archive(cls, archive: Path, scratch: Path) -> "Model":
+        """Unpacked below `scratch` and verified; raises `UserError` where it is no archive of ours."""
+        if not archive.is_file():
+            raise UserError("there is no such archive", seen=archive, remedy="Build it: make export package")
+        artifact, manifest = unpacked(archive, scratch), archive_manifest(archive)
+        return cls(artifact, manifest["modelName"], manifest["modelVersion"], model_config(archive))
+
+    def batching(self, size: int | None, delay_s: float | None, queue_size: int | None) -> Batching:
+        """As asked for, or as the archive says."""
+        settings = self.settings or {}
+        usual = Batching()
+        return Batching(
+            size or settings.get("batchSize", usual.size),
+            settings.get("maxBatchDelay", 1000 * usual.delay_s) / 1000 if delay_s is None else delay_s,
+            queue_size or settings.get("jobQueueSize", usual.queue_size),
+        )
+
+    def load(self, counted: counters.Counters, threads: int | None = None, explains: bool = True) -> Service:
+        """Loaded, with every shape warmed. Raises `UserError` where a runtime or a limit will not do."""
+        settings = (self.settings or {}).get("handler") or {}
+        if not explains:
+            settings = {**settings, "maxExplained": 0}
+        limits = Limits.of(settings)
+        predictor = Predictor(self.artifact, threads or settings.get("threads") or None)
+        predictor.warm()
+        named = {"name": self.name, "version": self.version, "variant": self.artifact.name}
+        return Service(predictor, limits, named, Tally(counted, self.name))
+
+
+def create_app(
+    model: Model,
+    batcher: Batcher,
+    counted: counters.Counters,
+    memory: Memory | None = None,
+    without: Collection[str] = (),
+) -> FastAPI:
+    """The routes, less those of `PAGES` in `without`; bodies lie in `memory`.
+
+    `batcher.work` runs from the start of the app to its end.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        working = asyncio.create_task(batcher.work())
+        yield
+        working.cancel()
+        await asyncio.wait([working])
+
+    has_docs = "docs" not in without
+    app = (
+        FastAPIOffline if has_docs else FastAPI
+    )(  # FastAPI's own page takes its script from others' servers
+        redoc_url=None,
+        title=f"{model.name} ({model.artifact.name})",
+        version=model.version,
+        summary="Texts in, calibrated scores out.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        openapi_url="/openapi.json" if has_docs else None,
+    )
+    app.openapi = partial(_document, app)  # type: ignore[method-assign]
+    app.add_exception_handler(HTTPException, _no_such_path)
+    _add_questions(app, model, batcher, memory or Memory())
+    _add_states(app, batcher)
+    if "description" not in without:
+        _add_description(app, model, batcher)
+    if "metrics" not in without:
+        _add_metrics(app, model, batcher, counted)
+    return app
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the shapes of requests and answers."""
+    if not app.openapi_schema:
+        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        app.openapi_schema = document | {"components": {"schemas": openapi.components()}}
+    return app.openapi_schema
+
+
+def _add_questions(app: FastAPI, model: Model, batcher: Batcher, memory: Memory) -> None:
+    """The paths to classify and to explain."""
+
+    async def predict(request: Request) -> Response:
+        """Classify one text or many."""
+        return await _ask(batcher, memory, request, explain=False)
+
+    async def explain(request: Request) -> Response:
+        """Classify, and say what every token did to the score."""
+        return await _ask(batcher, memory, request, explain=True)
+
+    name, version = model.name, model.version
+    paths: dict[str, Callable[[Request], Awaitable[Response]]] = {
+        "/predict": predict,
+        f"/predictions/{name}": predict,
+        f"/predictions/{name}/{version}": predict,
+        f"/v1/models/{name}:predict": predict,
+        f"/v2/models/{name}/infer": predict,
+        f"/explanations/{name}": explain,
+        f"/v1/models/{name}:explain": explain,
+    }
+    for path, answer in paths.items():
+        codes = (*REFUSALS, 403, 429) if answer is explain else REFUSALS
+        described = {"requestBody": openapi.request_body()}
+        shapes = openapi.responses(*sorted(codes))
+        app.add_api_route(path, answer, methods=["POST"], responses=shapes, openapi_extra=described)
+        app.add_api_route(path, answer, methods=["PUT"], include_in_schema=False)  # curl -T
+
+
+def _add_states(app: FastAPI, batcher: Batcher) -> None:
+    """The paths that tell whether to ask here."""
+
+    async def ping() -> dict[str, str]:
+        """Whether the process lives."""
+        return {"status": "Healthy"}
+
+    async def ready() -> Response:
+        """Whether requests should come here: not before the model is warm, nor when the server is to stop."""
+        if batcher.is_ready:
+            return JSONResponse({"status": "Ready"})
+        return _response(refuse(STOPPING if batcher.is_closing else LOADING))
+
+    _add_get(app, "/ping", ping)
+    _add_get(app, "/ready", ready)
+
+
+def _add_description(app: FastAPI, model: Model, batcher: Batcher) -> None:
+    async def describe() -> Response:
+        """What is served: the artifact with its proof and check, its limits and threads."""
+        if batcher.service is None:
+            return _response(refuse(LOADING))
+        return _response(Reply(200, as_json(batcher.service.describe())))
+
+    _add_get(app, f"/models/{model.name}", describe)
+
+
+def _add_metrics(app: FastAPI, model: Model, batcher: Batcher, counted: counters.Counters) -> None:
+    async def metrics() -> Response:
+        """The archive's counters, and how many requests wait, for Prometheus."""
+        if batcher.service is not None:
+            batcher.service.tally.emit()
+        waiting = counters.gauge("classifier_waiting_requests", model.name, batcher.waiting)
+        return Response(counted.text() + waiting, media_type=counters.MEDIA_TYPE)
+
+    _add_get(app, "/metrics", metrics)
+
+
+def _add_get(app: FastAPI, path: str, answer: Callable[[], Awaitable[Any]]) -> None:
+    app.add_api_route(path, answer, methods=["GET"])
+    app.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)  # health checks
+
+
+async def _ask(batcher: Batcher, memory: Memory, request: Request, *, explain: bool) -> Response:
+    try:
+        with memory.hold() as held:
+            arrival = batcher.refusal(explain) or await _arrival(request, held, explain)
+            reply = refuse(arrival) if isinstance(arrival, Rejection) else await batcher.ask(arrival)
+    except ClientDisconnect:  # there is no client to read an answer
+        reply = refuse(Rejection(400, "body", "the body is not complete", "Send it again"))
+    except Exception as error:  # uvicorn would log its message, which may quote a text
+        report(error)
+        reply = refuse(failure())
+    return _response(reply, closes=held.is_given_up)
+
+
+async def _arrival(request: Request, held: Held, explain: bool) -> Arrival | Rejection:
+    body = await read_body(request, held)
+    if isinstance(body, Rejection):
+        return body
+    content_type, encoding = (request.headers.get(name, "") for name in ("content-type", "content-encoding"))
+    if encoding or not is_form(content_type):
+        return Arrival({"body": body}, content_type, explain, content_encoding=encoding)
+    fields = await asyncio.to_thread(read_form, body, content_type)
+    return fields if isinstance(fields, Rejection) else Arrival(*fields, explain)
+
+
+def _response(reply: Reply, *, closes: bool = False) -> Response:
+    headers = {"Retry-After": "1"} if reply.status in (429, 503) else {}
+    if closes:  # the rest of the body is not even read
+        headers["Connection"] = "close"
+    return Response(reply.body, reply.status, headers, media_type="application/json")
+
+
+async def _no_such_path(request: Request, error: Exception) -> Response:
+    """404 and 405 in the words of all other errors."""
+    assert isinstance(error, HTTPException)
+    message = (
+        "this path takes another method" if error.status_code == 405 else "there is no such model or path"
+    )
+    return _response(refuse(Rejection(error.status_code, "path", message, "See /docs")))
+
+
+class AppServer(uvicorn.Server):
+    """uvicorn, which ends when the model cannot be loaded, and is not ready for `drain_s` before it stops."""
+
+    def __init__(
+        self, app: FastAPI, batcher: Batcher, drain_s: float = 0, admission: Admission | None = None
+    ) -> None:
+        self._admission = admission or Admission(Bounds(), lambda code, field: None)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=partial(Connection, self._admission),  # type: ignore[arg-type]
+                log_level="warning",
+                proxy_headers=False,  # a client may claim any address
+                access_log=False,  # query strings may hold texts
+                ws="none",
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=STOP_S,
+            )
+        )
+        self._batcher, self._drain_s = batcher, drain_s
+        logging.getLogger("uvicorn.error").addFilter(Seldom())
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._sweeping = asyncio.create_task(self._admission.sweep_for_ever())
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn asks ten times a second whether to stop."""
+        return await super().on_tick(counter) or self._batcher.failure is not None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """What comes while load balancers still learn of it is answered, and so is all that was accepted."""
+        self._batcher.is_closing = True
+        if self._batcher.failure is None:
+            await asyncio.sleep(self._drain_s)
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. `UserError` where that cannot be had."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise UserError(
+            "nothing can listen there",
+            seen=f"{host}:{port} ({error.strerror})",
+            remedy="Choose another --port",
+        ) from error
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it is served, apart from batches."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    threads: int | None = None
+    drain_s: float = 0
+    bounds: Bounds = field(default_factory=Bounds)
+    held_bytes: int = MOST_HELD
+    without: tuple[str, ...] = ()
+    explains: bool = True
+
+
+def serve(model: Model, batching: Batching, settings: Settings) -> None:
+    """Answer until SIGTERM or Ctrl-C; `UserError` where the port is taken or the model cannot be loaded."""
+    counted = counters.Counters()
+    host = settings.host
+
+    def load() -> Service:
+        service = model.load(counted, settings.threads, settings.explains)
+        say(f'ready. Ask it:\n  curl {address}/predict --json \'{{"text": "text to classify"}}\'')
+        return service
+
+    batcher = Batcher(load, batching)
+    app = create_app(model, batcher, counted, Memory(settings.held_bytes), settings.without)
+
+    def count(code: str, field: str) -> None:
+        counted.add("classifier_rejected", 1, [model.name, code, field])
+
+    server = AppServer(app, batcher, settings.drain_s, Admission(settings.bounds.within_files(), count))
+    # uvicorn raises the signal that stopped it once more: its default would leave an unpacked archive behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with listen(host, settings.port) as listening, suppress(KeyboardInterrupt):
+        if not listening.getsockname()[0].startswith(LOOPBACK):
+            say(f"{host} is not loopback alone, and there are no tokens: anyone who reaches the port may ask")
+        address = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        server.run(sockets=[listening])
+    if batcher.failure is not None:
+        raise batcher.failure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="app-") as scratch:
+        if options.archive is None:
+            recover(options.artifact)
+            verify(options.artifact, options.trusted_key)
+            model = Model.of_artifact(options.artifact)
+        else:
+            verify(options.archive, options.trusted_key)
+            model = Model.of_archive(options.archive, Path(scratch))
+        delay_s = None if options.batch_delay_ms is None else options.batch_delay_ms / 1000
+        batching = model.batching(options.batch_size, delay_s, options.queue_size)
+        settings = Settings(
+            options.host,
+            options.port,
+            options.threads,
+            options.drain_s,
+            Bounds(options.connections, options.connections_per_client),
+            options.body_memory_mib * 1024 * 1024,
+            tuple(options.without),
+            not options.no_explanations,
+        )
+        serve(model, batching, settings)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m deploy app", description="Serve without TorchServe.")
+    served = parser.add_mutually_exclusive_group(required=True)
+    served.add_argument("--artifact", type=Path, help="a folder, such as build/artifacts/openvino-int8")
+    served.add_argument("--archive", type=Path, help="such as model_store/hate.mar; its settings hold")
+    add_trusted_key(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="there are no tokens; default: %(default)s")
+    parser.add_argument(
+        "--port", type=not_negative_int, default=8080, help="0: a free one; default: %(default)s"
+    )
+    parser.add_argument("--threads", type=positive_int, help="default: the archive's, or all CPUs")
+    parser.add_argument("--batch-size", type=positive_int, help="default: the archive's, or 32")
+    parser.add_argument("--batch-delay-ms", type=not_negative_float, help="default: the archive's, or 1")
+    parser.add_argument("--queue-size", type=positive_int, help="default: the archive's, or 256")
+    usual = Bounds()
+    parser.add_argument(
+        "--connections", type=positive_int, default=usual.total, help="at once; default: %(default)s"
+    )
+    parser.add_argument(
+        "--connections-per-client",
+        type=positive_int,
+        default=usual.per_client,
+        help="from one address; behind a proxy as many as --connections; default: %(default)s",
+    )
+    parser.add_argument(
+        "--body-memory-mib",
+        type=positive_int,
+        default=MOST_HELD // (1024 * 1024),
+        help="for bodies that arrive or wait; default: %(default)s",
+    )
+    parser.add_argument("--no-explanations", action="store_true", help="as maxExplained: 0 in an archive")
+    parser.add_argument("--without", nargs="+", choices=PAGES, default=(), help="pages to leave out")
+    parser.add_argument(
+        "--drain-s",
+        type=not_negative_float,
+        default=0.0,
+        help="answer so long after SIGTERM, with 503 at /ready; default: %(default)g",
+    )
+    return parser

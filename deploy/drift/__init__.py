@@ -1,0 +1,1 @@
+"""What is served, compared with validation."""

@@ -1,0 +1,80 @@
+"""Drift as metrics: Prometheus asks this exporter, which asks TorchServe, once for each scrape.
+
+No clock of its own: the sliding window is made of the looks that the scrapes are. Until it holds enough texts
+the distances are absent, since they would be noise; the number of texts is always told.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from common.commands import say
+from deploy.drift.judge import Distribution, Rule, Verdict, assess
+from deploy.drift.sources import Window, served
+from handler.errors import UserError
+
+
+class DriftCollector(Collector):
+    """The metrics `classifier_drift_*` of what the server at `url` has answered in the last `window_s`."""
+
+    def __init__(
+        self, url: str, name: str, reference: Sequence[Distribution], rule: Rule, window_s: float
+    ) -> None:
+        self.url, self.name, self.reference, self.rule = url, name, reference, rule
+        self._window = Window(window_s)
+        self._lock = threading.Lock()  # two may scrape at once
+        self._failure = ""
+
+    def collect(self) -> Iterator[Metric]:
+        with self._lock:
+            verdicts = self._look()
+        up = "1 if the server's counts could be read and are this artifact's"
+        yield GaugeMetricFamily("classifier_drift_up", up, value=float(verdicts is not None))
+        yield from _gauges(verdicts or [])
+
+    def _look(self) -> list[Verdict] | None:
+        """Verdicts on the window as it is now; None, and a word to the operator, where there are none."""
+        try:
+            self._window.add(time.monotonic(), served(self.url, self.name))
+            verdicts = assess(self.reference, self._window.total(), self.rule)
+        except UserError as error:
+            if str(error) != self._failure:  # not once for each scrape
+                say(f"error: {error}")
+            self._failure = str(error)
+            return None
+        self._failure = ""
+        return verdicts
+
+
+def _gauges(verdicts: Sequence[Verdict]) -> Iterator[Metric]:
+    labels = ["distribution"]
+    texts = GaugeMetricFamily("classifier_drift_texts", "texts in the window", labels=labels)
+    drift = GaugeMetricFamily("classifier_drift_detected", "1 if the distribution has drifted", labels=labels)
+    psi = GaugeMetricFamily("classifier_drift_psi", "population stability index", labels=labels)
+    ks = GaugeMetricFamily("classifier_drift_ks", "Kolmogorov-Smirnov distance over the bins", labels=labels)
+    for verdict in verdicts:
+        of = [verdict.distribution]
+        texts.add_metric(of, verdict.texts)
+        drift.add_metric(of, float(verdict.verdict == "drift"))
+        if verdict.verdict != "too few texts":
+            psi.add_metric(of, verdict.psi)
+            ks.add_metric(of, verdict.ks)
+    yield from (texts, drift, psi, ks)
+
+
+def listen(collector: DriftCollector, host: str, port: int) -> threading.Thread:
+    """Answer Prometheus at `host:port`, from a thread; raises `UserError` where that cannot be had."""
+    registry = CollectorRegistry()
+    registry.register(collector)
+    try:
+        _, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        seen = f"{host}:{port} ({error.strerror})"
+        raise UserError(
+            "the exporter cannot listen there", seen=seen, remedy="Name another: --listen"
+        ) from error
+    return thread

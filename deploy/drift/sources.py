@@ -1,0 +1,193 @@
+"""Where the counts come from that `drift` compares: a server's metrics, a Prometheus, what `predict` wrote.
+
+TorchServe's counters live in its Java process: they outlast a worker that dies and begin anew with the
+server. Where one has fallen, all of them are taken to have begun anew. What came between the last look and
+the restart is lost.
+"""
+
+import json
+import math
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from http.client import HTTPException
+from itertools import pairwise
+from urllib.parse import urlencode
+
+from prometheus_client.parser import text_string_to_metric_families
+from tqdm import tqdm
+
+from common.proxies import open_url
+from deploy.drift.judge import Counts
+from handler.artifact import Artifact
+from handler.errors import UserError
+from handler.metrics import dimension, length_bin, score_bin
+from scoring.plan import plan, read_part
+
+TIMEOUT_S = 5
+LOOK_S = 5  # between two looks at a server: a restart is seen by counters that have fallen since
+MOST_BYTES = 256 << 20  # of an answer; a week of one server, looked at every 15 s, is 25 MB
+STEPS = 240  # of a sliding window: its memory is bounded however often somebody looks
+# Every server has counted the look itself, so that a histogram that begins later is seen to begin at nothing.
+HEARTBEAT = "Requests2XX"
+HISTOGRAMS = {"classifier_scores": "score", "classifier_lengths": "length"}
+
+
+def served(url: str, name: str) -> Counts:
+    """What the server at `url` (its metrics) has counted for the model `name` since it started."""
+    page = _read(url).decode("utf-8", errors="replace")
+    remedy = "Give the metrics address of a TorchServe with metrics_config=deploy/metrics.yaml"
+    counts = Counts()
+    try:
+        families = list(text_string_to_metric_families(page))
+        for sample in (sample for family in families for sample in family.samples):
+            _add(counts, sample.name.removesuffix("_total"), sample.labels, sample.value, name)
+    except ValueError as error:
+        raise UserError("these are not TorchServe's metrics", seen=url, remedy=remedy) from error
+    if not {family.name for family in families} >= HISTOGRAMS.keys():
+        raise UserError("scores and lengths are not counted there", seen=url, remedy=remedy)
+    return counts
+
+
+def watched(url: str, name: str, window_s: float) -> Counts:
+    """What the server counts in the `window_s` seconds from now."""
+    window, end = Window(window_s), time.monotonic() + window_s
+    with tqdm(total=round(window_s), unit=" s", disable=None) as progress:
+        while True:
+            window.add(time.monotonic(), served(url, name))
+            left = end - time.monotonic()
+            progress.update(round(window_s - max(left, 0)) - progress.n)
+            if left <= 0:
+                return window.total()
+            time.sleep(min(left, LOOK_S))
+
+
+def recorded(url: str, name: str, window_s: float) -> Counts:
+    """What the servers that the Prometheus at `url` scrapes have counted in the last `window_s` seconds.
+
+    From the samples as they were scraped: `increase()` would guess beyond them, and leave out what a counter
+    held when it appeared.
+    """
+    series = "|".join((*HISTOGRAMS, HEARTBEAT))
+    query = urlencode({"query": f'{{__name__=~"{series}"}}[{math.ceil(window_s)}s]'})
+    try:
+        found = json.loads(_read(f"{url.rstrip('/')}/api/v1/query?{query}"))["data"]["result"]
+        looks: defaultdict[tuple, defaultdict[float, Counts]] = defaultdict(lambda: defaultdict(Counts))
+        for each in found:
+            labels = each["metric"]
+            for at_s, value in each["values"]:
+                look = looks[labels.get("job"), labels.get("instance")][at_s]
+                _add(look, labels["__name__"], labels, float(value), name)
+    except (ValueError, KeyError, TypeError) as error:
+        remedy = "Give the address of a Prometheus: --prometheus http://127.0.0.1:9090"
+        raise UserError("this does not answer as Prometheus does", seen=url, remedy=remedy) from error
+    return _sum(
+        increase(before, after)
+        for looks_of_one in looks.values()
+        for (_, before), (_, after) in pairwise(sorted(looks_of_one.items()))
+    )
+
+
+def written(path: str, artifact: Artifact) -> Counts:
+    """The answers in what `python -m handler predict` wrote, of `artifact`'s labels; errors are left out."""
+    reference = artifact.meta["reference"]
+    edges, up_to = reference["scores"]["edges"], reference["lengths"]["up_to"]
+    remedy = "Give what python -m handler predict wrote with this artifact: .csv, .jsonl or .parquet"
+    try:
+        parts = plan(path, "tokens", 10_000, None)
+    except UserError as error:
+        raise UserError(error.what, seen=error.seen, remedy=remedy) from error
+    counts = Counts()
+    try:
+        for row in (row for part in parts.parts for row in read_part(part, "tokens")):
+            if row.get("error"):
+                continue
+            counts["length", length_bin(int(row["tokens"]), up_to)] += 1
+            for label, score in _scores(row, artifact):
+                counts[f"score:{dimension(label)}", score_bin(score, edges)] += 1
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError("this is not what predict writes", seen=path, remedy=remedy) from error
+    return counts
+
+
+def _scores(row: dict, artifact: Artifact) -> list[tuple[str, float]]:
+    """The scores of a written row that have a reference; that of the positive one of two labels follows from
+    either's."""
+    labels = artifact.labels
+    if artifact.multi_label:
+        return [(label, float(json.loads(row["score"])[label])) for label in labels]
+    if len(labels) > 2:
+        raise UserError(
+            "of three labels and more, predict writes the chosen one's score alone",
+            seen=", ".join(labels),
+            remedy="Take the counts from the server: --metrics or --prometheus",
+        )
+    if row["label"] not in labels:
+        raise ValueError(row["label"])
+    score = float(row["score"])
+    positive = str(artifact.positive_label)
+    return [(positive, score if row["label"] == positive else round(1 - score, 6))]
+
+
+class Window:
+    """What was counted in the last `seconds`, put together from looks at counters."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._steps: deque[tuple[float, Counts]] = deque()
+        self._last: Counts | None = None
+
+    def add(self, at_s: float, counts: Counts) -> None:
+        """A look at the counters, at a time that does not run backwards."""
+        if self._last is not None:
+            more = increase(self._last, counts)
+            if self._steps and at_s - self._steps[-1][0] < self.seconds / STEPS:
+                self._steps[-1][1].update(more)
+            else:
+                self._steps.append((at_s, more))
+        self._last = counts
+        while self._steps and self._steps[0][0] < at_s - self.seconds:
+            self._steps.popleft()
+
+    def total(self) -> Counts:
+        return _sum(step for _, step in self._steps)
+
+
+def increase(before: Counts, after: Counts) -> Counts:
+    """What was counted between two looks; all of `after` where a counter has fallen, since it began anew."""
+    restarted = any(after[key] < value for key, value in before.items())
+    return Counts(after) if restarted else Counts({key: after[key] - before[key] for key in after})
+
+
+def _sum(each: Iterable[Counts]) -> Counts:
+    total = Counts()
+    for counts in each:
+        total.update(counts)
+    return total
+
+
+def _add(counts: Counts, metric: str, labels: dict[str, str], value: float, name: str) -> None:
+    """Add a sample where it is the heartbeat, or of a histogram of the model `name`."""
+    if metric == HEARTBEAT:
+        counts[HEARTBEAT, ""] += int(value)
+    elif metric in HISTOGRAMS and labels.get("ModelName") == dimension(name):
+        label = labels.get("label")
+        distribution = f"{HISTOGRAMS[metric]}:{label}" if label else HISTOGRAMS[metric]
+        counts[distribution, labels["up_to"]] += int(value)
+
+
+def _read(url: str) -> bytes:
+    """The answer at an address of http or https, at most `MOST_BYTES` of it."""
+    remedy = "Is it running there? Check the address"
+    if not url.startswith(("http://", "https://")):
+        raise UserError("this is no address of http", seen=url, remedy=remedy)
+    try:
+        with open_url(url, TIMEOUT_S) as response:
+            content = response.read(MOST_BYTES + 1)
+    except (OSError, HTTPException, ValueError) as error:
+        raise UserError("nothing answers", seen=f"{url} ({error})", remedy=remedy) from error
+    if len(content) > MOST_BYTES:
+        raise UserError(
+            f"the answer is over {MOST_BYTES >> 20} MiB", seen=url, remedy="Take a shorter --window"
+        )
+    return content

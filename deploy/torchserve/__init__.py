@@ -1,0 +1,1 @@
+"""TorchServe as a process: start, stop, access, containers, roll-outs."""

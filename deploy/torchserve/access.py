@@ -1,0 +1,93 @@
+"""Asking a running TorchServe from its own machine, over TLS and with its tokens where it wants them.
+
+TorchServe wants one token for its inference API, `/ping` included, and another for its management API; its
+metrics API asks for none. It draws both when it starts and writes them into `key_file.json` in the folder
+that it was started in. The server's certificate is compared with the file that the configuration names, so
+that a self-signed one will do, whatever name it bears. Leaves out keystores and unix sockets.
+"""
+
+import http.client
+import json
+import ssl
+import urllib.request
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.proxies import open_direct
+from common.torchserve import Config, read_config
+
+KEY_FILE = "key_file.json"
+TOKENS = {"inference_address": "inference", "management_address": "management"}
+PATIENCE_S = 5
+
+
+@dataclass(frozen=True)
+class Access:
+    """A TorchServe's configuration, and the folder that it was started in, where it keeps its tokens."""
+
+    config: Config
+    folder: Path
+
+    @classmethod
+    def of(cls, path: Path) -> "Access":
+        """That of the configuration at `path`: its tokens lie beside it, or in this folder."""
+        beside = (path.parent / KEY_FILE).is_file()
+        return cls(read_config(path), path.parent if beside else Path.cwd())
+
+    def is_ready(self, name: str) -> bool:
+        """Whether the model answers. `/ping` alone says so too early, while the worker still warms up."""
+        return self.worker_status(name) == "READY" and self.is_healthy()
+
+    def is_healthy(self) -> bool:
+        return says_healthy(self._get("inference_address", "/ping"))
+
+    def worker_status(self, name: str) -> str | None:
+        """`READY` when all of the model's workers answer, else the status of one that does not; None while
+        none is known."""
+        model = self._get("management_address", f"/models/{name}")
+        statuses = [worker["status"] for worker in model[0]["workers"]] if model else []
+        return min(statuses, key=lambda status: status == "READY", default=None)
+
+    def answers(self, name: str) -> bool:
+        """Whether a worker of `name` answers within `PATIENCE_S`. It is asked to describe itself, which is no
+        prediction and so in no counter of texts. One that is at work on a long batch answers late, too."""
+        return self.is_healthy() and bool(self._get("management_address", f"/models/{name}?customized=true"))
+
+    def headers(self, interface: str) -> dict[str, str]:
+        """What a request to `interface`, a key of the configuration, must bear; nothing without tokens."""
+        if self.config.wants_tokens and interface in TOKENS:
+            with suppress(OSError, ValueError, KeyError):
+                keys = json.loads((self.folder / KEY_FILE).read_text())
+                return {"Authorization": f"Bearer {keys[TOKENS[interface]]['key']}"}
+        return {}
+
+    def context(self) -> ssl.SSLContext:
+        """Trusts the configuration's own certificate, or the system's authorities where it names none."""
+        certificate = self.config["certificate_file"]
+        context = ssl.create_default_context(cafile=self.folder / certificate if certificate else None)
+        context.check_hostname = False  # it is made out to the public name, and we ask on loopback
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # without the authority that signed it
+        return context
+
+    def _get(self, interface: str, path: str):
+        url = self.config.endpoint(interface) + path
+        with suppress(OSError):
+            return ask(url, self.headers(interface), self.context() if url.startswith("https:") else None)
+        return None
+
+
+def ask(url: str, headers: Mapping[str, str] | None = None, context: ssl.SSLContext | None = None):
+    """The JSON at `url`, or None where nothing answers, or with anything but a 200 and JSON."""
+    request = urllib.request.Request(url, headers=dict(headers or {}))
+    try:
+        with open_direct(request, PATIENCE_S, context) as response:
+            return json.load(response)
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+
+
+def says_healthy(answer) -> bool:
+    """Whether this is what TorchServe's `/ping` answers when all is well."""
+    return bool(answer) and answer.get("status") == "Healthy"

@@ -1,0 +1,101 @@
+"""What a container does: `run` is TorchServe and ends where that works no more; `probe` and `alive` look.
+
+TorchServe's own launcher passes no signal on, and neither it nor Java ends when a worker hangs or was given
+up. `run` starts Java itself, passes signals on and looks every ten seconds: a container that works no more
+ends, and whoever restarts containers restarts it.
+In the image it is started as `python /srv run`: a PYTHONPATH would reach the worker, too.
+"""
+
+import argparse
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.commands import run, say
+from common.scratch import private_folder
+from common.signing import add_trusted_key
+from common.torchserve import Config, java_home, read_config
+from deploy.torchserve.access import Access
+from deploy.torchserve.server import checked_archive, clear, is_alive
+from handler.errors import UserError
+
+EVERY_S = 10
+MOST_FAILURES = 4  # a look that fails takes 7 s itself: about a minute
+OF_A_START = 30  # as long as an archive's startupTimeout, before there has been any worker
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="container", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", type=Path, default=os.environ.get("TS_CONFIG_FILE", "config.properties"))
+    common.add_argument(
+        "--name", default="hate", help="of the model; serves <name>.mar; default: %(default)s"
+    )
+    start = commands.add_parser("run", parents=[common], help="TorchServe, until it works no more")
+    start.set_defaults(command=_run)
+    probe = commands.add_parser("probe", parents=[common], help="exit status 0 where the model answers")
+    probe.set_defaults(command=_probe)
+    alive = commands.add_parser("alive", parents=[common], help="… 1 where a worker hangs or was given up")
+    alive.set_defaults(command=_alive)
+    add_trusted_key(start)
+    arguments = parser.parse_args(argv)
+    own = {"trusted_key": arguments.trusted_key} if "trusted_key" in arguments else {}
+    return arguments.command(read_config(arguments.config), arguments.name, **own)
+
+
+def java_command(config: Config, name: str, folder: Path) -> list[str]:
+    """What TorchServe's launcher would start, with `folder` for temporary files."""
+    found = importlib.util.find_spec("ts")
+    if found is None or found.origin is None:
+        raise UserError("TorchServe is not installed", remedy="pip install torchserve==0.12.0")
+    home = Path(found.origin).parents[1]
+    return [
+        str(Path(java_home(), "bin", "java")),
+        f"-Dmodel_server_home={home}",
+        f"-Djava.io.tmpdir={folder}",
+        *config["vmargs"].split(),
+        *("-cp", str(home / "ts" / "frontend" / "*"), "org.pytorch.serve.ModelServer"),
+        *("--python", sys.executable, "-f", str(config.path), "-s", str(config.model_store), "-ncs"),
+        *("-m", f"{name}={name}.mar"),
+    ]
+
+
+def _run(config: Config, name: str, trusted_key: Path | None) -> int:
+    """Java's exit status, or 1 where no worker has been alive for a minute."""
+    checked_archive(config, name, trusted_key)
+    folder = private_folder()
+    clear(folder)  # a container's folder outlives a Java that was killed
+    own = {"TS_CONFIG_FILE": str(config.path), "TMPDIR": str(folder), "TEMP": str(folder)}
+    java = subprocess.Popen(java_command(config, name, folder), env=os.environ | own)
+    for number in PASSED_ON:
+        signal.signal(number, lambda number, _: java.send_signal(number))
+    access, failures = Access(config, Path.cwd()), MOST_FAILURES - OF_A_START
+    while failures < MOST_FAILURES:
+        try:
+            status = java.wait(EVERY_S)
+            return status if status >= 0 else 128 - status
+        except subprocess.TimeoutExpired:
+            failures = 0 if is_alive(access, name) else failures + 1
+    say(f"no worker of {name} answers or is at work: TorchServe is ended")
+    java.kill()
+    java.wait()
+    return 1
+
+
+def _probe(config: Config, name: str) -> int:
+    access = Access(config, Path.cwd())
+    return 0 if access.is_ready(name) and is_alive(access, name) else 1
+
+
+def _alive(config: Config, name: str) -> int:
+    return 0 if is_alive(Access(config, Path.cwd()), name) else 1
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,436 @@
+"""`python -m deploy rollout`: change the version that servers answer with, and back by itself if it is worse.
+
+Each server in turn: the new version is registered beside the old one and warmed, both are asked for the same
+texts, and only if they agree, and the new one is not slower, does it become the default; then it is watched.
+Whatever goes wrong on any server brings the old version back on all of them; a roll-out that was killed is
+noted on the disk, and undone by the next one or by `--back`. Covers TorchServe, whose model API is open on
+loopback for this (`enable_model_api=true`); for a moment each server holds both models in memory.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import requests
+from requests.adapters import HTTPAdapter
+from tabulate import tabulate
+from tqdm import tqdm
+
+from common.commands import emit, not_negative_float, positive_float, positive_int, run, say, share
+from common.signing import add_trusted_key, trusted_keys, verify
+from common.torchserve import read_config
+from deploy.torchserve.access import Access
+from deploy.torchserve.rollout_note import Note, note_file, read_note, write_note
+from deploy.torchserve.server import CONFIG
+from deploy.tuning.sample import read_texts
+from handler.errors import UserError
+
+NUMBER = "Package it under a new number: python -m export package --version 1.1"
+RESPONSE_S = 300  # the longest that an archive's worker is given for a batch
+TIMEOUT_S = 600  # of a registration: the worker loads, and warms every shape
+POLL_S = 0.2
+CONFIDENCE_Z = 1.96
+ROLLED_BACK = "The old version serves on"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a new version may differ by, and how long it is watched."""
+
+    max_flip: float
+    max_shift: float
+    max_slowdown: float
+    watch_s: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Old and new on the same texts, asked in turn. `flips` is the share of labels that differ, with the
+    upper end of its 95 % interval; `shift` the mean distance of scores; `slowdown` the median ratio of the
+    times of lone requests."""
+
+    texts: int
+    flips: float
+    flips_high: float
+    shift: float
+    old_p50_ms: float
+    new_p50_ms: float
+    slowdown: float
+
+    def objections(self, limits: Limits) -> list[str]:
+        """Why the new version must not serve; empty where it may."""
+        found = []
+        if self.flips_high > limits.max_flip:
+            differing = f"{self.flips:.1%} of labels differ (up to {self.flips_high:.1%} at 95 % confidence)"
+            found.append(f"{differing}, {limits.max_flip:.1%} are allowed")
+        if self.shift > limits.max_shift:
+            found.append(f"scores differ by {self.shift:.3f} on average, {limits.max_shift:g} is allowed")
+        if self.slowdown > limits.max_slowdown:
+            times = f"{self.slowdown:.2f} times as long ({self.new_p50_ms:.1f} ms)"
+            found.append(f"a lone request takes {times}, {limits.max_slowdown:g} is allowed")
+        return found
+
+
+class _Tls(HTTPAdapter):
+    """Trusts what `Access` does."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=self._access.context(), assert_hostname=False, **kwargs)
+
+
+class Front:
+    """One TorchServe and its model `name`."""
+
+    def __init__(self, access: Access, name: str) -> None:
+        self.access, self.name = access, name
+        self.inference = access.config.endpoint("inference_address")
+        self.management = access.config.endpoint("management_address")
+        self.session = requests.Session()
+        self.session.trust_env = False  # no proxy, and no other credentials, for a server of this machine
+        self.session.mount("https://", _Tls(access))
+
+    @property
+    def note_file(self) -> Path:
+        return note_file(self.access, self.name)
+
+    def versions(self) -> dict[str, dict[str, Any]]:
+        """What is registered, by version."""
+        found = self._manage("GET", f"/models/{self.name}/all")
+        return {one["modelVersion"]: one for one in found}
+
+    def default(self) -> str:
+        return self._manage("GET", f"/models/{self.name}")[0]["modelVersion"]
+
+    def register(self, url: str, workers: int) -> None:
+        options = {
+            "url": url,
+            "model_name": self.name,
+            "initial_workers": str(workers),
+            "synchronous": "true",
+        }
+        self._manage("POST", "/models", options)
+
+    def set_default(self, version: str) -> None:
+        self._manage("PUT", f"/models/{self.name}/{version}/set-default")
+
+    def remove(self, version: str, patience_s: float = RESPONSE_S) -> None:
+        """Unregister a version when nothing waits for it, since TorchServe would fail what does; `UserError`
+        where something still waits after `patience_s`. What a worker has in its hands is in no queue: one
+        request a worker is asked behind it, and when these are answered so is that."""
+        deadline = time.monotonic() + patience_s
+        while (model := self._describe(version)).get("jobQueueStatus", {}).get("pendingRequests", 0):
+            if time.monotonic() > deadline:
+                remedy = f"Remove it later: curl -X DELETE {self.management}/models/{self.name}/{version}"
+                raise UserError("requests still wait for a version", seen=version, remedy=remedy)
+            time.sleep(POLL_S)
+        for _ in model["workers"]:
+            with suppress(UserError):  # a version that cannot answer holds nothing
+                self.ask("is anything left", version)
+        self._manage("DELETE", f"/models/{self.name}/{version}")
+
+    def _describe(self, version: str) -> dict[str, Any]:
+        return self._manage("GET", f"/models/{self.name}/{version}")[0]
+
+    def ask(self, text: str, version: str | None = None) -> tuple[dict, float]:
+        """The answer and the milliseconds that it took; `UserError` where it was not 200."""
+        place = f"{self.inference}/predictions/{self.name}" + (f"/{version}" if version else "")
+        headers, begun = self.access.headers("inference_address"), time.perf_counter()
+        try:
+            answer = self.session.post(place, json={"text": text}, headers=headers, timeout=60)
+        except requests.RequestException as error:
+            raise UserError(
+                "no answer", seen=f"{place}: {type(error).__name__}", remedy="Is it up?"
+            ) from error
+        taken_ms = 1000 * (time.perf_counter() - begun)
+        if answer.status_code != 200:
+            raise UserError(
+                "a request failed", seen=f"{place}: {answer.status_code}", remedy="Look at the server's log"
+            )
+        return answer.json(), taken_ms
+
+    def _manage(self, method: str, path: str, options: dict[str, str] | None = None) -> Any:
+        try:
+            place, headers = self.management + path, self.access.headers("management_address")
+            answer = self.session.request(method, place, params=options, headers=headers, timeout=TIMEOUT_S)
+        except requests.RequestException as error:
+            raise UserError(
+                "the management API does not answer",
+                seen=f"{self.management}: {type(error).__name__}",
+                remedy="Start the server, or name its --config",
+            ) from error
+        if answer.status_code == 405:
+            remedy = "Start it with enable_model_api=true and its management address on loopback"
+            raise UserError("the server's model API is closed", seen=self.management, remedy=remedy)
+        if answer.status_code == 409:
+            raise UserError("this version is registered already", seen=self.management, remedy=NUMBER)
+        if not answer.ok:
+            seen = f"{method} {path}: {answer.status_code} {answer.text.strip()[:300]}"
+            raise UserError("TorchServe refused", seen=seen, remedy="Its log says more")
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise UserError(
+                "this is not TorchServe", seen=self.management, remedy="Check --config"
+            ) from error
+
+
+def go_back(front: Front) -> str | None:
+    """Undo a roll-out that was cut off, or one that kept the old version: that one is the default again, and
+    what it added is removed. What was done, in words; None where there was nothing to undo."""
+    if (note := read_note(front.note_file)) is None:
+        return None
+    if note.is_under_way:
+        seen, remedy = f"process {note.pid}", "Wait for it, or end it: kill sends it back by itself"
+        raise UserError("a roll-out is under way on this server", seen=seen, remedy=remedy)
+    present = front.versions()
+    if note.old not in present:
+        front.note_file.unlink()
+        return f"{front.management}: started again since its roll-out, with version {front.default()}"
+    front.set_default(note.old)
+    for version in present.keys() - {*note.known}:
+        front.remove(version)
+    front.note_file.unlink()
+    return f"{front.management}: version {note.old} is the default again, of {note.url} nothing is left"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 1 where the new version was rolled back."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    configs = options.config or [Path(os.environ.get("TS_CONFIG_FILE", CONFIG))]
+    fronts = [Front(Access.of(path), options.name) for path in configs]
+    if options.back:
+        done = [words for front in fronts if (words := go_back(front))]
+        say("\n".join(done) or "no roll-out is noted: there is nothing to go back from")
+        emit({"back": done})
+        return int(not done)
+    if options.url is None or options.texts is None:
+        parser.error("the new version's url and --texts are needed, or --back")
+    for path in configs:
+        _verify(options.url, read_config(path).model_store, options.trusted_key)
+    limits = Limits(options.max_flip, options.max_shift, options.max_slowdown, options.watch_s)
+    texts = read_texts(options.texts)[: options.count]
+    outcome = roll_out(fronts, options.url, texts, limits, options.workers, options.keep_old)
+    say(table(outcome))
+    emit(outcome)
+    return int(not outcome["done"])
+
+
+def _verify(url: str, store: Path, trusted_key: Path | None) -> None:
+    """`UserError` where a key is trusted that did not sign the archive, or cannot be known to have."""
+    if trusted_key is not None and "://" in url:
+        trusted_keys(trusted_key)
+        raise UserError(
+            "what a server fetches by itself cannot be verified before, and a trusted key is configured",
+            seen=url.partition("?")[0],
+            remedy=f"Fetch it (python -m export fetch), put the archive and its signature into {store}, and "
+            "name its file",
+        )
+    verify(store / url, trusted_key)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy rollout", description="Change the served version."
+    )
+    parser.add_argument(
+        "url", nargs="?", help="of the new version: a file of the model store, or an allowed address"
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        help="of a server; once for each (default: the usual one)",
+    )
+    parser.add_argument(
+        "--back", action="store_true", help="undo a roll-out that was cut off, or one with --keep-old"
+    )
+    parser.add_argument("--texts", type=Path, help="to compare by, one a line")
+    parser.add_argument("--count", type=positive_int, default=500, help="of texts (default: %(default)s)")
+    parser.add_argument("--name", default="hate", help="of the model (default: %(default)s)")
+    parser.add_argument("--workers", type=positive_int, default=1, help="of the new version (%(default)s)")
+    parser.add_argument("--max-flip", type=share, default=0.05, help="share of labels (default: %(default)s)")
+    parser.add_argument("--max-shift", type=share, default=0.05, help="of scores (default: %(default)s)")
+    parser.add_argument(
+        "--max-slowdown", type=positive_float, default=1.5, help="of a request (default: %(default)s)"
+    )
+    parser.add_argument("--watch-s", type=not_negative_float, default=10, help="afterwards (%(default)s)")
+    add_trusted_key(parser)
+    parser.add_argument("--keep-old", action="store_true", help="registered, to go back to at any time")
+    return parser
+
+
+def roll_out(
+    fronts: Sequence[Front], url: str, texts: Sequence[str], limits: Limits, workers: int, keep_old: bool
+) -> dict[str, Any]:
+    """`done`: whether all servers answer with the new version, else `why` none does; `servers`: what was
+    compared; `not_rolled_back` and `left`: where the old version could not be brought back, and where a
+    version that serves no more could not be removed."""
+    if (least := upper_bound(0, len(texts))) > limits.max_flip:
+        seen = f"{len(texts)} texts: were none to differ, {least:.1%} might still"
+        raise UserError("so few texts prove nothing", seen=seen, remedy="Give more, or raise --max-flip")
+    for front in fronts:
+        note = read_note(front.note_file)
+        if note is not None and not note.is_done and (words := go_back(front)):
+            say(f"an earlier roll-out was cut off. {words}")
+    olds = [front.default() for front in fronts]  # before anything is touched: every server must be there
+    outcome: dict[str, Any] = {"done": False, "why": None, "servers": [], "not_rolled_back": [], "left": []}
+    changed: list[tuple[Front, str, str]] = []  # server, old version, new version
+    try:
+        for front, old in zip(tqdm(fronts, unit=" servers", disable=None), olds, strict=True):
+            write_note(front.note_file, Note.of(old, front.versions(), url))
+            new = add_version(front, url, workers)
+            changed.append((front, old, new))
+            found = compare(front, old, new, texts)
+            outcome["servers"].append({"server": front.inference, "old": old, "new": new, **asdict(found)})
+            if objections := found.objections(limits):
+                what, seen = f"version {new} is not served", "; ".join(objections)
+                raise UserError(what, seen=seen, remedy=ROLLED_BACK)
+            front.set_default(new)
+            watch(front, new, texts, found, limits)
+    except BaseException as error:
+        outcome["not_rolled_back"] = _each(changed, lambda front, old, new: front.set_default(old))
+        outcome["left"] = _each(changed, lambda front, old, new: front.remove(new))
+        outcome["why"] = str(error) if isinstance(error, UserError) else "interrupted"
+        if not outcome["not_rolled_back"] and not outcome["left"]:
+            for front in fronts:
+                front.note_file.unlink(missing_ok=True)
+        if not isinstance(error, UserError | KeyboardInterrupt):
+            say(table(outcome))
+            raise
+        return outcome
+    for front in fronts:
+        if keep_old and (note := read_note(front.note_file)) is not None:
+            write_note(front.note_file, replace(note, is_done=True))
+        else:
+            front.note_file.unlink(missing_ok=True)
+    if not keep_old:
+        outcome["left"] = _each(changed, lambda front, old, new: front.remove(old))
+    return outcome | {"done": True}
+
+
+def _each(
+    changed: Sequence[tuple[Front, str, str]], do: Callable[[Front, str, str], None]
+) -> list[dict[str, str]]:
+    """Do it on every server, and say where it failed: one that is gone keeps no other from it."""
+    failed = []
+    for front, old, new in changed:
+        try:
+            do(front, old, new)
+        except (UserError, KeyboardInterrupt, SystemExit) as error:  # a second signal cuts off this one alone
+            failed.append(
+                {
+                    "server": front.management,
+                    "why": str(error) if isinstance(error, UserError) else "interrupted",
+                }
+            )
+    return failed
+
+
+def add_version(front: Front, url: str, workers: int) -> str:
+    """Register, wait until it is loaded and warm, and say which version it is."""
+    before = set(front.versions())
+    try:
+        front.register(url, workers)
+        added = set(front.versions()) - before
+    except BaseException:
+        with suppress(UserError):
+            for version in set(front.versions()) - before:
+                front.remove(version)  # one whose workers died is registered all the same
+        raise
+    if len(added) != 1:
+        raise UserError("the archive brings no new version", seen=", ".join(sorted(before)), remedy=NUMBER)
+    return added.pop()
+
+
+def compare(front: Front, old: str, new: str, texts: Sequence[str]) -> Comparison:
+    """Ask both versions for every text, the one and the other first in turn."""
+    flips, shifts = 0, []
+    times: dict[str, list[float]] = {old: [], new: []}
+    for number, text in enumerate(texts):
+        answers = {}
+        for version in (old, new) if number % 2 else (new, old):
+            answers[version], taken_ms = front.ask(text, version)
+            times[version].append(taken_ms)
+        flips += _decision(answers[old]) != _decision(answers[new])
+        shifts.append(_shift(answers[old]["scores"], answers[new]["scores"]))
+    ratios = [after / before for before, after in zip(times[old], times[new], strict=True)]
+    return Comparison(
+        texts=len(texts),
+        flips=flips / len(texts),
+        flips_high=upper_bound(flips, len(texts)),
+        shift=float(np.mean(shifts)),
+        old_p50_ms=median(times[old]),
+        new_p50_ms=median(times[new]),
+        slowdown=median(ratios),
+    )
+
+
+def _decision(answer: dict[str, Any]) -> Any:
+    """The label, or those of independent ones that are over their thresholds."""
+    return answer["label"] if "label" in answer else sorted(answer["labels"])
+
+
+def _shift(old: dict[str, float], new: dict[str, float]) -> float:
+    """The largest distance of a label's score; of a version with other labels, all of it."""
+    return max(abs(old[label] - new[label]) for label in old) if old.keys() == new.keys() else 1.0
+
+
+def upper_bound(hits: int, trials: int) -> float:
+    """Of the 95 % interval of a share (Wilson, 1927)."""
+    share, z = hits / trials, CONFIDENCE_Z**2 / trials
+    spread = CONFIDENCE_Z * np.sqrt(share * (1 - share) / trials + z / (4 * trials))
+    return float((share + z / 2 + spread) / (1 + z))
+
+
+def watch(front: Front, new: str, texts: Sequence[str], found: Comparison, limits: Limits) -> None:
+    """Ask the server as everybody does, for a while; `UserError` when an answer fails or they get slow."""
+    deadline, times = time.monotonic() + limits.watch_s, []
+    for number in count():
+        answer, taken_ms = front.ask(texts[number % len(texts)])
+        times.append(taken_ms)
+        if answer["model"]["version"] != new:
+            raise UserError("another version answers", seen=answer["model"]["version"], remedy=ROLLED_BACK)
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S / 10)
+    if limits.watch_s and median(times) > limits.max_slowdown * found.old_p50_ms:
+        seen = f"{median(times):.1f} ms, {found.old_p50_ms:.1f} ms before"
+        raise UserError("as the default the new version is slow", seen=seen, remedy=ROLLED_BACK)
+
+
+def table(outcome: dict[str, Any]) -> str:
+    """For people: one row a server, and what came of it."""
+    rows = [
+        [
+            row["server"],
+            f"{row['old']} -> {row['new']}",
+            f"{row['flips']:.1%} (up to {row['flips_high']:.1%})",
+            f"{row['shift']:.4f}",
+            f"{row['old_p50_ms']:.1f} -> {row['new_p50_ms']:.1f} ({row['slowdown']:.2f}x)",
+        ]
+        for row in outcome["servers"]
+    ]
+    shown = tabulate(rows, ["server", "version", "labels that differ", "score shift", "lone request, ms"])
+    said = "done" if outcome["done"] else f"the old version serves: {outcome['why']}"
+    if outcome["not_rolled_back"]:
+        said = f"NOT ROLLED BACK EVERYWHERE, after: {outcome['why']}"
+    lines = [f"{one['server']} could not be set back: {one['why']}" for one in outcome["not_rolled_back"]]
+    lines += [f"{one['server']} still holds what serves no more: {one['why']}" for one in outcome["left"]]
+    return "\n".join([shown, said, *lines])
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,76 @@
+"""What a roll-out found on a server, noted next to its configuration before anything is touched.
+
+By it the next roll-out, `--back` and `python -m deploy status` know of one that was killed.
+"""
+
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from common.atomic import write_json
+from deploy.torchserve.access import Access
+from handler.errors import UserError
+
+
+@dataclass(frozen=True)
+class Note:
+    """The default version before, the versions known then, the archive of the new one, and the process that
+    changes it. `is_done` where all went well and the old version is kept."""
+
+    old: str
+    known: tuple[str, ...]
+    url: str
+    pid: int
+    pid_since: float
+    is_done: bool = False
+
+    @classmethod
+    def of(cls, old: str, known: Iterable[str], url: str) -> "Note":
+        """That of this process."""
+        own = psutil.Process()
+        return cls(old, tuple(known), url, own.pid, own.create_time())
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the process that wrote it still runs, and is no later one with its number."""
+        with suppress(psutil.Error):
+            return not self.is_done and psutil.Process(self.pid).create_time() == self.pid_since
+        return False
+
+    def __str__(self) -> str:
+        if self.is_done:
+            return f"version {self.old} is kept: python -m deploy rollout --back brings it back"
+        if self.is_under_way:
+            return f"a roll-out of {self.url} is under way (process {self.pid})"
+        remedy = "python -m deploy rollout --back undoes it, as the same command again does"
+        return f"a roll-out of {self.url} was cut off, and nothing watches what is served. {remedy}"
+
+
+def note_file(access: Access, name: str) -> Path:
+    """Where the roll-outs of model `name` on this server are noted."""
+    return access.config.path.parent / f"rollout-{name}-{access.config.ports[1]}.json"
+
+
+def read_note(path: Path) -> Note | None:
+    """None where no roll-out is noted; raises `UserError` for what is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Note(**values | {"known": tuple(values["known"])})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        remedy = "Set the default version by hand, and remove the file"
+        raise UserError("the note of a roll-out cannot be read", seen=path, remedy=remedy) from error
+
+
+def write_note(path: Path, note: Note) -> None:
+    """Raises `UserError` where that is not possible."""
+    try:
+        write_json(path, asdict(note))
+    except OSError as error:
+        what, remedy = "a roll-out must note what it found", "Make the folder writable"
+        raise UserError(what, seen=f"{path}: {error.strerror}", remedy=remedy) from error

@@ -1,0 +1,347 @@
+"""`python -m deploy tune`: the worker, thread, batch and delay settings that suit an archive on this machine.
+
+From the archive's own settings on, one thing is changed at a time. A candidate's server stands beside the
+best one's, and both are asked in turn, so that whatever else the machine does falls on both alike. A
+candidate takes the place of the best where it answered more in every round: of two that do not differ one
+does so by chance once in 2^rounds. What was chosen is measured against the settings at the start once more.
+The queue is set so that nobody waits longer than asked for: what would is refused at once. Packaging applies
+what is found to this artifact's archives on this kind of machine. Covers one archive and one level of load.
+Leaves out the model, several machines, and GPUs.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from tabulate import tabulate
+from tqdm import tqdm
+
+from common.atomic import write_json, write_text
+from common.commands import emit, positive_float, positive_int, say
+from common.signing import add_trusted_key, verify
+from common.torchserve import MODEL_CONFIG, Config, model_config, read_config
+from deploy.torchserve.server import CONFIG, Server, private_server
+from deploy.tuning.load import closed_loop
+from deploy.tuning.sample import sample
+from deploy.tuning.settings import SCHEMA, machine, read
+from handler.artifact import archived_artifact
+from handler.errors import UserError
+from handler.machine import available_cpus
+
+OUTPUT = Path("build/tuning.json")
+BATCH_SIZES = (8, 16, 32, 64)
+BATCH_DELAYS_MS = (1, 5, 20)  # 0 would cap batches at 2
+NETTY_THREADS = (1, 2, 4)
+NETTY = "number_of_netty_threads"
+WARM_S = 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is varied: all of the archive's model-config.yaml, but for TorchServe's Netty threads."""
+
+    workers: int
+    threads: int
+    batch_size: int
+    batch_delay_ms: int
+    netty_threads: int
+
+    def model_config(self) -> dict[str, Any]:
+        """As the archive says it; threads are 0, which is all that there are, where they are all here."""
+        threads = 0 if self.workers * self.threads == available_cpus() else self.threads
+        return {
+            "minWorkers": self.workers,
+            "maxWorkers": self.workers,
+            "batchSize": self.batch_size,
+            "maxBatchDelay": self.batch_delay_ms,
+            "handler": {"threads": threads},
+        }
+
+
+@dataclass
+class Candidate:
+    """A running server with its settings, and what was measured beside the best one so far."""
+
+    settings: Settings
+    server: Server
+    rates: list[float] = field(default_factory=list)  # requests a second, one entry a round
+    latencies_ms: list[float] = field(default_factory=list)
+
+    def ask(self, bodies: Sequence[bytes], concurrency: int, seconds: float) -> None:
+        load = closed_loop(self.server.predictions, bodies, concurrency, seconds, WARM_S)
+        if load.errors:
+            seen = ", ".join(f"{count} x {what}" for what, count in load.errors.items())
+            raise UserError("the server did not answer all", seen=seen, remedy="Lower --concurrency")
+        self.rates.append(load.requests_per_second)
+        self.latencies_ms += load.latencies_ms
+
+    def memory_mb(self) -> float:
+        """Of TorchServe and its workers, resident."""
+        return self.server.resident_mb()
+
+    @property
+    def p99_ms(self) -> float:
+        return float(np.percentile(self.latencies_ms, 99))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return tune(_parser().parse_args(argv))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m deploy tune", description="Find the best settings.")
+    default = Path(os.environ.get("TS_CONFIG_FILE", CONFIG))
+    parser.add_argument(
+        "--config", type=Path, default=default, help="Netty's threads are from there; default: %(default)s"
+    )
+    parser.add_argument("--archive", type=Path, default=Path("model_store/hate.mar"), help="%(default)s")
+    parser.add_argument(
+        "--texts", type=Path, help="one a line, of the lengths to expect (default: lengths of validation)"
+    )
+    parser.add_argument("--concurrency", type=positive_int, default=32, help="clients at once (%(default)s)")
+    parser.add_argument("--p99-ms", type=positive_float, help="settings slower than this are passed over")
+    parser.add_argument(
+        "--max-wait-ms", type=positive_float, default=1000.0, help="in the queue, else refused (%(default)s)"
+    )
+    parser.add_argument("--rounds", type=positive_int, default=5, help="of each comparison (%(default)s)")
+    parser.add_argument("--seconds", type=positive_float, default=3.0, help="of a round (%(default)s)")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="default: %(default)s")
+    add_trusted_key(parser)
+    parser.add_argument("--apply", action="store_true", help="write Netty's threads into the configuration")
+    return parser
+
+
+def tune(arguments: argparse.Namespace) -> int:
+    """Search, measure against the start, write, and tell."""
+    verify(arguments.archive, arguments.trusted_key)
+    artifact = archived_artifact(arguments.archive)
+    texts = sample(arguments.archive, arguments.texts)
+    bodies = [json.dumps({"text": text}).encode() for text in texts]
+    start = settings_of(arguments.archive, read_config(arguments.config))
+    content = read(arguments.output)  # before minutes are spent: it may be damaged
+    if content is not None and content["machine"] != machine():
+        say(f"{arguments.output} was tuned on another kind of machine, and is begun anew")
+        content = None
+    tried, chosen = search(arguments, start, bodies)
+    against = None
+    if chosen != start:
+        try:
+            against = against_start(arguments, start, chosen, bodies)
+        except UserError as error:
+            say(f"what was faster could not be measured again: {error}")
+    if against is None or not is_confirmed(against, arguments.p99_ms):
+        chosen = start
+    rates = [row["beside_rps"] for row in tried if "beside_rps" in row]
+    if not rates:
+        seen = tried[-1]["verdict"] if tried else "nothing to try"
+        raise UserError("no candidate could be measured", seen=seen, remedy="Mend that and tune again")
+    rate = against["rps" if chosen != start else "beside_rps"] if against else float(np.median(rates))
+    queue = max(chosen.batch_size, int(rate * arguments.max_wait_ms / 1000))
+    found = {
+        "artifact_sha256": artifact.sha256,
+        "settings": {**chosen.model_config(), "jobQueueSize": queue},
+        "netty_threads": chosen.netty_threads,
+        "concurrency": arguments.concurrency,
+        "max_wait_ms": arguments.max_wait_ms,
+        "texts": "synthetic, of the validation texts' lengths" if arguments.texts is None else "the user's",
+        "against_start": against,
+        "start": asdict(start),
+        "tried": tried,
+    }
+    content = content or {"schema": SCHEMA, "machine": machine(), "archives": {}}
+    content["archives"][artifact.name] = found
+    write_json(arguments.output, content)
+    say(table(tried))
+    say(verdict(start, chosen, against))
+    met = (row[name] for row in tried for name in ("p99_ms", "beside_p99_ms") if name in row)
+    if arguments.p99_ms is not None and min(met) > arguments.p99_ms:
+        say(f"nothing that was tried keeps p99 within {arguments.p99_ms:g} ms")
+    say(f"a queue of {queue} is {arguments.max_wait_ms:g} ms of work")
+    say(f"wrote {arguments.output}; make package applies it")
+    if chosen.netty_threads != start.netty_threads:
+        if arguments.apply:
+            set_netty_threads(arguments.config, chosen.netty_threads)
+        done = "written" if arguments.apply else "write it there, or add --apply"
+        say(f"{arguments.config}: {NETTY}={chosen.netty_threads} ({done})")
+    emit(found)
+    return 0
+
+
+def settings_of(archive: Path, config: Config) -> Settings:
+    """Those that an archive has and the configuration gives."""
+    said = model_config(archive)
+    workers = said.get("minWorkers", 1)
+    threads = (said.get("handler") or {}).get("threads") or max(1, available_cpus() // workers)
+    netty = int(config[NETTY] or 0)
+    return Settings(workers, threads, said.get("batchSize", 1), said.get("maxBatchDelay", 100), netty)
+
+
+def repacked(archive: Path, settings: Settings, folder: Path) -> Path:
+    """The archive with other settings, in `folder`."""
+    said = model_config(archive)
+    own = settings.model_config()
+    content = said | own | {"handler": (said.get("handler") or {}) | own["handler"]}
+    content.pop("jobQueueSize", None)  # tuned for another load; the configuration's holds
+    target = folder / archive.name
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as opened:
+        for entry in source.infolist():
+            with source.open(entry) as old, opened.open(entry.filename, "w", force_zip64=True) as new:
+                if entry.filename == MODEL_CONFIG:
+                    new.write(yaml.safe_dump(content).encode())
+                else:
+                    shutil.copyfileobj(old, new, 1 << 20)
+    return target
+
+
+def steps(cpus: int) -> list[list[dict[str, int]]]:
+    """Changes to try, of one kind after the other."""
+    split = [1 << power for power in range(cpus.bit_length()) if 1 << power <= cpus]
+    workers = [{"workers": number, "threads": cpus // number} for number in split]
+    if cpus > 1:
+        workers.append({"workers": 1, "threads": cpus - 1})  # one is left to the server itself
+    return [
+        workers,
+        [{"batch_size": size} for size in BATCH_SIZES],
+        [{"batch_delay_ms": delay} for delay in BATCH_DELAYS_MS],
+        [{"netty_threads": number} for number in NETTY_THREADS if number <= max(2, cpus)],
+    ]
+
+
+def search(
+    arguments: argparse.Namespace, start: Settings, bodies: Sequence[bytes]
+) -> tuple[list[dict[str, Any]], Settings]:
+    """Every candidate with what became of it, and the best settings."""
+    changes = [change for step in steps(available_cpus()) for change in step]
+    tried: list[dict[str, Any]] = []
+    seen = {start}
+    with ExitStack() as kept:
+        best = kept.enter_context(served(arguments.archive, start))
+        for change in tqdm(changes, unit=" settings", disable=None):
+            settings = replace(best.settings, **change)
+            if settings in seen:
+                continue
+            seen.add(settings)
+            with ExitStack() as own:
+                try:
+                    other = own.enter_context(served(arguments.archive, settings))
+                    compare(best, other, bodies, arguments)
+                except UserError as error:
+                    tried.append({**asdict(settings), "verdict": str(error).split("\n")[0]})
+                    continue
+                won = is_better(best, other, arguments.p99_ms)
+                tried.append(_row(best, other) | {"verdict": "faster" if won else "not faster"})
+                if won:
+                    kept.close()  # what was the best has served its time
+                    kept.push(own.pop_all())
+                    best = other
+    return tried, best.settings
+
+
+@contextmanager
+def served(archive: Path, settings: Settings) -> Iterator[Candidate]:
+    """A server of the archive with other settings, on free ports."""
+    with tempfile.TemporaryDirectory(prefix="tune-") as folder:
+        own = {NETTY: str(settings.netty_threads)}
+        with private_server(repacked(archive, settings, Path(folder)), settings=own) as server:
+            yield Candidate(settings, server)
+
+
+def compare(
+    best: Candidate, other: Candidate, bodies: Sequence[bytes], arguments: argparse.Namespace, times: int = 1
+) -> None:
+    """Ask both in turn, each first in every second round; what was measured before is forgotten."""
+    for one in (best, other):
+        one.rates, one.latencies_ms = [], []
+    for turn in range(times * arguments.rounds):
+        for one in (best, other) if turn % 2 else (other, best):
+            one.ask(bodies, arguments.concurrency, arguments.seconds)
+
+
+def is_better(best: Candidate, other: Candidate, p99_ms: float | None) -> bool:
+    """Whether `other` answered more in every round, within the objective where there is one."""
+    if p99_ms is not None and (best.p99_ms > p99_ms) != (other.p99_ms > p99_ms):
+        return other.p99_ms <= p99_ms
+    return all(new > old for old, new in zip(best.rates, other.rates, strict=True))
+
+
+def against_start(
+    arguments: argparse.Namespace, start: Settings, chosen: Settings, bodies: Sequence[bytes]
+) -> dict[str, Any]:
+    """Both measured afresh, twice as many rounds: the choice itself was partly luck."""
+    with served(arguments.archive, start) as old, served(arguments.archive, chosen) as new:
+        compare(old, new, bodies, arguments, times=2)
+        return _row(old, new)
+
+
+def is_confirmed(against: Mapping[str, Any], p99_ms: float | None) -> bool:
+    """Whether the choice is still the better one when both are measured again."""
+    if p99_ms is not None:
+        kept, kept_before = against["p99_ms"] <= p99_ms, against["beside_p99_ms"] <= p99_ms
+        if kept != kept_before:
+            return kept
+    return against["ratio"] > 1
+
+
+def _row(best: Candidate, other: Candidate) -> dict[str, Any]:
+    """A candidate beside the best: medians over rounds, and the smallest and largest ratio of a round."""
+    ratios = [new / old for old, new in zip(best.rates, other.rates, strict=True)]
+    return {
+        **asdict(other.settings),
+        "rps": float(np.median(other.rates)),
+        "beside_rps": float(np.median(best.rates)),
+        "ratio": float(np.median(ratios)),
+        "ratio_low": min(ratios),
+        "ratio_high": max(ratios),
+        "p99_ms": other.p99_ms,
+        "beside_p99_ms": best.p99_ms,
+        "memory_mb": other.memory_mb(),
+    }
+
+
+def table(tried: Sequence[Mapping[str, Any]]) -> str:
+    """For people: one row a candidate, in the order of trying."""
+    columns = ("workers", "threads", "batch_size", "batch_delay_ms", "netty_threads", "rps", "p99_ms")
+    rows = [
+        [*(row.get(name) for name in columns), _spread(row), row.get("memory_mb"), row["verdict"]]
+        for row in tried
+    ]
+    headers = ["workers", "threads", "batch", "delay ms", "netty", "requests/s", "p99 ms"]
+    return tabulate(rows, [*headers, "to the best (range)", "MB", ""], floatfmt=".0f", missingval="–")
+
+
+def _spread(row: Mapping[str, Any]) -> str | None:
+    return (
+        f"{row['ratio']:.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})" if "ratio" in row else None
+    )
+
+
+def verdict(start: Settings, chosen: Settings, against: Mapping[str, Any] | None) -> str:
+    if against is None:
+        return "nothing was faster in every round: the settings stay as they are"
+    if chosen == start:
+        return f"what was faster was not when measured again ({_spread(against)}): the settings stay"
+    changed = ", ".join(
+        f"{name} {old} -> {new}"
+        for (name, old), new in zip(asdict(start).items(), asdict(chosen).values(), strict=True)
+        if old != new
+    )
+    return f"chosen: {changed}; measured again: {_spread(against)}"
+
+
+def set_netty_threads(config: Path, number: int) -> None:
+    """Replace that line of a `config.properties`, or add it; the rest stays as it is."""
+    lines = config.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if line.split("=")[0].strip() != NETTY]
+    place = next((at for at, line in enumerate(lines) if line.split("=")[0].strip() == NETTY), len(kept))
+    kept.insert(place, f"{NETTY}={number}")
+    write_text(config, "\n".join(kept) + "\n")

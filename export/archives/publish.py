@@ -1,0 +1,281 @@
+"""Publishing: archives and checkpoints to a folder or an object store, versioned, with their sums.
+
+`<destination>/<name>/<version>/` holds the archives (`hate-1.0.mar`), the description of the artifact inside
+each, the checkpoint where it is asked for, and `published.json`, written last: without it a version is not
+there yet. What is published under a version stays what it is; other content needs another version, or force.
+With a key its record and archives are signed, and whoever trusts that key fetches nothing else. Storage is
+what fsspec opens: a path, `s3://…` or `gs://…`. Leaves out: who may read it, which the storage decides.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
+from tqdm import tqdm
+
+from common.atomic import make_folder, replacing, replacing_folder, write_text
+from common.signing import SUFFIX, SecretKey, sign_bytes, sign_file, signature_of, trusted_keys, verify_bytes
+from common.storage import FAILURES, address, opened, told
+from handler.artifact import (
+    DESCRIPTION,
+    archive_manifest,
+    archived_artifact,
+    check_identifier,
+    check_listed,
+    file_sha256,
+    parse_json,
+)
+from handler.errors import UserError
+
+RECORD = "published.json"
+SCHEMA = 1
+CHUNK = 1 << 20  # bytes that are copied at once
+MOST_RECORD_BYTES = 4 << 20
+MOST_SIGNATURE_BYTES = 16 << 10
+MOST_GB = 20  # of a fetched version; more is asked for
+UNSIGNED: tuple[type[Exception], ...] = (NotImplementedError, AttributeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A version at its place; `record` is the content of its `published.json`."""
+
+    place: str
+    record: dict[str, Any]
+    is_new: bool = False
+
+
+def publish(
+    archives: Sequence[Path],
+    destination: str,
+    name: str,
+    *,
+    checkpoint: Path | None = None,
+    key: Path | None = None,
+    force: bool = False,
+) -> Published:
+    """Send `archives` (of one version, which they hold) and a checkpoint's folder to `destination`.
+
+    The same content again changes nothing; an upload that broke off is begun again. Signatures of archives go
+    along; with a secret `key` all are signed anew, and so is the record. Raises `UserError` when the version
+    is there with other content, or the storage cannot be reached.
+    """
+    secret = None if key is None else SecretKey.read(key)
+    metas = [archived_artifact(archive).meta for archive in archives]
+    version = _version(archives)
+    _check_name(name)
+    described: dict[str, bytes] = {}
+    sent: dict[str, Path] = {}
+    for archive, meta in zip(archives, metas, strict=True):
+        # TorchServe keeps what it fetches under the address's last name, and refuses one that it has.
+        named = f"{archive.stem}-{version}"
+        sent[f"{named}.mar"] = archive
+        described[f"{named}.{DESCRIPTION}"] = json.dumps(meta, indent=2, ensure_ascii=False).encode()
+        if secret is not None:
+            signed = sign_file(archive, f"{named}.mar", secret)
+            described[f"{named}.mar{SUFFIX}"] = signed.encode()
+        elif signature_of(archive).is_file():
+            sent[f"{named}.mar{SUFFIX}"] = signature_of(archive)
+    if checkpoint is not None:
+        found = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+        sent |= {f"checkpoint/{path.relative_to(checkpoint).as_posix()}": path for path in found}
+    with tempfile.TemporaryDirectory(prefix="publish-") as scratch:
+        for path, content in described.items():
+            sent[path] = Path(scratch) / path
+            sent[path].write_bytes(content)
+        files = {
+            path: {"sha256": file_sha256(file), "bytes": file.stat().st_size} for path, file in sent.items()
+        }
+        with _storage(destination) as (filesystem, root):
+            place = f"{root}/{name}/{version}"
+            whole = address(filesystem, place)
+            there = None if force else _record(filesystem, place)
+            if there and there["files"] == files:
+                return Published(whole, there)
+            if there:
+                raise UserError(
+                    f"version {version} is published with other content",
+                    seen=whole,
+                    remedy="Package another one: python -m export package --version 1.1; or --force",
+                )
+            if filesystem.exists(f"{place}/{RECORD}"):
+                filesystem.rm_file(f"{place}/{RECORD}")  # a half-replaced version is none
+            for path, file in sent.items():
+                _send(filesystem, file, f"{place}/{path}")
+            record = {
+                "schema": SCHEMA,
+                "name": name,
+                "version": version,
+                "published": datetime.now(UTC).isoformat(timespec="seconds"),
+                "files": files,
+            }
+            content = json.dumps(record, indent=2).encode()
+            if secret is not None:
+                signed = sign_bytes(content, RECORD, secret)
+                _write(filesystem, signed, f"{place}/{RECORD}{SUFFIX}")
+            _write(filesystem, content.decode(), f"{place}/{RECORD}")
+    return Published(whole, record, is_new=True)
+
+
+def fetch(
+    place: str, folder: Path, *, trusted_key: Path | None = None, most_gb: float = MOST_GB
+) -> Published:
+    """Bring a published version to `folder`, which must not be there yet, and check its sums.
+
+    Raises `UserError` where a `trusted_key` did not sign its record, the record is not ours, or the files are
+    not what it says; no more than it says, and than `most_gb`, is read.
+    """
+    if folder.exists():
+        raise UserError("the folder is there already", seen=folder, remedy="Name another with --to")
+    with _storage(place) as (filesystem, root):
+        record = _record(filesystem, root, place, trusted_key)
+        if record is None:
+            raise UserError("nothing is published there", seen=place, remedy=f"Is there a {RECORD}?")
+        make_folder(folder.parent)
+        _check_room(record, folder.parent, most_gb)
+        with replacing_folder(folder) as partial:
+            for path, known in record["files"].items():
+                file = partial / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                _receive(filesystem, f"{root}/{path}", file, known)
+    return Published(place, record)
+
+
+def _check_room(record: dict, folder: Path, most_gb: float) -> None:
+    total = sum(known["bytes"] for known in record["files"].values())
+    if total > most_gb * 1e9:
+        seen = f"{total / 1e9:,.1f} GB, {most_gb:g} are allowed"
+        raise UserError("what is published is large", seen=seen, remedy="Allow more with --most-gb")
+    if total > (free := shutil.disk_usage(folder).free):
+        seen = f"{total / 1e9:,.1f} GB, {free / 1e9:,.1f} are free in {folder}"
+        raise UserError("there is no room for what is published", seen=seen, remedy="Name another --to")
+
+
+def _receive(filesystem: Any, place: str, file: Path, known: dict) -> None:
+    """One file of the size and the sum that are `known`; no byte more of it is read."""
+    digest, left = hashlib.sha256(), known["bytes"]
+    with (
+        filesystem.open(place, "rb") as source,
+        file.open("wb") as target,
+        tqdm(total=left, desc=file.name, unit="B", unit_scale=True, leave=False, disable=None) as bar,
+    ):
+        while block := source.read(min(CHUNK, left + 1)):
+            left -= len(block)
+            if left < 0:
+                break
+            digest.update(block)
+            target.write(block)
+            bar.update(len(block))
+    if left or digest.hexdigest() != known["sha256"]:
+        raise UserError(
+            "a published file is not what was published",
+            seen=place,
+            remedy="Publish again with --force",
+        )
+
+
+def addresses(published: Published, valid_s: int = 3600) -> dict[str, str]:
+    """Where TorchServe finds each archive: a web address, signed for `valid_s` seconds where the storage
+    signs them, or a file's."""
+    found = {}
+    with _storage(published.place) as (filesystem, root):
+        for path in published.record["files"]:
+            if path.endswith(".mar"):
+                place = f"{root}/{path}"
+                try:
+                    found[path] = filesystem.sign(place, expiration=valid_s)
+                except UNSIGNED + FAILURES:  # no key to sign with
+                    found[path] = filesystem.unstrip_protocol(place)
+    return found
+
+
+def _version(archives: Sequence[Path]) -> str:
+    """The version that all archives hold."""
+    versions = {archive_manifest(archive)["modelVersion"] for archive in archives}
+    if len(versions) != 1:
+        seen = ", ".join(sorted(versions)) or "no archive"
+        raise UserError("the archives are not of one version", seen=seen, remedy="Package them again")
+    return versions.pop()
+
+
+def _check_name(name: str) -> None:
+    try:
+        check_identifier(name)
+    except ValueError as error:
+        raise UserError(
+            "this cannot be a model's name", seen=error, remedy="Choose another --name"
+        ) from error
+
+
+def _record(
+    filesystem: Any, place: str, shown: str | None = None, trusted_key: Path | None = None
+) -> dict | None:
+    """What is published at `place`, verified before it is parsed; None where nothing is."""
+    try:
+        content = _small(filesystem, f"{place}/{RECORD}", MOST_RECORD_BYTES)
+    except FileNotFoundError:
+        return None
+    if trusted_key is not None:
+        trusted_keys(trusted_key)
+        try:
+            signature = _small(filesystem, f"{place}/{RECORD}{SUFFIX}", MOST_SIGNATURE_BYTES)
+        except FileNotFoundError as error:
+            raise UserError(
+                "it is not signed, and a trusted key is configured",
+                seen=f"{shown or place}/{RECORD}",
+                remedy="Have it published with --sign-key",
+            ) from error
+        verify_bytes(content, signature, trusted_key, f"{shown or place}/{RECORD}")
+    try:
+        record = parse_json(content, MOST_RECORD_BYTES)
+        if record["schema"] != SCHEMA:
+            raise ValueError(f"schema {record['schema']!r}")
+        check_identifier(record["name"])
+        check_identifier(record["version"])
+        check_listed(record["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"there is no {error}" if isinstance(error, KeyError) else error
+        raise UserError(
+            f"the {RECORD} there is damaged, or of another version of this project",
+            seen=f"{shown or place}: {reason}",
+            remedy="Publish again with --force",
+        ) from error
+    return record
+
+
+def _small(filesystem: Any, place: str, most: int) -> bytes:
+    """A file of at most `most` bytes, and the first byte of what is beyond."""
+    with filesystem.open(place, "rb") as file:
+        return file.read(most + 1)
+
+
+def _send(filesystem: Any, file: Path, place: str) -> None:
+    """One file; on a disk it appears whole or not at all, as it does on an object store."""
+    if not isinstance(filesystem, LocalFileSystem):  # where making a folder could make a bucket
+        filesystem.put_file(str(file), place)
+        return
+    make_folder(Path(place).parent)
+    with file.open("rb") as source, replacing(Path(place)) as target:
+        shutil.copyfileobj(source, target, CHUNK)
+
+
+def _write(filesystem: Any, content: str, place: str) -> None:
+    if isinstance(filesystem, LocalFileSystem):
+        write_text(Path(place), content)
+    else:
+        filesystem.pipe_file(place, content.encode())
+
+
+@contextmanager
+def _storage(place: str) -> Iterator[tuple[Any, str]]:
+    filesystem, root = opened(place)
+    with told(place):
+        yield filesystem, root.rstrip("/")

@@ -1,0 +1,79 @@
+"""Does an archive serve the artifact that it claims to hold? Asked of a real server, not of the file.
+
+The artifact inside is unpacked, its sums are checked, and a private TorchServe on free ports answers texts
+of many lengths; its scores must be those of the Predictor in process. Leaves out quality: that is the
+check's, and the benchmarks'.
+"""
+
+import json
+import tempfile
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common import signing
+from common.proxies import open_url
+from deploy.torchserve.server import private_server
+from handler.artifact import archived_artifact, unpacked
+from handler.errors import UserError
+from handler.predictor import Predictor
+
+# Of every length up to beyond the usual maximum, with what tokenizers trip over.
+TEXTS = [
+    *("word " * count for count in (1, 2, 5, 9, 14, 22, 30, 45, 60, 90, 130, 600)),
+    "Ünïcödé, 漢字 and العربية",
+    "👩‍👩‍👧 e\u0301 \u200b \u202eright to left",
+    "UPPER lower 12345 http://example.org @user #tag",
+    "a\x00b",
+]
+# Both sides run the same shapes on one machine; what remains is the order of sums among threads.
+BOUND = 1e-4
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Largest difference of a score between server and process, and what the check allows."""
+
+    variant: str
+    texts: int
+    max_diff: float
+    bound: float
+
+    @property
+    def same(self) -> bool:
+        return self.max_diff <= self.bound
+
+
+def verify(archive: Path, trusted_key: Path | None = None) -> Verdict:
+    """Boot a private server on `archive`, ask it, compare.
+
+    Raises `UserError` when a `trusted_key` did not sign the archive, or when it is not ours, damaged, or does
+    not load.
+    """
+    signing.verify(archive, trusted_key)
+    labels = archived_artifact(archive).labels
+    with tempfile.TemporaryDirectory(prefix="verify-") as scratch:
+        predictor = Predictor(unpacked(archive, Path(scratch)))
+        expected = np.array([prediction.scores for prediction in predictor.predict(TEXTS)])
+    with private_server(archive) as server:
+        answers = _ask(server.predictions, archive)
+    served = np.array([[answer["scores"][label] for label in labels] for answer in answers])
+    return Verdict(predictor.artifact.name, len(TEXTS), float(np.abs(served - expected).max()), BOUND)
+
+
+def _ask(url: str, archive: Path) -> list[dict]:
+    """Answers to `TEXTS`, asked in one request: the same plan as in process, so the same scores."""
+    body = json.dumps({"texts": TEXTS}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    try:
+        with open_url(request, 60) as response:
+            answers = json.load(response)["predictions"]
+        if any("scores" not in answer for answer in answers):
+            raise KeyError("scores")
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            "the archive does not answer as ours do", seen=archive, remedy="Build it: make package"
+        ) from error
+    return answers

@@ -1,0 +1,1 @@
+"""Changes of the model itself: graphs, quantisation, pruning, distillation."""

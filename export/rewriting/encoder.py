@@ -1,0 +1,96 @@
+"""A classifier of transformers as the `Encoder` that GPUs run: the same weights under other names.
+
+DistilBERT, BERT and RoBERTa, and those that are RoBERTa but for their words. The rewrite of the layers is
+`graph.lean`'s, which is exact; what is taken over here beside it, embeddings and head, is tried on random
+inputs, padded and packed. Other models are refused.
+"""
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+
+from export.rewriting.graph import EXACT, Layer, lean, parts, probe
+from handler.cuda import packed
+from handler.encoder import ACTIVATIONS, Anatomy, Encoder, ScaledLinear
+from handler.errors import UnsupportedError
+
+# Where the head's two linear layers are, and what stands between them.
+HEADS = {
+    "distilbert": ("pre_classifier", "relu", "classifier"),
+    "bert": ("bert.pooler.dense", "tanh", "classifier"),
+    "roberta": ("classifier.dense", "tanh", "classifier.out_proj"),
+}
+AS_ROBERTA = ("roberta", "xlm-roberta", "camembert")
+PRODUCTS = ("query_key_value", "query", "key_value", "output", "up", "down")
+
+
+def encoder_of(model) -> Encoder:
+    """The fp32 `Encoder` that computes what `model` does, a `PreTrainedModel` in eval mode, which is leaned
+    on the way. Raises `UnsupportedError` for a model that has another form."""
+    config = model.config
+    kind = "roberta" if config.model_type in AS_ROBERTA else config.model_type
+    activation = getattr(config, "activation", None) or getattr(config, "hidden_act", None)
+    if kind not in HEADS or activation not in ACTIVATIONS:
+        raise _other_form(f"{config.model_type} with {activation}")
+    inputs = probe(model)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+    layers = [module for module in lean(model).modules() if isinstance(module, Layer)]
+    if not layers or not layers[-1].first_only:
+        raise _other_form(f"layers of {config.model_type} that are not its own")
+    embeddings = getattr(model, model.base_model_prefix).embeddings
+    dense, head_activation, out = HEADS[kind]
+    places = embeddings.position_embeddings.weight
+    if getattr(embeddings, "token_type_embeddings", None) is not None:
+        places = places + embeddings.token_type_embeddings.weight[0]  # a lone text has but the first type
+    weights = {"words.weight": embeddings.word_embeddings.weight, "places.weight": places}
+    modules = {"norm": embeddings.LayerNorm, "dense": model.get_submodule(dense)}
+    modules |= {"out": model.get_submodule(out)}
+    modules |= {f"layers.{place}": layer for place, layer in enumerate(layers)}
+    for prefix, module in modules.items():
+        weights |= {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
+    pad_id = embeddings.padding_idx if kind == "roberta" else None
+    heads, epsilon = tuple(layer.heads for layer in layers), embeddings.LayerNorm.eps
+    anatomy = Anatomy(heads, activation, head_activation, epsilon, pad_id)
+    encoder = Encoder(anatomy, {name: tensor.detach().contiguous() for name, tensor in weights.items()})
+    if not _computes(encoder, inputs, expected):
+        raise _other_form(f"{config.model_type} whose logits come out different")
+    return encoder
+
+
+def quantise(encoder: Encoder, model, dtype: torch.dtype, leave: Collection[str] = ()) -> list[str]:
+    """Make the products of the encoder's layers, in place, products of `dtype` (int8, fp8), but for those
+    that compute a linear layer named in `leave`, as it is called in `model`, the leaned one that the encoder
+    was made of; which were left."""
+    left = []
+    for own, theirs in _products(encoder, model):
+        if set(parts(theirs)) & set(leave):
+            left.append(own)
+        else:
+            linear: Any = encoder.get_submodule(own)
+            encoder.set_submodule(own, ScaledLinear.of(linear, dtype))
+    return left
+
+
+def _products(encoder: Encoder, model) -> Iterator[tuple[str, str]]:
+    """The products of the encoder's layers, by their names there and in the leaned model."""
+    blocks = [name for name, module in model.named_modules() if isinstance(module, Layer)]
+    for place, (layer, block) in enumerate(zip(encoder.layers, blocks, strict=True)):
+        own = (part for part in PRODUCTS if hasattr(layer, part))
+        yield from ((f"layers.{place}.{part}", f"{block}.{part}") for part in own)
+
+
+@torch.no_grad()
+def _computes(encoder: Encoder, inputs: dict[str, torch.Tensor], expected: torch.Tensor) -> bool:
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    without_padding = torch.from_numpy(packed(encoder, "cpu")(ids.numpy(), mask.numpy()))
+    return all(torch.allclose(found, expected, atol=EXACT) for found in (encoder(ids, mask), without_padding))
+
+
+def _other_form(seen: str) -> UnsupportedError:
+    return UnsupportedError(
+        "this classifier cannot be made into an encoder of ours",
+        seen=seen,
+        remedy="DistilBERT, BERT and RoBERTa can; for others choose cuda-fp16 or cuda-compiled-fp16",
+    )

@@ -1,0 +1,124 @@
+"""The parts of a job scored by Ray Data: an actor per worker, on this machine or on a cluster.
+
+Each actor loads the artifact once. Ray bounds how many parts wait (back-pressure), starts an actor that died
+anew and gives its part to another; a part that was scored twice is written twice, to the same name with the
+same content. What is sent to workers is the plan and the artifact; texts are read, and parts written, where
+the worker runs: input and output must be on an object store or a shared disk where workers are other
+machines.
+"""
+
+import logging
+import os
+import secrets
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import common
+import handler
+import scoring
+from handler.artifact import DESCRIPTION, open_artifact
+from handler.errors import UnsupportedError, UserError
+from handler.predictor import Predictor
+from scoring.job import Engine, Job, Scored, score_part
+from scoring.plan import Part
+
+TOKEN_BYTES = 32
+RETRIES = 3  # of a part whose worker died, or could not read or write; beyond, the part itself is at fault
+
+
+def on_ray(address: str | None, workers: int, threads: int) -> Engine:
+    """The engine of `workers` actors with `threads` CPUs each, on the cluster at `address`, or on a Ray of
+    this machine alone, which starts and ends with the job.
+
+    Ray's ports are open on every address of the machine, whatever it is told; who reaches them and has its
+    token runs code. For its own Ray each job makes a new token; for a cluster the environment says which.
+    """
+    if address is None:  # read as Ray is imported
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(TOKEN_BYTES))
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what is as it should be
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it tells its makers of each cluster
+    try:
+        import ray
+    except ImportError as error:
+        raise UnsupportedError(
+            "Ray is not installed", remedy="Install it: .venv/bin/pip install 'ray[data]==2.60.*'"
+        ) from error
+
+    def scored(job: Job, parts: list[Part]) -> Iterator[Scored]:
+        if not parts:
+            return
+        try:
+            _start(ray, address, workers * threads, job.artifact.bytes)
+        except (ConnectionError, ValueError) as error:
+            raise UserError("there is no such Ray", seen=error, remedy="Check --address") from error
+        try:
+            paths = (DESCRIPTION, *job.artifact.meta["files"])
+            files = {path: (job.artifact.folder / path).read_bytes() for path in paths}
+            shared = ray.put((job, files))
+            rows = ray.data.from_items([part.number for part in parts], override_num_blocks=len(parts))
+            done = rows.map_batches(
+                _Worker,
+                fn_constructor_args=([shared], threads),
+                batch_size=1,
+                batch_format="numpy",
+                num_cpus=threads,
+                compute=ray.data.ActorPoolStrategy(size=workers),
+                ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
+            )
+            for row in done.iter_rows():
+                yield Scored(row["number"], row["rows"], row["rejected"])
+        except ray.exceptions.RayError as error:
+            raise UserError(
+                "Ray could not score a part; those that are there are kept",
+                seen=str(error).strip().rpartition("\n")[2],
+                remedy="Mend that, and run the same command again",
+            ) from error
+        finally:
+            ray.shutdown()
+
+    return scored
+
+
+class _Worker:
+    """An actor: the artifact from Ray's object store onto this worker's disk, loaded once."""
+
+    def __init__(self, shared: Any, threads: int) -> None:
+        import ray
+
+        job, files = ray.get(shared[0])
+        self.folder = tempfile.TemporaryDirectory(prefix="artifact-")
+        for path, content in files.items():
+            place = Path(self.folder.name) / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+        artifact = open_artifact(self.folder.name)
+        self.job, self.predictor = replace(job, artifact=artifact), Predictor(artifact, threads)
+
+    def __call__(self, batch: dict) -> dict:
+        found = [
+            score_part(self.job, self.job.plan.parts[number], self.predictor) for number in batch["item"]
+        ]
+        return {name: [getattr(each, name) for each in found] for name in ("number", "rows", "rejected")}
+
+
+def _start(ray: Any, address: str | None, cpus: int, artifact_bytes: int) -> None:
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    store = max(256 << 20, 2 * artifact_bytes)  # it holds the artifact, and no texts
+    if address:
+        # Workers elsewhere lack these packages.
+        modules = [package.__path__[0] for package in (common, handler, scoring)]
+        ray.init(address, runtime_env={"py_modules": modules}, **quiet)
+    else:
+        ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=store, **quiet)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*ray_remote_args_fn")
+    context.actor_task_retry_on_errors = [OSError]

@@ -1,0 +1,70 @@
+"""Rivals as rows of a run: served by the same loops, or left out with the reason."""
+
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+import numpy as np
+import psutil
+import pytest
+from aiohttp import web
+
+from benchmarks.baselines import servers
+from benchmarks.baselines.servers import RIVALS, Rival, serve_rivals
+from benchmarks.profiles import PROFILES
+from benchmarks.records import validate
+from benchmarks.resume_log import ResumeLog
+from benchmarks.served.run import Running
+
+TEXTS = ["a text", "another text that is somewhat longer than the first"]
+BRIEF = replace(PROFILES["demo"], concurrencies=(1, 4), served_s=0.2, open_shares=(0.1,), open_s=0.4)
+
+
+@contextmanager
+def no_step(what: str):
+    assert what.startswith("serving ")
+    yield
+
+
+def test_rivals_are_served_like_variants_and_those_that_cannot_be_say_why(loopback, monkeypatch) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        return web.json_response({"label": "hate"})
+
+    def serve(checkpoint):
+        return nullcontext(Running(loopback(answer), 2.0, psutil.Process()))
+
+    def broken(checkpoint):
+        return nullcontext(Running("http://127.0.0.1:9/", 2.0, psutil.Process()))
+
+    rivals = [
+        Rival("quick", "a stand-in", "https://example.org", ("numpy",), serve),
+        Rival("absent", "a stand-in", "https://example.org", ("no-such-package",), serve),
+        Rival("broken", "a stand-in", "https://example.org", ("numpy",), broken),
+    ]
+    monkeypatch.setattr(servers, "RIVALS", {rival.name: rival for rival in rivals})
+    quick, absent, dead = serve_rivals(None, TEXTS, BRIEF, no_step, ResumeLog(None, {}))  # type: ignore[arg-type]
+    for entry in (quick, absent, dead):
+        validate(entry, "peer")
+    assert quick["status"] == "measured"
+    assert len(quick["served"]) == 2
+    assert quick["open"][0]["split_ms"] is None, "it has no counters"
+    assert quick["saturation"]["capacity_rps"] > 0
+    assert quick["latency"] == []
+    assert quick["versions"] == {"numpy": np.__version__}
+    assert absent["status"] == "left out"
+    assert "pip install no-such-package" in absent["error"]["message"]
+    assert dead["served"][0]["errors"], "a server that answers nothing is measured, and shows it"
+
+
+def test_rivals_of_a_checkpoint_are_known_by_name() -> None:
+    assert list(RIVALS) == ["fastapi-pipeline", "example-handler"]
+    assert all(rival.documentation.startswith("https://") for rival in RIVALS.values())
+
+
+@pytest.mark.slow
+def test_real_rivals_answer_under_load(checkpoint_folder) -> None:
+    for entry in serve_rivals(checkpoint_folder, TEXTS, BRIEF, no_step, ResumeLog(None, {})):
+        validate(entry, "peer")
+        assert entry["status"] == "measured", entry["error"]
+        assert not any(level["errors"] for level in entry["served"])
+        assert (entry["open"][0]["split_ms"] is None) == (entry["name"] == "fastapi-pipeline")

@@ -1,0 +1,123 @@
+"""Pictures: the same bytes every time, valid XML, colours that a page may set, and none without data."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+import benchmarks
+from benchmarks.report import charts, drawing, markdown, pictures
+
+SVG = "{http://www.w3.org/2000/svg}"
+NAMES = [one.name for one in pictures.PICTURES]
+
+
+@pytest.fixture
+def complete(make):
+    levels = (make.level(1, 60, 20), make.level(32, 100, 350))
+    return make.document(
+        make.variant("fp32", levels=levels),
+        make.variant("int8", speed=4, drop=(-0.004, 0.005), levels=(make.level(32, 380, 90),)),
+        make.variant("bf16", speed=2.5, drop=(-0.001, 0.002)),
+        make.variant("pruned", speed=6, drop=(-0.004, 0.016)),
+        make.variant("crashed", error="signal SIGSEGV"),
+        complete=True,
+    ) | {"peers": [make.peer("hf-pipeline", speed=0.9)]}
+
+
+def test_a_complete_report_has_every_picture_and_each_is_valid(complete) -> None:
+    drawn = charts.draw(complete)
+    assert list(drawn) == NAMES == list(charts.CHARTS)
+    for name, text in drawn.items():
+        root = ElementTree.fromstring(text)
+        assert root.tag == f"{SVG}svg"
+        assert root.findtext(f"{SVG}title"), name
+        assert root.findtext(f"{SVG}desc"), name
+        assert root.get("role") == "img"
+
+
+def test_the_same_report_is_drawn_in_the_same_bytes(complete) -> None:
+    assert charts.draw(complete) == charts.draw(json.loads(json.dumps(complete)))
+
+
+def test_every_colour_is_a_variable_with_a_light_and_a_dark_value(complete) -> None:
+    for name, text in charts.draw(complete).items():
+        assert "#010a" not in text, name
+        assert "#000000" not in text, name
+        assert "prefers-color-scheme:dark" in text
+        assert "<metadata" not in text
+        assert "http" not in text.replace("http://www.w3.org/", ""), name
+
+
+def test_letters_stay_letters_of_at_least_eleven_units(complete) -> None:
+    for name, text in charts.draw(complete).items():
+        root = ElementTree.fromstring(text)
+        words = list(root.iter(f"{SVG}text"))
+        assert words, name
+        assert all("11px" in str(element.get("style")) for element in words), name
+
+
+def test_variants_and_peers_are_named_at_their_points(complete) -> None:
+    text = charts.pareto(complete)
+    for name in ("fp32", "int8", "bf16", "pruned", "hf-pipeline"):
+        assert f">{name}</text>" in text
+    assert "crashed" not in text
+
+
+def test_labels_of_a_crowded_picture_do_not_cover_each_other() -> None:
+    document = json.loads((Path(benchmarks.__file__).with_name("published") / "tweeteval.json").read_text())
+    root = ElementTree.fromstring(charts.pareto(document))
+    names = {one["name"] for one in [*document["variants"], *document["peers"]] if one["latency"]}
+    boxes = {}
+    for element in root.iter(f"{SVG}text"):
+        # The name in the key at the top stands beside its mark and not at a point.
+        if element.text in names and float(element.get("y", 0)) > 30:
+            width, height = drawing.text_size(element.text)
+            x, y = float(element.get("x", 0)), float(element.get("y", 0))
+            boxes[element.text] = drawing.Box(x - width / 2, -y, x + width / 2, -y + height * 0.7)
+    assert boxes.keys() == names
+    pairs = [(a, b) for a in boxes for b in boxes if a < b and boxes[a].overlap(boxes[b]) > 1]
+    assert pairs == []
+
+
+def test_names_at_line_ends_keep_apart_and_stay_in_order() -> None:
+    places = drawing.spread([10, 11, 12, 60], 14, 0, 100)
+    assert all(second - first > 13.9 for first, second in pairwise(places))
+    assert places[3] == 60
+    assert min(drawing.spread([0, 1, 2], 14, 0, 100)) > -0.1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_where_the_data_is_missing_there_is_no_picture(make, name: str) -> None:
+    alone = make.document(make.variant("fp32", error="no memory"), make.variant("int8", error="no memory"))
+    assert charts.CHARTS[name](alone) == ""
+    assert pictures.available(alone) == []
+
+
+def test_an_older_report_has_the_pictures_of_what_it_holds(make) -> None:
+    old = make.document(make.variant("fp32"), make.variant("int8", speed=4, drop=(-0.004, 0.005)))
+    assert list(charts.draw(old)) == ["pareto", "batch", "flips"]
+    unjudged = make.document(make.variant("fp32", drop=None), make.variant("int8", speed=4, drop=None))
+    assert "labels that are fp32" in charts.pareto(unjudged)
+
+
+def test_the_front_joins_what_may_be_shipped(make) -> None:
+    from benchmarks.report.verdicts import front
+
+    document = make.document(
+        make.variant("fp32"),
+        make.variant("same", speed=1.5, drop=(0.0, 0.0)),
+        make.variant("fast", speed=4, drop=(-0.004, 0.005)),
+        make.variant("beaten", speed=3, drop=(-0.004, 0.006)),
+        make.variant("unproven", speed=6, drop=(-0.004, 0.016)),
+        make.variant("refused", speed=9, equal=False),
+    )
+    assert front(document) == ["same", "fast"]
+
+
+def test_a_page_refers_to_the_pictures_that_there_are(complete) -> None:
+    page = markdown.side_by_side(complete, "speed")
+    assert all(f"](speed/{name}.svg)" in page for name in NAMES)
+    assert "![" not in markdown.side_by_side(complete)

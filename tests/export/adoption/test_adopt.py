@@ -1,0 +1,159 @@
+"""Classifiers that were trained elsewhere: small ones of random weights, saved as Hugging Face saves them."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from export.adoption.adopt import adopt
+from export.build import build
+from export.registry import VARIANTS
+from export.source import Source
+from handler.predictor import Predictor
+from tests.conftest import run_stage
+from tests.export.rewriting.test_graph import FAMILIES
+from training.backbones import minilm_folder
+from training.checkpoint import load_data, open_checkpoint
+
+
+def save(folder: Path, family: str, labels: int = 2, names: list[str] | None = None, **more: object) -> Path:
+    """A classifier of the family and its tokenizer, as `save_pretrained` leaves them."""
+    torch.manual_seed(0)
+    given = dict(enumerate(names)) if names else {index: f"LABEL_{index}" for index in range(labels)}
+    config = getattr(transformers, f"{family}Config")(
+        **FAMILIES[family], id2label=given, label2id={name: index for index, name in given.items()}, **more
+    )
+    model = getattr(transformers, f"{family}ForSequenceClassification")(config)
+    with torch.no_grad():  # scores that differ from text to text
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    model.save_pretrained(folder)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(minilm_folder() / "tokenizer.json"), pad_token="[PAD]", model_max_length=512
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def three_labels(tmp_path: Path) -> Path:
+    path = tmp_path / "mood.csv"
+    moods = {"glad": "what a lovely day", "sad": "rain again today", "angry": "who took my bread"}
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for row in range(600):
+            mood = list(moods)[row % 3]
+            writer.writerow([f"{moods[mood]}, said number {row}", mood])
+    return path
+
+
+@pytest.mark.parametrize("family", ["DistilBert", "Bert", "Roberta"])
+def test_each_family_is_exported_and_checked_against_transformers_itself(family: str, tmp_path: Path) -> None:
+    checkpoint = adopt(str(save(tmp_path / "theirs", family)), tmp_path / "ours")
+    assert open_checkpoint(tmp_path / "ours").meta == checkpoint.meta
+    source = Source(checkpoint, load_data(checkpoint), tmp_path / "artifacts")
+    check = build(VARIANTS["fp32"], source, lambda _: None).meta["check"]
+    assert check["equal"], check
+    assert check["max_prob_diff"] < 1e-5
+    check = build(VARIANTS["openvino-fp32"], source, lambda _: None).meta["check"]
+    assert check["equal"], check
+
+
+def test_without_labelled_texts_the_check_says_what_it_could_not_prove(tmp_path: Path) -> None:
+    place = save(tmp_path / "theirs", "Bert", names=["calm", "heated", "mixed"], labels=3)
+    done = run_stage(
+        "export", "build", "openvino-int8", "--checkpoint", place, "--artifacts", tmp_path / "b" / "a"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not proven" in done.stderr
+    assert f"CHECKPOINT={tmp_path / 'b' / 'adopted' / 'theirs'}" in done.stderr
+    for name, found in json.loads(done.stdout).items():
+        assert found["check"]["macro_f1_drop"] is None
+        assert "no labelled texts, so macro-F1 is not proven" in found["check"]["note"] or name != "fp32"
+    artifact = Predictor.load(tmp_path / "b" / "a" / "fp32")
+    assert artifact.artifact.labels == ["calm", "heated", "mixed"]
+
+
+def test_labelled_texts_of_three_labels_judge_it(tmp_path: Path, three_labels: Path) -> None:
+    place = save(tmp_path / "theirs", "DistilBert", names=["glad", "sad", "angry"], labels=3)
+    spec = f"csv:{three_labels}"
+    arguments = ("--data", spec, "--labels", "glad,sad,angry", "--artifacts", tmp_path / "artifacts")
+    done = run_stage("export", "build", "onnx-fp32", "--checkpoint", place, *arguments)
+    assert done.returncode == 0, done.stderr
+    check = json.loads(done.stdout)["onnx-fp32"]["check"]
+    assert check["equal"]
+    assert check["macro_f1_drop"] == [0, 0]
+
+
+def test_decisions_stay_those_of_the_model(tmp_path: Path) -> None:
+    meta = adopt(str(save(tmp_path / "theirs", "Bert")), tmp_path / "ours").meta
+    assert (meta["temperature"], meta["thresholds"]) == (1.0, {"LABEL_1": 0.5})
+
+
+def test_roberta_reads_no_more_than_its_positions_behind_the_padding_id(tmp_path: Path) -> None:
+    meta = adopt(str(save(tmp_path / "theirs", "Roberta")), tmp_path / "ours", max_length=512).meta
+    assert meta["max_length"] == 128  # 130 positions, of which two are padding's
+
+
+def without_tokenizer(place: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (place / name).unlink(missing_ok=True)
+
+
+def without_weights(place: Path) -> None:
+    (place / "model.safetensors").unlink()
+
+
+def as_encoder(place: Path) -> None:
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | {"architectures": ["DistilBertModel"]}))
+
+
+def as_regression(place: Path) -> None:
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | {"problem_type": "regression"}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (without_tokenizer, "has no tokenizer that can be read"),
+        (without_weights, "there is no classifier that can be read"),
+        (as_encoder, "is not a fine-tuned classifier: DistilBertModel"),
+        (as_regression, "does not choose among several labels"),
+    ],
+)
+def test_what_is_no_such_classifier_is_one_sentence_and_status_2(
+    damage, expected: str, tmp_path: Path
+) -> None:
+    place = save(tmp_path / "theirs", "DistilBert")
+    damage(place)
+    done = run_stage("export", "build", "--checkpoint", place, "--artifacts", tmp_path / "artifacts")
+    assert done.returncode == 2, done.stderr
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "adopted").exists()
+
+
+def test_a_users_own_texts_take_the_place_of_the_embedded_ones_copies_once(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(f"text number {number % 400}" for number in range(800)))
+    checkpoint = adopt(str(save(tmp_path / "theirs", "Bert")), tmp_path / "ours", f"texts:{texts}")
+    assert sum(len(split) for split in load_data(checkpoint).splits.values()) == 400
+    assert not checkpoint.judged
+    assert checkpoint.trained
+
+
+def test_labels_that_differ_in_writing_alone_are_the_same(tmp_path: Path) -> None:
+    place = save(tmp_path / "theirs", "DistilBert", names=["NOT_HATE", "Hate"])
+    assert adopt(str(place), tmp_path / "ours", "demo").labels == ("not-hate", "hate")
+
+
+def test_the_default_checkpoint_is_never_looked_for_on_the_hub(tmp_path: Path) -> None:
+    done = run_stage("export", "build", "--artifacts", tmp_path, "--checkpoint", "build-of-nobody/checkpoint")
+    assert done.returncode == 2
+    assert "There is no checkpoint in build-of-nobody/checkpoint" in done.stderr

@@ -1,0 +1,139 @@
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common.atomic import write_json
+from export.archives.package import SHIPPED, package, promote
+from handler.artifact import Artifact, archived_artifact
+from handler.errors import UserError
+from tests.conftest import run_stage
+
+
+@pytest.fixture(scope="module")
+def fp32(build_once) -> Artifact:
+    return build_once("fp32")
+
+
+def test_the_same_artifact_gives_the_same_bytes(fp32: Artifact, tmp_path: Path) -> None:
+    first = package(fp32, tmp_path / "a").read_bytes()
+    assert package(fp32, tmp_path / "b").read_bytes() == first
+
+
+def test_an_archive_holds_the_artifact_the_handler_and_the_settings_and_nothing_else(
+    fp32: Artifact, tmp_path: Path
+) -> None:
+    archive = package(fp32, tmp_path)
+    names = set(zipfile.ZipFile(archive).namelist())
+    artifact = {f"artifact/{name}" for name in (*fp32.meta["files"], "artifact.json")}
+    code = {f"handler/{name}" for name in SHIPPED} | {"hate_handler.py"}
+    assert names == artifact | code | {"model-config.yaml", "MAR-INF/MANIFEST.json"}
+    assert archived_artifact(archive).meta == fp32.meta
+    assert [path.name for path in tmp_path.iterdir()] == ["hate-fp32.mar"], "no staging is left"
+
+
+def test_shipped_code_runs_without_the_rest_of_the_project(fp32: Artifact, tmp_path: Path) -> None:
+    with zipfile.ZipFile(package(fp32, tmp_path)) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    code = "import hate_handler as h; print(len(h.Predictor.load('artifact').predict(['a'])))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "unpacked", capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "1", done.stderr
+
+
+def test_promotion_copies_the_archive(fp32: Artifact, tmp_path: Path) -> None:
+    archive = package(fp32, tmp_path)
+    assert promote("fp32", tmp_path).read_bytes() == archive.read_bytes()
+    apart = tmp_path / "served"
+    assert promote("fp32", apart, archives=tmp_path).read_bytes() == archive.read_bytes()
+    assert [path.name for path in apart.iterdir()] == ["hate.mar"]
+
+
+def test_what_is_not_equal_is_promoted_only_by_force(artifact_copy: Artifact, tmp_path: Path) -> None:
+    unequal = artifact_copy.meta | {"check": artifact_copy.meta["check"] | {"equal": False}}
+    write_json(artifact_copy.folder / "artifact.json", unequal)
+    store = tmp_path / "store"
+    package(artifact_copy, store)
+    with pytest.raises(UserError, match="is not promoted"):
+        promote("fp32", store)
+    assert not (store / "hate.mar").exists()
+    promote("fp32", store, force=True)
+    assert (store / "hate.mar").exists()
+
+
+def test_a_failed_package_keeps_the_old_archive(artifact_copy: Artifact, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    kept = package(artifact_copy, store).read_bytes()
+    shutil.rmtree(artifact_copy.folder)
+    with pytest.raises(OSError, match="No such file"):
+        package(artifact_copy, store)
+    assert (store / "hate-fp32.mar").read_bytes() == kept
+    assert [path.name for path in store.iterdir()] == ["hate-fp32.mar"]
+
+
+def test_something_else_is_not_taken_for_an_archive(tmp_path: Path) -> None:
+    (tmp_path / "x.mar").write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match="not an archive of ours"):
+        archived_artifact(tmp_path / "x.mar")
+
+
+def test_verify_asks_a_real_server_and_finds_the_artifact_served(build_once, workshop: Path) -> None:
+    archive = package(build_once("onnx-int8-dynamic"), workshop / "verify-store")
+    done = run_stage("export", "verify", archive)
+    assert done.returncode == 0, done.stderr
+    assert "serves its artifact" in done.stderr
+
+
+def test_one_corrupt_byte_in_an_archive_is_a_sentence(fp32: Artifact, tmp_path: Path) -> None:
+    archive = package(fp32, tmp_path)
+    whole = bytearray(archive.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    archive.write_bytes(whole)
+    done = run_stage("export", "verify", archive)
+    assert done.returncode == 2
+    assert "corrupt" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_archive_that_is_not_what_was_measured_is_not_promoted(fp32: Artifact, tmp_path: Path) -> None:
+    package(fp32, tmp_path)
+    with pytest.raises(UserError, match="does not hold the artifact that was measured"):
+        promote("fp32", tmp_path, sha256="0" * 64)
+    promote("fp32", tmp_path, sha256=fp32.sha256)
+
+
+def test_an_artifact_of_another_checkpoint_is_not_packaged_beside_fp32(
+    fp32: Artifact, tmp_path: Path
+) -> None:
+    for name in ("fp32", "old"):
+        shutil.copytree(fp32.folder, tmp_path / "artifacts" / name)
+    meta = fp32.meta | {"name": "old", "build": fp32.meta["build"] | {"checkpoint_sha256": "0" * 64}}
+    write_json(tmp_path / "artifacts" / "old" / "artifact.json", meta)
+    done = run_stage(
+        "export", "package", "--artifacts", tmp_path / "artifacts", "--store", tmp_path / "store"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "old: left out" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["hate-fp32.mar", "hate.mar"]
+
+
+def test_an_archive_for_gpus_leaves_the_number_of_workers_to_the_machine_that_serves_it(
+    fp32: Artifact, tmp_path: Path
+) -> None:
+    """TorchServe then starts one for each GPU."""
+    settings = []
+    for name, devices in (("on-cpu", ["cpu"]), ("on-gpu", ["cuda"])):
+        artifact = Artifact(fp32.folder, fp32.meta | {"name": name, "devices": devices})
+        with zipfile.ZipFile(package(artifact, tmp_path)) as archive:
+            settings.append(yaml.safe_load(archive.read("model-config.yaml")))
+    on_cpu, on_gpu = settings
+    assert (on_cpu["deviceType"], on_cpu["minWorkers"], on_cpu["maxWorkers"]) == ("cpu", 1, 1)
+    assert on_gpu["deviceType"] == "gpu"
+    assert not {"minWorkers", "maxWorkers"} & on_gpu.keys()
+    assert on_gpu["batchSize"] > on_cpu["batchSize"]
+    assert on_gpu["handler"] == on_cpu["handler"]

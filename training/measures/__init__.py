@@ -1,0 +1,1 @@
+"""Metrics, statistics, calibration and functional cases, for training and benchmarks alike."""

@@ -1,0 +1,267 @@
+"""Whether two classifiers differ, judged on the same texts.
+
+Covers: the interval of the difference in macro-F1 by a paired bootstrap, McNemar's exact test of which of
+them is right more often, intervals of the differences in AUROC and average precision, and of a rate. Labels
+exclude each other, or are independent: then macro-F1 is the mean of every label's own F1, and a text is right
+where all of its labels are. Leaves out the verdict on a margin, and many candidates at once
+(`benchmarks.sameness.noninferiority`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+
+RESAMPLES = 2000
+RANKING_RESAMPLES = 1000
+CHUNK_WEIGHTS = 2_000_000  # resamples x texts at once: 16 MB each
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`drop` is reference minus candidate macro-F1 with its interval (`low`, `high`); `agreement` is the
+    share of texts with the same label (all labels the same), `only_*_right` counts texts that one of the two
+    alone got right, `p_value` is McNemar's for these counts."""
+
+    n: int
+    agreement: float
+    reference_macro_f1: float
+    candidate_macro_f1: float
+    drop: float
+    low: float
+    high: float
+    confidence: float
+    only_reference_right: int
+    only_candidate_right: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference, reference minus candidate, with its 95 % interval."""
+
+    drop: float
+    low: float
+    high: float
+
+
+def compare(
+    truth: np.ndarray,
+    reference: np.ndarray,
+    candidate: np.ndarray,
+    labels: int,
+    *,
+    resamples: int = RESAMPLES,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two vectors of label indices `[n]` for the same texts, with `labels` labels in all; or, of
+    independent labels, two matrices of 0 and 1 `[n, labels]`.
+
+    Resampling texts with replacement is drawing counts of (truth, reference, candidate) triples from a
+    multinomial, which makes the percentile bootstrap exact and as quick for a million texts as for ten. Of
+    independent labels a triple holds all labels of a text (`outcomes`): texts are drawn, never labels.
+    """
+    rng = np.random.default_rng(seed)
+    if truth.ndim == 2:
+        kinds, counts = outcomes(truth, reference, candidate)
+        drawn = draw_counts(rng, counts, resamples)
+        drops = np.concatenate([macro_f1_drop_of_labels(some, kinds) for some in drawn])
+        drop = float(macro_f1_drop_of_labels(counts[None], kinds)[0])
+        figures = [macro_f1_of_labels(truth, given) for given in (reference, candidate)]
+    else:
+        cells = (truth * labels + reference) * labels + candidate
+        counts = np.bincount(cells, minlength=labels**3)
+        drops = macro_f1_drop(rng.multinomial(len(truth), counts / len(truth), size=resamples), labels)
+        drop = float(macro_f1_drop(counts[None], labels)[0])
+        table = counts.reshape(1, labels, labels, labels)
+        figures = [float(macro_f1(table.sum(axis=axis))[0]) for axis in (3, 2)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drops, [tail, 1 - tail])
+    first, second = same_labels(reference, truth), same_labels(candidate, truth)
+    only_reference, only_candidate = int((first & ~second).sum()), int((second & ~first).sum())
+    return Comparison(
+        n=len(truth),
+        agreement=float(same_labels(reference, candidate).mean()),
+        reference_macro_f1=figures[0],
+        candidate_macro_f1=figures[1],
+        drop=drop,
+        low=float(low),
+        high=float(high),
+        confidence=confidence,
+        only_reference_right=only_reference,
+        only_candidate_right=only_candidate,
+        p_value=mcnemar(only_reference, only_candidate),
+    )
+
+
+def same_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Whether two answers are the same, bool `[n]`: the label, or every one of independent labels."""
+    return first == second if first.ndim == 1 else (first == second).all(axis=1)
+
+
+def mcnemar(only_first_right: int, only_second_right: int) -> float:
+    """Exact two-sided p-value that both are right equally often (McNemar, 1947)."""
+    discordant = only_first_right + only_second_right
+    return float(binomtest(only_first_right, discordant).pvalue) if discordant else 1.0
+
+
+def rate_interval(count: int, n: int) -> tuple[float, float]:
+    """95 % interval of a rate of `count` in `n`, exact (Clopper and Pearson, 1934)."""
+    found = binomtest(count, n).proportion_ci(0.95, method="exact")
+    return float(found.low), float(found.high)
+
+
+def macro_f1(confusion: np.ndarray) -> np.ndarray:
+    """Macro-F1 `[m]` of confusion counts or weights `[m, truth, predicted]`: the mean F1 of the labels that
+    some text has, so that all answers right are 1.
+
+    scikit-learn's `f1_score(average="macro")` also counts a label that is given and that no text has, as 0:
+    one such answer would cost a third of three labels, and nothing in a resample without it. Here it costs
+    what it makes wrong, which is the recall of the text's own label.
+    """
+    right = np.diagonal(confusion, axis1=1, axis2=2)
+    return mean_f1(right, confusion.sum(axis=2), confusion.sum(axis=1))
+
+
+def mean_f1(right: np.ndarray, held: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """The mean F1, over the last axis, of the labels that texts have; 0 where they have none. From counts or
+    weights of texts by label: those rightly given it, those that have it, those given it."""
+    f1 = np.divide(2.0 * right, held + given, out=np.zeros(held.shape), where=held > 0)
+    return f1.sum(axis=-1) / np.maximum((held > 0).sum(axis=-1), 1)
+
+
+def macro_f1_drop(counts: np.ndarray, labels: int) -> np.ndarray:
+    """Reference minus candidate macro-F1 `[m]` of counts or weights `[m, labels ** 3]` by (truth, reference,
+    candidate), the last running fastest."""
+    table = counts.reshape(-1, labels, labels, labels)
+    return macro_f1(table.sum(axis=3)) - macro_f1(table.sum(axis=2))
+
+
+def outcomes(
+    truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The kinds of texts that occur `[kinds, labels]`, and how many are of each `[kinds]`.
+
+    A kind says of every independent label, in 4, 2 and 1, whether the text has it, whether the reference says
+    so, and whether the candidate does: all that the figures of both need, and far fewer than there are texts.
+    """
+    kinds, counts = np.unique(4 * truth + 2 * reference + candidate, axis=0, return_counts=True)
+    return kinds.astype(np.int64), counts
+
+
+def draw_counts(rng: np.random.Generator, counts: np.ndarray, resamples: int) -> Iterator[np.ndarray]:
+    """Counts `[some, kinds]` of as many texts as there are, drawn with replacement, until there are
+    `resamples` rows."""
+    n = counts.sum()
+    for size in _portions(len(counts), resamples):
+        yield rng.multinomial(n, counts / n, size=size)
+
+
+def draw_weights(rng: np.random.Generator, shapes: np.ndarray, resamples: int) -> Iterator[np.ndarray]:
+    """Gamma variates `[some, kinds]` of the given `shapes` `[kinds]`, as a Bayesian bootstrap weighs texts
+    (Rubin, 1981), until there are `resamples` rows."""
+    for size in _portions(len(shapes), resamples):
+        yield rng.standard_gamma(shapes, (size, len(shapes)))
+
+
+def macro_f1_of_labels(truth: np.ndarray, given: np.ndarray) -> float:
+    """The mean F1 of those independent labels that some text has, from 0 and 1 `[n, labels]`: of a label that
+    no text has, these texts tell nothing."""
+    return float(mean_f1((truth & given).sum(axis=0), truth.sum(axis=0), given.sum(axis=0)))
+
+
+def macro_f1_of_logits(logits: np.ndarray, truth: np.ndarray) -> float:
+    """Macro-F1 of logits `[n, labels]` at the highest score for label indices `[n]`; for independent labels,
+    0 and 1 `[n, labels]`, each at one half."""
+    if truth.ndim == 2:
+        return macro_f1_of_labels(truth, logits >= 0)
+    labels = logits.shape[1]
+    counts = np.bincount(truth * labels + logits.argmax(axis=1), minlength=labels**2)
+    return float(macro_f1(counts.reshape(1, labels, labels))[0])
+
+
+def macro_f1_drop_of_labels(weights: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Reference minus candidate macro-F1 `[m]` of independent labels, from counts or weights `[m, kinds]` of
+    the `kinds` that `outcomes` gives."""
+    truth, reference, candidate = ((kinds >> bit & 1).astype(np.float64) for bit in (2, 1, 0))
+    held = weights @ truth
+    of_reference = mean_f1(weights @ (truth * reference), held, weights @ reference)
+    of_candidate = mean_f1(weights @ (truth * candidate), held, weights @ candidate)
+    return of_reference - of_candidate
+
+
+def compare_ranking(
+    truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, *, seed: int = 0
+) -> dict[str, Interval | None]:
+    """Drops in `auroc` and `average_precision` from scores `[n]` of the label to be found, where `truth`
+    `[n]` is 1; of independent labels `[n, labels]`, drops in the mean over those labels that some texts have
+    and others have not. None where one of the two kinds of text is absent.
+
+    Texts are resampled with replacement, for both alike and for all labels at once.
+    """
+    truth, reference, candidate = (each.reshape(len(truth), -1) for each in (truth, reference, candidate))
+    told = [place for place, column in enumerate(truth.T) if column.any() and not column.all()]
+    if not told:
+        return {"auroc": None, "average_precision": None}
+    n, rng = len(truth), np.random.default_rng(seed)
+    pairs = [
+        (_Ranking(truth[:, place], reference[:, place]), _Ranking(truth[:, place], candidate[:, place]))
+        for place in told
+    ]
+
+    def mean_drops(weights: np.ndarray) -> np.ndarray:
+        drops = np.stack([ours.figures(weights) - theirs.figures(weights) for ours, theirs in pairs])
+        return drops[0] if len(pairs) == 1 else _mean_of_known(drops)
+
+    drawn = [mean_drops(weights) for weights in _resample(rng, n, RANKING_RESAMPLES)]
+    exact = mean_drops(np.ones((1, n)))[:, 0]
+    lows, highs = np.nanquantile(np.concatenate(drawn, axis=1), [0.025, 0.975], axis=1)
+    return {
+        name: Interval(float(exact[row]), float(lows[row]), float(highs[row]))
+        for row, name in enumerate(("auroc", "average_precision"))
+    }
+
+
+def _mean_of_known(values: np.ndarray) -> np.ndarray:
+    """The mean over the first axis without what is not a number: labels that a resample has no text of."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)
+
+
+def _resample(rng: np.random.Generator, n: int, resamples: int) -> Iterator[np.ndarray]:
+    """How often each text is drawn, `[some, n]`, until there are `resamples` rows."""
+    for size in _portions(n, resamples):
+        yield rng.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
+
+
+def _portions(width: int, resamples: int) -> Iterator[int]:
+    """How many resamples of so many weights to hold at once, until there are enough."""
+    most = max(1, CHUNK_WEIGHTS // width)
+    for start in range(0, resamples, most):
+        yield min(most, resamples - start)
+
+
+class _Ranking:
+    """One classifier's texts in the order of its scores, so that a resample costs a running sum."""
+
+    def __init__(self, truth: np.ndarray, scores: np.ndarray) -> None:
+        self.order = np.argsort(-scores, kind="stable")
+        ordered = scores[self.order]
+        self.truth = truth[self.order].astype(np.float64)
+        self.starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))  # texts of one score
+
+    def figures(self, weights: np.ndarray) -> np.ndarray:
+        """AUROC and average precision `[2, m]` of texts weighted by `[m, n]`, as scikit-learn has them."""
+        weights = weights[:, self.order]
+        positive = np.add.reduceat(weights * self.truth, self.starts, axis=1)
+        negative = np.add.reduceat(weights * (1 - self.truth), self.starts, axis=1)
+        positives, negatives = positive.sum(axis=1), negative.sum(axis=1)
+        above, beyond = np.cumsum(positive, axis=1), np.cumsum(negative, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            # A negative is beaten by all positives above it, and half by those of the same score.
+            auroc = (negative * (above - positive / 2)).sum(axis=1) / (positives * negatives)
+            precision = np.nan_to_num(above / (above + beyond))
+            return np.stack([auroc, (positive * precision).sum(axis=1) / positives])
