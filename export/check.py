@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
+from common.shares import share_interval
 from export.source import Source
 from handler.artifact import Artifact
 from handler.batching import MicroBatch
@@ -89,7 +89,7 @@ def _judge(source: Source, comparison: Comparison, max_difference: float) -> tup
         return rule, [broken] if comparison.high > MARGIN else []
     if source.checkpoint.trained:
         differing = round((1 - comparison.agreement) * comparison.n)
-        share = binomtest(differing, comparison.n).proportion_ci(0.95).high
+        _, share = share_interval(differing, comparison.n)
         rule = f"no labelled texts, so macro-F1 is not proven; equal: at most {MARGIN:.0%} of labels differ"
         rule += " at 95 % confidence"
         broken = f"{differing} of {comparison.n} labels differ from fp32's, so up to {share:.1%} may"

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +291,7 @@ def _trainer(
         eval_dataset=_Rows(validation, replace(validation, soft=None).targets(len(dataset.labels))),
         data_collator=_Collator(tokenizer, recipe.max_length),
         processing_class=tokenizer,
-        compute_metrics=_macro_f1_of_labels if dataset.multi_label else _macro_f1,
+        compute_metrics=partial(_macro_f1, multi_label=dataset.multi_label),
         optimizers=(optimizer, None),
         callbacks=[EarlyStoppingCallback(early_stopping_patience=recipe.patience), *callbacks],
         loss=loss,
@@ -412,16 +413,11 @@ def _arguments(recipe: Recipe, state: Path, texts: int) -> TrainingArguments:
     )
 
 
-def _macro_f1(prediction: EvalPrediction) -> dict[str, float]:
-    """At the highest score: the threshold is fitted later, and must not hide a model that leans."""
-    truth = np.asarray(prediction.label_ids).argmax(axis=1)
-    return {"macro_f1": macro_f1_of_logits(np.asarray(prediction.predictions), truth)}
-
-
-def _macro_f1_of_labels(prediction: EvalPrediction) -> dict[str, float]:
-    """The mean of every label's F1, each at one half."""
-    truth = np.asarray(prediction.label_ids) >= 0.5
-    return {"macro_f1": macro_f1_of_logits(np.asarray(prediction.predictions), truth)}
+def _macro_f1(prediction: EvalPrediction, multi_label: bool) -> dict[str, float]:
+    """At the highest score, of independent labels each at one half: thresholds are fitted later, and must not
+    hide a model that leans."""
+    logits, targets = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    return {"macro_f1": macro_f1_of_logits(logits, targets >= 0.5 if multi_label else targets.argmax(axis=1))}
 
 
 def _prepare_state(state: Path, run: dict[str, Any], resume: bool) -> Path | None:

@@ -26,7 +26,7 @@ import numpy as np
 from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
-from training.measures.statistics import draw_weights, macro_f1_drop, macro_f1_drop_of_labels
+from training.measures.statistics import CANDIDATE, REFERENCE, TRUTH, draw_weights, macro_f1_drop
 
 GATE = "gate"  # the split that decides
 MARGIN = 0.01
@@ -35,6 +35,9 @@ ALPHA = 0.025  # one-sided
 POWER = 0.8
 RESAMPLES = 10_000
 MOST_TEXTS = 10_000_000  # beyond, no number of texts is worth naming
+# What harms and what helps in one label, of a text that has it and of one that has not.
+LOST, GIVEN_IN_ERROR = TRUTH | REFERENCE, CANDIDATE
+FOUND, SPARED = TRUTH | CANDIDATE, REFERENCE
 
 
 @dataclass(frozen=True)
@@ -67,17 +70,21 @@ class Drop:
 def drop_of(cells: Sequence[int] | np.ndarray, labels: int, resamples: int = RESAMPLES) -> Drop:
     """The drop from counts `[labels ** 3]` of texts by (truth, fp32's label, the variant's), the last running
     fastest; as quick for a million texts as for ten."""
-    counts = np.asarray(cells, np.float64)
+    counts, kinds = np.asarray(cells, np.float64), kinds_of_cells(labels)
     truth, theirs, ours = np.indices((labels, labels, labels)).reshape(3, -1)
     harmed, helped = (theirs == truth) & (ours != truth), (theirs != truth) & (ours == truth)
     neither = (theirs != ours) & ~harmed & ~helped  # of three labels and more: wrong, and wrong otherwise
-    draws = []
-    for more in (harmed | neither, helped | neither):
-        weights = np.random.default_rng(0).standard_gamma(
-            counts + more / more.sum(), (resamples, len(counts))
-        )
-        draws.append(macro_f1_drop(weights, labels))
-    return Drop(int(counts.sum()), float(macro_f1_drop(counts[None], labels)[0]), *draws)
+    most, least = (
+        _drawn(counts + more / more.sum(), kinds, resamples) for more in (harmed | neither, helped | neither)
+    )
+    return Drop(int(counts.sum()), float(macro_f1_drop(counts[None], kinds)[0]), most, least)
+
+
+def kinds_of_cells(labels: int) -> np.ndarray:
+    """The kinds of texts, as `training.measures.statistics.outcomes` has them, of all (truth, fp32's label,
+    the variant's), the last running fastest: `[labels ** 3, labels]`."""
+    given = np.indices((labels, labels, labels)).reshape(3, -1, 1) == np.arange(labels)
+    return np.tensordot((TRUTH, REFERENCE, CANDIDATE), given, axes=1)
 
 
 def drop_of_labels(kinds: Mapping[str, int], resamples: int = RESAMPLES) -> Drop:
@@ -88,15 +95,18 @@ def drop_of_labels(kinds: Mapping[str, int], resamples: int = RESAMPLES) -> Drop
     """
     seen = np.array([list(map(int, kind)) for kind in kinds])
     counts = np.fromiter(kinds.values(), np.float64)
-    labels = seen.shape[1]
+    each_label = np.eye(seen.shape[1], dtype=np.int64)
     draws = []
-    for has_it, has_it_not in ((6, 1), (5, 2)):  # harmed: lost, or given in error; helped: found, or spared
-        more = np.concatenate([np.eye(labels, dtype=np.int64) * one for one in (has_it, has_it_not)])
+    for has_it, has_it_not in ((LOST, GIVEN_IN_ERROR), (FOUND, SPARED)):
+        more = np.concatenate([each_label * has_it, each_label * has_it_not])
         weights = np.concatenate([counts, np.full(len(more), 0.5)])
-        drawn = draw_weights(np.random.default_rng(0), weights, resamples)
-        all_kinds = np.concatenate([seen, more])
-        draws.append(np.concatenate([macro_f1_drop_of_labels(some, all_kinds) for some in drawn]))
-    return Drop(int(counts.sum()), float(macro_f1_drop_of_labels(counts[None], seen)[0]), *draws)
+        draws.append(_drawn(weights, np.concatenate([seen, more]), resamples))
+    return Drop(int(counts.sum()), float(macro_f1_drop(counts[None], seen)[0]), *draws)
+
+
+def _drawn(weights: np.ndarray, kinds: np.ndarray, resamples: int) -> np.ndarray:
+    drawn = draw_weights(np.random.default_rng(0), weights, resamples)
+    return np.concatenate([macro_f1_drop(portion, kinds) for portion in drawn])
 
 
 def judge(compared: Mapping[str, Drop], margin: float = MARGIN) -> dict[str, dict[str, Any]]:

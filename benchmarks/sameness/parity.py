@@ -15,16 +15,16 @@ import numpy as np
 from benchmarks.sameness.noninferiority import ALPHA, Drop
 from benchmarks.sameness.scores import Scores
 from benchmarks.samples import by_length
+from common.shares import share_interval
 from handler.artifact import Artifact
 from handler.predictor import decide
 from training.data.splits import Split
 from training.measures.statistics import (
     compare_ranking,
+    indicators,
     macro_f1,
-    macro_f1_of_labels,
     mcnemar,
     outcomes,
-    rate_interval,
     same_labels,
 )
 
@@ -108,7 +108,7 @@ def flip_rates(counts: Mapping[str, int], n: int) -> dict[str, dict[str, float]]
     """Share of all texts that flipped, at all and by direction, with exact 95 % intervals."""
     found = {}
     for name, count in counts.items():
-        low, high = rate_interval(count, n)
+        low, high = share_interval(count, n)
         found[name] = {"n": count, "rate": count / n, "low": low, "high": high}
     return found
 
@@ -166,12 +166,8 @@ def slices(
 
 def _macro_f1(truth: np.ndarray, given: np.ndarray, labels: int) -> float | None:
     """None where a label is absent: the mean would be over other labels than in the slices beside it."""
-    if truth.ndim == 2:
-        return macro_f1_of_labels(truth, given) if truth.any(axis=0).all() else None
-    if len(np.unique(truth)) < labels:
-        return None
-    confusion = np.bincount(truth * labels + given, minlength=labels**2).reshape(1, labels, labels)
-    return float(macro_f1(confusion)[0])
+    held = indicators(truth, labels)
+    return macro_f1(held, indicators(given, labels)) if held.any(axis=0).all() else None
 
 
 def flipped(

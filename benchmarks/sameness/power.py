@@ -16,8 +16,9 @@ import numpy as np
 from scipy.optimize import brentq
 from tabulate import tabulate
 
-from benchmarks.sameness.noninferiority import MARGIN, drop_of, judge
-from training.measures.statistics import macro_f1_drop, rate_interval
+from benchmarks.sameness.noninferiority import MARGIN, drop_of, judge, kinds_of_cells
+from common.shares import share_interval
+from training.measures.statistics import macro_f1_drop
 
 ACCURACY = 0.77  # fp32's, as on TweetEval's validation texts
 HATE = 0.42  # share of texts, likewise
@@ -50,7 +51,7 @@ def population(drop: float, helped: float) -> np.ndarray:
     are got right by the variant alone."""
 
     def excess(harmed: float) -> float:
-        return float(macro_f1_drop(_shares(harmed, helped), 2)[0] - drop)
+        return float(macro_f1_drop(_shares(harmed, helped).reshape(1, -1), kinds_of_cells(2))[0] - drop)
 
     shares = _shares(brentq(excess, 0, ACCURACY), helped)
     return shares / shares.sum()
@@ -110,7 +111,7 @@ def table(counted: Sequence[dict[str, Any]]) -> str:
 def note(counted: Sequence[dict[str, Any]]) -> str:
     """How the table is to be read."""
     seeds, helped = counted[0]["seeds"], ", ".join(f"{one:.1%}" for one in HELPED)
-    low, high = rate_interval(round(0.025 * seeds), seeds)
+    low, high = share_interval(round(0.025 * seeds), seeds)
     return (
         f"Of {seeds:,} simulated runs each, margin {MARGIN:g} of macro-F1, fp32 right on {ACCURACY:.0%} of "
         f"texts. The three figures are for variants that alone get {helped} of the texts right, beside those "

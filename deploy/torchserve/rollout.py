@@ -25,6 +25,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from common.commands import emit, not_negative_float, positive_float, positive_int, run, say, share
+from common.shares import share_interval
 from common.signing import add_trusted_key, trusted_keys, verify
 from common.torchserve import read_config
 from deploy.torchserve.access import Access
@@ -37,7 +38,6 @@ NUMBER = "Package it under a new number: python -m export package --version 1.1"
 RESPONSE_S = 300  # the longest that an archive's worker is given for a batch
 TIMEOUT_S = 600  # of a registration: the worker loads, and warms every shape
 POLL_S = 0.2
-CONFIDENCE_Z = 1.96
 ROLLED_BACK = "The old version serves on"
 
 
@@ -278,7 +278,7 @@ def roll_out(
     """`done`: whether all servers answer with the new version, else `why` none does; `servers`: what was
     compared; `not_rolled_back` and `left`: where the old version could not be brought back, and where a
     version that serves no more could not be removed."""
-    if (least := upper_bound(0, len(texts))) > limits.max_flip:
+    if (least := share_interval(0, len(texts))[1]) > limits.max_flip:
         seen = f"{len(texts)} texts: were none to differ, {least:.1%} might still"
         raise UserError("so few texts prove nothing", seen=seen, remedy="Give more, or raise --max-flip")
     for front in fronts:
@@ -370,7 +370,7 @@ def compare(front: Front, old: str, new: str, texts: Sequence[str]) -> Compariso
     return Comparison(
         texts=len(texts),
         flips=flips / len(texts),
-        flips_high=upper_bound(flips, len(texts)),
+        flips_high=share_interval(flips, len(texts))[1],
         shift=float(np.mean(shifts)),
         old_p50_ms=median(times[old]),
         new_p50_ms=median(times[new]),
@@ -386,13 +386,6 @@ def _decision(answer: dict[str, Any]) -> Any:
 def _shift(old: dict[str, float], new: dict[str, float]) -> float:
     """The largest distance of a label's score; of a version with other labels, all of it."""
     return max(abs(old[label] - new[label]) for label in old) if old.keys() == new.keys() else 1.0
-
-
-def upper_bound(hits: int, trials: int) -> float:
-    """Of the 95 % interval of a share (Wilson, 1927)."""
-    share, z = hits / trials, CONFIDENCE_Z**2 / trials
-    spread = CONFIDENCE_Z * np.sqrt(share * (1 - share) / trials + z / (4 * trials))
-    return float((share + z / 2 + spread) / (1 + z))
 
 
 def watch(front: Front, new: str, texts: Sequence[str], found: Comparison, limits: Limits) -> None:

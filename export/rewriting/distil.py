@@ -24,7 +24,7 @@ from export.source import Source
 from handler.predictor import decide
 from training.fit import has_bf16
 from training.measures.calibration import Calibration
-from training.measures.statistics import macro_f1, macro_f1_of_labels, same_labels
+from training.measures.statistics import indicators, macro_f1, same_labels
 
 # Logits [n, labels] -> label indices [n], or independent labels, 0 and 1, [n, labels].
 Decision = Callable[[np.ndarray], np.ndarray]
@@ -366,8 +366,5 @@ def _chunks(rows: Sequence[int], size: int) -> list[list[int]]:
 
 
 def _macro_f1(truth: np.ndarray, given: np.ndarray) -> float:
-    if truth.ndim == 2:
-        return macro_f1_of_labels(np.maximum(truth, 0), given)
     labels = int(max(truth.max(), given.max())) + 1
-    counts = np.bincount(truth * labels + given, minlength=labels**2)
-    return float(macro_f1(counts.reshape(1, labels, labels))[0])
+    return macro_f1(indicators(np.maximum(truth, 0), labels), indicators(given, labels))

@@ -1,11 +1,8 @@
 """A split's figures with what they rest on: intervals, lengths, confusion, curves.
 
-`measures.metrics.evaluate` has the figures themselves. Here: the 95 % interval of macro-F1, and of a drop in
-it, by a bootstrap over the texts; the figures of short and long texts; who is taken for whom; how scores and
-truth go together. Labels come as booleans [n, labels] where one form serves both tasks.
+`measures.metrics.evaluate` has the figures themselves.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,11 +12,10 @@ from sklearn.metrics import precision_recall_curve as sk_curve
 from training.data import Split
 from training.evaluation.classifier import Classifier
 from training.measures.metrics import evaluate, reliability
-from training.measures.statistics import RESAMPLES, mean_f1
+from training.measures.statistics import macro_f1_interval
 
 BY_LENGTH = ("macro_f1", "accuracy", "auroc", "average_precision", "brier", "ece")
 PARTS = 4  # of about as many texts each, by length
-CHUNK_WEIGHTS = 2_000_000  # resamples x different rows at once: 16 MB
 
 
 def split_figures(classifier: Classifier, split: Split, scores: np.ndarray) -> dict[str, Any]:
@@ -90,50 +86,3 @@ def precision_recall(classifier: Classifier, truth: np.ndarray, scores: np.ndarr
                 }
             )
     return curves
-
-
-def macro_f1_interval(truth: np.ndarray, given: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of macro-F1 from booleans [n, labels]: percentile bootstrap over texts (Efron, 1979)."""
-    labels = truth.shape[1]
-    drawn = np.concatenate(
-        [
-            _macro_f1(weights, rows[:, :labels], rows[:, labels:])
-            for weights, rows in _resample(seed, truth, given)
-        ]
-    )
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def macro_f1_drop(
-    truth: np.ndarray, clean: np.ndarray, given: np.ndarray, *, seed: int = 0
-) -> tuple[float, float, float, float]:
-    """Macro-F1 of `given`, what it lacks to that of `clean`, and the 95 % interval of that drop; booleans
-    [n, labels], the same texts resampled for both."""
-    labels = truth.shape[1]
-    whole, first, second = np.ones((1, len(truth))), 2 * labels, labels
-    drops = np.concatenate(
-        [
-            _macro_f1(weights, rows[:, :labels], rows[:, second:first])
-            - _macro_f1(weights, rows[:, :labels], rows[:, first:])
-            for weights, rows in _resample(seed, truth, clean, given)
-        ]
-    )
-    now = _macro_f1(whole, truth, given)[0]
-    low, high = np.quantile(drops, [0.025, 0.975])
-    return float(now), float(_macro_f1(whole, truth, clean)[0] - now), float(low), float(high)
-
-
-def _resample(seed: int, *columns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Weights [some, rows] of resamples and the different rows that they weigh; equal texts are counted
-    together, which is the same bootstrap and as quick for a million texts as for ten."""
-    rows, counts = np.unique(np.concatenate(columns, axis=1), axis=0, return_counts=True)
-    rng, n, most = np.random.default_rng(seed), int(counts.sum()), max(1, CHUNK_WEIGHTS // len(rows))
-    for start in range(0, RESAMPLES, most):
-        yield rng.multinomial(n, counts / n, size=min(most, RESAMPLES - start)).astype(np.float64), rows
-
-
-def _macro_f1(weights: np.ndarray, truth: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """Macro-F1 [m] of rows weighted by [m, rows], over the labels that some row has."""
-    held, right = weights @ truth.astype(np.float64), weights @ (truth & given)
-    return mean_f1(right, held, weights @ given)

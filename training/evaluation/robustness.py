@@ -1,18 +1,17 @@
 """How far a classifier's scores and labels move when its texts are written differently.
 
-Covers every registered perturbation on a seeded sample of a split. Leaves out the perturbations themselves,
-and drift of live traffic (`deploy`).
+Every registered perturbation is tried on a seeded sample of a split.
 """
 
 from typing import Any
 
 import numpy as np
 
+from common.shares import share_interval
 from training.data import Split
 from training.evaluation.classifier import Classifier
-from training.evaluation.figures import macro_f1_drop
 from training.evaluation.perturbations import PERTURBATIONS, perturb
-from training.measures.statistics import rate_interval
+from training.measures.statistics import compare, macro_f1
 
 
 def robustness(
@@ -32,8 +31,7 @@ def robustness(
     truth = classifier.indicators(np.asarray(split.labels)[rows])
     found = [_measure(classifier, name, texts, truth, scores, seed) for name in PERTURBATIONS]
     clean = classifier.indicators(classifier.given(scores))
-    macro_f1, *_ = macro_f1_drop(truth, clean, clean)
-    return {"n": len(rows), "seed": seed, "macro_f1": macro_f1, "perturbations": found}
+    return {"n": len(rows), "seed": seed, "macro_f1": macro_f1(truth, clean), "perturbations": found}
 
 
 def _measure(
@@ -49,8 +47,8 @@ def _measure(
     before, after = (classifier.indicators(classifier.given(each)) for each in (clean, scores))
     moves = np.abs(scores - clean).max(axis=1)[changed]
     flips = int((before != after).any(axis=1).sum())
-    low, high = rate_interval(flips, len(changed)) if len(changed) else (None, None)
-    macro_f1, drop, drop_low, drop_high = macro_f1_drop(truth, before, after, seed=seed)
+    low, high = share_interval(flips, len(changed)) if len(changed) else (None, None)
+    compared = compare(truth, before, after, truth.shape[1], seed=seed)
     one = PERTURBATIONS[name]
     return {
         "name": name,
@@ -64,8 +62,8 @@ def _measure(
         "flip_rate": flips / len(changed) if len(changed) else None,
         "flip_rate_low": low,
         "flip_rate_high": high,
-        "macro_f1": macro_f1,
-        "macro_f1_drop": drop,
-        "macro_f1_drop_low": drop_low,
-        "macro_f1_drop_high": drop_high,
+        "macro_f1": compared.candidate_macro_f1,
+        "macro_f1_drop": compared.drop,
+        "macro_f1_drop_low": compared.low,
+        "macro_f1_drop_high": compared.high,
     }

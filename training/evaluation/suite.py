@@ -7,9 +7,9 @@ labels have no cases. Leaves out the cases (`training.measures.functional`).
 from pathlib import Path
 from typing import Any
 
+from common.shares import share_interval
 from training.evaluation.classifier import Classifier
 from training.measures import functional
-from training.measures.statistics import rate_interval
 
 
 def functional_suites(classifier: Classifier, hatecheck: Path | None = None) -> dict[str, Any]:
@@ -43,5 +43,5 @@ def _pass_rates(classifier: Classifier, name: str, cases: functional.Cases) -> d
 
 def _rate(part: dict[str, Any]) -> dict[str, Any]:
     passed = round(part["accuracy"] * part["n"])
-    low, high = rate_interval(passed, part["n"])
+    low, high = share_interval(passed, part["n"])
     return {"passed": passed, "pass_rate": passed / part["n"], "low": low, "high": high}

@@ -1,10 +1,7 @@
-"""Whether two classifiers differ, judged on the same texts.
+"""Whether two classifiers differ, judged on the same texts: by macro-F1, by who is right, and by ranking.
 
-Covers: the interval of the difference in macro-F1 by a paired bootstrap, McNemar's exact test of which of
-them is right more often, intervals of the differences in AUROC and average precision, and of a rate. Labels
-exclude each other, or are independent: then macro-F1 is the mean of every label's own F1, and a text is right
-where all of its labels are. Leaves out the verdict on a margin, and many candidates at once
-(`benchmarks.sameness.noninferiority`).
+Labels that exclude each other and independent ones go the same way, as booleans `[texts, labels]`
+(`indicators`). The verdict on a margin is `benchmarks.sameness.noninferiority`'s.
 """
 
 from collections.abc import Iterator
@@ -16,6 +13,7 @@ from scipy.stats import binomtest
 RESAMPLES = 2000
 RANKING_RESAMPLES = 1000
 CHUNK_WEIGHTS = 2_000_000  # resamples x texts at once: 16 MB each
+TRUTH, REFERENCE, CANDIDATE = 4, 2, 1  # who says of a label that the text has it: bits of an outcome
 
 
 @dataclass(frozen=True)
@@ -59,24 +57,13 @@ def compare(
     """Compare two vectors of label indices `[n]` for the same texts, with `labels` labels in all; or, of
     independent labels, two matrices of 0 and 1 `[n, labels]`.
 
-    Resampling texts with replacement is drawing counts of (truth, reference, candidate) triples from a
-    multinomial, which makes the percentile bootstrap exact and as quick for a million texts as for ten. Of
-    independent labels a triple holds all labels of a text (`outcomes`): texts are drawn, never labels.
+    Resampling texts with replacement is drawing counts of their outcomes from a multinomial, which makes the
+    percentile bootstrap exact and as quick for a million texts as for ten. Texts are drawn, never labels.
     """
-    rng = np.random.default_rng(seed)
-    if truth.ndim == 2:
-        kinds, counts = outcomes(truth, reference, candidate)
-        drawn = draw_counts(rng, counts, resamples)
-        drops = np.concatenate([macro_f1_drop_of_labels(some, kinds) for some in drawn])
-        drop = float(macro_f1_drop_of_labels(counts[None], kinds)[0])
-        figures = [macro_f1_of_labels(truth, given) for given in (reference, candidate)]
-    else:
-        cells = (truth * labels + reference) * labels + candidate
-        counts = np.bincount(cells, minlength=labels**3)
-        drops = macro_f1_drop(rng.multinomial(len(truth), counts / len(truth), size=resamples), labels)
-        drop = float(macro_f1_drop(counts[None], labels)[0])
-        table = counts.reshape(1, labels, labels, labels)
-        figures = [float(macro_f1(table.sum(axis=axis))[0]) for axis in (3, 2)]
+    truth, reference, candidate = (indicators(given, labels) for given in (truth, reference, candidate))
+    kinds, counts = outcomes(truth, reference, candidate)
+    drawn = draw_counts(np.random.default_rng(seed), counts, resamples)
+    drops = np.concatenate([macro_f1_drop(weights, kinds) for weights in drawn])
     tail = (1 - confidence) / 2
     low, high = np.quantile(drops, [tail, 1 - tail])
     first, second = same_labels(reference, truth), same_labels(candidate, truth)
@@ -84,9 +71,9 @@ def compare(
     return Comparison(
         n=len(truth),
         agreement=float(same_labels(reference, candidate).mean()),
-        reference_macro_f1=figures[0],
-        candidate_macro_f1=figures[1],
-        drop=drop,
+        reference_macro_f1=macro_f1(truth, reference),
+        candidate_macro_f1=macro_f1(truth, candidate),
+        drop=float(macro_f1_drop(counts[None], kinds)[0]),
         low=float(low),
         high=float(high),
         confidence=confidence,
@@ -94,6 +81,12 @@ def compare(
         only_candidate_right=only_candidate,
         p_value=mcnemar(only_reference, only_candidate),
     )
+
+
+def indicators(given: np.ndarray, labels: int) -> np.ndarray:
+    """Whether a text has each label, bool `[n, labels]`, of label indices `[n]` or of independent labels, 0
+    and 1 `[n, labels]`."""
+    return given.astype(bool) if given.ndim == 2 else given[:, None] == np.arange(labels)
 
 
 def same_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -107,47 +100,65 @@ def mcnemar(only_first_right: int, only_second_right: int) -> float:
     return float(binomtest(only_first_right, discordant).pvalue) if discordant else 1.0
 
 
-def rate_interval(count: int, n: int) -> tuple[float, float]:
-    """95 % interval of a rate of `count` in `n`, exact (Clopper and Pearson, 1934)."""
-    found = binomtest(count, n).proportion_ci(0.95, method="exact")
-    return float(found.low), float(found.high)
-
-
-def macro_f1(confusion: np.ndarray) -> np.ndarray:
-    """Macro-F1 `[m]` of confusion counts or weights `[m, truth, predicted]`: the mean F1 of the labels that
-    some text has, so that all answers right are 1.
+def macro_f1(truth: np.ndarray, given: np.ndarray) -> float:
+    """The mean F1 of the labels that some text has, from booleans `[n, labels]`; 0 where there is none.
 
     scikit-learn's `f1_score(average="macro")` also counts a label that is given and that no text has, as 0:
     one such answer would cost a third of three labels, and nothing in a resample without it. Here it costs
     what it makes wrong, which is the recall of the text's own label.
     """
-    right = np.diagonal(confusion, axis1=1, axis2=2)
-    return mean_f1(right, confusion.sum(axis=2), confusion.sum(axis=1))
+    return float(_mean_f1((truth & given).sum(axis=0), truth.sum(axis=0), given.sum(axis=0)))
 
 
-def mean_f1(right: np.ndarray, held: np.ndarray, given: np.ndarray) -> np.ndarray:
+def macro_f1_of_logits(logits: np.ndarray, truth: np.ndarray) -> float:
+    """Macro-F1 of logits `[n, labels]` at the highest score for label indices `[n]`; for independent labels,
+    0 and 1 `[n, labels]`, each at one half."""
+    given = logits >= 0 if truth.ndim == 2 else logits.argmax(axis=1)
+    return macro_f1(*(indicators(each, logits.shape[1]) for each in (truth, given)))
+
+
+def macro_f1_interval(truth: np.ndarray, given: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of macro-F1 of booleans `[n, labels]`: percentile bootstrap over texts (Efron, 1979)."""
+    kinds, counts = outcomes(truth, given, given)
+    drawn = draw_counts(np.random.default_rng(seed), counts, RESAMPLES)
+    low, high = np.quantile(
+        np.concatenate([_weighted_macro_f1(weights, kinds, CANDIDATE) for weights in drawn]), [0.025, 0.975]
+    )
+    return float(low), float(high)
+
+
+def macro_f1_drop(weights: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Reference minus candidate macro-F1 `[m]` of counts or weights `[m, kinds]` of the kinds of texts that
+    `outcomes` gives."""
+    return _weighted_macro_f1(weights, kinds, REFERENCE) - _weighted_macro_f1(weights, kinds, CANDIDATE)
+
+
+def _weighted_macro_f1(weights: np.ndarray, kinds: np.ndarray, whose: int) -> np.ndarray:
+    truth, given = ((kinds & bit > 0).astype(np.float64) for bit in (TRUTH, whose))
+    return _mean_f1(weights @ (truth * given), weights @ truth, weights @ given)
+
+
+def _mean_f1(right: np.ndarray, held: np.ndarray, given: np.ndarray) -> np.ndarray:
     """The mean F1, over the last axis, of the labels that texts have; 0 where they have none. From counts or
     weights of texts by label: those rightly given it, those that have it, those given it."""
     f1 = np.divide(2.0 * right, held + given, out=np.zeros(held.shape), where=held > 0)
     return f1.sum(axis=-1) / np.maximum((held > 0).sum(axis=-1), 1)
 
 
-def macro_f1_drop(counts: np.ndarray, labels: int) -> np.ndarray:
-    """Reference minus candidate macro-F1 `[m]` of counts or weights `[m, labels ** 3]` by (truth, reference,
-    candidate), the last running fastest."""
-    table = counts.reshape(-1, labels, labels, labels)
-    return macro_f1(table.sum(axis=3)) - macro_f1(table.sum(axis=2))
-
-
 def outcomes(
     truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The kinds of texts that occur `[kinds, labels]`, and how many are of each `[kinds]`.
+    """The kinds of texts that occur `[kinds, labels]`, and how many are of each `[kinds]`, from booleans
+    `[n, labels]`.
 
-    A kind says of every independent label, in 4, 2 and 1, whether the text has it, whether the reference says
-    so, and whether the candidate does: all that the figures of both need, and far fewer than there are texts.
+    A kind says of every label, in the bits `TRUTH`, `REFERENCE` and `CANDIDATE`, whether the text has it,
+    whether the reference says so, and whether the candidate does: all that the figures of both need, and far
+    fewer than there are texts.
     """
-    kinds, counts = np.unique(4 * truth + 2 * reference + candidate, axis=0, return_counts=True)
+    says = ((TRUTH, truth), (REFERENCE, reference), (CANDIDATE, candidate))
+    kinds, counts = np.unique(
+        sum(bit * held.astype(np.int8) for bit, held in says), axis=0, return_counts=True
+    )
     return kinds.astype(np.int64), counts
 
 
@@ -164,32 +175,6 @@ def draw_weights(rng: np.random.Generator, shapes: np.ndarray, resamples: int) -
     (Rubin, 1981), until there are `resamples` rows."""
     for size in _portions(len(shapes), resamples):
         yield rng.standard_gamma(shapes, (size, len(shapes)))
-
-
-def macro_f1_of_labels(truth: np.ndarray, given: np.ndarray) -> float:
-    """The mean F1 of those independent labels that some text has, from 0 and 1 `[n, labels]`: of a label that
-    no text has, these texts tell nothing."""
-    return float(mean_f1((truth & given).sum(axis=0), truth.sum(axis=0), given.sum(axis=0)))
-
-
-def macro_f1_of_logits(logits: np.ndarray, truth: np.ndarray) -> float:
-    """Macro-F1 of logits `[n, labels]` at the highest score for label indices `[n]`; for independent labels,
-    0 and 1 `[n, labels]`, each at one half."""
-    if truth.ndim == 2:
-        return macro_f1_of_labels(truth, logits >= 0)
-    labels = logits.shape[1]
-    counts = np.bincount(truth * labels + logits.argmax(axis=1), minlength=labels**2)
-    return float(macro_f1(counts.reshape(1, labels, labels))[0])
-
-
-def macro_f1_drop_of_labels(weights: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Reference minus candidate macro-F1 `[m]` of independent labels, from counts or weights `[m, kinds]` of
-    the `kinds` that `outcomes` gives."""
-    truth, reference, candidate = ((kinds >> bit & 1).astype(np.float64) for bit in (2, 1, 0))
-    held = weights @ truth
-    of_reference = mean_f1(weights @ (truth * reference), held, weights @ reference)
-    of_candidate = mean_f1(weights @ (truth * candidate), held, weights @ candidate)
-    return of_reference - of_candidate
 
 
 def compare_ranking(

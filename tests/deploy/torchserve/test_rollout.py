@@ -16,7 +16,7 @@ import requests
 from safetensors.torch import load_file, save_file
 
 from common.atomic import write_json
-from deploy.torchserve.rollout import Front, Limits, main, roll_out, table, upper_bound
+from deploy.torchserve.rollout import Front, Limits, main, roll_out, table
 from deploy.torchserve.server import CONFIG, private_server
 from deploy.tuning.load import Load, closed_loop
 from export.archives.package import package
@@ -162,12 +162,6 @@ def test_a_version_is_removed_when_what_it_was_asked_is_answered(open_server, bu
 def test_so_few_texts_that_they_prove_nothing_are_refused_before_anything_is_touched() -> None:
     with pytest.raises(UserError, match="so few texts prove nothing"):
         roll_out([], "new.mar", ["one"] * 50, LIMITS, 1, keep_old=False)
-
-
-def test_the_bound_of_a_share_holds_what_it_should() -> None:
-    assert upper_bound(0, 100) == pytest.approx(0.037, abs=0.001)
-    assert upper_bound(5, 100) == pytest.approx(0.112, abs=0.001)
-    assert upper_bound(100, 100) == pytest.approx(1.0)
 
 
 @pytest.mark.slow

@@ -6,11 +6,11 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from training.measures.statistics import (
     compare,
     compare_ranking,
+    indicators,
     macro_f1,
-    macro_f1_of_labels,
+    macro_f1_interval,
     mcnemar,
     outcomes,
-    rate_interval,
 )
 
 RNG = np.random.default_rng(0)
@@ -62,11 +62,12 @@ def test_more_than_two_labels_are_compared():
 
 
 def test_macro_f1_is_over_the_labels_that_some_text_has():
-    assert macro_f1(np.array([[[5, 0, 0], [0, 5, 0], [0, 0, 0]]])).tolist() == [1]
-    assert macro_f1(np.array([[[5, 0, 0], [0, 4, 1], [0, 0, 0]]])).tolist() == [
-        pytest.approx((1 + 8 / 9) / 2)
-    ]
-    assert macro_f1(np.zeros((1, 3, 3))).tolist() == [0]
+    truth = np.repeat([0, 1], 5)
+    one_wrong = np.append(truth[:-1], 2)
+    held, right, wrong = (indicators(given, 3) for given in (truth, truth, one_wrong))
+    assert macro_f1(held, right) == 1
+    assert macro_f1(held, wrong) == pytest.approx((1 + 8 / 9) / 2)
+    assert macro_f1(held[:0], right[:0]) == 0
 
 
 @pytest.mark.parametrize(("first", "second", "p"), [(0, 0, 1), (5, 5, 1), (0, 10, 2 / 1024), (1, 0, 1)])
@@ -103,9 +104,12 @@ def test_ranking_of_one_kind_of_text_is_undefined():
     assert compare_ranking(np.array([1, 1]), scores, scores) == {"auroc": None, "average_precision": None}
 
 
-def test_a_rate_has_an_exact_interval():
-    assert rate_interval(0, 100) == (0, pytest.approx(0.0362, abs=1e-4))
-    assert rate_interval(5, 100) == pytest.approx((0.0164, 0.1128), abs=1e-4)
+def test_the_interval_of_macro_f1_holds_the_figure_and_narrows_with_more_texts():
+    truth, given = indicators(TRUTH[:400], 2), indicators(CANDIDATE[:400], 2)
+    low, high = macro_f1_interval(truth, given)
+    assert low < f1(TRUTH[:400], CANDIDATE[:400]) < high
+    more = macro_f1_interval(np.tile(truth, (9, 1)), np.tile(given, (9, 1)))
+    assert more[1] - more[0] == pytest.approx((high - low) / 3, rel=0.1)
 
 
 def test_independent_labels_are_compared_by_the_mean_of_their_own_f1():
@@ -134,7 +138,7 @@ def test_the_interval_of_independent_labels_agrees_with_resampling_texts_one_by_
 def test_of_an_independent_label_that_no_text_has_these_texts_tell_nothing():
     never = np.zeros((10, 2), np.int64)
     never[:5, 0] = 1
-    assert macro_f1_of_labels(never, never) == 1
+    assert macro_f1(never > 0, never > 0) == 1
     same = compare(never, never, never, 2)
     assert (same.reference_macro_f1, same.candidate_macro_f1, same.drop, same.low, same.high) == (
         1,
