@@ -23,7 +23,7 @@ IMAGES = python:$(shell sed -n 's/^ARG PYTHON=//p' deploy/Dockerfile) $(shell se
 ARTIFACTS := $(BUILD)/artifacts
 OBJECTIVE = $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP))
 
-.PHONY: help demo install train evaluate export package serve stop doctor benchmark gpu compare select plan test coverage test-slow counts docs lint lock sbom audit pins clean
+.PHONY: help demo install train evaluate export package serve stop doctor benchmark gpu compare select plan test test-all test-slow coverage counts docs lint lock sbom audit pins clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -97,14 +97,19 @@ plan: install ## RPS=50000 P99_MS=50 [VARIANT=]: how many replicas, and what the
 	@[ -n "$(RPS)" ] && [ -n "$(P99_MS)" ] || { echo "error: name a load and an objective: make plan RPS=50000 P99_MS=50" >&2; exit 2; }
 	@$(RUN) -m benchmarks plan --rps $(call q,$(RPS)) --p99-ms $(call q,$(P99_MS)) $(if $(VARIANT),--variant $(call q,$(VARIANT))) $(ARGS) >/dev/null
 
-test: install ## the test suite (DATA_DIR= adds the tests on real data)
-	@$(RUN) -m pytest
+# A file's tests stay in one worker, for they share what its fixtures make.
+PYTEST = $(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+test: install ## the tests that need no server and no compiler, in minutes (DATA_DIR= adds those on real data)
+	@$(PYTEST) $(ARGS)
 
-coverage: install ## the test suite, and which lines it ran -> build/coverage/
-	@$(RUN) -m pytest --cov --cov-report=term:skip-covered --cov-report=$(call q,html:$(BUILD)/coverage)
+test-all: install ## every test: servers, compilers and long proofs too
+	@$(PYTEST) -m "" $(ARGS)
 
-test-slow: install ## the long proofs
-	@$(RUN) -m pytest -m slow
+test-slow: install ## what test-all has and test has not
+	@$(PYTEST) -m "server or compiler or slow" $(ARGS)
+
+coverage: install ## every test, and which lines they ran -> build/coverage/
+	@$(PYTEST) -m "" --cov --cov-report=term:skip-covered --cov-report=$(call q,html:$(BUILD)/coverage)
 
 counts: install ## files, lines, tokens, long functions and import cycles of each package [AGAINST=commit]
 	@$(RUN) -m tests.house.counts $(if $(AGAINST),--against $(call q,$(AGAINST))) >/dev/null

@@ -1,4 +1,4 @@
-"""One tiny classifier for the whole session: trained, exported, packaged and served once.
+"""One tiny classifier for the whole run: trained and exported once, by whichever worker needs it first.
 
 It has two layers of 32 and learns the demo corpus in seconds to a macro-F1 near 0.8: small, but with
 scores from 0 to 1, so that a variant that computes something else is seen.
@@ -10,15 +10,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 
 import fsspec
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test needs the hub
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: before torch and NumPy start their threads
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
 
 import export.variants  # noqa: F401 - registers the variants
 from common.commands import run
@@ -60,10 +64,37 @@ def run_stage(stage: str, *arguments: object) -> subprocess.CompletedProcess[str
     return subprocess.CompletedProcess((stage, *arguments), status, stdout.getvalue(), stderr.getvalue())
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"served", "open_server", "guarded"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("server")
+
+
+def pytest_runtest_setup() -> None:
+    if time.time() > float(os.environ.get("TESTS_UNTIL", "inf")):  # seconds since 1970
+        pytest.skip("no time is left")
+
+
 @pytest.fixture(scope="session")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The session's build folder."""
-    return tmp_path_factory.mktemp("build")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of the run have in common."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def alone(shared: Path) -> Callable[[str], FileLock]:
+    """Locks by name: with one held, no other worker makes what this one makes in `shared`."""
+    return lambda name: FileLock(shared / f"{name}.lock")
+
+
+@pytest.fixture(scope="session")
+def workshop(shared: Path) -> Path:
+    """The run's build folder."""
+    return shared / "build"
 
 
 @pytest.fixture(scope="session")
@@ -86,12 +117,16 @@ def s3() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def checkpoint_folder(workshop: Path) -> Path:
+def checkpoint_folder(workshop: Path, alone) -> Path:
     folder = workshop / "checkpoint"
     # fp32 on every CPU: with bf16, where there is some, it learns something else.
     recipe = ("--epochs", 2, "--learning-rate", 2e-3, "--batch-size", 64, "--precision", "fp32")
-    done = run_apart("training", "--data", "demo", "--base", "random:tiny", "--output", folder, *recipe)
-    assert done.returncode == 0, done.stderr
+    with alone(folder.name):
+        if not folder.exists():
+            done = run_stage(
+                "training", "--data", "demo", "--base", "random:tiny", "--output", folder, *recipe
+            )
+            assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -102,7 +137,7 @@ def source(workshop: Path, checkpoint_folder: Path) -> Source:
 
 
 @pytest.fixture(scope="session")
-def build_once(source: Source):
+def build_once(source: Source, alone):
     """Build a variant and its ancestors, fp32 first, on first use; its artifact."""
     built: dict[str, Artifact] = {}
 
@@ -113,7 +148,8 @@ def build_once(source: Source):
             pytest.skip(str(error))
         for needed in choose([name])[0]:
             if needed.name not in built:
-                built[needed.name] = build(needed, source, print)
+                with alone(needed.name):  # what another worker has built is fresh
+                    built[needed.name] = build(needed, source, print)
         return built[name]
 
     return get

@@ -4,7 +4,6 @@ fresh, the example variant works, links and navigation are whole."""
 import importlib.util
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,13 +117,9 @@ def test_no_promise_is_left_in_the_text(word: str) -> None:
     assert word not in ALL
 
 
-def build_site(root: Path, site: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
-
-
 def test_the_site_is_built_strictly_and_a_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    done = build_site(ROOT, tmp_path)
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     built = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.html")}
     for path in DOCUMENTS[1:]:
@@ -133,28 +128,3 @@ def test_the_site_is_built_strictly_and_a_page_loads_nothing_from_elsewhere(tmp_
     assert [name for name, page in built.items() if loaded.search(page)] == []
     assert (tmp_path / "benchmarks" / "published" / "tweeteval" / "pareto.svg").is_file()
     assert (tmp_path / "deploy" / "Dockerfile").is_file(), "a file that a page links to"
-
-
-@pytest.mark.parametrize(
-    ("page", "text", "said"),
-    [
-        ("docs/asking.md", "[gone](../deploy/gone.py)", "not found among documentation files"),
-        ("docs/asking.md", "[gone](running.md#gone)", "does not contain an anchor"),
-        ("README.md", "[a folder](deploy/)", "unrecognized relative link"),
-        ("docs/new.md", "# Nobody finds me", 'not included in the "nav"'),
-    ],
-    ids=["file", "anchor", "folder", "page outside the navigation"],
-)
-def test_what_leads_nowhere_is_refused(tmp_path: Path, page: str, text: str, said: str) -> None:
-    for name in ("docs", "deploy", "benchmarks/published"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "export").mkdir()
-    for path in (*ROOT.glob("*.*"), ROOT / "export" / "SUPPORT.md"):
-        if path.is_file():
-            shutil.copy(path, tmp_path / path.relative_to(ROOT))
-    with (tmp_path / page).open("a") as file:
-        file.write(f"\n{text}\n")
-    done = build_site(tmp_path, tmp_path / "build")
-    assert done.returncode == 1
-    assert said in done.stderr
-    assert done.stderr.count("WARNING") == 1

@@ -10,6 +10,8 @@ from benchmarks.profiles import PROFILES
 from handler.artifact import archived_artifact
 from tests.conftest import run_apart, run_stage
 
+pytestmark = pytest.mark.server
+
 # All that a run does, each of it for a moment.
 BRIEF = replace(
     PROFILES["demo"],

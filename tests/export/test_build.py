@@ -251,7 +251,7 @@ def test_a_variants_child_is_made_from_its_parents_model(own: Source) -> None:
 
 
 def test_a_change_of_a_module_that_a_variant_names_at_any_remove_makes_it_stale() -> None:
-    code = "from export import proof\n    from export.rewriting.onnx_graph import export\n"
+    code = "def build():\n    from export import proof\n    from export.rewriting.onnx_graph import export\n"
     named = _named_modules(code)
     assert {
         "export/proof.py",

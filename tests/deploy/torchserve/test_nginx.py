@@ -25,7 +25,7 @@ from deploy.torchserve.server import free_ports
 from tests.conftest import ROOT
 from tests.deploy.nginx import needs_nginx, nginx
 
-pytestmark = needs_nginx
+pytestmark = [needs_nginx, pytest.mark.server]
 
 PREDICT = "/predictions/hate"
 JSON = "application/json"

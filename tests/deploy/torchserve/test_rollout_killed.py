@@ -25,7 +25,7 @@ from handler.artifact import Artifact
 from tests.conftest import ROOT, run_stage
 from training import data
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 PATIENCE_S = 180
 numbers = count(2)

@@ -185,6 +185,7 @@ def test_nobody_can_register_a_model_over_http(served: tuple[Server, Artifact]) 
     assert connection.getresponse().status == 405
 
 
+@pytest.mark.server
 def test_the_worker_runs_the_code_of_the_archive_and_says_why_it_cannot(
     build_once, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
