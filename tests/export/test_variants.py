@@ -1,6 +1,8 @@
 """Every variant, whatever is registered: build, write, reload, compare."""
 
 import json
+import sys
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -10,6 +12,8 @@ import export.variants  # noqa: F401
 from export.build import SCHEMA_FILE
 from export.check import check
 from export.registry import VARIANTS
+from export.variants import openvino
+from handler.errors import UnsupportedError
 from handler.predictor import Predictor
 
 # Long to make, of parts that others are made of too: proven by make test-slow.
@@ -102,3 +106,14 @@ def test_a_runtime_that_is_wrong_for_one_shape_alone_is_not_equal(build_once, so
         [prediction.scores for prediction in predictor.predict(source.dataset.splits["validation"].texts)]
     )
     assert not check(predictor, source, scores).check["equal"]
+
+
+def test_a_runtime_that_crashes_costs_its_variant_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashing = tmp_path / "python"
+    crashing.write_text("#!/bin/sh\nkill -FPE $$\n")
+    crashing.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(crashing))
+    with pytest.raises(UnsupportedError, match=r"OpenVINO crashes .*SIGFPE.* openvino-fp32"):
+        openvino._compiled(tmp_path / "model.xml", {})
