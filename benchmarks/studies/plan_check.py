@@ -9,6 +9,7 @@ that do; while it works, the worker's threads wait for the one that it has displ
 is added to the time of each text. Leaves out what a plan makes of a queue (`capacity`).
 """
 
+import argparse
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -25,15 +26,20 @@ from benchmarks.capacity.plan import TOLERANCE
 from benchmarks.capacity.queueing import Batching
 from benchmarks.capacity.replica import Measured, Timed, against_closed, fit, quantiles, windows
 from benchmarks.in_process.worker import Worker, open_worker
-from benchmarks.progress import Step
+from benchmarks.progress import Step, progress
 from benchmarks.records import tidy
+from benchmarks.report.plan_page import check_note, check_table
 from benchmarks.samples import LEAST_SAMPLES
 from benchmarks.served.open_loop import describe_open, open_loop
-from benchmarks.served.run import Running, as_bodies, describe
+from benchmarks.served.run import Running, as_bodies, describe, serve
+from common.atomic import write_json
+from common.commands import emit, positive_float, run, say, share
+from common.options import add_archive, add_checkpoint, add_results
 from common.torchserve import model_config
 from deploy.tuning.load import closed_loop
 from handler.artifact import unpacked
 from handler.errors import UserError
+from training.checkpoint import load_data, open_checkpoint
 
 SCHEMA = 1
 SIZES = (1, 2, 4, 8, 16, 32)  # of batches in process
@@ -215,3 +221,39 @@ def _compare(
         "p50_ratio": forecast["p50_ms"] / seen["p50_ms"],
         "p99_ratio": forecast["p99_ms"] / seen["p99_ms"],
     }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 1 where the plan is off by more than is allowed."""
+    arguments = _parser().parse_args(argv)
+    if not arguments.archive.is_file():
+        raise UserError("there is no such archive", seen=arguments.archive, remedy="Make it: make package")
+    texts = load_data(open_checkpoint(arguments.checkpoint)).splits["gate"].texts[:2000]
+    with progress(steps(arguments.shares, arguments.seconds)) as step:
+        server = serve(arguments.archive)
+        found = check(arguments.archive, server, texts, arguments.shares, arguments.seconds, step)
+    write_json(arguments.results / "plan-check.json", found)
+    say(f"\n{check_table(found)}\n\n{check_note(found)}")
+    emit(found)
+    return 0 if found["within"] else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.plan_check",
+        description="Serve an archive, predict its saturation and p99, measure them; exit 1 beyond 20 %.",
+    )
+    add_results(parser)
+    add_archive(parser)
+    add_checkpoint(parser)
+    parser.add_argument(
+        "--shares", type=share, nargs="+", default=[0.5, 0.8], help="of saturation; default: 0.5 0.8"
+    )
+    parser.add_argument(
+        "--seconds", type=positive_float, default=30.0, help="of each load; default: %(default)s"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from unittest.mock import patch
 
-# Of every program the module, and the verbs that have parsers of their own.
+# Every program's module, and the verbs that are not in the table of its `PROGRAM`.
 PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "handler": ("handler.__main__", ()),
     "training": ("training.__main__", ("search", "runs")),
@@ -18,7 +18,9 @@ PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "training.epoch_time": ("benchmarks.studies.epoch_time", ()),
     "training.data": ("training.data.__main__", ()),
     "export": ("export.__main__", ()),
-    "benchmarks": ("benchmarks.__main__", ()),
+    "benchmarks": ("benchmarks.__main__", ("plan-check",)),
+    "benchmarks.studies.epoch_time": ("benchmarks.studies.epoch_time", ()),
+    "benchmarks.studies.plan_check": ("benchmarks.studies.plan_check", ()),
     "deploy": ("deploy.__main__", ("drift", "app", "tune", "rollout")),
     "deploy.container": ("deploy.torchserve.container", ()),
 }
@@ -36,7 +38,8 @@ def commands() -> list[str]:
     lines: set[str] = set()
     for program, (module, verbs) in PROGRAMS.items():
         lines |= set(_described(_parser(module, []), program))
-        for verb in verbs:
+        table = getattr(import_module(module), "PROGRAM", None)
+        for verb in [*verbs, *(verb.name for verb in table.verbs)] if table else verbs:
             lines |= set(_described(_parser(module, [verb]), f"{program} {verb}"))
     return sorted(lines)
 

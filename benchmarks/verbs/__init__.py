@@ -1,0 +1,1 @@
+"""What `python -m benchmarks` does, and the options of each verb."""

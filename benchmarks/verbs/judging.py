@@ -1,0 +1,61 @@
+"""`python -m benchmarks select|power`: which variant to serve, and how often verdicts are wrong."""
+
+import argparse
+
+from benchmarks.verbs.measuring import add_max_f1_drop
+from common.commands import emit, positive_float, positive_int, say, share
+from common.options import add_results
+
+
+def select_arguments(parser: argparse.ArgumentParser) -> None:
+    add_results(parser)
+    parser.add_argument("--p99-ms", type=positive_float, help="as served, at most; default: no limit")
+    parser.add_argument(
+        "--rps", type=positive_float, help="requests per second as served, at least; default: no minimum"
+    )
+    add_max_f1_drop(parser)
+    parser.add_argument(
+        "--max-flip",
+        type=share,
+        help="share of labels that may differ from fp32's, such as 0.02; default: no limit",
+    )
+    parser.add_argument("--max-mb", type=positive_float, help="size of the artifact; default: no limit")
+
+
+def select(arguments: argparse.Namespace) -> int:
+    from benchmarks import selection
+    from benchmarks.report.files import SIDE_BY_SIDE, add_selection, read_side_by_side
+
+    document = read_side_by_side(arguments.results / f"{SIDE_BY_SIDE}.json")
+    objective = selection.Objective(
+        arguments.p99_ms, arguments.rps, arguments.max_f1_drop, arguments.max_flip, arguments.max_mb
+    )
+    found = selection.select(document, objective)
+    add_selection(arguments.results, document, found)
+    selected = found["selected"]
+    for name, reason in sorted(found["reasons"].items(), key=lambda item: item[0] != selected):
+        say(f"{name}: {reason}")
+    if selected is None:
+        say("no variant qualifies; what is served stays as it was")
+    emit(found)
+    return 0 if selected else 1
+
+
+def power_arguments(parser: argparse.ArgumentParser) -> None:
+    add_results(parser)
+    parser.add_argument("--seeds", type=positive_int, default=2000, help="of each case; default: %(default)s")
+
+
+def power(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from benchmarks.sameness.power import cases, count, note, table
+    from common.atomic import write_json
+
+    with tqdm(total=cases() * arguments.seeds, desc="simulated runs", smoothing=0) as bar:
+        counted = count(arguments.seeds, bar.update)
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    write_json(arguments.results / "power.json", counted)
+    say(f"{table(counted)}\n\n{note(counted)}")
+    emit(counted)
+    return 0

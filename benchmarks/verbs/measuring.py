@@ -1,0 +1,132 @@
+"""`python -m benchmarks run|gpus`: measure what is built, and see what would be measured."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.profiles import PROFILES, with_test
+from common.commands import emit, positive_float, say, share
+from common.options import add_artifacts, add_checkpoint, add_name, add_results, add_store, add_threads
+from handler.errors import UserError
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("variants", nargs="*", help="default: all that are built; fp32 is always among them")
+    add_artifacts(parser)
+    add_checkpoint(parser)
+    add_store(parser)
+    add_name(parser, "the archives")
+    add_results(parser)
+    parser.add_argument("--profile", choices=PROFILES, default="quick", help="default: %(default)s")
+    parser.add_argument(
+        "--no-serve", "--no-served", action="store_true", help="measure in process only, start no server"
+    )
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="also baselines, each run as its own documentation shows, and the GEMM lower bound; the first "
+        "time takes minutes",
+    )
+    parser.add_argument(
+        "--peers-folder",
+        type=Path,
+        default=Path("build/peers"),
+        help="where baselines are kept; default: %(default)s",
+    )
+    parser.add_argument(
+        "--test", action="store_true", help="score the test split as well: for figures to be published"
+    )
+    parser.add_argument(
+        "--timed-split",
+        choices=("gate", "test"),
+        default="gate",
+        help="whose real texts are timed; default: %(default)s",
+    )
+    add_max_f1_drop(parser)
+    parser.add_argument(
+        "--p99-ms", type=positive_float, help="answers slower than this do not count as good; default: 50"
+    )
+    parser.add_argument(
+        "--rps", type=positive_float, help="an arrival rate to measure in addition to the usual ones"
+    )
+    parser.add_argument(
+        "--unlabelled", type=Path, help="a file of texts, one a line, that count for agreement and flips"
+    )
+    parser.add_argument("--hatecheck", type=Path, help="your copy of HateCheck's test_suite_cases.csv")
+    parser.add_argument(
+        "--show-texts",
+        action="store_true",
+        help="show texts whose label flipped, in side-by-side.html only: not for publishing",
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="start over instead of resuming an interrupted run"
+    )
+    add_threads(parser, "in process, all CPUs of this process")
+
+
+def add_max_f1_drop(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-f1-drop",
+        type=share,
+        default=0.01,
+        help="margin of non-inferiority, in macro-F1 on gate; default: %(default)s",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if not arguments.artifacts.is_dir():
+        raise UserError("there are no artifacts", seen=arguments.artifacts, remedy="Build them: make export")
+    from benchmarks.inputs import prepare
+    from benchmarks.report.files import write_reports
+    from benchmarks.report.markdown import failures, provenance, terminal_table
+    from benchmarks.selection import Objective
+    from benchmarks.suite import measure, open_resume_log
+    from training.checkpoint import load_data, open_checkpoint
+
+    checkpoint = open_checkpoint(arguments.checkpoint)
+    profile = PROFILES[arguments.profile]
+    store = None if arguments.no_serve else arguments.store
+    if arguments.test:
+        profile = with_test(profile)
+    if arguments.rps:
+        profile = replace(profile, extra_rates=(arguments.rps,))
+    subject = prepare(
+        arguments.variants,
+        arguments.artifacts,
+        store,
+        checkpoint,
+        load_data(checkpoint),
+        profile,
+        arguments.timed_split,
+        arguments.peers_folder if arguments.peers else None,
+        arguments.name,
+        arguments.unlabelled,
+        arguments.hatecheck,
+    )
+    objective = Objective(arguments.p99_ms, arguments.rps, arguments.max_f1_drop)
+    resume_log = open_resume_log(arguments.results, subject, profile, arguments.threads, arguments.fresh)
+    try:
+        reports = measure(subject, profile, arguments.threads, objective, resume_log)
+    except KeyboardInterrupt:
+        say(f"\n{len(resume_log)} pieces are measured and kept; the same command goes on from here")
+        raise
+    texts = subject.flipped_texts(reports) if arguments.show_texts else None
+    document = write_reports(arguments.results, reports, texts)
+    resume_log.finish()
+    say(f"\n{terminal_table(document)}\n\n{provenance(document)}")
+    for line in failures(document):
+        say(line)
+    say(f"reports: {arguments.results}/side-by-side.html (and .md, .json), and one of each variant")
+    emit(document)
+    return 0
+
+
+def gpus(_: argparse.Namespace) -> int:
+    from benchmarks.in_process.gpu import require_cards
+
+    cards = require_cards()
+    for card in cards:
+        major, minor = card["capability"]
+        say(f"{card['name']}: capability {major}.{minor}, {card['memory_gb']} GB")
+    emit(cards)
+    return 0

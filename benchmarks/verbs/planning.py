@@ -1,0 +1,62 @@
+"""`python -m benchmarks plan`: from what was measured to the replicas that a load needs."""
+
+import argparse
+from pathlib import Path
+
+from common.commands import emit, positive_float, say
+from common.options import add_prices, add_results
+
+# For a model that is 20 % wrong (1 / 0.8), or for a fifth of the replicas being away; not for both.
+HEADROOM = 1.25
+
+
+def plan_arguments(parser: argparse.ArgumentParser) -> None:
+    add_results(parser)
+    parser.add_argument(
+        "--rps", type=positive_float, required=True, help="texts per second, over all replicas"
+    )
+    parser.add_argument(
+        "--p99-ms", type=positive_float, required=True, help="99 of 100 answers are to come within this"
+    )
+    parser.add_argument(
+        "--report", type=Path, help="what was measured; default: side-by-side.json among the results"
+    )
+    parser.add_argument(
+        "--variant", help="default: the selected one, or the fastest that is equal and served"
+    )
+    parser.add_argument(
+        "--headroom",
+        type=positive_float,
+        default=HEADROOM,
+        help="replicas sustain this many times --rps: 1.25 allows for a model that is 20 %% wrong, or for a "
+        "fifth of the replicas being away; default: %(default)s",
+    )
+    parser.add_argument(
+        "--burstiness",
+        type=positive_float,
+        default=1.0,
+        help="variance of the gaps between arrivals, relative to random ones (Poisson); default: %(default)s",
+    )
+    parser.add_argument("--mean-tokens", type=positive_float, help="of your texts; default: as measured")
+    add_prices(parser, "core", "gb")
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    from benchmarks.capacity import plan as planned
+    from benchmarks.report.files import SIDE_BY_SIDE, read_measurements, read_selection
+    from benchmarks.report.plan_page import picture, plan_table
+
+    report = arguments.report or arguments.results / f"{SIDE_BY_SIDE}.json"
+    document = read_measurements(report)
+    variant = planned.choose(document, read_selection(report.parent), arguments.variant)
+    demand = planned.Demand(
+        arguments.rps, arguments.p99_ms, arguments.headroom, arguments.burstiness, arguments.mean_tokens
+    )
+    prices = planned.Prices(arguments.price_core_hour, arguments.price_gb_hour)
+    found = planned.plan(document, variant, demand, prices)
+    drawn = arguments.results / "plan.svg"
+    drawn.parent.mkdir(parents=True, exist_ok=True)
+    drawn.write_text(picture(found), encoding="utf-8")
+    say(f"{plan_table(found)}\n\npicture: {drawn}")
+    emit(found)
+    return 0

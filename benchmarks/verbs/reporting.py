@@ -1,0 +1,108 @@
+"""`python -m benchmarks compare|beside|publish|tables`: what becomes of reports."""
+
+import argparse
+from pathlib import Path
+
+from common.commands import emit, say
+from common.options import add_prices, add_results
+
+KINDS = {
+    "served": "the head-to-head",
+    "power": "the simulated verdicts",
+    "attack": "the attacks",
+    "soak": "the hours of attacks",
+}
+
+
+def compare_arguments(parser: argparse.ArgumentParser) -> None:
+    add_results(parser)
+    parser.add_argument("a", help="variant, such as fp32")
+    parser.add_argument("b", help="variant to compare it with")
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    from benchmarks.report import comparison
+    from benchmarks.report.files import read_report
+
+    first, second = (read_report(arguments.results, name) for name in (arguments.a, arguments.b))
+    compared = comparison.compare(first, second)
+    say(comparison.markdown(compared))
+    emit(compared)
+    return 0
+
+
+def beside_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "reports", type=Path, nargs="+", help="side-by-side.json of each run, or a published report"
+    )
+    add_prices(parser, "core", "gb", "gpu")
+
+
+def beside(arguments: argparse.Namespace) -> int:
+    from benchmarks.capacity.plan import Prices
+    from benchmarks.report import across_machines
+    from benchmarks.report.files import read_measurements
+
+    documents = [read_measurements(path) for path in arguments.reports]
+    prices = Prices(arguments.price_core_hour, arguments.price_gb_hour, arguments.price_gpu_hour)
+    found = across_machines.beside(documents, prices)
+    say(across_machines.table(found))
+    emit(found)
+    return 0
+
+
+def publish_arguments(parser: argparse.ArgumentParser) -> None:
+    add_results(parser)
+    _add_published(parser)
+    parser.add_argument("name", help="of the published report, such as tweeteval-minilm")
+    kinds = parser.add_mutually_exclusive_group()
+    for kind, what in KINDS.items():
+        kinds.add_argument(
+            f"--{kind}",
+            action="store_const",
+            const=kind,
+            dest="kind",
+            help=f"{what} instead of the side-by-side report",
+        )
+
+
+def publish(arguments: argparse.Namespace) -> int:
+    from benchmarks.report import publishing
+
+    what = (arguments.name, arguments.results, arguments.published)
+    path = publishing.publish_kind(arguments.kind, *what) if arguments.kind else publishing.publish(*what)
+    marker = f"<!-- table:{arguments.name}{f':{arguments.kind}' if arguments.kind else ''} -->"
+    say(f"{path} and its page; a document shows it between {marker} and <!-- /table -->")
+    emit({"published": str(path)})
+    return 0
+
+
+def tables_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_published(parser)
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        nargs="+",
+        default=[Path("README.md"), *sorted(Path("docs").glob("*.md"))],
+        help="default: README.md and docs/*.md",
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if something is stale")
+
+
+def tables(arguments: argparse.Namespace) -> int:
+    from benchmarks.report.publishing import refresh, stale
+
+    if not arguments.check:
+        emit({"written": [str(path) for path in refresh(arguments.readme, arguments.published)]})
+        return 0
+    found = stale(arguments.readme, arguments.published)
+    for path in found:
+        say(f"{path} is stale; run: python -m benchmarks tables")
+    emit({"stale": [str(path) for path in found]})
+    return 1 if found else 0
+
+
+def _add_published(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--published", type=Path, default=Path("benchmarks/published"), help="default: %(default)s"
+    )
