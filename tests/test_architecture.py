@@ -7,6 +7,7 @@ import pytest
 
 from export.archives.package import SHIPPED
 from tests.house.counts import import_cycles, working_tree
+from tests.house.picture import TARGET, draw
 
 ROOT = Path(__file__).parents[1]
 ALLOWED = {
@@ -65,6 +66,11 @@ def test_measuring_never_imports_presenting() -> None:
 def test_no_module_imports_itself_by_way_of_others() -> None:
     """Imports within functions and those for types alone are counted too."""
     assert import_cycles(working_tree()) == []
+
+
+def test_the_picture_shows_the_rooms_and_imports_of_today(tmp_path: Path) -> None:
+    draw(tmp_path / "drawn.svg")
+    assert (tmp_path / "drawn.svg").read_text() == TARGET.read_text(), "python -m tests.house.picture"
 
 
 def test_what_we_use_does_not_tell_its_makers() -> None:
