@@ -1,24 +1,17 @@
-"""Which machine and which software a figure belongs to: a speed without them means nothing.
-
-Covers processor, cores, memory, instruction sets, GPUs, operating system, versions, and how busy the machine
-was before the run. Leaves out whatever names a place or a person: host name, user, paths.
-"""
+"""Which machine and which software a figure belongs to, and how busy the machine was before the run."""
 
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from benchmarks.in_process import gpu
-from handler.machine import available_cpus, cpu_features, cpu_model
+from common.environment import installed, machine, versions
+from handler.machine import available_cpus, cpu_features
 
 PACKAGES = (
     "torch",
@@ -37,28 +30,15 @@ BUSY_SHARE = 0.25
 def fingerprint() -> dict[str, Any]:
     """The machine (its `id` covers the hardware alone) and the versions that ran on it."""
     hardware = {
-        "cpu": cpu_model(),
-        "cores": available_cpus(),
+        **machine(),
         "memory_gb": round(memory_bytes() / 1e9),
         "cpu_features": list(cpu_features()),
-        "system": f"{platform.system()} {platform.machine()}",
     }
     if cards := gpu.cards():  # without them the id stays what it was before there was such a field
         hardware["gpus"] = cards
     digest = hashlib.sha256(json.dumps(hardware, sort_keys=True).encode()).hexdigest()
-    of_gpus = versions(gpu.PACKAGES) | gpu.versions() if cards else {}
-    return {"id": digest[:12], **hardware, "versions": versions() | of_gpus}
-
-
-def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Python and every one of `packages` that is installed."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    of_gpus = installed(gpu.PACKAGES) | gpu.versions() if cards else {}
+    return {"id": digest[:12], **hardware, "versions": versions(PACKAGES) | of_gpus}
 
 
 def memory_bytes() -> int:
@@ -106,13 +86,3 @@ class Others:
 def is_busy(load: float | None) -> bool:
     """Whether others used so much of the machine before the run that its timings deserve a warning."""
     return load is not None and load > BUSY_SHARE * available_cpus()
-
-
-def commit() -> str | None:
-    """The project's commit, with `+` where files differ from it; None outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
-    try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

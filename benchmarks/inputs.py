@@ -24,6 +24,7 @@ from benchmarks.sameness.scores import sample
 from benchmarks.served.run import check_archive
 from common.atomic import recover_all
 from common.commands import say
+from common.environment import commit
 from common.torchserve import java_home
 from handler.artifact import DESCRIPTION, Artifact, file_sha256, open_artifact
 from handler.errors import UserError
@@ -115,7 +116,7 @@ class Subject:
             "data": self.data,
             "texts": {name: _sha256(texts) for name, texts in (self.scored | {"": self.timed}).items()},
             "machine": environment.fingerprint(),
-            "commit": environment.commit(),
+            "commit": commit(),
         }
 
 

@@ -47,6 +47,7 @@ from benchmarks.sameness.scores import (
 from benchmarks.selection import Objective, Serving, choose_served, verdicts_at
 from benchmarks.served.run import Served, measure_served, served_parity
 from common.commands import say
+from common.environment import commit
 from handler.machine import cpu_features
 from training.data.splits import Split
 from training.measures.functional import evaluate_cases
@@ -124,7 +125,7 @@ def measure(
         "threads": inside.resources[REFERENCE]["threads"],
         "load_average_before": load,
         "others_cores": inside.others_cores,
-        "commit": environment.commit(),
+        "commit": commit(),
         "objective_p99_ms": limit_ms,
         "margin": objective.max_f1_drop,
         "resumed": resume_log.resumed,

@@ -5,7 +5,6 @@ starting or the model from answering; `warn` is what makes it slow or open. It s
 nothing. Not in the archive.
 """
 
-import importlib.metadata
 import importlib.util
 import ipaddress
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from common.environment import installed
 from common.host import Finding, archive_rights, host, temporary_folder
 from common.scratch import check, own_folder
 from common.torchserve import ADDRESSES, Config, is_taken, java_home, model_config, read_config
@@ -87,10 +87,9 @@ def _interpreter() -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     supported = sys.version_info[:2] in ((3, 11), (3, 12))
     yield Finding("Python", "ok" if supported else "fail", version, "Use Python 3.11 or 3.12")
+    present = installed(TESTED)
     for package, tested in TESTED.items():
-        try:
-            found = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
+        if (found := present.get(package)) is None:
             needed = package in ("torchserve", "torch")
             yield Finding(package, "fail" if needed else "warn", "not installed", f"pip install {package}")
             continue

@@ -12,7 +12,6 @@ the artifact says so. Both the order of the layers and the verdict come from val
 import ast
 import contextlib
 import hashlib
-import importlib.metadata
 import inspect
 import json
 import logging
@@ -32,6 +31,7 @@ import numpy as np
 
 from common.atomic import recover, replacing_folder, write_json
 from common.commands import of_this_moment
+from common.environment import installed
 from export import check as checking
 from export import proof
 from export.registry import REFERENCE, VARIANTS, Built, Variant
@@ -296,12 +296,7 @@ def _imported(code: str) -> Iterator[str]:
 
 
 def _versions(variant: Variant) -> dict[str, str]:
-    packages = {"tokenizers", *variant.requires, *RUNTIMES[variant.runtime].packages}
-    found = {}
-    for package in sorted(packages):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # a command or a CPU feature
-            found[package] = importlib.metadata.version(package)
-    return found
+    return installed(sorted({"tokenizers", *variant.requires, *RUNTIMES[variant.runtime].packages}))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ the linear layers that are to stay in float, which `build` widens until the chec
 """
 
 import difflib
-import importlib.metadata
 import inspect
 import shutil
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from common.environment import installed
 from handler.batching import Grid
 from handler.errors import UnsupportedError, UserError
 from handler.machine import cpu_features, gpus, unpacking_fault, unpacks_into
@@ -215,10 +215,7 @@ def _present(need: str) -> bool:
     if _is_cuda(need):
         first = gpus()[:1]  # which variants are made on
         return any(one.capability >= capability_of(need) for one in first)
-    try:
-        return bool(importlib.metadata.version(need))
-    except importlib.metadata.PackageNotFoundError:
-        return False
+    return bool(installed([need]))
 
 
 def _describe(need: str) -> str:

@@ -6,11 +6,8 @@ at all: written beside its place, `checkpoint.json` last, then renamed. Covers: 
 loading the recorded data again. Leaves out: training itself, and reading the model (transformers does).
 """
 
-import importlib.metadata
 import os
-import platform
 import re
-import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,9 +23,9 @@ from transformers import (
 )
 
 from common.atomic import recover, replacing_folder, write_json
+from common.environment import commit, machine, versions
 from handler.artifact import read_json
 from handler.errors import UserError
-from handler.machine import available_cpus, cpu_model
 from handler.runtimes import refuse_code
 from training import data
 from training.backbones import clear_limits
@@ -227,27 +224,9 @@ def portable(name: str) -> str:
 
 def describe_surroundings() -> dict[str, Any]:
     """Commit of this project (None outside git), versions, and the machine in brief."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "commit": commit(),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in VERSIONED},
-        "machine": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "cpu": cpu_model(),
-            "cores": available_cpus(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
+        "versions": versions(VERSIONED),
+        "machine": machine() | {"threads": torch.get_num_threads(), "gpu": gpu},
     }
-
-
-def commit() -> str | None:
-    """Of this project; None outside git."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--verify", "--quiet", "HEAD"]
-    try:
-        return (
-            subprocess.run(command, check=False, capture_output=True, text=True, timeout=10).stdout.strip()
-            or None
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None

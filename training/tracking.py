@@ -18,8 +18,8 @@ from typing import Any, Protocol
 from transformers import TrainerCallback
 
 from common.commands import say
+from common.environment import commit
 from handler.errors import UnsupportedError, UserError
-from training.checkpoint import commit
 
 WITHOUT = "Mend that, or leave it out of --track"
 BEST = "best"  # MLflow's alias of the registered version with the highest validation macro-F1

@@ -6,7 +6,6 @@ out what a peer is (`peers`) and measuring it (`suite`).
 """
 
 import hashlib
-import importlib.metadata
 import json
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from benchmarks.in_process.pool import Failure
 from benchmarks.in_process.worker import WorkerError, open_worker
 from common.atomic import replacing_folder, write_json
 from common.commands import say
+from common.environment import installed, missing
 from handler.artifact import file_sha256
 
 if TYPE_CHECKING:  # it imports transformers, which comparing and selecting reports need not wait for
@@ -59,30 +59,18 @@ def prepare_peers(
     for name, peer in PEERS.items():
         if peer.on_cuda and not on_cuda:
             continue
-        versions, missing = installed(peer.requires)
-        if missing:
-            prepared.left_out[name] = why_left_out(missing)
+        if absent := missing(peer.requires):
+            prepared.left_out[name] = why_left_out(absent)
             say(f"{name} is left out: {prepared.left_out[name]}")
             continue
         try:
-            folder, facts = _prepare(peer, checkpoint, calibration, cache, versions)
+            folder, facts = _prepare(peer, checkpoint, calibration, cache, installed(peer.requires))
         except (WorkerError, OSError) as error:
             prepared.failures[name] = Failure("preparation", str(error))
             say(f"{name} could not be prepared: {error}")
             continue
         prepared.folders[name], prepared.facts[name] = folder, facts
     return prepared
-
-
-def installed(packages: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The versions of packages, and those that are not there."""
-    versions, missing = {}, []
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            missing.append(package)
-    return versions, missing
 
 
 def why_left_out(names: Sequence[str]) -> str:

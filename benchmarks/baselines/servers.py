@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.baselines.preparation import installed, why_left_out
+from benchmarks.baselines.preparation import why_left_out
 from benchmarks.in_process.pool import Failure
 from benchmarks.in_process.worker import OURS
 from benchmarks.names import EXAMPLE, FASTAPI, SUMMARIES
@@ -28,6 +28,7 @@ from benchmarks.records import peer_entry
 from benchmarks.resume_log import ResumeLog
 from benchmarks.served.run import Running, Served, as_bodies, launched, one_pass, serve
 from common.commands import say
+from common.environment import installed, missing
 from deploy.torchserve.server import free_ports
 from handler.errors import UserError
 
@@ -124,9 +125,8 @@ def serve_rivals(
     """A report's rows of all rivals: served as variants are, or why not. Steps are called `serving …`."""
     bodies, entries = as_bodies(texts), []
     for name, rival in RIVALS.items():
-        _, missing = installed(rival.requires)
-        if missing:
-            say(f"{name} is left out: {why_left_out(missing)}")
+        if absent := missing(rival.requires):
+            say(f"{name} is left out: {why_left_out(absent)}")
             entries.append(rival_entry(rival, Served(), objective_p99_ms))
             continue
         served = Served()
@@ -143,7 +143,7 @@ def serve_rivals(
 
 def rival_entry(rival: Rival, served: Served, objective_p99_ms: float) -> dict[str, Any]:
     """The row of a rival, from what was measured of it, if anything."""
-    versions, missing = installed(rival.requires)
+    absent = missing(rival.requires)
     findings = None
     if served.loads:
         findings = {
@@ -156,7 +156,7 @@ def rival_entry(rival: Rival, served: Served, objective_p99_ms: float) -> dict[s
     return peer_entry(
         rival,
         findings,
-        {"seconds": 0.0, "versions": versions},
-        why_left_out(missing) if missing else None,
+        {"seconds": 0.0, "versions": installed(rival.requires)},
+        why_left_out(absent) if absent else None,
         Failure("serving", served.error) if served.error else None,
     )

@@ -27,6 +27,7 @@ from benchmarks.profiles import MANY_TEXTS
 from benchmarks.progress import Step
 from benchmarks.served.run import Running, as_bodies, as_lists, describe, serve, serve_app
 from benchmarks.served.torchserve_metrics import read_counters
+from common.environment import commit
 from common.proxies import open_url
 from deploy.tuning.load import Load, closed_loop
 from handler.artifact import unpacked
@@ -77,7 +78,7 @@ def measure(
         "schema": SCHEMA,
         "ours": ours,
         "machine": environment.fingerprint(),
-        "commit": environment.commit(),
+        "commit": commit(),
         "load_average_before": load,
         "rounds": rounds,
         "seconds": seconds,

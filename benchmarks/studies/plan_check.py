@@ -34,6 +34,7 @@ from benchmarks.served.open_loop import describe_open, open_loop
 from benchmarks.served.run import Running, as_bodies, describe, serve
 from common.atomic import write_json
 from common.commands import emit, positive_float, run, say, share
+from common.environment import commit
 from common.options import add_archive, add_checkpoint, add_results
 from common.torchserve import model_config
 from deploy.tuning.load import closed_loop
@@ -111,7 +112,7 @@ def check(
             "variant": artifact.name,
             "artifact_sha256": artifact.sha256,
             "machine": environment.fingerprint(),
-            "commit": environment.commit(),
+            "commit": commit(),
             "load_average_before": load_before,
             "others_cores": others_cores,
             "seconds": seconds,

@@ -16,9 +16,9 @@ def test_the_fingerprint_names_hardware_and_versions_but_not_the_host() -> None:
 
 def test_the_id_is_of_the_hardware_alone(monkeypatch) -> None:
     before = environment.fingerprint()["id"]
-    monkeypatch.setattr(environment, "versions", lambda: {"python": "9.9"})
+    monkeypatch.setattr(environment, "versions", lambda packages: {"python": "9.9"})
     assert environment.fingerprint()["id"] == before
-    monkeypatch.setattr(environment, "cpu_model", lambda: "Another processor")
+    monkeypatch.setattr("common.environment.cpu_model", lambda: "Another processor")
     assert environment.fingerprint()["id"] != before
 
 

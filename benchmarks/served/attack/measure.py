@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.environment import commit, fingerprint
+from benchmarks.environment import fingerprint
 from benchmarks.names import ATTACK, SOAK
 from benchmarks.served.attack.attacks import ATTACKS
 from benchmarks.served.attack.clients import Answers, attacked, honest_client
@@ -26,6 +26,7 @@ from benchmarks.served.overload import MEMORY_EVERY_S, watched
 from benchmarks.served.run import as_bodies
 from common.atomic import write_json
 from common.commands import emit, say
+from common.environment import commit
 from deploy.tuning.sample import sample
 from handler.errors import UnsupportedError
 
