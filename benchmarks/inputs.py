@@ -25,6 +25,7 @@ from benchmarks.served.run import check_archive
 from common.atomic import recover_all
 from common.commands import say
 from common.environment import commit
+from common.tables.texts import read_texts
 from common.torchserve import java_home
 from handler.artifact import DESCRIPTION, Artifact, file_sha256, open_artifact
 from handler.errors import UserError
@@ -159,7 +160,8 @@ def prepare(
                 f"the split {split_name} holds no text", seen=dataset.spec, remedy="Train on more data"
             )
     if unlabelled:
-        splits[UNLABELLED] = sample(read_unlabelled(unlabelled), most)
+        texts = read_texts(unlabelled)
+        splits[UNLABELLED] = sample(Split(texts, np.full(len(texts), -1)), most)
     suites = _suites(checkpoint, hatecheck)
     return Subject(
         checkpoint.folder,
@@ -178,22 +180,6 @@ def prepare(
         sample(dataset.splits[VALIDATION], most) if checkpoint.judged else None,
         suites,
     )
-
-
-def read_unlabelled(path: Path) -> Split:
-    """Texts of a file, one a line, empty ones left out; of many, the first."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            "the unlabelled texts cannot be read",
-            seen=f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8'}",
-            remedy="Name a UTF-8 text file with one text a line",
-        ) from error
-    texts = [line.strip() for line in lines if line.strip()]
-    if not texts:
-        raise UserError("there is no unlabelled text", seen=path, remedy="Put one text on each line")
-    return Split(texts, np.full(len(texts), -1))
 
 
 def _suites(checkpoint: Checkpoint, hatecheck: Path | None) -> dict[str, Cases]:

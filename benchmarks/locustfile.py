@@ -28,7 +28,8 @@ def read_texts() -> list[str]:
     """The texts to ask; those of a file without its empty lines."""
     if not (path := os.environ.get("TEXTS_FILE")):
         return list(SENTENCES)
-    texts = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    with Path(path).open(encoding="utf-8-sig") as file:  # str.splitlines would break texts at U+2028
+        texts = [line.strip() for line in file if line.strip()]
     if not texts:
         raise SystemExit(f"TEXTS_FILE={path} holds no text")
     return texts

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from common.tables.texts import read_texts
 from export.registry import REFERENCE
 from handler.artifact import TOKENIZER, file_sha256
 from handler.batching import Grid, fit_grid
@@ -37,23 +38,16 @@ def read_unlabelled(path: Path, dataset: Dataset) -> tuple[str, ...]:
     """The texts of a file, one a line, each once, and without those that stand in a split of `dataset` or are
     held out of a joined set.
 
-    Raises `UserError` where there is no such file, it is not UTF-8, or no text is left.
+    Raises `UserError` where there is no such file, or no text is left.
     """
-    try:
-        # Only "\n" ends a line: texts hold U+2028 and others that str.splitlines would break at.
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            "the unlabelled texts cannot be read", seen=path, remedy="Name a UTF-8 file with one text a line"
-        ) from error
+    given = list(dict.fromkeys(read_texts(path)))
     held = [*dataset.splits.values(), *(split for own in dataset.others.values() for split in own.values())]
     known = np.concatenate([digests(split.texts) for split in held])
-    given = list(dict.fromkeys(line for line in lines if line))
     texts = tuple(itertools.compress(given, ~np.isin(digests(given), known)))
     if not texts:
         raise UserError(
             "no unlabelled text is left that is not in the data already",
-            seen=f"{len(lines)} lines in {path}",
+            seen=f"{len(given)} texts in {path}",
             remedy="Give other texts",
         )
     return texts

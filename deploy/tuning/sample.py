@@ -5,14 +5,13 @@ What they are answered says nothing.
 """
 
 import zipfile
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from common.tables.texts import read_texts as texts_of
 from handler.artifact import TOKENIZER, archived_artifact
-from handler.errors import UserError
 
 MOST_TEXTS = 10_000
 MOST_CHARACTERS = 100_000  # the limit of a text as archives are packaged
@@ -24,16 +23,8 @@ def sample(archive: Path, texts: Path | None, count: int = 1000, seed: int = 0) 
 
 
 def read_texts(path: Path) -> list[str]:
-    """Up to `MOST_TEXTS` lines of a UTF-8 file that are not empty, each cut at `MOST_CHARACTERS`."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            lines = (line.strip()[:MOST_CHARACTERS] for line in file)
-            found = list(islice(filter(None, lines), MOST_TEXTS))
-    except OSError as error:
-        raise UserError("the texts cannot be read", seen=path, remedy="Check the path") from error
-    if not found:
-        raise UserError("there are no texts", seen=path, remedy="Give a file of one text a line")
-    return found
+    """Up to `MOST_TEXTS` lines of a file that are not empty, each cut at `MOST_CHARACTERS`."""
+    return [text[:MOST_CHARACTERS] for text in texts_of(path, MOST_TEXTS)]
 
 
 def like_reference(archive: Path, count: int, seed: int = 0) -> list[str]:

@@ -26,9 +26,9 @@ def test_one_user_posts_json_to_predictions() -> None:
 
 def test_texts_come_from_the_named_file(tmp_path: Path, monkeypatch) -> None:
     pytest.importorskip("locust")
-    (tmp_path / "texts.txt").write_text("one text\n\nanother\n")
+    (tmp_path / "texts.txt").write_text("one text\n\nanother\u2028of two\n")
     monkeypatch.setenv("TEXTS_FILE", str(tmp_path / "texts.txt"))
     found = importlib.import_module("benchmarks.locustfile")
-    assert found.read_texts() == ["one text", "another"]
+    assert found.read_texts() == ["one text", "another\u2028of two"]
     monkeypatch.delenv("TEXTS_FILE")
     assert found.read_texts() == list(found.SENTENCES)

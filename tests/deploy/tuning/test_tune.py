@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from common.torchserve import model_config, read_config
 from deploy.tuning import settings, tune
-from deploy.tuning.sample import like_reference, read_texts
+from deploy.tuning.sample import MOST_CHARACTERS, like_reference, read_texts
 from deploy.tuning.tune import Settings, is_better, repacked, search, set_netty_threads, settings_of
 from export.archives.package import package
 from handler.artifact import TOKENIZER, archived_artifact
@@ -127,8 +127,8 @@ def test_an_archive_is_repacked_with_other_settings_and_nothing_else(archive: Pa
 
 def test_packaging_applies_what_was_tuned_here_for_this_artifact(build_once, tmp_path: Path) -> None:
     artifact = build_once("openvino-int8")
-    settings = Settings(2, 1, 8, 5, 1).model_config() | {"jobQueueSize": 77}
-    found = {"artifact_sha256": artifact.sha256, "settings": settings}
+    tuned = Settings(2, 1, 8, 5, 1).model_config() | {"jobQueueSize": 77}
+    found = {"artifact_sha256": artifact.sha256, "settings": tuned}
     content = {"schema": 1, "machine": settings.machine(), "archives": {artifact.name: found}}
     place = tmp_path / "tuning.json"
     place.write_text(json.dumps(content))
@@ -175,16 +175,10 @@ def test_made_texts_have_the_lengths_of_validation(archive: Path) -> None:
     assert counts / 2000 == pytest.approx(expected, abs=0.04)
 
 
-def test_texts_of_the_users_are_read_by_line(tmp_path: Path) -> None:
+def test_texts_of_the_users_are_read_by_line_and_cut(tmp_path: Path) -> None:
     place = tmp_path / "texts.txt"
-    place.write_text("one\n\n two \n")
-    assert read_texts(place) == ["one", "two"]
-    place.write_text("\n\n")
-    with pytest.raises(UserError, match="there are no texts"):
-        read_texts(place)
-    place.unlink()
-    with pytest.raises(UserError, match="cannot be read"):
-        read_texts(place)
+    place.write_text("one\n\n two \n" + "a" * (MOST_CHARACTERS + 1))
+    assert read_texts(place) == ["one", "two", "a" * MOST_CHARACTERS]
 
 
 @pytest.mark.slow
