@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -332,3 +333,26 @@ for turn in range(30):
     assert [writer.returncode for writer in writers] == [0, 0]
     assert (place / "a").read_text() == (place / "b").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["it"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_never_replaced_by_one(kind: str, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    _make(kind, place)
+    before = place.stat()
+    with pytest.raises(OSError, match="a device, a pipe or a folder stands there"), replacing(place) as file:
+        file.write(b"new")
+    assert (place.stat().st_mode, place.stat().st_ino) == (before.st_mode, before.st_ino)
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def _make(kind: str, place: Path) -> None:
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        try:
+            os.mknod(place, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("only root makes devices")
