@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.atomic import write_text
 from handler.artifact import DESCRIPTION
 from handler.errors import UnsupportedError, UserError
 
@@ -95,15 +96,11 @@ def sign(path: Path, secret: Path) -> Path:
     """
     file, key = signed_file(path), SecretKey.read(secret)
     signature = signature_of(file)
-    partial = signature.with_name(f".{signature.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(sign_file(file, file.name, key), encoding="utf-8")
-        os.replace(partial, signature)
+        write_text(signature, sign_file(file, file.name, key))
     except OSError as error:
         seen = f"{signature}: {error.strerror}"
         raise UserError("the signature cannot be written", seen=seen, remedy="Check the folder") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return signature
 
 

@@ -53,7 +53,7 @@ MADE_BY = (
     # What computes the scores that are checked; how requests are read and answered does not change them.
     *(f"handler/{name}.py" for name in ("artifact", "batching", "cuda", "encoder", "machine")),
     *(f"handler/{name}.py" for name in ("predictor", "runtimes")),
-    "training/measures/statistics.py",
+    *(f"training/{name}.py" for name in ("anatomies", "measures/statistics")),
 )
 RETRY = ".retry"  # below the folder of the first attempt
 SCHEMA_FILE = Path(artifacts.__file__).with_name("artifact.schema.json")

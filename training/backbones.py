@@ -44,6 +44,7 @@ from transformers.utils import cached_file
 from common.atomic import recover
 from handler.errors import UserError
 from handler.pooled_classifier import pooled
+from training.anatomies import BERT, DISTILBERT
 from training.recipe import Recipe
 
 try:
@@ -65,16 +66,10 @@ KNOWN = ("minilm", *RANDOM)
 MOST_NAMED = 5  # tokens, in a sentence
 UNLIMITED = 10**6  # tokens: what says that it can read more than this says nothing
 LEAST_OWN = 4  # tokens of its own that a text has to have room for
-LAYER_NAMES = {  # BERT's names within a layer -> DistilBERT's
-    "attention.self.query": "attention.q_lin",
-    "attention.self.key": "attention.k_lin",
-    "attention.self.value": "attention.v_lin",
-    "attention.output.dense": "attention.out_lin",
-    "attention.output.LayerNorm": "sa_layer_norm",
-    "intermediate.dense": "ffn.lin1",
-    "output.dense": "ffn.lin2",
-    "output.LayerNorm": "output_layer_norm",
-}
+WEIGHTED = (  # the modules of a layer that have weights, as fields of `Anatomy`
+    *("query", "key", "value", "attention_output", "attention_norm"),
+    *("up", "down", "output_norm"),
+)
 SENTENCE_POOLING = {  # sentence-transformers' name of a way to pool -> ours
     "pooling_mode_cls_token": "first",
     "pooling_mode_mean_tokens": "mean",
@@ -150,11 +145,12 @@ def distilbert_weights(bert: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
         "embeddings.LayerNorm.weight": bert["embeddings.LayerNorm.weight"],
         "embeddings.LayerNorm.bias": bert["embeddings.LayerNorm.bias"],
     }
+    theirs = {getattr(BERT, field): getattr(DISTILBERT, field) for field in WEIGHTED}
     for name, tensor in bert.items():
-        if name.startswith("encoder.layer."):
-            number, _, rest = name.removeprefix("encoder.layer.").partition(".")
+        if name.startswith(f"{BERT.layers}."):
+            number, _, rest = name.removeprefix(f"{BERT.layers}.").partition(".")
             module, _, parameter = rest.rpartition(".")
-            weights[f"transformer.layer.{number}.{LAYER_NAMES[module]}.{parameter}"] = tensor
+            weights[f"{DISTILBERT.layers}.{number}.{theirs[module]}.{parameter}"] = tensor
     return weights
 
 

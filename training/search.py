@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
+from common.atomic import write_text
 from common.commands import emit, positive_int, run, say
 from handler.errors import UnsupportedError, UserError
 from training import __main__ as command
@@ -222,9 +223,10 @@ def _finish(study: Any, options: argparse.Namespace, chosen: Recipe) -> None:
     given = others | {name: value for name, value in dataclasses.asdict(best).items() if value != ""}
     given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     place = options.output / "best.yaml"
-    place.write_text(
+    write_text(
+        place,
         f"# The best of {len(study.trials)} trials: validation macro-F1 {ordered[0].value:.4f}.\n"
-        + yaml.safe_dump(given, sort_keys=False)
+        + yaml.safe_dump(given, sort_keys=False),
     )
     _draw(study, options.output / "search.png")
     say(f"train it: python -m training --config {place}; a picture: {options.output / 'search.png'}")

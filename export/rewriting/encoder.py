@@ -14,13 +14,8 @@ from export.rewriting.graph import EXACT, Layer, lean, parts, probe
 from handler.cuda import packed
 from handler.encoder import ACTIVATIONS, Anatomy, Encoder, ScaledLinear
 from handler.errors import UnsupportedError
+from training.anatomies import ANATOMIES
 
-# Where the head's two linear layers are, and what stands between them.
-HEADS = {
-    "distilbert": ("pre_classifier", "relu", "classifier"),
-    "bert": ("bert.pooler.dense", "tanh", "classifier"),
-    "roberta": ("classifier.dense", "tanh", "classifier.out_proj"),
-}
 AS_ROBERTA = ("roberta", "xlm-roberta", "camembert")
 PRODUCTS = ("query_key_value", "query", "key_value", "output", "up", "down")
 
@@ -31,7 +26,7 @@ def encoder_of(model) -> Encoder:
     config = model.config
     kind = "roberta" if config.model_type in AS_ROBERTA else config.model_type
     activation = getattr(config, "activation", None) or getattr(config, "hidden_act", None)
-    if kind not in HEADS or activation not in ACTIVATIONS:
+    if kind not in ANATOMIES or activation not in ACTIVATIONS:
         raise _other_form(f"{config.model_type} with {activation}")
     inputs = probe(model)
     with torch.no_grad():
@@ -40,19 +35,19 @@ def encoder_of(model) -> Encoder:
     if not layers or not layers[-1].first_only:
         raise _other_form(f"layers of {config.model_type} that are not its own")
     embeddings = getattr(model, model.base_model_prefix).embeddings
-    dense, head_activation, out = HEADS[kind]
+    names = ANATOMIES[kind]
     places = embeddings.position_embeddings.weight
     if getattr(embeddings, "token_type_embeddings", None) is not None:
         places = places + embeddings.token_type_embeddings.weight[0]  # a lone text has but the first type
     weights = {"words.weight": embeddings.word_embeddings.weight, "places.weight": places}
-    modules = {"norm": embeddings.LayerNorm, "dense": model.get_submodule(dense)}
-    modules |= {"out": model.get_submodule(out)}
+    modules = {"norm": embeddings.LayerNorm, "dense": model.get_submodule(names.dense)}
+    modules |= {"out": model.get_submodule(names.out)}
     modules |= {f"layers.{place}": layer for place, layer in enumerate(layers)}
     for prefix, module in modules.items():
         weights |= {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
     pad_id = embeddings.padding_idx if kind == "roberta" else None
     heads, epsilon = tuple(layer.heads for layer in layers), embeddings.LayerNorm.eps
-    anatomy = Anatomy(heads, activation, head_activation, epsilon, pad_id)
+    anatomy = Anatomy(heads, activation, names.head_activation, epsilon, pad_id)
     encoder = Encoder(anatomy, {name: tensor.detach().contiguous() for name, tensor in weights.items()})
     if not _computes(encoder, inputs, expected):
         raise _other_form(f"{config.model_type} whose logits come out different")

@@ -10,6 +10,7 @@ traced as they are.
 import copy
 import logging
 import os
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import transformers
 from torch import nn
 
 from handler.errors import UnsupportedError, UserError
+from training.anatomies import BERT, DISTILBERT, Anatomy
 
 # Sums in another order: what two exact computations of one fp32 model may differ by.
 EXACT = 1e-4
@@ -32,21 +34,14 @@ class Layer(nn.Module):
     def __init__(self, block: Any, first_only: bool) -> None:
         super().__init__()
         self.first_only = first_only
-        attention = block.attention
-        if hasattr(block, "sa_layer_norm"):  # DistilBERT
-            query, key, value, self.output = (
-                getattr(attention, f"{part}_lin") for part in ("q", "k", "v", "out")
-            )
-            self.attention_norm, self.output_norm = block.sa_layer_norm, block.output_layer_norm
-            self.up, self.activation, self.down = block.ffn.lin1, block.ffn.activation, block.ffn.lin2
-            self.heads = attention.n_heads
-        else:  # BERT, RoBERTa and their kin
-            own = attention.self
-            query, key, value, self.output = own.query, own.key, own.value, attention.output.dense
-            self.attention_norm, self.output_norm = attention.output.LayerNorm, block.output.LayerNorm
-            self.up, self.activation = block.intermediate.dense, block.intermediate.intermediate_act_fn
-            self.down = block.output.dense
-            self.heads = own.num_attention_heads
+        names = anatomy_of(block)
+        query, key, value = (block.get_submodule(path) for path in (names.query, names.key, names.value))
+        self.output = block.get_submodule(names.attention_output)
+        self.attention_norm = block.get_submodule(names.attention_norm)
+        self.up, self.down = block.get_submodule(names.up), block.get_submodule(names.down)
+        self.activation = attrgetter(names.activation)(block)
+        self.output_norm = block.get_submodule(names.output_norm)
+        self.heads = attrgetter(names.heads)(block)
         if first_only:
             self.query, self.key_value = query, _joined(key, value)
         else:
@@ -113,20 +108,23 @@ def with_linears(model):
 def parts(name: str) -> tuple[str, ...]:
     """Names, in a `PreTrainedModel`, of the linear layers that the leaned module `name` computes."""
     prefix, _, own = name.rpartition(".")
-    return (name, *(f"{prefix}.{part}" for part in _PARTS.get(own, ())))
+    fields = _PARTS.get(own, ())
+    return (name, *(f"{prefix}.{getattr(names, field)}" for names in (DISTILBERT, BERT) for field in fields))
 
 
-_PARTS = {
-    "query_key_value": (
-        *("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-        *("attention.self.query", "attention.self.key", "attention.self.value"),
-    ),
-    "key_value": ("attention.k_lin", "attention.v_lin", "attention.self.key", "attention.self.value"),
-    "query": ("attention.q_lin", "attention.self.query"),
-    "output": ("attention.out_lin", "attention.output.dense"),
-    "up": ("ffn.lin1", "intermediate.dense"),
-    "down": ("ffn.lin2", "output.dense"),
+_PARTS = {  # a leaned module's linear layers, as fields of `Anatomy`
+    "query_key_value": ("query", "key", "value"),
+    "key_value": ("key", "value"),
+    "query": ("query",),
+    "output": ("attention_output",),
+    "up": ("up",),
+    "down": ("down",),
 }
+
+
+def anatomy_of(block: nn.Module) -> Anatomy:
+    """Where a layer of DistilBERT, or of BERT, RoBERTa and their kin, keeps its parts."""
+    return DISTILBERT if hasattr(block, DISTILBERT.attention_norm) else BERT
 
 
 def _blocks(model) -> nn.ModuleList | None:
@@ -138,7 +136,7 @@ def _blocks(model) -> nn.ModuleList | None:
         return None
     own = getattr(getattr(blocks[0], "attention", None), "self", None)
     bert = hasattr(own, "query") and getattr(own, "position_embedding_type", "absolute") == "absolute"
-    return blocks if bert or hasattr(blocks[0], "sa_layer_norm") else None
+    return blocks if bert or hasattr(blocks[0], DISTILBERT.attention_norm) else None
 
 
 def _joined(*linears: nn.Linear) -> nn.Linear:

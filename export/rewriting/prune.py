@@ -22,44 +22,11 @@ from transformers.pytorch_utils import prune_linear_layer
 
 from export.rewriting.distil import label_loss
 from handler.errors import UserError
+from training.anatomies import ANATOMIES, Anatomy
 
 Batch = dict[str, torch.Tensor]  # input_ids, attention_mask, and labels where importance is measured
 
 WIDTH_MULTIPLES = (64, 16)  # int8 kernels work in tiles of 64; what is narrower than that, in vectors of 16
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    """Where an architecture keeps its parts: paths below the base model and within a layer, config fields."""
-
-    layers: str
-    query: str
-    attention_output: str
-    up: str
-    down: str
-    depth_field: str
-    width_field: str
-
-
-_BERT = Anatomy(
-    layers="encoder.layer",
-    query="attention.self.query",
-    attention_output="attention.output.dense",
-    up="intermediate.dense",
-    down="output.dense",
-    depth_field="num_hidden_layers",
-    width_field="intermediate_size",
-)
-_DISTILBERT = Anatomy(
-    layers="transformer.layer",
-    query="attention.q_lin",
-    attention_output="attention.out_lin",
-    up="ffn.lin1",
-    down="ffn.lin2",
-    depth_field="n_layers",
-    width_field="hidden_dim",
-)
-ANATOMIES = {"bert": _BERT, "distilbert": _DISTILBERT, "roberta": _BERT}
 
 
 @dataclass(frozen=True)
