@@ -46,8 +46,8 @@ def reports(build_once, checkpoint, dataset, tmp_path_factory) -> dict[str, dict
     source = build_once("fp32").folder
     shutil.copytree(source, folder / "fp32")
     damaged(source, folder / "copy")
-    damaged(source, folder / "noisy", noise=0.6)
-    damaged(source, folder / "shifted", threshold=0.97)
+    damaged(source, folder / "noisy", noise=8.0)
+    damaged(source, folder / "shifted", threshold=0.99)
     subject = prepare([], folder, None, checkpoint, dataset, WHOLE)
     return {report["name"]: report for report in measure(subject, WHOLE, threads=1)}
 
