@@ -5,6 +5,7 @@ starting or the model from answering; `warn` is what makes it slow or open. It s
 nothing. Not in the archive.
 """
 
+import argparse
 import importlib.util
 import ipaddress
 import os
@@ -20,8 +21,10 @@ from pathlib import Path
 
 import psutil
 
+from common.commands import emit, say
 from common.environment import installed
 from common.host import Finding, archive_rights, host, temporary_folder
+from common.options import add_name
 from common.scratch import check, own_folder
 from common.torchserve import ADDRESSES, Config, is_taken, java_home, model_config, read_config
 from handler.artifact import archived_artifact
@@ -42,6 +45,18 @@ DAY_MIN = 24 * 60
 RSA = bytes.fromhex("06092a864886f70d010101")  # the object identifier rsaEncryption, as DER
 # Read by TorchServe's launcher, in Python, so that its Java does not know them.
 LAUNCHER_KEYS = {"vmargs", "plugins_path"}
+
+
+def doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    add_name(parser, "the archive: <name>.mar")
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Exit status 1 where something keeps the model from being served."""
+    findings = examine(arguments.name)
+    say(table(findings))
+    emit(record(findings))
+    return int(any(finding.status == "fail" for finding in findings))
 
 
 def examine(name: str) -> list[Finding]:

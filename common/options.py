@@ -53,6 +53,16 @@ def add_texts(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def default_config() -> Path:
+    """TorchServe's configuration: what TS_CONFIG_FILE names, or config.properties in the working folder."""
+    return Path(os.environ.get("TS_CONFIG_FILE") or "config.properties")
+
+
+def add_config(parser: argparse.ArgumentParser, what: str = "TorchServe's configuration") -> None:
+    default = default_config()
+    parser.add_argument("--config", type=Path, default=default, help=f"{what}; default: %(default)s")
+
+
 def add_data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir",

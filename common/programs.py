@@ -85,6 +85,7 @@ class Program:
         try:
             parser = self.parser(verb, program if with_list else f"{program} {verb.name}")
             if with_list:
+                parser.description = self.about
                 parser.epilog = f"Without a verb: {verb.name}."
                 self._add_list(parser, required=False)
             options = parser.parse_args(given)

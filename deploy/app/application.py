@@ -5,14 +5,12 @@ the archive's counters at `/metrics`. Answers are the archive's byte for byte, w
 gRPC, several models or workers, registering models, and tokens: it listens on loopback unless told otherwise.
 """
 
-import argparse
 import asyncio
 import logging
 import signal
 import socket
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,9 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from common.atomic import recover
-from common.commands import not_negative_float, not_negative_int, positive_int, say
-from common.signing import add_trusted_key, verify
+from common.commands import say
 from common.torchserve import model_config
 from deploy.app import counters, openapi
 from deploy.app.batcher import LOADING, STOPPING, Batcher, Batching
@@ -347,70 +343,3 @@ def serve(model: Model, batching: Batching, settings: Settings) -> None:
         server.run(sockets=[listening])
     if batcher.failure is not None:
         raise batcher.failure
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix="app-") as scratch:
-        if options.archive is None:
-            recover(options.artifact)
-            verify(options.artifact, options.trusted_key)
-            model = Model.of_artifact(options.artifact)
-        else:
-            verify(options.archive, options.trusted_key)
-            model = Model.of_archive(options.archive, Path(scratch))
-        delay_s = None if options.batch_delay_ms is None else options.batch_delay_ms / 1000
-        batching = model.batching(options.batch_size, delay_s, options.queue_size)
-        settings = Settings(
-            options.host,
-            options.port,
-            options.threads,
-            options.drain_s,
-            Bounds(options.connections, options.connections_per_client),
-            options.body_memory_mib * 1024 * 1024,
-            tuple(options.without),
-            not options.no_explanations,
-        )
-        serve(model, batching, settings)
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m deploy app", description="Serve without TorchServe.")
-    served = parser.add_mutually_exclusive_group(required=True)
-    served.add_argument("--artifact", type=Path, help="a folder, such as build/artifacts/openvino-int8")
-    served.add_argument("--archive", type=Path, help="such as model_store/hate.mar; its settings hold")
-    add_trusted_key(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="there are no tokens; default: %(default)s")
-    parser.add_argument(
-        "--port", type=not_negative_int, default=8080, help="0: a free one; default: %(default)s"
-    )
-    parser.add_argument("--threads", type=positive_int, help="default: the archive's, or all CPUs")
-    parser.add_argument("--batch-size", type=positive_int, help="default: the archive's, or 32")
-    parser.add_argument("--batch-delay-ms", type=not_negative_float, help="default: the archive's, or 1")
-    parser.add_argument("--queue-size", type=positive_int, help="default: the archive's, or 256")
-    usual = Bounds()
-    parser.add_argument(
-        "--connections", type=positive_int, default=usual.total, help="at once; default: %(default)s"
-    )
-    parser.add_argument(
-        "--connections-per-client",
-        type=positive_int,
-        default=usual.per_client,
-        help="from one address; behind a proxy as many as --connections; default: %(default)s",
-    )
-    parser.add_argument(
-        "--body-memory-mib",
-        type=positive_int,
-        default=MOST_HELD // (1024 * 1024),
-        help="for bodies that arrive or wait; default: %(default)s",
-    )
-    parser.add_argument("--no-explanations", action="store_true", help="as maxExplained: 0 in an archive")
-    parser.add_argument("--without", nargs="+", choices=PAGES, default=(), help="pages to leave out")
-    parser.add_argument(
-        "--drain-s",
-        type=not_negative_float,
-        default=0.0,
-        help="answer so long after SIGTERM, with 503 at /ready; default: %(default)g",
-    )
-    return parser

@@ -10,7 +10,7 @@ from common.commands import emit, positive_float, positive_int, say, share
 from common.signing import add_trusted_key, verify
 from deploy.drift import sources
 from deploy.drift.exporter import DriftCollector, listen
-from deploy.drift.judge import Rule, assess, record, references, replaced, table
+from deploy.drift.judge import Distribution, Rule, assess, record, references, replaced, table
 from handler.artifact import DESCRIPTION, Artifact, archived_artifact, checked, read_json
 from handler.errors import UserError
 
@@ -19,38 +19,7 @@ UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 HOUR_S = 3600.0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 1 where a distribution has drifted."""
-    arguments = _parser().parse_args(argv)
-    recover(arguments.artifact)
-    verify(arguments.artifact, arguments.trusted_key)
-    artifact = _artifact(arguments.artifact)
-    rule = Rule(arguments.psi, arguments.ks, arguments.alpha, arguments.least_texts)
-    reference = references(artifact)
-    if arguments.reference:
-        reference = replaced(reference, sources.written(arguments.reference, artifact))
-    if arguments.listen:
-        return _listen(arguments, reference, rule)
-    if arguments.file and arguments.window:
-        raise UserError("a file has no window", remedy="Leave out --window")
-    if arguments.file:
-        found = sources.written(arguments.file, artifact)
-    elif arguments.prometheus:
-        found = sources.recorded(arguments.prometheus, arguments.name, arguments.window or HOUR_S)
-    elif arguments.window:
-        found = sources.watched(arguments.metrics, arguments.name, arguments.window)
-    else:
-        found = sources.served(arguments.metrics, arguments.name)
-    verdicts = assess(reference, found, rule)
-    say(table(verdicts))
-    result = record(verdicts, rule)
-    emit({"artifact": artifact.name, **result})
-    return int(result["verdict"] == "drift")
-
-
-def _parser() -> argparse.ArgumentParser:
-    words = "Compare what is served with validation; exit status 1 where it has drifted."
-    parser = argparse.ArgumentParser(prog="python -m deploy drift", description=words)
+def drift_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--artifact",
         type=Path,
@@ -84,10 +53,37 @@ def _parser() -> argparse.ArgumentParser:
         "--alpha", type=share, default=0.01, help="false alarms of a look; default: %(default)s"
     )
     parser.add_argument("--least-texts", type=positive_int, default=200, help="default: %(default)s")
-    return parser
 
 
-def _listen(arguments: argparse.Namespace, reference: Sequence, rule: Rule) -> int:
+def drift(arguments: argparse.Namespace) -> int:
+    """Exit status 1 where a distribution has drifted."""
+    recover(arguments.artifact)
+    verify(arguments.artifact, arguments.trusted_key)
+    artifact = _artifact(arguments.artifact)
+    rule = Rule(arguments.psi, arguments.ks, arguments.alpha, arguments.least_texts)
+    reference = references(artifact)
+    if arguments.reference:
+        reference = replaced(reference, sources.written(arguments.reference, artifact))
+    if arguments.listen:
+        return _listen(arguments, reference, rule)
+    if arguments.file and arguments.window:
+        raise UserError("a file has no window", remedy="Leave out --window")
+    if arguments.file:
+        found = sources.written(arguments.file, artifact)
+    elif arguments.prometheus:
+        found = sources.recorded(arguments.prometheus, arguments.name, arguments.window or HOUR_S)
+    elif arguments.window:
+        found = sources.watched(arguments.metrics, arguments.name, arguments.window)
+    else:
+        found = sources.served(arguments.metrics, arguments.name)
+    verdicts = assess(reference, found, rule)
+    say(table(verdicts))
+    result = record(verdicts, rule)
+    emit({"artifact": artifact.name, **result})
+    return int(result["verdict"] == "drift")
+
+
+def _listen(arguments: argparse.Namespace, reference: Sequence[Distribution], rule: Rule) -> int:
     """Until it is interrupted."""
     if arguments.file or arguments.prometheus:
         raise UserError("--listen watches a server", remedy="Give --metrics, or leave out --listen")

@@ -8,7 +8,6 @@ loopback for this (`enable_model_api=true`); for a moment each server holds both
 """
 
 import argparse
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,13 +23,13 @@ from requests.adapters import HTTPAdapter
 from tabulate import tabulate
 from tqdm import tqdm
 
-from common.commands import emit, not_negative_float, positive_float, positive_int, run, say, share
+from common.commands import emit, not_negative_float, positive_float, positive_int, say, share
+from common.options import default_config
 from common.shares import share_interval
 from common.signing import add_trusted_key, trusted_keys, verify
 from common.torchserve import read_config
 from deploy.torchserve.access import Access
 from deploy.torchserve.rollout_note import Note, note_file, read_note, write_note
-from deploy.torchserve.server import CONFIG
 from deploy.tuning.sample import read_texts
 from handler.errors import UserError
 
@@ -205,46 +204,7 @@ def go_back(front: Front) -> str | None:
     return f"{front.management}: version {note.old} is the default again, of {note.url} nothing is left"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 1 where the new version was rolled back."""
-    parser = _parser()
-    options = parser.parse_args(argv)
-    configs = options.config or [Path(os.environ.get("TS_CONFIG_FILE", CONFIG))]
-    fronts = [Front(Access.of(path), options.name) for path in configs]
-    if options.back:
-        done = [words for front in fronts if (words := go_back(front))]
-        say("\n".join(done) or "no roll-out is noted: there is nothing to go back from")
-        emit({"back": done})
-        return int(not done)
-    if options.url is None or options.texts is None:
-        parser.error("the new version's url and --texts are needed, or --back")
-    for path in configs:
-        _verify(options.url, read_config(path).model_store, options.trusted_key)
-    limits = Limits(options.max_flip, options.max_shift, options.max_slowdown, options.watch_s)
-    texts = read_texts(options.texts)[: options.count]
-    outcome = roll_out(fronts, options.url, texts, limits, options.workers, options.keep_old)
-    say(table(outcome))
-    emit(outcome)
-    return int(not outcome["done"])
-
-
-def _verify(url: str, store: Path, trusted_key: Path | None) -> None:
-    """`UserError` where a key is trusted that did not sign the archive, or cannot be known to have."""
-    if trusted_key is not None and "://" in url:
-        trusted_keys(trusted_key)
-        raise UserError(
-            "what a server fetches by itself cannot be verified before, and a trusted key is configured",
-            seen=url.partition("?")[0],
-            remedy=f"Fetch it (python -m export fetch), put the archive and its signature into {store}, and "
-            "name its file",
-        )
-    verify(store / url, trusted_key)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m deploy rollout", description="Change the served version."
-    )
+def rollout_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "url", nargs="?", help="of the new version: a file of the model store, or an allowed address"
     )
@@ -269,7 +229,42 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--watch-s", type=not_negative_float, default=10, help="afterwards (%(default)s)")
     add_trusted_key(parser)
     parser.add_argument("--keep-old", action="store_true", help="registered, to go back to at any time")
-    return parser
+
+
+def rollout(options: argparse.Namespace) -> int:
+    """Exit status 1 where the new version was rolled back."""
+    configs = options.config or [default_config()]
+    fronts = [Front(Access.of(path), options.name) for path in configs]
+    if options.back:
+        done = [words for front in fronts if (words := go_back(front))]
+        say("\n".join(done) or "no roll-out is noted: there is nothing to go back from")
+        emit({"back": done})
+        return int(not done)
+    if options.url is None or options.texts is None:
+        raise UserError(
+            "a roll-out needs the new version and texts", remedy="Give URL and --texts, or --back"
+        )
+    for path in configs:
+        _verify(options.url, read_config(path).model_store, options.trusted_key)
+    limits = Limits(options.max_flip, options.max_shift, options.max_slowdown, options.watch_s)
+    texts = read_texts(options.texts)[: options.count]
+    outcome = roll_out(fronts, options.url, texts, limits, options.workers, options.keep_old)
+    say(table(outcome))
+    emit(outcome)
+    return int(not outcome["done"])
+
+
+def _verify(url: str, store: Path, trusted_key: Path | None) -> None:
+    """`UserError` where a key is trusted that did not sign the archive, or cannot be known to have."""
+    if trusted_key is not None and "://" in url:
+        trusted_keys(trusted_key)
+        raise UserError(
+            "what a server fetches by itself cannot be verified before, and a trusted key is configured",
+            seen=url.partition("?")[0],
+            remedy=f"Fetch it (python -m export fetch), put the archive and its signature into {store}, and "
+            "name its file",
+        )
+    verify(store / url, trusted_key)
 
 
 def roll_out(
@@ -423,7 +418,3 @@ def table(outcome: dict[str, Any]) -> str:
     lines = [f"{one['server']} could not be set back: {one['why']}" for one in outcome["not_rolled_back"]]
     lines += [f"{one['server']} still holds what serves no more: {one['why']}" for one in outcome["left"]]
     return "\n".join([shown, said, *lines])
-
-
-if __name__ == "__main__":
-    run(main)

@@ -11,7 +11,6 @@ Leaves out the model, several machines, and GPUs.
 
 import argparse
 import json
-import os
 import shutil
 import tempfile
 import zipfile
@@ -28,9 +27,10 @@ from tqdm import tqdm
 
 from common.atomic import write_json, write_text
 from common.commands import emit, positive_float, positive_int, say
+from common.options import add_archive, add_config, add_texts
 from common.signing import add_trusted_key, verify
 from common.torchserve import MODEL_CONFIG, Config, model_config, read_config
-from deploy.torchserve.server import CONFIG, Server, private_server
+from deploy.torchserve.server import Server, private_server
 from deploy.tuning.load import closed_loop
 from deploy.tuning.sample import sample
 from deploy.tuning.settings import SCHEMA, machine, read
@@ -94,20 +94,10 @@ class Candidate:
         return float(np.percentile(self.latencies_ms, 99))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return tune(_parser().parse_args(argv))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m deploy tune", description="Find the best settings.")
-    default = Path(os.environ.get("TS_CONFIG_FILE", CONFIG))
-    parser.add_argument(
-        "--config", type=Path, default=default, help="Netty's threads are from there; default: %(default)s"
-    )
-    parser.add_argument("--archive", type=Path, default=Path("model_store/hate.mar"), help="%(default)s")
-    parser.add_argument(
-        "--texts", type=Path, help="one a line, of the lengths to expect (default: lengths of validation)"
-    )
+def tune_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser, "whose Netty threads are the start")
+    add_archive(parser)
+    add_texts(parser)
     parser.add_argument("--concurrency", type=positive_int, default=32, help="clients at once (%(default)s)")
     parser.add_argument("--p99-ms", type=positive_float, help="settings slower than this are passed over")
     parser.add_argument(
@@ -118,7 +108,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=OUTPUT, help="default: %(default)s")
     add_trusted_key(parser)
     parser.add_argument("--apply", action="store_true", help="write Netty's threads into the configuration")
-    return parser
 
 
 def tune(arguments: argparse.Namespace) -> int:
@@ -286,10 +275,11 @@ def against_start(
 def is_confirmed(against: Mapping[str, Any], p99_ms: float | None) -> bool:
     """Whether the choice is still the better one when both are measured again."""
     if p99_ms is not None:
-        kept, kept_before = against["p99_ms"] <= p99_ms, against["beside_p99_ms"] <= p99_ms
+        kept = bool(against["p99_ms"] <= p99_ms)
+        kept_before = bool(against["beside_p99_ms"] <= p99_ms)
         if kept != kept_before:
             return kept
-    return against["ratio"] > 1
+    return bool(against["ratio"] > 1)
 
 
 def _row(best: Candidate, other: Candidate) -> dict[str, Any]:

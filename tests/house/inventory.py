@@ -21,7 +21,7 @@ PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "benchmarks": ("benchmarks.__main__", ("plan-check",)),
     "benchmarks.studies.epoch_time": ("benchmarks.studies.epoch_time", ()),
     "benchmarks.studies.plan_check": ("benchmarks.studies.plan_check", ()),
-    "deploy": ("deploy.__main__", ("drift", "app", "tune", "rollout")),
+    "deploy": ("deploy.__main__", ()),
     "deploy.container": ("deploy.torchserve.container", ()),
 }
 

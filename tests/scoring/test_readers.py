@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-import handler.__main__ as command
 from common.tables.lines import BLOCK, MOST_LINE, blocks
 from handler.errors import UserError
+from scoring import command
 from scoring.plan import plan, read_part
 from tests.conftest import run_stage
 from tests.reading import Echo, rows_of, scored

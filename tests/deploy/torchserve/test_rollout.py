@@ -16,7 +16,8 @@ import requests
 from safetensors.torch import load_file, save_file
 
 from common.atomic import write_json
-from deploy.torchserve.rollout import Front, Limits, main, roll_out, table
+from deploy.__main__ import main
+from deploy.torchserve.rollout import Front, Limits, roll_out, table
 from deploy.torchserve.server import CONFIG, private_server
 from deploy.tuning.load import Load, closed_loop
 from export.archives.package import package
@@ -68,7 +69,7 @@ def test_the_better_version_takes_over_and_the_wrong_one_goes_back(
     options = ["--config", str(tmp_path / "config.properties"), "--texts", str(tmp_path / "texts.txt")]
     options += ["--name", "first", "--watch-s", "0.5", "--max-slowdown", "5"]
     capsys.readouterr()  # what building said
-    assert main([good, *options]) == 0
+    assert main(["rollout", good, *options]) == 0
     said = capsys.readouterr()
     outcome = json.loads(said.out)
     assert outcome["done"]
@@ -78,7 +79,7 @@ def test_the_better_version_takes_over_and_the_wrong_one_goes_back(
     assert one.versions().keys() == {"2.0"}, "nothing waits for the old one: it is gone"
     assert one.ask(texts[0])[0]["model"]["variant"] == "openvino-int8"
 
-    assert main([bad, *options]) == 1
+    assert main(["rollout", bad, *options]) == 1
     said = capsys.readouterr()
     assert "of labels differ" in said.err
     assert "the old version serves: version 3.0 is not served" in said.err

@@ -13,6 +13,7 @@ import yaml
 from tokenizers import Tokenizer
 
 from common.torchserve import model_config, read_config
+from deploy.torchserve.server import CONFIG
 from deploy.tuning import settings, tune
 from deploy.tuning.sample import MOST_CHARACTERS, like_reference, read_texts
 from deploy.tuning.tune import Settings, is_better, repacked, search, set_netty_threads, settings_of
@@ -112,7 +113,7 @@ def test_luck_does_not_outlive_the_second_measurement() -> None:
 
 
 def test_an_archive_is_repacked_with_other_settings_and_nothing_else(archive: Path, tmp_path: Path) -> None:
-    config = read_config(tune.CONFIG)
+    config = read_config(CONFIG)
     assert settings_of(archive, config) == Settings(1, tune.available_cpus(), 32, 1, 2)
     changed = Settings(2, 1, 8, 5, 1)
     other = repacked(archive, changed, tmp_path)

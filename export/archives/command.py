@@ -1,0 +1,258 @@
+"""`python -m export package|promote|publish|fetch|verify|keygen|sign`: what becomes of artifacts."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from common.atomic import recover, recover_all
+from common.commands import emit, positive_float, positive_int, say
+from common.options import ARCHIVE, RESULTS, add_artifacts, add_name, add_store
+from common.signing import VARIABLE, add_trusted_key, make_keys
+from common.signing import sign as sign_file
+from handler.artifact import DESCRIPTION, open_artifact
+from handler.errors import UserError
+
+SELECTION = RESULTS / "selection.json"
+
+
+def package_arguments(parser: argparse.ArgumentParser) -> None:
+    add_artifacts(parser)
+    add_store(parser)
+    add_name(parser)
+    parser.add_argument("--version", default="1.0", help="of the model; default: %(default)s")
+    parser.add_argument(
+        "--promote",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="the selected variant; --no-promote before a rollout, so that a restart serves the old version",
+    )
+    parser.add_argument(
+        "--tuning",
+        type=Path,
+        help="what python -m deploy tune wrote; default: tuning.json next to --artifacts",
+    )
+    parser.add_argument("--sign-key", type=Path, metavar="FILE", help="a secret key, to sign each archive")
+
+
+def package(arguments: argparse.Namespace) -> int:
+    from deploy.tuning.settings import settings_for
+    from export.archives import package as packaging
+
+    if arguments.tuning and not arguments.tuning.is_file():
+        raise UserError(
+            "there is no such tuning", seen=arguments.tuning, remedy="Make it: python -m deploy tune"
+        )
+    tuning = arguments.tuning or arguments.artifacts.parent / "tuning.json"
+    recover_all(arguments.artifacts)
+    folders = sorted(path.parent for path in arguments.artifacts.glob(f"[!.]*/{DESCRIPTION}"))
+    if not folders:
+        raise UserError(
+            "there are no artifacts to package", seen=arguments.artifacts, remedy="Build them: make export"
+        )
+    reference = open_artifact(arguments.artifacts / "fp32", verify=False).meta["build"]["checkpoint_sha256"]
+    archives = {}
+    for folder in folders:
+        artifact = open_artifact(folder)
+        if artifact.meta["build"]["checkpoint_sha256"] != reference:
+            say(f"{folder.name}: left out, made from another checkpoint than fp32: make export")
+            continue
+        tuned = settings_for(tuning, artifact.name, artifact.sha256)
+        path = packaging.package(
+            artifact, arguments.store, name=arguments.name, version=arguments.version, tuned=tuned
+        )
+        archives[folder.name] = str(path)
+        if arguments.sign_key:
+            sign_file(path, arguments.sign_key)
+        say(f"{path} ({path.stat().st_size / 1e6:.1f} MB{', tuned' if tuned else ''})")
+    promoted = None
+    if arguments.promote:
+        variant, sha256 = _selected(arguments) or ("fp32", None)
+        promoted = str(_promote_to(arguments, variant, arguments.store, sha256=sha256))
+    emit({"archives": archives, "promoted": promoted})
+    return 0
+
+
+def promote_arguments(parser: argparse.ArgumentParser) -> None:
+    add_artifacts(parser)
+    add_store(parser)
+    add_name(parser)
+    parser.add_argument("variant", nargs="?", help="default: the selected one")
+    parser.add_argument("--archives", type=Path, help="where those of the variants lie; default: --store")
+    parser.add_argument(
+        "--force", action="store_true", help="even if its check says that it is not equal to fp32"
+    )
+    add_trusted_key(parser)
+
+
+def promote(arguments: argparse.Namespace) -> int:
+    if arguments.variant:
+        variant, sha256 = arguments.variant, None
+    elif selected := _selected(arguments):
+        variant, sha256 = selected
+    else:
+        raise UserError("no variant is selected", seen=SELECTION, remedy="Run make select, or name a variant")
+    archives = arguments.archives or arguments.store
+    promoted = _promote_to(
+        arguments, variant, archives, sha256=sha256, force=arguments.force, trusted_key=arguments.trusted_key
+    )
+    emit({"promoted": str(promoted)})
+    return 0
+
+
+def _promote_to(
+    arguments: argparse.Namespace,
+    variant: str,
+    archives: Path,
+    *,
+    sha256: str | None,
+    force: bool = False,
+    trusted_key: Path | None = None,
+) -> Path:
+    from export.archives import package as packaging
+
+    recover(archives)
+    target = packaging.promote(
+        variant,
+        arguments.store,
+        name=arguments.name,
+        archives=archives,
+        sha256=sha256,
+        force=force,
+        trusted_key=trusted_key,
+    )
+    say(f"{target} is now {variant}")
+    return target
+
+
+def _selected(arguments: argparse.Namespace) -> tuple[str, str] | None:
+    """The variant that selection chose and the identity that was measured; None where it has changed."""
+    if not SELECTION.is_file():
+        say("nothing is selected yet (make benchmark select)")
+        return None
+    try:
+        choice = json.loads(SELECTION.read_text())
+        variant, sha256 = choice["selected"], choice["artifact_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            "the selection cannot be read", seen=SELECTION, remedy="Run make select again"
+        ) from error
+    if variant is None:
+        say("the last selection found no variant that qualifies")
+        return None
+    folder = arguments.artifacts / variant
+    if not (folder / DESCRIPTION).is_file() or open_artifact(folder, verify=False).sha256 != sha256:
+        say(f"{variant} was selected, but is not what is in {folder} now; run make benchmark select")
+        return None
+    return variant, sha256
+
+
+def publish_arguments(parser: argparse.ArgumentParser) -> None:
+    add_store(parser)
+    add_name(parser)
+    parser.add_argument("destination", help="a path, s3://bucket/… or gs://bucket/…")
+    parser.add_argument("variants", nargs="*", help="default: the archive that is served")
+    parser.add_argument("--checkpoint", type=Path, help="the folder of a checkpoint to publish as well")
+    parser.add_argument(
+        "--sign-key", type=Path, metavar="FILE", help="a secret key, to sign what is published"
+    )
+    parser.add_argument("--force", action="store_true", help="replace what is published under this version")
+    parser.add_argument(
+        "--valid-s",
+        type=positive_int,
+        default=3600,
+        help="how long the signed addresses of archives work; default: %(default)s",
+    )
+
+
+def publish(arguments: argparse.Namespace) -> int:
+    from export.archives import publish as publishing
+
+    names = [f"{arguments.name}-{variant}" for variant in arguments.variants] or [arguments.name]
+    archives = [arguments.store / f"{name}.mar" for name in names]
+    checkpoint = arguments.checkpoint
+    if checkpoint is not None:
+        from training.checkpoint import open_checkpoint
+
+        open_checkpoint(checkpoint)  # what is none is not published
+    published = publishing.publish(
+        archives,
+        arguments.destination,
+        arguments.name,
+        checkpoint=checkpoint,
+        key=arguments.sign_key,
+        force=arguments.force,
+    )
+    said = "published" if published.is_new else "is published already, the same"
+    say(f"{published.place}: {said}, {len(published.record['files'])} files with their sums")
+    found = publishing.addresses(published, arguments.valid_s)
+    emit({"place": published.place, **published.record, "addresses": found})
+    return 0
+
+
+def fetch_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("place", help="…/<name>/<version>")
+    parser.add_argument("--to", type=Path, default=Path("build/fetched"), help="default: %(default)s")
+    parser.add_argument("--most-gb", type=positive_float, default=20.0, help="default: %(default)g")
+    add_trusted_key(parser)
+
+
+def fetch(arguments: argparse.Namespace) -> int:
+    from export.archives import publish as publishing
+
+    key = arguments.trusted_key
+    fetched = publishing.fetch(arguments.place, arguments.to, trusted_key=key, most_gb=arguments.most_gb)
+    signed = f", signed by a key of {key}" if key else ""
+    say(f"{arguments.to}: {len(fetched.record['files'])} files, their sums match{signed}")
+    emit(fetched.record)
+    return 0
+
+
+def verify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("archive", type=Path, nargs="?", default=ARCHIVE, help="default: %(default)s")
+    add_trusted_key(parser)
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    from export.archives import verify as verifying
+
+    verdict = verifying.verify(arguments.archive, arguments.trusted_key)
+    outcome = "serves its artifact" if verdict.same else "DOES NOT SERVE its artifact"
+    say(
+        f"{arguments.archive} ({verdict.variant}) {outcome}: {verdict.texts} texts, "
+        f"largest difference {verdict.max_diff:.1e}, allowed {verdict.bound:.1e}"
+    )
+    emit({**asdict(verdict), "same": verdict.same})
+    return 0 if verdict.same else 1
+
+
+def keygen_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "key",
+        type=Path,
+        nargs="?",
+        default=Path("signing.key"),
+        help="default: %(default)s, with .pub next to it",
+    )
+
+
+def keygen(arguments: argparse.Namespace) -> int:
+    public = make_keys(arguments.key)
+    say(
+        f"{arguments.key} signs: keep it to yourself. {public} is for those who trust it: {VARIABLE}={public}"
+    )
+    emit({"secret": str(arguments.key), "public": str(public)})
+    return 0
+
+
+def sign_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", type=Path, nargs="+", help="such as model_store/hate.mar")
+    parser.add_argument("--key", type=Path, required=True, help="the secret key")
+
+
+def sign(arguments: argparse.Namespace) -> int:
+    signatures = {str(path): str(sign_file(path, arguments.key)) for path in arguments.paths}
+    for signature in signatures.values():
+        say(signature)
+    emit(signatures)
+    return 0

@@ -1,0 +1,229 @@
+"""`python -m export list|build`: what can be made of a checkpoint here, and making it."""
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tabulate import tabulate
+
+from common.commands import emit, positive_int, say
+from common.options import CHECKPOINT, add_artifacts
+from export.registry import VARIANTS, Variant, choose, kind_of
+from handler.artifact import Artifact
+from handler.errors import UnsupportedError, UserError
+
+if TYPE_CHECKING:
+    from export.source import Source
+    from training.checkpoint import Checkpoint
+
+
+def list_variants_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--list", action="store_true", help="show every variant, which is the default")
+
+
+def list_variants(_: argparse.Namespace) -> int:
+    import export.variants  # noqa: F401 - registers the variants
+
+    rows = [
+        {
+            "variant": variant.name,
+            "runtime": variant.runtime,
+            "devices": ", ".join(variant.devices),
+            "parent": variant.parent or "",
+            "what it is": variant.summary,
+            "by default": "yes" if variant.default else "",
+            "can be built and run here": "; ".join(lacking) if (lacking := variant.lacks()) else "yes",
+        }
+        for variant in sorted(
+            VARIANTS.values(), key=lambda variant: variant.parent is not None
+        )  # the reference first
+    ]
+    say(tabulate(rows, headers="keys"))
+    return 0
+
+
+def build_arguments(parser: argparse.ArgumentParser) -> None:
+    add_artifacts(parser)
+    parser.add_argument("variants", nargs="*", help="names, or default, all, cpu or gpu; default: default")
+    parser.add_argument(
+        "--checkpoint",
+        help="of this project, or a folder or hub name of any fine-tuned encoder classifier; "
+        "default: build/checkpoint",
+    )
+    parser.add_argument(
+        "--keep",
+        type=_share,
+        default=0.5,
+        help="share of the encoder that pruning leaves; default: %(default)s",
+    )
+    parser.add_argument(
+        "--unlabelled",
+        type=Path,
+        metavar="FILE",
+        help="texts, one a line, like those you will serve: pruned models learn from fp32 on these as well",
+    )
+    elsewhere = parser.add_argument_group("for a classifier that was not trained here")
+    elsewhere.add_argument("--data", help="to judge it on, as in training; default: texts without labels")
+    elsewhere.add_argument("--data-dir", default=os.environ.get("DATA_DIR") or "data", help="of named data")
+    elsewhere.add_argument("--text-column", default="text", help="default: %(default)s")
+    elsewhere.add_argument("--label-column", default="label", help="default: %(default)s")
+    elsewhere.add_argument(
+        "--labels", default="", help="label names in the model's order, separated by commas"
+    )
+    elsewhere.add_argument(
+        "--positive-label", default="", help="the label to detect; default: a guess, which is shown"
+    )
+    elsewhere.add_argument(
+        "--max-length", type=positive_int, help="in tokens; default: 128, or what the model can read"
+    )
+    elsewhere.add_argument(
+        "--task",
+        choices=("single-label", "multi-label"),
+        help="whether labels exclude each other, where the model's configuration does not say",
+    )
+
+
+def build(arguments: argparse.Namespace) -> int:
+    """Exit status 1 where a variant failed."""
+    import export.variants  # noqa: F401 - registers the variants
+
+    choose(arguments.variants)  # an unknown name is refused before anything is loaded
+    from export.source import Source, read_unlabelled
+    from training.checkpoint import load_data
+
+    checkpoint = _checkpoint(arguments)
+    kind = kind_of(json.loads((checkpoint.folder / "config.json").read_text()))
+    chosen, left_out = choose(arguments.variants, kind)
+    for name, lacking in left_out.items():
+        say(f"{name}: left out, it needs {'; '.join(lacking)}")
+    dataset = load_data(checkpoint)
+    unlabelled: tuple[str, ...] = ()
+    if arguments.unlabelled is not None:
+        unlabelled = read_unlabelled(arguments.unlabelled, dataset)
+        say(f"{len(unlabelled):,} unlabelled texts to distil on; those of the data's own splits are left out")
+    source = Source(checkpoint, dataset, arguments.artifacts, arguments.keep, unlabelled)
+    built, failed = _build_all(chosen, source)
+    say(f"\n{_checks(built)}\n\n{_proofs(built)}")
+    checks = {artifact.name: artifact.meta["check"] for artifact in built}
+    for note in dict.fromkeys(check["note"] for check in checks.values() if check["equal"]):
+        say(f"({note})")
+    for name, check in checks.items():
+        if not check["equal"]:
+            say(f"{name} is {check['note']}")
+    for name, message in failed.items():
+        say(f"{name} failed: {message}")
+    emit(
+        {
+            artifact.name: {"folder": str(artifact.folder), "check": checks[artifact.name]}
+            for artifact in built
+        }
+    )
+    return 1 if failed else 0
+
+
+def _build_all(chosen: Sequence[Variant], source: "Source") -> tuple[list[Artifact], dict[str, str]]:
+    """What could be built, and why the others failed. Raises what the reference does, without which there is
+    nothing to compare with, and what the only variant does."""
+    from export.build import build as build_one
+
+    built: list[Artifact] = []
+    failed: dict[str, str] = {}
+    unfit: set[str] = set()
+    for variant in chosen:
+        is_essential = variant.parent is None or len(chosen) <= 2
+        if variant.parent in unfit:
+            say(f"{variant.name}: left out, since {variant.parent} is")
+            unfit.add(variant.name)
+            continue
+        if variant.parent in failed:
+            failed[variant.name] = f"its parent {variant.parent} failed"
+            continue
+        try:
+            built.append(build_one(variant, source, say))
+        except UnsupportedError as error:  # seen while building, such as a model of another form
+            if is_essential:
+                raise
+            say(f"{variant.name}: left out, {error}")
+            unfit.add(variant.name)
+        except UserError as error:
+            if is_essential:
+                raise
+            say(f"{variant.name}: FAILED, {error}")
+            failed[variant.name] = str(error)
+    return built, failed
+
+
+def _checkpoint(arguments: argparse.Namespace) -> "Checkpoint":
+    """The checkpoint that is asked for; one that was trained elsewhere is converted first."""
+    from training.checkpoint import META_FILE, open_checkpoint
+    from training.data.sources import Columns
+
+    place = Path(arguments.checkpoint or CHECKPOINT)
+    # A name like owner/model may be the hub's, but what training writes (BUILD=…) is never asked for there;
+    # anything else that is no folder is a path that is wrong.
+    could_be_hubs = place.name != CHECKPOINT.name and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(place))
+    if (place / META_FILE).is_file() or not (place.is_dir() or (could_be_hubs and not place.parent.is_dir())):
+        checkpoint = open_checkpoint(place)
+        if arguments.positive_label not in ("", checkpoint.positive_label):
+            raise UserError(
+                "The positive label of a checkpoint is that of its training, which fitted its threshold",
+                seen=f"{checkpoint.positive_label}, not {arguments.positive_label}",
+                remedy="Train, or take over, with --positive-label",
+            )
+        return checkpoint
+    from export.adoption.adopt import adopt
+
+    folder = arguments.artifacts.parent / "adopted" / place.name
+    labels = tuple(label.strip() for label in arguments.labels.split(",") if label.strip())
+    columns = Columns(
+        arguments.text_column, arguments.label_column, labels, positive_label=arguments.positive_label
+    )
+    data = (arguments.data, arguments.data_dir, columns)
+    checkpoint = adopt(arguments.checkpoint, folder, *data, arguments.max_length, arguments.task)
+    say(f"{arguments.checkpoint} is now {folder}; to the stages after this one give CHECKPOINT={folder}")
+    return checkpoint
+
+
+def _checks(built: Sequence[Artifact]) -> str:
+    """What the checks found, one row an artifact."""
+    rows = []
+    for artifact in built:
+        check = artifact.meta["check"]
+        drop = check["macro_f1_drop"]
+        row = {
+            "variant": artifact.name,
+            "equal": "yes" if check["equal"] else "NO",
+            "labels agree": f"{check['label_agreement']:.2%}",
+            "macro-F1 drop, 95 %": f"{drop[0]:+.3f} to {drop[1]:+.3f}" if drop else "not proven",
+            "max prob. diff": f"{check['max_prob_diff']:.4f}",
+            "mean": f"{check['mean_prob_diff']:.4f}",
+            "batch mates": f"{check['batch_mate_diff']:.1e}",
+        }
+        rows.append(row)
+    return tabulate(rows, headers="keys")
+
+
+def _proofs(built: Sequence[Artifact]) -> str:
+    """What the runtimes showed, one row an artifact."""
+    rows = [
+        {
+            "variant": artifact.name,
+            "proof": artifact.meta["proof"]["summary"],
+            "MB": f"{artifact.bytes / 1e6:.1f}",
+            "seconds": f"{artifact.meta['build']['seconds']:.0f}",
+        }
+        for artifact in built
+    ]
+    return tabulate(rows, headers="keys")
+
+
+def _share(text: str) -> float:
+    """argparse type of a share above 0 and up to 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text}")
+    return value
