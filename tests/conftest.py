@@ -40,28 +40,32 @@ ROOT = Path(__file__).parents[1]
 spare_loopback()  # whatever asks the servers of tests, by whichever library
 
 
-def run_apart(*arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+def run_apart(*arguments: object) -> subprocess.CompletedProcess[str]:
     """`python -m <stage> …` as a user would run it from the checkout."""
     command = [sys.executable, "-m", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
-def run_stage(stage: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run_stage(stage: str, *arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """The same program in this process, which has imported already what takes a fresh one seconds: from its
     command line to its exit status and what it prints. What it does not expect is raised."""
     main = import_module(f"{stage}.__main__").main
-    stdout, stderr = io.StringIO(), io.StringIO()
+    out = io.BytesIO()
+    stdout, stderr = io.TextIOWrapper(out, "utf-8", newline="", write_through=True), io.StringIO()
     with (
         pytest.MonkeyPatch.context() as patch,
         redirect_stdout(stdout),
         redirect_stderr(stderr),
     ):
         patch.setattr(sys, "argv", [stage, *map(str, arguments)])
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(stdin.encode()))))
         with pytest.raises(SystemExit) as left:
             run(main)
     status = left.value.code
     assert isinstance(status, int)
-    return subprocess.CompletedProcess((stage, *arguments), status, stdout.getvalue(), stderr.getvalue())
+    return subprocess.CompletedProcess(
+        (stage, *arguments), status, out.getvalue().decode(), stderr.getvalue()
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

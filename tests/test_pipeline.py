@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.profiles import PROFILES
 from handler.artifact import archived_artifact
-from tests.conftest import run_apart, run_stage
+from tests.conftest import run_stage
 
 pytestmark = pytest.mark.server
 
@@ -67,7 +67,7 @@ def test_every_variant_has_its_report_and_all_stand_side_by_side(measured: Path)
 
 
 def test_two_reports_are_compared(measured: Path) -> None:
-    done = run_apart("benchmarks", "compare", "fp32", "openvino-int8", "--results", measured)
+    done = run_stage("benchmarks", "compare", "fp32", "openvino-int8", "--results", measured)
     assert done.returncode == 0, done.stderr
     assert "openvino-int8" in done.stderr
     json.loads(done.stdout)

@@ -473,9 +473,9 @@ def make():
 
 
 @pytest.fixture(scope="session")
-def peers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the session's peers are kept: prepared by the first test that needs them."""
-    return tmp_path_factory.mktemp("peers")
+def peers_folder(shared: Path) -> Path:
+    """Where the run's peers are kept: prepared by the first test that needs them."""
+    return shared / "peers"
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def artifacts(build_once, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reports(artifacts: Path, checkpoint, dataset, peers_folder, tmp_path_factory) -> dict[str, dict]:
+def reports(artifacts: Path, checkpoint, dataset, peers_folder, alone, tmp_path_factory) -> dict[str, dict]:
     """A run with peers and the floor, timed on texts of the test split."""
     texts = tmp_path_factory.mktemp("texts") / "unlabelled.txt"
     texts.write_text("a soup\n\nmy neighbours came to tea\n")
@@ -66,7 +66,8 @@ def reports(artifacts: Path, checkpoint, dataset, peers_folder, tmp_path_factory
         for module in (preparation, suite):
             patch.setattr(module, "PEERS", {name: one for name, one in PEERS.items() if name in QUICK_PEERS})
         where = {"peers": peers_folder, "unlabelled": texts}
-        subject = prepare([], artifacts, None, checkpoint, dataset, BRIEF, "test", **where)
+        with alone("peers"):
+            subject = prepare([], artifacts, None, checkpoint, dataset, BRIEF, "test", **where)
         return _reports(subject)
 
 

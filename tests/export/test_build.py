@@ -283,6 +283,7 @@ def test_a_child_of_what_is_not_equal_is_built_once(own: Source) -> None:
     assert not check["equal"]
 
 
+@pytest.mark.slow
 def test_a_build_that_is_killed_leaves_no_half_artifact(checkpoint_folder: Path, tmp_path: Path) -> None:
     artifacts = tmp_path / "artifacts"
     command = [sys.executable, "-m", "export", "build", "fp32", "--checkpoint", checkpoint_folder]

@@ -16,12 +16,16 @@ from export.variants import openvino
 from handler.errors import UnsupportedError
 from handler.predictor import Predictor
 
-# Long to make, of parts that others are made of too: proven by make test-slow.
-LONG = (
-    *("compiled-fp32", "compiled-bf16", "pruned-compiled-bf16", "pruned-compiled-int8"),
-    *("shallow", "shallow-openvino-int8"),
-)
-EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in VARIANTS]
+LONG = ("shallow", "shallow-openvino-int8")  # trained
+
+
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    if "compiled" in name:
+        return [pytest.mark.compiler]
+    return [pytest.mark.slow] if name in LONG else []
+
+
+EACH = [pytest.param(name, marks=marks(name)) for name in VARIANTS]
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -59,17 +63,17 @@ def test_a_score_hardly_depends_on_the_batch_mates_in_any_shape(name: str, build
     assert build_once(name).meta["check"]["batch_mate_diff"] < 0.05
 
 
-def test_quantised_and_compiled_artifacts_prove_that_they_are(build_once) -> None:
+def test_quantised_artifacts_prove_that_they_are(build_once) -> None:
     """The tiny model has 14 linear layers, six in each of two layers and the head's two; where query, key and
     value are one product (in the last layer key and value) 11 products are left."""
     assert build_once("fp32").meta["proof"]["linear_dtypes"] == {"float32": 14}
     assert build_once("torch-int8-dynamic").meta["proof"]["int8_linears"] == 14
     assert build_once("openvino-int8").meta["proof"]["integer_matmuls"] >= 11
+
+
+@pytest.mark.compiler
+def test_compiled_artifacts_call_a_narrow_kernel_for_each_linear_layer(build_once) -> None:
     assert build_once("compiled-int8").meta["proof"]["int8_linears"] == 11
-
-
-@pytest.mark.slow
-def test_the_compiled_artifact_calls_a_bf16_kernel_for_each_linear_layer(build_once) -> None:
     proof = build_once("compiled-bf16").meta["proof"]
     assert proof["generated_linears"] + proof["library_linears"] == 11
     assert proof["constants"]["bfloat16"] >= 11

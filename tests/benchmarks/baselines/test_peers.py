@@ -26,12 +26,14 @@ LONG = ("ort-fp32", "plain-openvino-int8")  # exported as two others are: proven
 
 
 @pytest.fixture(scope="module")
-def prepared(checkpoint, dataset, peers_folder):
+def prepared(checkpoint, dataset, peers_folder, alone):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             preparation, "PEERS", {name: one for name, one in PEERS.items() if name not in (APART, *LONG)}
         )
-        yield prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder, has_cuda())
+        with alone("peers"):
+            found = prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder, has_cuda())
+        yield found
 
 
 @pytest.fixture(scope="module")

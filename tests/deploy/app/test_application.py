@@ -27,6 +27,7 @@ from deploy.app.connections import Admission, Bounds
 from deploy.app.counters import Counters
 from deploy.app.request_bodies import Memory
 from deploy.torchserve.server import Server, free_ports
+from export.archives.package import package
 from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.metrics import COUNTERS
@@ -118,8 +119,8 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 @pytest.fixture(scope="module")
-def model(served: tuple[Server, Artifact]) -> Model:
-    return Model(served[1])
+def model(build_once) -> Model:
+    return Model(build_once("openvino-int8"))
 
 
 @pytest.fixture(scope="module")
@@ -423,7 +424,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_server_with_its_sentence(model: 
         app.thread.join(60)
         assert not app.thread.is_alive()
     assert isinstance(app.batcher.failure, UserError)
-    assert "max_texts is not a count" in str(app.batcher.failure)
+    assert "maxTexts is not a count" in str(app.batcher.failure)
 
 
 def test_bodies_are_bounded_in_size_and_time(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -507,12 +508,10 @@ def test_the_openapi_page_shows_shapes_that_hold(app: App) -> None:
     assert "429" in document["paths"]["/explanations/hate"]["post"]["responses"]
 
 
-def test_an_archive_brings_its_name_and_settings_and_flags_go_first(
-    served: tuple[Server, Artifact], workshop: Path, tmp_path: Path
-) -> None:
-    archive = workshop / "model_store" / "hate-openvino-int8.mar"
-    model = Model.of_archive(archive, tmp_path)
-    assert (model.name, model.version, model.artifact.sha256) == ("hate", "1.0", served[1].sha256)
+def test_an_archive_brings_its_name_and_settings_and_flags_go_first(build_once, tmp_path: Path) -> None:
+    artifact = build_once("openvino-int8")
+    model = Model.of_archive(package(artifact, tmp_path), tmp_path / "opened")
+    assert (model.name, model.version, model.artifact.sha256) == ("hate", "1.0", artifact.sha256)
     tuned = Model(model.artifact, settings={"batchSize": 8, "maxBatchDelay": 5})
     assert tuned.batching(None, None, 9) == Batching(8, 0.005, 9)
     assert tuned.batching(4, 0, 9) == Batching(4, 0, 9)

@@ -36,6 +36,7 @@ def test_an_archive_holds_the_artifact_the_handler_and_the_settings_and_nothing_
     assert [path.name for path in tmp_path.iterdir()] == ["hate-fp32.mar"], "no staging is left"
 
 
+@pytest.mark.slow
 def test_shipped_code_runs_without_the_rest_of_the_project(fp32: Artifact, tmp_path: Path) -> None:
     with zipfile.ZipFile(package(fp32, tmp_path)) as archive:
         archive.extractall(tmp_path / "unpacked")
@@ -82,6 +83,7 @@ def test_something_else_is_not_taken_for_an_archive(tmp_path: Path) -> None:
         archived_artifact(tmp_path / "x.mar")
 
 
+@pytest.mark.server
 def test_verify_asks_a_real_server_and_finds_the_artifact_served(build_once, workshop: Path) -> None:
     archive = package(build_once("onnx-int8-dynamic"), workshop / "verify-store")
     done = run_stage("export", "verify", archive)
