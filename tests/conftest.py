@@ -46,7 +46,7 @@ def run_apart(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
-def run_stage(stage: str, *arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def run_stage(stage: str, *arguments: object, stdin: str | bytes = "") -> subprocess.CompletedProcess[str]:
     """The same program in this process, which has imported already what takes a fresh one seconds: from its
     command line to its exit status and what it prints. What it does not expect is raised."""
     main = import_module(f"{stage}.__main__").main
@@ -58,7 +58,8 @@ def run_stage(stage: str, *arguments: object, stdin: str = "") -> subprocess.Com
         redirect_stderr(stderr),
     ):
         patch.setattr(sys, "argv", [stage, *map(str, arguments)])
-        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(stdin.encode()))))
+        given = stdin.encode() if isinstance(stdin, str) else stdin
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(given))))
         with pytest.raises(SystemExit) as left:
             run(main)
     status = left.value.code

@@ -240,12 +240,11 @@ def test_http_is_asked_in_one_place() -> None:
         "benchmarks/served/head_to_head.py": {"urllib.request"},
         "benchmarks/served/run.py": {"urllib.request"},
         "export/archives/verify.py": {"urllib.request"},
-        "tests/export/test_publish.py": {"urllib.request"},
         "deploy/torchserve/rollout.py": {"requests"},  # sessions with trust_env off
     }
     found: dict[str, set[str]] = {}
     opening = []
-    for stage in ("handler", "training", "export", "benchmarks", "deploy"):
+    for stage in ("handler", "common", "scoring", "training", "export", "benchmarks", "deploy"):
         for path in (ROOT / stage).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

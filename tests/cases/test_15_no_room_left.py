@@ -1,6 +1,5 @@
 """No room on the disk is a sentence and exit status 2, wherever it runs out; what stood there stays."""
 
-import io
 import subprocess
 import sys
 import tempfile
@@ -103,12 +102,11 @@ def test_unpacking_for_the_app(store: Path, small: Path, monkeypatch) -> None:
     assert_said(done, small)
 
 
-def test_predicting_from_standard_input_into_a_file(build_once, small: Path, monkeypatch) -> None:
+def test_predicting_from_standard_input_into_a_file(build_once, small: Path) -> None:
     lines = b"".join(b"%d, sentence number %d about soup\n" % (row, row) for row in range(3000))
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(lines))))
     (small / "out.csv").write_text("of yesterday")
     artifact = build_once("onnx-fp32").folder
-    done = run_stage("handler", "predict", "--artifact", artifact, "--output", small / "out.csv")
+    done = run_stage("handler", "predict", "--artifact", artifact, "--output", small / "out.csv", stdin=lines)
     assert_said(done, small, {"out.csv"})
     assert (small / "out.csv").read_text() == "of yesterday"
 

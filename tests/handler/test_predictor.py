@@ -94,7 +94,7 @@ def test_multi_label_answers_hold_every_label_over_its_threshold(build_once) -> 
     meta = predictor.artifact.meta | {
         "task": "multi-label",
         "labels": ["insult", "threat"],
-        "thresholds": {"insult": 0.5, "threat": 0.9},
+        "thresholds": {"insult": 0.5, "threat": 0.9999},
     }
     predictor.artifact = replace(predictor.artifact, meta=meta)
     scores = predictor.scores(np.array([[2.0, 2.0]], np.float32))[0]

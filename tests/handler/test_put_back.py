@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.atomic import recover_all
-from deploy import app
+from deploy.app import application
 from export.archives.package import package
 from handler.artifact import Artifact, open_artifact
 from tests.conftest import ROOT, run_stage
@@ -74,8 +74,8 @@ def test_a_scoring_job_puts_an_artifact_back(killed: Path, tmp_path: Path) -> No
 
 def test_the_app_puts_an_artifact_back(killed: Path, monkeypatch) -> None:
     served: list[Artifact] = []
-    monkeypatch.setattr(app, "serve", lambda model, *_: served.append(model.artifact))
-    assert app.main(["--artifact", str(killed)]) == 0
+    monkeypatch.setattr(application, "serve", lambda model, *_: served.append(model.artifact))
+    assert application.main(["--artifact", str(killed)]) == 0
     assert served[0].name == "fp32"
     assert_back(killed)
 

@@ -64,12 +64,10 @@ def test_an_option_that_is_not_one_character_is_a_sentence(predict, tmp_path, op
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
 def test_standard_input_may_have_any_encoding(predict, monkeypatch, encoding) -> None:
-    texts = io.BufferedReader(io.BytesIO("naïve\r\nzwei\n\n".encode(encoding)))
     output = io.BytesIO()
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=texts, isatty=lambda: False))
     monkeypatch.setattr(command, "_open_output", lambda _: _Held(output))
     options = ("--encoding", encoding) if encoding == "cp1252" else ()
-    done = predict(*options)
+    done = predict(*options, stdin="naïve\r\nzwei\n\n".encode(encoding))
     assert done.returncode == 0, done.stderr
     assert output.getvalue().decode().splitlines()[1:] == [
         "naïve,naïve,0.5,5,False,",
