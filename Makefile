@@ -124,8 +124,8 @@ lint: install ## ruff and types
 UV_COMPILE = $(call q,$(BIN)/uv) pip compile --quiet --python-version 3.11 --strip-extras --generate-hashes --no-header --no-annotate --no-emit-package torch
 lock: install ## versions and hashes of pyproject.toml's packages -> requirements.lock, and of images' -> deploy/requirements/
 	@$(UV_COMPILE) $(ARGS) --all-extras --output-file requirements.lock pyproject.toml >/dev/null
-	@for runtime in onnx openvino torch; do \
-	  $(UV_COMPILE) --no-deps --constraints requirements.lock --output-file deploy/requirements/$$runtime.txt deploy/requirements/$$runtime.in >/dev/null || exit 2; done
+	@for image in $$($(RUN) -c 'from handler.runtimes import IMAGES; print(*IMAGES)'); do \
+	  $(UV_COMPILE) --no-deps --constraints requirements.lock --output-file deploy/requirements/$$image.txt --group $$image >/dev/null || exit 2; done
 
 # Tools in an environment of their own: they are no part of what they look at.
 sbom: install $(BUILD)/tools/.installed ## what is installed, with versions and licences (CycloneDX) -> build/sbom.json

@@ -12,17 +12,9 @@ import psutil
 from benchmarks.in_process import gpu
 from common.environment import installed, machine, versions
 from handler.machine import available_cpus, cpu_features
+from handler.runtimes import PACKAGES
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "onnxruntime",
-    "openvino",
-    "torchserve",
-    "numpy",
-    "aiohttp",
-)
+VERSIONED = (*PACKAGES, "tokenizers", "torchserve", "numpy", "aiohttp")
 # Above this share of the cores taken by others, a timing says more about them than about the model.
 BUSY_SHARE = 0.25
 
@@ -38,7 +30,7 @@ def fingerprint() -> dict[str, Any]:
         hardware["gpus"] = cards
     digest = hashlib.sha256(json.dumps(hardware, sort_keys=True).encode()).hexdigest()
     of_gpus = installed(gpu.PACKAGES) | gpu.versions() if cards else {}
-    return {"id": digest[:12], **hardware, "versions": versions(PACKAGES) | of_gpus}
+    return {"id": digest[:12], **hardware, "versions": versions(VERSIONED) | of_gpus}
 
 
 def memory_bytes() -> int:

@@ -31,10 +31,10 @@ from handler.artifact import archived_artifact
 from handler.cuda import misfit
 from handler.errors import UserError
 from handler.machine import available_cpus, cpu_features, cpu_model, cpu_quotas, gpus, memory_left
-from handler.runtimes import RUNTIMES
+from handler.runtimes import PACKAGES, RUNTIMES
 
 LEAST_JAVA = 17
-TESTED = {"torchserve": "0.12.0", "torch": "2.13.0", "onnxruntime": "1.31", "openvino": "2026.4"}
+TESTED = {"torchserve": "0.12.0"} | PACKAGES
 # More than the JVM (220 MB) or a worker with the 22 M model (490) took: docs/running.md.
 BARE_BYTES = 700 << 20
 MARKS = {"fail": "✗", "warn": "!", "ok": "✓"}

@@ -21,8 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tabulate import tabulate
-
 from common.environment import installed
 from handler.batching import Grid
 from handler.errors import UnsupportedError, UserError
@@ -123,12 +121,6 @@ def suits(one: Variant, kind: str) -> bool:
     return all(kind in ancestor.kinds for ancestor in _lineage(one))
 
 
-def support() -> str:
-    """A Markdown table of which variant can be made from which kind of classifier."""
-    rows = [[one.name, *("yes" if suits(one, kind) else "–" for kind in KINDS)] for one in VARIANTS.values()]
-    return tabulate(rows, ["variant", *KINDS.values()], tablefmt="github")
-
-
 def choose(names: Sequence[str], kind: str | None = None) -> tuple[list[Variant], dict[str, list[str]]]:
     """The variants to build of a classifier of that kind (None: of any), parents before children, and those
     left out with what they lack.
@@ -150,7 +142,7 @@ def choose(names: Sequence[str], kind: str | None = None) -> tuple[list[Variant]
                 raise UnsupportedError(
                     f"{one.name} cannot be built here, it needs",
                     seen="; ".join(lacking),
-                    remedy="Install it, or name others (python -m export --list, export/SUPPORT.md)",
+                    remedy="Install it, or name others (python -m export --list, docs/variants.md)",
                 )
             if lacking:
                 left_out[one.name] = lacking

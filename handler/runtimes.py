@@ -1,10 +1,9 @@
-"""How an artifact runs: four runtimes, one contract, each heavy import inside the loader that needs it.
+"""How an artifact runs: one record for each runtime, each heavy import inside the loader that needs it.
 
-A loader takes the artifact, a thread count and a device and returns `Forward`. Runtimes are few and closed;
-variants are many and open, and this module knows none of them. What GPUs need beside is in `cuda`.
+A loader takes the artifact, a thread count and a device and returns `Forward`. What GPUs need is in `cuda`.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +40,13 @@ LABELS = ("id2label", "label2id")  # keys of a config.json whose own keys are th
 
 @dataclass(frozen=True)
 class Runtime:
-    """`packages` are what it needs beside numpy and tokenizers; `compiles_per_shape` asks for warm-up."""
+    """`packages` are what it needs next to numpy and tokenizers, and their versions that were tested; `image`
+    is the group of packages (pyproject.toml) of the image that serves it; `compiles_per_shape` asks for
+    warm-up."""
 
     load: Callable[[Artifact, int, str], Forward]
-    packages: tuple[str, ...]
+    packages: Mapping[str, str]
+    image: str
     compiles_per_shape: bool = False
 
 
@@ -336,9 +338,13 @@ def compile_openvino(model, options: dict, threads: int):
     return openvino.Core().compile_model(model, "CPU", properties)
 
 
+TORCH, TRANSFORMERS = {"torch": "2.13.0"}, {"transformers": "4.57"}
+# All that the project knows of a runtime: doctor, images, reports' versions and tests follow from it.
 RUNTIMES = {
-    "torch": Runtime(_load_torch, ("torch", "transformers")),
-    "compiled": Runtime(_load_compiled, ("torch",)),
-    "onnx": Runtime(_load_onnx, ("onnxruntime",)),
-    "openvino": Runtime(_load_openvino, ("openvino",), compiles_per_shape=True),
+    "torch": Runtime(_load_torch, TORCH | TRANSFORMERS, "torch"),
+    "compiled": Runtime(_load_compiled, TORCH, "torch"),
+    "onnx": Runtime(_load_onnx, {"onnxruntime": "1.31"}, "onnx"),
+    "openvino": Runtime(_load_openvino, {"openvino": "2026.4"}, "openvino", compiles_per_shape=True),
 }
+IMAGES = sorted({runtime.image for runtime in RUNTIMES.values()})
+PACKAGES = {name: tested for runtime in RUNTIMES.values() for name, tested in runtime.packages.items()}

@@ -13,6 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from handler.runtimes import IMAGES, PACKAGES, RUNTIMES
 from tests.conftest import ROOT
 
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
@@ -33,10 +34,6 @@ def test_the_workflow_calls_targets_that_there_are_for_the_pythons_that_are_decl
     assert set(called) <= set(TARGETS)
     assert 'requires-python = ">=3.11,<3.13"' in (ROOT / "pyproject.toml").read_text()
     assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
-    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
-    for runtime in jobs["images"]["strategy"]["matrix"]["runtime"]:
-        assert (IMAGES / f"{runtime}.txt").is_file()
-        assert runtime in dockerfile
 
 
 def test_the_hooks_are_what_lint_runs() -> None:
@@ -62,7 +59,8 @@ def locked(path: Path) -> dict[str, str]:
 
 
 LOCK = locked(ROOT / "requirements.lock")
-IMAGES = ROOT / "deploy" / "requirements"
+REQUIREMENTS = ROOT / "deploy" / "requirements"
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def test_every_package_of_the_lock_has_its_version_and_hashes() -> None:
@@ -72,17 +70,29 @@ def test_every_package_of_the_lock_has_its_version_and_hashes() -> None:
         assert re.fullmatch(r"(\\\s+--hash=sha256:[0-9a-f]{64}\s*)+", hashes), pinned
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "openvino", "torch"])
-def test_an_image_installs_what_the_lock_has(runtime: str) -> None:
-    image = locked(IMAGES / f"{runtime}.txt")
-    assert image.items() <= LOCK.items()
-    listed = [(IMAGES / f"{name}.in").read_text().splitlines() for name in ("serve", runtime)]
-    named = {line for lines in listed for line in lines if line[:1].isalpha()}
-    assert {pinned.split("==")[0] for pinned in image} == named
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_installs_what_the_lock_has_and_its_runtimes_need(image: str) -> None:
+    installed = locked(REQUIREMENTS / f"{image}.txt")
+    assert installed.items() <= LOCK.items()
+    groups = PYPROJECT["dependency-groups"]
+    named = {name for name in (*groups["image"], *groups[image]) if isinstance(name, str)}
+    assert {pinned.split("==")[0] for pinned in installed} == named
+    needed = {package for one in RUNTIMES.values() if one.image == image for package in one.packages}
+    assert needed - {"torch"} <= named  # which is installed from an index that is chosen
+
+
+def test_there_is_an_image_for_every_runtime_and_no_other() -> None:
+    assert sorted(path.stem for path in REQUIREMENTS.iterdir()) == IMAGES
+
+
+def test_the_versions_that_were_tested_are_those_of_the_lock() -> None:
+    versions = dict(pinned.split("==") for pinned in LOCK)
+    for package, tested in PACKAGES.items():
+        assert package == "torch" or versions[package].startswith(tested), package
 
 
 def test_the_lock_has_what_the_extras_ask_for() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = PYPROJECT["project"]["optional-dependencies"]
     versions = dict(pinned.split("==") for pinned in LOCK)
     for requirement in [Requirement(one) for extra in extras.values() for one in extra]:
         if requirement.name != "torch":  # its build is chosen at install
@@ -93,9 +103,9 @@ VERIFIED = r"--no-deps --only-binary :all: --require-hashes (?:-r|--requirement)
 
 
 def test_torch_is_of_one_version_and_all_else_is_verified_wherever_it_is_installed() -> None:
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]
+    settings = PYPROJECT["tool"]["uv"]
     constraints = settings["constraint-dependencies"]
-    assert len(constraints) == 1
+    assert constraints == [f"torch=={PACKAGES['torch']}"]
     for place in ("Makefile", "deploy/Dockerfile", "deploy/Dockerfile.train", "environment.yaml"):
         text = (ROOT / place).read_text()
         assert re.findall(r"torch==[\d.]+", text) == constraints, place
@@ -126,7 +136,7 @@ EXTRAS = {
 
 @pytest.mark.parametrize("entry", EXTRAS)
 def test_an_extra_names_what_its_entry_point_imports(entry: str) -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = PYPROJECT["project"]["optional-dependencies"]
     listed = {canonicalize_name(Requirement(one).name) for extra in EXTRAS[entry] for one in extras[extra]}
     distributions = importlib.metadata.packages_distributions()
     needed = sorted(foreign_imports(entry))

@@ -21,6 +21,7 @@ from export.registry import VARIANTS
 from export.source import Source
 from handler.predictor import Predictor
 from tests.conftest import ROOT
+from tests.house.lists import filled
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {path.name: path.read_text() for path in DOCUMENTS}
@@ -64,10 +65,9 @@ def test_every_command_exists_and_has_the_options_that_are_shown(
     assert shown - {"--help"} <= known
 
 
-def test_every_variant_is_in_the_list_of_variants_and_no_other() -> None:
-    listed = TEXTS["variants.md"].split("\n## ")[0]
-    rows = [line.split("|")[1] for line in listed.splitlines() if line.startswith("| `")]
-    assert sorted(name for row in rows for name in re.findall(r"`([^`]+)`", row)) == sorted(VARIANTS)
+def test_the_lists_of_variants_and_data_sets_are_those_of_the_code() -> None:
+    for name in ("variants.md", "training.md"):
+        assert filled(TEXTS[name]) == TEXTS[name], "python -m tests.house.lists"
 
 
 def test_every_folder_and_file_of_the_tree_exists() -> None:

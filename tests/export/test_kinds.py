@@ -13,14 +13,14 @@ from transformers import dynamic_module_utils
 
 from export.archives.package import package
 from export.build import build
-from export.registry import KINDS, VARIANTS, choose, kind_of, suits, support
+from export.registry import KINDS, VARIANTS, choose, kind_of, suits
 from export.source import Source
 from handler.artifact import open_artifact
 from handler.errors import UnsupportedError
 from handler.pooled_classifier import TRUST
 from handler.predictor import Predictor
 from tests.bases import save
-from tests.conftest import ROOT, run_stage
+from tests.conftest import run_stage
 from training import data, pipeline
 from training.checkpoint import load_data, open_checkpoint
 from training.data import demo
@@ -148,7 +148,3 @@ def test_a_collective_name_leaves_out_what_cannot_be_made_of_that_kind(kind: str
     assert all(suits(one, kind) for one in chosen)
     assert {name for name, one in VARIANTS.items() if not suits(one, kind)} <= set(left_out)
     assert ("pruned" in left_out) == (kind != "encoder")
-
-
-def test_the_table_of_what_works_with_what_is_the_registrys_own() -> None:
-    assert support() in (ROOT / "export" / "SUPPORT.md").read_text()

@@ -89,7 +89,11 @@ def read_demo(request: Request) -> Raw:
     return Raw(HATE_LABELS, splits)
 
 
-@source("tweeteval", "HatEval tweets (SemEval-2019 task 5) as packed by TweetEval; research use")
+@source(
+    "tweeteval",
+    "HatEval tweets (SemEval-2019 task 5) as packed by TweetEval; research use",
+    hub=("cardiffnlp/tweet_eval", "hate"),
+)
 def read_tweeteval(request: Request) -> Raw:
     return tweeteval_from(fetch(TWEETEVAL, request.data_dir))
 
@@ -111,7 +115,11 @@ def tweeteval_from(folder: Path) -> Raw:
     return Raw(HATE_LABELS, splits)
 
 
-@source("vicomtech", "sentences of a white supremacist forum, balanced sample; CC BY-SA 3.0 ES")
+@source(
+    "vicomtech",
+    "sentences of a white supremacist forum, balanced sample; CC BY-SA 3.0 ES",
+    hub=("odegiber/hate_speech18", None),
+)
 def read_vicomtech(request: Request) -> Raw:
     return vicomtech_from(fetch(VICOMTECH, request.data_dir))
 
@@ -132,7 +140,11 @@ def vicomtech_from(folder: Path) -> Raw:
     return Raw(HATE_LABELS, splits, dropped=dropped)
 
 
-@source("davidson[:binary]", "tweets: hate, offence or neither, with the crowd's votes")
+@source(
+    "davidson[:binary]",
+    "tweets: hate, offence or neither, with the crowd's votes",
+    hub=("tdavidson/hate_speech_offensive", None),
+)
 def read_davidson(request: Request) -> Raw:
     return davidson_from(fetch(DAVIDSON, request.data_dir), request.argument)
 
@@ -151,7 +163,11 @@ def davidson_from(folder: Path, argument: str = "") -> Raw:
     return Raw(names, {"train": Split([row["tweet"] for row in rows], labels, soft=soft)}, argument)
 
 
-@source("ethos[:multilabel]", "comments with the share of votes for hate, or for eight kinds of it; GPL-3.0")
+@source(
+    "ethos[:multilabel]",
+    "comments with the share of votes for hate, or for eight kinds of it; GPL-3.0",
+    hub=("iamollas/ethos", None),
+)
 def read_ethos(request: Request) -> Raw:
     return ethos_from(fetch(ETHOS, request.data_dir), request.argument)
 

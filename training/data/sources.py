@@ -64,11 +64,13 @@ class Raw:
 
 @dataclass(frozen=True)
 class Source:
-    """`form` is how its spec is written: `NAME`, `NAME:ARGUMENT`, or `NAME[:word]` with a word to choose."""
+    """`form` is how its spec is written: `NAME`, `NAME:ARGUMENT`, or `NAME[:word]` with a word to choose;
+    `hub` its name on the Hugging Face hub, and its configuration there, where it has them."""
 
     form: str
     summary: str
     read: Callable[[Request], Raw]
+    hub: tuple[str, str | None] | None = None
 
     def takes(self, argument: str) -> bool:
         choices = re.fullmatch(r"\w+\[:(.*)\]", self.form)
@@ -97,11 +99,13 @@ class Part:
 SOURCES: dict[str, Source] = {}
 
 
-def source(form: str, summary: str) -> Callable[[Callable[[Request], Raw]], Callable[[Request], Raw]]:
+def source(
+    form: str, summary: str, hub: tuple[str, str | None] | None = None
+) -> Callable[[Callable[[Request], Raw]], Callable[[Request], Raw]]:
     """Register a source under the name before the colon of `form` (`tweeteval`, `csv:PATH`)."""
 
     def register(read: Callable[[Request], Raw]) -> Callable[[Request], Raw]:
-        SOURCES[re.split(r"[:\[]", form)[0]] = Source(form, summary, read)
+        SOURCES[re.split(r"[:\[]", form)[0]] = Source(form, summary, read, hub)
         return read
 
     return register

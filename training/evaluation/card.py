@@ -27,13 +27,6 @@ from training.recipe import options as recipe_options
 
 CARD = "README.md"
 FOLDER = "evaluation"
-# Names on the Hugging Face hub of what we know by a short one.
-HUB_SETS = {
-    "tweeteval": ("cardiffnlp/tweet_eval", "hate"),
-    "davidson": ("tdavidson/hate_speech_offensive", None),
-    "vicomtech": ("odegiber/hate_speech18", None),
-    "ethos": ("iamollas/ethos", None),
-}
 HUB_BASES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 SYNTHETIC = "demo"
@@ -97,7 +90,7 @@ def card(checkpoint: Checkpoint, evaluations: list[dict[str, Any]], where: Path 
 
 def _front(checkpoint: Checkpoint, evaluations: list[dict[str, Any]]) -> str:
     meta = checkpoint.meta
-    hub = [HUB_SETS[part.name][0] for part in _parts(meta) if part.name in HUB_SETS]
+    hub = [names[0] for part in _parts(meta) if (names := _hub_names(part))]
     hub += [part.argument.split(":")[0] for part in _parts(meta) if part.name == "hub"]
     base = HUB_BASES.get(meta["base"], meta["base"])
     is_hub_name = HUB_NAME.fullmatch(base) and not Path(base).exists()
@@ -117,7 +110,7 @@ def _results(checkpoint: Checkpoint, evaluations: list[dict[str, Any]]) -> list[
     if not checkpoint.judged:
         return []
     first = _parts(checkpoint.meta)[0]
-    hub_name, config = HUB_SETS.get(first.name, (page.short(first.spec), None))
+    hub_name, config = _hub_names(first) or (page.short(first.spec), None)
     return [
         EvalResult(
             task_type="text-classification",
@@ -333,6 +326,12 @@ def _made_with(checkpoint: Checkpoint) -> str:
         f"{machine['gpu'] or machine['cpu']}, {machine['threads']} threads, {meta['seconds']:.0f} s; "
         f"{versions}."
     )
+
+
+def _hub_names(part: sources.Part) -> tuple[str, str | None] | None:
+    """The set and its configuration on the hub; None where it is not there."""
+    known = sources.SOURCES.get(part.name)
+    return known.hub if known else None
 
 
 def _parts(meta: Mapping[str, Any]) -> list[sources.Part]:
