@@ -53,7 +53,7 @@ def test_a_slip_touches_one_inner_letter_of_a_quarter_of_the_words(name):
             assert abs(len(one) - len(other)) <= 1
 
 
-@pytest.mark.parametrize("name", set(PERTURBATIONS) - {"handles replaced", "links replaced"})
+@pytest.mark.parametrize("name", sorted(PERTURBATIONS.keys() - {"handles replaced", "links replaced"}))
 def test_handles_links_entities_and_emoticons_are_left_alone(name):
     for seed in range(20):
         changed = perturb(name, [SENTENCE], seed)[0]
