@@ -59,7 +59,7 @@ train: install ## DATA=demo|tweeteval|csv:PATH… BASE=minilm|hub name|folder [C
 	@$(RUN) -m training $(if $(DATA),--data $(call q,$(DATA))) $(if $(BASE),--base $(call q,$(BASE))) --output $(call q,$(BUILD)/checkpoint) $(if $(DATA_DIR),--data-dir $(call q,$(DATA_DIR))) $(if $(CONFIG),--config $(call q,$(CONFIG))) $(ARGS) >/dev/null
 
 evaluate: install ## [SPLIT=validation|gate|test] [SAMPLE=500]: figures, cases, robustness, model card -> build/checkpoint/
-	@$(RUN) -m training.evaluation --checkpoint $(call q,$(CHECKPOINT)) $(if $(SPLIT),--split $(call q,$(SPLIT))) $(if $(SAMPLE),--sample $(call q,$(SAMPLE))) $(if $(DATA_DIR),--data-dir $(call q,$(DATA_DIR))) $(ARGS) >/dev/null
+	@$(RUN) -m training evaluate --checkpoint $(call q,$(CHECKPOINT)) $(if $(SPLIT),--split $(call q,$(SPLIT))) $(if $(SAMPLE),--sample $(call q,$(SAMPLE))) $(if $(DATA_DIR),--data-dir $(call q,$(DATA_DIR))) $(ARGS) >/dev/null
 
 export: install ## [VARIANTS="fp32 openvino-int8"|all|cpu|gpu] [CHECKPOINT=folder or hub name] -> build/artifacts/<variant>/
 	@$(RUN) -m export build $(VARIANTS) --checkpoint $(call q,$(CHECKPOINT)) --artifacts $(call q,$(ARTIFACTS)) $(ARGS) >/dev/null

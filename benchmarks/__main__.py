@@ -40,7 +40,7 @@ VERBS = (
     Verb("gpus", "list the GPUs that a run would measure; exit 2 if none", f"{FOLDER}.measuring:gpus"),
 )
 MOVED = {"plan-check": "benchmarks.studies.plan_check"}
-PROGRAM = Program("benchmarks", "Is it still my classifier, and how fast is it?", VERBS, EXTRAS, moved=MOVED)
+PROGRAM = Program("benchmarks", VERBS, EXTRAS, moved=MOVED)
 main = PROGRAM.main
 
 if __name__ == "__main__":

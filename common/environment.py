@@ -9,6 +9,8 @@ from typing import Any
 
 from handler.machine import available_cpus, cpu_model
 
+ROOT = Path(__file__).parents[1]
+
 
 def machine() -> dict[str, Any]:
     """The machine in brief."""
@@ -40,10 +42,17 @@ def missing(packages: Iterable[str]) -> list[str]:
     return [package for package in packages if not installed([package])]
 
 
+def is_checkout() -> bool:
+    """Whether the project runs from its checkout, and not as an installed package."""
+    return (ROOT / "pyproject.toml").is_file()
+
+
 def commit() -> str | None:
     """The project's commit, 12 digits, with `+` where files differ from it; None outside a git checkout."""
+    if not is_checkout():
+        return None
     describe = ("describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+")
-    command = ["git", "-C", str(Path(__file__).parent), *describe]
+    command = ["git", "-C", str(ROOT), *describe]
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -11,6 +11,7 @@ CHECKPOINT = Path("build/checkpoint")
 STORE = Path("model_store")
 ARCHIVE = STORE / "hate.mar"
 RESULTS = Path("benchmarks/results")
+CONFIG = Path("config.properties")
 
 
 def add_artifacts(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +56,7 @@ def add_texts(parser: argparse.ArgumentParser) -> None:
 
 def default_config() -> Path:
     """TorchServe's configuration: what TS_CONFIG_FILE names, or config.properties in the working folder."""
-    return Path(os.environ.get("TS_CONFIG_FILE") or "config.properties")
+    return Path(os.environ.get("TS_CONFIG_FILE") or CONFIG)
 
 
 def add_config(parser: argparse.ArgumentParser, what: str = "TorchServe's configuration") -> None:

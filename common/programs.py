@@ -9,14 +9,20 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from common.commands import say
+from common.environment import is_checkout
 from handler.errors import UserError
 
 PACKAGE = "hate-speech-archive"
-STAGES = ("training", "export", "benchmarks", "deploy", "handler")
+STAGES = {
+    "training": "train a text classifier, and see how good it is",
+    "export": "build faster variants of it, prove them the same, and package them",
+    "benchmarks": "see whether it is still the same classifier, and how fast it is",
+    "deploy": "serve an archive, tune it, change its version, and watch it",
+    "handler": "classify without a server, and see whether one would serve",
+}
 OWN = (*STAGES, "common", "scoring", "tests")
 CHECKOUT = "python -m"  # what comes before the stage
 Main = Callable[[Sequence[str] | None], int]
@@ -48,7 +54,6 @@ class Program:
     first; `moved` has the modules whose `main` took over a verb."""
 
     stage: str
-    about: str
     verbs: tuple[Verb, ...]
     extras: str = ""
     default: str = ""
@@ -59,63 +64,71 @@ class Program:
         """Run the verb that `argv` names; its exit status."""
         given = list(sys.argv[1:] if argv is None else argv)
         first = given[0] if given else "-"
+        if first in self._verbs:
+            return self._run(first, given[1:], lambda: self.parser(first, before))
         if first in self.moved:
-            return moved(f"{self.stage} {first}", self.moved[first], import_module(self.moved[first]).main)(
-                given[1:]
-            )
-        verbs = {verb.name: verb for verb in self.verbs}
-        if first in verbs:
-            verb, given = verbs[first], given[1:]
-        elif self.default and first.startswith("-"):
-            verb = verbs[self.default]
-        else:
-            self._listing(f"{before} {self.stage}").parse_args(given)
-            return 2
-        with_list = verb.name == self.default and first != verb.name
-        return self._run(verb, given, f"{before} {self.stage}", with_list)
+            new = self.moved[first]
+            return moved(f"{self.stage} {first}", new, import_module(new).main)(given[1:])
+        if self.default and first.startswith("-"):
+            return self._run(self.default, given, lambda: self._default_parser(before))
+        self._with_list(argparse.ArgumentParser(), before, required=True).parse_args(given)
+        return 2
 
-    def parser(self, verb: Verb, prog: str) -> argparse.ArgumentParser:
+    def moved_from(self, old: str, verb: str) -> Main:
+        """`main` of the module that was called `old` before it became a verb."""
+        return moved(old, f"{self.stage} {verb}", lambda given: self.main([verb, *(given or ())]))
+
+    def parser(self, name: str, before: str = CHECKOUT) -> argparse.ArgumentParser:
         """The options of a verb."""
+        verb = self._verbs[name]
+        prog = f"{before} {self.stage} {name}"
         parser = self.parser_class(prog=prog, description=_sentence(verb.help))
         if add_arguments := verb.function("_arguments"):
             add_arguments(parser)
         return parser
 
-    def _run(self, verb: Verb, given: Sequence[str], program: str, with_list: bool) -> int:
+    @property
+    def _verbs(self) -> dict[str, Verb]:
+        return {verb.name: verb for verb in self.verbs}
+
+    def _run(self, name: str, given: Sequence[str], parser: Callable[[], argparse.ArgumentParser]) -> int:
+        verb = self._verbs[name]
         try:
-            parser = self.parser(verb, program if with_list else f"{program} {verb.name}")
-            if with_list:
-                parser.description = self.about
-                parser.epilog = f"Without a verb: {verb.name}."
-                self._add_list(parser, required=False)
-            options = parser.parse_args(given)
-            if getattr(options, "verb", None):
-                parser.error(f"{options.verb} has to come first")
+            options = parser().parse_args(given)
             return int(verb.function()(options))
         except ImportError as error:
             if (error.name or "").partition(".")[0] in OWN:
                 raise
             raise UserError(
-                f"a package that {self.stage} {verb.name} needs cannot be imported",
+                f"a package that {self.stage} {name} needs cannot be imported",
                 seen=error,
                 remedy=f"Install it: {install(verb.extras or self.extras)}",
             ) from error
 
-    def _listing(self, prog: str) -> argparse.ArgumentParser:
-        listing = argparse.ArgumentParser(prog=prog, description=self.about)
-        self._add_list(listing, required=True)
-        return listing
+    def _default_parser(self, before: str) -> argparse.ArgumentParser:
+        """The options of the default verb, and the list of verbs."""
+        parser = self._with_list(self.parser(self.default, before), before, required=False)
+        parser.epilog = f"Without a verb: {self.default}."
+        return parser
 
-    def _add_list(self, parser: argparse.ArgumentParser, *, required: bool) -> None:
+    def _with_list(
+        self, parser: argparse.ArgumentParser, before: str, *, required: bool
+    ) -> argparse.ArgumentParser:
+        parser.prog = f"{before} {self.stage}"
+        parser.description = _sentence(STAGES[self.stage])
         listed = parser.add_subparsers(
-            title="verbs",
-            metavar="verb",
-            dest="verb",
-            required=required,
-            parser_class=argparse.ArgumentParser,
+            title="verbs", metavar="verb", required=required, parser_class=_Misplaced
         )
         for verb in self.verbs:
             listed.add_parser(verb.name, help=verb.help)
+        return parser
+
+
+class _Misplaced(argparse.ArgumentParser):
+    """A verb behind options, where none is looked for."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.error("the verb has to come first")
 
 
 def moved(old: str, new: str, main: Main) -> Main:
@@ -130,9 +143,8 @@ def moved(old: str, new: str, main: Main) -> Main:
 
 def install(extras: str) -> str:
     """The command that installs what the extras name."""
-    is_checkout = (Path(__file__).parents[1] / "pyproject.toml").is_file()
     wanted = f"[{extras}]" if extras else ""
-    return f"pip install '{'.' if is_checkout else PACKAGE}{wanted}'"
+    return f"pip install '{'.' if is_checkout() else PACKAGE}{wanted}'"
 
 
 def _sentence(text: str) -> str:

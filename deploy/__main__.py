@@ -31,7 +31,7 @@ VERBS = (
         "monitor",
     ),
 )
-PROGRAM = Program("deploy", "Serve the archive, tune it, change its version, and watch it.", VERBS, "serve")
+PROGRAM = Program("deploy", VERBS, "serve")
 main = PROGRAM.main
 
 if __name__ == "__main__":

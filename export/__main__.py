@@ -23,9 +23,7 @@ VERBS = (
     Verb("keygen", "make a secret key to sign with, and its public key", f"{ARCHIVES}:keygen"),
     Verb("sign", "sign archives, or folders of artifacts, as minisign does", f"{ARCHIVES}:sign"),
 )
-PROGRAM = Program(
-    "export", "From a checkpoint to archives.", VERBS, extras="serve,train,export", default="list"
-)
+PROGRAM = Program("export", VERBS, extras="serve,train,export", default="list")
 main = PROGRAM.main
 
 if __name__ == "__main__":

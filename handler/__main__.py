@@ -7,7 +7,7 @@ VERBS = (
     Verb("predict", "classify a text, a file or standard input", "scoring.command:predict"),
     Verb("doctor", "check all that TorchServe needs, and say what to do", "common.doctor:doctor", "serve"),
 )
-PROGRAM = Program("handler", "Classify without a server, and see whether one would serve.", VERBS)
+PROGRAM = Program("handler", VERBS)
 main = PROGRAM.main
 
 if __name__ == "__main__":

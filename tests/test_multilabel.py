@@ -28,11 +28,11 @@ from handler.explanations import OCCLUSION, default_target, explain
 from handler.predictor import Prediction, Predictor
 from tests.conftest import ROOT, run_stage
 from training import data, pipeline
-from training.__main__ import summary
 from training.checkpoint import load_data, open_checkpoint
 from training.data import sources
 from training.data.splits import Split
 from training.recipe import Recipe
+from training.summary import summary
 
 LABELS = ("gold", "iron", "salt")
 SHARES = (0.5, 0.35, 0.25)

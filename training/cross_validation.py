@@ -1,4 +1,4 @@
-"""`python -m training.cross_validation`: how good a recipe is on a set that is too small for one test split.
+"""`python -m training cross-validate`: how good a recipe is on a set that is too small for one test split.
 
 Every text of a set is tested once, by a model that was trained on the other folds (stratified, shuffled by
 the split seed). Inside each training part a tenth is validation: it stops the training, sets temperature
@@ -7,6 +7,7 @@ are kept, and the same command goes on with the next. Covers: one set that comes
 split. Leaves out: joined sets; train on the others first, and give that checkpoint as `--base`.
 """
 
+import argparse
 import hashlib
 import json
 import tempfile
@@ -22,31 +23,35 @@ from common.atomic import write_json
 from common.commands import emit, positive_int, run, say
 from handler.artifact import file_sha256
 from handler.errors import UserError
-from training import __main__ as command
 from training import data
+from training.__main__ import PROGRAM
 from training.data import Dataset
 from training.data.splits import VALIDATION_SHARE, carve, codes, concatenate
+from training.options import add_options, load, prepare
+from training.options import recipe as recipe_of
 from training.recipe import Recipe
+from training.summary import table
 
 JUDGED = ("validation", "test")
 SHOWN = ("macro_f1", "accuracy", "auroc", "average_precision")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    flags = command.parser()
-    flags.prog, flags.description = "python -m training.cross_validation", "Cross-validate a recipe."
-    flags.add_argument("--folds", type=positive_int, default=10, help="default: 10")
-    flags.add_argument(
+def cross_validate_arguments(parser: argparse.ArgumentParser) -> None:
+    add_options(parser)
+    parser.add_argument("--folds", type=positive_int, default=10, help="default: 10")
+    parser.add_argument(
         "--folder",
         type=Path,
         default="build/cross-validation",
         help="keeps the figures of finished folds (default: %(default)s)",
     )
-    options = command.parse(argv, flags)
-    dataset = command.load(options)
-    say(command.table(dataset))
-    command.prepare(options)
-    recipe = command.recipe(options)
+
+
+def cross_validate(options: argparse.Namespace) -> int:
+    dataset = load(options)
+    say(table(dataset))
+    prepare(options)
+    recipe = recipe_of(options)
     place = options.folder / key(dataset, options.base, recipe, options.folds)
     figures: dict[str, list[dict]] = {split: [] for split in JUDGED}
     for number, fold in enumerate(folds(dataset, options.folds), start=1):
@@ -139,6 +144,8 @@ def summarise(figures: Sequence[dict]) -> dict:
         for name, values in table.items()
     }
 
+
+main = PROGRAM.moved_from("training.cross_validation", "cross-validate")
 
 if __name__ == "__main__":
     run(main)

@@ -20,10 +20,12 @@ META_FILE = "checkpoint.json"
 FIGURES = ("macro_f1", "accuracy", "auroc")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training runs", description=__doc__.split("\n")[0])
+def runs_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", nargs="*", type=Path, default=[Path("build")], help="default: build")
-    folders = parser.parse_args(argv).folders
+
+
+def runs(options: argparse.Namespace) -> int:
+    folders = options.folders
     found = {
         path.parent: read(path)
         for folder in folders

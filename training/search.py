@@ -14,7 +14,6 @@ training, since a search keeps no checkpoint.
 import argparse
 import dataclasses
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,35 +22,37 @@ import yaml
 from tabulate import tabulate
 
 from common.atomic import write_text
-from common.commands import emit, positive_int, run, say
+from common.commands import emit, positive_int, say
 from handler.errors import UnsupportedError, UserError
-from training import __main__ as command
 from training.data import Dataset
+from training.options import add_options, load, prepare, read_config, recipe
 from training.recipe import Recipe
 from training.recipe import options as recipe_options
+from training.summary import table
 
 OURS = {"space", "trials", "output", "config"}  # of the search; best.yaml holds all else
 RANGE = {"low", "high", "log", "step"}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    flags = command.parser()
-    flags.prog, flags.description = "python -m training search", "Search for the best recipe."
-    flags.add_argument("--space", type=Path, required=True, help="YAML: a setting a line, with its range")
-    flags.add_argument("--trials", type=positive_int, default=20, help="in all (default: 20)")
-    flags.add_argument("--output", type=Path, default="build/search", help="default: build/search")
-    options = command.parse(argv, flags)
+def search_arguments(parser: argparse.ArgumentParser) -> None:
+    add_options(parser)
+    parser.add_argument("--space", type=Path, required=True, help="YAML: a setting a line, with its range")
+    parser.add_argument("--trials", type=positive_int, default=20, help="in all (default: 20)")
+    parser.add_argument("--output", type=Path, default="build/search", help="default: build/search")
+
+
+def search(options: argparse.Namespace) -> int:
     try:
         import optuna
     except ImportError as error:
         raise UnsupportedError("optuna is not installed", remedy="Install it: pip install optuna") from error
 
-    space = read_space(options.space, flags)
+    space = read_space(options.space)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    chosen = command.recipe(options)
-    dataset = command.load(options)
-    say(command.table(dataset))
-    command.prepare(options)
+    chosen = recipe(options)
+    dataset = load(options)
+    say(table(dataset))
+    prepare(options)
     study = open_study(options, space, dataset, chosen)
     done = study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED))
     if done:
@@ -63,15 +64,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_space(path: Path, flags: argparse.ArgumentParser) -> dict[str, Any]:
+def read_space(path: Path) -> dict[str, Any]:
     """The settings to vary, each as Optuna's distribution: a list of choices, or a range of numbers with
     `low` and `high`. Every value is held to what its flag takes."""
     from optuna import distributions
 
     known = {option.name for option in recipe_options()} - {"seed"}
+    flags = argparse.ArgumentParser()
+    add_options(flags)
     actions = {action.dest: action for action in flags._actions}
     found: dict[str, Any] = {}
-    for name, values in command.read_config(path).items():
+    for name, values in read_config(path).items():
         field = str(name).replace("-", "_")
         if field not in known:
             what, remedy = f"{path} varies what is no setting of a recipe", ", ".join(sorted(known))
@@ -269,7 +272,3 @@ def _draw(study: Any, place: Path) -> None:
 
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-if __name__ == "__main__":
-    run(main)

@@ -3,7 +3,7 @@
 import argparse
 
 from common.commands import emit, say
-from common.options import add_config, add_name
+from common.options import CONFIG, add_config, add_name
 from common.signing import add_trusted_key
 from common.torchserve import is_taken, java_home, read_config
 from deploy.torchserve import server
@@ -18,6 +18,9 @@ def start_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def start(arguments: argparse.Namespace) -> int:
+    if arguments.config == CONFIG and not CONFIG.exists():
+        server.write_config(CONFIG)
+        say(f"wrote {CONFIG} and deploy/: TorchServe's configuration, which is yours to change")
     public = read_config(arguments.config)
     server.start(public, arguments.name, trusted_key=arguments.trusted_key)
     body = """'{"text": "text to classify"}'"""

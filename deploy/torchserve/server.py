@@ -30,7 +30,7 @@ from handler.artifact import archived_artifact
 from handler.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "config.properties"
+CONFIG = ROOT / "deploy" / "config.properties"  # in the checkout a link to the one at its root
 # What a configuration names by relative paths: TorchServe splits vmargs at spaces.
 BESIDE = ("java.security", "log4j2.xml", "logging.properties", "metrics.yaml")
 GRACE_S = 10  # a healthy server that still does not know its model will not come to know it
@@ -153,12 +153,24 @@ def _private_config(folder: Path, archive: Path, settings: Mapping[str, str]) ->
     changed |= {key: str(port) for key, port in zip(GRPC_PORTS, ports[len(ADDRESSES) :], strict=True)}
     kept = [line for line in CONFIG.read_text().splitlines() if line.split("=")[0] not in changed]
     text = "\n".join([*kept, *(f"{key}={value}" for key, value in changed.items())])
-    (folder / "deploy").mkdir()
-    for name in BESIDE:
-        shutil.copy(ROOT / "deploy" / name, folder / "deploy")
+    _copy_logging(folder)
     path = folder / "config.properties"
     path.write_text(text + "\n")
     return path, ports
+
+
+def write_config(path: Path) -> None:
+    """The project's configuration, with what it names, where there is none yet."""
+    _copy_logging(path.parent)
+    shutil.copy(CONFIG, path)
+
+
+def _copy_logging(folder: Path) -> None:
+    """The files that the configuration names, in a folder `deploy` next to it."""
+    (folder / "deploy").mkdir(exist_ok=True)
+    for name in BESIDE:
+        if not (folder / "deploy" / name).exists():
+            shutil.copy(ROOT / "deploy" / name, folder / "deploy")
 
 
 def start(

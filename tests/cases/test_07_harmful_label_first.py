@@ -16,8 +16,10 @@ from handler.predictor import Predictor, decide
 from handler.requests import Limits, read
 from handler.service import Service
 from tests.tiny import word_tokenizer
-from training import __main__ as training_command
 from training import data
+from training import options as settings
+from training import summary as shown
+from training.__main__ import PROGRAM
 from training.data import Columns
 from training.data.positive import positive, sign
 from training.measures.calibration import calibrate, uncalibrated
@@ -229,13 +231,13 @@ def test_data_is_told_by_flag_or_by_its_own_settings_and_training_says_it(tmp_pa
     assert data.load(spec, columns=Columns(positive_label="not")).positive.label == "NOT"
     asked = data.load(f"{spec}?positive_label=NOT")
     assert asked.positive.label == "NOT"
-    assert "looked for: 'NOT'" in training_command.table(asked)
+    assert "looked for: 'NOT'" in shown.table(asked)
     other = table(tmp_path / "other.csv", ("HOF", "NOT"))
     assert data.load(f"{spec}+{other}?positive_label=NOT").positive.label == "NOT"
     with pytest.raises(UserError, match="look for one label"):
         data.load(f"{spec}?positive_label=HOF+{other}?positive_label=NOT")
-    options = training_command.parse(["--data", spec, "--positive-label", "NOT"])
-    assert training_command.load(options).positive.label == "NOT"
+    options = PROGRAM.parser("train").parse_args(["--data", spec, "--positive-label", "NOT"])
+    assert settings.load(options).positive.label == "NOT"
     assert data.load(spec).sha256 == asked.sha256
 
 
@@ -254,10 +256,10 @@ def test_a_label_without_training_texts_is_a_warning(tmp_path: Path) -> None:
     folder.mkdir()
     table(folder / "train.csv", ("a", "b"))
     table(folder / "test.csv", ("a", "b", "c"))
-    said = training_command.table(data.load(f"csv:{folder}"))
+    said = shown.table(data.load(f"csv:{folder}"))
     assert "WARNING: the label 'c' has no training text, so it is not learnt" in said
     rare = table(tmp_path / "rare.csv", ("a",) * 30 + ("b",) * 29 + ("c",))
-    assert "the label 'c' has" in training_command.table(data.load(rare))
+    assert "the label 'c' has" in shown.table(data.load(rare))
 
 
 def test_answers_that_are_all_right_are_one_where_a_label_is_absent() -> None:

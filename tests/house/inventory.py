@@ -12,11 +12,11 @@ from unittest.mock import patch
 # Every program's module, and the verbs that are not in the table of its `PROGRAM`.
 PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "handler": ("handler.__main__", ()),
-    "training": ("training.__main__", ("search", "runs")),
+    "training": ("training.__main__", ()),
     "training.evaluation": ("training.evaluation.__main__", ()),
     "training.cross_validation": ("training.cross_validation", ()),
-    "training.epoch_time": ("benchmarks.studies.epoch_time", ()),
-    "training.data": ("training.data.__main__", ()),
+    "training.epoch_time": ("training.epoch_time", ()),
+    "training.data": ("training.data.__main__", ("describe",)),
     "export": ("export.__main__", ()),
     "benchmarks": ("benchmarks.__main__", ("plan-check",)),
     "benchmarks.studies.epoch_time": ("benchmarks.studies.epoch_time", ()),

@@ -9,7 +9,8 @@ import pytest
 
 from handler.errors import UserError
 from training import cross_validation, data
-from training.cross_validation import folds, judge, main, summarise
+from training.__main__ import main
+from training.cross_validation import folds, judge, summarise
 
 
 def test_each_text_is_tested_once_and_never_trained_on_in_its_fold(small_jsonl) -> None:
@@ -69,7 +70,7 @@ def test_the_command_says_each_fold_prints_the_whole_and_goes_on_where_it_was(
     small_jsonl, tmp_path, capsys, monkeypatch
 ) -> None:
     options = ["--data", f"jsonl:{small_jsonl}", "--base", "random:tiny", "--folder", str(tmp_path)]
-    assert main([*options, "--epochs", "1", "--folds", "2"]) == 0
+    assert main(["cross-validate", *options, "--epochs", "1", "--folds", "2"]) == 0
     said = capsys.readouterr()
     assert "fold 2 of 2: macro-F1 validation" in said.err
     first = json.loads(said.out)
@@ -78,8 +79,8 @@ def test_the_command_says_each_fold_prints_the_whole_and_goes_on_where_it_was(
     next(tmp_path.rglob("fold-2.json")).unlink()
     judged = []
     monkeypatch.setattr(cross_validation, "judge", lambda *given: judged.append(1) or judge(*given))
-    assert main([*options, "--epochs", "1", "--folds", "2"]) == 0
+    assert main(["cross-validate", *options, "--epochs", "1", "--folds", "2"]) == 0
     assert len(judged) == 1
     assert json.loads(capsys.readouterr().out) == first
-    assert main([*options, "--epochs", "2", "--folds", "2"]) == 0
+    assert main(["cross-validate", *options, "--epochs", "2", "--folds", "2"]) == 0
     assert len(judged) == 3, "another recipe has folds of its own"

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, run_stage
-from training import __main__ as command
-from training import search, tracking
+from training import command, search, tracking
+from training import options as settings
+from training.__main__ import PROGRAM
 
 TINY = ("--data", "demo", "--base", "random:tiny", "--learning-rate", "2e-3")
 
@@ -100,8 +101,8 @@ def test_a_run_that_fails_is_recorded_as_failed(folder: Path) -> None:
 def test_the_flag_knows_every_tracker() -> None:
     assert set(command.TRACKERS) == set(tracking.TRACKERS)
     with pytest.raises(SystemExit):
-        command._parser().parse_args(["--track", "nonsense"])
-    assert command._parser().parse_args(["--track", "none"]).track == ()
+        PROGRAM.parser("train").parse_args(["--track", "nonsense"])
+    assert PROGRAM.parser("train").parse_args(["--track", "none"]).track == ()
 
 
 def test_runs_are_compared_by_what_tells_them_apart(folder: Path) -> None:
@@ -149,8 +150,8 @@ def test_a_search_that_was_killed_goes_on_and_ends_with_a_recipe_and_a_picture(t
     assert len(found["trials"]) == 3
     assert found["macro_f1"] == max(trial["validation macro-F1"] for trial in found["trials"])
     assert (tmp_path / "search" / "search.png").read_bytes().startswith(b"\x89PNG")
-    options = command.parse(["--config", found["config"]])
-    assert command.recipe(options).learning_rate == pytest.approx(found["best"]["learning_rate"])
+    options = PROGRAM.parser("train").parse_args(["--config", found["config"]])
+    assert settings.recipe(options).learning_rate == pytest.approx(found["best"]["learning_rate"])
     other = search_for(tmp_path, 3, "--batch-size", 16)
     assert other.returncode == 2
     assert "something else: another recipe" in other.stderr
@@ -158,7 +159,7 @@ def test_a_search_that_was_killed_goes_on_and_ends_with_a_recipe_and_a_picture(t
 
 def test_parts_of_epochs_stay_parts(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("epochs: {low: 0.5, high: 2.5}\nbatch-size: [8, 16]\n")
-    space = search.read_space(tmp_path / "space.yaml", command.parser())
+    space = search.read_space(tmp_path / "space.yaml")
     assert (space["epochs"].low, space["epochs"].high) == (0.5, 2.5)
     assert space["batch_size"].choices == (8, 16)
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 from handler.errors import UserError
 from tests.conftest import run_stage
 from training import data
-from training.__main__ import main, parse
+from training.__main__ import PROGRAM, main
 from training.backbones import backbone
 from training.checkpoint import load_data, open_checkpoint
 from training.fit import fit, predict_logits
@@ -123,7 +123,7 @@ def test_logits_do_not_depend_on_the_order_of_the_texts(small_jsonl):
 def test_flags_override_yaml_and_yaml_overrides_defaults(tmp_path):
     config = tmp_path / "some.yaml"
     config.write_text("data: tweeteval\nlearning-rate: 2e-5\nbatch_size: 8\n")
-    options = parse(["--config", str(config), "--batch-size", "16"])
+    options = PROGRAM.parser("train").parse_args(["--config", str(config), "--batch-size", "16"])
     assert (options.data, options.learning_rate, options.batch_size) == ("tweeteval", 2e-5, 16)
     assert options.base == "minilm"
 
@@ -136,7 +136,7 @@ def test_a_wrong_config_is_answered_with_a_sentence(tmp_path, content, sentence)
     config = tmp_path / "some.yaml"
     config.write_text(content)
     with pytest.raises(UserError) as error:
-        parse(["--config", str(config)])
+        PROGRAM.parser("train").parse_args(["--config", str(config)])
     assert sentence in str(error.value)
 
 

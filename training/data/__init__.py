@@ -8,7 +8,7 @@ and fingerprints. Leaves out: each set's own format (`public`, `tables`) and the
     tables    files with columns of your own              pinned   download, or find, and check the sums
     rows      their formats, row by row                   demo     the embedded synthetic corpus
     labels    what their label columns mean               positive which label is looked for
-    label_names  how they are written                     __main__ `python -m training.data describe`
+    label_names  how they are written                     describe `python -m training data`
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """How good a checkpoint is, what it can do, and what throws it off.
 
-`python -m training.evaluation` reads one split of a checkpoint's own data. The test split is read only when
+`python -m training evaluate` reads one split of a checkpoint's own data. The test split is read only when
 it is asked for, since what is decided by looking at it is no longer tested by it.
 
     classifier     texts in, calibrated scores and labels out    pictures   SVG and PNG of the results

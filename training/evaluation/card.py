@@ -242,7 +242,7 @@ def _figures(meta: Mapping[str, Any], evaluations: list[dict[str, Any]]) -> list
     for document in evaluations:
         rows += [list(row) for row in page.figures(document)[0][1:]]
     if not rows:
-        return ["None yet: `python -m training.evaluation` gives them."]
+        return ["None yet: `python -m training evaluate` gives them."]
     lines = [page.table((rows, ["split", *page.HEADS]))]
     chosen = "test" if "test" in by_split else next(iter(by_split))
     lines += [f"Label by label, on {chosen}:", page.table(page.per_label(by_split[chosen]["labels"]))]

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from handler.errors import UserError
-from training.data.__main__ import length_tokenizer, main, token_lengths
+from training.__main__ import main
+from training.data.describe import length_tokenizer, token_lengths
 from training.recipe import Recipe
 
 
@@ -13,7 +14,7 @@ def write(path, rows):
 
 
 def described(capsys, *argv):
-    assert main(["describe", *map(str, argv)]) == 0
+    assert main(["data", *map(str, argv)]) == 0
     shown = capsys.readouterr()
     return json.loads(shown.out), shown.err
 
@@ -94,4 +95,4 @@ def test_lengths_are_those_of_the_tokenizer_beyond_one_window():
 
 def test_a_base_that_cannot_be_loaded_is_answered_before_the_data_is_read(tmp_path):
     with pytest.raises(UserError, match="no tokenizer that can be read"):
-        main(["describe", "--base", str(tmp_path), "--data", "csv:/no/such/file.csv"])
+        main(["data", "--base", str(tmp_path), "--data", "csv:/no/such/file.csv"])

@@ -2,9 +2,8 @@
 
 import pytest
 
-from training.__main__ import main as train
+from training.__main__ import main
 from training.checkpoint import load_data, open_checkpoint
-from training.evaluation.__main__ import main
 from training.evaluation.classifier import load_classifier
 
 
@@ -12,7 +11,7 @@ from training.evaluation.classifier import load_classifier
 def checkpoint(small_jsonl, tmp_path_factory):
     folder = tmp_path_factory.mktemp("build") / "checkpoint"
     options = ["--epochs", "1", "--learning-rate", "1e-2"]
-    train(["--data", f"jsonl:{small_jsonl}", "--base", "random:tiny", "--output", str(folder), *options])
+    main(["--data", f"jsonl:{small_jsonl}", "--base", "random:tiny", "--output", str(folder), *options])
     return open_checkpoint(folder)
 
 
@@ -30,5 +29,8 @@ def classifier(checkpoint):
 def evaluated(checkpoint, tmp_path_factory):
     """The folder of an evaluation of validation, outside the checkpoint."""
     output = tmp_path_factory.mktemp("evaluation")
-    assert main(["--checkpoint", str(checkpoint.folder), "--output", str(output), "--sample", "40"]) == 0
+    assert (
+        main(["evaluate", "--checkpoint", str(checkpoint.folder), "--output", str(output), "--sample", "40"])
+        == 0
+    )
     return output / "validation"

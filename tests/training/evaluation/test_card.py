@@ -6,9 +6,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from training.__main__ import parse
+from training.__main__ import PROGRAM, main
 from training.checkpoint import Checkpoint, open_checkpoint
-from training.evaluation.__main__ import main
 from training.evaluation.card import card, command_line, read_evaluations, write_card
 from training.evaluation.page import short
 
@@ -42,7 +41,7 @@ def test_the_hub_reads_the_card(checkpoint):
 def test_an_evaluation_refreshes_the_card_and_leaves_the_checkpoint_what_it_was(copy, monkeypatch):
     before = {file.name: file.read_bytes() for file in copy.folder.iterdir() if file.name != "README.md"}
     assert "## Robustness" not in (copy.folder / "README.md").read_text()
-    main(["--checkpoint", str(copy.folder), "--sample", "25"])
+    main(["evaluate", "--checkpoint", str(copy.folder), "--sample", "25"])
     text = (copy.folder / "README.md").read_text()
     for part in (
         "## Robustness, on validation",
@@ -75,7 +74,7 @@ def test_an_evaluation_that_lies_elsewhere_has_its_card_there(evaluated, checkpo
 def test_the_command_line_gives_the_recipe_again(checkpoint):
     words = command_line(checkpoint.meta).split()
     assert words[:3] == ["python", "-m", "training"]
-    options = parse(words[3:])
+    options = PROGRAM.parser("train").parse_args(words[3:])
     assert (options.epochs, options.learning_rate, options.base) == (1, 1e-2, "random:tiny")
     assert options.batch_size is None  # as by default
     meta = about(

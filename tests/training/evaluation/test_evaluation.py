@@ -13,6 +13,7 @@ from sklearn.metrics import classification_report
 from handler.errors import UserError
 from tests.conftest import run_stage
 from training import data
+from training.__main__ import main
 from training.backbones import backbone
 from training.checkpoint import (
     describe_data,
@@ -22,7 +23,6 @@ from training.checkpoint import (
     write_checkpoint,
 )
 from training.data import Split
-from training.evaluation.__main__ import main
 from training.evaluation.classifier import Classifier
 from training.evaluation.document import evaluate_checkpoint
 from training.evaluation.page import markdown
@@ -79,7 +79,7 @@ def test_the_page_shows_every_picture_and_each_is_there_twice(evaluated):
 
 
 def test_a_second_run_writes_the_same_bytes(evaluated, checkpoint, tmp_path):
-    main(["--checkpoint", str(checkpoint.folder), "--output", str(tmp_path), "--sample", "40"])
+    main(["evaluate", "--checkpoint", str(checkpoint.folder), "--output", str(tmp_path), "--sample", "40"])
     for name in PICTURES:
         for kind in ("svg", "png"):
             file = f"{name}.{kind}"
@@ -88,7 +88,17 @@ def test_a_second_run_writes_the_same_bytes(evaluated, checkpoint, tmp_path):
 
 def test_without_robustness_an_earlier_picture_of_it_goes(checkpoint, tmp_path):
     for sample, there in (("30", True), ("0", False)):
-        main(["--checkpoint", str(checkpoint.folder), "--output", str(tmp_path), "--sample", sample])
+        main(
+            [
+                "evaluate",
+                "--checkpoint",
+                str(checkpoint.folder),
+                "--output",
+                str(tmp_path),
+                "--sample",
+                sample,
+            ]
+        )
         assert (tmp_path / "validation" / "robustness.png").exists() == there
     jsonschema.validate(json.loads((tmp_path / "validation" / "evaluation.json").read_text()), SCHEMA)
 
@@ -96,9 +106,9 @@ def test_without_robustness_an_earlier_picture_of_it_goes(checkpoint, tmp_path):
 def test_test_is_read_only_when_asked_for(evaluated, capsys, checkpoint, tmp_path):
     assert not (evaluated.parent / "test").exists()
     arguments = ["--checkpoint", str(checkpoint.folder), "--output", str(tmp_path), "--sample", "0"]
-    main(arguments)
+    main(["evaluate", *arguments])
     assert "\ntest" not in capsys.readouterr().err
-    main([*arguments, "--split", "test"])
+    main(["evaluate", *arguments, "--split", "test"])
     document = json.loads(capsys.readouterr().out)
     assert document["split"] == "test"
     assert document["figures"]["n"] == checkpoint.meta["data"]["splits"]["test"]["n"]
@@ -171,7 +181,7 @@ def test_hatecheck_is_measured_beside_our_own_cases(checkpoint, tmp_path):
         "Some made up words.,hateful,made_up,\nOther made up words.,non-hateful,made_up_too,\n"
     )
     arguments = ["--checkpoint", str(checkpoint.folder), "--output", str(tmp_path), "--sample", "0"]
-    main([*arguments, "--hatecheck", str(file)])
+    main(["evaluate", *arguments, "--hatecheck", str(file)])
     found = json.loads((tmp_path / "validation" / "evaluation.json").read_text())["functional"]
     assert (found["hatecheck"]["n"], found["templates"]["n"]) == (2, 588)
     assert (tmp_path / "validation" / "functional-hatecheck.png").is_file()
@@ -231,7 +241,9 @@ def test_a_prediction_file_of_tweeteval_scores_what_we_report(tmp_path):
 
 def test_a_set_that_publishes_no_such_split_has_no_prediction_file(checkpoint, tmp_path):
     with pytest.raises(UserError, match="publishes no validation split"):
-        main(["--checkpoint", str(checkpoint.folder), "--predictions", str(tmp_path / "hate.txt")])
+        main(
+            ["evaluate", "--checkpoint", str(checkpoint.folder), "--predictions", str(tmp_path / "hate.txt")]
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -253,7 +265,7 @@ def test_random_weights_are_said_to_mean_nothing(small_jsonl, tmp_path, capsys):
         **describe_surroundings(),
     }
     write_checkpoint(tmp_path / "checkpoint", model, tokenizer, meta)
-    main(["--checkpoint", str(tmp_path / "checkpoint"), "--sample", "0"])
+    main(["evaluate", "--checkpoint", str(tmp_path / "checkpoint"), "--sample", "0"])
     assert "the figures mean nothing" in capsys.readouterr().err
     folder = tmp_path / "checkpoint" / "evaluation" / "validation"
     assert "The weights are random" in (folder / "evaluation.md").read_text()
@@ -272,7 +284,7 @@ def test_random_weights_are_said_to_mean_nothing(small_jsonl, tmp_path, capsys):
     ],
 )
 def test_a_users_mistake_ends_with_a_sentence_and_status_2(arguments, part):
-    done = run_stage("training.evaluation", *arguments)
+    done = run_stage("training", "evaluate", *arguments)
     assert done.returncode == 2
     assert part in done.stderr
     assert "Traceback" not in done.stderr

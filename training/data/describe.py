@@ -1,0 +1,191 @@
+"""`python -m training data`: what a training would read, before it is trained on.
+
+For each split and each held-out part of a joined set: texts, labels, lengths in tokens, copies, leaks, and
+every row left out with its reason and first lines.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+from tqdm import tqdm
+
+from common.commands import emit, say
+from training import data
+from training.command import train_arguments
+from training.data import splits
+from training.data.splits import Split
+from training.options import columns
+from training.recipe import Recipe, is_random
+from training.summary import places
+
+OPTIONS = (
+    *("data", "data_dir", "text_column", "label_column", "labels", "positive_label", "encoding"),
+    *("split_seed", "config", "base", "max_length", "help"),
+)
+AT_ONCE = 1000  # texts tokenised together
+
+
+def describe_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of a training, so that its command line and its YAML can be given as they are."""
+    train_arguments(parser)
+    for action in parser._actions:
+        if action.dest not in OPTIONS:
+            action.help = argparse.SUPPRESS
+
+
+def describe_data(options: argparse.Namespace) -> int:
+    tokenizer = length_tokenizer(options.base)
+    dataset = data.load(options.data, options.data_dir, options.split_seed, columns(options))
+    report = describe(dataset, tokenizer, options.max_length or Recipe.max_length)
+    report["base"] = options.base
+    say(page(report))
+    say("\n".join([str(dataset.positive), *dataset.warnings()]))
+    emit(report)
+    return 0
+
+
+def length_tokenizer(base: str) -> Any:
+    """The Rust tokenizer of a base model, which cuts and pads nothing."""
+    from tokenizers import Tokenizer
+
+    from training.backbones import minilm_folder, tokenizer_of
+
+    if base == "minilm" or is_random(base):
+        found = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
+    else:
+        found = tokenizer_of(base, str(Path(base).expanduser())).backend_tokenizer
+    found.no_truncation()
+    found.no_padding()
+    return found
+
+
+def describe(dataset: data.Dataset, tokenizer: Any, max_length: int) -> dict[str, Any]:
+    """The report: counts, lengths in tokens, and what was dropped, with lines where there are any."""
+
+    def of(name: str, split: Split) -> dict[str, Any]:
+        keys = splits.digests(split.texts)
+        return {
+            "texts": len(split),
+            "labels": data.count(split, dataset.labels),
+            "probabilities": split.soft is not None,
+            "copies": len(keys) - len(np.unique(keys)),
+            "tokens": token_lengths(split.texts, tokenizer, max_length, name),
+        }
+
+    return {
+        "spec": dataset.spec,
+        "sha256": dataset.sha256,
+        "task": dataset.task,
+        "labels": list(dataset.labels),
+        "positive_label": dataset.positive.label,
+        "warnings": dataset.warnings(),
+        "max_length": max_length,
+        "parts": [vars(part) for part in dataset.parts],
+        "splits": {name: of(name, split) for name, split in dataset.splits.items()},
+        "others": {
+            name: {held: of(f"{held} of {name}", split) for held, split in own.items()}
+            for name, own in dataset.others.items()
+        },
+        "leaks": dataset.leaks,
+        "dropped": {
+            name: {
+                reason: {"rows": count, "lines": dataset.lines.get(name, {}).get(reason, [])}
+                for reason, count in reasons.items()
+            }
+            for name, reasons in dataset.dropped.items()
+        },
+    }
+
+
+def token_lengths(texts: Sequence[str], tokenizer: Any, max_length: int, name: str) -> dict[str, Any]:
+    """Mean, percentiles and maximum of the lengths in tokens, and the share of texts above `max_length`.
+
+    Lengths are counted, not kept, so that a million texts take the memory of a thousand.
+    """
+    counts = np.zeros(1, dtype=np.int64)  # of texts with as many tokens as the place says
+    with tqdm(total=len(texts), desc=name, unit=" texts", unit_scale=True, delay=2, disable=None) as bar:
+        waiting: list[str] = []
+        for text in texts:
+            waiting.append(text)
+            if len(waiting) == AT_ONCE:
+                counts = _counted(counts, waiting, tokenizer)
+                bar.update(AT_ONCE)
+                waiting.clear()
+        counts = _counted(counts, waiting, tokenizer)
+    total = int(counts.sum())
+    if not total:
+        return {"mean": None, "p50": None, "p90": None, "p99": None, "max": None, "over_max_length": 0.0}
+    below = np.cumsum(counts)
+    percentiles = {f"p{p}": int(np.searchsorted(below, total * p / 100)) for p in (50, 90, 99)}
+    return {
+        "mean": round(float((counts * np.arange(len(counts))).sum() / total), 2),
+        **percentiles,
+        "max": len(counts) - 1,
+        "over_max_length": round(float(counts[max_length + 1 :].sum() / total), 5),
+    }
+
+
+def _counted(counts: np.ndarray, texts: list[str], tokenizer: Any) -> np.ndarray:
+    found = np.bincount([len(encoding) for encoding in tokenizer.encode_batch_fast(texts)])
+    longer, shorter = (counts, found) if len(counts) >= len(found) else (found, counts)
+    whole = longer.copy()
+    whole[: len(shorter)] += shorter
+    return whole
+
+
+def page(report: dict[str, Any]) -> str:
+    """The report for people."""
+    held = {
+        f"{split} of {name}": part for name, own in report["others"].items() for split, part in own.items()
+    }
+    rows = {**report["splits"], **held}
+    labels = report["labels"]
+    lines = [
+        f"{report['spec']}: {report['task']}, {len(labels)} labels",
+        "",
+        tabulate(
+            [[name, part["texts"], *map(_share_of(part), labels)] for name, part in rows.items()],
+            ["texts of", "texts", *labels],
+            intfmt=",",
+        ),
+        "",
+        tabulate(
+            [
+                [name, *list(part["tokens"].values())[:-1], f"{part['tokens']['over_max_length']:.2%}"]
+                for name, part in rows.items()
+            ],
+            ["tokens of", "mean", "p50", "p90", "p99", "max", f"over {report['max_length']}"],
+            floatfmt=".1f",
+            intfmt=",",
+            missingval="–",
+        ),
+    ]
+    if len(report["parts"]) > 1:
+        parts = [[part["spec"], f"{part['weight']:g}", part["texts"]] for part in report["parts"]]
+        lines += ["", tabulate(parts, ["train is joined from", "weight", "texts"], intfmt=",")]
+    lines.append("")
+    if any(part["probabilities"] for part in rows.values()):
+        lines.append("training learns from probabilities; labels hold from one half")
+    for name, leak in report["leaks"].items():
+        lines.append(
+            f"leaks: {leak['texts']:,} texts of {name} stood in train too, {leak['other_label']:,} of them "
+            "with another label"
+        )
+    for name, part in rows.items():
+        if part["copies"]:
+            lines.append(f"copies: {part['copies']:,} texts of {name} stand there more than once")
+    for name, reasons in report["dropped"].items():
+        for reason, found in reasons.items():
+            where = places(found["rows"], found["lines"])
+            lines.append(f"dropped from {name}: {found['rows']:,} {reason}{where}")
+    if not report["dropped"]:
+        lines.append("nothing was dropped")
+    return "\n".join(lines)
+
+
+def _share_of(part: dict[str, Any]) -> Callable[[str], str]:
+    return lambda label: f"{part['labels'][label]:,} ({part['labels'][label] / max(part['texts'], 1):.1%})"

@@ -1,0 +1,197 @@
+"""The options of everything that trains: flags, over the YAML that `--config` names, over defaults."""
+
+import argparse
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.commands import not_negative_float, not_negative_int, positive_float, positive_int, share
+from common.options import add_data_dir, add_threads
+from handler.errors import UserError
+from training import data
+from training.data import sources
+from training.recipe import Recipe, default_recipe
+from training.recipe import options as recipe_options
+
+
+def _dropout(text: str) -> float:
+    """A share, or -1 for the base model's own."""
+    return -1.0 if float(text) == -1 else share(text)
+
+
+KINDS = {
+    "seed": not_negative_int,
+    "dropout": _dropout,
+    "label_smoothing": share,
+    "teacher_weight": share,
+    "teacher_temperature": positive_float,
+    "warmup_share": share,
+    "learning_rate": positive_float,
+    "head_learning_rate": positive_float,
+    "lora_rank": not_negative_int,
+}
+DEFAULT_KINDS: dict[Any, Any] = {int: positive_int, float: not_negative_float, str: str}
+
+
+class SettingsParser(argparse.ArgumentParser):
+    """Takes what flags leave open from the YAML that `--config` names."""
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        options = super().parse_args(args, namespace)
+        if getattr(options, "config", None) is None:
+            return options
+        self.set_defaults(**_settings(self, options.config))
+        return super().parse_args(args, namespace)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Data, base model, recipe, and what every use of them takes."""
+    known = ", ".join(source.form for source in sources.SOURCES.values())
+    parser.add_argument("--data", default="demo", help=f"{known} (default: demo)")
+    parser.add_argument(
+        "--base", default="minilm", help="minilm, a hub name, a folder, or random:… (default: minilm)"
+    )
+    add_data_dir(parser)
+    parser.add_argument("--text-column", default="text", help="of a table (default: text)")
+    parser.add_argument(
+        "--label-column",
+        default="label",
+        help="of a table; several, separated by commas, are independent labels (default: label)",
+    )
+    parser.add_argument(
+        "--labels", default="", help="label names, in order, separated by commas; other rows are dropped"
+    )
+    parser.add_argument(
+        "--positive-label",
+        default="",
+        help="the label to detect (default: a guess, which is shown)",
+    )
+    parser.add_argument("--encoding", default="utf-8", help="of csv: and jsonl: (default: utf-8)")
+    for option in recipe_options():
+        _add(parser, option)
+    parser.add_argument("--split-seed", type=not_negative_int, default=0, help="of the splits (default: 0)")
+    add_threads(parser, "torch's own choice")
+    parser.add_argument(
+        "--trust-remote-code",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="run the code that a base model ships, where transformers has none for it",
+    )
+    parser.add_argument("--config", type=Path, help="YAML with these options; flags override it")
+
+
+def _add(parser: argparse.ArgumentParser, option: dataclasses.Field[Any]) -> None:
+    """A flag for a field of the recipe; without it, the field keeps its default."""
+    words, choices = option.metadata["words"], option.metadata["choices"]
+    shown = "3, and 0 for random: bases" if option.name == "epochs" else option.default
+    settings: dict[str, Any] = {"help": f"{words} (default: {shown or 'none'})", "default": None}
+    if isinstance(option.default, bool):
+        settings["action"] = argparse.BooleanOptionalAction
+    elif choices:
+        settings["choices"] = choices
+    else:
+        settings["type"] = KINDS.get(option.name, DEFAULT_KINDS[option.type])
+    parser.add_argument(f"--{option.name.replace('_', '-')}", **settings)
+
+
+def load(options: argparse.Namespace) -> data.Dataset:
+    """The data that the options name."""
+    if options.data.startswith("texts:"):
+        raise UserError(
+            "There is nothing to learn from texts without labels",
+            seen=options.data,
+            remedy="Give csv: or jsonl:",
+        )
+    return data.load(options.data, options.data_dir, options.split_seed, columns(options))
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Threads as asked for, freed memory kept, and libraries that speak up about errors alone."""
+    from training import pipeline
+
+    _quieten()
+    pipeline.use_threads(options.threads)
+    pipeline.keep_freed_memory()
+
+
+def _settings(parser: argparse.ArgumentParser, config: Path) -> dict[str, Any]:
+    """What a YAML file sets, checked as flags are; `UserError` for what `parser` does not take."""
+    known = {
+        action.dest: action
+        for action in parser._actions
+        if action.option_strings and action.dest not in ("help", "config")
+    }
+    defaults: dict[str, Any] = {}
+    for name, value in read_config(config).items():
+        dest = str(name).replace("-", "_")
+        if dest not in known:
+            close = get_close_matches(dest, known, n=1)
+            meant = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}."
+            raise UserError(f"Unknown setting in {config}", seen=name, remedy=meant)
+        _check_kind(config, name, value, known[dest])
+        # As strings, argparse converts and checks them the way it does the flags; but for choices.
+        defaults[dest] = value if isinstance(value, bool) else _as_flag(dest, value)
+        choices = known[dest].choices
+        if choices and defaults[dest] not in choices:
+            remedy = f"Choose {' or '.join(map(str, choices))}."
+            raise UserError(f"{config} sets {name} to what it cannot be", seen=value, remedy=remedy)
+    return defaults
+
+
+def _check_kind(config: Path, name: str, value: Any, action: argparse.Action) -> None:
+    """A setting is yes or no exactly where its flag is: the string "false" would count as yes."""
+    wanted = isinstance(action, argparse.BooleanOptionalAction | argparse._StoreTrueAction)
+    if value is None or wanted != isinstance(value, bool):
+        remedy = "Write true or false." if wanted else "Write a value, or leave the line out."
+        seen = "nothing" if value is None else repr(value)
+        raise UserError(f"{config} sets {name} to what it cannot be", seen=seen, remedy=remedy)
+
+
+def _as_flag(name: str, value: Any) -> str:
+    """As it is written on the command line: sets of `data` are joined by +, other lists by commas."""
+    return ("+" if name == "data" else ",").join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def columns(options: argparse.Namespace) -> sources.Columns:
+    labels = tuple(label.strip() for label in options.labels.split(",") if label.strip())
+    return sources.Columns(
+        options.text_column, options.label_column, labels, options.encoding, options.positive_label
+    )
+
+
+def recipe(options: argparse.Namespace) -> Recipe:
+    names = [option.name for option in recipe_options()]
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return dataclasses.replace(default_recipe(options.base), **given)
+
+
+def read_config(path: Path) -> dict[Any, Any]:
+    """The settings in a YAML file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Cannot read {path}", seen=error.strerror, remedy="Check the path.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        seen = str(error).split("\n")[0]
+        raise UserError(f"{path} is not YAML", seen=seen, remedy="Correct it.") from error
+    if not isinstance(content, dict):
+        seen = type(content).__name__
+        raise UserError(f"{path} holds no settings", seen=seen, remedy="Write lines such as `epochs: 3`.")
+    return content
+
+
+def _quieten() -> None:
+    """Leave the terminal to us: libraries speak up about errors alone."""
+    import huggingface_hub
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    huggingface_hub.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|transformers|accelerate|peft")
