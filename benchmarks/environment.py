@@ -5,11 +5,11 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 import psutil
 
 from benchmarks.in_process import gpu
+from benchmarks.records import Machine, read
 from common.environment import installed, machine, versions
 from handler.machine import available_cpus, cpu_features
 from handler.runtimes import PACKAGES
@@ -19,7 +19,7 @@ VERSIONED = (*PACKAGES, "tokenizers", "torchserve", "numpy", "aiohttp")
 BUSY_SHARE = 0.25
 
 
-def fingerprint() -> dict[str, Any]:
+def fingerprint() -> Machine:
     """The machine (its `id` covers the hardware alone) and the versions that ran on it."""
     hardware = {
         **machine(),
@@ -30,7 +30,7 @@ def fingerprint() -> dict[str, Any]:
         hardware["gpus"] = cards
     digest = hashlib.sha256(json.dumps(hardware, sort_keys=True).encode()).hexdigest()
     of_gpus = installed(gpu.PACKAGES) | gpu.versions() if cards else {}
-    return {"id": digest[:12], **hardware, "versions": versions(VERSIONED) | of_gpus}
+    return read({"id": digest[:12], **hardware, "versions": versions(VERSIONED) | of_gpus}, Machine)
 
 
 def memory_bytes() -> int:

@@ -20,6 +20,7 @@ from benchmarks.ceilings.gemms import Encoder
 from benchmarks.in_process.pool import Failure
 from benchmarks.names import CUDA_REFERENCE, REFERENCE
 from benchmarks.profiles import Profile
+from benchmarks.records import Report, plain
 from benchmarks.sameness.scores import sample
 from benchmarks.served.run import check_archive
 from common.atomic import recover_all
@@ -100,12 +101,12 @@ class Subject:
             texts[VALIDATION] = self.validation.texts
         return texts | {name: cases.texts for name, cases in self.suites.items()}
 
-    def flipped_texts(self, reports: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], str]:
-        """By split and row, the texts that reports say have flipped: for whoever has the data."""
+    def flipped_texts(self, report: Report) -> dict[tuple[str, int], str]:
+        """By split and row, the texts that flipped by the report: for whoever has the data."""
         return {
-            (one["split"], one["row"]): self.splits[one["split"]].texts[one["row"]]
-            for report in reports
-            for one in report.get("flipped", [])
+            (flip.split, flip.row): self.splits[flip.split].texts[flip.row]
+            for variant in report.variants
+            for flip in variant.flipped
         }
 
     def identity(self) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class Subject:
             "peers": {name: str(place) for name, place in self.places.items()},
             "data": self.data,
             "texts": {name: _sha256(texts) for name, texts in (self.scored | {"": self.timed}).items()},
-            "machine": environment.fingerprint(),
+            "machine": plain(environment.fingerprint()),
             "commit": commit(),
         }
 

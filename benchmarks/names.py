@@ -1,6 +1,7 @@
 """What variants, controls, cases and servers are called in every report."""
 
 REFERENCE = "fp32"
+GATE = "gate"  # the split that decides
 CUDA_REFERENCE = "cuda-fp32"  # the same for what computes on a GPU: no ratio crosses from one to the other
 # The matrix products alone, timed in a process of their own beside the variants.
 FLOOR = "floor"

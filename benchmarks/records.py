@@ -1,119 +1,679 @@
-"""Reports: the document of one variant, and that of all variants of a run side by side.
+"""What a run of the suite writes down: a report of all its variants, and what stands in it.
 
-Covers what stands in them, their schema (`report.schema.json`), and finding things in them. Leaves out
-measuring (`suite`), files (`results`) and how they look (`pages`).
+The types are the schema (`report.schema.json` is made from them by `python -m benchmarks.records`): a report
+that they refuse is neither written nor read. A field that may be absent has a default, and is left out while
+it has it.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-import jsonschema
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
-from benchmarks.in_process.pool import Failure
-from benchmarks.names import CUDA_REFERENCE, REFERENCE
-from handler.artifact import Artifact
+from benchmarks.names import CUDA_REFERENCE, GATE, REFERENCE
 
-SCHEMA = 1
-SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
 DIGITS = 5  # significant: more than any of the measurements has, fewer than hide what is the same
-AS_PEER = ("latency", "quality", "parity", "resources", "served", "open", "saturation")  # what a peer shows
+LEAST_CASES = 3  # of latency, in a row that was measured
 
-Report = dict[str, Any]
-
-
-def measured(head: Mapping[str, Any], artifact: Artifact, **findings: Any) -> Report:
-    """The report of a variant that got through; `findings` are the fields that were measured."""
-    return tidy(
-        {
-            **head,
-            "name": artifact.name,
-            "status": "measured",
-            "error": None,
-            "artifact_sha256": artifact.sha256,
-            "artifact": describe(artifact),
-            **findings,
-            "proof": artifact.meta.get("proof", {}),
-        }
-    )
+Count = Annotated[int, Meta(ge=0)]
+Some = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Text = Annotated[str, Meta(min_length=1)]
+Name = Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9-]*$")]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Device = Annotated[str, Meta(pattern="^(cpu|cuda(:[0-9]+)?)$")]
+Errors = dict[str, Some]
+T = TypeVar("T")
 
 
-def failed(head: Mapping[str, Any], name: str, artifact: Artifact | None, failure: Failure) -> Report:
-    """The report of a variant that dropped out: nothing measured, and why."""
-    empty: Report = {
-        field: {} for field in ("quality", "quality_served", "parity", "parity_served", "resources")
-    }
-    return tidy(
-        {
-            **head,
-            "name": name,
-            "status": "failed",
-            "error": {"stage": failure.stage, "message": failure.message},
-            "artifact_sha256": artifact.sha256 if artifact else None,
-            "artifact": describe(artifact) if artifact else None,
-            **empty,
-            "latency": [],
-            "served": [],
-            "served_error": None,
-            "proof": {},
-        }
-    )
+class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A part of a report."""
+
+    def __bool__(self) -> Literal[True]:
+        return True
 
 
-def describe(artifact: Artifact) -> dict[str, Any]:
-    meta = artifact.meta
-    return {key: meta.get(key) for key in ("summary", "runtime", "parent", "check")} | {
-        "max_length": artifact.max_length,
-        "build_seconds": meta["build"].get("seconds"),
-    }
+class Serving(Record):
+    """Which variants are worth a server, and by which rule they were taken."""
+
+    names: list[str]
+    rule: Text
 
 
-class Documented(Protocol):
-    """What a row says of somebody else's way, `peers.Peer` and `rival_servers.Rival` alike."""
+class Run(Record):
+    """`others_cores` are what other processes took while latency was measured; `resumed` counts how often the
+    run was interrupted and went on; an answer after `objective_p99_ms` is not a good one; `margin` is the
+    drop of macro-F1 that is allowed."""
+
+    id: Text
+    started_at: Text
+    seconds: Positive
+    profile: Text
+    threads: Some
+    load_average_before: float | None
+    commit: str | None
+    objective_p99_ms: Positive | None = None
+    margin: Share | None = None
+    others_cores: NotNegative | None = None
+    resumed: Count | None = None
+    serving: Serving | None = None
+
+
+class Card(Record):
+    name: Text
+    capability: Annotated[list[Count], Meta(min_length=2, max_length=2)]
+    memory_gb: int | float
+
+
+class Machine(Record):
+    """`id` is a fingerprint of the hardware."""
+
+    id: Text
+    cpu: str
+    cores: Some
+    memory_gb: int | float
+    cpu_features: list[str]
+    system: str
+    versions: dict[str, str]
+    gpus: list[Card] = []
+
+
+class Lengths(Record):
+    """Tokens of the timed texts."""
+
+    mean: Positive
+    p50: Positive
+    p90: Positive
+    p99: Positive
+
+
+class Data(Record):
+    """`positive_label` is the one looked for, None where none was named; an older report does not say."""
+
+    spec: Text
+    sha256: Text
+    base: Text
+    labels: Annotated[list[str], Meta(min_length=2)]
+    labels_meaningful: bool
+    tokens: Lengths
+    timed_split: Text
+    task: Literal["single-label", "multi-label"] | None = None  # single-label where it is not told
+    positive_label: str | UnsetType | None = UNSET
 
     @property
-    def name(self) -> str: ...
+    def multi_label(self) -> bool:
+        return self.task == "multi-label"
+
+
+class Failed(Record):
+    stage: str
+    message: str
+
+
+class Check(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The comparison with fp32 on validation texts at export."""
+
+    equal: bool
+    note: str | None = None
+    split: str | None = None
+    n: int | None = None
+    label_agreement: float | None = None
+    max_prob_diff: float | None = None
+    mean_prob_diff: float | None = None
+    macro_f1: float | None = None
+    macro_f1_drop: tuple[float, float] | None = None
+    batch_mate_diff: float | None = None
+
+
+class Built(Record):
+    """What an artifact says of itself."""
+
+    summary: str
+    runtime: str
+    parent: str | None
+    check: Check
+    max_length: int
+    build_seconds: NotNegative | UnsetType | None = UNSET
+
+
+class Ratio(Record):
+    """Time of the reference by the time of the variant, paired by round; `noise` is the reference against
+    itself, as a factor."""
+
+    ratio: Positive
+    low: Positive
+    high: Positive
+    noise: Annotated[float, Meta(ge=1)] | None
+    verdict: Literal["faster", "slower", "not different", "reference", "noise unknown"]
 
     @property
-    def summary(self) -> str: ...
+    def is_decided(self) -> bool:
+        return self.verdict in ("faster", "slower")
+
+
+class LengthBin(Record):
+    """Texts one by one, of more tokens than in the bin before and of `up_to` at most."""
+
+    up_to: Some
+    n: Some
+    p50_ms: Positive
+    p99_ms: Positive | None
+
+
+class Roofline(Record):
+    """What the variant's own arithmetic and bytes take at the peaks measured in the same run: `floor_ms` is
+    the larger of the two, `share` is `floor_ms / p50_ms`."""
+
+    gflop: Positive
+    weight_mb: Positive
+    compute_ms: Positive
+    memory_ms: Positive
+    floor_ms: Positive
+    share: Positive
+
+
+class Peak(Record):
+    """On a GPU, of all the variant's linear and attention products: their rate, and its share of the floor's
+    fp16 products (fp8 and int8 may go above 1) and of the data sheet's."""
+
+    tflops: Positive
+    of_measured: Positive
+    of_datasheet: Positive | None
+
+
+class Latency(Record):
+    """A case in process. `batch` is texts in one call; `tokens` of every text, None for real texts; `p99_ms`
+    is None below 100 samples; `speedup` is over fp32 (on a GPU, over cuda-fp32), `p99_speedup` of p99s over
+    the same, `vs_pipeline` over the peer hf-pipeline; `int8_floors` is `p50_ms / int8_ms` of the floor;
+    `model_p50_ms` is from tokens to logits; `gpu_busy_ms` is by the profiler, kernels and copies without
+    gaps."""
+
+    case: Text
+    batch: Some
+    tokens: int | None
+    samples: Some
+    rounds: Some
+    p50_ms: Positive
+    p90_ms: Positive | None
+    p99_ms: Positive | None
+    texts_per_second: Positive
+    speedup: Ratio
+    p99_speedup: Ratio | None = None
+    vs_pipeline: Ratio | None = None
+    tokenise_p50_ms: Positive | None = None
+    model_p50_ms: Positive | None = None
+    by_length: list[LengthBin] = []
+    int8_floors: Positive | None = None
+    roofline: Roofline | None = None
+    gpu_busy_ms: Positive | None = None
+    peak: Peak | None = None
+
+
+class Level(Record):
+    """Clients that wait for their answers: `requests_per_second` were answered with 200, its range is over
+    the passes; `load_generator_cores` is CPU seconds per second of the clients."""
+
+    concurrency: Some
+    passes: Some
+    seconds: Positive
+    requests: Count
+    requests_per_second: NotNegative
+    requests_per_second_range: tuple[float, float]
+    p50_ms: Positive | None
+    p90_ms: Positive | None
+    p99_ms: Positive | None
+    errors: Errors
+    load_generator_cores: NotNegative
+
+
+class Many(Record):
+    """As served, requests of `texts` texts each; the share is of the texts per second of the largest batch of
+    real texts in process."""
+
+    texts: Annotated[int, Meta(ge=2)]
+    concurrency: Some
+    passes: Some
+    requests: Count
+    p50_ms: Positive | None
+    errors: Errors
+    texts_per_second: NotNegative
+    share_of_in_process: NotNegative
+
+
+class TimeSplit(Record):
+    """Where the time of an answered request goes, means in ms."""
+
+    queue: float
+    handler: float
+    http: float
+
+
+class OpenLevel(Record):
+    """Arrivals that do not wait (Poisson); latency counts from the intended arrival. `goodput_rps` are
+    answers within the run's objective, `saturated` says that the server could not keep up, `late_p99_ms` is
+    how late the generator itself sent (part of the latency), `split_ms` None where the server does not
+    tell."""
+
+    offered_rps: Positive
+    seconds: Positive
+    arrivals: Some
+    answered_rps: NotNegative
+    goodput_rps: NotNegative
+    p50_ms: Positive | None
+    p90_ms: Positive | None
+    p99_ms: Positive | None
+    errors: Errors
+    saturated: bool
+    late_p99_ms: NotNegative
+    split_ms: TimeSplit | None
+
+
+class Saturation(Record):
+    """The most answers per second seen at any level, and the highest offered rate that was kept up with."""
+
+    capacity_rps: Positive
+    knee_rps: float | None
+
+
+class Reliability(Record):
+    """A bin of the last of two labels' score (of the top label where there are more; of every score where
+    labels are independent): its mean, and how often it was right."""
+
+    score: Share
+    rate: Share
+    n: Some
+
+
+class Refitted(Record):
+    """Figures with temperature and threshold fitted to this variant's own scores of validation; no threshold,
+    or one for each label: None."""
+
+    temperature: Positive
+    threshold: float | None
+    macro_f1: Share
+    brier: NotNegative
+    ece: Share
+
+
+class Quality(Record):
+    """Figures of one split; `labels` has precision, recall, F1 and texts of each."""
+
+    n: Some
+    macro_f1: Share
+    accuracy: Share
+    auroc: Share | None
+    average_precision: float | None = None
+    micro_f1: float | None = None
+    brier: float | None = None
+    ece: float | None = None
+    labels: dict[str, dict[str, Any]] = {}
+    reliability: list[Reliability] = []
+    refitted: Refitted | None = None
+
+
+class Interval(Record):
+    """fp32's figure less the variant's, and where it lies at 95 %."""
+
+    drop: float
+    low: float
+    high: float
+
+
+class Drop(Interval):
+    """Of macro-F1 on the same texts."""
+
+    confidence: float
+    mcnemar_p: float
+
+
+class Rate(Record):
+    """`n` texts, as a share of all, and where it lies at 95 %."""
+
+    n: Count
+    rate: Share
+    low: Share
+    high: Share
+
+
+class Verdict(Record):
+    """Is the drop of macro-F1 below the margin? Of `variants` tested together; `texts_to_settle` is for an
+    inconclusive one, if the drop is as it was seen (None: settled, or no number would do)."""
+
+    verdict: Literal["pass", "fail", "inconclusive"]
+    variants: Some
+    texts_to_settle: Some | None
+
+
+class Noninferiority(Verdict):
+    """By test: `p` is of a drop of at least the margin and `p_worse` of one of at most the margin, adjusted
+    by Holm; `smallest_margin` is what an equal variant passes with 80 % probability on so many texts."""
+
+    margin: Share
+    p: Share
+    p_adjusted: Share
+    p_worse: Share
+    p_worse_adjusted: Share
+    confidence: Share
+    smallest_margin: NotNegative
+
+
+class Slice(Record):
+    """Texts of more tokens than in the slice before and of `up_to` at most."""
+
+    up_to: Some
+    n: Some
+    label_agreement: Share
+    macro_f1: float | None
+    reference_macro_f1: float | None
+
+
+class Parity(Record):
+    """How a variant's answers differ from fp32's on one split. `flips` are texts by direction; `cells` are
+    texts by (truth, fp32's label, this one's), the last running fastest, or of independent labels `kinds` by
+    a digit for each label, 4 if the text has it, plus 2 if fp32 says so, plus 1 if this one does: what a
+    verdict at another margin needs."""
+
+    n: Some
+    label_agreement: Share
+    flips: dict[str, Count]
+    max_prob_diff: Share
+    mean_prob_diff: Share
+    macro_f1_drop: Drop | None
+    flip_rates: dict[str, Rate] = {}
+    slices: list[Slice] = []
+    cells: list[Count] | None = None
+    kinds: dict[str, Some] | None = None
+    auroc_drop: Interval | None = None
+    average_precision_drop: Interval | None = None
+    noninferiority: Noninferiority | None = None
+
+
+class ServedParity(Record):
+    """How far served scores are from those in process, and whether batch mates explain it."""
+
+    n: Some
+    unanswered: Count
+    max_prob_diff: NotNegative
+    bound: NotNegative
+    within_bound: bool
+
+
+class Functionality(Record):
+    functionality: Text
+    label: Text
+    n: Some
+    accuracy: Share
+    reference_accuracy: Share
+    flips: Count
+
+
+class Gaps(Record):
+    """AUCs of one group of people, or the best group's minus the worst's: background positive, subgroup
+    negative and the other way round."""
+
+    subgroup_auc: float | None
+    bpsn_auc: float | None
+    bnsp_auc: float | None
+
+
+class Group(Gaps):
+    group: Text
+    n: Some
+
+
+class Functional(Record):
+    """A suite of functional cases."""
+
+    n: Some
+    accuracy: Share
+    reference_accuracy: Share
+    flips: Count
+    functionalities: list[Functionality]
+    groups: list[Group]
+    gaps: Gaps
+
+
+class Flipped(Record):
+    """A text whose label is not fp32's, by its place among those of the split that were scored: `before` is
+    fp32's label, scores are of the positive label, or else of the one that moved the farthest."""
+
+    split: Text
+    row: Count
+    tokens: Some
+    truth: str | None
+    before: Text
+    after: Text
+    score_before: Share
+    score_after: Share
+
+
+class Resources(Record):
+    """`cpu_s_per_1000_texts` is of all threads, batches of 32 real texts; `server_rss_mb` of worker and Java
+    after the loads (what they share counts twice); `gpu_allocated_mb` the most that torch's allocator had in
+    use (None: the runtime keeps its own), `gpu_reserved_mb` that it had taken; the joules are of the whole
+    card."""
+
+    load_s: Positive | None = None
+    warm_s: NotNegative | None = None
+    warmed_shapes: Count | None = None
+    first_answer_ms: Positive | None = None
+    threads: Some | None = None
+    device: Device | None = None  # cpu where it is not told
+    gpu_allocated_mb: float | None = None
+    gpu_reserved_mb: float | None = None
+    gpu_j_per_1000_texts: float | None = None
+    gpu_energy_missing: Text | None = None
+    peak_rss_mb: Positive | None = None
+    bare_interpreter_mb: Positive | None = None
+    peak_above_bare_mb: float | None = None
+    artifact_mb: Positive | None = None
+    archive_mb: float | None = None
+    server_ready_s: float | None = None
+    server_rss_mb: float | None = None
+    cpu_s_per_1000_texts: Positive | None = None
+
+
+class Row(Record):
+    """What every row of a report has, a variant's and a peer's."""
+
+    name: Name
+    status: Literal["measured", "failed", "left out"]
+    error: Failed | None
+    latency: list[Latency]
+    quality: dict[str, Quality]
+    parity: dict[str, Parity]
+    resources: Resources
+    served: list[Level] = []
+    served_error: str | None = None
+    open: list[OpenLevel] = []
+    saturation: Saturation | None = None
+    many: Many | None = None
+
+    def __post_init__(self) -> None:
+        if (self.status == "measured") != (self.error is None):
+            raise ValueError("either it was measured, or there is an error")
 
     @property
-    def documentation(self) -> str: ...
+    def device(self) -> str:
+        """`cpu` or `cuda`: what it computed on; earlier reports know of CPUs alone."""
+        return (self.resources.device or "cpu").partition(":")[0]
+
+    @property
+    def yardstick(self) -> str:
+        """The variant that the ratios of this row are to."""
+        return CUDA_REFERENCE if self.device == "cuda" else REFERENCE
+
+    @property
+    def gate(self) -> Parity | None:
+        """Parity on the split that decides."""
+        return self.parity.get(GATE)
+
+    @property
+    def batch(self) -> Latency | None:
+        """The largest batch of real texts: 32 on a CPU, 1,024 on a GPU."""
+        real = (entry for entry in self.latency if entry.tokens is None and entry.batch > 1)
+        return max(real, key=lambda entry: entry.batch, default=None)
+
+    @property
+    def busiest(self) -> Level | None:
+        """As served, at the highest concurrency."""
+        return max(self.served, key=lambda entry: entry.concurrency, default=None)
+
+    def case(self, name: str) -> Latency | None:
+        """The case of that name in process."""
+        return next((entry for entry in self.latency if entry.case == name), None)
 
 
-def peer_entry(
-    peer: Documented,
-    findings: Mapping[str, Any] | None,
-    facts: Mapping[str, Any] | None,
-    left_out: str | None,
-    failure: Failure | None,
-) -> dict[str, Any]:
-    """The row of a peer: what was found in process, or of a rival as served; or why nothing was."""
-    error = None
-    if findings is None:
-        failure = failure or Failure("preparation", left_out or "unknown")
-        error = {"stage": failure.stage, "message": failure.message}
-    empty: dict[str, Any] = {"latency": [], "quality": {}, "parity": {}, "resources": {}}
-    return tidy(
-        {
-            "name": peer.name,
-            "summary": peer.summary,
-            "documentation": peer.documentation,
-            "status": "measured" if findings else "left out" if left_out else "failed",
-            "error": error,
-            "preparation_s": facts["seconds"] if facts else None,
-            "versions": facts["versions"] if facts else {},
-            **empty,
-            **{field: findings[field] for field in AS_PEER if findings and findings.get(field)},
-        }
-    )
+class Variant(Row, kw_only=True):
+    """`proof` is the artifact's own evidence of what its runtime does; `functional` is by suite; `flipped`
+    holds those that moved farthest first, and no texts."""
+
+    artifact_sha256: Sha256 | None
+    artifact: Built | None
+    served: list[Level]
+    served_error: str | None
+    quality_served: dict[str, Quality]
+    parity_served: dict[str, ServedParity]
+    proof: dict[str, Any]
+    functional: dict[str, Functional] = {}
+    flipped: list[Flipped] = []
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.error:
+            return
+        known = self.resources
+        if not (self.artifact and self.artifact_sha256 and len(self.latency) >= LEAST_CASES and self.gate):
+            raise ValueError("a variant that was measured has an artifact, latency, and parity on gate")
+        if not (known.load_s and known.peak_rss_mb and known.artifact_mb):
+            raise ValueError("a variant that was measured has a load time, memory and a size")
+
+    @property
+    def built(self) -> Built:
+        """What its artifact says; of a variant that has one."""
+        assert self.artifact is not None
+        return self.artifact
+
+    @property
+    def judged(self) -> Parity:
+        """Parity on gate, of a variant that was measured."""
+        return self.parity[GATE]
+
+
+class Peer(Row, kw_only=True):
+    """The same checkpoint as somebody else's documentation tells to run it; `preparation_s` is export and
+    quantisation, before the run."""
+
+    summary: Text
+    documentation: Text
+    preparation_s: NotNegative | None
+    versions: dict[str, str]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.error and len(self.latency) < LEAST_CASES and not self.served:
+            raise ValueError("a peer that was measured has latency, or was served")
+
+
+class FloorCase(Record):
+    """All products of one shape: `samples` of the int8 product with the fewest, `call_us` the cost of calling
+    an int8 product, which is taken off each."""
+
+    case: Text
+    batch: Some
+    tokens: Some
+    samples: Some
+    call_us: Positive
+    int8_ms: Positive
+    int8_tops: Positive
+    fp32_ms: Positive
+    fp32_tops: Positive
+    bf16_ms: Positive | None = None
+    bf16_tops: Positive | None = None
+
+
+class CudaPeak(Record):
+    """The same products in fp16 on the GPU, at their quickest batch; `datasheet_tflops` is dense fp16, None
+    of a card that is not known here."""
+
+    card: Text
+    case: Text
+    tflops: Positive
+    datasheet_tflops: float | None
+
+
+class CpuPeak(Record):
+    """The quickest products of any shape, and how fast the weights can be read again and again."""
+
+    tops: Positive
+    read_gb_s: Positive
+
+
+class EncoderSizes(Record):
+    layers: Some
+    width: Some
+    feed_forward: Some
+
+
+class Floor(Record):
+    """The matrix products of the checkpoint's encoder alone; `percentile` is of each product's durations,
+    `peaks` are by precision."""
+
+    encoder: EncoderSizes
+    percentile: int | float
+    error: str | None
+    cases: list[FloorCase]
+    peaks: dict[str, CpuPeak] = {}
+    cuda: CudaPeak | None = None
+
+
+class Report(Record):
+    """All variants of a run side by side, and its peers. The report of one variant is one with it alone."""
+
+    schema: Literal[1]
+    run: Run
+    machine: Machine
+    data: Data
+    variants: Annotated[list[Variant], Meta(min_length=1)]
+    peers: list[Peer] = []
+    floor: Floor | None = None
+
+    @property
+    def rows(self) -> list[Variant | Peer]:
+        return [*self.variants, *self.peers]
+
+    @property
+    def measured(self) -> list[Variant]:
+        return [variant for variant in self.variants if not variant.error]
+
+    @property
+    def on_cuda(self) -> list[Variant | Peer]:
+        """What was measured on a GPU."""
+        return [row for row in self.rows if row.device == "cuda"]
+
+    @property
+    def only(self) -> Variant:
+        """The variant of a report that has one."""
+        (variant,) = self.variants
+        return variant
+
+    def of(self, variant: Variant) -> Self:
+        """The report of one variant."""
+        return msgspec.structs.replace(self, variants=[variant])
+
+
+def plain(value: Any) -> Any:
+    """Plain JSON, with floats to `DIGITS` significant digits and None for what is not a finite number."""
+    return tidy(msgspec.to_builtins(value, enc_hook=lambda scalar: scalar.item()))  # of numpy
 
 
 def tidy(value: Any) -> Any:
-    """Floats to `DIGITS` significant digits, what is not a finite number to None, tuples to lists."""
+    """The same of what is plain already; tuples become lists."""
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -123,55 +683,40 @@ def tidy(value: Any) -> Any:
     return value
 
 
-def side_by_side(reports: Sequence[Report]) -> dict[str, Any]:
-    """One document of all reports of a run; what they share stands once."""
-    shared = ("schema", "run", "machine", "data", "peers", "floor")
-    return {
-        **{key: reports[0][key] for key in shared if key in reports[0]},
-        "variants": [
-            {key: value for key, value in report.items() if key not in shared} for report in reports
-        ],
-    }
+def read(document: Any, kind: type[T]) -> T:
+    """Plain JSON as a record. Raises `msgspec.ValidationError` for what is none."""
+    return msgspec.convert(document, kind)
 
 
-def validate(document: Mapping[str, Any], kind: str) -> None:
-    """Raises `jsonschema.ValidationError` unless `document` is a `report` or a `sideBySide`."""
-    _validator(kind).validate(document)
+def tidied(record: T) -> T:
+    """The record as it is written. Raises `msgspec.ValidationError` for what cannot be."""
+    return read(plain(record), type(record))
 
 
-@cache
-def _validator(kind: str) -> jsonschema.Draft202012Validator:
-    schema = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
-    return jsonschema.Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": schema["$defs"]})
+def as_report(document: Any) -> Report:
+    """A report, or that of one variant, whose fields stand beside what it shares with others."""
+    if isinstance(document, dict) and "variants" not in document:
+        shared = {key: document[key] for key in document if key in Report.__struct_fields__}
+        own = {key: document[key] for key in document if key not in shared}
+        document = {**shared, "variants": [own]}
+    return read(document, Report)
 
 
-def device(row: Mapping[str, Any]) -> str:
-    """`cpu` or `cuda`: what a variant or peer computed on; earlier reports know of CPUs alone."""
-    return row["resources"].get("device", "cpu").partition(":")[0]
+def flat(report: Report) -> dict[str, Any]:
+    """The report of one variant as its file has it: the variant's fields beside those of the run."""
+    document = plain(report)
+    (variant,) = document.pop("variants")
+    return {**document, **variant}
 
 
-def on_cuda(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The variants and peers of a side-by-side that were measured on a GPU."""
-    rows = [*document["variants"], *document.get("peers", [])]
-    return [row for row in rows if device(row) == "cuda"]
+def json_schema() -> str:
+    """The JSON Schema of reports, a type a line."""
+    (reference,), types = msgspec.json.schema_components([Report], ref_template="#/$defs/{name}")
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(found)}" for name, found in sorted(types.items()))
+    title = '"title": "A report of the benchmark suite, made from benchmarks/records.py"'
+    head = '"$schema": "https://json-schema.org/draft/2020-12/schema"'
+    return f'{{\n{head},\n{title},\n"$ref": {json.dumps(reference["$ref"])},\n"$defs": {{\n{lines}\n}}\n}}\n'
 
 
-def yardstick(row: Mapping[str, Any]) -> str:
-    """The variant that the ratios of a row are to."""
-    return CUDA_REFERENCE if device(row) == "cuda" else REFERENCE
-
-
-def real_batch(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The entry of `latency` for the largest batch of real texts: 32 on a CPU, 1,024 on a GPU."""
-    real = (entry for entry in row["latency"] if entry["tokens"] is None and entry["batch"] > 1)
-    return max(real, key=lambda entry: entry["batch"], default=None)
-
-
-def case(variant: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """The entry of `latency` with that name."""
-    return next((entry for entry in variant["latency"] if entry["case"] == name), None)
-
-
-def busiest(variant: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The entry of `served` at the highest concurrency."""
-    return max(variant["served"], key=lambda entry: entry["concurrency"], default=None)
+if __name__ == "__main__":
+    print(json_schema(), end="")

@@ -8,12 +8,21 @@ archive (`export promote`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from benchmarks.names import REFERENCE
-from benchmarks.records import device, real_batch, yardstick
-from benchmarks.sameness.noninferiority import ALPHA, FAIL, GATE, MARGIN, PASS, Drop, by_interval, judge
+from benchmarks.records import (
+    Interval,
+    Latency,
+    Noninferiority,
+    Parity,
+    Record,
+    Report,
+    Serving,
+    Variant,
+    Verdict,
+)
+from benchmarks.sameness.noninferiority import ALPHA, FAIL, MARGIN, PASS, Drop, by_interval, judge
 from handler.errors import UserError
 
 SCHEMA = 1
@@ -37,15 +46,7 @@ class Objective:
         return self.p99_ms is not None or self.rps is not None
 
 
-@dataclass(frozen=True)
-class Serving:
-    """Which variants are worth a server, and by which rule they were taken."""
-
-    names: list[str]
-    rule: str
-
-
-def choose_served(candidates: Sequence[Mapping[str, Any]], best: int | None) -> Serving:
+def choose_served(candidates: Sequence[Variant], best: int | None) -> Serving:
     """The reference and the `best` others (None: all) among variants measured in process that have archives.
 
     What is not equal by its check at export can never be selected and is not served. Of the others those
@@ -54,35 +55,36 @@ def choose_served(candidates: Sequence[Mapping[str, Any]], best: int | None) -> 
     no ratio is between devices.
     """
     if best is None:
-        return Serving([one["name"] for one in candidates], "every archive")
-    equal = [one for one in candidates if one["name"] != REFERENCE and one["artifact"]["check"]["equal"]]
-    order, on_cuda = {PASS: 0, FAIL: 2}, any(device(one) == "cuda" for one in equal)
+        return Serving(names=[one.name for one in candidates], rule="every archive")
+    equal = [one for one in candidates if one.name != REFERENCE and one.built.check.equal]
+    order = {PASS: 0, FAIL: 2}
+    on_cuda = any(one.device == "cuda" for one in equal)
 
-    def speed(one: Mapping[str, Any]) -> float:
+    def speed(one: Variant) -> float:
         entry = _batch(one)
-        return float(entry["texts_per_second"] if on_cuda else entry["speedup"]["ratio"])
+        return float(entry.texts_per_second if on_cuda else entry.speedup.ratio)
 
     ranked = sorted(equal, key=lambda one: (order.get(_verdict_of(one), 1), -speed(one)))
-    names = [one["name"] for one in candidates if one["name"] == REFERENCE]
-    names += [one["name"] for one in ranked[:best]]
+    names = [one.name for one in candidates if one.name == REFERENCE]
+    names += [one.name for one in ranked[:best]]
     if not names:
-        return Serving([], "nothing")
+        return Serving(names=[], rule="nothing")
     rule = (
         f"{REFERENCE} and the {best} fastest on real texts in process, among those equal to it by their "
         "check; those whose verdict is pass go first"
     )
-    return Serving(names, rule)
+    return Serving(names=names, rule=rule)
 
 
-def _verdict_of(variant: Mapping[str, Any]) -> str:
+def _verdict_of(variant: Variant) -> str:
     """As it was found in the run; where there are no labels to judge by, the check has passed it."""
-    found = variant["parity"][GATE].get("noninferiority")
-    return str(found["verdict"]) if found else PASS
+    found = variant.judged.noninferiority
+    return str(found.verdict) if found else PASS
 
 
-def _batch(variant: Mapping[str, Any]) -> Mapping[str, Any]:
+def _batch(variant: Variant) -> Latency:
     """The latency entry of the largest batches of real texts."""
-    entry = real_batch(variant)
+    entry = variant.batch
     assert entry is not None
     return entry
 
@@ -97,24 +99,35 @@ class Speed:
     at_most: float
 
 
-def select(document: Mapping[str, Any], objective: Objective) -> dict[str, Any]:
-    """`{schema, selected, artifact_sha256, objective, run, runners_up, reasons: {variant: sentence}}` for a
-    side-by-side document; `selected` is None when no variant qualifies, `runners_up` are those that qualify
-    but are slower, the fastest first.
+class Selection(Record):
+    """`selected` is None when no variant qualifies, `runners_up` are those that qualify but are slower, the
+    fastest first; a reason is a sentence."""
+
+    schema: int
+    selected: str | None
+    artifact_sha256: str | None
+    objective: Objective
+    run: str
+    runners_up: list[str]
+    reasons: dict[str, str]
+
+
+def select(document: Report, objective: Objective) -> Selection:
+    """The fastest variant of the report that qualifies.
 
     Raises `UserError` when the objective is about serving and nothing was measured as served.
     """
-    variants = document["variants"]
-    served = any(one["served"] for one in variants)
+    variants = document.variants
+    served = any(one.served for one in variants)
     if objective.is_served and not served:
         raise UserError(
             "the objective is about serving, and nothing was measured as served",
-            seen=f"run {document['run']['id']}",
+            seen=f"run {document.run.id}",
             remedy="Package first, then measure: make package benchmark",
         )
-    verdicts = verdicts_at(variants, objective.max_f1_drop, len(document["data"]["labels"]))
-    lacking = {one["name"]: _lacks(one, objective, verdicts.get(one["name"]), served) for one in variants}
-    qualified = {one["name"]: one for one in variants if not lacking[one["name"]]}
+    verdicts = verdicts_at(variants, objective.max_f1_drop, len(document.data.labels))
+    lacking = {one.name: _lacks(one, objective, verdicts.get(one.name), served) for one in variants}
+    qualified = {one.name: one for one in variants if not lacking[one.name]}
     speeds = {name: _speed(one, objective, served) for name, one in qualified.items()}
     ranked = sorted(speeds, key=lambda name: -speeds[name].value)
     selected = ranked[0] if ranked else None
@@ -122,134 +135,124 @@ def select(document: Mapping[str, Any], objective: Objective) -> dict[str, Any]:
     if selected:
         reasons |= {name: _why_slower(name, selected, speeds) for name in qualified if name != selected}
         reasons[selected] = _why_chosen(qualified[selected], speeds, objective)
-    return {
-        "schema": SCHEMA,
-        "selected": selected,
-        "artifact_sha256": qualified[selected]["artifact_sha256"] if selected else None,
-        "objective": asdict(objective),
-        "run": document["run"]["id"],
-        "runners_up": ranked[1:],
-        "reasons": {one["name"]: reasons[one["name"]] for one in variants},
-    }
+    return Selection(
+        schema=SCHEMA,
+        selected=selected,
+        artifact_sha256=qualified[selected].artifact_sha256 if selected else None,
+        objective=objective,
+        run=document.run.id,
+        runners_up=ranked[1:],
+        reasons={one.name: reasons[one.name] for one in variants},
+    )
 
 
-def verdicts_at(
-    variants: Sequence[Mapping[str, Any]], margin: float, labels: int
-) -> dict[str, dict[str, Any]]:
+def verdicts_at(variants: Sequence[Variant], margin: float, labels: int) -> dict[str, Verdict]:
     """The verdict of every variant at any margin, by the counts that its report holds.
 
     A report without counts (of an earlier version) is judged by its interval.
     """
-    judged = [
-        one
-        for one in variants
-        if one["name"] != REFERENCE and not one["error"] and one["parity"][GATE]["macro_f1_drop"]
-    ]
-    found: dict[str, dict[str, Any]] = {}
+    judged = [one for one in variants if one.name != REFERENCE and not one.error and one.judged.macro_f1_drop]
+    found: dict[str, Verdict] = {}
     for equal in (True, False):  # what the check refused can never be chosen: it is no chance to be lucky
         family = {
-            one["name"]: found_drop
+            one.name: found_drop
             for one in judged
-            if one["artifact"]["check"]["equal"] is equal
-            and (found_drop := Drop.of(one["parity"][GATE], labels)) is not None
+            if one.built.check.equal is equal and (found_drop := Drop.of(one.judged, labels)) is not None
         }
         found |= judge(family, margin)
     for one in judged:
-        drop = one["parity"][GATE]["macro_f1_drop"]
-        plain = {"verdict": by_interval(drop, margin), "texts_to_settle": None, "variants": 1}
-        found.setdefault(one["name"], plain)
+        if one.name not in found and (drop := one.judged.macro_f1_drop):
+            verdict = by_interval(drop, margin)
+            found[one.name] = Verdict(verdict=verdict, variants=1, texts_to_settle=None)
     return found
 
 
-def _lacks(
-    variant: Mapping[str, Any], objective: Objective, verdict: Mapping[str, Any] | None, served: bool
-) -> list[str]:
+def _lacks(variant: Variant, objective: Objective, verdict: Verdict | None, served: bool) -> list[str]:
     """Everything that rules the variant out, in words; empty when it qualifies."""
-    if variant["error"]:
-        return [f"it failed during {variant['error']['stage']}: {variant['error']['message']}"]
+    if variant.error:
+        return [f"it failed during {variant.error.stage}: {variant.error.message}"]
     reasons = _unlike(variant, objective, verdict)
-    megabytes = variant["resources"]["artifact_mb"]
-    if objective.max_mb is not None and megabytes > objective.max_mb:
+    megabytes = variant.resources.artifact_mb
+    if objective.max_mb is not None and megabytes and megabytes > objective.max_mb:
         reasons.append(f"it takes {megabytes:.0f} MB, and {objective.max_mb:g} MB are allowed")
     if served:
         reasons += _unfit_to_serve(variant, objective)
     return reasons
 
 
-def _unlike(variant: Mapping[str, Any], objective: Objective, verdict: Mapping[str, Any] | None) -> list[str]:
+def _unlike(variant: Variant, objective: Objective, verdict: Verdict | None) -> list[str]:
     """Why it is not proven to be the same classifier; the reference is itself."""
-    if variant["name"] == REFERENCE:
+    if variant.name == REFERENCE:
         return []
     reasons = []
-    if not variant["artifact"]["check"]["equal"]:
-        reasons.append(
-            f"by its check at export it is {variant['artifact']['check'].get('note', 'not equal')}"
-        )
-    if verdict and verdict["verdict"] != PASS:
-        reasons.append(_not_proven(variant["parity"][GATE], verdict, objective.max_f1_drop))
+    if not variant.built.check.equal:
+        reasons.append(f"by its check at export it is {variant.built.check.note or 'not equal'}")
+    if verdict and verdict.verdict != PASS:
+        reasons.append(_not_proven(variant.judged, verdict, objective.max_f1_drop))
     if objective.max_flip is not None:
-        reasons += _too_many_flips(variant["parity"][GATE], objective.max_flip)
+        reasons += _too_many_flips(variant.judged, objective.max_flip)
     return reasons
 
 
-def _not_proven(parity: Mapping[str, Any], verdict: Mapping[str, Any], margin: float) -> str:
+def _not_proven(parity: Parity, verdict: Verdict, margin: float) -> str:
     """Why the verdict is not pass."""
-    drop = parity["macro_f1_drop"]
-    found = f"its macro-F1 lies {_span(drop)} fp32's (95 % interval, {parity['n']:,} gate texts)"
+    drop = parity.macro_f1_drop
+    assert drop is not None  # there is a verdict
+    found = f"its macro-F1 lies {_span(drop)} fp32's (95 % interval, {parity.n:,} gate texts)"
     allowed = f"and a drop of {margin:g} is allowed"
-    if verdict["verdict"] == FAIL:
+    if verdict.verdict == FAIL:
         return f"it is worse: {found}, {allowed}"
     more = settled_by(verdict)
-    if drop["high"] <= margin:
+    if drop.high <= margin and isinstance(verdict, Noninferiority):
         return (
-            f"it is not proven to be as good: {found}, {allowed}, but {verdict['variants']} variants were "
+            f"it is not proven to be as good: {found}, {allowed}, but {verdict.variants} variants were "
             "tested at once, of which one may look that good by luck "
-            f"(p = {verdict['p_adjusted']:.3f}, {ALPHA:g} is needed); {more}"
+            f"(p = {verdict.p_adjusted:.3f}, {ALPHA:g} is needed); {more}"
         )
-    if drop["low"] > 0:
+    if drop.low > 0:
         return f"it is worse, and not proven to be within the margin: {found}, {allowed}; {more}"
     return f"it is not proven to be as good, nor shown to be worse: {found}, {allowed}; {more}"
 
 
-def settled_by(verdict: Mapping[str, Any]) -> str:
+def settled_by(verdict: Verdict) -> str:
     """How many texts would do, in words, to two digits: more would pretend."""
-    if texts := verdict["texts_to_settle"]:
+    if texts := verdict.texts_to_settle:
         return f"about {int(float(f'{texts:.2g}')):,} labelled texts would settle it, if the drop is as seen"
     return "no number of texts would settle it, if the drop is as seen"
 
 
-def _too_many_flips(parity: Mapping[str, Any], most: float) -> list[str]:
-    if "flip_rates" not in parity:
+def _too_many_flips(parity: Parity, most: float) -> list[str]:
+    rate = parity.flip_rates.get("any")
+    if rate is None:
         raise UserError(
             "the report does not say how many labels flip",
             seen="a report of an earlier version",
             remedy="Measure again: make benchmark",
         )
-    rate = parity["flip_rates"]["any"]
-    if rate["high"] <= most:
+    if rate.high <= most:
         return []
-    seen = f"{rate['n']} of {parity['n']:,} gate texts do"
-    return [f"up to {rate['high']:.1%} of labels may differ from fp32's ({seen}), and {most:.1%} are allowed"]
+    seen = f"{rate.n} of {parity.n:,} gate texts do"
+    return [f"up to {rate.high:.1%} of labels may differ from fp32's ({seen}), and {most:.1%} are allowed"]
 
 
-def _span(drop: Mapping[str, float]) -> str:
+def _span(drop: Interval) -> str:
     """The interval in words, such as `from 0.004 above to 0.013 below`."""
-    ends = [f"{abs(drop[end]):.3f} {'below' if drop[end] >= 0 else 'above'}" for end in ("low", "high")]
-    return f"from {ends[0]} to {ends[1]}"
+    low, high = (f"{abs(end):.3f} {'below' if end >= 0 else 'above'}" for end in (drop.low, drop.high))
+    return f"from {low} to {high}"
 
 
-def _unfit_to_serve(variant: Mapping[str, Any], objective: Objective) -> list[str]:
-    if variant["served_error"]:
-        return [f"it could not be served: {variant['served_error']}"]
-    if not variant["served"]:
-        if variant["resources"].get("archive_mb") is None:
+def _unfit_to_serve(variant: Variant, objective: Objective) -> list[str]:
+    if variant.served_error:
+        return [f"it could not be served: {variant.served_error}"]
+    if not variant.served:
+        if variant.resources.archive_mb is None:
             return ["it was not measured as served (no archive)"]
         return [
             "it was not measured as served, not being among the fastest (of those that pass first); to have "
-            f"it served, name it: make benchmark VARIANTS={variant['name']}"
+            f"it served, name it: make benchmark VARIANTS={variant.name}"
         ]
     reasons = []
-    strayed = [split for split, parity in variant["parity_served"].items() if not parity["within_bound"]]
+    strayed = [split for split, parity in variant.parity_served.items() if not parity.within_bound]
     if strayed:
         reasons.append(f"its answers through the server are not those in process (on {', '.join(strayed)})")
     if not any(_keeps(level, objective) for level in _levels(variant, objective)):
@@ -281,29 +284,29 @@ class Level:
         return seen if self.sound else f"{seen}, more than it keeps up with"
 
 
-def _levels(variant: Mapping[str, Any], objective: Objective) -> list[Level]:
+def _levels(variant: Variant, objective: Objective) -> list[Level]:
     """The levels that the objective is about: open loops for a latency or a rate, where there are any, and
     closed ones else."""
-    if objective.is_served and variant.get("open"):
+    if objective.is_served and variant.open:
         return [
             Level(
-                one["offered_rps"],
-                one["p99_ms"],
-                failed := sum(one["errors"].values()),
-                not one["saturated"] and failed <= max(1, MAX_ERROR_SHARE * one["arrivals"]),
+                one.offered_rps,
+                one.p99_ms,
+                failed := sum(one.errors.values()),
+                not one.saturated and failed <= max(1, MAX_ERROR_SHARE * one.arrivals),
                 None,
             )
-            for one in sorted(variant["open"], key=lambda one: one["offered_rps"])
+            for one in sorted(variant.open, key=lambda one: one.offered_rps)
         ]
     return [
         Level(
-            one["requests_per_second"],
-            one["p99_ms"],
-            failed := sum(one["errors"].values()),
-            failed <= MAX_ERROR_SHARE * one["requests"],
-            one["concurrency"],
+            one.requests_per_second,
+            one.p99_ms,
+            failed := sum(one.errors.values()),
+            failed <= MAX_ERROR_SHARE * one.requests,
+            one.concurrency,
         )
-        for one in variant["served"]
+        for one in variant.served
     ]
 
 
@@ -315,7 +318,7 @@ def _keeps(level: Level, objective: Objective) -> bool:
     )
 
 
-def _missed(variant: Mapping[str, Any], objective: Objective) -> str:
+def _missed(variant: Variant, objective: Objective) -> str:
     """Which part of the objective no level of load keeps, and what was seen instead."""
     demands = []
     if objective.rps is not None:
@@ -336,11 +339,11 @@ def _missed(variant: Mapping[str, Any], objective: Objective) -> str:
     return f"it does not reach {wanted} as served; seen: {seen}"
 
 
-def _speed(variant: Mapping[str, Any], objective: Objective, served: bool) -> Speed:
+def _speed(variant: Variant, objective: Objective, served: bool) -> Speed:
     """With an objective, the most requests per second that keep it; else those at the highest concurrency;
     in process, texts per second, when nothing was served."""
     if not served:
-        rate = _batch(variant)["texts_per_second"]
+        rate = _batch(variant).texts_per_second
         return Speed(rate, f"{rate:.0f} texts a second in process", rate)
     levels = _levels(variant, objective)
     kept = [level for level in levels if _keeps(level, objective)]
@@ -370,8 +373,8 @@ def _ms(value: float | None) -> str:
     return "unknown, too few requests" if value is None else f"{value:.0f} ms"
 
 
-def _why_chosen(variant: Mapping[str, Any], speeds: Mapping[str, Speed], objective: Objective) -> str:
-    speed = speeds[variant["name"]]
+def _why_chosen(variant: Variant, speeds: Mapping[str, Speed], objective: Objective) -> str:
+    speed = speeds[variant.name]
     return (
         f"chosen: the fastest that qualifies, {speed.words}{_times(variant, speeds, objective)}; "
         f"{_sameness(variant, objective)}"
@@ -389,8 +392,8 @@ def _why_slower(name: str, selected: str, speeds: Mapping[str, Speed]) -> str:
     return f"not chosen: it qualifies but is slower than {selected}: {found}"
 
 
-def _times(variant: Mapping[str, Any], speeds: Mapping[str, Speed], objective: Objective) -> str:
-    name, speed = yardstick(variant), speeds[variant["name"]]
+def _times(variant: Variant, speeds: Mapping[str, Speed], objective: Objective) -> str:
+    name, speed = variant.yardstick, speeds[variant.name]
     reference = speeds.get(name)
     if reference is None or reference is speed:
         return ""
@@ -398,12 +401,12 @@ def _times(variant: Mapping[str, Any], speeds: Mapping[str, Speed], objective: O
     return times + (f"what {name} reaches under the same objective" if objective.is_served else name)
 
 
-def _sameness(variant: Mapping[str, Any], objective: Objective) -> str:
-    if variant["name"] == REFERENCE:
+def _sameness(variant: Variant, objective: Objective) -> str:
+    if variant.name == REFERENCE:
         return "it is the reference itself"
-    parity = variant["parity"][GATE]
-    agreement = f"{parity['label_agreement']:.2%} of the labels of {parity['n']:,} gate texts are fp32's"
-    drop = parity["macro_f1_drop"]
+    parity = variant.judged
+    agreement = f"{parity.label_agreement:.2%} of the labels of {parity.n:,} gate texts are fp32's"
+    drop = parity.macro_f1_drop
     if drop is None:
         return f"{agreement}; weights are random or texts unlabelled, so quality cannot be judged"
     return (

@@ -18,21 +18,35 @@ from uuid import uuid4
 
 import numpy as np
 
-from benchmarks import environment
+from benchmarks import environment, records
 from benchmarks.baselines.in_process import PEERS
 from benchmarks.baselines.servers import RIVALS, serve_rivals
-from benchmarks.ceilings.gemm_bound import Floor, under
-from benchmarks.ceilings.roofline import arithmetic, with_rooflines
+from benchmarks.ceilings.gemm_bound import Floor, add_multiples
+from benchmarks.ceilings.roofline import add_rooflines, arithmetic
 from benchmarks.in_process import latency, memory
-from benchmarks.in_process.on_cuda import measure_on_cuda, resources_of, with_busy, with_peak_share
+from benchmarks.in_process.on_cuda import add_busy, add_peak_share, measure_on_cuda, resources_of
 from benchmarks.in_process.pool import Failure, open_pool
 from benchmarks.inputs import VALIDATION, Subject, is_for_cuda
 from benchmarks.names import CONTROLS, FLOOR, REFERENCE
 from benchmarks.profiles import OBJECTIVE_P99_MS, Profile
 from benchmarks.progress import Step, progress
-from benchmarks.records import SCHEMA, Report, describe, failed, measured, peer_entry, real_batch
+from benchmarks.records import (
+    Data,
+    Functional,
+    Latency,
+    Lengths,
+    Noninferiority,
+    Peer,
+    Report,
+    Resources,
+    Run,
+    Serving,
+    Variant,
+    read,
+    tidied,
+)
 from benchmarks.resume_log import ResumeLog
-from benchmarks.sameness.noninferiority import GATE
+from benchmarks.rows import describe, failed, peer_row
 from benchmarks.sameness.parity import flipped, parity
 from benchmarks.sameness.scores import (
     Scores,
@@ -44,7 +58,7 @@ from benchmarks.sameness.scores import (
     spread,
     thresholds,
 )
-from benchmarks.selection import Objective, Serving, choose_served, verdicts_at
+from benchmarks.selection import Objective, choose_served, verdicts_at
 from benchmarks.served.run import Served, measure_served, served_parity
 from common.commands import say
 from common.environment import commit
@@ -60,13 +74,13 @@ class InProcess:
     """What the workers brought, each by variant or peer. `tokens` are the lengths of the timed texts and
     `lengths` those of the scored ones, by split; `others_cores` is what other processes took meanwhile."""
 
-    resources: dict[str, dict[str, Any]]
+    resources: dict[str, Resources]
     scores: dict[str, Scores]
     lengths: dict[str, np.ndarray]
-    latency: dict[str, list[dict[str, Any]]]
+    latency: dict[str, list[Latency]]
     tokens: list[int]
     failures: dict[str, Failure]
-    floor: dict[str, Any] | None
+    floor: records.Floor | None
     others_cores: float
 
 
@@ -89,8 +103,8 @@ def measure(
     threads: int | None,
     objective: Objective | None = None,
     resume_log: ResumeLog | None = None,
-) -> list[Report]:
-    """Measure everything; one report per variant, the reference first."""
+) -> Report:
+    """Measure everything; the reference first, and last what failed."""
     objective = objective or Objective()
     resume_log = ResumeLog(None, {}) if resume_log is None else resume_log
     limit_ms = objective.p99_ms or OBJECTIVE_P99_MS
@@ -99,9 +113,11 @@ def measure(
         say(f"warning: the machine is busy (load {load}); timings will be noisy, see the noise floor")
     with progress(_steps(subject, profile)) as step:
         inside = _measure_in_process(subject, profile, threads, step, resume_log)
-        found = {name: _findings(name, subject, inside) for name in inside.latency}
-        _judge(subject, found, objective.max_f1_drop)
-        serving = _choose_served(subject, profile, found)
+        variants = {
+            name: _variant(name, subject, inside) for name in inside.latency if name in subject.artifacts
+        }
+        _judge(subject, list(variants.values()), objective.max_f1_drop)
+        serving = _choose_served(subject, profile, variants)
         served = measure_served(
             {name: subject.archives[name] for name in serving.names},
             subject.artifacts,
@@ -112,50 +128,39 @@ def measure(
             resume_log,
         )
         for name, outcome in served.items():
-            found[name] |= _served_findings(name, subject, profile, inside, outcome, limit_ms)
-            in_process = real_batch({"latency": inside.latency[name]})
-            if in_process and (many := outcome.many_record(in_process["texts_per_second"])):
-                found[name]["many"] = many
+            _add_served(variants[name], subject, profile, inside, outcome, limit_ms)
         rivals = _serve_rivals(subject, profile, step, limit_ms, resume_log)
-    run = {
-        "id": f"{started:%Y%m%dT%H%M%SZ}-{uuid4().hex[:6]}",
-        "started_at": started.isoformat(timespec="seconds"),
-        "seconds": time.perf_counter() - began,
-        "profile": profile.name,
-        "threads": inside.resources[REFERENCE]["threads"],
-        "load_average_before": load,
-        "others_cores": inside.others_cores,
-        "commit": commit(),
-        "objective_p99_ms": limit_ms,
-        "margin": objective.max_f1_drop,
-        "resumed": resume_log.resumed,
-        "serving": {"names": serving.names, "rule": serving.rule},
-    }
-    lengths = np.percentile(inside.tokens, [50, 90, 99])
-    tokens = {
-        "mean": float(np.mean(inside.tokens)),
-        **dict(zip(("p50", "p90", "p99"), lengths.tolist(), strict=True)),
-    }
-    head = {
-        "schema": SCHEMA,
-        "run": run,
-        "machine": environment.fingerprint(),
-        "data": subject.data | {"tokens": tokens},
-    }
-    if subject.peers:
-        head["peers"] = _peer_entries(subject, inside) + rivals
-    if subject.peers or inside.floor:
-        head["floor"] = inside.floor
-    reports = [
-        measured(head, subject.artifacts[name], **found[name])
-        for name in inside.latency
-        if name in subject.artifacts
-    ]
-    return reports + [
-        failed(head, name, subject.artifacts.get(name), failure)
-        for name, failure in sorted((subject.unusable | inside.failures).items())
-        if name != FLOOR and name not in (*CONTROLS.values(), *subject.places)
-    ]
+    run = Run(
+        id=f"{started:%Y%m%dT%H%M%SZ}-{uuid4().hex[:6]}",
+        started_at=started.isoformat(timespec="seconds"),
+        seconds=time.perf_counter() - began,
+        profile=profile.name,
+        threads=inside.resources[REFERENCE].threads or 1,
+        load_average_before=load,
+        others_cores=inside.others_cores,
+        commit=commit(),
+        objective_p99_ms=limit_ms,
+        margin=objective.max_f1_drop,
+        resumed=resume_log.resumed,
+        serving=serving,
+    )
+    return tidied(
+        Report(
+            schema=1,
+            run=run,
+            machine=environment.fingerprint(),
+            data=_data(subject, inside.tokens),
+            variants=[*variants.values(), *_failed(subject, inside)],
+            peers=[*_peers(subject, inside), *rivals],
+            floor=inside.floor,
+        )
+    )
+
+
+def _data(subject: Subject, tokens: list[int]) -> Data:
+    p50, p90, p99 = np.percentile(tokens, [50, 90, 99]).tolist()
+    lengths = Lengths(mean=float(np.mean(tokens)), p50=p50, p90=p90, p99=p99)
+    return Data(**subject.data, tokens=lengths)
 
 
 def _measure_in_process(
@@ -188,16 +193,19 @@ def _measure_in_process(
         alone = resume_log.once("GPU alone", ask) if pool.on_cuda else {}
         taken = {name: one for name, one in taken.items() if name in pool.names}  # the others have failed
     recorded = floor.record(pool.failures.get(FLOOR)) if floor else None
-    taken = {
-        name: one
-        | {"cpu_s_per_1000_texts": timings.cpu_s_per_1000_texts(name)}
-        | (resources_of(alone[name]) if name in alone else {})
-        for name, one in taken.items()
-    }
     entries = timings.entries(list(taken))
-    entries |= {name: with_busy(entries[name], alone[name]["busy_ms"]) for name in alone if name in entries}
-    complete = {name: _with_floors(name, found, subject, recorded) for name, found in entries.items()}
-    return InProcess(taken, scores, lengths, complete, tokens, pool.failures, recorded, timings.others_cores)
+    resources = {}
+    for name, found in taken.items():
+        of_card = resources_of(alone[name]) if name in alone else {}
+        seconds = timings.cpu_s_per_1000_texts(name)
+        resources[name] = Resources(**found, **of_card, cpu_s_per_1000_texts=seconds)
+        if name in alone and name in entries:
+            add_busy(entries[name], alone[name]["busy_ms"])
+    for name, found in entries.items():
+        _add_floors(name, found, subject, recorded)
+    return InProcess(
+        resources, scores, lengths, entries, tokens, pool.failures, recorded, timings.others_cores
+    )
 
 
 def _floor(subject: Subject, profile: Profile) -> Floor | None:
@@ -210,22 +218,19 @@ def _floor(subject: Subject, profile: Profile) -> Floor | None:
     return Floor(subject.encoder, latency.shapes_up_to(max_length), profile.turn_ms, on_cuda)
 
 
-def _with_floors(
-    name: str, entries: list[dict[str, Any]], subject: Subject, floor: Mapping[str, Any] | None
-) -> list[dict[str, Any]]:
-    """The `latency` list with the int8 floor of all products, and with a variant's own roofline; on a GPU,
-    with the share of its peak in their place."""
-    if name in subject.artifacts and is_for_cuda(subject.artifacts[name]):
-        work = subject.encoder and arithmetic(subject.artifacts[name], subject.artifacts, subject.encoder)
-        peak = (floor or {}).get("cuda")
-        return with_peak_share(entries, work, peak) if work and peak else entries
+def _add_floors(name: str, entries: list[Latency], subject: Subject, floor: records.Floor | None) -> None:
+    """The int8 floor of all products and a variant's own roofline; on a GPU, the share of its peak."""
+    artifact = subject.artifacts.get(name)
+    work = artifact and subject.encoder and arithmetic(artifact, subject.artifacts, subject.encoder)
+    if artifact and is_for_cuda(artifact):
+        if work and floor and floor.cuda:
+            add_peak_share(entries, work, floor.cuda)
+        return
     if name in subject.places and PEERS[name].on_cuda:
-        return entries
-    entries = under(entries, floor)
-    if not floor or name not in subject.artifacts or subject.encoder is None:
-        return entries
-    work = arithmetic(subject.artifacts[name], subject.artifacts, subject.encoder)
-    return with_rooflines(entries, work, floor["peaks"]) if work else entries
+        return
+    add_multiples(entries, floor)
+    if work and floor:
+        add_rooflines(entries, work, floor.peaks)
 
 
 def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
@@ -254,119 +259,131 @@ def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
     }
 
 
-def _findings(name: str, subject: Subject, inside: InProcess) -> dict[str, Any]:
-    """What was found in process of a variant or a peer, as `report.measured` takes it."""
+def _row(name: str, subject: Subject, inside: InProcess) -> dict[str, Any]:
+    """The fields of a variant's or a peer's row that are found in process."""
     reference = subject.artifacts[REFERENCE]
-    artifact, scores = subject.artifacts.get(name, reference), inside.scores[name]
+    artifact = subject.artifacts.get(name, reference)
+    scores, theirs = inside.scores[name], inside.scores[REFERENCE]
     if name not in subject.artifacts:
         scores = calibrated(scores, reference.meta["temperature"], reference.multi_label)
-    labelled, theirs = subject.labelled, inside.scores[REFERENCE]
     on_splits = {split: scores[split] for split in subject.splits}
-    found: dict[str, Any] = {
+    is_reference = name == REFERENCE
+    return {
+        "status": "measured",
+        "error": None,
         "latency": inside.latency[name],
-        "resources": dict(inside.resources[name]),
-        "quality": quality(artifact, on_splits, labelled),
-        "parity": parity(artifact, on_splits, reference, theirs, labelled, inside.lengths, name == REFERENCE),
-        "served": [],
-        "served_error": None,
-        "quality_served": {},
-        "parity_served": {},
-        "functional": {},
-        "flipped": [],
+        "resources": inside.resources[name],
+        "quality": quality(artifact, on_splits, subject.labelled),
+        "parity": parity(
+            artifact, on_splits, reference, theirs, subject.labelled, inside.lengths, is_reference
+        ),
     }
-    if name not in subject.artifacts:
-        return found
+
+
+def _variant(name: str, subject: Subject, inside: InProcess) -> Variant:
+    """What was found of a variant in process."""
+    artifact, reference = subject.artifacts[name], subject.artifacts[REFERENCE]
+    scores, theirs = inside.scores[name], inside.scores[REFERENCE]
+    on_splits = {split: scores[split] for split in subject.splits}
+    labelled = subject.labelled
+    found = Variant(
+        name=name,
+        artifact_sha256=artifact.sha256,
+        artifact=describe(artifact),
+        served=[],
+        served_error=None,
+        quality_served={},
+        parity_served={},
+        proof=artifact.meta.get("proof", {}),
+        flipped=flipped(artifact, on_splits, reference, theirs, labelled, inside.lengths),
+        **_row(name, subject, inside),
+    )
     if subject.validation and labelled:
         known = labelled | {VALIDATION: subject.validation}
-        again = refitted(artifact, on_splits, scores[VALIDATION], known)
-        for split, figures in again.items():
-            found["quality"][split]["refitted"] = figures
+        for split, figures in refitted(artifact, on_splits, scores[VALIDATION], known).items():
+            found.quality[split].refitted = figures
     for suite, cases in subject.suites.items():
         cuts = thresholds(artifact), thresholds(reference)
-        found["functional"][suite] = evaluate_cases(cases, scores[suite], theirs[suite], *cuts)
-    found["flipped"] = flipped(artifact, on_splits, reference, theirs, labelled, inside.lengths)
+        answers = evaluate_cases(cases, scores[suite], theirs[suite], *cuts)
+        found.functional[suite] = read(answers, Functional)
     return found
 
 
-def _judge(subject: Subject, found: Mapping[str, dict[str, Any]], margin: float) -> None:
+def _judge(subject: Subject, variants: list[Variant], margin: float) -> None:
     """Write each variant's verdict into its parity on the gate texts."""
-    variants = [
-        {"name": name, "error": None, "artifact": describe(subject.artifacts[name]), **one}
-        for name, one in found.items()
-        if name in subject.artifacts
-    ]
-    for name, verdict in verdicts_at(variants, margin, len(subject.data["labels"])).items():
-        found[name]["parity"][GATE]["noninferiority"] = verdict
+    verdicts = verdicts_at(variants, margin, len(subject.data["labels"]))
+    for variant in variants:
+        found = verdicts.get(variant.name)
+        variant.judged.noninferiority = found if isinstance(found, Noninferiority) else None
 
 
-def _served_findings(
-    name: str,
+def _add_served(
+    variant: Variant,
     subject: Subject,
     profile: Profile,
     inside: InProcess,
     served: Served,
     limit_ms: float,
-) -> dict[str, Any]:
-    """What was found of a variant behind the server, as `report.measured` takes it."""
-    artifact, scored = subject.artifacts[name], inside.scores[name]
-    found: dict[str, Any] = {
-        "served": served.record(),
-        "open": served.open_record(limit_ms),
-        "saturation": served.saturation(),
-        "served_error": served.error,
-        "resources": inside.resources[name]
-        | {
-            "server_ready_s": min(served.ready_s, default=None),
-            "server_rss_mb": max(served.rss_mb, default=None),
-        },
-        "quality_served": {},
-        "parity_served": {},
-    }
+) -> None:
+    """What was found of a variant behind the server."""
+    artifact, scored = subject.artifacts[variant.name], inside.scores[variant.name]
+    variant.served = served.record()
+    variant.open = served.open_record(limit_ms)
+    variant.saturation = served.saturation()
+    variant.served_error = served.error
+    variant.resources.server_ready_s = min(served.ready_s, default=None)
+    variant.resources.server_rss_mb = max(served.rss_mb, default=None)
+    if variant.batch:
+        variant.many = served.many_record(variant.batch.texts_per_second)
     for split, scores in served.scores.items():
         content = subject.splits[split]
         lists = spread(in_lists(content.texts), profile.served_texts)
         rows = np.concatenate([np.arange(part.start, part.stop) for part in lists])
         agreement = served_parity(artifact, scored[split][rows], scores)
-        found["parity_served"][split] = agreement
-        if split in subject.labelled and not agreement["unanswered"]:
+        variant.parity_served[split] = agreement
+        if split in subject.labelled and not agreement.unanswered:
             part = Split([content.texts[row] for row in rows], content.labels[rows])
-            found["quality_served"] |= quality(artifact, {split: scores}, {split: part})
-    return found
+            variant.quality_served |= quality(artifact, {split: scores}, {split: part})
 
 
 def _serve_rivals(
     subject: Subject, profile: Profile, step: Step, limit_ms: float, resume_log: ResumeLog
-) -> list[dict[str, Any]]:
+) -> list[Peer]:
     """The rows of what others would serve; none where peers do not take part or nothing is served."""
     if not subject.serves_rivals:
         return []
     return serve_rivals(subject.checkpoint, subject.timed, profile, step, resume_log, limit_ms)
 
 
-def _choose_served(subject: Subject, profile: Profile, found: Mapping[str, dict[str, Any]]) -> Serving:
+def _choose_served(subject: Subject, profile: Profile, variants: Mapping[str, Variant]) -> Serving:
     """Which archives to serve, from what was found in process."""
-    candidates = [
-        {"name": name, "artifact": describe(subject.artifacts[name]), **found[name]}
-        for name in subject.archives
-        if name in found
-    ]
+    candidates = [variants[name] for name in subject.archives if name in variants]
     return choose_served(candidates, None if subject.named else profile.served_best)
 
 
-def _peer_entries(subject: Subject, inside: InProcess) -> list[dict[str, Any]]:
+def _failed(subject: Subject, inside: InProcess) -> list[Variant]:
+    """The variants that dropped out."""
+    not_variants = {FLOOR, *CONTROLS.values(), *subject.places}
+    return [
+        failed(name, subject.artifacts.get(name), failure)
+        for name, failure in sorted((subject.unusable | inside.failures).items())
+        if name not in not_variants
+    ]
+
+
+def _peers(subject: Subject, inside: InProcess) -> list[Peer]:
     """The peers' rows: measured, failed, or left out with the reason."""
-    assert subject.peers is not None
+    if not subject.peers:
+        return []
     failures = subject.peers.failures | inside.failures
-    entries = []
-    for name in [name for name in PEERS if name in subject.peers.names]:
-        found = _findings(name, subject, inside) if name in inside.latency else None
-        entries.append(
-            peer_entry(
-                PEERS[name],
-                found,
-                subject.peers.facts.get(name),
-                subject.peers.left_out.get(name),
-                failures.get(name),
-            )
+    return [
+        peer_row(
+            PEERS[name],
+            _row(name, subject, inside) if name in inside.latency else None,
+            subject.peers.facts.get(name),
+            subject.peers.left_out.get(name),
+            failures.get(name),
         )
-    return entries
+        for name in PEERS
+        if name in subject.peers.names
+    ]

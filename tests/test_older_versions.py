@@ -95,5 +95,5 @@ def test_an_interrupted_scoring_job_goes_on_or_says_what_to_do(tmp_path: Path) -
 
 
 def test_results_are_read() -> None:
-    found = files.read_measurements(OLD / "side-by-side.json")
-    assert {"fp32", "openvino-int8"} <= {variant["name"] for variant in found["variants"]}
+    found = files.read_side_by_side(OLD / "side-by-side.json")
+    assert {"fp32", "openvino-int8"} <= {variant.name for variant in found.variants}

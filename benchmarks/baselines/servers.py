@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -24,8 +23,9 @@ from benchmarks.in_process.worker import OURS
 from benchmarks.names import EXAMPLE, FASTAPI, SUMMARIES
 from benchmarks.profiles import OBJECTIVE_P99_MS, Profile
 from benchmarks.progress import Step
-from benchmarks.records import peer_entry
+from benchmarks.records import Peer, Resources
 from benchmarks.resume_log import ResumeLog
+from benchmarks.rows import peer_row
 from benchmarks.served.run import Running, Served, as_bodies, launched, one_pass, serve
 from common.commands import say
 from common.environment import installed, missing
@@ -121,7 +121,7 @@ def serve_rivals(
     step: Step,
     resume_log: ResumeLog,
     objective_p99_ms: float = OBJECTIVE_P99_MS,
-) -> list[dict[str, Any]]:
+) -> list[Peer]:
     """A report's rows of all rivals: served as variants are, or why not. Steps are called `serving …`."""
     bodies, entries = as_bodies(texts), []
     for name, rival in RIVALS.items():
@@ -141,19 +141,21 @@ def serve_rivals(
     return entries
 
 
-def rival_entry(rival: Rival, served: Served, objective_p99_ms: float) -> dict[str, Any]:
+def rival_entry(rival: Rival, served: Served, objective_p99_ms: float) -> Peer:
     """The row of a rival, from what was measured of it, if anything."""
     absent = missing(rival.requires)
     findings = None
     if served.loads:
         findings = {
-            "resources": {"server_ready_s": min(served.ready_s)},
+            "status": "measured",
+            "error": None,
+            "resources": Resources(server_ready_s=min(served.ready_s)),
             "served": served.record(),
             "open": served.open_record(objective_p99_ms),
             "saturation": served.saturation(),
             "served_error": served.error,
         }
-    return peer_entry(
+    return peer_row(
         rival,
         findings,
         {"seconds": 0.0, "versions": installed(rival.requires)},

@@ -8,17 +8,26 @@ whether a plan comes true (`plan_check`), the network, autoscaling, and other ha
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from benchmarks.capacity.queueing import Batching, Replica, draw, open_latencies
-from benchmarks.capacity.replica import Measured, against_closed, against_open, fit, measured, padding
+from benchmarks.capacity.replica import (
+    Compared,
+    Fitted,
+    Measured,
+    against_closed,
+    against_open,
+    fit,
+    measured,
+    padding,
+)
 from benchmarks.names import REFERENCE
-from benchmarks.records import device, tidy
-from benchmarks.selection import Objective, select
+from benchmarks.records import Record, Report, Variant
+from benchmarks.selection import Objective, Selection, select
 from deploy.torchserve.server import CONFIG
 from handler.errors import UserError
 
@@ -27,8 +36,6 @@ MOST_LOAD = 0.95  # of saturation: beyond, a queue's length says how long it was
 LENGTHS_ALIKE = 1.5  # as a factor of the mean; beyond, batches are cut into other shapes than were timed
 REQUESTS = 120_000
 TOLERANCE = 0.2
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -52,20 +59,70 @@ class Prices:
     gpu_hour: float | None = None
 
 
-def choose(document: Row, selection: Row | None, wanted: str | None) -> Row:
+class Planned(Record):
+    id: str
+    cpu: str
+    cores: int
+
+
+class OneReplica(Record):
+    """What it is, and what it bears."""
+
+    cores: int
+    memory_mb: float
+    rps: float
+    p99_ms: float
+    saturation_rps: float
+
+
+class Point(Record):
+    rps: float
+    p99_ms: float
+
+
+class Cost(Record):
+    """Of an hour and of a million texts, all paid for and exactly the demand asked."""
+
+    per_hour: float
+    per_million_texts: float
+
+
+class Plan(Record):
+    """`cores` and `memory_gb` are those of all replicas; the `model` compares with what was measured in
+    `fitted` and `compared`; the `curve` is p99 by rate; `assumptions` are in words."""
+
+    schema: int
+    run: str
+    machine: Planned
+    variant: str
+    demand: Demand
+    replica: OneReplica
+    replicas: int
+    rps_of_each: float
+    cores: int
+    memory_gb: float
+    cost: Cost | None
+    model: dict[str, Any]
+    fitted: list[Fitted]
+    compared: list[Compared]
+    curve: list[Point]
+    assumptions: list[str]
+
+
+def choose(document: Report, selection: Selection | None, wanted: str | None) -> Variant:
     """The variant to plan for: the wanted one, the selected one, or the fastest that is equal and served.
 
     `UserError` where the wanted one was not measured, or none qualifies.
     """
-    variants = {one["name"]: one for one in document["variants"]}
-    if wanted is None and selection and selection["run"] == document["run"]["id"]:
-        wanted = selection["selected"]
+    variants = {one.name: one for one in document.variants}
+    if wanted is None and selection and selection.run == document.run.id:
+        wanted = selection.selected
     if wanted is None:
-        wanted = select(document, Objective())["selected"]
+        wanted = select(document, Objective()).selected
         if wanted is None:
             raise UserError(
                 "no variant qualifies",
-                seen=f"run {document['run']['id']}",
+                seen=f"run {document.run.id}",
                 remedy="See why: make select; or name one: --variant fp32",
             )
     if wanted not in variants:
@@ -88,20 +145,18 @@ def most_rps(p99_at: Callable[[float], float], p99_ms: float, saturation_rps: fl
     return low
 
 
-def plan(document: Row, variant: Row, demand: Demand, prices: Prices) -> dict[str, Any]:
-    """The plan, in plain JSON: `replica` (what one is and bears), `replicas`, sums of cores and memory,
-    `cost` (None without prices), the `model` and how it compares with what was measured, a `curve` of p99 by
-    rate, and `assumptions` in words.
+def plan(document: Report, variant: Variant, demand: Demand, prices: Prices) -> Plan:
+    """How many replicas of `variant` bear `demand`.
 
     `UserError` for what the measurements cannot support.
     """
-    if device(variant) == "cuda":
+    if variant.device == "cuda":
         raise UserError(
             "a plan is for replicas on CPUs",
-            seen=f"{variant['name']} runs on a GPU",
+            seen=f"{variant.name} runs on a GPU",
             remedy="What a million texts cost at full load: python -m benchmarks beside --help",
         )
-    known = measured(variant, document["data"]["tokens"])
+    known = measured(variant, document.data.tokens)
     lengths = _lengths(known, demand.mean_tokens)
     replica = fit(known, Batching())
     asked = replace(replica, padding=padding(lengths, known.max_length))
@@ -118,46 +173,42 @@ def plan(document: Row, variant: Row, demand: Demand, prices: Prices) -> dict[st
         raise UserError(
             f"no rate keeps a p99 of {demand.p99_ms:g} ms",
             seen=f"one request in a hundred takes over {p99_at(0.01 * saturation_rps):.1f} ms on an idle "
-            f"replica of {variant['name']}",
+            f"replica of {variant.name}",
             remedy="Ask for a larger one, choose a faster variant, or measure on more cores",
         )
     replicas = math.ceil(demand.rps * demand.headroom / rps)
-    cores, (memory_mb, of_memory) = document["machine"]["cores"], _memory(variant)
-    curve = [
-        {"rps": rate, "p99_ms": p99_at(rate)}
-        for rate in np.linspace(0.05, 1, 20) * MOST_LOAD * saturation_rps
-    ]
-    compared = against_open(replica, known)
+    machine = document.machine
+    memory_mb, of_memory = _memory(variant)
     total_gb = replicas * memory_mb / 1000
-    return tidy(
-        {
-            "schema": SCHEMA,
-            "run": document["run"]["id"],
-            "machine": {key: document["machine"][key] for key in ("id", "cpu", "cores")},
-            "variant": variant["name"],
-            "demand": asdict(demand) | {"mean_tokens": float(np.mean(lengths))},
-            "replica": {
-                "cores": cores,
-                "memory_mb": memory_mb,
-                "rps": rps,
-                "p99_ms": p99_at(rps),
-                "saturation_rps": saturation_rps,
-            },
-            "replicas": replicas,
-            "rps_of_each": demand.rps / replicas,
-            "cores": replicas * cores,
-            "memory_gb": total_gb,
-            "cost": cost(prices, replicas * cores, total_gb, demand.rps),
-            "model": replica.record(),
-            "fitted": against_closed(replica, known),
-            "compared": compared,
-            "curve": curve,
-            "assumptions": [
-                *_assumptions(document, variant, demand, lengths, replica),
-                of_memory,
-                *_cautions(compared, variant, rps, saturation_rps),
-            ],
-        }
+    compared = against_open(replica, known)
+    rates = np.linspace(0.05, 1, 20) * MOST_LOAD * saturation_rps
+    return Plan(
+        schema=SCHEMA,
+        run=document.run.id,
+        machine=Planned(id=machine.id, cpu=machine.cpu, cores=machine.cores),
+        variant=variant.name,
+        demand=replace(demand, mean_tokens=float(np.mean(lengths))),
+        replica=OneReplica(
+            cores=machine.cores,
+            memory_mb=memory_mb,
+            rps=rps,
+            p99_ms=p99_at(rps),
+            saturation_rps=saturation_rps,
+        ),
+        replicas=replicas,
+        rps_of_each=demand.rps / replicas,
+        cores=replicas * machine.cores,
+        memory_gb=total_gb,
+        cost=cost(prices, replicas * machine.cores, total_gb, demand.rps),
+        model=replica.record(),
+        fitted=against_closed(replica, known),
+        compared=compared,
+        curve=[Point(rps=rate, p99_ms=p99_at(rate)) for rate in rates.tolist()],
+        assumptions=[
+            *_assumptions(document, variant, demand, lengths, replica),
+            of_memory,
+            *_cautions(compared, variant, rps, saturation_rps),
+        ],
     )
 
 
@@ -175,17 +226,18 @@ def _lengths(known: Measured, mean_tokens: float | None) -> np.ndarray:
     return np.clip(factor * known.lengths, 1, known.max_length)
 
 
-def _memory(variant: Row) -> tuple[float, str]:
+def _memory(variant: Variant) -> tuple[float, str]:
     """Of a replica in MB, and where the figure comes from."""
-    resources = variant["resources"]
-    if seen := resources.get("server_rss_mb"):
+    resources = variant.resources
+    if seen := resources.server_rss_mb:
         return (
             seen,
             "Memory is what worker and Java held after the loads, summed; what they share counts twice.",
         )
     heap_mb = _setting("-Xmx") * 2**20 / 1e6
-    return resources["peak_rss_mb"] + heap_mb, (
-        f"Memory is the peak in process ({resources['peak_rss_mb']:.0f} MB) and the whole heap that "
+    peak_mb = resources.peak_rss_mb or 0.0
+    return peak_mb + heap_mb, (
+        f"Memory is the peak in process ({peak_mb:.0f} MB) and the whole heap that "
         f"config.properties allows Java ({heap_mb:.0f} MB): this report has no figure as served."
     )
 
@@ -198,63 +250,64 @@ def _setting(name: str) -> int:
     return int(found[1])
 
 
-def cost(prices: Prices, cores: float, memory_gb: float, rps: float) -> dict[str, float] | None:
+def cost(prices: Prices, cores: float, memory_gb: float, rps: float) -> Cost | None:
     """Of an hour and of a million texts, all paid for and exactly `rps` asked; None without prices."""
     if prices.core_hour is None and prices.gb_hour is None:
         return None
     return _at(cores * (prices.core_hour or 0) + memory_gb * (prices.gb_hour or 0), rps)
 
 
-def cost_on_gpu(prices: Prices, rps: float) -> dict[str, float] | None:
+def cost_on_gpu(prices: Prices, rps: float) -> Cost | None:
     """The same of one GPU."""
     return None if prices.gpu_hour is None else _at(prices.gpu_hour, rps)
 
 
-def _at(hour: float, rps: float) -> dict[str, float]:
-    return {"per_hour": hour, "per_million_texts": hour / (rps * 3600) * 1e6}
+def _at(hour: float, rps: float) -> Cost:
+    return Cost(per_hour=hour, per_million_texts=hour / (rps * 3600) * 1e6)
 
 
 def _assumptions(
-    document: Row, variant: Row, demand: Demand, lengths: np.ndarray, replica: Replica
+    document: Report, variant: Variant, demand: Demand, lengths: np.ndarray, replica: Replica
 ) -> list[str]:
-    machine, run = document["machine"], document["run"]
-    busiest = max(variant["served"], key=lambda level: level["concurrency"])
+    machine, run = document.machine, document.run
+    busiest = variant.busiest
+    assert busiest is not None  # or it would have been refused
     gaps = "" if demand.burstiness == 1 else f", gaps with {demand.burstiness:g} times Poisson's variance"
     mean, p99 = float(np.mean(lengths)), float(np.percentile(lengths, 99))
     return [
         f"A replica is one TorchServe with one worker, batchSize {replica.batching.size} and maxBatchDelay "
-        f"{replica.batching.delay_ms:g} ms, alone on {machine['cores']} cores of {machine['cpu']}, as in run "
-        f"{run['id']} (profile {run['profile']}). Other cores, or other numbers of them, need a run of their "
+        f"{replica.batching.delay_ms:g} ms, alone on {machine.cores} cores of {machine.cpu}, as in run "
+        f"{run.id} (profile {run.profile}). Other cores, or other numbers of them, need a run of their "
         "own.",
         f"Requests hold one text each and arrive at random{gaps}. Each replica gets a random share of them, "
         "and random shares of a Poisson stream are Poisson; a balancer that evens out does better.",
         f"Texts have {mean:.0f} tokens on average and {p99:.0f} at the 99th percentile.",
         "p99 is of a long steady load on warm replicas, without the network between client and server; fewer "
         "than one request in a hundred finds TorchServe's queue full.",
-        f"The load generator ran on the same cores and took {busiest['load_generator_cores']:.2f} of them at "
-        f"{busiest['requests_per_second']:.0f} requests/s. A replica is not credited with them.",
+        f"The load generator ran on the same cores and took {busiest.load_generator_cores:.2f} of them at "
+        f"{busiest.requests_per_second:.0f} requests/s. A replica is not credited with them.",
         f"Head-room is {demand.headroom:g} times the load. 1.25 is for a model that is 20 % wrong, or for a "
         "fifth of the replicas being away (a rollout, a lost zone of five); not for both, nor for growth.",
     ]
 
 
-def _cautions(compared: Sequence[Row], variant: Row, rps: float, saturation_rps: float) -> list[str]:
+def _cautions(compared: Sequence[Compared], variant: Variant, rps: float, saturation_rps: float) -> list[str]:
     """What the report's own open loops, up to about the chosen rate, say against the model."""
     found = []
     for one in compared:
-        seen, modelled = one["measured"]["p99_ms"], one["modelled"]
-        explained = modelled["p99_low_ms"] <= seen <= modelled["p99_high_ms"]
-        ratio = modelled["p99_ms"] / seen
-        if one["rps"] <= (1 + TOLERANCE) * rps and not explained and abs(ratio - 1) > TOLERANCE:
+        seen, modelled = one.measured.p99_ms, one.modelled
+        explained = modelled.p99_low_ms <= seen <= modelled.p99_high_ms
+        ratio = modelled.p99_ms / seen
+        if one.rps <= (1 + TOLERANCE) * rps and not explained and abs(ratio - 1) > TOLERANCE:
             found.append(
-                f"CAUTION: at {one['rps']:g} requests/s the model's p99 is {ratio:.2f} times what was "
+                f"CAUTION: at {one.rps:g} requests/s the model's p99 is {ratio:.2f} times what was "
                 "measured, more than so short a load explains."
             )
-    capacity = (variant.get("saturation") or {}).get("capacity_rps") or 0
+    capacity = variant.saturation.capacity_rps if variant.saturation else 0
     if capacity > (1 + TOLERANCE) * saturation_rps:
         found.append(
             f"CAUTION: {capacity:.0f} requests/s were answered, and the model ends at {saturation_rps:.0f}."
         )
-    if variant["name"] != REFERENCE and not variant["artifact"]["check"]["equal"]:
-        found.append(f"CAUTION: {variant['name']} is not equal to fp32 by its check.")
+    if variant.name != REFERENCE and not variant.built.check.equal:
+        found.append(f"CAUTION: {variant.name} is not equal to fp32 by its check.")
     return found

@@ -8,16 +8,15 @@ and what is made of it (`capacity`, `plan_check`).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize, nnls
 
 from benchmarks.capacity.queueing import Batching, Draws, Replica, closed_latencies, draw, open_latencies
 from benchmarks.names import BATCH, BATCH_TEXTS, SINGLE
-from benchmarks.records import case
+from benchmarks.records import Lengths, Level, OpenLevel, Record, Variant
 from handler.batching import CALL_TOKENS, fit_grid, plan
 from handler.errors import UserError
 
@@ -25,7 +24,42 @@ SHORTEST_TOKENS = 3  # the two special tokens and one more
 FIT_REQUESTS = 6000  # of 32 clients that is 375 batches: the mean of their times is within 2 %
 WINDOWS = 40
 
-Row = Mapping[str, Any]
+
+class Tail(Record):
+    """A load as seen, or as modelled."""
+
+    rps: float
+    p99_ms: float | None
+
+
+class Fitted(Record):
+    """Clients that wait, and the same in the model, which was fitted to them."""
+
+    clients: int
+    measured: Tail
+    modelled: Tail
+
+
+class Window(Record):
+    """What so short a load would show: the median of the windows' p50 and p99, and where 90 % of p99 lie."""
+
+    p50_ms: float
+    p99_ms: float
+    p99_low_ms: float
+    p99_high_ms: float
+
+
+class Seen(Record):
+    p50_ms: float | None
+    p99_ms: float
+
+
+class Compared(Record):
+    """Arrivals that do not wait, and the same in the model, which has not seen them."""
+
+    rps: float
+    measured: Seen
+    modelled: Window
 
 
 @dataclass(frozen=True)
@@ -45,8 +79,8 @@ class Measured:
     load."""
 
     timed: Sequence[Timed]
-    closed: Sequence[Row]
-    open: Sequence[Row]
+    closed: Sequence[Level]
+    open: Sequence[OpenLevel]
     lengths: np.ndarray
     max_length: int
     outside_ms: float
@@ -56,51 +90,51 @@ class Measured:
         return float(np.mean(self.lengths))
 
 
-def measured(variant: Row, tokens: Row) -> Measured:
+def measured(variant: Variant, tokens: Lengths) -> Measured:
     """What the report knows of `variant`, whose timed texts have the lengths `tokens` (mean, p50, p90, p99).
 
     `UserError` where it was not measured as served, or by a version that did not split the time.
     """
-    again = f"make benchmark VARIANTS={variant['name']}"
-    if variant["error"] or not variant["served"]:
-        lost = variant["error"] or variant.get("served_error") or "in process only"
+    again = f"make benchmark VARIANTS={variant.name}"
+    if variant.error or not variant.served:
+        lost = variant.error.message if variant.error else variant.served_error or "in process only"
         raise UserError(
-            f"{variant['name']} was not measured as served, so nothing is known of its server",
-            seen=lost["message"] if isinstance(lost, Mapping) else lost,
+            f"{variant.name} was not measured as served, so nothing is known of its server",
+            seen=lost,
             remedy=f"Measure it: make package, then {again}; or choose another: --variant",
         )
-    answered = [one for one in variant["served"] if one["requests_per_second"] > 0]
-    light = min(variant.get("open", []), key=lambda level: level["offered_rps"], default=None)
-    single, batch = case(variant, SINGLE), case(variant, BATCH)
-    if not (light and light["split_ms"] and single and "by_length" in single and batch):
+    answered = [one for one in variant.served if one.requests_per_second > 0]
+    light = min(variant.open, key=lambda level: level.offered_rps, default=None)
+    single, batch = variant.case(SINGLE), variant.case(BATCH)
+    if not (light and light.split_ms and single and single.by_length and batch):
         raise UserError(
-            f"the report does not tell where a request to {variant['name']} spends its time",
+            f"the report does not tell where a request to {variant.name} spends its time",
             seen="no open loop with TorchServe's counters, or no times by length",
             remedy=f"Measure again: {again}",
         )
     if len(answered) < 2:
         raise UserError(
-            f"{variant['name']} was served at one number of clients only",
+            f"{variant.name} was served at one number of clients only",
             seen=f"{len(answered)} levels",
             remedy=f"Measure again: {again}",
         )
-    max_length = variant["artifact"]["max_length"]
+    max_length = variant.built.max_length
     lengths = quantiles(tokens, max_length)
-    alone = sum(part["n"] for part in single["by_length"])
-    timed = [Timed(BATCH_TEXTS, BATCH_TEXTS * float(np.mean(lengths)), batch["p50_ms"])]
+    alone = sum(part.n for part in single.by_length)
+    timed = [Timed(BATCH_TEXTS, BATCH_TEXTS * float(np.mean(lengths)), batch.p50_ms)]
     low = 0.0
-    for part in single["by_length"]:
-        timed.append(Timed(1, (low + part["up_to"]) / 2, part["p50_ms"], part["n"] / alone))
-        low = part["up_to"]
-    return Measured(timed, answered, variant["open"], lengths, max_length, light["split_ms"]["http"])
+    for part in single.by_length:
+        timed.append(Timed(1, (low + part.up_to) / 2, part.p50_ms, part.n / alone))
+        low = part.up_to
+    return Measured(timed, answered, variant.open, lengths, max_length, light.split_ms.http)
 
 
-def quantiles(tokens: Row, max_length: int) -> np.ndarray:
+def quantiles(tokens: Lengths, max_length: int) -> np.ndarray:
     """Lengths at 1,001 evenly spaced quantiles: straight lines between those known, scaled to the mean."""
     places = (0, 0.5, 0.9, 0.99, 1)
-    known = [SHORTEST_TOKENS, tokens["p50"], tokens["p90"], tokens["p99"], 1.1 * tokens["p99"]]
+    known = [SHORTEST_TOKENS, tokens.p50, tokens.p90, tokens.p99, 1.1 * tokens.p99]
     lengths = np.interp(np.linspace(0, 1, 1001), places, np.maximum.accumulate(known))
-    return np.clip(lengths * tokens["mean"] / lengths.mean(), 1, max_length)
+    return np.clip(lengths * tokens.mean / lengths.mean(), 1, max_length)
 
 
 def padding(lengths: np.ndarray, max_length: int, most: int = BATCH_TEXTS) -> tuple[float, ...]:
@@ -128,8 +162,8 @@ def fit(known: Measured, batching: Batching) -> Replica:
     weights = np.array([math.sqrt(one.weight) for one in known.timed])
     times = np.array([one.time_ms for one in known.timed])
     (batch_ms, token_ms), _ = nnls(rows * (weights / times)[:, None], weights)
-    busiest = max(known.closed, key=lambda level: level["concurrency"])
-    turn_ms = 1000 * busiest["load_generator_cores"] / busiest["requests_per_second"]
+    busiest = max(known.closed, key=lambda level: level.concurrency)
+    turn_ms = 1000 * busiest.load_generator_cores / busiest.requests_per_second
     draws = draw(known.lengths, FIT_REQUESTS, seed=0)
     alone = Replica(batch_ms, 0, token_ms, extra, known.outside_ms, turn_ms, 0, batching)
 
@@ -146,39 +180,37 @@ def fit(known: Measured, batching: Batching) -> Replica:
     return with_server(found.x)
 
 
-def _misfit(replica: Replica, levels: Sequence[Row], draws: Draws) -> float:
+def _misfit(replica: Replica, levels: Sequence[Level], draws: Draws) -> float:
     total = 0.0
     for level in levels:
-        latencies = closed_latencies(replica, level["concurrency"], draws)
-        mean_ms = 1000 * level["concurrency"] / level["requests_per_second"]
+        latencies = closed_latencies(replica, level.concurrency, draws)
+        mean_ms = 1000 * level.concurrency / level.requests_per_second
         total += math.log(latencies.mean() / mean_ms) ** 2
-        for percent in (90, 99):
-            if seen := level[f"p{percent}_ms"]:
+        for percent, seen in ((90, level.p90_ms), (99, level.p99_ms)):
+            if seen:
                 total += 0.1 * math.log(np.percentile(latencies, percent) / seen) ** 2
     return total
 
 
-def against_closed(replica: Replica, known: Measured) -> list[dict[str, Any]]:
+def against_closed(replica: Replica, known: Measured) -> list[Fitted]:
     """Every level of waiting clients beside the same in the model, which was fitted to them."""
     draws = draw(known.lengths, FIT_REQUESTS, seed=0)
     found = []
     for level in known.closed:
-        latencies = closed_latencies(replica, level["concurrency"], draws)
+        latencies = closed_latencies(replica, level.concurrency, draws)
+        rps, p99_ms = 1000 * level.concurrency / latencies.mean(), float(np.percentile(latencies, 99))
         found.append(
-            {
-                "clients": level["concurrency"],
-                "measured": {"rps": level["requests_per_second"], "p99_ms": level["p99_ms"]},
-                "modelled": {
-                    "rps": 1000 * level["concurrency"] / latencies.mean(),
-                    "p99_ms": np.percentile(latencies, 99),
-                },
-            }
+            Fitted(
+                clients=level.concurrency,
+                measured=Tail(rps=level.requests_per_second, p99_ms=level.p99_ms),
+                modelled=Tail(rps=float(rps), p99_ms=p99_ms),
+            )
         )
     return found
 
 
-def windows(replica: Replica, rps: float, seconds: float, lengths: np.ndarray) -> dict[str, float]:
-    """What so short a load would show: the median of the windows' p50 and p99, and where 90 % of p99 lie."""
+def windows(replica: Replica, rps: float, seconds: float, lengths: np.ndarray) -> Window:
+    """Of `WINDOWS` loads of that rate and length."""
     arrivals = max(1, round(rps * seconds))
     seen = [
         np.percentile(open_latencies(replica, rps, draw(lengths, arrivals, seed)), (50, 99))
@@ -186,21 +218,21 @@ def windows(replica: Replica, rps: float, seconds: float, lengths: np.ndarray) -
     ]
     middle, tail = np.array(seen).T
     low, high = np.percentile(tail, (5, 95))
-    return {
-        "p50_ms": float(np.median(middle)),
-        "p99_ms": float(np.median(tail)),
-        "p99_low_ms": float(low),
-        "p99_high_ms": float(high),
-    }
+    return Window(
+        p50_ms=float(np.median(middle)),
+        p99_ms=float(np.median(tail)),
+        p99_low_ms=float(low),
+        p99_high_ms=float(high),
+    )
 
 
-def against_open(replica: Replica, known: Measured) -> list[dict[str, Any]]:
+def against_open(replica: Replica, known: Measured) -> list[Compared]:
     """Every measured open level that its server kept up with, beside the same load in the model."""
     found = []
     for level in known.open:
-        if level["saturated"] or not level["p99_ms"]:
+        if level.saturated or not level.p99_ms:
             continue
-        modelled = windows(replica, level["offered_rps"], level["seconds"], known.lengths)
-        seen = {key: level[key] for key in ("p50_ms", "p99_ms")}
-        found.append({"rps": level["offered_rps"], "measured": seen, "modelled": modelled})
+        modelled = windows(replica, level.offered_rps, level.seconds, known.lengths)
+        seen = Seen(p50_ms=level.p50_ms, p99_ms=level.p99_ms)
+        found.append(Compared(rps=level.offered_rps, measured=seen, modelled=modelled))
     return found

@@ -20,11 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import records
 from benchmarks.ceilings.gemms import BYTES, CALL, Encoder, Samples
 from benchmarks.in_process import gpu
 from benchmarks.in_process.pool import Failure, Pool
 from benchmarks.names import FLOOR
 from benchmarks.progress import Step
+from benchmarks.records import CpuPeak, CudaPeak, EncoderSizes, FloorCase, Latency
 
 PERCENTILE = 5
 LEAST_SHARE = 0.05  # of a product's time is its own at least, however small it is
@@ -94,19 +96,19 @@ class Floor:
         for precision, values in turn["reading"].items():
             self._reading.setdefault(precision, []).extend(values)
 
-    def record(self, failure: Failure | None) -> dict[str, Any]:
+    def record(self, failure: Failure | None) -> records.Floor:
         """The report's `floor`; without cases and with the reason where it failed."""
         cases = [] if failure else [self._case(*shape) for shape in self.shapes if shape in self._samples]
-        return {
-            "encoder": asdict(self.encoder),
-            "percentile": PERCENTILE,
-            "error": failure.message if failure else None,
-            "cases": cases,
-            "peaks": self._peaks(cases),
-            **({"cuda": self._cuda_peak()} if cases and self._cuda else {}),
-        }
+        return records.Floor(
+            encoder=EncoderSizes(**asdict(self.encoder)),
+            percentile=PERCENTILE,
+            error=failure.message if failure else None,
+            cases=cases,
+            peaks=self._peaks(cases),
+            cuda=self._cuda_peak() if cases and self._cuda else None,
+        )
 
-    def _cuda_peak(self) -> dict[str, Any]:
+    def _cuda_peak(self) -> CudaPeak:
         """All products in fp16 at their quickest batch, and what the card's data sheet promises."""
         rates = {
             shape: self.encoder.operations(shape[0] * shape[1])
@@ -115,43 +117,45 @@ class Floor:
             / 1e9
             for shape, found in self._cuda.items()
         }
-        best, card = max(rates, key=rates.__getitem__), gpu.cards()[0]["name"]
-        return {
-            "card": card,
-            "case": "{}x{}".format(*best),
-            "tflops": rates[best],
-            "datasheet_tflops": gpu.DATASHEET_TFLOPS.get(card),
-        }
+        best = max(rates, key=rates.__getitem__)
+        card = gpu.cards()[0]["name"]
+        return CudaPeak(
+            card=card,
+            case="{}x{}".format(*best),
+            tflops=rates[best],
+            datasheet_tflops=gpu.DATASHEET_TFLOPS.get(card),
+        )
 
-    def _peaks(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    def _peaks(self, cases: Sequence[FloorCase]) -> dict[str, CpuPeak]:
         """By precision: the rate of all products at the quickest shape, and how fast as many bytes as all
         weights have can be read, again and again."""
         if not cases:
             return {}
         return {
-            precision: {
-                "tops": max(one[f"{precision}_tops"] for one in cases),
-                "read_gb_s": self.encoder.weights * BYTES[precision] / _low(values) / 1e6,
-            }
+            precision: CpuPeak(
+                tops=max(getattr(one, f"{precision}_tops") for one in cases),
+                read_gb_s=self.encoder.weights * BYTES[precision] / _low(values) / 1e6,
+            )
             for precision, values in self._reading.items()
         }
 
-    def _case(self, batch: int, tokens: int) -> dict[str, Any]:
-        samples, rows = self._samples[batch, tokens], batch * tokens
+    def _case(self, batch: int, tokens: int) -> FloorCase:
+        samples = self._samples[batch, tokens]
+        rows = batch * tokens
         times = {precision: encoder_ms(self.encoder, found) for precision, found in samples.items()}
         rates = {
             f"{precision}_tops": self.encoder.operations(rows) / time_ms / 1e9
             for precision, time_ms in times.items()
         }
-        return {
-            "case": f"{batch}x{tokens}",
-            "batch": batch,
-            "tokens": tokens,
-            "samples": min(len(values) for values in samples["int8"].values()),
-            "call_us": 1000 * _low(samples["int8"][CALL]),
+        return FloorCase(
+            case=f"{batch}x{tokens}",
+            batch=batch,
+            tokens=tokens,
+            samples=min(len(values) for values in samples["int8"].values()),
+            call_us=1000 * _low(samples["int8"][CALL]),
             **{f"{precision}_ms": time_ms for precision, time_ms in times.items()},
             **rates,
-        }
+        )
 
 
 def encoder_ms(encoder: Encoder, samples: Mapping[str, Sequence[float]]) -> float:
@@ -177,10 +181,9 @@ def _merge(samples: Samples, more: Samples) -> None:
             samples.setdefault(precision, {}).setdefault(name, []).extend(values)
 
 
-def under(entries: list[dict[str, Any]], floor: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """A variant's `latency` list, each fixed shape with its multiple of the int8 floor."""
-    floors = {one["case"]: one["int8_ms"] for one in floor["cases"]} if floor else {}
-    return [
-        entry | {"int8_floors": entry["p50_ms"] / floors[entry["case"]]} if entry["case"] in floors else entry
-        for entry in entries
-    ]
+def add_multiples(entries: Sequence[Latency], floor: records.Floor | None) -> None:
+    """To each fixed shape of a variant its multiple of the int8 floor."""
+    floors = {one.case: one.int8_ms for one in floor.cases} if floor else {}
+    for entry in entries:
+        if entry.case in floors:
+            entry.int8_floors = entry.p50_ms / floors[entry.case]

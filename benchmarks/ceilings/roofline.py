@@ -8,11 +8,12 @@ do not count, and a last layer for the first token alone counts as such. Leaves 
 activations and the classifier's head.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.ceilings.gemms import BYTES, Encoder
+from benchmarks.records import CpuPeak, Latency, Roofline
 from handler.artifact import Artifact
 
 EAGER = "torch"  # computes every token in the last layer, where the model is transformers'
@@ -91,31 +92,26 @@ def precision(proof: Mapping[str, Any]) -> str:
     return "bf16" if seen & {"bf16", "bfloat16"} else "fp32"
 
 
-def roofline(work: Arithmetic, entry: Mapping[str, Any], peaks: Mapping[str, Any]) -> dict[str, float] | None:
-    """The report's `roofline` of one fixed shape; None where the run has no peak of this precision."""
+def roofline(work: Arithmetic, entry: Latency, peaks: Mapping[str, CpuPeak]) -> Roofline | None:
+    """Of one fixed shape; None where the run has no peak of this precision."""
     peak = peaks.get(work.precision)
-    if peak is None:
+    if peak is None or entry.tokens is None:
         return None
-    operations = work.operations(entry["batch"], entry["tokens"])
-    compute_ms = operations / peak["tops"] / 1e9
-    memory_ms = work.weight_bytes / peak["read_gb_s"] / 1e6
+    operations = work.operations(entry.batch, entry.tokens)
+    compute_ms = operations / peak.tops / 1e9
+    memory_ms = work.weight_bytes / peak.read_gb_s / 1e6
     floor_ms = max(compute_ms, memory_ms)
-    return {
-        "gflop": operations / 1e9,
-        "weight_mb": work.weight_bytes / 1e6,
-        "compute_ms": compute_ms,
-        "memory_ms": memory_ms,
-        "floor_ms": floor_ms,
-        "share": floor_ms / entry["p50_ms"],
-    }
+    return Roofline(
+        gflop=operations / 1e9,
+        weight_mb=work.weight_bytes / 1e6,
+        compute_ms=compute_ms,
+        memory_ms=memory_ms,
+        floor_ms=floor_ms,
+        share=floor_ms / entry.p50_ms,
+    )
 
 
-def with_rooflines(
-    entries: list[dict[str, Any]], work: Arithmetic, peaks: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """A variant's `latency` list, each fixed shape with its roofline."""
-    found = []
+def add_rooflines(entries: Sequence[Latency], work: Arithmetic, peaks: Mapping[str, CpuPeak]) -> None:
+    """To each fixed shape of a variant its roofline."""
     for entry in entries:
-        one = roofline(work, entry, peaks) if entry["tokens"] is not None else None
-        found.append(entry | ({"roofline": one} if one else {}))
-    return found
+        entry.roofline = roofline(work, entry, peaks)

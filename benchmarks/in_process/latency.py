@@ -15,12 +15,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import t
 
-from benchmarks import environment
+from benchmarks import environment, records
 from benchmarks.baselines.in_process import PIPELINE
 from benchmarks.ceilings.gemm_bound import Floor
 from benchmarks.in_process.pool import Pool
@@ -42,6 +42,7 @@ from benchmarks.names import (
 )
 from benchmarks.profiles import Profile
 from benchmarks.progress import Step
+from benchmarks.records import Latency, LengthBin
 from benchmarks.resume_log import ResumeLog
 from benchmarks.samples import LEAST_SAMPLES, by_length, percentile
 
@@ -64,7 +65,7 @@ class Ratio:
     low: float
     high: float
 
-    def verdict(self, noise: float) -> str:
+    def verdict(self, noise: float) -> Literal["faster", "slower", "not different"]:
         """`faster` or `slower` only where the whole interval is outside [1/noise, noise]."""
         if self.low > noise:
             return "faster"
@@ -118,44 +119,45 @@ class Timings:
         self.seconds += found["seconds"]
         self.others_s += found["others_s"]
 
-    def entries(self, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    def entries(self, names: Sequence[str]) -> dict[str, list[Latency]]:
         """The report's `latency` list of every variant and every peer that got through."""
         through = {*names, *CONTROLS.values()}
         rounds = {
             case: {name: turns for name, turns in of_case.items() if name in through}
             for case, of_case in self.collected.items()
         }
-        return {
-            name: [
-                describe(case, rounds[case], name, batch, tokens, self._reference_of(name))
-                | (self._parts(rounds, name) if case == SINGLE else {})
-                for case, (batch, tokens) in self.details.items()
-                if name in rounds.get(case, {})
-            ]
-            for name in names
-        }
+        return {name: self._entries_of(name, rounds) for name in names}
+
+    def _entries_of(self, name: str, rounds: Mapping[str, Rounds]) -> list[Latency]:
+        found = [
+            describe(case, rounds[case], name, batch, tokens, self._reference_of(name))
+            for case, (batch, tokens) in self.details.items()
+            if name in rounds.get(case, {})
+        ]
+        for entry in found:
+            if entry.case == SINGLE:
+                entry.tokenise_p50_ms = percentile(flat(rounds[TOKENISE][name]), 50)
+                entry.model_p50_ms = percentile(flat(rounds[MODEL][name]), 50)
+                entry.by_length = self._by_length(rounds[SINGLE][name])
+        return found
 
     def _reference_of(self, name: str) -> str:
         return CUDA_REFERENCE if name in self.on_cuda else REFERENCE
 
-    def _parts(self, rounds: Mapping[str, Rounds], name: str) -> dict[str, Any]:
-        """Of single texts: tokenising and the model apart, and the whole by length."""
-        samples = flat(rounds[SINGLE][name])
+    def _by_length(self, rounds: list[list[float]]) -> list[LengthBin]:
+        """Single texts by their own length."""
+        samples = flat(rounds)
         tokens = np.concatenate(
             [
                 self.tokens[turn * self.single_texts : turn * self.single_texts + len(durations)]
-                for turn, durations in enumerate(rounds[SINGLE][name])
+                for turn, durations in enumerate(rounds)
             ]
         )
         taken = {end: [samples[row] for row in rows] for end, rows in by_length(tokens).items()}
-        return {
-            "tokenise_p50_ms": percentile(flat(rounds[TOKENISE][name]), 50),
-            "model_p50_ms": percentile(flat(rounds[MODEL][name]), 50),
-            "by_length": [
-                {"up_to": end, "n": len(some), **{f"p{one}_ms": percentile(some, one) for one in (50, 99)}}
-                for end, some in taken.items()
-            ],
-        }
+        return [
+            LengthBin(up_to=end, n=len(some), p50_ms=float(np.median(some)), p99_ms=percentile(some, 99))
+            for end, some in taken.items()
+        ]
 
     def cpu_s_per_1000_texts(self, name: str) -> float:
         """Of all threads, in batches of real texts."""
@@ -268,37 +270,38 @@ def _one_turn(
 
 def describe(
     case: str, rounds: Rounds, name: str, batch: int, tokens: int | None, reference: str = REFERENCE
-) -> dict[str, Any]:
+) -> Latency:
     """One entry of the report's `latency` list: percentiles, throughput, and the speed-up over the reference
     of its device (and over the peer that everybody starts from, where it took part and `name` is on a CPU
     as well)."""
     samples = flat(rounds[name])
     starts = PIPELINE in rounds and reference == REFERENCE
-    pipeline = {"vs_pipeline": speedup(rounds, name, PIPELINE)} if starts else {}
-    return {
-        "case": case,
-        "batch": batch,
-        "tokens": tokens,
-        "samples": len(samples),
-        "rounds": len(rounds[name]),
-        **{f"p{percent}_ms": percentile(samples, percent) for percent in LEAST_SAMPLES},
-        "texts_per_second": 1000 * batch * len(samples) / sum(samples),
-        "speedup": speedup(rounds, name, reference),
-        **pipeline,
-        **p99_speedup(rounds, name, reference),
-    }
+    return Latency(
+        case=case,
+        batch=batch,
+        tokens=tokens,
+        samples=len(samples),
+        rounds=len(rounds[name]),
+        p50_ms=float(np.median(samples)),
+        p90_ms=percentile(samples, 90),
+        p99_ms=percentile(samples, 99),
+        texts_per_second=1000 * batch * len(samples) / sum(samples),
+        speedup=speedup(rounds, name, reference),
+        vs_pipeline=speedup(rounds, name, PIPELINE) if starts else None,
+        p99_speedup=p99_speedup(rounds, name, reference),
+    )
 
 
-def p99_speedup(rounds: Rounds, name: str, reference: str = REFERENCE) -> dict[str, Any]:
-    """`{"p99_speedup": …}` as `speedup`, of 99th percentiles over all rounds; nothing where samples are too
-    few. Rounds are resampled whole, since the samples of one are alike."""
+def p99_speedup(rounds: Rounds, name: str, reference: str = REFERENCE) -> records.Ratio | None:
+    """As `speedup`, of 99th percentiles over all rounds; None where samples are too few. Rounds are resampled
+    whole, since the samples of one are alike."""
     least = min(len(flat(rounds[one])) for one in (reference, name))
     if name == reference or least < 2 * LEAST_SAMPLES[99]:
-        return {}
-    ratio, control = pooled_ratio(rounds[reference], rounds[name], 99), CONTROLS[reference]
+        return None
+    ratio = pooled_ratio(rounds[reference], rounds[name], 99)
+    control = CONTROLS[reference]
     noise = pooled_ratio(rounds[reference], rounds[control], 99).distance if control in rounds else None
-    verdict = ratio.verdict(noise) if noise is not None else "noise unknown"
-    return {"p99_speedup": {**vars(ratio), "noise": noise, "verdict": verdict}}
+    return _recorded(ratio, noise)
 
 
 def pooled_ratio(
@@ -319,16 +322,19 @@ def pooled_ratio(
     return Ratio(ratio(np.arange(paired)), float(low), float(high))
 
 
-def speedup(rounds: Rounds, name: str, reference: str = REFERENCE) -> dict[str, Any]:
+def speedup(rounds: Rounds, name: str, reference: str = REFERENCE) -> records.Ratio:
     """Ratio to the reference with its interval, the noise floor as a factor, and the verdict of the two. A
     peer has no control: beside it, the noise is fp32's."""
     ours = reference if reference in CONTROLS else REFERENCE
     noise = paired_ratio(rounds[ours], rounds[CONTROLS[ours]]).distance if CONTROLS[ours] in rounds else None
     if name == reference:
-        return {"ratio": 1.0, "low": 1.0, "high": 1.0, "noise": noise, "verdict": "reference"}
-    ratio = paired_ratio(rounds[reference], rounds[name])
-    verdict = ratio.verdict(noise) if noise is not None else "noise unknown"
-    return {"ratio": ratio.ratio, "low": ratio.low, "high": ratio.high, "noise": noise, "verdict": verdict}
+        return records.Ratio(ratio=1.0, low=1.0, high=1.0, noise=noise, verdict="reference")
+    return _recorded(paired_ratio(rounds[reference], rounds[name]), noise)
+
+
+def _recorded(found: Ratio, noise: float | None) -> records.Ratio:
+    verdict = "noise unknown" if noise is None else found.verdict(noise)
+    return records.Ratio(ratio=found.ratio, low=found.low, high=found.high, noise=noise, verdict=verdict)
 
 
 def paired_ratio(reference: list[list[float]], candidate: list[list[float]], seed: int = 0) -> Ratio:

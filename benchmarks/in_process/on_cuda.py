@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.ceilings.roofline import Arithmetic
 from benchmarks.in_process.pool import Pool
 from benchmarks.progress import Step
+from benchmarks.records import CudaPeak, Latency, Peak
 
 CALLS = 5  # under the profiler
 ENERGY_S = 2.0  # long beside the steps of NVML's counter, about whose length its documentation is silent
@@ -66,34 +67,22 @@ def joules_per_1000_texts(taken_mj: float, texts: int) -> float | None:
     return (taken_mj / 1000) / (texts / 1000) if taken_mj > 0 else None
 
 
-def with_busy(entries: Sequence[Mapping[str, Any]], busy_ms: Mapping[str, float | None]) -> list[dict]:
-    """A row's `latency` list, each fixed shape with the time in which the card was at work."""
-    return [
-        {**entry, "gpu_busy_ms": busy_ms[entry["case"]]} if busy_ms.get(entry["case"]) else {**entry}
-        for entry in entries
-    ]
-
-
-def with_peak_share(
-    entries: Sequence[Mapping[str, Any]], work: Arithmetic, peak: Mapping[str, Any]
-) -> list[dict]:
-    """A variant's `latency` list, each fixed shape with its rate and what share that is of the fp16 products
-    measured in the same run, and of those that the data sheet promises."""
-    found = []
+def add_busy(entries: Sequence[Latency], busy_ms: Mapping[str, float | None]) -> None:
+    """The time in which the card was at work, to each fixed shape of a row."""
     for entry in entries:
-        if entry["tokens"] is None:
-            found.append({**entry})
+        entry.gpu_busy_ms = busy_ms.get(entry.case) or None
+
+
+def add_peak_share(entries: Sequence[Latency], work: Arithmetic, peak: CudaPeak) -> None:
+    """To each fixed shape of a variant its rate, and what share that is of the fp16 products measured in the
+    same run, and of those that the data sheet promises."""
+    for entry in entries:
+        if entry.tokens is None:
             continue
-        tflops = work.operations(entry["batch"], entry["tokens"]) / entry["p50_ms"] / 1e9
-        promised = peak["datasheet_tflops"]
-        found.append(
-            {
-                **entry,
-                "peak": {
-                    "tflops": tflops,
-                    "of_measured": tflops / peak["tflops"],
-                    "of_datasheet": tflops / promised if promised else None,
-                },
-            }
+        tflops = work.operations(entry.batch, entry.tokens) / entry.p50_ms / 1e9
+        promised = peak.datasheet_tflops
+        entry.peak = Peak(
+            tflops=tflops,
+            of_measured=tflops / peak.tflops,
+            of_datasheet=tflops / promised if promised else None,
         )
-    return found

@@ -10,11 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.names import REFERENCE
-from benchmarks.records import busiest, case
-from benchmarks.report.phrases import DECIDED, NONE, figure, span, three_digits
+from benchmarks.records import (
+    Functionality,
+    Rate,
+    TimeSplit,
+)
+from benchmarks.records import Row as Entry
+from benchmarks.report.phrases import NONE, figure, span, three_digits
 from benchmarks.report.verdicts import verdict
 
-Document = Mapping[str, Any]
 HEAT = 0.15  # a change of accuracy by this much has the full colour
 
 
@@ -72,9 +76,9 @@ class Section:
     key: Sequence[str] = field(default_factory=tuple)
 
 
-def badge(row: Document, allowed: float) -> Cell:
+def badge(row: Entry, allowed: float) -> Cell:
     word = verdict(row, allowed)
-    if row.get("status") == "left out":
+    if row.status == "left out":
         return Cell("left out", "name", badge="out")
     return Cell(word, "name", badge=word)
 
@@ -88,74 +92,71 @@ def _minus(words: str) -> str:
     return re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", words)
 
 
-def timed(row: Document, name: str, key: str, ratio: str = "speedup") -> Cell:
-    entry = case(row, name)
-    if entry is None or entry[key] is None:
+def timed(row: Entry, name: str, key: str, ratio: str = "speedup") -> Cell:
+    entry = row.case(name)
+    value = getattr(entry, key, None)
+    if value is None:
         return Cell(NONE, "num")
-    found = entry.get(ratio)
+    found = getattr(entry, ratio)
     note = ""
-    if found and found["verdict"] in DECIDED:
-        note = f"{found['ratio']:.1f}x ({found['low']:.1f}–{found['high']:.1f})"
-    elif found and found["verdict"] != "reference":
-        note = found["verdict"]
-    return Cell(three_digits(entry[key]), "num", entry[key], note)
+    if found and found.is_decided:
+        note = f"{found.ratio:.1f}x ({found.low:.1f}–{found.high:.1f})"
+    elif found and found.verdict != "reference":
+        note = found.verdict
+    return Cell(three_digits(value), "num", value, note)
 
 
-def served(row: Document, key: str) -> Cell:
-    level = busiest(row) if row.get("served") else None
-    return Cell(three_digits(level[key]), "num", level[key]) if level else Cell(NONE, "num")
+def served(row: Entry, key: str) -> Cell:
+    value = getattr(row.busiest, key, None)
+    return Cell(three_digits(value), "num", value)
 
 
-def goodput(row: Document) -> Cell:
-    best = max((level["goodput_rps"] for level in row.get("open") or []), default=None)
+def goodput(row: Entry) -> Cell:
+    best = max((level.goodput_rps for level in row.open), default=None)
     return Cell(three_digits(best), "num", best)
 
 
-def drop_of(row: Document) -> Cell:
-    drop = gate(row).get("macro_f1_drop")
-    if drop is None or row["name"] == REFERENCE:
+def drop_of(row: Entry) -> Cell:
+    drop = row.gate and row.gate.macro_f1_drop
+    if drop is None or row.name == REFERENCE:
         return Cell(NONE, "num")
-    return number(drop["drop"], "+.4f", span(drop))
+    return number(drop.drop, "+.4f", span(drop))
 
 
-def rate(rate: Mapping[str, Any] | None, count: int | None = None) -> Cell:
+def rate(rate: Rate | None, count: int | None = None) -> Cell:
     if rate is None:
         return Cell(NONE, "num")
     counted = "" if count is None else f"{count}: "
-    return Cell(f"{rate['rate']:.2%}", "num", rate["rate"], f"{counted}{rate['low']:.2%}–{rate['high']:.2%}")
+    return Cell(f"{rate.rate:.2%}", "num", rate.rate, f"{counted}{rate.low:.2%}–{rate.high:.2%}")
 
 
-def heat(kind: Mapping[str, Any] | None) -> Cell:
+def heat(kind: Functionality | None) -> Cell:
     if kind is None:
         return Cell(NONE, "num")
-    change = kind["accuracy"] - kind["reference_accuracy"]
-    words = f"{kind['accuracy']:.0%}"
+    change = kind.accuracy - kind.reference_accuracy
+    words = f"{kind.accuracy:.0%}"
     if not change:
-        return Cell(words, "num", note=f"{kind['flips']} flips" if kind["flips"] else "")
+        return Cell(words, "num", note=f"{kind.flips} flips" if kind.flips else "")
     note = f"{change * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
     return Cell(
         words, f"num {'gain' if change > 0 else 'loss'}", share=min(1.0, abs(change) / HEAT), note=note
     )
 
 
-def bars(split: Mapping[str, float] | None) -> Cell:
+def bars(split: TimeSplit | None) -> Cell:
     """Queue, handler and HTTP as parts of a whole."""
     if split is None:
         return Cell(NONE, "name")
-    whole = sum(split.values()) or 1.0
+    whole = split.queue + split.handler + split.http or 1.0
     parts: list[dict[str, Any]] = [
-        {"name": words, "share": max(0.0, split[key]) / whole, "words": f"{split[key]:.1f}"}
-        for key, words in (("queue", "Queue"), ("handler", "Handler"), ("http", "HTTP"))
+        {"name": words, "share": max(0.0, ms) / whole, "words": f"{ms:.1f}"}
+        for ms, words in ((split.queue, "Queue"), (split.handler, "Handler"), (split.http, "HTTP"))
     ]
     return Cell(" + ".join(part["words"] for part in parts), "name", bars=parts)
 
 
-def gate(row: Document) -> Mapping[str, Any]:
-    return row["parity"].get("gate", {})
-
-
-def quality(row: Document, split: str, key: str) -> float | None:
-    return row["quality"].get(split, {}).get(key)
+def quality(row: Entry, split: str, key: str) -> float | None:
+    return getattr(row.quality.get(split), key, None)
 
 
 def section(

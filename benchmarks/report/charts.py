@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks.names import REFERENCE
+from benchmarks.records import Report
 from benchmarks.report import pictures
 from benchmarks.report.drawing import (
     AMBER,
@@ -36,7 +37,6 @@ from benchmarks.report.drawing import (
 from benchmarks.report.verdicts import EQUAL, IS_REFERENCE, NOT_EQUAL, PEER, SHIPPABLE, front, margin
 from benchmarks.sameness.noninferiority import FAIL, INCONCLUSIVE, PASS
 
-Document = Mapping[str, Any]
 MARKS: dict[str, tuple[str, Colour, str]] = {
     IS_REFERENCE: ("s", INK, "fp32"),
     PASS: ("o", BLUE, "passes"),
@@ -48,24 +48,24 @@ MARKS: dict[str, tuple[str, Colour, str]] = {
 }
 
 
-def draw(document: Document) -> dict[str, str]:
+def draw(document: Report) -> dict[str, str]:
     """Every picture that the report has the data for, by the name of its file."""
     return {one.name: CHARTS[one.name](document) for one in pictures.available(document)}
 
 
-def pareto(document: Document) -> str:
+def pareto(document: Report) -> str:
     """Real texts per second in process against the change of macro-F1, or the agreement of labels."""
     return _pareto(
         document, pictures.in_process(document), "pareto", "real texts/s in batches of 32, in process"
     )
 
 
-def pareto_served(document: Document) -> str:
+def pareto_served(document: Report) -> str:
     """Requests per second as served against the same."""
     return _pareto(document, pictures.as_served(document), "pareto-served", "requests/s, waiting clients")
 
 
-def _pareto(document: Document, points: Sequence[pictures.Point], name: str, speed: str) -> str:
+def _pareto(document: Report, points: Sequence[pictures.Point], name: str, speed: str) -> str:
     if not points:
         return ""
     judged, allowed = pictures.is_judged(document), margin(document)
@@ -135,7 +135,7 @@ def _pareto(document: Document, points: Sequence[pictures.Point], name: str, spe
         return svg(figure, name, _title(name), sentence)
 
 
-def latency_by_length(document: Document) -> str:
+def latency_by_length(document: Report) -> str:
     """The p50 of single texts by their own length."""
     names, series = pictures.by_length(document)
     if not series:
@@ -150,7 +150,7 @@ def latency_by_length(document: Document) -> str:
         return svg(figure, "length", _title("length"), _sentence(series, "ms"))
 
 
-def latency_by_batch(document: Document) -> str:
+def latency_by_batch(document: Report) -> str:
     """Milliseconds per text by the size of the batch."""
     series = pictures.by_batch(document)
     if not series:
@@ -170,7 +170,7 @@ def latency_by_batch(document: Document) -> str:
         return svg(figure, "batch", _title("batch"), _sentence(moved, "ms per text"))
 
 
-def flips(document: Document) -> str:
+def flips(document: Report) -> str:
     """Shares of the gate texts by direction of the flip, per variant."""
     found = pictures.flips(document)
     if not found:
@@ -211,22 +211,22 @@ def flips(document: Document) -> str:
         return svg(figure, "flips", _title("flips"), sentence)
 
 
-def reliability(document: Document) -> str:
+def reliability(document: Report) -> str:
     """Scores by how often they were right, on gate."""
     found = pictures.reliability(document)
     if not found:
         return ""
     pair = pictures.positive_and_other(document)
     what = pair[0] if pair else "the top label"
-    if document["data"].get("task") == "multi-label":
+    if document.data.multi_label:
         what = "any label"
     with canvas(4.4) as (figure, (axes,)):
         axes.plot([0, 1], [0, 1], color=MUTED.stand_in, linewidth=1, linestyle=(0, (4, 3)))
         for (name, ece, parts), (colour, mark) in zip(found, _styles([one[0] for one in found]), strict=True):
             note = name if ece is None else f"{name}, ECE {ece:.3f}"
             axes.plot(
-                [part["score"] for part in parts],
-                [part["rate"] for part in parts],
+                [part.score for part in parts],
+                [part.rate for part in parts],
                 mark,
                 linestyle="-",
                 color=colour.stand_in,
@@ -242,33 +242,33 @@ def reliability(document: Document) -> str:
         return svg(figure, "reliability", _title("reliability"), sentence)
 
 
-def load_curves(document: Document) -> str:
+def load_curves(document: Report) -> str:
     """p99 and answers in time by the offered rate."""
     found = pictures.loads(document)
     if not found:
         return ""
-    objective = document["run"].get("objective_p99_ms")
+    objective = document.run.objective_p99_ms
     with canvas(5.8, rows=2) as (figure, (above, below)):
-        most = max(level["offered_rps"] for one in found for level in one.levels)
+        most = max(level.offered_rps for one in found for level in one.levels)
         times, ends = [], []
         for one, (colour, mark) in zip(found, _styles([one.name for one in found]), strict=True):
-            offered = [level["offered_rps"] for level in one.levels]
-            good = [level["goodput_rps"] for level in one.levels]
-            timed = [(level["offered_rps"], level["p99_ms"]) for level in one.levels if level["p99_ms"]]
+            offered = [level.offered_rps for level in one.levels]
+            good = [level.goodput_rps for level in one.levels]
+            timed = [(level.offered_rps, level.p99_ms) for level in one.levels if level.p99_ms]
             times += [p99 for _, p99 in timed]
             above.plot(*zip(*timed, strict=True) if timed else ([], []), color=colour.stand_in)
             below.plot(offered, good, color=colour.stand_in)
             for level in one.levels:
-                shape, size = ("X", 8) if level["saturated"] else (mark, 6.5)
+                shape, size = ("X", 8) if level.saturated else (mark, 6.5)
                 style: dict[str, Any] = {
                     "color": colour.stand_in,
                     "markersize": size,
                     "markeredgecolor": PAPER.stand_in,
                     "markeredgewidth": 0.8,
                 }
-                if level["p99_ms"]:
-                    above.plot(level["offered_rps"], level["p99_ms"], shape, **style)
-                below.plot(level["offered_rps"], level["goodput_rps"], shape, **style)
+                if level.p99_ms:
+                    above.plot(level.offered_rps, level.p99_ms, shape, **style)
+                below.plot(level.offered_rps, level.goodput_rps, shape, **style)
             if one.closed_rps:
                 for axes in (above, below):
                     axes.axvline(one.closed_rps, color=colour.stand_in, linewidth=1, linestyle=(0, (1, 2)))
@@ -294,13 +294,11 @@ def load_curves(document: Document) -> str:
                 color=MUTED.stand_in,
             )
         label_ends(below, ends)
-        sentence = "; ".join(
-            f"{one.name} up to {one.levels[-1]['offered_rps']:.0f} requests/s" for one in found
-        )
+        sentence = "; ".join(f"{one.name} up to {one.levels[-1].offered_rps:.0f} requests/s" for one in found)
         return svg(figure, "load", _title("load"), sentence)
 
 
-def functional(document: Document) -> str:
+def functional(document: Report) -> str:
     """Accuracy by kind of case, as dots on one line per kind."""
     _, names, found = pictures.functional(document)
     if not found:
@@ -341,7 +339,7 @@ def functional(document: Document) -> str:
         return svg(figure, "functional", _title("functional"), sentence)
 
 
-CHARTS: dict[str, Callable[[Document], str]] = {
+CHARTS: dict[str, Callable[[Report], str]] = {
     "pareto": pareto,
     "pareto-served": pareto_served,
     "length": latency_by_length,

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,10 @@ from markupsafe import Markup, escape
 
 from benchmarks.names import BATCH, CUDA_BATCH, CUDA_BATCH_TEXTS, LARGE, REFERENCE, SINGLE, SMALL
 from benchmarks.profiles import MANY_TEXTS
-from benchmarks.records import Report, busiest, case, on_cuda, real_batch, yardstick
+from benchmarks.records import (
+    Report,
+)
+from benchmarks.records import Row as Entry
 from benchmarks.report import charts, pictures
 from benchmarks.report.cells import (
     Cell,
@@ -30,7 +33,6 @@ from benchmarks.report.cells import (
     Table,
     badge,
     drop_of,
-    gate,
     goodput,
     number,
     quality,
@@ -39,7 +41,6 @@ from benchmarks.report.cells import (
 )
 from benchmarks.report.drawing import COLOURS
 from benchmarks.report.phrases import (
-    DECIDED,
     NONE,
     how_fast,
     is_proven,
@@ -54,7 +55,6 @@ from benchmarks.report.verdicts import (
     FAILED,
     IS_REFERENCE,
     NOT_EQUAL,
-    PEER,
     SHIPPABLE,
     fastest_passing,
     margin,
@@ -62,8 +62,8 @@ from benchmarks.report.verdicts import (
     verdict,
 )
 from benchmarks.sameness.noninferiority import FAIL, INCONCLUSIVE
+from benchmarks.selection import Selection
 
-Document = Mapping[str, Any]
 LINK = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+)\)")
 # The chosen theme is set before anything is shown, so that the page does not flash.
 THEME = (
@@ -77,17 +77,15 @@ PAGE_COLOURS = {
 }
 
 
-def side_by_side(
-    document: Document, selection: Mapping[str, Any] | None = None, texts: Texts | None = None
-) -> str:
+def side_by_side(document: Report, selection: Selection | None = None, texts: Texts | None = None) -> str:
     """The page of all variants. `selection` is that of the same run, if one was made. `texts` by split and
     row are shown beside the labels that flipped: for a page that stays here and is never published."""
-    data, run = document["data"], document["run"]
+    data, run = document.data, document.run
     headline, lead = _answer(document, selection)
     return _render(
         document,
-        title=f"{data['base']} on {data['spec']}: variants side by side",
-        eyebrow=f"{data['base']} on {data['spec']} · {document['machine']['cpu']} · {run['started_at'][:10]}",
+        title=f"{data.base} on {data.spec}: variants side by side",
+        eyebrow=f"{data.base} on {data.spec} · {document.machine.cpu} · {run.started_at[:10]}",
         headline=headline,
         lead=lead,
         cards=_cards(document),
@@ -96,32 +94,32 @@ def side_by_side(
     )
 
 
-def variant_page(report: Report, texts: Texts | None = None) -> str:
+def variant_page(document: Report, texts: Texts | None = None) -> str:
     """The page of one variant, from its own report alone."""
-    document = {**report, "variants": [report]}
+    report = document.only
     allowed = margin(document)
     word = verdict(report, allowed)
     lead = [reason(report, allowed)]
-    if not report["error"]:
-        lead = [f"{sentence_case(report['artifact']['summary'])}.", *lead]
+    if not report.error:
+        lead = [f"{sentence_case(report.built.summary)}.", *lead]
         lead += [f"{sentence_case(how_fast(report, document))}."] if how_fast(report, document) else []
-        lead += [f"Proof: {proof_words(report['proof'])}."] if report["proof"] else []
+        lead += [f"Proof: {proof_words(report.proof)}."] if report.proof else []
     return _render(
         document,
-        title=f"{report['name']} on {report['data']['spec']}",
-        eyebrow=f"{report['data']['base']} on {report['data']['spec']} · {report['machine']['cpu']}",
-        headline=f"{report['name']}: {word}",
+        title=f"{report.name} on {document.data.spec}",
+        eyebrow=f"{document.data.base} on {document.data.spec} · {document.machine.cpu}",
+        headline=f"{report.name}: {word}",
         lead=lead,
-        cards=[] if report["error"] else _variant_cards(report, document),
+        cards=[] if report.error else _variant_cards(report, document),
         variants=None,
         texts=texts,
     )
 
 
-def _render(document: Document, texts: Texts | None, **content: Any) -> str:
+def _render(document: Report, texts: Texts | None, **content: Any) -> str:
     drawn = charts.draw(document)
     script = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
-    run = document["run"]
+    run = document.run
     return (
         _environment()
         .get_template("report.html.j2")
@@ -133,7 +131,7 @@ def _render(document: Document, texts: Texts | None, **content: Any) -> str:
             script_hashes=" ".join(map(_hash, (THEME, script))),
             failures=failures(document) if content["variants"] else [],
             variants_how=_how_to_read(document),
-            has_peers=bool(document.get("peers")),
+            has_peers=bool(document.peers),
             pictures=[
                 {
                     "name": one.name,
@@ -146,7 +144,7 @@ def _render(document: Document, texts: Texts | None, **content: Any) -> str:
             ],
             sections=[found for make in SECTIONS if (found := make(document, texts))],
             provenance=provenance_lines(document),
-            foot=f"Run {run['id']}, profile {run['profile']}. "
+            foot=f"Run {run.id}, profile {run.profile}. "
             + ("It shows texts: keep it to yourself." if texts else "It holds no text of a data set."),
         )
     )
@@ -201,44 +199,45 @@ def _colours() -> str:
     )
 
 
-def _answer(document: Document, selection: Mapping[str, Any] | None) -> tuple[str, list[str]]:
+def _answer(document: Report, selection: Selection | None) -> tuple[str, list[str]]:
     """The headline and the sentences below it: what to ship, how fast it is, what is proven."""
     allowed = margin(document)
-    if not any(not one["error"] for one in document["variants"]):
+    if not any(not one.error for one in document.variants):
         return "Nothing could be measured", ["Every variant failed; the reasons are below."]
-    chosen, best = None, fastest_passing(document)
-    if selection and selection["run"] == document["run"]["id"]:
-        chosen, reasons = selection["selected"], selection["reasons"]
+    chosen = None
+    best = fastest_passing(document)
+    if selection and selection.run == document.run.id:
+        chosen, reasons = selection.selected, selection.reasons
         if chosen is None:
             return "No variant keeps the objective", [f"{name}: {why}." for name, why in reasons.items()]
         if chosen == REFERENCE:
             return "fp32 stays", [f"{sentence_case(reasons[REFERENCE])}."]
-        best = next(one for one in document["variants"] if one["name"] == chosen)
-    if best is None or best["name"] == REFERENCE:
-        words = Counter(verdict(one, allowed) for one in document["variants"])
+        best = next(one for one in document.variants if one.name == chosen)
+    if best is None or best.name == REFERENCE:
+        words = Counter(verdict(one, allowed) for one in document.variants)
         seen = ", ".join(f"{count} {word}" for word, count in words.items() if word != IS_REFERENCE)
         return "No variant passes: fp32 stays", [f"Of the others: {seen}." if seen else "fp32 was alone."]
-    entry = real_batch(best)
-    ratio = entry and entry["speedup"]
-    if ratio and ratio["verdict"] in DECIDED:
-        speed = f"{ratio['ratio']:.1f} times as fast as {yardstick(best)}"
+    entry = best.batch
+    ratio = entry and entry.speedup
+    if ratio and ratio.is_decided:
+        speed = f"{ratio.ratio:.1f} times as fast as {best.yardstick}"
     else:
-        speed = f"as fast as {yardstick(best)}, as far as this run can tell"
-    judged = document["data"]["labels_meaningful"]
+        speed = f"as fast as {best.yardstick}, as far as this run can tell"
+    judged = document.data.labels_meaningful
     what = "and still the same classifier" if judged else "and equal by its check at export"
     if chosen and selection:
-        lead = [f"{sentence_case(selection['reasons'][best['name']])}."]
+        lead = [f"{sentence_case(selection.reasons[best.name])}."]
     else:
         how = "The fastest variant that passes" if judged else "The fastest equal variant"
         proven = f"What is proven: {is_proven(best, allowed)}."
         lead = [f"{how}: {how_fast(best, document)}.", proven]
-    return f"{best['name']}: {speed}, {what}", lead
+    return f"{best.name}: {speed}, {what}", lead
 
 
-def _cards(document: Document) -> list[dict[str, str]]:
+def _cards(document: Report) -> list[dict[str, str]]:
     """Counts of verdicts, and the main figures of the variant in the headline."""
     allowed = margin(document)
-    ours = [one for one in document["variants"] if one["name"] != REFERENCE]
+    ours = [one for one in document.variants if one.name != REFERENCE]
     if not ours:
         return []
     words = Counter(verdict(one, allowed) for one in ours)
@@ -250,10 +249,10 @@ def _cards(document: Document) -> list[dict[str, str]]:
         {"figure": f"{passing} of {len(ours)}", "words": f"variants pass{'; ' if others else ''}{others}"}
     ]
     best = fastest_passing(document)
-    return cards + (_variant_cards(best, document, best["name"]) if best else [])
+    return cards + (_variant_cards(best, document, best.name) if best else [])
 
 
-def _variant_cards(row: Document, document: Document, of: str = "") -> list[dict[str, str]]:
+def _variant_cards(row: Entry, document: Report, of: str = "") -> list[dict[str, str]]:
     """The main figures of one variant; `of` names it."""
     base = reference(document)
     is_alone = base is None or base is row
@@ -264,34 +263,34 @@ def _variant_cards(row: Document, document: Document, of: str = "") -> list[dict
         cards.append({"figure": value, "words": f"{what}{against}"})
 
     def both(name: str, key: str) -> tuple[str, str]:
-        found = [(case(one, name) or {}).get(key) if one else None for one in (row, base)]
+        found = [getattr(one and one.case(name), key, None) for one in (row, base)]
         return three_digits(found[0]), three_digits(found[1])
 
-    if entry := real_batch(row):
-        ours, theirs = both(entry["case"], "texts_per_second")
+    if entry := row.batch:
+        ours, theirs = both(entry.case, "texts_per_second")
         add(ours, f"real texts/s in process{f', {of}' if of else ''}", theirs)
-    if case(row, SINGLE):
+    if row.case(SINGLE):
         ours, theirs = both(SINGLE, "p50_ms")
         add(f"{ours} ms", "p50 of one real text", f"{theirs} ms")
-    level, same = busiest(row), busiest(base) if base else None
+    level, same = row.busiest, base.busiest if base else None
     if level:
-        rate = f"{same['requests_per_second']:,.0f}" if same else None
+        rate = f"{same.requests_per_second:,.0f}" if same else None
         add(
-            f"{level['requests_per_second']:,.0f}",
-            f"requests/s served to {level['concurrency']} clients",
+            f"{level.requests_per_second:,.0f}",
+            f"requests/s served to {level.concurrency} clients",
             rate,
         )
-    flips = row["parity"].get("gate")
+    flips = row.gate
     if flips:
-        add(f"{1 - flips['label_agreement']:.2%}", "of the gate labels are not fp32's")
-    theirs_mb = base and f"{base['resources']['artifact_mb']:.0f} MB"
-    add(f"{row['resources']['artifact_mb']:.0f} MB", "artifact", theirs_mb or None)
+        add(f"{1 - flips.label_agreement:.2%}", "of the gate labels are not fp32's")
+    theirs_mb = base and f"{base.resources.artifact_mb:.0f} MB"
+    add(f"{row.resources.artifact_mb:.0f} MB", "artifact", theirs_mb or None)
     return cards
 
 
-def _how_to_read(document: Document) -> str:
+def _how_to_read(document: Report) -> str:
     allowed = margin(document)
-    gpu = ", on a GPU to cuda-fp32" if on_cuda(document) else ""
+    gpu = ", on a GPU to cuda-fp32" if document.on_cuda else ""
     return (
         f"Pass: a macro-F1 drop of {allowed:g} is ruled out on the gate texts. Ratios are to fp32 in the "
         f"same run{gpu}; what is within its noise is not different. Choose a heading to sort by it."
@@ -301,18 +300,16 @@ def _how_to_read(document: Document) -> str:
 @dataclass(frozen=True)
 class Column:
     header: Header
-    make: Callable[[Mapping[str, Any]], Cell]
+    make: Callable[[Entry], Cell]
 
 
-def _variants(document: Document) -> Table:
+def _variants(document: Report) -> Table:
     """The table of all rows; a column in which nobody has a figure is left out."""
     allowed, best = margin(document), fastest_passing(document)
-    everyone = [*document["variants"], *document.get("peers", [])]
-    level = max(
-        (busy["concurrency"] for one in everyone if one.get("served") and (busy := busiest(one))), default=0
-    )
+    everyone = document.rows
+    level = max((busy.concurrency for one in everyone if one.served and (busy := one.busiest)), default=0)
     columns = [
-        Column(Header("variant", "name"), lambda row: Cell(row["name"], "name")),
+        Column(Header("variant", "name"), lambda row: Cell(row.name, "name")),
         Column(Header("verdict", "name"), lambda row: badge(row, allowed)),
         Column(Header("real texts/s"), lambda row: timed(row, BATCH, "texts_per_second")),
         Column(
@@ -322,39 +319,39 @@ def _variants(document: Document) -> Table:
         Column(Header("1 real text p50 ms"), lambda row: timed(row, SINGLE, "p50_ms")),
         Column(Header("1 real text p99 ms"), lambda row: timed(row, SINGLE, "p99_ms", "p99_speedup")),
         Column(Header("macro-F1 drop on gate"), drop_of),
-        Column(Header("labels are fp32's"), lambda row: number(gate(row).get("label_agreement"), ".2%")),
+        Column(Header("labels are fp32's"), lambda row: number(row.gate and row.gate.label_agreement, ".2%")),
         Column(Header(f"requests/s, {level} clients"), lambda row: served(row, "requests_per_second")),
         Column(Header("served p99 ms"), lambda row: served(row, "p99_ms")),
         Column(Header("most in time/s"), goodput),
         Column(
             Header(f"served texts/s, {MANY_TEXTS} a request"),
-            lambda row: number((row.get("many") or {}).get("texts_per_second"), ",.0f"),
+            lambda row: number(row.many and row.many.texts_per_second, ",.0f"),
         ),
-        Column(Header("artifact MB"), lambda row: number(row["resources"].get("artifact_mb"), ".1f")),
-        Column(Header("peak memory MB"), lambda row: number(row["resources"].get("peak_rss_mb"), ",.0f")),
+        Column(Header("artifact MB"), lambda row: number(row.resources.artifact_mb, ".1f")),
+        Column(Header("peak memory MB"), lambda row: number(row.resources.peak_rss_mb, ",.0f")),
         Column(
             Header("CPU s per 1,000 texts"),
-            lambda row: number(row["resources"].get("cpu_s_per_1000_texts"), ".2f"),
+            lambda row: number(row.resources.cpu_s_per_1000_texts, ".2f"),
         ),
-        Column(Header("GPU memory MB"), lambda row: number(row["resources"].get("gpu_reserved_mb"), ",.0f")),
+        Column(Header("GPU memory MB"), lambda row: number(row.resources.gpu_reserved_mb, ",.0f")),
         Column(
             Header("GPU J per 1,000 texts"),
-            lambda row: number(row["resources"].get("gpu_j_per_1000_texts"), ".2f"),
+            lambda row: number(row.resources.gpu_j_per_1000_texts, ".2f"),
         ),
         Column(Header("macro-F1 gate"), lambda row: number(quality(row, "gate", "macro_f1"), ".3f")),
         Column(Header("macro-F1 test"), lambda row: number(quality(row, "test", "macro_f1"), ".3f")),
         Column(Header(f"{SMALL} p50 ms"), lambda row: timed(row, SMALL, "p50_ms")),
         Column(Header(f"{LARGE} p50 ms"), lambda row: timed(row, LARGE, "p50_ms")),
         Column(Header("1024x32 texts/s"), lambda row: timed(row, "1024x32", "texts_per_second")),
-        Column(Header("load s"), lambda row: number(row["resources"].get("load_s"), ".1f")),
+        Column(Header("load s"), lambda row: number(row.resources.load_s, ".1f")),
     ]
     found = [[column.make(row) for column in columns] for row in everyone]
     kept = [place for place in range(len(columns)) if any(cells[place].text != NONE for cells in found)]
     rows = [
         Row(
             [cells[place] for place in kept],
-            one["name"],
-            verdict(one, allowed) if one in document["variants"] else PEER,
+            one.name,
+            verdict(one, allowed),
             one is best,
         )
         for one, cells in zip(everyone, found, strict=True)

@@ -7,16 +7,27 @@ Covers the form of numbers, and sentences for verdicts, intervals and flips. Lea
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec import UNSET
 from tabulate import tabulate
 
 from benchmarks.names import REFERENCE
-from benchmarks.records import busiest, real_batch, yardstick
+from benchmarks.records import (
+    Data,
+    Interval,
+    Level,
+    Many,
+    Noninferiority,
+    OpenLevel,
+    Rate,
+    Ratio,
+    Report,
+    Row,
+    Variant,
+)
 from benchmarks.report.verdicts import (
     EQUAL,
-    FAILED,
     IS_REFERENCE,
     NOT_EQUAL,
-    PEER,
     batch_rate,
     noninferiority,
     reference,
@@ -28,7 +39,6 @@ from benchmarks.selection import settled_by
 
 NONE = "–"
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
-DECIDED = ("faster", "slower")
 GAPS = {"subgroup_auc": "subgroup AUC", "bpsn_auc": "BPSN AUC", "bnsp_auc": "BNSP AUC"}
 SUITES = {"templates": "Functional cases: templates", "hatecheck": "Functional cases: HateCheck"}
 
@@ -45,21 +55,21 @@ def three_digits(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def span(interval: Mapping[str, float] | None, form: str = "+.3f") -> str:
+def span(interval: Interval | None, form: str = "+.3f") -> str:
     """The ends of an interval."""
-    return NONE if interval is None else f"{interval['low']:{form}} to {interval['high']:{form}}"
+    return NONE if interval is None else f"{interval.low:{form}} to {interval.high:{form}}"
 
 
-def times(ratio: Mapping[str, float] | None) -> str:
+def times(ratio: Ratio | None) -> str:
     """A ratio with its 95 % interval."""
-    return NONE if ratio is None else f"{ratio['ratio']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    return NONE if ratio is None else f"{ratio.ratio:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
-def rate(found: Mapping[str, float] | None) -> str:
+def rate(found: Rate | None) -> str:
     """A share with its interval."""
     if found is None:
         return NONE
-    return f"{found['rate']:.2%} ({found['low']:.2%} to {found['high']:.2%})"
+    return f"{found.rate:.2%} ({found.low:.2%} to {found.high:.2%})"
 
 
 def chance(p: float) -> str:
@@ -78,8 +88,8 @@ def bins(ends: list[int]) -> list[str]:
     return [f"{low + 1} to {high}" for low, high in zip([0, *ends], ends, strict=False)]
 
 
-def errors(entry: Mapping[str, Any]) -> str:
-    return ", ".join(f"{count} x {status}" for status, count in entry["errors"].items()) or "none"
+def errors(entry: Level | OpenLevel | Many) -> str:
+    return ", ".join(f"{count} x {status}" for status, count in entry.errors.items()) or "none"
 
 
 def sentence_case(words: str) -> str:
@@ -92,44 +102,44 @@ def arrow(direction: str) -> str:
     return direction.replace(" -> ", " → ")
 
 
-def moved_score(data: Mapping[str, Any]) -> str:
+def moved_score(data: Data) -> str:
     """Which score a flipped text's row tells."""
-    if data.get("task") != "multi-label" and "positive_label" not in data:  # an older report
+    if not data.multi_label and data.positive_label is UNSET:  # an older report
         return "score of the last label"
     found = positive_label(data)
     return "score that moved most" if found is None else f"score of {found}"
 
 
-def positive_label(data: Mapping[str, Any]) -> str | None:
+def positive_label(data: Data) -> str | None:
     """The label that is looked for; where an older report does not say it, the second of two."""
-    if "positive_label" in data:
-        return data["positive_label"]
-    is_pair = len(data["labels"]) == 2 and data.get("task") != "multi-label"
-    return data["labels"][1] if is_pair else None
+    if data.positive_label is not UNSET:
+        return data.positive_label
+    is_pair = len(data.labels) == 2 and not data.multi_label
+    return data.labels[1] if is_pair else None
 
 
-def reason(row: Mapping[str, Any], allowed: float) -> str:
+def reason(row: Row, allowed: float) -> str:
     """A sentence on why the verdict is what it is."""
     word = verdict(row, allowed)
-    if word == FAILED:
-        return f"It failed during {row['error']['stage']}: {row['error']['message']}"
+    if row.error:
+        return f"It failed during {row.error.stage}: {row.error.message}"
     if word == IS_REFERENCE:
         return "It is what the others are held against."
-    if word == PEER:
+    if not isinstance(row, Variant):
         return "It is none of ours, so it is measured and not judged."
     parts = []
-    check = row["artifact"]["check"]
+    check = row.built.check
     if word == NOT_EQUAL:
-        parts.append(f"The check at export refused it ({check.get('note', 'not equal')}).")
-    drop = row["parity"]["gate"]["macro_f1_drop"]
+        parts.append(f"The check at export refused it ({check.note or 'not equal'}).")
+    drop = row.judged.macro_f1_drop
     if drop is None:
-        agreement = row["parity"]["gate"]["label_agreement"]
+        agreement = row.judged.label_agreement
         parts.append(f"Labels mean nothing here; {agreement:.2%} of them are fp32's.")
         if word == EQUAL:
             parts.append("The check at export found it equal.")
         return " ".join(parts)
-    texts = row["parity"]["gate"]["n"]
-    found = f"macro-F1 drop {drop['drop']:+.4f} (95 %: {span(drop, '+.4f')}) on {texts:,} gate texts"
+    texts = row.judged.n
+    found = f"macro-F1 drop {drop.drop:+.4f} (95 %: {span(drop, '+.4f')}) on {texts:,} gate texts"
     tested = noninferiority(row)
     if tested is None:
         ends = {PASS: "stays within", FAIL: "lies beyond", NOT_EQUAL: "was measured against"}
@@ -143,53 +153,53 @@ def reason(row: Mapping[str, Any], allowed: float) -> str:
     return " ".join([*parts, _tested(tested, found)])
 
 
-def _tested(tested: Mapping[str, Any], found: str) -> str:
+def _tested(tested: Noninferiority, found: str) -> str:
     """What the test says, with what it could have shown."""
-    limit = f"{tested['margin']:g}"
-    holm = f"Holm over {tested['variants']} variants"
-    if tested["verdict"] == PASS:
-        return f"A drop of {limit} or more is ruled out ({chance(tested['p_adjusted'])}, {holm}): {found}."
-    if tested["verdict"] == FAIL:
-        return f"It is worse by more than {limit} ({chance(tested['p_worse_adjusted'])}, {holm}): {found}."
+    limit = f"{tested.margin:g}"
+    holm = f"Holm over {tested.variants} variants"
+    if tested.verdict == PASS:
+        return f"A drop of {limit} or more is ruled out ({chance(tested.p_adjusted)}, {holm}): {found}."
+    if tested.verdict == FAIL:
+        return f"It is worse by more than {limit} ({chance(tested.p_worse_adjusted)}, {holm}): {found}."
     sentence = (
-        f"Neither a drop of {limit} nor its absence is shown ({chance(tested['p_adjusted'])}, {holm}): "
+        f"Neither a drop of {limit} nor its absence is shown ({chance(tested.p_adjusted)}, {holm}): "
         f"{found}. "
-        f"So many texts let an equal variant pass at a margin of {tested['smallest_margin']:.4f} or more."
+        f"So many texts let an equal variant pass at a margin of {tested.smallest_margin:.4f} or more."
     )
     return f"{sentence} {sentence_case(settled_by(tested))}."
 
 
-def is_proven(row: Mapping[str, Any], allowed: float) -> str:
+def is_proven(row: Variant, allowed: float) -> str:
     """The end of a headline's sentence: what is known of a variant that passes."""
-    gate = row["parity"]["gate"]
-    agreement = f"{gate['label_agreement']:.2%} of the labels of {gate['n']:,} gate texts are fp32's"
-    tested, drop = noninferiority(row), gate["macro_f1_drop"]
+    gate = row.judged
+    agreement = f"{gate.label_agreement:.2%} of the labels of {gate.n:,} gate texts are fp32's"
+    tested, drop = noninferiority(row), gate.macro_f1_drop
     if drop is None:
         return f"{agreement}; weights are random or texts unlabelled, so quality cannot be judged"
     if tested:
         return (
-            f"a macro-F1 drop of {tested['margin']:g} or more is ruled out on {gate['n']:,} gate texts "
-            f"({chance(tested['p_adjusted'])}, Holm over {tested['variants']} variants)"
+            f"a macro-F1 drop of {tested.margin:g} or more is ruled out on {gate.n:,} gate texts "
+            f"({chance(tested.p_adjusted)}, Holm over {tested.variants} variants)"
         )
     return f"{agreement}, and its macro-F1 drop ({span(drop)} at 95 %) stays within {allowed:g}"
 
 
-def how_fast(row: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+def how_fast(row: Row, document: Report) -> str:
     """How many times as fast as fp32 (on a GPU, as cuda-fp32), in process and as served."""
-    entry, name = real_batch(row), yardstick(row)
-    if row["name"] == REFERENCE or entry is None:
+    entry, name = row.batch, row.yardstick
+    if row.name == REFERENCE or entry is None:
         return ""
     parts = []
     ours, base = served_rate(row), reference(document, name)
     theirs = served_rate(base) if base else None
-    alike = base and [level and level["concurrency"] for level in (busiest(row), busiest(base))]
+    alike = base and [level and level.concurrency for level in (row.busiest, base.busiest)]
     if ours and theirs and alike and alike[0] == alike[1]:
         parts.append(f"{ours:,.0f} requests/s as served, {ours / theirs:.1f} times {name}")
-    ratio, texts = entry["speedup"], batch_rate(row)
-    if ratio["verdict"] in DECIDED:
-        against = f"{ratio['ratio']:.1f} times {name} (95 %: {ratio['low']:.1f} to {ratio['high']:.1f})"
+    ratio, texts = entry.speedup, batch_rate(row)
+    if ratio.is_decided:
+        against = f"{ratio.ratio:.1f} times {name} (95 %: {ratio.low:.1f} to {ratio.high:.1f})"
     else:
-        against = f"{ratio['verdict']} from {name}"
+        against = f"{ratio.verdict} from {name}"
     parts.append(f"{texts:,.0f} real texts/s in process, {against}")
     return "; ".join(parts)
 

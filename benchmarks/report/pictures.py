@@ -4,16 +4,15 @@ Covers picking figures out of a document and one sentence per picture on how to 
 (`charts`), so that who only wants to know which pictures there are needs no plotting library.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.names import CUDA_SHAPES, REFERENCE, SHAPES, SINGLE
-from benchmarks.records import case
+from benchmarks.names import CUDA_SHAPES, GATE, REFERENCE, SHAPES, SINGLE
+from benchmarks.records import LengthBin, OpenLevel, Parity, Reliability, Report, Row, Variant
 from benchmarks.report.phrases import SUITES, bins, positive_label
 from benchmarks.report.verdicts import batch_rate, margin, reference, served_rate, shown, verdict
 
-Document = Mapping[str, Any]
 MOST_CASES = 30  # rows of a dot plot
 
 
@@ -24,7 +23,7 @@ class Picture:
     name: str
     title: str
     reading: str
-    find: Callable[[Document], Any]
+    find: Callable[[Report], Any]
 
 
 @dataclass(frozen=True)
@@ -54,74 +53,78 @@ class Load:
     """A variant under arrivals that do not wait; `closed_rps` is the most that waiting clients reached."""
 
     name: str
-    levels: Sequence[Mapping[str, Any]]
+    levels: Sequence[OpenLevel]
     closed_rps: float | None
 
 
-def available(document: Document) -> list[Picture]:
+def available(document: Report) -> list[Picture]:
     """The pictures that can be drawn, in the order of a page."""
     return [one for one in PICTURES if one.find(document)]
 
 
-def in_process(document: Document) -> list[Point]:
+def in_process(document: Report) -> list[Point]:
     return _points(document, batch_rate)
 
 
-def as_served(document: Document) -> list[Point]:
+def as_served(document: Report) -> list[Point]:
     return _points(document, served_rate)
 
 
-def is_judged(document: Document) -> bool:
+def is_judged(document: Report) -> bool:
     """Whether speed stands against macro-F1; else against the agreement of labels."""
-    rows = [one for one in document["variants"] if not one["error"]]
-    return any(one["parity"]["gate"]["macro_f1_drop"] for one in rows)
+    return any(variant.judged.macro_f1_drop for variant in document.measured)
 
 
-def _points(document: Document, speed: Callable[[Document], float | None]) -> list[Point]:
+def _points(document: Report, speed: Callable[[Row], float | None]) -> list[Point]:
     """Two rows at least, or nothing: one point compares with nothing."""
-    allowed, judged, points = margin(document), is_judged(document), []
-    for row in [*document["variants"], *document.get("peers", [])]:
-        gate = row["parity"].get("gate")
-        rate = None if row["error"] or gate is None else speed(row)
-        if rate is None:
+    allowed, judged = margin(document), is_judged(document)
+    points = []
+    for row in document.rows:
+        rate = None if row.error else speed(row)
+        if row.gate is None or rate is None:
             continue
-        drop = gate["macro_f1_drop"]
-        if judged and drop is None:
-            continue
-        share = gate["label_agreement"]
-        ends = (-drop["drop"], -drop["high"], -drop["low"]) if judged else (share, share, share)
-        if row["name"] == REFERENCE and judged:
-            ends = (0.0, 0.0, 0.0)
-        points.append(Point(row["name"], rate, *ends, verdict(row, allowed)))
+        if ends := _change(row.gate, judged, row.name == REFERENCE):
+            points.append(Point(row.name, rate, *ends, verdict(row, allowed)))
     return points if len(points) > 1 else []
 
 
-def by_length(document: Document) -> tuple[list[str], list[Series]]:
+def _change(gate: Parity, judged: bool, is_reference: bool) -> tuple[float, float, float] | None:
+    """Of macro-F1, or else the label agreement, with its ends; None where it is not known."""
+    if not judged:
+        return (gate.label_agreement,) * 3
+    if is_reference:
+        return 0.0, 0.0, 0.0
+    drop = gate.macro_f1_drop
+    return (-drop.drop, -drop.high, -drop.low) if drop else None
+
+
+def by_length(document: Report) -> tuple[list[str], list[Series]]:
     """Names of the bins of tokens, and each variant's p50 in ms by bin; empty without bins."""
     chosen, found = shown(document), []
-    ends = sorted({part["up_to"] for one in document["variants"] for part in _lengths(one)})
-    for one in document["variants"]:
-        parts = {part["up_to"]: part["p50_ms"] for part in _lengths(one)}
+    ends = sorted({part.up_to for one in document.variants for part in _lengths(one)})
+    for one in document.variants:
+        parts = {part.up_to: part.p50_ms for part in _lengths(one)}
         places = [place for place, end in enumerate(ends) if end in parts]
         if places:
             ys = [parts[ends[place]] for place in places]
-            found.append(Series(one["name"], places, ys, one["name"] in chosen))
+            found.append(Series(one.name, places, ys, one.name in chosen))
     return (bins(ends), found) if len(ends) > 1 else ([], [])
 
 
-def _lengths(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return (case(row, SINGLE) or {}).get("by_length") or []
+def _lengths(row: Row) -> list[LengthBin]:
+    single = row.case(SINGLE)
+    return single.by_length if single else []
 
 
-def by_batch(document: Document) -> list[Series]:
+def by_batch(document: Report) -> list[Series]:
     """Each variant's p50 in ms per text by the number of texts of 32 tokens in a call."""
     chosen, found = shown(document), []
     sizes = [batch for batch, tokens in (*SHAPES, *CUDA_SHAPES) if tokens == 32]
-    for one in document["variants"]:
-        timed = {size: entry for size in sizes if (entry := case(one, f"{size}x32"))}
+    for one in document.variants:
+        timed = {size: entry for size in sizes if (entry := one.case(f"{size}x32"))}
         if len(timed) > 1:
-            ys = [entry["p50_ms"] / size for size, entry in timed.items()]
-            found.append(Series(one["name"], list(timed), ys, one["name"] in chosen))
+            ys = [entry.p50_ms / size for size, entry in timed.items()]
+            found.append(Series(one.name, list(timed), ys, one.name in chosen))
     return found
 
 
@@ -135,87 +138,83 @@ class Flips:
     verdict: str
 
 
-def positive_and_other(document: Document) -> tuple[str, str] | None:
+def positive_and_other(document: Report) -> tuple[str, str] | None:
     """The positive label and the other one; None where there are not two that exclude each other."""
-    found, labels = positive_label(document["data"]), document["data"]["labels"]
+    found, labels = positive_label(document.data), document.data.labels
     if found is None or len(labels) != 2:
         return None
     return found, labels[1 - labels.index(found)]
 
 
-def flips(document: Document) -> list[Flips]:
+def flips(document: Report) -> list[Flips]:
     """By variant, fewest flips first; of two labels only, for more have no two directions."""
     pair = positive_and_other(document)
     if pair is None:
         return []
     directions = (f"{pair[0]} -> {pair[1]}", f"{pair[1]} -> {pair[0]}")
     found = []
-    for one in document["variants"]:
-        gate = one["parity"].get("gate")
-        if (
-            one["error"]
-            or one["name"] == REFERENCE
-            or not gate
-            or not set(directions) <= gate["flips"].keys()
-        ):
+    for one in document.variants:
+        gate = one.gate
+        if one.name == REFERENCE or not gate or not set(directions) <= gate.flips.keys():
             continue
         shares = []
         for direction in directions:
-            rate = (gate.get("flip_rates") or {}).get(direction)
-            share = gate["flips"][direction] / gate["n"]
-            shares.append((rate["rate"], rate["low"], rate["high"]) if rate else (share, share, share))
-        found.append(Flips(one["name"], shares[0], shares[1], verdict(one, margin(document))))
+            rate = gate.flip_rates.get(direction)
+            share = gate.flips[direction] / gate.n
+            shares.append((rate.rate, rate.low, rate.high) if rate else (share, share, share))
+        found.append(Flips(one.name, shares[0], shares[1], verdict(one, margin(document))))
     moved = any(one.lost[2] or one.gained[2] for one in found)
     return sorted(found, key=lambda one: (one.lost[0] + one.gained[0], one.name)) if moved else []
 
 
-def reliability(document: Document) -> list[tuple[str, float | None, list[Mapping[str, Any]]]]:
+def reliability(document: Report) -> list[tuple[str, float | None, list[Reliability]]]:
     """fp32's and the front's fastest's name, calibration error and bins, on gate."""
     return [
-        (name, gate.get("ece"), gate["reliability"])
+        (name, gate.ece, gate.reliability)
         for name in shown(document, 3)
-        if (gate := _row(document, name)["quality"].get("gate", {})).get("reliability")
+        if (gate := _row(document, name).quality.get(GATE)) and gate.reliability
     ]
 
 
-def loads(document: Document) -> list[Load]:
+def loads(document: Report) -> list[Load]:
     """Those that met arrivals that do not wait: those on the front, or whoever did."""
-    tried = [one for one in document["variants"] if one.get("open")]
-    chosen = [one for one in tried if one["name"] in shown(document)] or tried[:4]
+    tried = [one for one in document.variants if one.open]
+    chosen = [one for one in tried if one.name in shown(document)] or tried[:4]
     found = []
     for one in chosen:
-        levels = sorted(one["open"], key=lambda level: level["offered_rps"])
+        levels = sorted(one.open, key=lambda level: level.offered_rps)
         found.append(
             Load(
-                one["name"],
+                one.name,
                 levels,
-                max((level["requests_per_second"] for level in one["served"]), default=None),
+                max((level.requests_per_second for level in one.served), default=None),
             )
         )
     return found
 
 
-def functional(document: Document) -> tuple[str, list[str], list[Series]]:
+def functional(document: Report) -> tuple[str, list[str], list[Series]]:
     """The suite with the most cases: its title, its functionalities (fp32's worst first), and the accuracy of
     fp32 and the front's fastest on each."""
     base = reference(document)
-    suites = (base or {}).get("functional") or {}
+    suites = base.functional if base else {}
     if base is None or not suites:
         return "", [], []
-    suite = max(suites, key=lambda name: suites[name]["n"])
-    worst_first = sorted(suites[suite]["functionalities"], key=lambda one: one["accuracy"])[:MOST_CASES]
-    names = [one["functionality"] for one in worst_first]
+    suite = max(suites, key=lambda name: suites[name].n)
+    worst_first = sorted(suites[suite].functionalities, key=lambda one: one.accuracy)[:MOST_CASES]
+    names = [one.functionality for one in worst_first]
     found = []
     for name in shown(document, 4):
-        cases = (_row(document, name).get("functional") or {}).get(suite, {}).get("functionalities", [])
-        accuracy = {one["functionality"]: one["accuracy"] for one in cases}
+        found_suite = _row(document, name).functional.get(suite)
+        cases = found_suite.functionalities if found_suite else []
+        accuracy = {one.functionality: one.accuracy for one in cases}
         places = [place for place, case_name in enumerate(names) if case_name in accuracy]
         found.append(Series(name, [accuracy[names[place]] for place in places], places))
     return SUITES.get(suite, suite), names, [one for one in found if one.xs]
 
 
-def _row(document: Document, name: str) -> Mapping[str, Any]:
-    return next(one for one in document["variants"] if one["name"] == name)
+def _row(document: Report, name: str) -> Variant:
+    return next(one for one in document.variants if one.name == name)
 
 
 PICTURES = (

@@ -3,12 +3,9 @@
 Covers the list below every table. Leaves out the figures themselves (`markdown`, `variant_page`).
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from benchmarks.environment import BUSY_SHARE
 from benchmarks.names import CUDA_REFERENCE
-from benchmarks.records import on_cuda
+from benchmarks.records import Machine, Report, Run
 
 NOISY = 1.25  # above this factor between fp32 and itself, the run deserves a warning
 # Ours sleep (`handler` asks OpenMP for it); a peer is left as its user would have it.
@@ -18,58 +15,58 @@ SPINNING = (
 )
 
 
-def failures(document: Mapping[str, Any]) -> list[str]:
+def failures(document: Report) -> list[str]:
     """A sentence for everything that failed."""
     lines = []
-    for one in document["variants"]:
-        if one["error"]:
-            lines.append(f"{one['name']} failed during {one['error']['stage']}: {one['error']['message']}")
-        if one["served_error"]:
-            lines.append(f"{one['name']} could not be served: {one['served_error']}")
-    for peer in document.get("peers", []):
-        if peer.get("served_error"):
-            lines.append(f"{peer['name']} could not be served to the end: {peer['served_error']}")
-        if peer["status"] == "left out":
-            lines.append(f"{peer['name']} was left out: {peer['error']['message']}")
-        elif peer["error"]:
-            lines.append(f"{peer['name']} failed during {peer['error']['stage']}: {peer['error']['message']}")
-    if (document.get("floor") or {}).get("error"):
-        lines.append(f"The floor could not be measured: {document['floor']['error']}")
+    for one in document.variants:
+        if one.error:
+            lines.append(f"{one.name} failed during {one.error.stage}: {one.error.message}")
+        if one.served_error:
+            lines.append(f"{one.name} could not be served: {one.served_error}")
+    for peer in document.peers:
+        if peer.served_error:
+            lines.append(f"{peer.name} could not be served to the end: {peer.served_error}")
+        if peer.error and peer.status == "left out":
+            lines.append(f"{peer.name} was left out: {peer.error.message}")
+        elif peer.error:
+            lines.append(f"{peer.name} failed during {peer.error.stage}: {peer.error.message}")
+    if document.floor and document.floor.error:
+        lines.append(f"The floor could not be measured: {document.floor.error}")
     return lines
 
 
-def provenance(document: Mapping[str, Any]) -> str:
+def provenance(document: Report) -> str:
     """Machine, versions, data, and how the figures are to be read, as a Markdown list."""
     return "\n".join(f"- {line}" for line in provenance_lines(document))
 
 
-def provenance_in_short(document: Mapping[str, Any]) -> str:
+def provenance_in_short(document: Report) -> str:
     """Machine, run and noise in one paragraph."""
-    run, machine = document["run"], document["machine"]
-    of_gpus = "".join(f", {card['name']}" for card in machine.get("gpus", []))
-    apart = f", on a GPU to {CUDA_REFERENCE}" if on_cuda(document) else ""
+    run, machine = document.run, document.machine
+    of_gpus = "".join(f", {card.name}" for card in machine.gpus)
+    apart = f", on a GPU to {CUDA_REFERENCE}" if document.on_cuda else ""
     return (
-        f"{machine['cpu']}, {machine['cores']} cores{of_gpus}; run {run['id']}, profile {run['profile']}, "
-        f"{run['threads']} threads, commit {run['commit'] or 'unknown'}. Ratios are to fp32 in the same run"
+        f"{machine.cpu}, {machine.cores} cores{of_gpus}; run {run.id}, profile {run.profile}, "
+        f"{run.threads} threads, commit {run.commit or 'unknown'}. Ratios are to fp32 in the same run"
         f"{apart}: medians over interleaved rounds. {_noise_line(document)}"
     )
 
 
-def provenance_lines(document: Mapping[str, Any]) -> list[str]:
+def provenance_lines(document: Report) -> list[str]:
     """The lines of that list; links are as in Markdown."""
-    run, machine, data = document["run"], document["machine"], document["data"]
-    software = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    features = ", ".join(machine["cpu_features"]) or "none of ours"
-    tokens = data["tokens"]
+    run, machine, data = document.run, document.machine, document.data
+    software = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    features = ", ".join(machine.cpu_features) or "none of ours"
+    tokens = data.tokens
     lines = [
-        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, "
-        f"{machine['system']}; instruction sets: {features}.",
-        f"Software: {software}; commit {run['commit'] or 'unknown'}.",
-        f"Run {run['id']} of {run['seconds']:.0f} s, profile {run['profile']}, {run['threads']} threads; "
-        f"load average before it {run['load_average_before']}"
+        f"Machine: {machine.cpu}, {machine.cores} cores, {machine.memory_gb} GB, "
+        f"{machine.system}; instruction sets: {features}.",
+        f"Software: {software}; commit {run.commit or 'unknown'}.",
+        f"Run {run.id} of {run.seconds:.0f} s, profile {run.profile}, {run.threads} threads; "
+        f"load average before it {run.load_average_before}"
         + (" (the machine was in use: see the noise)." if _was_busy(run, machine) else "."),
-        f"Data: {data['spec']}; real texts are those of the split {data['timed_split']}, "
-        f"{tokens['mean']:.0f} tokens on average, p90 {tokens['p90']:.0f}, p99 {tokens['p99']:.0f}.",
+        f"Data: {data.spec}; real texts are those of the split {data.timed_split}, "
+        f"{tokens.mean:.0f} tokens on average, p90 {tokens.p90:.0f}, p99 {tokens.p99:.0f}.",
         "1x32: one text of 32 tokens. Memory is the peak of a process that holds this variant alone.",
         "Ratios (fp32 is 1.0x) hold within this run only: medians over interleaved rounds. "
         + _noise_line(document),
@@ -79,22 +76,22 @@ def provenance_lines(document: Mapping[str, Any]) -> list[str]:
         *_floor_lines(document),
         *_served_lines(document),
     ]
-    if not data["labels_meaningful"]:
+    if not data.labels_meaningful:
         lines.append("Random weights, or texts without labels: labels mean nothing, so no quality is shown.")
     return lines
 
 
-def _gpu_lines(document: Mapping[str, Any]) -> list[str]:
+def _gpu_lines(document: Report) -> list[str]:
     """What rows on a GPU rest on; empty without them."""
-    rows = on_cuda(document)
+    rows = document.on_cuda
     if not rows:
         return []
     cards = ", ".join(
-        f"{card['name']} (capability {card['capability'][0]}.{card['capability'][1]}, {card['memory_gb']} GB)"
-        for card in document["machine"].get("gpus", [])
+        f"{card.name} (capability {card.capability[0]}.{card.capability[1]}, {card.memory_gb} GB)"
+        for card in document.machine.gpus
     )
     noise = max(
-        (entry["speedup"]["noise"] for row in rows for entry in row["latency"] if entry["speedup"]["noise"]),
+        (entry.speedup.noise for row in rows for entry in row.latency if entry.speedup.noise),
         default=None,
     )
     apart = "is unknown" if noise is None else f"may lie up to {noise:.2f}x apart (95 %)"
@@ -106,78 +103,76 @@ def _gpu_lines(document: Mapping[str, Any]) -> list[str]:
         "rounds; the rest is the host's. Energy is that of the whole card, its rest included, for texts of "
         "32 tokens in the largest batch.",
     ]
-    if peak := (document.get("floor") or {}).get("cuda"):
-        promised = peak["datasheet_tflops"]
+    if peak := document.floor and document.floor.cuda:
+        promised = peak.datasheet_tflops
         lines.append(
-            f"Its fp16 peak: the encoder's own matrix products alone, {peak['tflops']:.0f} TFLOP/s at "
-            f"{peak['case']}"
+            f"Its fp16 peak: the encoder's own matrix products alone, {peak.tflops:.0f} TFLOP/s at "
+            f"{peak.case}"
             + (f"; the data sheet promises {promised:.0f}." if promised else "; its data sheet is not known.")
         )
-    missing = {row["resources"].get("gpu_energy_missing") for row in rows} - {None}
+    missing = {row.resources.gpu_energy_missing for row in rows if row.resources.gpu_energy_missing}
     return lines + [f"Energy of the GPU is not known: {reason}." for reason in sorted(missing)]
 
 
-def _run_lines(document: Mapping[str, Any]) -> list[str]:
+def _run_lines(document: Report) -> list[str]:
     """What newer reports know of the run."""
-    run, machine, lines = document["run"], document["machine"], []
-    if (others := run.get("others_cores")) is not None:
-        share = " WARNING: that is much." if others > BUSY_SHARE * machine["cores"] else ""
+    run, machine, lines = document.run, document.machine, []
+    if (others := run.others_cores) is not None:
+        share = " WARNING: that is much." if others > BUSY_SHARE * machine.cores else ""
         lines.append(f"Other processes took {others:.2f} cores while latency was measured.{share}")
-    if run.get("resumed"):
-        often = "once" if run["resumed"] == 1 else f"{run['resumed']} times"
+    if run.resumed:
+        often = "once" if run.resumed == 1 else f"{run.resumed} times"
         lines.append(f"The run was interrupted and resumed {often}: its rounds are not all of one stretch.")
-    if "margin" in run and document["data"]["labels_meaningful"]:
+    if run.margin is not None and document.data.labels_meaningful:
         lines.append(
-            f"PASS: a macro-F1 drop of {run['margin']:g} or more is ruled out on the gate texts, by a test "
+            f"PASS: a macro-F1 drop of {run.margin:g} or more is ruled out on the gate texts, by a test "
             "at 95 % confidence that is adjusted for the number of variants (Holm). FAIL: a larger drop is "
             "shown. INCONCLUSIVE: neither is. NOT EQUAL: refused by the check at export."
         )
     return lines
 
 
-def _peer_lines(document: Mapping[str, Any]) -> list[str]:
+def _peer_lines(document: Report) -> list[str]:
     """What the peers are, and in which versions."""
-    peers = [peer for peer in document.get("peers", []) if not peer["error"]]
+    peers = [peer for peer in document.peers if not peer.error]
     if not peers:
         return []
-    versions = {name: version for peer in peers for name, version in peer["versions"].items()}
-    also = [f"{name} {versions[name]}" for name in versions if name not in document["machine"]["versions"]]
+    versions = {name: version for peer in peers for name, version in peer.versions.items()}
+    also = [f"{name} {versions[name]}" for name in versions if name not in document.machine.versions]
     told = "; ".join(
-        f"{peer['name']}: [{peer['summary']}]({peer['documentation']})"
-        + (f", prepared in {peer['preparation_s']:.0f} s" if peer["preparation_s"] else "")
+        f"{peer.name}: [{peer.summary}]({peer.documentation})"
+        + (f", prepared in {peer.preparation_s:.0f} s" if peer.preparation_s else "")
         for peer in peers
     )
     return [
         "Peers are the same checkpoint as others' documentation tells to run it, with as many threads: "
         + told
         + (f" ({', '.join(also)})." if also else ".")
-        + (SPINNING if _was_busy(document["run"], document["machine"]) else "")
+        + (SPINNING if _was_busy(document.run, document.machine) else "")
     ]
 
 
-def _floor_lines(document: Mapping[str, Any]) -> list[str]:
-    floor = document.get("floor")
-    if not floor or not floor["cases"]:
+def _floor_lines(document: Report) -> list[str]:
+    floor = document.floor
+    if not floor or not floor.cases:
         return []
-    rates = ", ".join(
-        f"{one['case']} {one['int8_ms']:.2f} ms ({one['int8_tops']:.2f} TOPS)" for one in floor["cases"]
-    )
-    sizes = floor["encoder"]
+    rates = ", ".join(f"{one.case} {one.int8_ms:.2f} ms ({one.int8_tops:.2f} TOPS)" for one in floor.cases)
+    sizes = floor.encoder
     return [
-        f"Int8 floor: the {sizes['layers']} layers' matrix products alone (width {sizes['width']}, "
-        f"feed-forward {sizes['feed_forward']}) by oneDNN, percentile {floor['percentile']} of each: "
+        f"Int8 floor: the {sizes.layers} layers' matrix products alone (width {sizes.width}, "
+        f"feed-forward {sizes.feed_forward}) by oneDNN, percentile {floor.percentile} of each: "
         f"{rates}. A variant "
         "that computes less than all tokens in all layers may go below it."
     ]
 
 
-def _was_busy(run: Mapping[str, Any], machine: Mapping[str, Any]) -> bool:
-    load = run["load_average_before"]
-    return load is not None and load > BUSY_SHARE * machine["cores"]
+def _was_busy(run: Run, machine: Machine) -> bool:
+    load = run.load_average_before
+    return load is not None and load > BUSY_SHARE * machine.cores
 
 
-def _noise_line(document: Mapping[str, Any]) -> str:
-    factors = [entry["speedup"]["noise"] for entry in document["variants"][0]["latency"]]
+def _noise_line(document: Report) -> str:
+    factors = [entry.speedup.noise for entry in document.variants[0].latency]
     known = [factor for factor in factors if factor is not None]
     if not known:
         return "The noise of this run is unknown."
@@ -187,21 +182,21 @@ def _noise_line(document: Mapping[str, Any]) -> str:
     return line
 
 
-def _served_lines(document: Mapping[str, Any]) -> list[str]:
-    measured = [one for one in document["variants"] if not one["error"]]
-    levels = [level for one in measured for level in one["served"]]
+def _served_lines(document: Report) -> list[str]:
+    measured = document.measured
+    levels = [level for one in measured for level in one.served]
     if not levels:
         return []
-    serving = document["run"].get("serving")
-    which = f" Which: {serving['rule']}." if serving and len(serving["names"]) < len(measured) else ""
-    passes, cores = levels[0]["passes"], max(level["load_generator_cores"] for level in levels)
+    serving = document.run.serving
+    which = f" Which: {serving.rule}." if serving and len(serving.names) < len(measured) else ""
+    passes, cores = levels[0].passes, max(level.load_generator_cores for level in levels)
     often = "one pass, so no interval" if passes == 1 else f"{passes} passes"
     lines = [
         f"Served: TorchServe, closed loop, one text per request, {often}. The load generator ran on the "
         f"same cores and took up to {cores:.2f} of them.{which}"
     ]
-    objective = document["run"].get("objective_p99_ms")
-    if any(one.get("open") for one in measured):
+    objective = document.run.objective_p99_ms
+    if any(one.open for one in measured):
         good = f"; in time: within {objective:g} ms" if objective else ""
         lines.append(
             "Open loop: requests arrive at random (Poisson) whether or not earlier ones were answered, and "

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from benchmarks.names import ATTACK, SOAK
-from benchmarks.records import validate
+from benchmarks.records import Report, plain
 from benchmarks.report import head_to_head_page, markdown
 from benchmarks.report.files import (
     HEAD_TO_HEAD,
@@ -51,13 +53,12 @@ def publish(name: str, results: Path, published: Path) -> Path:
     Raises `UserError` for a name that cannot be a marker, and when nothing was measured.
     """
     _check_name(name)
-    document = without_places(read_side_by_side(results / f"{SIDE_BY_SIDE}.json"))
-    for one in document["variants"]:
-        one.pop("flipped", None)  # which rows flipped is for whoever has the texts
-    validate(document, "sideBySide")
+    report = read_side_by_side(results / f"{SIDE_BY_SIDE}.json")
+    for variant in report.variants:
+        variant.flipped = []  # which rows flipped is for whoever has the texts
     path = published / f"{name}.json"
-    write_json(path, document)
-    _write(_page(path, document))
+    write_json(path, without_places(plain(report)))
+    _write(_page(path, read_side_by_side(path)))
     return path
 
 
@@ -90,10 +91,11 @@ KINDS = {
 def publish_kind(kind: str, name: str, results: Path, published: Path) -> Path:
     """As `publish`, of another kind, to `published/NAME.KIND.json`."""
     _check_name(name)
-    document = without_places(KINDS[kind].read(results / f"{KINDS[kind].file}.json"))
+    one = KINDS[kind]
+    document = one.read(results / f"{one.file}.json")
     path = published / f"{name}.{kind}.json"
-    write_json(path, document)
-    path.with_suffix(".md").write_text(KINDS[kind].page(document), encoding="utf-8")
+    write_json(path, without_places(msgspec.to_builtins(document)))
+    path.with_suffix(".md").write_text(one.page(one.read(path)), encoding="utf-8")
     return path
 
 
@@ -137,7 +139,7 @@ def render(text: str, published: Path) -> str:
     return MARKED.sub(fill, text)
 
 
-def read_published(name: str, published: Path) -> dict[str, Any]:
+def read_published(name: str, published: Path) -> Report:
     """The committed report of that name."""
     path = published / f"{name}.json"
     if not path.is_file():
@@ -182,7 +184,7 @@ def _write(texts: Mapping[Path, str | None]) -> None:
         path.write_bytes(text.encode())
 
 
-def _page(path: Path, document: Mapping[str, Any]) -> dict[Path, str | None]:
+def _page(path: Path, document: Report) -> dict[Path, str | None]:
     """A published report's page and its pictures by path; None for a picture that should not be there."""
     from benchmarks.report.charts import draw  # a plotting library, which no other command needs
 

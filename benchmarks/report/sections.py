@@ -5,10 +5,13 @@ how a cell is made (`cells`).
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from benchmarks.names import CUDA_MODEL, LARGE, REFERENCE, SMALL
-from benchmarks.records import case, device
+from benchmarks.names import CUDA_MODEL, GATE, LARGE, REFERENCE, SMALL
+from benchmarks.records import (
+    Functional,
+    Report,
+    Slice,
+)
 from benchmarks.report.cells import (
     Cell,
     Header,
@@ -18,7 +21,6 @@ from benchmarks.report.cells import (
     Table,
     badge,
     bars,
-    gate,
     heat,
     number,
     rate,
@@ -41,32 +43,27 @@ from benchmarks.report.phrases import (
 )
 from benchmarks.report.verdicts import NOT_EQUAL, margin, noninferiority
 
-Document = Mapping[str, Any]
 Texts = Mapping[tuple[str, int], str]
 
 
-def _measured(document: Document) -> list[Document]:
-    return [one for one in document["variants"] if not one["error"]]
-
-
-def _verdicts(document: Document, texts: Texts | None) -> Section | None:
+def _verdicts(document: Report, texts: Texts | None) -> Section | None:
     rows = []
     allowed = margin(document)
-    for one in document["variants"]:
-        if one["name"] == REFERENCE or one["error"]:
+    for one in document.measured:
+        if one.name == REFERENCE:
             continue
-        tested = noninferiority(one) or {}
-        drop = gate(one).get("macro_f1_drop")
+        tested = noninferiority(one)
+        drop = one.judged.macro_f1_drop
         rows.append(
             [
-                Cell(one["name"], "name"),
+                Cell(one.name, "name"),
                 badge(one, allowed),
                 Cell(reason(one, allowed), "words"),
-                number(drop and drop["drop"], "+.4f", span(drop, "+.4f") if drop else ""),
-                number(tested.get("p_adjusted"), ".3f"),
-                number(tested.get("p_worse_adjusted"), ".3f"),
-                number(tested.get("smallest_margin"), ".4f"),
-                number(tested.get("texts_to_settle"), ",d"),
+                number(drop and drop.drop, "+.4f", span(drop, "+.4f") if drop else ""),
+                number(tested and tested.p_adjusted, ".3f"),
+                number(tested and tested.p_worse_adjusted, ".3f"),
+                number(tested and tested.smallest_margin, ".4f"),
+                number(tested and tested.texts_to_settle, ",d"),
             ]
         )
     headers = [
@@ -86,21 +83,20 @@ def _verdicts(document: Document, texts: Texts | None) -> Section | None:
     return section("verdicts", "Verdicts", how, "Verdicts", headers, rows)
 
 
-def _parity(document: Document, texts: Texts | None) -> Section | None:
+def _parity(document: Report, texts: Texts | None) -> Section | None:
     """Flip rates by direction, and the drops of ranking figures, on gate."""
-    ways = dict.fromkeys(way for one in _measured(document) for way in gate(one).get("flips", {}))
+    ways = dict.fromkeys(way for one in document.measured for way in one.judged.flips)
     rows = []
-    for one in _measured(document):
-        found = gate(one)
-        rates = found.get("flip_rates") or {}
-        if one["name"] == REFERENCE or not rates:
+    for one in document.measured:
+        found = one.judged
+        rates = found.flip_rates
+        if one.name == REFERENCE or not rates:
             continue
-        cells = [Cell(one["name"], "name"), rate(rates.get("any"))]
-        cells += [rate(rates.get(way), found["flips"].get(way, 0)) for way in ways]
-        for name in ("auroc_drop", "average_precision_drop"):
-            drop = found.get(name)
-            cells.append(number(drop and drop["drop"], "+.4f", span(drop, "+.4f") if drop else ""))
-        cells.append(number(found["max_prob_diff"], ".4f"))
+        cells = [Cell(one.name, "name"), rate(rates.get("any"))]
+        cells += [rate(rates.get(way), found.flips.get(way, 0)) for way in ways]
+        for drop in (found.auroc_drop, found.average_precision_drop):
+            cells.append(number(drop and drop.drop, "+.4f", span(drop, "+.4f") if drop else ""))
+        cells.append(number(found.max_prob_diff, ".4f"))
         rows.append(cells)
     headers = [Header("variant", "name"), Header("flips"), *(Header(arrow(way)) for way in ways)]
     headers += [Header("AUROC drop"), Header("average precision drop"), Header("largest score difference")]
@@ -108,62 +104,62 @@ def _parity(document: Document, texts: Texts | None) -> Section | None:
     return section("sameness", "Flip rates", how, "Flip rates", headers, rows)
 
 
-def _flips(document: Document, texts: Texts | None) -> Section | None:
+def _flips(document: Report, texts: Texts | None) -> Section | None:
     parts = []
-    for one in _measured(document):
-        found = one.get("flipped") or []
+    for one in document.measured:
+        found = one.flipped
         if not found:
             continue
-        counts = ", ".join(f"{count} {arrow(way)}" for way, count in gate(one)["flips"].items())
+        counts = ", ".join(f"{count} {arrow(way)}" for way, count in one.judged.flips.items())
         headers = [
             Header("split and row", "name"),
             Header("tokens"),
             Header("truth", "name"),
             Header("label", "name"),
-            Header(moved_score(document["data"])),
+            Header(moved_score(document.data)),
         ]
         rows = [
             Row(
                 [
                     Cell(
-                        f"{flip['split']} {flip['row']}",
+                        f"{flip.split} {flip.row}",
                         "name",
-                        hidden=(texts or {}).get((flip["split"], flip["row"]), ""),
+                        hidden=(texts or {}).get((flip.split, flip.row), ""),
                     ),
-                    number(flip["tokens"], "d"),
-                    Cell(flip["truth"] or NONE, "name"),
-                    Cell(f"{flip['before']} → {flip['after']}", "name"),
-                    Cell(f"{flip['score_before']:.3f} → {flip['score_after']:.3f}", "num"),
+                    number(flip.tokens, "d"),
+                    Cell(flip.truth or NONE, "name"),
+                    Cell(f"{flip.before} → {flip.after}", "name"),
+                    Cell(f"{flip.score_before:.3f} → {flip.score_after:.3f}", "num"),
                 ]
             )
             for flip in found
         ]
-        listed = Table(f"Flips of {one['name']}", headers, rows)
-        parts.append(Part(listed, one["name"], f"on gate: {counts}; {len(found)} rows shown", True))
+        listed = Table(f"Flips of {one.name}", headers, rows)
+        parts.append(Part(listed, one.name, f"on gate: {counts}; {len(found)} rows shown", True))
     how = "Texts whose label is not fp32's, those that moved farthest first, by their row in the split" + (
         ". The texts are shown: this page is not for others." if texts else "; the texts themselves stay out."
     )
     return Section("flips", "Flipped labels", how, parts) if parts else None
 
 
-def _calibration(document: Document, texts: Texts | None) -> Section | None:
+def _calibration(document: Report, texts: Texts | None) -> Section | None:
     rows = []
-    for one in _measured(document):
-        quality = one["quality"].get("gate", {})
-        anew = quality.get("refitted") or {}
-        if not anew and quality.get("ece") is None:
+    for one in document.measured:
+        quality = one.quality.get(GATE)
+        if quality is None or (quality.refitted is None and quality.ece is None):
             continue
+        anew = quality.refitted
         rows.append(
             [
-                Cell(one["name"], "name"),
-                number(quality.get("brier"), ".4f"),
-                number(anew.get("brier"), ".4f"),
-                number(quality.get("ece"), ".4f"),
-                number(anew.get("ece"), ".4f"),
-                number(quality.get("macro_f1"), ".4f"),
-                number(anew.get("macro_f1"), ".4f"),
-                number(anew.get("temperature"), ".3f"),
-                number(anew.get("threshold"), ".3f"),
+                Cell(one.name, "name"),
+                number(quality.brier, ".4f"),
+                number(anew and anew.brier, ".4f"),
+                number(quality.ece, ".4f"),
+                number(anew and anew.ece, ".4f"),
+                number(quality.macro_f1, ".4f"),
+                number(anew and anew.macro_f1, ".4f"),
+                number(anew and anew.temperature, ".3f"),
+                number(anew and anew.threshold, ".3f"),
             ]
         )
     names = ("Brier", "Brier, refitted", "ECE", "ECE, refitted", "macro-F1", "macro-F1, refitted")
@@ -175,18 +171,18 @@ def _calibration(document: Document, texts: Texts | None) -> Section | None:
     return section("calibration", "Calibration", how, "Calibration", headers, rows)
 
 
-def _functional(document: Document, texts: Texts | None) -> Section | None:
-    measured = [one for one in _measured(document) if one.get("functional")]
+def _functional(document: Report, texts: Texts | None) -> Section | None:
+    measured = [one for one in document.measured if one.functional]
     parts = []
-    for suite in dict.fromkeys(name for one in measured for name in one["functional"]):
-        found = {one["name"]: one["functional"][suite] for one in measured if suite in one["functional"]}
+    for suite in dict.fromkeys(name for one in measured for name in one.functional):
+        found = {one.name: one.functional[suite] for one in measured if suite in one.functional}
         parts.append(Part(_kinds(found, suite), SUITES.get(suite, suite).removeprefix("Functional cases: ")))
         gaps = [
             [
                 Cell(name, "name"),
-                number(one["accuracy"], ".1%"),
-                number(one["flips"], "d"),
-                *(number(one["gaps"].get(gap), ".3f") for gap in GAPS),
+                number(one.accuracy, ".1%"),
+                number(one.flips, "d"),
+                *(number(getattr(one.gaps, gap), ".3f") for gap in GAPS),
             ]
             for name, one in found.items()
         ]
@@ -200,16 +196,16 @@ def _functional(document: Document, texts: Texts | None) -> Section | None:
     return Section("functional", "Functional cases", how, parts) if parts else None
 
 
-def _kinds(found: Mapping[str, Mapping[str, Any]], suite: str) -> Table:
+def _kinds(found: Mapping[str, Functional], suite: str) -> Table:
     """A row per functionality, a column per variant."""
     by_name = {
-        name: {kind["functionality"]: kind for kind in one["functionalities"]} for name, one in found.items()
+        name: {kind.functionality: kind for kind in one.functionalities} for name, one in found.items()
     }
     order = {kind: one for kinds in by_name.values() for kind, one in kinds.items()}
     rows = [
         Row(
             [
-                Cell(words, "kind", note=f"{one['label']}, {one['n']} cases"),
+                Cell(words, "kind", note=f"{one.label}, {one.n} cases"),
                 *(heat(kinds.get(words)) for kinds in by_name.values()),
             ]
         )
@@ -220,32 +216,32 @@ def _kinds(found: Mapping[str, Mapping[str, Any]], suite: str) -> Table:
     )
 
 
-def _load(document: Document, texts: Texts | None) -> Section | None:
-    served = [one for one in [*document["variants"], *document.get("peers", [])] if not one["error"]]
+def _load(document: Report, texts: Texts | None) -> Section | None:
+    served = [one for one in document.rows if not one.error]
     closed = [
         [
-            Cell(one["name"], "name"),
-            number(level["concurrency"], "d"),
-            Cell(three_digits(level["requests_per_second"]), "num", level["requests_per_second"]),
-            *(Cell(three_digits(level[key]), "num") for key in ("p50_ms", "p90_ms", "p99_ms")),
+            Cell(one.name, "name"),
+            number(level.concurrency, "d"),
+            Cell(three_digits(level.requests_per_second), "num", level.requests_per_second),
+            *(Cell(three_digits(ms), "num") for ms in (level.p50_ms, level.p90_ms, level.p99_ms)),
             Cell(errors(level), "name"),
         ]
         for one in served
-        for level in one.get("served") or []
+        for level in one.served
     ]
     opened = [
         [
-            Cell(one["name"], "name"),
-            Cell(three_digits(level["offered_rps"]), "num"),
-            Cell(three_digits(level["answered_rps"]), "num"),
-            Cell(three_digits(level["goodput_rps"]), "num"),
-            *(Cell(three_digits(level[key]), "num") for key in ("p50_ms", "p90_ms", "p99_ms")),
-            Cell("no" if level["saturated"] else "yes", "name", badge="fail" if level["saturated"] else ""),
+            Cell(one.name, "name"),
+            Cell(three_digits(level.offered_rps), "num"),
+            Cell(three_digits(level.answered_rps), "num"),
+            Cell(three_digits(level.goodput_rps), "num"),
+            *(Cell(three_digits(ms), "num") for ms in (level.p50_ms, level.p90_ms, level.p99_ms)),
+            Cell("no" if level.saturated else "yes", "name", badge="fail" if level.saturated else ""),
             Cell(errors(level), "name"),
-            bars(level["split_ms"]),
+            bars(level.split_ms),
         ]
         for one in served
-        for level in one.get("open") or []
+        for level in one.open
     ]
     times_ms = [Header("p50 ms"), Header("p90 ms"), Header("p99 ms")]
     parts = []
@@ -277,17 +273,15 @@ def _load(document: Document, texts: Texts | None) -> Section | None:
     return Section("load", "As served", how, parts, key) if parts else None
 
 
-def _lengths(document: Document, texts: Texts | None) -> Section | None:
+def _lengths(document: Report, texts: Texts | None) -> Section | None:
     """Labels and macro-F1 on gate, a column per slice of lengths."""
     sliced = {
-        one["name"]: found
-        for one in _measured(document)
-        if one["name"] != REFERENCE and (found := gate(one).get("slices"))
+        one.name: found for one in document.measured if one.name != REFERENCE and (found := one.judged.slices)
     }
-    ends = sorted({part["up_to"] for found in sliced.values() for part in found})
+    ends = sorted({part.up_to for found in sliced.values() for part in found})
     rows = []
     for name, found in sliced.items():
-        by_end = {part["up_to"]: part for part in found}
+        by_end = {part.up_to: part for part in found}
         rows.append([Cell(name, "name"), *(_slice(by_end.get(end)) for end in ends)])
     headers = [Header("variant", "name"), *(Header(f"{tokens} tokens") for tokens in bins(ends))]
     how = (
@@ -297,43 +291,43 @@ def _lengths(document: Document, texts: Texts | None) -> Section | None:
     return section("lengths", "By length", how, "Sameness by length", headers, rows)
 
 
-def _slice(part: Mapping[str, Any] | None) -> Cell:
+def _slice(part: Slice | None) -> Cell:
     if part is None:
         return Cell(NONE, "num")
-    ours, theirs = part["macro_f1"], part["reference_macro_f1"]
+    ours, theirs = part.macro_f1, part.reference_macro_f1
     change = "" if ours is None or theirs is None else f"{ours - theirs:+.3f}, "
-    return number(part["label_agreement"], ".2%", f"{change}{part['n']:,} texts")
+    return number(part.label_agreement, ".2%", f"{change}{part.n:,} texts")
 
 
-def _rooflines(document: Document, texts: Texts | None) -> Section | None:
+def _rooflines(document: Report, texts: Texts | None) -> Section | None:
     rows = [
         [
-            Cell(one["name"], "name"),
-            Cell(entry["case"], "name"),
-            Cell(three_digits(entry["p50_ms"]), "num"),
-            Cell(three_digits(roof["floor_ms"]), "num"),
-            number(roof["share"], ".0%"),
-            Cell(three_digits(roof["compute_ms"]), "num"),
-            Cell(three_digits(roof["memory_ms"]), "num"),
-            number(roof["gflop"], ".3g"),
-            number(roof["weight_mb"], ".1f"),
+            Cell(one.name, "name"),
+            Cell(entry.case, "name"),
+            Cell(three_digits(entry.p50_ms), "num"),
+            Cell(three_digits(roof.floor_ms), "num"),
+            number(roof.share, ".0%"),
+            Cell(three_digits(roof.compute_ms), "num"),
+            Cell(three_digits(roof.memory_ms), "num"),
+            number(roof.gflop, ".3g"),
+            number(roof.weight_mb, ".1f"),
         ]
-        for one in _measured(document)
-        for entry in one["latency"]
-        if entry["case"] in (SMALL, LARGE) and (roof := entry.get("roofline"))
+        for one in document.measured
+        for entry in one.latency
+        if entry.case in (SMALL, LARGE) and (roof := entry.roofline)
     ]
     names = ("p50 ms", "floor ms", "floor / p50", "arithmetic ms", "memory ms", "GFLOP", "weights MB")
     headers = [Header("variant", "name"), Header("case", "name"), *map(Header, names)]
     parts = (
         [Part(table("Rooflines", headers, rows), "Each variant's own arithmetic and bytes")] if rows else []
     )
-    floor = document.get("floor")
-    if floor and floor["cases"]:
-        kinds = [kind for kind in ("int8", "bf16", "fp32") if f"{kind}_ms" in floor["cases"][0]]
+    floor = document.floor
+    if floor and floor.cases:
+        kinds = [kind for kind in ("int8", "bf16", "fp32") if getattr(floor.cases[0], f"{kind}_ms")]
         cells = [
-            [Cell(one["case"], "name")]
-            + [number(one.get(f"{kind}_{unit}"), ".2f") for kind in kinds for unit in ("ms", "tops")]
-            for one in floor["cases"]
+            [Cell(one.case, "name")]
+            + [number(getattr(one, f"{kind}_{unit}"), ".2f") for kind in kinds for unit in ("ms", "tops")]
+            for one in floor.cases
         ]
         heads = [Header("texts x tokens", "name")]
         heads += [Header(f"{kind} {unit}") for kind in kinds for unit in ("ms", "TOPS")]
@@ -342,25 +336,25 @@ def _rooflines(document: Document, texts: Texts | None) -> Section | None:
     return Section("floor", "Against the machine", how, parts) if parts else None
 
 
-def _gpu(document: Document, texts: Texts | None) -> Section | None:
+def _gpu(document: Report, texts: Texts | None) -> Section | None:
     """What only rows on a GPU have: by shape, and the card's memory and energy."""
-    found = [one for one in [*_measured(document), *document.get("peers", [])] if device(one) == "cuda"]
+    found = [one for one in [*document.measured, *document.peers] if one.device == "cuda"]
     shapes = [
         [
-            Cell(one["name"], "name"),
-            Cell(entry["case"], "name"),
-            Cell(three_digits(entry["p50_ms"]), "num", entry["p50_ms"]),
+            Cell(one.name, "name"),
+            Cell(entry.case, "name"),
+            Cell(three_digits(entry.p50_ms), "num", entry.p50_ms),
             Cell(three_digits(busy) if busy else NONE, "num", busy),
-            number(busy and busy / entry["p50_ms"], ".0%"),
-            number(entry["texts_per_second"], ",.0f"),
-            number(peak.get("tflops"), ",.1f"),
-            number(peak.get("of_measured"), ".1%"),
-            number(peak.get("of_datasheet"), ".1%"),
+            number(busy and busy / entry.p50_ms, ".0%"),
+            number(entry.texts_per_second, ",.0f"),
+            number(peak and peak.tflops, ",.1f"),
+            number(peak and peak.of_measured, ".1%"),
+            number(peak and peak.of_datasheet, ".1%"),
         ]
         for one in found
-        for entry in one["latency"]
-        if entry["tokens"] is not None or entry["case"] == CUDA_MODEL
-        for busy, peak in [(entry.get("gpu_busy_ms"), entry.get("peak") or {})]
+        for entry in one.latency
+        if entry.tokens is not None or entry.case == CUDA_MODEL
+        for busy, peak in [(entry.gpu_busy_ms, entry.peak)]
     ]
     if not shapes:
         return None
@@ -369,9 +363,10 @@ def _gpu(document: Document, texts: Texts | None) -> Section | None:
     headers = [Header("on a GPU", "name"), Header("texts x tokens", "name"), *map(Header, (*names, *peaks))]
     taken = [
         [
-            Cell(one["name"], "name"),
-            *(number(one["resources"].get(f"gpu_{key}_mb"), ",.0f") for key in ("allocated", "reserved")),
-            number(one["resources"].get("gpu_j_per_1000_texts"), ".2f"),
+            Cell(one.name, "name"),
+            number(one.resources.gpu_allocated_mb, ",.0f"),
+            number(one.resources.gpu_reserved_mb, ",.0f"),
+            number(one.resources.gpu_j_per_1000_texts, ".2f"),
         ]
         for one in found
     ]
@@ -390,24 +385,24 @@ def _gpu(document: Document, texts: Texts | None) -> Section | None:
     return Section("gpu", "On the GPU", how, parts)
 
 
-def _proofs(document: Document, texts: Texts | None) -> Section | None:
+def _proofs(document: Report, texts: Texts | None) -> Section | None:
     rows = []
-    for one in _measured(document):
-        check = one["artifact"]["check"]
+    for one in document.measured:
+        check = one.built.check
         rows.append(
             [
-                Cell(one["name"], "name"),
-                Cell(proof_words(one["proof"]), "words"),
+                Cell(one.name, "name"),
+                Cell(proof_words(one.proof), "words"),
                 Cell(
-                    "equal" if check["equal"] else "not equal",
+                    "equal" if check.equal else "not equal",
                     "name",
-                    badge="pass" if check["equal"] else NOT_EQUAL,
+                    badge="pass" if check.equal else NOT_EQUAL,
                 ),
-                number(check.get("label_agreement"), ".2%"),
-                number(check.get("max_prob_diff"), ".4f"),
-                number(check.get("batch_mate_diff"), ".4f"),
-                number(one["artifact"].get("build_seconds"), ",.0f"),
-                Cell(times((case(one, LARGE) or {}).get("vs_pipeline")), "num"),
+                number(check.label_agreement, ".2%"),
+                number(check.max_prob_diff, ".4f"),
+                number(check.batch_mate_diff, ".4f"),
+                number(one.built.build_seconds or None, ",.0f"),
+                Cell(times(getattr(one.case(LARGE), "vs_pipeline", None)), "num"),
             ]
         )
     headers = [Header("variant", "name"), Header("proof", "words"), Header("check at export", "name")]
@@ -417,7 +412,7 @@ def _proofs(document: Document, texts: Texts | None) -> Section | None:
     return section("proof", "Proof and check", how, "Proof and check", headers, rows)
 
 
-SECTIONS: tuple[Callable[[Document, Texts | None], Section | None], ...] = (
+SECTIONS: tuple[Callable[[Report, Texts | None], Section | None], ...] = (
     _verdicts,
     _parity,
     _flips,

@@ -6,89 +6,83 @@ fastest variant that passes. Leaves out objectives of latency and load (`selecti
 (`wording`).
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from benchmarks.names import REFERENCE
-from benchmarks.records import busiest, device, real_batch
-from benchmarks.sameness.noninferiority import GATE, MARGIN, PASS, by_interval
+from benchmarks.records import Noninferiority, Report, Row, Variant
+from benchmarks.sameness.noninferiority import MARGIN, PASS, by_interval
 
 NOT_EQUAL, FAILED, IS_REFERENCE, PEER = "not equal", "failed", "reference", "peer"
 EQUAL = "equal"  # by the check at export alone: there are no labels that mean anything
 SHIPPABLE = (IS_REFERENCE, PASS, EQUAL)
 MOST_SHOWN = 5  # lines in one picture that an eye can follow
 
-Row = Mapping[str, Any]
 
-
-def margin(document: Row) -> float:
+def margin(document: Report) -> float:
     """The macro-F1 drop that is allowed."""
-    return document["run"].get("margin", MARGIN)
+    return MARGIN if document.run.margin is None else document.run.margin
 
 
 def verdict(row: Row, allowed: float) -> str:
     """One word for a variant or a peer; what the check at export refused is never better than that."""
-    if row["error"]:
+    if row.error:
         return FAILED
-    if row.get("artifact") is None:
+    if not isinstance(row, Variant):
         return PEER
-    if row["name"] == REFERENCE:
+    if row.name == REFERENCE:
         return IS_REFERENCE
-    if not row["artifact"]["check"]["equal"]:
+    if not row.built.check.equal:
         return NOT_EQUAL
     if tested := noninferiority(row):
-        return str(tested["verdict"])
-    drop = row["parity"][GATE]["macro_f1_drop"]
+        return str(tested.verdict)
+    drop = row.judged.macro_f1_drop
     if drop is None:
         return EQUAL
     return by_interval(drop, allowed)
 
 
-def noninferiority(row: Row) -> Mapping[str, Any] | None:
+def noninferiority(row: Row) -> Noninferiority | None:
     """The test on the gate texts, where the report has one."""
-    return row["parity"].get(GATE, {}).get("noninferiority")
+    return row.gate.noninferiority if row.gate else None
 
 
-def is_tested(document: Row) -> bool:
+def is_tested(document: Report) -> bool:
     """Whether any variant of the report was tested for non-inferiority."""
-    return any(noninferiority(one) for one in document["variants"])
+    return any(noninferiority(one) for one in document.variants)
 
 
-def reference(document: Row, name: str = REFERENCE) -> Row | None:
+def reference(document: Report, name: str = REFERENCE) -> Variant | None:
     """fp32, or the reference of that name, unless it is missing or failed."""
-    return next((one for one in document["variants"] if one["name"] == name and not one["error"]), None)
+    return next((variant for variant in document.measured if variant.name == name), None)
 
 
 def batch_rate(row: Row) -> float | None:
     """Real texts per second in batches, in process; on a GPU in large ones."""
-    entry = real_batch(row)
-    return entry["texts_per_second"] if entry else None
+    return row.batch.texts_per_second if row.batch else None
 
 
 def served_rate(row: Row) -> float | None:
     """Requests per second at the highest concurrency, closed loop."""
-    level = busiest(row) if row.get("served") else None
-    return (level and level["requests_per_second"]) or None
+    level = row.busiest
+    return (level and level.requests_per_second) or None
 
 
 def worst(row: Row) -> float | None:
     """What may be lost at worst: the upper end of the macro-F1 drop; where there is none, the share of
     labels that are not fp32's."""
-    if row["name"] == REFERENCE:
+    if row.name == REFERENCE:
         return 0.0
-    gate = row["parity"].get(GATE)
+    gate = row.gate
     if gate is None:
         return None
-    drop = gate["macro_f1_drop"]
-    return 1 - gate["label_agreement"] if drop is None else drop["high"]
+    drop = gate.macro_f1_drop
+    return 1 - gate.label_agreement if drop is None else drop.high
 
 
-def front(document: Row) -> list[str]:
+def front(document: Report) -> list[str]:
     """Variants that may be shipped and that no other such one beats in speed and `worst`; slowest first."""
     allowed = margin(document)
     points = [
-        (rate, lost, one["name"])
-        for one in document["variants"]
+        (rate, lost, one.name)
+        for one in document.variants
         if verdict(one, allowed) in SHIPPABLE
         and (rate := batch_rate(one)) is not None
         and (lost := worst(one)) is not None
@@ -103,15 +97,15 @@ def front(document: Row) -> list[str]:
     ]
 
 
-def shown(document: Row, most: int = MOST_SHOWN) -> list[str]:
+def shown(document: Report, most: int = MOST_SHOWN) -> list[str]:
     """fp32 and the front's fastest: those that pictures tell apart; the one there is, where it is alone."""
-    if len(document["variants"]) == 1:
-        return [one["name"] for one in document["variants"] if not one["error"]]
+    if len(document.variants) == 1:
+        return [one.name for one in document.variants if not one.error]
     fastest = [name for name in front(document) if name != REFERENCE][-(most - 1) :]
     return ([REFERENCE] if reference(document) else []) + fastest
 
 
-def fastest_passing(document: Row) -> Row | None:
+def fastest_passing(document: Report) -> Variant | None:
     """The fastest variant, fp32 aside, that is proven equal and faster than fp32 (on a GPU, than cuda-fp32),
     and that nothing went wrong with behind the server: as served where several were served, else on batches
     of real texts in process, by the ratio that is paired with fp32's rounds. Where a GPU took part there is
@@ -119,17 +113,17 @@ def fastest_passing(document: Row) -> Row | None:
     allowed = margin(document)
     passing = [
         one
-        for one in document["variants"]
+        for one in document.variants
         if verdict(one, allowed) in (PASS, EQUAL)
-        and not one["served_error"]
-        and all(parity["within_bound"] for parity in one["parity_served"].values())
-        and (entry := real_batch(one))
-        and entry["speedup"]["verdict"] == "faster"
+        and not one.served_error
+        and all(parity.within_bound for parity in one.parity_served.values())
+        and (entry := one.batch)
+        and entry.speedup.verdict == "faster"
     ]
     served = [one for one in passing if served_rate(one)]
     if served:
         return max(served, key=lambda one: served_rate(one) or 0.0)
-    if any(device(one) == "cuda" for one in passing):
+    if any(one.device == "cuda" for one in passing):
         return max(passing, key=lambda one: batch_rate(one) or 0.0)
-    timed = [(entry["speedup"]["ratio"], one) for one in passing if (entry := real_batch(one))]
+    timed = [(entry.speedup.ratio, one) for one in passing if (entry := one.batch)]
     return max(timed, key=lambda pair: pair[0])[1] if timed else None

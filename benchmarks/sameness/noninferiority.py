@@ -20,17 +20,19 @@ half a one that has not. A label that few texts have so keeps a verdict open, as
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Final, Literal
 
 import numpy as np
 from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
+from benchmarks.records import Interval, Noninferiority, Parity
 from training.measures.statistics import CANDIDATE, REFERENCE, TRUTH, draw_weights, macro_f1_drop
 
-GATE = "gate"  # the split that decides
 MARGIN = 0.01
-PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
+PASS: Final = "pass"
+FAIL: Final = "fail"
+INCONCLUSIVE: Final = "inconclusive"
 ALPHA = 0.025  # one-sided
 POWER = 0.8
 RESAMPLES = 10_000
@@ -51,11 +53,11 @@ class Drop:
     least: np.ndarray
 
     @classmethod
-    def of(cls, parity: Mapping[str, Any], labels: int) -> "Drop | None":
+    def of(cls, parity: Parity, labels: int) -> "Drop | None":
         """That of a report's parity on one split; None where it holds no counts."""
-        if "kinds" in parity:
-            return drop_of_labels(parity["kinds"])
-        return drop_of(parity["cells"], labels) if "cells" in parity else None
+        if parity.kinds is not None:
+            return drop_of_labels(parity.kinds)
+        return drop_of(parity.cells, labels) if parity.cells is not None else None
 
     @property
     def low(self) -> float:
@@ -109,41 +111,43 @@ def _drawn(weights: np.ndarray, kinds: np.ndarray, resamples: int) -> np.ndarray
     return np.concatenate([macro_f1_drop(portion, kinds) for portion in drawn])
 
 
-def judge(compared: Mapping[str, Drop], margin: float = MARGIN) -> dict[str, dict[str, Any]]:
+def judge(compared: Mapping[str, Drop], margin: float = MARGIN) -> dict[str, Noninferiority]:
     """The report's `noninferiority` of every variant that was compared with fp32, all tested together."""
     if not compared:
         return {}
     smaller = [p_value(one.most >= margin) for one in compared.values()]
     larger = [p_value(one.least <= margin) for one in compared.values()]
     rows = zip(compared.items(), smaller, _holm(smaller), larger, _holm(larger), strict=True)
-    return {
-        name: {
-            "margin": margin,
-            "verdict": (verdict := _verdict(p_adjusted, p_worse_adjusted)),
-            "p": p,
-            "p_adjusted": p_adjusted,
-            "p_worse": p_worse,
-            "p_worse_adjusted": p_worse_adjusted,
-            "variants": len(compared),
-            "confidence": 1 - 2 * ALPHA,
-            "smallest_margin": smallest_margin(one, len(compared)),
-            "texts_to_settle": texts_to_settle(one, margin, len(compared))
-            if verdict == INCONCLUSIVE
-            else None,
-        }
-        for (name, one), p, p_adjusted, p_worse, p_worse_adjusted in rows
-    }
+    found = {}
+    for (name, drop), p, p_adjusted, p_worse, p_worse_adjusted in rows:
+        verdict = _verdict(p_adjusted, p_worse_adjusted)
+        is_open = verdict == INCONCLUSIVE
+        found[name] = Noninferiority(
+            margin=margin,
+            verdict=verdict,
+            p=p,
+            p_adjusted=p_adjusted,
+            p_worse=p_worse,
+            p_worse_adjusted=p_worse_adjusted,
+            variants=len(compared),
+            confidence=1 - 2 * ALPHA,
+            smallest_margin=smallest_margin(drop, len(compared)),
+            texts_to_settle=texts_to_settle(drop, margin, len(compared)) if is_open else None,
+        )
+    return found
 
 
-def _verdict(p_adjusted: float, p_worse_adjusted: float) -> str:
+def _verdict(p_adjusted: float, p_worse_adjusted: float) -> Literal["pass", "fail", "inconclusive"]:
     if p_adjusted <= ALPHA:
         return PASS
     return FAIL if p_worse_adjusted <= ALPHA else INCONCLUSIVE
 
 
-def by_interval(drop: Mapping[str, float], margin: float) -> str:
+def by_interval(drop: Interval, margin: float) -> Literal["pass", "fail", "inconclusive"]:
     """The verdict on a report that has an interval alone, of an earlier version."""
-    return PASS if drop["high"] <= margin else FAIL if drop["low"] > margin else INCONCLUSIVE
+    if drop.high <= margin:
+        return PASS
+    return FAIL if drop.low > margin else INCONCLUSIVE
 
 
 def p_value(as_bad: np.ndarray) -> float:

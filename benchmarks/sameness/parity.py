@@ -8,10 +8,11 @@ count for agreement and flips. Leaves out the verdict (`noninferiority`) and qua
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from benchmarks import records
+from benchmarks.records import Flipped, Interval, Parity, Rate, Slice
 from benchmarks.sameness.noninferiority import ALPHA, Drop
 from benchmarks.sameness.scores import Scores
 from benchmarks.samples import by_length
@@ -40,9 +41,9 @@ def parity(
     labelled: Mapping[str, Split],
     tokens: Mapping[str, np.ndarray],
     is_reference: bool = False,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Parity]:
     """By split: how `scores` differ from fp32's; what needs labels only for the `labelled` splits."""
-    by_split = {}
+    by_split: dict[str, Parity] = {}
     for name, values in scores.items():
         theirs = reference_scores[name]
         difference = np.abs(values - theirs).max(axis=1)
@@ -50,23 +51,24 @@ def parity(
         truth = labelled[name].labels if name in labelled else None
         counts = flips(wanted, given, artifact.labels)
         same = same_labels(given, wanted)
-        by_split[name] = {
-            "n": len(values),
-            "label_agreement": float(same.mean()),
-            "flips": counts,
-            "flip_rates": flip_rates({"any": int((~same).sum()), **counts}, len(values)),
-            "max_prob_diff": float(difference.max()),
-            "mean_prob_diff": float(difference.mean()),
-            "macro_f1_drop": None,
-            "slices": slices(tokens[name], truth, wanted, given, len(artifact.labels)),
-        }
+        found = by_split[name] = Parity(
+            n=len(values),
+            label_agreement=float(same.mean()),
+            flips=counts,
+            flip_rates=flip_rates({"any": int((~same).sum()), **counts}, len(values)),
+            max_prob_diff=float(difference.max()),
+            mean_prob_diff=float(difference.mean()),
+            macro_f1_drop=None,
+            slices=slices(tokens[name], truth, wanted, given, len(artifact.labels)),
+        )
         if truth is not None:
-            counted = counts_of(truth, wanted, given, len(artifact.labels))
-            found = Drop.of(counted, len(artifact.labels))
-            assert found is not None
-            by_split[name]["macro_f1_drop"] = drop(found, truth, wanted, given, is_reference)
-            by_split[name] |= counted
-            by_split[name] |= ranking_drops(truth, theirs, values, artifact.positive)
+            found.cells, found.kinds = counts_of(truth, wanted, given, len(artifact.labels))
+            drawn = Drop.of(found, len(artifact.labels))
+            assert drawn is not None
+            found.macro_f1_drop = drop(drawn, truth, wanted, given, is_reference)
+            ranked = ranking_drops(truth, theirs, values, artifact.positive)
+            found.auroc_drop = ranked.get("auroc")
+            found.average_precision_drop = ranked.get("average_precision")
     return by_split
 
 
@@ -75,16 +77,16 @@ def decided(artifact: Artifact, scores: np.ndarray) -> np.ndarray:
     return decide(scores, artifact.labels, artifact.meta["thresholds"], artifact.multi_label)
 
 
-def counts_of(truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, labels: int) -> dict[str, Any]:
+def counts_of(
+    truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, labels: int
+) -> tuple[list[int] | None, dict[str, int] | None]:
     """What a verdict at any margin needs: `cells`, texts by (truth, fp32's label, the variant's), the last
     running fastest; of independent labels `kinds`, as `noninferiority.drop_of_labels` has them."""
     if truth.ndim == 1:
         cells = np.bincount((truth * labels + reference) * labels + candidate, minlength=labels**3)
-        return {"cells": cells.tolist()}
+        return cells.tolist(), None
     kinds, counts = outcomes(truth, reference, candidate)
-    return {
-        "kinds": {"".join(map(str, kind)): count for kind, count in zip(kinds, counts.tolist(), strict=True)}
-    }
+    return None, {"".join(map(str, kind)): count for kind, count in zip(kinds, counts.tolist(), strict=True)}
 
 
 def flips(reference: np.ndarray, candidate: np.ndarray, labels: Sequence[str]) -> dict[str, int]:
@@ -104,47 +106,47 @@ def flips(reference: np.ndarray, candidate: np.ndarray, labels: Sequence[str]) -
     }
 
 
-def flip_rates(counts: Mapping[str, int], n: int) -> dict[str, dict[str, float]]:
+def flip_rates(counts: Mapping[str, int], n: int) -> dict[str, Rate]:
     """Share of all texts that flipped, at all and by direction, with exact 95 % intervals."""
     found = {}
     for name, count in counts.items():
         low, high = share_interval(count, n)
-        found[name] = {"n": count, "rate": count / n, "low": low, "high": high}
+        found[name] = Rate(n=count, rate=count / n, low=low, high=high)
     return found
 
 
 def drop(
     found: Drop, truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, is_reference: bool
-) -> dict[str, float]:
+) -> records.Drop:
     """fp32's macro-F1 minus the variant's on the same texts, with its interval, and McNemar's p-value."""
     theirs, ours = same_labels(reference, truth), same_labels(candidate, truth)
-    return {
-        "drop": found.drop,
+    return records.Drop(
+        drop=found.drop,
         # Of fp32 itself the drop is known: an interval is of what is not.
-        "low": 0.0 if is_reference else found.low,
-        "high": 0.0 if is_reference else found.high,
-        "confidence": 1 - 2 * ALPHA,
-        "mcnemar_p": mcnemar(int((theirs & ~ours).sum()), int((ours & ~theirs).sum())),
-    }
+        low=0.0 if is_reference else found.low,
+        high=0.0 if is_reference else found.high,
+        confidence=1 - 2 * ALPHA,
+        mcnemar_p=mcnemar(int((theirs & ~ours).sum()), int((ours & ~theirs).sum())),
+    )
 
 
 def ranking_drops(
     truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, positive: int | None
-) -> dict[str, Any]:
-    """`auroc_drop` and `average_precision_drop` of the positive one of two labels, or of the mean over
-    independent ones; None for more labels that exclude each other."""
+) -> dict[str, Interval | None]:
+    """The drops of `auroc` and `average_precision` of the positive one of two labels, or of the mean over
+    independent ones; none for more labels that exclude each other."""
     if truth.ndim == 2:
         found = compare_ranking(truth, reference, candidate)
     elif reference.shape[1] == 2 and positive is not None:
         found = compare_ranking(truth == positive, reference[:, positive], candidate[:, positive])
     else:
-        return {"auroc_drop": None, "average_precision_drop": None}
-    return {f"{name}_drop": one and vars(one) for name, one in found.items()}
+        return {}
+    return {name: Interval(**vars(one)) if one else None for name, one in found.items()}
 
 
 def slices(
     tokens: np.ndarray, truth: np.ndarray | None, reference: np.ndarray, candidate: np.ndarray, labels: int
-) -> list[dict[str, Any]]:
+) -> list[Slice]:
     """Agreement and both macro-F1s by length in tokens."""
     found = []
     for end, rows in by_length(tokens).items():
@@ -153,13 +155,13 @@ def slices(
             for given in (candidate, reference)
         )
         found.append(
-            {
-                "up_to": end,
-                "n": len(rows),
-                "label_agreement": float(same_labels(reference[rows], candidate[rows]).mean()),
-                "macro_f1": ours,
-                "reference_macro_f1": theirs,
-            }
+            Slice(
+                up_to=end,
+                n=len(rows),
+                label_agreement=float(same_labels(reference[rows], candidate[rows]).mean()),
+                macro_f1=ours,
+                reference_macro_f1=theirs,
+            )
         )
     return found
 
@@ -177,7 +179,7 @@ def flipped(
     reference_scores: Scores,
     labelled: Mapping[str, Split],
     tokens: Mapping[str, np.ndarray],
-) -> list[dict[str, Any]]:
+) -> list[Flipped]:
     """The texts whose label is not fp32's, by split and place among those scored; farthest moved first. The
     scores told are those of the positive label, or else of the one that moved the farthest."""
     found = []
@@ -191,16 +193,16 @@ def flipped(
             moved_most = int(np.abs(values[row] - theirs[row]).argmax())
             told = moved_most if artifact.positive is None else artifact.positive
             found.append(
-                {
-                    "split": name,
-                    "row": row,
-                    "tokens": int(tokens[name][row]),
-                    "truth": truth,
-                    "before": _words(artifact, wanted[row]),
-                    "after": _words(artifact, given[row]),
-                    "score_before": float(theirs[row, told]),
-                    "score_after": float(values[row, told]),
-                }
+                Flipped(
+                    split=name,
+                    row=row,
+                    tokens=int(tokens[name][row]),
+                    truth=truth,
+                    before=_words(artifact, wanted[row]),
+                    after=_words(artifact, given[row]),
+                    score_before=float(theirs[row, told]),
+                    score_after=float(values[row, told]),
+                )
             )
     return found
 

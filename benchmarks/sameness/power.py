@@ -9,13 +9,13 @@ which only makes errors rarer.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import jsonschema
+import msgspec
 import numpy as np
 from scipy.optimize import brentq
 from tabulate import tabulate
 
+from benchmarks.records import Share, Some
 from benchmarks.sameness.noninferiority import MARGIN, drop_of, judge, kinds_of_cells
 from common.shares import share_interval
 from training.measures.statistics import macro_f1_drop
@@ -27,23 +27,24 @@ HELPED = (0.0, 0.005, 0.02)  # share of all texts that the variant alone gets ri
 DROPS = {"none": 0.0, "half the margin": 0.5, "the margin": 1.0, "twice": 2.0, "five times": 5.0}
 RESAMPLES = 2000
 VERDICTS = ("pass", "fail", "inconclusive")
-SHARE = {"type": "number", "minimum": 0, "maximum": 1}
-DOCUMENT = {
-    "type": "array",
-    "minItems": 1,
-    "items": {
-        "type": "object",
-        "required": ["drop", "helped", "texts", "seeds", *VERDICTS],
-        "properties": {
-            "drop": {"enum": list(DROPS)},
-            "helped": SHARE,
-            "texts": {"type": "integer", "minimum": 1},
-            "seeds": {"type": "integer", "minimum": 1},
-            **dict.fromkeys(VERDICTS, SHARE),
-        },
-        "additionalProperties": False,
-    },
-}
+
+
+class Counted(msgspec.Struct, forbid_unknown_fields=True):
+    """Of `seeds` runs of `texts` texts, of which the variant alone gets the share `helped` right: the shares
+    of verdicts."""
+
+    drop: str
+    helped: Share
+    texts: Some
+    seeds: Some
+    passed: Share = msgspec.field(name="pass")
+    failed: Share = msgspec.field(name="fail")
+    inconclusive: Share
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """In the order of `VERDICTS`."""
+        return self.passed, self.failed, self.inconclusive
 
 
 def population(drop: float, helped: float) -> np.ndarray:
@@ -67,8 +68,8 @@ def _shares(harmed: float, helped: float) -> np.ndarray:
     return shares
 
 
-def count(seeds: int, tick: Callable[[], object], margin: float = MARGIN) -> list[dict[str, Any]]:
-    """`{drop, helped, texts, seeds, pass, fail, inconclusive}` for every case, verdicts as shares."""
+def count(seeds: int, tick: Callable[[], object], margin: float = MARGIN) -> list[Counted]:
+    """Every case."""
     found = []
     for words, factor in DROPS.items():
         for helped in HELPED:
@@ -78,39 +79,33 @@ def count(seeds: int, tick: Callable[[], object], margin: float = MARGIN) -> lis
                 for seed in range(seeds):
                     drawn = np.random.default_rng(seed).multinomial(texts, shares.ravel())
                     one = drop_of(drawn, 2, RESAMPLES)
-                    verdicts[judge({"it": one}, margin)["it"]["verdict"]] += 1
+                    verdicts[judge({"it": one}, margin)["it"].verdict] += 1
                     tick()
-                found.append(
-                    {"drop": words, "helped": helped, "texts": texts, "seeds": seeds}
-                    | {verdict: verdicts[verdict] / seeds for verdict in VERDICTS}
-                )
+                passed, failed, open_ = (verdicts[verdict] / seeds for verdict in VERDICTS)
+                found.append(Counted(words, helped, texts, seeds, passed, failed, open_))
     return found
-
-
-def validate(document: Any) -> None:
-    """Raises `jsonschema.ValidationError` for what `count` did not make."""
-    jsonschema.validate(document, DOCUMENT)
 
 
 def cases() -> int:
     return len(DROPS) * len(HELPED) * len(TEXTS)
 
 
-def table(counted: Sequence[dict[str, Any]]) -> str:
+def table(counted: Sequence[Counted]) -> str:
     """The counts as Markdown: a row for each true drop and number of texts."""
     rows = []
     for words in DROPS:
         for texts in TEXTS:
-            same = [one for one in counted if one["drop"] == words and one["texts"] == texts]
-            cells = [" / ".join(f"{one[verdict]:.1%}" for one in same) for verdict in VERDICTS]
+            same = [one.shares for one in counted if one.drop == words and one.texts == texts]
+            cells = [" / ".join(f"{share:.1%}" for share in shares) for shares in zip(*same, strict=True)]
             rows.append([words, f"{texts:,}", *cells])
     heads = ["true drop", "texts", "pass", "fail", "inconclusive"]
     return tabulate(rows, heads, "github", disable_numparse=True)
 
 
-def note(counted: Sequence[dict[str, Any]]) -> str:
+def note(counted: Sequence[Counted]) -> str:
     """How the table is to be read."""
-    seeds, helped = counted[0]["seeds"], ", ".join(f"{one:.1%}" for one in HELPED)
+    seeds = counted[0].seeds
+    helped = ", ".join(f"{one:.1%}" for one in HELPED)
     low, high = share_interval(round(0.025 * seeds), seeds)
     return (
         f"Of {seeds:,} simulated runs each, margin {MARGIN:g} of macro-F1, fp32 right on {ACCURACY:.0%} of "
@@ -121,6 +116,6 @@ def note(counted: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def page(counted: Sequence[dict[str, Any]]) -> str:
+def page(counted: Sequence[Counted]) -> str:
     """All of it as a Markdown page."""
     return f"# How often the verdicts are wrong\n\n{table(counted)}\n\n{note(counted)}\n"

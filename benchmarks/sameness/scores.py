@@ -8,7 +8,6 @@ Leaves out what differs from fp32 (`parity`) and the figures themselves (`traini
 import json
 from collections.abc import Container, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
@@ -16,6 +15,7 @@ from scipy.special import expit, logit
 from benchmarks.in_process.pool import Pool
 from benchmarks.names import REFERENCE
 from benchmarks.progress import Step
+from benchmarks.records import Quality, Refitted, Reliability
 from benchmarks.resume_log import ResumeLog
 from handler.artifact import Artifact
 from training.data.splits import Split
@@ -100,19 +100,21 @@ def sample(split: Split, most: int | None) -> Split:
     return Split([split.texts[row] for row in rows], split.labels[rows])
 
 
-def quality(artifact: Artifact, scores: Scores, labelled: Mapping[str, Split]) -> dict[str, dict[str, Any]]:
+def quality(artifact: Artifact, scores: Scores, labelled: Mapping[str, Split]) -> dict[str, Quality]:
     """By labelled split: every figure of `metrics.evaluate`, and the reliability diagram's bins."""
-    return {
-        name: evaluate(values, labelled[name].labels, thresholds(artifact), artifact.labels)
-        | {"reliability": reliability(values, labelled[name].labels, artifact.positive)}
-        for name, values in scores.items()
-        if name in labelled
-    }
+    found = {}
+    for name, values in scores.items():
+        if name in labelled:
+            truth = labelled[name].labels
+            figures = evaluate(values, truth, thresholds(artifact), artifact.labels)
+            bins = [Reliability(**one) for one in reliability(values, truth, artifact.positive)]
+            found[name] = Quality(**figures, reliability=bins)
+    return found
 
 
 def refitted(
     artifact: Artifact, scores: Scores, validation: np.ndarray, labelled: Mapping[str, Split]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Refitted]:
     """By labelled split but validation: the figures with temperature and threshold fitted anew to the
     variant's own scores of `validation`, as one would before shipping it."""
     logits = partial(_logits, artifact)
@@ -123,11 +125,11 @@ def refitted(
         if name in labelled and name != "validation":
             scored = fitted.scores(logits(values))
             one = evaluate(scored, labelled[name].labels, fitted.thresholds, artifact.labels)
-            found[name] = {
-                "temperature": fitted.temperature,
-                "threshold": None if artifact.multi_label else next(iter(fitted.thresholds.values()), None),
+            found[name] = Refitted(
+                temperature=fitted.temperature,
+                threshold=None if artifact.multi_label else next(iter(fitted.thresholds.values()), None),
                 **{figure: one[figure] for figure in ("macro_f1", "brier", "ece")},
-            }
+            )
     return found
 
 

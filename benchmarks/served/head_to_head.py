@@ -15,16 +15,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-import jsonschema
 import numpy as np
+from msgspec import Meta
+from msgspec.structs import asdict
 
 from benchmarks import environment
 from benchmarks.baselines.servers import example_server, fastapi_server, rival_archive
 from benchmarks.names import APP, BARE, EXAMPLE, FASTAPI
 from benchmarks.profiles import MANY_TEXTS
 from benchmarks.progress import Step
+from benchmarks.records import Level, Machine, Positive, Record, Some
 from benchmarks.served.run import Running, as_bodies, as_lists, describe, serve, serve_app
 from benchmarks.served.torchserve_metrics import read_counters
 from common.environment import commit
@@ -33,11 +35,80 @@ from deploy.tuning.load import Load, closed_loop
 from handler.artifact import unpacked
 from handler.predictor import Predictor
 
-SCHEMA = 1
-SCHEMA_FILE = Path(__file__).with_name("head_to_head.schema.json")
 CONCURRENCIES = (1, 8, 32)
 FIRST_ANSWERS = 20
 WARM_S = 0.5
+
+
+class Range(Record):
+    """Over the rounds."""
+
+    median: float
+    least: float
+    most: float
+
+
+class ServerLevel(Level):
+    """`ours_by_theirs` is of the rates in the same round."""
+
+    name: str
+    ours_by_theirs: Range
+
+
+class LoadLevel(Record):
+    concurrency: Some
+    servers: list[ServerLevel]
+
+
+class FirstAnswers(Record):
+    """Milliseconds of the first answer, of later ones, and of the worst text of a new and of a known
+    length."""
+
+    first_ms: float
+    later_p50_ms: float
+    new_length_worst_ms: float
+    known_length_worst_ms: float
+    new_by_known_p50: float
+
+
+class ManyTexts(Record):
+    """In process and by HTTP; shares are of the rate in process."""
+
+    texts_per_second: dict[str, float]
+    share: dict[str, Range]
+
+
+class Costs(Record):
+    """Milliseconds of a lone request: by HTTP, of a handler that does nothing, in ours, and in process."""
+
+    http: Range
+    handler: Range
+    predictor: Range
+    bare: Range
+
+
+class Start(Record):
+    ready_s: float
+    archive_mb: float
+    worker_rss_mb: float
+    worker_uss_mb: float | None = None  # an older document has it
+
+
+class HeadToHead(Record):
+    """Our archive behind HTTP, beside what others would serve."""
+
+    schema: Literal[1]
+    ours: str
+    machine: Machine
+    commit: str | None
+    load_average_before: float | None
+    rounds: Some
+    seconds: Positive
+    loads: Annotated[list[LoadLevel], Meta(min_length=1)]
+    first: dict[str, FirstAnswers]
+    many: ManyTexts
+    cost: Costs
+    starts: dict[str, Start]
 
 
 def measure(
@@ -47,7 +118,7 @@ def measure(
     rounds: int,
     seconds: float,
     step: Step,
-) -> dict[str, Any]:
+) -> HeadToHead:
     """The document: the first of `archives` against the rivals, and start-up and memory of all of them."""
     ours, load = next(iter(archives)), environment.load_average()
     with tempfile.TemporaryDirectory(prefix="head-to-head-") as scratch:
@@ -74,27 +145,20 @@ def measure(
             loads = turns.closed_loops(contestants, texts)
             many = turns.many(us, predictor, texts)
             cost = turns.cost(us, nothing, predictor, texts[0])
-    document = {
-        "schema": SCHEMA,
-        "ours": ours,
-        "machine": environment.fingerprint(),
-        "commit": commit(),
-        "load_average_before": load,
-        "rounds": rounds,
-        "seconds": seconds,
-        "loads": loads,
-        "first": first,
-        "many": many,
-        "cost": cost,
-        "starts": starts,
-    }
-    validate(document)
-    return document
-
-
-def validate(document: Any) -> None:
-    """Raises `jsonschema.ValidationError` for what is no head-to-head document."""
-    jsonschema.validate(document, json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
+    return HeadToHead(
+        schema=1,
+        ours=ours,
+        machine=environment.fingerprint(),
+        commit=commit(),
+        load_average_before=load,
+        rounds=rounds,
+        seconds=seconds,
+        loads=loads,
+        first=first,
+        many=many,
+        cost=cost,
+        starts=starts,
+    )
 
 
 def steps(archives: int, rounds: int, seconds: float) -> dict[str, tuple[int, float]]:
@@ -116,7 +180,7 @@ class Turns:
     seconds: float
     step: Step
 
-    def closed_loops(self, contestants: Mapping[str, Running], texts: Sequence[str]) -> list[dict[str, Any]]:
+    def closed_loops(self, contestants: Mapping[str, Running], texts: Sequence[str]) -> list[LoadLevel]:
         """By concurrency: each server's latencies and rate, and ours (the first) over theirs in the same
         rounds."""
         bodies, names = as_bodies(texts), list(contestants)
@@ -129,10 +193,11 @@ class Turns:
                         load = closed_loop(contestants[name].predictions, bodies, level, self.seconds, WARM_S)
                     by_name.setdefault(name, []).append(load)
         return [
-            {"concurrency": level, "servers": _levels(names[0], by_name)} for level, by_name in loads.items()
+            LoadLevel(concurrency=level, servers=_levels(names[0], by_name))
+            for level, by_name in loads.items()
         ]
 
-    def many(self, us: Running, predictor: Predictor, texts: Sequence[str]) -> dict[str, Any]:
+    def many(self, us: Running, predictor: Predictor, texts: Sequence[str]) -> ManyTexts:
         """Requests of `MANY_TEXTS`, one at a time and four at a time, beside the Predictor in process."""
         lists = [list(texts[start : start + MANY_TEXTS]) for start in range(0, len(texts), MANY_TEXTS)]
         lists = [part for part in lists if len(part) == MANY_TEXTS]
@@ -145,12 +210,12 @@ class Turns:
                     load = closed_loop(us.predictions, bodies, clients, self.seconds, WARM_S)
                     rates[key].append(MANY_TEXTS * load.requests_per_second)
         inside = rates["in process"]
-        return {
-            "texts_per_second": {key: float(np.median(values)) for key, values in rates.items()},
-            "share": {key: _range(np.divide(values, inside)) for key, values in rates.items()},
-        }
+        return ManyTexts(
+            texts_per_second={key: float(np.median(values)) for key, values in rates.items()},
+            share={key: _range(np.divide(values, inside)) for key, values in rates.items()},
+        )
 
-    def cost(self, us: Running, nothing: Running, predictor: Predictor, text: str) -> dict[str, Any]:
+    def cost(self, us: Running, nothing: Running, predictor: Predictor, text: str) -> Costs:
         """Where the time of one lone request goes, in milliseconds: the same text again and again."""
         found: dict[str, list[float]] = {"http": [], "handler": [], "predictor": [], "bare": []}
         for _ in range(self.rounds):
@@ -163,10 +228,10 @@ class Turns:
                 found["handler"].append(1000 * spent[0] / spent[1])
                 load = closed_loop(nothing.predictions, as_bodies([text]), 1, self.seconds, WARM_S)
                 found["bare"].append(float(np.median(load.latencies_ms)))
-        return {key: _range(values) for key, values in found.items()}
+        return Costs(**{key: _range(values) for key, values in found.items()})
 
 
-def first_answers(url: str, texts: Sequence[str]) -> dict[str, Any]:
+def first_answers(url: str, texts: Sequence[str]) -> FirstAnswers:
     """Milliseconds of the first answer and of later ones to the same text, then of each new length.
 
     Lengths rise by words of the real texts; `later` is the median of three more of the same.
@@ -178,13 +243,13 @@ def first_answers(url: str, texts: Sequence[str]) -> dict[str, Any]:
         text = " ".join(words[count : 2 * count])
         new, *again = (_ask(url, text) for _ in range(4))
         lengths.append((new, float(np.median(again))))
-    return {
-        "first_ms": first,
-        "later_p50_ms": float(np.median(later)),
-        "new_length_worst_ms": max(new for new, _ in lengths),
-        "known_length_worst_ms": max(again for _, again in lengths),
-        "new_by_known_p50": float(np.median([new / again for new, again in lengths])),
-    }
+    return FirstAnswers(
+        first_ms=first,
+        later_p50_ms=float(np.median(later)),
+        new_length_worst_ms=max(new for new, _ in lengths),
+        known_length_worst_ms=max(again for _, again in lengths),
+        new_by_known_p50=float(np.median([new / again for new, again in lengths])),
+    )
 
 
 def counters(running: Running) -> tuple[float, float]:
@@ -195,28 +260,30 @@ def counters(running: Running) -> tuple[float, float]:
     return found.get("classifier_handler_seconds", 0.0), found.get("classifier_requests", 0.0)
 
 
-def _start(running: Running, archive: Path, text: str) -> dict[str, float]:
+def _start(running: Running, archive: Path, text: str) -> Start:
     _ask(running.predictions, text)
-    return {
-        "ready_s": running.ready_s,
-        "archive_mb": archive.stat().st_size / 1e6,
-        "worker_rss_mb": running.worker.memory_info().rss / 1e6,
-    }
+    return Start(
+        ready_s=running.ready_s,
+        archive_mb=archive.stat().st_size / 1e6,
+        worker_rss_mb=running.worker.memory_info().rss / 1e6,
+    )
 
 
-def _levels(ours: str, by_name: Mapping[str, list[Load]]) -> list[dict[str, Any]]:
+def _levels(ours: str, by_name: Mapping[str, list[Load]]) -> list[ServerLevel]:
     found = []
     for name, loads in by_name.items():
         pairs = zip(by_name[ours], loads, strict=True)
         # A server that answered nothing in a turn is given one answer, so that the run is not lost.
         ratios = [a.requests_per_second / max(b.requests_per_second, 1 / b.seconds) for a, b in pairs]
-        found.append({"name": name, **describe(loads), "ours_by_theirs": _range(ratios)})
+        level = asdict(describe(loads))
+        found.append(ServerLevel(**level, name=name, ours_by_theirs=_range(ratios)))
     return found
 
 
-def _range(values: Sequence[float] | np.ndarray) -> dict[str, float]:
+def _range(values: Sequence[float] | np.ndarray) -> Range:
     """Median, least and most: of so few rounds an interval would pretend."""
-    return {"median": float(np.median(values)), "least": float(np.min(values)), "most": float(np.max(values))}
+    median, least, most = float(np.median(values)), float(np.min(values)), float(np.max(values))
+    return Range(median=median, least=least, most=most)
 
 
 def _in_process(predictor: Predictor, lists: Sequence[Sequence[str]], seconds: float) -> float:

@@ -13,12 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 import numpy as np
 
-from benchmarks.samples import LEAST_SAMPLES, percentile
+from benchmarks.records import OpenLevel, Saturation, TimeSplit
+from benchmarks.samples import percentile
 from benchmarks.served.torchserve_metrics import read_counters, spent, split
 from deploy.tuning.load import GIVE_UP_S, JSON, ask
 
@@ -202,7 +202,7 @@ def _connections() -> int:
     return IN_FLIGHT if files == resource.RLIM_INFINITY else max(1, files - OTHER_FILES)
 
 
-def describe_open(passes: Sequence[Arrivals], objective_p99_ms: float) -> dict[str, Any]:
+def describe_open(passes: Sequence[Arrivals], objective_p99_ms: float) -> OpenLevel:
     """The report's entry of one level, its passes pooled; saturated where half of them were. Percentiles
     are of answers, `errors` stand beside them; goodput counts answers within the objective."""
     latencies = [latency for one in passes for latency in one.latencies_ms if latency is not None]
@@ -210,21 +210,21 @@ def describe_open(passes: Sequence[Arrivals], objective_p99_ms: float) -> dict[s
     for one in passes:
         errors.update(one.errors)
     seconds = sum(one.seconds for one in passes)
-    return {
-        "offered_rps": passes[0].offered_rps,
-        "seconds": seconds,
-        "arrivals": sum(len(one.due_s) for one in passes),
-        "answered_rps": answered_rps(passes),
-        "goodput_rps": sum(one.within(objective_p99_ms) for one in passes) / seconds,
-        **{
-            f"p{percent}_ms": percentile(latencies, percent) if latencies else None
-            for percent in LEAST_SAMPLES
-        },
-        "errors": dict(sorted(errors.items())),
-        "saturated": is_saturated(passes),
-        "late_p99_ms": max(0.0, float(np.percentile([late for one in passes for late in one.late_ms], 99))),
-        "split_ms": _split(passes, latencies),
-    }
+    late_ms = [late for one in passes for late in one.late_ms]
+    return OpenLevel(
+        offered_rps=passes[0].offered_rps,
+        seconds=seconds,
+        arrivals=sum(len(one.due_s) for one in passes),
+        answered_rps=answered_rps(passes),
+        goodput_rps=sum(one.within(objective_p99_ms) for one in passes) / seconds,
+        p50_ms=percentile(latencies, 50),
+        p90_ms=percentile(latencies, 90),
+        p99_ms=percentile(latencies, 99),
+        errors=dict(sorted(errors.items())),
+        saturated=is_saturated(passes),
+        late_p99_ms=max(0.0, float(np.percentile(late_ms, 99))),
+        split_ms=_split(passes, latencies),
+    )
 
 
 def is_saturated(passes: Sequence[Arrivals]) -> bool:
@@ -235,24 +235,23 @@ def answered_rps(passes: Sequence[Arrivals]) -> float:
     return sum(one.within() for one in passes) / sum(one.seconds for one in passes)
 
 
-def _split(passes: Sequence[Arrivals], latencies: Sequence[float]) -> dict[str, float] | None:
+def _split(passes: Sequence[Arrivals], latencies: Sequence[float]) -> TimeSplit | None:
     counted: Counter[str] = Counter()
     for one in passes:
         if one.counted is None:
             return None
         counted.update(one.counted)  # type: ignore[arg-type]
-    return split(counted, float(np.mean(latencies))) if latencies else None
+    found = split(counted, float(np.mean(latencies))) if latencies else None
+    return TimeSplit(**found) if found else None
 
 
-def saturation(
-    closed_rps: Sequence[float], levels: Mapping[float, Sequence[Arrivals]]
-) -> dict[str, float | None] | None:
-    """`capacity_rps`, the most answers a second at any level, closed or open; `knee_rps`, the highest
-    offered rate below the first saturated one. None where nothing was answered."""
+def saturation(closed_rps: Sequence[float], levels: Mapping[float, Sequence[Arrivals]]) -> Saturation | None:
+    """The most answers a second at any level, closed or open, and the highest offered rate below the first
+    saturated one. None where nothing was answered."""
     capacity = max([*closed_rps, *(answered_rps(passes) for passes in levels.values())], default=0.0)
     knee = None
     for rate, passes in sorted(levels.items()):
         if is_saturated(passes):
             break
         knee = rate
-    return {"capacity_rps": capacity, "knee_rps": knee} if capacity > 0 else None
+    return Saturation(capacity_rps=capacity, knee_rps=knee) if capacity > 0 else None

@@ -30,6 +30,7 @@ import psutil
 
 from benchmarks.profiles import MANY_CLIENTS, MANY_TEXTS, Profile
 from benchmarks.progress import Step
+from benchmarks.records import Level, Many, OpenLevel, Saturation, ServedParity
 from benchmarks.resume_log import ResumeLog
 from benchmarks.sameness.scores import Scores, in_lists, spread
 from benchmarks.samples import LEAST_SAMPLES, percentile
@@ -153,32 +154,35 @@ class Served:
         """The rates of open load so far: later passes repeat them, so that passes can be pooled."""
         return sorted(self.opens)
 
-    def record(self) -> list[dict[str, Any]]:
+    def record(self) -> list[Level]:
         """The report's `served` list: one entry per concurrency, all passes together."""
         return [describe(loads) for _, loads in sorted(self.loads.items())]
 
-    def many_record(self, in_process: float) -> dict[str, Any] | None:
+    def many_record(self, in_process: float) -> Many | None:
         """The report's `many`: texts per second of requests of `MANY_TEXTS`, and the share that they are of
         those `in_process`; None where there were none."""
         if not self.many:
             return None
         found = describe(self.many)
-        rate = MANY_TEXTS * found["requests_per_second"]
-        kept = ("concurrency", "passes", "requests", "p50_ms", "errors")
-        return {
-            "texts": MANY_TEXTS,
-            **{key: found[key] for key in kept},
-            "texts_per_second": rate,
-            "share_of_in_process": rate / in_process,
-        }
+        rate = MANY_TEXTS * found.requests_per_second
+        return Many(
+            texts=MANY_TEXTS,
+            concurrency=found.concurrency,
+            passes=found.passes,
+            requests=found.requests,
+            p50_ms=found.p50_ms,
+            errors=found.errors,
+            texts_per_second=rate,
+            share_of_in_process=rate / in_process,
+        )
 
-    def open_record(self, objective_p99_ms: float) -> list[dict[str, Any]]:
+    def open_record(self, objective_p99_ms: float) -> list[OpenLevel]:
         """The report's `open` list: one entry per offered rate, all passes together."""
         return [describe_open(passes, objective_p99_ms) for _, passes in sorted(self.opens.items())]
 
-    def saturation(self) -> dict[str, float | None] | None:
+    def saturation(self) -> Saturation | None:
         """The report's `saturation`."""
-        return saturation([level["requests_per_second"] for level in self.record()], self.opens)
+        return saturation([level.requests_per_second for level in self.record()], self.opens)
 
 
 def measure_served(
@@ -284,7 +288,7 @@ def _rates(loads: Sequence[Mapping[str, Any]], profile: Profile) -> list[float]:
     return sorted(rate for rate in shares | set(profile.extra_rates) if rate > 0)
 
 
-def describe(loads: Sequence[Load]) -> dict[str, Any]:
+def describe(loads: Sequence[Load]) -> Level:
     """One level of load, its passes pooled; beside it the rates of the slowest and the fastest."""
     latencies = [latency for load in loads for latency in load.latencies_ms]
     errors: Counter[str] = Counter()
@@ -292,20 +296,19 @@ def describe(loads: Sequence[Load]) -> dict[str, Any]:
         errors.update(load.errors)
     seconds = sum(load.seconds for load in loads)
     rates = [load.requests_per_second for load in loads]
-    return {
-        "concurrency": loads[0].concurrency,
-        "passes": len(loads),
-        "seconds": seconds,
-        "requests": len(latencies) + sum(errors.values()),
-        "requests_per_second": len(latencies) / seconds,
-        "requests_per_second_range": [min(rates), max(rates)],
-        **{
-            f"p{percent}_ms": percentile(latencies, percent) if latencies else None
-            for percent in LEAST_SAMPLES
-        },
-        "errors": dict(sorted(errors.items())),
-        "load_generator_cores": sum(load.cpu_s for load in loads) / seconds,
-    }
+    return Level(
+        concurrency=loads[0].concurrency,
+        passes=len(loads),
+        seconds=seconds,
+        requests=len(latencies) + sum(errors.values()),
+        requests_per_second=len(latencies) / seconds,
+        requests_per_second_range=(min(rates), max(rates)),
+        p50_ms=percentile(latencies, 50),
+        p90_ms=percentile(latencies, 90),
+        p99_ms=percentile(latencies, 99),
+        errors=dict(sorted(errors.items())),
+        load_generator_cores=sum(load.cpu_s for load in loads) / seconds,
+    )
 
 
 def score_served(url: str, texts: Sequence[str], lists: Sequence[range], labels: Sequence[str]) -> np.ndarray:
@@ -333,16 +336,16 @@ def _predictions(url: str, texts: Sequence[str]) -> list[dict]:
     return answers
 
 
-def served_parity(artifact: Artifact, in_process: np.ndarray, served: np.ndarray) -> dict[str, Any]:
+def served_parity(artifact: Artifact, in_process: np.ndarray, served: np.ndarray) -> ServedParity:
     """How far the served scores are from those in process, and whether batch mates explain it."""
     answered = ~np.isnan(served).any(axis=1)
     difference = np.abs(in_process[answered] - served[answered])
     largest = float(difference.max()) if difference.size else 0.0
     bound = artifact.meta["check"].get("batch_mate_diff", 0.0) + ROUNDING
-    return {
-        "n": len(served),
-        "unanswered": int((~answered).sum()),
-        "max_prob_diff": largest,
-        "bound": bound,
-        "within_bound": bool(answered.all() and largest <= bound),
-    }
+    return ServedParity(
+        n=len(served),
+        unanswered=int((~answered).sum()),
+        max_prob_diff=largest,
+        bound=bound,
+        within_bound=bool(answered.all() and largest <= bound),
+    )

@@ -12,7 +12,7 @@ is added to the time of each text. Leaves out what a plan makes of a queue (`cap
 import argparse
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import cycle, islice
@@ -20,15 +20,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tabulate import tabulate
 
 from benchmarks import environment
 from benchmarks.capacity.plan import TOLERANCE
 from benchmarks.capacity.queueing import Batching
-from benchmarks.capacity.replica import Measured, Timed, against_closed, fit, quantiles, windows
+from benchmarks.capacity.replica import (
+    Fitted,
+    Measured,
+    Timed,
+    Window,
+    against_closed,
+    fit,
+    quantiles,
+    windows,
+)
 from benchmarks.in_process.worker import Worker, open_worker
 from benchmarks.progress import Step, progress
-from benchmarks.records import tidy
-from benchmarks.report.plan_page import check_note, check_table
+from benchmarks.records import Lengths, Level, Machine, OpenLevel, Record, plain
 from benchmarks.samples import LEAST_SAMPLES
 from benchmarks.served.open_loop import describe_open, open_loop
 from benchmarks.served.run import Running, as_bodies, describe, serve
@@ -50,6 +59,7 @@ LIGHT = 0.1  # of the rate that the most clients reached
 MIDDLE = 0.5  # of it: what an arrival costs the generator falls with the rate, and hardly beyond this one
 OVERLOAD = 1.25  # of the forecast rate at which all is full: enough to see one that is 20 % higher
 WARM_S = 3.0
+QUIET_CORES = 0.1  # taken by others; with more, calibration and load need not have met the same machine
 
 
 def steps(shares: Sequence[float], seconds: float) -> dict[str, tuple[int, float]]:
@@ -61,6 +71,51 @@ def steps(shares: Sequence[float], seconds: float) -> dict[str, tuple[int, float
     }
 
 
+class Full(Record):
+    """Saturation; `ratio` is the forecast's to what was measured."""
+
+    offered_rps: float
+    forecast_rps: float
+    measured_rps: float
+    ratio: float
+
+
+class CheckedRate(Record):
+    """A load as it was forecast and as it was measured, at a share of the forecast saturation."""
+
+    share: float
+    rps: float
+    forecast: Window
+    measured: OpenLevel
+    p50_ratio: float
+    p99_ratio: float
+
+
+class Calibration(Record):
+    fitted: list[Fitted]
+    light: OpenLevel
+    generator_ms: float
+
+
+class Checked(Record):
+    """`within` says whether no ratio is off by more than the tolerance."""
+
+    schema: int
+    variant: str
+    artifact_sha256: str
+    machine: Machine
+    commit: str | None
+    load_average_before: float | None
+    others_cores: float
+    seconds: float
+    calibration: Calibration
+    model: dict[str, Any]
+    saturation: Full
+    rates: list[CheckedRate]
+    tolerance: float
+    within: bool
+
+
 def check(
     archive: Path,
     server: AbstractContextManager[Running],
@@ -68,15 +123,15 @@ def check(
     shares: Sequence[float],
     seconds: float,
     step: Step,
-) -> dict[str, Any]:
-    """What is forecast and what is measured then, in plain JSON: `rates`, one for each of `shares` of the
-    forecast saturation, and `saturation` itself; `within` says whether no ratio is off by more than
-    `TOLERANCE`. `server` is TorchServe on `archive`. A load lasts `seconds`, a level of the calibration half
-    of that.
+) -> Checked:
+    """What is forecast and what is measured then, at each of `shares` of the forecast saturation and at
+    saturation itself. `server` is TorchServe on `archive`. A load lasts `seconds`, a level of the calibration
+    half of that.
 
     `UserError` for an archive that is not ours or has several workers.
     """
-    batching, load_before = archived_batching(archive), environment.load_average()
+    batching = archived_batching(archive)
+    load_before = environment.load_average()
     with tempfile.TemporaryDirectory(prefix="plan-check-") as scratch, step("timing batches in process"):
         artifact = unpacked(archive, Path(scratch))
         with open_worker(artifact.name) as worker:
@@ -85,48 +140,51 @@ def check(
     bodies = as_bodies(texts)
     with server as running:
         closed, light, generator_ms = _calibrate(running, bodies, seconds / 2, step)
-        known = Measured(timed, closed, [light], lengths, artifact.max_length, light["split_ms"]["http"])
+        known = Measured(
+            timed,
+            closed,
+            [light],
+            lengths,
+            artifact.max_length,
+            light.split_ms.http if light.split_ms else 0.0,
+        )
         fitted = fit(known, batching)
         replica = replace(fitted, text_ms=fitted.text_ms + generator_ms)
         full_rps = replica.saturation_rps(known.mean_tokens)
         others = environment.Others([running.worker.pid, running.worker.ppid()])
-        began, rates = time.perf_counter(), []
+        began = time.perf_counter()
+        rates: list[CheckedRate] = []
         for seed, share in enumerate(shares):
             rate = float(f"{share * full_rps:.3g}")
             with step(f"measuring {share:.0%} of saturation"):
                 forecast = windows(replica, rate, seconds, lengths)
-                rates.append({"share": share, **_compare(running, bodies, rate, seconds, seed, forecast)})
+                rates.append(_compare(running, bodies, share, rate, seconds, seed, forecast))
         with step("measuring saturation"):
             loaded = _open(running, bodies, OVERLOAD * full_rps, seconds, len(shares))
         others_cores = others.seconds() / (time.perf_counter() - began)
-    saturation = {
-        "offered_rps": loaded["offered_rps"],
-        "forecast_rps": full_rps,
-        "measured_rps": loaded["answered_rps"],
-        "ratio": full_rps / loaded["answered_rps"],
-    }
-    ratios = [saturation["ratio"], *(one["p99_ratio"] for one in rates)]
-    return tidy(
-        {
-            "schema": SCHEMA,
-            "variant": artifact.name,
-            "artifact_sha256": artifact.sha256,
-            "machine": environment.fingerprint(),
-            "commit": commit(),
-            "load_average_before": load_before,
-            "others_cores": others_cores,
-            "seconds": seconds,
-            "calibration": {
-                "fitted": against_closed(fitted, known),
-                "light": light,
-                "generator_ms": generator_ms,
-            },
-            "model": replica.record(),
-            "saturation": saturation,
-            "rates": rates,
-            "tolerance": TOLERANCE,
-            "within": all(abs(ratio - 1) <= TOLERANCE for ratio in ratios),
-        }
+    saturation = Full(
+        offered_rps=loaded.offered_rps,
+        forecast_rps=full_rps,
+        measured_rps=loaded.answered_rps,
+        ratio=full_rps / loaded.answered_rps,
+    )
+    ratios = [saturation.ratio, *(one.p99_ratio for one in rates)]
+    closed_fit = against_closed(fitted, known)
+    return Checked(
+        schema=SCHEMA,
+        variant=artifact.name,
+        artifact_sha256=artifact.sha256,
+        machine=environment.fingerprint(),
+        commit=commit(),
+        load_average_before=load_before,
+        others_cores=others_cores,
+        seconds=seconds,
+        calibration=Calibration(fitted=closed_fit, light=light, generator_ms=generator_ms),
+        model=replica.record(),
+        saturation=saturation,
+        rates=rates,
+        tolerance=TOLERANCE,
+        within=all(abs(ratio - 1) <= TOLERANCE for ratio in ratios),
     )
 
 
@@ -156,21 +214,23 @@ def _time_batches(
     worker.ask("hold", texts=held)
     tokens = np.array(worker.ask("lengths"))
     timed: list[Timed] = []
-    turns, begun = 0, time.perf_counter()
+    turns = 0
+    begun = time.perf_counter()
     while turns < LEAST_TURNS or time.perf_counter() - begun < seconds:
         for size in SIZES:
             start = turns * size % (len(held) - size + 1)
             time_ms, _ = worker.ask("together", start=start, stop=start + size)
             timed.append(Timed(size, float(tokens[start : start + size].sum()), time_ms))
         turns += 1
-    known = dict(zip(("p50", "p90", "p99"), np.percentile(tokens, (50, 90, 99)), strict=True))
+    p50, p90, p99 = np.percentile(tokens, (50, 90, 99)).tolist()
+    known = Lengths(mean=float(tokens.mean()), p50=p50, p90=p90, p99=p99)
     weighted = [replace(one, weight=1 / turns) for one in timed]
-    return weighted, quantiles({"mean": float(tokens.mean()), **known}, max_length)
+    return weighted, quantiles(known, max_length)
 
 
 def _calibrate(
     running: Running, bodies: Sequence[bytes], seconds: float, step: Step
-) -> tuple[list[dict[str, Any]], dict[str, Any], float]:
+) -> tuple[list[Level], OpenLevel, float]:
     """Closed levels of `CLIENTS`, and a light open one, as in a report; and by how many ms of its CPU time an
     arrival costs the generator more than a request of the most clients."""
     closed_loop(running.predictions, bodies, CLIENTS[-1], WARM_S, 0)  # Java compiles what is called often
@@ -181,17 +241,15 @@ def _calibrate(
                 describe([closed_loop(running.predictions, bodies, clients, seconds, 0.5, LEAST_SAMPLES[99])])
             )
     with step("calibrating under a light load"):
-        light = _open(running, bodies, LIGHT * closed[-1]["requests_per_second"], seconds, 0)
+        light = _open(running, bodies, LIGHT * closed[-1].requests_per_second, seconds, 0)
     with step("calibrating the generator"):
-        rate = MIDDLE * closed[-1]["requests_per_second"]
+        rate = MIDDLE * closed[-1].requests_per_second
         middle = open_loop(running.predictions, bodies, rate, seconds, 0, warm_s=1.0)
-    waiting_s = closed[-1]["load_generator_cores"] / closed[-1]["requests_per_second"]
+    waiting_s = closed[-1].load_generator_cores / closed[-1].requests_per_second
     return closed, light, max(0.0, 1000 * (middle.cpu_s / len(middle.due_s) - waiting_s))
 
 
-def _open(
-    running: Running, bodies: Sequence[bytes], rate: float, seconds: float, seed: int
-) -> dict[str, Any]:
+def _open(running: Running, bodies: Sequence[bytes], rate: float, seconds: float, seed: int) -> OpenLevel:
     found = open_loop(running.predictions, bodies, rate, seconds, seed, warm_s=1.0, metrics=running.metrics)
     if not found.within():
         raise UserError(
@@ -203,25 +261,59 @@ def _open(
 def _compare(
     running: Running,
     bodies: Sequence[bytes],
+    share: float,
     rate: float,
     seconds: float,
     seed: int,
-    forecast: Mapping[str, float],
-) -> dict[str, Any]:
+    forecast: Window,
+) -> CheckedRate:
     """A load as it was forecast and as it was measured."""
     seen = _open(running, bodies, rate, seconds, seed)
-    if seen["p99_ms"] is None:
+    if seen.p50_ms is None or seen.p99_ms is None:
         raise UserError(
-            "too few requests for a p99", seen=f"{seen['arrivals']} in {seconds:g} s", remedy="--seconds 60"
+            "too few requests for a p99", seen=f"{seen.arrivals} in {seconds:g} s", remedy="--seconds 60"
         )
-    kept = ("arrivals", "answered_rps", "p50_ms", "p99_ms", "saturated", "errors", "late_p99_ms")
-    return {
-        "rps": rate,
-        "forecast": forecast,
-        "measured": {key: seen[key] for key in kept},
-        "p50_ratio": forecast["p50_ms"] / seen["p50_ms"],
-        "p99_ratio": forecast["p99_ms"] / seen["p99_ms"],
-    }
+    return CheckedRate(
+        share=share,
+        rps=rate,
+        forecast=forecast,
+        measured=seen,
+        p50_ratio=forecast.p50_ms / seen.p50_ms,
+        p99_ratio=forecast.p99_ms / seen.p99_ms,
+    )
+
+
+def check_table(document: Checked) -> str:
+    """What was forecast beside what was measured."""
+    full = document.saturation
+    rows = [
+        (
+            "saturation, texts/s",
+            *(f"{rate:.1f}" for rate in (full.forecast_rps, full.measured_rps)),
+            "",
+            full.ratio,
+        )
+    ]
+    for one in document.rates:
+        forecast, seen = one.forecast, one.measured
+        at = f"at {one.rps:g} texts/s ({one.share:.0%})"
+        span = f"{forecast.p99_low_ms:.1f} to {forecast.p99_high_ms:.1f}"
+        rows.append((f"p50 ms {at}", f"{forecast.p50_ms:.1f}", f"{seen.p50_ms:.1f}", "", one.p50_ratio))
+        rows.append((f"p99 ms {at}", f"{forecast.p99_ms:.1f}", f"{seen.p99_ms:.1f}", span, one.p99_ratio))
+    heads = ["", "forecast", "measured", "90 % of such loads", "ratio"]
+    cells = [(*row[:-1], f"{row[-1]:.2f}") for row in rows]
+    return tabulate(cells, heads, tablefmt="github", disable_numparse=True)
+
+
+def check_note(document: Checked) -> str:
+    """How the forecast did, and what else ran meanwhile."""
+    taken = document.others_cores
+    verdict = "within" if document.within else "NOT within"
+    return (
+        f"Saturation and p99 are {verdict} {document.tolerance:.0%} of what was measured. Client and "
+        f"server shared {document.machine.cores} cores, in the calibration as in the loads; other "
+        f"processes took {taken:.2f} of them{': too much for a verdict' if taken > QUIET_CORES else ''}."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -233,10 +325,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with progress(steps(arguments.shares, arguments.seconds)) as step:
         server = serve(arguments.archive)
         found = check(arguments.archive, server, texts, arguments.shares, arguments.seconds, step)
-    write_json(arguments.results / "plan-check.json", found)
+    write_json(arguments.results / "plan-check.json", plain(found))
     say(f"\n{check_table(found)}\n\n{check_note(found)}")
-    emit(found)
-    return 0 if found["within"] else 1
+    emit(plain(found))
+    return 0 if found.within else 1
 
 
 def _parser() -> argparse.ArgumentParser:

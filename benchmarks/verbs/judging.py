@@ -2,6 +2,8 @@
 
 import argparse
 
+from msgspec import to_builtins
+
 from benchmarks.verbs.measuring import add_max_f1_drop
 from common.commands import emit, positive_float, positive_int, say, share
 from common.options import add_results
@@ -32,12 +34,12 @@ def select(arguments: argparse.Namespace) -> int:
     )
     found = selection.select(document, objective)
     add_selection(arguments.results, document, found)
-    selected = found["selected"]
-    for name, reason in sorted(found["reasons"].items(), key=lambda item: item[0] != selected):
+    selected = found.selected
+    for name, reason in sorted(found.reasons.items(), key=lambda item: item[0] != selected):
         say(f"{name}: {reason}")
     if selected is None:
         say("no variant qualifies; what is served stays as it was")
-    emit(found)
+    emit(to_builtins(found))
     return 0 if selected else 1
 
 
@@ -55,7 +57,7 @@ def power(arguments: argparse.Namespace) -> int:
     with tqdm(total=cases() * arguments.seeds, desc="simulated runs", smoothing=0) as bar:
         counted = count(arguments.seeds, bar.update)
     arguments.results.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.results / "power.json", counted)
+    write_json(arguments.results / "power.json", to_builtins(counted))
     say(f"{table(counted)}\n\n{note(counted)}")
-    emit(counted)
+    emit(to_builtins(counted))
     return 0

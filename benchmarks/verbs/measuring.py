@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.profiles import PROFILES, with_test
+from benchmarks.records import plain
 from common.commands import emit, positive_float, say, share
 from common.options import add_artifacts, add_checkpoint, add_name, add_results, add_store, add_threads
 from handler.errors import UserError
@@ -106,18 +107,18 @@ def run(arguments: argparse.Namespace) -> int:
     objective = Objective(arguments.p99_ms, arguments.rps, arguments.max_f1_drop)
     resume_log = open_resume_log(arguments.results, subject, profile, arguments.threads, arguments.fresh)
     try:
-        reports = measure(subject, profile, arguments.threads, objective, resume_log)
+        report = measure(subject, profile, arguments.threads, objective, resume_log)
     except KeyboardInterrupt:
         say(f"\n{len(resume_log)} pieces are measured and kept; the same command goes on from here")
         raise
-    texts = subject.flipped_texts(reports) if arguments.show_texts else None
-    document = write_reports(arguments.results, reports, texts)
+    texts = subject.flipped_texts(report) if arguments.show_texts else None
+    document = write_reports(arguments.results, report, texts)
     resume_log.finish()
     say(f"\n{terminal_table(document)}\n\n{provenance(document)}")
     for line in failures(document):
         say(line)
     say(f"reports: {arguments.results}/side-by-side.html (and .md, .json), and one of each variant")
-    emit(document)
+    emit(plain(document))
     return 0
 
 

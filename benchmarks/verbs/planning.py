@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from benchmarks.records import plain
 from common.commands import emit, positive_float, say
 from common.options import add_prices, add_results
 
@@ -43,11 +44,11 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 def plan(arguments: argparse.Namespace) -> int:
     from benchmarks.capacity import plan as planned
-    from benchmarks.report.files import SIDE_BY_SIDE, read_measurements, read_selection
+    from benchmarks.report.files import SIDE_BY_SIDE, read_selection, read_side_by_side
     from benchmarks.report.plan_page import picture, plan_table
 
     report = arguments.report or arguments.results / f"{SIDE_BY_SIDE}.json"
-    document = read_measurements(report)
+    document = read_side_by_side(report)
     variant = planned.choose(document, read_selection(report.parent), arguments.variant)
     demand = planned.Demand(
         arguments.rps, arguments.p99_ms, arguments.headroom, arguments.burstiness, arguments.mean_tokens
@@ -58,5 +59,5 @@ def plan(arguments: argparse.Namespace) -> int:
     drawn.parent.mkdir(parents=True, exist_ok=True)
     drawn.write_text(picture(found), encoding="utf-8")
     say(f"{plan_table(found)}\n\npicture: {drawn}")
-    emit(found)
+    emit(plain(found))
     return 0

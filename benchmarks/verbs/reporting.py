@@ -3,6 +3,9 @@
 import argparse
 from pathlib import Path
 
+from msgspec import to_builtins
+
+from benchmarks.records import plain
 from common.commands import emit, say
 from common.options import add_prices, add_results
 
@@ -27,7 +30,7 @@ def compare(arguments: argparse.Namespace) -> int:
     first, second = (read_report(arguments.results, name) for name in (arguments.a, arguments.b))
     compared = comparison.compare(first, second)
     say(comparison.markdown(compared))
-    emit(compared)
+    emit(to_builtins(compared))
     return 0
 
 
@@ -41,13 +44,13 @@ def beside_arguments(parser: argparse.ArgumentParser) -> None:
 def beside(arguments: argparse.Namespace) -> int:
     from benchmarks.capacity.plan import Prices
     from benchmarks.report import across_machines
-    from benchmarks.report.files import read_measurements
+    from benchmarks.report.files import read_side_by_side
 
-    documents = [read_measurements(path) for path in arguments.reports]
+    documents = [read_side_by_side(path) for path in arguments.reports]
     prices = Prices(arguments.price_core_hour, arguments.price_gb_hour, arguments.price_gpu_hour)
     found = across_machines.beside(documents, prices)
     say(across_machines.table(found))
-    emit(found)
+    emit(plain(found))
     return 0
 
 

@@ -3,6 +3,8 @@
 import argparse
 import importlib.util
 
+from msgspec import to_builtins
+
 from common.commands import emit, positive_float, positive_int, say
 from common.options import add_archive, add_checkpoint, add_name, add_results, add_store, add_texts
 from handler.errors import UserError
@@ -44,10 +46,10 @@ def head_to_head(arguments: argparse.Namespace) -> int:
     with progress(steps(len(archives), rounds, seconds)) as step:
         document = measure(archives, checkpoint.folder, texts, rounds, seconds, step)
     arguments.results.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.results / f"{HEAD_TO_HEAD}.json", document)
+    write_json(arguments.results / f"{HEAD_TO_HEAD}.json", to_builtins(document))
     (arguments.results / f"{HEAD_TO_HEAD}.md").write_text(page(document), encoding="utf-8")
     say(f"\n{loads_table(document)}\n\nall of it: {arguments.results}/{HEAD_TO_HEAD}.md")
-    emit(document)
+    emit(to_builtins(document))
     return 0
 
 

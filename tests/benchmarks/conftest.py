@@ -3,12 +3,12 @@ loopback that does what a test says; and, where loads are about time, a clock th
 
 import asyncio
 import gc
-import json
 import random
 import selectors
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from queue import Queue
 from types import SimpleNamespace
@@ -16,79 +16,83 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from msgspec import structs
 
+from benchmarks.records import (
+    Built,
+    Card,
+    Check,
+    CudaPeak,
+    Data,
+    Drop,
+    EncoderSizes,
+    Failed,
+    Flipped,
+    Floor,
+    FloorCase,
+    Functional,
+    Functionality,
+    Gaps,
+    Group,
+    Interval,
+    Latency,
+    LengthBin,
+    Lengths,
+    Level,
+    Machine,
+    Many,
+    Noninferiority,
+    OpenLevel,
+    Parity,
+    Peak,
+    Peer,
+    Quality,
+    Rate,
+    Ratio,
+    Refitted,
+    Reliability,
+    Report,
+    Resources,
+    Roofline,
+    Run,
+    Saturation,
+    ServedParity,
+    Slice,
+    TimeSplit,
+    Variant,
+)
 from benchmarks.served import open_loop
 from deploy.tuning import load
 from training.checkpoint import load_data, open_checkpoint
 
-SHARED = {
-    "schema": 1,
-    "run": {
-        "id": "20260101T000000Z-abcdef",
-        "started_at": "2026-01-01T00:00:00+00:00",
-        "seconds": 60.0,
-        "profile": "quick",
-        "threads": 2,
-        "load_average_before": 0.1,
-        "commit": "0123456789ab",
-    },
-    "machine": {
-        "id": "feedface0000",
-        "cpu": "A processor",
-        "cores": 2,
-        "memory_gb": 16,
-        "cpu_features": ["avx2"],
-        "system": "Linux x86_64",
-        "versions": {"python": "3.11.7", "torch": "2.13.0"},
-    },
-    "data": {
-        "spec": "demo",
-        "sha256": "0" * 64,
-        "base": "minilm",
-        "labels": ["not-hate", "hate"],
-        "labels_meaningful": True,
-        "tokens": {"mean": 20.0, "p50": 19.0, "p90": 30.0, "p99": 40.0},
-        "timed_split": "gate",
-    },
-}
+RUN = Run("20260101T000000Z-abcdef", "2026-01-01T00:00:00+00:00", 60.0, "quick", 2, 0.1, "0123456789ab")
+VERSIONS = {"python": "3.11.7", "torch": "2.13.0"}
+MACHINE = Machine("feedface0000", "A processor", 2, 16, ["avx2"], "Linux x86_64", VERSIONS)
+DATA = Data("demo", "0" * 64, "minilm", ["not-hate", "hate"], True, Lengths(20.0, 19.0, 30.0, 40.0), "gate")
+CASES = (
+    ("1x32", 1, 32),
+    ("8x32", 8, 32),
+    ("32x32", 32, 32),
+    ("1x128", 1, 128),
+    ("1 text", 1, None),
+    ("32 texts", 32, None),
+)
+CUDA_CASES = (("64x32", 64, 32), ("256x32", 256, 32), ("1024x32", 1024, 32), ("1024 texts", 1024, None))
+CARD = Card("NVIDIA H200", [9, 0], 141)
 
 
-def latency_entry(case: str, batch: int, tokens: int | None, ratio: float, reference: bool) -> dict[str, Any]:
-    span = {"ratio": ratio, "low": ratio * 0.98, "high": ratio * 1.02, "noise": 1.05}
-    verdict = "faster" if span["low"] > 1.05 else "slower" if span["high"] < 1 / 1.05 else "not different"
-    if reference:
-        span, verdict = span | {"ratio": 1.0, "low": 1.0, "high": 1.0}, "reference"
+def latency_entry(case: str, batch: int, tokens: int | None, ratio: float, reference: bool) -> Latency:
+    low, high = ratio * 0.98, ratio * 1.02
+    verdict = "faster" if low > 1.05 else "slower" if high < 1 / 1.05 else "not different"
+    speedup = Ratio(1.0, 1.0, 1.0, 1.05, "reference") if reference else Ratio(ratio, low, high, 1.05, verdict)
     time_ms = 20.0 * batch**0.8 / ratio
-    return {
-        "case": case,
-        "batch": batch,
-        "tokens": tokens,
-        "samples": 100,
-        "rounds": 10,
-        "p50_ms": time_ms,
-        "p90_ms": time_ms * 1.1,
-        "p99_ms": time_ms * 1.3,
-        "texts_per_second": 1000 * batch / time_ms,
-        "speedup": span | {"verdict": verdict},
-    }
+    percentiles = time_ms, time_ms * 1.1, time_ms * 1.3
+    return Latency(case, batch, tokens, 100, 10, *percentiles, 1000 * batch / time_ms, speedup)
 
 
-def served_level(
-    concurrency: int, rps: float, p99_ms: float, errors: dict[str, int] | None = None
-) -> dict[str, Any]:
-    return {
-        "concurrency": concurrency,
-        "passes": 1,
-        "seconds": 5.0,
-        "requests": 1000,
-        "requests_per_second": rps,
-        "requests_per_second_range": [rps, rps],
-        "p50_ms": p99_ms / 2,
-        "p90_ms": p99_ms / 1.5,
-        "p99_ms": p99_ms,
-        "errors": errors or {},
-        "load_generator_cores": 0.2,
-    }
+def served_level(concurrency: int, rps: float, p99_ms: float, errors: dict[str, int] | None = None) -> Level:
+    percentiles = p99_ms / 2, p99_ms / 1.5, p99_ms
+    return Level(concurrency, 1, 5.0, 1000, rps, (rps, rps), *percentiles, errors or {}, 0.2)
 
 
 def variant(
@@ -96,305 +100,241 @@ def variant(
     *,
     speed: float = 1.0,
     drop: tuple[float, float] | None = (0.0, 0.0),
-    levels: tuple[dict, ...] = (),
+    levels: tuple[Level, ...] = (),
     equal: bool = True,
     mb: float = 90.0,
     error: str | None = None,
     served_as_measured: bool = True,
-) -> dict[str, Any]:
-    """One entry of a side-by-side document. `speed` is that in process, as a multiple of fp32's."""
-    cases = (
-        ("1x32", 1, 32),
-        ("8x32", 8, 32),
-        ("32x32", 32, 32),
-        ("1x128", 1, 128),
-        ("1 text", 1, None),
-        ("32 texts", 32, None),
+) -> Variant:
+    """One entry of a report. `speed` is that in process, as a multiple of fp32's."""
+    check = Check(
+        equal=equal,
+        n=999,
+        label_agreement=0.997,
+        max_prob_diff=0.0123,
+        macro_f1_drop=(-0.002, 0.003),
+        batch_mate_diff=0.0004,
     )
-    one: dict[str, Any] = {
-        "name": name,
-        "status": "failed" if error else "measured",
-        "error": {"stage": "latency", "message": error} if error else None,
-        "artifact_sha256": (name.encode().hex() * 64)[:64],
-        "artifact": {
-            "summary": f"the {name}",
-            "runtime": "torch",
-            "parent": None,
-            "check": {
-                "equal": equal,
-                "n": 999,
-                "label_agreement": 0.997,
-                "max_prob_diff": 0.0123,
-                "macro_f1_drop": [-0.002, 0.003],
-                "batch_mate_diff": 0.0004,
-            },
-            "max_length": 128,
-            "build_seconds": 12.3,
-        },
-        "latency": [] if error else [latency_entry(*case, speed, name == "fp32") for case in cases],
-        "served": list(levels),
-        "served_error": None,
-        "quality": {},
-        "quality_served": {},
-        "parity": {},
-        "parity_served": {},
-        "resources": {},
-        "proof": {"kernels": "int8"},
-    }
+    found = Variant(
+        name=name,
+        status="failed",
+        error=Failed("latency", error or ""),
+        artifact_sha256=(name.encode().hex() * 64)[:64],
+        artifact=Built(f"the {name}", "torch", None, check, 128, 12.3),
+        latency=[],
+        quality={},
+        parity={},
+        resources=Resources(),
+        served=list(levels),
+        served_error=None,
+        quality_served={},
+        parity_served={},
+        proof={"kernels": "int8"},
+    )
     if error:
-        return one
-    interval = drop and {
-        "drop": sum(drop) / 2,
-        "low": drop[0],
-        "high": drop[1],
-        "confidence": 0.95,
-        "mcnemar_p": 1.0,
-    }
-    one["quality"]["gate"] = {"n": 2000, "macro_f1": 0.75, "accuracy": 0.76, "auroc": 0.8}
-    one["parity"]["gate"] = {
-        "n": 2000,
-        "label_agreement": 0.995,
-        "flips": {"not-hate -> hate": 4, "hate -> not-hate": 6},
-        "max_prob_diff": 0.01,
-        "mean_prob_diff": 0.001,
-        "macro_f1_drop": interval or None,
-    }
-    one["resources"] = {
-        "load_s": 2.0,
-        "warm_s": 1.0,
-        "peak_rss_mb": 400.0,
-        "artifact_mb": mb,
-        "archive_mb": mb,
-    }
-    if levels:
-        one["parity_served"]["gate"] = {
-            "n": 256,
-            "unanswered": 0,
-            "max_prob_diff": 0.0 if served_as_measured else 0.3,
-            "bound": 1e-6,
-            "within_bound": served_as_measured,
-        }
-    return one
+        return found
+    measured_drop = drop and Drop(sum(drop) / 2, *drop, confidence=0.95, mcnemar_p=1.0)
+    flips = {"not-hate -> hate": 4, "hate -> not-hate": 6}
+    off = 0.0 if served_as_measured else 0.3
+    return structs.replace(
+        found,
+        status="measured",
+        error=None,
+        latency=[latency_entry(*case, speed, name == "fp32") for case in CASES],
+        quality={"gate": Quality(2000, 0.75, 0.76, 0.8)},
+        parity={"gate": Parity(2000, 0.995, flips, 0.01, 0.001, measured_drop or None)},
+        resources=Resources(load_s=2.0, warm_s=1.0, peak_rss_mb=400.0, artifact_mb=mb, archive_mb=mb),
+        parity_served={"gate": ServedParity(256, 0, off, 1e-6, served_as_measured)} if levels else {},
+    )
 
 
-def on_cuda(name: str, *, speed: float = 1.0, floor: bool = True, energy: bool = True) -> dict[str, Any]:
-    """One entry of a document as of a variant on a GPU; `speed` is a multiple of cuda-fp32's."""
+def on_cuda(name: str, *, speed: float = 1.0, floor: bool = True, energy: bool = True) -> Variant:
+    """One entry of a report as of a variant on a GPU; `speed` is a multiple of cuda-fp32's."""
     one = variant(name, speed=speed)
-    cases = [(entry["case"], entry["batch"], entry["tokens"]) for entry in one["latency"]]
-    cases += [("64x32", 64, 32), ("256x32", 256, 32), ("1024x32", 1024, 32), ("1024 texts", 1024, None)]
-    one["latency"] = [latency_entry(*case, speed, name == "cuda-fp32") for case in cases]
-    for entry in one["latency"]:
-        if entry["tokens"] is None:
+    one.latency = [latency_entry(*case, speed, name == "cuda-fp32") for case in (*CASES, *CUDA_CASES)]
+    for entry in one.latency:
+        if entry.tokens is None:
             continue
-        entry["gpu_busy_ms"] = entry["p50_ms"] * 0.4
-        if floor:
-            entry["peak"] = {"tflops": 63.0, "of_measured": 0.09, "of_datasheet": 0.064}
-    one["resources"] |= {"device": "cuda:0", "gpu_allocated_mb": 300.0, "gpu_reserved_mb": 420.0}
-    one["resources"]["gpu_j_per_1000_texts"] = 5.25 if energy else None
-    if not energy:
-        one["resources"]["gpu_energy_missing"] = "nvidia-ml-py is not installed"
+        entry.gpu_busy_ms = entry.p50_ms * 0.4
+        entry.peak = Peak(63.0, 0.09, 0.064) if floor else None
+    one.resources.device = "cuda:0"
+    one.resources.gpu_allocated_mb = 300.0
+    one.resources.gpu_reserved_mb = 420.0
+    one.resources.gpu_j_per_1000_texts = 5.25 if energy else None
+    one.resources.gpu_energy_missing = None if energy else "nvidia-ml-py is not installed"
     return one
 
 
-CARD = {"name": "NVIDIA H200", "capability": [9, 0], "memory_gb": 141}
+def with_card(found: Report) -> Report:
+    """The report as of a machine with a GPU, its floor included."""
+    cuda = CudaPeak(CARD.name, "1024x32", 700.0, 989.0)
+    machine = structs.replace(found.machine, gpus=[CARD])
+    return structs.replace(found, machine=machine, floor=structs.replace(floor(), cuda=cuda))
 
 
-def with_card(found: dict[str, Any]) -> dict[str, Any]:
-    """The document as of a machine with a GPU, its floor included."""
-    cuda = {"card": CARD["name"], "case": "1024x32", "tflops": 700.0, "datasheet_tflops": 989.0}
-    return found | {"machine": found["machine"] | {"gpus": [CARD]}, "floor": floor() | {"cuda": cuda}}
-
-
-def peer(
-    name: str, *, speed: float = 1.0, error: str | None = None, left_out: bool = False
-) -> dict[str, Any]:
-    """One entry of a document's `peers`."""
+def peer(name: str, *, speed: float = 1.0, error: str | None = None, left_out: bool = False) -> Peer:
+    """One entry of a report's `peers`."""
     like = variant(name, speed=speed, error=error)
-    return {
-        "name": name,
-        "summary": f"the {name}",
-        "documentation": "https://example.org/docs",
-        "status": "left out" if left_out else like["status"],
-        "error": like["error"],
-        "preparation_s": None if error else 12.0,
-        "versions": {} if error else {"optimum": "2.1.0"},
-        **{key: like[key] for key in ("latency", "quality", "parity", "resources")},
-    }
+    return Peer(
+        name=name,
+        summary=f"the {name}",
+        documentation="https://example.org/docs",
+        status="left out" if left_out else like.status,
+        error=like.error,
+        preparation_s=None if error else 12.0,
+        versions={} if error else {"optimum": "2.1.0"},
+        latency=like.latency,
+        quality=like.quality,
+        parity=like.parity,
+        resources=like.resources,
+    )
 
 
-def floor() -> dict[str, Any]:
+def served_peer(name: str, level: Level) -> Peer:
+    """A peer that is a server: nothing was measured of it in process."""
+    nothing: dict[str, Any] = {"latency": [], "quality": {}, "parity": {}, "resources": Resources()}
+    return structs.replace(peer(name), served=[level], **nothing)
+
+
+def floor() -> Floor:
     """The floor on two shapes."""
-    times = {"int8_ms": 2.0, "int8_tops": 1.0, "fp32_ms": 10.0, "fp32_tops": 0.2}
-    return {
-        "encoder": {"layers": 6, "width": 384, "feed_forward": 1536},
-        "percentile": 5,
-        "error": None,
-        "cases": [
-            {"case": f"{batch}x32", "batch": batch, "tokens": 32, "samples": 50, "call_us": 20.0, **times}
-            for batch in (1, 32)
-        ],
-    }
+    cases = [FloorCase(f"{batch}x32", batch, 32, 50, 20.0, 2.0, 1.0, 10.0, 0.2) for batch in (1, 32)]
+    return Floor(EncoderSizes(6, 384, 1536), 5, None, cases)
 
 
-def document(*variants: dict[str, Any], complete: bool = False) -> dict[str, Any]:
-    """A side-by-side document; `complete`: with every optional field of the schema filled."""
-    found = {**SHARED, "variants": list(variants)}
+def document(*variants: Variant, complete: bool = False, **more: Any) -> Report:
+    """All of them side by side; `complete`: with every optional field filled."""
+    shared = {"schema": 1, "run": RUN, "machine": MACHINE, "data": DATA}
+    found = deepcopy(Report(variants=list(variants), **(shared | more)))
     return completed(found) if complete else found
 
 
-def completed(found: dict[str, Any]) -> dict[str, Any]:
-    """The document with every optional field filled with plausible figures, the same ones every time; what
-    it has stays."""
-    found = json.loads(json.dumps(found))
-    found["run"] |= {"objective_p99_ms": 100.0, "margin": 0.01, "others_cores": 0.12, "resumed": 1}
-    for one in found["variants"]:
-        if not one["error"]:
-            _complete(one, found["data"]["labels_meaningful"])
-    for one in found.get("peers", []):
-        if not one["error"] and one["parity"]:
-            _complete_latency(one, 1.0)
+def report(one: Variant, **shared: Any) -> Report:
+    """The report of one variant, with fields of what reports share replaced."""
+    parts = {"run": RUN, "machine": MACHINE, "data": DATA}
+    return document(one, **{key: structs.replace(parts[key], **values) for key, values in shared.items()})
+
+
+def completed(found: Report) -> Report:
+    """The report with every optional field filled with plausible figures, the same ones every time; what it
+    has stays."""
+    found = deepcopy(found)
+    more = {"objective_p99_ms": 100.0, "margin": 0.01, "others_cores": 0.12, "resumed": 1}
+    found.run = structs.replace(found.run, **more)
+    for one in found.measured:
+        _complete(one, found.data.labels_meaningful)
+    for peer in found.peers:
+        if peer.parity:
+            _complete_latency(peer, 1.0)
     return found
 
 
-def _complete(one: dict[str, Any], judged: bool) -> None:
-    draw = random.Random(one["name"])
-    reference = one["name"] == "fp32"
-    ratio = one["latency"][-1]["speedup"]["ratio"]
+def _complete(one: Variant, judged: bool) -> None:
+    draw = random.Random(one.name)
+    reference = one.name == "fp32"
     _complete_latency(one, 0.0 if reference else draw.uniform(0.9, 1.1))
-    one["resources"] |= {"cpu_s_per_1000_texts": 14.0 / ratio, "server_ready_s": 4.2, "first_answer_ms": 30.0}
-    for split, parity in one["parity"].items():
-        _complete_parity(parity, judged, reference, one["quality"].get(split, {}).get("macro_f1", 0.7))
-    for quality in one["quality"].values():
+    one.resources.cpu_s_per_1000_texts = 14.0 / one.latency[-1].speedup.ratio
+    one.resources.server_ready_s = 4.2
+    one.resources.first_answer_ms = 30.0
+    for parity in one.parity.values():
+        _complete_parity(parity, judged, reference, one.quality["gate"].macro_f1)
+    for quality in one.quality.values():
         _complete_quality(quality, draw)
-    if one["served"]:
-        capacity = max(level["requests_per_second"] for level in one["served"])
-        shares = (0.3, 0.5, 0.7, 0.85, 1.0, 1.2)
-        one["open"] = [open_level(share * capacity, capacity) for share in shares]
-        one["saturation"] = {"capacity_rps": capacity * 1.02, "knee_rps": capacity * 0.85}
-        one["many"] = {
-            "texts": 64,
-            "concurrency": 4,
-            "passes": 1,
-            "requests": 40,
-            "p50_ms": 330.0,
-            "errors": {},
-            "texts_per_second": capacity * 1.4,
-            "share_of_in_process": 0.87,
-        }
-        one["quality_served"] = one["quality_served"] or {"gate": dict(one["quality"].get("gate", {}))}
-        if not one["quality_served"]["gate"]:
-            one["quality_served"] = {}
-    if not judged:
-        return
-    one["functional"] = {
-        "hatecheck": functional_suite(draw, 0 if reference else 1),
-        "templates": functional_suite(draw, 0),
-    }
-    one["flipped"] = [] if reference else [flipped_row(draw) for _ in range(8)]
+    if one.served:
+        capacity = max(level.requests_per_second for level in one.served)
+        one.open = [open_level(share * capacity, capacity) for share in (0.3, 0.5, 0.7, 0.85, 1.0, 1.2)]
+        one.saturation = Saturation(capacity * 1.02, capacity * 0.85)
+        one.many = Many(64, 4, 1, 40, 330.0, {}, capacity * 1.4, 0.87)
+        one.quality_served = {"gate": one.quality["gate"]}
+    if judged:
+        suites = {"hatecheck": 0 if reference else 1, "templates": 0}
+        one.functional = {name: functional_suite(draw, flips) for name, flips in suites.items()}
+        one.flipped = [] if reference else [flipped_row(draw) for _ in range(8)]
 
 
-def _complete_latency(one: dict[str, Any], jitter: float) -> None:
-    for entry in one["latency"]:
-        ratio, time_ms = entry["speedup"]["ratio"], entry["p50_ms"]
-        entry["model_p50_ms"] = time_ms * 0.93
-        entry["roofline"] = {
-            "gflop": 0.7 * entry["batch"],
-            "weight_mb": 86.0 / min(ratio, 4),
-            "compute_ms": time_ms * 0.55,
-            "memory_ms": time_ms * 0.2,
-            "floor_ms": time_ms * 0.55,
-            "share": 0.55,
-        }
-        if entry["case"] != "1 text":
+def _complete_latency(one: Variant | Peer, jitter: float) -> None:
+    for entry in one.latency:
+        ratio, time_ms = entry.speedup.ratio, entry.p50_ms
+        entry.model_p50_ms = time_ms * 0.93
+        gflop, weight_mb = 0.7 * entry.batch, 86.0 / min(ratio, 4)
+        entry.roofline = Roofline(gflop, weight_mb, time_ms * 0.55, time_ms * 0.2, time_ms * 0.55, 0.55)
+        if entry.case != "1 text":
             continue
-        entry["tokenise_p50_ms"] = 0.06
+        entry.tokenise_p50_ms = 0.06
         if jitter:
-            entry["p99_speedup"] = entry["speedup"] | {
-                "ratio": ratio * 0.9,
-                "low": ratio * 0.8,
-                "high": ratio * 0.97,
-            }
-        entry["by_length"] = [
-            {"up_to": end, "n": n, "p50_ms": time_ms * (0.5 + end / 64), "p99_ms": time_ms * (0.7 + end / 50)}
-            for end, n in ((16, 80), (32, 140), (64, 90), (128, 10))
+            worse = {"ratio": ratio * 0.9, "low": ratio * 0.8, "high": ratio * 0.97}
+            entry.p99_speedup = structs.replace(entry.speedup, **worse)
+        bins = ((16, 80), (32, 140), (64, 90), (128, 10))
+        entry.by_length = [
+            LengthBin(end, n, time_ms * (0.5 + end / 64), time_ms * (0.7 + end / 50)) for end, n in bins
         ]
 
 
-def _complete_parity(parity: dict[str, Any], judged: bool, reference: bool, f1: float) -> None:
-    n = parity["n"]
-    counts = parity["flips"]
-    parity["flip_rates"] = {
-        name: {"n": n, "rate": count / n, "low": max(0.0, count / n - 0.003), "high": count / n + 0.004}
-        for name, count in {"any": sum(counts.values()), **counts}.items()
+def _complete_parity(parity: Parity, judged: bool, reference: bool, f1: float) -> None:
+    n = parity.n
+    counts = {"any": sum(parity.flips.values()), **parity.flips}
+    parity.flip_rates = {
+        name: Rate(count, count / n, max(0.0, count / n - 0.003), count / n + 0.004)
+        for name, count in counts.items()
     }
-    drop = parity["macro_f1_drop"]
+    drop = parity.macro_f1_drop
     if not judged or drop is None:
         return
-    parity["auroc_drop"] = parity["average_precision_drop"] = {"drop": 0.0004, "low": -0.001, "high": 0.002}
-    parity["slices"] = [
-        {"up_to": end, "n": n // 4, "label_agreement": 0.99, "macro_f1": f1, "reference_macro_f1": f1 + 0.001}
-        for end in (16, 32, 64, 128)
-    ]
-    verdict = "pass" if drop["high"] <= 0.01 else "fail" if drop["low"] > 0.01 else "inconclusive"
-    parity["noninferiority"] = (
-        None
-        if reference
-        else {
-            "margin": 0.01,
-            "verdict": verdict,
-            "p": 0.0002 if verdict == "pass" else 0.12,
-            "p_adjusted": 0.004 if verdict == "pass" else 0.31,
-            "p_worse": 0.001 if verdict == "fail" else 0.9,
-            "p_worse_adjusted": 0.01 if verdict == "fail" else 1.0,
-            "variants": 18,
-            "confidence": 0.95,
-            "smallest_margin": 0.0123,
-            "texts_to_settle": 5200 if verdict == "inconclusive" else None,
-        }
+    parity.auroc_drop = parity.average_precision_drop = Interval(0.0004, -0.001, 0.002)
+    parity.slices = [Slice(end, n // 4, 0.99, f1, f1 + 0.001) for end in (16, 32, 64, 128)]
+    if not reference:
+        parity.noninferiority = tested(drop)
+
+
+def tested(drop: Drop) -> Noninferiority:
+    """The verdict at the usual margin, with p-values that go with it."""
+    verdict = "pass" if drop.high <= 0.01 else "fail" if drop.low > 0.01 else "inconclusive"
+    passed, failed = verdict == "pass", verdict == "fail"
+    return Noninferiority(
+        verdict=verdict,
+        variants=18,
+        texts_to_settle=5200 if verdict == "inconclusive" else None,
+        margin=0.01,
+        p=0.0002 if passed else 0.12,
+        p_adjusted=0.004 if passed else 0.31,
+        p_worse=0.001 if failed else 0.9,
+        p_worse_adjusted=0.01 if failed else 1.0,
+        confidence=0.95,
+        smallest_margin=0.0123,
     )
 
 
-def _complete_quality(quality: dict[str, Any], draw: random.Random) -> None:
-    quality |= {"brier": 0.145, "ece": 0.0185, "average_precision": 0.82}
-    quality["reliability"] = [
-        {
-            "score": (place + 0.5) / 10,
-            "rate": min(1.0, max(0.0, (place + 0.5) / 10 + draw.uniform(-0.05, 0.05))),
-            "n": 200 - 10 * place,
-        }
-        for place in range(10)
-    ]
-    quality["refitted"] = {
-        "temperature": 1.1,
-        "threshold": 0.47,
-        "macro_f1": 0.751,
-        "brier": 0.144,
-        "ece": 0.0121,
-    }
+def _complete_quality(quality: Quality, draw: random.Random) -> None:
+    quality.brier, quality.ece, quality.average_precision = 0.145, 0.0185, 0.82
+    for place in range(10):
+        score = (place + 0.5) / 10
+        rate = min(1.0, max(0.0, score + draw.uniform(-0.05, 0.05)))
+        quality.reliability.append(Reliability(score, rate, 200 - 10 * place))
+    quality.refitted = Refitted(1.1, 0.47, 0.751, 0.144, 0.0121)
 
 
-def open_level(offered: float, capacity: float) -> dict[str, Any]:
+def open_level(offered: float, capacity: float) -> OpenLevel:
     """Arrivals that do not wait, at a server that can answer `capacity` a second."""
     busy = offered / capacity
     kept = busy < 0.95
     p99 = 12 / (1 - busy) if kept else 2500 * busy
-    return {
-        "offered_rps": offered,
-        "seconds": 10.0,
-        "arrivals": max(1, int(10 * offered)),
-        "answered_rps": min(offered, capacity),
-        "goodput_rps": offered * 0.995 if kept else 0.35 * capacity / busy,
-        "p50_ms": p99 / 3,
-        "p90_ms": p99 / 1.6,
-        "p99_ms": p99,
-        "errors": {} if busy <= 1 else {"503": int(10 * (offered - capacity)) or 1},
-        "saturated": not kept,
-        "late_p99_ms": 0.8,
-        "split_ms": {"queue": p99 / 6, "handler": 5.5, "http": 2.5},
-    }
+    return OpenLevel(
+        offered_rps=offered,
+        seconds=10.0,
+        arrivals=max(1, int(10 * offered)),
+        answered_rps=min(offered, capacity),
+        goodput_rps=offered * 0.995 if kept else 0.35 * capacity / busy,
+        p50_ms=p99 / 3,
+        p90_ms=p99 / 1.6,
+        p99_ms=p99,
+        errors={} if busy <= 1 else {"503": int(10 * (offered - capacity)) or 1},
+        saturated=not kept,
+        late_p99_ms=0.8,
+        split_ms=TimeSplit(p99 / 6, 5.5, 2.5),
+    )
 
 
-def functional_suite(draw: random.Random, flips: int) -> dict[str, Any]:
+def functional_suite(draw: random.Random, flips: int) -> Functional:
     """Five kinds of cases and two groups."""
     kinds = (
         ("slur", "hate"),
@@ -403,50 +343,27 @@ def functional_suite(draw: random.Random, flips: int) -> dict[str, Any]:
         ("implicit hate", "hate"),
         ("counter speech", "not-hate"),
     )
-    cases = [
-        {
-            "functionality": words,
-            "label": label,
-            "n": 100,
-            "accuracy": round(0.9 - 0.15 * place - flips * draw.uniform(-0.03, 0.05), 3),
-            "reference_accuracy": round(0.9 - 0.15 * place, 3),
-            "flips": flips * draw.randrange(4),
-        }
-        for place, (words, label) in enumerate(kinds)
-    ]
-    mean, base = (sum(one[key] for one in cases) / len(cases) for key in ("accuracy", "reference_accuracy"))
+    cases = []
+    for place, (words, label) in enumerate(kinds):
+        base = 0.9 - 0.15 * place
+        ours = base - flips * draw.uniform(-0.03, 0.05)
+        cases.append(
+            Functionality(words, label, 100, round(ours, 3), round(base, 3), flips * draw.randrange(4))
+        )
+    mean, base = sum(one.accuracy for one in cases) / 5, sum(one.reference_accuracy for one in cases) / 5
     groups = [
-        {"group": "women", "n": 80, "subgroup_auc": 0.81, "bpsn_auc": 0.77, "bnsp_auc": 0.84},
-        {"group": "disabled people", "n": 80, "subgroup_auc": 0.74, "bpsn_auc": None, "bnsp_auc": 0.8},
+        Group(0.81, 0.77, 0.84, group="women", n=80),
+        Group(0.74, None, 0.8, group="disabled people", n=80),
     ]
-    return {
-        "n": 500,
-        "accuracy": mean,
-        "reference_accuracy": base,
-        "flips": sum(one["flips"] for one in cases),
-        "functionalities": cases,
-        "groups": groups,
-        "gaps": {"subgroup_auc": 0.07, "bpsn_auc": None, "bnsp_auc": 0.04},
-    }
+    moved = sum(one.flips for one in cases)
+    return Functional(500, mean, base, moved, cases, groups, Gaps(0.07, None, 0.04))
 
 
-def flipped_row(draw: random.Random) -> dict[str, Any]:
+def flipped_row(draw: random.Random) -> Flipped:
     before, after = draw.sample(("not-hate", "hate"), 2)
-    return {
-        "split": "gate",
-        "row": draw.randrange(1500),
-        "tokens": draw.randrange(5, 60),
-        "truth": draw.choice(("hate", "not-hate", None)),
-        "before": before,
-        "after": after,
-        "score_before": 0.46 if before == "not-hate" else 0.55,
-        "score_after": 0.52 if before == "not-hate" else 0.44,
-    }
-
-
-def report(one: dict[str, Any], **shared: Any) -> dict[str, Any]:
-    """The report of one variant, with parts of what reports share replaced."""
-    return {**SHARED, **{key: {**SHARED[key], **value} for key, value in shared.items()}, **one}
+    row, tokens, truth = draw.randrange(1500), draw.randrange(5, 60), draw.choice(("hate", "not-hate", None))
+    scores = (0.46, 0.52) if before == "not-hate" else (0.55, 0.44)
+    return Flipped("gate", row, tokens, truth, before, after, *scores)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -469,6 +386,8 @@ def make():
         floor=floor,
         on_cuda=on_cuda,
         with_card=with_card,
+        served_peer=served_peer,
+        tested=tested,
     )
 
 

@@ -1,20 +1,25 @@
 """Reports: what the schema refuses, what is never written, how they look."""
 
 import json
+from pathlib import Path
 
 import jsonschema
+import msgspec
 import pytest
+from msgspec import structs
 
-from benchmarks.records import side_by_side, tidy, validate
+from benchmarks import records
+from benchmarks.records import Serving, as_report, flat, json_schema, plain, tidied, tidy
 from benchmarks.report import markdown
 from benchmarks.report.files import read_report, read_side_by_side, write_reports
 
+SCHEMA = Path(records.__file__).with_name("report.schema.json")
+
 
 def test_written_reports_are_read_back(make, tmp_path) -> None:
-    reports = [make.report(make.variant("fp32")), make.report(make.variant("int8", speed=3))]
-    document = write_reports(tmp_path, reports)
-    assert read_report(tmp_path, "int8") == reports[1]
-    assert read_side_by_side(tmp_path / "side-by-side.json") == document == side_by_side(reports)
+    report = write_reports(tmp_path, make.document(make.variant("fp32"), make.variant("int8", speed=3)))
+    assert read_report(tmp_path, "int8") == report.of(report.variants[1])
+    assert read_side_by_side(tmp_path / "side-by-side.json") == report
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
         f"{name}.{end}" for name in ("fp32", "int8", "side-by-side") for end in ("json", "md", "html")
@@ -31,12 +36,22 @@ def test_written_reports_are_read_back(make, tmp_path) -> None:
         pytest.param(lambda one: one.update(status="failed"), id="failed without an error"),
     ],
 )
-def test_the_schema_refuses_what_is_no_report(make, spoil, tmp_path) -> None:
-    one = json.loads(json.dumps(make.report(make.variant("fp32"))))
-    validate(one, "report")
+def test_what_is_no_report_is_refused(make, spoil) -> None:
+    one = flat(make.report(make.variant("fp32")))
+    as_report(one)
     spoil(one)
-    with pytest.raises(jsonschema.ValidationError):
-        validate(one, "report")
+    with pytest.raises(msgspec.ValidationError):
+        as_report(one)
+
+
+def test_the_public_schema_is_that_of_the_types() -> None:
+    """Made by `python -m benchmarks.records > benchmarks/report.schema.json`."""
+    assert SCHEMA.read_text(encoding="utf-8") == json_schema()
+
+
+def test_what_is_written_keeps_the_public_schema(make) -> None:
+    whole = make.document(make.variant("fp32"), make.variant("int8", speed=3), complete=True)
+    jsonschema.validate(plain(whole), json.loads(SCHEMA.read_text(encoding="utf-8")))
 
 
 def test_no_nan_and_no_false_precision_is_written() -> None:
@@ -69,15 +84,13 @@ def test_the_page_says_what_a_ratio_rests_on(make) -> None:
 
 def test_peers_stand_below_the_variants_and_the_floor_below_the_table(make) -> None:
     fast = make.variant("int8", speed=4)
-    fast["latency"][0] |= {"int8_floors": 1.74, "vs_pipeline": fast["latency"][0]["speedup"]}
-    fast["latency"][-1]["vs_pipeline"] = {**fast["latency"][-1]["speedup"], "ratio": 4.56}
+    fast.latency[0].int8_floors = 1.74
+    fast.latency[0].vs_pipeline = fast.latency[0].speedup
+    fast.latency[-1].vs_pipeline = structs.replace(fast.latency[-1].speedup, ratio=4.56)
     left_out = make.peer("ort-int8", error="optimum not installed", left_out=True)
     crashed = make.peer("plain-openvino-int8", error="signal SIGKILL")
-    document = make.document(make.variant("fp32"), fast) | {
-        "peers": [make.peer("hf-pipeline", speed=0.9), left_out, crashed],
-        "floor": make.floor(),
-    }
-    validate(document, "sideBySide")
+    peers = [make.peer("hf-pipeline", speed=0.9), left_out, crashed]
+    document = make.document(make.variant("fp32"), fast, peers=peers, floor=make.floor())
     lines = markdown.table(document).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == [
         "fp32",
@@ -102,7 +115,7 @@ def test_peers_stand_below_the_variants_and_the_floor_below_the_table(make) -> N
 
 def test_a_report_without_peers_floor_and_builds_has_neither_sections_nor_columns_of_them(make) -> None:
     old = make.variant("fp32")
-    del old["artifact"]["build_seconds"]
+    old.artifact.build_seconds = msgspec.UNSET
     page = markdown.side_by_side(make.document(old))
     assert "floor:" not in page
     assert "hf-pipeline" not in page
@@ -137,7 +150,6 @@ def test_a_complete_report_has_a_table_for_everything(make) -> None:
         make.variant("refused", speed=9, equal=False),
         complete=True,
     )
-    validate(document, "sideBySide")
     words = [line.split("|")[2].strip() for line in markdown.table(document).splitlines()[2:]]
     assert words == ["reference", "PASS", "INCONCLUSIVE", "FAIL", "NOT EQUAL"]
     assert "NOT EQUAL" in markdown.terminal_table(document)
@@ -162,8 +174,7 @@ def test_a_complete_report_has_a_table_for_everything(make) -> None:
 def test_a_complete_report_of_one_variant_starts_with_its_verdict(make) -> None:
     one = make.variant("int8", speed=4, drop=(-0.004, 0.005), levels=(make.level(32, 100, 350),))
     document = make.document(make.variant("fp32"), one, complete=True)
-    head = {key: value for key, value in document.items() if key != "variants"}
-    page = markdown.report(head | document["variants"][1])
+    page = markdown.report(document.of(document.variants[1]))
     assert page.splitlines()[2].startswith("**PASS.** A drop of 0.01 or more is ruled out")
     headings = [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")]
     assert headings == [
@@ -191,11 +202,9 @@ def test_a_complete_report_of_one_variant_starts_with_its_verdict(make) -> None:
 
 
 def test_a_peer_that_was_only_served_has_a_row(make) -> None:
-    empty: dict = {"latency": [], "quality": {}, "parity": {}, "resources": {}}
-    server = make.peer("fastapi-pipeline") | empty | {"served": [make.level(32, 40, 800)]}
+    server = make.served_peer("fastapi-pipeline", make.level(32, 40, 800))
     levels = (make.level(32, 100, 350),)
-    document = make.document(make.variant("fp32", levels=levels)) | {"peers": [server]}
-    validate(document, "sideBySide")
+    document = tidied(make.document(make.variant("fp32", levels=levels), peers=[server]))
     row = markdown.table(document).splitlines()[-1]
     assert "fastapi-pipeline" in row
     assert "40 (0.4x)" in row
@@ -217,23 +226,22 @@ def test_many_variants_fit_into_a_terminal_as_rows(make) -> None:
 def test_the_page_says_which_were_served_and_why(make) -> None:
     document = make.document(make.variant("fp32", levels=(make.level(32, 60, 700),)), make.variant("a"))
     rule = "fp32 and the 0 fastest"
-    document["run"] = document["run"] | {"serving": {"names": ["fp32"], "rule": rule}}
-    validate(document, "sideBySide")
+    document.run.serving = Serving(["fp32"], rule)
     assert f"Which: {rule}." in markdown.provenance(document)
-    document["run"]["serving"]["names"] = ["fp32", "a"]
+    document.run.serving.names = ["fp32", "a"]
     assert rule not in markdown.provenance(document)
 
 
 def test_a_noisy_run_is_said_to_be_one(make) -> None:
     noisy = make.variant("fp32")
-    noisy["latency"][0]["speedup"]["noise"] = 1.6
+    noisy.latency[0].speedup.noise = 1.6
     assert "WARNING" in markdown.provenance(make.document(noisy))
     assert "WARNING" not in markdown.provenance(make.document(make.variant("fp32")))
 
 
 def test_random_weights_are_said_to_mean_nothing(make) -> None:
     document = make.document(make.variant("fp32", drop=None))
-    document["data"] = {**document["data"], "labels_meaningful": False}
+    document.data.labels_meaningful = False
     assert "labels mean nothing" in markdown.provenance(document)
 
 

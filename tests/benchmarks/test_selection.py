@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.records import validate
+from benchmarks.records import OpenLevel, Rate, Report, Saturation, plain
 from benchmarks.sameness.noninferiority import drop_of
 from benchmarks.selection import Objective, choose_served, select, verdicts_at
 from handler.errors import UserError
@@ -31,8 +31,8 @@ def field(make):
 
 def test_without_an_objective_the_most_requests_per_second_win(field) -> None:
     chosen = select(field, Objective())
-    assert chosen["selected"] == "bulky"
-    assert chosen["artifact_sha256"] == field["variants"][2]["artifact_sha256"]
+    assert chosen.selected == "bulky"
+    assert chosen.artifact_sha256 == field.variants[2].artifact_sha256
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def test_without_an_objective_the_most_requests_per_second_win(field) -> None:
     ],
 )
 def test_objectives_pick_differently(field, objective: Objective, winner: str) -> None:
-    assert select(field, objective)["selected"] == winner
+    assert select(field, objective).selected == winner
 
 
 def test_the_reasons_tell_worse_from_not_proven_from_slower(field) -> None:
-    reasons = select(field, Objective())["reasons"]
-    assert list(reasons) == [one["name"] for one in field["variants"]]
+    reasons = select(field, Objective()).reasons
+    assert list(reasons) == [one.name for one in field.variants]
     assert reasons["bulky"].startswith(
         "chosen: the fastest that qualifies, 300 requests a second to 32 clients"
     )
@@ -68,14 +68,14 @@ def test_the_reasons_tell_worse_from_not_proven_from_slower(field) -> None:
 
 def test_a_drop_that_is_certain_but_perhaps_small_is_called_worse(make) -> None:
     found = make.document(make.variant("fp32"), make.variant("a", speed=3, drop=(0.002, 0.02)))
-    assert "it is worse, and not proven to be within the margin" in select(found, Objective())["reasons"]["a"]
+    assert "it is worse, and not proven to be within the margin" in select(found, Objective()).reasons["a"]
 
 
 def test_a_near_runner_up_is_said_to_be_near(make) -> None:
     found = make.document(make.variant("fp32"), make.variant("a", speed=3.0), make.variant("b", speed=2.95))
     chosen = select(found, Objective())
-    assert chosen["selected"] == "a"
-    assert "another run may order them differently" in chosen["reasons"]["b"]
+    assert chosen.selected == "a"
+    assert "another run may order them differently" in chosen.reasons["b"]
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_the_fastest_loses_when_it_is_not_proven_the_same(make, flaw: dict, reas
     best = make.variant("best", speed=9, levels=() if "error" in flaw else (make.level(32, 900, 10),), **flaw)
     found = make.document(make.variant("fp32", levels=(make.level(32, 60, 700),)), best)
     chosen = select(found, Objective())
-    assert chosen["selected"] == "fp32"
-    assert reason in chosen["reasons"]["best"]
+    assert chosen.selected == "fp32"
+    assert reason in chosen.reasons["best"]
 
 
 def test_a_level_of_load_with_refused_requests_does_not_count(make) -> None:
@@ -99,34 +99,23 @@ def test_a_level_of_load_with_refused_requests_does_not_count(make) -> None:
     found = make.document(
         make.variant("fp32", levels=(make.level(1, 40, 30), make.level(32, 60, 700))), refusing
     )
-    assert select(found, Objective(rps=100))["selected"] is None
-    assert "400 requests failed" in select(found, Objective(rps=100))["reasons"]["a"]
+    assert select(found, Objective(rps=100)).selected is None
+    assert "400 requests failed" in select(found, Objective(rps=100)).reasons["a"]
 
 
 def test_without_serving_throughput_in_process_decides(make) -> None:
     found = make.document(make.variant("fp32"), make.variant("a", speed=2), make.variant("b", speed=4))
     chosen = select(found, Objective())
-    assert chosen["selected"] == "b"
-    assert "texts a second in process" in chosen["reasons"]["b"]
+    assert chosen.selected == "b"
+    assert "texts a second in process" in chosen.reasons["b"]
     with pytest.raises(UserError, match="nothing was measured as served"):
         select(found, Objective(p99_ms=20))
 
 
-def open_level(offered: float, p99_ms: float, saturated: bool = False) -> dict:
-    return {
-        "offered_rps": offered,
-        "seconds": 4.0,
-        "arrivals": 400,
-        "answered_rps": offered,
-        "goodput_rps": offered,
-        "p50_ms": p99_ms / 3,
-        "p90_ms": p99_ms / 2,
-        "p99_ms": p99_ms,
-        "errors": {},
-        "saturated": saturated,
-        "late_p99_ms": 0.4,
-        "split_ms": None,
-    }
+def open_level(offered: float, p99_ms: float, saturated: bool = False, lost: int = 0) -> OpenLevel:
+    percentiles = p99_ms / 3, p99_ms / 2, p99_ms
+    errors = {"503": lost} if lost else {}
+    return OpenLevel(offered, 4.0, 400, offered, offered, *percentiles, errors, saturated, 0.4, None)
 
 
 def test_an_objective_is_held_against_arrivals_that_do_not_wait(make) -> None:
@@ -134,72 +123,71 @@ def test_an_objective_is_held_against_arrivals_that_do_not_wait(make) -> None:
         make.variant("fp32", levels=(make.level(32, 60, 20),)),
         make.variant("a", levels=(make.level(32, 500, 9),)),
     )
-    for one, rates in zip(found["variants"], ((20, 50), (200, 400)), strict=True):
-        one["open"] = [open_level(rates[0], 40), open_level(rates[1], 90, saturated=one["name"] == "a")]
-        one["saturation"] = {"capacity_rps": 500.0, "knee_rps": rates[0]}
-    validate(found, "sideBySide")
-    assert "200 requests a second arriving at random" in select(found, Objective(p99_ms=95))["reasons"]["a"]
-    fp32 = select(found, Objective(p99_ms=65))["reasons"]["fp32"]
+    for one, rates in zip(found.variants, ((20, 50), (200, 400)), strict=True):
+        one.open = [open_level(rates[0], 40), open_level(rates[1], 90, saturated=one.name == "a")]
+        one.saturation = Saturation(500.0, rates[0])
+    assert "200 requests a second arriving at random" in select(found, Objective(p99_ms=95)).reasons["a"]
+    fp32 = select(found, Objective(p99_ms=65)).reasons["fp32"]
     assert "about 35 requests a second" in fp32, "half way between 40 ms at 20/s and 90 ms at 50/s"
-    assert select(found, Objective(p99_ms=50))["runners_up"] == ["fp32"]
+    assert select(found, Objective(p99_ms=50)).runners_up == ["fp32"]
     none = select(found, Objective(p99_ms=30))
-    assert none["selected"] is None, "closed loops of 9 ms do not count"
+    assert none.selected is None, "closed loops of 9 ms do not count"
     too_much = select(found, Objective(rps=400))
-    assert too_much["selected"] is None
-    assert "more than it keeps up with" in too_much["reasons"]["a"]
+    assert too_much.selected is None
+    assert "more than it keeps up with" in too_much.reasons["a"]
     assert (
         "not tried at 300 requests a second: make benchmark RPS=300"
-        in select(found, Objective(rps=300))["reasons"]["a"]
+        in select(found, Objective(rps=300)).reasons["a"]
     )
 
 
 def test_a_level_that_lost_requests_does_not_count_in_an_open_loop(make) -> None:
     found = make.document(make.variant("fp32", levels=(make.level(32, 60, 20),)))
-    found["variants"][0]["open"] = [open_level(100, 10) | {"errors": {"503": 120}}]
-    assert select(found, Objective(rps=50))["selected"] is None
+    found.variants[0].open = [open_level(100, 10, lost=120)]
+    assert select(found, Objective(rps=50)).selected is None
 
 
 def test_a_drop_within_the_margin_may_be_luck_where_many_were_tried(make) -> None:
     crowd = [make.variant(f"v{n}", speed=2 + n / 10) for n in range(20)]
     for one in crowd:
-        one["parity"]["gate"]["cells"] = [800, 20, 12, 200, 200, 12, 24, 732]
+        one.parity["gate"].cells = [800, 20, 12, 200, 200, 12, 24, 732]
     found = make.document(make.variant("fp32"), *crowd)
     alone = make.document(make.variant("fp32"), crowd[0])
     margin = select_margin(alone)
-    assert select(alone, Objective(max_f1_drop=margin))["selected"] == "v0"
+    assert select(alone, Objective(max_f1_drop=margin)).selected == "v0"
     chosen = select(found, Objective(max_f1_drop=margin))
-    assert chosen["selected"] == "fp32"
-    crowd[0]["parity"]["gate"]["macro_f1_drop"]["high"] = margin
-    assert "20 variants were tested at once" in select(found, Objective(max_f1_drop=margin))["reasons"]["v0"]
+    assert chosen.selected == "fp32"
+    crowd[0].parity["gate"].macro_f1_drop.high = margin
+    assert "20 variants were tested at once" in select(found, Objective(max_f1_drop=margin)).reasons["v0"]
 
 
-def select_margin(document: dict) -> float:
+def select_margin(document: Report) -> float:
     """The upper end of the one variant's interval, and a little more."""
-    return drop_of(document["variants"][1]["parity"]["gate"]["cells"], 2).high + 1e-4
+    return drop_of(document.variants[1].parity["gate"].cells, 2).high + 1e-4
 
 
 def test_labels_that_may_flip_are_counted_by_what_is_proven(make) -> None:
     found = make.document(make.variant("fp32"), make.variant("a", speed=2))
-    rate = {"n": 10, "rate": 0.005, "low": 0.0024, "high": 0.0092}
-    found["variants"][1]["parity"]["gate"]["flip_rates"] = {"any": rate}
-    assert select(found, Objective(max_flip=0.01))["selected"] == "a"
+    rate = Rate(10, 0.005, 0.0024, 0.0092)
+    found.variants[1].parity["gate"].flip_rates = {"any": rate}
+    assert select(found, Objective(max_flip=0.01)).selected == "a"
     strict = select(found, Objective(max_flip=0.006))
-    assert strict["selected"] == "fp32"
-    assert "up to 0.9% of labels may differ from fp32's (10 of 2,000 gate texts do)" in strict["reasons"]["a"]
+    assert strict.selected == "fp32"
+    assert "up to 0.9% of labels may differ from fp32's (10 of 2,000 gate texts do)" in strict.reasons["a"]
 
 
 def test_a_variant_that_was_not_served_cannot_beat_those_that_were(make) -> None:
     found = make.document(make.variant("fp32", levels=(make.level(32, 60, 700),)), make.variant("a", speed=9))
     chosen = select(found, Objective())
-    assert chosen["selected"] == "fp32"
-    assert "not measured as served" in chosen["reasons"]["a"]
+    assert chosen.selected == "fp32"
+    assert "not measured as served" in chosen.reasons["a"]
 
 
 def test_random_weights_are_judged_by_the_check_alone(make) -> None:
     found = make.document(make.variant("fp32", drop=None), make.variant("a", speed=2, drop=None))
     chosen = select(found, Objective())
-    assert chosen["selected"] == "a"
-    assert "quality cannot be judged" in chosen["reasons"]["a"]
+    assert chosen.selected == "a"
+    assert "quality cannot be judged" in chosen.reasons["a"]
 
 
 def test_the_fastest_equal_ones_are_served_and_those_with_a_proven_drop_first(make) -> None:
@@ -211,27 +199,25 @@ def test_the_fastest_equal_ones_are_served_and_those_with_a_proven_drop_first(ma
         make.variant("unlike", speed=9, equal=False),
     ]
     for one in candidates[1:]:
-        verdict = "inconclusive" if one["name"] == "unsettled" else "pass"
-        one["parity"]["gate"]["noninferiority"] = {"verdict": verdict}
+        one.judged.noninferiority = make.tested(one.judged.macro_f1_drop)
     assert choose_served(candidates, 1).names == ["fp32", "quick"]
     assert choose_served(candidates, 2).names == ["fp32", "quick", "slow"]
     assert choose_served(candidates, 3).names == ["fp32", "quick", "slow", "unsettled"]
     assert choose_served(candidates, 9).names == ["fp32", "quick", "slow", "unsettled"]
-    assert choose_served(candidates, None).names == [one["name"] for one in candidates]
+    assert choose_served(candidates, None).names == [one.name for one in candidates]
     assert "the 3 fastest on real texts in process" in choose_served(candidates, 3).rule
     assert choose_served([], 3).names == []
 
 
 def test_a_variant_that_had_an_archive_but_was_not_worth_a_server_names_the_way_to_one(make) -> None:
     found = make.document(make.variant("fp32", levels=(make.level(32, 60, 700),)), make.variant("a", speed=9))
-    assert "name it: make benchmark VARIANTS=a" in select(found, Objective())["reasons"]["a"]
-    found["variants"][1]["resources"]["archive_mb"] = None
-    assert "(no archive)" in select(found, Objective())["reasons"]["a"]
+    assert "name it: make benchmark VARIANTS=a" in select(found, Objective()).reasons["a"]
+    found.variants[1].resources.archive_mb = None
+    assert "(no archive)" in select(found, Objective()).reasons["a"]
 
 
 def test_the_command_writes_the_choice_and_exits_with_1_when_none_qualifies(field, tmp_path, capsys) -> None:
-    validate(field, "sideBySide")
-    (tmp_path / "side-by-side.json").write_text(json.dumps(field))
+    (tmp_path / "side-by-side.json").write_text(json.dumps(plain(field)))
     assert main(["select", "--results", str(tmp_path)]) == 0
     written = json.loads((tmp_path / "selection.json").read_text())
     assert written["selected"] == "bulky"
@@ -252,11 +238,11 @@ def test_selecting_before_measuring_names_the_remedy(tmp_path) -> None:
 def test_a_verdict_on_independent_labels_is_given_anew_at_another_margin(make) -> None:
     whole = make.document(make.variant("fp32"), make.variant("same"), make.variant("harmed"))
     for one, kinds in zip(
-        whole["variants"][1:],
+        whole.variants[1:],
         ({"70": 900, "07": 900, "00": 900}, {"70": 750, "60": 150, "07": 900}),
         strict=True,
     ):
-        one["parity"]["gate"] |= {"kinds": kinds}
-    at = {margin: verdicts_at(whole["variants"], margin, 2) for margin in (0.01, 0.1)}
-    assert [at[0.01][name]["verdict"] for name in ("same", "harmed")] == ["pass", "fail"]
-    assert [at[0.1][name]["verdict"] for name in ("same", "harmed")] == ["pass", "pass"]
+        one.judged.kinds = kinds
+    at = {margin: verdicts_at(whole.variants, margin, 2) for margin in (0.01, 0.1)}
+    assert [at[0.01][name].verdict for name in ("same", "harmed")] == ["pass", "fail"]
+    assert [at[0.1][name].verdict for name in ("same", "harmed")] == ["pass", "pass"]

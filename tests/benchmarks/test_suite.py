@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from benchmarks import suite
 from benchmarks.__main__ import main
@@ -16,7 +17,7 @@ from benchmarks.in_process import latency
 from benchmarks.in_process.latency import one_round
 from benchmarks.inputs import find_artifacts, prepare
 from benchmarks.profiles import PROFILES
-from benchmarks.records import case, side_by_side, validate
+from benchmarks.records import Report, Variant, plain
 from benchmarks.sameness import scores
 from benchmarks.selection import Objective
 from benchmarks.served.run import check_archive
@@ -58,7 +59,7 @@ def artifacts(build_once, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reports(artifacts: Path, checkpoint, dataset, peers_folder, alone, tmp_path_factory) -> dict[str, dict]:
+def whole(artifacts: Path, checkpoint, dataset, peers_folder, alone, tmp_path_factory) -> Report:
     """A run with peers and the floor, timed on texts of the test split."""
     texts = tmp_path_factory.mktemp("texts") / "unlabelled.txt"
     texts.write_text("a soup\n\nmy neighbours came to tea\n")
@@ -68,108 +69,107 @@ def reports(artifacts: Path, checkpoint, dataset, peers_folder, alone, tmp_path_
         where = {"peers": peers_folder, "unlabelled": texts}
         with alone("peers"):
             subject = prepare([], artifacts, None, checkpoint, dataset, BRIEF, "test", **where)
-        return _reports(subject)
-
-
-def _reports(subject) -> dict[str, dict]:
-    return {report["name"]: report for report in measure(subject, BRIEF, threads=1)}
+        return measure(subject, BRIEF, threads=1)
 
 
 @pytest.fixture(scope="module")
-def plain(artifacts: Path, checkpoint, dataset) -> dict:
+def variants(whole) -> dict[str, Variant]:
+    return {variant.name: variant for variant in whole.variants}
+
+
+@pytest.fixture(scope="module")
+def untrained(artifacts: Path, checkpoint, dataset) -> Report:
     """The report of a copy from a run without peers, of a checkpoint with random weights."""
     recipe = checkpoint.meta["recipe"] | {"epochs": 0}
-    untrained = replace(checkpoint, meta=checkpoint.meta | {"recipe": recipe})
-    subject = prepare(["copy"], artifacts, None, untrained, dataset, BRIEF)
-    (copy,) = (report for report in measure(subject, BRIEF, threads=1) if report["name"] == "copy")
-    return copy
+    random = replace(checkpoint, meta=checkpoint.meta | {"recipe": recipe})
+    subject = prepare(["copy"], artifacts, None, random, dataset, BRIEF)
+    report = measure(subject, BRIEF, threads=1)
+    return report.of(report.variants[1])
 
 
-def test_every_report_keeps_the_schema_and_says_what_failed(reports) -> None:
-    for report in reports.values():
-        validate(report, "report")
-    assert list(reports) == ["fp32", "copy", "broken"], "the reference first, failures last"
-    assert reports["broken"]["status"] == "failed"
-    assert reports["broken"]["error"]["stage"] == "start"
-    assert "InvalidProtobuf" in reports["broken"]["error"]["message"]
+def test_every_report_keeps_the_schema_and_says_what_failed(variants) -> None:
+    assert list(variants) == ["fp32", "copy", "broken"], "the reference first, failures last"
+    assert variants["broken"].status == "failed"
+    assert variants["broken"].error.stage == "start"
+    assert "InvalidProtobuf" in variants["broken"].error.message
 
 
-def test_a_copy_has_the_same_scores(reports) -> None:
+def test_a_copy_has_the_same_scores(variants) -> None:
     for split in ("gate", "test"):
-        parity = reports["copy"]["parity"][split]
-        assert parity["label_agreement"] == 1
-        assert parity["max_prob_diff"] == 0
+        parity = variants["copy"].parity[split]
+        assert parity.label_agreement == 1
+        assert parity.max_prob_diff == 0
 
 
-def test_all_that_the_design_asks_of_a_row_is_there(reports) -> None:
-    copy = reports["copy"]
-    assert [entry["case"] for entry in copy["latency"]][:3] == ["1x32", "8x32", "32x32"]
-    assert [entry["case"] for entry in copy["latency"]][-2:] == ["1 text", "32 texts"]
-    assert all(entry["speedup"]["noise"] >= 1 for entry in copy["latency"])
-    assert copy["resources"]["peak_rss_mb"] > copy["resources"]["bare_interpreter_mb"]
-    assert copy["run"]["threads"] == 1
-    assert copy["artifact_sha256"] == open_artifact_sha(reports)
-    assert copy["served"] == []
+def test_all_that_the_design_asks_of_a_row_is_there(whole, variants) -> None:
+    copy = variants["copy"]
+    assert [entry.case for entry in copy.latency][:3] == ["1x32", "8x32", "32x32"]
+    assert [entry.case for entry in copy.latency][-2:] == ["1 text", "32 texts"]
+    assert all(entry.speedup.noise >= 1 for entry in copy.latency)
+    assert copy.resources.peak_rss_mb > copy.resources.bare_interpreter_mb
+    assert whole.run.threads == 1
+    assert copy.artifact_sha256 == open_artifact_sha(variants)
+    assert copy.served == []
 
 
-def open_artifact_sha(reports) -> str:
+def open_artifact_sha(variants) -> str:
     """A copy computes the same, so its identity is fp32's."""
-    return reports["fp32"]["artifact_sha256"]
+    return variants["fp32"].artifact_sha256
 
 
-def test_a_trained_classifier_gets_quality_and_an_interval_of_its_drop(reports) -> None:
-    assert reports["copy"]["quality"]["gate"]["macro_f1"] > 0.6, "chance is 0.5"
-    drop = reports["copy"]["parity"]["gate"]["macro_f1_drop"]
-    assert drop["low"] <= 0 <= drop["high"]
+def test_a_trained_classifier_gets_quality_and_an_interval_of_its_drop(variants) -> None:
+    assert variants["copy"].quality["gate"].macro_f1 > 0.6, "chance is 0.5"
+    drop = variants["copy"].parity["gate"].macro_f1_drop
+    assert drop.low <= 0 <= drop.high
 
 
-def test_the_verdict_is_on_the_gate_and_says_what_the_texts_could_have_shown(reports) -> None:
-    verdict = reports["copy"]["parity"]["gate"]["noninferiority"]
-    assert verdict["variants"] == 1
-    assert verdict["verdict"] == "inconclusive", "60 texts without a flip do not prove a margin of 0.01"
-    assert verdict["smallest_margin"] > 0.01
-    assert verdict["texts_to_settle"] > 60
-    assert "noninferiority" not in reports["fp32"]["parity"]["gate"]
-    assert "noninferiority" not in reports["copy"]["parity"]["test"]
+def test_the_verdict_is_on_the_gate_and_says_what_the_texts_could_have_shown(variants) -> None:
+    verdict = variants["copy"].parity["gate"].noninferiority
+    assert verdict.variants == 1
+    assert verdict.verdict == "inconclusive", "60 texts without a flip do not prove a margin of 0.01"
+    assert verdict.smallest_margin > 0.01
+    assert verdict.texts_to_settle > 60
+    assert variants["fp32"].judged.noninferiority is None
+    assert variants["copy"].parity["test"].noninferiority is None
 
 
-def test_unlabelled_texts_count_for_agreement_alone(reports) -> None:
-    parity = reports["copy"]["parity"]["unlabelled"]
-    assert (parity["n"], parity["label_agreement"], parity["macro_f1_drop"]) == (2, 1, None)
-    assert parity["flip_rates"]["any"]["high"] > 0.5
-    assert "unlabelled" not in reports["copy"]["quality"]
+def test_unlabelled_texts_count_for_agreement_alone(variants) -> None:
+    parity = variants["copy"].parity["unlabelled"]
+    assert (parity.n, parity.label_agreement, parity.macro_f1_drop) == (2, 1, None)
+    assert parity.flip_rates["any"].high > 0.5
+    assert "unlabelled" not in variants["copy"].quality
 
 
-def test_functional_cases_are_asked_of_every_variant(reports) -> None:
-    suite = reports["copy"]["functional"]["templates"]
-    assert suite["n"] > 500
-    assert suite["accuracy"] == suite["reference_accuracy"]
-    assert suite["flips"] == 0
-    assert len(suite["groups"]) == 8
+def test_functional_cases_are_asked_of_every_variant(variants) -> None:
+    suite = variants["copy"].functional["templates"]
+    assert suite.n > 500
+    assert suite.accuracy == suite.reference_accuracy
+    assert suite.flips == 0
+    assert len(suite.groups) == 8
 
 
-def test_refitting_is_shown_beside_the_figures_as_shipped(reports) -> None:
-    gate, test = (reports["copy"]["quality"][split] for split in ("gate", "test"))
-    assert gate["refitted"]["temperature"] == test["refitted"]["temperature"]
-    assert 0 < gate["refitted"]["ece"] < 1
-    assert sum(point["n"] for point in gate["reliability"]) == 60
+def test_refitting_is_shown_beside_the_figures_as_shipped(variants) -> None:
+    gate, test = (variants["copy"].quality[split] for split in ("gate", "test"))
+    assert gate.refitted.temperature == test.refitted.temperature
+    assert 0 < gate.refitted.ece < 1
+    assert sum(point.n for point in gate.reliability) == 60
 
 
-def test_time_is_told_by_phase_and_by_length_and_cpu_by_text(reports) -> None:
-    single = case(reports["copy"], "1 text")
-    assert min(single["model_p50_ms"], single["tokenise_p50_ms"], single["p50_ms"]) > 0
-    assert sum(one["n"] for one in single["by_length"]) == single["samples"]
-    assert reports["copy"]["resources"]["cpu_s_per_1000_texts"] > 0
-    assert reports["copy"]["run"]["others_cores"] >= 0
+def test_time_is_told_by_phase_and_by_length_and_cpu_by_text(whole, variants) -> None:
+    single = variants["copy"].case("1 text")
+    assert min(single.model_p50_ms, single.tokenise_p50_ms, single.p50_ms) > 0
+    assert sum(one.n for one in single.by_length) == single.samples
+    assert variants["copy"].resources.cpu_s_per_1000_texts > 0
+    assert whole.run.others_cores >= 0
 
 
-def test_every_fixed_shape_has_the_roofline_of_the_variants_own_arithmetic(reports) -> None:
-    for entry in reports["copy"]["latency"]:
-        assert ("roofline" in entry) == (entry["tokens"] is not None)
-        if entry["tokens"]:
-            found = entry["roofline"]
-            assert found["floor_ms"] == max(found["compute_ms"], found["memory_ms"]) > 0
-            assert found["share"] == pytest.approx(found["floor_ms"] / entry["p50_ms"], rel=1e-3)
+def test_every_fixed_shape_has_the_roofline_of_the_variants_own_arithmetic(variants) -> None:
+    for entry in variants["copy"].latency:
+        assert (entry.roofline is None) == (entry.tokens is None)
+        if entry.tokens:
+            found = entry.roofline
+            assert found.floor_ms == max(found.compute_ms, found.memory_ms) > 0
+            assert found.share == pytest.approx(found.floor_ms / entry.p50_ms, rel=1e-3)
 
 
 def test_an_interrupted_run_goes_on_where_it_ended(
@@ -190,73 +190,66 @@ def test_an_interrupted_run_goes_on_where_it_ended(
         measure(subject, BRIEF, 1, Objective(), open_resume_log(tmp_path, *what))
     monkeypatch.setattr(scores, "_score", pytest.fail)  # all texts have been scored
     resume_log = open_resume_log(tmp_path, *what)
-    found = {report["name"]: report for report in measure(subject, BRIEF, 1, Objective(), resume_log)}
+    report = measure(subject, BRIEF, 1, Objective(), resume_log)
+    found = {variant.name: variant for variant in report.variants}
     assert asked == [0, 1, 1]
     assert "going on where an earlier run ended" in capsys.readouterr().err
-    assert found["copy"]["run"]["resumed"] == 1
-    assert case(found["copy"], "1 text")["samples"] == 6, "of both rounds"
-    assert found["broken"]["error"]["stage"] == "start"
+    assert report.run.resumed == 1
+    assert found["copy"].case("1 text").samples == 6, "of both rounds"
+    assert found["broken"].error.stage == "start"
 
 
-@pytest.fixture(scope="module")
-def beside_peers(reports) -> dict:
-    """The side-by-side document of that run."""
-    document = side_by_side(list(reports.values()))
-    validate(document, "sideBySide")
-    return document
-
-
-def test_peers_are_measured_in_the_same_rounds_and_judged_like_variants(beside_peers) -> None:
-    peers = {peer["name"]: peer for peer in beside_peers["peers"]}
+def test_peers_are_measured_in_the_same_rounds_and_judged_like_variants(whole) -> None:
+    peers = {peer.name: peer for peer in whole.peers}
     assert tuple(peers) == QUICK_PEERS
-    assert {peer["status"] for peer in peers.values()} == {"measured"}
+    assert {peer.status for peer in peers.values()} == {"measured"}
     pipeline = peers["hf-pipeline"]
-    assert pipeline["parity"]["gate"]["label_agreement"] == 1
-    assert pipeline["parity"]["gate"]["max_prob_diff"] < 1e-4
-    assert pipeline["parity"]["gate"]["macro_f1_drop"]["high"] > 0, "it is not fp32 itself"
-    assert peers["ort-int8"]["quality"]["test"]["macro_f1"] > 0.6
-    assert all(peer["resources"]["threads"] == 1 for peer in peers.values())
-    assert [one["name"] for one in beside_peers["variants"]] == ["fp32", "copy", "broken"]
+    assert pipeline.parity["gate"].label_agreement == 1
+    assert pipeline.parity["gate"].max_prob_diff < 1e-4
+    assert pipeline.parity["gate"].macro_f1_drop.high > 0, "it is not fp32 itself"
+    assert peers["ort-int8"].quality["test"].macro_f1 > 0.6
+    assert all(peer.resources.threads == 1 for peer in peers.values())
+    assert [one.name for one in whole.variants] == ["fp32", "copy", "broken"]
 
 
-def test_throughput_has_a_paired_ratio_to_the_pipeline(beside_peers) -> None:
-    copy = case(beside_peers["variants"][1], "32 texts")
-    assert copy["vs_pipeline"]["low"] <= copy["vs_pipeline"]["ratio"] <= copy["vs_pipeline"]["high"]
-    pipeline = case(beside_peers["peers"][0], "32 texts")
-    assert pipeline["vs_pipeline"]["verdict"] == "reference"
+def test_throughput_has_a_paired_ratio_to_the_pipeline(whole) -> None:
+    copy = whole.variants[1].case("32 texts")
+    assert copy.vs_pipeline.low <= copy.vs_pipeline.ratio <= copy.vs_pipeline.high
+    pipeline = whole.peers[0].case("32 texts")
+    assert pipeline.vs_pipeline.verdict == "reference"
 
 
-def test_every_fixed_shape_is_held_against_the_floor(beside_peers) -> None:
-    floors = {one["case"]: one for one in beside_peers["floor"]["cases"]}
+def test_every_fixed_shape_is_held_against_the_floor(whole) -> None:
+    floors = {one.case: one for one in whole.floor.cases}
     assert list(floors)[:3] == ["1x32", "8x32", "32x32"]
-    for entry in beside_peers["variants"][1]["latency"]:
-        if entry["tokens"]:
-            expected = entry["p50_ms"] / floors[entry["case"]]["int8_ms"]
-            assert entry["int8_floors"] == pytest.approx(expected, rel=1e-3)
+    for entry in whole.variants[1].latency:
+        if entry.tokens:
+            expected = entry.p50_ms / floors[entry.case].int8_ms
+            assert entry.int8_floors == pytest.approx(expected, rel=1e-3)
         else:
-            assert "int8_floors" not in entry
+            assert entry.int8_floors is None
 
 
-def test_the_timed_texts_are_those_of_the_split_that_was_asked_for(reports, plain) -> None:
-    assert reports["copy"]["data"]["timed_split"] == "test"
-    assert plain["data"]["timed_split"] == "gate"
+def test_the_timed_texts_are_those_of_the_split_that_was_asked_for(whole, untrained) -> None:
+    assert whole.data.timed_split == "test"
+    assert untrained.data.timed_split == "gate"
 
 
-def test_without_peers_a_report_says_nothing_of_them(plain) -> None:
-    validate(plain, "report")
-    assert "peers" not in plain
-    assert "floor" not in plain
-    assert all("vs_pipeline" not in entry and "int8_floors" not in entry for entry in plain["latency"])
+def test_without_peers_a_report_says_nothing_of_them(untrained) -> None:
+    written = plain(untrained)
+    assert not {"peers", "floor"} & written.keys()
+    fields = {field for entry in written["variants"][0]["latency"] for field in entry}
+    assert not {"vs_pipeline", "int8_floors"} & fields
 
 
-def test_random_weights_get_no_quality(plain) -> None:
-    assert plain["data"]["labels_meaningful"] is False
-    assert plain["quality"] == {}
-    assert plain["parity"]["gate"]["macro_f1_drop"] is None
+def test_random_weights_get_no_quality(untrained) -> None:
+    assert untrained.data.labels_meaningful is False
+    assert untrained.only.quality == {}
+    assert untrained.only.parity["gate"].macro_f1_drop is None
 
 
-def test_no_report_holds_a_text_or_a_path(reports, dataset, artifacts) -> None:
-    written = json.dumps([reports["fp32"], reports["copy"]])
+def test_no_report_holds_a_text_or_a_path(whole, dataset, artifacts) -> None:
+    written = json.dumps(plain(structs.replace(whole, variants=whole.variants[:2])))
     assert not [text for text in dataset.splits["gate"].texts if text in written]
     assert str(artifacts) not in written
     assert str(Path.home()) not in written

@@ -10,11 +10,10 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
 
 from benchmarks.environment import fingerprint
 from benchmarks.names import ATTACK, SOAK
@@ -22,7 +21,9 @@ from benchmarks.served.attack.attacks import ATTACKS
 from benchmarks.served.attack.clients import Answers, attacked, honest_client
 from benchmarks.served.attack.fronts import FRONTS, Front
 from benchmarks.served.attack.page import soak_table, table
+from benchmarks.served.attack.records import AttackReport, Memory, Outcome, Soaked, SoakMemory
 from benchmarks.served.overload import MEMORY_EVERY_S, watched
+from benchmarks.served.overload import Memory as MemoryWatch
 from benchmarks.served.run import as_bodies
 from common.atomic import write_json
 from common.commands import emit, say
@@ -34,36 +35,22 @@ QUIET_S = 5.0
 RECOVERY_S = 300.0  # how long recovery is waited for
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What one attack did. Honest figures are of requests sent during the attack; `recovery_s` counts from
-    its end to the last honest request that failed or took over a second, None where that never ended."""
-
-    server: str
-    attack: str
-    seconds: float
-    honest_requests: int
-    honest_errors: dict[str, int]
-    honest_p50_ms: float | None
-    honest_p99_ms: float | None
-    recovery_s: float | None
-    memory_mb: dict[str, float]
-    attacker_saw: dict[str, int]
-
-
 def main(arguments: argparse.Namespace) -> int:
     """Measure, write `attack.json` and print its table."""
     bodies = as_bodies(sample(arguments.archive, None))
-    found: dict[str, Any] = {"machine": fingerprint(), "commit": commit(), "recovery_limit_s": RECOVERY_S}
+    soaked: list[Soaked] = []
+    outcomes: list[Outcome] = []
     if arguments.soak_minutes:
-        found["soak"] = soak(arguments.archive, bodies, arguments.servers, 60 * arguments.soak_minutes)
-        say(soak_table(found))
+        soaked = soak(arguments.archive, bodies, arguments.servers, 60 * arguments.soak_minutes)
     else:
         outcomes = measure(arguments.archive, bodies, arguments.servers, arguments.attacks, arguments.seconds)
-        found["attacks"] = [asdict(outcome) for outcome in outcomes]
-        say(table(found))
-    write_json(arguments.results / f"{SOAK if arguments.soak_minutes else ATTACK}.json", found)
-    emit(found)
+    found = AttackReport(
+        machine=fingerprint(), commit=commit(), recovery_limit_s=RECOVERY_S, attacks=outcomes, soak=soaked
+    )
+    say(soak_table(found) if soaked else table(found))
+    document = to_builtins(found)
+    write_json(arguments.results / f"{SOAK if soaked else ATTACK}.json", document)
+    emit(document)
     return 0
 
 
@@ -98,16 +85,16 @@ def one_attack(front: Front, bodies: Sequence[bytes], server: str, attack: str, 
     took = [answer.took_ms for answer in during if answer.outcome == "200"]
     errors = Counter(answer.outcome for answer in during if answer.outcome != "200")
     return Outcome(
-        server,
-        attack,
-        end - begin,
-        len(during),
-        dict(errors),
-        float(np.percentile(took, 50)) if took else None,
-        float(np.percentile(took, 99)) if took else None,
-        recovery_s,
-        {"start": memory.mb[0], "most": max(memory.since(begin)), "end": memory.mb[-1]},
-        dict(saw),
+        server=server,
+        attack=attack,
+        seconds=end - begin,
+        honest_requests=len(during),
+        honest_errors=dict(errors),
+        honest_p50_ms=float(np.percentile(took, 50)) if took else None,
+        honest_p99_ms=float(np.percentile(took, 99)) if took else None,
+        recovery_s=recovery_s,
+        memory_mb=Memory(start=memory.mb[0], most=max(memory.since(begin)), end=memory.mb[-1]),
+        attacker_saw=dict(saw),
     )
 
 
@@ -123,11 +110,8 @@ def recovered(answers: Answers, end_s: float) -> float | None:
     return None
 
 
-def soak(
-    archive: Path, bodies: Sequence[bytes], servers: Sequence[str], seconds: float
-) -> list[dict[str, Any]]:
+def soak(archive: Path, bodies: Sequence[bytes], servers: Sequence[str], seconds: float) -> list[Soaked]:
     """All servers at once under an honest client each and one attack after another, with pauses between."""
-    found: list[dict[str, Any]] = []
     with ExitStack() as stack:
         at_work = []
         for server in servers:
@@ -150,27 +134,27 @@ def soak(
                 time.sleep(QUIET_S)
             rounds += 1
         time.sleep(60)
-        for server, _, answers, memory in at_work:
-            seen = answers.all()
-            took = [answer.took_ms for answer in seen if answer.outcome == "200"]
-            errors = Counter(answer.outcome for answer in seen if answer.outcome != "200")
-            minute = round(60 / MEMORY_EVERY_S)
-            after_one_round = memory.since(memory.begun_s + 60 + len(ATTACKS) * (10 + QUIET_S))
-            found.append(
-                {
-                    "server": server,
-                    "minutes": (memory.times_s[-1] - memory.times_s[0]) / 60,
-                    "rounds": rounds,
-                    "honest_requests": len(seen),
-                    "honest_errors": dict(errors),
-                    "honest_p50_ms": float(np.percentile(took, 50)),
-                    "honest_p99_ms": float(np.percentile(took, 99)),
-                    "memory_mb": {
-                        "first_minute": float(np.median(memory.mb[:minute])),
-                        "after_one_round": float(np.median(after_one_round[:minute])),
-                        "last_minute": float(np.median(memory.mb[-minute:])),
-                        "most": max(memory.mb),
-                    },
-                }
-            )
-    return found
+        return [_soaked(server, answers, memory, rounds) for server, _, answers, memory in at_work]
+
+
+def _soaked(server: str, answers: Answers, memory: MemoryWatch, rounds: int) -> Soaked:
+    seen = answers.all()
+    took = [answer.took_ms for answer in seen if answer.outcome == "200"]
+    errors = Counter(answer.outcome for answer in seen if answer.outcome != "200")
+    minute = round(60 / MEMORY_EVERY_S)
+    after_one_round = memory.since(memory.begun_s + 60 + len(ATTACKS) * (10 + QUIET_S))
+    return Soaked(
+        server=server,
+        minutes=(memory.times_s[-1] - memory.times_s[0]) / 60,
+        rounds=rounds,
+        honest_requests=len(seen),
+        honest_errors=dict(errors),
+        honest_p50_ms=float(np.percentile(took, 50)),
+        honest_p99_ms=float(np.percentile(took, 99)),
+        memory_mb=SoakMemory(
+            first_minute=float(np.median(memory.mb[:minute])),
+            after_one_round=float(np.median(after_one_round[:minute])),
+            last_minute=float(np.median(memory.mb[-minute:])),
+            most=max(memory.mb),
+        ),
+    )

@@ -1,11 +1,9 @@
 """The tables of an attack and of a soak, for a terminal and for documents."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from tabulate import tabulate
 
 from benchmarks.served.attack.clients import RATE, SLOW_MS
+from benchmarks.served.attack.records import AttackReport
 
 MEMORY = {
     "first_minute": "MB in the first minute",
@@ -15,74 +13,69 @@ MEMORY = {
 }
 
 
-def table(found: Mapping[str, Any], form: str = "simple") -> str:
+def table(found: AttackReport, form: str = "simple") -> str:
     """A row for each attack on each server."""
     rows = [
         (
-            entry["attack"],
-            entry["server"],
-            _ms(entry["honest_p50_ms"]),
-            _ms(entry["honest_p99_ms"]),
-            f"{sum(entry['honest_errors'].values())} of {entry['honest_requests']}",
-            f"not within {found['recovery_limit_s']:.0f}"
-            if entry["recovery_s"] is None
-            else f"{entry['recovery_s']:.0f}",
-            f"{entry['memory_mb']['start']:.0f} / {entry['memory_mb']['most']:.0f}",
+            entry.attack,
+            entry.server,
+            _ms(entry.honest_p50_ms),
+            _ms(entry.honest_p99_ms),
+            f"{sum(entry.honest_errors.values())} of {entry.honest_requests}",
+            f"not within {found.recovery_limit_s:.0f}"
+            if entry.recovery_s is None
+            else f"{entry.recovery_s:.0f}",
+            f"{entry.memory_mb.start:.0f} / {entry.memory_mb.most:.0f}",
         )
-        for entry in sorted(found["attacks"], key=lambda entry: entry["attack"])
+        for entry in sorted(found.attacks, key=lambda entry: entry.attack)
     ]
     headers = ("attack", "server", "p50 ms", "p99 ms", "errors", "recovery s", "memory MB: start / most")
     return tabulate(rows, headers, tablefmt=form, disable_numparse=True)
 
 
-def soak_table(found: Mapping[str, Any], form: str = "simple") -> str:
+def soak_table(found: AttackReport, form: str = "simple") -> str:
     """A row for each server."""
     rows = [
         (
-            entry["server"],
-            f"{entry['minutes']:.0f}",
-            f"{entry['honest_requests']:,}",
-            f"{sum(entry['honest_errors'].values()):,}",
-            _ms(entry["honest_p50_ms"]),
-            _ms(entry["honest_p99_ms"]),
-            *(f"{entry['memory_mb'][key]:.0f}" for key in MEMORY),
+            entry.server,
+            f"{entry.minutes:.0f}",
+            f"{entry.honest_requests:,}",
+            f"{sum(entry.honest_errors.values()):,}",
+            _ms(entry.honest_p50_ms),
+            _ms(entry.honest_p99_ms),
+            *(f"{getattr(entry.memory_mb, key):.0f}" for key in MEMORY),
         )
-        for entry in found["soak"]
+        for entry in found.soak
     ]
     headers = ("server", "minutes", "honest requests", "errors", "p50 ms", "p99 ms", *MEMORY.values())
     return tabulate(rows, headers, tablefmt=form, disable_numparse=True)
 
 
-def validate(found: Mapping[str, Any]) -> None:
-    """Raises `KeyError` where a figure of the tables is missing."""
-    (table if "attacks" in found else soak_table)(found)
-
-
-def note(found: Mapping[str, Any]) -> str:
+def note(found: AttackReport) -> str:
     """How the table is to be read."""
-    machine = f"{found['machine']['cpu']}, {found['machine']['cores']} cores"
-    if "soak" in found:
+    machine = f"{found.machine.cpu}, {found.machine.cores} cores"
+    if found.soak:
         what = "All servers ran at once; each attack of the other table lasted 10 s, with pauses of 5 s."
     else:
-        seconds = min(entry["seconds"] for entry in found["attacks"])
+        seconds = min(entry.seconds for entry in found.attacks)
         what = (
             f"Each attack lasted {seconds:.0f} s. Recovery counts from its end to the last honest request "
             f"that failed or took over {SLOW_MS / 1000:g} s."
         )
     return (
-        f"{machine}, commit {found['commit']}. An honest client asks {RATE:g} times a second from an address "
+        f"{machine}, commit {found.commit}. An honest client asks {RATE:g} times a second from an address "
         f"of its own. {what} Clients and servers share the cores: compare rows, not machines."
     )
 
 
-def page(found: Mapping[str, Any]) -> str:
+def page(found: AttackReport) -> str:
     """All of it as a Markdown page."""
     return f"# What an honest client notices during attacks\n\n{excerpt(found)}\n"
 
 
-def excerpt(found: Mapping[str, Any]) -> str:
+def excerpt(found: AttackReport) -> str:
     """Table and note as Markdown."""
-    return f"{(soak_table if 'soak' in found else table)(found, 'github')}\n\n{note(found)}"
+    return f"{(soak_table if found.soak else table)(found, 'github')}\n\n{note(found)}"
 
 
 def _ms(value: float | None) -> str:

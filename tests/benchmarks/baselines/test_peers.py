@@ -15,7 +15,7 @@ from benchmarks.baselines.preparation import prepare_peers
 from benchmarks.in_process.pool import open_pool
 from benchmarks.in_process.worker import ROOT, WorkerError, open_worker
 from benchmarks.names import CONTROL, FLOOR, REFERENCE
-from benchmarks.records import peer_entry
+from benchmarks.rows import peer_row
 from benchmarks.sameness.scores import calibrated
 from handler.machine import has_cuda
 from handler.predictor import Predictor
@@ -76,10 +76,10 @@ def assert_the_same_classifier(name: str, prepared, dataset, checkpoint, build_o
     expected = np.array([one.scores for one in Predictor(artifact, 1).predict(texts)])
     with open_worker(name, ours=False) as worker:
         worker.ask("hold", texts=texts)
-        place = {"folder": str(prepared.folders[name]), "max_length": checkpoint.meta["max_length"]}
+        place = {"folder": str(prepared.folders[name]), "max_length": checkpoint.meta.max_length}
         started = worker.ask("load_peer", peer=name, threads=1, first_text=texts[0], **place)
-        assert started["threads"] == 1
-        assert started["warmed_shapes"] == 0
+        assert started.threads == 1
+        assert started.warmed_shapes == 0
         raw = np.array(worker.ask("score", start=0, stop=64))
         scores = calibrated({"gate": raw}, checkpoint.meta["temperature"])["gate"]
         assert np.abs(scores - expected).max() < (1e-4 if name in (PIPELINE, "ort-fp32") else 0.2)
@@ -144,12 +144,10 @@ def test_a_peer_that_crashes_is_a_row_that_says_so(tmp_path) -> None:
         place = {"folder": str(tmp_path / "none"), "max_length": 8}
         assert pool.ask("ort-int8", "load_peer", peer="ort-int8", threads=1, first_text="a", **place) is None
         assert pool.names == [REFERENCE, CONTROL]
-    row = peer_entry(
-        PEERS["ort-int8"], None, {"seconds": 1.0, "versions": {}}, None, pool.failures["ort-int8"]
-    )
-    assert row["status"] == "failed"
-    assert row["error"]["stage"] == "start"
-    assert row["error"]["message"]
+    row = peer_row(PEERS["ort-int8"], None, {"seconds": 1.0, "versions": {}}, None, pool.failures["ort-int8"])
+    assert row.status == "failed"
+    assert row.error.stage == "start"
+    assert row.error.message
 
 
 def test_a_peers_process_has_none_of_our_settings(monkeypatch) -> None:

@@ -11,7 +11,7 @@ from aiohttp import web
 from benchmarks.baselines import servers
 from benchmarks.baselines.servers import RIVALS, Rival, serve_rivals
 from benchmarks.profiles import PROFILES
-from benchmarks.records import validate
+from benchmarks.records import tidied
 from benchmarks.resume_log import ResumeLog
 from benchmarks.served.run import Running
 
@@ -44,16 +44,16 @@ def test_rivals_are_served_like_variants_and_those_that_cannot_be_say_why(loopba
     monkeypatch.setattr(servers, "RIVALS", {rival.name: rival for rival in rivals})
     quick, absent, dead = serve_rivals(None, TEXTS, BRIEF, no_step, ResumeLog(None, {}))  # type: ignore[arg-type]
     for entry in (quick, absent, dead):
-        validate(entry, "peer")
-    assert quick["status"] == "measured"
-    assert len(quick["served"]) == 2
-    assert quick["open"][0]["split_ms"] is None, "it has no counters"
-    assert quick["saturation"]["capacity_rps"] > 0
-    assert quick["latency"] == []
-    assert quick["versions"] == {"numpy": np.__version__}
-    assert absent["status"] == "left out"
-    assert "pip install no-such-package" in absent["error"]["message"]
-    assert dead["served"][0]["errors"], "a server that answers nothing is measured, and shows it"
+        assert tidied(entry)
+    assert quick.status == "measured"
+    assert len(quick.served) == 2
+    assert quick.open[0].split_ms is None, "it has no counters"
+    assert quick.saturation.capacity_rps > 0
+    assert quick.latency == []
+    assert quick.versions == {"numpy": np.__version__}
+    assert absent.status == "left out"
+    assert "pip install no-such-package" in absent.error.message
+    assert dead.served[0].errors, "a server that answers nothing is measured, and shows it"
 
 
 def test_rivals_of_a_checkpoint_are_known_by_name() -> None:
@@ -64,7 +64,6 @@ def test_rivals_of_a_checkpoint_are_known_by_name() -> None:
 @pytest.mark.slow
 def test_real_rivals_answer_under_load(checkpoint_folder) -> None:
     for entry in serve_rivals(checkpoint_folder, TEXTS, BRIEF, no_step, ResumeLog(None, {})):
-        validate(entry, "peer")
-        assert entry["status"] == "measured", entry["error"]
-        assert not any(level["errors"] for level in entry["served"])
-        assert (entry["open"][0]["split_ms"] is None) == (entry["name"] == "fastapi-pipeline")
+        assert entry.status == "measured", entry.error
+        assert not any(level.errors for level in entry.served)
+        assert (entry.open[0].split_ms is None) == (entry.name == "fastapi-pipeline")

@@ -2,31 +2,33 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from benchmarks.capacity import plan as planning
 from benchmarks.capacity import replica
-from benchmarks.capacity.plan import Demand, Prices, choose, most_rps, plan
+from benchmarks.capacity.plan import Demand, Plan, Prices, choose, most_rps, plan
 from benchmarks.capacity.queueing import Batching, Replica, closed_latencies, draw, open_latencies
 from benchmarks.capacity.replica import Measured, Timed, fit, measured, padding, quantiles
-from benchmarks.report.files import read_measurements, read_selection
+from benchmarks.records import Lengths, Report, flat, read
+from benchmarks.report.files import read_selection, read_side_by_side
+from benchmarks.selection import Objective, Selection
 from deploy.torchserve.server import CONFIG
 from handler.errors import UserError
 from tests.benchmarks.conftest import document, served_level, variant
 from tests.conftest import ROOT, run_stage
 
 REPORT = ROOT / "benchmarks/published/tweeteval.json"
-TOKENS = {"mean": 30.0, "p50": 28.0, "p90": 52.0, "p99": 70.0}
+TOKENS = Lengths(30.0, 28.0, 52.0, 70.0)
 LENGTHS = quantiles(TOKENS, 128)
 FULL = LENGTHS.mean() * 32
 
 
 @pytest.fixture(scope="module")
-def published() -> dict[str, Any]:
-    return json.loads(REPORT.read_text(encoding="utf-8"))
+def published() -> Report:
+    return read_side_by_side(REPORT)
 
 
 @pytest.fixture
@@ -37,13 +39,13 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, Path]:
+def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, str, Path]:
     """The plan from a published report, as the command line gives it: its JSON, its table, its folder."""
     folder = tmp_path_factory.mktemp("plan")
     asked = ("--rps", 50000, "--p99-ms", 50, "--price-core-hour", 0.04, "--price-gb-hour", 0.005)
     done = run_stage("benchmarks", "plan", *asked, "--report", REPORT, "--results", folder)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), done.stderr, folder
+    return read(json.loads(done.stdout), Plan), done.stderr, folder
 
 
 def test_lengths_keep_the_mean_and_the_percentiles_that_were_measured() -> None:
@@ -66,8 +68,9 @@ def test_the_queue_behind_measured_loads_is_found_again(monkeypatch: pytest.Monk
     for clients in (1, 8, 32):
         latencies = closed_latencies(truth, clients, draws)
         level = served_level(clients, 1000 * clients / latencies.mean(), float(np.percentile(latencies, 99)))
-        level["p90_ms"] = float(np.percentile(latencies, 90))
-        closed.append(level | {"load_generator_cores": 0.15e-3 * level["requests_per_second"]})
+        level.p90_ms = float(np.percentile(latencies, 90))
+        level.load_generator_cores = 0.15e-3 * level.requests_per_second
+        closed.append(level)
     # In process a batch takes 1 ms and its tokens: the other 2 ms, and 0.4 of each text, are the server's.
     extra, calls = truth.padding or (), ((1, 20), (1, 60), (32, FULL))
     timed = [Timed(texts, tokens, 1 + 0.03 * (tokens + extra[texts])) for texts, tokens in calls]
@@ -87,34 +90,35 @@ def test_the_rate_is_the_highest_that_keeps_the_objective() -> None:
 
 def test_replicas_bear_the_load_and_its_head_room_and_none_is_spare(planned) -> None:
     found, _, _ = planned
-    assert found["variant"] == "openvino-int8"
-    assert found["replica"]["p99_ms"] <= 50
-    each, replicas = found["replica"]["rps"], found["replicas"]
+    assert found.variant == "openvino-int8"
+    assert found.replica.p99_ms <= 50
+    each, replicas = found.replica.rps, found.replicas
     assert replicas * each >= 1.25 * 50_000 > (replicas - 1) * each
-    assert found["cores"] == 2 * replicas
-    hour = 0.04 * found["cores"] + 0.005 * found["memory_gb"]
-    assert found["cost"]["per_hour"] == pytest.approx(hour, rel=1e-3)
-    assert found["cost"]["per_million_texts"] == pytest.approx(hour / 180, rel=1e-3)
+    assert found.cores == 2 * replicas
+    hour = 0.04 * found.cores + 0.005 * found.memory_gb
+    assert found.cost.per_hour == pytest.approx(hour, rel=1e-3)
+    assert found.cost.per_million_texts == pytest.approx(hour / 180, rel=1e-3)
 
 
 def test_p99_in_the_curve_grows_with_the_rate_and_meets_the_objective_there(planned) -> None:
     found, _, _ = planned
-    rates, tails = ([one[key] for one in found["curve"]] for key in ("rps", "p99_ms"))
+    rates = [one.rps for one in found.curve]
+    tails = [one.p99_ms for one in found.curve]
     low = [tail for tail in tails if tail <= 75]
     assert len(low) > 5
     assert low == sorted(low)
-    assert np.interp(50, tails, rates) == pytest.approx(found["replica"]["rps"], rel=0.05)
+    assert np.interp(50, tails, rates) == pytest.approx(found.replica.rps, rel=0.05)
 
 
 def test_the_model_stands_beside_every_load_that_the_server_bore(planned, published) -> None:
     found, table, _ = planned
-    row = next(one for one in published["variants"] if one["name"] == "openvino-int8")
-    assert [one["clients"] for one in found["fitted"]] == [one["concurrency"] for one in row["served"]]
-    borne = [one["offered_rps"] for one in row["open"] if not one["saturated"]]
+    row = next(one for one in published.variants if one.name == "openvino-int8")
+    assert [one.clients for one in found.fitted] == [one.concurrency for one in row.served]
+    borne = [one.offered_rps for one in row.open if not one.saturated]
     assert len(borne) > 2
-    assert [one["rps"] for one in found["compared"]] == borne
-    for one in found["fitted"]:
-        assert one["modelled"]["rps"] == pytest.approx(one["measured"]["rps"], rel=0.1)
+    assert [one.rps for one in found.compared] == borne
+    for one in found.fitted:
+        assert one.modelled.rps == pytest.approx(one.measured.rps, rel=0.1)
     assert "fitted" in table
     assert "foretold" in table
 
@@ -127,10 +131,10 @@ def test_the_table_says_what_is_assumed_and_the_picture_is_drawn(planned) -> Non
 
 
 def test_the_selected_variant_is_planned_for_where_the_selection_is_of_the_same_run(published) -> None:
-    selection = {"run": published["run"]["id"], "selected": "fp32"}
-    assert choose(published, selection, None)["name"] == "fp32"
-    assert choose(published, selection, "onnx-int8")["name"] == "onnx-int8"
-    assert choose(published, selection | {"run": "another"}, None)["name"] == "openvino-int8"
+    selection = Selection(1, "fp32", None, Objective(), published.run.id, [], {})
+    assert choose(published, selection, None).name == "fp32"
+    assert choose(published, selection, "onnx-int8").name == "onnx-int8"
+    assert choose(published, structs.replace(selection, run="another"), None).name == "openvino-int8"
     with pytest.raises(UserError, match="bf17 was not measured"):
         choose(published, None, "bf17")
 
@@ -139,20 +143,19 @@ def test_a_loose_objective_does_not_fill_the_queue_and_without_prices_there_is_n
     published, few_draws
 ) -> None:
     found = plan(published, choose(published, None, "openvino-int8"), Demand(1000, 60_000, 1), Prices())
-    waiting = found["replica"]["rps"] * found["replica"]["p99_ms"] / 1000
+    waiting = found.replica.rps * found.replica.p99_ms / 1000
     assert waiting < 256
-    assert found["cost"] is None
+    assert found.cost is None
     assert "job_queue_size=256" in CONFIG.read_text()
 
 
 def test_one_variants_report_and_a_damaged_one(published, tmp_path: Path) -> None:
-    shared = {key: published[key] for key in ("schema", "run", "machine", "data")}
     row = choose(published, None, "onnx-int8")
-    (tmp_path / "one.json").write_text(json.dumps({**shared, **row}))
-    assert [one["name"] for one in read_measurements(tmp_path / "one.json")["variants"]] == ["onnx-int8"]
+    (tmp_path / "one.json").write_text(json.dumps(flat(published.of(row))))
+    assert [one.name for one in read_side_by_side(tmp_path / "one.json").variants] == ["onnx-int8"]
     (tmp_path / "one.json").write_text("3")
     with pytest.raises(UserError, match="damaged"):
-        read_measurements(tmp_path / "one.json")
+        read_side_by_side(tmp_path / "one.json")
     assert read_selection(tmp_path) is None
     (tmp_path / "selection.json").write_text("{}")
     with pytest.raises(UserError, match="damaged"):
@@ -164,10 +167,10 @@ def test_what_was_not_served_or_not_split_is_refused(published) -> None:
         measured(choose(published, None, "pruned"), TOKENS)
     old = document(variant("fp32", levels=(served_level(1, 50, 20), served_level(32, 100, 400))))
     with pytest.raises(UserError, match="where a request to fp32 spends its time"):
-        measured(old["variants"][0], TOKENS)
+        measured(old.variants[0], TOKENS)
     once = choose(published, None, "openvino-int8")
     with pytest.raises(UserError, match="one number of clients only"):
-        measured({**once, "served": once["served"][:1]}, TOKENS)
+        measured(structs.replace(once, served=once.served[:1]), TOKENS)
 
 
 @pytest.mark.parametrize(

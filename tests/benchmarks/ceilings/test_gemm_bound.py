@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.ceilings.gemm_bound import Floor, encoder_ms, encoder_of, under
+from benchmarks.ceilings.gemm_bound import Floor, add_multiples, encoder_ms, encoder_of
 from benchmarks.ceilings.gemms import CALL, Encoder
 from benchmarks.in_process.pool import Failure
 from benchmarks.in_process.worker import open_worker
@@ -78,14 +78,16 @@ def test_a_worker_times_every_product_in_every_precision_of_this_cpu() -> None:
         assert encoder_ms(Encoder(**encoder), samples) > 0
 
 
-def test_a_variant_is_held_against_the_floor_of_its_shape() -> None:
-    floor = {"cases": [{"case": "1x32", "int8_ms": 2.0}]}
-    entries = [{"case": "1x32", "p50_ms": 3.0}, {"case": "1 text", "p50_ms": 3.0}]
-    assert under(entries, floor) == [entries[0] | {"int8_floors": 1.5}, entries[1]]
-    assert under(entries, None) == entries
+def test_a_variant_is_held_against_the_floor_of_its_shape(make) -> None:
+    floor = make.floor()
+    entries = [entry for entry in make.variant("int8").latency if entry.case in ("1x32", "1 text")]
+    add_multiples(entries, None)
+    assert [entry.int8_floors for entry in entries] == [None, None]
+    add_multiples(entries, floor)
+    assert [entry.int8_floors for entry in entries] == [entries[0].p50_ms / floor.cases[0].int8_ms, None]
 
 
 def test_a_floor_that_failed_says_why() -> None:
     found = Floor(DISTILBERT, [(1, 32)], 10).record(Failure("latency", "no oneDNN here"))
-    assert found["error"] == "no oneDNN here"
-    assert found["cases"] == []
+    assert found.error == "no oneDNN here"
+    assert found.cases == []

@@ -6,9 +6,11 @@ import pytest
 
 from benchmarks.ceilings.gemms import Encoder
 from benchmarks.ceilings.roofline import Arithmetic, Layer, arithmetic, precision, roofline
+from benchmarks.records import CpuPeak, Latency
+from tests.benchmarks.conftest import latency_entry
 
 ENCODER = Encoder(layers=6, width=384, feed_forward=1536)
-PEAKS = {"int8": {"tops": 1.0, "read_gb_s": 10.0}}
+PEAKS = {"int8": CpuPeak(1.0, 10.0)}
 
 
 def artifact(name: str, runtime: str = "torch", parent: str | None = "fp32", **proof) -> SimpleNamespace:
@@ -62,15 +64,21 @@ def test_the_precision_is_what_was_executed(proof, expected) -> None:
     assert precision(proof) == expected
 
 
+def timed(batch: int, tokens: int, p50_ms: float) -> Latency:
+    entry = latency_entry("a case", batch, tokens, 1, False)
+    entry.p50_ms = p50_ms
+    return entry
+
+
 def test_the_larger_of_arithmetic_and_reading_is_the_floor() -> None:
     work = Arithmetic((Layer(384, 1536),) * 6, 384, "int8", False)
-    many = roofline(work, {"batch": 32, "tokens": 32, "p50_ms": 50.0}, PEAKS)
-    assert many["floor_ms"] == many["compute_ms"] == pytest.approx(work.operations(32, 32) / 1e9)
-    assert many["share"] == pytest.approx(many["floor_ms"] / 50)
-    few = roofline(work, {"batch": 1, "tokens": 1, "p50_ms": 2.0}, PEAKS)
-    assert few["floor_ms"] == few["memory_ms"] == pytest.approx(1.06, rel=0.01)
+    many = roofline(work, timed(32, 32, 50.0), PEAKS)
+    assert many.floor_ms == many.compute_ms == pytest.approx(work.operations(32, 32) / 1e9)
+    assert many.share == pytest.approx(many.floor_ms / 50)
+    few = roofline(work, timed(1, 1, 2.0), PEAKS)
+    assert few.floor_ms == few.memory_ms == pytest.approx(1.06, rel=0.01)
 
 
 def test_a_precision_without_a_peak_has_no_roofline() -> None:
     work = Arithmetic((Layer(384, 1536),), 384, "bf16", False)
-    assert roofline(work, {"batch": 1, "tokens": 1, "p50_ms": 2.0}, PEAKS) is None
+    assert roofline(work, timed(1, 1, 2.0), PEAKS) is None

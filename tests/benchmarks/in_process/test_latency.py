@@ -52,7 +52,7 @@ def test_an_identical_copy_is_not_different_and_a_slow_one_is_slower() -> None:
         "quick": rounds(10, seed=4),
         "slow": rounds(30, seed=5),
     }
-    verdicts = {name: speedup(measured, name)["verdict"] for name in measured}
+    verdicts = {name: speedup(measured, name).verdict for name in measured}
     assert verdicts["fp32"] == "reference"
     assert verdicts["copy"] == "not different"
     assert verdicts["quick"] == "faster"
@@ -63,18 +63,18 @@ def test_a_noisy_run_calls_less_a_difference() -> None:
     neighbour = 1 + 0.5 * (np.arange(30) % 2)  # someone else takes half of the machine in every other round
     calm = {"fp32": rounds(20, seed=1), "fp32 again": rounds(20, seed=2), "a": rounds(18, seed=3)}
     noisy = calm | {"fp32 again": rounds(20, drift=neighbour, seed=2)}
-    assert speedup(calm, "a")["verdict"] == "faster"
-    assert speedup(noisy, "a")["verdict"] == "not different"
+    assert speedup(calm, "a").verdict == "faster"
+    assert speedup(noisy, "a").verdict == "not different"
 
 
 def test_without_a_twin_the_noise_is_unknown() -> None:
-    assert speedup({"fp32": rounds(20), "a": rounds(10)}, "a")["verdict"] == "noise unknown"
+    assert speedup({"fp32": rounds(20), "a": rounds(10)}, "a").verdict == "noise unknown"
 
 
 def test_throughput_counts_texts_not_calls() -> None:
     found = describe("32 texts", {"fp32": [[100.0], [100.0]]}, "fp32", 32, None)
-    assert found["texts_per_second"] == pytest.approx(320)
-    assert found["samples"] == found["rounds"] == 2
+    assert found.texts_per_second == pytest.approx(320)
+    assert found.samples == found.rounds == 2
 
 
 def test_a_ratio_to_the_pipeline_stands_beside_that_to_fp32_where_it_took_part() -> None:
@@ -85,10 +85,10 @@ def test_a_ratio_to_the_pipeline_stands_beside_that_to_fp32_where_it_took_part()
         "a": rounds(10, seed=4),
     }
     found = describe("32 texts", measured, "a", 32, None)
-    assert found["speedup"]["ratio"] == pytest.approx(2, rel=0.02)
-    assert found["vs_pipeline"]["ratio"] == pytest.approx(4, rel=0.02)
-    assert found["vs_pipeline"]["verdict"] == "faster"
-    assert describe("32 texts", measured, "hf-pipeline", 32, None)["vs_pipeline"]["verdict"] == "reference"
+    assert found.speedup.ratio == pytest.approx(2, rel=0.02)
+    assert found.vs_pipeline.ratio == pytest.approx(4, rel=0.02)
+    assert found.vs_pipeline.verdict == "faster"
+    assert describe("32 texts", measured, "hf-pipeline", 32, None).vs_pipeline.verdict == "reference"
 
 
 def test_only_fixed_shapes_that_take_fp32_long_are_measured_in_fewer_rounds() -> None:

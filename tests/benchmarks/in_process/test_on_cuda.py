@@ -20,11 +20,11 @@ from benchmarks.in_process import gpu
 from benchmarks.in_process.gpu import covered
 from benchmarks.in_process.latency import Timings, describe, measure_latency
 from benchmarks.in_process.on_cuda import (
+    add_busy,
+    add_peak_share,
     joules_per_1000_texts,
     measure_on_cuda,
     resources_of,
-    with_busy,
-    with_peak_share,
 )
 from benchmarks.in_process.pool import open_pool
 from benchmarks.in_process.worker import open_worker
@@ -32,11 +32,12 @@ from benchmarks.inputs import _with_cuda_reference
 from benchmarks.names import CONTROLS, CUDA_BATCH, CUDA_MODEL, CUDA_REFERENCE, FLOOR, REFERENCE
 from benchmarks.profiles import PROFILES
 from benchmarks.progress import progress
-from benchmarks.records import tidy, validate
+from benchmarks.records import Card, CudaPeak, plain, tidied
 from benchmarks.resume_log import ResumeLog
 from handler.artifact import open_artifact
 from handler.errors import UnsupportedError, UserError
 from handler.machine import Gpu, has_cuda
+from tests.benchmarks.conftest import latency_entry
 from tests.conftest import run_stage
 
 GPU = pytest.mark.skipif(not has_cuda(), reason="no NVIDIA GPU, or a torch without CUDA")
@@ -53,19 +54,19 @@ def test_a_card_is_in_the_fingerprint_and_in_its_id(monkeypatch) -> None:
     without = environment.fingerprint()
     monkeypatch.setattr(gpu, "gpus", lambda: [H200])
     found = environment.fingerprint()
-    assert "gpus" not in without
-    assert found["gpus"] == [{"name": "NVIDIA H200", "capability": [9, 0], "memory_gb": 151}]
-    assert found["id"] != without["id"]
-    assert "cuda" in found["versions"]
-    assert "cuda" not in without["versions"]
+    assert without.gpus == []
+    assert found.gpus == [Card("NVIDIA H200", [9, 0], 151)]
+    assert found.id != without.id
+    assert "cuda" in found.versions
+    assert "cuda" not in without.versions
 
 
 def test_without_a_card_the_id_is_that_of_earlier_versions(monkeypatch) -> None:
     monkeypatch.setattr(gpu, "gpus", list)
     found = environment.fingerprint()
-    hardware = {key: found[key] for key in ("cpu", "cores", "memory_gb", "cpu_features", "system")}
-    assert found["id"] == hashlib.sha256(json.dumps(hardware, sort_keys=True).encode()).hexdigest()[:12]
-    assert set(found) == {"id", *hardware, "versions"}
+    hardware = {key: getattr(found, key) for key in ("cpu", "cores", "memory_gb", "cpu_features", "system")}
+    assert found.id == hashlib.sha256(json.dumps(hardware, sort_keys=True).encode()).hexdigest()[:12]
+    assert plain(found).keys() == {"id", *hardware, "versions"}
 
 
 @NO_GPU
@@ -98,21 +99,19 @@ def test_energy_is_told_per_1000_texts_or_why_it_is_not() -> None:
 )
 def test_a_rate_is_a_share_of_the_measured_and_of_the_promised_peak(promised, share) -> None:
     work = Arithmetic((Layer(8, 16),), width=8, precision="fp32", first_token=False)
-    entries = [
-        {"case": "4x2", "batch": 4, "tokens": 2, "p50_ms": work.operations(4, 2) / 50e9},  # 50 TFLOP/s
-        {"case": "1 text", "batch": 1, "tokens": None, "p50_ms": 1.0},
-    ]
-    fixed, real = with_peak_share(entries, work, {"tflops": 500.0, "datasheet_tflops": promised})
-    assert fixed["peak"]["tflops"] == pytest.approx(50)
-    assert fixed["peak"]["of_measured"] == pytest.approx(0.1)
-    assert fixed["peak"]["of_datasheet"] == (share and pytest.approx(share))
-    assert "peak" not in real
+    fixed, real = latency_entry("4x2", 4, 2, 1, False), latency_entry("1 text", 1, None, 1, False)
+    fixed.p50_ms = work.operations(4, 2) / 50e9  # 50 TFLOP/s
+    add_peak_share([fixed, real], work, CudaPeak("a card", "64x32", 500.0, promised))
+    assert fixed.peak.tflops == pytest.approx(50)
+    assert fixed.peak.of_measured == pytest.approx(0.1)
+    assert fixed.peak.of_datasheet == (share and pytest.approx(share))
+    assert real.peak is None
 
 
 def test_a_shape_of_which_nothing_is_told_stays_as_it_is() -> None:
-    entries = [{"case": "1x32"}, {"case": "8x32"}, {"case": "1 text"}]
-    found = with_busy(entries, {"1x32": 0.2, "8x32": None})
-    assert found == [{"case": "1x32", "gpu_busy_ms": 0.2}, {"case": "8x32"}, {"case": "1 text"}]
+    entries = [latency_entry(case, 1, 32, 1, False) for case in ("1x32", "8x32", "1 text")]
+    add_busy(entries, {"1x32": 0.2, "8x32": None})
+    assert [entry.gpu_busy_ms for entry in entries] == [0.2, None, None]
 
 
 def test_the_peak_is_that_of_the_quickest_batch(monkeypatch) -> None:
@@ -127,14 +126,8 @@ def test_the_peak_is_that_of_the_quickest_batch(monkeypatch) -> None:
             for name, (outputs, inputs) in DISTILBERT.products.items()
         }
     floor.add({"products": {"1x32": cpu}, "cuda": cuda, "reading": {"int8": [1.0], "fp32": [1.0]}})
-    found = tidy(floor.record(None))
-    validate(found, "floor")
-    assert found["cuda"] == {
-        "card": "NVIDIA H200",
-        "case": "256x32",
-        "tflops": pytest.approx(40),
-        "datasheet_tflops": 989,
-    }
+    found = tidied(floor.record(None)).cuda
+    assert found == CudaPeak("NVIDIA H200", "256x32", pytest.approx(40), 989)
 
 
 def rounds(mean_ms: float, seed: int) -> list[list[float]]:
@@ -152,12 +145,12 @@ def test_no_ratio_is_between_devices() -> None:
         ELSEWHERE: rounds(2, 6),
     }
     found = describe("1x32", measured, ELSEWHERE, 1, 32, CUDA_REFERENCE)
-    assert found["speedup"]["ratio"] == pytest.approx(2, rel=0.02)
-    assert found["speedup"]["noise"] < 1.1
-    assert "vs_pipeline" not in found
+    assert found.speedup.ratio == pytest.approx(2, rel=0.02)
+    assert found.speedup.noise < 1.1
+    assert found.vs_pipeline is None
     itself = describe("1x32", measured, CUDA_REFERENCE, 1, 32, CUDA_REFERENCE)
-    assert itself["speedup"]["verdict"] == "reference"
-    assert describe("1x32", measured, "hf-pipeline", 1, 32)["speedup"]["noise"] > 1.3
+    assert itself.speedup.verdict == "reference"
+    assert describe("1x32", measured, "hf-pipeline", 1, 32).speedup.noise > 1.3
 
 
 def test_variants_for_gpus_are_refused_without_their_reference(build_once, dataset, tmp_path: Path) -> None:
@@ -189,7 +182,7 @@ def test_each_device_has_its_own_twin_cases_and_reference(timed) -> None:
     timings, _, names = timed
     assert set(names) == {REFERENCE, CUDA_REFERENCE, ELSEWHERE, *CONTROLS.values()}
     entries = timings.entries([REFERENCE, CUDA_REFERENCE, ELSEWHERE])
-    cases = {name: [entry["case"] for entry in found] for name, found in entries.items()}
+    cases = {name: [entry.case for entry in found] for name, found in entries.items()}
     assert cases[REFERENCE] == ["1x16", "8x16", "32x16", "1 text", "32 texts"]
     assert set(cases[ELSEWHERE]) - set(cases[REFERENCE]) == {
         "64x16",
@@ -199,11 +192,11 @@ def test_each_device_has_its_own_twin_cases_and_reference(timed) -> None:
         CUDA_MODEL,
     }
     for name in (REFERENCE, CUDA_REFERENCE):
-        assert {entry["speedup"]["verdict"] for entry in entries[name]} == {"reference"}
+        assert {entry.speedup.verdict for entry in entries[name]} == {"reference"}
     for entry in entries[ELSEWHERE]:
-        assert entry["speedup"]["verdict"] != "reference"
-        assert entry["speedup"]["noise"] >= 1
-        validate(tidy(entry), "latency")
+        assert entry.speedup.verdict != "reference"
+        assert entry.speedup.noise >= 1
+        assert tidied(entry)
 
 
 @NO_GPU
@@ -257,7 +250,7 @@ def test_a_gpu_tells_its_energy() -> None:
 @GPU
 def test_the_cards_have_names_capabilities_and_memory() -> None:
     for card in gpu.require_cards():
-        assert card["name"]
-        assert card["capability"] >= [5, 0]
-        assert card["memory_gb"] > 0
-    assert environment.fingerprint()["versions"]["cuda"]
+        assert card.name
+        assert card.capability >= [5, 0]
+        assert card.memory_gb > 0
+    assert environment.fingerprint().versions.cuda

@@ -1,6 +1,6 @@
 """Pictures: the same bytes every time, valid XML, colours that a page may set, and none without data."""
 
-import json
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -9,6 +9,7 @@ import pytest
 
 import benchmarks
 from benchmarks.report import charts, drawing, markdown, pictures
+from benchmarks.report.files import read_side_by_side
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = [one.name for one in pictures.PICTURES]
@@ -24,7 +25,8 @@ def complete(make):
         make.variant("pruned", speed=6, drop=(-0.004, 0.016)),
         make.variant("crashed", error="signal SIGSEGV"),
         complete=True,
-    ) | {"peers": [make.peer("hf-pipeline", speed=0.9)]}
+        peers=[make.peer("hf-pipeline", speed=0.9)],
+    )
 
 
 def test_a_complete_report_has_every_picture_and_each_is_valid(complete) -> None:
@@ -39,7 +41,7 @@ def test_a_complete_report_has_every_picture_and_each_is_valid(complete) -> None
 
 
 def test_the_same_report_is_drawn_in_the_same_bytes(complete) -> None:
-    assert charts.draw(complete) == charts.draw(json.loads(json.dumps(complete)))
+    assert charts.draw(complete) == charts.draw(deepcopy(complete))
 
 
 def test_every_colour_is_a_variable_with_a_light_and_a_dark_value(complete) -> None:
@@ -67,9 +69,9 @@ def test_variants_and_peers_are_named_at_their_points(complete) -> None:
 
 
 def test_labels_of_a_crowded_picture_do_not_cover_each_other() -> None:
-    document = json.loads((Path(benchmarks.__file__).with_name("published") / "tweeteval.json").read_text())
+    document = read_side_by_side(Path(benchmarks.__file__).with_name("published") / "tweeteval.json")
     root = ElementTree.fromstring(charts.pareto(document))
-    names = {one["name"] for one in [*document["variants"], *document["peers"]] if one["latency"]}
+    names = {one.name for one in document.rows if one.latency}
     boxes = {}
     for element in root.iter(f"{SVG}text"):
         # The name in the key at the top stands beside its mark and not at a point.

@@ -5,30 +5,31 @@ import json
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.report.comparison import compare, markdown
+from benchmarks.records import flat
+from benchmarks.report.comparison import Comparison, Figure, compare, markdown
 from handler.errors import UserError
 
 
-def figure(comparison: dict, name: str) -> dict:
-    return next(one for one in comparison["figures"] if one["figure"] == name)
+def figure(comparison: Comparison, name: str) -> Figure:
+    return next(one for one in comparison.figures if one.figure == name)
 
 
 def test_above_one_is_better_for_latency_throughput_and_size_alike(make) -> None:
     fp32 = make.report(make.variant("fp32", levels=(make.level(32, 60, 600),)))
     int8 = make.report(make.variant("int8", speed=4, mb=30, levels=(make.level(32, 240, 200),)))
     found = compare(fp32, int8)
-    assert figure(found, "1x32, texts x tokens: p50")["ratio"] == pytest.approx(4)
-    assert figure(found, "32 texts, text to answer: throughput")["ratio"] == pytest.approx(4)
-    assert figure(found, "served, 32 at once: throughput")["ratio"] == pytest.approx(4)
-    assert figure(found, "served, 32 at once: p99")["ratio"] == pytest.approx(3)
-    assert figure(found, "artifact")["ratio"] == pytest.approx(3)
-    assert figure(found, "macro-f1 on gate")["ratio"] is None
+    assert figure(found, "1x32, texts x tokens: p50").ratio == pytest.approx(4)
+    assert figure(found, "32 texts, text to answer: throughput").ratio == pytest.approx(4)
+    assert figure(found, "served, 32 at once: throughput").ratio == pytest.approx(4)
+    assert figure(found, "served, 32 at once: p99").ratio == pytest.approx(3)
+    assert figure(found, "artifact").ratio == pytest.approx(3)
+    assert figure(found, "macro-f1 on gate").ratio is None
     assert "int8 is better by" in markdown(found)
 
 
 def test_what_differs_less_than_the_noise_is_not_different(make) -> None:
     found = compare(make.report(make.variant("a", speed=2.0)), make.report(make.variant("b", speed=2.04)))
-    assert figure(found, "1x32, texts x tokens: p50")["note"] == "not different"
+    assert figure(found, "1x32, texts x tokens: p50").note == "not different"
     assert "not different" in markdown(found)
 
 
@@ -51,7 +52,7 @@ def test_a_failed_variant_is_refused_with_its_reason(make) -> None:
 
 
 def test_a_missing_report_names_make_benchmark(make, tmp_path) -> None:
-    (tmp_path / "fp32.json").write_text(json.dumps(make.report(make.variant("fp32"))))
+    (tmp_path / "fp32.json").write_text(json.dumps(flat(make.report(make.variant("fp32")))))
     with pytest.raises(UserError, match=r"no report of int8.*make benchmark"):
         main(["compare", "fp32", "int8", "--results", str(tmp_path)])
 
@@ -64,7 +65,7 @@ def test_a_damaged_report_is_refused(make, tmp_path) -> None:
 
 def test_the_command_prints_json_and_a_table(make, tmp_path, capsys) -> None:
     for name, speed in (("fp32", 1), ("int8", 4)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(make.report(make.variant(name, speed=speed))))
+        (tmp_path / f"{name}.json").write_text(json.dumps(flat(make.report(make.variant(name, speed=speed)))))
     assert main(["compare", "fp32", "int8", "--results", str(tmp_path)]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["b"] == "int8"

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.inputs import prepare
 from benchmarks.profiles import PROFILES
-from benchmarks.records import case
+from benchmarks.records import Variant
 from benchmarks.suite import measure
 from common.atomic import write_json
 from handler.artifact import DESCRIPTION, describe_files
@@ -41,7 +41,7 @@ def damaged(source: Path, folder: Path, noise: float = 0.0, threshold: float | N
 
 
 @pytest.fixture(scope="module")
-def reports(build_once, checkpoint, dataset, tmp_path_factory) -> dict[str, dict]:
+def reports(build_once, checkpoint, dataset, tmp_path_factory) -> dict[str, Variant]:
     folder = tmp_path_factory.mktemp("damaged")
     source = build_once("fp32").folder
     shutil.copytree(source, folder / "fp32")
@@ -49,38 +49,38 @@ def reports(build_once, checkpoint, dataset, tmp_path_factory) -> dict[str, dict
     damaged(source, folder / "noisy", noise=8.0)
     damaged(source, folder / "shifted", threshold=0.99)
     subject = prepare([], folder, None, checkpoint, dataset, WHOLE)
-    return {report["name"]: report for report in measure(subject, WHOLE, threads=1)}
+    return {one.name: one for one in measure(subject, WHOLE, threads=1).variants}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["noisy", "shifted"])
 def test_a_damaged_classifier_is_shown_to_be_worse(reports, name: str) -> None:
-    verdict = reports[name]["parity"]["gate"]["noninferiority"]
-    assert verdict["verdict"] == "fail"
-    assert verdict["p_worse_adjusted"] < 0.025
+    verdict = reports[name].parity["gate"].noninferiority
+    assert verdict.verdict == "fail"
+    assert verdict.p_worse_adjusted < 0.025
 
 
 @pytest.mark.slow
 def test_a_shifted_threshold_flips_in_one_direction_and_moves_no_score(reports) -> None:
-    parity = reports["shifted"]["parity"]["gate"]
-    assert parity["flips"]["hate -> not-hate"] > 0 == parity["flips"]["not-hate -> hate"]
-    assert parity["max_prob_diff"] == 0
-    assert parity["auroc_drop"]["drop"] == 0
+    parity = reports["shifted"].parity["gate"]
+    assert parity.flips["hate -> not-hate"] > 0 == parity.flips["not-hate -> hate"]
+    assert parity.max_prob_diff == 0
+    assert parity.auroc_drop.drop == 0
 
 
 @pytest.mark.slow
 def test_refitting_mends_a_shifted_threshold_and_no_noise(reports) -> None:
-    fp32, shifted, noisy = (reports[name]["quality"]["gate"] for name in ("fp32", "shifted", "noisy"))
-    assert shifted["macro_f1"] < fp32["macro_f1"] - 0.02
-    assert shifted["refitted"]["macro_f1"] == pytest.approx(fp32["refitted"]["macro_f1"])
-    assert noisy["refitted"]["macro_f1"] < fp32["refitted"]["macro_f1"] - 0.02
+    fp32, shifted, noisy = (reports[name].quality["gate"] for name in ("fp32", "shifted", "noisy"))
+    assert shifted.macro_f1 < fp32.macro_f1 - 0.02
+    assert shifted.refitted.macro_f1 == pytest.approx(fp32.refitted.macro_f1)
+    assert noisy.refitted.macro_f1 < fp32.refitted.macro_f1 - 0.02
 
 
 @pytest.mark.slow
 def test_an_identical_copy_is_not_shown_to_be_worse_and_not_different_in_speed(reports) -> None:
-    verdict = reports["copy"]["parity"]["gate"]["noninferiority"]
-    assert verdict["verdict"] != "fail"
-    assert verdict["verdict"] == "pass" or verdict["smallest_margin"] > 0.01, "too few texts, or it passes"
-    speeds = {entry["case"]: entry["speedup"]["verdict"] for entry in reports["copy"]["latency"]}
+    verdict = reports["copy"].parity["gate"].noninferiority
+    assert verdict.verdict != "fail"
+    assert verdict.verdict == "pass" or verdict.smallest_margin > 0.01, "too few texts, or it passes"
+    speeds = {entry.case: entry.speedup.verdict for entry in reports["copy"].latency}
     assert sum(verdict == "not different" for verdict in speeds.values()) >= len(speeds) - 1
-    assert case(reports["copy"], "1 text")["samples"] == 60
+    assert reports["copy"].case("1 text").samples == 60

@@ -9,10 +9,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 import benchmarks
-from benchmarks.records import validate
+from benchmarks.records import Report, as_report, plain, tidied
 from benchmarks.report import html
+from benchmarks.report.files import read_side_by_side
+from benchmarks.selection import Objective, Selection
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ATTACK = '<script>alert("x")</script>'
@@ -42,7 +45,7 @@ def page(make) -> str:
     return html.side_by_side(complete_document(make))
 
 
-def complete_document(make) -> dict:
+def complete_document(make) -> Report:
     levels = (make.level(1, 60, 20), make.level(32, 100, 350))
     found = make.document(
         make.variant("fp32", levels=levels),
@@ -53,21 +56,18 @@ def complete_document(make) -> dict:
         make.variant("refused", speed=7, equal=False),
         make.variant("crashed", error="signal SIGSEGV"),
         complete=True,
+        peers=[
+            make.peer("hf-pipeline", speed=0.9),
+            make.served_peer("fastapi-pipeline", make.level(32, 40, 800)),
+        ],
+        floor=make.floor(),
     )
-    found |= {"peers": [make.peer("hf-pipeline", speed=0.9), served_alone(make)], "floor": make.floor()}
-    validate(found, "sideBySide")
-    return found
-
-
-def served_alone(make) -> dict:
-    """A peer that is a server: nothing was measured of it in process."""
-    empty: dict = {"latency": [], "quality": {}, "parity": {}, "resources": {}}
-    return make.peer("fastapi-pipeline") | empty | {"served": [make.level(32, 40, 800)], "open": []}
+    return tidied(found)
 
 
 def test_every_row_and_every_section_is_on_the_page(complete, page: str) -> None:
-    for one in [*complete["variants"], *complete["peers"]]:
-        assert f'data-name="{one["name"]}"' in page
+    for one in complete.rows:
+        assert f'data-name="{one.name}"' in page
     ids = [attributes["id"] for tag, attributes in Elements(page).found if tag == "section"]
     assert ids == [
         "variants",
@@ -89,11 +89,12 @@ def test_every_row_and_every_section_is_on_the_page(complete, page: str) -> None
 def test_the_headline_is_the_fastest_that_passes_and_what_is_proven(complete, page: str) -> None:
     assert "<h1>int8: 4.0 times as fast as fp32, and still the same classifier</h1>" in page
     assert "a macro-F1 drop of 0.01 or more is ruled out on 2,000 gate texts" in page
-    chosen = {"selected": "bf16", "run": complete["run"]["id"], "reasons": {"bf16": "chosen: because"}}
+    reasons = {"bf16": "chosen: because", "fp32": "chosen: nothing else keeps the objective"}
+    chosen = Selection(1, "bf16", None, Objective(), complete.run.id, [], reasons)
     assert "<h1>bf16: 2.5 times" in html.side_by_side(complete, chosen)
-    stays = chosen | {"selected": "fp32", "reasons": {"fp32": "chosen: nothing else keeps the objective"}}
+    stays = structs.replace(chosen, selected="fp32")
     assert "<h1>fp32 stays</h1>" in html.side_by_side(complete, stays)
-    other = chosen | {"run": "another"}
+    other = structs.replace(chosen, run="another")
     assert html.side_by_side(complete, other) == page
 
 
@@ -125,33 +126,31 @@ def test_only_the_scripts_of_the_page_may_run(page: str) -> None:
 
 
 def test_what_comes_from_a_report_is_escaped(complete) -> None:
-    document = json.loads(json.dumps(complete).replace("signal SIGSEGV", "ATTACK").replace("slur", "ATTACK"))
-    document = json.loads(json.dumps(document).replace("ATTACK", json.dumps(ATTACK)[1:-1]))
-    document["data"]["labels"] = ["not-hate", ATTACK]
-    document["data"]["spec"] = ATTACK
-    for one in document["variants"]:
-        for parity in one["parity"].values():
-            for field in ("flips", "flip_rates"):
-                parity[field] = {way.replace("hate", ATTACK): value for way, value in parity[field].items()}
-    validate(document, "sideBySide")
-    head = {key: value for key, value in document.items() if key != "variants"}
+    text = json.dumps(plain(complete)).replace("signal SIGSEGV", "ATTACK").replace("slur", "ATTACK")
+    document = as_report(json.loads(text.replace("ATTACK", json.dumps(ATTACK)[1:-1])))
+    document.data.labels = ["not-hate", ATTACK]
+    document.data.spec = ATTACK
+    for one in document.variants:
+        for parity in one.parity.values():
+            parity.flips = {way.replace("hate", ATTACK): n for way, n in parity.flips.items()}
+            parity.flip_rates = {way.replace("hate", ATTACK): rate for way, rate in parity.flip_rates.items()}
     page = html.side_by_side(document)
     assert "&lt;script&gt;alert" in page
-    for one in (page, *(html.variant_page(head | one) for one in document["variants"])):
+    for one in (page, *(html.variant_page(document.of(one)) for one in document.variants)):
         assert "<script>alert" not in one
 
 
 def test_a_link_is_one_only_where_the_report_names_a_page(complete) -> None:
-    complete["peers"][0]["summary"] = "a <b>peer</b>"
+    complete.peers[0].summary = "a <b>peer</b>"
     page = html.side_by_side(complete)
     assert '<a href="https://example.org/docs">a &lt;b&gt;peer&lt;/b&gt;</a>' in page
-    complete["peers"][0]["documentation"] = "javascript:alert(1)"
+    complete.peers[0].documentation = "javascript:alert(1)"
     assert 'href="javascript' not in html.side_by_side(complete)
 
 
 def test_texts_are_shown_only_when_they_are_handed_over(complete, page: str) -> None:
-    flip = complete["variants"][1]["flipped"][0]
-    texts = {(flip["split"], flip["row"]): "the very words"}
+    flip = complete.variants[1].flipped[0]
+    texts = {(flip.split, flip.row): "the very words"}
     assert "the very words" not in page
     shown = html.side_by_side(complete, texts=texts)
     assert "the very words" in shown
@@ -160,7 +159,7 @@ def test_texts_are_shown_only_when_they_are_handed_over(complete, page: str) -> 
 
 def test_an_older_report_has_a_page_without_what_it_lacks() -> None:
     published = Path(benchmarks.__file__).with_name("published")
-    document = json.loads((published / "full-size.json").read_text())
+    document = read_side_by_side(published / "full-size.json")
     page = html.side_by_side(document)
     ids = {attributes["id"] for tag, attributes in Elements(page).found if tag == "section"}
     assert not ids & {"sameness", "flips", "functional", "lengths"}
@@ -171,7 +170,7 @@ def test_random_weights_are_not_called_the_same_classifier(make) -> None:
     document = make.document(
         make.variant("fp32", drop=None), make.variant("int8", speed=4, drop=None), complete=True
     )
-    document["data"] = document["data"] | {"labels_meaningful": False}
+    document.data.labels_meaningful = False
     page = html.side_by_side(document)
     assert "equal by its check at export</h1>" in page
     assert "still the same classifier" not in page
@@ -194,10 +193,9 @@ def test_where_nothing_passes_fp32_stays(make) -> None:
 
 
 def test_a_variant_has_a_page_of_its_own(complete) -> None:
-    head = {key: value for key, value in complete.items() if key != "variants"}
-    for one in complete["variants"]:
-        page = html.variant_page(head | one)
-        assert f"<h1>{one['name']}: " in page
+    for one in complete.variants:
+        page = html.variant_page(complete.of(one))
+        assert f"<h1>{one.name}: " in page
     assert "It failed during latency: signal SIGSEGV" in page
 
 

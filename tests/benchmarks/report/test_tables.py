@@ -6,6 +6,7 @@ import platform
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.records import plain
 from benchmarks.report.publishing import without_places
 from handler.errors import UserError
 
@@ -18,7 +19,7 @@ def project(make, tmp_path):
     results = tmp_path / "results"
     results.mkdir()
     found = make.document(make.variant("fp32"), make.variant("int8", speed=5))
-    (results / "side-by-side.json").write_text(json.dumps(found))
+    (results / "side-by-side.json").write_text(json.dumps(plain(found)))
     (tmp_path / "README.md").write_text(TEXT)
     return tmp_path
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.records import plain
 from benchmarks.sameness.parity import flipped, flips, parity
 from benchmarks.samples import by_length
 from handler.artifact import Artifact
@@ -30,61 +31,57 @@ def labelled() -> dict[str, Split]:
 def test_parity_counts_agreement_flips_and_the_drop(labelled) -> None:
     theirs, ours = scores(0.9, 0.2, 0.8, 0.1), scores(0.4, 0.2, 0.8, 0.6)
     found = parity(REFERENCE, ours, REFERENCE, theirs, labelled, TOKENS)["gate"]
-    assert found["label_agreement"] == 0.5
-    assert found["flips"] == {"not-hate -> hate": 1, "hate -> not-hate": 1}
-    assert found["flip_rates"]["any"]["n"] == 2
-    assert found["flip_rates"]["any"]["rate"] == 0.5
-    assert (
-        found["flip_rates"]["hate -> not-hate"]["low"]
-        < 0.25
-        < found["flip_rates"]["hate -> not-hate"]["high"]
-    )
-    assert found["max_prob_diff"] == pytest.approx(0.5)
-    assert found["macro_f1_drop"]["drop"] == pytest.approx(0.5)
-    assert found["macro_f1_drop"]["low"] <= 0.5 <= found["macro_f1_drop"]["high"]
-    assert found["auroc_drop"]["drop"] == pytest.approx(1 - 0.75)
+    assert found.label_agreement == 0.5
+    assert found.flips == {"not-hate -> hate": 1, "hate -> not-hate": 1}
+    assert found.flip_rates["any"].n == 2
+    assert found.flip_rates["any"].rate == 0.5
+    assert found.flip_rates["hate -> not-hate"].low < 0.25 < found.flip_rates["hate -> not-hate"].high
+    assert found.max_prob_diff == pytest.approx(0.5)
+    assert found.macro_f1_drop.drop == pytest.approx(0.5)
+    assert found.macro_f1_drop.low <= 0.5 <= found.macro_f1_drop.high
+    assert found.auroc_drop.drop == pytest.approx(1 - 0.75)
 
 
 def test_lengths_are_sliced_with_both_figures(labelled) -> None:
     theirs, ours = scores(0.9, 0.2, 0.8, 0.1), scores(0.4, 0.2, 0.8, 0.6)
-    found = parity(REFERENCE, ours, REFERENCE, theirs, labelled, TOKENS)["gate"]["slices"]
-    assert [(one["up_to"], one["n"], one["label_agreement"]) for one in found] == [
+    found = parity(REFERENCE, ours, REFERENCE, theirs, labelled, TOKENS)["gate"].slices
+    assert [(one.up_to, one.n, one.label_agreement) for one in found] == [
         (16, 2, 0.5),
         (32, 1, 1),
         (600, 1, 0),
     ]
-    assert found[0]["reference_macro_f1"] == 1
-    assert found[0]["macro_f1"] == pytest.approx(1 / 3)
+    assert found[0].reference_macro_f1 == 1
+    assert found[0].macro_f1 == pytest.approx(1 / 3)
 
 
 def test_the_reference_is_itself_and_a_copy_is_as_far_as_four_texts_can_tell(labelled) -> None:
     given = scores(0.9, 0.2, 0.8, 0.1)
     found = parity(REFERENCE, given, REFERENCE, given, labelled, TOKENS, is_reference=True)["gate"]
-    assert found["label_agreement"] == 1
-    assert found["macro_f1_drop"]["low"] == found["macro_f1_drop"]["high"] == 0
+    assert found.label_agreement == 1
+    assert found.macro_f1_drop.low == found.macro_f1_drop.high == 0
     copy = parity(REFERENCE, given, REFERENCE, given, labelled, TOKENS)["gate"]
-    assert copy["macro_f1_drop"]["drop"] == 0
-    assert copy["macro_f1_drop"]["high"] > 0.2, "of a copy, four texts cannot tell"
+    assert copy.macro_f1_drop.drop == 0
+    assert copy.macro_f1_drop.high > 0.2, "of a copy, four texts cannot tell"
 
 
 def test_texts_without_labels_give_agreement_and_flips_alone() -> None:
     theirs, ours = scores(0.9, 0.2, 0.8, 0.1), scores(0.4, 0.2, 0.8, 0.1)
     found = parity(REFERENCE, ours, REFERENCE, theirs, {}, TOKENS)["gate"]
-    assert found["macro_f1_drop"] is None
-    assert found["flips"]["hate -> not-hate"] == 1
-    assert found["slices"][0]["macro_f1"] is None
-    assert flipped(REFERENCE, ours, REFERENCE, theirs, {}, TOKENS)[0]["truth"] is None
+    assert found.macro_f1_drop is None
+    assert found.flips["hate -> not-hate"] == 1
+    assert found.slices[0].macro_f1 is None
+    assert flipped(REFERENCE, ours, REFERENCE, theirs, {}, TOKENS)[0].truth is None
 
 
 def test_flipped_texts_are_told_by_number_and_the_farthest_first(labelled) -> None:
     theirs, ours = scores(0.6, 0.2, 0.9, 0.1), scores(0.4, 0.2, 0.1, 0.1)
     found = flipped(REFERENCE, ours, REFERENCE, theirs, labelled, TOKENS)
-    assert [(one["row"], one["tokens"], one["before"], one["after"]) for one in found] == [
+    assert [(one.row, one.tokens, one.before, one.after) for one in found] == [
         (2, 17, "hate", "not-hate"),
         (0, 5, "hate", "not-hate"),
     ]
-    assert found[0]["truth"] == "hate"
-    assert not {"text", "texts"} & found[0].keys()
+    assert found[0].truth == "hate"
+    assert not {"text", "texts"} & plain(found[0]).keys()
 
 
 def test_flips_of_three_labels_name_every_direction() -> None:
@@ -112,27 +109,27 @@ AFTER = {"gate": np.array([[0.9, 0.1], [0.4, 0.5], [0.2, 0.7], [0.1, 0.9]])}
 def test_of_independent_labels_a_text_flips_where_any_of_them_does() -> None:
     labelled = {"gate": Split(["a", "b", "c", "d"], TRUTH)}
     found = parity(INDEPENDENT, AFTER, INDEPENDENT, BEFORE, labelled, TOKENS)["gate"]
-    assert found["label_agreement"] == 0.5
-    assert found["flips"] == {
+    assert found.label_agreement == 0.5
+    assert found.flips == {
         "insult -> no insult": 1,
         "no insult -> insult": 0,
         "threat -> no threat": 1,
         "no threat -> threat": 1,
     }
-    assert found["flip_rates"]["any"]["n"] == 2
-    assert found["kinds"] == {"70": 1, "66": 1, "01": 1, "07": 1}
-    assert found["macro_f1_drop"]["drop"] == pytest.approx(1 - (2 / 3 + 1 / 2) / 2)
-    assert found["auroc_drop"]["drop"] == pytest.approx((0 + 0.25) / 2)
+    assert found.flip_rates["any"].n == 2
+    assert found.kinds == {"70": 1, "66": 1, "01": 1, "07": 1}
+    assert found.macro_f1_drop.drop == pytest.approx(1 - (2 / 3 + 1 / 2) / 2)
+    assert found.auroc_drop.drop == pytest.approx((0 + 0.25) / 2)
 
 
 def test_flipped_texts_of_independent_labels_name_all_that_they_have() -> None:
     labelled = {"gate": Split(["a", "b", "c", "d"], TRUTH)}
     found = flipped(INDEPENDENT, AFTER, INDEPENDENT, BEFORE, labelled, TOKENS)
-    assert [(one["before"], one["after"], one["truth"]) for one in found] == [
+    assert [(one.before, one.after, one.truth) for one in found] == [
         ("insult, threat", "(none)", "insult, threat"),
         ("(none)", "threat", "(none)"),
     ]
-    assert (found[0]["score_before"], found[0]["score_after"]) == (0.8, 0.4)
+    assert (found[0].score_before, found[0].score_after) == (0.8, 0.4)
 
 
 def test_every_text_is_in_one_bin_of_lengths() -> None:

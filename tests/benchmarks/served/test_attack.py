@@ -12,6 +12,8 @@ from benchmarks.served.attack.clients import Honest
 from benchmarks.served.attack.fronts import NGINX, nginx_config
 from benchmarks.served.attack.measure import recovered
 from benchmarks.served.attack.page import excerpt
+from benchmarks.served.attack.records import AttackReport, Outcome
+from benchmarks.served.attack.records import Memory as AttackMemory
 from benchmarks.served.overload import Memory
 from deploy.torchserve.server import free_ports
 
@@ -99,26 +101,21 @@ def test_memory_is_taken_from_a_moment_on() -> None:
     assert Memory([1.0, 2.0, 3.0], [10.0, 20.0, 30.0], begun_s=100.0).since(102.0) == [20.0, 30.0]
 
 
-def test_the_table_shows_who_got_no_answer_and_what_never_recovered() -> None:
-    entry = {
-        "attack": "forms",
-        "server": "app",
-        "seconds": 15.0,
-        "honest_requests": 300,
-        "honest_errors": {"TimeoutError": 299, "503": 1},
-        "honest_p50_ms": None,
-        "honest_p99_ms": None,
-        "recovery_s": None,
-        "memory_mb": {"start": 300.0, "most": 1200.0, "end": 1100.0},
-    }
-    shown = excerpt(
-        {
-            "machine": {"cpu": "a CPU", "cores": 2},
-            "commit": "abc",
-            "recovery_limit_s": 300.0,
-            "attacks": [entry],
-        }
+def test_the_table_shows_who_got_no_answer_and_what_never_recovered(make) -> None:
+    entry = Outcome(
+        server="app",
+        attack="forms",
+        seconds=15.0,
+        honest_requests=300,
+        honest_errors={"TimeoutError": 299, "503": 1},
+        honest_p50_ms=None,
+        honest_p99_ms=None,
+        recovery_s=None,
+        memory_mb=AttackMemory(300.0, 1200.0, 1100.0),
+        attacker_saw={},
     )
+    machine = make.document(make.variant("fp32")).machine
+    shown = excerpt(AttackReport(machine, "abc", 300.0, [entry]))
     assert "no answer" in shown
     assert "300 of 300" in shown
     assert "not within 300" in shown

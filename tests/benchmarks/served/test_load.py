@@ -102,16 +102,16 @@ def test_a_server_that_is_gone_is_an_error_not_a_crash(server: Server) -> None:
     load = closed_loop(nowhere, bodies("a"), concurrency=2, seconds=0.1, warm_s=0)
     assert not load.latencies_ms
     assert sum(load.errors.values()) > 0
-    assert describe([load])["p50_ms"] is None
+    assert describe([load]).p50_ms is None
 
 
 def test_passes_are_pooled() -> None:
     found = describe([Load(8, 2.0, [10.0] * 200), Load(8, 2.0, [30.0] * 100, Counter({"503": 4}))])
-    assert found["requests_per_second"] == pytest.approx(75)
-    assert found["requests_per_second_range"] == [50, 100]
-    assert found["requests"] == 304
-    assert found["errors"] == {"503": 4}
-    assert found["p50_ms"] == 10
+    assert found.requests_per_second == pytest.approx(75)
+    assert found.requests_per_second_range == (50, 100)
+    assert found.requests == 304
+    assert found.errors == {"503": 4}
+    assert found.p50_ms == 10
 
 
 def test_served_scores_come_back_in_order_and_gaps_stay_gaps(server: Server) -> None:
@@ -165,5 +165,5 @@ def test_served_scores_must_be_those_in_process_within_what_batch_mates_change(
     in_process = np.array([[0.4, 0.6], [0.9, 0.1]])
     served = in_process + np.array([[0, 0], [strayed_by, 0]])
     found = served_parity(artifact, in_process, served)
-    assert found["within_bound"] is within
-    assert found["unanswered"] == int(np.isnan(strayed_by))
+    assert found.within_bound is within
+    assert found.unanswered == int(np.isnan(strayed_by))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from benchmarks.records import tidy, validate
+from benchmarks.records import Saturation, tidied
 from benchmarks.served.open_loop import (
     TOO_MANY,
     Arrivals,
@@ -112,8 +112,8 @@ def test_a_stall_is_seen_by_all_that_arrive_meanwhile_and_by_one_patient_client(
     hit = sum(latency > 100 for latency in latencies)
     assert 10 <= hit <= 60, "about 20 arrive in the first 200 of the 300 ms"
     entry = describe_open([found], objective_p99_ms=100)
-    assert entry["p99_ms"] > 100
-    assert entry["goodput_rps"] == pytest.approx(100 - hit / 2)
+    assert entry.p99_ms > 100
+    assert entry.goodput_rps == pytest.approx(100 - hit / 2)
     worker.stall_at = worker.requests + 100
     patient = closed_loop(worker.url, BODIES, concurrency=1, seconds=1.2, warm_s=0)
     assert sum(latency > 100 for latency in patient.latencies_ms) == 1
@@ -125,9 +125,9 @@ def test_a_server_that_falls_behind_is_saturated_before_it_refuses_anything(work
     assert not found.errors
     assert found.saturated
     entry = describe_open([found], objective_p99_ms=50)
-    assert entry["answered_rps"] == pytest.approx(100, abs=2), "not what was worked off after the window"
-    assert entry["goodput_rps"] < entry["answered_rps"]
-    assert entry["p50_ms"] > 200
+    assert entry.answered_rps == pytest.approx(100, abs=2), "not what was worked off after the window"
+    assert entry.goodput_rps < entry.answered_rps
+    assert entry.p50_ms > 200
 
 
 def test_refusals_of_a_full_queue_are_counted_and_saturate(worker: OneWorker) -> None:
@@ -151,7 +151,7 @@ def test_a_server_that_does_not_answer_is_given_up(server: OneWorker) -> None:
     found = open_loop(server.url, BODIES, rate=40, seconds=0.4, seed=1, give_up_s=1)
     assert sum(found.errors.values()) == 16
     assert found.saturated
-    assert describe_open([found], 50)["p50_ms"] is None
+    assert describe_open([found], 50).p50_ms is None
 
 
 def test_the_next_level_begins_when_the_backlog_of_the_last_is_gone(worker: OneWorker) -> None:
@@ -192,22 +192,19 @@ def test_saturated_means_failures_or_a_backlog_that_grows(one: Arrivals, saturat
 def test_passes_are_pooled_and_judged_by_half_of_them() -> None:
     steady, refusing = level([5.0] * 400), level([None] * 200 + [9.0] * 200, errors={"503": 200})
     found = describe_open([steady, refusing], 6)
-    validate(tidy(found), "open")
-    assert found["arrivals"] == 800
-    assert found["seconds"] == 8
-    assert found["saturated"] is True
-    assert found["goodput_rps"] == 50
-    assert found["errors"] == {"503": 200}
-    assert found["split_ms"] is None
-    assert describe_open([steady, steady, refusing], 6)["saturated"] is False
+    assert tidied(found)
+    assert found.arrivals == 800
+    assert found.seconds == 8
+    assert found.saturated is True
+    assert found.goodput_rps == 50
+    assert found.errors == {"503": 200}
+    assert found.split_ms is None
+    assert describe_open([steady, steady, refusing], 6).saturated is False
 
 
 def test_the_knee_is_the_last_rate_below_the_first_saturated_one() -> None:
     steady, full = level([5.0] * 400, rate=100), level([5.0 + 9 * number for number in range(400)], rate=100)
-    assert saturation([80.0, 120.0], {100: [steady]}) == {"capacity_rps": 120.0, "knee_rps": 100}
-    assert saturation([80.0], {50: [steady], 60: [full], 70: [steady]}) == {
-        "capacity_rps": 100.0,
-        "knee_rps": 50,
-    }
-    assert saturation([80.0], {50: [full]})["knee_rps"] is None  # type: ignore[index]
+    assert saturation([80.0, 120.0], {100: [steady]}) == Saturation(120.0, 100)
+    assert saturation([80.0], {50: [steady], 60: [full], 70: [steady]}) == Saturation(100.0, 50)
+    assert saturation([80.0], {50: [full]}).knee_rps is None
     assert saturation([0.0], {}) is None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.profiles import MANY_TEXTS, PROFILES
-from benchmarks.records import tidy, validate
+from benchmarks.records import tidied
 from benchmarks.served.open_loop import open_loop
 from benchmarks.served.run import Running, Served, as_bodies, as_lists, one_pass
 from benchmarks.served.torchserve_metrics import INFERENCE, QUEUE, REQUESTS, read_counters, spent, split
@@ -82,16 +82,16 @@ def test_an_outcome_is_plain_json_and_makes_the_same_report_when_read_back(outco
 def test_levels_are_shares_of_the_closed_rate_and_what_the_user_asks_for(outcome) -> None:
     served = Served()
     served.add(outcome)
-    share = 0.3 * served.record()[-1]["requests_per_second"]
+    share = 0.3 * served.record()[-1].requests_per_second
     assert set(served.rates) == {float(f"{share:.3g}"), 40}
-    entries = tidy(served.open_record(50))
+    entries = served.open_record(50)
     for entry in entries:
-        validate(entry, "open")
-        assert entry["split_ms"]["handler"] > 0
-    validate(tidy(served.saturation()), "saturation")
+        assert tidied(entry)
+        assert entry.split_ms.handler > 0
+    assert tidied(served.saturation())
     capacity = served.saturation()
     assert capacity is not None
-    assert capacity["capacity_rps"] >= max(one["requests_per_second"] for one in served.record())
+    assert capacity.capacity_rps >= max(one.requests_per_second for one in served.record())
 
 
 def test_requests_of_many_texts_are_held_against_the_throughput_in_process(outcome) -> None:
@@ -100,10 +100,10 @@ def test_requests_of_many_texts_are_held_against_the_throughput_in_process(outco
     answered = len(outcome["many"][0]["latencies_ms"])
     found = served.many_record(in_process=1e6)
     assert found is not None
-    validate(tidy(found), "many")
-    assert found["requests"] == answered > 0
-    assert found["texts_per_second"] == pytest.approx(MANY_TEXTS * answered / outcome["many"][0]["seconds"])
-    assert found["share_of_in_process"] == pytest.approx(found["texts_per_second"] / 1e6)
+    assert tidied(found)
+    assert found.requests == answered > 0
+    assert found.texts_per_second == pytest.approx(MANY_TEXTS * answered / outcome["many"][0]["seconds"])
+    assert found.share_of_in_process == pytest.approx(found.texts_per_second / 1e6)
     assert Served().many_record(in_process=100.0) is None
 
 
@@ -118,8 +118,8 @@ def test_a_second_pass_repeats_the_rates_of_the_first(outcome) -> None:
     served = Served()
     for _ in range(2):
         served.add(outcome)
-    assert [level["passes"] for level in served.record()] == [2, 2]
-    assert served.open_record(50)[0]["arrivals"] == 2 * len(outcome["opens"][0]["due_s"])
+    assert [level.passes for level in served.record()] == [2, 2]
+    assert served.open_record(50)[0].arrivals == 2 * len(outcome["opens"][0]["due_s"])
 
 
 def test_a_server_that_does_not_start_is_an_outcome_too() -> None:

@@ -1,6 +1,5 @@
 """A forecast and the load that it is of, on the session's TorchServe: figures are there, not how good."""
 
-import json
 import zipfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,10 +8,10 @@ import pytest
 
 from benchmarks.capacity.queueing import Batching
 from benchmarks.progress import progress
-from benchmarks.report.plan_page import check_note, check_table
+from benchmarks.records import plain, read
 from benchmarks.served.run import Running
 from benchmarks.studies import plan_check
-from benchmarks.studies.plan_check import archived_batching, check, steps
+from benchmarks.studies.plan_check import Checked, archived_batching, check, check_note, check_table, steps
 from handler.errors import UserError
 
 TEXTS = [f"a text of some {'more ' * (number % 9)}words" for number in range(40)]
@@ -30,17 +29,17 @@ def test_a_forecast_stands_beside_what_was_then_measured(
     archive = workshop / "model_store" / "hate-openvino-int8.mar"
     with progress(steps([0.5], 1.0)) as step:
         found = check(archive, nullcontext(running), TEXTS, [0.5], 1.0, step)
-    (half,) = found["rates"]
-    forecast, seen = half["forecast"], half["measured"]
-    assert half["rps"] == pytest.approx(found["saturation"]["forecast_rps"] / 2, rel=0.01)
-    assert seen["arrivals"] == pytest.approx(half["rps"], abs=1)
-    assert half["p99_ratio"] == pytest.approx(forecast["p99_ms"] / seen["p99_ms"], rel=1e-3)
-    ratios = [found["saturation"]["ratio"], half["p99_ratio"]]
-    assert found["within"] is all(abs(ratio - 1) <= 0.2 for ratio in ratios)
-    assert [one["clients"] for one in found["calibration"]["fitted"]] == [1, 8]
-    assert found["artifact_sha256"] == artifact.sha256
-    assert json.loads(json.dumps(found)) == found
-    assert f"p99 ms at {half['rps']:g} texts/s (50%)" in check_table(found)
+    (half,) = found.rates
+    forecast, seen = half.forecast, half.measured
+    assert half.rps == pytest.approx(found.saturation.forecast_rps / 2, rel=0.01)
+    assert seen.arrivals == pytest.approx(half.rps, abs=1)
+    assert half.p99_ratio == pytest.approx(forecast.p99_ms / seen.p99_ms, rel=1e-3)
+    ratios = [found.saturation.ratio, half.p99_ratio]
+    assert found.within is all(abs(ratio - 1) <= 0.2 for ratio in ratios)
+    assert [one.clients for one in found.calibration.fitted] == [1, 8]
+    assert found.artifact_sha256 == artifact.sha256
+    assert read(plain(found), Checked).within is found.within
+    assert f"p99 ms at {half.rps:g} texts/s (50%)" in check_table(found)
     assert "shared" in check_note(found)
 
 
