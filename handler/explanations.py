@@ -11,38 +11,17 @@ Attributions are differences of log-odds, ln(p / (1 - p)) of the calibrated prob
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
+from handler.answers import INTEGRATED_GRADIENTS, OCCLUSION, Attribution, Explanation
 from handler.predictor import Encoding, Predictor
 
-INTEGRATED_GRADIENTS = "integrated-gradients"
-OCCLUSION = "occlusion"
 # Along the straight way from masks to text. On the 22 M classifier the attributions of a tweet then add up to
 # the difference that they part, within 0.02 for nine texts of ten (0.15 with 16 steps), in 0.4 s on 2 cores.
 STEPS = 32
 AT_ONCE = 8  # texts in one pass: full-size ones of gradients, 32 at once, would take 1.4 GB instead of 0.3
 MASKS = ("[MASK]", "<mask>", "[UNK]", "<unk>")
-
-
-@dataclass(frozen=True)
-class Attribution:
-    """What one token did: `start` and `end` are its place in the text, in characters."""
-
-    token: str
-    start: int
-    end: int
-    attribution: float
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """The tokens of a text, in order, without those that the tokenizer adds (such as [CLS])."""
-
-    method: str
-    target: str
-    tokens: list[Attribution]
 
 
 def methods(predictor: Predictor) -> tuple[str, ...]:

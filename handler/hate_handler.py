@@ -11,6 +11,7 @@ import sys
 from http import HTTPStatus
 from pathlib import Path
 
+from handler.answers import Model
 from handler.errors import UserError
 from handler.machine import available_cpus, gpus
 from handler.metrics import Tally
@@ -45,7 +46,7 @@ class HateHandler:
         shapes = predictor.warm()
         model = context.manifest["model"]
         name, version = model["modelName"], model["modelVersion"]
-        named = {"name": name, "version": version, "variant": predictor.artifact.name}
+        named = Model(name=name, version=version, variant=predictor.artifact.name)
         self.service = Service(predictor, limits, named, Tally(context.metrics, name))
         logger.info("%s is ready: %d shapes warmed, %d threads", named["variant"], shapes, threads)
 

@@ -16,6 +16,7 @@ import numpy as np
 import tokenizers
 from tokenizers import Tokenizer
 
+from handler.answers import Answer, Read
 from handler.artifact import TOKENIZER, Artifact, open_artifact
 from handler.batching import MicroBatch, plan
 from handler.cuda import choose_device
@@ -253,11 +254,11 @@ class Predictor:
         exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         return np.round(exponentials / exponentials.sum(axis=1, keepdims=True), 6)
 
-    def answer(self, prediction: Prediction) -> dict:
+    def answer(self, prediction: Prediction) -> Answer:
         """One answer as it is served (`answer.schema.json`), without the server's `model` field."""
         labels, thresholds = self.artifact.labels, self.artifact.meta["thresholds"]
         scores = dict(zip(labels, prediction.scores.tolist(), strict=True))
-        read = {"tokens": prediction.tokens, "truncated": prediction.truncated}
+        read: Read = {"tokens": prediction.tokens, "truncated": prediction.truncated}
         if prediction.windows > 1:
             read["windows"] = prediction.windows
         if self.artifact.multi_label:

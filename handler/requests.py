@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from handler import tensors
+from handler.answers import Model
 from handler.errors import Rejection, UserError
 
 HOW_TO_ASK = (
@@ -102,7 +103,7 @@ class Request:
     id: str | None = None  # of a v2 request, given back
     only_tensors: bool = False  # gRPC's ModelInfer, of which TorchServe reads nothing else
 
-    def wrap(self, answers: list[dict], model: Mapping[str, str], labels: Sequence[str]) -> dict | list:
+    def wrap(self, answers: list[dict], model: Model, labels: Sequence[str]) -> dict | list:
         """Put the rows' answers into the form that the client used; `labels` are the model's."""
         if self.envelope == "one":
             return answers[0]

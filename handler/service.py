@@ -9,9 +9,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
+from handler.answers import Explanation, Model
 from handler.errors import Rejection
-from handler.explanations import Explanation, default_target, explain, methods
+from handler.explanations import default_target, explain, methods
 from handler.metrics import Tally, counted_scores, length_bin, score_bin
 from handler.predictor import Encoding, Prediction, Predictor
 from handler.requests import Limits, Options, Request, Row
@@ -34,7 +36,7 @@ class _OutOfTimeError(Exception):
 class Service:
     """A Predictor behind limits. `model` is the answers' field of that name."""
 
-    def __init__(self, predictor: Predictor, limits: Limits, model: dict[str, str], tally: Tally) -> None:
+    def __init__(self, predictor: Predictor, limits: Limits, model: Model, tally: Tally) -> None:
         self.predictor, self.limits, self.model, self.tally = predictor, limits, model, tally
         self.methods = methods(predictor) if limits.max_explained else ()
         self.stand_back: Callable[[], None] | None = None  # called before each pass of an explanation
@@ -155,8 +157,8 @@ class Service:
         artifact = self.predictor.artifact
         return "max" if artifact.multi_label or artifact.positive_label else "mean"
 
-    def _answer(self, request: Request, row: Row, prediction: Prediction, deadline: float) -> dict:
-        answer = self.predictor.answer(prediction)
+    def _answer(self, request: Request, row: Row, prediction: Prediction, deadline: float) -> dict[str, Any]:
+        answer: dict[str, Any] = {**self.predictor.answer(prediction)}
         if request.explain:
             try:
                 answer["explanation"] = asdict(self._explain(row, prediction, deadline))

@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 
+from handler.answers import Model
 from handler.errors import Rejection
 
 NAMES = ("text", "texts")
@@ -34,7 +35,7 @@ def texts(inputs: object, base64_data: bool = False) -> list | Rejection:
         return _error("the tensor's data are not base64")
 
 
-def answer(answers: list[dict], model: Mapping[str, str], id: str | None, labels: Sequence[str]) -> dict:
+def answer(answers: list[dict], model: Model, id: str | None, labels: Sequence[str]) -> dict:
     """The labels, their scores [texts, labels], and every answer whole, as JSON.
 
     A rejected row has an empty label and scores of 0; its error stands in `answer`.

@@ -19,11 +19,12 @@ from typing import IO, Any
 from common.tables import parquet
 from common.tables.lines import MOST_LINE, is_valid
 from common.tables.records import TOO_LONG, Layout, Run
+from handler.answers import COLUMNS
 from handler.errors import Rejection
-from handler.predictor import LONE_SURROGATE, WINDOW, Predictor
+from handler.predictor import LONE_SURROGATE, WINDOW, Prediction, Predictor
 from handler.requests import Limits, read_text
 
-RESULT = ("label", "score", "tokens", "truncated", "error")
+RESULT = (*COLUMNS, "error")
 WINDOW_BYTES = 8 << 20  # rows that are classified together are fewer where they are longer
 BYTES = re.compile("[\udc80-\udcff]")  # as which bytes that are not of their encoding are read
 UNWRITABLE = (ValueError, TypeError, OverflowError, RecursionError, NotImplementedError)
@@ -142,9 +143,9 @@ def classify(predictor: Predictor, read: Iterable[Window]) -> Iterator[tuple[Win
         )
 
 
-def _result(predictor: Predictor, prediction: Any) -> dict:
-    answer = predictor.answer(prediction)
-    if "labels" in answer:  # multi-label: all that reached their thresholds, and every score
+def _result(predictor: Predictor, prediction: Prediction) -> dict[str, Any]:
+    answer: dict[str, Any] = {**predictor.answer(prediction)}
+    if predictor.artifact.multi_label:  # all that reached their thresholds, and every score
         answer |= {"label": "|".join(answer["labels"]), "score": json.dumps(answer["scores"])}
     return {name: answer.get(name) for name in RESULT}
 
@@ -342,6 +343,6 @@ def parquet_schema(columns: dict[str, Any], multi_label: bool) -> Any:
     import pyarrow
 
     kept = [(kept_name(name), kind or pyarrow.string()) for name, kind in columns.items()]
-    score = pyarrow.string() if multi_label else pyarrow.float64()
-    kinds = (pyarrow.string(), score, pyarrow.int32(), pyarrow.bool_(), pyarrow.string())
-    return pyarrow.schema([*kept, *zip(RESULT, kinds, strict=True)])
+    kinds = {str: pyarrow.string(), float: pyarrow.float64(), int: pyarrow.int32(), bool: pyarrow.bool_()}
+    types = COLUMNS | {"error": str} | ({"score": str} if multi_label else {})
+    return pyarrow.schema([*kept, *((name, kinds[types[name]]) for name in RESULT)])

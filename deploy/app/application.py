@@ -31,6 +31,7 @@ from deploy.app import counters, openapi
 from deploy.app.batcher import LOADING, STOPPING, Batcher, Batching
 from deploy.app.connections import KEEP_ALIVE_S, Admission, Bounds, Connection, Seldom
 from deploy.app.request_bodies import MOST_HELD, Held, Memory, is_form, read_body, read_form
+from handler import answers
 from handler.artifact import Artifact, archive_manifest, open_artifact, unpacked
 from handler.errors import Rejection, UserError
 from handler.metrics import Tally
@@ -86,7 +87,7 @@ class Model:
         limits = Limits.of(settings)
         predictor = Predictor(self.artifact, threads or settings.get("threads") or None)
         predictor.warm()
-        named = {"name": self.name, "version": self.version, "variant": self.artifact.name}
+        named = answers.Model(name=self.name, version=self.version, variant=self.artifact.name)
         return Service(predictor, limits, named, Tally(counted, self.name))
 
 

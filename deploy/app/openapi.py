@@ -9,20 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import handler
+from handler.answers import EXAMPLE
 from handler.requests import CHOICES, MOST_ID
 
 REFERENCE = "#/components/schemas/"
 TEXT = "I made soup for my new neighbours today"
-MODEL = {"name": "hate", "version": "1.0", "variant": "openvino-int8"}
-ANSWER = {
-    "label": "not-hate",
-    "score": 0.93,
-    "scores": {"not-hate": 0.93, "hate": 0.07},
-    "threshold": 0.5,
-    "tokens": 10,
-    "truncated": False,
-    "model": MODEL,
-}
 ERROR = {
     "error": {
         "code": 422,
@@ -160,7 +151,7 @@ REQUEST_EXAMPLES: dict[str, Any] = {
     },
 }
 RESPONSE_EXAMPLES: dict[str, Any] = {
-    "one text": ANSWER,
-    "many texts, one without words": {"predictions": [ANSWER, ERROR]},
-    "a list": [ANSWER],
+    "one text": EXAMPLE,
+    "many texts, one without words": {"predictions": [EXAMPLE, ERROR]},
+    "a list": [EXAMPLE],
 }

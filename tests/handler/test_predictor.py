@@ -10,8 +10,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import handler
 from export.source import Source
+from handler.answers import COLUMNS, EXAMPLE
 from handler.artifact import Artifact
 from handler.predictor import Prediction, Predictor, decide
+from tests.house import schemas
 
 ANSWER_SCHEMA = json.loads(Path(handler.__file__).with_name("answer.schema.json").read_text())
 
@@ -112,3 +114,9 @@ def test_warming_runs_every_shape_where_the_runtime_compiles_per_shape(build_onc
 def test_two_labels_are_parted_by_the_threshold_alone() -> None:
     scores = np.array([[1 - score, score] for score in (0.29, 0.3, 0.31)])
     assert decide(scores, ["not-hate", "hate"], {"hate": 0.3}).tolist() == [0, 1, 1]
+
+
+def test_the_schema_of_answers_is_that_of_their_types() -> None:
+    assert schemas.text() == schemas.TARGET.read_text(), "python -m tests.house.schemas"
+    jsonschema.validate(EXAMPLE, ANSWER_SCHEMA)
+    assert COLUMNS.keys() <= EXAMPLE.keys()
