@@ -16,7 +16,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold
 from tabulate import tabulate
 
 from common.atomic import write_json
@@ -105,6 +104,8 @@ def folds(dataset: Dataset, count: int) -> Iterator[Dataset]:
         raise UserError(
             f"A label has fewer texts than there are folds ({count})", seen=smallest, remedy="Give fewer."
         )
+    from sklearn.model_selection import StratifiedKFold  # takes seconds, which --help has not
+
     splitter = StratifiedKFold(count, shuffle=True, random_state=dataset.seed)
     for rest, fold in splitter.split(whole.labels, _classes(whole, count)):
         train, validation = carve(whole.take(rest), round(len(rest) * VALIDATION_SHARE), dataset.seed)

@@ -38,8 +38,9 @@ def commands() -> list[str]:
     lines: set[str] = set()
     for program, (module, verbs) in PROGRAMS.items():
         lines |= set(_described(_parser(module, []), program))
-        table = getattr(import_module(module), "PROGRAM", None)
-        for verb in [*verbs, *(verb.name for verb in table.verbs)] if table else verbs:
+        named = getattr(import_module(module), "PROGRAM", None)
+        own = named.verbs if named and named.stage == program else ()
+        for verb in [*verbs, *(verb.name for verb in own)]:
             lines |= set(_described(_parser(module, [verb]), f"{program} {verb}"))
     return sorted(lines)
 
@@ -65,7 +66,7 @@ def _described(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:
         if isinstance(action, argparse._SubParsersAction):
             for verb, inner in action.choices.items():
                 yield from _described(inner, f"{name} {verb}")
-        else:
+        elif action.help != argparse.SUPPRESS:
             for option in action.option_strings or [f"<{action.dest}>"]:
                 yield f"{name} {option}"
 
