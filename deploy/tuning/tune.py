@@ -111,30 +111,18 @@ def tune_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def tune(arguments: argparse.Namespace) -> int:
-    """Search, measure against the start, write, and tell."""
+    """Search, measure against the start, write, and say what was found."""
     verify(arguments.archive, arguments.trusted_key)
     artifact = archived_artifact(arguments.archive)
     texts = sample(arguments.archive, arguments.texts)
     bodies = [json.dumps({"text": text}).encode() for text in texts]
     start = settings_of(arguments.archive, read_config(arguments.config))
-    content = read(arguments.output)  # before minutes are spent: it may be damaged
-    if content is not None and content["machine"] != machine():
-        say(f"{arguments.output} was tuned on another kind of machine, and is begun anew")
-        content = None
+    content = _earlier(arguments.output)  # before minutes are spent: it may be damaged
     tried, chosen = search(arguments, start, bodies)
-    against = None
-    if chosen != start:
-        try:
-            against = against_start(arguments, start, chosen, bodies)
-        except UserError as error:
-            say(f"what was faster could not be measured again: {error}")
+    against = _measured_again(arguments, start, chosen, bodies)
     if against is None or not is_confirmed(against, arguments.p99_ms):
         chosen = start
-    rates = [row["beside_rps"] for row in tried if "beside_rps" in row]
-    if not rates:
-        seen = tried[-1]["verdict"] if tried else "nothing to try"
-        raise UserError("no candidate could be measured", seen=seen, remedy="Mend that and tune again")
-    rate = against["rps" if chosen != start else "beside_rps"] if against else float(np.median(rates))
+    rate = _rate(tried, against, chosen != start)
     queue = max(chosen.batch_size, int(rate * arguments.max_wait_ms / 1000))
     found = {
         "artifact_sha256": artifact.sha256,
@@ -147,7 +135,6 @@ def tune(arguments: argparse.Namespace) -> int:
         "start": asdict(start),
         "tried": tried,
     }
-    content = content or {"schema": SCHEMA, "machine": machine(), "archives": {}}
     content["archives"][artifact.name] = found
     write_json(arguments.output, content)
     say(table(tried))
@@ -164,6 +151,42 @@ def tune(arguments: argparse.Namespace) -> int:
         say(f"{arguments.config}: {NETTY}={chosen.netty_threads} ({done})")
     emit(found)
     return 0
+
+
+def _earlier(output: Path) -> dict[str, Any]:
+    """What was tuned on this kind of machine before, to be added to."""
+    content = read(output)
+    if content is not None and content["machine"] == machine():
+        return content
+    if content is not None:
+        say(f"{output} was tuned on another kind of machine: starting over")
+    return {"schema": SCHEMA, "machine": machine(), "archives": {}}
+
+
+def _measured_again(
+    arguments: argparse.Namespace, start: Settings, chosen: Settings, bodies: Sequence[bytes]
+) -> dict[str, Any] | None:
+    """The choice against the start; None where nothing else was chosen, or it could not be measured."""
+    if chosen == start:
+        return None
+    try:
+        return against_start(arguments, start, chosen, bodies)
+    except UserError as error:
+        say(f"what was faster could not be measured again: {error}")
+        return None
+
+
+def _rate(tried: Sequence[Mapping[str, Any]], against: Mapping[str, Any] | None, is_new: bool) -> float:
+    """Requests a second with the settings that hold: new ones, or those of the start."""
+    rates = [row["beside_rps"] for row in tried if "beside_rps" in row]
+    if not rates:
+        seen = tried[-1]["verdict"] if tried else "nothing to try"
+        raise UserError(
+            "no candidate could be measured", seen=seen, remedy="Fix the error above and run it again"
+        )
+    if against is None:
+        return float(np.median(rates))
+    return float(against["rps" if is_new else "beside_rps"])
 
 
 def settings_of(archive: Path, config: Config) -> Settings:

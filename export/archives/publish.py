@@ -69,28 +69,10 @@ def publish(
     is there with other content, or the storage cannot be reached.
     """
     secret = None if key is None else SecretKey.read(key)
-    metas = [archived_artifact(archive).meta for archive in archives]
     version = _version(archives)
     _check_name(name)
-    described: dict[str, bytes] = {}
-    sent: dict[str, Path] = {}
-    for archive, meta in zip(archives, metas, strict=True):
-        # TorchServe keeps what it fetches under the address's last name, and refuses one that it has.
-        named = f"{archive.stem}-{version}"
-        sent[f"{named}.mar"] = archive
-        described[f"{named}.{DESCRIPTION}"] = json.dumps(meta, indent=2, ensure_ascii=False).encode()
-        if secret is not None:
-            signed = sign_file(archive, f"{named}.mar", secret)
-            described[f"{named}.mar{SUFFIX}"] = signed.encode()
-        elif signature_of(archive).is_file():
-            sent[f"{named}.mar{SUFFIX}"] = signature_of(archive)
-    if checkpoint is not None:
-        found = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-        sent |= {f"checkpoint/{path.relative_to(checkpoint).as_posix()}": path for path in found}
     with tempfile.TemporaryDirectory(prefix="publish-") as scratch:
-        for path, content in described.items():
-            sent[path] = Path(scratch) / path
-            sent[path].write_bytes(content)
+        sent = _collected(archives, version, secret, checkpoint, Path(scratch))
         files = {
             path: {"sha256": file_sha256(file), "bytes": file.stat().st_size} for path, file in sent.items()
         }
@@ -117,12 +99,42 @@ def publish(
                 "published": datetime.now(UTC).isoformat(timespec="seconds"),
                 "files": files,
             }
-            content = json.dumps(record, indent=2).encode()
-            if secret is not None:
-                signed = sign_bytes(content, RECORD, secret)
-                _write(filesystem, signed, f"{place}/{RECORD}{SUFFIX}")
-            _write(filesystem, content.decode(), f"{place}/{RECORD}")
+            _write_record(filesystem, place, record, secret)
     return Published(whole, record, is_new=True)
+
+
+def _collected(
+    archives: Sequence[Path], version: str, secret: SecretKey | None, checkpoint: Path | None, scratch: Path
+) -> dict[str, Path]:
+    """The files of a version by the names that they are published under; descriptions and signatures that are
+    new are written to `scratch`."""
+    sent: dict[str, Path] = {}
+    written: dict[str, str] = {}
+    for archive in archives:
+        # TorchServe keeps what it fetches under the address's last name, and refuses one that it has.
+        named = f"{archive.stem}-{version}"
+        sent[f"{named}.mar"] = archive
+        meta = archived_artifact(archive).meta
+        written[f"{named}.{DESCRIPTION}"] = json.dumps(meta, indent=2, ensure_ascii=False)
+        if secret is not None:
+            written[f"{named}.mar{SUFFIX}"] = sign_file(archive, f"{named}.mar", secret)
+        elif signature_of(archive).is_file():
+            sent[f"{named}.mar{SUFFIX}"] = signature_of(archive)
+    for path, content in written.items():
+        sent[path] = scratch / path
+        sent[path].write_bytes(content.encode())
+    if checkpoint is not None:
+        found = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+        sent |= {f"checkpoint/{path.relative_to(checkpoint).as_posix()}": path for path in found}
+    return sent
+
+
+def _write_record(filesystem: Any, place: str, record: dict[str, Any], secret: SecretKey | None) -> None:
+    """Last of all: with it, the version is there."""
+    content = json.dumps(record, indent=2)
+    if secret is not None:
+        _write(filesystem, sign_bytes(content.encode(), RECORD, secret), f"{place}/{RECORD}{SUFFIX}")
+    _write(filesystem, content, f"{place}/{RECORD}")
 
 
 def fetch(

@@ -1,19 +1,13 @@
 """For NVIDIA GPUs: from eager PyTorch in four precisions to CUDA graphs, no padding, int8, fp8 and ONNX
 Runtime.
 
-No GPU was at hand when these were written. What does not need one is tested on the CPU; the rest was read in
-the sources of torch 2.13 and ONNX Runtime 1.31, and proves itself, or fails, when it is built. Which of them
-is fastest is for the benchmarks to say.
-
-Weights of int8 and fp8 are made by `handler.encoder.ScaledLinear` and not by torchao: their tensors and
-scales are plain safetensors, a server needs neither torchao nor its pickled subclasses, and products and
-scales are torch's own operators. Quantising each activation is a kernel of its own there, where a compiler
-would make it part of the one before it.
+No GPU was at hand when these were written: what needs one proves itself, or fails, when it is built.
 """
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,58 +27,42 @@ DEVICE = "cuda:0"
 ALL = ("encoder", "pooled", "decoder")
 
 
-@variant(
-    "cuda-fp32",
-    runtime="torch",
-    devices=("cuda",),
-    requires=(*NEEDS, "cuda"),
-    summary="eager PyTorch on a GPU in fp32, without TensorFloat-32",
-    kinds=ALL,
-)
-def cuda_fp32(source: Source, folder: Path) -> Built:
-    return _eager(source, folder, "float32")
+on_cuda = partial(variant, devices=("cuda",))
 
 
-@variant(
-    "cuda-tf32",
-    runtime="torch",
-    devices=("cuda",),
-    requires=(*NEEDS, "cuda:8.0"),
-    summary="eager PyTorch on a GPU, products in TensorFloat-32",
-    kinds=ALL,
-)
-def cuda_tf32(source: Source, folder: Path) -> Built:
-    return _eager(source, folder, "float32", tf32=True)
+@dataclass(frozen=True)
+class Eager:
+    """The model of transformers as it is, in another dtype; `need` is the GPU that it needs."""
+
+    dtype: str
+    summary: str
+    need: str = "cuda"
+    tf32: bool = False
 
 
-@variant(
-    "cuda-fp16",
-    runtime="torch",
-    devices=("cuda",),
-    requires=(*NEEDS, "cuda"),
-    summary="eager PyTorch on a GPU in fp16",
-    kinds=ALL,
-)
-def cuda_fp16(source: Source, folder: Path) -> Built:
-    return _eager(source, folder, "float16")
+EAGER = {
+    "cuda-fp32": Eager("float32", "eager PyTorch on a GPU in fp32, without TensorFloat-32"),
+    "cuda-tf32": Eager(
+        "float32", "eager PyTorch on a GPU, products in TensorFloat-32", "cuda:8.0", tf32=True
+    ),
+    "cuda-fp16": Eager("float16", "eager PyTorch on a GPU in fp16"),
+    "cuda-bf16": Eager("bfloat16", "eager PyTorch on a GPU in bf16", "cuda:8.0"),
+}
 
 
-@variant(
-    "cuda-bf16",
-    runtime="torch",
-    devices=("cuda",),
-    requires=(*NEEDS, "cuda:8.0"),
-    summary="eager PyTorch on a GPU in bf16",
-    kinds=ALL,
-)
-def cuda_bf16(source: Source, folder: Path) -> Built:
-    return _eager(source, folder, "bfloat16")
+def _register(name: str, eager: Eager) -> None:
+    @on_cuda(name, runtime="torch", requires=(*NEEDS, eager.need), summary=eager.summary, kinds=ALL)
+    def build(source: Source, folder: Path) -> Built:
+        return _eager(source, folder, eager.dtype, eager.tf32)
 
 
-@variant(
+for _name, _row in EAGER.items():
+    _register(_name, _row)
+
+
+@on_cuda(
     "cuda-graphs-fp16",
     runtime="torch",
-    devices=("cuda",),
     requires=(*NEEDS, "cuda"),
     summary="fp16, each shape of the grid one CUDA graph",
 )
@@ -96,10 +74,9 @@ def cuda_graphs_fp16(source: Source, folder: Path) -> Built:
     return Built(facts, options | {"graphs": True}, grid=grid)
 
 
-@variant(
+@on_cuda(
     "cuda-packed-fp16",
     runtime="torch",
-    devices=("cuda",),
     requires=(*NEEDS, "cuda:8.0"),  # flash attention's
     summary="fp16, texts side by side without padding",
 )
@@ -114,10 +91,9 @@ def cuda_packed_fp16(source: Source, folder: Path) -> Built:
     return Built(facts, options | {"packed": True}, grid=source.packed_grid)
 
 
-@variant(
+@on_cuda(
     "cuda-int8",
     runtime="torch",
-    devices=("cuda",),
     requires=(*NEEDS, "cuda:7.5"),  # the first whose tensor cores multiply int8
     summary="int8 weights per output, activations quantised per token as they come; CUDA graphs",
 )
@@ -127,10 +103,9 @@ def cuda_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Buil
     return _scaled(source, folder, torch.int8, torch.float16, leave)
 
 
-@variant(
+@on_cuda(
     "cuda-fp8",
     runtime="torch",
-    devices=("cuda",),
     requires=(*NEEDS, "cuda:8.9"),
     summary="fp8 (e4m3) weights per output, activations scaled per token as they come; CUDA graphs",
 )
@@ -140,10 +115,9 @@ def cuda_fp8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built
     return _scaled(source, folder, torch.float8_e4m3fn, torch.bfloat16, leave)
 
 
-@variant(
+@on_cuda(
     "cuda-compiled-fp16",
     runtime="compiled",
-    devices=("cuda",),
     requires=(*NEEDS, "g++", TEMPORARY, "triton", "cuda:7.0"),  # Triton's least
     summary="fp16, compiled ahead of time (AOTInductor) for this kind of GPU",
     kinds=("encoder", "pooled"),
@@ -174,10 +148,9 @@ def cuda_compiled_fp16(source: Source, folder: Path) -> Built:
     return Built(facts, exact_capability=gpus()[0].capability, grid=source.gpu_grid)
 
 
-@variant(
+@on_cuda(
     "cuda-onnx-fp16",
     runtime="onnx",
-    devices=("cuda",),
     requires=(*NEEDS, "onnx", "optimum-onnx", "onnxruntime-gpu", "cuda"),
     summary="ONNX Runtime on a GPU in fp16",
     kinds=("encoder", "pooled"),
@@ -189,10 +162,9 @@ def cuda_onnx_fp16(source: Source, folder: Path) -> Built:
     return Built(_ran_on(folder, options, grid), options, grid=grid)
 
 
-@variant(
+@on_cuda(
     "cuda-tensorrt-fp16",
     runtime="onnx",
-    devices=("cuda",),
     requires=(*NEEDS, "onnx", "optimum-onnx", "onnxruntime-gpu", "tensorrt", "cuda"),
     summary="TensorRT in fp16, behind ONNX Runtime; its engine is in the artifact",
     kinds=("encoder", "pooled"),
@@ -248,6 +220,8 @@ def _half(source: Source, folder: Path) -> tuple[dict, dict]:
     return facts, options
 
 
+# Not by torchao: tensors and scales are plain safetensors, and a server needs neither torchao nor its pickled
+# subclasses. Quantising each activation is a kernel of its own, where a compiler would fuse it with the last.
 def _scaled(
     source: Source, folder: Path, dtype: "torch.dtype", beside: "torch.dtype", leave: Collection[str]
 ) -> Built:
