@@ -69,6 +69,21 @@ def run_stage(stage: str, *arguments: object, stdin: str | bytes = "") -> subpro
     )
 
 
+def ran(stage: str, *arguments: object, stdin: str | bytes = "") -> subprocess.CompletedProcess[str]:
+    """The same, where it is to succeed."""
+    done = run_stage(stage, *arguments, stdin=stdin)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def refused(stage: str, *arguments: object, stdin: str = "") -> str:
+    """What it says where it is to refuse: a sentence, and nothing on stdout."""
+    done = run_stage(stage, *arguments, stdin=stdin)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:

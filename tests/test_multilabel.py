@@ -26,7 +26,7 @@ from handler.artifact import Artifact
 from handler.errors import UnsupportedError, UserError
 from handler.explanations import OCCLUSION, default_target, explain
 from handler.predictor import Prediction, Predictor
-from tests.conftest import ROOT, run_stage
+from tests.conftest import ROOT, ran
 from training import data, pipeline
 from training.checkpoint import load_data, open_checkpoint
 from training.data import sources
@@ -162,8 +162,7 @@ def test_a_file_is_predicted_with_labels_and_scores_in_its_columns(artifact_of, 
     file, output = tmp_path / "in.csv", tmp_path / "out.csv"
     file.write_text("id,text\n1,gold and salt\n2,the river\n3,\n")
     place = artifact_of("fp32").folder
-    done = run_stage("handler", "predict", "--artifact", place, "--file", file, "--output", output)
-    assert done.returncode == 0, done.stderr
+    ran("handler", "predict", "--artifact", place, "--file", file, "--output", output)
     rows = list(csv.DictReader(output.open()))
     cuts = artifact_of("fp32").meta["thresholds"]
     for row in rows[:2]:

@@ -13,7 +13,7 @@ from export.archives.package import package
 from handler.artifact import open_artifact
 from handler.errors import UserError
 from handler.predictor import Predictor
-from tests.conftest import run_stage
+from tests.conftest import ran, run_stage
 
 SOMEBODY = 65534
 
@@ -58,11 +58,9 @@ def test_files_of_an_artifact_have_the_rights_that_the_umask_gives(variant: str,
 def test_files_of_a_checkpoint_and_of_a_fetched_version_as_well(source, build_once, tmp_path: Path) -> None:
     archive = package(build_once("fp32"), tmp_path / "store")
     assert archive.stat().st_mode & 0o777 == 0o666 & ~umask()
-    done = run_stage("export", "publish", tmp_path / "shop", "fp32", "--store", tmp_path / "store")
-    assert done.returncode == 0, done.stderr
+    ran("export", "publish", tmp_path / "shop", "fp32", "--store", tmp_path / "store")
     (version,) = (tmp_path / "shop" / "hate").iterdir()
-    done = run_stage("export", "fetch", version, "--to", tmp_path / "fetched")
-    assert done.returncode == 0, done.stderr
+    ran("export", "fetch", version, "--to", tmp_path / "fetched")
     for folder in (source.checkpoint.folder, tmp_path / "shop", tmp_path / "fetched"):
         modes = {path.name: path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
         assert set(modes.values()) == {0o666 & ~umask()}, modes

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from common.atomic import write_json
 from common.commands import of_this_moment
 from handler.errors import UserError
-from tests.conftest import run_stage
+from tests.conftest import ran, refused, run_stage
 
 ROOM_BYTES = 64 << 10
 
@@ -34,7 +34,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def store(build_once, workshop: Path) -> Path:
     """A folder with the archive of a tiny artifact, which is larger than the small disk."""
-    done = run_stage(
+    ran(
         "export",
         "package",
         "--artifacts",
@@ -42,7 +42,6 @@ def store(build_once, workshop: Path) -> Path:
         "--store",
         workshop / "room",
     )
-    assert done.returncode == 0, done.stderr
     assert (workshop / "room" / "hate-fp32.mar").stat().st_size > ROOM_BYTES
     return workshop / "room"
 
@@ -68,21 +67,19 @@ def test_promoting_keeps_the_archive_that_is_served(store: Path, small: Path) ->
 
 
 def test_publishing(store: Path, small: Path) -> None:
-    done = run_stage("export", "publish", small / "shop", "fp32", "--store", store)
-    assert done.returncode == 2, done.stderr
+    refused("export", "publish", small / "shop", "fp32", "--store", store)
     assert not list(small.rglob("*.partial"))
     assert not list(small.rglob("published.json")), "a version that is not whole is none"
 
 
 def test_fetching(store: Path, small: Path, tmp_path: Path) -> None:
-    done = run_stage("export", "publish", tmp_path / "shop", "fp32", "--store", store)
-    assert done.returncode == 0, done.stderr
+    ran("export", "publish", tmp_path / "shop", "fp32", "--store", store)
     (version,) = (tmp_path / "shop" / "hate").iterdir()
     assert_said(run_stage("export", "fetch", version, "--to", small / "fetched"), small)
 
 
 def test_building_a_variant(source, small: Path) -> None:
-    done = run_stage(
+    said = refused(
         "export",
         "build",
         "fp32",
@@ -91,8 +88,7 @@ def test_building_a_variant(source, small: Path) -> None:
         "--artifacts",
         small / "artifacts",
     )
-    assert done.returncode == 2, done.stderr
-    assert "no room is left" in done.stderr or "No space left" in done.stderr
+    assert "no room is left" in said or "No space left" in said
     assert not (small / "artifacts" / "fp32").exists()
 
 
@@ -119,15 +115,12 @@ def test_a_job_that_found_no_room_goes_on_when_there_is_some(build_once, small: 
     arguments = ("handler", "predict", "--artifact", build_once("onnx-fp32").folder, "--file", source)
     arguments += ("--output", small / "out.csv", "--part-rows", 20)
     for _ in range(2):  # and once more while it is full
-        done = run_stage(*arguments)
-        assert done.returncode == 2, done.stderr
-        assert "No space left" in done.stderr
+        assert "No space left" in refused(*arguments)
         assert not (small / "out.csv").exists()
         assert not list(small.rglob("*.partial"))
     ballast.unlink()
     subprocess.run(["mount", "-o", f"remount,size={16 * ROOM_BYTES}", small], check=True)
-    done = run_stage(*arguments)
-    assert done.returncode == 0, done.stderr
+    ran(*arguments)
     lines = (small / "out.csv").read_text().splitlines()[1:]
     assert [line.split(",")[0].strip('"') for line in lines] == [str(row) for row in range(600)]
 

@@ -13,7 +13,7 @@ from common.atomic import recover_all
 from deploy.app import application
 from export.archives.package import package
 from handler.artifact import Artifact, open_artifact
-from tests.conftest import ROOT, run_stage
+from tests.conftest import ROOT, ran, run_stage
 from training.backbones import backbone
 from training.checkpoint import open_checkpoint
 
@@ -57,8 +57,7 @@ def assert_back(place: Path) -> None:
 
 
 def test_predict_puts_an_artifact_back(killed: Path) -> None:
-    done = run_stage("handler", "predict", "--artifact", killed, "good day")
-    assert done.returncode == 0, done.stderr
+    done = ran("handler", "predict", "--artifact", killed, "good day")
     assert json.loads(done.stdout)["label"]
     assert_back(killed)
 
@@ -66,8 +65,7 @@ def test_predict_puts_an_artifact_back(killed: Path) -> None:
 def test_a_scoring_job_puts_an_artifact_back(killed: Path, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("good day\nbad day\n")
     options = ("--file", tmp_path / "in.txt", "--output", tmp_path / "out.csv")
-    done = run_stage("handler", "predict", "--artifact", killed, *options)
-    assert done.returncode == 0, done.stderr
+    ran("handler", "predict", "--artifact", killed, *options)
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
     assert_back(killed)
 
@@ -87,8 +85,7 @@ def test_drift_puts_an_artifact_back(killed: Path, tmp_path: Path) -> None:
 
 def test_packaging_leaves_no_artifact_out(killed: Path, tmp_path: Path) -> None:
     options = ("--artifacts", killed.parent, "--store", tmp_path / "store")
-    done = run_stage("export", "package", *options)
-    assert done.returncode == 0, done.stderr
+    done = ran("export", "package", *options)
     assert list(json.loads(done.stdout)["archives"]) == ["fp32"]
     assert_back(killed)
 
@@ -97,8 +94,7 @@ def test_a_fetched_version_is_put_back(build_once, tmp_path: Path) -> None:
     place = tmp_path / "fetched"
     package(build_once("fp32"), place)
     kill_between_renames(place)
-    done = run_stage("export", "promote", "fp32", "--archives", place, "--store", tmp_path / "store")
-    assert done.returncode == 0, done.stderr
+    ran("export", "promote", "fp32", "--archives", place, "--store", tmp_path / "store")
     assert (tmp_path / "store" / "hate.mar").read_bytes() == (place / "hate-fp32.mar").read_bytes()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from handler.artifact import Artifact
-from tests.conftest import run_stage
+from tests.conftest import ran, run_stage
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +44,7 @@ def test_jsonl_with_a_broken_line_loses_no_row(fp32: Artifact, tmp_path: Path) -
 
 
 def test_standard_input_holds_one_text_a_line(build_once) -> None:
-    done = run_stage(
-        "handler", "predict", "--artifact", build_once("onnx-fp32").folder, stdin="first\nsecond\n"
-    )
-    assert done.returncode == 0, done.stderr
+    done = ran("handler", "predict", "--artifact", build_once("onnx-fp32").folder, stdin="first\nsecond\n")
     assert [row["text"] for row in csv.DictReader(done.stdout.splitlines())] == ["first", "second"]
 
 

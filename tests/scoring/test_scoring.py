@@ -20,7 +20,7 @@ from handler.errors import UserError
 from handler.predictor import Predictor
 from scoring.job import here, open_job, run_job
 from scoring.plan import plan, read_part
-from tests.conftest import run_stage
+from tests.conftest import ran
 
 ROWS = 60
 ROOT = Path(__file__).parents[2]
@@ -295,8 +295,7 @@ def test_ray_scores_what_this_process_does_and_a_worker_may_die(artifact, predic
     murderer = threading.Thread(target=murder, daemon=True)
     murderer.start()
     place = ("--artifact", artifact.folder, "--file", source, "--output", output)
-    done = run_stage("handler", "predict", *place, "--engine", "ray", "--part-rows", 50, "--threads", 1)
-    assert done.returncode == 0, done.stderr
+    done = ran("handler", "predict", *place, "--engine", "ray", "--part-rows", 50, "--threads", 1)
     from ray._common.usage import usage_lib  # Ray reads whether it asks for a token as it is imported
 
     assert not usage_lib.usage_stats_enabled(), "nobody else is told"

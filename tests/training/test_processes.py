@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from handler.artifact import file_sha256
-from tests.conftest import ROOT, run_stage
+from tests.conftest import ROOT, ran, refused
 
 TINY = ("--data", "demo", "--base", "random:tiny", "--learning-rate", "2e-3", "--no-test")
 
@@ -26,8 +26,7 @@ def losses(folder: Path) -> tuple[list[float], list[float]]:
 @pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     recipe = ("--epochs", "0.1", "--dropout", "0", "--precision", "fp32", "--run-name", "run")
-    alone = run_stage("training", *TINY, *recipe, "--output", tmp_path / "one" / "checkpoint")
-    assert alone.returncode == 0, alone.stderr
+    ran("training", *TINY, *recipe, "--output", tmp_path / "one" / "checkpoint")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "training"]
     command += [*TINY, *recipe, "--output", tmp_path / "two" / "checkpoint"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -44,9 +43,8 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    done = run_stage("training", *TINY, "--batch-size", 7, "--output", tmp_path / "checkpoint")
-    assert done.returncode == 2
-    assert "cannot share a batch" in done.stderr
+    said = refused("training", *TINY, "--batch-size", 7, "--output", tmp_path / "checkpoint")
+    assert "cannot share a batch" in said
 
 
 def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path: Path) -> None:
@@ -72,8 +70,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path: Path) ->
     recipe += ("--dropout", 0, "--precision", "fp32")
     for name, cut in (("whole", (64, 1)), ("parts", (16, 4))):
         sizes = ("--batch-size", cut[0], "--accumulation", cut[1], "--gradient-checkpointing")
-        done = run_stage("training", *recipe, *sizes, "--output", tmp_path / name / "checkpoint")
-        assert done.returncode == 0, done.stderr
+        ran("training", *recipe, *sizes, "--output", tmp_path / name / "checkpoint")
     (_, whole), (_, parts) = losses(tmp_path / "whole"), losses(tmp_path / "parts")
     assert len(whole) == len(parts) == 1
     assert parts[0] == pytest.approx(whole[0], rel=0.02), "not a quarter of it, and not four times as much"
@@ -82,8 +79,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path: Path) ->
 def test_a_run_that_is_killed_ends_as_one_that_was_not(small_jsonl: Path, tmp_path: Path) -> None:
     recipe = ("--data", f"jsonl:{small_jsonl}", "--batch-size", "4", "--epochs", "2")
     recipe += ("--threads", "1", "--track", "none")
-    done = run_stage("training", *TINY, *recipe, "--output", tmp_path / "whole")
-    assert done.returncode == 0, done.stderr
+    done = ran("training", *TINY, *recipe, "--output", tmp_path / "whole")
     command = [sys.executable, "-m", "training", *TINY, *recipe, "--output", str(tmp_path / "parts")]
     command += ["--save-minutes", "0.005"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -93,8 +89,7 @@ def test_a_run_that_is_killed_ends_as_one_that_was_not(small_jsonl: Path, tmp_pa
         time.sleep(0.01)
     process.kill()
     process.wait()
-    done = run_stage("training", *TINY, *recipe, "--resume", "--output", tmp_path / "parts")
-    assert done.returncode == 0, done.stderr
+    done = ran("training", *TINY, *recipe, "--resume", "--output", tmp_path / "parts")
     (resumed,) = [line for line in done.stderr.splitlines() if line.startswith("resuming after step")]
     assert 0 < int(resumed.rpartition(" ")[2]) < 90, "in the middle of an epoch, or at the end of the first"
     weights = [file_sha256(tmp_path / name / "model.safetensors") for name in ("whole", "parts")]
@@ -103,8 +98,7 @@ def test_a_run_that_is_killed_ends_as_one_that_was_not(small_jsonl: Path, tmp_pa
 
 def test_a_step_can_be_profiled(tmp_path: Path) -> None:
     recipe = ("--epochs", "0.1", "--profile", "--run-name", "run", "--track", "none")
-    done = run_stage("training", *TINY, *recipe, "--output", tmp_path / "checkpoint")
-    assert done.returncode == 0, done.stderr
+    done = ran("training", *TINY, *recipe, "--output", tmp_path / "checkpoint")
     assert "aten::" in done.stderr
     assert json.loads((tmp_path / "runs" / "run.trace.json").read_text())["traceEvents"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import ROOT, run_stage
+from tests.conftest import ROOT, ran, refused, run_stage
 from training import command, search, tracking
 from training import options as settings
 from training.__main__ import PROGRAM
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs: one of half an epoch, and a better one of one epoch after the head's half."""
     folder = tmp_path_factory.mktemp("runs")
     for name, recipe in (("a", ("--epochs", 0.5)), ("b", ("--epochs", 1, "--head-epochs", 0.5))):
-        done = run_stage(
+        ran(
             "training",
             *TINY,
             *recipe,
@@ -34,7 +34,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ),
             *("--run-name", name, "--output", folder / name),
         )
-        assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -106,8 +105,7 @@ def test_the_flag_knows_every_tracker() -> None:
 
 
 def test_runs_are_compared_by_what_tells_them_apart(folder: Path) -> None:
-    done = run_stage("training", "runs", folder)
-    assert done.returncode == 0, done.stderr
+    done = ran("training", "runs", folder)
     rows = json.loads(done.stdout)["runs"]
     assert sorted(Path(row["run"]).name for row in rows) == ["a", "b"], "copies are no runs"
     figures = [row["figures"]["validation"]["macro_f1"] for row in rows]
@@ -119,9 +117,7 @@ def test_runs_are_compared_by_what_tells_them_apart(folder: Path) -> None:
 
 
 def test_a_folder_without_runs_is_said(tmp_path: Path) -> None:
-    done = run_stage("training", "runs", tmp_path)
-    assert done.returncode == 2
-    assert "there are no runs" in done.stderr
+    assert "there are no runs" in refused("training", "runs", tmp_path)
 
 
 SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "freeze": ["none", "embeddings"]}
@@ -189,6 +185,4 @@ def test_a_space_that_says_nothing_is_refused(space: dict, expected: str, tmp_pa
 
 def test_a_record_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.json").write_text("{}")
-    done = run_stage("training", "runs", tmp_path)
-    assert done.returncode == 2
-    assert "no record of a run" in done.stderr
+    assert "no record of a run" in refused("training", "runs", tmp_path)

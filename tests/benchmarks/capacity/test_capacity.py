@@ -18,7 +18,7 @@ from benchmarks.selection import Objective, Selection
 from deploy.torchserve.server import CONFIG
 from handler.errors import UserError
 from tests.benchmarks.conftest import document, served_level, variant
-from tests.conftest import ROOT, run_stage
+from tests.conftest import ROOT, ran
 
 REPORT = ROOT / "benchmarks/published/tweeteval.json"
 TOKENS = Lengths(30.0, 28.0, 52.0, 70.0)
@@ -43,8 +43,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, str, Path]:
     """The plan from a published report, as the command line gives it: its JSON, its table, its folder."""
     folder = tmp_path_factory.mktemp("plan")
     asked = ("--rps", 50000, "--p99-ms", 50, "--price-core-hour", 0.04, "--price-gb-hour", 0.005)
-    done = run_stage("benchmarks", "plan", *asked, "--report", REPORT, "--results", folder)
-    assert done.returncode == 0, done.stderr
+    done = ran("benchmarks", "plan", *asked, "--report", REPORT, "--results", folder)
     return read(json.loads(done.stdout), Plan), done.stderr, folder
 
 

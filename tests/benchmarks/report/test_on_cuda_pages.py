@@ -14,7 +14,7 @@ from benchmarks.report.pictures import by_batch
 from benchmarks.report.verdicts import fastest_passing
 from benchmarks.selection import Objective, choose_served, select
 from handler.errors import UserError
-from tests.conftest import run_stage
+from tests.conftest import ran, run_stage
 
 
 @pytest.fixture
@@ -154,8 +154,7 @@ def test_the_command_reads_reports_and_prints_table_and_json(on_cpu, mixed, tmp_
     paths = [tmp_path / "cpu.json", tmp_path / "gpu.json"]
     for path, document in zip(paths, (on_cpu, mixed), strict=True):
         path.write_text(json.dumps(plain(document)))
-    done = run_stage("benchmarks", "beside", *paths, "--price-gpu-hour", 2)
-    assert done.returncode == 0, done.stderr
+    done = ran("benchmarks", "beside", *paths, "--price-gpu-hour", 2)
     assert len(json.loads(done.stdout)["rows"]) == 6
     assert "cost of a million texts" in done.stderr
     assert run_stage("benchmarks", "beside", tmp_path / "none.json").returncode == 2

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.served.open_loop import Arrivals
 from benchmarks.served.overload import Memory, ahead, judge, table
 from export.archives.package import package
-from tests.conftest import run_stage
+from tests.conftest import ran
 
 RIGHT = {
     "flood": {
@@ -107,6 +107,5 @@ def test_memory_that_rises_and_falls_has_not_grown() -> None:
 @pytest.mark.slow
 def test_a_real_server_under_twice_its_load_refuses_the_rest(build_once, tmp_path) -> None:
     archive = package(build_once("onnx-int8-dynamic"), tmp_path)
-    done = run_stage("benchmarks", "overload", "--archive", archive, "--seconds", 10, "--factor", 3)
-    assert done.returncode == 0, done.stderr
+    done = ran("benchmarks", "overload", "--archive", archive, "--seconds", 10, "--factor", 3)
     assert json.loads(done.stdout)["objections"] == []

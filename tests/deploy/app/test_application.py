@@ -32,7 +32,7 @@ from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.metrics import COUNTERS
 from handler.service import Service
-from tests.conftest import ROOT, run_stage
+from tests.conftest import ROOT, refused
 from tests.deploy.app.test_hostile import generated
 from tests.deploy.hostile import FORM, JSON
 from tests.deploy.torchserve.test_server import ANSWER_SCHEMA, ask_about_a_xylophone
@@ -524,9 +524,7 @@ def test_what_cannot_be_served_is_a_sentence(tmp_path: Path) -> None:
         (("--archive", tmp_path / "hate.mar"), "there is no such archive"),
         (("--archive", ROOT / "pyproject.toml"), "this is not an archive of ours"),
     ):
-        done = run_stage("deploy", "app", *arguments)
-        assert done.returncode == 2
-        assert words in done.stderr
+        assert words in refused("deploy", "app", *arguments)
     with (
         listen("127.0.0.1", 0) as taken,
         pytest.raises(UserError, match=f"nothing can listen there: .*{taken.getsockname()[1]}"),

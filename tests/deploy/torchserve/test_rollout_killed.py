@@ -22,7 +22,7 @@ from deploy.torchserve.rollout_note import read_note
 from deploy.torchserve.server import private_server
 from export.archives.package import package
 from handler.artifact import Artifact
-from tests.conftest import ROOT, run_stage
+from tests.conftest import ROOT, ran, run_stage
 from training import data
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -150,8 +150,7 @@ def killed(rolled_out: RollOut) -> None:
         process.kill()
         process.wait()
     assert rolled_out.front.default() == rolled_out.new, "and so it stays: nothing was tidied up"
-    status = run_stage("deploy", "status", "--config", rolled_out.config)
-    assert status.returncode == 0
+    status = ran("deploy", "status", "--config", rolled_out.config)
     assert f"a roll-out of hate-{rolled_out.new}.mar was cut off" in status.stderr
     assert "was cut off" in json.loads(status.stdout)["rollout"]
 
@@ -162,8 +161,7 @@ def is_quiet(rolled_out: RollOut) -> bool:
 
 def test_one_that_was_killed_is_undone_by_back(rolled_out: RollOut) -> None:
     killed(rolled_out)
-    done = run_stage("deploy", "rollout", "--back", "--config", rolled_out.config)
-    assert done.returncode == 0
+    done = ran("deploy", "rollout", "--back", "--config", rolled_out.config)
     assert f"version {rolled_out.old} is the default again" in done.stderr
     rolled_out.assert_old_serves_alone()
     assert is_quiet(rolled_out)
@@ -172,8 +170,7 @@ def test_one_that_was_killed_is_undone_by_back(rolled_out: RollOut) -> None:
 
 def test_one_that_was_killed_is_undone_by_the_same_command_which_then_goes_on(rolled_out: RollOut) -> None:
     killed(rolled_out)
-    done = run_stage("deploy", *rolled_out.command, "--watch-s", "0.5")
-    assert done.returncode == 0, done.stderr
+    done = ran("deploy", *rolled_out.command, "--watch-s", "0.5")
     assert f"cut off. {rolled_out.front.management}: version {rolled_out.old} is the default" in done.stderr
     outcome = json.loads(done.stdout)
     assert outcome["done"]

@@ -20,7 +20,7 @@ from deploy.tuning.tune import Settings, is_better, repacked, search, set_netty_
 from export.archives.package import package
 from handler.artifact import TOKENIZER, archived_artifact
 from handler.errors import UserError
-from tests.conftest import run_stage
+from tests.conftest import ran
 
 START = Settings(workers=1, threads=2, batch_size=32, batch_delay_ms=1, netty_threads=2)
 
@@ -135,8 +135,7 @@ def test_packaging_applies_what_was_tuned_here_for_this_artifact(build_once, tmp
     place.write_text(json.dumps(content))
     artifacts = artifact.folder.parent
     options = ("--artifacts", artifacts, "--store", tmp_path / "store", "--tuning", place)
-    done = run_stage("export", "package", *options)
-    assert done.returncode == 0, done.stderr
+    done = ran("export", "package", *options)
     assert "hate-openvino-int8.mar" in done.stderr
     assert done.stderr.count(", tuned)") == 1
     said = model_config(tmp_path / "store" / "hate-openvino-int8.mar")
@@ -186,8 +185,7 @@ def test_texts_of_the_users_are_read_by_line_and_cut(tmp_path: Path) -> None:
 def test_real_servers_are_tuned_and_the_result_is_packaged(archive: Path, tmp_path: Path) -> None:
     output = tmp_path / "tuning.json"
     options = ("--archive", archive, "--output", output, "--rounds", 2, "--seconds", 0.5)
-    done = run_stage("deploy", "tune", *options, "--concurrency", 4)
-    assert done.returncode == 0, done.stderr
+    done = ran("deploy", "tune", *options, "--concurrency", 4)
     found = json.loads(done.stdout)
     assert len(found["tried"]) >= 6
     assert all(row["rps"] > 0 for row in found["tried"])

@@ -13,7 +13,7 @@ from export.archives.package import package, promote
 from export.archives.publish import fetch, publish
 from handler.artifact import Artifact, archived_artifact, open_artifact
 from handler.errors import UserError
-from tests.conftest import run_stage
+from tests.conftest import ran, refused, run_stage
 
 
 @pytest.fixture(scope="module")
@@ -133,15 +133,12 @@ def readers(artifact: Artifact, store: Path, folder: Path) -> tuple[tuple[object
 
 def test_every_command_refuses_what_is_not_signed(artifact_copy, store: Path, trusting, tmp_path) -> None:
     for command in readers(artifact_copy, store, tmp_path):
-        done = run_stage(*command)
-        assert done.returncode == 2, command
-        assert "it is not signed, and a trusted key is configured" in done.stderr, command
+        assert "it is not signed, and a trusted key is configured" in refused(*command), command
     config, texts = str(tmp_path / "config.properties"), tmp_path / "texts.txt"
     with pytest.raises(UserError, match="it is not signed"):
         container.main(["run", "--config", config])
-    done = run_stage("deploy", "rollout", "s3://models/hate.mar", "--config", config, "--texts", texts)
-    assert done.returncode == 2
-    assert "cannot be verified before" in done.stderr
+    said = refused("deploy", "rollout", "s3://models/hate.mar", "--config", config, "--texts", texts)
+    assert "cannot be verified before" in said
 
 
 def test_every_command_says_that_the_trusted_key_is_not_there(
@@ -154,29 +151,24 @@ def test_every_command_says_that_the_trusted_key_is_not_there(
     config, texts = str(tmp_path / "config.properties"), tmp_path / "texts.txt"
     by_address = ("deploy", "rollout", "s3://models/hate.mar", "--config", config, "--texts", texts)
     for command in (*commands, by_address):
-        done = run_stage(*command)
-        assert done.returncode == 2, command
-        assert said in done.stderr, command
+        assert said in refused(*command), command
     with pytest.raises(UserError, match=re.escape(said)):
         container.main(["run", "--config", config])
 
 
 def test_signed_by_the_command_it_is_accepted(artifact_copy, store: Path, trusting: Path) -> None:
-    done = run_stage("export", "sign", artifact_copy.folder, store / "hate-fp32.mar", "--key", trusting)
-    assert done.returncode == 0, done.stderr
+    done = ran("export", "sign", artifact_copy.folder, store / "hate-fp32.mar", "--key", trusting)
     assert len(json.loads(done.stdout)) == 2
     assert run_stage("export", "promote", "fp32", "--store", store).returncode == 0
     assert run_stage("handler", "predict", "--artifact", artifact_copy.folder, "a text").returncode == 0
 
 
 def test_a_key_is_made_by_a_command_and_signs_what_is_packaged(build_once, tmp_path: Path) -> None:
-    done = run_stage("export", "keygen", tmp_path / "own.key")
-    assert done.returncode == 0, done.stderr
+    done = ran("export", "keygen", tmp_path / "own.key")
     public = Path(json.loads(done.stdout)["public"])
     artifacts, store = build_once("fp32").folder.parent, tmp_path / "store"
     arguments = ("--artifacts", artifacts, "--store", store, "--sign-key", tmp_path / "own.key")
-    done = run_stage("export", "package", *arguments)
-    assert done.returncode == 0, done.stderr
+    done = ran("export", "package", *arguments)
     for archive in json.loads(done.stdout)["archives"].values():
         verify(Path(archive), public)
     verify(store / "hate.mar", public)
@@ -222,9 +214,8 @@ FILE = {"sha256": "0" * 64, "bytes": 1}
 )
 def test_a_broken_record_is_a_sentence(published: Path, tmp_path: Path, content: str) -> None:
     (published / "published.json").write_text(content, encoding="latin-1")
-    done = run_stage("export", "fetch", published, "--to", tmp_path / "fetched")
-    assert done.returncode == 2
-    assert "is damaged, or of another version" in done.stderr
+    said = refused("export", "fetch", published, "--to", tmp_path / "fetched")
+    assert "is damaged, or of another version" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["registry", "store"]
     publish([tmp_path / "store" / "hate-fp32.mar"], str(tmp_path / "registry"), "hate", force=True)
     fetch(str(published), tmp_path / "mended")
@@ -255,9 +246,8 @@ def test_a_version_that_is_no_part_of_a_path_is_a_sentence(
         with pytest.raises(UserError, match="no archive can be called this"):
             package(build_once("fp32"), tmp_path / "more", **given)
     odd = _with_manifest(store / "hate-fp32.mar", {"model": {"modelName": "hate", "modelVersion": version}})
-    done = run_stage("export", "publish", tmp_path / "registry", "odd", "--store", odd.parent)
-    assert done.returncode == 2
-    assert "MANIFEST.json" in done.stderr
+    said = refused("export", "publish", tmp_path / "registry", "odd", "--store", odd.parent)
+    assert "MANIFEST.json" in said
     assert not (tmp_path / "registry").exists()
 
 
@@ -270,9 +260,7 @@ def test_a_broken_manifest_is_a_sentence(store: Path, tmp_path: Path, manifest: 
         ("export", "publish", tmp_path / "registry", "odd", "--store", odd.parent),
         ("deploy", "app", "--archive", odd),
     ):
-        done = run_stage(*command)
-        assert done.returncode == 2
-        assert "not an archive of ours" in done.stderr
+        assert "not an archive of ours" in refused(*command)
 
 
 def _with_manifest(archive: Path, manifest: object) -> Path:
