@@ -8,6 +8,7 @@ Sizes and texts come from the embedded demo data; nothing is downloaded.
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -38,6 +39,12 @@ from training.checkpoint import load_data, open_checkpoint
 
 ROOT = Path(__file__).parents[1]
 spare_loopback()  # whatever asks the servers of tests, by whichever library
+for number in (
+    signal.SIGINT,
+    signal.SIGQUIT,
+):  # which a shell has ignored by what it starts in the background
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def run_apart(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -56,6 +56,7 @@ def test_torchao_is_installed_apart(prepared_slowly) -> None:
     assert (prepared_slowly.folders[APART] / "packages" / "torchao").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -89,6 +90,7 @@ def assert_the_same_classifier(name: str, prepared, dataset, checkpoint, build_o
         assert len(worker.ask("tokenise", start=0, stop=2)) == 2
 
 
+@pytest.mark.slow
 def test_what_was_prepared_is_kept_for_the_next_run(
     checkpoint, dataset, prepared, peers_folder, capsys
 ) -> None:
@@ -139,6 +141,7 @@ def test_a_preparation_that_crashes_costs_that_peer_alone_and_leaves_nothing_hal
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_a_peer_that_crashes_is_a_row_that_says_so(tmp_path) -> None:
     with open_pool([REFERENCE], ["ort-int8"]) as pool:
         place = {"folder": str(tmp_path / "none"), "max_length": 8}

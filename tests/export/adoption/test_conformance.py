@@ -17,7 +17,7 @@ from export.source import Source
 from handler.errors import UnsupportedError, UserError
 from handler.predictor import Predictor, clean
 from tests.tiny import make_classifier, word_tokenizer
-from training.checkpoint import load_data
+from training.checkpoint import load_data, open_checkpoint
 
 SERVED = (
     *("Albert", "Bert", "BigBird", "DebertaV2", "DistilBert", "Electra", "GPT2", "Longformer", "MPNet"),
@@ -32,6 +32,7 @@ FAST = ("DistilBert",)
 def test_each_family_is_served_as_transformers_answers(family: str, tmp_path: Path) -> None:
     place = make_classifier(tmp_path / "theirs", family)
     checkpoint = adopt(str(place), tmp_path / "ours")
+    assert open_checkpoint(tmp_path / "ours").meta == checkpoint.meta
     assert checkpoint.meta["adoption"]["max_logit_diff"] < LOGIT_MARGIN
     source = Source(checkpoint, load_data(checkpoint), tmp_path / "artifacts")
     tokenizer = transformers.AutoTokenizer.from_pretrained(place)
@@ -46,11 +47,13 @@ def test_each_family_is_served_as_transformers_answers(family: str, tmp_path: Pa
             expected.append(model(**inputs).logits.numpy())
     for name in ("fp32", "openvino-fp32", "onnx-fp32"):
         try:
-            predictor = Predictor(build(VARIANTS[name], source, lambda _: None), 1)
+            artifact = build(VARIANTS[name], source, lambda _: None)
         except UnsupportedError:
             if name == "fp32":
                 raise
             continue
+        assert artifact.meta["check"]["equal"], artifact.meta["check"]
+        predictor = Predictor(artifact, 1)
         predictor.warm()
         logits = predictor.logits(predictor.encode(texts))
         difference = float(np.abs(logits - np.concatenate(expected)).max())
