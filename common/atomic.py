@@ -1,6 +1,6 @@
 """Writing so that a kill or a power cut at any moment leaves the old content or the new, never half of one.
 
-What has been written is on the disk when these functions return. Not shipped.
+What has been written is on the disk when these functions return.
 """
 
 import ctypes

@@ -1,8 +1,7 @@
 """`python -m handler doctor`: will TorchServe serve this here, by which configuration, and how well?
 
 Each check looks at one thing and says what it saw and what to do. `fail` is what keeps the server from
-starting or the model from answering; `warn` is what makes it slow or open. It starts nothing and changes
-nothing. Not in the archive.
+starting or the model from answering; `warn` is what makes it slow or open.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """What of the host keeps a server from starting or answering: folders, limits, the shell's environment.
 
-Each check is a function that looks at one thing and yields what it saw; `doctor` runs them. Not shipped.
+Each check is a function that looks at one thing and yields what it saw; `doctor` runs them.
 """
 
 import locale

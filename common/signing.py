@@ -1,4 +1,4 @@
-"""Signatures of archives, artifacts and published versions: Ed25519, in minisign's format. Not shipped.
+"""Signatures of archives, artifacts and published versions: Ed25519, in minisign's format.
 
 `hate.mar.minisig` beside `hate.mar` says whose key signed it, and `minisign -V` reads it as well. Of an
 artifact its description is signed, which holds the sums of all its files.

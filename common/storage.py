@@ -1,6 +1,6 @@
 """Disks and object stores by one address: `/a/path`, `s3://bucket/…`, `gs://bucket/…`, whatever fsspec opens.
 
-What goes wrong there is the user's to know: a sentence with the address, never a traceback. Not shipped.
+What goes wrong there is the user's to know: a sentence with the address, never a traceback.
 """
 
 import os

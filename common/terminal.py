@@ -1,7 +1,6 @@
 """The standard streams, whatever they are: closed, a pipe without a reader, a terminal of another encoding.
 
-Tables and progress go to stderr, which never ends a job; what machines read goes to stdout, in UTF-8. Not
-shipped.
+Tables and progress go to stderr, which never ends a job; what machines read goes to stdout, in UTF-8.
 """
 
 import codecs

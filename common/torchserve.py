@@ -1,7 +1,4 @@
-"""What TorchServe will run on and by: its Java, its configuration file, an archive's settings, its ports.
-
-Not in the archive.
-"""
+"""What TorchServe will run on and by: its Java, its configuration file, an archive's settings, its ports."""
 
 import os
 import re

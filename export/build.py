@@ -1,12 +1,8 @@
 """Build variants: only what is stale, one after the other, never half.
 
-A build happens in a hidden folder beside its place and is renamed when its description has been written:
-a kill at any moment leaves no half artifact. Freshness is decided by content: weights, data, the variant's
+A build happens in a hidden folder beside its place and is renamed when its description has been written: a
+kill at any moment leaves no half artifact. Freshness is decided by content: weights, data, the variant's
 source, the versions of what it requires.
-
-A quantised variant that the check finds not equal is built again with its most sensitive linear layers left
-in float, more of them each time, until it is equal; where half of them do not help, all are int8 again and
-the artifact says so. Both the order of the layers and the verdict come from validation texts.
 """
 
 import ast
@@ -44,6 +40,10 @@ from handler.machine import cpu_features, gpus
 from handler.predictor import Predictor
 from handler.runtimes import RUNTIMES
 from training.checkpoint import portable
+
+# A quantised variant that the check finds not equal is built again with its most sensitive linear layers left
+# in float, more of them each time, until it is equal; where half of them do not help, all are int8 again and
+# the artifact says so. Both the order of the layers and the verdict come from validation texts.
 
 # What every variant is made and judged with, beside the modules that its own names: a change of these makes
 # artifacts stale.

@@ -1,8 +1,7 @@
 """Is the reloaded artifact still the classifier? Measured on validation, through the Predictor.
 
-The reference is the fp32 artifact; fp32 itself is held against transformers' own tokenizer and model,
-so that a fault of the Predictor cannot hide in both sides. A bad check is recorded, not raised: it is
-selection and promotion that refuse.
+The reference is the fp32 artifact; fp32 itself is held against transformers' own tokenizer and model, so that
+a fault of the Predictor cannot hide in both sides.
 """
 
 import itertools
@@ -17,6 +16,8 @@ from handler.artifact import Artifact
 from handler.batching import MicroBatch
 from handler.predictor import Prediction, Predictor, decide
 from training.measures.statistics import Comparison, compare
+
+# A bad check is recorded, not raised: it is selection and promotion that refuse.
 
 # Not worse than this margin, at 95 % confidence, counts as equal; the gate decides at the user's own margin.
 # Without labels it bounds the share of texts whose label changes, and so the loss of accuracy.

@@ -2,7 +2,7 @@
 
 The description is written last and atomically, so a folder without one is not an artifact. It lists every
 other file with its sha256: one that is missing, not listed, or no plain file is refused with a sentence, as
-is what this machine cannot run. Nothing here knows how artifacts are made.
+is what this machine cannot run.
 """
 
 import hashlib

@@ -1,10 +1,8 @@
 """Which texts run together: a finite grid of (batch, length) shapes and a plan that wastes the least.
 
-Runtimes that compile kernels per shape (OpenVINO) meet only shapes of the grid, all of them warmed at
-start, so no text pays for being the first of its length. The plan is a pure function of the lengths:
-the same texts are cut the same way in every process, which keeps answers reproducible.
-
-A packed grid is for models that compute no padding: texts of any lengths run together, as many as it holds.
+Runtimes that compile kernels per shape (OpenVINO) meet only shapes of the grid, all of them warmed at start,
+so no text pays for being the first of its length. The plan is a pure function of the lengths: the same texts
+are cut the same way in every process, which keeps answers reproducible.
 """
 
 from bisect import bisect_right
@@ -13,6 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+
+# A packed grid is for models that compute no padding: texts of any lengths run together, as many as it holds.
 
 # What one more call of the model costs, in tokens. Measured with OpenVINO int8 on 2 AMX cores: from 1x32 to
 # 16x128 a call takes 16 to 20 us for each of (tokens + 32) with the 22 M base, 31 to 35 us with the 66 M one.

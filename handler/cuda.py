@@ -1,10 +1,7 @@
 """What computing on an NVIDIA GPU takes beside the model: the right card, copies that do not wait, whole
 calls recorded as CUDA graphs, and texts without padding.
 
-Covers: which device an artifact runs on and why another is refused; how ids reach the device and logits come
-back; TensorFloat-32. Everything but the graphs runs on the CPU too, where the tests run it. Leaves out: the
-models (`encoder`, transformers) and how a file becomes one (`runtimes`). torch is imported where it is used,
-so that an archive of another runtime does not need it.
+Everything but the graphs runs on the CPU too, where the tests run it.
 """
 
 from collections.abc import Callable, Collection, Mapping

@@ -1,8 +1,8 @@
 """What can go wrong, in the words of the person who can put it right.
 
-`UserError` is the one exception meant for people: every command prints it as one sentence and exits
-with status 2. `Rejection` is its counterpart for one row of a request: a value, not an exception,
-because the other rows of the batch go on. Anything else that is raised is a defect of this project.
+`UserError` is the one exception meant for people: every command prints it as one sentence and exits with
+status 2. `Rejection` is its counterpart for one row of a request: a value, not an exception, because the
+other rows of the batch go on.
 """
 
 from dataclasses import asdict, dataclass

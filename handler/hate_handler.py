@@ -1,8 +1,7 @@
 """The TorchServe handler of every variant: batches of requests in, one JSON answer each.
 
 TorchServe loads this file from the root of the archive and wants exactly one class in it. It knows
-TorchServe's ways and nothing else: what arrived becomes replies in `replies`. Requests to predict, to explain
-and to describe may share a batch. It logs no text.
+TorchServe's ways and nothing else: what arrived becomes replies in `replies`.
 """
 
 import logging
@@ -19,6 +18,8 @@ from handler.predictor import Predictor
 from handler.replies import Arrival, reply
 from handler.requests import Limits
 from handler.service import Service
+
+# Requests to predict, to explain and to describe may share a batch. It logs no text.
 
 logger = logging.getLogger(__name__)
 

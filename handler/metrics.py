@@ -1,9 +1,7 @@
 """What the worker counts, for Prometheus: sums over a second, so that a request costs no log line.
 
-TorchServe reads metrics from the worker's output, one line for each. A line for each request would cost
-more than the request's tokenizing; sums of what happened since the last line tell Prometheus the same.
-Every metric is a counter, declared in `deploy/metrics.yaml`; averages and shares are quotients of two of
-them. No value and no label ever comes from a text.
+TorchServe reads metrics from the worker's output, one line for each. A line for each request would cost more
+than the request's tokenizing; sums of what happened since the last line tell Prometheus the same.
 """
 
 import re
@@ -15,6 +13,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+# Every metric is a counter, declared in `deploy/metrics.yaml`; averages and shares are quotients of two of
+# them. No value and no label ever comes from a text.
 
 INTERVAL_S = 1.0
 # Name of each counter, and the labels that it has beside the model's name.

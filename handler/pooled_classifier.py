@@ -1,17 +1,9 @@
 """A classifier over any backbone of transformers: its hidden states, pooled, under a head of our own.
 
-For what transformers has no fitting classification head for: decoder language models (the last token has
-read all of the text), sentence-embedding models (the mean of the tokens), and models with code of their
-own. Config and weights are plain transformers files; importing this module makes
-`AutoModelForSequenceClassification` read them. Only the torch loader imports it, so that an archive of
-another runtime needs neither torch nor this.
-
-Texts are padded on the right, as the Predictor does: a causal model never looks there, and needs no padding
-on the left.
-
-A backbone with code of its own carries that code beside its weights. Nothing here runs it unless the
-operator says so by TRUST_REMOTE_CODE=1; artifacts of traced graphs (ONNX, OpenVINO, compiled) hold no code
-at all.
+For what transformers has no fitting classification head for: decoder language models (the last token has read
+all of the text), sentence-embedding models (the mean of the tokens), and models with code of their own.
+Config and weights are plain transformers files; importing this module makes
+`AutoModelForSequenceClassification` read them.
 """
 
 import os
@@ -31,6 +23,12 @@ from transformers.dynamic_module_utils import custom_object_save, get_class_from
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from handler.errors import UnsupportedError
+
+# Only the torch loader imports it, so that an archive of another runtime needs neither torch nor this. Texts
+# are padded on the right, as the Predictor does: a causal model never looks there, and needs no padding on
+# the left. A backbone with code of its own carries that code beside its weights. Nothing here runs it unless
+# the operator says so by TRUST_REMOTE_CODE=1; artifacts of traced graphs (ONNX, OpenVINO, compiled) hold no
+# code at all.
 
 TRUST = "TRUST_REMOTE_CODE"
 POOLINGS = ("first", "mean", "last")

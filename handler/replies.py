@@ -1,8 +1,7 @@
 """From requests as they arrived to statuses and bodies, whatever the server: one reply each, in order.
 
-All of a batch are classified together; a defect of ours harms only the request that meets it. Covers JSON,
-failures and what is counted of a batch. Leaves out how requests arrive (`hate_handler` behind TorchServe,
-`deploy/app/application.py` behind uvicorn) and what is answered (`service`). It logs no text.
+All of a batch are classified together; a defect of ours harms only the request that meets it. It logs no
+text.
 """
 
 import json

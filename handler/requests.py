@@ -1,11 +1,8 @@
 """What a client may send, and the shape in which it wants its answer back.
 
-A request is one text or many. It arrives as `text/plain`, as a form field `text`, or as JSON: a string,
-an object with `text`, a list of either, `{"texts": [...]}`, KServe v1 `{"instances": [...]}` or KServe v2
-`{"inputs": [...]}` with a tensor of BYTES. A body without a declared type (a file, gRPC, a form's `data`) is
-JSON where it is a JSON object or list, else text. Options stand beside `text` (in an object or a form),
-beside `texts`, or in v2's `parameters`. A row that cannot be read becomes a `Rejection` in its own place; the
-rows beside it are answered. No message repeats what the client wrote.
+A request is one text or many. It arrives as `text/plain`, as a form field `text`, or as JSON: a string, an
+object with `text`, a list of either, `{"texts": [...]}`, KServe v1 `{"instances": [...]}` or KServe v2
+`{"inputs": [...]}` with a tensor of BYTES.
 """
 
 import json
@@ -16,6 +13,11 @@ from dataclasses import dataclass, fields, replace
 from handler import tensors
 from handler.answers import Model
 from handler.errors import Rejection, UserError
+
+# A body without a declared type (a file, gRPC, a form's `data`) is JSON where it is a JSON object or list,
+# else text. Options stand beside `text` (in an object or a form), beside `texts`, or in v2's `parameters`. A
+# row that cannot be read becomes a `Rejection` in its own place; the rows beside it are answered. No message
+# repeats what the client wrote.
 
 HOW_TO_ASK = (
     """Send --json '{"text": "..."}', --data-urlencode "text=...", """

@@ -1,8 +1,6 @@
 """From requests to answers, whatever the server: all rows of a batch are classified together.
 
-A bad row is answered with its error in its own place, and explanations come after the predictions. Covers
-options, limits and what is counted. Leaves out how requests arrive (`requests`) and TorchServe
-(`hate_handler`).
+A bad row is answered with its error in its own place, and explanations come after the predictions.
 """
 
 import time

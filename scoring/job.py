@@ -2,8 +2,7 @@
 
 Where the output is a file, parts wait in `<output>.parts/` until all are there; where it is a folder, they
 stay in it. A part counts once its manifest (rows, bytes, sha256) lies in `_manifests/`, written when the part
-is on the disk, so that it does not matter who scores it, how often, or when a run was interrupted. Leaves
-out: who does it (`on_ray`, or this process).
+is on the disk, so that it does not matter who scores it, how often, or when a run was interrupted.
 """
 
 import fcntl

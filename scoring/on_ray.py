@@ -2,9 +2,7 @@
 
 Each actor loads the artifact once. Ray bounds how many parts wait (back-pressure), starts an actor that died
 anew and gives its part to another; a part that was scored twice is written twice, to the same name with the
-same content. What is sent to workers is the plan and the artifact; texts are read, and parts written, where
-the worker runs: input and output must be on an object store or a shared disk where workers are other
-machines.
+same content.
 """
 
 import logging
@@ -25,6 +23,9 @@ from handler.errors import UnsupportedError, UserError
 from handler.predictor import Predictor
 from scoring.job import Engine, Job, Scored, score_part
 from scoring.plan import Part
+
+# What is sent to workers is the plan and the artifact; texts are read, and parts written, where the worker
+# runs: input and output must be on an object store or a shared disk where workers are other machines.
 
 TOKEN_BYTES = 32
 RETRIES = 3  # of a part whose worker died, or could not read or write; beyond, the part itself is at fault

@@ -1,8 +1,7 @@
 """Which parts a job has: where each begins and ends in its file, so that any worker can read any part.
 
 One pass over the input finds the boundaries: rows of a CSV (which may hold line breaks in quotes), lines of
-JSON or text, row groups of Parquet. Files are local or in an object store, whatever fsspec opens. The plan
-lies beside the parts; a job is continued only by the same plan.
+JSON or text, row groups of Parquet. Files are local or in an object store, whatever fsspec opens.
 """
 
 import base64
@@ -18,6 +17,8 @@ from common.tables.parquet import Table
 from common.tables.records import Layout, row_ends, runs
 from handler.errors import UserError
 from scoring.rows import Window, parquet_windows, windows
+
+# The plan lies beside the parts; a job is continued only by the same plan.
 
 MOST_BYTES = 16 << 20  # of a part: long texts make parts of fewer rows
 MOST_COLUMNS = 1000

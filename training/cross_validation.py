@@ -1,10 +1,8 @@
 """`python -m training cross-validate`: how good a recipe is on a set that is too small for one test split.
 
 Every text of a set is tested once, by a model that was trained on the other folds (stratified, shuffled by
-the split seed). Inside each training part a tenth is validation: it stops the training, sets temperature
-and threshold, and is what recipes are chosen by, so that the tested fold decides nothing. Each fold's figures
-are kept, and the same command goes on with the next. Covers: one set that comes without a published test
-split. Leaves out: joined sets; train on the others first, and give that checkpoint as `--base`.
+the split seed). Inside each training part a tenth is validation: it stops the training, sets temperature and
+threshold, and is what recipes are chosen by, so that the tested fold decides nothing.
 """
 
 import argparse

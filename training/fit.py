@@ -1,10 +1,4 @@
-"""Fine-tuning with the Hugging Face Trainer, and the logits of what came out.
-
-Covers: bf16 where the machine has it, batches of like length padded to their longest text, the head first and
-then all weights, frozen parts, layer-wise learning rates, a teacher, early stopping on validation macro-F1
-with the best epoch kept, resuming after an interruption, several processes, and seeds. Leaves out: the loss
-(`objective`), calibration, final figures, and writing the checkpoint (`checkpoint`).
-"""
+"""Fine-tuning with the Hugging Face Trainer, and the logits of what came out."""
 
 import json
 import math

@@ -1,9 +1,7 @@
 """A head alone, over an encoder that stays as it is: each text goes through the encoder once.
 
-Covers `PooledClassifier`s: a linear or an MLP head by gradient steps on the embeddings, and logistic
-regression by scikit-learn, which takes none. Leaves out: heads that transformers has for a model (they read
-it with dropout on, through `fit`), and a teacher. The embeddings of all train and validation texts are held
-in memory: 4 bytes x hidden size a text, 1.5 GB for a million texts of MiniLM.
+The embeddings of all train and validation texts are held in memory: 4 bytes x hidden size a text, 1.5 GB for
+a million texts of MiniLM.
 """
 
 import copy

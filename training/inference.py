@@ -1,7 +1,6 @@
 """Many texts through a tokenizer and a model: window by window, in batches of like length.
 
-`fit.predict_logits` and `heads.embeddings` say what is computed. Leaves out artifacts, which the `Predictor`
-runs.
+`fit.predict_logits` and `heads.embeddings` say what is computed.
 """
 
 from collections.abc import Callable, Sequence

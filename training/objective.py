@@ -1,9 +1,4 @@
-"""What training minimises: how far the logits are from what a text is.
-
-Covers: single-label (cross-entropy) and independent labels (binary cross-entropy), both on probabilities as
-well as on hard labels; weights of texts and of labels, focal loss, label smoothing, and a teacher. Leaves
-out the training itself (`fit`).
-"""
+"""What training minimises: how far the logits are from what a text is."""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,7 @@
 """Several processes that train one model, as torchrun starts them: who writes, who waits, who keeps quiet.
 
 `torchrun --nproc-per-node 2 -m training …` gives the batches of one process, each cut among all of them; only
-the first writes and speaks. Covers: gloo on CPUs, nccl on GPUs. Leaves out: the exchange of
-gradients, which is the Trainer's (DistributedDataParallel).
+the first writes and speaks.
 """
 
 import contextlib

@@ -1,8 +1,4 @@
-"""How to fine-tune: the numbers of a run, apart from data and base model.
-
-Covers: the defaults, what they depend on, and what each is for: the command line and the YAML files take
-their names, kinds and words from here. Leaves out: what is done with them (`fit`, `objective`).
-"""
+"""How to fine-tune: the numbers of a run, apart from data and base model."""
 
 import dataclasses
 from collections.abc import Iterator

@@ -1,8 +1,7 @@
 """`python -m training runs [folders]`: the checkpoints below them beside each other, best first.
 
 Every run leaves its settings, the data's fingerprint, the commit and its figures in `checkpoint.json`; what
-all runs share is said once, and what tells them apart are the columns. Leaves out: a run's course
-(`tracking`).
+all runs share is said once, and what tells them apart are the columns.
 """
 
 import argparse

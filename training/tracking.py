@@ -2,9 +2,7 @@
 
 Each of them is told the same: the settings, the figures of every logged step, and at the end the final
 figures and the checkpoint. Nothing leaves this machine unless the user says so by the tools' own variables:
-MLFLOW_TRACKING_URI (else a database beside the runs), WANDB_MODE=online (else offline). Their telemetry is
-off, and no text is ever sent. A tool that fails is dropped; the run goes on. Leaves out: what is recorded in
-the checkpoint itself (`checkpoint`), and comparing runs (`runs`).
+MLFLOW_TRACKING_URI (else a database beside the runs), WANDB_MODE=online (else offline).
 """
 
 import logging
@@ -20,6 +18,8 @@ from transformers import TrainerCallback
 from common.commands import say
 from common.environment import commit
 from handler.errors import UnsupportedError, UserError
+
+# Their telemetry is off, and no text is ever sent. A tool that fails is dropped; the run goes on.
 
 WITHOUT = "Mend that, or leave it out of --track"
 BEST = "best"  # MLflow's alias of the registered version with the highest validation macro-F1

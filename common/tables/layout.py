@@ -1,6 +1,6 @@
 """What a file is and how it is written: found from its name, its first bytes and its header.
 
-What is found other than commas and UTF-8 is said. Leaves out: its rows (`records`, `parquet`).
+What is found other than commas and UTF-8 is said.
 """
 
 import re

@@ -1,8 +1,7 @@
 """Serving without TorchServe: the archive's Predictor, Service and requests behind FastAPI and uvicorn.
 
 One process and one model, asked at the archive's paths and at `/predict`, with an OpenAPI page at `/docs` and
-the archive's counters at `/metrics`. Answers are the archive's byte for byte, which tests hold. Leaves out
-gRPC, several models or workers, registering models, and tokens: it listens on loopback unless told otherwise.
+the archive's counters at `/metrics`. Answers are the archive's byte for byte, which tests hold.
 """
 
 import asyncio

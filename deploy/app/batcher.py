@@ -1,8 +1,7 @@
 """Requests of many clients answered together, as TorchServe does it: bounded queues before one model thread.
 
 What waits when the model is free is one batch, up to a size; a batch that is not full gives others a moment
-to join it. Large requests come one at a time, in every other batch, and explanations stand back for both. The
-model is loaded, warmed and asked in one thread, so that the event loop always answers.
+to join it. Large requests come one at a time, in every other batch, and explanations stand back for both.
 """
 
 import asyncio
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from handler.errors import Rejection
 from handler.replies import Arrival, Reply, refuse, reply
 from handler.service import Service
+
+# The model is loaded, warmed and asked in one thread, so that the event loop always answers.
 
 AGAIN = "Ask again in a moment"
 LOADING = Rejection(503, "server", "the model is being loaded", AGAIN)

@@ -2,7 +2,7 @@
 
 What TorchServe's own HTTP server does before its handler is asked, and with its meaning: the last of several
 fields of one name counts, values stay bytes, and of a form's parts only files have a type of their own. What
-it breaks on is malformed here. Leaves out what the content means. Nothing is logged or touches a disk.
+it breaks on is malformed here.
 """
 
 import asyncio
@@ -18,6 +18,8 @@ from python_multipart.multipart import Field, File, FormParser, parse_options_he
 from starlette.requests import Request
 
 from handler.errors import Rejection
+
+# Nothing is logged or touches a disk.
 
 MOST_BYTES = 2 * 1024 * 1024  # max_request_size of config.properties
 MOST_FIELDS = 1000  # each costs microseconds, and a body has room for a million

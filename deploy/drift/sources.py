@@ -1,8 +1,7 @@
 """Where the counts come from that `drift` compares: a server's metrics, a Prometheus, what `predict` wrote.
 
 TorchServe's counters live in its Java process: they outlast a worker that dies and begin anew with the
-server. Where one has fallen, all of them are taken to have begun anew. What came between the last look and
-the restart is lost.
+server. Where one has fallen, all of them are taken to have begun anew.
 """
 
 import json

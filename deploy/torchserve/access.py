@@ -2,8 +2,7 @@
 
 TorchServe wants one token for its inference API, `/ping` included, and another for its management API; its
 metrics API asks for none. It draws both when it starts and writes them into `key_file.json` in the folder
-that it was started in. The server's certificate is compared with the file that the configuration names, so
-that a self-signed one will do, whatever name it bears. Leaves out keystores and unix sockets.
+that it was started in.
 """
 
 import http.client
@@ -17,6 +16,9 @@ from pathlib import Path
 
 from common.proxies import open_direct
 from common.torchserve import Config, read_config
+
+# The server's certificate is compared with the file that the configuration names, so that a self-signed one
+# will do, whatever name it bears.
 
 KEY_FILE = "key_file.json"
 TOKENS = {"inference_address": "inference", "management_address": "management"}

@@ -3,7 +3,6 @@
 TorchServe's own launcher passes no signal on, and neither it nor Java ends when a worker hangs or was given
 up. `run` starts Java itself, passes signals on and looks every ten seconds: a container that works no more
 ends, and whoever restarts containers restarts it.
-In the image it is started as `python /srv run`: a PYTHONPATH would reach the worker, too.
 """
 
 import argparse
@@ -22,6 +21,8 @@ from common.torchserve import Config, java_home, read_config
 from deploy.torchserve.access import Access
 from deploy.torchserve.server import checked_archive, clear, is_alive
 from handler.errors import UserError
+
+# In the image it is started as `python /srv run`: a PYTHONPATH would reach the worker, too.
 
 EVERY_S = 10
 MOST_FAILURES = 4  # a look that fails takes 7 s itself: about a minute

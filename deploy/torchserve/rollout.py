@@ -3,8 +3,7 @@
 Each server in turn: the new version is registered beside the old one and warmed, both are asked for the same
 texts, and only if they agree, and the new one is not slower, does it become the default; then it is watched.
 Whatever goes wrong on any server brings the old version back on all of them; a roll-out that was killed is
-noted on the disk, and undone by the next one or by `--back`. Covers TorchServe, whose model API is open on
-loopback for this (`enable_model_api=true`); for a moment each server holds both models in memory.
+noted on the disk, and undone by the next one or by `--back`.
 """
 
 import argparse

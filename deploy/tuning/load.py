@@ -1,10 +1,8 @@
 """The load generator: a closed loop of N clients, each of which asks again as soon as it has its answer.
 
-Covers latency as the client sees it, throughput, and errors by status. A closed loop slows down with the
-server, so its latencies are those of N patient clients, not of arrivals that do not wait (the benchmarks'
-`arrivals`).
-It shares the cores with the server; what it takes of them is measured and reported. It parses no answer
-while the clock runs. Leaves out which server, and whether the answers are right.
+A closed loop slows down with the server, so its latencies are those of N patient clients, not of arrivals
+that do not wait (the benchmarks' `arrivals`). It shares the cores with the server; what it takes of them is
+measured and reported.
 """
 
 import asyncio

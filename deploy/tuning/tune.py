@@ -1,12 +1,7 @@
 """`python -m deploy tune`: the worker, thread, batch and delay settings that suit an archive on this machine.
 
 From the archive's own settings on, one thing is changed at a time. A candidate's server stands beside the
-best one's, and both are asked in turn, so that whatever else the machine does falls on both alike. A
-candidate takes the place of the best where it answered more in every round: of two that do not differ one
-does so by chance once in 2^rounds. What was chosen is measured against the settings at the start once more.
-The queue is set so that nobody waits longer than asked for: what would is refused at once. Packaging applies
-what is found to this artifact's archives on this kind of machine. Covers one archive and one level of load.
-Leaves out the model, several machines, and GPUs.
+best one's, and both are asked in turn, so that whatever else the machine does falls on both alike.
 """
 
 import argparse
@@ -37,6 +32,11 @@ from deploy.tuning.settings import SCHEMA, machine, read
 from handler.artifact import archived_artifact
 from handler.errors import UserError
 from handler.machine import available_cpus
+
+# A candidate takes the place of the best where it answered more in every round: of two that do not differ one
+# does so by chance once in 2^rounds. What was chosen is measured against the settings at the start once more.
+# The queue is set so that nobody waits longer than asked for: what would is refused at once. Packaging
+# applies what is found to this artifact's archives on this kind of machine.
 
 OUTPUT = Path("build/tuning.json")
 BATCH_SIZES = (8, 16, 32, 64)

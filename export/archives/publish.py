@@ -3,8 +3,6 @@
 `<destination>/<name>/<version>/` holds the archives (`hate-1.0.mar`), the description of the artifact inside
 each, the checkpoint where it is asked for, and `published.json`, written last: without it a version is not
 there yet. What is published under a version stays what it is; other content needs another version, or force.
-With a key its record and archives are signed, and whoever trusts that key fetches nothing else. Storage is
-what fsspec opens: a path, `s3://…` or `gs://…`. Leaves out: who may read it, which the storage decides.
 """
 
 import hashlib
@@ -34,6 +32,9 @@ from handler.artifact import (
     parse_json,
 )
 from handler.errors import UserError
+
+# With a key its record and archives are signed, and whoever trusts that key fetches nothing else. Storage is
+# what fsspec opens: a path, `s3://…` or `gs://…`.
 
 RECORD = "published.json"
 SCHEMA = 1

@@ -1,8 +1,7 @@
 """Does an archive serve the artifact that it claims to hold? Asked of a real server, not of the file.
 
-The artifact inside is unpacked, its sums are checked, and a private TorchServe on free ports answers texts
-of many lengths; its scores must be those of the Predictor in process. Leaves out quality: that is the
-check's, and the benchmarks'.
+The artifact inside is unpacked, its sums are checked, and a private TorchServe on free ports answers texts of
+many lengths; its scores must be those of the Predictor in process.
 """
 
 import json

@@ -1,9 +1,4 @@
-"""Recovery: a pruned student learns to say, and to see on the way there, what its fp32 teacher does.
-
-Covers: the teacher's logits and hidden states as targets, on the training texts alone; the true labels
-beside them where they mean something; the best epoch kept by validation. Leaves out: making the student
-(`prune`), and students whose hidden size is not the teacher's.
-"""
+"""Recovery: a pruned student learns to say, and to see on the way there, what its fp32 teacher does."""
 
 import math
 import sys

@@ -2,7 +2,7 @@
 
 DistilBERT, BERT and RoBERTa, and those that are RoBERTa but for their words. The rewrite of the layers is
 `graph.lean`'s, which is exact; what is taken over here beside it, embeddings and head, is tried on random
-inputs, padded and packed. Other models are refused.
+inputs, padded and packed.
 """
 
 from collections.abc import Collection, Iterator

@@ -3,15 +3,7 @@
 Why not ONNX Runtime's own transformer optimiser (`onnxruntime.transformers.optimizer`, 1.31)? It fuses none
 of the attentions of a DistilBERT that was exported with eager attention: behind Softmax, Where, MatMul, Div
 (`fusion_attention.py`, "path3") it asks the first node of the mask for a negative constant, and there that is
-a Cast. Exported with SDPA attention it does fuse, but it knows neither one packed product for query, key and
-value, nor a last layer with one query, and what it fuses into is slow on CPUs: with 32 texts of 32 tokens
-`com.microsoft.MultiHeadAttention` took 1.2 times the time of the operators that it replaces, while ONNX's own
-`Attention` (opset 23) took 0.7 times. So the rewrite here makes the latter. It is found by its one Softmax,
-and whether it is right is not argued but tried: the result must answer as torch does, with padding.
-
-Covers: export by optimum with two inputs, the rewrite, and which product computes which linear layer.
-Leaves out: LayerNormalization, which the exporter already writes as one operator, and Gelu, which ONNX
-Runtime fuses when it loads.
+a Cast.
 """
 
 import hashlib
@@ -28,6 +20,13 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from handler.errors import UnsupportedError, UserError
+
+# Exported with SDPA attention it does fuse, but it knows neither one packed product for query, key and value,
+# nor a last layer with one query, and what it fuses into is slow on CPUs: with 32 texts of 32 tokens
+# `com.microsoft.MultiHeadAttention` took 1.2 times the time of the operators that it replaces, while ONNX's
+# own `Attention` (opset 23) took 0.7 times. So the rewrite here makes the latter. It is found by its one
+# Softmax, and whether it is right is not argued but tried: the result must answer as torch does, with
+# padding.
 
 INPUTS = ("input_ids", "attention_mask")
 TRACED_OPSET = 18  # as optimum's; LayerNormalization is one operator since 17

@@ -1,11 +1,8 @@
 """Pruning: a smaller encoder from a trained one, by what its parts were measured to contribute.
 
-Structured: whole layers, attention heads and feed-forward neurons go, and what is left is a dense model
-with smaller matrices, faster on any machine. Unstructured: single weights become zero, which compresses
-well and runs no faster. 2:4: two zeros in every four weights, the pattern of NVIDIA's sparse tensor cores.
-
-Covers DistilBERT, BERT and RoBERTa. Leaves out: the width of the residual stream (hidden states keep their
-size, so that a teacher's can be compared with them) and winning the accuracy back (`distil`).
+Structured: whole layers, attention heads and feed-forward neurons go, and what is left is a dense model with
+smaller matrices, faster on any machine. Unstructured: single weights become zero, which compresses well and
+runs no faster. 2:4: two zeros in every four weights, the pattern of NVIDIA's sparse tensor cores.
 """
 
 import copy

@@ -1,9 +1,7 @@
 """The embedded corpus: synthetic labelled statements, for machines that have no data at hand.
 
-It exists so that every stage can be tried anywhere, at once. It is balanced, seeded and deterministic;
-train, validation, gate and test share no template, and each holds every functional class and every
-group. It is for trying the tool out and never a basis for moderating people. The sentences are in
-`demo_templates`.
+It exists so that every stage can be tried anywhere, at once. It is balanced, seeded and deterministic; train,
+validation, gate and test share no template, and each holds every functional class and every group.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,11 +1,12 @@
 """The sentences of the embedded corpus, as templates in functional classes.
 
 The classes are those that HateCheck (Röttger et al., 2021, https://aclanthology.org/2021.acl-long.4)
-describes, and the sentences are our own: none is HateCheck's, none holds a slur or profanity. Each class
-has 14 templates; `demo` gives the first 8 to train and the next three pairs to validation, gate and test.
-Each template has two slots or more, so that one template makes many texts. `{group}` is a plural,
-`{member}` its singular with an article; within a label all groups occur equally often.
+describes, and the sentences are our own: none is HateCheck's, none holds a slur or profanity. Each class has
+14 templates; `demo` gives the first 8 to train and the next three pairs to validation, gate and test.
 """
+
+# Each template has two slots or more, so that one template makes many texts. `{group}` is a plural,
+# `{member}` its singular with an article; within a label all groups occur equally often.
 
 GROUPS = {
     "women": "a woman",

@@ -1,8 +1,6 @@
 """What the values of label columns mean: names, ids, or probabilities.
 
-Covers: one column of names or ids, one of probabilities, and several of independent labels. They are taken
-row by row at a few bytes each, since what a column holds is known at its end alone. Leaves out: reading files
-(`rows`), how names are written (`label_names`), and which texts may stand where (`splits`).
+They are taken row by row at a few bytes each, since what a column holds is known at its end alone.
 """
 
 from array import array

@@ -1,8 +1,4 @@
-"""Files of a public data set, pinned to a commit and a sha256 each, so that all of us read the same bytes.
-
-Covers: finding them under `DATA_DIR`, downloading the missing ones, checking every sum, and saying what
-to put where when no download is possible. Leaves out: what the files mean (`public`).
-"""
+"""Files of a public data set, pinned to a commit and a sha256 each, so that all of us read the same bytes."""
 
 import hashlib
 import io

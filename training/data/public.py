@@ -1,8 +1,4 @@
-"""Public data sets, in their upstream layouts, pinned to a commit and to the sums of their files.
-
-Covers: the embedded corpus, TweetEval's hate task, Davidson's tweets, Vicomtech's forum sentences, and ETHOS.
-Leaves out: tables with columns of your own (`tables`).
-"""
+"""Public data sets, in their upstream layouts, pinned to a commit and to the sums of their files."""
 
 import csv
 from pathlib import Path

@@ -1,8 +1,4 @@
-"""Tables read row by row, so that a broken row costs itself alone and no file has to fit in memory.
-
-Covers: the columns that are asked for of CSV, JSONL and Parquet files and of Hugging Face data sets, with the
-line that each row begins at and what is wrong with it. Leaves out: what texts and labels mean (`labels`).
-"""
+"""Tables read row by row, so that a broken row costs itself alone and no file has to fit in memory."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,8 +1,6 @@
 """Where texts come from: one function for each data set or file format, found by its name.
 
-Covers: the registry, and what a spec may say (`tweeteval`, `csv:PATH`, `tweeteval+davidson:binary*0.5`). A
-further set is one function under `@source`, in `public` or `tables`. Leaves out: what may stand in which
-split (`splits`).
+A further set is one function under `@source`, in `public` or `tables`.
 """
 
 import re

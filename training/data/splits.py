@@ -2,13 +2,6 @@
 
 `train` fits, `validation` decides about training, `gate` decides between variants, `test` is read for
 published figures only. A text stands in one split alone, or the later figure would measure memory.
-Covers: empty texts, duplicates, leaks between splits, carving the splits that a set does not bring, and
-putting the texts of another set beside a set. Leaves out: reading files (`tables`, `public`) and
-fingerprints (`data`).
-
-Two texts are the same when they are equal without the white space at their ends. They are compared by
-64-bit digests, so that memory stays at eight bytes a text: among ten million texts, two that differ would
-be taken for the same with a probability of 3 in a million.
 """
 
 import sys
@@ -21,6 +14,10 @@ import numpy as np
 
 from handler.errors import UserError
 from training.data.texts import StoredTexts, join, pick
+
+# Two texts are the same when they are equal without the white space at their ends. They are compared by
+# 64-bit digests, so that memory stays at eight bytes a text: among ten million texts, two that differ would
+# be taken for the same with a probability of 3 in a million.
 
 SPLITS = ("train", "validation", "gate", "test")
 GATE_TEXTS = 2000  # enough to see a macro-F1 drop of about a point; more would cost training data

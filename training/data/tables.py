@@ -1,8 +1,6 @@
 """Tables of your own: CSV, JSONL, Parquet, Hugging Face data sets, and plain texts without labels.
 
-Covers: named columns, files and folders of splits, and rows that cannot be used: each is left out, counted by
-its reason and named by its line, and costs no other row. A table is read row by row, so that it may be larger
-than memory. Leaves out: the formats (`rows`) and what label values mean (`labels`).
+A table is read row by row, so that it may be larger than memory.
 """
 
 from collections import Counter

@@ -1,8 +1,7 @@
 """Texts of a split: a list while they are few, a file read in place where they are many.
 
 A million texts as Python strings take over 100 MB, and ten million do not fit. Arrow's columns on disk are
-mapped into memory instead, and the operating system keeps of them what it has room for. Covers: writing,
-reading by row, picking rows, joining. Leaves out: what the texts mean.
+mapped into memory instead, and the operating system keeps of them what it has room for.
 """
 
 import mmap

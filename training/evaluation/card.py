@@ -1,9 +1,7 @@
 """The model card: `README.md` in the checkpoint, in Hugging Face's format, for whoever is handed the model.
 
 Written at the end of a training from what `checkpoint.json` records, and again after each evaluation with
-what that found. Covers what the model is, its data, recipe, figures, limits and how to make it again. Leaves
-out texts of the data, paths of the machine, and the licence, which hangs on data and base model and is the
-user's to name. Format: https://huggingface.co/docs/hub/model-cards
+what that found. Format: https://huggingface.co/docs/hub/model-cards
 """
 
 import json

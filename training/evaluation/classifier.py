@@ -1,7 +1,4 @@
-"""A checkpoint that answers: calibrated scores and labels of texts, in fp32, with progress.
-
-Covers single-label and independent labels. Leaves out artifacts and their runtimes (`handler.predictor`).
-"""
+"""A checkpoint that answers: calibrated scores and labels of texts, in fp32, with progress."""
 
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,4 @@
-"""All that is measured of a checkpoint on one split, as `evaluation.json` (schema: `evaluation.schema.json`).
-
-Covers the order of an evaluation and its files. Leaves out options (`__main__`) and words (`page`, `card`).
-"""
+"""All that is measured of a checkpoint on one split: `evaluation.json` (schema: `evaluation.schema.json`)."""
 
 import time
 from collections.abc import Mapping

@@ -1,7 +1,4 @@
-"""The results as tables: for the terminal, for `evaluation.md`, and for the model card.
-
-Covers the words and the rounding. Leaves out the figures themselves (`document`).
-"""
+"""The results as tables: for the terminal, for `evaluation.md`, and for the model card."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

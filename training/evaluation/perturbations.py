@@ -3,10 +3,7 @@
 Each is one function under `@perturbation`, which says what it does and why a reader still reads the same; a
 further one is one more function. Most touch a quarter of the words of four letters and more (one at least),
 picked at random: what is known to offend is not looked for, so that these are slips and habits rather than a
-worst case. Handles, links, character entities and emoticons are left alone by all that do not replace them.
-
-Covers English and other Latin script. Leaves out: synonyms and paraphrases (whether those keep the meaning is
-for people to say) and attacks that ask the model for its weak spot.
+worst case.
 """
 
 import random
@@ -15,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from training.measures.functional import LEET
+
+# Handles, links, character entities and emoticons are left alone by all that do not replace them.
 
 SHARE = 0.25
 LINK = re.compile(r"(?:https?://|www\.)\S+")

@@ -1,8 +1,6 @@
 """The results as pictures: SVG for pages, PNG for where SVG is not shown, the same bytes every time.
 
-Covers the frame, the palette (Okabe and Ito's, which the colour-blind tell apart) and each picture. Leaves
-out which figures those are (`figures`, `robustness`, `suite`). No state of `pyplot` is used and no user's
-configuration is read.
+No state of `pyplot` is used and no user's configuration is read.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

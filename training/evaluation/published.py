@@ -1,7 +1,7 @@
 """A file of predictions in the order of the published split, for the data set's own script.
 
 TweetEval's evaluation script reads `predictions/hate.txt`: the label's index, one a line, in the order of
-`test_text.txt`. Covers single-label sets that bring the split themselves. Leaves out the scoring.
+`test_text.txt`.
 """
 
 from collections.abc import Mapping, Sequence

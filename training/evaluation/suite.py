@@ -1,8 +1,4 @@
-"""What the classifier gets right, kind of case by kind of case.
-
-Covers the project's own cases and the user's copy of HateCheck, where the labels are not-hate and hate; other
-labels have no cases. Leaves out the cases (`training.measures.functional`).
-"""
+"""What the classifier gets right, kind of case by kind of case."""
 
 from pathlib import Path
 from typing import Any

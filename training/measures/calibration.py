@@ -1,9 +1,4 @@
-"""From logits to scores that can be read as probabilities, and from scores to a decision.
-
-Covers: a temperature (Guo et al., 2017, https://arxiv.org/abs/1706.04599) and, for two labels, a threshold
-on the score of the positive one, or for independent labels one on the score of each; all are fitted on
-validation. Leaves out: other calibrators, and costs that differ between the two kinds of error.
-"""
+"""From logits to scores that can be read as probabilities, and from scores to a decision."""
 
 from dataclasses import dataclass, field
 

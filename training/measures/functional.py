@@ -2,10 +2,6 @@
 
 A figure over a whole test set hides what a model cannot do. After HateCheck (Röttger et al., 2021,
 https://aclanthology.org/2021.acl-long.4) each functionality here is one kind of case with one right label.
-Covers: our own cases (`functional_templates`) and their respelt forms, reading the user's copy of HateCheck,
-accuracy and flips by functionality, and how well each group's cases are ranked (Borkan et al., 2019,
-https://arxiv.org/abs/1903.04561). Leaves out: running a model, tasks of other labels, languages other than
-English. All of these cases are for evaluation; nothing may be trained or tuned on them.
 """
 
 import csv
@@ -23,6 +19,8 @@ from handler.errors import UserError
 from handler.predictor import decide
 from training.data.sources import HATE_LABELS
 from training.measures.functional_templates import DISGUISED, FILLERS, GROUPS, HATEFUL, NOT_HATEFUL
+
+# All of these cases are for evaluation; nothing may be trained or tuned on them.
 
 HATECHECK_LABELS = {"non-hateful": 0, "hateful": 1}
 HATECHECK_COLUMNS = ("test_case", "label_gold", "functionality", "target_ident")

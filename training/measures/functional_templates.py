@@ -1,11 +1,13 @@
 """The sentences of the functional suite, as templates by functionality.
 
-The functionalities follow those of HateCheck (Röttger et al., 2021, https://aclanthology.org/2021.acl-long.4).
-The sentences are our own: none is HateCheck's or shared with `demo_templates`, and none holds a slur,
-profanity or a graphic scene. `{group}` is a plural, `{member}` its singular with an article; a template with
-either stands once for each group. What is said of a group under one label is often said of a thing, a
-person or a trade under the other, since a model that goes by words alone should be found out.
+The functionalities follow those of HateCheck (Röttger et al., 2021,
+https://aclanthology.org/2021.acl-long.4). The sentences are our own: none is HateCheck's or shared with
+`demo_templates`, and none holds a slur, profanity or a graphic scene.
 """
+
+# `{group}` is a plural, `{member}` its singular with an article; a template with either stands once for each
+# group. What is said of a group under one label is often said of a thing, a person or a trade under the
+# other, since a model that goes by words alone should be found out.
 
 GROUPS = {
     "women": "a woman",

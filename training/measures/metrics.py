@@ -1,8 +1,4 @@
-"""How good calibrated scores are: labels, ranking, and the scores as probabilities.
-
-Covers single-label tasks of two labels and more, and independent labels (multi-label). Leaves out:
-differences between two models (`statistics`), and plots.
-"""
+"""How good calibrated scores are: labels, ranking, and the scores as probabilities."""
 
 from collections.abc import Mapping, Sequence
 
