@@ -122,7 +122,14 @@ def test_transformers_own_pipeline_takes_sigmoids_of_the_checkpoint(source: Sour
     np.testing.assert_allclose(prediction.scores, 1 / (1 + np.exp(-odds / temperature)), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["fp32", "onnx-fp32", "openvino-int8", "pruned"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fp32",
+        "onnx-fp32",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("openvino-int8", "pruned")),
+    ],
+)
 def test_a_variant_is_checked_by_every_label(name: str, artifact_of, source: Source) -> None:
     meta = artifact_of(name).meta
     check, scores = meta["check"], meta["reference"]["scores"]

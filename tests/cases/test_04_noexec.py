@@ -134,7 +134,7 @@ def test_a_runtime_that_is_installed_and_cannot_be_loaded_is_not_called_missing(
 ) -> None:
     """As in an environment that is mounted noexec itself."""
     error = ImportError("libtorch.so: failed to map segment from shared object")
-    fake = runtimes.Runtime(lambda *given: refuse(error), ("torch",))
+    fake = runtimes.Runtime(lambda *given: refuse(error), {"torch": ""}, "torch")
     monkeypatch.setitem(runtimes.RUNTIMES, "compiled", fake)
     with pytest.raises(UnsupportedError, match=r"installed and cannot be loaded: libtorch.so: failed to map"):
         load_forward(compiled, 1, "cpu")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.atomic import recover_all
-from deploy.app import application
+from deploy.app import command
 from export.archives.package import package
 from handler.artifact import Artifact, open_artifact
 from tests.conftest import ROOT, ran, run_stage
@@ -72,8 +72,8 @@ def test_a_scoring_job_puts_an_artifact_back(killed: Path, tmp_path: Path) -> No
 
 def test_the_app_puts_an_artifact_back(killed: Path, monkeypatch) -> None:
     served: list[Artifact] = []
-    monkeypatch.setattr(application, "serve", lambda model, *_: served.append(model.artifact))
-    assert application.main(["--artifact", str(killed)]) == 0
+    monkeypatch.setattr(command, "serve", lambda model, *_: served.append(model.artifact))
+    ran("deploy", "app", "--artifact", killed)
     assert served[0].name == "fp32"
     assert_back(killed)
 

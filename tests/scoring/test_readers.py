@@ -148,6 +148,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begin)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_memory_is_bounded_by_the_longest_row_and_not_by_the_file(tmp_path, kind) -> None:
     source = hostile(tmp_path, kind, 1 << 26)

@@ -164,6 +164,7 @@ def test_names_like_patterns_and_characters_like_none_are_taken_as_they_are(
         assert "text cannot be written as" in row["error"]
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_loses_and_repeats_no_row(artifact: Artifact, tmp_path: Path) -> None:
     source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
     source.write_text("".join(f"text number {number}\n" for number in range(1000)))
@@ -277,6 +278,7 @@ def test_what_cannot_be_scored_is_said_before_anything_is(
         open_job(f"{tmp_path}/{named}", place, artifact, "text", None, 7)
 
 
+@pytest.mark.slow
 def test_ray_scores_what_this_process_does_and_a_worker_may_die(artifact, predictor, tmp_path) -> None:
     source, output = tmp_path / "in.csv", tmp_path / "ray.csv"
     source.write_text("id,text\n" + "".join(f"{number},text of {number}\n" for number in range(2000)))

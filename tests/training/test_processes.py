@@ -76,6 +76,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path: Path) ->
     assert parts[0] == pytest.approx(whole[0], rel=0.02), "not a quarter of it, and not four times as much"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_ends_as_one_that_was_not(small_jsonl: Path, tmp_path: Path) -> None:
     recipe = ("--data", f"jsonl:{small_jsonl}", "--batch-size", "4", "--epochs", "2")
     recipe += ("--threads", "1", "--track", "none")

@@ -41,6 +41,7 @@ def recorded(folder: Path, name: str) -> dict:
     return json.loads((folder / name / "checkpoint.json").read_text())
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_the_loss_and_the_figures(folder: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -54,6 +55,7 @@ def test_tensorboard_shows_the_loss_and_the_figures(folder: Path) -> None:
     assert final.value == pytest.approx(recorded(folder, "b")["metrics"]["test"]["macro_f1"])
 
 
+@pytest.mark.slow
 def test_mlflow_has_settings_figures_and_the_best_version(folder: Path) -> None:
     import mlflow
 
@@ -74,6 +76,7 @@ def test_mlflow_has_settings_figures_and_the_best_version(folder: Path) -> None:
     assert (kept / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_weights_and_biases_keeps_its_files_here(folder: Path) -> None:
     """Read by their own viewer, which is no Python."""
     (path,) = (folder / "tracks" / "wandb").glob("offline-run-*/*.wandb")
@@ -85,6 +88,7 @@ def test_weights_and_biases_keeps_its_files_here(folder: Path) -> None:
     assert shown["summary"]["final/validation/macro_f1"] == pytest.approx(figure)
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_recorded_as_failed(folder: Path) -> None:
     import mlflow
 
@@ -104,6 +108,7 @@ def test_the_flag_knows_every_tracker() -> None:
     assert PROGRAM.parser("train").parse_args(["--track", "none"]).track == ()
 
 
+@pytest.mark.slow
 def test_runs_are_compared_by_what_tells_them_apart(folder: Path) -> None:
     done = ran("training", "runs", folder)
     rows = json.loads(done.stdout)["runs"]
