@@ -10,8 +10,6 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,29 +17,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from benchmarks.names import BATCH, CUDA_BATCH, CUDA_BATCH_TEXTS, LARGE, REFERENCE, SINGLE, SMALL
-from benchmarks.profiles import MANY_TEXTS
+from benchmarks.names import REFERENCE, SINGLE
 from benchmarks.records import (
     Report,
 )
 from benchmarks.records import Row as Entry
-from benchmarks.report import charts, pictures
-from benchmarks.report.cells import (
-    Cell,
-    Header,
-    Row,
-    Table,
-    badge,
-    drop_of,
-    goodput,
-    number,
-    quality,
-    served,
-    timed,
-)
+from benchmarks.report import charts, columns, pictures
 from benchmarks.report.drawing import COLOURS
 from benchmarks.report.phrases import (
-    NONE,
     how_fast,
     is_proven,
     proof_words,
@@ -51,6 +34,7 @@ from benchmarks.report.phrases import (
 )
 from benchmarks.report.provenance import failures, provenance_lines
 from benchmarks.report.sections import SECTIONS, Texts
+from benchmarks.report.tables import Row, Table, table
 from benchmarks.report.verdicts import (
     FAILED,
     IS_REFERENCE,
@@ -297,63 +281,12 @@ def _how_to_read(document: Report) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Column:
-    header: Header
-    make: Callable[[Entry], Cell]
-
-
 def _variants(document: Report) -> Table:
-    """The table of all rows; a column in which nobody has a figure is left out."""
+    """The table of all rows."""
     allowed, best = margin(document), fastest_passing(document)
-    everyone = document.rows
-    level = max((busy.concurrency for one in everyone if one.served and (busy := one.busiest)), default=0)
-    columns = [
-        Column(Header("variant", "name"), lambda row: Cell(row.name, "name")),
-        Column(Header("verdict", "name"), lambda row: badge(row, allowed)),
-        Column(Header("real texts/s"), lambda row: timed(row, BATCH, "texts_per_second")),
-        Column(
-            Header(f"{CUDA_BATCH_TEXTS:,} real texts/s"),
-            lambda row: timed(row, CUDA_BATCH, "texts_per_second"),
-        ),
-        Column(Header("1 real text p50 ms"), lambda row: timed(row, SINGLE, "p50_ms")),
-        Column(Header("1 real text p99 ms"), lambda row: timed(row, SINGLE, "p99_ms", "p99_speedup")),
-        Column(Header("macro-F1 drop on gate"), drop_of),
-        Column(Header("labels are fp32's"), lambda row: number(row.gate and row.gate.label_agreement, ".2%")),
-        Column(Header(f"requests/s, {level} clients"), lambda row: served(row, "requests_per_second")),
-        Column(Header("served p99 ms"), lambda row: served(row, "p99_ms")),
-        Column(Header("most in time/s"), goodput),
-        Column(
-            Header(f"served texts/s, {MANY_TEXTS} a request"),
-            lambda row: number(row.many and row.many.texts_per_second, ",.0f"),
-        ),
-        Column(Header("artifact MB"), lambda row: number(row.resources.artifact_mb, ".1f")),
-        Column(Header("peak memory MB"), lambda row: number(row.resources.peak_rss_mb, ",.0f")),
-        Column(
-            Header("CPU s per 1,000 texts"),
-            lambda row: number(row.resources.cpu_s_per_1000_texts, ".2f"),
-        ),
-        Column(Header("GPU memory MB"), lambda row: number(row.resources.gpu_reserved_mb, ",.0f")),
-        Column(
-            Header("GPU J per 1,000 texts"),
-            lambda row: number(row.resources.gpu_j_per_1000_texts, ".2f"),
-        ),
-        Column(Header("macro-F1 gate"), lambda row: number(quality(row, "gate", "macro_f1"), ".3f")),
-        Column(Header("macro-F1 test"), lambda row: number(quality(row, "test", "macro_f1"), ".3f")),
-        Column(Header(f"{SMALL} p50 ms"), lambda row: timed(row, SMALL, "p50_ms")),
-        Column(Header(f"{LARGE} p50 ms"), lambda row: timed(row, LARGE, "p50_ms")),
-        Column(Header("1024x32 texts/s"), lambda row: timed(row, "1024x32", "texts_per_second")),
-        Column(Header("load s"), lambda row: number(row.resources.load_s, ".1f")),
-    ]
-    found = [[column.make(row) for column in columns] for row in everyone]
-    kept = [place for place in range(len(columns)) if any(cells[place].text != NONE for cells in found)]
+    found = table("Variants", columns.main(document), document.rows)
     rows = [
-        Row(
-            [cells[place] for place in kept],
-            one.name,
-            verdict(one, allowed),
-            one is best,
-        )
-        for one, cells in zip(everyone, found, strict=True)
+        Row(listed.cells, row.name, verdict(row, allowed), row is best)
+        for row, listed in zip(document.rows, found.rows, strict=True)
     ]
-    return Table("Variants", [columns[place].header for place in kept], rows)
+    return Table(found.label, found.headers, rows)

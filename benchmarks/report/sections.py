@@ -4,104 +4,49 @@ Covers the tables below the pictures. Leaves out the head of the page and the ta
 how a cell is made (`cells`).
 """
 
+import re
 from collections.abc import Callable, Mapping
 
 from benchmarks.names import CUDA_MODEL, GATE, LARGE, REFERENCE, SMALL
-from benchmarks.records import (
-    Functional,
-    Report,
-    Slice,
-)
-from benchmarks.report.cells import (
-    Cell,
-    Header,
-    Part,
-    Row,
-    Section,
-    Table,
-    badge,
-    bars,
-    heat,
-    number,
-    rate,
-    section,
-    table,
-)
+from benchmarks.records import Functional, Functionality, Report, Slice
+from benchmarks.report import columns
 from benchmarks.report.phrases import (
     GAPS,
     NONE,
     SUITES,
     arrow,
     bins,
-    errors,
-    moved_score,
-    proof_words,
-    reason,
-    span,
-    three_digits,
-    times,
+    figure,
 )
-from benchmarks.report.verdicts import NOT_EQUAL, margin, noninferiority
+from benchmarks.report.tables import Cell, Header, Part, Row, Section, Table, named, of_cells, table
+from benchmarks.report.verdicts import margin
 
 Texts = Mapping[tuple[str, int], str]
 
 
 def _verdicts(document: Report, texts: Texts | None) -> Section | None:
-    rows = []
-    allowed = margin(document)
-    for one in document.measured:
-        if one.name == REFERENCE:
-            continue
-        tested = noninferiority(one)
-        drop = one.judged.macro_f1_drop
-        rows.append(
-            [
-                Cell(one.name, "name"),
-                badge(one, allowed),
-                Cell(reason(one, allowed), "words"),
-                number(drop and drop.drop, "+.4f", span(drop, "+.4f") if drop else ""),
-                number(tested and tested.p_adjusted, ".3f"),
-                number(tested and tested.p_worse_adjusted, ".3f"),
-                number(tested and tested.smallest_margin, ".4f"),
-                number(tested and tested.texts_to_settle, ",d"),
-            ]
-        )
-    headers = [
-        Header("variant", "name"),
-        Header("verdict", "name"),
-        Header("why", "words"),
-        Header("macro-F1 drop, 95 %"),
-        Header(f"p of a drop of {allowed:g} (Holm)"),
-        Header("p of less (Holm)"),
-        Header("smallest margin to show"),
-        Header("texts to settle it"),
-    ]
+    others = [variant for variant in document.measured if variant.name != REFERENCE]
     how = (
-        "A small p rules out a drop of at least the margin (p of less: a drop within it), adjusted by Holm "
+        "A small p rules out a drop of at least the margin (p of worse: a drop within it), adjusted by Holm "
         "for the number of variants. The smallest margin is what so many texts let an equal variant pass."
     )
-    return section("verdicts", "Verdicts", how, "Verdicts", headers, rows)
+    return _section(
+        "verdicts", "Verdicts", how, table("Verdicts", columns.verdicts(margin(document)), others)
+    )
 
 
 def _parity(document: Report, texts: Texts | None) -> Section | None:
     """Flip rates by direction, and the drops of ranking figures, on gate."""
-    ways = dict.fromkeys(way for one in document.measured for way in one.judged.flips)
-    rows = []
-    for one in document.measured:
-        found = one.judged
-        rates = found.flip_rates
-        if one.name == REFERENCE or not rates:
-            continue
-        cells = [Cell(one.name, "name"), rate(rates.get("any"))]
-        cells += [rate(rates.get(way), found.flips.get(way, 0)) for way in ways]
-        for drop in (found.auroc_drop, found.average_precision_drop):
-            cells.append(number(drop and drop.drop, "+.4f", span(drop, "+.4f") if drop else ""))
-        cells.append(number(found.max_prob_diff, ".4f"))
-        rows.append(cells)
-    headers = [Header("variant", "name"), Header("flips"), *(Header(arrow(way)) for way in ways)]
-    headers += [Header("AUROC drop"), Header("average precision drop"), Header("largest score difference")]
+    ways = list(dict.fromkeys(way for variant in document.measured for way in variant.judged.flips))
+    found = [
+        (variant.name, variant.judged)
+        for variant in document.measured
+        if variant.name != REFERENCE and variant.judged.flip_rates
+    ]
     how = "How often the label is not fp32's, on gate, by direction, each with its 95 % interval."
-    return section("sameness", "Flip rates", how, "Flip rates", headers, rows)
+    return _section(
+        "sameness", "Flip rates", how, named("Flip rates", "variant", columns.parity(ways), found)
+    )
 
 
 def _flips(document: Report, texts: Texts | None) -> Section | None:
@@ -111,30 +56,7 @@ def _flips(document: Report, texts: Texts | None) -> Section | None:
         if not found:
             continue
         counts = ", ".join(f"{count} {arrow(way)}" for way, count in one.judged.flips.items())
-        headers = [
-            Header("split and row", "name"),
-            Header("tokens"),
-            Header("truth", "name"),
-            Header("label", "name"),
-            Header(moved_score(document.data)),
-        ]
-        rows = [
-            Row(
-                [
-                    Cell(
-                        f"{flip.split} {flip.row}",
-                        "name",
-                        hidden=(texts or {}).get((flip.split, flip.row), ""),
-                    ),
-                    number(flip.tokens, "d"),
-                    Cell(flip.truth or NONE, "name"),
-                    Cell(f"{flip.before} → {flip.after}", "name"),
-                    Cell(f"{flip.score_before:.3f} → {flip.score_after:.3f}", "num"),
-                ]
-            )
-            for flip in found
-        ]
-        listed = Table(f"Flips of {one.name}", headers, rows)
+        listed = table(f"Flips of {one.name}", columns.flipped(document.data, texts), found)
         parts.append(Part(listed, one.name, f"on gate: {counts}; {len(found)} rows shown", True))
     how = "Texts whose label is not fp32's, those that moved farthest first, by their row in the split" + (
         ". The texts are shown: this page is not for others." if texts else "; the texts themselves stay out."
@@ -143,32 +65,17 @@ def _flips(document: Report, texts: Texts | None) -> Section | None:
 
 
 def _calibration(document: Report, texts: Texts | None) -> Section | None:
-    rows = []
-    for one in document.measured:
-        quality = one.quality.get(GATE)
-        if quality is None or (quality.refitted is None and quality.ece is None):
-            continue
-        anew = quality.refitted
-        rows.append(
-            [
-                Cell(one.name, "name"),
-                number(quality.brier, ".4f"),
-                number(anew and anew.brier, ".4f"),
-                number(quality.ece, ".4f"),
-                number(anew and anew.ece, ".4f"),
-                number(quality.macro_f1, ".4f"),
-                number(anew and anew.macro_f1, ".4f"),
-                number(anew and anew.temperature, ".3f"),
-                number(anew and anew.threshold, ".3f"),
-            ]
-        )
-    names = ("Brier", "Brier, refitted", "ECE", "ECE, refitted", "macro-F1", "macro-F1, refitted")
-    headers = [Header("variant", "name"), *map(Header, names), Header("temperature"), Header("threshold")]
+    found = [
+        (variant.name, quality)
+        for variant in document.measured
+        if (quality := variant.quality.get(GATE)) and (quality.refitted or quality.ece is not None)
+    ]
     how = (
         "As shipped, with fp32's temperature and threshold; refitted, with both fitted anew to the variant's "
         "own scores of validation. Lower Brier and ECE are better; on gate."
     )
-    return section("calibration", "Calibration", how, "Calibration", headers, rows)
+    listed = named("Calibration", "variant", columns.CALIBRATION, found)
+    return _section("calibration", "Calibration", how, listed)
 
 
 def _functional(document: Report, texts: Texts | None) -> Section | None:
@@ -180,15 +87,17 @@ def _functional(document: Report, texts: Texts | None) -> Section | None:
         gaps = [
             [
                 Cell(name, "name"),
-                number(one.accuracy, ".1%"),
-                number(one.flips, "d"),
-                *(number(getattr(one.gaps, gap), ".3f") for gap in GAPS),
+                _number(one.accuracy, ".1%"),
+                _number(one.flips, "d"),
+                *(_number(getattr(one.gaps, gap), ".3f") for gap in GAPS),
             ]
             for name, one in found.items()
         ]
         headers = [Header("variant", "name"), Header("accuracy"), Header("flips from fp32")]
         headers += [Header(f"gap of {words}") for words in GAPS.values()]
-        parts.append(Part(table("Gaps between groups", headers, gaps), "All cases, and gaps between groups"))
+        parts.append(
+            Part(of_cells("Gaps between groups", headers, gaps), "All cases, and gaps between groups")
+        )
     how = (
         "Share of cases answered rightly, with the change from fp32 in points. Blue cells are better, red "
         "ones worse. A gap is the best group's AUC minus the worst's: smaller is fairer."
@@ -206,7 +115,7 @@ def _kinds(found: Mapping[str, Functional], suite: str) -> Table:
         Row(
             [
                 Cell(words, "kind", note=f"{one.label}, {one.n} cases"),
-                *(heat(kinds.get(words)) for kinds in by_name.values()),
+                *(_heat(kinds.get(words)) for kinds in by_name.values()),
             ]
         )
         for words, one in order.items()
@@ -217,59 +126,18 @@ def _kinds(found: Mapping[str, Functional], suite: str) -> Table:
 
 
 def _load(document: Report, texts: Texts | None) -> Section | None:
-    served = [one for one in document.rows if not one.error]
-    closed = [
-        [
-            Cell(one.name, "name"),
-            number(level.concurrency, "d"),
-            Cell(three_digits(level.requests_per_second), "num", level.requests_per_second),
-            *(Cell(three_digits(ms), "num") for ms in (level.p50_ms, level.p90_ms, level.p99_ms)),
-            Cell(errors(level), "name"),
-        ]
-        for one in served
-        for level in one.served
+    opened = [(row.name, level) for row in document.rows for level in row.open]
+    closed = [(row.name, level) for row in document.rows for level in row.served]
+    parts = [
+        Part(found, title)
+        for found, title in (
+            (named("Open loop", "served", columns.OPEN, opened), "Arrivals that do not wait"),
+            (named("Closed loop", "served", columns.CLOSED, closed), "Clients that wait"),
+        )
+        if found
     ]
-    opened = [
-        [
-            Cell(one.name, "name"),
-            Cell(three_digits(level.offered_rps), "num"),
-            Cell(three_digits(level.answered_rps), "num"),
-            Cell(three_digits(level.goodput_rps), "num"),
-            *(Cell(three_digits(ms), "num") for ms in (level.p50_ms, level.p90_ms, level.p99_ms)),
-            Cell("no" if level.saturated else "yes", "name", badge="fail" if level.saturated else ""),
-            Cell(errors(level), "name"),
-            bars(level.split_ms),
-        ]
-        for one in served
-        for level in one.open
-    ]
-    times_ms = [Header("p50 ms"), Header("p90 ms"), Header("p99 ms")]
-    parts = []
-    if opened:
-        headers = [
-            Header("served", "name"),
-            Header("offered/s"),
-            Header("answered/s"),
-            Header("in time/s"),
-            *times_ms,
-        ]
-        headers += [
-            Header("keeps up", "name"),
-            Header("errors", "name"),
-            Header("where the time goes, mean ms", "name"),
-        ]
-        parts.append(Part(table("Open loop", headers, opened), "Arrivals that do not wait"))
-    if closed:
-        headers = [
-            Header("served", "name"),
-            Header("clients"),
-            Header("requests/s"),
-            *times_ms,
-            Header("errors", "name"),
-        ]
-        parts.append(Part(table("Closed loop", headers, closed), "Clients that wait"))
     how = "TorchServe with one text a request, the load generator on the same cores."
-    key = ("Queue", "Handler", "HTTP") if any(row[-1].bars for row in opened) else ()
+    key = ("Queue", "Handler", "HTTP") if any(level.split_ms for _, level in opened) else ()
     return Section("load", "As served", how, parts, key) if parts else None
 
 
@@ -288,7 +156,7 @@ def _lengths(document: Report, texts: Texts | None) -> Section | None:
         "Whether longer texts suffer more: the share of gate labels that are fp32's by length, and below "
         "it the change of macro-F1 from fp32."
     )
-    return section("lengths", "By length", how, "Sameness by length", headers, rows)
+    return _section("lengths", "By length", how, of_cells("Sameness by length", headers, rows))
 
 
 def _slice(part: Slice | None) -> Cell:
@@ -296,122 +164,87 @@ def _slice(part: Slice | None) -> Cell:
         return Cell(NONE, "num")
     ours, theirs = part.macro_f1, part.reference_macro_f1
     change = "" if ours is None or theirs is None else f"{ours - theirs:+.3f}, "
-    return number(part.label_agreement, ".2%", f"{change}{part.n:,} texts")
+    return _number(part.label_agreement, ".2%", f"{change}{part.n:,} texts")
 
 
 def _rooflines(document: Report, texts: Texts | None) -> Section | None:
-    rows = [
-        [
-            Cell(one.name, "name"),
-            Cell(entry.case, "name"),
-            Cell(three_digits(entry.p50_ms), "num"),
-            Cell(three_digits(roof.floor_ms), "num"),
-            number(roof.share, ".0%"),
-            Cell(three_digits(roof.compute_ms), "num"),
-            Cell(three_digits(roof.memory_ms), "num"),
-            number(roof.gflop, ".3g"),
-            number(roof.weight_mb, ".1f"),
-        ]
-        for one in document.measured
-        for entry in one.latency
-        if entry.case in (SMALL, LARGE) and (roof := entry.roofline)
+    found = [
+        (variant.name, entry)
+        for variant in document.measured
+        for entry in variant.latency
+        if entry.case in (SMALL, LARGE) and entry.roofline
     ]
-    names = ("p50 ms", "floor ms", "floor / p50", "arithmetic ms", "memory ms", "GFLOP", "weights MB")
-    headers = [Header("variant", "name"), Header("case", "name"), *map(Header, names)]
-    parts = (
-        [Part(table("Rooflines", headers, rows), "Each variant's own arithmetic and bytes")] if rows else []
-    )
-    floor = document.floor
-    if floor and floor.cases:
-        kinds = [kind for kind in ("int8", "bf16", "fp32") if getattr(floor.cases[0], f"{kind}_ms")]
-        cells = [
-            [Cell(one.case, "name")]
-            + [number(getattr(one, f"{kind}_{unit}"), ".2f") for kind in kinds for unit in ("ms", "tops")]
-            for one in floor.cases
-        ]
-        heads = [Header("texts x tokens", "name")]
-        heads += [Header(f"{kind} {unit}") for kind in kinds for unit in ("ms", "TOPS")]
-        parts.append(Part(table("Floor", heads, cells), "The encoder's matrix products alone"))
+    cases = document.floor.cases if document.floor else []
+    rooflines = named("Rooflines", "variant", columns.ROOFLINE, found)
+    parts = [
+        Part(listed, title)
+        for listed, title in (
+            (rooflines, "Each variant's own arithmetic and bytes"),
+            (table("Floor", columns.FLOOR, cases), "The encoder's matrix products alone"),
+        )
+        if listed
+    ]
     how = "How close each comes to what this machine can do: a share of 100 % would leave nothing to gain."
     return Section("floor", "Against the machine", how, parts) if parts else None
 
 
 def _gpu(document: Report, texts: Texts | None) -> Section | None:
     """What only rows on a GPU have: by shape, and the card's memory and energy."""
-    found = [one for one in [*document.measured, *document.peers] if one.device == "cuda"]
+    rows = [row for row in document.on_cuda if not row.error]
     shapes = [
-        [
-            Cell(one.name, "name"),
-            Cell(entry.case, "name"),
-            Cell(three_digits(entry.p50_ms), "num", entry.p50_ms),
-            Cell(three_digits(busy) if busy else NONE, "num", busy),
-            number(busy and busy / entry.p50_ms, ".0%"),
-            number(entry.texts_per_second, ",.0f"),
-            number(peak and peak.tflops, ",.1f"),
-            number(peak and peak.of_measured, ".1%"),
-            number(peak and peak.of_datasheet, ".1%"),
-        ]
-        for one in found
-        for entry in one.latency
+        (row.name, entry)
+        for row in rows
+        for entry in row.latency
         if entry.tokens is not None or entry.case == CUDA_MODEL
-        for busy, peak in [(entry.gpu_busy_ms, entry.peak)]
     ]
     if not shapes:
         return None
-    names = ("p50 ms", "GPU at work ms", "of the time", "texts/s")
-    peaks = ("TFLOP/s", "of this run's fp16 products", "of the data sheet's")
-    headers = [Header("on a GPU", "name"), Header("texts x tokens", "name"), *map(Header, (*names, *peaks))]
-    taken = [
-        [
-            Cell(one.name, "name"),
-            number(one.resources.gpu_allocated_mb, ",.0f"),
-            number(one.resources.gpu_reserved_mb, ",.0f"),
-            number(one.resources.gpu_j_per_1000_texts, ".2f"),
-        ]
-        for one in found
-    ]
-    heads = [Header("on a GPU", "name")]
-    heads += map(
-        Header, ("memory in use MB, at most", "memory taken MB, at most", "J per 1,000 texts of 32 tokens")
-    )
     how = (
         "By the host's clock, from token ids there to logits there; what the GPU does not work of it is "
         "launching, copying and waiting."
     )
+    taken = named("Memory and energy", "on a GPU", columns.GPU_TAKEN, [(row.name, row) for row in rows])
     parts = [
-        Part(table("Shapes on the GPU", headers, shapes), "By shape"),
-        Part(table("Memory and energy", heads, taken), "Memory and energy of the card"),
+        Part(named("Shapes on the GPU", "on a GPU", columns.GPU_SHAPES, shapes), "By shape"),
+        Part(taken, "Memory and energy of the card"),
     ]
     return Section("gpu", "On the GPU", how, parts)
 
 
 def _proofs(document: Report, texts: Texts | None) -> Section | None:
-    rows = []
-    for one in document.measured:
-        check = one.built.check
-        rows.append(
-            [
-                Cell(one.name, "name"),
-                Cell(proof_words(one.proof), "words"),
-                Cell(
-                    "equal" if check.equal else "not equal",
-                    "name",
-                    badge="pass" if check.equal else NOT_EQUAL,
-                ),
-                number(check.label_agreement, ".2%"),
-                number(check.max_prob_diff, ".4f"),
-                number(check.batch_mate_diff, ".4f"),
-                number(one.built.build_seconds or None, ",.0f"),
-                Cell(times(getattr(one.case(LARGE), "vs_pipeline", None)), "num"),
-            ]
-        )
-    headers = [Header("variant", "name"), Header("proof", "words"), Header("check at export", "name")]
-    names = ("labels agree", "largest score difference", "largest move with batch mates", "built in s")
-    headers += [*map(Header, names), Header(f"{LARGE} against hf-pipeline")]
     how = "What the runtime itself says was done, and how the reloaded artifact compared with fp32."
-    return section("proof", "Proof and check", how, "Proof and check", headers, rows)
+    listed = table("Proof and check", columns.proofs(), document.measured)
+    return _section("proof", "Proof and check", how, listed)
 
 
+def _section(id: str, title: str, how: str, found: Table) -> Section | None:
+    """A section of one table; None without rows."""
+    return Section(id, title, how, [Part(found)]) if found else None
+
+
+def _number(value: float | None, form: str, note: str = "") -> Cell:
+    return Cell(_minus(figure(value, form)), "num", value, _minus(note))
+
+
+def _minus(words: str) -> str:
+    """With a minus as wide as a plus."""
+    return re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", words)
+
+
+def _heat(kind: Functionality | None) -> Cell:
+    if kind is None:
+        return Cell(NONE, "num")
+    change = kind.accuracy - kind.reference_accuracy
+    words = f"{kind.accuracy:.0%}"
+    if not change:
+        return Cell(words, "num", note=f"{kind.flips} flips" if kind.flips else "")
+    note = f"{change * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return Cell(
+        words, f"num {'gain' if change > 0 else 'loss'}", share=min(1.0, abs(change) / HEAT), note=note
+    )
+
+
+HEAT = 0.15  # a change of accuracy by this much has the full colour
 SECTIONS: tuple[Callable[[Report, Texts | None], Section | None], ...] = (
     _verdicts,
     _parity,

@@ -8,47 +8,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.names import SINGLE
-from benchmarks.records import (
-    Functional,
-    OpenLevel,
-    Quality,
-    Report,
-    Variant,
-)
+from benchmarks.records import Functional, Quality, Report, Variant
+from benchmarks.report import columns
 from benchmarks.report.phrases import (
     GAPS,
     NONE,
     SUITES,
-    arrow,
     bins,
-    errors,
     figure,
     flatten,
     github,
-    moved_score,
     plain,
     proof_words,
-    rate,
     reason,
     sentence_case,
-    span,
     three_digits,
     times,
 )
 from benchmarks.report.provenance import failures, provenance
+from benchmarks.report.tables import markdown, named, table, transposed
 from benchmarks.report.verdicts import margin, verdict
 
-OPEN_HEADERS = [
-    "offered requests/s",
-    "answered/s",
-    "in time/s",
-    "p50 ms",
-    "p90 ms",
-    "p99 ms",
-    "errors",
-    "keeps up",
-    "queue + handler + HTTP ms",
-]
 RESOURCES = {
     "artifact_mb": "artifact MB",
     "archive_mb": "archive MB",
@@ -170,81 +150,25 @@ def _by_length(one: Variant) -> str:
 
 
 def _roofline(one: Variant) -> str:
-    rows = [
-        [
-            entry.case,
-            figure(roof.gflop, ".3g"),
-            figure(roof.weight_mb, ".1f"),
-            three_digits(roof.compute_ms),
-            three_digits(roof.memory_ms),
-            three_digits(roof.floor_ms),
-            three_digits(entry.p50_ms),
-            f"{roof.share:.0%}",
-        ]
-        for entry in one.latency
-        if (roof := entry.roofline)
-    ]
-    headers = [
-        "case",
-        "GFLOP",
-        "weights MB",
-        "arithmetic ms",
-        "memory ms",
-        "floor ms",
-        "p50 ms",
-        "floor / p50",
-    ]
-    return _table(rows, headers)
+    shapes = [entry for entry in one.latency if entry.roofline]
+    return markdown(table("Rooflines", columns.ROOFLINE, shapes))
 
 
 def _peak(one: Variant) -> str:
-    rows = [
-        [
-            entry.case,
-            f"{peak.tflops:,.1f}",
-            f"{peak.of_measured:.1%}",
-            figure(peak.of_datasheet, ".1%"),
-        ]
-        for entry in one.latency
-        if (peak := entry.peak)
-    ]
-    return _table(rows, ["case", "TFLOP/s", "of the fp16 products in this run", "of the data sheet's"])
+    shapes = [entry for entry in one.latency if entry.peak]
+    return markdown(table("Shapes on the GPU", columns.GPU_SHAPES, shapes))
 
 
 def _many(one: Variant) -> str:
-    if not (many := one.many):
-        return ""
-    cells = [
-        many.texts,
-        many.concurrency,
-        many.requests,
-        f"{many.texts_per_second:,.0f}",
-        f"{many.share_of_in_process:.0%}",
-        three_digits(many.p50_ms),
-        errors(many),
-    ]
-    heads = ["texts a request", "clients", "requests", "texts/s", "of in process", "p50 ms", "errors"]
-    return _table([cells], heads)
+    return markdown(table("Many texts", columns.MANY, [one.many] if one.many else []))
 
 
 def _closed(one: Variant) -> str:
-    rows = [
-        [
-            level.concurrency,
-            level.requests,
-            f"{level.requests_per_second:,.0f}",
-            "{:,.0f} to {:,.0f}".format(*level.requests_per_second_range) if level.passes > 1 else NONE,
-            *map(three_digits, (level.p50_ms, level.p90_ms, level.p99_ms)),
-            errors(level),
-        ]
-        for level in one.served
-    ]
-    heads = ["clients", "requests", "requests/s", "range over passes", "p50 ms", "p90 ms", "p99 ms", "errors"]
-    return _table(rows, heads)
+    return markdown(table("Closed loop", columns.CLOSED, one.served))
 
 
 def _open(one: Variant) -> str:
-    body = _table([open_cells(level) for level in one.open], OPEN_HEADERS)
+    body = markdown(table("Open loop", columns.OPEN, one.open))
     saturation = one.saturation
     if not body or not saturation:
         return body
@@ -253,61 +177,13 @@ def _open(one: Variant) -> str:
     return f"{body}\n\nAt most {saturation.capacity_rps:,.0f} answers a second were seen; {kept}."
 
 
-def open_cells(level: OpenLevel) -> list[str]:
-    """The cells of one offered rate, as `OPEN_HEADERS` names them."""
-    split = level.split_ms
-    return [
-        f"{level.offered_rps:,.0f}",
-        f"{level.answered_rps:,.0f}",
-        f"{level.goodput_rps:,.0f}",
-        *map(three_digits, (level.p50_ms, level.p90_ms, level.p99_ms)),
-        errors(level),
-        "NO" if level.saturated else "yes",
-        f"{split.queue:.1f} + {split.handler:.1f} + {split.http:.1f}" if split else NONE,
-    ]
-
-
 def _parity(one: Variant) -> str:
-    splits = one.parity
-    directions = dict.fromkeys(name for found in splits.values() for name in found.flips)
-    rates = {split: found.flip_rates for split, found in splits.items()}
-    rows = {
-        "texts": [f"{found.n:,}" for found in splits.values()],
-        "labels that are fp32's": [f"{found.label_agreement:.2%}" for found in splits.values()],
-        "flips, 95 %": [rate(rates[split].get("any")) for split in splits],
-    }
-    for name in directions:
-        rows[f"flips {arrow(name)}"] = [str(found.flips.get(name, 0)) for found in splits.values()]
-        rows[f"rate {arrow(name)}, 95 %"] = [rate(rates[split].get(name)) for split in splits]
-    drops = [found.macro_f1_drop for found in splits.values()]
-    rows |= {
-        "largest score difference": [f"{found.max_prob_diff:.4f}" for found in splits.values()],
-        "mean score difference": [f"{found.mean_prob_diff:.5f}" for found in splits.values()],
-        "macro-F1 drop": [figure(drop and drop.drop, "+.4f") for drop in drops],
-        "macro-F1 drop, 95 %": [span(drop, "+.4f") for drop in drops],
-        "McNemar p": [figure(drop and drop.mcnemar_p, ".3g") for drop in drops],
-    }
-    for field, words in (("auroc_drop", "AUROC drop"), ("average_precision_drop", "average precision drop")):
-        found_drops = [getattr(found, field) for found in splits.values()]
-        rows[f"{words}, 95 %"] = [
-            f"{drop.drop:+.4f} ({span(drop, '+.4f')})" if drop else NONE for drop in found_drops
-        ]
-    return _facts(rows, list(splits))
+    ways = list(dict.fromkeys(way for found in one.parity.values() for way in found.flips))
+    return transposed(named("Sameness", "split", columns.parity(ways), one.parity.items()))
 
 
 def _flipped(document: Report) -> str:
-    rows = [
-        [
-            found.split,
-            found.row,
-            found.tokens,
-            found.truth or NONE,
-            f"{found.before} → {found.after}",
-            f"{found.score_before:.3f} → {found.score_after:.3f}",
-        ]
-        for found in document.only.flipped
-    ]
-    return _table(rows, ["split", "row", "tokens", "truth", "label", moved_score(document.data)])
+    return markdown(table("Flips", columns.flipped(document.data), document.only.flipped))
 
 
 def _slices(one: Variant) -> str:
@@ -364,36 +240,8 @@ def _served_parity(one: Variant) -> str:
 
 
 def _calibration(one: Variant) -> str:
-    rows = []
-    for split, found in one.quality.items():
-        anew = found.refitted
-        rows.append(
-            [
-                split,
-                figure(found.brier, ".4f"),
-                figure(anew and anew.brier, ".4f"),
-                figure(found.ece, ".4f"),
-                figure(anew and anew.ece, ".4f"),
-                figure(anew and anew.macro_f1, ".4f"),
-                figure(anew and anew.temperature, ".3f"),
-                figure(anew and anew.threshold, ".3f"),
-            ]
-        )
-    if all(cell == NONE for row in rows for cell in row[1:]):
-        return ""
-    return _table(
-        rows,
-        [
-            "split",
-            "Brier",
-            "Brier, refitted",
-            "ECE",
-            "ECE, refitted",
-            "macro-F1, refitted",
-            "temperature, refitted",
-            "threshold, refitted",
-        ],
-    )
+    told = {split: found for split, found in one.quality.items() if found.refitted or found.ece is not None}
+    return markdown(named("Calibration", "split", columns.CALIBRATION, told.items()))
 
 
 def _functional(found: Functional) -> str:

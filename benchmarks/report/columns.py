@@ -1,0 +1,478 @@
+"""What each table of a report shows, once for Markdown, for HTML and for a variant's own page.
+
+A new column is one line in its list. Leaves out how a table is made and rendered (`tables`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from benchmarks.names import (
+    BATCH,
+    CUDA_BATCH,
+    CUDA_BATCH_TEXTS,
+    CUDA_MODEL,
+    LARGE,
+    REFERENCE,
+    SINGLE,
+    SMALL,
+)
+from benchmarks.records import (
+    Data,
+    Drop,
+    Flipped,
+    FloorCase,
+    Interval,
+    Latency,
+    Level,
+    Many,
+    Noninferiority,
+    OpenLevel,
+    Parity,
+    Quality,
+    Rate,
+    Report,
+    Row,
+    TimeSplit,
+    Variant,
+)
+from benchmarks.report.phrases import (
+    DEVICES,
+    arrow,
+    errors,
+    moved_score,
+    proof_words,
+    rate,
+    reason,
+    small,
+    span,
+    three_digits,
+    times,
+)
+from benchmarks.report.tables import SUMMARY, TERMINAL, Column
+from benchmarks.report.verdicts import IS_REFERENCE, NOT_EQUAL, PEER, is_tested, margin, reference, verdict
+
+T = TypeVar("T")
+X = TypeVar("X")
+Texts = Mapping[tuple[str, int], str]
+PRECISIONS = ("int8", "bf16", "fp32")
+
+
+def timed(name: str, pick: Callable[[Latency], X]) -> Callable[[Row], X | None]:
+    """Of the case of that name in process."""
+
+    def found(row: Row) -> X | None:
+        entry = row.case(name)
+        return None if entry is None else pick(entry)
+
+    return found
+
+
+def rate_of(name: str, title: str, shown: int = 0) -> Column[Row]:
+    """Texts per second in process, with their ratio."""
+    ratio = timed(name, lambda entry: entry.speedup)
+    return Column(title, timed(name, lambda entry: entry.texts_per_second), ".0f", ratio, shown=shown)
+
+
+def p50_of(name: str, title: str, shown: int = 0) -> Column[Row]:
+    ratio = timed(name, lambda entry: entry.speedup)
+    return Column(title, timed(name, lambda entry: entry.p50_ms), ".1f", ratio, shown=shown)
+
+
+def main(report: Report) -> list[Column[Row]]:
+    """Of every variant and peer."""
+    split = "test" if any("test" in row.parity for row in report.rows) else "gate"
+    busiest = max((row.busiest.concurrency for row in report.rows if row.busiest), default=0)
+    compares_p99 = any(entry.p99_speedup for row in report.rows for entry in row.latency)
+    texts = next((row.many.texts for row in report.rows if row.many), 0)
+    return [
+        Column("variant", lambda row: row.name, kind="name", shown=TERMINAL),
+        verdicts_of(report),
+        *([Column("device", _device, kind="name", shown=TERMINAL)] if report.on_cuda else []),
+        Column(f"labels agree ({split})", lambda row: _agreement(row, split), ".2%", shown=TERMINAL),
+        Column("flips on gate", lambda row: _flip_rate(row), ".2%"),
+        Column("macro-F1 gate", lambda row: _macro_f1(row, "gate"), ".3f"),
+        Column("macro-F1 test", lambda row: _macro_f1(row, "test"), ".3f"),
+        Column("macro-F1 drop on gate, 95 %", _drop, _ends, extra=_drop_sort, shown=SUMMARY),
+        p50_of(SMALL, f"{SMALL} p50 ms", TERMINAL),
+        p50_of(LARGE, f"{LARGE} p50 ms", TERMINAL),
+        p50_of(SINGLE, "1 real text p50 ms"),
+        Column(
+            "1 real text p99 ms",
+            timed(SINGLE, lambda entry: entry.p99_ms if compares_p99 else None),
+            ".1f",
+            timed(SINGLE, lambda entry: entry.p99_speedup),
+        ),
+        rate_of(BATCH, "real texts/s", TERMINAL),
+        Column(
+            "real texts/s against hf-pipeline, 95 %",
+            timed(BATCH, lambda entry: entry.vs_pipeline),
+            lambda ratio: times(ratio) if ratio.is_decided else ratio.verdict,
+            shown=TERMINAL,
+        ),
+        Column(f"{SMALL} by int8 floor", timed(SMALL, lambda entry: entry.int8_floors), _multiple),
+        Column(f"{LARGE} by int8 floor", timed(LARGE, lambda entry: entry.int8_floors), _multiple),
+        Column(f"{LARGE} roofline", timed(LARGE, lambda one: one.roofline and one.roofline.share), ".0%"),
+        rate_of(CUDA_BATCH, f"{CUDA_BATCH_TEXTS:,} real texts/s", TERMINAL),
+        rate_of(CUDA_MODEL, f"{CUDA_BATCH_TEXTS:,} tokenised texts/s"),
+        Column("best texts/s (texts x tokens)", _best, _best_words, shown=TERMINAL),
+        Column("there of the fp16 peak", lambda row: (best := _best(row)) and best.peak, _peak_words),
+        Column(f"{SMALL} GPU at work ms", timed(SMALL, lambda entry: entry.gpu_busy_ms), ".3f"),
+        Column("GPU memory MB", lambda row: row.resources.gpu_reserved_mb, ".0f", shown=SUMMARY),
+        Column("GPU J per 1,000 texts", lambda row: row.resources.gpu_j_per_1000_texts, ".2f", shown=SUMMARY),
+        Column(
+            f"served requests/s at {busiest}",
+            lambda row: row.busiest and row.busiest.requests_per_second,
+            ".0f",
+            extra=lambda row: _served_ratio(row, report, busiest),
+            shown=TERMINAL,
+        ),
+        Column(f"served p99 ms at {busiest}", lambda row: row.busiest and row.busiest.p99_ms, ".0f"),
+        Column("most in time/s", _goodput, three_digits, in_markdown=False),
+        Column(
+            f"served texts/s, {texts} a request (of in process)",
+            lambda row: row.many and row.many.texts_per_second,
+            ",.0f",
+            extra=lambda row: _of_in_process(row.many),
+        ),
+        Column("artifact MB", lambda row: row.resources.artifact_mb, ".1f", shown=TERMINAL),
+        Column("peak memory MB", lambda row: row.resources.peak_rss_mb, ".0f", shown=SUMMARY),
+        Column("CPU s per 1,000 texts", lambda row: row.resources.cpu_s_per_1000_texts, ".2f"),
+        Column("load s", lambda row: row.resources.load_s, ".1f"),
+    ]
+
+
+def verdicts_of(report: Report) -> Column[Row]:
+    """The verdict, or by an older report the check at export; loud in Markdown where it is one."""
+    allowed, tested = margin(report), is_tested(report)
+
+    def loud(row: Row) -> str:
+        word = "left out" if row.status == "left out" else verdict(row, allowed)
+        if word in (PEER, "left out", IS_REFERENCE) and (tested or not isinstance(row, Variant)):
+            return word
+        if tested or row.error:
+            return word.upper()
+        return "yes" if isinstance(row, Variant) and row.built.check.equal else "NO"
+
+    def badge(row: Row) -> dict[str, str]:
+        is_out = row.status == "left out"
+        return {"loud": loud(row), "badge": "out" if is_out else verdict(row, allowed)}
+
+    def word(row: Row) -> str:
+        return "left out" if row.status == "left out" else verdict(row, allowed)
+
+    return Column("verdict" if tested else "equal to fp32", word, kind="name", extra=badge, shown=TERMINAL)
+
+
+def _device(row: Row) -> str | None:
+    return None if row.error else DEVICES[row.device]
+
+
+def _agreement(row: Row, split: str) -> float | None:
+    parity = row.parity.get(split)
+    return parity.label_agreement if parity else None
+
+
+def _flip_rate(row: Row) -> float | None:
+    found = row.gate.flip_rates.get("any") if row.gate else None
+    return found.rate if found else None
+
+
+def _macro_f1(row: Row, split: str) -> float | None:
+    quality = row.quality.get(split)
+    return quality.macro_f1 if quality else None
+
+
+def _drop(row: Row) -> Drop | str | None:
+    drop = row.gate.macro_f1_drop if row.gate else None
+    return "reference" if drop and row.name == REFERENCE else drop
+
+
+def _ends(drop: Drop | str) -> str:
+    return drop if isinstance(drop, str) else span(drop)
+
+
+def _drop_sort(row: Row) -> dict[str, Any]:
+    drop = _drop(row)
+    return {"sort": drop.drop} if isinstance(drop, Drop) else {}
+
+
+def _multiple(value: float) -> str:
+    return f"{value:.1f}x"
+
+
+def _best(row: Row) -> Latency | None:
+    """The shape with the most texts per second, on a GPU."""
+    if row.device != "cuda":
+        return None
+    shapes = (entry for entry in row.latency if entry.tokens is not None)
+    return max(shapes, key=lambda entry: entry.texts_per_second, default=None)
+
+
+def _best_words(entry: Latency) -> str:
+    return f"{entry.texts_per_second:,.0f} ({entry.case})"
+
+
+def _peak_words(peak: Any) -> str:
+    promised = f" ({peak.of_datasheet:.0%} of the data sheet's)" if peak.of_datasheet else ""
+    return f"{peak.of_measured:.0%}{promised}"
+
+
+def _served_ratio(row: Row, report: Report, concurrency: int) -> dict[str, str]:
+    """Against the reference at the same concurrency."""
+    ours = row.busiest
+    base = reference(report, row.yardstick)
+    theirs = base.busiest if base else None
+    if ours and ours.concurrency != concurrency:
+        return {"short": f"at {ours.concurrency}", "note": f"at {ours.concurrency}"}
+    if not ours or not theirs or base is row or theirs.concurrency != concurrency:
+        return {}
+    if not theirs.requests_per_second:
+        return {}
+    words = f"{ours.requests_per_second / theirs.requests_per_second:.1f}x"
+    return {"short": words, "note": words}
+
+
+def _goodput(row: Row) -> float | None:
+    return max((level.goodput_rps for level in row.open), default=None)
+
+
+def _of_in_process(many: Many | None) -> dict[str, str]:
+    return (
+        {"short": f"{many.share_of_in_process:.0%}", "note": f"{many.share_of_in_process:.0%}"}
+        if many
+        else {}
+    )
+
+
+def percentiles(kinds: Sequence[str] = ("p50", "p90", "p99")) -> list[Column[Any]]:
+    """Of anything that has them."""
+    return [Column(f"{kind} ms", _picked(f"{kind}_ms"), three_digits) for kind in kinds]
+
+
+def _picked(name: str) -> Callable[[Any], Any]:
+    return lambda item: getattr(item, name)
+
+
+CLOSED: list[Column[Level]] = [
+    Column("clients", lambda level: level.concurrency, "d"),
+    Column("requests", lambda level: level.requests, "d"),
+    Column("requests/s", lambda level: level.requests_per_second, ",.0f"),
+    Column(
+        "range over passes",
+        lambda level: level.requests_per_second_range if level.passes > 1 else None,
+        lambda ends: "{:,.0f} to {:,.0f}".format(*ends),
+    ),
+    *percentiles(),
+    Column("errors", errors, kind="name"),
+]
+MANY: list[Column[Many]] = [
+    Column("texts a request", lambda many: many.texts, "d"),
+    Column("clients", lambda many: many.concurrency, "d"),
+    Column("requests", lambda many: many.requests, "d"),
+    Column("texts/s", lambda many: many.texts_per_second, ",.0f"),
+    Column("of in process", lambda many: many.share_of_in_process, ".0%"),
+    *percentiles(("p50",)),
+    Column("errors", errors, kind="name"),
+]
+
+
+def _bars(level: OpenLevel) -> dict[str, Any]:
+    """Queue, handler and HTTP as parts of a whole."""
+    split = level.split_ms
+    if split is None:
+        return {}
+    named = {"Queue": split.queue, "Handler": split.handler, "HTTP": split.http}
+    whole = sum(named.values()) or 1.0
+    parts = [
+        {"name": name, "share": max(0.0, ms) / whole, "words": f"{ms:.1f}"} for name, ms in named.items()
+    ]
+    return {"bars": parts}
+
+
+def _split_words(split: TimeSplit) -> str:
+    return f"{split.queue:.1f} + {split.handler:.1f} + {split.http:.1f}"
+
+
+OPEN: list[Column[OpenLevel]] = [
+    Column("offered requests/s", lambda level: level.offered_rps, ",.0f"),
+    Column("answered/s", lambda level: level.answered_rps, ",.0f"),
+    Column("in time/s", lambda level: level.goodput_rps, ",.0f"),
+    *percentiles(),
+    Column("errors", errors, kind="name"),
+    Column(
+        "keeps up",
+        lambda level: "NO" if level.saturated else "yes",
+        kind="name",
+        extra=lambda level: {"badge": "fail"} if level.saturated else {},
+    ),
+    Column("queue + handler + HTTP ms", lambda level: level.split_ms, _split_words, kind="name", extra=_bars),
+]
+FLOOR: list[Column[FloorCase]] = [
+    Column("texts x tokens", lambda one: one.case, kind="name"),
+    *(
+        Column(f"{precision} {unit}", _picked(f"{precision}_{unit.lower()}"), ".2f")
+        for precision in PRECISIONS
+        for unit in ("ms", "TOPS")
+    ),
+]
+ROOFLINE: list[Column[Latency]] = [
+    Column("case", lambda entry: entry.case, kind="name"),
+    Column("GFLOP", lambda entry: entry.roofline and entry.roofline.gflop, ".3g"),
+    Column("weights MB", lambda entry: entry.roofline and entry.roofline.weight_mb, ".1f"),
+    Column("arithmetic ms", lambda entry: entry.roofline and entry.roofline.compute_ms, three_digits),
+    Column("memory ms", lambda entry: entry.roofline and entry.roofline.memory_ms, three_digits),
+    Column("floor ms", lambda entry: entry.roofline and entry.roofline.floor_ms, three_digits),
+    *percentiles(("p50",)),
+    Column("floor / p50", lambda entry: entry.roofline and entry.roofline.share, ".0%"),
+]
+GPU_SHAPES: list[Column[Latency]] = [
+    Column("texts x tokens", lambda entry: entry.case, kind="name"),
+    *percentiles(("p50",)),
+    Column("GPU at work ms", lambda entry: entry.gpu_busy_ms, three_digits),
+    Column("of the time", lambda entry: entry.gpu_busy_ms and entry.gpu_busy_ms / entry.p50_ms, ".0%"),
+    Column("texts/s", lambda entry: entry.texts_per_second, ",.0f"),
+    Column("TFLOP/s", lambda entry: entry.peak and entry.peak.tflops, ",.1f"),
+    Column("of this run's fp16 products", lambda entry: entry.peak and entry.peak.of_measured, ".1%"),
+    Column("of the data sheet's", lambda entry: entry.peak and entry.peak.of_datasheet, ".1%"),
+]
+GPU_TAKEN: list[Column[Row]] = [
+    Column("memory in use MB, at most", lambda row: row.resources.gpu_allocated_mb, ",.0f"),
+    Column("memory taken MB, at most", lambda row: row.resources.gpu_reserved_mb, ",.0f"),
+    Column("J per 1,000 texts of 32 tokens", lambda row: row.resources.gpu_j_per_1000_texts, ".2f"),
+]
+CALIBRATION: list[Column[Quality]] = [
+    Column("Brier", lambda found: found.brier, ".4f"),
+    Column("Brier, refitted", lambda found: found.refitted and found.refitted.brier, ".4f"),
+    Column("ECE", lambda found: found.ece, ".4f"),
+    Column("ECE, refitted", lambda found: found.refitted and found.refitted.ece, ".4f"),
+    Column("macro-F1", lambda found: found.macro_f1, ".4f"),
+    Column("macro-F1, refitted", lambda found: found.refitted and found.refitted.macro_f1, ".4f"),
+    Column("temperature, refitted", lambda found: found.refitted and found.refitted.temperature, ".3f"),
+    Column("threshold, refitted", lambda found: found.refitted and found.refitted.threshold, ".3f"),
+]
+
+
+def flipped(data: Data, texts: Texts | None = None) -> list[Column[Flipped]]:
+    """`texts` by split and row, for a page that stays here."""
+    return [
+        Column("split", lambda flip: flip.split, kind="name"),
+        Column(
+            "row",
+            lambda flip: flip.row,
+            "d",
+            extra=lambda flip: {"hidden": (texts or {}).get((flip.split, flip.row), "")},
+        ),
+        Column("tokens", lambda flip: flip.tokens, "d"),
+        Column("truth", lambda flip: flip.truth, kind="name"),
+        Column("label", lambda flip: f"{flip.before} → {flip.after}", kind="name"),
+        Column(moved_score(data), lambda flip: f"{flip.score_before:.3f} → {flip.score_after:.3f}"),
+    ]
+
+
+def parity(directions: Sequence[str]) -> list[Column[Parity]]:
+    """How labels and scores differ from fp32's, flips in each of `directions`."""
+    flips: list[Column[Parity]] = []
+    for way in directions:
+        flips += [
+            Column(f"flips {arrow(way)}", _count_of(way), "d"),
+            Column(f"rate {arrow(way)}, 95 %", _rate_of(way), rate),
+        ]
+    return [
+        Column("texts", lambda found: found.n, ",d"),
+        Column("labels that are fp32's", lambda found: found.label_agreement, ".2%"),
+        Column("flips, 95 %", _rate_of("any"), rate),
+        *flips,
+        Column("largest score difference", lambda found: found.max_prob_diff, ".4f"),
+        Column("mean score difference", lambda found: found.mean_prob_diff, ".5f"),
+        Column("macro-F1 drop", lambda found: found.macro_f1_drop and found.macro_f1_drop.drop, "+.4f"),
+        Column("macro-F1 drop, 95 %", lambda found: found.macro_f1_drop, lambda drop: span(drop, "+.4f")),
+        Column("McNemar p", lambda found: found.macro_f1_drop and found.macro_f1_drop.mcnemar_p, ".3g"),
+        Column("AUROC drop, 95 %", lambda found: found.auroc_drop, _drop_words),
+        Column("average precision drop, 95 %", lambda found: found.average_precision_drop, _drop_words),
+    ]
+
+
+def _count_of(way: str) -> Callable[[Parity], int]:
+    return lambda found: found.flips.get(way, 0)
+
+
+def _rate_of(way: str) -> Callable[[Parity], Rate | None]:
+    return lambda found: found.flip_rates.get(way)
+
+
+def _drop_words(drop: Interval) -> str:
+    return f"{drop.drop:+.4f} ({span(drop, '+.4f')})"
+
+
+def verdicts(allowed: float) -> list[Column[Variant]]:
+    """What the check at export and the test say of a variant."""
+
+    def said(pick: Callable[[Noninferiority], Any]) -> Callable[[Variant], Any]:
+        def found(variant: Variant) -> Any:
+            test = variant.judged.noninferiority
+            return None if test is None else pick(test)
+
+        return found
+
+    return [
+        Column("variant", lambda variant: variant.name, kind="name"),
+        _check_at_export("check at export", "equal", "NOT EQUAL"),
+        Column(
+            f"drop below {allowed:g}",
+            said(lambda test: test.verdict.upper()),
+            kind="name",
+            extra=lambda variant: {"badge": verdict(variant, allowed)},
+        ),
+        Column("why", lambda variant: reason(variant, allowed), kind="words", in_markdown=False),
+        Column(
+            "macro-F1 drop", lambda one: one.judged.macro_f1_drop and one.judged.macro_f1_drop.drop, "+.4f"
+        ),
+        Column("95 % interval", lambda one: one.judged.macro_f1_drop, lambda drop: span(drop, "+.4f")),
+        Column("p (Holm)", said(lambda test: test.p_adjusted), small),
+        Column("p of worse (Holm)", said(lambda test: test.p_worse_adjusted), small),
+        Column("smallest margin to show", said(lambda test: test.smallest_margin), ".4f"),
+        Column("texts to settle it", said(lambda test: test.texts_to_settle), ",d"),
+    ]
+
+
+def _check_at_export(title: str, equal: str, unequal: str) -> Column[Variant]:
+    """Equal to fp32 or not; a variant that failed says so."""
+
+    def word(variant: Variant) -> str:
+        if variant.error:
+            return "FAILED"
+        return equal if variant.built.check.equal else unequal
+
+    def badge(variant: Variant) -> dict[str, str]:
+        if variant.error:
+            return {"badge": "failed"}
+        return {"badge": "pass" if variant.built.check.equal else NOT_EQUAL}
+
+    return Column(title, word, kind="name", extra=badge)
+
+
+def proofs() -> list[Column[Variant]]:
+    """What a variant was made from, what proves it, and how the reloaded artifact compares with fp32."""
+
+    def told(pick: Callable[[Variant], X]) -> Callable[[Variant], X | None]:
+        return lambda variant: pick(variant) if variant.artifact else None
+
+    def drop(variant: Variant) -> str | None:
+        ends = variant.built.check.macro_f1_drop
+        if variant.name == REFERENCE:
+            return "reference"
+        return f"{ends[0]:+.3f} to {ends[1]:+.3f}" if ends else None
+
+    return [
+        Column("variant", lambda variant: variant.name, kind="name"),
+        Column("parent", told(lambda one: one.built.parent), kind="name"),
+        Column("proof", told(lambda one: proof_words(one.proof)), kind="words"),
+        _check_at_export("equal to fp32", "yes", "NO"),
+        Column("labels agree", told(lambda one: one.built.check.label_agreement), ".2%"),
+        Column("largest score difference", told(lambda one: one.built.check.max_prob_diff), ".4f"),
+        Column("macro-F1 drop, 95 %", told(drop)),
+        Column("largest move with batch mates", told(lambda one: one.built.check.batch_mate_diff), ".4f"),
+        Column("artifact MB", told(lambda one: one.resources.artifact_mb), ".1f"),
+        Column("built in s", told(lambda one: one.built.build_seconds or None), ".0f"),
+        Column(f"{LARGE} against fp32", told(timed(LARGE, lambda entry: entry.speedup.verdict)), kind="name"),
+    ]
