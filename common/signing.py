@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.atomic import write_text
 from handler.artifact import DESCRIPTION
@@ -41,10 +42,10 @@ class SecretKey:
 
     @property
     def public(self) -> bytes:
-        return _private(self.seed).public_key().public_bytes_raw()
+        return bytes(_private(self.seed).public_key().public_bytes_raw())
 
     def sign(self, content: bytes) -> bytes:
-        return _private(self.seed).sign(content)
+        return bytes(_private(self.seed).sign(content))
 
     @classmethod
     def read(cls, file: Path) -> "SecretKey":
@@ -265,15 +266,15 @@ def _printable(name: str) -> str:
     return re.sub(r"[^\x20-\x7e]", "?", name)[:200]
 
 
-def _private(seed: bytes):
+def _private(seed: bytes) -> Any:
     return _ed25519().Ed25519PrivateKey.from_private_bytes(seed)
 
 
-def _public(key: bytes):
+def _public(key: bytes) -> Any:
     return _ed25519().Ed25519PublicKey.from_public_bytes(key)
 
 
-def _ed25519():
+def _ed25519() -> Any:
     try:
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
@@ -50,7 +51,7 @@ def cross_validate(options: argparse.Namespace) -> int:
     prepare(options)
     recipe = recipe_of(options)
     place = options.folder / key(dataset, options.base, recipe, options.folds)
-    figures: dict[str, list[dict]] = {split: [] for split in JUDGED}
+    figures: dict[str, list[dict[str, Any]]] = {split: [] for split in JUDGED}
     for number, fold in enumerate(folds(dataset, options.folds), start=1):
         kept = place / f"fold-{number}.json"
         if not kept.is_file():
@@ -117,7 +118,7 @@ def _classes(whole: data.Split, count: int) -> np.ndarray:
     return np.where(np.bincount(found)[found] >= count, found, -1)
 
 
-def judge(fold: Dataset, base: str, recipe: Recipe, trust_remote_code: bool = False) -> dict:
+def judge(fold: Dataset, base: str, recipe: Recipe, trust_remote_code: bool = False) -> dict[str, Any]:
     """The figures of a fold's validation and test parts."""
     from training import pipeline
 
@@ -130,7 +131,7 @@ def judge(fold: Dataset, base: str, recipe: Recipe, trust_remote_code: bool = Fa
     }
 
 
-def summarise(figures: Sequence[dict]) -> dict:
+def summarise(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation over folds, and each fold's own."""
     names = [name for name in figures[0] if any(isinstance(each[name], float) for each in figures)]
     table = {name: [each[name] for each in figures if each[name] is not None] for name in names}

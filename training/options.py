@@ -116,7 +116,7 @@ def prepare(options: argparse.Namespace) -> None:
     """Threads as asked for, freed memory kept, and libraries that speak up about errors alone."""
     from training import pipeline
 
-    _quieten()
+    quieten()
     pipeline.use_threads(options.threads)
     pipeline.keep_freed_memory()
 
@@ -187,11 +187,11 @@ def read_config(path: Path) -> dict[Any, Any]:
     return content
 
 
-def _quieten() -> None:
-    """Leave the terminal to us: libraries speak up about errors alone."""
-    import huggingface_hub
-    import transformers
+def quieten() -> None:
+    """Leave the terminal to this program: libraries report errors only."""
+    from huggingface_hub.utils import logging as of_hub
+    from transformers.utils import logging as of_transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    huggingface_hub.utils.logging.set_verbosity_error()
+    of_hub.set_verbosity_error()  # type: ignore[no-untyped-call]
+    of_transformers.set_verbosity_error()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", category=UserWarning, module="torch|transformers|accelerate|peft")

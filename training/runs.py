@@ -52,10 +52,12 @@ def runs(options: argparse.Namespace) -> int:
 def read(path: Path) -> dict[str, Any]:
     """The content of a `checkpoint.json`."""
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         meta["metrics"], meta["recipe"], meta["data"]["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError("this is no record of a run", seen=path, remedy="Remove it, or train anew") from error
+        raise UserError(
+            "this is not the record of a run", seen=path, remedy="Remove it, or train again"
+        ) from error
     return meta
 
 

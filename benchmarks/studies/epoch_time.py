@@ -8,7 +8,6 @@ tokenising before it (0.2 s); quality is macro-F1 on validation.
 """
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from tabulate import tabulate
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
 from common.commands import emit, positive_int, run, say
+from common.options import add_data_dir, add_threads
 from training import data
 from training.backbones import backbone
 from training.checkpoint import describe_surroundings
@@ -67,10 +67,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.studies.epoch_time", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--data", default="tweeteval", help="default: tweeteval")
-    parser.add_argument("--data-dir", type=Path, default=os.environ.get("DATA_DIR") or "data")
+    add_data_dir(parser)
     parser.add_argument("--base", default="minilm", help="default: minilm")
     parser.add_argument("--pairs", type=positive_int, default=2, help="default: 2")
-    parser.add_argument("--threads", type=positive_int, help="of torch (default: its own choice)")
+    add_threads(parser, "torch's own choice")
     return parser
 
 
@@ -118,7 +118,7 @@ def _plain(dataset: Dataset, base: str, recipe: Recipe) -> tuple[float, float]:
         trainer = Trainer(
             model=model,
             args=arguments,
-            train_dataset=rows,  # type: ignore[arg-type]  # any sequence will do
+            train_dataset=rows,
             data_collator=DataCollatorWithPadding(tokenizer),
             callbacks=[clock],
         )

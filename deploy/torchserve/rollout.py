@@ -109,7 +109,7 @@ class Front:
         return {one["modelVersion"]: one for one in found}
 
     def default(self) -> str:
-        return self._manage("GET", f"/models/{self.name}")[0]["modelVersion"]
+        return str(self._manage("GET", f"/models/{self.name}")[0]["modelVersion"])
 
     def register(self, url: str, workers: int) -> None:
         options = {
@@ -139,9 +139,9 @@ class Front:
         self._manage("DELETE", f"/models/{self.name}/{version}")
 
     def _describe(self, version: str) -> dict[str, Any]:
-        return self._manage("GET", f"/models/{self.name}/{version}")[0]
+        return dict(self._manage("GET", f"/models/{self.name}/{version}")[0])
 
-    def ask(self, text: str, version: str | None = None) -> tuple[dict, float]:
+    def ask(self, text: str, version: str | None = None) -> tuple[dict[str, Any], float]:
         """The answer and the milliseconds that it took; `UserError` where it was not 200."""
         place = f"{self.inference}/predictions/{self.name}" + (f"/{version}" if version else "")
         headers, begun = self.access.headers("inference_address"), time.perf_counter()

@@ -35,7 +35,7 @@ def test_no_help_imports_what_takes_seconds() -> None:
 
 
 def test_a_package_that_is_not_installed_is_a_sentence_that_names_the_extra(
-    tmp_path: Path, monkeypatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "needy.py").write_text("import no_such_package\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -44,7 +44,7 @@ def test_a_package_that_is_not_installed_is_a_sentence_that_names_the_extra(
         program.main(["need"])
 
 
-def test_outside_a_checkout_the_package_is_named(monkeypatch) -> None:
+def test_outside_a_checkout_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.programs.is_checkout", lambda: False)
     assert install("export") == "pip install 'hate-speech-archive[export]'"
 
@@ -81,7 +81,9 @@ def test_an_old_spelling_works_and_names_the_new_one(old: str, arguments: tuple[
     assert f"usage: python -m {new} " in done.stdout
 
 
-def test_starting_where_there_is_no_configuration_writes_one(tmp_path: Path, monkeypatch) -> None:
+def test_starting_where_there_is_no_configuration_writes_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TS_CONFIG_FILE", raising=False)
     done = run_stage("deploy", "start")

@@ -190,4 +190,4 @@ def test_a_space_that_says_nothing_is_refused(space: dict, expected: str, tmp_pa
 
 def test_a_record_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.json").write_text("{}")
-    assert "no record of a run" in refused("training", "runs", tmp_path)
+    assert "not the record of a run" in refused("training", "runs", tmp_path)

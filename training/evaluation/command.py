@@ -52,6 +52,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from training.evaluation.page import markdown, terminal
     from training.evaluation.published import check_published, write_predictions
     from training.measures.functional import hatecheck
+    from training.options import quieten
     from training.pipeline import use_threads
 
     use_threads(options.threads)
@@ -70,7 +71,7 @@ def evaluate(options: argparse.Namespace) -> int:
         raise UserError(
             f"Cannot write to {folder}", seen=error.strerror, remedy="Choose another --output."
         ) from error
-    _quieten()
+    quieten()
     classifier = load_classifier(checkpoint)
     if not checkpoint.trained:
         say("the weights are random: the figures mean nothing")
@@ -104,9 +105,3 @@ def _check(spec: str) -> None:
             seen=spec,
             remedy="Name labelled data when the model is taken over.",
         )
-
-
-def _quieten() -> None:
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
