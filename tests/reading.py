@@ -13,6 +13,8 @@ from scoring.job import here, open_job, run_job
 class Echo:
     """A `Predictor` whose label is the text that it was given."""
 
+    artifact: Any = SimpleNamespace(sha256="0", multi_label=False)
+
     def predict(self, texts: list[str]) -> list[str]:
         return texts
 
@@ -22,9 +24,8 @@ class Echo:
 
 def score(source: Path, output: Path, part_rows: int = 1000, **reading: str) -> dict:
     """The job from one file to another."""
-    artifact: Any = SimpleNamespace(sha256="0", multi_label=False)
     predictor: Any = Echo()
-    job = open_job(str(source), str(output), artifact, "text", None, part_rows, Reading(**reading))
+    job = open_job(str(source), str(output), Echo.artifact, "text", None, part_rows, Reading(**reading))
     return run_job(job, here(predictor))
 
 
