@@ -21,8 +21,11 @@ from benchmarks.records import (
     Drop,
     Flipped,
     FloorCase,
+    Functionality,
+    Group,
     Interval,
     Latency,
+    LengthBin,
     Level,
     Many,
     Noninferiority,
@@ -31,15 +34,20 @@ from benchmarks.records import (
     Quality,
     Rate,
     Report,
+    Resources,
     Row,
+    ServedParity,
+    Slice,
     TimeSplit,
     Variant,
 )
 from benchmarks.report.phrases import (
     DEVICES,
+    GAPS,
     arrow,
     errors,
     moved_score,
+    plain,
     proof_words,
     rate,
     reason,
@@ -112,13 +120,7 @@ def main(report: Report) -> list[Column[Row]]:
         Column(f"{SMALL} by int8 floor", timed(SMALL, lambda entry: entry.int8_floors), _multiple),
         Column(f"{LARGE} by int8 floor", timed(LARGE, lambda entry: entry.int8_floors), _multiple),
         Column(f"{LARGE} roofline", timed(LARGE, lambda one: one.roofline and one.roofline.share), ".0%"),
-        rate_of(CUDA_BATCH, f"{CUDA_BATCH_TEXTS:,} real texts/s", TERMINAL),
-        rate_of(CUDA_MODEL, f"{CUDA_BATCH_TEXTS:,} tokenised texts/s"),
-        Column("best texts/s (texts x tokens)", _best, _best_words, shown=TERMINAL),
-        Column("there of the fp16 peak", lambda row: (best := _best(row)) and best.peak, _peak_words),
-        Column(f"{SMALL} GPU at work ms", timed(SMALL, lambda entry: entry.gpu_busy_ms), ".3f"),
-        Column("GPU memory MB", lambda row: row.resources.gpu_reserved_mb, ".0f", shown=SUMMARY),
-        Column("GPU J per 1,000 texts", lambda row: row.resources.gpu_j_per_1000_texts, ".2f", shown=SUMMARY),
+        *ON_GPU,
         Column(
             f"served requests/s at {busiest}",
             lambda row: row.busiest and row.busiest.requests_per_second,
@@ -242,6 +244,17 @@ def _of_in_process(many: Many | None) -> dict[str, str]:
         if many
         else {}
     )
+
+
+ON_GPU: list[Column[Row]] = [
+    rate_of(CUDA_BATCH, f"{CUDA_BATCH_TEXTS:,} real texts/s", TERMINAL),
+    rate_of(CUDA_MODEL, f"{CUDA_BATCH_TEXTS:,} tokenised texts/s"),
+    Column("best texts/s (texts x tokens)", _best, _best_words, shown=TERMINAL),
+    Column("there of the fp16 peak", lambda row: (best := _best(row)) and best.peak, _peak_words),
+    Column(f"{SMALL} GPU at work ms", timed(SMALL, lambda entry: entry.gpu_busy_ms), ".3f"),
+    Column("GPU memory MB", lambda row: row.resources.gpu_reserved_mb, ".0f", shown=SUMMARY),
+    Column("GPU J per 1,000 texts", lambda row: row.resources.gpu_j_per_1000_texts, ".2f", shown=SUMMARY),
+]
 
 
 def percentiles(kinds: Sequence[str] = ("p50", "p90", "p99")) -> list[Column[Any]]:
@@ -476,3 +489,78 @@ def proofs() -> list[Column[Variant]]:
         Column("built in s", told(lambda one: one.built.build_seconds or None), ".0f"),
         Column(f"{LARGE} against fp32", told(timed(LARGE, lambda entry: entry.speedup.verdict)), kind="name"),
     ]
+
+
+def speed(yardstick: str) -> list[Column[Latency]]:
+    """In process, case by case."""
+    return [
+        Column("case", lambda entry: entry.case, kind="name"),
+        Column("samples", lambda entry: entry.samples, "d"),
+        *percentiles(),
+        Column("texts/s", lambda entry: entry.texts_per_second, ",.0f"),
+        Column(
+            f"times {yardstick}, 95 %",
+            lambda entry: None if entry.speedup.verdict == "reference" else entry.speedup,
+            times,
+        ),
+        Column("", lambda entry: entry.speedup.verdict, kind="name"),
+        Column(f"p99 times {yardstick}, 95 %", lambda entry: entry.p99_speedup, times),
+        Column("tokenise p50 ms", lambda entry: entry.tokenise_p50_ms, ".2f"),
+        Column("model p50 ms", lambda entry: entry.model_p50_ms, three_digits),
+        Column("times hf-pipeline, 95 %", lambda entry: entry.vs_pipeline, times),
+        Column("by int8 floor", lambda entry: entry.int8_floors, lambda floors: f"{floors:.2f}x"),
+        Column("GPU at work ms", lambda entry: entry.gpu_busy_ms, ".3f"),
+    ]
+
+
+LENGTHS: list[Column[LengthBin]] = [
+    Column("texts", lambda part: part.n, "d"),
+    *percentiles(("p50", "p99")),
+]
+SLICES: list[Column[tuple[str, str, Slice]]] = [
+    Column("split", lambda item: item[0], kind="name"),
+    Column("tokens", lambda item: item[1], kind="name"),
+    Column("texts", lambda item: item[2].n, "d"),
+    Column("labels agree", lambda item: item[2].label_agreement, ".2%"),
+    Column("macro-F1", lambda item: item[2].macro_f1, ".3f"),
+    Column("fp32's macro-F1", lambda item: item[2].reference_macro_f1, ".3f"),
+]
+SERVED_PARITY: list[Column[ServedParity]] = [
+    Column("texts", lambda found: found.n, ",d"),
+    Column("unanswered", lambda found: found.unanswered, "d"),
+    Column("largest score difference", lambda found: found.max_prob_diff, ".2g"),
+    Column("bound", lambda found: found.bound, ".2g"),
+    Column("within the bound", lambda found: "yes" if found.within_bound else "NO", kind="name"),
+]
+FUNCTIONAL: list[Column[Functionality]] = [
+    Column("functionality", lambda kind: kind.functionality, kind="name"),
+    Column("right answer", lambda kind: kind.label, kind="name"),
+    Column("n", lambda kind: kind.n, "d"),
+    Column("accuracy", lambda kind: kind.accuracy, ".1%"),
+    Column("fp32's accuracy", lambda kind: kind.reference_accuracy, ".1%"),
+    Column("flips", lambda kind: kind.flips, "d"),
+]
+GROUPS: list[Column[Group]] = [
+    Column("group", lambda group: group.group, kind="name"),
+    Column("n", lambda group: group.n, lambda n: str(n or "")),
+    *(Column(words, _picked(gap), ".3f") for gap, words in GAPS.items()),
+]
+RESOURCES: list[Column[Resources]] = [
+    Column("artifact MB", lambda taken: taken.artifact_mb, plain),
+    Column("archive MB", lambda taken: taken.archive_mb, plain),
+    Column("peak memory MB", lambda taken: taken.peak_rss_mb, plain),
+    Column("of it above a bare interpreter MB", lambda taken: taken.peak_above_bare_mb, plain),
+    Column("bare interpreter MB", lambda taken: taken.bare_interpreter_mb, plain),
+    Column("load s", lambda taken: taken.load_s, plain),
+    Column("warm-up s", lambda taken: taken.warm_s, plain),
+    Column("shapes warmed", lambda taken: taken.warmed_shapes, plain),
+    Column("first answer ms", lambda taken: taken.first_answer_ms, plain),
+    Column("server ready s", lambda taken: taken.server_ready_s, plain),
+    Column("server memory MB, worker and Java", lambda taken: taken.server_rss_mb, plain),
+    Column("CPU s per 1,000 texts", lambda taken: taken.cpu_s_per_1000_texts, plain),
+    Column("device", lambda taken: taken.device),
+    Column("GPU memory in use MB, at most", lambda taken: taken.gpu_allocated_mb, plain),
+    Column("GPU memory taken MB, at most", lambda taken: taken.gpu_reserved_mb, plain),
+    Column("GPU J per 1,000 texts", lambda taken: taken.gpu_j_per_1000_texts, plain),
+    Column("threads", lambda taken: taken.threads, plain),
+]

@@ -1,7 +1,6 @@
 """The sections of a report's page, one per thing that was measured; what a report lacks has no section.
 
-Covers the tables below the pictures. Leaves out the head of the page and the table of variants (`html`), and
-how a cell is made (`cells`).
+The tables' columns are in `columns`.
 """
 
 import re

@@ -7,47 +7,25 @@ Every figure of a report has its place in a table with units in the headers. Lea
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec import structs
+
 from benchmarks.names import SINGLE
-from benchmarks.records import Functional, Quality, Report, Variant
+from benchmarks.records import Functional, Functionality, Group, Quality, Report, Variant
 from benchmarks.report import columns
 from benchmarks.report.phrases import (
-    GAPS,
     NONE,
     SUITES,
     bins,
-    figure,
     flatten,
     github,
     plain,
     proof_words,
     reason,
     sentence_case,
-    three_digits,
-    times,
 )
 from benchmarks.report.provenance import failures, provenance
 from benchmarks.report.tables import markdown, named, table, transposed
 from benchmarks.report.verdicts import margin, verdict
-
-RESOURCES = {
-    "artifact_mb": "artifact MB",
-    "archive_mb": "archive MB",
-    "peak_rss_mb": "peak memory MB",
-    "peak_above_bare_mb": "of it above a bare interpreter MB",
-    "bare_interpreter_mb": "bare interpreter MB",
-    "load_s": "load s",
-    "warm_s": "warm-up s",
-    "warmed_shapes": "shapes warmed",
-    "first_answer_ms": "first answer ms",
-    "server_ready_s": "server ready s",
-    "server_rss_mb": "server memory MB, worker and Java",
-    "cpu_s_per_1000_texts": "CPU s per 1,000 texts",
-    "device": "device",
-    "gpu_allocated_mb": "GPU memory in use MB, at most",
-    "gpu_reserved_mb": "GPU memory taken MB, at most",
-    "gpu_j_per_1000_texts": "GPU J per 1,000 texts",
-    "threads": "threads",
-}
 
 
 def report(document: Report) -> str:
@@ -91,62 +69,20 @@ def _sections(document: Report) -> dict[str, str]:
         "Served scores against those in process": _served_parity(one),
         "Calibration": _calibration(one),
         **functional,
-        "Resources": _pairs({RESOURCES[key]: getattr(one.resources, key) for key in RESOURCES}),
+        "Resources": transposed(named("Resources", "", columns.RESOURCES, [("", one.resources)])),
         "Proof": _proof(one),
     }
 
 
 def _speed(one: Variant) -> str:
-    rows = []
-    for entry in one.latency:
-        speedup = entry.speedup
-        tokenise, model = entry.tokenise_p50_ms, entry.model_p50_ms
-        rows.append(
-            [
-                entry.case,
-                entry.samples,
-                three_digits(entry.p50_ms),
-                three_digits(entry.p90_ms),
-                three_digits(entry.p99_ms),
-                f"{entry.texts_per_second:,.0f}",
-                NONE if speedup.verdict == "reference" else times(speedup),
-                speedup.verdict,
-                times(entry.p99_speedup),
-                figure(tokenise, ".2f"),
-                three_digits(model),
-                times(entry.vs_pipeline),
-                f"{entry.int8_floors:.2f}x" if entry.int8_floors else NONE,
-                figure(entry.gpu_busy_ms, ".3f"),
-            ]
-        )
-    headers = [
-        "case",
-        "samples",
-        "p50 ms",
-        "p90 ms",
-        "p99 ms",
-        "texts/s",
-        f"times {one.yardstick}, 95 %",
-        "",
-        f"p99 times {one.yardstick}, 95 %",
-        "tokenise p50 ms",
-        "model p50 ms",
-        "times hf-pipeline, 95 %",
-        "by int8 floor",
-        "GPU at work ms",
-    ]
-    return _table(rows, headers)
+    return markdown(table("Speed", columns.speed(one.yardstick), one.latency))
 
 
 def _by_length(one: Variant) -> str:
     single = one.case(SINGLE)
     found = single.by_length if single else []
-    names = bins([entry.up_to for entry in found])
-    rows = [
-        [name, entry.n, three_digits(entry.p50_ms), three_digits(entry.p99_ms)]
-        for name, entry in zip(names, found, strict=True)
-    ]
-    return _table(rows, ["tokens", "texts", "p50 ms", "p99 ms"])
+    names = bins([part.up_to for part in found])
+    return markdown(named("Lengths", "tokens", columns.LENGTHS, zip(names, found, strict=True)))
 
 
 def _roofline(one: Variant) -> str:
@@ -187,21 +123,12 @@ def _flipped(document: Report) -> str:
 
 
 def _slices(one: Variant) -> str:
-    rows = []
-    for split, found in one.parity.items():
-        parts = found.slices
-        for name, part in zip(bins([part.up_to for part in parts]), parts, strict=True):
-            rows.append(
-                [
-                    split,
-                    name,
-                    part.n,
-                    f"{part.label_agreement:.2%}",
-                    figure(part.macro_f1, ".3f"),
-                    figure(part.reference_macro_f1, ".3f"),
-                ]
-            )
-    return _table(rows, ["split", "tokens", "texts", "labels agree", "macro-F1", "fp32's macro-F1"])
+    found = [
+        (split, words, part)
+        for split, parity in one.parity.items()
+        for words, part in zip(bins([part.up_to for part in parity.slices]), parity.slices, strict=True)
+    ]
+    return markdown(table("Lengths", columns.SLICES, found))
 
 
 def _quality(splits: Mapping[str, Quality]) -> str:
@@ -224,19 +151,7 @@ def _quality(splits: Mapping[str, Quality]) -> str:
 
 
 def _served_parity(one: Variant) -> str:
-    rows = [
-        [
-            split,
-            f"{found.n:,}",
-            found.unanswered,
-            f"{found.max_prob_diff:.2g}",
-            f"{found.bound:.2g}",
-            "yes" if found.within_bound else "NO",
-        ]
-        for split, found in one.parity_served.items()
-    ]
-    heads = ["split", "texts", "unanswered", "largest score difference", "bound", "within the bound"]
-    return _table(rows, heads)
+    return markdown(named("Served scores", "split", columns.SERVED_PARITY, one.parity_served.items()))
 
 
 def _calibration(one: Variant) -> str:
@@ -245,37 +160,12 @@ def _calibration(one: Variant) -> str:
 
 
 def _functional(found: Functional) -> str:
-    rows = [
-        [
-            one.functionality,
-            one.label,
-            one.n,
-            f"{one.accuracy:.1%}",
-            f"{one.reference_accuracy:.1%}",
-            one.flips,
-        ]
-        for one in found.functionalities
-    ]
-    rows.append(
-        [
-            "all",
-            "",
-            found.n,
-            f"{found.accuracy:.1%}",
-            f"{found.reference_accuracy:.1%}",
-            found.flips,
-        ]
-    )
-    parts = [_table(rows, ["functionality", "right answer", "n", "accuracy", "fp32's accuracy", "flips"])]
-    if found.groups:
-        groups = [
-            [one.group, one.n, *(figure(getattr(one, field), ".3f") for field in GAPS)]
-            for one in found.groups
-        ]
-        gaps = [figure(getattr(found.gaps, field), ".3f") for field in GAPS]
-        groups.append(["best minus worst", "", *gaps])
-        parts.append(_table(groups, ["group", "n", *GAPS.values()]))
-    return "\n\n".join(parts)
+    whole = Functionality("all", "", found.n, found.accuracy, found.reference_accuracy, found.flips)
+    cases = markdown(table("Cases", columns.FUNCTIONAL, [*found.functionalities, whole]))
+    if not found.groups:
+        return cases
+    gaps = Group(**structs.asdict(found.gaps), group="best minus worst", n=0)
+    return f"{cases}\n\n{markdown(table('Groups', columns.GROUPS, [*found.groups, gaps]))}"
 
 
 def _proof(one: Variant) -> str:
