@@ -150,12 +150,7 @@ def plan(document: Report, variant: Variant, demand: Demand, prices: Prices) -> 
 
     `UserError` for what the measurements cannot support.
     """
-    if variant.device == "cuda":
-        raise UserError(
-            "a plan is for replicas on CPUs",
-            seen=f"{variant.name} runs on a GPU",
-            remedy="What a million texts cost at full load: python -m benchmarks beside --help",
-        )
+    _refuse_gpus(variant)
     known = measured(variant, document.data.tokens)
     lengths = _lengths(known, demand.mean_tokens)
     replica = fit(known, Batching())
@@ -210,6 +205,15 @@ def plan(document: Report, variant: Variant, demand: Demand, prices: Prices) -> 
             *_cautions(compared, variant, rps, saturation_rps),
         ],
     )
+
+
+def _refuse_gpus(variant: Variant) -> None:
+    if variant.device == "cuda":
+        raise UserError(
+            "a plan is for replicas on CPUs",
+            seen=f"{variant.name} runs on a GPU",
+            remedy="What a million texts cost at full load: python -m benchmarks beside --help",
+        )
 
 
 def _lengths(known: Measured, mean_tokens: float | None) -> np.ndarray:

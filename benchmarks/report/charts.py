@@ -72,27 +72,7 @@ def _pareto(document: Report, points: Sequence[pictures.Point], name: str, speed
     best = [one for wanted in front(document) for one in points if one.name == wanted]
     with canvas(4.4 + 0.06 * max(0, len(points) - 8)) as (figure, (axes,)):
         for one in points:
-            mark, colour, _ = MARKS[one.verdict]
-            hollow = one.verdict == PEER
-            if one.low != one.high:
-                axes.plot(
-                    [one.speed] * 2,
-                    [one.low, one.high],
-                    color=colour.stand_in,
-                    linewidth=1,
-                    alpha=0.25 if one.verdict in (NOT_EQUAL, PEER) else 0.5,
-                )
-            axes.plot(
-                one.speed,
-                one.change,
-                mark,
-                color=colour.stand_in,
-                markersize=7.5 if mark != "o" else 8,
-                markerfacecolor=PAPER.stand_in if hollow else colour.stand_in,
-                markeredgecolor=colour.stand_in if hollow else PAPER.stand_in,
-                markeredgewidth=1.3 if hollow else 0.8,
-                zorder=3,
-            )
+            _draw_point(axes, one)
         ends = [(one.speed, one.low) for one in sorted(best, key=lambda one: one.speed)]
         if len(ends) > 1:
             axes.plot(*zip(*ends, strict=True), color=BLUE.stand_in, linewidth=1.4, alpha=0.8, zorder=2)
@@ -133,6 +113,31 @@ def _pareto(document: Report, points: Sequence[pictures.Point], name: str, speed
             )
         sentence = "; ".join(f"{one.name} {one.speed:.0f} at {one.change:+.4f}" for one in points)
         return svg(figure, name, _title(name), sentence)
+
+
+def _draw_point(axes: Axes, one: pictures.Point) -> None:
+    """Its mark, hollow of a peer, with its whiskers."""
+    mark, colour, _ = MARKS[one.verdict]
+    hollow = one.verdict == PEER
+    if one.low != one.high:
+        axes.plot(
+            [one.speed] * 2,
+            [one.low, one.high],
+            color=colour.stand_in,
+            linewidth=1,
+            alpha=0.25 if one.verdict in (NOT_EQUAL, PEER) else 0.5,
+        )
+    axes.plot(
+        one.speed,
+        one.change,
+        mark,
+        color=colour.stand_in,
+        markersize=7.5 if mark != "o" else 8,
+        markerfacecolor=PAPER.stand_in if hollow else colour.stand_in,
+        markeredgecolor=colour.stand_in if hollow else PAPER.stand_in,
+        markeredgewidth=1.3 if hollow else 0.8,
+        zorder=3,
+    )
 
 
 def latency_by_length(document: Report) -> str:

@@ -7,7 +7,7 @@ and then named as a CSS variable), and labels that keep out of each other's way.
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -200,60 +200,71 @@ def place_labels(
         marks.append(Box(x - 5, y - 5, x + 5, y + 5))
     crossed = [box for line in lines for box in _along(*to_pixels(line[:2]), *to_pixels(line[2:]))]
     placed: list[Box] = []
+
+    def cost(box: Box) -> float:
+        covered = 20 * sum(box.overlap(other) for other in placed)
+        covered += 4 * sum(box.overlap(mark) for mark in marks)
+        return covered + 1.2 * sum(box.overlap(part) for part in crossed)
+
     for one in sorted(labels, key=lambda label: not label.is_important):
         x, y = map(float, to_pixels((one.x, one.y)))
-        width, height = text_size(one.text, "bold" if one.is_important else "normal")
-        best: tuple[float, Box] | None = None
-        for radius, step in product(RADII, range(16)):
-            angle = step * pi / 8
-            # The nearest point of the label's box lies at the radius; straight right and left come first.
-            middle_x = x + cos(angle) * (radius + width / 2)
-            middle_y = y + sin(angle) * (radius + height / 2)
-            box = Box(
-                middle_x - width / 2, middle_y - height / 2, middle_x + width / 2, middle_y + height / 2
-            )
-            if (
-                box.left < frame.x0
-                or box.right > frame.x1 + 2
-                or box.bottom < frame.y0 + 2
-                or box.top > frame.y1
-            ):
-                continue
-            wide = Box(box.left - 3, box.bottom - 1, box.right + 3, box.top + 1)
-            cost = radius + (0 if step in (0, 8) else 2)
-            cost += 20 * sum(wide.overlap(other) for other in placed)
-            cost += 4 * sum(wide.overlap(mark) for mark in marks)
-            cost += 1.2 * sum(wide.overlap(part) for part in crossed)
-            if best is None or cost < best[0]:
-                best = cost, box
-        if best is None:
+        size = text_size(one.text, "bold" if one.is_important else "normal")
+        box = _best_place((x, y), size, frame, cost)
+        if box is None:
             continue
-        box = best[1]
         placed.append(box)
-        near_x, near_y = min(max(x, box.left), box.right), min(max(y, box.bottom), box.top)
-        from_pixels = axes.transData.inverted().transform
-        if (away := hypot(near_x - x, near_y - y)) > 15:
-            start = from_pixels((x + (near_x - x) * 6 / away, y + (near_y - y) * 6 / away))
-            end = from_pixels((x + (near_x - x) * (1 - 2 / away), y + (near_y - y) * (1 - 2 / away)))
-            axes.plot(
-                *zip(start, end, strict=True),
-                color=MUTED.stand_in,
-                linewidth=0.7,
-                alpha=0.6,
-                scalex=False,
-                scaley=False,
-                zorder=1.5,
-            )
-        middle = from_pixels(((box.left + box.right) / 2, (box.bottom + box.top) / 2))
-        axes.text(
-            middle[0],
-            middle[1],
-            one.text,
-            ha="center",
-            va="center_baseline",
-            color=one.colour.stand_in,
-            weight="bold" if one.is_important else "normal",
+        _write(axes, one, box, (x, y))
+
+
+def _best_place(
+    point: tuple[float, float], size: tuple[float, float], frame: Any, cost: Callable[[Box], float]
+) -> Box | None:
+    """Of the places around `point` within the frame that of the least `cost`; near ones are cheaper."""
+    x, y = point
+    width, height = size
+    best: tuple[float, Box] | None = None
+    for radius, step in product(RADII, range(16)):
+        angle = step * pi / 8
+        # The nearest point of the label's box lies at the radius; straight right and left come first.
+        middle_x = x + cos(angle) * (radius + width / 2)
+        middle_y = y + sin(angle) * (radius + height / 2)
+        box = Box(middle_x - width / 2, middle_y - height / 2, middle_x + width / 2, middle_y + height / 2)
+        if box.left < frame.x0 or box.right > frame.x1 + 2 or box.bottom < frame.y0 + 2 or box.top > frame.y1:
+            continue
+        wide = Box(box.left - 3, box.bottom - 1, box.right + 3, box.top + 1)
+        price = radius + (0 if step in (0, 8) else 2) + cost(wide)
+        if best is None or price < best[0]:
+            best = price, box
+    return best[1] if best else None
+
+
+def _write(axes: Axes, one: Label, box: Box, point: tuple[float, float]) -> None:
+    """The label in its box, with a line to its point where that is away."""
+    x, y = point
+    near_x, near_y = min(max(x, box.left), box.right), min(max(y, box.bottom), box.top)
+    from_pixels = axes.transData.inverted().transform
+    if (away := hypot(near_x - x, near_y - y)) > 15:
+        start = from_pixels((x + (near_x - x) * 6 / away, y + (near_y - y) * 6 / away))
+        end = from_pixels((x + (near_x - x) * (1 - 2 / away), y + (near_y - y) * (1 - 2 / away)))
+        axes.plot(
+            *zip(start, end, strict=True),
+            color=MUTED.stand_in,
+            linewidth=0.7,
+            alpha=0.6,
+            scalex=False,
+            scaley=False,
+            zorder=1.5,
         )
+    middle = from_pixels(((box.left + box.right) / 2, (box.bottom + box.top) / 2))
+    axes.text(
+        middle[0],
+        middle[1],
+        one.text,
+        ha="center",
+        va="center_baseline",
+        color=one.colour.stand_in,
+        weight="bold" if one.is_important else "normal",
+    )
 
 
 def _along(x: float, y: float, to_x: float, to_y: float) -> Iterator[Box]:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from tabulate import tabulate
 
 from benchmarks import environment
 from benchmarks.capacity.plan import TOLERANCE
-from benchmarks.capacity.queueing import Batching
+from benchmarks.capacity.queueing import Batching, Replica
 from benchmarks.capacity.replica import (
     Fitted,
     Measured,
@@ -153,12 +153,11 @@ def check(
         full_rps = replica.saturation_rps(known.mean_tokens)
         others = environment.Others([running.worker.pid, running.worker.ppid()])
         began = time.perf_counter()
-        rates: list[CheckedRate] = []
-        for seed, share in enumerate(shares):
-            rate = float(f"{share * full_rps:.3g}")
-            with step(f"measuring {share:.0%} of saturation"):
-                forecast = windows(replica, rate, seconds, lengths)
-                rates.append(_compare(running, bodies, share, rate, seconds, seed, forecast))
+        forecast = Forecast(replica, full_rps, lengths)
+        rates = [
+            _compare(running, bodies, forecast, share, seconds, seed, step)
+            for seed, share in enumerate(shares)
+        ]
         with step("measuring saturation"):
             loaded = _open(running, bodies, OVERLOAD * full_rps, seconds, len(shares))
         others_cores = others.seconds() / (time.perf_counter() - began)
@@ -258,17 +257,29 @@ def _open(running: Running, bodies: Sequence[bytes], rate: float, seconds: float
     return describe_open([found], np.inf)
 
 
+@dataclass(frozen=True)
+class Forecast:
+    """The queue with which loads are forecast, its saturation, and the texts' lengths."""
+
+    replica: Replica
+    full_rps: float
+    lengths: np.ndarray
+
+
 def _compare(
     running: Running,
     bodies: Sequence[bytes],
+    queue: Forecast,
     share: float,
-    rate: float,
     seconds: float,
     seed: int,
-    forecast: Window,
+    step: Step,
 ) -> CheckedRate:
     """A load as it was forecast and as it was measured."""
-    seen = _open(running, bodies, rate, seconds, seed)
+    rate = float(f"{share * queue.full_rps:.3g}")
+    with step(f"measuring {share:.0%} of saturation"):
+        forecast = windows(queue.replica, rate, seconds, queue.lengths)
+        seen = _open(running, bodies, rate, seconds, seed)
     if seen.p50_ms is None or seen.p99_ms is None:
         raise UserError(
             "too few requests for a p99", seen=f"{seen.arrivals} in {seconds:g} s", remedy="--seconds 60"
