@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -92,7 +93,7 @@ def table(findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def record(findings: list[Finding]) -> list[dict]:
+def record(findings: list[Finding]) -> list[dict[str, Any]]:
     """For machines."""
     return [asdict(finding) for finding in findings]
 
@@ -321,7 +322,7 @@ def _archive(config: Config, name: str) -> Iterator[Finding]:
     yield from temporary_folder(size, meta["runtime"])
 
 
-def _gpus(meta: dict) -> Finding:
+def _gpus(meta: dict[str, Any]) -> Finding:
     """Whether every GPU that TorchServe would start a worker on runs the archive."""
     present = gpus()
     if not present:
@@ -331,7 +332,7 @@ def _gpus(meta: dict) -> Finding:
     return Finding("made for", "fail" if reasons else "ok", "; ".join(reasons) or "these GPUs", remedy)
 
 
-def _threads(settings: dict) -> Finding:
+def _threads(settings: dict[str, Any]) -> Finding:
     workers = int(settings.get("minWorkers", 1))
     each = (settings.get("handler") or {}).get("threads") or max(1, available_cpus() // workers)
     fits = workers * each <= available_cpus()

@@ -7,6 +7,7 @@ a fault of the Predictor cannot hide in both sides.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +36,8 @@ COMPANY_TEXTS = 256
 class Measured:
     """The record for `artifact.json`, and the reference distributions that drift is measured against."""
 
-    check: dict
-    reference: dict
+    check: dict[str, Any]
+    reference: dict[str, Any]
 
 
 def check(predictor: Predictor, source: Source, reference: np.ndarray) -> Measured:
@@ -149,7 +150,7 @@ def reference_scores(source: Source, batch: int = 32) -> np.ndarray:
     return np.round(np.concatenate(rows), 6)
 
 
-def _distributions(artifact: Artifact, predictions: list[Prediction]) -> dict:
+def _distributions(artifact: Artifact, predictions: list[Prediction]) -> dict[str, Any]:
     """Histograms (ten bins) of the score of the positive one of two labels, else of every label's, and of the
     lengths in tokens (by bucket)."""
     scores, lengths = np.array([prediction.scores for prediction in predictions]), artifact.grid.lengths

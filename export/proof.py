@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from handler.errors import UnsupportedError, UserError
 
@@ -46,7 +47,7 @@ def _short(seen: object) -> str:
     return text if len(text) <= LONGEST_SEEN else f"{text[:LONGEST_SEEN]} …"
 
 
-def torch_weights(model) -> dict:
+def torch_weights(model: Any) -> dict[str, Any]:
     """Parameters, those of them that are not zero, and the dtypes of linear weights of a torch module."""
     import torch
 
@@ -67,7 +68,7 @@ class Profile:
     kernels: dict[str, int]
 
 
-def torch_profile(model, token: int) -> Profile:
+def torch_profile(model: Any, token: int) -> Profile:
     """One forward pass of an eager model."""
     import torch
 
@@ -84,7 +85,7 @@ def profiled(run: Callable[[], object]) -> Profile:
         run()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-    on_gpu = {True: Counter(), False: Counter()}  # type: dict[bool, Counter]
+    on_gpu: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     for event in seen.key_averages():
         on_gpu[event.device_type == torch.autograd.DeviceType.CUDA][event.key] += event.count
     if torch.cuda.is_initialized() and not on_gpu[True]:
@@ -105,7 +106,7 @@ def keeps_fp32(device: str) -> bool:
     return bool((factor @ torch.eye(1024, device=device) == factor).all())
 
 
-def openvino_precisions(compiled) -> dict:
+def openvino_precisions(compiled: Any) -> dict[str, Any]:
     """Matrix products of a compiled OpenVINO model: the precision that each is executed in, and how often."""
     layers = {}
     for operation in compiled.get_runtime_model().get_ops():
@@ -115,7 +116,7 @@ def openvino_precisions(compiled) -> dict:
     return {"executed_matmuls": dict(Counter(layers.values())), "executed_layers": layers}
 
 
-def onnx_operators(path: Path, options: dict) -> dict:
+def onnx_operators(path: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Operators of the graph that ONNX Runtime executes on this machine, after its own optimisation."""
     import tempfile
 
@@ -130,7 +131,9 @@ def onnx_operators(path: Path, options: dict) -> dict:
         return {"executed_operators": dict(Counter(node.op_type for node in nodes).most_common())}
 
 
-def onnx_providers(path: Path, options: dict, inputs: dict, device: str) -> dict:
+def onnx_providers(
+    path: Path, options: dict[str, Any], inputs: dict[str, Any], device: str
+) -> dict[str, Any]:
     """Which execution provider of ONNX Runtime ran how many nodes of each kind, in one call with `inputs`."""
     import tempfile
 
@@ -145,13 +148,13 @@ def onnx_providers(path: Path, options: dict, inputs: dict, device: str) -> dict
         for event in events
         if event.get("cat") == "Node" and event["args"].get("provider")
     }
-    nodes: dict[str, Counter] = {}
+    nodes: dict[str, Counter[str]] = {}
     for provider, _, kind in ran:
         nodes.setdefault(provider, Counter())[kind] += 1
     return {"executed_by": {provider: dict(counts.most_common()) for provider, counts in nodes.items()}}
 
 
-def compiled_kernels(package: Path) -> dict:
+def compiled_kernels(package: Path) -> dict[str, Any]:
     """What AOTInductor generated: dtypes of the frozen constants, and the matrix products that it calls.
 
     A linear layer is either a call of oneDNN or MKL with packed weights, or of a generated kernel built

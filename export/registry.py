@@ -46,8 +46,8 @@ class Built:
     source's; `exact_capability` is the GPU's compute capability, where what was compiled runs on no other.
     """
 
-    proof: dict
-    runtime_options: dict = field(default_factory=dict)
+    proof: dict[str, Any]
+    runtime_options: dict[str, Any] = field(default_factory=dict)
     cpu_features: tuple[str, ...] = ()
     exact_capability: tuple[int, int] | None = None
     grid: Grid | None = None
@@ -91,7 +91,9 @@ class Variant:
 VARIANTS: dict[str, Variant] = {}
 
 
-def variant(name: str, *, parents: Sequence[str | None] = (REFERENCE,), **properties) -> Callable:
+def variant(
+    name: str, *, parents: Sequence[str | None] = (REFERENCE,), **properties: Any
+) -> Callable[..., Any]:
     """Register the decorated function as the variant `name`, and as `<parent>-<name>` of every other parent;
     `properties` are those of `Variant`. `parents=(None,)` is for the reference alone."""
 

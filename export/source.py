@@ -98,7 +98,7 @@ class Source:
     def pad_id(self) -> int:
         return json.loads((self.checkpoint.folder / "config.json").read_text())["pad_token_id"]
 
-    def model(self):
+    def model(self) -> Any:
         """A fresh fp32 `PreTrainedModel` in eval mode, which the caller may change."""
         from transformers import AutoModelForSequenceClassification
 
@@ -111,7 +111,7 @@ class Source:
         return model.float().eval()
 
     @cached_property
-    def tokenizer(self):
+    def tokenizer(self) -> Any:
         """The Rust tokenizer, as the Predictor will use it."""
         from tokenizers import Tokenizer
 

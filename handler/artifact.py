@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from handler.batching import CALL_TOKENS, Grid
 from handler.errors import UnsupportedError, UserError
@@ -73,7 +74,7 @@ class Artifact:
     """A folder and its parsed `artifact.json`; see `artifact.schema.json` for every field."""
 
     folder: Path
-    meta: dict
+    meta: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -216,7 +217,7 @@ def archive_entry(archive: Path, name: str) -> bytes:
             raise _not_ours(archive, _reason(error)) from error
 
 
-def archive_manifest(archive: Path) -> dict:
+def archive_manifest(archive: Path) -> dict[str, Any]:
     """What TorchServe is told of the model: `modelName` and `modelVersion`, both fit for a path."""
     try:
         model = parse_json(archive_entry(archive, MANIFEST))["model"]
@@ -251,7 +252,7 @@ class _Frugal(io.BufferedReader):
 
 
 @contextmanager
-def _opened(archive: Path) -> Iterator[tuple[zipfile.ZipFile, dict]]:
+def _opened(archive: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, Any]]]:
     """An archive whose entries are what its description lists, and that description."""
     if not archive.is_file():
         raise _not_ours(archive, "there is no such file")
@@ -264,7 +265,7 @@ def _opened(archive: Path) -> Iterator[tuple[zipfile.ZipFile, dict]]:
         yield opened, meta
 
 
-def _entries_checked(opened: zipfile.ZipFile, archive_bytes: int) -> dict:
+def _entries_checked(opened: zipfile.ZipFile, archive_bytes: int) -> dict[str, Any]:
     """The description inside; ValueError where the archive's entries are not what they must be."""
     entries = [entry for entry in opened.infolist() if not (entry.is_dir() and entry.file_size == 0)]
     sizes = {entry.filename: entry.file_size for entry in entries}
@@ -303,7 +304,7 @@ def _not_ours(archive: Path, reason: str) -> UserError:
     )
 
 
-def _read_description(folder: Path) -> dict:
+def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not path.is_file():
         raise UserError(
@@ -319,13 +320,13 @@ def _read_description(folder: Path) -> dict:
         ) from error
 
 
-def read_json(path: Path, most: int = MOST_DESCRIPTION_BYTES) -> dict:
+def read_json(path: Path, most: int = MOST_DESCRIPTION_BYTES) -> dict[str, Any]:
     """The JSON object in a file of at most `most` bytes; ValueError for anything else."""
     with path.open("rb") as file:
         return parse_json(file.read(most + 1), most)
 
 
-def parse_json(content: bytes, most: int = MOST_DESCRIPTION_BYTES) -> dict:
+def parse_json(content: bytes, most: int = MOST_DESCRIPTION_BYTES) -> dict[str, Any]:
     """A JSON object of at most `most` bytes; ValueError for anything else."""
     if len(content) > most:
         raise ValueError(f"it is larger than {most >> 20} MiB")
@@ -338,7 +339,7 @@ def parse_json(content: bytes, most: int = MOST_DESCRIPTION_BYTES) -> dict:
     return value
 
 
-def checked(meta: dict) -> dict:
+def checked(meta: dict[str, Any]) -> dict[str, Any]:
     """`meta` itself when it holds what every reader needs; ValueError, KeyError or TypeError otherwise."""
     if meta["schema"] != SCHEMA:
         raise ValueError(f"schema {meta['schema']}")
@@ -359,7 +360,7 @@ def checked(meta: dict) -> dict:
     return meta
 
 
-def check_listed(files: dict) -> None:
+def check_listed(files: dict[str, Any]) -> None:
     """ValueError, KeyError or TypeError where `files` is no `{relative path: {sha256, bytes}}`."""
     if not isinstance(files, dict):
         raise TypeError("files is not a dict")
@@ -414,7 +415,7 @@ def _rebuild(folder: Path) -> str:
     return f"Remove {folder} and build it again: make export VARIANTS={folder.name}"
 
 
-def describe_files(folder: Path) -> dict[str, dict]:
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     """`{relative path: {sha256, bytes}}` of every file below `folder` except the description."""
     names = sorted(name for name, _ in _walk(folder) if name not in (DESCRIPTION, SIGNATURE))
     return {

@@ -7,7 +7,7 @@ imported in 2.6 to 3.5 s, with transformers' classifiers in 9.4 to 12.2 s.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -47,7 +47,7 @@ class Anatomy:
     pad_id: int | None = None
 
     @classmethod
-    def of(cls, options: Mapping) -> "Anatomy":
+    def of(cls, options: Mapping[str, Any]) -> "Anatomy":
         """From `dataclasses.asdict`, as JSON kept it."""
         return cls(**{**options, "heads": tuple(options["heads"])})
 

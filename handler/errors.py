@@ -6,6 +6,7 @@ other rows of the batch go on.
 """
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 
 class UserError(Exception):
@@ -17,7 +18,7 @@ class UserError(Exception):
         self.remedy = remedy
         super().__init__(what)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Across processes it stays the sentence that it is."""
         return _again, (type(self), self.what, self.remedy, None if self.seen is None else str(self.seen))
 
@@ -43,5 +44,5 @@ class Rejection:
     message: str
     remedy: str
 
-    def answer(self) -> dict:
+    def answer(self) -> dict[str, Any]:
         return {"error": asdict(self)}

@@ -7,6 +7,7 @@ can be compared.
 
 import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -111,7 +112,7 @@ def _integrate(
     nothing = text.clone()
     nothing[0, own] = mask_id(predictor)
 
-    def log_odds(input_ids, attention_mask):
+    def log_odds(input_ids: Any, attention_mask: Any) -> Any:
         between()
         logits = model(input_ids=input_ids, attention_mask=attention_mask).logits.double()
         logits = logits / artifact.meta["temperature"]

@@ -9,6 +9,7 @@ import os
 import sys
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from handler.answers import Model
 from handler.errors import UserError
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 class HateHandler:
     """`initialize` once per worker, `handle` once per batch of up to `batchSize` requests."""
 
-    def initialize(self, context) -> None:
+    def initialize(self, context: Any) -> None:
         """Load the artifact in the archive and warm every shape, so that the first request is a usual one."""
         _quieten()
         folder = Path(context.system_properties["model_dir"])
@@ -51,7 +52,7 @@ class HateHandler:
         self.service = Service(predictor, limits, named, Tally(context.metrics, name))
         logger.info("%s is ready: %d shapes warmed, %d threads", named["variant"], shapes, threads)
 
-    def handle(self, data: list[dict], context) -> list[bytes]:
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """One UTF-8 JSON answer per request, in order; statuses of single rows are set on `context`."""
         arrivals = [_arrival(row, context.get_all_request_header(index)) for index, row in enumerate(data)]
         replies = reply(self.service, arrivals)
@@ -61,7 +62,7 @@ class HateHandler:
         return [made.body for made in replies]
 
 
-def _arrival(row: dict, headers: dict) -> Arrival:
+def _arrival(row: dict[str, Any], headers: dict[str, Any]) -> Arrival:
     return Arrival(
         row,
         _content_type(headers),
@@ -72,18 +73,18 @@ def _arrival(row: dict, headers: dict) -> Arrival:
     )
 
 
-def _asks_for_a_description(headers: dict) -> bool:
+def _asks_for_a_description(headers: dict[str, Any]) -> bool:
     """The management API does; on the inference port, where `explain` is always set, anybody could say so."""
     return headers.get("describe") == "True" and "explain" not in headers
 
 
-def _is_model_infer(row: dict, headers: dict) -> bool:
+def _is_model_infer(row: dict[str, Any], headers: dict[str, Any]) -> bool:
     """Whether a request came by gRPC's ModelInfer: a body of JSON, and no headers but those of its parts."""
     by_grpc = all(isinstance(header, dict) for header in headers.values())
     return by_grpc and "body" in row and _content_type(headers) == "application/json"
 
 
-def _content_type(headers: dict) -> str:
+def _content_type(headers: dict[str, Any]) -> str:
     """The media type of the body: TorchServe records it under the body's own name."""
     part = headers.get("body") or headers.get("data") or {}
     declared = part.get("content-type", "") if isinstance(part, dict) else ""
@@ -91,7 +92,7 @@ def _content_type(headers: dict) -> str:
     return given if isinstance(given, str) else ""  # a form may have a field of that name
 
 
-def _content_encoding(headers: dict) -> str:
+def _content_encoding(headers: dict[str, Any]) -> str:
     found = (value for name, value in headers.items() if name.lower() == "content-encoding")
     return next((value for value in found if isinstance(value, str)), "")
 

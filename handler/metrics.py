@@ -11,6 +11,7 @@ import time
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ COUNTERS = {
 class Tally:
     """Sums by counter and labels; a thread of its own gives them to TorchServe every `INTERVAL_S`."""
 
-    def __init__(self, metrics, model: str) -> None:
+    def __init__(self, metrics: Any, model: str) -> None:
         self._metrics, self._model = metrics, model
         self._sums: Counter[tuple[str, ...]] = Counter()
         self._lock = threading.Lock()
@@ -80,7 +81,7 @@ def dimension(value: str) -> str:
     return re.sub(r"[^\w.+-]", "_", value)
 
 
-def _counter(metrics, name: str):
+def _counter(metrics: Any, name: str) -> Any:
     """The declared counter, or None: another server's `metrics_config` need not know ours."""
     try:
         return metrics.get_metric(name)

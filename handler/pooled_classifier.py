@@ -81,7 +81,7 @@ class PooledClassifier(PreTrainedModel):
         self.head: nn.Module = nn.Linear(size, config.num_labels)
         if config.head == "mlp":
             self.head = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Dropout(0.1), self.head)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]  # transformers' own
 
     def _init_weights(self, module: nn.Module) -> None:
         """The head keeps torch's own initialisation; the backbone has its own."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -87,7 +88,7 @@ class Predictor:
         return cls(open_artifact(folder), threads, device)
 
     @property
-    def model(self):
+    def model(self) -> Any:
         """The torch module whose gradients explain a score, or None where the runtime has none."""
         return getattr(self._forward, "model", None)
 

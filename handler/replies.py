@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from handler.errors import Rejection
 from handler.requests import Request, read, refused
@@ -83,7 +84,7 @@ def report(error: Exception) -> None:
     print(f"the classifier failed: {type(error).__name__}\n{frames}", file=sys.stderr, flush=True)
 
 
-def as_json(body: dict | list) -> bytes:
+def as_json(body: dict[str, Any] | list[Any]) -> bytes:
     """UTF-8 with a line's end; a lone surrogate, which UTF-8 lacks, as the escape that JSON allows."""
     return (json.dumps(body, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 

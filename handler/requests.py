@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from handler import tensors
 from handler.answers import Model
@@ -105,7 +106,9 @@ class Request:
     id: str | None = None  # of a v2 request, given back
     only_tensors: bool = False  # gRPC's ModelInfer, of which TorchServe reads nothing else
 
-    def wrap(self, answers: list[dict], model: Model, labels: Sequence[str]) -> dict | list:
+    def wrap(
+        self, answers: list[dict[str, Any]], model: Model, labels: Sequence[str]
+    ) -> dict[str, Any] | list[Any]:
         """Put the rows' answers into the form that the client used; `labels` are the model's."""
         if self.envelope == "one":
             return answers[0]
@@ -114,7 +117,7 @@ class Request:
             return tensors.answer(answers, model, self.id, labels) if whole else answers[0]
         return answers if self.envelope == "list" else {"predictions": answers}
 
-    def status(self, answers: list[dict]) -> int:
+    def status(self, answers: list[dict[str, Any]]) -> int:
         """HTTP status: that of the only row, or of the first when all are bad; 200 otherwise."""
         codes = [answer["error"]["code"] if "error" in answer else 200 for answer in answers]
         if self.only_tensors:
@@ -239,7 +242,7 @@ def _read_json(body: object, limits: Limits) -> Request:
     return _one(_read_row(body, Options(), limits))
 
 
-def _read_tensors(body: Mapping, limits: Limits, base64_tensors: bool) -> Request:
+def _read_tensors(body: Mapping[str, Any], limits: Limits, base64_tensors: bool) -> Request:
     """A KServe v2 request."""
     id = body.get("id")
     if not isinstance(id, str):
@@ -250,7 +253,7 @@ def _read_tensors(body: Mapping, limits: Limits, base64_tensors: bool) -> Reques
     return replace(_read_rows(body, limits, base64_tensors), id=id)
 
 
-def _read_rows(body: Mapping, limits: Limits, base64_tensors: bool) -> Request:
+def _read_rows(body: Mapping[str, Any], limits: Limits, base64_tensors: bool) -> Request:
     rows = tensors.texts(body.get("inputs"), base64_tensors)
     if isinstance(rows, Rejection):
         return _one(rows)
@@ -272,7 +275,7 @@ def _one(row: Row | Rejection) -> Request:
     return Request([row], "one")
 
 
-def _many(rows: list, envelope: str, options: Options, limits: Limits) -> Request:
+def _many(rows: list[Any], envelope: str, options: Options, limits: Limits) -> Request:
     if not rows:
         return _one(Rejection(422, "texts", "the list holds no text", "Send at least one text"))
     if len(rows) > limits.max_texts:
@@ -295,7 +298,7 @@ def _read_row(row: object, options: Options, limits: Limits) -> Row | Rejection:
     return own if isinstance(own, Rejection) else Row(text, own)
 
 
-def read_options(given: Mapping, options: Options) -> Options | Rejection:
+def read_options(given: Mapping[str, Any], options: Options) -> Options | Rejection:
     """`options`, changed by what `given` (an object or a form) says; what is no option is left alone.
 
     `method` and `target`, which other fields of a row may be called too, are judged where they are used.

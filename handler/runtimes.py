@@ -6,6 +6,7 @@ A loader takes the artifact, a thread count and a device and returns `Forward`. 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -153,7 +154,7 @@ def refuse_code(folder: Path) -> None:
         )
 
 
-def _asks_for_code(config: dict, known: Collection[str] = ()) -> set[str]:
+def _asks_for_code(config: dict[str, Any], known: Collection[str] = ()) -> set[str]:
     """Which of `RUNS_CODE` it asks for, at any depth."""
     asked = {key for key in config if key.removeprefix("_").removesuffix("_internal") in RUNS_CODE}
     for key, part in config.items():
@@ -162,7 +163,7 @@ def _asks_for_code(config: dict, known: Collection[str] = ()) -> set[str]:
     return asked - set(known)
 
 
-def with_sparse_linears(model, names: Sequence[str]):
+def with_sparse_linears(model: Any, names: Sequence[str]) -> Any:
     """`model`, on a GPU, with the named linear layers' weights as sparse tensor cores want them: of every
     four two are zero. Changed in place."""
     import torch
@@ -194,7 +195,7 @@ def _load_encoder(artifact: Artifact, threads: int, device: str) -> Forward:
     return staged(encoder, device)
 
 
-def load_torch_int8(folder: Path, int8_linears: Sequence[str]):
+def load_torch_int8(folder: Path, int8_linears: Sequence[str]) -> Any:
     """A model whose named linear layers are torch's dynamic int8 ones, from int8 tensors and their scales.
 
     torch itself would pickle them; safetensors hold nothing that runs.
@@ -260,13 +261,13 @@ def _load_onnx(artifact: Artifact, threads: int, device: str) -> Forward:
 
 def onnx_session(
     model: Path,
-    options: dict,
+    options: dict[str, Any],
     threads: int,
     *,
     device: str = "cpu",
     executed: Path | None = None,
     profile: Path | None = None,
-):
+) -> Any:
     """`onnxruntime.InferenceSession` as it is served; export has it write the graph that it executes, or what
     executed each node, to the file `profile`.
 
@@ -329,7 +330,7 @@ def _load_openvino(artifact: Artifact, threads: int, device: str) -> Forward:
     return forward
 
 
-def compile_openvino(model, options: dict, threads: int):
+def compile_openvino(model: Any, options: dict[str, Any], threads: int) -> Any:
     """`openvino.CompiledModel` as it is served; export asks it which precision it executes."""
     import openvino
 

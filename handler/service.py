@@ -44,7 +44,7 @@ class Service:
         self._score_edges = reference["scores"]["edges"]
         self._lengths = reference["lengths"]["up_to"]
 
-    def answer(self, requests: Sequence[Request]) -> list[list[dict]]:
+    def answer(self, requests: Sequence[Request]) -> list[list[dict[str, Any]]]:
         """For each request the answers of its rows, in order. What raises leaves nothing counted."""
         self._counted, computed = Counter[tuple[str, ...]](), self.predictor.computed_tokens
         begun = time.perf_counter()
@@ -73,11 +73,11 @@ class Service:
         self.tally.add(self._counted)
         return answers
 
-    def wrap(self, request: Request, answers: list[dict]) -> dict | list:
+    def wrap(self, request: Request, answers: list[dict[str, Any]]) -> dict[str, Any] | list[Any]:
         """The answers of a request's rows in the form that the client used."""
         return request.wrap(answers, self.model, self.predictor.artifact.labels)
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, Any]:
         """What is served: the artifact with its proof and check, and what this worker makes of it."""
         artifact = self.predictor.artifact
         hidden = ("files", "reference", "schema")
@@ -188,14 +188,14 @@ class Service:
         self._count("explained", 1, explanation.method)
         return explanation
 
-    def _reject(self, row: Rejection) -> dict:
+    def _reject(self, row: Rejection) -> dict[str, Any]:
         self._count("rejected", 1, str(row.code), row.field)
         return row.answer()
 
     def _count(self, name: str, value: float = 1, *labels: str) -> None:
         self._counted[f"classifier_{name}", *labels] += value  # type: ignore[assignment]
 
-    def _count_answer(self, answer: dict, prediction: Prediction) -> None:
+    def _count_answer(self, answer: dict[str, Any], prediction: Prediction) -> None:
         artifact, count = self.predictor.artifact, self._count
         count("texts")
         count("tokens", prediction.tokens)

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from handler.answers import Model
 from handler.errors import Rejection
@@ -11,7 +12,7 @@ NAMES = ("text", "texts")
 EXAMPLE = '{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["..."]}]}'
 
 
-def texts(inputs: object, base64_data: bool = False) -> list | Rejection:
+def texts(inputs: object, base64_data: bool = False) -> list[Any] | Rejection:
     """The elements of the tensor named `text`, or of the only one; they may be no texts yet.
 
     `base64_data`: they are base64, which TorchServe makes of bytes on their way from gRPC.
@@ -35,7 +36,9 @@ def texts(inputs: object, base64_data: bool = False) -> list | Rejection:
         return _error("the tensor's data are not base64")
 
 
-def answer(answers: list[dict], model: Model, id: str | None, labels: Sequence[str]) -> dict:
+def answer(
+    answers: list[dict[str, Any]], model: Model, id: str | None, labels: Sequence[str]
+) -> dict[str, Any]:
     """The labels, their scores [texts, labels], and every answer whole, as JSON.
 
     A rejected row has an empty label and scores of 0; its error stands in `answer`.
@@ -62,13 +65,13 @@ def answer(answers: list[dict], model: Model, id: str | None, labels: Sequence[s
     return named | ({} if id is None else {"id": id}) | {"outputs": outputs}
 
 
-def _label(answered: dict) -> str:
+def _label(answered: dict[str, Any]) -> str:
     """The label; of several, a JSON list of those that reached their thresholds; empty for an error."""
     several = answered.get("labels")
     return answered.get("label", "") if several is None else json.dumps(several, ensure_ascii=False)
 
 
-def _flat(data: object) -> list | None:
+def _flat(data: object) -> list[Any] | None:
     """The elements of a list, or of a list of lists."""
     if not isinstance(data, list):
         return None

@@ -83,7 +83,7 @@ class Job:
     def manifest_place(self, part: Part) -> str:
         return f"{self.folder}/{MANIFESTS}/part-{part.number:06d}.json"
 
-    def record(self) -> dict:
+    def record(self) -> dict[str, Any]:
         """What a job must share with an earlier one to go on with its parts."""
         return {"plan": self.plan.record(), "artifact": self.artifact.sha256, "written": self.written}
 
@@ -231,7 +231,7 @@ def _check_apart(source: str, found: Plan, output: str) -> None:
         )
 
 
-def run_job(job: Job, engine: Engine) -> dict:
+def run_job(job: Job, engine: Engine) -> dict[str, Any]:
     """Score what is missing and put the output in its place; what was done, in numbers.
 
     Raises `UserError` where the output would not hold every row of the plan.
@@ -252,7 +252,7 @@ def run_job(job: Job, engine: Engine) -> dict:
             ) from error
 
 
-def _run(job: Job, engine: Engine) -> dict:
+def _run(job: Job, engine: Engine) -> dict[str, Any]:
     missing = job.missing()
     done = len(job.plan.parts) - len(missing)
     if done:

@@ -101,7 +101,7 @@ class _Worker:
         artifact = open_artifact(self.folder.name)
         self.job, self.predictor = replace(job, artifact=artifact), Predictor(artifact, threads)
 
-    def __call__(self, batch: dict) -> dict:
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         found = [
             score_part(self.job, self.job.plan.parts[number], self.predictor) for number in batch["item"]
         ]

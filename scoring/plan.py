@@ -47,7 +47,7 @@ class Plan:
 
     form: str
     text_column: str
-    files: tuple[dict, ...]
+    files: tuple[dict[str, Any], ...]
     columns: tuple[str, ...]
     parts: tuple[Part, ...]
     types: str = ""  # of Parquet: Arrow's schema, in base 64
@@ -56,7 +56,7 @@ class Plan:
     def rows(self) -> int:
         return sum(part.rows for part in self.parts)
 
-    def record(self) -> dict:
+    def record(self) -> dict[str, Any]:
         return json.loads(json.dumps(asdict(self)))
 
 
@@ -113,7 +113,7 @@ def read_windows(part: Part, text_column: str) -> Iterator[Window]:
         )
 
 
-def read_part(part: Part, text_column: str) -> Iterator[dict]:
+def read_part(part: Part, text_column: str) -> Iterator[dict[str, Any]]:
     """The rows of a part, one dict each."""
     for window in read_windows(part, text_column):
         yield from window.rows
@@ -176,7 +176,7 @@ def _of_a_format(paths: list[str]) -> list[str]:
     ]
 
 
-def _identity(path: str, info: dict) -> dict:
+def _identity(path: str, info: dict[str, Any]) -> dict[str, Any]:
     """What tells a file from another one of its name: its size, and when or as what it was written."""
     stamp = next((info[name] for name in ("ETag", "etag", "md5Hash", "mtime") if name in info), None)
     return {"path": path, "bytes": info["size"], "stamp": str(stamp)}

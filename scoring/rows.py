@@ -36,7 +36,7 @@ class Window:
 
     texts: list[Any]
     faults: list[str]
-    rows: list[dict]
+    rows: list[dict[str, Any]]
 
 
 def windows(read: Iterable[Run], layout: Layout, text_column: str, line: int = 1) -> Iterator[Window]:
@@ -69,7 +69,7 @@ class ArrowWindow(Window):
         self.batch, self.texts, self.faults = batch, texts, faults
 
     @property
-    def rows(self) -> list[dict]:  # type: ignore[override]
+    def rows(self) -> list[dict[str, Any]]:  # type: ignore[override]
         if len(self.faults) == 1 and self.faults[0].startswith(TOO_LONG):
             return [dict.fromkeys(self.batch.schema.names)]
         columns = map(parquet.values, self.batch.columns)
@@ -94,7 +94,7 @@ def parquet_windows(table: Any, groups: range, fitting: int, text_column: str, r
         row += len(batch)
 
 
-def _rows(run: Run, layout: Layout, text_column: str, before: int) -> tuple[list[dict], list[str]]:
+def _rows(run: Run, layout: Layout, text_column: str, before: int) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of a run, and why each cannot be used; `before` is how many lines of the file are not
     counted in it."""
     header, rows = layout.header, run.values
@@ -124,7 +124,7 @@ def _unlike_its_header(values: Sequence[str], header: Sequence[str], text_column
     return f"the row has {len(values)} values and the header {len(header)}{remedy}"
 
 
-def classify(predictor: Predictor, read: Iterable[Window]) -> Iterator[tuple[Window, list[dict]]]:
+def classify(predictor: Predictor, read: Iterable[Window]) -> Iterator[tuple[Window, list[dict[str, Any]]]]:
     """Each window with the `RESULT` of its rows, in order."""
     limits = Limits()
     for window in read:
@@ -149,7 +149,7 @@ def _result(predictor: Predictor, prediction: Prediction) -> dict[str, Any]:
     return {name: answer.get(name) for name in RESULT}
 
 
-def rejected(sentence: str) -> dict:
+def rejected(sentence: str) -> dict[str, Any]:
     """The `RESULT` of a row without an answer."""
     return dict.fromkeys(RESULT) | {"error": sentence}
 
@@ -171,7 +171,7 @@ class Writer:
 
     form = ""
 
-    def write(self, window: Window, results: list[dict]) -> int:
+    def write(self, window: Window, results: list[dict[str, Any]]) -> int:
         """Write the rows with their results; how many of them have no answer."""
         try:
             encoded = [self.encoded(window.rows, results)]
@@ -181,7 +181,7 @@ class Writer:
             self.append(each)
         return _unanswered(results)
 
-    def _alone(self, row: dict, result: dict) -> Any:
+    def _alone(self, row: dict[str, Any], result: dict[str, Any]) -> Any:
         """One row; where that fails, without the values at fault and with the reason for its result."""
         with suppress(*UNWRITABLE):
             return self.encoded([row], [result])
@@ -198,7 +198,7 @@ class Writer:
             return False
         return True
 
-    def encoded(self, rows: Sequence[dict], results: Sequence[dict]) -> Any:
+    def encoded(self, rows: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) -> Any:
         """What `append` takes; raises one of `UNWRITABLE`."""
         raise NotImplementedError
 
@@ -220,7 +220,7 @@ class CsvWriter(Writer):
         if header:
             self.append(csv_header(columns))
 
-    def encoded(self, rows: Sequence[dict], results: Sequence[dict]) -> bytes:
+    def encoded(self, rows: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) -> bytes:
         return _csv(
             [*map(row.get, self.columns), *map(result.get, RESULT)]
             for row, result in zip(rows, results, strict=True)
@@ -238,7 +238,7 @@ class JsonWriter(Writer):
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
 
-    def encoded(self, rows: Sequence[dict], results: Sequence[dict]) -> bytes:
+    def encoded(self, rows: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) -> bytes:
         text = "".join(map(_json, _joined(rows, results)))
         try:
             return text.encode()
@@ -263,7 +263,7 @@ class ParquetWriter(Writer):
         self.schema, self.writer = schema, pyarrow.parquet.ParquetWriter(file, schema)
         self.texts = [field.name for field in schema if pyarrow.types.is_string(field.type)]
 
-    def write(self, window: Window, results: list[dict]) -> int:
+    def write(self, window: Window, results: list[dict[str, Any]]) -> int:
         if not isinstance(window, ArrowWindow):
             return super().write(window, results)
         import pyarrow
@@ -282,7 +282,7 @@ class ParquetWriter(Writer):
         self.append(pyarrow.table(columns, schema=self.schema))
         return _unanswered(results)
 
-    def encoded(self, rows: Sequence[dict], results: Sequence[dict]) -> Any:
+    def encoded(self, rows: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) -> Any:
         import pyarrow
 
         whole = _joined(rows, results)
@@ -301,7 +301,7 @@ class ParquetWriter(Writer):
         self.writer.close()
 
 
-def _joined(rows: Sequence[dict], results: Sequence[dict]) -> list[dict]:
+def _joined(rows: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each row under its columns' names in the output, with its result."""
     return [
         {kept_name(name): value for name, value in row.items()} | result
@@ -309,11 +309,11 @@ def _joined(rows: Sequence[dict], results: Sequence[dict]) -> list[dict]:
     ]
 
 
-def _unanswered(results: Sequence[dict]) -> int:
+def _unanswered(results: Sequence[dict[str, Any]]) -> int:
     return sum(result["error"] is not None for result in results)
 
 
-def _json(row: dict) -> str:
+def _json(row: dict[str, Any]) -> str:
     """A row as a line; numbers that JSON has no form for (not a number, infinite) become null."""
     try:
         return json.dumps(row, ensure_ascii=False, default=_as_text, allow_nan=False) + "\n"
@@ -326,7 +326,7 @@ def _as_text(value: object) -> str:
     return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
-def _csv(rows: Iterable[Sequence]) -> bytes:
+def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     return text.getvalue().encode("utf-8", "surrogateescape")

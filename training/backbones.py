@@ -151,7 +151,7 @@ def distilbert_weights(bert: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     return weights
 
 
-def _minilm(names: dict) -> PreTrainedModel:
+def _minilm(names: dict[str, Any]) -> PreTrainedModel:
     folder = minilm_folder()
     epsilon = json.loads((folder / "config.json").read_text())["layer_norm_eps"]
     assert epsilon == 1e-12, "DistilBERT's layer norms have 1e-12 built in"
@@ -178,7 +178,7 @@ def clear_limits(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _pretrained(
-    name: str, names: dict, pooling: str, head: str, trust: bool
+    name: str, names: dict[str, Any], pooling: str, head: str, trust: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     local = Path(name).expanduser()
     recover(local)

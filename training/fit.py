@@ -44,7 +44,7 @@ LOGGED = 100  # points of a loss curve
 COMPLETE = "complete"  # lies in a saved epoch that is on the disk
 
 
-class _Rows(TorchDataset):
+class _Rows(TorchDataset[dict[str, Any]]):
     """A split row by row: text, target, weight, and the teacher's logits. Nothing is held twice, so that
     a file of many texts stays on disk."""
 
@@ -110,7 +110,7 @@ class _Trainer(Trainer):
             False  # ours is a mean: of accumulated batches, too, the mean is taken
         )
 
-    def compute_loss(self, model, inputs, return_outputs=False, **_):  # type: ignore[no-untyped-def]
+    def compute_loss(self, model, inputs, return_outputs=False, **_):  # type: ignore[no-untyped-def, override]
         targets, weights, teacher = (inputs.pop(name, None) for name in ("labels", "weights", "teacher"))
         outputs = model(**inputs)
         weights = weights if model.training else None
@@ -118,8 +118,9 @@ class _Trainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset=None):  # type: ignore[no-untyped-def]
-        texts, collator = self.train_dataset.split.texts, self.data_collator
-        lengths = token_lengths(collator.tokenizer, texts, collator.max_length)
+        rows: Any = self.train_dataset
+        collator: Any = self.data_collator
+        lengths = token_lengths(collator.tokenizer, rows.split.texts, collator.max_length)
         return _ByLength(self.args.per_device_train_batch_size, lengths, self.args.seed)
 
 

@@ -58,7 +58,7 @@ class Trained:
         """As the model gives them, float32 `[n, labels]`."""
         return predict_logits(self.model, self.tokenizer, texts, self.max_length)
 
-    def figures(self, scores: np.ndarray, truth: np.ndarray) -> dict:
+    def figures(self, scores: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
         """What `metrics.evaluate` makes of scores, at this classifier's thresholds."""
         return evaluate(scores, truth, self.calibration.thresholds, self.labels)
 
@@ -188,7 +188,7 @@ def teacher_logits(recipe: Recipe, dataset: Dataset) -> np.ndarray:
     return predict_logits(model, tokenizer, texts, checkpoint.meta["max_length"])
 
 
-def _figures(trained: Trained, dataset: Dataset, test: bool) -> dict[str, dict]:
+def _figures(trained: Trained, dataset: Dataset, test: bool) -> dict[str, dict[str, Any]]:
     """Figures of validation and test, of test without the texts that also stood in train, and of the
     held-out parts of joined sets, such as `test of davidson:binary`."""
     names = ("validation", "test") if test else ("validation",)

@@ -65,6 +65,6 @@ def default_recipe(base: str) -> Recipe:
     return replace(Recipe(), epochs=0) if is_random(base) else Recipe()
 
 
-def options() -> Iterator[dataclasses.Field]:
+def options() -> Iterator[dataclasses.Field[Any]]:
     """The recipe's fields, each with what it is for and its choices in `metadata`."""
     yield from dataclasses.fields(Recipe)

@@ -123,7 +123,7 @@ def _json_runs(read: Iterable[Block]) -> Iterator[Run]:
         yield Run(numbers, stops, values, faults, damaged)
 
 
-def json_object(text: str) -> tuple[dict, str]:
+def json_object(text: str) -> tuple[dict[str, Any], str]:
     """The object that a line holds, which begins and ends with it, and why it holds none."""
     try:
         found, end = _decode(text)

@@ -8,6 +8,7 @@ index (PSI) any change of shape, Kolmogorov and Smirnov's (KS) a small push of e
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import chi2, kstwobign
@@ -198,7 +199,7 @@ def table(verdicts: Sequence[Verdict]) -> str:
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
-def record(verdicts: Sequence[Verdict], rule: Rule) -> dict:
+def record(verdicts: Sequence[Verdict], rule: Rule) -> dict[str, Any]:
     """For machines; a figure that too few texts do not give is null."""
     rows = [
         {key: None if value != value else value for key, value in asdict(verdict).items()}

@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 from http.client import HTTPException
 from itertools import pairwise
+from typing import Any
 from urllib.parse import urlencode
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -71,7 +72,9 @@ def recorded(url: str, name: str, window_s: float) -> Counts:
     query = urlencode({"query": f'{{__name__=~"{series}"}}[{math.ceil(window_s)}s]'})
     try:
         found = json.loads(_read(f"{url.rstrip('/')}/api/v1/query?{query}"))["data"]["result"]
-        looks: defaultdict[tuple, defaultdict[float, Counts]] = defaultdict(lambda: defaultdict(Counts))
+        looks: defaultdict[tuple[Any, ...], defaultdict[float, Counts]] = defaultdict(
+            lambda: defaultdict(Counts)
+        )
         for each in found:
             labels = each["metric"]
             for at_s, value in each["values"]:
@@ -109,7 +112,7 @@ def written(path: str, artifact: Artifact) -> Counts:
     return counts
 
 
-def _scores(row: dict, artifact: Artifact) -> list[tuple[str, float]]:
+def _scores(row: dict[str, Any], artifact: Artifact) -> list[tuple[str, float]]:
     """The scores of a written row that have a reference; that of the positive one of two labels follows from
     either's."""
     labels = artifact.labels

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.proxies import open_direct
 from common.torchserve import Config, read_config
@@ -73,14 +74,14 @@ class Access:
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # without the authority that signed it
         return context
 
-    def _get(self, interface: str, path: str):
+    def _get(self, interface: str, path: str) -> Any:
         url = self.config.endpoint(interface) + path
         with suppress(OSError):
             return ask(url, self.headers(interface), self.context() if url.startswith("https:") else None)
         return None
 
 
-def ask(url: str, headers: Mapping[str, str] | None = None, context: ssl.SSLContext | None = None):
+def ask(url: str, headers: Mapping[str, str] | None = None, context: ssl.SSLContext | None = None) -> Any:
     """The JSON at `url`, or None where nothing answers, or with anything but a 200 and JSON."""
     request = urllib.request.Request(url, headers=dict(headers or {}))
     try:
@@ -90,6 +91,6 @@ def ask(url: str, headers: Mapping[str, str] | None = None, context: ssl.SSLCont
         return None
 
 
-def says_healthy(answer) -> bool:
+def says_healthy(answer: Any) -> bool:
     """Whether this is what TorchServe's `/ping` answers when all is well."""
     return bool(answer) and answer.get("status") == "Healthy"

@@ -125,7 +125,7 @@ def private_server(
 
 def _launch(
     config: Path, model: str, log: Path, folder: Path, environment: dict[str, str]
-) -> subprocess.Popen:
+) -> subprocess.Popen[bytes]:
     """Start TorchServe with `model` (`name=archive`) in `folder`, a process group of its own."""
     command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs", "--models", model]
     own = {"TS_CONFIG_FILE": str(config.absolute()), "JAVA_HOME": java_home()}
@@ -340,7 +340,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _wait_until_ready(
-    process: subprocess.Popen, access: Access, name: str, said: Callable[[], str], timeout_s: float
+    process: subprocess.Popen[bytes], access: Access, name: str, said: Callable[[], str], timeout_s: float
 ) -> None:
     """Until every worker of `name` reports READY; if not, `UserError` with the end of what it `said`."""
     deadline = time.monotonic() + timeout_s
@@ -397,7 +397,7 @@ def _last_lines(said: str, count: int = 15) -> str:
     return "\n" + "\n".join(said.splitlines()[-count:]) + "\n"
 
 
-def _stop(process: subprocess.Popen, patience_s: float = 5) -> None:
+def _stop(process: subprocess.Popen[bytes], patience_s: float = 5) -> None:
     """End the whole process group, and not gently: TorchServe takes 4 s to tidy what is deleted here."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -169,7 +169,7 @@ def _independent(problem_type: str | None, task: str | None, dataset: Dataset, n
 
 
 def _assign(
-    model, tokenizer, dataset: Dataset, own: tuple[str, ...], columns: Columns, max_length: int
+    model: Any, tokenizer: Any, dataset: Dataset, own: tuple[str, ...], columns: Columns, max_length: int
 ) -> tuple[Assignment, Dataset, Fit | None]:
     """The labels on the outputs, said in a table; the data with its labels in that order; and how they fit.
 
@@ -234,7 +234,7 @@ def _judged(dataset: Dataset) -> tuple[list[str], np.ndarray]:
     return texts, np.concatenate(labels)
 
 
-def _logits(model, tokenizer, texts: Sequence[str], max_length: int, batch: int = 32) -> np.ndarray:
+def _logits(model: Any, tokenizer: Any, texts: Sequence[str], max_length: int, batch: int = 32) -> np.ndarray:
     """float32 [texts, outputs] by transformers, similar lengths together."""
     import torch
 
@@ -262,8 +262,8 @@ def _logits(model, tokenizer, texts: Sequence[str], max_length: int, batch: int 
 
 def _write(
     folder: Path,
-    model,
-    tokenizer,
+    model: Any,
+    tokenizer: Any,
     meta: dict[str, Any],
     dataset: Dataset,
     labels: dict[str, Any],
@@ -311,7 +311,7 @@ def _predictor(checkpoint: Checkpoint, dataset: Dataset) -> Predictor:
     return Predictor(Artifact(checkpoint.folder, meta), torch.get_num_threads())
 
 
-def _max_length(place: str, model, tokenizer, asked: int | None, notes: list[str]) -> int:
+def _max_length(place: str, model: Any, tokenizer: Any, asked: int | None, notes: list[str]) -> int:
     """Tokens that are read of a text: what is asked for, and no more than model and tokenizer can read."""
     special = tokenizer.num_special_tokens_to_add(pair=False)
     if asked is not None and asked < special + LEAST_OWN:

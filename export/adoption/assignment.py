@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -191,7 +192,7 @@ def require_known(assignment: Assignment, found: Fit, independent: bool = False)
         )
 
 
-def record(assignment: Assignment, found: Fit | None) -> dict:
+def record(assignment: Assignment, found: Fit | None) -> dict[str, Any]:
     """For `checkpoint.json`."""
     record: dict[str, object] = {"own": list(assignment.own), "how": assignment.how}
     if found is not None:

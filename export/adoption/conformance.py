@@ -90,7 +90,7 @@ class Probe:
     text: str
 
 
-def probes(tokenizer, max_length: int) -> list[Probe]:
+def probes(tokenizer: Any, max_length: int) -> list[Probe]:
     """Texts that tell one reading from another, most of their words from the tokenizer's vocabulary."""
     words = _words(tokenizer, 2 * max_length)
     made = [Probe(kind, text) for kind, texts in ODD.items() for text in texts]
@@ -119,7 +119,9 @@ def probes(tokenizer, max_length: int) -> list[Probe]:
     return made
 
 
-def hold_against_transformers(model, tokenizer, predictor: Predictor, texts: Sequence[str]) -> dict[str, Any]:
+def hold_against_transformers(
+    model: Any, tokenizer: Any, predictor: Predictor, texts: Sequence[str]
+) -> dict[str, Any]:
     """The record of what was compared: `model` and `tokenizer` as transformers reads the user's folder,
     `predictor` as it would be served, on probes and on `texts`.
 
@@ -149,7 +151,7 @@ def hold_against_transformers(model, tokenizer, predictor: Predictor, texts: Seq
     }
 
 
-def own_batches_differ(model, tokenizer, max_length: int) -> float:
+def own_batches_differ(model: Any, tokenizer: Any, max_length: int) -> float:
     """The most that transformers' own logits of texts move when it pads them, on the tokenizer's own side."""
     theirs = _Reference(model, tokenizer, max_length)
     words = _words(tokenizer, max_length)
@@ -187,7 +189,7 @@ def unreadable(length: int, error: Exception) -> UserError:
 class _Reference:
     """transformers' own reading and answers, text by text, as its text-classification pipeline does it."""
 
-    def __init__(self, model, tokenizer, max_length: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, max_length: int) -> None:
         self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
         self.accepted = set(inspect.signature(model.forward).parameters)
 
@@ -275,7 +277,7 @@ def _explain(
     )
 
 
-def _words(tokenizer, count: int) -> list[str]:
+def _words(tokenizer: Any, count: int) -> list[str]:
     """Words of the tokenizer's vocabulary, from all over it, the same each time."""
     special = set(tokenizer.all_special_tokens)
     plain = (re.sub(r"^(##|Ġ|▁)", "", token) for token in sorted(set(tokenizer.get_vocab()) - special))

@@ -29,7 +29,7 @@ MOST_NAMED = 5
 KNOWN_LEAST = 0.9  # share of the embeddings that a tokenizer has tokens for: the rest rounds sizes up
 
 
-def read(place: str):
+def read(place: str) -> Any:
     """The fp32 model in eval mode with its fast tokenizer, as transformers makes them of `place`, and notes
     for people.
 
@@ -97,7 +97,7 @@ def label_names(place: str, given: Mapping[str, Any]) -> tuple[str, ...]:
     return ordered
 
 
-def _read_config(place: str):
+def _read_config(place: str) -> Any:
     from transformers import AutoConfig, PretrainedConfig
 
     adapter = UserError(
@@ -154,7 +154,7 @@ def _read_config(place: str):
     return config
 
 
-def _read_model(place: str, config):
+def _read_model(place: str, config: Any) -> Any:
     import inspect
 
     import torch
@@ -213,7 +213,7 @@ def _read_model(place: str, config):
     return model.eval(), notes
 
 
-def _read_tokenizer(place: str):
+def _read_tokenizer(place: str) -> Any:
     from transformers import AutoTokenizer
 
     try:

@@ -162,7 +162,7 @@ def fetch(
     return Published(place, record)
 
 
-def _check_room(record: dict, folder: Path, most_gb: float) -> None:
+def _check_room(record: dict[str, Any], folder: Path, most_gb: float) -> None:
     total = sum(known["bytes"] for known in record["files"].values())
     if total > most_gb * 1e9:
         seen = f"{total / 1e9:,.1f} GB, {most_gb:g} are allowed"
@@ -172,7 +172,7 @@ def _check_room(record: dict, folder: Path, most_gb: float) -> None:
         raise UserError("there is no room for what is published", seen=seen, remedy="Name another --to")
 
 
-def _receive(filesystem: Any, place: str, file: Path, known: dict) -> None:
+def _receive(filesystem: Any, place: str, file: Path, known: dict[str, Any]) -> None:
     """One file of the size and the sum that are `known`; no byte more of it is read."""
     digest, left = hashlib.sha256(), known["bytes"]
     with (
@@ -230,7 +230,7 @@ def _check_name(name: str) -> None:
 
 def _record(
     filesystem: Any, place: str, shown: str | None = None, trusted_key: Path | None = None
-) -> dict | None:
+) -> dict[str, Any] | None:
     """What is published at `place`, verified before it is parsed; None where nothing is."""
     try:
         content = _small(filesystem, f"{place}/{RECORD}", MOST_RECORD_BYTES)

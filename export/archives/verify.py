@@ -9,6 +9,7 @@ import tempfile
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def verify(archive: Path, trusted_key: Path | None = None) -> Verdict:
     return Verdict(predictor.artifact.name, len(TEXTS), float(np.abs(served - expected).max()), BOUND)
 
 
-def _ask(url: str, archive: Path) -> list[dict]:
+def _ask(url: str, archive: Path) -> list[dict[str, Any]]:
     """Answers to `TEXTS`, asked in one request: the same plan as in process, so the same scores."""
     body = json.dumps({"texts": TEXTS}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})

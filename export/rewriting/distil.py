@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,7 +157,7 @@ def distil(
     decides: Decision = highest,
     *,
     labelled: bool = True,
-) -> dict:
+) -> dict[str, Any]:
     """Train `student` in place towards `teacher`, and leave it, in eval mode, as it was in its best epoch.
 
     Its output after layer i is held to the teacher's after layer `layer_map[i]` (squared error relative to
@@ -187,12 +188,12 @@ def _distil(
     recipe: Recovery,
     decides: Decision,
     labelled: bool,
-) -> dict:
+) -> dict[str, Any]:
     started = time.perf_counter()
     reference = decides(predict(teacher.model, validation))
     optimizer, schedule = _optimizer(student, len(teacher.texts), recipe)
     rank = "macro_f1" if labelled else "agreement"
-    best: dict = {rank: -math.inf}
+    best: dict[str, Any] = {rank: -math.inf}
     weights: dict[str, torch.Tensor] = {}
     for epoch in range(1, recipe.epochs + 1):
         loss = _train_epoch(student, teacher, optimizer, schedule, recipe, epoch)
@@ -250,7 +251,7 @@ class _Teacher:
                     own = hidden[:, position, : texts.lengths[row]].to(torch.bfloat16, copy=True)
                     self.cache[row] = logits[position], own
 
-    def targets(self, rows: Sequence[int], batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    def targets(self, rows: Sequence[int], batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [texts, labels] and hidden states [student's layers, texts, tokens, hidden size]."""
         if not self.cache:
             return self._compute(batch)
@@ -262,7 +263,7 @@ class _Teacher:
         return logits, hidden
 
     @torch.no_grad()
-    def _compute(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    def _compute(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         logits, hidden = _run(self.model, batch)
         return logits, torch.stack([hidden[layer] for layer in self.layer_map])
 
@@ -335,7 +336,7 @@ def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (each * (labels != UNKNOWN)).sum()
 
 
-def _run(model: PreTrainedModel, batch: dict) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+def _run(model: PreTrainedModel, batch: dict[str, Any]) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
     """fp32 logits, and the hidden states after each layer; bf16 inside where the machine computes it."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with torch.autocast(model.device.type, torch.bfloat16, enabled=has_bf16()):

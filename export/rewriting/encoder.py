@@ -20,7 +20,7 @@ AS_ROBERTA = ("roberta", "xlm-roberta", "camembert")
 PRODUCTS = ("query_key_value", "query", "key_value", "output", "up", "down")
 
 
-def encoder_of(model) -> Encoder:
+def encoder_of(model: Any) -> Encoder:
     """The fp32 `Encoder` that computes what `model` does, a `PreTrainedModel` in eval mode, which is leaned
     on the way. Raises `UnsupportedError` for a model that has another form."""
     config = model.config
@@ -54,7 +54,7 @@ def encoder_of(model) -> Encoder:
     return encoder
 
 
-def quantise(encoder: Encoder, model, dtype: torch.dtype, leave: Collection[str] = ()) -> list[str]:
+def quantise(encoder: Encoder, model: Any, dtype: torch.dtype, leave: Collection[str] = ()) -> list[str]:
     """Make the products of the encoder's layers, in place, products of `dtype` (int8, fp8), but for those
     that compute a linear layer named in `leave`, as it is called in `model`, the leaned one that the encoder
     was made of; which were left."""
@@ -68,7 +68,7 @@ def quantise(encoder: Encoder, model, dtype: torch.dtype, leave: Collection[str]
     return left
 
 
-def _products(encoder: Encoder, model) -> Iterator[tuple[str, str]]:
+def _products(encoder: Encoder, model: Any) -> Iterator[tuple[str, str]]:
     """The products of the encoder's layers, by their names there and in the leaned model."""
     blocks = [name for name, module in model.named_modules() if isinstance(module, Layer)]
     for place, (layer, block) in enumerate(zip(encoder.layers, blocks, strict=True)):

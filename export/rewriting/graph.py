@@ -47,7 +47,7 @@ class Layer(nn.Module):
         else:
             self.query_key_value = _joined(query, key, value)
 
-    def forward(self, hidden: torch.Tensor, attention_mask=None, *_: Any, **named: Any):
+    def forward(self, hidden: torch.Tensor, attention_mask: Any = None, *_: Any, **named: Any) -> Any:
         mask = named.get("attn_mask", attention_mask)
         if mask is not None:  # [batch, 1, 1, length]: the same for every query, only padding is masked
             mask = mask[:, None, None].bool() if mask.dim() == 2 else mask[:, :, :1]
@@ -65,7 +65,7 @@ class Layer(nn.Module):
         return (hidden,) if IN_TUPLE else hidden
 
 
-def lean(model):
+def lean(model: Any) -> Any:
     """`model` with its layers as `Layer`s, the last of them for the first token alone, where that is exact;
     with whole ones, where that is; else `model` itself. A `PreTrainedModel` in eval mode with SDPA attention;
     it is changed in place."""
@@ -90,7 +90,7 @@ def lean(model):
     return model
 
 
-def with_linears(model):
+def with_linears(model: Any) -> Any:
     """`model` with GPT-2's way to write a linear layer (Conv1D, its weight transposed) written as all others,
     so that converters and proofs see one kind; changed in place."""
     from transformers.pytorch_utils import Conv1D
@@ -127,7 +127,7 @@ def anatomy_of(block: nn.Module) -> Anatomy:
     return DISTILBERT if hasattr(block, DISTILBERT.attention_norm) else BERT
 
 
-def _blocks(model) -> nn.ModuleList | None:
+def _blocks(model: Any) -> nn.ModuleList | None:
     """The encoder's layers, where they have a form that `Layer` reads."""
     encoder = getattr(model, model.base_model_prefix, None)
     stack = getattr(encoder, "transformer", None) or getattr(encoder, "encoder", None)
@@ -148,7 +148,7 @@ def _joined(*linears: nn.Linear) -> nn.Linear:
     return joined
 
 
-def probe(model) -> dict[str, torch.Tensor]:
+def probe(model: Any) -> dict[str, torch.Tensor]:
     """Random inputs with padding, the same each time."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(4, model.config.vocab_size, (4, 12), generator=generator)

@@ -51,7 +51,7 @@ class Exported:
         return {node for layer in layers for node in self.products.get(layer, ())}
 
 
-def export(model) -> Exported:
+def export(model: Any) -> Exported:
     """The fused graph of a `PreTrainedModel` for sequence classification, which may change on the way.
 
     Inputs are input_ids and attention_mask, int64 [batch, length]; the output is logits, fp32
@@ -81,7 +81,7 @@ def export(model) -> Exported:
     return Exported(fused, dict(operators.most_common()), attentions, _products(fused, linears))
 
 
-def plain_export(model) -> onnx.ModelProto:
+def plain_export(model: Any) -> onnx.ModelProto:
     """What optimum writes, with token types, where the model has them, at their default; a classifier under a
     head of ours, which optimum does not know, as torch writes it by the same tracing."""
     if model.config.model_type == "pooled-classifier":
@@ -109,7 +109,7 @@ def plain_export(model) -> onnx.ModelProto:
         return onnx.load(f"{scratch}/model.onnx")
 
 
-def _traced(model) -> onnx.ModelProto:
+def _traced(model: Any) -> onnx.ModelProto:
     import torch
     from optimum.exporters.onnx.model_patcher import sdpa_mask_without_vmap
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
@@ -396,7 +396,7 @@ def _peaks(
     return peaks
 
 
-def _linear_weights(model) -> dict[str, str]:
+def _linear_weights(model: Any) -> dict[str, str]:
     """A digest of the weight of each linear layer, by the layer's name."""
     import torch
 
@@ -423,7 +423,7 @@ def _digest(weight: np.ndarray) -> str:
     return f"{weight.shape}:{hashlib.sha256(np.ascontiguousarray(weight).tobytes()).hexdigest()}"
 
 
-def _torch_logits(model, inputs: dict[str, np.ndarray]) -> np.ndarray:
+def _torch_logits(model: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
     import torch
 
     with torch.inference_mode():

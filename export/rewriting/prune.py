@@ -10,6 +10,7 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -92,7 +93,7 @@ def linear_flops(model: PreTrainedModel) -> int:
     return sum(2 * linear.weight.numel() for linear in encoder_linears(model))
 
 
-def describe(model: PreTrainedModel) -> dict:
+def describe(model: PreTrainedModel) -> dict[str, Any]:
     """Facts for a proof: the sizes that pruning changes, read from the modules and not from the config."""
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

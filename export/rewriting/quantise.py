@@ -9,6 +9,7 @@ hoping that a pattern matches.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ def observe(model: nn.Module, inputs: Sequence[Mapping[str, np.ndarray]]) -> dic
     """What every linear layer of `model` is given over `inputs`."""
     ranges: dict[str, Range] = {}
 
-    def watch(name: str):
+    def watch(name: str) -> Any:
         def hook(_: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
             seen = arguments[0].flatten(0, -2)
             low, high = seen.amin(dim=0).clamp(max=0), seen.amax(dim=0).clamp(min=0)
@@ -112,11 +113,12 @@ class StaticLinear(nn.Module):
         )
         packed = torch.ops.onednn.qlinear_prepack(self.weight, None)
         weights = (packed, self.weight_scales, self.weight_zero_points, self.bias)
-        rest: tuple = (1.0, 0, self.dtype, "none", [], "")  # no second quantisation, no fused operation
+        # No second quantisation, no fused operation.
+        rest: tuple[Any, ...] = (1.0, 0, self.dtype, "none", [], "")
         return torch.ops.onednn.qlinear_pointwise(quantised, self.scale, self.zero_point, *weights, *rest)
 
 
-@torch.library.register_fake("onednn::qlinear_prepack")
+@torch.library.register_fake("onednn::qlinear_prepack")  # type: ignore[untyped-decorator]  # torch's own
 def _packed_shape(weight: torch.Tensor, _: object) -> torch.Tensor:
     """What tracing needs to know of packing, which torch leaves unsaid."""
     return weight.new_empty((weight.shape[1], weight.shape[0]))
@@ -162,7 +164,7 @@ def most_sensitive(source: Source) -> list[str]:
     return sorted(moved, key=moved.__getitem__, reverse=True)
 
 
-def _rounding(factors: torch.Tensor, scale: float, zero_point: int):
+def _rounding(factors: torch.Tensor, scale: float, zero_point: int) -> Any:
     """A hook that gives a layer its inputs smoothed and rounded to 8 bits."""
 
     def hook(_: nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:

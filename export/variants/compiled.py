@@ -5,6 +5,7 @@ One package takes any batch and any length: a worker that loads it compiles noth
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from export import proof
 from export.registry import TEMPORARY, Built, variant
@@ -73,7 +74,7 @@ def compiled_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> 
     return built
 
 
-def _compile(model, source: Source, folder: Path, facts: dict) -> Built:
+def _compile(model: Any, source: Source, folder: Path, facts: dict[str, Any]) -> Built:
     """Compile the traced model into `folder/model.pt2`, and count what was generated."""
     import torch
     from torch._inductor import select_algorithm

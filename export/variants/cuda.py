@@ -211,7 +211,7 @@ def _eager(source: Source, folder: Path, dtype: str, tf32: bool = False) -> Buil
     return Built(facts, {"dtype": dtype, "tf32": tf32}, grid=source.gpu_grid)
 
 
-def _half(source: Source, folder: Path) -> tuple[dict, dict]:
+def _half(source: Source, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The encoder in fp16, as `write_encoder` does."""
     from export.rewriting.encoder import encoder_of
 
@@ -255,7 +255,7 @@ def to_float(encoder: "Encoder", dtype: "torch.dtype") -> "Encoder":
     return encoder
 
 
-def write_encoder(encoder: "Encoder", folder: Path) -> tuple[dict, dict]:
+def write_encoder(encoder: "Encoder", folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write the weights; the facts about them, and the options with which they are read again."""
     from safetensors.torch import save_file
 
@@ -270,7 +270,7 @@ def write_encoder(encoder: "Encoder", folder: Path) -> tuple[dict, dict]:
     return facts, {"encoder": asdict(encoder.anatomy)}
 
 
-def read_encoder(folder: Path, options: dict, device: str = DEVICE) -> "Encoder":
+def read_encoder(folder: Path, options: dict[str, Any], device: str = DEVICE) -> "Encoder":
     from safetensors.torch import load_file
 
     from handler.cuda import set_kernels
@@ -281,7 +281,7 @@ def read_encoder(folder: Path, options: dict, device: str = DEVICE) -> "Encoder"
     return Encoder(Anatomy.of(options["encoder"]), load_file(folder / "model.safetensors", device))
 
 
-def _replayed(folder: Path, options: dict, grid: Grid) -> dict:
+def _replayed(folder: Path, options: dict[str, Any], grid: Grid) -> dict[str, Any]:
     """Facts of graphs as they are served: two shapes, each recorded by its first call and run three times."""
     import numpy as np
 
@@ -325,7 +325,7 @@ def write_onnx_fp16(source: Source, folder: Path) -> None:
     onnx.save(convert_float_to_float16(proto, keep_io_types=True), folder / "model.onnx")
 
 
-def _ran_on(folder: Path, options: dict, grid: Grid) -> dict:
+def _ran_on(folder: Path, options: dict[str, Any], grid: Grid) -> dict[str, Any]:
     """Every product executed by the provider that was asked for."""
     import numpy as np
 

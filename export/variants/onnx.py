@@ -7,7 +7,7 @@ Gemm, Add, Softmax or Attention in bf16 ("Could not find an implementation").
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from export import proof
 from export.registry import Built, variant
@@ -124,15 +124,15 @@ def onnx_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Buil
     return _proven(exported, layers, leave, folder / "model.onnx")
 
 
-def _reader(source: Source):
+def _reader(source: Source) -> Any:
     """The calibration texts as ONNX Runtime reads them."""
     from onnxruntime.quantization import CalibrationDataReader
 
-    class Texts(CalibrationDataReader):
+    class Texts(CalibrationDataReader):  # type: ignore[misc]  # of no annotations
         def __init__(self) -> None:
             self.left = iter(source.calibration())
 
-        def get_next(self):
+        def get_next(self) -> Any:
             return next(self.left, None)
 
     return Texts()
@@ -170,7 +170,7 @@ def _proven(exported: "Exported", layers: int, leave: Collection[str], path: Pat
     return Built(facts, OPTIONS)
 
 
-def _executed(exported: "Exported", layers: int, path: Path) -> dict:
+def _executed(exported: "Exported", layers: int, path: Path) -> dict[str, Any]:
     """What ONNX Runtime executes of the graph at `path`, beside what the plain export consists of."""
     facts = proof.onnx_operators(path, OPTIONS)
     executed = facts["executed_operators"]

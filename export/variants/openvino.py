@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from export import proof
 from export.registry import Built, variant
@@ -105,7 +106,7 @@ compile_openvino(pathlib.Path(sys.argv[1]), json.loads(sys.argv[2]), 1)
 """
 
 
-def _compiled(graph: Path, options: Mapping[str, str]):
+def _compiled(graph: Path, options: Mapping[str, str]) -> Any:
     """The graph as one thread serves it, an `openvino.CompiledModel`.
 
     It is compiled in another process first: on AMX, OpenVINO 2026.4 divides by zero in compiling a Llama in
@@ -122,7 +123,7 @@ def _compiled(graph: Path, options: Mapping[str, str]):
     return compile_openvino(graph, dict(options), 1)
 
 
-def _convert(source: Source):
+def _convert(source: Source) -> Any:
     """The traced graph as an `openvino.Model`, and of each call of a linear layer the layer's name and its
     product's: layers that share weights have one name."""
     import openvino

@@ -8,7 +8,7 @@ third the zeros stay where they are.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from export import proof
 from export.registry import Built, variant
@@ -147,7 +147,7 @@ def _layers(source: Source, count: int) -> list[int]:
     return list(choose_layers(source.model(), count, texts.batches()))
 
 
-def _recover(source: Source, student, teacher, layers: Sequence[int], recipe=None) -> dict:  # type: ignore[no-untyped-def]
+def _recover(source: Source, student, teacher, layers: Sequence[int], recipe=None) -> dict[str, Any]:  # type: ignore[no-untyped-def]
     from export.rewriting.distil import Recovery, Texts, decision, distil, takes_over
     from export.rewriting.prune import layers_of
 
@@ -164,7 +164,7 @@ def _recover(source: Source, student, teacher, layers: Sequence[int], recipe=Non
 
 
 def _smaller(
-    student: "PreTrainedModel", teacher: "PreTrainedModel", folder: Path, keep: float, facts: dict
+    student: "PreTrainedModel", teacher: "PreTrainedModel", folder: Path, keep: float, facts: dict[str, Any]
 ) -> Built:
     """Save, reload, and hold what came back to the promise."""
     from export.rewriting.prune import describe

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +135,7 @@ def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Colum
         joined["train"], others, shares = _join(parts, raws, prepared, dropped)
     task = "multi-label" if joined["train"].multi_label else "single-label"
     split_sha256 = {name: fingerprint(split) for name, split in joined.items()}
-    identity: tuple = (task, raws[0].labels, split_sha256)
+    identity: tuple[Any, ...] = (task, raws[0].labels, split_sha256)
     if others:
         held_out = {
             name: {split: fingerprint(part) for split, part in own.items()} for name, own in others.items()

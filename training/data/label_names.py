@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Hashable
 from decimal import Decimal
+from typing import Any
 
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 CODE = re.compile(r"[+-]?0\d", re.ASCII)  # 01 and 007 are codes, and 1 is another
@@ -45,7 +46,7 @@ def loose_key(name: str) -> str:
     return re.sub(r"[\W_]+|(?<!\d)0+(?=\d)", "", str(key(name)))
 
 
-def natural(name: str) -> tuple:
+def natural(name: str) -> tuple[Any, ...]:
     """Sorts numbers within names as numbers: LABEL_2 before LABEL_10."""
     parts = re.split(r"(\d+)", name)
     return (*(int(part) if place % 2 else part for place, part in enumerate(parts)), name)

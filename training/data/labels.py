@@ -71,8 +71,8 @@ class OneColumn:
         self.columns, self.order = columns, order
         self.codes: dict[str, int] = {}
         self.number_of: dict[str, float] = {}
-        self.taken: dict[str, array] = {}  # of each row, its value's code, or -1 for one too many
-        self.numbers: dict[str, array] = {}  # of each row, its value as a number, or NaN
+        self.taken: dict[str, array[Any]] = {}  # of each row, its value's code, or -1 for one too many
+        self.numbers: dict[str, array[Any]] = {}  # of each row, its value as a number, or NaN
         self.first: dict[tuple[str, int | str], list[int]] = {}
         self.missing: Counter[str] = Counter()  # words for nothing
 
@@ -257,7 +257,7 @@ class OneColumn:
         found = set(labels)
         return HATE_LABELS if found == set(HATE_LABELS) else tuple(sorted(found, key=self._place))
 
-    def _place(self, label: str) -> tuple:
+    def _place(self, label: str) -> tuple[Any, ...]:
         """Where a label stands: as its classes have it, then numbers, then not-hate, then the other names."""
         place = self.order.index(label) if label in self.order else len(self.order)
         found = number(label)
@@ -305,7 +305,7 @@ class ManyColumns:
                 remedy="Give --labels as many, or leave it out: the columns' names are the labels'.",
             )
         self.labels = columns.labels or tuple(names)
-        self.taken: dict[str, array] = {}
+        self.taken: dict[str, array[Any]] = {}
         self.number_of: dict[str, float] = {}
 
     def add(self, split: str, line: int, values: Sequence[Any]) -> str:

@@ -89,7 +89,7 @@ def prepare(raw: Mapping[str, Split], seed: int = 0) -> Prepared:
     test stays, then the one in validation, then in gate. In train all copies of a text whose copies
     disagree on the label are dropped, since nothing says which is right; of agreeing copies one stays.
     """
-    dropped: dict[str, Counter] = {name: Counter() for name in SPLITS}
+    dropped: dict[str, Counter[str]] = {name: Counter() for name in SPLITS}
     stripped = {name: _without_empty(split, dropped[name]) for name, split in raw.items()}
     keys = {name: digests(split.texts) for name, split in stripped.items()}
     found = {
@@ -155,7 +155,7 @@ def digests(texts: Sequence[str]) -> np.ndarray:
     return np.fromiter((int.from_bytes(digest, sys.byteorder) for digest in found), np.uint64, len(texts))
 
 
-def without(keys: np.ndarray, earlier: Sequence[tuple[str, np.ndarray]], dropped: Counter) -> np.ndarray:
+def without(keys: np.ndarray, earlier: Sequence[tuple[str, np.ndarray]], dropped: Counter[str]) -> np.ndarray:
     """The rows of those `keys` that stand in none of the named `earlier` ones; the others are counted."""
     rows = np.arange(len(keys))
     for name, others in earlier:
@@ -180,7 +180,7 @@ def concatenate(parts: Sequence[Split], weights: Sequence[float]) -> Split:
     )
 
 
-def _without_empty(split: Split, dropped: Counter) -> Split:
+def _without_empty(split: Split, dropped: Counter[str]) -> Split:
     texts = split.texts
     if not isinstance(texts, StoredTexts):  # those were stripped when they were written
         texts = [text.strip() for text in texts]
@@ -190,7 +190,7 @@ def _without_empty(split: Split, dropped: Counter) -> Split:
     return replace(split, texts=texts).take(rows)
 
 
-def _without_duplicates(split: Split, keys: np.ndarray, dropped: Counter) -> np.ndarray:
+def _without_duplicates(split: Split, keys: np.ndarray, dropped: Counter[str]) -> np.ndarray:
     """The rows of train that stay: the first of those copies that agree on the label."""
     _, first, place, copies = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     low, high = _label_range(codes(split), place, len(first))

@@ -20,7 +20,7 @@ ROWS = 10_000  # written and read at once
 class StoredTexts(Sequence[str]):
     """Rows of an Arrow column of strings (`pyarrow.ChunkedArray`)."""
 
-    def __init__(self, column, rows: np.ndarray | None = None) -> None:
+    def __init__(self, column: Any, rows: np.ndarray | None = None) -> None:
         self.column = column
         self.rows = np.arange(len(column)) if rows is None else rows
         self._chunks = column.chunks

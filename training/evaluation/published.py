@@ -6,6 +6,7 @@ TweetEval's evaluation script reads `predictions/hate.txt`: the label's index, o
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def check_published(dataset: Dataset, split: str) -> None:
 def _published(dataset: Dataset, split: str) -> list[str]:
     first = sources.parse(dataset.spec)[0]
     request = sources.Request(first.argument, dataset.data_dir, dataset.columns, dataset.seed)
-    raw: Mapping = sources.SOURCES[first.name].read(request).splits
+    raw: Mapping[str, Any] = sources.SOURCES[first.name].read(request).splits
     if split not in raw:
         raise UserError(
             f"{first.spec} publishes no {split} split: ours was carved from its training texts",

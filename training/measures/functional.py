@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -224,7 +225,7 @@ def evaluate_cases(
     reference_scores: np.ndarray,
     thresholds: Mapping[str, float],
     reference_thresholds: Mapping[str, float],
-) -> dict:
+) -> dict[str, Any]:
     """Accuracy and flips by functionality and ranking by group, in plain JSON numbers.
 
     `scores` and fp32's `reference_scores` are calibrated, float64 [n, 2]; each is decided by its own
@@ -248,7 +249,7 @@ def evaluate_cases(
 
 def _functionality(
     name: str, rows: np.ndarray, truth: np.ndarray, given: np.ndarray, wanted: np.ndarray
-) -> dict:
+) -> dict[str, Any]:
     return {
         "functionality": name,
         "label": HATE_LABELS[truth[rows][0]],
@@ -257,7 +258,7 @@ def _functionality(
     }
 
 
-def _answers(truth: np.ndarray, given: np.ndarray, wanted: np.ndarray) -> dict:
+def _answers(truth: np.ndarray, given: np.ndarray, wanted: np.ndarray) -> dict[str, Any]:
     return {
         "accuracy": float((given == truth).mean()),
         "reference_accuracy": float((wanted == truth).mean()),
@@ -265,7 +266,7 @@ def _answers(truth: np.ndarray, given: np.ndarray, wanted: np.ndarray) -> dict:
     }
 
 
-def _ranking(cases: Cases, hate: np.ndarray, group: str) -> dict:
+def _ranking(cases: Cases, hate: np.ndarray, group: str) -> dict[str, Any]:
     """The three AUCs of Borkan et al. (2019); background is every case that is not about this group."""
     inside = np.array([each == group for each in cases.group])
     hateful = cases.labels == 1

@@ -1,6 +1,7 @@
 """How good calibrated scores are: labels, ranking, and the scores as probabilities."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from sklearn import metrics as sk
@@ -13,7 +14,7 @@ ECE_BINS = 15  # of equal width, as Guo et al., 2017 (https://arxiv.org/abs/1706
 
 def evaluate(
     scores: np.ndarray, truth: np.ndarray, thresholds: Mapping[str, float], labels: Sequence[str]
-) -> dict:
+) -> dict[str, Any]:
     """All figures of scores `[n, labels]` against label indices `[n]`, or against independent labels as 0 and
     1 `[n, labels]`, in plain JSON numbers.
 
@@ -49,7 +50,7 @@ def evaluate(
 
 def _evaluate_independent(
     scores: np.ndarray, truth: np.ndarray, thresholds: Mapping[str, float], labels: Sequence[str]
-) -> dict:
+) -> dict[str, Any]:
     given = decide(scores, labels, thresholds, multi_label=True)
     precision, recall, f1, support = sk.precision_recall_fscore_support(
         truth, given, average=None, zero_division=0
@@ -69,7 +70,7 @@ def _evaluate_independent(
 
 def _per_label(
     labels: Sequence[str], precision: np.ndarray, recall: np.ndarray, f1: np.ndarray, support: np.ndarray
-) -> dict[str, dict]:
+) -> dict[str, dict[str, Any]]:
     return {
         label: {
             "precision": float(precision[index]),
@@ -100,7 +101,7 @@ def expected_calibration_error(scores: np.ndarray, truth: np.ndarray, bins: int 
 
 def reliability(
     scores: np.ndarray, truth: np.ndarray, positive: int | None = None, bins: int = RELIABILITY_BINS
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """The points of a reliability diagram: of each bin of the score of the `positive` one of two labels (else
     of the top label; of independent labels, of every score) the mean score, how often it was right, and how
     many texts (or scores)."""
