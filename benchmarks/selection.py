@@ -118,7 +118,7 @@ def select(document: Report, objective: Objective) -> Selection:
     Raises `UserError` when the objective is about serving and nothing was measured as served.
     """
     variants = document.variants
-    served = any(one.served for one in variants)
+    served = any(variant.served for variant in variants)
     if objective.is_served and not served:
         raise UserError(
             "the objective is about serving, and nothing was measured as served",
@@ -126,9 +126,11 @@ def select(document: Report, objective: Objective) -> Selection:
             remedy="Package first, then measure: make package benchmark",
         )
     verdicts = verdicts_at(variants, objective.max_f1_drop, len(document.data.labels))
-    lacking = {one.name: _lacks(one, objective, verdicts.get(one.name), served) for one in variants}
-    qualified = {one.name: one for one in variants if not lacking[one.name]}
-    speeds = {name: _speed(one, objective, served) for name, one in qualified.items()}
+    lacking = {
+        variant.name: _lacks(variant, objective, verdicts.get(variant.name), served) for variant in variants
+    }
+    qualified = {variant.name: variant for variant in variants if not lacking[variant.name]}
+    speeds = {name: _speed(variant, objective, served) for name, variant in qualified.items()}
     ranked = sorted(speeds, key=lambda name: -speeds[name].value)
     selected = ranked[0] if ranked else None
     reasons = {name: f"not chosen: {'; '.join(lost)}" for name, lost in lacking.items() if lost}
@@ -142,7 +144,7 @@ def select(document: Report, objective: Objective) -> Selection:
         objective=objective,
         run=document.run.id,
         runners_up=ranked[1:],
-        reasons={one.name: reasons[one.name] for one in variants},
+        reasons={variant.name: reasons[variant.name] for variant in variants},
     )
 
 
@@ -151,19 +153,24 @@ def verdicts_at(variants: Sequence[Variant], margin: float, labels: int) -> dict
 
     A report without counts (of an earlier version) is judged by its interval.
     """
-    judged = [one for one in variants if one.name != REFERENCE and not one.error and one.judged.macro_f1_drop]
+    judged = [
+        variant
+        for variant in variants
+        if variant.name != REFERENCE and not variant.error and variant.judged.macro_f1_drop
+    ]
     found: dict[str, Verdict] = {}
     for equal in (True, False):  # what the check refused can never be chosen: it is no chance to be lucky
         family = {
-            one.name: found_drop
-            for one in judged
-            if one.built.check.equal is equal and (found_drop := Drop.of(one.judged, labels)) is not None
+            variant.name: found_drop
+            for variant in judged
+            if variant.built.check.equal is equal
+            and (found_drop := Drop.of(variant.judged, labels)) is not None
         }
         found |= judge(family, margin)
-    for one in judged:
-        if one.name not in found and (drop := one.judged.macro_f1_drop):
+    for variant in judged:
+        if variant.name not in found and (drop := variant.judged.macro_f1_drop):
             verdict = by_interval(drop, margin)
-            found[one.name] = Verdict(verdict=verdict, variants=1, texts_to_settle=None)
+            found[variant.name] = Verdict(verdict=verdict, variants=1, texts_to_settle=None)
     return found
 
 

@@ -114,7 +114,7 @@ def choose(document: Report, selection: Selection | None, wanted: str | None) ->
 
     `UserError` where the wanted one was not measured, or none qualifies.
     """
-    variants = {one.name: one for one in document.variants}
+    variants = {variant.name: variant for variant in document.variants}
     if wanted is None and selection and selection.run == document.run.id:
         wanted = selection.selected
     if wanted is None:

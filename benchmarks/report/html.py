@@ -186,7 +186,7 @@ def _colours() -> str:
 def _answer(document: Report, selection: Selection | None) -> tuple[str, list[str]]:
     """The headline and the sentences below it: what to ship, how fast it is, what is proven."""
     allowed = margin(document)
-    if not any(not one.error for one in document.variants):
+    if not any(not variant.error for variant in document.variants):
         return "Nothing could be measured", ["Every variant failed; the reasons are below."]
     chosen = None
     best = fastest_passing(document)
@@ -196,9 +196,9 @@ def _answer(document: Report, selection: Selection | None) -> tuple[str, list[st
             return "No variant keeps the objective", [f"{name}: {why}." for name, why in reasons.items()]
         if chosen == REFERENCE:
             return "fp32 stays", [f"{sentence_case(reasons[REFERENCE])}."]
-        best = next(one for one in document.variants if one.name == chosen)
+        best = next(variant for variant in document.variants if variant.name == chosen)
     if best is None or best.name == REFERENCE:
-        words = Counter(verdict(one, allowed) for one in document.variants)
+        words = Counter(verdict(variant, allowed) for variant in document.variants)
         seen = ", ".join(f"{count} {word}" for word, count in words.items() if word != IS_REFERENCE)
         return "No variant passes: fp32 stays", [f"Of the others: {seen}." if seen else "fp32 was alone."]
     entry = best.batch
@@ -221,10 +221,10 @@ def _answer(document: Report, selection: Selection | None) -> tuple[str, list[st
 def _cards(document: Report) -> list[dict[str, str]]:
     """Counts of verdicts, and the main figures of the variant in the headline."""
     allowed = margin(document)
-    ours = [one for one in document.variants if one.name != REFERENCE]
+    ours = [variant for variant in document.variants if variant.name != REFERENCE]
     if not ours:
         return []
-    words = Counter(verdict(one, allowed) for one in ours)
+    words = Counter(verdict(variant, allowed) for variant in ours)
     passing = sum(words[word] for word in SHIPPABLE)
     others = ", ".join(
         f"{words[word]} {word}" for word in (INCONCLUSIVE, FAIL, NOT_EQUAL, FAILED) if words[word]

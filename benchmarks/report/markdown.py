@@ -157,4 +157,6 @@ def proof_note(document: Report) -> str:
 
 def _has_builds(document: Report) -> bool:
     """Whether the report is of a version that carries what the table of proofs shows."""
-    return any(one.artifact and one.artifact.build_seconds is not UNSET for one in document.variants)
+    return any(
+        variant.artifact and variant.artifact.build_seconds is not UNSET for variant in document.variants
+    )

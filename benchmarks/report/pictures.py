@@ -101,13 +101,13 @@ def _change(gate: Parity, judged: bool, is_reference: bool) -> tuple[float, floa
 def by_length(document: Report) -> tuple[list[str], list[Series]]:
     """Names of the bins of tokens, and each variant's p50 in ms by bin; empty without bins."""
     chosen, found = shown(document), []
-    ends = sorted({part.up_to for one in document.variants for part in _lengths(one)})
-    for one in document.variants:
-        parts = {part.up_to: part.p50_ms for part in _lengths(one)}
+    ends = sorted({part.up_to for variant in document.variants for part in _lengths(variant)})
+    for variant in document.variants:
+        parts = {part.up_to: part.p50_ms for part in _lengths(variant)}
         places = [place for place, end in enumerate(ends) if end in parts]
         if places:
             ys = [parts[ends[place]] for place in places]
-            found.append(Series(one.name, places, ys, one.name in chosen))
+            found.append(Series(variant.name, places, ys, variant.name in chosen))
     return (bins(ends), found) if len(ends) > 1 else ([], [])
 
 
@@ -120,11 +120,11 @@ def by_batch(document: Report) -> list[Series]:
     """Each variant's p50 in ms per text by the number of texts of 32 tokens in a call."""
     chosen, found = shown(document), []
     sizes = [batch for batch, tokens in (*SHAPES, *CUDA_SHAPES) if tokens == 32]
-    for one in document.variants:
-        timed = {size: entry for size in sizes if (entry := one.case(f"{size}x32"))}
+    for variant in document.variants:
+        timed = {size: entry for size in sizes if (entry := variant.case(f"{size}x32"))}
         if len(timed) > 1:
             ys = [entry.p50_ms / size for size, entry in timed.items()]
-            found.append(Series(one.name, list(timed), ys, one.name in chosen))
+            found.append(Series(variant.name, list(timed), ys, variant.name in chosen))
     return found
 
 
@@ -178,16 +178,16 @@ def reliability(document: Report) -> list[tuple[str, float | None, list[Reliabil
 
 def loads(document: Report) -> list[Load]:
     """Those that met arrivals that do not wait: those on the front, or whoever did."""
-    tried = [one for one in document.variants if one.open]
-    chosen = [one for one in tried if one.name in shown(document)] or tried[:4]
+    tried = [variant for variant in document.variants if variant.open]
+    chosen = [variant for variant in tried if variant.name in shown(document)] or tried[:4]
     found = []
-    for one in chosen:
-        levels = sorted(one.open, key=lambda level: level.offered_rps)
+    for variant in chosen:
+        levels = sorted(variant.open, key=lambda level: level.offered_rps)
         found.append(
             Load(
-                one.name,
+                variant.name,
                 levels,
-                max((level.requests_per_second for level in one.served), default=None),
+                max((level.requests_per_second for level in variant.served), default=None),
             )
         )
     return found
@@ -214,7 +214,7 @@ def functional(document: Report) -> tuple[str, list[str], list[Series]]:
 
 
 def _row(document: Report, name: str) -> Variant:
-    return next(one for one in document.variants if one.name == name)
+    return next(variant for variant in document.variants if variant.name == name)
 
 
 PICTURES = (

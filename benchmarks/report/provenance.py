@@ -18,11 +18,11 @@ SPINNING = (
 def failures(document: Report) -> list[str]:
     """A sentence for everything that failed."""
     lines = []
-    for one in document.variants:
-        if one.error:
-            lines.append(f"{one.name} failed during {one.error.stage}: {one.error.message}")
-        if one.served_error:
-            lines.append(f"{one.name} could not be served: {one.served_error}")
+    for variant in document.variants:
+        if variant.error:
+            lines.append(f"{variant.name} failed during {variant.error.stage}: {variant.error.message}")
+        if variant.served_error:
+            lines.append(f"{variant.name} could not be served: {variant.served_error}")
     for peer in document.peers:
         if peer.served_error:
             lines.append(f"{peer.name} could not be served to the end: {peer.served_error}")
@@ -184,7 +184,7 @@ def _noise_line(document: Report) -> str:
 
 def _served_lines(document: Report) -> list[str]:
     measured = document.measured
-    levels = [level for one in measured for level in one.served]
+    levels = [level for variant in measured for level in variant.served]
     if not levels:
         return []
     serving = document.run.serving
@@ -196,7 +196,7 @@ def _served_lines(document: Report) -> list[str]:
         f"same cores and took up to {cores:.2f} of them.{which}"
     ]
     objective = document.run.objective_p99_ms
-    if any(one.open for one in measured):
+    if any(variant.open for variant in measured):
         good = f"; in time: within {objective:g} ms" if objective else ""
         lines.append(
             "Open loop: requests arrive at random (Poisson) whether or not earlier ones were answered, and "

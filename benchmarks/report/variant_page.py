@@ -53,7 +53,9 @@ def _sections(document: Report) -> dict[str, str]:
     """Headings and bodies in their order; what a report lacks is empty."""
     one = document.only
     functional = {SUITES.get(suite, suite): _functional(found) for suite, found in one.functional.items()}
+    short = table("In short", columns.main(document), [one])
     return {
+        "In short": transposed(short),
         "Speed in process": _speed(one),
         "One text, by its length": _by_length(one),
         "Against the arithmetic": _roofline(one),

@@ -46,7 +46,7 @@ def noninferiority(row: Row) -> Noninferiority | None:
 
 def is_tested(document: Report) -> bool:
     """Whether any variant of the report was tested for non-inferiority."""
-    return any(noninferiority(one) for one in document.variants)
+    return any(noninferiority(variant) for variant in document.variants)
 
 
 def reference(document: Report, name: str = REFERENCE) -> Variant | None:
@@ -81,11 +81,11 @@ def front(document: Report) -> list[str]:
     """Variants that may be shipped and that no other such one beats in speed and `worst`; slowest first."""
     allowed = margin(document)
     points = [
-        (rate, lost, one.name)
-        for one in document.variants
-        if verdict(one, allowed) in SHIPPABLE
-        and (rate := batch_rate(one)) is not None
-        and (lost := worst(one)) is not None
+        (rate, lost, variant.name)
+        for variant in document.variants
+        if verdict(variant, allowed) in SHIPPABLE
+        and (rate := batch_rate(variant)) is not None
+        and (lost := worst(variant)) is not None
     ]
     return [
         name
@@ -100,7 +100,7 @@ def front(document: Report) -> list[str]:
 def shown(document: Report, most: int = MOST_SHOWN) -> list[str]:
     """fp32 and the front's fastest: those that pictures tell apart; the one there is, where it is alone."""
     if len(document.variants) == 1:
-        return [one.name for one in document.variants if not one.error]
+        return [variant.name for variant in document.variants if not variant.error]
     fastest = [name for name in front(document) if name != REFERENCE][-(most - 1) :]
     return ([REFERENCE] if reference(document) else []) + fastest
 

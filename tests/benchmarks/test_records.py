@@ -178,6 +178,7 @@ def test_a_complete_report_of_one_variant_starts_with_its_verdict(make) -> None:
     assert page.splitlines()[2].startswith("**PASS.** A drop of 0.01 or more is ruled out")
     headings = [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")]
     assert headings == [
+        "In short",
         "Speed in process",
         "One text, by its length",
         "Against the arithmetic",
