@@ -77,6 +77,7 @@ def test_refitting_mends_a_shifted_threshold_and_no_noise(reports) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.quiet
 def test_an_identical_copy_is_not_shown_to_be_worse_and_not_different_in_speed(reports) -> None:
     verdict = reports["copy"].parity["gate"].noninferiority
     assert verdict.verdict != "fail"

@@ -105,6 +105,7 @@ def test_memory_that_rises_and_falls_has_not_grown() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.quiet
 def test_a_real_server_under_twice_its_load_refuses_the_rest(build_once, tmp_path) -> None:
     archive = package(build_once("onnx-int8-dynamic"), tmp_path)
     done = ran("benchmarks", "overload", "--archive", archive, "--seconds", 10, "--factor", 3)
