@@ -39,10 +39,8 @@ from training.checkpoint import load_data, open_checkpoint
 
 ROOT = Path(__file__).parents[1]
 spare_loopback()  # whatever asks the servers of tests, by whichever library
-for number in (
-    signal.SIGINT,
-    signal.SIGQUIT,
-):  # which a shell has ignored by what it starts in the background
+# What a shell starts in the background, or by nohup, has some ignored: those that tests send would be lost.
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)
 

@@ -229,6 +229,7 @@ def test_the_containers_program_ends_by_itself_where_its_worker_hangs(
         while not access.is_ready("hate"):
             assert time.monotonic() < deadline
             time.sleep(0.5)
+        time.sleep(container.EVERY_S + 2)  # it has seen a worker that lives: a start is given longer
         (java,) = psutil.Process(process.pid).children()
         for worker in servers.workers_of(java):
             worker.suspend()
