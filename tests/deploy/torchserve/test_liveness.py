@@ -196,6 +196,7 @@ def test_stop_says_where_something_else_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.quiet
 def test_a_worker_that_fails_for_longer_than_torchserve_is_patient_comes_back(
     served: tuple[Server, Artifact], workshop: Path
 ) -> None:
@@ -207,7 +208,7 @@ def test_a_worker_that_fails_for_longer_than_torchserve_is_patient_comes_back(
         server.worker().kill()
         time.sleep(420)
         away.rename(artifact)
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 400  # it is tried every 89 s, and a start takes long on a busy machine
         while not server.access.answers("hate"):
             assert time.monotonic() < deadline
             time.sleep(1)
