@@ -324,7 +324,7 @@ def pooled_ratio(
 
 def speedup(rounds: Rounds, name: str, reference: str = REFERENCE) -> records.Ratio:
     """Ratio to the reference with its interval, the noise floor as a factor, and the verdict of the two. A
-    peer has no control: beside it, the noise is fp32's."""
+    peer has no control of its own: its noise is fp32's."""
     ours = reference if reference in CONTROLS else REFERENCE
     noise = paired_ratio(rounds[ours], rounds[CONTROLS[ours]]).distance if CONTROLS[ours] in rounds else None
     if name == reference:

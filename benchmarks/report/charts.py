@@ -146,12 +146,9 @@ def latency_by_length(document: Report) -> str:
     if not series:
         return ""
     with canvas(4.2) as (figure, (axes,)):
-        _lines(axes, series, room=_room(series, len(names) - 1))
-        axes.set_xticks(range(len(names)), names)
         axes.set_xlabel("tokens of the text")
         axes.set_ylabel("p50 of one text, ms")
-        _log_axis(axes.yaxis, [value for one in series for value in one.ys])
-        _label_lines(axes, series)
+        _latency_lines(axes, series, names)
         return svg(figure, "length", _title("length"), _sentence(series, "ms"))
 
 
@@ -166,13 +163,18 @@ def latency_by_batch(document: Report) -> str:
         pictures.Series(one.name, [places[int(x)] for x in one.xs], one.ys, one.is_shown) for one in series
     ]
     with canvas(4.2) as (figure, (axes,)):
-        _lines(axes, moved, room=_room(moved, len(sizes) - 1))
-        axes.set_xticks(range(len(sizes)), [f"{size} x 32" for size in sizes])
         axes.set_xlabel("texts x tokens in one call")
         axes.set_ylabel("p50 per text, ms")
-        _log_axis(axes.yaxis, [value for one in moved for value in one.ys])
-        _label_lines(axes, moved)
+        _latency_lines(axes, moved, [f"{size} x 32" for size in sizes])
         return svg(figure, "batch", _title("batch"), _sentence(moved, "ms per text"))
+
+
+def _latency_lines(axes: Any, series: Sequence[pictures.Series], ticks: Sequence[str]) -> None:
+    """A labelled line for each series over `ticks`, with milliseconds on a logarithmic axis."""
+    _lines(axes, series, room=_room(series, len(ticks) - 1))
+    axes.set_xticks(range(len(ticks)), ticks)
+    _log_axis(axes.yaxis, [value for line in series for value in line.ys])
+    _label_lines(axes, series)
 
 
 def flips(document: Report) -> str:
