@@ -54,7 +54,7 @@ class Others:
 
     def __init__(self, ours: Sequence[int]) -> None:
         """`ours` are processes of this run; they and this one do not count, nor do children that ended."""
-        self._ours = [psutil.Process(one) for one in (os.getpid(), *ours)]
+        self._ours = [psutil.Process(pid) for pid in (os.getpid(), *ours)]
         self._used = self._of_others()
 
     def seconds(self) -> float:
@@ -67,7 +67,7 @@ class Others:
         busy = (
             sum(times)
             - times.idle
-            - sum(getattr(times, one, 0.0) for one in ("iowait", "guest", "guest_nice"))
+            - sum(getattr(times, kind, 0.0) for kind in ("iowait", "guest", "guest_nice"))
         )
         for process in self._ours:
             with suppress(psutil.Error):

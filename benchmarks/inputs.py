@@ -112,7 +112,7 @@ class Subject:
     def identity(self) -> dict[str, Any]:
         """What must be the same for measurements of two runs to be put together."""
         return {
-            "artifacts": {name: one.sha256 for name, one in self.artifacts.items()},
+            "artifacts": {name: artifact.sha256 for name, artifact in self.artifacts.items()},
             "archives": {name: file_sha256(path) for name, path in self.archives.items()},
             "peers": {name: str(place) for name, place in self.places.items()},
             "data": self.data,
@@ -263,7 +263,7 @@ def _check_data(artifact: Artifact, dataset: Dataset) -> None:
 
 
 def _check_checkpoint(artifact: Artifact, reference: Artifact) -> None:
-    ours, theirs = (one.meta["build"]["checkpoint_sha256"] for one in (artifact, reference))
+    ours, theirs = (variant.meta["build"]["checkpoint_sha256"] for variant in (artifact, reference))
     if ours != theirs:
         raise UserError(
             f"the artifact {artifact.name} was built from another checkpoint than {REFERENCE}",

@@ -55,18 +55,18 @@ def choose_served(candidates: Sequence[Variant], best: int | None) -> Serving:
     no ratio is between devices.
     """
     if best is None:
-        return Serving(names=[one.name for one in candidates], rule="every archive")
-    equal = [one for one in candidates if one.name != REFERENCE and one.built.check.equal]
+        return Serving(names=[variant.name for variant in candidates], rule="every archive")
+    equal = [variant for variant in candidates if variant.name != REFERENCE and variant.built.check.equal]
     order = {PASS: 0, FAIL: 2}
-    on_cuda = any(one.device == "cuda" for one in equal)
+    on_cuda = any(variant.device == "cuda" for variant in equal)
 
-    def speed(one: Variant) -> float:
-        entry = _batch(one)
+    def speed(variant: Variant) -> float:
+        entry = _batch(variant)
         return float(entry.texts_per_second if on_cuda else entry.speedup.ratio)
 
-    ranked = sorted(equal, key=lambda one: (order.get(_verdict_of(one), 1), -speed(one)))
-    names = [one.name for one in candidates if one.name == REFERENCE]
-    names += [one.name for one in ranked[:best]]
+    ranked = sorted(equal, key=lambda variant: (order.get(_verdict_of(variant), 1), -speed(variant)))
+    names = [variant.name for variant in candidates if variant.name == REFERENCE]
+    names += [variant.name for variant in ranked[:best]]
     if not names:
         return Serving(names=[], rule="nothing")
     rule = (
@@ -297,23 +297,23 @@ def _levels(variant: Variant, objective: Objective) -> list[Level]:
     if objective.is_served and variant.open:
         return [
             Level(
-                one.offered_rps,
-                one.p99_ms,
-                failed := sum(one.errors.values()),
-                not one.saturated and failed <= max(1, MAX_ERROR_SHARE * one.arrivals),
+                level.offered_rps,
+                level.p99_ms,
+                failed := sum(level.errors.values()),
+                not level.saturated and failed <= max(1, MAX_ERROR_SHARE * level.arrivals),
                 None,
             )
-            for one in sorted(variant.open, key=lambda one: one.offered_rps)
+            for level in sorted(variant.open, key=lambda level: level.offered_rps)
         ]
     return [
         Level(
-            one.requests_per_second,
-            one.p99_ms,
-            failed := sum(one.errors.values()),
-            failed <= MAX_ERROR_SHARE * one.requests,
-            one.concurrency,
+            level.requests_per_second,
+            level.p99_ms,
+            failed := sum(level.errors.values()),
+            failed <= MAX_ERROR_SHARE * level.requests,
+            level.concurrency,
         )
-        for one in variant.served
+        for level in variant.served
     ]
 
 

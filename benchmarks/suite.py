@@ -191,7 +191,7 @@ def _measure_in_process(
         shapes = latency.shapes_up_to(max_length, (*latency.SHAPES, *latency.CUDA_SHAPES))
         ask = partial(measure_on_cuda, pool, shapes, step)
         alone = resume_log.once("GPU alone", ask) if pool.on_cuda else {}
-        taken = {name: one for name, one in taken.items() if name in pool.names}  # the others have failed
+        taken = {name: found for name, found in taken.items() if name in pool.names}  # the others have failed
     recorded = floor.record(pool.failures.get(FLOOR)) if floor else None
     entries = timings.entries(list(taken))
     resources = {}

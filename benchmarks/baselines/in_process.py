@@ -108,7 +108,7 @@ class Pipeline(Classifier):
     def predict(self, texts: Sequence[str]) -> list[Scored]:
         # A string alone is documented as well, and spares one text the loader of batches.
         found = [self._pipe(texts[0])] if len(texts) == 1 else self._pipe(list(texts))
-        by_label = [{one["label"]: one["score"] for one in row} for row in found]
+        by_label = [{entry["label"]: entry["score"] for entry in row} for row in found]
         return [Scored(np.array([row[label] for label in self.labels], np.float64)) for row in by_label]
 
 

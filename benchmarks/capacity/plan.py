@@ -298,13 +298,13 @@ def _assumptions(
 def _cautions(compared: Sequence[Compared], variant: Variant, rps: float, saturation_rps: float) -> list[str]:
     """What the report's own open loops, up to about the chosen rate, say against the model."""
     found = []
-    for one in compared:
-        seen, modelled = one.measured.p99_ms, one.modelled
+    for level in compared:
+        seen, modelled = level.measured.p99_ms, level.modelled
         explained = modelled.p99_low_ms <= seen <= modelled.p99_high_ms
         ratio = modelled.p99_ms / seen
-        if one.rps <= (1 + TOLERANCE) * rps and not explained and abs(ratio - 1) > TOLERANCE:
+        if level.rps <= (1 + TOLERANCE) * rps and not explained and abs(ratio - 1) > TOLERANCE:
             found.append(
-                f"CAUTION: at {one.rps:g} requests/s the model's p99 is {ratio:.2f} times what was "
+                f"CAUTION: at {level.rps:g} requests/s the model's p99 is {ratio:.2f} times what was "
                 "measured, more than so short a load explains."
             )
     capacity = variant.saturation.capacity_rps if variant.saturation else 0

@@ -103,7 +103,7 @@ def measured(variant: Variant, tokens: Lengths) -> Measured:
             seen=lost,
             remedy=f"Measure it: make package, then {again}; or choose another: --variant",
         )
-    answered = [one for one in variant.served if one.requests_per_second > 0]
+    answered = [level for level in variant.served if level.requests_per_second > 0]
     light = min(variant.open, key=lambda level: level.offered_rps, default=None)
     single, batch = variant.case(SINGLE), variant.case(BATCH)
     if not (light and light.split_ms and single and single.by_length and batch):
@@ -158,9 +158,9 @@ def fit(known: Measured, batching: Batching) -> Replica:
     each batch and each text, and how much times vary, so that simulated closed loops have the measured rates
     (weight 1 for each level) and tails (p90 and p99, a tenth each). Open loops are not looked at."""
     extra = padding(known.lengths, known.max_length, max(batching.size, BATCH_TEXTS))
-    rows = np.array([(1, one.tokens + extra[one.texts]) for one in known.timed])
-    weights = np.array([math.sqrt(one.weight) for one in known.timed])
-    times = np.array([one.time_ms for one in known.timed])
+    rows = np.array([(1, batch.tokens + extra[batch.texts]) for batch in known.timed])
+    weights = np.array([math.sqrt(batch.weight) for batch in known.timed])
+    times = np.array([batch.time_ms for batch in known.timed])
     (batch_ms, token_ms), _ = nnls(rows * (weights / times)[:, None], weights)
     busiest = max(known.closed, key=lambda level: level.concurrency)
     turn_ms = 1000 * busiest.load_generator_cores / busiest.requests_per_second

@@ -133,7 +133,7 @@ class Floor:
             return {}
         return {
             precision: CpuPeak(
-                tops=max(getattr(one, f"{precision}_tops") for one in cases),
+                tops=max(getattr(case, f"{precision}_tops") for case in cases),
                 read_gb_s=self.encoder.weights * BYTES[precision] / _low(values) / 1e6,
             )
             for precision, values in self._reading.items()
@@ -183,7 +183,7 @@ def _merge(samples: Samples, more: Samples) -> None:
 
 def add_multiples(entries: Sequence[Latency], floor: records.Floor | None) -> None:
     """To each fixed shape of a variant its multiple of the int8 floor."""
-    floors = {one.case: one.int8_ms for one in floor.cases} if floor else {}
+    floors = {case.case: case.int8_ms for case in floor.cases} if floor else {}
     for entry in entries:
         if entry.case in floors:
             entry.int8_floors = entry.p50_ms / floors[entry.case]

@@ -39,7 +39,7 @@ class Arithmetic:
 
     @property
     def weights(self) -> int:
-        return sum(2 * self.width * (2 * one.attention + one.feed_forward) for one in self.layers)
+        return sum(2 * self.width * (2 * layer.attention + layer.feed_forward) for layer in self.layers)
 
     @property
     def weight_bytes(self) -> int:

@@ -42,11 +42,11 @@ def cards() -> list[dict[str, Any]]:
     """The fingerprint's `gpus`: name, capability [major, minor] and memory in GB of each."""
     return [
         {
-            "name": one.name,
-            "capability": list(one.capability),
-            "memory_gb": round(one.memory_bytes / 1e9),
+            "name": card.name,
+            "capability": list(card.capability),
+            "memory_gb": round(card.memory_bytes / 1e9),
         }
-        for one in gpus()
+        for card in gpus()
     ]
 
 
@@ -59,7 +59,7 @@ def require_cards() -> list[dict[str, Any]]:
             seen=_why_none(),
             remedy="Run it on a machine with an NVIDIA GPU, its driver, and a torch that is built for CUDA",
         )
-    return [one | {"datasheet_tflops": DATASHEET_TFLOPS.get(one["name"])} for one in found]
+    return [card | {"datasheet_tflops": DATASHEET_TFLOPS.get(card["name"])} for card in found]
 
 
 def _why_none() -> str:

@@ -295,7 +295,7 @@ def describe(
 def p99_speedup(rounds: Rounds, name: str, reference: str = REFERENCE) -> records.Ratio | None:
     """As `speedup`, of 99th percentiles over all rounds; None where samples are too few. Rounds are resampled
     whole, since the samples of one are alike."""
-    least = min(len(flat(rounds[one])) for one in (reference, name))
+    least = min(len(flat(rounds[variant])) for variant in (reference, name))
     if name == reference or least < 2 * LEAST_SAMPLES[99]:
         return None
     ratio = pooled_ratio(rounds[reference], rounds[name], 99)
@@ -313,7 +313,7 @@ def pooled_ratio(
 
     def ratio(rows: np.ndarray) -> float:
         top, bottom = (
-            np.percentile(np.concatenate([one[row] for row in rows]), percent) for one in (ours, theirs)
+            np.percentile(np.concatenate([turn[row] for row in rows]), percent) for turn in (ours, theirs)
         )
         return float(top / bottom)
 

@@ -45,7 +45,7 @@ def start(
             answer = pool.ask(name, "load_peer", peer=name, folder=folder, first_text=first_text, **alike)
         if answer is not None:
             started[name] = answer
-    pool.on_cuda = frozenset(name for name, one in started.items() if one["device"].startswith("cuda"))
+    pool.on_cuda = frozenset(name for name, facts in started.items() if facts["device"].startswith("cuda"))
     return started
 
 

@@ -57,9 +57,12 @@ def beside(documents: Sequence[Report], prices: Prices) -> Beside:
 
     Raises `UserError` for runs on other texts or of another model.
     """
-    told = [{key: getattr(one.data, key) for key in SAME} for one in documents]
-    if any(one != told[0] for one in told):
-        seen = [f"{one.data.base} on {one.data.spec} ({one.data.timed_split})" for one in documents]
+    told = [{key: getattr(document.data, key) for key in SAME} for document in documents]
+    if any(data != told[0] for data in told):
+        seen = [
+            f"{document.data.base} on {document.data.spec} ({document.data.timed_split})"
+            for document in documents
+        ]
         raise UserError(
             "the reports are of other models or other texts, whose rates are of other work",
             seen=" and ".join(dict.fromkeys(seen)),
@@ -108,20 +111,20 @@ def _row(row: Row, batch: Latency, document: Report, prices: Prices) -> MachineR
 
 def table(found: Beside) -> str:
     """The same as people read it: one table, and what it rests on."""
-    places = {one.run: str(number) for number, one in enumerate(found.machines, 1)}
+    places = {machine.run: str(number) for number, machine in enumerate(found.machines, 1)}
     rows = [
         {
-            "machine": places[one.run],
-            "device": DEVICES[one.device],
-            "variant": one.name,
-            "verdict": one.verdict,
-            f"{SMALL} p50 ms": figure(one.p50_ms, ".2f"),
-            "real texts/s in process": f"{one.texts_per_second:,.0f}",
-            "texts a call": f"{one.batch_texts:,}",
-            "times its reference, same run": _times(one),
-            "cost of a million texts": figure(one.cost_per_million_texts, ".3g"),
+            "machine": places[row.run],
+            "device": DEVICES[row.device],
+            "variant": row.name,
+            "verdict": row.verdict,
+            f"{SMALL} p50 ms": figure(row.p50_ms, ".2f"),
+            "real texts/s in process": f"{row.texts_per_second:,.0f}",
+            "texts a call": f"{row.batch_texts:,}",
+            "times its reference, same run": _times(row),
+            "cost of a million texts": figure(row.cost_per_million_texts, ".3g"),
         }
-        for one in found.rows
+        for row in found.rows
     ]
     kept = {head: head for head in rows[0] if any(row[head] != NONE for row in rows)} if rows else {}
     cells = [{head: row[head] for head in kept} for row in rows]
@@ -130,9 +133,9 @@ def table(found: Beside) -> str:
 
 def _note(found: Beside, places: Mapping[str, str]) -> str:
     lines = [
-        f"Machine {places[one.run]}: {one.name} (fingerprint {one.id}); run {one.run}, profile "
-        f"{one.profile}, commit {one.commit or 'unknown'}."
-        for one in found.machines
+        f"Machine {places[machine.run]}: {machine.name} (fingerprint {machine.id}); run {machine.run}, "
+        f"profile {machine.profile}, commit {machine.commit or 'unknown'}."
+        for machine in found.machines
     ]
     lines.append(
         f"{found.data['base']} on {found.data['spec']}. Ratios hold within one device of one run: to "

@@ -50,7 +50,7 @@ MARKS: dict[str, tuple[str, Colour, str]] = {
 
 def draw(document: Report) -> dict[str, str]:
     """Every picture that the report has the data for, by the name of its file."""
-    return {one.name: CHARTS[one.name](document) for one in pictures.available(document)}
+    return {picture.name: CHARTS[picture.name](document) for picture in pictures.available(document)}
 
 
 def pareto(document: Report) -> str:
@@ -69,17 +69,17 @@ def _pareto(document: Report, points: Sequence[pictures.Point], name: str, speed
     if not points:
         return ""
     judged, allowed = pictures.is_judged(document), margin(document)
-    best = [one for wanted in front(document) for one in points if one.name == wanted]
+    best = [point for wanted in front(document) for point in points if point.name == wanted]
     with canvas(4.4 + 0.06 * max(0, len(points) - 8)) as (figure, (axes,)):
-        for one in points:
-            _draw_point(axes, one)
-        ends = [(one.speed, one.low) for one in sorted(best, key=lambda one: one.speed)]
+        for point in points:
+            _draw_point(axes, point)
+        ends = [(point.speed, point.low) for point in sorted(best, key=lambda point: point.speed)]
         if len(ends) > 1:
             axes.plot(*zip(*ends, strict=True), color=BLUE.stand_in, linewidth=1.4, alpha=0.8, zorder=2)
-        _log_axis(axes.xaxis, [one.speed for one in points], room=(0.82, 1.3))
-        axes.set_xlim(min(one.speed for one in points) * 0.8, max(one.speed for one in points) * 1.3)
+        _log_axis(axes.xaxis, [point.speed for point in points], room=(0.82, 1.3))
+        axes.set_xlim(min(point.speed for point in points) * 0.8, max(point.speed for point in points) * 1.3)
         axes.set_xlabel(f"{speed}  (faster →)")
-        low, high = min(one.low for one in points), max(one.high for one in points)
+        low, high = min(point.low for point in points), max(point.high for point in points)
         if judged:
             low = min(low, -1.15 * allowed)
             axes.axhline(0, color=MUTED.stand_in, linewidth=0.8, zorder=1)
@@ -92,12 +92,20 @@ def _pareto(document: Report, points: Sequence[pictures.Point], name: str, speed
         reach = (high - low) or 0.01
         axes.set_ylim(low - 0.07 * reach, high + (0.1 if judged else 0.02) * reach)
         axes.grid(axis="x", visible=False)
-        _legend(axes, dict.fromkeys(one.verdict for one in points))
+        _legend(axes, dict.fromkeys(point.verdict for point in points))
         labels = [
-            Label(one.speed, one.change, one.name, INK if one.verdict in SHIPPABLE else MUTED, one in best)
-            for one in points
+            Label(
+                point.speed,
+                point.change,
+                point.name,
+                INK if point.verdict in SHIPPABLE else MUTED,
+                point in best,
+            )
+            for point in points
         ]
-        crossed = [(one.speed, one.low, one.speed, one.high) for one in points if one.low != one.high]
+        crossed = [
+            (point.speed, point.low, point.speed, point.high) for point in points if point.low != point.high
+        ]
         crossed += [(*start, *end) for start, end in pairwise(ends)]
         place_labels(axes, labels, crossed)
         if judged:
@@ -111,25 +119,25 @@ def _pareto(document: Report, points: Sequence[pictures.Point], name: str, speed
                 color=MUTED.stand_in,
                 size=FONT,
             )
-        sentence = "; ".join(f"{one.name} {one.speed:.0f} at {one.change:+.4f}" for one in points)
+        sentence = "; ".join(f"{point.name} {point.speed:.0f} at {point.change:+.4f}" for point in points)
         return svg(figure, name, _title(name), sentence)
 
 
-def _draw_point(axes: Axes, one: pictures.Point) -> None:
+def _draw_point(axes: Axes, point: pictures.Point) -> None:
     """Its mark, hollow of a peer, with its whiskers."""
-    mark, colour, _ = MARKS[one.verdict]
-    hollow = one.verdict == PEER
-    if one.low != one.high:
+    mark, colour, _ = MARKS[point.verdict]
+    hollow = point.verdict == PEER
+    if point.low != point.high:
         axes.plot(
-            [one.speed] * 2,
-            [one.low, one.high],
+            [point.speed] * 2,
+            [point.low, point.high],
             color=colour.stand_in,
             linewidth=1,
-            alpha=0.25 if one.verdict in (NOT_EQUAL, PEER) else 0.5,
+            alpha=0.25 if point.verdict in (NOT_EQUAL, PEER) else 0.5,
         )
     axes.plot(
-        one.speed,
-        one.change,
+        point.speed,
+        point.change,
         mark,
         color=colour.stand_in,
         markersize=7.5 if mark != "o" else 8,
@@ -157,10 +165,11 @@ def latency_by_batch(document: Report) -> str:
     series = pictures.by_batch(document)
     if not series:
         return ""
-    sizes = sorted({int(size) for one in series for size in one.xs})
+    sizes = sorted({int(size) for line in series for size in line.xs})
     places = {size: place for place, size in enumerate(sizes)}
     moved = [
-        pictures.Series(one.name, [places[int(x)] for x in one.xs], one.ys, one.is_shown) for one in series
+        pictures.Series(line.name, [places[int(x)] for x in line.xs], line.ys, line.is_shown)
+        for line in series
     ]
     with canvas(4.2) as (figure, (axes,)):
         axes.set_xlabel("texts x tokens in one call")
@@ -184,9 +193,9 @@ def flips(document: Report) -> str:
         return ""
     positive, other = pictures.positive_and_other(document) or ("", "")
     with canvas(1.35 + 0.25 * len(found)) as (figure, (axes,)):
-        for place, one in enumerate(reversed(found)):
-            colour = MARKS[one.verdict][1]
-            for sign, (share, low, high) in ((-1, one.lost), (1, one.gained)):
+        for place, flips in enumerate(reversed(found)):
+            colour = MARKS[flips.verdict][1]
+            for sign, (share, low, high) in ((-1, flips.lost), (1, flips.gained)):
                 axes.barh(place, sign * share, height=0.62, color=colour.stand_in, linewidth=0)
                 if low != high:
                     axes.plot(
@@ -202,10 +211,10 @@ def flips(document: Report) -> str:
                     color=MUTED.stand_in,
                 )
         axes.axvline(0, color=INK.stand_in, linewidth=1)
-        axes.set_yticks(range(len(found)), [one.name for one in reversed(found)])
+        axes.set_yticks(range(len(found)), [flips.name for flips in reversed(found)])
         axes.tick_params(axis="y", labelcolor=INK.stand_in)
         axes.grid(axis="y", visible=False)
-        most = max(max(*one.lost, *one.gained) for one in found) or 0.001
+        most = max(max(*flips.lost, *flips.gained) for flips in found) or 0.001
         axes.set_xlim(-1.45 * most, 1.45 * most)
         axes.set_ylim(-0.6, len(found) - 0.4)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.1%}"))
@@ -213,8 +222,8 @@ def flips(document: Report) -> str:
         axes.set_xlabel("share of gate texts")
         axes.set_title(f"← {positive} to {other}", loc="left", color=MUTED.stand_in, size=FONT)
         axes.set_title(f"{other} to {positive} →", loc="right", color=MUTED.stand_in, size=FONT)
-        _legend(axes, dict.fromkeys(one.verdict for one in found), below=True)
-        sentence = "; ".join(f"{one.name} {one.lost[0]:.2%} and {one.gained[0]:.2%}" for one in found)
+        _legend(axes, dict.fromkeys(flips.verdict for flips in found), below=True)
+        sentence = "; ".join(f"{flips.name} {flips.lost[0]:.2%} and {flips.gained[0]:.2%}" for flips in found)
         return svg(figure, "flips", _title("flips"), sentence)
 
 
@@ -229,7 +238,9 @@ def reliability(document: Report) -> str:
         what = "any label"
     with canvas(4.4) as (figure, (axes,)):
         axes.plot([0, 1], [0, 1], color=MUTED.stand_in, linewidth=1, linestyle=(0, (4, 3)))
-        for (name, ece, parts), (colour, mark) in zip(found, _styles([one[0] for one in found]), strict=True):
+        for (name, ece, parts), (colour, mark) in zip(
+            found, _styles([name for name, *_ in found]), strict=True
+        ):
             note = name if ece is None else f"{name}, ECE {ece:.3f}"
             axes.plot(
                 [part.score for part in parts],
@@ -256,16 +267,16 @@ def load_curves(document: Report) -> str:
         return ""
     objective = document.run.objective_p99_ms
     with canvas(5.8, rows=2) as (figure, (above, below)):
-        most = max(level.offered_rps for one in found for level in one.levels)
+        most = max(level.offered_rps for served in found for level in served.levels)
         times, ends = [], []
-        for one, (colour, mark) in zip(found, _styles([one.name for one in found]), strict=True):
-            offered = [level.offered_rps for level in one.levels]
-            good = [level.goodput_rps for level in one.levels]
-            timed = [(level.offered_rps, level.p99_ms) for level in one.levels if level.p99_ms]
+        for served, (colour, mark) in zip(found, _styles([served.name for served in found]), strict=True):
+            offered = [level.offered_rps for level in served.levels]
+            good = [level.goodput_rps for level in served.levels]
+            timed = [(level.offered_rps, level.p99_ms) for level in served.levels if level.p99_ms]
             times += [p99 for _, p99 in timed]
             above.plot(*zip(*timed, strict=True) if timed else ([], []), color=colour.stand_in)
             below.plot(offered, good, color=colour.stand_in)
-            for level in one.levels:
+            for level in served.levels:
                 shape, size = ("X", 8) if level.saturated else (mark, 6.5)
                 style: dict[str, Any] = {
                     "color": colour.stand_in,
@@ -276,12 +287,12 @@ def load_curves(document: Report) -> str:
                 if level.p99_ms:
                     above.plot(level.offered_rps, level.p99_ms, shape, **style)
                 below.plot(level.offered_rps, level.goodput_rps, shape, **style)
-            if one.closed_rps:
+            if served.closed_rps:
                 for axes in (above, below):
-                    axes.axvline(one.closed_rps, color=colour.stand_in, linewidth=1, linestyle=(0, (1, 2)))
-            ends.append(Label(offered[-1], good[-1], one.name, colour))
+                    axes.axvline(served.closed_rps, color=colour.stand_in, linewidth=1, linestyle=(0, (1, 2)))
+            ends.append(Label(offered[-1], good[-1], served.name, colour))
         below.plot([0, most], [0, most], color=REST.stand_in, linewidth=1, zorder=1)
-        wide = max(text_size(one.name)[0] for one in found)
+        wide = max(text_size(served.name)[0] for served in found)
         below.set_xlim(0, most * (1 + (wide + 16) / (440 - wide - 16)))
         below.set_ylim(0, most * 1.04)
         below.set_xlabel("offered requests/s")
@@ -301,7 +312,9 @@ def load_curves(document: Report) -> str:
                 color=MUTED.stand_in,
             )
         label_ends(below, ends)
-        sentence = "; ".join(f"{one.name} up to {one.levels[-1].offered_rps:.0f} requests/s" for one in found)
+        sentence = "; ".join(
+            f"{served.name} up to {served.levels[-1].offered_rps:.0f} requests/s" for served in found
+        )
         return svg(figure, "load", _title("load"), sentence)
 
 
@@ -311,20 +324,20 @@ def functional(document: Report) -> str:
     if not found:
         return ""
     with canvas(1.25 + 0.27 * len(names)) as (figure, (axes,)):
-        for one, (colour, mark) in reversed(
-            list(zip(found, _styles([one.name for one in found]), strict=True))
+        for variant, (colour, mark) in reversed(
+            list(zip(found, _styles([variant.name for variant in found]), strict=True))
         ):
-            rows = [len(names) - 1 - place for place in one.ys]
+            rows = [len(names) - 1 - place for place in variant.ys]
             axes.plot(
-                one.xs,
+                variant.xs,
                 rows,
                 mark,
                 color=colour.stand_in,
-                markersize=9 if one.name == REFERENCE else 7,
-                markerfacecolor="none" if one.name == REFERENCE else colour.stand_in,
+                markersize=9 if variant.name == REFERENCE else 7,
+                markerfacecolor="none" if variant.name == REFERENCE else colour.stand_in,
                 markeredgewidth=1.4,
-                markeredgecolor=colour.stand_in if one.name == REFERENCE else PAPER.stand_in,
-                label=one.name,
+                markeredgecolor=colour.stand_in if variant.name == REFERENCE else PAPER.stand_in,
+                label=variant.name,
             )
         axes.set_yticks(range(len(names)), list(reversed(names)))
         axes.tick_params(axis="y", labelcolor=INK.stand_in)
@@ -342,7 +355,7 @@ def functional(document: Report) -> str:
             columnspacing=1.2,
             borderaxespad=0.2,
         )
-        sentence = "; ".join(f"{one.name} on {len(one.xs)} kinds of cases" for one in found)
+        sentence = "; ".join(f"{variant.name} on {len(variant.xs)} kinds of cases" for variant in found)
         return svg(figure, "functional", _title("functional"), sentence)
 
 
@@ -359,12 +372,12 @@ CHARTS: dict[str, Callable[[Report], str]] = {
 
 
 def _title(name: str) -> str:
-    return next(one.title for one in pictures.PICTURES if one.name == name)
+    return next(picture.title for picture in pictures.PICTURES if picture.name == name)
 
 
 def _sentence(series: Sequence[pictures.Series], unit: str) -> str:
     return "; ".join(
-        f"{one.name} {one.ys[0]:.2f} to {one.ys[-1]:.2f} {unit}" for one in series if one.is_shown
+        f"{line.name} {line.ys[0]:.2f} to {line.ys[-1]:.2f} {unit}" for line in series if line.is_shown
     )
 
 
@@ -376,14 +389,14 @@ def _styles(names: Sequence[str]) -> list[tuple[Colour, str]]:
 
 def _lines(axes: Axes, series: Sequence[pictures.Series], room: float) -> None:
     """The grey rest below, those that are told apart above; `room` to the right for their names."""
-    for one in series:
-        if not one.is_shown:
-            axes.plot(one.xs, one.ys, color=REST.stand_in, linewidth=1.2, zorder=1.5)
-    chosen = [one for one in series if one.is_shown]
-    for one, (colour, mark) in zip(chosen, _styles([one.name for one in chosen]), strict=True):
+    for line in series:
+        if not line.is_shown:
+            axes.plot(line.xs, line.ys, color=REST.stand_in, linewidth=1.2, zorder=1.5)
+    chosen = [line for line in series if line.is_shown]
+    for line, (colour, mark) in zip(chosen, _styles([line.name for line in chosen]), strict=True):
         axes.plot(
-            one.xs,
-            one.ys,
+            line.xs,
+            line.ys,
             mark,
             linestyle="-",
             color=colour.stand_in,
@@ -398,18 +411,18 @@ def _lines(axes: Axes, series: Sequence[pictures.Series], room: float) -> None:
 
 def _room(series: Sequence[pictures.Series], last: float) -> float:
     """Where the x axis must end so that names fit behind `last`; the frame is about 440 units wide."""
-    wide = max((text_size(one.name)[0] for one in series if one.is_shown), default=0.0) + 18
+    wide = max((text_size(line.name)[0] for line in series if line.is_shown), default=0.0) + 18
     return last + (last + 0.12) * wide / (440 - wide)
 
 
 def _label_lines(axes: Axes, series: Sequence[pictures.Series]) -> None:
-    chosen = [one for one in series if one.is_shown]
-    styles = _styles([one.name for one in chosen])
+    chosen = [line for line in series if line.is_shown]
+    styles = _styles([line.name for line in chosen])
     label_ends(
         axes,
         [
-            Label(one.xs[-1], one.ys[-1], one.name, colour)
-            for one, (colour, _) in zip(chosen, styles, strict=True)
+            Label(line.xs[-1], line.ys[-1], line.name, colour)
+            for line, (colour, _) in zip(chosen, styles, strict=True)
         ],
     )
 

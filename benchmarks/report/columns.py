@@ -119,7 +119,9 @@ def main(report: Report) -> list[Column[Row]]:
         ),
         Column(f"{SMALL} by int8 floor", timed(SMALL, lambda entry: entry.int8_floors), _multiple),
         Column(f"{LARGE} by int8 floor", timed(LARGE, lambda entry: entry.int8_floors), _multiple),
-        Column(f"{LARGE} roofline", timed(LARGE, lambda one: one.roofline and one.roofline.share), ".0%"),
+        Column(
+            f"{LARGE} roofline", timed(LARGE, lambda entry: entry.roofline and entry.roofline.share), ".0%"
+        ),
         *ON_GPU,
         Column(
             f"served requests/s at {busiest}",
@@ -321,7 +323,7 @@ OPEN: list[Column[OpenLevel]] = [
     Column("queue + handler + HTTP ms", lambda level: level.split_ms, _split_words, kind="name", extra=_bars),
 ]
 FLOOR: list[Column[FloorCase]] = [
-    Column("texts x tokens", lambda one: one.case, kind="name"),
+    Column("texts x tokens", lambda case: case.case, kind="name"),
     *(
         Column(f"{precision} {unit}", _picked(f"{precision}_{unit.lower()}"), ".2f")
         for precision in PRECISIONS
@@ -438,9 +440,13 @@ def verdicts(allowed: float) -> list[Column[Variant]]:
         ),
         Column("why", lambda variant: reason(variant, allowed), kind="words", in_markdown=False),
         Column(
-            "macro-F1 drop", lambda one: one.judged.macro_f1_drop and one.judged.macro_f1_drop.drop, "+.4f"
+            "macro-F1 drop",
+            lambda variant: variant.judged.macro_f1_drop and variant.judged.macro_f1_drop.drop,
+            "+.4f",
         ),
-        Column("95 % interval", lambda one: one.judged.macro_f1_drop, lambda drop: span(drop, "+.4f")),
+        Column(
+            "95 % interval", lambda variant: variant.judged.macro_f1_drop, lambda drop: span(drop, "+.4f")
+        ),
         Column("p (Holm)", said(lambda test: test.p_adjusted), small),
         Column("p of worse (Holm)", said(lambda test: test.p_worse_adjusted), small),
         Column("smallest margin to show", said(lambda test: test.smallest_margin), ".4f"),
@@ -478,15 +484,17 @@ def proofs() -> list[Column[Variant]]:
 
     return [
         Column("variant", lambda variant: variant.name, kind="name"),
-        Column("parent", told(lambda one: one.built.parent), kind="name"),
-        Column("proof", told(lambda one: proof_words(one.proof)), kind="words"),
+        Column("parent", told(lambda variant: variant.built.parent), kind="name"),
+        Column("proof", told(lambda variant: proof_words(variant.proof)), kind="words"),
         _check_at_export("equal to fp32", "yes", "NO"),
-        Column("labels agree", told(lambda one: one.built.check.label_agreement), ".2%"),
-        Column("largest score difference", told(lambda one: one.built.check.max_prob_diff), ".4f"),
+        Column("labels agree", told(lambda variant: variant.built.check.label_agreement), ".2%"),
+        Column("largest score difference", told(lambda variant: variant.built.check.max_prob_diff), ".4f"),
         Column("macro-F1 drop, 95 %", told(drop)),
-        Column("largest move with batch mates", told(lambda one: one.built.check.batch_mate_diff), ".4f"),
-        Column("artifact MB", told(lambda one: one.resources.artifact_mb), ".1f"),
-        Column("built in s", told(lambda one: one.built.build_seconds or None), ".0f"),
+        Column(
+            "largest move with batch mates", told(lambda variant: variant.built.check.batch_mate_diff), ".4f"
+        ),
+        Column("artifact MB", told(lambda variant: variant.resources.artifact_mb), ".1f"),
+        Column("built in s", told(lambda variant: variant.built.build_seconds or None), ".0f"),
         Column(f"{LARGE} against fp32", told(timed(LARGE, lambda entry: entry.speedup.verdict)), kind="name"),
     ]
 

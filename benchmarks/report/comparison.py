@@ -155,9 +155,9 @@ def markdown(comparison: Comparison) -> str:
     """The comparison as a GitHub table."""
     a, b = comparison.a, comparison.b
     rows = [
-        [f"{one.figure} {one.unit}".strip(), _number(one.a), _number(one.b), _ratio(one)]
-        for one in comparison.figures
-        if one.a is not None or one.b is not None
+        [f"{figure.figure} {figure.unit}".strip(), _number(figure.a), _number(figure.b), _ratio(figure)]
+        for figure in comparison.figures
+        if figure.a is not None or figure.b is not None
     ]
     foot = (
         f"Above 1x, {b} is the faster or the smaller. Those with a 95 % interval are medians over "

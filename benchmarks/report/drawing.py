@@ -139,7 +139,7 @@ def style_sheet() -> str:
     """Light colours, and dark ones where the reader prefers them. A page that sets `--chart-…` on a closer
     element than the root has the last word."""
     light, dark = (
-        "".join(f"--chart-{one.name}:{getattr(one, paper)};" for one in COLOURS)
+        "".join(f"--chart-{colour.name}:{getattr(colour, paper)};" for colour in COLOURS)
         for paper in ("light", "dark")
     )
     return (
@@ -195,8 +195,8 @@ def place_labels(
     frame = axes.get_window_extent()
     to_pixels = axes.transData.transform
     marks = []
-    for one in labels:
-        x, y = map(float, to_pixels((one.x, one.y)))
+    for label in labels:
+        x, y = map(float, to_pixels((label.x, label.y)))
         marks.append(Box(x - 5, y - 5, x + 5, y + 5))
     crossed = [box for line in lines for box in _along(*to_pixels(line[:2]), *to_pixels(line[2:]))]
     placed: list[Box] = []
@@ -206,14 +206,14 @@ def place_labels(
         covered += 4 * sum(box.overlap(mark) for mark in marks)
         return covered + 1.2 * sum(box.overlap(part) for part in crossed)
 
-    for one in sorted(labels, key=lambda label: not label.is_important):
-        x, y = map(float, to_pixels((one.x, one.y)))
-        size = text_size(one.text, "bold" if one.is_important else "normal")
+    for label in sorted(labels, key=lambda label: not label.is_important):
+        x, y = map(float, to_pixels((label.x, label.y)))
+        size = text_size(label.text, "bold" if label.is_important else "normal")
         box = _best_place((x, y), size, frame, cost)
         if box is None:
             continue
         placed.append(box)
-        _write(axes, one, box, (x, y))
+        _write(axes, label, box, (x, y))
 
 
 def _best_place(
@@ -238,7 +238,7 @@ def _best_place(
     return best[1] if best else None
 
 
-def _write(axes: Axes, one: Label, box: Box, point: tuple[float, float]) -> None:
+def _write(axes: Axes, label: Label, box: Box, point: tuple[float, float]) -> None:
     """The label in its box, with a line to its point where that is away."""
     x, y = point
     near_x, near_y = min(max(x, box.left), box.right), min(max(y, box.bottom), box.top)
@@ -259,11 +259,11 @@ def _write(axes: Axes, one: Label, box: Box, point: tuple[float, float]) -> None
     axes.text(
         middle[0],
         middle[1],
-        one.text,
+        label.text,
         ha="center",
         va="center_baseline",
-        color=one.colour.stand_in,
-        weight="bold" if one.is_important else "normal",
+        color=label.colour.stand_in,
+        weight="bold" if label.is_important else "normal",
     )
 
 
@@ -284,22 +284,22 @@ def label_ends(axes: Axes, ends: Sequence[Label], gap: float = 7) -> None:
     figure.set_layout_engine("none")
     frame = axes.get_window_extent()
     wanted = sorted(
-        ((axes.transData.transform((one.x, one.y)), one) for one in ends), key=lambda pair: pair[0][1]
+        ((axes.transData.transform((label.x, label.y)), label) for label in ends), key=lambda pair: pair[0][1]
     )
     line = FONT * 1.25
     heights = spread([float(point[1]) for point, _ in wanted], line, frame.y0 + line / 2, frame.y1 - line / 2)
-    for ((x, y), one), height in zip(wanted, heights, strict=True):
+    for ((x, y), label), height in zip(wanted, heights, strict=True):
         from_pixels = axes.transData.inverted().transform
         if abs(height - y) > 2:
             axes.plot(
                 *zip(from_pixels((x + 4, y)), from_pixels((x + gap + 1, height)), strict=True),
-                color=one.colour.stand_in,
+                color=label.colour.stand_in,
                 linewidth=0.7,
                 scalex=False,
                 scaley=False,
             )
         left, middle = from_pixels((x + gap + 3, height))
-        axes.text(left, middle, one.text, va="center", color=one.colour.stand_in)
+        axes.text(left, middle, label.text, va="center", color=label.colour.stand_in)
 
 
 def spread(wanted: Sequence[float], least: float, low: float, high: float) -> list[float]:

@@ -38,11 +38,11 @@ def write_reports(folder: Path, report: Report, texts: Mapping[tuple[str, int], 
     report = tidied(report)
     write_json(folder / f"{SIDE_BY_SIDE}.json", plain(report))
     each = {variant.name: report.of(variant) for variant in report.variants}
-    for name, one in each.items():
-        write_json(folder / f"{name}.json", flat(one))
-    for name, one in each.items():  # figures are safe before the first picture is drawn
-        (folder / f"{name}.md").write_text(markdown.report(one), encoding="utf-8")
-        (folder / f"{name}.html").write_text(html.variant_page(one), encoding="utf-8")
+    for name, document in each.items():
+        write_json(folder / f"{name}.json", flat(document))
+    for name, document in each.items():  # figures are safe before the first picture is drawn
+        (folder / f"{name}.md").write_text(markdown.report(document), encoding="utf-8")
+        (folder / f"{name}.html").write_text(html.variant_page(document), encoding="utf-8")
     (folder / f"{SIDE_BY_SIDE}.md").write_text(markdown.side_by_side(report), encoding="utf-8")
     (folder / f"{SIDE_BY_SIDE}.html").write_text(html.side_by_side(report, None, texts), encoding="utf-8")
     return report

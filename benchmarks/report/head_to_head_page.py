@@ -73,7 +73,7 @@ def loads_table(document: HeadToHead) -> str:
     """Requests a second, p50 and p99 of each server at each concurrency, and our rate by theirs."""
     rows = []
     for level in document.loads:
-        for server in sorted(level.servers, key=lambda one: one.name != document.ours):
+        for server in sorted(level.servers, key=lambda server: server.name != document.ours):
             ratio = server.ours_by_theirs
             rows.append(
                 [

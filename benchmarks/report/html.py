@@ -118,13 +118,13 @@ def _render(document: Report, texts: Texts | None, **content: Any) -> str:
             has_peers=bool(document.peers),
             pictures=[
                 {
-                    "name": one.name,
-                    "title": one.title,
-                    "reading": one.reading,
-                    "svg": _inline(drawn[one.name]),
+                    "name": picture.name,
+                    "title": picture.title,
+                    "reading": picture.reading,
+                    "svg": _inline(drawn[picture.name]),
                 }
-                for one in pictures.PICTURES
-                if one.name in drawn
+                for picture in pictures.PICTURES
+                if picture.name in drawn
             ],
             sections=[found for make in SECTIONS if (found := make(document, texts))],
             provenance=provenance_lines(document),
@@ -168,11 +168,11 @@ def _inline(svg: str) -> Markup:
 def _colours() -> str:
     """The page's and the pictures' colours: light, dark where preferred or chosen, and light on paper."""
     light, dark = (
-        "".join(f"--{one.name}:{getattr(one, paper)};" for one in COLOURS)
+        "".join(f"--{colour.name}:{getattr(colour, paper)};" for colour in COLOURS)
         + "".join(f"--{name}:{both[place]};" for name, both in PAGE_COLOURS.items())
         for place, paper in enumerate(("light", "dark"))
     )
-    named = "".join(f"--chart-{one.name}:var(--{one.name});" for one in COLOURS)
+    named = "".join(f"--chart-{colour.name}:var(--{colour.name});" for colour in COLOURS)
     return (
         f":root{{color-scheme:light;{light}}}\n"
         f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light])"
@@ -247,7 +247,7 @@ def _variant_cards(row: Entry, document: Report, of: str = "") -> list[dict[str,
         cards.append({"figure": value, "words": f"{what}{against}"})
 
     def both(name: str, key: str) -> tuple[str, str]:
-        found = [getattr(one and one.case(name), key, None) for one in (row, base)]
+        found = [getattr(entry and entry.case(name), key, None) for entry in (row, base)]
         return three_digits(found[0]), three_digits(found[1])
 
     if entry := row.batch:

@@ -44,7 +44,8 @@ def side_by_side(document: Report, pictures: str | None = None) -> str:
     parts = [title, table(document), "\n".join(f"- {line}" for line in failures(document))]
     if pictures:
         parts += [
-            f"![{one.title}]({pictures}/{one.name}.svg)\n\n{one.reading}" for one in available(document)
+            f"![{picture.title}]({pictures}/{picture.name}.svg)\n\n{picture.reading}"
+            for picture in available(document)
         ]
     sections = {
         "Verdicts": verdict_table(document),
@@ -84,7 +85,7 @@ def summary(document: Report) -> str:
 
 
 def _main(document: Report, shown: int = PAGE) -> Table:
-    kept = [one for one in columns.main(document) if one.in_markdown and one.shown >= shown]
+    kept = [column for column in columns.main(document) if column.in_markdown and column.shown >= shown]
     return of_items("Variants", kept, document.rows)
 
 
@@ -94,7 +95,7 @@ def verdict_table(document: Report) -> str:
     if not is_tested(document) or not others:
         return ""
     allowed = margin(document)
-    kept = [one for one in columns.verdicts(allowed) if one.in_markdown]
+    kept = [column for column in columns.verdicts(allowed) if column.in_markdown]
     reasons = [f"- {variant.name}: {reason(variant, allowed)}" for variant in others]
     return markdown(of_items("Verdicts", kept, others)) + "\n\n" + "\n".join(reasons)
 
@@ -108,27 +109,31 @@ def open_table(document: Report) -> str:
 def functional_tables(document: Report) -> dict[str, str]:
     """By heading, per suite of cases: the accuracy of each variant on each functionality, and the gaps
     between groups."""
-    measured = [one for one in document.variants if one.functional]
+    measured = [variant for variant in document.variants if variant.functional]
     tables = {}
-    for suite in dict.fromkeys(name for one in measured for name in one.functional):
-        found = {one.name: one.functional[suite] for one in measured if suite in one.functional}
+    for suite in dict.fromkeys(name for variant in measured for name in variant.functional):
+        found = {
+            variant.name: variant.functional[suite] for variant in measured if suite in variant.functional
+        }
         names = dict.fromkeys(
-            (case.functionality, case.label, case.n) for one in found.values() for case in one.functionalities
+            (case.functionality, case.label, case.n)
+            for cases in found.values()
+            for case in cases.functionalities
         )
         accuracy = {
             (name, case.functionality): case.accuracy
-            for name, one in found.items()
-            for case in one.functionalities
+            for name, cases in found.items()
+            for case in cases.functionalities
         }
         rows = [
             [words, label, n, *(figure(accuracy.get((name, words)), ".0%") for name in found)]
             for words, label, n in names
         ]
-        rows.append(["all", "", "", *(f"{one.accuracy:.1%}" for one in found.values())])
-        rows.append(["flips from fp32", "", "", *(one.flips for one in found.values())])
+        rows.append(["all", "", "", *(f"{cases.accuracy:.1%}" for cases in found.values())])
+        rows.append(["flips from fp32", "", "", *(cases.flips for cases in found.values())])
         for gap, words in GAPS.items():
-            if any(getattr(one.gaps, gap) is not None for one in found.values()):
-                cells = [figure(getattr(one.gaps, gap), ".3f") for one in found.values()]
+            if any(getattr(cases.gaps, gap) is not None for cases in found.values()):
+                cells = [figure(getattr(cases.gaps, gap), ".3f") for cases in found.values()]
                 rows.append([f"{words}, best minus worst group", "", "", *cells])
         tables[SUITES.get(suite, suite)] = github(rows, ["functionality", "right answer", "n", *found])
     return tables

@@ -59,7 +59,7 @@ class Load:
 
 def available(document: Report) -> list[Picture]:
     """The pictures that can be drawn, in the order of a page."""
-    return [one for one in PICTURES if one.find(document)]
+    return [picture for picture in PICTURES if picture.find(document)]
 
 
 def in_process(document: Report) -> list[Point]:
@@ -153,18 +153,18 @@ def flips(document: Report) -> list[Flips]:
         return []
     directions = (f"{pair[0]} -> {pair[1]}", f"{pair[1]} -> {pair[0]}")
     found = []
-    for one in document.variants:
-        gate = one.gate
-        if one.name == REFERENCE or not gate or not set(directions) <= gate.flips.keys():
+    for variant in document.variants:
+        gate = variant.gate
+        if variant.name == REFERENCE or not gate or not set(directions) <= gate.flips.keys():
             continue
         shares = []
         for direction in directions:
             rate = gate.flip_rates.get(direction)
             share = gate.flips[direction] / gate.n
             shares.append((rate.rate, rate.low, rate.high) if rate else (share, share, share))
-        found.append(Flips(one.name, shares[0], shares[1], verdict(one, margin(document))))
-    moved = any(one.lost[2] or one.gained[2] for one in found)
-    return sorted(found, key=lambda one: (one.lost[0] + one.gained[0], one.name)) if moved else []
+        found.append(Flips(variant.name, shares[0], shares[1], verdict(variant, margin(document))))
+    moved = any(flips.lost[2] or flips.gained[2] for flips in found)
+    return sorted(found, key=lambda flips: (flips.lost[0] + flips.gained[0], flips.name)) if moved else []
 
 
 def reliability(document: Report) -> list[tuple[str, float | None, list[Reliability]]]:
@@ -201,16 +201,16 @@ def functional(document: Report) -> tuple[str, list[str], list[Series]]:
     if base is None or not suites:
         return "", [], []
     suite = max(suites, key=lambda name: suites[name].n)
-    worst_first = sorted(suites[suite].functionalities, key=lambda one: one.accuracy)[:MOST_CASES]
-    names = [one.functionality for one in worst_first]
+    worst_first = sorted(suites[suite].functionalities, key=lambda kind: kind.accuracy)[:MOST_CASES]
+    names = [kind.functionality for kind in worst_first]
     found = []
     for name in shown(document, 4):
         found_suite = _row(document, name).functional.get(suite)
         cases = found_suite.functionalities if found_suite else []
-        accuracy = {one.functionality: one.accuracy for one in cases}
+        accuracy = {kind.functionality: kind.accuracy for kind in cases}
         places = [place for place, case_name in enumerate(names) if case_name in accuracy]
         found.append(Series(name, [accuracy[names[place]] for place in places], places))
-    return SUITES.get(suite, suite), names, [one for one in found if one.xs]
+    return SUITES.get(suite, suite), names, [line for line in found if line.xs]
 
 
 def _row(document: Report, name: str) -> Variant:

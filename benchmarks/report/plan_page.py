@@ -30,9 +30,9 @@ def plan_table(document: Plan) -> str:
 def _loads(document: Plan) -> str:
     """The loads of the report beside the same in the model."""
     rows = []
-    for one in document.fitted:
-        seen, model = one.measured, one.modelled
-        load = f"{one.clients} clients that wait"
+    for level in document.fitted:
+        seen, model = level.measured, level.modelled
+        load = f"{level.clients} clients that wait"
         rows.append((load, f"{seen.rps:.0f}", f"{model.rps:.0f}", _ms(seen), _ms(model), "fitted"))
     for other in document.compared:
         tail = other.modelled
@@ -45,9 +45,9 @@ def _loads(document: Plan) -> str:
 def picture(document: Plan) -> str:
     """p99 by the rate of one replica, with the objective and the rate that was chosen, as SVG."""
     objective, chosen = document.demand.p99_ms, document.replica
-    shown = [one for one in document.curve if one.p99_ms <= 4 * objective]
+    shown = [point for point in document.curve if point.p99_ms <= 4 * objective]
     with canvas(3.6) as (figure, (axes,)):
-        curve = [one.rps for one in shown], [one.p99_ms for one in shown]
+        curve = [point.rps for point in shown], [point.p99_ms for point in shown]
         axes.plot(*curve, color=BLUE.stand_in, label="model")
         axes.axhline(objective, color=MUTED.stand_in, linewidth=1, linestyle=(0, (4, 3)))
         axes.axvline(chosen.rps, color=MUTED.stand_in, linewidth=1, linestyle=(0, (1, 2)))
@@ -60,7 +60,7 @@ def picture(document: Plan) -> str:
             markeredgecolor=PAPER.stand_in,
             zorder=3,
         )
-        measured = [(one.rps, one.measured.p99_ms) for one in document.compared]
+        measured = [(level.rps, level.measured.p99_ms) for level in document.compared]
         if within := [point for point in measured if point[1] <= 4 * objective]:
             axes.plot(*zip(*within, strict=True), "D", color=MUTED.stand_in, markersize=6, label="measured")
         axes.legend(loc="upper left")

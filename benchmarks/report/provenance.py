@@ -156,7 +156,9 @@ def _floor_lines(document: Report) -> list[str]:
     floor = document.floor
     if not floor or not floor.cases:
         return []
-    rates = ", ".join(f"{one.case} {one.int8_ms:.2f} ms ({one.int8_tops:.2f} TOPS)" for one in floor.cases)
+    rates = ", ".join(
+        f"{case.case} {case.int8_ms:.2f} ms ({case.int8_tops:.2f} TOPS)" for case in floor.cases
+    )
     sizes = floor.encoder
     return [
         f"Int8 floor: the {sizes.layers} layers' matrix products alone (width {sizes.width}, "

@@ -91,11 +91,11 @@ KINDS = {
 def publish_kind(kind: str, name: str, results: Path, published: Path) -> Path:
     """As `publish`, of another kind, to `published/NAME.KIND.json`."""
     _check_name(name)
-    one = KINDS[kind]
-    document = one.read(results / f"{one.file}.json")
+    what = KINDS[kind]
+    document = what.read(results / f"{what.file}.json")
     path = published / f"{name}.{kind}.json"
     write_json(path, without_places(msgspec.to_builtins(document)))
-    path.with_suffix(".md").write_text(one.page(one.read(path)), encoding="utf-8")
+    path.with_suffix(".md").write_text(what.page(what.read(path)), encoding="utf-8")
     return path
 
 
@@ -143,7 +143,7 @@ def read_published(name: str, published: Path) -> Report:
     """The committed report of that name."""
     path = published / f"{name}.json"
     if not path.is_file():
-        known = ", ".join(sorted(one.stem for one in published.glob("*.json"))) or "none"
+        known = ", ".join(sorted(path.stem for path in published.glob("*.json"))) or "none"
         raise UserError(
             f"there is no published report {name} (there: {known})",
             seen=path,

@@ -50,13 +50,13 @@ def _parity(document: Report, texts: Texts | None) -> Section | None:
 
 def _flips(document: Report, texts: Texts | None) -> Section | None:
     parts = []
-    for one in document.measured:
-        found = one.flipped
+    for variant in document.measured:
+        found = variant.flipped
         if not found:
             continue
-        counts = ", ".join(f"{count} {arrow(way)}" for way, count in one.judged.flips.items())
-        listed = table(f"Flips of {one.name}", columns.flipped(document.data, texts), found)
-        parts.append(Part(listed, one.name, f"on gate: {counts}; {len(found)} rows shown", True))
+        counts = ", ".join(f"{count} {arrow(way)}" for way, count in variant.judged.flips.items())
+        listed = table(f"Flips of {variant.name}", columns.flipped(document.data, texts), found)
+        parts.append(Part(listed, variant.name, f"on gate: {counts}; {len(found)} rows shown", True))
     how = "Texts whose label is not fp32's, those that moved farthest first, by their row in the split" + (
         ". The texts are shown: this page is not for others." if texts else "; the texts themselves stay out."
     )
@@ -78,19 +78,21 @@ def _calibration(document: Report, texts: Texts | None) -> Section | None:
 
 
 def _functional(document: Report, texts: Texts | None) -> Section | None:
-    measured = [one for one in document.measured if one.functional]
+    measured = [variant for variant in document.measured if variant.functional]
     parts = []
-    for suite in dict.fromkeys(name for one in measured for name in one.functional):
-        found = {one.name: one.functional[suite] for one in measured if suite in one.functional}
+    for suite in dict.fromkeys(name for variant in measured for name in variant.functional):
+        found = {
+            variant.name: variant.functional[suite] for variant in measured if suite in variant.functional
+        }
         parts.append(Part(_kinds(found, suite), SUITES.get(suite, suite).removeprefix("Functional cases: ")))
         gaps = [
             [
                 Cell(name, "name"),
-                _number(one.accuracy, ".1%"),
-                _number(one.flips, "d"),
-                *(_number(getattr(one.gaps, gap), ".3f") for gap in GAPS),
+                _number(cases.accuracy, ".1%"),
+                _number(cases.flips, "d"),
+                *(_number(getattr(cases.gaps, gap), ".3f") for gap in GAPS),
             ]
-            for name, one in found.items()
+            for name, cases in found.items()
         ]
         headers = [Header("variant", "name"), Header("accuracy"), Header("flips from fp32")]
         headers += [Header(f"gap of {words}") for words in GAPS.values()]
@@ -107,17 +109,17 @@ def _functional(document: Report, texts: Texts | None) -> Section | None:
 def _kinds(found: Mapping[str, Functional], suite: str) -> Table:
     """A row per functionality, a column per variant."""
     by_name = {
-        name: {kind.functionality: kind for kind in one.functionalities} for name, one in found.items()
+        name: {kind.functionality: kind for kind in cases.functionalities} for name, cases in found.items()
     }
-    order = {kind: one for kinds in by_name.values() for kind, one in kinds.items()}
+    order = {words: kind for kinds in by_name.values() for words, kind in kinds.items()}
     rows = [
         Row(
             [
-                Cell(words, "kind", note=f"{one.label}, {one.n} cases"),
+                Cell(words, "kind", note=f"{kind.label}, {kind.n} cases"),
                 *(_heat(kinds.get(words)) for kinds in by_name.values()),
             ]
         )
-        for words, one in order.items()
+        for words, kind in order.items()
     ]
     return Table(
         f"Accuracy by functionality, {suite}", [Header("functionality", "kind"), *map(Header, by_name)], rows
@@ -143,7 +145,9 @@ def _load(document: Report, texts: Texts | None) -> Section | None:
 def _lengths(document: Report, texts: Texts | None) -> Section | None:
     """Labels and macro-F1 on gate, a column per slice of lengths."""
     sliced = {
-        one.name: found for one in document.measured if one.name != REFERENCE and (found := one.judged.slices)
+        variant.name: found
+        for variant in document.measured
+        if variant.name != REFERENCE and (found := variant.judged.slices)
     }
     ends = sorted({part.up_to for found in sliced.values() for part in found})
     rows = []

@@ -30,84 +30,84 @@ from benchmarks.report.verdicts import margin, verdict
 
 def report(document: Report) -> str:
     """The page of one variant."""
-    one = document.only
-    if one.error:
-        return f"# {one.name}\n\n{failures(document)[0]}\n"
+    variant = document.only
+    if variant.error:
+        return f"# {variant.name}\n\n{failures(document)[0]}\n"
     allowed = margin(document)
-    check = one.built.check
+    check = variant.built.check
     note = f" {sentence_case(check.note)}." if check.note else ""
     parts = [
-        f"# {one.name}: {one.built.summary}",
-        f"**{verdict(one, allowed).upper()}.** {reason(one, allowed)}",
+        f"# {variant.name}: {variant.built.summary}",
+        f"**{verdict(variant, allowed).upper()}.** {reason(variant, allowed)}",
         f"The check at export, on validation: {'equal' if check.equal else 'NOT EQUAL'} to fp32.{note}",
     ]
     parts += ["\n".join(f"- {line}" for line in failures(document))]
     for heading, body in _sections(document).items():
         if body:
             parts += [f"## {heading}", body]
-    parts += ["## What this rests on", provenance(document), f"Artifact sha256 `{one.artifact_sha256}`."]
+    parts += ["## What this rests on", provenance(document), f"Artifact sha256 `{variant.artifact_sha256}`."]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _sections(document: Report) -> dict[str, str]:
     """Headings and bodies in their order; what a report lacks is empty."""
-    one = document.only
-    functional = {SUITES.get(suite, suite): _functional(found) for suite, found in one.functional.items()}
-    short = table("In short", columns.main(document), [one])
+    variant = document.only
+    functional = {SUITES.get(suite, suite): _functional(found) for suite, found in variant.functional.items()}
+    short = table("In short", columns.main(document), [variant])
     return {
         "In short": transposed(short),
-        "Speed in process": _speed(one),
-        "One text, by its length": _by_length(one),
-        "Against the arithmetic": _roofline(one),
-        "Against the GPU's peak": _peak(one),
-        "As served: clients that wait": _closed(one),
-        "As served: arrivals that do not wait": _open(one),
-        "As served: requests of many texts": _many(one),
-        "Is it still fp32?": _parity(one),
+        "Speed in process": _speed(variant),
+        "One text, by its length": _by_length(variant),
+        "Against the arithmetic": _roofline(variant),
+        "Against the GPU's peak": _peak(variant),
+        "As served: clients that wait": _closed(variant),
+        "As served: arrivals that do not wait": _open(variant),
+        "As served: requests of many texts": _many(variant),
+        "Is it still fp32?": _parity(variant),
         "Texts whose label changed": _flipped(document),
-        "By length in tokens": _slices(one),
-        "Quality": _quality(one.quality),
-        "Quality through the server": _quality(one.quality_served),
-        "Served scores against those in process": _served_parity(one),
-        "Calibration": _calibration(one),
+        "By length in tokens": _slices(variant),
+        "Quality": _quality(variant.quality),
+        "Quality through the server": _quality(variant.quality_served),
+        "Served scores against those in process": _served_parity(variant),
+        "Calibration": _calibration(variant),
         **functional,
-        "Resources": transposed(named("Resources", "", columns.RESOURCES, [("", one.resources)])),
-        "Proof": _proof(one),
+        "Resources": transposed(named("Resources", "", columns.RESOURCES, [("", variant.resources)])),
+        "Proof": _proof(variant),
     }
 
 
-def _speed(one: Variant) -> str:
-    return markdown(table("Speed", columns.speed(one.yardstick), one.latency))
+def _speed(variant: Variant) -> str:
+    return markdown(table("Speed", columns.speed(variant.yardstick), variant.latency))
 
 
-def _by_length(one: Variant) -> str:
-    single = one.case(SINGLE)
+def _by_length(variant: Variant) -> str:
+    single = variant.case(SINGLE)
     found = single.by_length if single else []
     names = bins([part.up_to for part in found])
     return markdown(named("Lengths", "tokens", columns.LENGTHS, zip(names, found, strict=True)))
 
 
-def _roofline(one: Variant) -> str:
-    shapes = [entry for entry in one.latency if entry.roofline]
+def _roofline(variant: Variant) -> str:
+    shapes = [entry for entry in variant.latency if entry.roofline]
     return markdown(table("Rooflines", columns.ROOFLINE, shapes))
 
 
-def _peak(one: Variant) -> str:
-    shapes = [entry for entry in one.latency if entry.peak]
+def _peak(variant: Variant) -> str:
+    shapes = [entry for entry in variant.latency if entry.peak]
     return markdown(table("Shapes on the GPU", columns.GPU_SHAPES, shapes))
 
 
-def _many(one: Variant) -> str:
-    return markdown(table("Many texts", columns.MANY, [one.many] if one.many else []))
+def _many(variant: Variant) -> str:
+    return markdown(table("Many texts", columns.MANY, [variant.many] if variant.many else []))
 
 
-def _closed(one: Variant) -> str:
-    return markdown(table("Closed loop", columns.CLOSED, one.served))
+def _closed(variant: Variant) -> str:
+    return markdown(table("Closed loop", columns.CLOSED, variant.served))
 
 
-def _open(one: Variant) -> str:
-    body = markdown(table("Open loop", columns.OPEN, one.open))
-    saturation = one.saturation
+def _open(variant: Variant) -> str:
+    body = markdown(table("Open loop", columns.OPEN, variant.open))
+    saturation = variant.saturation
     if not body or not saturation:
         return body
     knee = saturation.knee_rps
@@ -115,19 +115,19 @@ def _open(one: Variant) -> str:
     return f"{body}\n\nAt most {saturation.capacity_rps:,.0f} answers a second were seen; {kept}."
 
 
-def _parity(one: Variant) -> str:
-    ways = list(dict.fromkeys(way for found in one.parity.values() for way in found.flips))
-    return transposed(named("Sameness", "split", columns.parity(ways), one.parity.items()))
+def _parity(variant: Variant) -> str:
+    ways = list(dict.fromkeys(way for found in variant.parity.values() for way in found.flips))
+    return transposed(named("Sameness", "split", columns.parity(ways), variant.parity.items()))
 
 
 def _flipped(document: Report) -> str:
     return markdown(table("Flips", columns.flipped(document.data), document.only.flipped))
 
 
-def _slices(one: Variant) -> str:
+def _slices(variant: Variant) -> str:
     found = [
         (split, words, part)
-        for split, parity in one.parity.items()
+        for split, parity in variant.parity.items()
         for words, part in zip(bins([part.up_to for part in parity.slices]), parity.slices, strict=True)
     ]
     return markdown(table("Lengths", columns.SLICES, found))
@@ -152,12 +152,14 @@ def _quality(splits: Mapping[str, Quality]) -> str:
     return _facts(rows, list(splits)) if splits else ""
 
 
-def _served_parity(one: Variant) -> str:
-    return markdown(named("Served scores", "split", columns.SERVED_PARITY, one.parity_served.items()))
+def _served_parity(variant: Variant) -> str:
+    return markdown(named("Served scores", "split", columns.SERVED_PARITY, variant.parity_served.items()))
 
 
-def _calibration(one: Variant) -> str:
-    told = {split: found for split, found in one.quality.items() if found.refitted or found.ece is not None}
+def _calibration(variant: Variant) -> str:
+    told = {
+        split: found for split, found in variant.quality.items() if found.refitted or found.ece is not None
+    }
     return markdown(named("Calibration", "split", columns.CALIBRATION, told.items()))
 
 
@@ -170,15 +172,15 @@ def _functional(found: Functional) -> str:
     return f"{cases}\n\n{markdown(table('Groups', columns.GROUPS, [*found.groups, gaps]))}"
 
 
-def _proof(one: Variant) -> str:
+def _proof(variant: Variant) -> str:
     """The summary in a sentence; the rest of the evidence as a list that can be opened."""
-    if not one.proof:
+    if not variant.proof:
         return ""
-    evidence = _pairs({key: value for key, value in flatten(one.proof) if key != "summary"})
+    evidence = _pairs({key: value for key, value in flatten(variant.proof) if key != "summary"})
     more = (
         f"\n\n<details><summary>All of the evidence</summary>\n\n{evidence}\n\n</details>" if evidence else ""
     )
-    return f"{proof_words(one.proof)}.{more}"
+    return f"{proof_words(variant.proof)}.{more}"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -112,18 +112,18 @@ def fastest_passing(document: Report) -> Variant | None:
     no one such ratio: then by the rate."""
     allowed = margin(document)
     passing = [
-        one
-        for one in document.variants
-        if verdict(one, allowed) in (PASS, EQUAL)
-        and not one.served_error
-        and all(parity.within_bound for parity in one.parity_served.values())
-        and (entry := one.batch)
+        variant
+        for variant in document.variants
+        if verdict(variant, allowed) in (PASS, EQUAL)
+        and not variant.served_error
+        and all(parity.within_bound for parity in variant.parity_served.values())
+        and (entry := variant.batch)
         and entry.speedup.verdict == "faster"
     ]
-    served = [one for one in passing if served_rate(one)]
+    served = [variant for variant in passing if served_rate(variant)]
     if served:
-        return max(served, key=lambda one: served_rate(one) or 0.0)
-    if any(one.device == "cuda" for one in passing):
-        return max(passing, key=lambda one: batch_rate(one) or 0.0)
-    timed = [(entry.speedup.ratio, one) for one in passing if (entry := one.batch)]
+        return max(served, key=lambda variant: served_rate(variant) or 0.0)
+    if any(variant.device == "cuda" for variant in passing):
+        return max(passing, key=lambda variant: batch_rate(variant) or 0.0)
+    timed = [(entry.speedup.ratio, variant) for variant in passing if (entry := variant.batch)]
     return max(timed, key=lambda pair: pair[0])[1] if timed else None

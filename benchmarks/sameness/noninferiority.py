@@ -115,8 +115,8 @@ def judge(compared: Mapping[str, Drop], margin: float = MARGIN) -> dict[str, Non
     """The report's `noninferiority` of every variant that was compared with fp32, all tested together."""
     if not compared:
         return {}
-    smaller = [p_value(one.most >= margin) for one in compared.values()]
-    larger = [p_value(one.least <= margin) for one in compared.values()]
+    smaller = [p_value(drop.most >= margin) for drop in compared.values()]
+    larger = [p_value(drop.least <= margin) for drop in compared.values()]
     rows = zip(compared.items(), smaller, _holm(smaller), larger, _holm(larger), strict=True)
     found = {}
     for (name, drop), p, p_adjusted, p_worse, p_worse_adjusted in rows:
@@ -164,16 +164,16 @@ def _needed_errors(variants: int) -> float:
     return float(norm.isf(ALPHA / variants) + norm.isf(1 - POWER))
 
 
-def smallest_margin(one: Drop, variants: int) -> float:
+def smallest_margin(drop: Drop, variants: int) -> float:
     """The margin that a variant of no drop, flipping as often as this one, would pass in `POWER` of cases."""
-    return float(one.most.mean() - one.drop + _needed_errors(variants) * one.most.std())
+    return float(drop.most.mean() - drop.drop + _needed_errors(variants) * drop.most.std())
 
 
-def texts_to_settle(one: Drop, margin: float, variants: int) -> int | None:
+def texts_to_settle(drop: Drop, margin: float, variants: int) -> int | None:
     """About how many labelled texts like these would settle it, were the drop what it was here; None where
     it is so near to the margin that no number is worth naming."""
-    distance = abs(margin - one.drop)
+    distance = abs(margin - drop.drop)
     if not distance:
         return None
-    texts = ceil(one.n * (_needed_errors(variants) * float(one.most.std()) / distance) ** 2)
-    return max(texts, one.n + 1) if texts <= MOST_TEXTS else None
+    texts = ceil(drop.n * (_needed_errors(variants) * float(drop.most.std()) / distance) ** 2)
+    return max(texts, drop.n + 1) if texts <= MOST_TEXTS else None

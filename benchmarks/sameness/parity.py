@@ -141,7 +141,7 @@ def ranking_drops(
         found = compare_ranking(truth == positive, reference[:, positive], candidate[:, positive])
     else:
         return {}
-    return {name: Interval(**vars(one)) if one else None for name, one in found.items()}
+    return {name: Interval(**vars(interval)) if interval else None for name, interval in found.items()}
 
 
 def slices(

@@ -78,8 +78,8 @@ def count(seeds: int, tick: Callable[[], object], margin: float = MARGIN) -> lis
                 verdicts: Counter[str] = Counter()
                 for seed in range(seeds):
                     drawn = np.random.default_rng(seed).multinomial(texts, shares.ravel())
-                    one = drop_of(drawn, 2, RESAMPLES)
-                    verdicts[judge({"it": one}, margin)["it"].verdict] += 1
+                    drop = drop_of(drawn, 2, RESAMPLES)
+                    verdicts[judge({"it": drop}, margin)["it"].verdict] += 1
                     tick()
                 passed, failed, open_ = (verdicts[verdict] / seeds for verdict in VERDICTS)
                 found.append(Counted(words, helped, texts, seeds, passed, failed, open_))
@@ -95,7 +95,7 @@ def table(counted: Sequence[Counted]) -> str:
     rows = []
     for words in DROPS:
         for texts in TEXTS:
-            same = [one.shares for one in counted if one.drop == words and one.texts == texts]
+            same = [case.shares for case in counted if case.drop == words and case.texts == texts]
             cells = [" / ".join(f"{share:.1%}" for share in shares) for shares in zip(*same, strict=True)]
             rows.append([words, f"{texts:,}", *cells])
     heads = ["true drop", "texts", "pass", "fail", "inconclusive"]
@@ -105,7 +105,7 @@ def table(counted: Sequence[Counted]) -> str:
 def note(counted: Sequence[Counted]) -> str:
     """How the table is to be read."""
     seeds = counted[0].seeds
-    helped = ", ".join(f"{one:.1%}" for one in HELPED)
+    helped = ", ".join(f"{share:.1%}" for share in HELPED)
     low, high = share_interval(round(0.025 * seeds), seeds)
     return (
         f"Of {seeds:,} simulated runs each, margin {MARGIN:g} of macro-F1, fp32 right on {ACCURACY:.0%} of "

@@ -107,7 +107,7 @@ def quality(artifact: Artifact, scores: Scores, labelled: Mapping[str, Split]) -
         if name in labelled:
             truth = labelled[name].labels
             figures = evaluate(values, truth, thresholds(artifact), artifact.labels)
-            bins = [Reliability(**one) for one in reliability(values, truth, artifact.positive)]
+            bins = [Reliability(**part) for part in reliability(values, truth, artifact.positive)]
             found[name] = Quality(**figures, reliability=bins)
     return found
 
@@ -124,11 +124,11 @@ def refitted(
     for name, values in scores.items():
         if name in labelled and name != "validation":
             scored = fitted.scores(logits(values))
-            one = evaluate(scored, labelled[name].labels, fitted.thresholds, artifact.labels)
+            figures = evaluate(scored, labelled[name].labels, fitted.thresholds, artifact.labels)
             found[name] = Refitted(
                 temperature=fitted.temperature,
                 threshold=None if artifact.multi_label else next(iter(fitted.thresholds.values()), None),
-                **{figure: one[figure] for figure in ("macro_f1", "brier", "ece")},
+                **{figure: figures[figure] for figure in ("macro_f1", "brier", "ece")},
             )
     return found
 

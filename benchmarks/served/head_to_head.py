@@ -140,7 +140,9 @@ def measure(
                 FASTAPI: servers.enter_context(fastapi_server(checkpoint)),
             }
             with step("first answers"):
-                first = {name: first_answers(one.predictions, texts) for name, one in contestants.items()}
+                first = {
+                    name: first_answers(server.predictions, texts) for name, server in contestants.items()
+                }
             turns = Turns(rounds, seconds, step)
             loads = turns.closed_loops(contestants, texts)
             many = turns.many(us, predictor, texts)

@@ -129,7 +129,7 @@ def open_loop(
     is another. What is in flight at the end is waited for and counted. `metrics` is where the server's
     counters are read, before and after.
     """
-    due, warm = (poisson_times(rate, *one) for one in ((seconds, seed), (max(warm_s, 1e-3), seed + 1)))
+    due, warm = (poisson_times(rate, *drawn) for drawn in ((seconds, seed), (max(warm_s, 1e-3), seed + 1)))
     limit = min(in_flight, _connections())
 
     async def run() -> Arrivals:
@@ -205,18 +205,18 @@ def _connections() -> int:
 def describe_open(passes: Sequence[Arrivals], objective_p99_ms: float) -> OpenLevel:
     """The report's entry of one level, its passes pooled; saturated where half of them were. Percentiles
     are of answers, `errors` stand beside them; goodput counts answers within the objective."""
-    latencies = [latency for one in passes for latency in one.latencies_ms if latency is not None]
+    latencies = [latency for load in passes for latency in load.latencies_ms if latency is not None]
     errors: Counter[str] = Counter()
-    for one in passes:
-        errors.update(one.errors)
-    seconds = sum(one.seconds for one in passes)
-    late_ms = [late for one in passes for late in one.late_ms]
+    for load in passes:
+        errors.update(load.errors)
+    seconds = sum(load.seconds for load in passes)
+    late_ms = [late for load in passes for late in load.late_ms]
     return OpenLevel(
         offered_rps=passes[0].offered_rps,
         seconds=seconds,
-        arrivals=sum(len(one.due_s) for one in passes),
+        arrivals=sum(len(load.due_s) for load in passes),
         answered_rps=answered_rps(passes),
-        goodput_rps=sum(one.within(objective_p99_ms) for one in passes) / seconds,
+        goodput_rps=sum(load.within(objective_p99_ms) for load in passes) / seconds,
         p50_ms=percentile(latencies, 50),
         p90_ms=percentile(latencies, 90),
         p99_ms=percentile(latencies, 99),
@@ -228,19 +228,19 @@ def describe_open(passes: Sequence[Arrivals], objective_p99_ms: float) -> OpenLe
 
 
 def is_saturated(passes: Sequence[Arrivals]) -> bool:
-    return 2 * sum(one.saturated for one in passes) >= len(passes)
+    return 2 * sum(load.saturated for load in passes) >= len(passes)
 
 
 def answered_rps(passes: Sequence[Arrivals]) -> float:
-    return sum(one.within() for one in passes) / sum(one.seconds for one in passes)
+    return sum(load.within() for load in passes) / sum(load.seconds for load in passes)
 
 
 def _split(passes: Sequence[Arrivals], latencies: Sequence[float]) -> TimeSplit | None:
     counted: Counter[str] = Counter()
-    for one in passes:
-        if one.counted is None:
+    for load in passes:
+        if load.counted is None:
             return None
-        counted.update(one.counted)  # type: ignore[arg-type]
+        counted.update(load.counted)  # type: ignore[arg-type]
     found = split(counted, float(np.mean(latencies))) if latencies else None
     return TimeSplit(**found) if found else None
 

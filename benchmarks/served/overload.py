@@ -91,7 +91,7 @@ def measure_flood(archive: Path, bodies: Sequence[bytes], factor: float, seconds
         time.sleep(QUIET_S)
         healthy = is_healthy(server.inference_port)
         after = closed_loop(server.predictions, bodies, CLIENTS, SATURATE_S, 1.0)
-    answered = [one for one in flood.latencies_ms if one is not None]
+    answered = [latency for latency in flood.latencies_ms if latency is not None]
     reached = len(answered) / seconds
     # Whoever is accepted has the whole queue before it, a batch in the worker's hands and one on its way out.
     most_ahead = queue + 2 * said["batchSize"]
@@ -144,8 +144,8 @@ def measure_kill(
         "failed": sum(load.errors.values()),
         "failed_by": load.errors,
         "failed_due_s": _failed_due(load),
-        "answered_p99_ms": _percentile([one for one in load.latencies_ms if one is not None], 99),
-        "is_back": len(found) == 2 and workers[0].pid not in {one.pid for one in found},
+        "answered_p99_ms": _percentile([latency for latency in load.latencies_ms if latency is not None], 99),
+        "is_back": len(found) == 2 and workers[0].pid not in {worker.pid for worker in found},
         "errors_after": dict(after.errors),
     }
 
@@ -240,7 +240,7 @@ def ahead(load: Arrivals) -> np.ndarray:
     """Of each request that was answered, how many answers came between its sending and its own: what a bound
     on the queue bounds, however fast the server is at that moment."""
     sent = np.array(load.due_s) + np.array(load.late_ms) / 1000
-    took = np.array([np.nan if one is None else one for one in load.latencies_ms], np.float64)
+    took = np.array([np.nan if latency is None else latency for latency in load.latencies_ms], np.float64)
     done = np.array(load.due_s) + took / 1000
     kept = ~np.isnan(done)
     order = np.sort(done[kept])

@@ -70,7 +70,7 @@ class Running:
     def rss_mb(self) -> float:
         """What the worker holds in memory, and the Java process that started it where there is one."""
         processes = [self.worker, self.worker.parent()] if self.metrics else [self.worker]
-        return sum(one.memory_info().rss for one in processes if one) / 1e6
+        return sum(process.memory_info().rss for process in processes if process) / 1e6
 
 
 @contextmanager
@@ -257,7 +257,7 @@ def one_pass(
                 lists = spread(in_lists(split.texts), profile.served_texts)
                 scores = score_served(running.predictions, split.texts, lists, labels)
                 rows = scores.tolist()
-                outcome["scores"][name] = [[None if isnan(one) else one for one in row] for row in rows]
+                outcome["scores"][name] = [[None if isnan(score) else score for score in row] for row in rows]
     except (UserError, OSError, ValueError, KeyError, psutil.Error, http.client.HTTPException) as error:
         outcome["error"] = f"{type(error).__name__}: {error}"
     return outcome

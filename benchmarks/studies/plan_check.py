@@ -167,7 +167,7 @@ def check(
         measured_rps=loaded.answered_rps,
         ratio=full_rps / loaded.answered_rps,
     )
-    ratios = [saturation.ratio, *(one.p99_ratio for one in rates)]
+    ratios = [saturation.ratio, *(rate.p99_ratio for rate in rates)]
     closed_fit = against_closed(fitted, known)
     return Checked(
         schema=SCHEMA,
@@ -223,7 +223,7 @@ def _time_batches(
         turns += 1
     p50, p90, p99 = np.percentile(tokens, (50, 90, 99)).tolist()
     known = Lengths(mean=float(tokens.mean()), p50=p50, p90=p90, p99=p99)
-    weighted = [replace(one, weight=1 / turns) for one in timed]
+    weighted = [replace(batch, weight=1 / turns) for batch in timed]
     return weighted, quantiles(known, max_length)
 
 
@@ -305,12 +305,12 @@ def check_table(document: Checked) -> str:
             full.ratio,
         )
     ]
-    for one in document.rates:
-        forecast, seen = one.forecast, one.measured
-        at = f"at {one.rps:g} texts/s ({one.share:.0%})"
+    for rate in document.rates:
+        forecast, seen = rate.forecast, rate.measured
+        at = f"at {rate.rps:g} texts/s ({rate.share:.0%})"
         span = f"{forecast.p99_low_ms:.1f} to {forecast.p99_high_ms:.1f}"
-        rows.append((f"p50 ms {at}", f"{forecast.p50_ms:.1f}", f"{seen.p50_ms:.1f}", "", one.p50_ratio))
-        rows.append((f"p99 ms {at}", f"{forecast.p99_ms:.1f}", f"{seen.p99_ms:.1f}", span, one.p99_ratio))
+        rows.append((f"p50 ms {at}", f"{forecast.p50_ms:.1f}", f"{seen.p50_ms:.1f}", "", rate.p50_ratio))
+        rows.append((f"p99 ms {at}", f"{forecast.p99_ms:.1f}", f"{seen.p99_ms:.1f}", span, rate.p99_ratio))
     heads = ["", "forecast", "measured", "90 % of such loads", "ratio"]
     cells = [(*row[:-1], f"{row[-1]:.2f}") for row in rows]
     return tabulate(cells, heads, tablefmt="github", disable_numparse=True)
