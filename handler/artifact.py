@@ -200,7 +200,7 @@ def unpacked(archive: Path, folder: Path) -> Artifact:
             raise _not_ours(archive, f"it has no {MANIFEST}") from error
         except ZIP_FAULTS as error:  # an entry's CRC is wrong
             raise UserError(
-                "the archive is corrupt", seen=archive, remedy="Build it again: make package"
+                "the archive is corrupt", seen=archive, remedy="Build it again: python -m export package"
             ) from error
     return open_artifact(folder / "artifact")
 
@@ -300,7 +300,9 @@ def _reason(error: BaseException) -> str:
 
 def _not_ours(archive: Path, reason: str) -> UserError:
     return UserError(
-        "this is not an archive of ours", seen=f"{archive}: {reason}", remedy="Build it: make package"
+        "this is not an archive of ours",
+        seen=f"{archive}: {reason}",
+        remedy="Build it: python -m export package",
     )
 
 
@@ -308,7 +310,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not path.is_file():
         raise UserError(
-            "there is no artifact", seen=path, remedy="Build it: make export VARIANTS=" + folder.name
+            "there is no artifact", seen=path, remedy=f"Build it: python -m export build {folder.name}"
         )
     try:
         return checked(read_json(path))
@@ -412,7 +414,7 @@ def _raise(error: OSError) -> None:
 
 
 def _rebuild(folder: Path) -> str:
-    return f"Remove {folder} and build it again: make export VARIANTS={folder.name}"
+    return f"Remove {folder} and build it again: python -m export build {folder.name}"
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:

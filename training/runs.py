@@ -35,7 +35,7 @@ def runs(options: argparse.Namespace) -> int:
         raise UserError(
             "there are no runs",
             seen=", ".join(map(str, folders)),
-            remedy="Train one: make train; or name the folder that holds checkpoints",
+            remedy="Train one: python -m training train; or name the folder that holds checkpoints",
         )
     rows = sorted((record(folder, meta) for folder, meta in found.items()), key=_rank)
     shared = shared_settings(rows)

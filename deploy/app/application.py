@@ -64,7 +64,9 @@ class Model:
     def of_archive(cls, archive: Path, scratch: Path) -> "Model":
         """Unpacked below `scratch` and verified; raises `UserError` where it is no archive of ours."""
         if not archive.is_file():
-            raise UserError("there is no such archive", seen=archive, remedy="Build it: make export package")
+            raise UserError(
+                "there is no such archive", seen=archive, remedy="Build it: python -m export package"
+            )
         artifact, manifest = unpacked(archive, scratch), archive_manifest(archive)
         return cls(artifact, manifest["modelName"], manifest["modelVersion"], model_config(archive))
 

@@ -77,5 +77,5 @@ def status(arguments: argparse.Namespace) -> int:
         say("its worker is at work, and answers late")
         return 0
     seen = f"no worker of {arguments.name} answers or is at work"
-    say(f"TorchServe runs, but {seen}. Restart it: make stop serve")
+    say(f"TorchServe runs, but {seen}. Restart it: python -m deploy stop; python -m deploy start")
     return 1

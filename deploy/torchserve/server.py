@@ -99,7 +99,7 @@ def private_server(
     """TorchServe with `archive` as `name` on free ports of loopback, ready to answer; stopped on leaving.
     `settings` stand in place of those in `config.properties`; of an address all but its port."""
     if not archive.is_file():
-        raise UserError("there is no such archive", seen=archive, remedy="Build it: make export package")
+        raise UserError("there is no such archive", seen=archive, remedy="Build it: python -m export package")
     sweep()
     with tempfile.TemporaryDirectory(prefix=PRIVATE) as scratch, Path(scratch, ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -181,7 +181,7 @@ def start(
     access = Access(config, Path.cwd())
     if taken := [port for port in config.ports if is_taken(port)]:
         remedy = (
-            "A TorchServe runs already: make stop"
+            "A TorchServe runs already: python -m deploy stop"
             if access.is_healthy()
             else f"Free it, or change it in {config.path}"
         )
@@ -209,11 +209,13 @@ def checked_archive(config: Config, name: str, trusted_key: Path | None = None) 
     archive = config.model_store / f"{name}.mar"
     if not archive.is_file():
         raise UserError(
-            "there is no archive to serve", seen=archive, remedy="Make one: make train export package"
+            "there is no archive to serve", seen=archive, remedy="Make one: python -m export package"
         )
     verify(archive, trusted_key)
     if not zipfile.is_zipfile(archive):
-        raise UserError("the archive is damaged", seen=archive, remedy="Build it again: make package")
+        raise UserError(
+            "the archive is damaged", seen=archive, remedy="Build it again: python -m export package"
+        )
     archived_artifact(archive)
     for key in ("private_key_file", "certificate_file"):
         if config[key] and not Path(config[key]).is_file():
@@ -357,7 +359,9 @@ def _wait_until_ready(
         if "Worker died" in said():
             time.sleep(1)  # what the worker said on its way out may be written after TorchServe's own line
             raise UserError(
-                "the model did not load", seen=_reason(said()), remedy="Build it again: make export package"
+                "the model did not load",
+                seen=_reason(said()),
+                remedy="Build it again: python -m export build",
             )
         if access.worker_status(name) is None and access.is_healthy():
             answers_since = answers_since or time.monotonic()
@@ -365,7 +369,7 @@ def _wait_until_ready(
                 raise UserError(
                     "TorchServe runs without the model",
                     seen=_last_lines(said()),
-                    remedy="Build it again: make package",
+                    remedy="Build it again: python -m export package",
                 )
         time.sleep(0.1)
     raise UserError(

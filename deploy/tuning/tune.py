@@ -143,7 +143,7 @@ def tune(arguments: argparse.Namespace) -> int:
     if arguments.p99_ms is not None and min(met) > arguments.p99_ms:
         say(f"nothing that was tried keeps p99 within {arguments.p99_ms:g} ms")
     say(f"a queue of {queue} is {arguments.max_wait_ms:g} ms of work")
-    say(f"wrote {arguments.output}; make package applies it")
+    say(f"wrote {arguments.output}; python -m export package applies it")
     if chosen.netty_threads != start.netty_threads:
         if arguments.apply:
             set_netty_threads(arguments.config, chosen.netty_threads)

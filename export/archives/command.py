@@ -48,14 +48,16 @@ def package(arguments: argparse.Namespace) -> int:
     folders = sorted(path.parent for path in arguments.artifacts.glob(f"[!.]*/{DESCRIPTION}"))
     if not folders:
         raise UserError(
-            "there are no artifacts to package", seen=arguments.artifacts, remedy="Build them: make export"
+            "there are no artifacts to package",
+            seen=arguments.artifacts,
+            remedy="Build them: python -m export build",
         )
     reference = open_artifact(arguments.artifacts / "fp32", verify=False).meta["build"]["checkpoint_sha256"]
     archives = {}
     for folder in folders:
         artifact = open_artifact(folder)
         if artifact.meta["build"]["checkpoint_sha256"] != reference:
-            say(f"{folder.name}: left out, made from another checkpoint than fp32: make export")
+            say(f"{folder.name}: left out, made from another checkpoint than fp32: python -m export build")
             continue
         tuned = settings_for(tuning, artifact.name, artifact.sha256)
         path = packaging.package(
@@ -91,7 +93,11 @@ def promote(arguments: argparse.Namespace) -> int:
     elif selected := _selected(arguments):
         variant, sha256 = selected
     else:
-        raise UserError("no variant is selected", seen=SELECTION, remedy="Run make select, or name a variant")
+        raise UserError(
+            "no variant is selected",
+            seen=SELECTION,
+            remedy="Run python -m benchmarks select, or name a variant",
+        )
     archives = arguments.archives or arguments.store
     promoted = _promote_to(
         arguments, variant, archives, sha256=sha256, force=arguments.force, trusted_key=arguments.trusted_key
@@ -128,21 +134,21 @@ def _promote_to(
 def _selected(arguments: argparse.Namespace) -> tuple[str, str] | None:
     """The variant that selection chose and the identity that was measured; None where it has changed."""
     if not SELECTION.is_file():
-        say("nothing is selected yet (make benchmark select)")
+        say("nothing is selected yet (python -m benchmarks run, then select)")
         return None
     try:
         choice = json.loads(SELECTION.read_text())
         variant, sha256 = choice["selected"], choice["artifact_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            "the selection cannot be read", seen=SELECTION, remedy="Run make select again"
+            "the selection cannot be read", seen=SELECTION, remedy="Run python -m benchmarks select again"
         ) from error
     if variant is None:
         say("the last selection found no variant that qualifies")
         return None
     folder = arguments.artifacts / variant
     if not (folder / DESCRIPTION).is_file() or open_artifact(folder, verify=False).sha256 != sha256:
-        say(f"{variant} was selected, but is not what is in {folder} now; run make benchmark select")
+        say(f"{variant} was selected, and {folder} holds another now: python -m benchmarks run, then select")
         return None
     return variant, sha256
 

@@ -115,7 +115,7 @@ def _lay_out(scratch: Path, name: str, version: str, settings: Mapping[str, Any]
         raise UserError(
             "torch-model-archiver failed",
             seen=done.stderr.strip()[-500:],
-            remedy="Check the free disk space and make install",
+            remedy="Check the free disk space, and that torch-model-archiver is installed",
         )
     manifest = laid_out / name / "MAR-INF" / "MANIFEST.json"
     content = json.loads(manifest.read_text())
@@ -153,14 +153,14 @@ def promote(
     """
     archive = (archives or store) / f"{name}-{variant}.mar"
     if not archive.is_file():
-        raise UserError("there is no such archive", seen=archive, remedy="Build it: make export package")
+        raise UserError("there is no such archive", seen=archive, remedy="Build it: python -m export package")
     verify(archive, trusted_key)
     inside = archived_artifact(archive)
     if sha256 is not None and inside.sha256 != sha256:
         raise UserError(
             "the archive does not hold the artifact that was measured",
             seen=archive,
-            remedy="Package and measure again: make package benchmark select",
+            remedy="Package and measure again: python -m export package, python -m benchmarks run and select",
         )
     check = inside.meta["check"]
     if not check["equal"] and not force:

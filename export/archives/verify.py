@@ -74,6 +74,8 @@ def _ask(url: str, archive: Path) -> list[dict[str, Any]]:
             raise KeyError("scores")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            "the archive does not answer as ours do", seen=archive, remedy="Build it: make package"
+            "the archive does not answer as ours do",
+            seen=archive,
+            remedy="Build it: python -m export package",
         ) from error
     return answers

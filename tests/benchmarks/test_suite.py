@@ -305,5 +305,5 @@ def test_without_archives_the_run_says_that_it_is_in_process_only(
 def test_missing_artifacts_and_checkpoints_name_their_remedies(tmp_path, artifacts: Path) -> None:
     with pytest.raises(UserError, match="make export"):
         main(["run", "--artifacts", str(tmp_path / "none")])
-    with pytest.raises(UserError, match="make train"):
+    with pytest.raises(UserError, match="python -m training train"):
         main(["run", "--artifacts", str(artifacts), "--checkpoint", str(tmp_path / "none")])

@@ -16,7 +16,7 @@ def change(artifact: Artifact, **fields: object) -> None:
 
 
 def test_a_missing_artifact_is_a_sentence_that_says_how_to_build_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="make export VARIANTS=openvino-int8"):
+    with pytest.raises(UserError, match="python -m export build openvino-int8"):
         open_artifact(tmp_path / "openvino-int8")
 
 

@@ -56,7 +56,7 @@ def test_standard_input_holds_one_text_a_line(build_once) -> None:
         (["--output", "no/such/folder/out.csv"], "folder of the output does not exist"),
         ([""], "the text is empty"),
         (["a", "--file", "b.csv"], "both given"),
-        (["--artifact", "build/artifacts/nonsense", "a"], "make export VARIANTS=nonsense"),
+        (["--artifact", "build/artifacts/nonsense", "a"], "python -m export build nonsense"),
     ],
     ids=["missing", "format", "output", "empty", "both", "artifact"],
 )

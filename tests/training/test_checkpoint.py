@@ -56,7 +56,7 @@ def test_a_folder_that_is_no_checkpoint_is_never_replaced(tiny, tmp_path):
 
 
 def test_a_missing_checkpoint_is_answered_with_make_train(tmp_path):
-    with pytest.raises(UserError, match="Run `make train` first"):
+    with pytest.raises(UserError, match="Run `python -m training train` first"):
         open_checkpoint(tmp_path / "nothing")
 
 

@@ -237,7 +237,7 @@ def test_a_port_in_use_is_a_sentence_with_the_port(
 def test_a_missing_archive_is_a_sentence(tmp_path: Path) -> None:
     config = tmp_path / "config.properties"
     config.write_text(f"model_store={tmp_path}\n")
-    with pytest.raises(UserError, match="make train export package"):
+    with pytest.raises(UserError, match="python -m export package"):
         servers.start(read_config(config))
 
 
@@ -270,7 +270,7 @@ def test_the_public_server_starts_answers_and_stops_by_command(
         assert f"localhost:{ports[0]}/predictions/hate" in started.stderr
         again = run_apart("deploy", "start", "--config", path)
         assert again.returncode == 2
-        assert "make stop" in again.stderr
+        assert "python -m deploy stop" in again.stderr
     finally:
         stopped = run_apart("deploy", "stop", "--config", path)
     assert "stopped" in stopped.stderr

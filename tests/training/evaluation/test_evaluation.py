@@ -278,7 +278,7 @@ def test_random_weights_are_said_to_mean_nothing(small_jsonl, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--checkpoint", "/no/such"], "Run `make train` first"),
+        (["--checkpoint", "/no/such"], "Run `python -m training train` first"),
         (["--split", "train"], "invalid choice"),
         (["--sample", "-1"], "--sample"),
     ],
