@@ -8,7 +8,7 @@ NAME ?= hate
 PROFILE ?= quick
 GPU_PROFILE ?= demo
 VARIANTS ?=
-PEERS ?=
+BASELINES ?= $(PEERS)
 CHECKPOINT ?= $(BUILD)/checkpoint
 # Another build of torch than pip's default, for example the CPU-only index that pytorch.org names.
 TORCH_INDEX_URL ?=
@@ -76,16 +76,17 @@ stop: install ## stop it
 doctor: install ## what TorchServe needs here, what is wrong, and what to do [CONFIG=config.properties]
 	@$(if $(CONFIG),TS_CONFIG_FILE=$(call q,$(CONFIG))) $(RUN) -m handler doctor --name $(call q,$(NAME)) >/dev/null
 
-benchmark: install ## every built variant, one report each and the side-by-side [PROFILE=demo|quick|full] [PEERS=1] [RPS=]
-	@$(RUN) -m benchmarks run $(OBJECTIVE) $(filter-out default all cpu gpu cuda,$(VARIANTS)) --name $(call q,$(NAME)) --artifacts $(call q,$(ARTIFACTS)) --checkpoint $(call q,$(CHECKPOINT)) --profile $(PROFILE) --peers-folder $(call q,$(BUILD)/peers) $(if $(PEERS),--peers) $(ARGS) >/dev/null
+benchmark: install ## every built variant, one report each and the side-by-side [PROFILE=demo|quick|full] [BASELINES=1] [RPS=]
+	@$(if $(PEERS),echo "PEERS is now BASELINES; the old spelling will go with the next release" >&2)
+	@$(RUN) -m benchmarks run $(OBJECTIVE) $(filter-out default all cpu gpu cuda,$(VARIANTS)) --name $(call q,$(NAME)) --artifacts $(call q,$(ARTIFACTS)) --checkpoint $(call q,$(CHECKPOINT)) --profile $(PROFILE) --baselines-folder $(call q,$(BUILD)/baselines) $(if $(BASELINES),--baselines) $(ARGS) >/dev/null
 
 gpu: $(if $(filter $(BIN)/%,$(PY)),install) ## on a machine with an NVIDIA GPU: its variants, built of random full-size weights and measured [DATA=] [GPU_PROFILE=demo] [PY=python3]
 	@$(RUN) -m benchmarks gpus >/dev/null
 	@$(RUN) -m training --data $(call q,$(or $(DATA),demo)) --base random:distilbert-base --track none --output $(call q,$(BUILD)/gpu/checkpoint) $(if $(DATA_DIR),--data-dir $(call q,$(DATA_DIR))) >/dev/null
 	@$(RUN) -m export build gpu --checkpoint $(call q,$(BUILD)/gpu/checkpoint) --artifacts $(call q,$(BUILD)/gpu/artifacts) $(ARGS) >/dev/null || [ -f $(call q,$(BUILD)/gpu/artifacts/cuda-fp32/artifact.json) ]
-	@$(RUN) -m benchmarks run --no-serve --peers --profile $(GPU_PROFILE) --checkpoint $(call q,$(BUILD)/gpu/checkpoint) --artifacts $(call q,$(BUILD)/gpu/artifacts) --peers-folder $(call q,$(BUILD)/gpu/peers) --results $(call q,$(BUILD)/gpu/results) >/dev/null
+	@$(RUN) -m benchmarks run --no-serve --baselines --profile $(GPU_PROFILE) --checkpoint $(call q,$(BUILD)/gpu/checkpoint) --artifacts $(call q,$(BUILD)/gpu/artifacts) --baselines-folder $(call q,$(BUILD)/gpu/baselines) --results $(call q,$(BUILD)/gpu/results) >/dev/null
 
-compare: install ## A=fp32 B=openvino-int8: two reports beside each other
+compare: install ## A=fp32 B=openvino-int8: two reports, with ratios
 	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "error: name two variants: make compare A=fp32 B=openvino-int8" >&2; exit 2; }
 	@$(RUN) -m benchmarks compare $(call q,$(A)) $(call q,$(B)) >/dev/null
 

@@ -6,7 +6,12 @@ from common.programs import Program, Verb
 EXTRAS = "serve,app,train,deploy,benchmark"
 FOLDER = "benchmarks.verbs"
 VERBS = (
-    Verb("run", "measure variants side by side", f"{FOLDER}.measuring:run"),
+    Verb(
+        "run",
+        "measure variants side by side",
+        f"{FOLDER}.measuring:run",
+        renamed={"--peers": "--baselines", "--peers-folder": "--baselines-folder"},
+    ),
     Verb(
         "head-to-head",
         "this project's servers against those that others would write, in turns of some seconds",
@@ -27,9 +32,9 @@ VERBS = (
     Verb("plan", "how many replicas a load needs, and what they cost", f"{FOLDER}.planning:plan"),
     Verb("compare", "compare two reports of one run", f"{FOLDER}.reporting:compare"),
     Verb(
-        "beside",
+        "compare-machines",
         "runs of several machines in one table, such as a CPU server's and a GPU server's",
-        f"{FOLDER}.reporting:beside",
+        f"{FOLDER}.reporting:compare_machines",
     ),
     Verb("publish", "commit a report: figures only", f"{FOLDER}.reporting:publish"),
     Verb(
@@ -39,7 +44,7 @@ VERBS = (
     ),
     Verb("gpus", "list the GPUs that a run would measure; exit 2 if none", f"{FOLDER}.measuring:gpus"),
 )
-MOVED = {"plan-check": "benchmarks.studies.plan_check"}
+MOVED = {"plan-check": "benchmarks.studies.plan_check", "beside": "compare-machines"}
 PROGRAM = Program("benchmarks", VERBS, EXTRAS, moved=MOVED)
 main = PROGRAM.main
 

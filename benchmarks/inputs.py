@@ -1,4 +1,4 @@
-"""What a run is about: artifacts, archives, texts and peers, opened and checked before any time is spent.
+"""What a run is about: artifacts, archives, texts and baselines, opened and checked before any time is spent.
 
 Covers what is refused (no reference, no such variant, stale archives, no Java, an artifact of other data) and
 which texts are scored and timed. Leaves out measuring (`suite`).
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import environment
-from benchmarks.baselines.preparation import Prepared, prepare_peers
+from benchmarks.baselines.preparation import Prepared, prepare_baselines
 from benchmarks.ceilings.gemm_bound import encoder_of
 from benchmarks.ceilings.gemms import Encoder
 from benchmarks.in_process.pool import Failure
@@ -48,10 +48,10 @@ class Subject:
     process only), the splits to score, the texts to time, and what the report says of the data.
 
     `unusable` are variants that could not even be opened. All archives are served where variants were
-    `named`, else the most promising. `peers` None: no peers, and no floor unless variants for GPUs are held
-    against it; `encoder` None: an architecture whose floor is not known. `load_average` is that of others:
-    taken before peers are prepared, which loads the machine as well. `validation` (None where labels mean
-    nothing) is for fitting anew; `suites` are functional cases."""
+    `named`, else the most promising. `baselines` None: none take part, and no GEMM bound unless variants for
+    GPUs are held against it; `encoder` None: an architecture whose bound is not known. `load_average` is that
+    of others: taken before baselines are prepared, which loads the machine as well. `validation` (None where
+    labels mean nothing) is for refitting; `suites` are functional cases."""
 
     checkpoint: Path
     artifacts: dict[str, Artifact]
@@ -61,7 +61,7 @@ class Subject:
     timed: Sequence[str]
     data: dict[str, Any]
     named: bool = False
-    peers: Prepared | None = None
+    baselines: Prepared | None = None
     encoder: Encoder | None = None
     load_average: float | None = None
     validation: Split | None = None
@@ -69,12 +69,12 @@ class Subject:
 
     @property
     def places(self) -> dict[str, Path]:
-        """Folders of the peers that are ready."""
-        return self.peers.folders if self.peers else {}
+        """Folders of the baselines that are ready."""
+        return self.baselines.folders if self.baselines else {}
 
     @property
-    def has_floor(self) -> bool:
-        return (self.peers is not None or self.on_cuda) and self.encoder is not None
+    def has_bound(self) -> bool:
+        return (self.baselines is not None or self.on_cuda) and self.encoder is not None
 
     @property
     def on_cuda(self) -> bool:
@@ -82,9 +82,9 @@ class Subject:
         return CUDA_REFERENCE in self.artifacts
 
     @property
-    def serves_rivals(self) -> bool:
-        """What others would serve takes part where peers do, and where our archives are served."""
-        return self.peers is not None and bool(self.archives)
+    def serves_baselines(self) -> bool:
+        """What others would serve takes part where baselines do, and where our archives are served."""
+        return self.baselines is not None and bool(self.archives)
 
     @property
     def labelled(self) -> dict[str, Split]:
@@ -114,7 +114,7 @@ class Subject:
         return {
             "artifacts": {name: artifact.sha256 for name, artifact in self.artifacts.items()},
             "archives": {name: file_sha256(path) for name, path in self.archives.items()},
-            "peers": {name: str(place) for name, place in self.places.items()},
+            "baselines": {name: str(place) for name, place in self.places.items()},
             "data": self.data,
             "texts": {name: _sha256(texts) for name, texts in (self.scored | {"": self.timed}).items()},
             "machine": plain(environment.fingerprint()),
@@ -134,14 +134,14 @@ def prepare(
     dataset: Dataset,
     profile: Profile,
     timed_split: str = LATENCY_SPLIT,
-    peers: Path | None = None,
+    baselines: Path | None = None,
     name: str = "hate",
     unlabelled: Path | None = None,
     hatecheck: Path | None = None,
 ) -> Subject:
-    """Open and check everything that the run needs. `store` None: nothing is served. `peers` is the folder
-    where they are kept between runs; None: none take part. `name` is that of the archives. `unlabelled` is a
-    file of texts, one a line; `hatecheck` the user's copy of that suite.
+    """Open and check everything that the run needs. `store` None: nothing is served. `baselines` is the
+    folder where they are kept between runs; None: none take part. `name` is that of the archives.
+    `unlabelled` is a file of texts, one a line; `hatecheck` the user's copy of that suite.
 
     Raises `UserError` for what would spoil the run: no reference, no such variant, stale archives, no Java.
     """
@@ -173,8 +173,8 @@ def prepare(
         timed.texts,
         _describe_data(checkpoint, dataset) | {"timed_split": timed_split},
         bool(wanted),
-        prepare_peers(checkpoint, dataset.splits["train"].texts, peers, CUDA_REFERENCE in artifacts)
-        if peers
+        prepare_baselines(checkpoint, dataset.splits["train"].texts, baselines, CUDA_REFERENCE in artifacts)
+        if baselines
         else None,
         encoder_of(json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))),
         load,

@@ -4,8 +4,7 @@
     locust -f benchmarks/locustfile.py --host http://localhost:8080 --headless -u 32 -r 32 -t 60s
 
 TEXTS_FILE names a file with one text a line; without it a few sentences are asked over and over. An answer
-counts as a failure unless its status is 200 and it names a label. It is a closed loop: see `arrivals` for
-requests that do not wait. The toolkit itself does not need locust and takes no figure from here.
+counts as a failure unless its status is 200 and it names a label.
 """
 
 import os

@@ -3,15 +3,15 @@
 REFERENCE = "fp32"
 GATE = "gate"  # the split that decides
 CUDA_REFERENCE = "cuda-fp32"  # the same for what computes on a GPU: no ratio crosses from one to the other
-# The matrix products alone, timed in a process of their own beside the variants.
-FLOOR = "floor"
+# The matrix products alone, timed in a process of their own.
+GEMM_BOUND = "GEMM bound"
 # fp32 once more, in another process: what it differs by from itself is the noise of the run.
 CONTROL = "fp32 again"
 CONTROLS = {REFERENCE: CONTROL, CUDA_REFERENCE: "cuda-fp32 again"}
 
 # The cases that are timed in process: matrices [texts, tokens], and real texts.
 SHAPES = ((1, 32), (8, 32), (32, 32), (1, 128))
-CUDA_SHAPES = ((64, 32), (256, 32), (1024, 32))  # beside them, of what computes on a GPU
+CUDA_SHAPES = ((64, 32), (256, 32), (1024, 32))  # also, of what computes on a GPU
 BATCH_TEXTS = 32
 CUDA_BATCH_TEXTS = 1024
 SMALL, LARGE = "1x32", "32x32"  # texts x tokens; two of SHAPES

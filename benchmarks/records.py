@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, UnsetType, field
 
 from benchmarks.names import CUDA_REFERENCE, GATE, REFERENCE
 
@@ -166,19 +166,19 @@ class LengthBin(Record):
 
 
 class Roofline(Record):
-    """What the variant's own arithmetic and bytes take at the peaks measured in the same run: `floor_ms` is
-    the larger of the two, `share` is `floor_ms / p50_ms`."""
+    """What the variant's own arithmetic and bytes take at the peaks measured in the same run: `bound_ms` is
+    the larger of the two, `share` is `bound_ms / p50_ms`."""
 
     gflop: Positive
     weight_mb: Positive
     compute_ms: Positive
     memory_ms: Positive
-    floor_ms: Positive
+    bound_ms: Positive = field(name="floor_ms")
     share: Positive
 
 
 class Peak(Record):
-    """On a GPU, of all the variant's linear and attention products: their rate, and its share of the floor's
+    """On a GPU, of all the variant's linear and attention products: their rate, and its share of the bound's
     fp16 products (fp8 and int8 may go above 1) and of the data sheet's."""
 
     tflops: Positive
@@ -189,9 +189,9 @@ class Peak(Record):
 class Latency(Record):
     """A case in process. `batch` is texts in one call; `tokens` of every text, None for real texts; `p99_ms`
     is None below 100 samples; `speedup` is over fp32 (on a GPU, over cuda-fp32), `p99_speedup` of p99s over
-    the same, `vs_pipeline` over the peer hf-pipeline; `int8_floors` is `p50_ms / int8_ms` of the floor;
-    `model_p50_ms` is from tokens to logits; `gpu_busy_ms` is by the profiler, kernels and copies without
-    gaps."""
+    the same, `vs_pipeline` over the baseline hf-pipeline; `int8_bounds` is `p50_ms / int8_ms` of the GEMM
+    lower bound; `model_p50_ms` is from tokens to logits; `gpu_busy_ms` is by the profiler, kernels and copies
+    without gaps."""
 
     case: Text
     batch: Some
@@ -208,7 +208,7 @@ class Latency(Record):
     tokenise_p50_ms: Positive | None = None
     model_p50_ms: Positive | None = None
     by_length: list[LengthBin] = []
-    int8_floors: Positive | None = None
+    int8_bounds: Positive | None = field(default=None, name="int8_floors")
     roofline: Roofline | None = None
     gpu_busy_ms: Positive | None = None
     peak: Peak | None = None
@@ -479,7 +479,7 @@ class Resources(Record):
 
 
 class Row(Record):
-    """What every row of a report has, a variant's and a peer's."""
+    """What every row of a report has, a variant's and a baseline's."""
 
     name: Name
     status: Literal["measured", "failed", "left out"]
@@ -565,7 +565,7 @@ class Variant(Row, kw_only=True):
         return self.parity[GATE]
 
 
-class Peer(Row, kw_only=True):
+class Baseline(Row, kw_only=True):
     """The same checkpoint as somebody else's documentation tells to run it; `preparation_s` is export and
     quantisation, before the run."""
 
@@ -577,10 +577,10 @@ class Peer(Row, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.error and len(self.latency) < LEAST_CASES and not self.served:
-            raise ValueError("a peer that was measured has latency, or was served")
+            raise ValueError("a baseline that was measured has latency, or was served")
 
 
-class FloorCase(Record):
+class GemmCase(Record):
     """All products of one shape: `samples` of the int8 product with the fewest, `call_us` the cost of calling
     an int8 product, which is taken off each."""
 
@@ -620,39 +620,39 @@ class EncoderSizes(Record):
     feed_forward: Some
 
 
-class Floor(Record):
+class GemmBound(Record):
     """The matrix products of the checkpoint's encoder alone; `percentile` is of each product's durations,
     `peaks` are by precision."""
 
     encoder: EncoderSizes
     percentile: int | float
     error: str | None
-    cases: list[FloorCase]
+    cases: list[GemmCase]
     peaks: dict[str, CpuPeak] = {}
     cuda: CudaPeak | None = None
 
 
 class Report(Record):
-    """All variants of a run side by side, and its peers. The report of one variant is one with it alone."""
+    """All variants of a run side by side, and its baselines; or one variant alone."""
 
     schema: Literal[1]
     run: Run
     machine: Machine
     data: Data
     variants: Annotated[list[Variant], Meta(min_length=1)]
-    peers: list[Peer] = []
-    floor: Floor | None = None
+    baselines: list[Baseline] = field(default_factory=list, name="peers")
+    bound: GemmBound | None = field(default=None, name="floor")
 
     @property
-    def rows(self) -> list[Variant | Peer]:
-        return [*self.variants, *self.peers]
+    def rows(self) -> list[Variant | Baseline]:
+        return [*self.variants, *self.baselines]
 
     @property
     def measured(self) -> list[Variant]:
         return [variant for variant in self.variants if not variant.error]
 
     @property
-    def on_cuda(self) -> list[Variant | Peer]:
+    def on_cuda(self) -> list[Variant | Baseline]:
         """What was measured on a GPU."""
         return [row for row in self.rows if row.device == "cuda"]
 
@@ -694,16 +694,16 @@ def tidied(record: T) -> T:
 
 
 def as_report(document: Any) -> Report:
-    """A report, or that of one variant, whose fields stand beside what it shares with others."""
+    """A report, or that of one variant, whose fields stand next to what it shares with others."""
     if isinstance(document, dict) and "variants" not in document:
-        shared = {key: document[key] for key in document if key in Report.__struct_fields__}
+        shared = {key: document[key] for key in document if key in Report.__struct_encode_fields__}
         own = {key: document[key] for key in document if key not in shared}
         document = {**shared, "variants": [own]}
     return read(document, Report)
 
 
 def flat(report: Report) -> dict[str, Any]:
-    """The report of one variant as its file has it: the variant's fields beside those of the run."""
+    """The report of one variant as its file has it: the variant's fields and those of the run."""
     document = plain(report)
     (variant,) = document.pop("variants")
     return {**document, **variant}

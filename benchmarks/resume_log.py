@@ -1,8 +1,8 @@
 """What an unfinished run has measured so far, so that the next one goes on from there.
 
-A file of JSON lines beside the reports, named after what it is of (artifacts, archives, texts, profile,
-machine, commit): another run does not touch it. Each line is a finished piece of work, written when it is
-done; one that a kill cut short is measured again. A finished run removes its log.
+A file of JSON lines next to the reports, named after what it is of (artifacts, archives, texts, profile,
+machine, commit): another run does not touch it. Each line is a finished piece of work; one that a kill cut
+short is measured again.
 """
 
 import hashlib

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from benchmarks.in_process.pool import Failure
-from benchmarks.records import Built, Check, Failed, Peer, Resources, Variant, read
+from benchmarks.records import Baseline, Built, Check, Failed, Resources, Variant, read
 from handler.artifact import Artifact
 
 
@@ -54,23 +54,23 @@ class Documented(Protocol):
     def documentation(self) -> str: ...
 
 
-def peer_row(
-    peer: Documented,
+def baseline_row(
+    baseline: Documented,
     found: Mapping[str, Any] | None,
     facts: Mapping[str, Any] | None,
     left_out: str | None,
     failure: Failure | None,
-) -> Peer:
-    """The row of a peer with the fields that were found, or why nothing was."""
+) -> Baseline:
+    """The row of a baseline with the fields that were found, or why nothing was."""
     if found is None:
         failure = failure or Failure("preparation", left_out or "unknown")
         error = Failed(stage=failure.stage, message=failure.message)
         found = {"status": "left out" if left_out else "failed", "error": error}
     nothing: dict[str, Any] = {"latency": [], "quality": {}, "parity": {}, "resources": Resources()}
-    return Peer(
-        name=peer.name,
-        summary=peer.summary,
-        documentation=peer.documentation,
+    return Baseline(
+        name=baseline.name,
+        summary=baseline.summary,
+        documentation=baseline.documentation,
         preparation_s=facts["seconds"] if facts else None,
         versions=facts["versions"] if facts else {},
         **(nothing | dict(found)),

@@ -1,10 +1,7 @@
 """One run: every variant measured side by side, and a report for each.
 
-Covers the order of things (start, scores, latency and memory in process; then one server after another),
-progress with the time left, going on where an interrupted run ended, and which variant dropped out where.
-Peers and the floor take part where asked for. Leaves out what a run is about and what is refused beforehand
-(`subject`), how each thing is measured (`resources`, `quality`, `parity`, `latency`, `floor`, `served`), what
-it proves (`noninferiority`) and how it is shown (`report`).
+Start, scores, latency and memory in process come first, then one server after another; baselines and the GEMM
+bound take part where asked for. An interrupted run goes on where it ended.
 """
 
 import time
@@ -19,24 +16,24 @@ from uuid import uuid4
 import numpy as np
 
 from benchmarks import environment, records
-from benchmarks.baselines.in_process import PEERS
-from benchmarks.baselines.servers import RIVALS, serve_rivals
-from benchmarks.ceilings.gemm_bound import Floor, add_multiples
+from benchmarks.baselines.in_process import BASELINES
+from benchmarks.baselines.servers import BASELINE_SERVERS, serve_baselines
+from benchmarks.ceilings.gemm_bound import GemmBound, add_multiples
 from benchmarks.ceilings.roofline import add_rooflines, arithmetic
 from benchmarks.in_process import latency, memory
 from benchmarks.in_process.on_cuda import add_busy, add_peak_share, measure_on_cuda, resources_of
 from benchmarks.in_process.pool import Failure, open_pool
 from benchmarks.inputs import VALIDATION, Subject, is_for_cuda
-from benchmarks.names import CONTROLS, FLOOR, REFERENCE
+from benchmarks.names import CONTROLS, GEMM_BOUND, REFERENCE
 from benchmarks.profiles import OBJECTIVE_P99_MS, Profile
 from benchmarks.progress import Step, progress
 from benchmarks.records import (
+    Baseline,
     Data,
     Functional,
     Latency,
     Lengths,
     Noninferiority,
-    Peer,
     Report,
     Resources,
     Run,
@@ -46,7 +43,7 @@ from benchmarks.records import (
     tidied,
 )
 from benchmarks.resume_log import ResumeLog
-from benchmarks.rows import describe, failed, peer_row
+from benchmarks.rows import baseline_row, describe, failed
 from benchmarks.sameness.parity import flipped, parity
 from benchmarks.sameness.scores import (
     Scores,
@@ -71,7 +68,7 @@ BF16 = {"avx512_bf16", "amx_bf16"}
 
 @dataclass(frozen=True)
 class InProcess:
-    """What the workers brought, each by variant or peer. `tokens` are the lengths of the timed texts and
+    """What the workers brought, each by variant or baseline. `tokens` are the lengths of the timed texts and
     `lengths` those of the scored ones, by split; `others_cores` is what other processes took meanwhile."""
 
     resources: dict[str, Resources]
@@ -80,7 +77,7 @@ class InProcess:
     latency: dict[str, list[Latency]]
     tokens: list[int]
     failures: dict[str, Failure]
-    floor: records.Floor | None
+    bound: records.GemmBound | None
     others_cores: float
 
 
@@ -129,7 +126,7 @@ def measure(
         )
         for name, outcome in served.items():
             _add_served(variants[name], subject, profile, inside, outcome, limit_ms)
-        rivals = _serve_rivals(subject, profile, step, limit_ms, resume_log)
+        servers = _serve_baselines(subject, profile, step, limit_ms, resume_log)
     run = Run(
         id=f"{started:%Y%m%dT%H%M%SZ}-{uuid4().hex[:6]}",
         started_at=started.isoformat(timespec="seconds"),
@@ -151,8 +148,8 @@ def measure(
             machine=environment.fingerprint(),
             data=_data(subject, inside.tokens),
             variants=[*variants.values(), *_failed(subject, inside)],
-            peers=[*_peers(subject, inside), *rivals],
-            floor=inside.floor,
+            baselines=[*_baselines(subject, inside), *servers],
+            bound=inside.bound,
         )
     )
 
@@ -169,22 +166,22 @@ def _measure_in_process(
     artifacts = dict(subject.artifacts)
     artifacts |= {control: artifacts[name] for name, control in CONTROLS.items() if name in artifacts}
     max_length = artifacts[REFERENCE].max_length
-    floor = _floor(subject, profile)
-    guests = [*subject.places, *([FLOOR] if floor else [])]
-    with open_pool(list(subject.artifacts), guests, resume_log) as pool:
+    bound = _bound(subject, profile)
+    extras = [*subject.places, *([GEMM_BOUND] if bound else [])]
+    with open_pool(list(subject.artifacts), extras, resume_log) as pool:
         pool.stage = "start"
         started = memory.start(pool, artifacts, subject.places, threads, subject.timed[0], step)
-        if floor and FLOOR in pool.names:
-            floor.start(pool, started[REFERENCE]["threads"], bool(BF16 & set(cpu_features())), step)
+        if bound and GEMM_BOUND in pool.names:
+            bound.start(pool, started[REFERENCE]["threads"], bool(BF16 & set(cpu_features())), step)
         pool.stage = "scoring"
         scores, lengths = score(pool, subject.scored, subject.splits, step, resume_log)
         pool.stage = "latency"
-        timings = latency.measure_latency(pool, subject.timed, max_length, profile, step, resume_log, floor)
+        timings = latency.measure_latency(pool, subject.timed, max_length, profile, step, resume_log, bound)
         tokens = pool.ask(REFERENCE, "lengths")
         pool.stage = "memory"
         sizes = {name: artifact.bytes for name, artifact in artifacts.items()}
-        if subject.peers:
-            sizes |= {name: subject.peers.bytes(name) for name in subject.places}
+        if subject.baselines:
+            sizes |= {name: subject.baselines.bytes(name) for name in subject.places}
         finish = partial(memory.finish, pool, started, sizes, subject.archives)
         taken = resume_log.once("resources", finish)  # workers that have nothing left to do have no peak
         pool.stage = "GPU alone"
@@ -192,7 +189,7 @@ def _measure_in_process(
         ask = partial(measure_on_cuda, pool, shapes, step)
         alone = resume_log.once("GPU alone", ask) if pool.on_cuda else {}
         taken = {name: found for name, found in taken.items() if name in pool.names}  # the others have failed
-    recorded = floor.record(pool.failures.get(FLOOR)) if floor else None
+    recorded = bound.record(pool.failures.get(GEMM_BOUND)) if bound else None
     entries = timings.entries(list(taken))
     resources = {}
     for name, found in taken.items():
@@ -202,35 +199,35 @@ def _measure_in_process(
         if name in alone and name in entries:
             add_busy(entries[name], alone[name]["busy_ms"])
     for name, found in entries.items():
-        _add_floors(name, found, subject, recorded)
+        _add_bounds(name, found, subject, recorded)
     return InProcess(
         resources, scores, lengths, entries, tokens, pool.failures, recorded, timings.others_cores
     )
 
 
-def _floor(subject: Subject, profile: Profile) -> Floor | None:
-    """The floor on the shapes that are timed; None where it was not asked for or is not known."""
-    if not subject.has_floor:
+def _bound(subject: Subject, profile: Profile) -> GemmBound | None:
+    """The GEMM bound on the shapes that are timed; None where it was not asked for or is not known."""
+    if not subject.has_bound:
         return None
     assert subject.encoder is not None
     max_length = subject.artifacts[REFERENCE].max_length
     on_cuda = latency.shapes_up_to(max_length, latency.CUDA_SHAPES) if subject.on_cuda else ()
-    return Floor(subject.encoder, latency.shapes_up_to(max_length), profile.turn_ms, on_cuda)
+    return GemmBound(subject.encoder, latency.shapes_up_to(max_length), profile.turn_ms, on_cuda)
 
 
-def _add_floors(name: str, entries: list[Latency], subject: Subject, floor: records.Floor | None) -> None:
-    """The int8 floor of all products and a variant's own roofline; on a GPU, the share of its peak."""
+def _add_bounds(name: str, entries: list[Latency], subject: Subject, bound: records.GemmBound | None) -> None:
+    """The int8 bound of all products and a variant's own roofline; on a GPU, the share of its peak."""
     artifact = subject.artifacts.get(name)
     work = artifact and subject.encoder and arithmetic(artifact, subject.artifacts, subject.encoder)
     if artifact and is_for_cuda(artifact):
-        if work and floor and floor.cuda:
-            add_peak_share(entries, work, floor.cuda)
+        if work and bound and bound.cuda:
+            add_peak_share(entries, work, bound.cuda)
         return
-    if name in subject.places and PEERS[name].on_cuda:
+    if name in subject.places and BASELINES[name].on_cuda:
         return
-    add_multiples(entries, floor)
-    if work and floor:
-        add_rooflines(entries, work, floor.peaks)
+    add_multiples(entries, bound)
+    if work and bound:
+        add_rooflines(entries, work, bound.peaks)
 
 
 def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
@@ -239,28 +236,28 @@ def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
     rows = len(subject.artifacts) + len(subject.places)
     weight = max(0.1, subject.artifacts[REFERENCE].bytes / 90e6)
     texts = sum(len(texts) for texts in subject.scored.values()) / len(subject.scored)
-    round_s = 1.8 * weight * (rows + 1 + subject.has_floor)
+    round_s = 1.8 * weight * (rows + 1 + subject.has_bound)
     rounds = max(profile.least_rounds, min(profile.rounds, round(profile.latency_s / round_s)))
     on_cuda = sum(map(is_for_cuda, subject.artifacts.values())) + sum(
-        PEERS[name].on_cuda for name in subject.places
+        BASELINES[name].on_cuda for name in subject.places
     )
     loads_s = 1.2 * profile.served_s * (len(profile.concurrencies) + 1)
     loads_s += 1.3 * profile.open_s * (len(profile.open_shares) + len(profile.extra_rates))
-    rivals = len(RIVALS) if subject.serves_rivals else 0
+    servers = len(BASELINE_SERVERS) if subject.serves_baselines else 0
     archives = len(subject.archives)
     if profile.served_best is not None and not subject.named:
         archives = min(archives, 1 + profile.served_best)
     return {
-        "start": (rows + 1 + subject.on_cuda + subject.has_floor, 4),
+        "start": (rows + 1 + subject.on_cuda + subject.has_bound, 4),
         "quality": (rows * len(subject.scored), weight * texts / 200),
         "latency,": (rounds, round_s),
         "GPU": (on_cuda, 5),
-        "serving": ((archives + rivals) * profile.passes, 7 + 2 * weight + loads_s),
+        "serving": ((archives + servers) * profile.passes, 7 + 2 * weight + loads_s),
     }
 
 
 def _row(name: str, subject: Subject, inside: InProcess) -> dict[str, Any]:
-    """The fields of a variant's or a peer's row that are found in process."""
+    """The fields of a variant's or a baseline's row that are found in process."""
     reference = subject.artifacts[REFERENCE]
     artifact = subject.artifacts.get(name, reference)
     scores, theirs = inside.scores[name], inside.scores[REFERENCE]
@@ -346,13 +343,13 @@ def _add_served(
             variant.quality_served |= quality(artifact, {split: scores}, {split: part})
 
 
-def _serve_rivals(
+def _serve_baselines(
     subject: Subject, profile: Profile, step: Step, limit_ms: float, resume_log: ResumeLog
-) -> list[Peer]:
-    """The rows of what others would serve; none where peers do not take part or nothing is served."""
-    if not subject.serves_rivals:
+) -> list[Baseline]:
+    """The rows of what others would serve; none where baselines do not take part or nothing is served."""
+    if not subject.serves_baselines:
         return []
-    return serve_rivals(subject.checkpoint, subject.timed, profile, step, resume_log, limit_ms)
+    return serve_baselines(subject.checkpoint, subject.timed, profile, step, resume_log, limit_ms)
 
 
 def _choose_served(subject: Subject, profile: Profile, variants: Mapping[str, Variant]) -> Serving:
@@ -363,7 +360,7 @@ def _choose_served(subject: Subject, profile: Profile, variants: Mapping[str, Va
 
 def _failed(subject: Subject, inside: InProcess) -> list[Variant]:
     """The variants that dropped out."""
-    not_variants = {FLOOR, *CONTROLS.values(), *subject.places}
+    not_variants = {GEMM_BOUND, *CONTROLS.values(), *subject.places}
     return [
         failed(name, subject.artifacts.get(name), failure)
         for name, failure in sorted((subject.unusable | inside.failures).items())
@@ -371,19 +368,19 @@ def _failed(subject: Subject, inside: InProcess) -> list[Variant]:
     ]
 
 
-def _peers(subject: Subject, inside: InProcess) -> list[Peer]:
-    """The peers' rows: measured, failed, or left out with the reason."""
-    if not subject.peers:
+def _baselines(subject: Subject, inside: InProcess) -> list[Baseline]:
+    """The baselines' rows: measured, failed, or left out with the reason."""
+    if not subject.baselines:
         return []
-    failures = subject.peers.failures | inside.failures
+    failures = subject.baselines.failures | inside.failures
     return [
-        peer_row(
-            PEERS[name],
+        baseline_row(
+            BASELINES[name],
             _row(name, subject, inside) if name in inside.latency else None,
-            subject.peers.facts.get(name),
-            subject.peers.left_out.get(name),
+            subject.baselines.facts.get(name),
+            subject.baselines.left_out.get(name),
             failures.get(name),
         )
-        for name in PEERS
-        if name in subject.peers.names
+        for name in BASELINES
+        if name in subject.baselines.names
     ]

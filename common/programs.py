@@ -35,23 +35,36 @@ class Verb:
     `call` is `module:function`. The function takes the parsed options and returns the exit status; its
     options are added by the function next to it whose name ends in `_arguments`, if it has any. `extras` are
     those of pyproject.toml with the packages that it needs, separated by commas; without, the stage's.
+    `renamed` has earlier names of options, which are accepted for one release.
     """
 
     name: str
     help: str
     call: str
     extras: str = ""
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def function(self, suffix: str = "") -> Any:
         """The function, or the one next to it; None where there is none."""
         module, _, name = self.call.partition(":")
         return getattr(import_module(module), name + suffix, None)
 
+    def by_new_names(self, given: Sequence[str]) -> list[str]:
+        """The words of a command line, with renamed options as they are called now; a line says so."""
+        words = []
+        for word in given:
+            option, equals, value = word.partition("=")
+            if new := self.renamed.get(option):
+                say(f"{option} is now {new}; the old spelling will go with the next release")
+                word = f"{new}{equals}{value}"
+            words.append(word)
+        return words
+
 
 @dataclass(frozen=True)
 class Program:
     """The verbs of a stage. `extras` is as in `Verb`; `default` is the verb that is meant where options come
-    first; `moved` has the modules whose `main` took over a verb."""
+    first; `moved` has the verbs, or modules with a `main`, that took over from a verb."""
 
     stage: str
     verbs: tuple[Verb, ...]
@@ -68,6 +81,8 @@ class Program:
             return self._run(first, given[1:], lambda: self.parser(first, before))
         if first in self.moved:
             new = self.moved[first]
+            if new in self._verbs:
+                return self.moved_from(f"{self.stage} {first}", new)(given[1:])
             return moved(f"{self.stage} {first}", new, import_module(new).main)(given[1:])
         if self.default and first.startswith("-"):
             return self._run(self.default, given, lambda: self._default_parser(before))
@@ -94,7 +109,7 @@ class Program:
     def _run(self, name: str, given: Sequence[str], parser: Callable[[], argparse.ArgumentParser]) -> int:
         verb = self._verbs[name]
         try:
-            options = parser().parse_args(given)
+            options = parser().parse_args(verb.by_new_names(given))
             return int(verb.function()(options))
         except ImportError as error:
             if (error.name or "").partition(".")[0] in OWN:

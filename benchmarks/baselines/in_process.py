@@ -1,10 +1,8 @@
-"""Peers: the same checkpoint as others' documentation tells a user to run it, rows of the same run.
+"""Baselines: the same checkpoint as others' documentation tells a user to run it, rows of the same run.
 
-They answer what a reader asks first: what would I have without this project? Each is written the way its
-own documentation shows, with its own tokenizer padded to the longest text of a batch: no grid, no warm-up,
-no plan. The one thing that they are given is the run's number of threads, so that no row loses by a
-default. Everything here runs in worker processes and imports nothing of `handler`, whose settings for
-OpenMP and tokenizers a user without us would not have. Leaves out caching (`preparation`) and timing.
+Each has its own tokenizer padded to the longest text of a batch (no grid, no warm-up, no plan) and is given
+the run's number of threads, so that no row loses by a default. Nothing of `handler` is imported: its settings
+for OpenMP and tokenizers are not what a user without this project has.
 """
 
 import sys
@@ -36,7 +34,7 @@ class Tokens(NamedTuple):
 
 class Scored(NamedTuple):
     """Probabilities of one text, float64 [labels], not calibrated: softmax, or sigmoids where the model's
-    configuration says that labels are independent, is all that a peer knows."""
+    configuration says that labels are independent, is all that a baseline knows."""
 
     scores: np.ndarray
 
@@ -113,7 +111,7 @@ class Pipeline(Classifier):
 
 
 @dataclass(frozen=True)
-class Peer:
+class Baseline:
     """`documentation` is where it is told so; `requires` are packages; `prepare(checkpoint, folder, texts,
     max_length)` exports and quantises (None: the checkpoint is used as it is); `load(folder, threads,
     max_length)` makes the classifier; `file` is what it computes with, whose size is reported. Those
@@ -303,10 +301,10 @@ def _load_openvino(folder: Path, threads: int, max_length: int) -> Classifier:
     return Classifier(tokenizer, lambda inputs: compiled(inputs)[0], config, max_length)
 
 
-PEERS = {
-    peer.name: peer
-    for peer in (
-        Peer(
+BASELINES = {
+    baseline.name: baseline
+    for baseline in (
+        Baseline(
             PIPELINE,
             'transformers pipeline("text-classification"), eager fp32',
             "https://huggingface.co/docs/transformers/main_classes/pipelines",
@@ -314,7 +312,7 @@ PEERS = {
             WEIGHTS,
             _load_pipeline,
         ),
-        Peer(
+        Baseline(
             "ort-fp32",
             "optimum's export to ONNX Runtime",
             "https://huggingface.co/docs/optimum/onnxruntime/usage_guides/models",
@@ -323,7 +321,7 @@ PEERS = {
             partial(_load_ort, file=EXPORTED),
             _prepare_ort_fp32,
         ),
-        Peer(
+        Baseline(
             "ort-int8",
             "optimum's export to ONNX Runtime with dynamic int8",
             "https://huggingface.co/docs/optimum-onnx/onnxruntime/usage_guides/quantization",
@@ -332,7 +330,7 @@ PEERS = {
             partial(_load_ort, file=QUANTISED),
             _prepare_ort,
         ),
-        Peer(
+        Baseline(
             "plain-openvino-int8",
             "openvino.convert_model and nncf.quantize on 300 training texts",
             "https://docs.openvino.ai/2026/openvino-workflow/model-optimization-guide/"
@@ -342,7 +340,7 @@ PEERS = {
             _load_openvino,
             _prepare_openvino,
         ),
-        Peer(
+        Baseline(
             "torchao-int8",
             "torchao's Int8DynamicActivationInt8WeightConfig and torch.compile",
             "https://docs.pytorch.org/ao/stable/api_reference/generated/"
@@ -352,7 +350,7 @@ PEERS = {
             _load_torchao,
             _prepare_torchao,
         ),
-        Peer(
+        Baseline(
             "cuda-torch-compile-fp16",
             f"torch.compile of the fp16 model on the GPU, {CUDA_BATCH_SIZE} texts a call",
             "https://huggingface.co/docs/transformers/perf_torch_compile",

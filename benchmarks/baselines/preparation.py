@@ -1,8 +1,7 @@
-"""Peers made ready before any clock runs: exported and quantised once per checkpoint, then kept.
+"""Baselines made ready before any clock runs: exported and quantised once per checkpoint, then kept.
 
-A folder `CACHE/<peer>/<key>` holds what its preparation wrote, with `peer.json` last; the key covers the
-weights, the tokenizer, the calibration texts, the recipe itself and the versions of what it needs. Leaves
-out what a peer is (`peers`) and measuring it (`suite`).
+A folder `CACHE/<baseline>/<key>` holds what its preparation wrote, with `baseline.json` last; the key covers
+the weights, the tokenizer, the calibration texts, the recipe and the versions of what it needs.
 """
 
 import hashlib
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.baselines import in_process
-from benchmarks.baselines.in_process import CALIBRATION_TEXTS, PEERS, Peer
+from benchmarks.baselines.in_process import BASELINES, CALIBRATION_TEXTS, Baseline
 from benchmarks.in_process.pool import Failure
 from benchmarks.in_process.worker import WorkerError, open_worker
 from common.atomic import replacing_folder, write_json
@@ -26,13 +25,13 @@ if TYPE_CHECKING:  # it imports transformers, which comparing and selecting repo
     from training.checkpoint import Checkpoint
 
 MADE_OF = ("model.safetensors", "config.json", "tokenizer.json")
-PREPARED = "peer.json"
+PREPARED = "baseline.json"
 PATIENCE_S = 3600
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Peers that are ready, by name: their folders and what `peer.json` says; and why others are not."""
+    """Baselines that are ready, by name: their folders and what `baseline.json` says; why others are not."""
 
     folders: dict[str, Path] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -45,26 +44,26 @@ class Prepared:
         return {*self.facts, *self.left_out, *self.failures}
 
     def bytes(self, name: str) -> int:
-        """Size of the file with which the peer computes."""
-        return (self.folders[name] / PEERS[name].file).stat().st_size
+        """Size of the file with which the baseline computes."""
+        return (self.folders[name] / BASELINES[name].file).stat().st_size
 
 
-def prepare_peers(
+def prepare_baselines(
     checkpoint: "Checkpoint", texts: Sequence[str], cache: Path, on_cuda: bool = False
 ) -> Prepared:
-    """Every peer that can be had here, those for GPUs only where variants for them take part; `texts` are
+    """Every baseline that can be had here, those for GPUs only where variants for them take part; `texts` are
     training texts, of which the first calibrate."""
     prepared = Prepared()
     calibration = list(texts[:CALIBRATION_TEXTS])
-    for name, peer in PEERS.items():
-        if peer.on_cuda and not on_cuda:
+    for name, baseline in BASELINES.items():
+        if baseline.on_cuda and not on_cuda:
             continue
-        if absent := missing(peer.requires):
+        if absent := missing(baseline.requires):
             prepared.left_out[name] = why_left_out(absent)
             say(f"{name} is left out: {prepared.left_out[name]}")
             continue
         try:
-            folder, facts = _prepare(peer, checkpoint, calibration, cache, installed(peer.requires))
+            folder, facts = _prepare(baseline, checkpoint, calibration, cache, installed(baseline.requires))
         except (WorkerError, OSError) as error:
             prepared.failures[name] = Failure("preparation", str(error))
             say(f"{name} could not be prepared: {error}")
@@ -79,23 +78,23 @@ def why_left_out(names: Sequence[str]) -> str:
 
 
 def _prepare(
-    peer: Peer, checkpoint: "Checkpoint", texts: list[str], cache: Path, versions: dict[str, str]
+    baseline: Baseline, checkpoint: "Checkpoint", texts: list[str], cache: Path, versions: dict[str, str]
 ) -> tuple[Path, dict[str, Any]]:
-    """The peer's folder, fresh or as it was kept, and the facts that stand in its `peer.json`."""
-    if peer.prepare is None:
+    """The baseline's folder, fresh or as it was kept, and the facts that stand in its `baseline.json`."""
+    if baseline.prepare is None:
         return checkpoint.folder, {"seconds": 0.0, "versions": versions}
-    key = _key(peer, checkpoint, texts, versions)
-    folder = cache / peer.name / key[:12]
+    key = _key(baseline, checkpoint, texts, versions)
+    folder = cache / baseline.name / key[:12]
     if kept := _kept(folder, key):
         return folder, kept
-    say(f"{peer.name}: preparing ({peer.summary})")
+    say(f"{baseline.name}: preparing ({baseline.summary})")
     began = time.perf_counter()
     with replacing_folder(folder) as scratch:
-        with open_worker(peer.name, ours=False) as worker:
+        with open_worker(baseline.name, ours=False) as worker:
             worker.ask(
-                "prepare_peer",
+                "prepare_baseline",
                 PATIENCE_S,
-                peer=peer.name,
+                baseline=baseline.name,
                 checkpoint=str(checkpoint.folder.resolve()),
                 folder=str(scratch.resolve()),
                 texts=texts,
@@ -106,9 +105,9 @@ def _prepare(
     return folder, facts
 
 
-def _key(peer: Peer, checkpoint: "Checkpoint", texts: list[str], versions: dict[str, str]) -> str:
+def _key(baseline: Baseline, checkpoint: "Checkpoint", texts: list[str], versions: dict[str, str]) -> str:
     sums = [file_sha256(checkpoint.folder / name) for name in MADE_OF if (checkpoint.folder / name).is_file()]
-    parts = [peer.name, *sums, json.dumps([versions, texts, checkpoint.meta["max_length"]])]
+    parts = [baseline.name, *sums, json.dumps([versions, texts, checkpoint.meta["max_length"]])]
     parts.append(Path(in_process.__file__).read_text(encoding="utf-8"))
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -1,8 +1,7 @@
-"""Rivals: what others would serve the same checkpoint with, each a server that can be started beside ours.
+"""Servers that others would put the same checkpoint behind, started without this project's settings.
 
-Covers starting and stopping them, in an environment without our settings, and their rows in a run with peers:
-the same closed and open loops as every variant. Leaves out the code that they run (`handlers/`), their scores
-(what they compute is the peer `hf-pipeline`), and turns between servers that are up at once (`head_to_head`).
+Their rows in a run come from the closed and open loops of every variant; what they compute is the baseline
+`hf-pipeline`.
 """
 
 import os
@@ -23,9 +22,9 @@ from benchmarks.in_process.worker import OURS
 from benchmarks.names import EXAMPLE, FASTAPI, SUMMARIES
 from benchmarks.profiles import OBJECTIVE_P99_MS, Profile
 from benchmarks.progress import Step
-from benchmarks.records import Peer, Resources
+from benchmarks.records import Baseline, Resources
 from benchmarks.resume_log import ResumeLog
-from benchmarks.rows import peer_row
+from benchmarks.rows import baseline_row
 from benchmarks.served.run import Running, Served, as_bodies, launched, one_pass, serve
 from common.commands import say
 from common.environment import installed, missing
@@ -39,7 +38,7 @@ FOLDER = Path(__file__).parent / "handlers"
 def example_server(checkpoint: Path) -> Iterator[Running]:
     """TorchServe with the example's handler, in the environment of somebody without us."""
     with tempfile.TemporaryDirectory(prefix="example-") as scratch:
-        archive = rival_archive(EXAMPLE, "example_handler.py", checkpoint, Path(scratch))
+        archive = baseline_archive(EXAMPLE, "example_handler.py", checkpoint, Path(scratch))
         kept = {name: os.environ.pop(name) for name in OURS if name in os.environ}
         try:
             with serve(archive) as running:
@@ -61,7 +60,7 @@ def fastapi_server(checkpoint: Path) -> Iterator[Running]:
         yield running
 
 
-def rival_archive(name: str, handler: str, extra: Path | None, folder: Path) -> Path:
+def baseline_archive(name: str, handler: str, extra: Path | None, folder: Path) -> Path:
     """An archive of `handlers/<handler>` by torch-model-archiver alone; `extra` is its checkpoint."""
     config = folder / "model-config.yaml"
     settings = {"minWorkers": 1, "maxWorkers": 1, "responseTimeout": 300, "startupTimeout": 300}
@@ -83,7 +82,7 @@ def rival_archive(name: str, handler: str, extra: Path | None, folder: Path) -> 
 
 
 @dataclass(frozen=True)
-class Rival:
+class BaselineServer:
     """`documentation` is where it is told so, `requires` are packages, `serve(checkpoint)` starts it."""
 
     name: str
@@ -93,17 +92,17 @@ class Rival:
     serve: Callable[[Path], AbstractContextManager[Running]]
 
 
-RIVALS = {
-    rival.name: rival
-    for rival in (
-        Rival(
+BASELINE_SERVERS = {
+    baseline.name: baseline
+    for baseline in (
+        BaselineServer(
             FASTAPI,
             SUMMARIES[FASTAPI],
             "https://fastapi.tiangolo.com/tutorial/body/",
             ("torch", "transformers", "fastapi", "uvicorn"),
             fastapi_server,
         ),
-        Rival(
+        BaselineServer(
             EXAMPLE,
             SUMMARIES[EXAMPLE],
             "https://github.com/pytorch/serve/tree/master/examples/Huggingface_Transformers",
@@ -114,36 +113,38 @@ RIVALS = {
 }
 
 
-def serve_rivals(
+def serve_baselines(
     checkpoint: Path,
     texts: Sequence[str],
     profile: Profile,
     step: Step,
     resume_log: ResumeLog,
     objective_p99_ms: float = OBJECTIVE_P99_MS,
-) -> list[Peer]:
-    """A report's rows of all rivals: served as variants are, or why not. Steps are called `serving …`."""
+) -> list[Baseline]:
+    """A row for each server: served as variants are, or why not. Steps are called `serving …`."""
     bodies, entries = as_bodies(texts), []
-    for name, rival in RIVALS.items():
-        if absent := missing(rival.requires):
+    for name, baseline in BASELINE_SERVERS.items():
+        if absent := missing(baseline.requires):
             say(f"{name} is left out: {why_left_out(absent)}")
-            entries.append(rival_entry(rival, Served(), objective_p99_ms))
+            entries.append(server_row(baseline, Served(), objective_p99_ms))
             continue
         served = Served()
         for turn in range(profile.passes):
             with step(f"serving {name}"):
                 if not served.error:
-                    asked = partial(one_pass, rival.serve(checkpoint), (), bodies, {}, profile, served.rates)
+                    asked = partial(
+                        one_pass, baseline.serve(checkpoint), (), bodies, {}, profile, served.rates
+                    )
                     served.add(resume_log.once(f"pass {turn} of {name}", asked))
         if served.error:
             say(f"{name}: {served.error}")
-        entries.append(rival_entry(rival, served, objective_p99_ms))
+        entries.append(server_row(baseline, served, objective_p99_ms))
     return entries
 
 
-def rival_entry(rival: Rival, served: Served, objective_p99_ms: float) -> Peer:
-    """The row of a rival, from what was measured of it, if anything."""
-    absent = missing(rival.requires)
+def server_row(baseline: BaselineServer, served: Served, objective_p99_ms: float) -> Baseline:
+    """The row of a baseline server, from what was measured of it, if anything."""
+    absent = missing(baseline.requires)
     findings = None
     if served.loads:
         findings = {
@@ -155,10 +156,10 @@ def rival_entry(rival: Rival, served: Served, objective_p99_ms: float) -> Peer:
             "saturation": served.saturation(),
             "served_error": served.error,
         }
-    return peer_row(
-        rival,
+    return baseline_row(
+        baseline,
         findings,
-        {"seconds": 0.0, "versions": installed(rival.requires)},
+        {"seconds": 0.0, "versions": installed(baseline.requires)},
         why_left_out(absent) if absent else None,
         Failure("serving", served.error) if served.error else None,
     )

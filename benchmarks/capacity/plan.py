@@ -1,9 +1,7 @@
 """How many replicas a load needs: the rate that one can bear, and what all of them take and cost.
 
-Covers which variant, the highest rate of random arrivals at which a replica's p99 keeps an objective,
-replicas, memory and cost, what the same model says of the report's own open loops, and what is assumed.
-Refuses what the measurements cannot support. Leaves out the queue (`queueing`) and fitting it (`replica`),
-whether a plan comes true (`plan_check`), the network, autoscaling, and other hardware than was measured.
+A variant's highest rate of random arrivals at which p99 keeps an objective comes from a simulated queue
+(`queueing`) fitted to a report (`replica`). What the measurements cannot support is refused.
 """
 
 import math
@@ -212,7 +210,7 @@ def _refuse_gpus(variant: Variant) -> None:
         raise UserError(
             "a plan is for replicas on CPUs",
             seen=f"{variant.name} runs on a GPU",
-            remedy="What a million texts cost at full load: python -m benchmarks beside --help",
+            remedy="What a million texts cost at full load: python -m benchmarks compare-machines --help",
         )
 
 

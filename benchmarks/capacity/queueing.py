@@ -1,10 +1,8 @@
 """One replica as a queue, simulated: how long a request takes when TorchServe batches what has queued.
 
-Covers one worker that takes the oldest request, waits `delay_ms` for others unless the batch is full before,
-and computes them together in a time that depends on how many texts and tokens they are; requests that arrive
-when they are due (open), and clients that ask again as soon as they are answered (closed). Lengths and what
-disturbs a batch are drawn beforehand, so that two rates or two replicas meet the same chance. Leaves out
-where the times come from (`replica`) and the bound on the queue, below which a plan stays (`capacity`).
+A worker takes the oldest request, waits `delay_ms` for others unless the batch is full before, and computes
+them together in a time by their number and tokens. Lengths and what disturbs a batch are drawn beforehand, so
+that two rates or two replicas meet the same chance.
 """
 
 from bisect import bisect_right

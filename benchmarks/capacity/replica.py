@@ -1,10 +1,7 @@
 """A replica's queue from what was measured of it: the time of a batch, and what the server adds.
 
-Covers reading a report, the time of a batch in process (real texts, padding as planned), what TorchServe and
-the handler add to it (closed loops as served), and how the queue compares with the loads that were measured:
-it is fitted to the closed ones, and to none of the open ones. Client and server shared the cores: what the
-client took from the model is in the times of the server, and stays there. Leaves out the queue (`queueing`)
-and what is made of it (`capacity`, `plan_check`).
+The queue is fitted to batches in process and to closed loops as served, and to none of the open ones. Client
+and server shared the cores: what the client took from the model is in the times of the server.
 """
 
 import math

@@ -1,17 +1,9 @@
-"""The floor under every int8 variant: what its matrix products alone would take on this machine.
+"""The lower bound of every int8 variant's time: what its matrix products alone take on this machine.
 
-A model cannot be faster than its products, so "1.4 times the floor" says how much is left to gain, which
-"7 times fp32" does not. Covers the linear layers of a BERT-like encoder (DistilBERT, BERT, RoBERTa), each
-product timed alone by oneDNN with weights packed beforehand: int8, fp32, and bf16 where the CPU has it. A
-call into torch costs as much as a small product; what a call of 1x16x16 takes is that cost, and is taken
-off. Low percentiles of many short turns between those of the variants: of a product, the quickest times
-are the true ones. Leaves out timing them (`products`, in a worker), attention, normalisation, activations,
-embeddings and the classifier's head.
-
-On a GPU the same products in fp16, of many texts at once, are the peak that its variants are held against.
-
-It is the floor of the checkpoint's own architecture with every token in every layer: a variant with fewer
-weights, or whose last layer computes the first token alone, may go below it.
+The linear layers of a BERT-like encoder are timed one by one in turns between those of the variants
+(`gemms`); of a product the quickest times are the true ones, and the cost of calling torch is taken off. It
+is the bound of the checkpoint's own architecture: a variant with fewer weights, or whose last layer computes
+the first token alone, may go below it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,9 +16,9 @@ from benchmarks import records
 from benchmarks.ceilings.gemms import BYTES, CALL, Encoder, Samples
 from benchmarks.in_process import gpu
 from benchmarks.in_process.pool import Failure, Pool
-from benchmarks.names import FLOOR
+from benchmarks.names import GEMM_BOUND
 from benchmarks.progress import Step
-from benchmarks.records import CpuPeak, CudaPeak, EncoderSizes, FloorCase, Latency
+from benchmarks.records import CpuPeak, CudaPeak, EncoderSizes, GemmCase, Latency
 
 PERCENTILE = 5
 LEAST_SHARE = 0.05  # of a product's time is its own at least, however small it is
@@ -42,8 +34,8 @@ def encoder_of(config: Mapping[str, Any]) -> Encoder | None:
     return Encoder(*(int(config[name]) for name in names)) if names else None
 
 
-class Floor:
-    """The suite's end: collects the turns of the run, and makes the report's `floor` of them."""
+class GemmBound:
+    """The suite's end: collects the turns of the run, and makes the report's record of them."""
 
     def __init__(
         self,
@@ -62,16 +54,16 @@ class Floor:
         self._reading: dict[str, list[float]] = {}
 
     def start(self, pool: Pool, threads: int, bf16: bool, step: Step) -> None:
-        with step(f"start of {FLOOR}"):
-            pool.ask(FLOOR, "load_floor", encoder=asdict(self.encoder), threads=threads, bf16=bf16)
+        with step(f"start of {GEMM_BOUND}"):
+            pool.ask(GEMM_BOUND, "load_gemms", encoder=asdict(self.encoder), threads=threads, bf16=bf16)
 
     def turn(self, pool: Pool) -> dict[str, Any] | None:
         """Every shape for a moment, and reading the weights; None when the worker drops out."""
-        products = self._of_shapes(pool, "floor", self.shapes)
+        products = self._of_shapes(pool, "gemms", self.shapes)
         cuda = None if products is None else self._of_shapes(pool, "cuda_products", self.on_cuda)
         if cuda is None:
             return None
-        reading = pool.ask(FLOOR, "reading", turn_ms=self._turn_ms)
+        reading = pool.ask(GEMM_BOUND, "reading", turn_ms=self._turn_ms)
         return None if reading is None else {"products": products, "cuda": cuda, "reading": reading}
 
     def _of_shapes(
@@ -80,7 +72,7 @@ class Floor:
         """What the worker answers for the tokens of each shape; None when it drops out."""
         found = {}
         for batch, tokens in shapes:
-            answer = pool.ask(FLOOR, command, rows=batch * tokens, turn_ms=self._turn_ms)
+            answer = pool.ask(GEMM_BOUND, command, rows=batch * tokens, turn_ms=self._turn_ms)
             if answer is None:
                 return None
             found[f"{batch}x{tokens}"] = answer
@@ -96,10 +88,10 @@ class Floor:
         for precision, values in turn["reading"].items():
             self._reading.setdefault(precision, []).extend(values)
 
-    def record(self, failure: Failure | None) -> records.Floor:
-        """The report's `floor`; without cases and with the reason where it failed."""
+    def record(self, failure: Failure | None) -> records.GemmBound:
+        """The report's record; without cases and with the reason where it failed."""
         cases = [] if failure else [self._case(*shape) for shape in self.shapes if shape in self._samples]
-        return records.Floor(
+        return records.GemmBound(
             encoder=EncoderSizes(**asdict(self.encoder)),
             percentile=PERCENTILE,
             error=failure.message if failure else None,
@@ -126,7 +118,7 @@ class Floor:
             datasheet_tflops=gpu.DATASHEET_TFLOPS.get(card),
         )
 
-    def _peaks(self, cases: Sequence[FloorCase]) -> dict[str, CpuPeak]:
+    def _peaks(self, cases: Sequence[GemmCase]) -> dict[str, CpuPeak]:
         """By precision: the rate of all products at the quickest shape, and how fast as many bytes as all
         weights have can be read, again and again."""
         if not cases:
@@ -139,7 +131,7 @@ class Floor:
             for precision, values in self._reading.items()
         }
 
-    def _case(self, batch: int, tokens: int) -> FloorCase:
+    def _case(self, batch: int, tokens: int) -> GemmCase:
         samples = self._samples[batch, tokens]
         rows = batch * tokens
         times = {precision: encoder_ms(self.encoder, found) for precision, found in samples.items()}
@@ -147,7 +139,7 @@ class Floor:
             f"{precision}_tops": self.encoder.operations(rows) / time_ms / 1e9
             for precision, time_ms in times.items()
         }
-        return FloorCase(
+        return GemmCase(
             case=f"{batch}x{tokens}",
             batch=batch,
             tokens=tokens,
@@ -181,9 +173,9 @@ def _merge(samples: Samples, more: Samples) -> None:
             samples.setdefault(precision, {}).setdefault(name, []).extend(values)
 
 
-def add_multiples(entries: Sequence[Latency], floor: records.Floor | None) -> None:
-    """To each fixed shape of a variant its multiple of the int8 floor."""
-    floors = {case.case: case.int8_ms for case in floor.cases} if floor else {}
+def add_multiples(entries: Sequence[Latency], bound: records.GemmBound | None) -> None:
+    """To each fixed shape of a variant its multiple of the int8 bound."""
+    bounds = {case.case: case.int8_ms for case in bound.cases} if bound else {}
     for entry in entries:
-        if entry.case in floors:
-            entry.int8_floors = entry.p50_ms / floors[entry.case]
+        if entry.case in bounds:
+            entry.int8_bounds = entry.p50_ms / bounds[entry.case]

@@ -1,7 +1,7 @@
-"""The matrix products of an encoder, each timed alone: the worker's end of the floor.
+"""The matrix products of an encoder, each timed alone in a worker.
 
 Nothing of `handler` is imported: threads wait for the next product as torch has them wait, which is what
-the quickest time needs. Leaves out what the times mean (`floor`).
+the quickest time needs.
 """
 
 import time

@@ -1,11 +1,8 @@
 """How far each variant is from what its own arithmetic and bytes need on this machine.
 
-The roofline of Williams et al., 2009 (https://doi.org/10.1145/1498765.1498785): a call takes at least as
-long as its operations at the quickest matrix product that was measured in its precision, and at least as
-long as reading its weights once takes (from the caches, where they fit). Both peaks are of the same run
-(`floor`). Covers the encoder's linear layers and attention products; heads and neurons that pruning removed
-do not count, and a last layer for the first token alone counts as such. Leaves out embeddings, norms,
-activations and the classifier's head.
+The roofline of Williams et al., 2009 (https://doi.org/10.1145/1498765.1498785): a call takes at least as long
+as its operations at the quickest matrix product measured in its precision, and as reading its weights once.
+The encoder's linear layers and attention count, without heads and neurons that pruning removed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -100,14 +97,14 @@ def roofline(work: Arithmetic, entry: Latency, peaks: Mapping[str, CpuPeak]) -> 
     operations = work.operations(entry.batch, entry.tokens)
     compute_ms = operations / peak.tops / 1e9
     memory_ms = work.weight_bytes / peak.read_gb_s / 1e6
-    floor_ms = max(compute_ms, memory_ms)
+    bound_ms = max(compute_ms, memory_ms)
     return Roofline(
         gflop=operations / 1e9,
         weight_mb=work.weight_bytes / 1e6,
         compute_ms=compute_ms,
         memory_ms=memory_ms,
-        floor_ms=floor_ms,
-        share=floor_ms / entry.p50_ms,
+        bound_ms=bound_ms,
+        share=bound_ms / entry.p50_ms,
     )
 
 

@@ -1,10 +1,8 @@
 """The GPUs of this machine, and what a process can ask of the one that it computes on.
 
-Covers which cards there are, what their makers promise, and for a worker: the most memory, the time in which
-the card was at work, and the energy that it took. Energy and the driver's version come from NVML, by the
-package nvidia-ml-py; where it or the card does not tell, the reason is kept instead. Torch and NVML are
-imported in the functions that need them: a worker measures import times. Leaves out what figures are made of
-these (`on_cuda`), matrix products (`products`), and choosing a card: CUDA_VISIBLE_DEVICES does that.
+Energy and the driver's version come from NVML, by the package nvidia-ml-py; where it or the card does not
+tell, the reason is kept instead. Torch and NVML are imported in the functions that need them: a worker
+measures import times.
 """
 
 import sys

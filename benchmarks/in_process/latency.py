@@ -1,13 +1,8 @@
 """Latency and throughput in process, interleaved: every variant takes a short turn in every round.
 
-Covers fixed full-length shapes through the Predictor's own padding and planning (what the arithmetic
-costs), real texts from string to answer (what a user waits), percentiles, and speed-ups with intervals.
-Clocks, temperature and neighbours drift; a drift hits all variants of a round alike, so a speed-up is the
-median of the rounds' ratios, with a bootstrap interval over rounds (Efron, 1979). What computes on a GPU has
-larger batches beside the same ones, and cuda-fp32 in place of fp32. fp32 against a second fp32 in the same
-rounds tells how large a ratio arises from nothing: the noise floor. Peers take turns like variants, and so do
-the matrix products alone where a `floor` is given. Ratios of 99th percentiles resample whole rounds. Leaves
-out load on a server (`served`), memory (`resources`) and what only a GPU tells (`on_cuda`).
+A drift of clocks or neighbours hits all variants of a round alike, so a speed-up is the median of the rounds'
+ratios, with a bootstrap interval over rounds (Efron, 1979); ratios of 99th percentiles resample whole rounds.
+fp32 against a second fp32 in the same rounds, the A/A control, tells how large a ratio arises from nothing.
 """
 
 import time
@@ -22,7 +17,7 @@ from scipy.stats import t
 
 from benchmarks import environment, records
 from benchmarks.baselines.in_process import PIPELINE
-from benchmarks.ceilings.gemm_bound import Floor
+from benchmarks.ceilings.gemm_bound import GemmBound
 from benchmarks.in_process.pool import Pool
 from benchmarks.names import (
     BATCH,
@@ -33,7 +28,7 @@ from benchmarks.names import (
     CUDA_MODEL,
     CUDA_REFERENCE,
     CUDA_SHAPES,
-    FLOOR,
+    GEMM_BOUND,
     MODEL,
     REFERENCE,
     SHAPES,
@@ -109,18 +104,18 @@ class Timings:
         """What other processes took on average, in cores."""
         return self.others_s / self.seconds
 
-    def add(self, found: Mapping[str, Any], floor: Floor | None) -> None:
+    def add(self, found: Mapping[str, Any], bound: GemmBound | None) -> None:
         """Take in a round."""
         for name, cases in found["turns"].items():
             for case, durations in cases.items():
                 self.collected.setdefault(case, {}).setdefault(name, []).append(durations)
-        if floor is not None and found["floor"] is not None:
-            floor.add(found["floor"])
+        if bound is not None and found["bound"] is not None:
+            bound.add(found["bound"])
         self.seconds += found["seconds"]
         self.others_s += found["others_s"]
 
     def entries(self, names: Sequence[str]) -> dict[str, list[Latency]]:
-        """The report's `latency` list of every variant and every peer that got through."""
+        """The report's `latency` list of every variant and every baseline that got through."""
         through = {*names, *CONTROLS.values()}
         rounds = {
             case: {name: turns for name, turns in of_case.items() if name in through}
@@ -171,7 +166,7 @@ def measure_latency(
     profile: Profile,
     step: Step,
     resume_log: ResumeLog,
-    floor: Floor | None = None,
+    bound: GemmBound | None = None,
 ) -> Timings:
     """Rounds of turns, as many as the profile wants or has the time for."""
     largest = CUDA_BATCH_TEXTS if pool.on_cuda else BATCH_TEXTS
@@ -185,8 +180,8 @@ def measure_latency(
     for turn in range(profile.rounds):
         due = [shape for shape in shapes if turn % 2 == 0 or _case(*shape) not in timings.slow]
         with step(f"latency, round {turn + 1} of {profile.rounds}"):
-            found = resume_log.once(f"latency {turn}", partial(one_round, pool, turn, due, profile, floor))
-        timings.add(found, floor)
+            found = resume_log.once(f"latency {turn}", partial(one_round, pool, turn, due, profile, bound))
+        timings.add(found, bound)
         if turn == 0:
             timings.slow = slow_cases(timings.collected, profile.slow_turn_ms)
         if turn + 1 >= profile.least_rounds and timings.seconds > profile.latency_s:
@@ -195,21 +190,21 @@ def measure_latency(
 
 
 def one_round(
-    pool: Pool, turn: int, shapes: Sequence[tuple[int, int]], profile: Profile, floor: Floor | None
+    pool: Pool, turn: int, shapes: Sequence[tuple[int, int]], profile: Profile, bound: GemmBound | None
 ) -> dict[str, Any]:
-    """A turn of everybody: `{turns: {name: {case: durations}}, floor, seconds, others_s}`, plain JSON; the
+    """A turn of each: `{turns: {name: {case: durations}}, bound, seconds, others_s}`, plain JSON; the
     last is what other processes took of the CPU meanwhile."""
-    began, turns, of_floor = time.perf_counter(), {}, None
+    began, turns, of_bound = time.perf_counter(), {}, None
     others = environment.Others(pool.processes)
     for name in pool.shuffled(turn):
-        if name == FLOOR and floor is not None:
-            of_floor = floor.turn(pool)
+        if name == GEMM_BOUND and bound is not None:
+            of_bound = bound.turn(pool)
             continue
         turns[name] = _one_turn(pool, name, turn, shapes, profile)
-        if name in pool.guests:
+        if name in pool.extras:
             time.sleep(SETTLE_S)
     seconds = time.perf_counter() - began
-    return {"turns": turns, "floor": of_floor, "seconds": seconds, "others_s": others.seconds()}
+    return {"turns": turns, "bound": of_bound, "seconds": seconds, "others_s": others.seconds()}
 
 
 def slow_cases(collected: Mapping[str, Rounds], slow_turn_ms: float) -> set[str]:
@@ -252,7 +247,7 @@ def _one_turn(
     if on_cuda:
         large = {"start": turn * CUDA_BATCH_TEXTS, "stop": (turn + 1) * CUDA_BATCH_TEXTS}
         questions.append((CUDA_BATCH, "together", large))
-        if name not in pool.peers:  # theirs takes tokenised texts of one length alone
+        if name not in pool.baselines:  # theirs takes tokenised texts of one length alone
             questions.append((CUDA_MODEL, "computed", large))
     durations: dict[str, list[float]] = {}
     for case, command, arguments in questions:
@@ -272,7 +267,7 @@ def describe(
     case: str, rounds: Rounds, name: str, batch: int, tokens: int | None, reference: str = REFERENCE
 ) -> Latency:
     """One entry of the report's `latency` list: percentiles, throughput, and the speed-up over the reference
-    of its device (and over the peer that everybody starts from, where it took part and `name` is on a CPU
+    of its device (and over the baseline that everybody starts from, where it took part and `name` is on a CPU
     as well)."""
     samples = flat(rounds[name])
     starts = PIPELINE in rounds and reference == REFERENCE
@@ -324,7 +319,7 @@ def pooled_ratio(
 
 def speedup(rounds: Rounds, name: str, reference: str = REFERENCE) -> records.Ratio:
     """Ratio to the reference with its interval, the noise floor as a factor, and the verdict of the two. A
-    peer has no control of its own: its noise is fp32's."""
+    baseline has no control of its own: its noise is fp32's."""
     ours = reference if reference in CONTROLS else REFERENCE
     noise = paired_ratio(rounds[ours], rounds[CONTROLS[ours]]).distance if CONTROLS[ours] in rounds else None
     if name == reference:

@@ -2,8 +2,7 @@
 
 Every figure comes from a fresh process per variant (`worker`), so that no import and no page of another
 variant is in it. The files have been read before, when their sums were checked: start times are those of
-a warm page cache. Peak memory is that of the whole in-process run; a bare interpreter's is given beside
-it. Leaves out the server's own Java process.
+a warm page cache.
 """
 
 import subprocess
@@ -24,13 +23,14 @@ MB = 1e6
 def start(
     pool: Pool,
     artifacts: Mapping[str, Artifact],
-    peers: Mapping[str, Path],
+    baselines: Mapping[str, Path],
     threads: int | None,
     first_text: str,
     step: Step,
 ) -> dict[str, dict]:
-    """Load every variant, then every peer, one after the other; `load_s`, `warm_s`, `first_answer_ms` and so
-    on by name. Peers get as many threads as the variants. The pool knows from then on who is on a GPU."""
+    """Load every variant, then every baseline, one after the other; `load_s`, `warm_s`, `first_answer_ms` and
+    so on by name. Baselines get as many threads as the variants. The pool knows from then on who is on a
+    GPU."""
     started = {}
     for name in [name for name in pool.names if name in artifacts]:
         folder = str(artifacts[name].folder.resolve())
@@ -39,10 +39,12 @@ def start(
         if answer is not None:
             started[name] = answer
     alike = {"threads": started[REFERENCE]["threads"], "max_length": artifacts[REFERENCE].max_length}
-    for name in pool.peers:
-        folder = str(peers[name].resolve())
+    for name in pool.baselines:
+        folder = str(baselines[name].resolve())
         with step(f"start of {name}"):
-            answer = pool.ask(name, "load_peer", peer=name, folder=folder, first_text=first_text, **alike)
+            answer = pool.ask(
+                name, "load_baseline", baseline=name, folder=folder, first_text=first_text, **alike
+            )
         if answer is not None:
             started[name] = answer
     pool.on_cuda = frozenset(name for name, facts in started.items() if facts["device"].startswith("cuda"))
@@ -52,11 +54,11 @@ def start(
 def finish(
     pool: Pool, started: Mapping[str, dict], sizes: Mapping[str, int], archives: Mapping[str, Path]
 ) -> dict[str, dict[str, Any]]:
-    """The report's `resources` of every variant and peer still there, peak memory included; `sizes` are
+    """The report's `resources` of every variant and baseline still there, peak memory included; `sizes` are
     bytes on disk."""
     bare = bare_interpreter_bytes()
     resources = {}
-    for name in [*pool.variants, *pool.peers]:
+    for name in [*pool.variants, *pool.baselines]:
         peak = pool.ask(name, "peak")
         if peak is None:
             continue

@@ -2,8 +2,6 @@
 
 Taken once the rounds are over, one variant after the other while the others sleep, since a profiler slows
 what it looks at and energy is that of the whole card. What does not tell is left empty, with the reason.
-Covers the suite's end and the arithmetic. Leaves out asking torch and NVML (`gpu`, in a worker) and timing
-the products that make the peak (`products`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +32,7 @@ def measure_on_cuda(pool: Pool, shapes: Sequence[tuple[int, int]], step: Step) -
         },
     }
     found: Found = {}
-    for name in [*pool.variants, *pool.peers]:
+    for name in [*pool.variants, *pool.baselines]:
         if name not in pool.on_cuda:
             continue
         answers = {}

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks.in_process.worker import Worker, WorkerError, open_worker
-from benchmarks.names import CONTROLS, FLOOR
+from benchmarks.names import CONTROLS, GEMM_BOUND
 from benchmarks.resume_log import ResumeLog
 from handler.errors import UserError
 
@@ -28,11 +28,11 @@ class Failure:
 
 @dataclass
 class Pool:
-    """Workers by variant name; `guests` (peers and the floor) are no variants of ours but take turns all the
+    """Workers by variant name; `extras` (baselines and the GEMM bound) are no variants but take turns all the
     same; `stage` names what is being measured, for failures; `on_cuda` are those that compute on a GPU."""
 
     workers: dict[str, Worker]
-    guests: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
     failures: dict[str, Failure] = field(default_factory=dict)
     stage: str = "start"
     resume_log: ResumeLog = field(default_factory=lambda: ResumeLog(None, {}))
@@ -46,12 +46,12 @@ class Pool:
     @property
     def variants(self) -> list[str]:
         """The variants that are still taking part, without the control."""
-        return [name for name in self.workers if name not in (*CONTROLS.values(), *self.guests)]
+        return [name for name in self.workers if name not in (*CONTROLS.values(), *self.extras)]
 
     @property
-    def peers(self) -> list[str]:
-        """The guests that answer texts and are still taking part."""
-        return [name for name in self.guests if name in self.workers and name != FLOOR]
+    def baselines(self) -> list[str]:
+        """The baselines that answer texts and are still taking part."""
+        return [name for name in self.extras if name in self.workers and name != GEMM_BOUND]
 
     @property
     def processes(self) -> list[int]:
@@ -88,7 +88,7 @@ class Pool:
 
 @contextmanager
 def open_pool(
-    names: Sequence[str], guests: Sequence[str] = (), resume_log: ResumeLog | None = None
+    names: Sequence[str], extras: Sequence[str] = (), resume_log: ResumeLog | None = None
 ) -> Iterator[Pool]:
     """A worker for each name, each reference's control and each guest, all ended on leaving; none for those
     that dropped out earlier in the run of `resume_log`."""
@@ -96,8 +96,8 @@ def open_pool(
     failures = {name: Failure(**found) for name, found in resume_log.under(DROPPED).items()}
     with ExitStack() as stack:
         workers = {
-            name: stack.enter_context(open_worker(name, ours=name not in guests))
-            for name in (*names, *(CONTROLS[name] for name in names if name in CONTROLS), *guests)
+            name: stack.enter_context(open_worker(name, ours=name not in extras))
+            for name in (*names, *(CONTROLS[name] for name in names if name in CONTROLS), *extras)
             if name not in failures
         }
-        yield Pool(workers, tuple(guests), failures, resume_log=resume_log)
+        yield Pool(workers, tuple(extras), failures, resume_log=resume_log)

@@ -1,11 +1,8 @@
 """One variant in a process of its own, which the suite asks for one short measurement after another.
 
-Why a process each: torch's OpenMP threads, OpenVINO's TBB and ONNX Runtime's pool keep spinning for a
-while after their work, and one process' peak memory and import time cannot be divided among four
-variants. The workers take turns: while one measures, the others sleep in a read.
-
-Covers both ends: `Worker` in the suite, `serve` in the subprocess; one JSON line each way. The subprocess
-imports the handler and numpy alone, as the server does; for a baseline or the bound, what these need.
+Threads of torch, OpenVINO and ONNX Runtime keep spinning for a while after their work, and one process' peak
+memory and import time cannot be divided among variants. `Worker` is the suite's end and `serve` the
+subprocess', one JSON line each way; it imports the handler and numpy alone, as the server does.
 """
 
 import gc
@@ -83,7 +80,9 @@ def open_worker(name: str, ours: bool = True) -> Iterator[Worker]:
     """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {key: value for key, value in os.environ.items() if ours or key not in OURS}
-    if not ours:  # the tokenizers' default, said: for one class of ours peers import `handler`, which says no
+    if (
+        not ours
+    ):  # the tokenizers' default, said: for one class of ours baselines import `handler`, which says no
         environment["TOKENIZERS_PARALLELISM"] = "true"
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
@@ -152,33 +151,33 @@ class Bench:
         self.predictor: Any = Predictor.load(folder, threads)
         return self._started(started, self.predictor.threads, first_text)
 
-    def load_peer(
-        self, peer: str, folder: str, max_length: int, threads: int, first_text: str
+    def load_baseline(
+        self, baseline: str, folder: str, max_length: int, threads: int, first_text: str
     ) -> dict[str, Any]:
-        """Load a peer as its documentation says, then answer once."""
+        """Load a baseline as its documentation says, then answer once."""
         started = time.perf_counter()
-        from benchmarks.baselines.in_process import PEERS
+        from benchmarks.baselines.in_process import BASELINES
 
-        self.predictor = PEERS[peer].load(Path(folder), threads, max_length)
+        self.predictor = BASELINES[baseline].load(Path(folder), threads, max_length)
         return self._started(started, threads, first_text)
 
-    def prepare_peer(
-        self, peer: str, checkpoint: str, folder: str, texts: list[str], max_length: int
+    def prepare_baseline(
+        self, baseline: str, checkpoint: str, folder: str, texts: list[str], max_length: int
     ) -> None:
-        """Export and quantise a peer into `folder`."""
-        from benchmarks.baselines.in_process import PEERS
+        """Export and quantise a baseline into `folder`."""
+        from benchmarks.baselines.in_process import BASELINES
 
-        prepare = PEERS[peer].prepare
+        prepare = BASELINES[baseline].prepare
         assert prepare is not None
         prepare(Path(checkpoint), Path(folder), texts, max_length)
 
-    def load_floor(self, encoder: dict[str, int], threads: int, bf16: bool) -> None:
+    def load_gemms(self, encoder: dict[str, int], threads: int, bf16: bool) -> None:
         """Get ready to time the matrix products of an encoder alone."""
         from benchmarks.ceilings.gemms import Encoder, Products
 
         self.products = Products(Encoder(**encoder), threads, bf16)
 
-    def floor(self, rows: int, turn_ms: float) -> dict[str, dict[str, list[float]]]:
+    def gemms(self, rows: int, turn_ms: float) -> dict[str, dict[str, list[float]]]:
         """Durations of every product of `rows` tokens, by precision and product."""
         return self.products.turn(rows, turn_ms)
 
@@ -258,7 +257,7 @@ class Bench:
 
     def single(self, start: int, stop: int) -> list[float]:
         """Text to answer, one text at a time."""
-        # On a GPU all of them before, since a peer's kernels may be chosen at the first sight of a length.
+        # On a GPU all of them before, as a baseline's kernels may be chosen at the first text of a length.
         known = slice(start, stop if self.predictor.device != "cpu" else start + 1)
         for text in self.texts[known]:
             self._answer([text])

@@ -1,9 +1,6 @@
-"""Runs of several machines in one table: a CPU server beside a GPU server.
+"""Runs of several machines in one table, such as a CPU server's and a GPU server's.
 
-Covers of each variant and peer its verdict, its speed as a multiple of its own reference in its own run,
-texts per second at full load in process, and what a million of them cost at given prices. Rates and costs of
-two machines may be read beside each other; no ratio is made across runs or devices. Leaves out figures of two
-variants of one run (`comparison`) and replicas for a load (`capacity`).
+Rates and costs of two machines stand in one table; no ratio is made across runs or devices.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +28,7 @@ class Place(Record, omit_defaults=False):
 
 
 class MachineRow(Record, omit_defaults=False):
-    """A variant or peer as measured in process; the cost is None where its price was not told."""
+    """A variant or baseline as measured in process; the cost is None where its price was not told."""
 
     run: str
     device: str
@@ -45,15 +42,15 @@ class MachineRow(Record, omit_defaults=False):
     cost_per_million_texts: float | None
 
 
-class Beside(Record, omit_defaults=False):
+class Machines(Record, omit_defaults=False):
     data: dict[str, str]
     prices: Prices
     machines: list[Place]
     rows: list[MachineRow]
 
 
-def beside(documents: Sequence[Report], prices: Prices) -> Beside:
-    """A row for each variant and peer that was measured in process.
+def compare_machines(documents: Sequence[Report], prices: Prices) -> Machines:
+    """A row for each variant and baseline that was measured in process.
 
     Raises `UserError` for runs on other texts or of another model.
     """
@@ -68,7 +65,7 @@ def beside(documents: Sequence[Report], prices: Prices) -> Beside:
             seen=" and ".join(dict.fromkeys(seen)),
             remedy="Measure the same checkpoint and data on each machine",
         )
-    return Beside(
+    return Machines(
         data=told[0],
         prices=prices,
         machines=[_place(document) for document in documents],
@@ -109,7 +106,7 @@ def _row(row: Row, batch: Latency, document: Report, prices: Prices) -> MachineR
     )
 
 
-def table(found: Beside) -> str:
+def table(found: Machines) -> str:
     """The same as people read it: one table, and what it rests on."""
     places = {machine.run: str(number) for number, machine in enumerate(found.machines, 1)}
     rows = [
@@ -131,7 +128,7 @@ def table(found: Beside) -> str:
     return f"{tabulate(cells, kept, 'github', disable_numparse=True)}\n\n{_note(found, places)}"
 
 
-def _note(found: Beside, places: Mapping[str, str]) -> str:
+def _note(found: Machines, places: Mapping[str, str]) -> str:
     lines = [
         f"Machine {places[machine.run]}: {machine.name} (fingerprint {machine.id}); run {machine.run}, "
         f"profile {machine.profile}, commit {machine.commit or 'unknown'}."

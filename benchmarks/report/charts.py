@@ -34,7 +34,7 @@ from benchmarks.report.drawing import (
     svg,
     text_size,
 )
-from benchmarks.report.verdicts import EQUAL, IS_REFERENCE, NOT_EQUAL, PEER, SHIPPABLE, front, margin
+from benchmarks.report.verdicts import BASELINE, EQUAL, IS_REFERENCE, NOT_EQUAL, SHIPPABLE, front, margin
 from benchmarks.sameness.noninferiority import FAIL, INCONCLUSIVE, PASS
 
 MARKS: dict[str, tuple[str, Colour, str]] = {
@@ -44,7 +44,7 @@ MARKS: dict[str, tuple[str, Colour, str]] = {
     INCONCLUSIVE: ("D", AMBER, "inconclusive"),
     FAIL: ("v", RED, "fails"),
     NOT_EQUAL: ("X", RED, "not equal by its check"),
-    PEER: ("o", MUTED, "peer"),
+    BASELINE: ("o", MUTED, "baseline"),
 }
 
 
@@ -124,16 +124,16 @@ def _pareto(document: Report, points: Sequence[pictures.Point], name: str, speed
 
 
 def _draw_point(axes: Axes, point: pictures.Point) -> None:
-    """Its mark, hollow of a peer, with its whiskers."""
+    """Its mark, hollow of a baseline, with its whiskers."""
     mark, colour, _ = MARKS[point.verdict]
-    hollow = point.verdict == PEER
+    hollow = point.verdict == BASELINE
     if point.low != point.high:
         axes.plot(
             [point.speed] * 2,
             [point.low, point.high],
             color=colour.stand_in,
             linewidth=1,
-            alpha=0.25 if point.verdict in (NOT_EQUAL, PEER) else 0.5,
+            alpha=0.25 if point.verdict in (NOT_EQUAL, BASELINE) else 0.5,
         )
     axes.plot(
         point.speed,
@@ -460,7 +460,7 @@ def _legend(axes: Axes, verdicts: Mapping[str, None], below: bool = False) -> No
     for word, (mark, colour, words) in MARKS.items():
         if word not in verdicts or (word == IS_REFERENCE and below):
             continue
-        hollow = word == PEER
+        hollow = word == BASELINE
         handles.append(
             Line2D(
                 [],

@@ -20,8 +20,8 @@ from benchmarks.records import (
     Data,
     Drop,
     Flipped,
-    FloorCase,
     Functionality,
+    GemmCase,
     Group,
     Interval,
     Latency,
@@ -57,7 +57,15 @@ from benchmarks.report.phrases import (
     times,
 )
 from benchmarks.report.tables import SUMMARY, TERMINAL, Column
-from benchmarks.report.verdicts import IS_REFERENCE, NOT_EQUAL, PEER, is_tested, margin, reference, verdict
+from benchmarks.report.verdicts import (
+    BASELINE,
+    IS_REFERENCE,
+    NOT_EQUAL,
+    is_tested,
+    margin,
+    reference,
+    verdict,
+)
 
 T = TypeVar("T")
 X = TypeVar("X")
@@ -87,7 +95,7 @@ def p50_of(name: str, title: str, shown: int = 0) -> Column[Row]:
 
 
 def main(report: Report) -> list[Column[Row]]:
-    """Of every variant and peer."""
+    """Of every variant and baseline."""
     split = "test" if any("test" in row.parity for row in report.rows) else "gate"
     busiest = max((row.busiest.concurrency for row in report.rows if row.busiest), default=0)
     compares_p99 = any(entry.p99_speedup for row in report.rows for entry in row.latency)
@@ -117,8 +125,8 @@ def main(report: Report) -> list[Column[Row]]:
             lambda ratio: times(ratio) if ratio.is_decided else ratio.verdict,
             shown=TERMINAL,
         ),
-        Column(f"{SMALL} by int8 floor", timed(SMALL, lambda entry: entry.int8_floors), _multiple),
-        Column(f"{LARGE} by int8 floor", timed(LARGE, lambda entry: entry.int8_floors), _multiple),
+        Column(f"{SMALL} by int8 bound", timed(SMALL, lambda entry: entry.int8_bounds), _multiple),
+        Column(f"{LARGE} by int8 bound", timed(LARGE, lambda entry: entry.int8_bounds), _multiple),
         Column(
             f"{LARGE} roofline", timed(LARGE, lambda entry: entry.roofline and entry.roofline.share), ".0%"
         ),
@@ -151,7 +159,7 @@ def verdicts_of(report: Report) -> Column[Row]:
 
     def loud(row: Row) -> str:
         word = "left out" if row.status == "left out" else verdict(row, allowed)
-        if word in (PEER, "left out", IS_REFERENCE) and (tested or not isinstance(row, Variant)):
+        if word in (BASELINE, "left out", IS_REFERENCE) and (tested or not isinstance(row, Variant)):
             return word
         if tested or row.error:
             return word.upper()
@@ -322,7 +330,7 @@ OPEN: list[Column[OpenLevel]] = [
     ),
     Column("queue + handler + HTTP ms", lambda level: level.split_ms, _split_words, kind="name", extra=_bars),
 ]
-FLOOR: list[Column[FloorCase]] = [
+GEMM_BOUND: list[Column[GemmCase]] = [
     Column("texts x tokens", lambda case: case.case, kind="name"),
     *(
         Column(f"{precision} {unit}", _picked(f"{precision}_{unit.lower()}"), ".2f")
@@ -336,9 +344,9 @@ ROOFLINE: list[Column[Latency]] = [
     Column("weights MB", lambda entry: entry.roofline and entry.roofline.weight_mb, ".1f"),
     Column("arithmetic ms", lambda entry: entry.roofline and entry.roofline.compute_ms, three_digits),
     Column("memory ms", lambda entry: entry.roofline and entry.roofline.memory_ms, three_digits),
-    Column("floor ms", lambda entry: entry.roofline and entry.roofline.floor_ms, three_digits),
+    Column("bound ms", lambda entry: entry.roofline and entry.roofline.bound_ms, three_digits),
     *percentiles(("p50",)),
-    Column("floor / p50", lambda entry: entry.roofline and entry.roofline.share, ".0%"),
+    Column("bound / p50", lambda entry: entry.roofline and entry.roofline.share, ".0%"),
 ]
 GPU_SHAPES: list[Column[Latency]] = [
     Column("texts x tokens", lambda entry: entry.case, kind="name"),
@@ -516,7 +524,7 @@ def speed(yardstick: str) -> list[Column[Latency]]:
         Column("tokenise p50 ms", lambda entry: entry.tokenise_p50_ms, ".2f"),
         Column("model p50 ms", lambda entry: entry.model_p50_ms, three_digits),
         Column("times hf-pipeline, 95 %", lambda entry: entry.vs_pipeline, times),
-        Column("by int8 floor", lambda entry: entry.int8_floors, lambda floors: f"{floors:.2f}x"),
+        Column("by int8 bound", lambda entry: entry.int8_bounds, lambda bounds: f"{bounds:.2f}x"),
         Column("GPU at work ms", lambda entry: entry.gpu_busy_ms, ".3f"),
     ]
 

@@ -1,8 +1,8 @@
-"""Two variants of one run beside each other, with ratios.
+"""Two variants of one run, with ratios.
 
 Covers speed, size, memory, load time and quality. A ratio of speeds from two machines, two devices or two
-runs would be a comparison of machines or moments: it is refused (`beside` puts figures of two machines into
-one table).
+runs would be a comparison of machines or moments: it is refused (`compare-machines` puts figures of two
+machines into one table).
 """
 
 from tabulate import tabulate
@@ -54,7 +54,7 @@ def _check(first: Report, second: Report) -> None:
         raise UserError(
             "the two are of different devices, and no ratio is between devices",
             seen=" and ".join(f"{variant.name} on {variant.device}" for variant in variants),
-            remedy="Put them beside each other: python -m benchmarks beside",
+            remedy="Put them into one table: python -m benchmarks compare-machines",
         )
     names = " ".join(variant.name for variant in variants)
     again = f'Measure both in one run: make benchmark VARIANTS="{names}"'

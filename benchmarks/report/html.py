@@ -1,9 +1,7 @@
 """A report as one page for a browser: self-contained, sortable, light and dark, no text of a data set in it.
 
-Covers the side-by-side page and that of one variant: the answer first, then the table, the pictures, and a
-section for each thing that was measured; what a report lacks has no section. Everything from a report is
-escaped, scripts are allowed by their hash alone, nothing is loaded. Leaves out the figures (`report`), words
-(`wording`), drawing (`charts`) and Markdown (`markdown`).
+What a report lacks has no section. Everything from a report is escaped, scripts are allowed by their hash
+alone, nothing is loaded.
 """
 
 import base64
@@ -115,7 +113,7 @@ def _render(document: Report, texts: Texts | None, **content: Any) -> str:
             script_hashes=" ".join(map(_hash, (THEME, script))),
             failures=failures(document) if content["variants"] else [],
             variants_how=_how_to_read(document),
-            has_peers=bool(document.peers),
+            has_baselines=bool(document.baselines),
             pictures=[
                 {
                     "name": picture.name,

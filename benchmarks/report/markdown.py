@@ -19,8 +19,8 @@ from benchmarks.report.variant_page import report
 from benchmarks.report.verdicts import is_tested, margin
 
 __all__ = [
+    "bound_table",
     "failures",
-    "floor_table",
     "proof_note",
     "proof_table",
     "proof_words",
@@ -36,9 +36,9 @@ MOST_COLUMNS = 6
 
 
 def side_by_side(document: Report, pictures: str | None = None) -> str:
-    """The side-by-side page: the table, what failed, pictures, verdicts, load, functional cases, the floor,
-    the proofs, what the figures rest on. `pictures` is the folder beside the page that holds them; None:
-    there is none."""
+    """The side-by-side page: the table, what failed, pictures, verdicts, load, functional cases, the GEMM
+    bound, the proofs, what the figures rest on. `pictures` is the folder next to the page that holds them;
+    None: there is none."""
     data = document.data
     title = f"# {data.base} on {data.spec}: variants side by side"
     parts = [title, table(document), "\n".join(f"- {line}" for line in failures(document))]
@@ -51,7 +51,7 @@ def side_by_side(document: Report, pictures: str | None = None) -> str:
         "Verdicts": verdict_table(document),
         "Arrivals that do not wait": open_table(document),
         **functional_tables(document),
-        "The floor: the matrix products alone": floor_table(document),
+        "GEMM lower bound: the matrix products alone": bound_table(document),
         "Proof and check": proof_table(document) if _has_builds(document) else "",
     }
     for heading, body in sections.items():
@@ -63,7 +63,7 @@ def side_by_side(document: Report, pictures: str | None = None) -> str:
 
 
 def table(document: Report) -> str:
-    """One row per variant, and below them one per peer, as GitHub shows it."""
+    """One row per variant, and below them one per baseline, as GitHub shows it."""
     return markdown(_main(document))
 
 
@@ -79,8 +79,8 @@ def terminal_table(document: Report) -> str:
 
 
 def summary(document: Report) -> str:
-    """The main figures of every variant and peer, and what they rest on in short: for a document that links
-    to the whole page."""
+    """The main figures of every variant and baseline, and what they rest on in short: for a document that
+    links to the whole page."""
     return f"{markdown(_main(document, SUMMARY))}\n\n{provenance_in_short(document)}"
 
 
@@ -139,9 +139,11 @@ def functional_tables(document: Report) -> dict[str, str]:
     return tables
 
 
-def floor_table(document: Report) -> str:
+def bound_table(document: Report) -> str:
     """The encoder's matrix products alone by shape, time and rate; empty where they were not measured."""
-    return markdown(of_items("Floor", columns.FLOOR, document.floor.cases if document.floor else []))
+    return markdown(
+        of_items("GEMM lower bound", columns.GEMM_BOUND, document.bound.cases if document.bound else [])
+    )
 
 
 def proof_table(document: Report) -> str:

@@ -28,7 +28,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Point:
-    """A variant or a peer by speed; `change` is that of macro-F1 (or the label agreement), with its ends."""
+    """A variant or a baseline by speed; `change` is of macro-F1 (or the label agreement), with its ends."""
 
     name: str
     speed: float

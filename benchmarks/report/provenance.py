@@ -8,9 +8,9 @@ from benchmarks.names import CUDA_REFERENCE
 from benchmarks.records import Machine, Report, Run
 
 NOISY = 1.25  # above this factor between fp32 and itself, the run deserves a warning
-# Ours sleep (`handler` asks OpenMP for it); a peer is left as its user would have it.
+# Ours sleep (`handler` asks OpenMP for it); a baseline is left as its user would have it.
 SPINNING = (
-    " WARNING: the machine was in use, and peers' threads spin while they wait, which is their default: "
+    " WARNING: the machine was in use, and baselines' threads spin while they wait, which is their default: "
     "beside others they lose more than on a quiet machine."
 )
 
@@ -23,15 +23,15 @@ def failures(document: Report) -> list[str]:
             lines.append(f"{variant.name} failed during {variant.error.stage}: {variant.error.message}")
         if variant.served_error:
             lines.append(f"{variant.name} could not be served: {variant.served_error}")
-    for peer in document.peers:
-        if peer.served_error:
-            lines.append(f"{peer.name} could not be served to the end: {peer.served_error}")
-        if peer.error and peer.status == "left out":
-            lines.append(f"{peer.name} was left out: {peer.error.message}")
-        elif peer.error:
-            lines.append(f"{peer.name} failed during {peer.error.stage}: {peer.error.message}")
-    if document.floor and document.floor.error:
-        lines.append(f"The floor could not be measured: {document.floor.error}")
+    for baseline in document.baselines:
+        if baseline.served_error:
+            lines.append(f"{baseline.name} could not be served to the end: {baseline.served_error}")
+        if baseline.error and baseline.status == "left out":
+            lines.append(f"{baseline.name} was left out: {baseline.error.message}")
+        elif baseline.error:
+            lines.append(f"{baseline.name} failed during {baseline.error.stage}: {baseline.error.message}")
+    if document.bound and document.bound.error:
+        lines.append(f"The GEMM lower bound could not be measured: {document.bound.error}")
     return lines
 
 
@@ -72,8 +72,8 @@ def provenance_lines(document: Report) -> list[str]:
         + _noise_line(document),
         *_gpu_lines(document),
         *_run_lines(document),
-        *_peer_lines(document),
-        *_floor_lines(document),
+        *_baseline_lines(document),
+        *_bound_lines(document),
         *_served_lines(document),
     ]
     if not data.labels_meaningful:
@@ -103,7 +103,7 @@ def _gpu_lines(document: Report) -> list[str]:
         "rounds; the rest is the host's. Energy is that of the whole card, its rest included, for texts of "
         "32 tokens in the largest batch.",
     ]
-    if peak := document.floor and document.floor.cuda:
+    if peak := document.bound and document.bound.cuda:
         promised = peak.datasheet_tflops
         lines.append(
             f"Its fp16 peak: the encoder's own matrix products alone, {peak.tflops:.0f} TFLOP/s at "
@@ -132,37 +132,37 @@ def _run_lines(document: Report) -> list[str]:
     return lines
 
 
-def _peer_lines(document: Report) -> list[str]:
-    """What the peers are, and in which versions."""
-    peers = [peer for peer in document.peers if not peer.error]
-    if not peers:
+def _baseline_lines(document: Report) -> list[str]:
+    """What the baselines are, and in which versions."""
+    baselines = [baseline for baseline in document.baselines if not baseline.error]
+    if not baselines:
         return []
-    versions = {name: version for peer in peers for name, version in peer.versions.items()}
+    versions = {name: version for baseline in baselines for name, version in baseline.versions.items()}
     also = [f"{name} {versions[name]}" for name in versions if name not in document.machine.versions]
     told = "; ".join(
-        f"{peer.name}: [{peer.summary}]({peer.documentation})"
-        + (f", prepared in {peer.preparation_s:.0f} s" if peer.preparation_s else "")
-        for peer in peers
+        f"{baseline.name}: [{baseline.summary}]({baseline.documentation})"
+        + (f", prepared in {baseline.preparation_s:.0f} s" if baseline.preparation_s else "")
+        for baseline in baselines
     )
     return [
-        "Peers are the same checkpoint as others' documentation tells to run it, with as many threads: "
+        "Baselines are the same checkpoint as others' documentation tells to run it, with as many threads: "
         + told
         + (f" ({', '.join(also)})." if also else ".")
         + (SPINNING if _was_busy(document.run, document.machine) else "")
     ]
 
 
-def _floor_lines(document: Report) -> list[str]:
-    floor = document.floor
-    if not floor or not floor.cases:
+def _bound_lines(document: Report) -> list[str]:
+    bound = document.bound
+    if not bound or not bound.cases:
         return []
     rates = ", ".join(
-        f"{case.case} {case.int8_ms:.2f} ms ({case.int8_tops:.2f} TOPS)" for case in floor.cases
+        f"{case.case} {case.int8_ms:.2f} ms ({case.int8_tops:.2f} TOPS)" for case in bound.cases
     )
-    sizes = floor.encoder
+    sizes = bound.encoder
     return [
-        f"Int8 floor: the {sizes.layers} layers' matrix products alone (width {sizes.width}, "
-        f"feed-forward {sizes.feed_forward}) by oneDNN, percentile {floor.percentile} of each: "
+        f"Int8 lower bound: the {sizes.layers} layers' matrix products alone (width {sizes.width}, "
+        f"feed-forward {sizes.feed_forward}) by oneDNN, percentile {bound.percentile} of each: "
         f"{rates}. A variant "
         "that computes less than all tokens in all layers may go below it."
     ]

@@ -1,12 +1,9 @@
 """Committed reports, and the tables that documents take from them.
 
-`publish` copies what was measured into the repository, with its page `NAME.md` and, for a side-by-side, the
-pictures of that page in the folder `NAME/`. `tables` writes its main figures between `<!-- table:NAME -->`
-and `<!-- /table -->` of a document; `<!-- table:NAME:proof -->` takes the table of proofs, `:served` that of
-a head-to-head of servers, `:power` the counts of simulated verdicts, `:attack` and `:soak` what
-an honest client noticed during attacks. A check finds documents that are stale.
-So no figure in these tables is typed by hand. What is published holds figures only: no texts (no report
-does), no host names, no paths.
+`publish` copies what was measured, its page and its pictures into the repository: figures only, no texts,
+host names or paths. `tables` writes its main figures between `<!-- table:NAME -->` and `<!-- /table -->` of a
+document (`:proof`, `:served`, `:power`, `:attack` and `:soak` after the name take the other tables), so that
+no figure there is typed by hand.
 """
 
 import platform

@@ -24,7 +24,7 @@
     const given = new Map(rows.map((row, place) => [row, place]));
     const heads = [...table.tHead.rows[0].cells];
     const tools = document.querySelector(".tools");
-    const [filter, passes, peers] = ["filter", "passes", "peers"].map((id) => document.getElementById(id));
+    const [filter, passes, baselines] = ["filter", "passes", "baselines"].map((id) => document.getElementById(id));
     const passing = new Set(["reference", "pass", "equal"]);
     tools.hidden = false;
 
@@ -57,14 +57,14 @@
       for (const row of rows) {
         const { name: label, verdict } = row.dataset;
         row.hidden = !label.includes(wanted)
-          || (passes.checked && !passing.has(verdict) && verdict !== "peer")
-          || (peers !== null && !peers.checked && verdict === "peer");
+          || (passes.checked && !passing.has(verdict) && verdict !== "baseline")
+          || (baselines !== null && !baselines.checked && verdict === "baseline");
         count += row.hidden ? 0 : 1;
       }
       tools.querySelector("output").textContent = `${count} of ${rows.length} rows`;
     };
     filter.addEventListener("input", show);
-    for (const box of [passes, peers]) if (box) box.addEventListener("change", show);
+    for (const box of [passes, baselines]) if (box) box.addEventListener("change", show);
     show();
   }
   root.dataset.ready = "yes";

@@ -177,18 +177,18 @@ def _rooflines(document: Report, texts: Texts | None) -> Section | None:
         for entry in variant.latency
         if entry.case in (SMALL, LARGE) and entry.roofline
     ]
-    cases = document.floor.cases if document.floor else []
+    cases = document.bound.cases if document.bound else []
     rooflines = named("Rooflines", "variant", columns.ROOFLINE, found)
     parts = [
         Part(listed, title)
         for listed, title in (
             (rooflines, "Each variant's own arithmetic and bytes"),
-            (table("Floor", columns.FLOOR, cases), "The encoder's matrix products alone"),
+            (table("GEMM lower bound", columns.GEMM_BOUND, cases), "The encoder's matrix products alone"),
         )
         if listed
     ]
     how = "How close each comes to what this machine can do: a share of 100 % would leave nothing to gain."
-    return Section("floor", "Against the machine", how, parts) if parts else None
+    return Section("bound", "Against the machine", how, parts) if parts else None
 
 
 def _gpu(document: Report, texts: Texts | None) -> Section | None:

@@ -10,7 +10,7 @@ from benchmarks.names import REFERENCE
 from benchmarks.records import Noninferiority, Report, Row, Variant
 from benchmarks.sameness.noninferiority import MARGIN, PASS, by_interval
 
-NOT_EQUAL, FAILED, IS_REFERENCE, PEER = "not equal", "failed", "reference", "peer"
+NOT_EQUAL, FAILED, IS_REFERENCE, BASELINE = "not equal", "failed", "reference", "baseline"
 EQUAL = "equal"  # by the check at export alone: there are no labels that mean anything
 SHIPPABLE = (IS_REFERENCE, PASS, EQUAL)
 MOST_SHOWN = 5  # lines in one picture that an eye can follow
@@ -22,11 +22,11 @@ def margin(document: Report) -> float:
 
 
 def verdict(row: Row, allowed: float) -> str:
-    """One word for a variant or a peer; what the check at export refused is never better than that."""
+    """One word for a variant or a baseline; what the check at export refused is never better than that."""
     if row.error:
         return FAILED
     if not isinstance(row, Variant):
-        return PEER
+        return BASELINE
     if row.name == REFERENCE:
         return IS_REFERENCE
     if not row.built.check.equal:

@@ -34,16 +34,16 @@ Scores = dict[str, np.ndarray]
 def score(
     pool: Pool,
     texts: Mapping[str, Sequence[str]],
-    of_peers: Container[str],
+    of_baselines: Container[str],
     step: Step,
     resume_log: ResumeLog,
 ) -> tuple[dict[str, Scores], dict[str, np.ndarray]]:
-    """Every variant's scores of all texts, every peer's of those `of_peers`, by name and split; and the
-    lengths of the texts in tokens, int [texts], by split."""
+    """Every variant's scores of all texts, every baseline's of those `of_baselines`, by name and split; and
+    the lengths of the texts in tokens, int [texts], by split."""
     scores: dict[str, Scores] = {}
     lengths = {}
     for split, content in texts.items():
-        for name in [*pool.variants, *(pool.peers if split in of_peers else [])]:
+        for name in [*pool.variants, *(pool.baselines if split in of_baselines else [])]:
             with step(f"quality of {name} on {split}"):
                 asked = partial(_score, pool, name, content)
                 rows = resume_log.once(f"scores of {name} on {split}", asked)
@@ -66,8 +66,8 @@ def _score(pool: Pool, name: str, texts: Sequence[str]) -> list[list[float]] | N
 
 
 def calibrated(scores: Scores, temperature: float, multi_label: bool = False) -> Scores:
-    """A peer's softmax (or sigmoids) as it would be with the checkpoint's temperature, so that it is judged
-    as fp32 is."""
+    """A baseline's softmax (or sigmoids) as it would be with the checkpoint's temperature, so that it is
+    judged as fp32 is."""
     if multi_label:
         return {split: expit(logit(values) / temperature) for split, values in scores.items()}
     warmer = {split: values ** (1 / temperature) for split, values in scores.items()}

@@ -1,10 +1,7 @@
-"""Behind HTTP, beside the app and what others would serve: every server up at once, loaded in turns.
+"""Servers compared: the archive behind TorchServe and the app, and what others would serve.
 
-Covers one text a request in closed loops (requests per second, latency, their ratios), the first answers
-after the start and of each length, requests of many texts against the same Predictor in process, what
-TorchServe costs beyond the model, and start-up and resident memory of every variant above a worker without a
-model. A turn is a few seconds long and all take turns in every round, so that what drifts hits all alike.
-Client and servers share the cores. Leaves out scores (`served`) and arrivals that do not wait.
+All are up at once and loaded in turns of a few seconds, so that what drifts hits all alike. Client and
+servers share the cores.
 """
 
 import json
@@ -22,7 +19,7 @@ from msgspec import Meta
 from msgspec.structs import asdict
 
 from benchmarks import environment
-from benchmarks.baselines.servers import example_server, fastapi_server, rival_archive
+from benchmarks.baselines.servers import baseline_archive, example_server, fastapi_server
 from benchmarks.names import APP, BARE, EXAMPLE, FASTAPI
 from benchmarks.profiles import MANY_TEXTS
 from benchmarks.progress import Step
@@ -119,11 +116,11 @@ def measure(
     seconds: float,
     step: Step,
 ) -> HeadToHead:
-    """The document: the first of `archives` against the rivals, and start-up and memory of all of them."""
+    """The document: the first of `archives` against the baselines, and start-up and memory of all of them."""
     ours, load = next(iter(archives)), environment.load_average()
     with tempfile.TemporaryDirectory(prefix="head-to-head-") as scratch:
         folder = Path(scratch)
-        bare = rival_archive(BARE, "bare_handler.py", None, folder)
+        bare = baseline_archive(BARE, "bare_handler.py", None, folder)
         starts = {}
         for name, archive in {BARE: bare, **archives}.items():
             with step(f"start of {name}"), serve(archive) as running:
@@ -133,18 +130,16 @@ def measure(
         with ExitStack() as servers:
             us = servers.enter_context(serve(archives[ours]))
             nothing = servers.enter_context(serve(bare))
-            contestants = {
+            servers = {
                 ours: us,
                 APP: servers.enter_context(serve_app(archives[ours])),
                 EXAMPLE: servers.enter_context(example_server(checkpoint)),
                 FASTAPI: servers.enter_context(fastapi_server(checkpoint)),
             }
             with step("first answers"):
-                first = {
-                    name: first_answers(server.predictions, texts) for name, server in contestants.items()
-                }
+                first = {name: first_answers(server.predictions, texts) for name, server in servers.items()}
             turns = Turns(rounds, seconds, step)
-            loads = turns.closed_loops(contestants, texts)
+            loads = turns.closed_loops(servers, texts)
             many = turns.many(us, predictor, texts)
             cost = turns.cost(us, nothing, predictor, texts[0])
     return HeadToHead(
@@ -182,17 +177,17 @@ class Turns:
     seconds: float
     step: Step
 
-    def closed_loops(self, contestants: Mapping[str, Running], texts: Sequence[str]) -> list[LoadLevel]:
+    def closed_loops(self, servers: Mapping[str, Running], texts: Sequence[str]) -> list[LoadLevel]:
         """By concurrency: each server's latencies and rate, and ours (the first) over theirs in the same
         rounds."""
-        bodies, names = as_bodies(texts), list(contestants)
+        bodies, names = as_bodies(texts), list(servers)
         loads: dict[int, dict[str, list[Load]]] = {level: {} for level in CONCURRENCIES}
         for turn in range(self.rounds):
             order = np.random.default_rng(turn).permutation(len(names))
             for level, by_name in loads.items():
                 for name in (names[place] for place in order):
                     with self.step(f"concurrency {level}: {name}"):
-                        load = closed_loop(contestants[name].predictions, bodies, level, self.seconds, WARM_S)
+                        load = closed_loop(servers[name].predictions, bodies, level, self.seconds, WARM_S)
                     by_name.setdefault(name, []).append(load)
         return [
             LoadLevel(concurrency=level, servers=_levels(names[0], by_name))

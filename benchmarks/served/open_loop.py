@@ -1,10 +1,8 @@
 """The open loop: requests that arrive when they are due, whatever became of those before, as users do.
 
-Covers Poisson arrivals at a given rate, latency counted from the *intended* arrival, refusals, goodput,
-whether the server kept up, and how late the generator itself was. A closed loop, and any generator that
-counts from the moment of sending, asks less while the server stalls and so leaves out just those who would
-have waited: coordinated omission (Gil Tene, "How NOT to Measure Latency"; his wrk2 counts as is done here).
-Client and server share the cores. Leaves out clients that wait (`load`) and which server it is (`served`).
+Latency counts from the *intended* arrival. A closed loop, and any generator that counts from the moment of
+sending, asks less while the server stalls and so leaves out just those who would have waited: coordinated
+omission (Gil Tene, "How NOT to Measure Latency"; his wrk2 counts as is done here).
 """
 
 import asyncio

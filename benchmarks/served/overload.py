@@ -1,10 +1,7 @@
 """`python -m benchmarks overload`: what a server does with more than it can do, and when a worker dies.
 
-Covers a load of arrivals that do not wait, at `--factor` times the rate that waiting clients reach: how long
-what was accepted took, against the bound that the queue gives; how soon what was not was refused; memory
-before, at most and after; and whether the server answers afterwards as it did before. Then a worker of two
-is killed under a quarter of that rate: which requests failed, and whether it comes back. Client and server
-share the cores. Leaves out networks and slow clients.
+Arrivals come at `--factor` times the rate that waiting clients reach; then a worker of two is killed under a
+quarter of that rate. Client and server share the cores.
 """
 
 import argparse

@@ -1,10 +1,8 @@
 """The same variant as a client meets it: through TorchServe, from its archive, on this machine.
 
-Covers a real server per variant (booted, loaded, stopped), one real text per request in closed loops and
-then in open ones at shares of the rate that those reached, requests of many texts, and labelled texts once
-more through `/predictions`, in the very lists that were scored in process: their scores must be the same, or
-the archive does not serve the artifact that was measured. What one pass brings is plain JSON. Leaves out
-generating load (`load`, `arrivals`), tuning the server, and the network: client and server share the cores.
+Labelled texts are sent in the very lists that were scored in process: their scores must be the same, or the
+archive does not serve the artifact that was measured. Client and server
+share the cores.
 """
 
 import http.client

@@ -1,11 +1,9 @@
 """TorchServe's own counters, as Prometheus reads them, and what they tell of where a request's time went.
 
-Covers reading sums from a metrics address, and the split of a mean latency into queue, handler and HTTP.
-What the counters mean was read from TorchServe 0.12 and seen on a live one: `ts_inference_latency` runs from
-the parsed request to its answer and *includes* `ts_queue_latency`, which ends when the worker takes the batch
-(and so includes `maxBatchDelay`); both count what the worker answered, refusals of the handler (4xx) too,
-but no 503; `ts_inference_requests_total` counts arrivals, those that a full queue turned away too.
-Leaves out percentiles: of sums there are none.
+As read from TorchServe 0.12 and seen on a live one: `ts_inference_latency` runs from the parsed request to
+its answer and *includes* `ts_queue_latency`, which ends when the worker takes the batch (and so includes
+`maxBatchDelay`); both count what the worker answered, refusals of the handler (4xx) too, but no 503, which
+`ts_inference_requests_total` counts.
 """
 
 import time

@@ -1,12 +1,8 @@
-"""Does a plan come true? What the queue foretells of a real server on this machine, beside what is measured.
+"""Does a plan come true? What the queue forecasts of a real server, and what is then measured.
 
-Covers a private TorchServe on one archive: batches of a few sizes timed in process, closed loops and a light
-open one as served; from these alone a queue, by the code that plans (`replica`); its forecast of open loops
-at shares of the rate at which it would be full, and of that rate; then exactly these loads. Clients and
-server share the cores in the first part as in the second, so the forecast is of this machine with the
-generator on it: a server alone does better. Arrivals that do not wait cost the generator more than clients
-that do; while it works, the worker's threads wait for the one that it has displaced, so that the difference
-is added to the time of each text. Leaves out what a plan makes of a queue (`capacity`).
+Batches timed in process, closed loops and a light open one as served make a queue, by the code that plans
+(`replica`); its forecast of open loops at shares of the rate at which it would be full is held against these
+loads. Clients and server share the cores in both parts: a server alone does better.
 """
 
 import argparse

@@ -23,15 +23,15 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-serve", "--no-served", action="store_true", help="measure in process only, start no server"
     )
     parser.add_argument(
-        "--peers",
+        "--baselines",
         action="store_true",
         help="also baselines, each run as its own documentation shows, and the GEMM lower bound; the first "
         "time takes minutes",
     )
     parser.add_argument(
-        "--peers-folder",
+        "--baselines-folder",
         type=Path,
-        default=Path("build/peers"),
+        default=Path("build/baselines"),
         help="where baselines are kept; default: %(default)s",
     )
     parser.add_argument(
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         load_data(checkpoint),
         profile,
         arguments.timed_split,
-        arguments.peers_folder if arguments.peers else None,
+        arguments.baselines_folder if arguments.baselines else None,
         arguments.name,
         arguments.unlabelled,
         arguments.hatecheck,

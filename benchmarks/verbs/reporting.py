@@ -1,4 +1,4 @@
-"""`python -m benchmarks compare|beside|publish|tables`: what becomes of reports."""
+"""`python -m benchmarks compare|compare-machines|publish|tables`: what becomes of reports."""
 
 import argparse
 from pathlib import Path
@@ -34,21 +34,21 @@ def compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def beside_arguments(parser: argparse.ArgumentParser) -> None:
+def compare_machines_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "reports", type=Path, nargs="+", help="side-by-side.json of each run, or a published report"
     )
     add_prices(parser, "core", "gb", "gpu")
 
 
-def beside(arguments: argparse.Namespace) -> int:
+def compare_machines(arguments: argparse.Namespace) -> int:
     from benchmarks.capacity.plan import Prices
     from benchmarks.report import across_machines
     from benchmarks.report.files import read_side_by_side
 
     documents = [read_side_by_side(path) for path in arguments.reports]
     prices = Prices(arguments.price_core_hour, arguments.price_gb_hour, arguments.price_gpu_hour)
-    found = across_machines.beside(documents, prices)
+    found = across_machines.compare_machines(documents, prices)
     say(across_machines.table(found))
     emit(plain(found))
     return 0

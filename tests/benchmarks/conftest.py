@@ -19,6 +19,7 @@ from aiohttp import web
 from msgspec import structs
 
 from benchmarks.records import (
+    Baseline,
     Built,
     Card,
     Check,
@@ -28,11 +29,11 @@ from benchmarks.records import (
     EncoderSizes,
     Failed,
     Flipped,
-    Floor,
-    FloorCase,
     Functional,
     Functionality,
     Gaps,
+    GemmBound,
+    GemmCase,
     Group,
     Interval,
     Latency,
@@ -45,7 +46,6 @@ from benchmarks.records import (
     OpenLevel,
     Parity,
     Peak,
-    Peer,
     Quality,
     Rate,
     Ratio,
@@ -148,7 +148,7 @@ def variant(
     )
 
 
-def on_cuda(name: str, *, speed: float = 1.0, floor: bool = True, energy: bool = True) -> Variant:
+def on_cuda(name: str, *, speed: float = 1.0, bound: bool = True, energy: bool = True) -> Variant:
     """One entry of a report as of a variant on a GPU; `speed` is a multiple of cuda-fp32's."""
     one = variant(name, speed=speed)
     one.latency = [latency_entry(*case, speed, name == "cuda-fp32") for case in (*CASES, *CUDA_CASES)]
@@ -156,7 +156,7 @@ def on_cuda(name: str, *, speed: float = 1.0, floor: bool = True, energy: bool =
         if entry.tokens is None:
             continue
         entry.gpu_busy_ms = entry.p50_ms * 0.4
-        entry.peak = Peak(63.0, 0.09, 0.064) if floor else None
+        entry.peak = Peak(63.0, 0.09, 0.064) if bound else None
     one.resources.device = "cuda:0"
     one.resources.gpu_allocated_mb = 300.0
     one.resources.gpu_reserved_mb = 420.0
@@ -166,16 +166,16 @@ def on_cuda(name: str, *, speed: float = 1.0, floor: bool = True, energy: bool =
 
 
 def with_card(found: Report) -> Report:
-    """The report as of a machine with a GPU, its floor included."""
+    """The report as of a machine with a GPU, its GEMM bound included."""
     cuda = CudaPeak(CARD.name, "1024x32", 700.0, 989.0)
     machine = structs.replace(found.machine, gpus=[CARD])
-    return structs.replace(found, machine=machine, floor=structs.replace(floor(), cuda=cuda))
+    return structs.replace(found, machine=machine, bound=structs.replace(bound(), cuda=cuda))
 
 
-def peer(name: str, *, speed: float = 1.0, error: str | None = None, left_out: bool = False) -> Peer:
-    """One entry of a report's `peers`."""
+def baseline(name: str, *, speed: float = 1.0, error: str | None = None, left_out: bool = False) -> Baseline:
+    """One entry of a report's `baselines`."""
     like = variant(name, speed=speed, error=error)
-    return Peer(
+    return Baseline(
         name=name,
         summary=f"the {name}",
         documentation="https://example.org/docs",
@@ -190,16 +190,16 @@ def peer(name: str, *, speed: float = 1.0, error: str | None = None, left_out: b
     )
 
 
-def served_peer(name: str, level: Level) -> Peer:
-    """A peer that is a server: nothing was measured of it in process."""
+def served_baseline(name: str, level: Level) -> Baseline:
+    """A baseline that is a server: nothing was measured of it in process."""
     nothing: dict[str, Any] = {"latency": [], "quality": {}, "parity": {}, "resources": Resources()}
-    return structs.replace(peer(name), served=[level], **nothing)
+    return structs.replace(baseline(name), served=[level], **nothing)
 
 
-def floor() -> Floor:
-    """The floor on two shapes."""
-    cases = [FloorCase(f"{batch}x32", batch, 32, 50, 20.0, 2.0, 1.0, 10.0, 0.2) for batch in (1, 32)]
-    return Floor(EncoderSizes(6, 384, 1536), 5, None, cases)
+def bound() -> GemmBound:
+    """The GEMM bound on two shapes."""
+    cases = [GemmCase(f"{batch}x32", batch, 32, 50, 20.0, 2.0, 1.0, 10.0, 0.2) for batch in (1, 32)]
+    return GemmBound(EncoderSizes(6, 384, 1536), 5, None, cases)
 
 
 def document(*variants: Variant, complete: bool = False, **more: Any) -> Report:
@@ -223,9 +223,9 @@ def completed(found: Report) -> Report:
     found.run = structs.replace(found.run, **more)
     for one in found.measured:
         _complete(one, found.data.labels_meaningful)
-    for peer in found.peers:
-        if peer.parity:
-            _complete_latency(peer, 1.0)
+    for baseline in found.baselines:
+        if baseline.parity:
+            _complete_latency(baseline, 1.0)
     return found
 
 
@@ -252,7 +252,7 @@ def _complete(one: Variant, judged: bool) -> None:
         one.flipped = [] if reference else [flipped_row(draw) for _ in range(8)]
 
 
-def _complete_latency(one: Variant | Peer, jitter: float) -> None:
+def _complete_latency(one: Variant | Baseline, jitter: float) -> None:
     for entry in one.latency:
         ratio, time_ms = entry.speedup.ratio, entry.p50_ms
         entry.model_p50_ms = time_ms * 0.93
@@ -382,19 +382,19 @@ def make():
         document=document,
         completed=completed,
         report=report,
-        peer=peer,
-        floor=floor,
+        baseline=baseline,
+        bound=bound,
         on_cuda=on_cuda,
         with_card=with_card,
-        served_peer=served_peer,
+        served_baseline=served_baseline,
         tested=tested,
     )
 
 
 @pytest.fixture(scope="session")
-def peers_folder(shared: Path) -> Path:
-    """Where the run's peers are kept: prepared by the first test that needs them."""
-    return shared / "peers"
+def baselines_folder(shared: Path) -> Path:
+    """Where the run's baselines are kept: prepared by the first test that needs them."""
+    return shared / "baselines"
 
 
 @pytest.fixture(scope="module")

@@ -82,15 +82,15 @@ def test_the_page_says_what_a_ratio_rests_on(make) -> None:
         assert part in page
 
 
-def test_peers_stand_below_the_variants_and_the_floor_below_the_table(make) -> None:
+def test_baselines_stand_below_the_variants_and_the_lower_bound_below_the_table(make) -> None:
     fast = make.variant("int8", speed=4)
-    fast.latency[0].int8_floors = 1.74
+    fast.latency[0].int8_bounds = 1.74
     fast.latency[0].vs_pipeline = fast.latency[0].speedup
     fast.latency[-1].vs_pipeline = structs.replace(fast.latency[-1].speedup, ratio=4.56)
-    left_out = make.peer("ort-int8", error="optimum not installed", left_out=True)
-    crashed = make.peer("plain-openvino-int8", error="signal SIGKILL")
-    peers = [make.peer("hf-pipeline", speed=0.9), left_out, crashed]
-    document = make.document(make.variant("fp32"), fast, peers=peers, floor=make.floor())
+    left_out = make.baseline("ort-int8", error="optimum not installed", left_out=True)
+    crashed = make.baseline("plain-openvino-int8", error="signal SIGKILL")
+    baselines = [make.baseline("hf-pipeline", speed=0.9), left_out, crashed]
+    document = make.document(make.variant("fp32"), fast, baselines=baselines, bound=make.bound())
     lines = markdown.table(document).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == [
         "fp32",
@@ -113,11 +113,11 @@ def test_peers_stand_below_the_variants_and_the_floor_below_the_table(make) -> N
         assert part in page, part
 
 
-def test_a_report_without_peers_floor_and_builds_has_neither_sections_nor_columns_of_them(make) -> None:
+def test_a_report_without_baselines_bound_and_builds_has_neither_sections_nor_columns_of_them(make) -> None:
     old = make.variant("fp32")
     old.artifact.build_seconds = msgspec.UNSET
     page = markdown.side_by_side(make.document(old))
-    assert "floor:" not in page
+    assert "bound:" not in page
     assert "hf-pipeline" not in page
     assert "## Proof" not in page
 
@@ -202,10 +202,10 @@ def test_a_complete_report_of_one_variant_starts_with_its_verdict(make) -> None:
     assert "rate hate → not-hate, 95 %" in page
 
 
-def test_a_peer_that_was_only_served_has_a_row(make) -> None:
-    server = make.served_peer("fastapi-pipeline", make.level(32, 40, 800))
+def test_a_baseline_that_was_only_served_has_a_row(make) -> None:
+    server = make.served_baseline("fastapi-pipeline", make.level(32, 40, 800))
     levels = (make.level(32, 100, 350),)
-    document = tidied(make.document(make.variant("fp32", levels=levels), peers=[server]))
+    document = tidied(make.document(make.variant("fp32", levels=levels), baselines=[server]))
     row = markdown.table(document).splitlines()[-1]
     assert "fastapi-pipeline" in row
     assert "40 (0.4x)" in row

@@ -12,7 +12,7 @@ from msgspec import structs
 from benchmarks import suite
 from benchmarks.__main__ import main
 from benchmarks.baselines import preparation
-from benchmarks.baselines.in_process import PEERS
+from benchmarks.baselines.in_process import BASELINES
 from benchmarks.in_process import latency
 from benchmarks.in_process.latency import one_round
 from benchmarks.inputs import find_artifacts, prepare
@@ -26,7 +26,10 @@ from common.atomic import write_json
 from handler.artifact import DESCRIPTION, describe_files, open_artifact
 from handler.errors import UserError
 
-QUICK_PEERS = ("hf-pipeline", "ort-int8")  # each of the others starts for seconds: they are in `test_peers`
+QUICK_BASELINES = (
+    "hf-pipeline",
+    "ort-int8",
+)  # each of the others starts for seconds: they are in `test_baselines`
 BRIEF = replace(
     PROFILES["demo"],
     rounds=2,
@@ -59,15 +62,17 @@ def artifacts(build_once, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(artifacts: Path, checkpoint, dataset, peers_folder, alone, tmp_path_factory) -> Report:
-    """A run with peers and the floor, timed on texts of the test split."""
+def whole(artifacts: Path, checkpoint, dataset, baselines_folder, alone, tmp_path_factory) -> Report:
+    """A run with baselines and the GEMM bound, timed on texts of the test split."""
     texts = tmp_path_factory.mktemp("texts") / "unlabelled.txt"
     texts.write_text("a soup\n\nmy neighbours came to tea\n")
     with pytest.MonkeyPatch.context() as patch:
         for module in (preparation, suite):
-            patch.setattr(module, "PEERS", {name: one for name, one in PEERS.items() if name in QUICK_PEERS})
-        where = {"peers": peers_folder, "unlabelled": texts}
-        with alone("peers"):
+            patch.setattr(
+                module, "BASELINES", {name: one for name, one in BASELINES.items() if name in QUICK_BASELINES}
+            )
+        where = {"baselines": baselines_folder, "unlabelled": texts}
+        with alone("baselines"):
             subject = prepare([], artifacts, None, checkpoint, dataset, BRIEF, "test", **where)
         return measure(subject, BRIEF, threads=1)
 
@@ -79,7 +84,7 @@ def variants(whole) -> dict[str, Variant]:
 
 @pytest.fixture(scope="module")
 def untrained(artifacts: Path, checkpoint, dataset) -> Report:
-    """The report of a copy from a run without peers, of a checkpoint with random weights."""
+    """The report of a copy from a run without baselines, of a checkpoint with random weights."""
     recipe = checkpoint.meta["recipe"] | {"epochs": 0}
     random = replace(checkpoint, meta=checkpoint.meta | {"recipe": recipe})
     subject = prepare(["copy"], artifacts, None, random, dataset, BRIEF)
@@ -168,8 +173,8 @@ def test_every_fixed_shape_has_the_roofline_of_the_variants_own_arithmetic(varia
         assert (entry.roofline is None) == (entry.tokens is None)
         if entry.tokens:
             found = entry.roofline
-            assert found.floor_ms == max(found.compute_ms, found.memory_ms) > 0
-            assert found.share == pytest.approx(found.floor_ms / entry.p50_ms, rel=1e-3)
+            assert found.bound_ms == max(found.compute_ms, found.memory_ms) > 0
+            assert found.share == pytest.approx(found.bound_ms / entry.p50_ms, rel=1e-3)
 
 
 def test_an_interrupted_run_goes_on_where_it_ended(
@@ -199,35 +204,35 @@ def test_an_interrupted_run_goes_on_where_it_ended(
     assert found["broken"].error.stage == "start"
 
 
-def test_peers_are_measured_in_the_same_rounds_and_judged_like_variants(whole) -> None:
-    peers = {peer.name: peer for peer in whole.peers}
-    assert tuple(peers) == QUICK_PEERS
-    assert {peer.status for peer in peers.values()} == {"measured"}
-    pipeline = peers["hf-pipeline"]
+def test_baselines_are_measured_in_the_same_rounds_and_judged_like_variants(whole) -> None:
+    baselines = {baseline.name: baseline for baseline in whole.baselines}
+    assert tuple(baselines) == QUICK_BASELINES
+    assert {baseline.status for baseline in baselines.values()} == {"measured"}
+    pipeline = baselines["hf-pipeline"]
     assert pipeline.parity["gate"].label_agreement == 1
     assert pipeline.parity["gate"].max_prob_diff < 1e-4
     assert pipeline.parity["gate"].macro_f1_drop.high > 0, "it is not fp32 itself"
-    assert peers["ort-int8"].quality["test"].macro_f1 > 0.6
-    assert all(peer.resources.threads == 1 for peer in peers.values())
+    assert baselines["ort-int8"].quality["test"].macro_f1 > 0.6
+    assert all(baseline.resources.threads == 1 for baseline in baselines.values())
     assert [one.name for one in whole.variants] == ["fp32", "copy", "broken"]
 
 
 def test_throughput_has_a_paired_ratio_to_the_pipeline(whole) -> None:
     copy = whole.variants[1].case("32 texts")
     assert copy.vs_pipeline.low <= copy.vs_pipeline.ratio <= copy.vs_pipeline.high
-    pipeline = whole.peers[0].case("32 texts")
+    pipeline = whole.baselines[0].case("32 texts")
     assert pipeline.vs_pipeline.verdict == "reference"
 
 
-def test_every_fixed_shape_is_held_against_the_floor(whole) -> None:
-    floors = {one.case: one for one in whole.floor.cases}
-    assert list(floors)[:3] == ["1x32", "8x32", "32x32"]
+def test_every_fixed_shape_is_held_against_the_lower_bound(whole) -> None:
+    bounds = {one.case: one for one in whole.bound.cases}
+    assert list(bounds)[:3] == ["1x32", "8x32", "32x32"]
     for entry in whole.variants[1].latency:
         if entry.tokens:
-            expected = entry.p50_ms / floors[entry.case].int8_ms
-            assert entry.int8_floors == pytest.approx(expected, rel=1e-3)
+            expected = entry.p50_ms / bounds[entry.case].int8_ms
+            assert entry.int8_bounds == pytest.approx(expected, rel=1e-3)
         else:
-            assert entry.int8_floors is None
+            assert entry.int8_bounds is None
 
 
 def test_the_timed_texts_are_those_of_the_split_that_was_asked_for(whole, untrained) -> None:
@@ -235,7 +240,7 @@ def test_the_timed_texts_are_those_of_the_split_that_was_asked_for(whole, untrai
     assert untrained.data.timed_split == "gate"
 
 
-def test_without_peers_a_report_says_nothing_of_them(untrained) -> None:
+def test_without_baselines_a_report_says_nothing_of_them(untrained) -> None:
     written = plain(untrained)
     assert not {"peers", "floor"} & written.keys()
     fields = {field for entry in written["variants"][0]["latency"] for field in entry}

@@ -71,6 +71,7 @@ def test_what_is_no_command_is_refused(arguments: tuple[str, ...], said: str) ->
         ("training.evaluation", ("--help",), "training evaluate"),
         ("training.data", ("describe", "--help"), "training data"),
         ("benchmarks", ("plan-check", "--help"), "benchmarks.studies.plan_check"),
+        ("benchmarks", ("beside", "--help"), "benchmarks compare-machines"),
     ],
 )
 def test_an_old_spelling_works_and_names_the_new_one(old: str, arguments: tuple[str, ...], new: str) -> None:
@@ -79,6 +80,19 @@ def test_an_old_spelling_works_and_names_the_new_one(old: str, arguments: tuple[
     assert f" is now python -m {new};" in done.stderr
     assert done.stderr.count("\n") == 1
     assert f"usage: python -m {new} " in done.stdout
+
+
+def test_an_option_that_was_renamed_works_and_names_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
+    verb = Verb("run", "run it", "no:module", renamed={"--peers": "--baselines", "--peers-folder": "--kept"})
+    assert verb.by_new_names(["--peers", "--peers-folder=a=b", "fp32"]) == [
+        "--baselines",
+        "--kept=a=b",
+        "fp32",
+    ]
+    assert capsys.readouterr().err.splitlines() == [
+        f"{old} is now {new}; the old spelling will go with the next release"
+        for old, new in verb.renamed.items()
+    ]
 
 
 def test_starting_where_there_is_no_configuration_writes_one(

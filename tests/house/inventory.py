@@ -18,7 +18,7 @@ PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "training.epoch_time": ("training.epoch_time", ()),
     "training.data": ("training.data.__main__", ("describe",)),
     "export": ("export.__main__", ()),
-    "benchmarks": ("benchmarks.__main__", ("plan-check",)),
+    "benchmarks": ("benchmarks.__main__", ("plan-check", "beside")),
     "benchmarks.studies.epoch_time": ("benchmarks.studies.epoch_time", ()),
     "benchmarks.studies.plan_check": ("benchmarks.studies.plan_check", ()),
     "deploy": ("deploy.__main__", ()),
@@ -42,6 +42,7 @@ def commands() -> list[str]:
         own = named.verbs if named and named.stage == program else ()
         for verb in [*verbs, *(verb.name for verb in own)]:
             lines |= set(_described(_parser(module, [verb]), f"{program} {verb}"))
+        lines |= {f"{program} {verb.name} {option}" for verb in own for option in verb.renamed}
     return sorted(lines)
 
 

@@ -1,1 +1,1 @@
-"""What others would serve the same checkpoint with, written as their examples are: measured beside ours."""
+"""What others would serve the same checkpoint with, written as their examples are."""

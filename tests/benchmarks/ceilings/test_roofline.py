@@ -70,13 +70,13 @@ def timed(batch: int, tokens: int, p50_ms: float) -> Latency:
     return entry
 
 
-def test_the_larger_of_arithmetic_and_reading_is_the_floor() -> None:
+def test_the_larger_of_arithmetic_and_reading_is_the_lower_bound() -> None:
     work = Arithmetic((Layer(384, 1536),) * 6, 384, "int8", False)
     many = roofline(work, timed(32, 32, 50.0), PEAKS)
-    assert many.floor_ms == many.compute_ms == pytest.approx(work.operations(32, 32) / 1e9)
-    assert many.share == pytest.approx(many.floor_ms / 50)
+    assert many.bound_ms == many.compute_ms == pytest.approx(work.operations(32, 32) / 1e9)
+    assert many.share == pytest.approx(many.bound_ms / 50)
     few = roofline(work, timed(1, 1, 2.0), PEAKS)
-    assert few.floor_ms == few.memory_ms == pytest.approx(1.06, rel=0.01)
+    assert few.bound_ms == few.memory_ms == pytest.approx(1.06, rel=0.01)
 
 
 def test_a_precision_without_a_peak_has_no_roofline() -> None:

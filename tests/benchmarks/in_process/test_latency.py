@@ -67,7 +67,7 @@ def test_a_noisy_run_calls_less_a_difference() -> None:
     assert speedup(noisy, "a").verdict == "not different"
 
 
-def test_without_a_twin_the_noise_is_unknown() -> None:
+def test_without_a_control_the_noise_is_unknown() -> None:
     assert speedup({"fp32": rounds(20), "a": rounds(10)}, "a").verdict == "noise unknown"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import environment
-from benchmarks.ceilings.gemm_bound import Floor
+from benchmarks.ceilings.gemm_bound import GemmBound
 from benchmarks.ceilings.gemms import Encoder
 from benchmarks.ceilings.roofline import Arithmetic, Layer
 from benchmarks.in_process import gpu
@@ -29,7 +29,7 @@ from benchmarks.in_process.on_cuda import (
 from benchmarks.in_process.pool import open_pool
 from benchmarks.in_process.worker import open_worker
 from benchmarks.inputs import _with_cuda_reference
-from benchmarks.names import CONTROLS, CUDA_BATCH, CUDA_MODEL, CUDA_REFERENCE, FLOOR, REFERENCE
+from benchmarks.names import CONTROLS, CUDA_BATCH, CUDA_MODEL, CUDA_REFERENCE, GEMM_BOUND, REFERENCE
 from benchmarks.profiles import PROFILES
 from benchmarks.progress import progress
 from benchmarks.records import Card, CudaPeak, plain, tidied
@@ -117,7 +117,7 @@ def test_a_shape_of_which_nothing_is_told_stays_as_it_is() -> None:
 def test_the_peak_is_that_of_the_quickest_batch(monkeypatch) -> None:
     """All products of a layer as often as it has them: at 10 TFLOP/s of one batch, at 40 of the other."""
     monkeypatch.setattr(gpu, "gpus", lambda: [H200])
-    floor = Floor(DISTILBERT, [(1, 32)], 10, [(64, 32), (256, 32)])
+    bound = GemmBound(DISTILBERT, [(1, 32)], 10, [(64, 32), (256, 32)])
     cpu = {kind: {name: [1.0] for name in ("call", *DISTILBERT.products)} for kind in ("int8", "fp32")}
     cuda = {}
     for batch, tflops in ((64, 10), (256, 40)):
@@ -125,8 +125,8 @@ def test_the_peak_is_that_of_the_quickest_batch(monkeypatch) -> None:
             name: [2 * batch * 32 * outputs * inputs / tflops / 1e9]
             for name, (outputs, inputs) in DISTILBERT.products.items()
         }
-    floor.add({"products": {"1x32": cpu}, "cuda": cuda, "reading": {"int8": [1.0], "fp32": [1.0]}})
-    found = tidied(floor.record(None)).cuda
+    bound.add({"products": {"1x32": cpu}, "cuda": cuda, "reading": {"int8": [1.0], "fp32": [1.0]}})
+    found = tidied(bound.record(None)).cuda
     assert found == CudaPeak("NVIDIA H200", "256x32", pytest.approx(40), 989)
 
 
@@ -178,7 +178,7 @@ def timed(build_once) -> tuple[Timings, dict, list[str]]:
         return timings, found, pool.names
 
 
-def test_each_device_has_its_own_twin_cases_and_reference(timed) -> None:
+def test_each_device_has_its_own_control_cases_and_reference(timed) -> None:
     timings, _, names = timed
     assert set(names) == {REFERENCE, CUDA_REFERENCE, ELSEWHERE, *CONTROLS.values()}
     entries = timings.entries([REFERENCE, CUDA_REFERENCE, ELSEWHERE])
@@ -209,8 +209,8 @@ def test_what_a_gpu_does_not_tell_is_left_empty_and_no_row_is_lost(timed) -> Non
 @GPU
 def test_products_on_a_gpu_take_time_and_no_more_than_the_peak_allows() -> None:
     encoder = {"layers": 2, "width": 256, "feed_forward": 512}
-    with open_worker(FLOOR, ours=False) as worker:
-        worker.ask("load_floor", encoder=encoder, threads=1, bf16=False)
+    with open_worker(GEMM_BOUND, ours=False) as worker:
+        worker.ask("load_gemms", encoder=encoder, threads=1, bf16=False)
         found = worker.ask("cuda_products", rows=2048, turn_ms=5)
     assert set(found) == {"square", "qkv", "up", "down"}
     assert all(len(times) >= 2 and min(times) > 0 for times in found.values())

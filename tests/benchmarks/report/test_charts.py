@@ -25,7 +25,7 @@ def complete(make):
         make.variant("pruned", speed=6, drop=(-0.004, 0.016)),
         make.variant("crashed", error="signal SIGSEGV"),
         complete=True,
-        peers=[make.peer("hf-pipeline", speed=0.9)],
+        baselines=[make.baseline("hf-pipeline", speed=0.9)],
     )
 
 
@@ -61,7 +61,7 @@ def test_letters_stay_letters_of_at_least_eleven_units(complete) -> None:
         assert all("11px" in str(element.get("style")) for element in words), name
 
 
-def test_variants_and_peers_are_named_at_their_points(complete) -> None:
+def test_variants_and_baselines_are_named_at_their_points(complete) -> None:
     text = charts.pareto(complete)
     for name in ("fp32", "int8", "bf16", "pruned", "hf-pipeline"):
         assert f">{name}</text>" in text

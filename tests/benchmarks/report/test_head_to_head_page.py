@@ -75,7 +75,7 @@ def test_what_is_no_head_to_head_is_refused(document: HeadToHead) -> None:
 
 
 @pytest.mark.slow
-def test_real_servers_are_measured_beside_each_other(build_once, checkpoint_folder, tmp_path: Path) -> None:
+def test_real_servers_are_measured_next_to_each_other(build_once, checkpoint_folder, tmp_path: Path) -> None:
     """Seven servers start, so it is no part of `make test`; on the tiny model it is short."""
     for name in ("onnx-int8", "fp32"):
         package(build_once(name), tmp_path / "store")

@@ -35,7 +35,7 @@ class Elements(HTMLParser):
 
 @pytest.fixture
 def complete(make):
-    """All that a report can hold: passing, inconclusive, failing, refused and crashed variants, a peer."""
+    """All that a report can hold: passing, inconclusive, failing, refused and crashed, a baseline."""
     return complete_document(make)
 
 
@@ -56,11 +56,11 @@ def complete_document(make) -> Report:
         make.variant("refused", speed=7, equal=False),
         make.variant("crashed", error="signal SIGSEGV"),
         complete=True,
-        peers=[
-            make.peer("hf-pipeline", speed=0.9),
-            make.served_peer("fastapi-pipeline", make.level(32, 40, 800)),
+        baselines=[
+            make.baseline("hf-pipeline", speed=0.9),
+            make.served_baseline("fastapi-pipeline", make.level(32, 40, 800)),
         ],
-        floor=make.floor(),
+        bound=make.bound(),
     )
     return tidied(found)
 
@@ -79,7 +79,7 @@ def test_every_row_and_every_section_is_on_the_page(complete, page: str) -> None
         "functional",
         "lengths",
         "load",
-        "floor",
+        "bound",
         "proof",
         "provenance",
     ]
@@ -141,10 +141,10 @@ def test_what_comes_from_a_report_is_escaped(complete) -> None:
 
 
 def test_a_link_is_one_only_where_the_report_names_a_page(complete) -> None:
-    complete.peers[0].summary = "a <b>peer</b>"
+    complete.baselines[0].summary = "a <b>baseline</b>"
     page = html.side_by_side(complete)
-    assert '<a href="https://example.org/docs">a &lt;b&gt;peer&lt;/b&gt;</a>' in page
-    complete.peers[0].documentation = "javascript:alert(1)"
+    assert '<a href="https://example.org/docs">a &lt;b&gt;baseline&lt;/b&gt;</a>' in page
+    complete.baselines[0].documentation = "javascript:alert(1)"
     assert 'href="javascript' not in html.side_by_side(complete)
 
 
@@ -163,7 +163,7 @@ def test_an_older_report_has_a_page_without_what_it_lacks() -> None:
     page = html.side_by_side(document)
     ids = {attributes["id"] for tag, attributes in Elements(page).found if tag == "section"}
     assert not ids & {"sameness", "flips", "functional", "lengths"}
-    assert ids >= {"variants", "pictures", "floor", "provenance"}
+    assert ids >= {"variants", "pictures", "bound", "provenance"}
 
 
 def test_random_weights_are_not_called_the_same_classifier(make) -> None:
@@ -230,7 +230,7 @@ def look(page: str, width: int, folder: Path) -> dict:
         speed.querySelector("button").click();
         seen.again = [speed.getAttribute("aria-sort"), names()[0]];
         page.getElementById("passes").click();
-        page.getElementById("peers").click();
+        page.getElementById("baselines").click();
         seen.passing = names().sort();
         page.getElementById("passes").click();
         page.getElementById("filter").value = "REFUSED";

@@ -8,7 +8,7 @@ from msgspec import structs
 from benchmarks.capacity.plan import Demand, Prices, plan
 from benchmarks.records import Report, plain, tidied
 from benchmarks.report import html, markdown
-from benchmarks.report.across_machines import beside, table
+from benchmarks.report.across_machines import compare_machines, table
 from benchmarks.report.comparison import compare
 from benchmarks.report.pictures import by_batch
 from benchmarks.report.verdicts import fastest_passing
@@ -58,7 +58,7 @@ def test_where_all_is_on_a_cpu_no_page_knows_of_gpus(on_cpu) -> None:
 
 
 def test_energy_that_is_not_told_has_its_reason_on_the_page(make) -> None:
-    rows = [make.variant("fp32"), make.on_cuda("cuda-fp32", energy=False, floor=False)]
+    rows = [make.variant("fp32"), make.on_cuda("cuda-fp32", energy=False, bound=False)]
     page = markdown.side_by_side(make.with_card(make.document(*rows)))
     assert "Energy of the GPU is not known: nvidia-ml-py is not installed." in page
     assert "GPU J per" not in page.splitlines()[2]
@@ -118,11 +118,11 @@ def test_larger_batches_are_points_of_the_picture_by_batch(mixed, on_cpu) -> Non
     assert max(by_batch(on_cpu)[-1].xs) == 32
 
 
-def test_two_machines_stand_beside_each_other_with_cost_and_their_own_ratios(mixed, on_cpu) -> None:
+def test_two_machines_stand_next_to_each_other_with_cost_and_their_own_ratios(mixed, on_cpu) -> None:
     mixed.machine.id, mixed.machine.cores = "abcdefabcdef", 16
     mixed.run = structs.replace(mixed.run, id="another-run")
     prices = Prices(core_hour=0.05, gb_hour=0.0, gpu_hour=3.6)
-    found = beside([on_cpu, mixed], prices)
+    found = compare_machines([on_cpu, mixed], prices)
     rows = {(one.run, one.name): one for one in found.rows}
     assert len(rows) == 6
     fp16 = rows["another-run", "cuda-fp16"]
@@ -141,13 +141,13 @@ def test_two_machines_stand_beside_each_other_with_cost_and_their_own_ratios(mix
 
 
 def test_without_prices_there_is_no_column_of_cost(mixed, on_cpu) -> None:
-    assert "cost" not in table(beside([on_cpu, mixed], Prices())).lower()
+    assert "cost" not in table(compare_machines([on_cpu, mixed], Prices())).lower()
 
 
-def test_runs_of_other_texts_are_not_put_beside_each_other(on_cpu, mixed, tmp_path) -> None:
+def test_runs_of_other_texts_are_not_put_next_to_each_other(on_cpu, mixed, tmp_path) -> None:
     mixed.data = structs.replace(mixed.data, timed_split="test")
     with pytest.raises(UserError, match="rates are of other work"):
-        beside([on_cpu, mixed], Prices())
+        compare_machines([on_cpu, mixed], Prices())
 
 
 def test_the_command_reads_reports_and_prints_table_and_json(on_cpu, mixed, tmp_path) -> None:

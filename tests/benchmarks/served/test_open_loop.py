@@ -68,7 +68,7 @@ def worker(given_time) -> OneWorker:
     return state
 
 
-def test_arrivals_are_a_poisson_process_that_offers_exactly_its_rate() -> None:
+def test_arbaseline_servers_are_a_poisson_process_that_offers_exactly_its_rate() -> None:
     due = poisson_times(200, 50, seed=1)
     assert len(due) == 10_000
     assert (np.diff(due) > 0).all()

@@ -1,4 +1,4 @@
-"""Peers: prepared once, answering as the checkpoint does, in processes that know nothing of us."""
+"""Baselines: prepared once, answering as the checkpoint does, in processes that know nothing of us."""
 
 import subprocess
 import sys
@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from benchmarks.baselines import preparation
-from benchmarks.baselines.in_process import CALIBRATION_TEXTS, PEERS, PIPELINE
-from benchmarks.baselines.preparation import prepare_peers
+from benchmarks.baselines.in_process import BASELINES, CALIBRATION_TEXTS, PIPELINE
+from benchmarks.baselines.preparation import prepare_baselines
 from benchmarks.in_process.pool import open_pool
 from benchmarks.in_process.worker import ROOT, WorkerError, open_worker
-from benchmarks.names import CONTROL, FLOOR, REFERENCE
-from benchmarks.rows import peer_row
+from benchmarks.names import CONTROL, GEMM_BOUND, REFERENCE
+from benchmarks.rows import baseline_row
 from benchmarks.sameness.scores import calibrated
 from handler.machine import has_cuda
 from handler.predictor import Predictor
@@ -26,26 +26,28 @@ LONG = ("ort-fp32", "plain-openvino-int8")  # exported as two others are: proven
 
 
 @pytest.fixture(scope="module")
-def prepared(checkpoint, dataset, peers_folder, alone):
+def prepared(checkpoint, dataset, baselines_folder, alone):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            preparation, "PEERS", {name: one for name, one in PEERS.items() if name not in (APART, *LONG)}
+            preparation,
+            "BASELINES",
+            {name: one for name, one in BASELINES.items() if name not in (APART, *LONG)},
         )
-        with alone("peers"):
-            found = prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder, has_cuda())
+        with alone("baselines"):
+            found = prepare_baselines(checkpoint, dataset.splits["train"].texts, baselines_folder, has_cuda())
         yield found
 
 
 @pytest.fixture(scope="module")
-def prepared_slowly(checkpoint, dataset, peers_folder):
+def prepared_slowly(checkpoint, dataset, baselines_folder):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "PEERS", {name: PEERS[name] for name in (APART, *LONG)})
-        yield prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder)
+        patch.setattr(preparation, "BASELINES", {name: BASELINES[name] for name in (APART, *LONG)})
+        yield prepare_baselines(checkpoint, dataset.splits["train"].texts, baselines_folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [APART, *LONG])
-def test_a_peer_that_is_long_to_prepare_is_the_same_classifier(
+def test_a_baseline_that_is_long_to_prepare_is_the_same_classifier(
     name: str, prepared_slowly, dataset, checkpoint, build_once
 ) -> None:
     assert_the_same_classifier(name, prepared_slowly, dataset, checkpoint, build_once)
@@ -61,11 +63,11 @@ def test_torchao_is_installed_apart(prepared_slowly) -> None:
     "name",
     [
         pytest.param(name, marks=GPU if one.on_cuda else ())
-        for name, one in PEERS.items()
+        for name, one in BASELINES.items()
         if name not in (APART, *LONG)
     ],
 )
-def test_a_peer_is_the_same_classifier_run_by_other_means(
+def test_a_baseline_is_the_same_classifier_run_by_other_means(
     name: str, prepared, dataset, checkpoint, build_once
 ) -> None:
     assert_the_same_classifier(name, prepared, dataset, checkpoint, build_once)
@@ -78,7 +80,7 @@ def assert_the_same_classifier(name: str, prepared, dataset, checkpoint, build_o
     with open_worker(name, ours=False) as worker:
         worker.ask("hold", texts=texts)
         place = {"folder": str(prepared.folders[name]), "max_length": checkpoint.meta["max_length"]}
-        started = worker.ask("load_peer", peer=name, threads=1, first_text=texts[0], **place)
+        started = worker.ask("load_baseline", baseline=name, threads=1, first_text=texts[0], **place)
         assert started["threads"] == 1
         assert started["warmed_shapes"] == 0
         raw = np.array(worker.ask("score", start=0, stop=64))
@@ -92,9 +94,9 @@ def assert_the_same_classifier(name: str, prepared, dataset, checkpoint, build_o
 
 @pytest.mark.slow
 def test_what_was_prepared_is_kept_for_the_next_run(
-    checkpoint, dataset, prepared, peers_folder, capsys
+    checkpoint, dataset, prepared, baselines_folder, capsys
 ) -> None:
-    again = prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder, has_cuda())
+    again = prepare_baselines(checkpoint, dataset.splits["train"].texts, baselines_folder, has_cuda())
     assert again == prepared
     assert "preparing" not in capsys.readouterr().err
     assert prepared.bytes("ort-int8") < prepared.bytes(PIPELINE)
@@ -102,8 +104,8 @@ def test_what_was_prepared_is_kept_for_the_next_run(
 
 @pytest.mark.parametrize("changed", ["weights", "calibration texts", "versions"])
 def test_another_checkpoint_or_recipe_is_prepared_anew(changed: str, checkpoint, tmp_path) -> None:
-    peer, texts, versions = PEERS["ort-int8"], ["a text"], {"onnxruntime": "1"}
-    before = preparation._key(peer, checkpoint, texts, versions)
+    baseline, texts, versions = BASELINES["ort-int8"], ["a text"], {"onnxruntime": "1"}
+    before = preparation._key(baseline, checkpoint, texts, versions)
     if changed == "weights":
         (tmp_path / "model.safetensors").write_bytes(b"other weights")
         checkpoint = replace(checkpoint, folder=tmp_path)
@@ -111,21 +113,21 @@ def test_another_checkpoint_or_recipe_is_prepared_anew(changed: str, checkpoint,
         texts = ["another text"]
     else:
         versions = {"onnxruntime": "2"}
-    assert preparation._key(peer, checkpoint, texts, versions) != before
+    assert preparation._key(baseline, checkpoint, texts, versions) != before
 
 
-def test_a_peer_whose_package_is_missing_is_left_out_with_a_sentence(
-    checkpoint, dataset, peers_folder, monkeypatch, capsys
+def test_a_baseline_whose_package_is_missing_is_left_out_with_a_sentence(
+    checkpoint, dataset, baselines_folder, monkeypatch, capsys
 ) -> None:
-    lacking = replace(PEERS["ort-int8"], requires=("no-such-package",))
-    monkeypatch.setattr(preparation, "PEERS", {PIPELINE: PEERS[PIPELINE], "ort-int8": lacking})
-    found = prepare_peers(checkpoint, dataset.splits["train"].texts, peers_folder)
+    lacking = replace(BASELINES["ort-int8"], requires=("no-such-package",))
+    monkeypatch.setattr(preparation, "BASELINES", {PIPELINE: BASELINES[PIPELINE], "ort-int8": lacking})
+    found = prepare_baselines(checkpoint, dataset.splits["train"].texts, baselines_folder)
     assert list(found.folders) == [PIPELINE]
     assert found.left_out["ort-int8"] == "no-such-package not installed: pip install no-such-package"
     assert "ort-int8 is left out: no-such-package" in capsys.readouterr().err
 
 
-def test_a_preparation_that_crashes_costs_that_peer_alone_and_leaves_nothing_half(
+def test_a_preparation_that_crashes_costs_that_baseline_alone_and_leaves_nothing_half(
     checkpoint, monkeypatch, tmp_path
 ) -> None:
     @contextmanager
@@ -134,7 +136,7 @@ def test_a_preparation_that_crashes_costs_that_peer_alone_and_leaves_nothing_hal
         yield
 
     monkeypatch.setattr(preparation, "open_worker", crashing)
-    found = prepare_peers(checkpoint, ["a text"] * CALIBRATION_TEXTS, tmp_path)
+    found = prepare_baselines(checkpoint, ["a text"] * CALIBRATION_TEXTS, tmp_path)
     assert list(found.folders) == [PIPELINE]
     assert found.failures["ort-int8"].stage == "preparation"
     assert "SIGKILL" in found.failures["ort-int8"].message
@@ -142,18 +144,23 @@ def test_a_preparation_that_crashes_costs_that_peer_alone_and_leaves_nothing_hal
 
 
 @pytest.mark.slow
-def test_a_peer_that_crashes_is_a_row_that_says_so(tmp_path) -> None:
+def test_a_baseline_that_crashes_is_a_row_that_says_so(tmp_path) -> None:
     with open_pool([REFERENCE], ["ort-int8"]) as pool:
         place = {"folder": str(tmp_path / "none"), "max_length": 8}
-        assert pool.ask("ort-int8", "load_peer", peer="ort-int8", threads=1, first_text="a", **place) is None
+        assert (
+            pool.ask("ort-int8", "load_baseline", baseline="ort-int8", threads=1, first_text="a", **place)
+            is None
+        )
         assert pool.names == [REFERENCE, CONTROL]
-    row = peer_row(PEERS["ort-int8"], None, {"seconds": 1.0, "versions": {}}, None, pool.failures["ort-int8"])
+    row = baseline_row(
+        BASELINES["ort-int8"], None, {"seconds": 1.0, "versions": {}}, None, pool.failures["ort-int8"]
+    )
     assert row.status == "failed"
     assert row.error.stage == "start"
     assert row.error.message
 
 
-def test_a_peers_process_has_none_of_our_settings(monkeypatch) -> None:
+def test_a_baselines_process_has_none_of_our_settings(monkeypatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     for ours in (True, False):
         with open_worker("a", ours=ours) as worker:
@@ -169,11 +176,11 @@ def test_a_peers_process_has_none_of_our_settings(monkeypatch) -> None:
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
-def test_guests_take_turns_but_are_no_variants() -> None:
-    with open_pool([REFERENCE], [PIPELINE, FLOOR]) as pool:
+def test_extras_take_turns_but_are_no_variants() -> None:
+    with open_pool([REFERENCE], [PIPELINE, GEMM_BOUND]) as pool:
         assert pool.variants == [REFERENCE]
-        assert pool.peers == [PIPELINE]
-        assert {PIPELINE, FLOOR} <= set(pool.shuffled(0))
+        assert pool.baselines == [PIPELINE]
+        assert {PIPELINE, GEMM_BOUND} <= set(pool.shuffled(0))
         pool.workers[PIPELINE].process.kill()
         assert pool.ask(PIPELINE, "peak") is None
-        assert pool.peers == []
+        assert pool.baselines == []

@@ -1,4 +1,4 @@
-"""Rivals as rows of a run: served by the same loops, or left out with the reason."""
+"""Baselines as rows of a run: served by the same loops, or left out with the reason."""
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from benchmarks.baselines import servers
-from benchmarks.baselines.servers import RIVALS, Rival, serve_rivals
+from benchmarks.baselines.servers import BASELINE_SERVERS, BaselineServer, serve_baselines
 from benchmarks.profiles import PROFILES
 from benchmarks.records import tidied
 from benchmarks.resume_log import ResumeLog
@@ -25,7 +25,9 @@ def no_step(what: str):
     yield
 
 
-def test_rivals_are_served_like_variants_and_those_that_cannot_be_say_why(loopback, monkeypatch) -> None:
+def test_baseline_servers_are_served_like_variants_and_those_that_cannot_be_say_why(
+    loopback, monkeypatch
+) -> None:
     async def answer(request: web.Request) -> web.Response:
         await request.read()
         return web.json_response({"label": "hate"})
@@ -36,13 +38,13 @@ def test_rivals_are_served_like_variants_and_those_that_cannot_be_say_why(loopba
     def broken(checkpoint):
         return nullcontext(Running("http://127.0.0.1:9/", 2.0, psutil.Process()))
 
-    rivals = [
-        Rival("quick", "a stand-in", "https://example.org", ("numpy",), serve),
-        Rival("absent", "a stand-in", "https://example.org", ("no-such-package",), serve),
-        Rival("broken", "a stand-in", "https://example.org", ("numpy",), broken),
+    stand_ins = [
+        BaselineServer("quick", "a stand-in", "https://example.org", ("numpy",), serve),
+        BaselineServer("absent", "a stand-in", "https://example.org", ("no-such-package",), serve),
+        BaselineServer("broken", "a stand-in", "https://example.org", ("numpy",), broken),
     ]
-    monkeypatch.setattr(servers, "RIVALS", {rival.name: rival for rival in rivals})
-    quick, absent, dead = serve_rivals(None, TEXTS, BRIEF, no_step, ResumeLog(None, {}))  # type: ignore[arg-type]
+    monkeypatch.setattr(servers, "BASELINE_SERVERS", {baseline.name: baseline for baseline in stand_ins})
+    quick, absent, dead = serve_baselines(None, TEXTS, BRIEF, no_step, ResumeLog(None, {}))  # type: ignore[arg-type]
     for entry in (quick, absent, dead):
         assert tidied(entry)
     assert quick.status == "measured"
@@ -56,14 +58,14 @@ def test_rivals_are_served_like_variants_and_those_that_cannot_be_say_why(loopba
     assert dead.served[0].errors, "a server that answers nothing is measured, and shows it"
 
 
-def test_rivals_of_a_checkpoint_are_known_by_name() -> None:
-    assert list(RIVALS) == ["fastapi-pipeline", "example-handler"]
-    assert all(rival.documentation.startswith("https://") for rival in RIVALS.values())
+def test_baseline_servers_of_a_checkpoint_are_known_by_name() -> None:
+    assert list(BASELINE_SERVERS) == ["fastapi-pipeline", "example-handler"]
+    assert all(baseline.documentation.startswith("https://") for baseline in BASELINE_SERVERS.values())
 
 
 @pytest.mark.slow
-def test_real_rivals_answer_under_load(checkpoint_folder) -> None:
-    for entry in serve_rivals(checkpoint_folder, TEXTS, BRIEF, no_step, ResumeLog(None, {})):
+def test_real_baseline_servers_answer_under_load(checkpoint_folder) -> None:
+    for entry in serve_baselines(checkpoint_folder, TEXTS, BRIEF, no_step, ResumeLog(None, {})):
         assert entry.status == "measured", entry.error
         assert not any(level.errors for level in entry.served)
         assert (entry.open[0].split_ms is None) == (entry.name == "fastapi-pipeline")
