@@ -26,6 +26,7 @@ from benchmarks.served.run import check_archive
 from common.atomic import recover_all
 from common.commands import say
 from common.environment import commit
+from common.programs import command
 from common.tables.texts import read_texts
 from common.torchserve import java_home
 from handler.artifact import DESCRIPTION, Artifact, file_sha256, open_artifact
@@ -102,7 +103,7 @@ class Subject:
         return texts | {name: cases.texts for name, cases in self.suites.items()}
 
     def flipped_texts(self, report: Report) -> dict[tuple[str, int], str]:
-        """By split and row, the texts that flipped by the report: for whoever has the data."""
+        """By split and row, the texts that flipped by the report: for those who have the data."""
         return {
             (flip.split, flip.row): self.splits[flip.split].texts[flip.row]
             for variant in report.variants
@@ -212,7 +213,7 @@ def find_artifacts(
             known = ", ".join(built) or "none"
             raise UserError(
                 f"there is no artifact {name} in {folder} (there: {known})",
-                remedy=f"Build it: make export VARIANTS={name}",
+                remedy=f"Build it: {_build(name)}",
             )
     artifacts: dict[str, Artifact] = {}
     unusable: dict[str, Failure] = {}
@@ -231,6 +232,10 @@ def find_artifacts(
     return artifacts, unusable
 
 
+def _build(name: str) -> str:
+    return command(f"export build {name}", f"export VARIANTS={name}")
+
+
 def is_for_cuda(artifact: Artifact) -> bool:
     return "cpu" not in artifact.meta["devices"]
 
@@ -247,7 +252,7 @@ def _with_cuda_reference(
         raise UserError(
             f"{', '.join(on_cuda)} cannot be compared without {CUDA_REFERENCE}: no ratio is between devices",
             seen=str(error),
-            remedy=f"Build it: make export VARIANTS={CUDA_REFERENCE}",
+            remedy=f"Build it: {_build(CUDA_REFERENCE)}",
         ) from error
     return {REFERENCE: artifacts[REFERENCE], CUDA_REFERENCE: reference} | artifacts
 
@@ -258,7 +263,7 @@ def _check_data(artifact: Artifact, dataset: Dataset) -> None:
         raise UserError(
             f"the artifact {artifact.name} was built from a checkpoint of other data",
             seen=f"data {trained_on[:12]}, the checkpoint's is {dataset.sha256[:12]}",
-            remedy=f"Build it again: make export VARIANTS={artifact.name}",
+            remedy=f"Build it again: {_build(artifact.name)}",
         )
 
 
@@ -268,7 +273,7 @@ def _check_checkpoint(artifact: Artifact, reference: Artifact) -> None:
         raise UserError(
             f"the artifact {artifact.name} was built from another checkpoint than {REFERENCE}",
             seen=f"checkpoint {ours[:12]}, {REFERENCE}'s is {theirs[:12]}",
-            remedy=f"Build it again: make export VARIANTS={artifact.name}",
+            remedy=f"Build it again: {_build(artifact.name)}",
         )
 
 
@@ -281,7 +286,8 @@ def find_archives(artifacts: Mapping[str, Artifact], store: Path, model: str) ->
             check_archive(path, artifact)
             archives[name] = path
         else:
-            say(f"{name}: measured in process only, there is no archive {path} (make package makes it)")
+            make = command("export package", "package")
+            say(f"{name}: measured in process only, there is no archive {path} ({make} makes it)")
     return archives
 
 

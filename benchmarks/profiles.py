@@ -21,7 +21,7 @@ class Profile:
     `slow_turn_ms` joins every second round. After `least_rounds` of them they end when `latency_s` is over:
     each of twenty variants gets fewer turns than each of three. `splits` are scored for quality, at most
     `max_texts` of each.
-    Beside fp32, the `served_best` fastest in process that are equal to it are served (None: all), `passes`
+    Besides fp32, the `served_best` fastest in process that are equal to it are served (None: all), `passes`
     times, at each of `concurrencies` for `served_s`, longer where answers are too few for a p99.
     `MANY_CLIENTS` ask with `MANY_TEXTS` a request, for `served_s`.
     Then requests arrive that do not wait, for `open_s` at each of `open_shares` of the rate that the variant

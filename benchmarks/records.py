@@ -566,7 +566,7 @@ class Variant(Row, kw_only=True):
 
 
 class Baseline(Row, kw_only=True):
-    """The same checkpoint as somebody else's documentation tells to run it; `preparation_s` is export and
+    """The same checkpoint run as another project's documentation shows; `preparation_s` is export and
     quantisation, before the run."""
 
     summary: Text

@@ -1,4 +1,4 @@
-"""Rows of a report: of an artifact, of what dropped out, and of somebody else's way."""
+"""Rows of a report: of an artifact, of what dropped out, and of a baseline."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -42,7 +42,7 @@ def failed(name: str, artifact: Artifact | None, failure: Failure) -> Variant:
 
 
 class Documented(Protocol):
-    """What a row says of somebody else's way, in process or as served."""
+    """What a row says of a baseline, in process or as served."""
 
     @property
     def name(self) -> str: ...

@@ -89,7 +89,7 @@ def open_resume_log(
     resume_log = ResumeLog(folder, same, fresh)
     if len(resume_log):
         say(
-            f"going on where an earlier run ended ({len(resume_log)} pieces are done); to begin anew: --fresh"
+            f"going on where an earlier run ended ({len(resume_log)} pieces are done); to start over: --fresh"
         )
     return resume_log
 

@@ -156,6 +156,13 @@ def moved(old: str, new: str, main: Main) -> Main:
     return forward
 
 
+def command(words: str, target: str = "") -> str:
+    """What a user types for a stage and its verb: in a checkout the Makefile's target where there is one."""
+    if not is_checkout():
+        return f"{PACKAGE} {words}"
+    return f"make {target}" if target else f"{CHECKOUT} {words}"
+
+
 def install(extras: str) -> str:
     """The command that installs what the extras name."""
     wanted = f"[{extras}]" if extras else ""

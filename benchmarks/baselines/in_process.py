@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-PIPELINE = "hf-pipeline"  # what the others are compared with: the three lines that everybody starts from
+PIPELINE = "hf-pipeline"  # what the others are compared with: the three lines that most start from
 BATCH_SIZE = 32
 CUDA_BATCH_SIZE = 256
 CALIBRATION_TEXTS = 300
@@ -112,7 +112,7 @@ class Pipeline(Classifier):
 
 @dataclass(frozen=True)
 class Baseline:
-    """`documentation` is where it is told so; `requires` are packages; `prepare(checkpoint, folder, texts,
+    """`documentation` is where it says so; `requires` are packages; `prepare(checkpoint, folder, texts,
     max_length)` exports and quantises (None: the checkpoint is used as it is); `load(folder, threads,
     max_length)` makes the classifier; `file` is what it computes with, whose size is reported. Those
     `on_cuda` are compared with variants for GPUs, and take part where those do."""
@@ -192,7 +192,7 @@ def _load_ort(folder: Path, threads: int, max_length: int, file: str) -> Classif
 
 
 def _prepare_torchao(checkpoint: Path, folder: Path, texts: list[str], max_length: int) -> None:
-    """torchao gets a folder of its own: beside it, every import of transformers takes seconds more."""
+    """torchao gets a folder of its own: in the same one, every import of transformers takes seconds more."""
     import subprocess
 
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -257,7 +257,7 @@ def _compiled(model: Any, device: str) -> Callable[[Inputs], np.ndarray]:
     """The model by torch.compile, from arrays on the host to logits there."""
     import torch
 
-    compiled = torch.compile(model, dynamic=True)  # else it compiles every length anew
+    compiled = torch.compile(model, dynamic=True)  # else it compiles for every length
 
     def forward(inputs: Inputs) -> np.ndarray:
         with torch.inference_mode():

@@ -36,7 +36,7 @@ FOLDER = Path(__file__).parent / "handlers"
 
 @contextmanager
 def example_server(checkpoint: Path) -> Iterator[Running]:
-    """TorchServe with the example's handler, in the environment of somebody without us."""
+    """TorchServe with the example's handler, in the environment of a user without this project."""
     with tempfile.TemporaryDirectory(prefix="example-") as scratch:
         archive = baseline_archive(EXAMPLE, "example_handler.py", checkpoint, Path(scratch))
         kept = {name: os.environ.pop(name) for name in OURS if name in os.environ}
@@ -83,7 +83,7 @@ def baseline_archive(name: str, handler: str, extra: Path | None, folder: Path) 
 
 @dataclass(frozen=True)
 class BaselineServer:
-    """`documentation` is where it is told so, `requires` are packages, `serve(checkpoint)` starts it."""
+    """`documentation` is where it says so, `requires` are packages, `serve(checkpoint)` starts it."""
 
     name: str
     summary: str

@@ -26,6 +26,7 @@ from benchmarks.capacity.replica import (
 from benchmarks.names import REFERENCE
 from benchmarks.records import Record, Report, Variant
 from benchmarks.selection import Objective, Selection, select
+from common.programs import command
 from deploy.torchserve.server import CONFIG
 from handler.errors import UserError
 
@@ -121,7 +122,7 @@ def choose(document: Report, selection: Selection | None, wanted: str | None) ->
             raise UserError(
                 "no variant qualifies",
                 seen=f"run {document.run.id}",
-                remedy="See why: make select; or name one: --variant fp32",
+                remedy=f"See why: {command('benchmarks select', 'select')}; or name one: --variant fp32",
             )
     if wanted not in variants:
         known = ", ".join(variants)
@@ -210,7 +211,7 @@ def _refuse_gpus(variant: Variant) -> None:
         raise UserError(
             "a plan is for replicas on CPUs",
             seen=f"{variant.name} runs on a GPU",
-            remedy="What a million texts cost at full load: python -m benchmarks compare-machines --help",
+            remedy="What a million texts cost at full load: " + command("benchmarks compare-machines --help"),
         )
 
 
@@ -223,7 +224,7 @@ def _lengths(known: Measured, mean_tokens: float | None) -> np.ndarray:
             "texts of such lengths were not measured",
             seen=f"a mean of {mean_tokens:g} tokens, measured were {known.mean_tokens:.0f}, of "
             f"{known.max_length} at most",
-            remedy="Measure on such texts: make train benchmark DATA=…",
+            remedy="Train and measure on such texts",
         )
     return np.clip(factor * known.lengths, 1, known.max_length)
 

@@ -14,6 +14,7 @@ from scipy.optimize import minimize, nnls
 from benchmarks.capacity.queueing import Batching, Draws, Replica, closed_latencies, draw, open_latencies
 from benchmarks.names import BATCH, BATCH_TEXTS, SINGLE
 from benchmarks.records import Lengths, Level, OpenLevel, Record, Variant
+from common.programs import command
 from handler.batching import CALL_TOKENS, fit_grid, plan
 from handler.errors import UserError
 
@@ -92,13 +93,13 @@ def measured(variant: Variant, tokens: Lengths) -> Measured:
 
     `UserError` where it was not measured as served, or by a version that did not split the time.
     """
-    again = f"make benchmark VARIANTS={variant.name}"
+    again = command(f"benchmarks run {variant.name}", f"benchmark VARIANTS={variant.name}")
     if variant.error or not variant.served:
         lost = variant.error.message if variant.error else variant.served_error or "in process only"
         raise UserError(
             f"{variant.name} was not measured as served, so nothing is known of its server",
             seen=lost,
-            remedy=f"Measure it: make package, then {again}; or choose another: --variant",
+            remedy=f"Package it, then measure it: {again}; or choose another: --variant",
         )
     answered = [level for level in variant.served if level.requests_per_second > 0]
     light = min(variant.open, key=lambda level: level.offered_rps, default=None)
@@ -190,7 +191,7 @@ def _misfit(replica: Replica, levels: Sequence[Level], draws: Draws) -> float:
 
 
 def against_closed(replica: Replica, known: Measured) -> list[Fitted]:
-    """Every level of waiting clients beside the same in the model, which was fitted to them."""
+    """Every level of waiting clients, measured and in the model, which was fitted to them."""
     draws = draw(known.lengths, FIT_REQUESTS, seed=0)
     found = []
     for level in known.closed:
@@ -224,7 +225,7 @@ def windows(replica: Replica, rps: float, seconds: float, lengths: np.ndarray) -
 
 
 def against_open(replica: Replica, known: Measured) -> list[Compared]:
-    """Every measured open level that its server kept up with, beside the same load in the model."""
+    """Every measured open level that its server kept up with, measured and in the model."""
     found = []
     for level in known.open:
         if level.saturated or not level.p99_ms:

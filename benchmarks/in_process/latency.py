@@ -267,7 +267,7 @@ def describe(
     case: str, rounds: Rounds, name: str, batch: int, tokens: int | None, reference: str = REFERENCE
 ) -> Latency:
     """One entry of the report's `latency` list: percentiles, throughput, and the speed-up over the reference
-    of its device (and over the baseline that everybody starts from, where it took part and `name` is on a CPU
+    of its device (and over the baseline that most start from, where it took part and `name` is on a CPU
     as well)."""
     samples = flat(rounds[name])
     starts = PIPELINE in rounds and reference == REFERENCE

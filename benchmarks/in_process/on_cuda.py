@@ -13,7 +13,7 @@ from benchmarks.progress import Step
 from benchmarks.records import CudaPeak, Latency, Peak
 
 CALLS = 5  # under the profiler
-ENERGY_S = 2.0  # long beside the steps of NVML's counter, about whose length its documentation is silent
+ENERGY_S = 2.0  # long against the steps of NVML's counter, about whose length its documentation is silent
 MB = 1e6
 
 Found = dict[str, dict[str, Any]]

@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.in_process.worker import Worker, WorkerError, open_worker
 from benchmarks.names import CONTROLS, GEMM_BOUND
 from benchmarks.resume_log import ResumeLog
+from common.programs import command
 from handler.errors import UserError
 
 DROPPED = "dropped: "  # before the name, in the resume log
@@ -59,7 +60,7 @@ class Pool:
         return [worker.process.pid for worker in self.workers.values()]
 
     def shuffled(self, turn: int) -> list[str]:
-        """`names` in an order of this turn's own: nobody always follows the same neighbour."""
+        """`names` in an order of this turn's own: none always follows the same neighbour."""
         return random.Random(turn).sample(self.names, len(self.workers))
 
     def ask(self, name: str, command: str, **arguments: Any) -> Any:
@@ -79,7 +80,8 @@ class Pool:
             raise UserError(
                 f"the reference {name} failed during {self.stage}",
                 seen=message,
-                remedy=f"Without it nothing can be compared: build it again, make export VARIANTS={name}",
+                remedy="Without it nothing can be compared. Build it again: "
+                + command(f"export build {name}", f"export VARIANTS={name}"),
             )
         self.failures[name] = Failure(self.stage, message)
         self.resume_log.put(DROPPED + name, asdict(self.failures[name]))

@@ -76,13 +76,11 @@ class Worker:
 def open_worker(name: str, ours: bool = True) -> Iterator[Worker]:
     """A fresh subprocess, ended on leaving. It holds nothing yet: ask it to `load`.
 
-    Without `ours` the environment is that of somebody who does not have this project.
+    Without `ours` the environment is that of a user without this project.
     """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {key: value for key, value in os.environ.items() if ours or key not in OURS}
-    if (
-        not ours
-    ):  # the tokenizers' default, said: for one class of ours baselines import `handler`, which says no
+    if not ours:  # the tokenizers' default, said: a class of `handler` that baselines import says no
         environment["TOKENIZERS_PARALLELISM"] = "true"
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(

@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from benchmarks.in_process.latency import Ratio
 from benchmarks.records import Latency, Record, Report, Variant
+from common.programs import command
 from handler.errors import UserError
 
 HIGHER, LOWER = "higher is better", "lower is better"
@@ -49,15 +50,17 @@ def _check(first: Report, second: Report) -> None:
     for variant in variants:
         if variant.error:
             message = f"{variant.name} failed during {variant.error.stage}"
-            raise UserError(message, seen=variant.error.message, remedy="Mend it, then: make benchmark")
+            again = command("benchmarks run", "benchmark")
+            raise UserError(message, seen=variant.error.message, remedy=f"Mend it, then: {again}")
     if variants[0].device != variants[1].device:
         raise UserError(
             "the two are of different devices, and no ratio is between devices",
             seen=" and ".join(f"{variant.name} on {variant.device}" for variant in variants),
-            remedy="Put them into one table: python -m benchmarks compare-machines",
+            remedy=f"Put them into one table: {command('benchmarks compare-machines')}",
         )
     names = " ".join(variant.name for variant in variants)
-    again = f'Measure both in one run: make benchmark VARIANTS="{names}"'
+    measure = command(f"benchmarks run {names}", f'benchmark VARIANTS="{names}"')
+    again = f"Measure both in one run: {measure}"
     if first.machine.id != second.machine.id:
         machines = " and ".join(report.machine.cpu for report in (first, second))
         raise UserError("the two reports are from different machines", seen=machines, remedy=again)

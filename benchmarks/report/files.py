@@ -19,6 +19,7 @@ from benchmarks.selection import Selection
 from benchmarks.served.attack.records import AttackReport
 from benchmarks.served.head_to_head import HeadToHead
 from common.atomic import write_json
+from common.programs import command
 from handler.errors import UserError
 
 SIDE_BY_SIDE = "side-by-side"
@@ -73,28 +74,31 @@ def read_selection(folder: Path) -> Selection | None:
     path = folder / "selection.json"
     if not path.is_file():
         return None
-    return _read(path, partial(read, kind=Selection), "nothing was selected", "make select")
+    return _read(
+        path, partial(read, kind=Selection), "nothing was selected", command("benchmarks select", "select")
+    )
 
 
 def read_head_to_head(path: Path) -> HeadToHead:
     """The head-to-head document at `path`. Raises `UserError` when it is missing or damaged."""
-    measure = "python -m benchmarks head-to-head openvino-int8"
+    measure = command("benchmarks head-to-head openvino-int8")
     return _read(path, partial(read, kind=HeadToHead), "there is no head-to-head", measure)
 
 
 def read_power(path: Path) -> list[Counted]:
     """The counts of `power` at `path`. Raises `UserError` when they are missing or damaged."""
     lacking = "nothing has been simulated yet"
-    return _read(path, partial(read, kind=list[Counted]), lacking, "python -m benchmarks power")
+    return _read(path, partial(read, kind=list[Counted]), lacking, command("benchmarks power"))
 
 
 def read_attack(path: Path) -> AttackReport:
     """The attacks, or the soak, at `path`. Raises `UserError` when they are missing or damaged."""
     lacking = "nothing has been attacked yet"
-    return _read(path, partial(read, kind=AttackReport), lacking, "python -m benchmarks attack")
+    return _read(path, partial(read, kind=AttackReport), lacking, command("benchmarks attack"))
 
 
-def _read(path: Path, convert: Callable[[object], T], lacking: str, measure: str = "make benchmark") -> T:
+def _read(path: Path, convert: Callable[[object], T], lacking: str, measure: str = "") -> T:
+    measure = measure or command("benchmarks run", "benchmark")
     if not path.is_file():
         raise UserError(lacking, seen=path, remedy=f"Measure first: {measure}")
     try:

@@ -13,7 +13,7 @@ from benchmarks.served.head_to_head import HeadToHead, Range
 def page(document: HeadToHead) -> str:
     """The document as Markdown."""
     ours = document.ours
-    parts = [f"# {ours} beside what others would serve\n"]
+    parts = [f"# {ours} and what others would serve\n"]
     parts.append("## One text a request, closed loop\n\n" + loads_table(document) + "\n")
     parts.append(note(document))
     rows = [

@@ -51,7 +51,7 @@ LINK = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+)\)")
 THEME = (
     'try{const t=localStorage.getItem("report-theme");if(t)document.documentElement.dataset.theme=t}catch{}'
 )
-# Beside those of the pictures.
+# Besides those of the pictures.
 PAGE_COLOURS = {
     "panel": ("#f5f6f8", "#1c2127"),
     "line": ("#dde1e6", "#2f363e"),
@@ -61,7 +61,7 @@ PAGE_COLOURS = {
 
 def side_by_side(document: Report, selection: Selection | None = None, texts: Texts | None = None) -> str:
     """The page of all variants. `selection` is that of the same run, if one was made. `texts` by split and
-    row are shown beside the labels that flipped: for a page that stays here and is never published."""
+    row are shown with the labels that flipped: for a page that stays here and is never published."""
     data, run = document.data, document.run
     headline, lead = _answer(document, selection)
     return _render(

@@ -157,7 +157,7 @@ def proof_note(document: Report) -> str:
     run, first = document.run, document.variants[0].artifact
     texts = first and first.check.n
     return (
-        f"Each artifact was loaded anew and compared with fp32 on {texts or 'the'} validation texts. Faster "
+        f"Each artifact was reloaded and compared with fp32 on {texts or 'the'} validation texts. Faster "
         f"or slower: in process, {run.threads} threads of {document.machine.cpu}, run {run.id}."
     )
 

@@ -126,7 +126,7 @@ def reason(row: Row, allowed: float) -> str:
     if word == IS_REFERENCE:
         return "It is what the others are held against."
     if not isinstance(row, Variant):
-        return "It is none of ours, so it is measured and not judged."
+        return "It is a baseline: measured and not judged."
     parts = []
     check = row.built.check
     if word == NOT_EQUAL:

@@ -177,7 +177,7 @@ def reliability(document: Report) -> list[tuple[str, float | None, list[Reliabil
 
 
 def loads(document: Report) -> list[Load]:
-    """Those that met arrivals that do not wait: those on the front, or whoever did."""
+    """Those that met arrivals that do not wait: those on the front, or all that did."""
     tried = [variant for variant in document.variants if variant.open]
     chosen = [variant for variant in tried if variant.name in shown(document)] or tried[:4]
     found = []

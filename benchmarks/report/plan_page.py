@@ -10,7 +10,7 @@ from benchmarks.report.drawing import BLUE, MUTED, PAPER, canvas, svg
 
 
 def plan_table(document: Plan) -> str:
-    """The plan's figures, what was measured beside the model, and what is assumed."""
+    """The plan's figures, what was measured and modelled, and what is assumed."""
     demand, replica, machine = document.demand, document.replica, document.machine
     rows = [
         ("demand", f"{demand.rps:,g} texts/s, p99 at most {demand.p99_ms:g} ms"),
@@ -28,7 +28,7 @@ def plan_table(document: Plan) -> str:
 
 
 def _loads(document: Plan) -> str:
-    """The loads of the report beside the same in the model."""
+    """The loads of the report, measured and modelled."""
     rows = []
     for level in document.fitted:
         seen, model = level.measured, level.modelled

@@ -11,7 +11,7 @@ NOISY = 1.25  # above this factor between fp32 and itself, the run deserves a wa
 # Ours sleep (`handler` asks OpenMP for it); a baseline is left as its user would have it.
 SPINNING = (
     " WARNING: the machine was in use, and baselines' threads spin while they wait, which is their default: "
-    "beside others they lose more than on a quiet machine."
+    "among others they lose more than on a quiet machine."
 )
 
 
@@ -56,7 +56,7 @@ def provenance_lines(document: Report) -> list[str]:
     """The lines of that list; links are as in Markdown."""
     run, machine, data = document.run, document.machine, document.data
     software = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
-    features = ", ".join(machine.cpu_features) or "none of ours"
+    features = ", ".join(machine.cpu_features) or "none that matters here"
     tokens = data.tokens
     lines = [
         f"Machine: {machine.cpu}, {machine.cores} cores, {machine.memory_gb} GB, "

@@ -30,6 +30,7 @@ from benchmarks.report.files import (
 from benchmarks.sameness import power
 from benchmarks.served.attack import page as attack_page
 from common.atomic import write_json
+from common.programs import command
 from handler.errors import UserError
 
 MARKED = re.compile(
@@ -45,14 +46,14 @@ PATH = re.compile(r"(?<![\w/.])~?(?!(?<=:)//)/(?:[^\s:'\"(),]+/)*[^\s:'\"(),]+")
 
 
 def publish(name: str, results: Path, published: Path) -> Path:
-    """Copy `results/side-by-side.json` to `published/NAME.json` with its page beside it; the JSON's path.
+    """Copy `results/side-by-side.json` to `published/NAME.json` with its page; the JSON's path.
 
     Raises `UserError` for a name that cannot be a marker, and when nothing was measured.
     """
     _check_name(name)
     report = read_side_by_side(results / f"{SIDE_BY_SIDE}.json")
     for variant in report.variants:
-        variant.flipped = []  # which rows flipped is for whoever has the texts
+        variant.flipped = []  # which rows flipped is for those who have the texts
     path = published / f"{name}.json"
     write_json(path, without_places(plain(report)))
     _write(_page(path, read_side_by_side(path)))
@@ -117,7 +118,8 @@ def without_places(value: Any) -> Any:
 
 
 def render(text: str, published: Path) -> str:
-    """`text` with every marked table made anew. Raises `UserError` for a broken marker or an unknown name."""
+    """`text` with every marked table written again. Raises `UserError` for a broken marker or an unknown
+    name."""
     if len(OPENING.findall(text)) != len(MARKED.findall(text)):
         raise UserError(
             "a table marker is not closed", remedy="End each <!-- table:NAME --> with <!-- /table -->"
@@ -144,13 +146,13 @@ def read_published(name: str, published: Path) -> Report:
         raise UserError(
             f"there is no published report {name} (there: {known})",
             seen=path,
-            remedy=f"Measure and publish it: make benchmark && python -m benchmarks publish {name}",
+            remedy=f"Measure, then publish it: {command(f'benchmarks publish {name}')}",
         )
     return read_side_by_side(path)
 
 
 def stale(documents: list[Path], published: Path) -> list[Path]:
-    """Those documents, and those pages and pictures beside published reports, that differ from what would be
+    """Those documents, and those pages and pictures of published reports, that differ from what would be
     written; and pictures that no report has the data for."""
     return _differing(_fresh(documents, published))
 

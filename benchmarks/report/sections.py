@@ -70,7 +70,7 @@ def _calibration(document: Report, texts: Texts | None) -> Section | None:
         if (quality := variant.quality.get(GATE)) and (quality.refitted or quality.ece is not None)
     ]
     how = (
-        "As shipped, with fp32's temperature and threshold; refitted, with both fitted anew to the variant's "
+        "As shipped, with fp32's temperature and threshold; refitted, with both fitted to the variant's "
         "own scores of validation. Lower Brier and ECE are better; on gate."
     )
     listed = named("Calibration", "variant", columns.CALIBRATION, found)

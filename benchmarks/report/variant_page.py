@@ -188,13 +188,13 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 
 def _facts(rows: Mapping[str, Sequence[str]], splits: list[str]) -> str:
-    """A row per fact, a column per split; facts that nobody has are left out."""
+    """A row per fact, a column per split; facts that none has are left out."""
     kept = [[fact, *cells] for fact, cells in rows.items() if any(cell != NONE for cell in cells)]
     return _table(kept, ["", *splits])
 
 
 def _table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
-    """As GitHub shows it, without the columns in which nobody has a figure; empty without rows."""
+    """As GitHub shows it, without the columns without any figure; empty without rows."""
     if not rows:
         return ""
     kept = [place for place in range(len(headers)) if any(row[place] != NONE for row in rows)]

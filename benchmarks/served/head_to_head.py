@@ -92,7 +92,7 @@ class Start(Record):
 
 
 class HeadToHead(Record):
-    """Our archive behind HTTP, beside what others would serve."""
+    """Our archive behind HTTP, and what others would serve."""
 
     schema: Literal[1]
     ours: str
@@ -127,14 +127,14 @@ def measure(
                 starts[name] = _start(running, archive, texts[0])
         predictor = Predictor(unpacked(archives[ours], folder))
         predictor.warm()
-        with ExitStack() as servers:
-            us = servers.enter_context(serve(archives[ours]))
-            nothing = servers.enter_context(serve(bare))
+        with ExitStack() as stack:
+            us = stack.enter_context(serve(archives[ours]))
+            nothing = stack.enter_context(serve(bare))
             servers = {
                 ours: us,
-                APP: servers.enter_context(serve_app(archives[ours])),
-                EXAMPLE: servers.enter_context(example_server(checkpoint)),
-                FASTAPI: servers.enter_context(fastapi_server(checkpoint)),
+                APP: stack.enter_context(serve_app(archives[ours])),
+                EXAMPLE: stack.enter_context(example_server(checkpoint)),
+                FASTAPI: stack.enter_context(fastapi_server(checkpoint)),
             }
             with step("first answers"):
                 first = {name: first_answers(server.predictions, texts) for name, server in servers.items()}
@@ -195,7 +195,7 @@ class Turns:
         ]
 
     def many(self, us: Running, predictor: Predictor, texts: Sequence[str]) -> ManyTexts:
-        """Requests of `MANY_TEXTS`, one at a time and four at a time, beside the Predictor in process."""
+        """Requests of `MANY_TEXTS`, one at a time and four at a time, and the Predictor in process."""
         lists = [list(texts[start : start + MANY_TEXTS]) for start in range(0, len(texts), MANY_TEXTS)]
         lists = [part for part in lists if len(part) == MANY_TEXTS]
         bodies = as_lists(texts)

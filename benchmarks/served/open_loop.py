@@ -21,7 +21,7 @@ from benchmarks.served.torchserve_metrics import read_counters, spent, split
 from deploy.tuning.load import GIVE_UP_S, JSON, ask
 
 IN_FLIGHT = 2000  # far more than any queue here holds: it must not throttle, only end
-OTHER_FILES = 100  # of the process, beside its connections
+OTHER_FILES = 100  # of the process, besides its connections
 TOO_MANY = "too many in flight"
 KEEP_ALIVE_S = 2  # below uvicorn's 5 s: a connection must not be closed in the moment of its next use
 PATIENCE_S = 2 * GIVE_UP_S
@@ -202,7 +202,7 @@ def _connections() -> int:
 
 def describe_open(passes: Sequence[Arrivals], objective_p99_ms: float) -> OpenLevel:
     """The report's entry of one level, its passes pooled; saturated where half of them were. Percentiles
-    are of answers, `errors` stand beside them; goodput counts answers within the objective."""
+    are of answers, `errors` are apart; goodput counts answers within the objective."""
     latencies = [latency for load in passes for latency in load.latencies_ms if latency is not None]
     errors: Counter[str] = Counter()
     for load in passes:

@@ -90,7 +90,7 @@ def measure_flood(archive: Path, bodies: Sequence[bytes], factor: float, seconds
         after = closed_loop(server.predictions, bodies, CLIENTS, SATURATE_S, 1.0)
     answered = [latency for latency in flood.latencies_ms if latency is not None]
     reached = len(answered) / seconds
-    # Whoever is accepted has the whole queue before it, a batch in the worker's hands and one on its way out.
+    # What is accepted has the whole queue before it, a batch in the worker's hands and one on its way out.
     most_ahead = queue + 2 * said["batchSize"]
     return {
         "saturation_rps": rate,

@@ -33,6 +33,7 @@ from benchmarks.resume_log import ResumeLog
 from benchmarks.sameness.scores import Scores, in_lists, spread
 from benchmarks.samples import LEAST_SAMPLES, percentile
 from benchmarks.served.open_loop import Arrivals, describe_open, open_loop, saturation
+from common.programs import command
 from common.proxies import open_url
 from deploy.torchserve.server import ROOT, free_ports, private_server
 from deploy.tuning.load import MOST_STRETCH, Load, closed_loop
@@ -51,7 +52,8 @@ def check_archive(archive: Path, artifact: Artifact) -> None:
         raise UserError(
             f"the archive is stale: it does not hold what stands in {artifact.folder}",
             seen=archive,
-            remedy="Build it again: make package; or measure in process alone: --no-serve",
+            remedy=f"Build it again: {command('export package', 'package')}; or measure in process alone: "
+            "--no-serve",
         )
 
 
@@ -287,7 +289,7 @@ def _rates(loads: Sequence[Mapping[str, Any]], profile: Profile) -> list[float]:
 
 
 def describe(loads: Sequence[Load]) -> Level:
-    """One level of load, its passes pooled; beside it the rates of the slowest and the fastest."""
+    """One level of load, its passes pooled, and the rates of the slowest and the fastest."""
     latencies = [latency for load in loads for latency in load.latencies_ms]
     errors: Counter[str] = Counter()
     for load in loads:

@@ -41,6 +41,7 @@ from common.atomic import write_json
 from common.commands import emit, positive_float, run, say, share
 from common.environment import commit
 from common.options import add_archive, add_checkpoint, add_results
+from common.programs import command
 from common.torchserve import model_config
 from deploy.tuning.load import closed_loop
 from handler.artifact import unpacked
@@ -192,7 +193,9 @@ def archived_batching(archive: Path) -> Batching:
         workers = settings["maxWorkers"]
     except KeyError as error:
         raise UserError(
-            "the archive does not say how it is batched", seen=archive, remedy="Build it: make package"
+            "the archive does not say how it is batched",
+            seen=archive,
+            remedy=f"Build it: {command('export package', 'package')}",
         ) from error
     if workers != 1:
         raise UserError(
@@ -248,7 +251,9 @@ def _open(running: Running, bodies: Sequence[bytes], rate: float, seconds: float
     found = open_loop(running.predictions, bodies, rate, seconds, seed, warm_s=1.0, metrics=running.metrics)
     if not found.within():
         raise UserError(
-            "the server answered nothing", seen=found.errors, remedy="Try again; then make doctor"
+            "the server answered nothing",
+            seen=found.errors,
+            remedy=f"Try again; then {command('handler doctor', 'doctor')}",
         )
     return describe_open([found], np.inf)
 
@@ -291,7 +296,7 @@ def _compare(
 
 
 def check_table(document: Checked) -> str:
-    """What was forecast beside what was measured."""
+    """What was forecast and what was measured."""
     full = document.saturation
     rows = [
         (
@@ -327,7 +332,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 1 where the plan is off by more than is allowed."""
     arguments = _parser().parse_args(argv)
     if not arguments.archive.is_file():
-        raise UserError("there is no such archive", seen=arguments.archive, remedy="Make it: make package")
+        make = command("export package", "package")
+        raise UserError("there is no such archive", seen=arguments.archive, remedy=f"Make it: {make}")
     texts = load_data(open_checkpoint(arguments.checkpoint)).splits["gate"].texts[:2000]
     with progress(steps(arguments.shares, arguments.seconds)) as step:
         server = serve(arguments.archive)

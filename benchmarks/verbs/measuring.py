@@ -8,6 +8,7 @@ from benchmarks.profiles import PROFILES, with_test
 from benchmarks.records import plain
 from common.commands import emit, positive_float, say, share
 from common.options import add_artifacts, add_checkpoint, add_name, add_results, add_store, add_threads
+from common.programs import command
 from handler.errors import UserError
 
 
@@ -76,7 +77,8 @@ def add_max_f1_drop(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if not arguments.artifacts.is_dir():
-        raise UserError("there are no artifacts", seen=arguments.artifacts, remedy="Build them: make export")
+        build = command("export build", "export")
+        raise UserError("there are no artifacts", seen=arguments.artifacts, remedy=f"Build them: {build}")
     from benchmarks.inputs import prepare
     from benchmarks.report.files import write_reports
     from benchmarks.report.markdown import failures, provenance, terminal_table

@@ -8,6 +8,7 @@ from msgspec import to_builtins
 from benchmarks.records import plain
 from common.commands import emit, say
 from common.options import add_prices, add_results
+from common.programs import command
 
 KINDS = {
     "served": "the head-to-head",
@@ -100,7 +101,7 @@ def tables(arguments: argparse.Namespace) -> int:
         return 0
     found = stale(arguments.readme, arguments.published)
     for path in found:
-        say(f"{path} is stale; run: python -m benchmarks tables")
+        say(f"{path} is stale; run: {command('benchmarks tables')}")
     emit({"stale": [str(path) for path in found]})
     return 1 if found else 0
 

@@ -7,6 +7,7 @@ from msgspec import to_builtins
 
 from common.commands import emit, positive_float, positive_int, say
 from common.options import add_archive, add_checkpoint, add_name, add_results, add_store, add_texts
+from common.programs import command, install
 from handler.errors import UserError
 
 
@@ -37,10 +38,11 @@ def head_to_head(arguments: argparse.Namespace) -> int:
     }
     for archive in archives.values():
         if not archive.is_file():
-            raise UserError("there is no such archive", seen=archive, remedy="Make it: make package")
+            make = command("export package", "package")
+            raise UserError("there is no such archive", seen=archive, remedy=f"Make it: {make}")
     for package in ("fastapi", "fastapi_offline", "uvicorn", "python_multipart"):
         if importlib.util.find_spec(package) is None:
-            raise UserError("a server is not installed", seen=package, remedy="pip install '.[app]'")
+            raise UserError("a server is not installed", seen=package, remedy=f"Install it: {install('app')}")
     texts = load_data(checkpoint).splits["test"].texts[:2000]
     rounds, seconds = arguments.rounds, arguments.seconds
     with progress(steps(len(archives), rounds, seconds)) as step:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.programs import PACKAGE, STAGES, Program, Verb, install
+from common.programs import PACKAGE, STAGES, Program, Verb, command, install
 from handler.errors import UserError
 from tests.conftest import ROOT, run_stage
 
@@ -45,8 +45,11 @@ def test_a_package_that_is_not_installed_is_a_sentence_that_names_the_extra(
 
 
 def test_outside_a_checkout_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command("export package", "package") == "make package"
+    assert command("benchmarks tables") == "python -m benchmarks tables"
     monkeypatch.setattr("common.programs.is_checkout", lambda: False)
     assert install("export") == "pip install 'hate-speech-archive[export]'"
+    assert command("export package", "package") == "hate-speech-archive export package"
 
 
 @pytest.mark.parametrize(
