@@ -16,7 +16,6 @@ import pytest
 import transformers
 
 import export.variants  # noqa: F401 - registers the variants
-import handler
 from export.adoption.adopt import adopt
 from export.build import build
 from export.registry import VARIANTS, choose
@@ -26,6 +25,7 @@ from handler.artifact import Artifact
 from handler.errors import UnsupportedError, UserError
 from handler.explanations import OCCLUSION, default_target, explain
 from handler.predictor import Prediction, Predictor
+from tests.asking import held_to_schema
 from tests.conftest import ROOT, ran
 from training import data, pipeline
 from training.checkpoint import load_data, open_checkpoint
@@ -37,7 +37,6 @@ from training.summary import summary
 LABELS = ("gold", "iron", "salt")
 SHARES = (0.5, 0.35, 0.25)
 FILLER = ("the", "a", "of", "in", "some", "with", "they", "found", "near", "river", "and", "carried", "home")
-ANSWER_SCHEMA = json.loads(Path(handler.__file__).with_name("answer.schema.json").read_text())
 CHECKPOINT_SCHEMA = json.loads((ROOT / "training" / "checkpoint.schema.json").read_text())
 
 
@@ -149,7 +148,7 @@ def test_every_answer_fits_its_schema_and_names_the_labels_over_their_thresholds
     cuts = predictor.artifact.meta["thresholds"]
     for scores in ([0.0, 0.0, 0.0], [cuts["gold"], 1.0, cuts["salt"] - 1e-6]):
         answer = predictor.answer(Prediction(np.array(scores), 3, False))
-        jsonschema.validate(answer, ANSWER_SCHEMA)
+        held_to_schema(answer)
         assert answer["labels"] == [
             label for label in LABELS if answer["scores"][label] >= answer["thresholds"][label]
         ]

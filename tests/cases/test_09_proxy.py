@@ -5,9 +5,9 @@ import json
 import os
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -22,6 +22,7 @@ from deploy.tuning.load import closed_loop
 from export.archives.verify import TEXTS
 from export.archives.verify import _ask as ask_archive
 from handler.errors import UserError
+from tests.asking import Loopback, Quiet, listening
 from tests.conftest import ROOT
 from training.data.pinned import PinnedFiles, _download
 
@@ -37,15 +38,13 @@ classifier_lengths{ModelName="hate",up_to="8"} 3.0
 """
 
 
-class Answering(BaseHTTPRequestHandler):
+class Answering(Quiet, BaseHTTPRequestHandler):
     """As a server of the project answers; its `asked` holds the targets of requests."""
-
-    protocol_version = "HTTP/1.0"
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)  # type: ignore[attr-defined]
         content = METRICS if self.path.endswith("/metrics") else json.dumps({"status": "Healthy"})
-        self._answer(content.encode())
+        self.answer(content.encode())
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -55,45 +54,31 @@ class Answering(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         one = {"label": "hate", "score": 0.75, "scores": SCORES}
         many = {"predictions": [one] * len(body.get("texts", ()))}
-        self._answer(json.dumps(many if "texts" in body else one).encode())
-
-    def _answer(self, content: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+        self.answer(json.dumps(many if "texts" in body else one).encode())
 
 
-def listening() -> ThreadingHTTPServer:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
-    server.asked = []  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
+@contextmanager
+def remembering() -> Iterator[Loopback]:
+    with listening(Answering) as server:
+        server.asked = []  # type: ignore[attr-defined]
+        yield server
 
 
 @pytest.fixture
-def server() -> Iterator[ThreadingHTTPServer]:
-    found = listening()
-    yield found
-    found.shutdown()
-    found.server_close()
+def server() -> Iterator[Loopback]:
+    with remembering() as found:
+        yield found
 
 
 @pytest.fixture
-def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
     """A proxy for everything, which remembers what it was asked; no exceptions are named."""
-    found = listening()
     for name in EXCEPTIONS:
         monkeypatch.delenv(name, raising=False)
-    for name in PROXIES:
-        monkeypatch.setenv(name, f"http://127.0.0.1:{found.server_port}")
-    yield found
-    found.shutdown()
-    found.server_close()
+    with remembering() as found:
+        for name in PROXIES:
+            monkeypatch.setenv(name, f"http://127.0.0.1:{found.server_port}")
+        yield found
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ from urllib.parse import urlencode
 
 from hypothesis import strategies as st
 
-JSON = "application/json"
-FORM = "application/x-www-form-urlencoded"
+from tests.asking import FORM, JSON
 
 # Everything a JSON string may hold: lone surrogates, NUL, zero-width and combining characters, right-to-left.
 CURIOUS = st.text(

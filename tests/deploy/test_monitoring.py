@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +19,8 @@ from deploy.drift import sources
 from deploy.drift.judge import Counts
 from deploy.torchserve.server import Server, free_ports
 from handler.artifact import Artifact
+from tests.asking import PREDICT, ask_json, wait_until
 from tests.conftest import ROOT, run_stage
-from tests.deploy.torchserve.test_protocols import ask
 
 MONITORING = ROOT / "deploy" / "monitoring"
 RULES = ("recording.yml", "alerts.yml")
@@ -203,15 +202,7 @@ def since(server: Server, before: Counts) -> dict[tuple[str, str], int]:
 
 
 def ask_good_and_bad(server: Server) -> None:
-    path = "/predictions/hate"
-    assert ask(server.inference_port, path, {"texts": ["good day"] * 119 + [""]})[0] == 200
-    assert ask(server.inference_port, path, {"text": "a long word " * 200})[0] == 200
-    assert ask(server.inference_port, path, {"text": 3})[0] == 422
-    assert ask(server.inference_port, "/explanations/hate", {"text": "good day"})[0] == 200
-
-
-def wait_until(holds, what, patience_s: float = 100) -> None:
-    deadline = time.monotonic() + patience_s
-    while not holds():
-        assert time.monotonic() < deadline, what() if callable(what) else what
-        time.sleep(0.3)
+    assert ask_json(server.inference_port, PREDICT, {"texts": ["good day"] * 119 + [""]})[0] == 200
+    assert ask_json(server.inference_port, PREDICT, {"text": "a long word " * 200})[0] == 200
+    assert ask_json(server.inference_port, PREDICT, {"text": 3})[0] == 422
+    assert ask_json(server.inference_port, "/explanations/hate", {"text": "good day"})[0] == 200

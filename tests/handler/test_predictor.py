@@ -1,21 +1,16 @@
-import json
 from dataclasses import replace
-from pathlib import Path
 
-import jsonschema
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-import handler
 from export.source import Source
 from handler.answers import COLUMNS, EXAMPLE
 from handler.artifact import Artifact
 from handler.predictor import Prediction, Predictor, decide
+from tests.asking import held_to_schema
 from tests.house import schemas
-
-ANSWER_SCHEMA = json.loads(Path(handler.__file__).with_name("answer.schema.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +66,7 @@ def test_any_unicode_gets_an_answer(fp32: Predictor, text: str) -> None:
 
 def test_every_answer_fits_its_schema(fp32: Predictor) -> None:
     for prediction in fp32.predict(["one", "two " * 300]):
-        jsonschema.validate(fp32.answer(prediction), ANSWER_SCHEMA)
+        held_to_schema(fp32.answer(prediction))
 
 
 def test_the_label_is_hate_exactly_when_the_shown_score_reaches_the_threshold(fp32: Predictor) -> None:
@@ -87,7 +82,7 @@ def test_three_labels_are_decided_by_the_largest_score_and_have_no_threshold(bui
     predictor.artifact = replace(predictor.artifact, meta=predictor.artifact.meta | three)
     answer = predictor.answer(Prediction(np.array([0.2, 0.5, 0.3]), 3, False))
     assert (answer["label"], answer["threshold"]) == ("b", None)
-    jsonschema.validate(answer, ANSWER_SCHEMA)
+    held_to_schema(answer)
     assert decide(np.array([[0.2, 0.5, 0.3]]), three["labels"], {}).tolist() == [1]
 
 
@@ -102,7 +97,7 @@ def test_multi_label_answers_hold_every_label_over_its_threshold(build_once) -> 
     scores = predictor.scores(np.array([[2.0, 2.0]], np.float32))[0]
     answer = predictor.answer(Prediction(scores, 3, False))
     assert answer["labels"] == ["insult"]
-    jsonschema.validate(answer, ANSWER_SCHEMA)
+    held_to_schema(answer)
 
 
 def test_warming_runs_every_shape_where_the_runtime_compiles_per_shape(build_once) -> None:
@@ -118,5 +113,5 @@ def test_two_labels_are_parted_by_the_threshold_alone() -> None:
 
 def test_the_schema_of_answers_is_that_of_their_types() -> None:
     assert schemas.text() == schemas.TARGET.read_text(), "python -m tests.house.schemas"
-    jsonschema.validate(EXAMPLE, ANSWER_SCHEMA)
+    held_to_schema(EXAMPLE)
     assert COLUMNS.keys() <= EXAMPLE.keys()

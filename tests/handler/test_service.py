@@ -1,15 +1,12 @@
 """Requests in, answers out, on the real tiny model: windows, explanations, descriptions, what is counted."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
-import jsonschema
 import numpy as np
 import pytest
 import yaml
 
-import handler
 from handler import service
 from handler.artifact import Artifact
 from handler.errors import UnsupportedError, UserError
@@ -20,10 +17,9 @@ from handler.predictor import Encoding, Predictor
 from handler.replies import as_json
 from handler.requests import Limits, Request, read
 from handler.service import Service
+from tests.asking import JSON, held_to_schema
 from tests.conftest import ROOT
 
-ANSWER_SCHEMA = json.loads(Path(handler.__file__).with_name("answer.schema.json").read_text())
-JSON = "application/json"
 MODEL = {"name": "hate", "version": "1.0", "variant": "fp32"}
 TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good day"]}
 LONG = "a kind word and then another about the weather " * 60
@@ -60,7 +56,7 @@ def ask(service: Service, *bodies: object, explain: bool = False) -> list[list[d
     requests = [read({"body": body}, JSON, service.limits, explain=explain) for body in bodies]
     answers = service.answer(requests)
     for answer in (answer for rows in answers for answer in rows):
-        jsonschema.validate(answer, ANSWER_SCHEMA)
+        held_to_schema(answer)
     return answers
 
 
@@ -168,7 +164,7 @@ def test_a_request_that_breaks_the_handler_harms_no_other(
     bodies = served.handle([{"body": b'"good day"'}, {"body": b'"zebra"'}, {"body": b'""'}], context)
     assert context.statuses == [200, 500, 422]
     for body in bodies:
-        jsonschema.validate(json.loads(body), ANSWER_SCHEMA)
+        held_to_schema(body)
     served.service.tally.emit()
     assert metrics.values["classifier_texts",] == 1, "what was answered twice is counted once"
     assert metrics.values["classifier_requests",] == 3

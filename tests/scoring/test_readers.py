@@ -5,9 +5,7 @@ import json
 import subprocess
 import sys
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +14,7 @@ from common.tables.lines import BLOCK, MOST_LINE, blocks
 from handler.errors import UserError
 from scoring import command
 from scoring.plan import plan, read_part
+from tests.asking import serving
 from tests.conftest import run_stage
 from tests.reading import Echo, rows_of, scored
 
@@ -89,19 +88,12 @@ class _Held:
 
 def test_a_web_server_that_gives_no_parts_of_a_file_is_read_from(tmp_path, monkeypatch) -> None:
     (tmp_path / "in.csv").write_text("id,text\n" + "".join(f"{n},text {n}\n" for n in range(3000)))
-    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=tmp_path))
-    Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        address = f"http://127.0.0.1:{server.server_port}"
+    with serving(tmp_path) as address:
         found = plan(f"{address}/in.csv?version=1", "text", 1000, None)
         texts = [row["text"] for part in found.parts for row in read_part(part, "text")]
         assert texts == [f"text {n}" for n in range(3000)]
         with pytest.raises(UserError, match="no such file"):
             plan(f"{address}/other.csv", "text", 1000, None)
-    finally:
-        server.shutdown()
-        server.server_close()
     with pytest.raises(UserError):
         plan(f"{address}/in.csv", "text", 1000, None)
 
@@ -140,6 +132,7 @@ def hostile(folder: Path, kind: str, size: int) -> Path:
 HOSTILE = ("row", "object", "line", "quote", "dictionary")
 READ = """
 import resource, sys
+from functools import partial
 from pathlib import Path
 from tests.reading import score
 begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

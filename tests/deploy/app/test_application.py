@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,14 +31,12 @@ from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.metrics import COUNTERS
 from handler.service import Service
+from tests.asking import FORM, GOOD, JSON, PREDICT, ask, counter, get, held_to_schema, wait_until
 from tests.conftest import ROOT, refused
 from tests.deploy.app.test_hostile import generated
-from tests.deploy.hostile import FORM, JSON
-from tests.deploy.torchserve.test_server import ANSWER_SCHEMA, ask_about_a_xylophone
+from tests.deploy.torchserve.test_server import ask_about_a_xylophone
 
-PREDICT = "/predictions/hate"
 MULTIPART = "multipart/form-data; boundary=XX"
-GOOD = b'{"text": "good day"}'
 TENSORS = {
     "id": "7",
     "inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["good day", "a"]}],
@@ -56,21 +53,6 @@ def multipart(*parts: tuple[str, str, bytes]) -> bytes:
     return body + b"--XX--\r\n"
 
 
-def ask(
-    port: int, path: str, body: bytes | None = GOOD, content_type: str = JSON, method: str = "POST"
-) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request(method, path, body, {"Content-Type": content_type} if content_type else {})
-    response = connection.getresponse()
-    content = response.read()
-    connection.close()
-    return response.status, content
-
-
-def get(port: int, path: str) -> tuple[int, bytes]:
-    return ask(port, path, None, "", "GET")
-
-
 @dataclass
 class App:
     """A running app: its port, what can be asked of it from inside, and its thread."""
@@ -81,8 +63,7 @@ class App:
     thread: threading.Thread
 
     def counted(self, name: str) -> float:
-        lines = get(self.port, "/metrics")[1].decode().splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{"))
+        return counter(self.port, name)
 
 
 @contextmanager
@@ -109,13 +90,6 @@ def running(
         server.should_exit = True
         thread.join(60)
         listening.close()
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -247,15 +221,10 @@ def test_the_app_answers_as_the_archive_does(
 
 
 def test_both_refuse_a_compressed_body_as_one(served: tuple[Server, Artifact], app: App) -> None:
-    answers = []
-    for port in (served[0].inference_port, app.port):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        connection.request("POST", PREDICT, GOOD, {"Content-Type": JSON, "Content-Encoding": "gzip"})
-        response = connection.getresponse()
-        answers.append((response.status, response.read()))
-        connection.close()
-    assert answers[0] == answers[1]
-    assert answers[0][0] == 415
+    compressed = {"Content-Encoding": "gzip"}
+    refused = ask(app.port, **compressed)
+    assert refused == ask(served[0].inference_port, **compressed)
+    assert refused[0] == 415
 
 
 def test_a_file_may_be_put_and_predict_is_a_name_for_it(served: tuple[Server, Artifact], app: App) -> None:
@@ -280,8 +249,7 @@ def test_where_torchserve_decides_the_app_keeps_to_the_schema_of_errors(
 ) -> None:
     assert ask(served[0].inference_port, path, body, content_type)[0] == theirs
     status, content = ask(app.port, path, body, content_type)
-    answer = json.loads(content)
-    jsonschema.validate(answer, ANSWER_SCHEMA)
+    answer = held_to_schema(content)
     assert (status, answer["error"]["code"], answer["error"]["field"]) == (ours, ours, field)
 
 
@@ -296,7 +264,7 @@ def test_other_methods_are_refused_in_the_same_words(app: App) -> None:
         status, content = ask(app.port, PREDICT, None, "", method)
         assert status == 405
         if method != "HEAD":
-            jsonschema.validate(json.loads(content), ANSWER_SCHEMA)
+            held_to_schema(content)
 
 
 @pytest.mark.parametrize("path", ["/ping", "/ready", "/metrics", "/models/hate"])
@@ -347,7 +315,7 @@ def test_a_request_that_meets_a_defect_harms_no_other(
     with ThreadPoolExecutor(3) as clients:
         answers = list(clients.map(lambda body: ask(app.port, PREDICT, body), sent))
     assert [status for status, _ in answers] == [200, 500, 200]
-    jsonschema.validate(json.loads(answers[1][1]), ANSWER_SCHEMA)
+    held_to_schema(answers[1][1])
     said = capfd.readouterr().err
     assert "RuntimeError" in said
     assert "xylophone" not in said.replace('if "xylophone" in texts', "")
@@ -366,7 +334,7 @@ def test_what_the_queue_cannot_hold_is_refused_at_once_and_the_accepted_are_answ
         for path in (PREDICT, "/explanations/hate", "/v1/models/hate:predict"):
             status, content = ask(app.port, path)
             assert status == 503
-            jsonschema.validate(json.loads(content), ANSWER_SCHEMA)
+            held_to_schema(content)
         assert get(app.port, "/ping")[0] == get(app.port, "/ready")[0] == 200
         assert not any(one.done() for one in accepted)
         gate.opened.set()
@@ -410,7 +378,7 @@ def test_until_the_model_is_loaded_the_server_lives_and_is_not_ready(model: Mode
             get(app.port, "/models/hate"),
             ask(app.port, PREDICT),
         ):
-            jsonschema.validate(json.loads(content), ANSWER_SCHEMA)
+            held_to_schema(content)
             assert status == 503
         assert get(app.port, "/metrics")[0] == 200
         loaded.set()

@@ -16,7 +16,8 @@ from deploy.app.connections import Bounds, Seldom
 from deploy.app.request_bodies import Memory
 from handler.errors import Rejection
 from handler.requests import Limits, Request
-from tests.deploy.app.test_application import PREDICT, App, ask, get, running, wait_until
+from tests.asking import PREDICT, ask, get, wait_until
+from tests.deploy.app.test_application import App, running
 
 BEGUN = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
 PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -1,6 +1,5 @@
 """Whatever a well-formed request holds, nothing breaks: no 500, no 503, and every valid row is answered."""
 
-import http.client
 import json
 import re
 import time
@@ -12,6 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from deploy.torchserve.server import Server
 from handler.artifact import Artifact
 from handler.predictor import Predictor
+from tests.asking import ask
 from tests.deploy.hostile import REQUEST, Sent
 
 AT_ONCE = 40
@@ -20,19 +20,9 @@ EXPECTED = {200, 400, 413, 415, 422}
 LATE = re.compile(rb'"code": ?429')
 
 
-def send(server: Server, sent: Sent) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.inference_port, timeout=120)
-    headers = {"Content-Type": sent.content_type} if sent.content_type else {}
-    connection.request("POST", sent.path, sent.body, headers)
-    response = connection.getresponse()
-    content = response.read()
-    connection.close()
-    return response.status, content
-
-
 def send_until_explained(server: Server, sent: Sent) -> tuple[int, bytes]:
     """Where others cannot wait for an explanation, its row is a 429, which is no matter of content."""
-    while LATE.search((answered := send(server, sent))[1]):
+    while LATE.search((answered := ask(server.inference_port, sent.path, sent.body, sent.content_type))[1]):
         time.sleep(0.1)
     return answered
 

@@ -19,6 +19,7 @@ from deploy.torchserve import server as servers
 from deploy.torchserve.access import Access
 from deploy.torchserve.server import Server, clear, is_alive, private_server, serving, sweep
 from handler.artifact import Artifact
+from tests.asking import wait_until
 from tests.conftest import ROOT, run_apart, run_stage
 
 SPIN = "while True: pass"
@@ -226,10 +227,7 @@ def test_the_containers_program_ends_by_itself_where_its_worker_hangs(
     process = subprocess.Popen(command, cwd=tmp_path)
     try:
         access = Access(read_config(path), tmp_path)
-        deadline = time.monotonic() + 120
-        while not access.is_ready("hate"):
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+        wait_until(lambda: access.is_ready("hate"))
         time.sleep(container.EVERY_S + 2)  # it has seen a worker that lives: a start is given longer
         (java,) = psutil.Process(process.pid).children()
         for worker in servers.workers_of(java):

@@ -15,21 +15,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 import requests
 
 from deploy.torchserve.server import free_ports
+from tests.asking import FORM, JSON, PREDICT, Quiet, listening, wait_until
 from tests.conftest import ROOT
 from tests.deploy.nginx import needs_nginx, nginx
 
 pytestmark = [needs_nginx, pytest.mark.server]
 
-PREDICT = "/predictions/hate"
-JSON = "application/json"
-FORM = "application/x-www-form-urlencoded"
 FIELDS = b"&".join([b"a="] * 699_000)
 SHORT = {f"client_{part}_timeout 10s": f"client_{part}_timeout 1s" for part in ("header", "body")}
 
@@ -43,49 +41,29 @@ class Upstream:
     seen: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
 
     def wait_for(self, count: int) -> None:
-        deadline = time.monotonic() + 30
-        while len(self.seen) < count:
-            assert time.monotonic() < deadline, f"{len(self.seen)} of {count} arrived"
-            time.sleep(0.02)
+        wait_until(lambda: len(self.seen) >= count, lambda: f"{len(self.seen)} of {count} arrived")
 
 
 @pytest.fixture(scope="module")
 def recorder() -> Iterator[Upstream]:
     state = Upstream()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Recording(Quiet, BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             state.seen.append((self.path, dict(self.headers), body))
             state.answers.wait(60)
-            self.send_response(200)
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"ok")
+            self.answer(b"ok")
 
         def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"ok")
+            self.answer(b"ok")
 
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 1024
-        daemon_threads = True
-
-    server = Server(("127.0.0.1", 0), Handler)
-    state.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield state
-    state.answers.set()
-    server.shutdown()
-    server.server_close()
+    with listening(Recording) as server:
+        state.port = server.server_port
+        yield state
+        state.answers.set()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The one real TorchServe of the session, by every other way than a text at /predictions."""
 
-import http.client
 import importlib.util
 import json
 import time
@@ -8,16 +7,14 @@ import zipfile
 from pathlib import Path
 
 import grpc
-import jsonschema
 import numpy as np
 import pytest
 
-import handler
 from deploy.torchserve.server import Server
 from handler.artifact import Artifact
 from handler.predictor import Predictor
+from tests.asking import PREDICT, ask_json, counter, get, held_to_schema, wait_until
 
-ANSWER_SCHEMA = json.loads(Path(handler.__file__).with_name("answer.schema.json").read_text())
 TEXTS = ["good day", "you are vile"]
 
 
@@ -26,19 +23,9 @@ def expected(served: tuple[Server, Artifact]) -> list[float]:
     return [prediction.scores[1] for prediction in Predictor(served[1]).predict(TEXTS)]
 
 
-def ask(port: int, path: str, body: object = None, method: str = "POST") -> tuple[int, dict]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    sent = None if body is None else json.dumps(body)
-    connection.request(method, path, sent, {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    content = response.read()
-    connection.close()
-    return response.status, json.loads(content)
-
-
 def test_kserve_v1_at_its_own_path(served: tuple[Server, Artifact], expected: list[float]) -> None:
     body = {"instances": [{"text": text} for text in TEXTS]}
-    status, answer = ask(served[0].inference_port, "/v1/models/hate:predict", body)
+    status, answer = ask_json(served[0].inference_port, "/v1/models/hate:predict", body)
     assert status == 200
     found = [row["scores"]["hate"] for row in answer["predictions"]]
     np.testing.assert_allclose(found, expected, atol=2e-6)
@@ -50,7 +37,7 @@ def test_kserve_v2_at_both_paths(served: tuple[Server, Artifact], expected: list
         "id": "seven",
         "inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": TEXTS}],
     }
-    status, answer = ask(served[0].inference_port, path, body)
+    status, answer = ask_json(served[0].inference_port, path, body)
     assert status == 200
     scores = next(one for one in answer["outputs"] if one["name"] == "scores")
     found = np.array(scores["data"]).reshape(scores["shape"])[:, 1]
@@ -61,25 +48,24 @@ def test_kserve_v2_at_both_paths(served: tuple[Server, Artifact], expected: list
 @pytest.mark.parametrize("path", ["/explanations/hate", "/v1/models/hate:explain"])
 def test_explanations_by_path(served: tuple[Server, Artifact], path: str) -> None:
     body = {"instances": TEXTS} if ":" in path else TEXTS
-    status, answers = ask(served[0].inference_port, path, body)
+    status, answers = ask_json(served[0].inference_port, path, body)
     assert status == 200
     rows = answers["predictions"] if ":" in path else answers
     for text, answer in zip(TEXTS, rows, strict=True):
-        jsonschema.validate(answer, ANSWER_SCHEMA)
-        tokens = answer["explanation"]["tokens"]
+        tokens = held_to_schema(answer)["explanation"]["tokens"]
         assert [text[token["start"] : token["end"]] for token in tokens] == text.split()
 
 
 def test_too_many_texts_to_explain_are_a_413(served: tuple[Server, Artifact]) -> None:
-    status, answer = ask(served[0].inference_port, "/explanations/hate", ["a", "b", "c"])
+    status, answer = ask_json(served[0].inference_port, "/explanations/hate", ["a", "b", "c"])
     assert (status, answer["error"]["code"]) == (413, 413)
 
 
 def test_a_model_describes_itself(served: tuple[Server, Artifact]) -> None:
     server, artifact = served
-    status, (model,) = ask(server.management_port, "/models/hate?customized=true", method="GET")
+    status, content = get(server.management_port, "/models/hate?customized=true")
     assert status == 200
-    described = model["customizedMetadata"]
+    described = json.loads(content)[0]["customizedMetadata"]
     described = json.loads(described) if isinstance(described, str) else described
     assert described["artifact_sha256"] == artifact.sha256
     assert described["check"] == artifact.meta["check"]
@@ -90,23 +76,14 @@ def test_prometheus_reads_what_the_worker_counts(served: tuple[Server, Artifact]
     server, _ = served
     names = ("texts", "rejected", "scores", "lengths", "labels", "requests", "model_seconds", "padded_tokens")
     before: dict[str, float] = {}
-    while before != (before := {name: counter(server, f"classifier_{name}") for name in names}):
+    while before != (before := {name: counter(server.metrics_port, f"classifier_{name}") for name in names}):
         time.sleep(2.5)  # until what was asked before has been handed over
-    ask(server.inference_port, "/predictions/hate", ["a", "b", ""])
-    deadline = time.monotonic() + 100
-    while counter(server, "classifier_texts") < before["texts"] + 2 and time.monotonic() < deadline:
-        time.sleep(0.2)
-    more = {name: counter(server, f"classifier_{name}") - before[name] for name in names}
+    ask_json(server.inference_port, PREDICT, ["a", "b", ""])
+    wait_until(lambda: counter(server.metrics_port, "classifier_texts") >= before["texts"] + 2)
+    more = {name: counter(server.metrics_port, f"classifier_{name}") - before[name] for name in names}
     assert [more[name] for name in names[:6]] == [2, 1, 2, 2, 2, 1]
     assert more["model_seconds"] > 0
     assert more["padded_tokens"] >= 6
-
-
-def counter(server: Server, name: str) -> float:
-    connection = http.client.HTTPConnection("127.0.0.1", server.metrics_port, timeout=60)
-    connection.request("GET", "/metrics")
-    lines = connection.getresponse().read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{"))
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +127,7 @@ def test_kserve_v2_by_grpc(served: tuple[Server, Artifact], expected: list[float
     whole = [json.loads(json.loads(text)) for text in neither.outputs[2].contents.bytes_contents]
     assert [answer["error"]["code"] for answer in whole] == [400, 422]
     assert served[0].worker().pid == worker, "no error ends the worker"
-    assert ask(served[0].inference_port, "/v2/health/ready", method="GET") == (200, {"ready": True})
+    assert json.loads(get(served[0].inference_port, "/v2/health/ready")[1]) == {"ready": True}
 
 
 def test_a_message_that_is_too_large_leaves_no_trace_in_the_log(served: tuple[Server, Artifact]) -> None:

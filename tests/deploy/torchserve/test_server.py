@@ -1,6 +1,5 @@
 """The one real TorchServe of the session: every request form, errors per row, silence in the logs."""
 
-import http.client
 import json
 import shutil
 import subprocess
@@ -8,11 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlencode
 
-import jsonschema
 import psutil
 import pytest
 
-import handler
 from common.atomic import write_json
 from common.torchserve import is_taken, java_home, read_config
 from deploy.torchserve import server as servers
@@ -21,23 +18,8 @@ from export.archives.package import package
 from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.predictor import Predictor
+from tests.asking import FORM, JSON, PREDICT, ask, ask_json, held_to_schema
 from tests.conftest import run_apart
-
-ANSWER_SCHEMA = json.loads(Path(handler.__file__).with_name("answer.schema.json").read_text())
-JSON = "application/json"
-FORM = "application/x-www-form-urlencoded"
-
-
-def post(
-    server: Server, body: bytes | str, content_type: str | None = JSON, method: str = "POST"
-) -> tuple[int, object]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.inference_port, timeout=60)
-    headers = {"Content-Type": content_type} if content_type else {}
-    connection.request(method, "/predictions/hate", body, headers)
-    response = connection.getresponse()
-    content = response.read()
-    connection.close()
-    return response.status, json.loads(content)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +30,7 @@ def post(
         ('"good day"', JSON, "POST"),
         ("good day", "text/plain", "POST"),
         (urlencode({"text": "good day"}), FORM, "POST"),
-        ("good day", None, "PUT"),
+        ("good day", "", "PUT"),
     ],
     ids=["json", "json-charset", "json-string", "plain", "form", "put-file"],
 )
@@ -56,11 +38,11 @@ def test_every_documented_form_gives_the_answer_of_the_predictor(
     served: tuple[Server, Artifact], body: str, content_type: str, method: str
 ) -> None:
     server, artifact = served
-    status, answer = post(server, body, content_type, method)
+    status, content = ask(server.inference_port, body=body, content_type=content_type, method=method)
+    answer = held_to_schema(content)
     predictor = Predictor(artifact)
     expected = predictor.answer(predictor.predict(["good day"])[0])
     assert status == 200
-    jsonschema.validate(answer, ANSWER_SCHEMA)
     assert answer["scores"]["hate"] == pytest.approx(expected["scores"]["hate"], abs=2e-6)
     assert answer["model"] == {"name": "hate", "version": "1.0", "variant": "openvino-int8"}
 
@@ -80,17 +62,14 @@ def test_every_documented_form_gives_the_answer_of_the_predictor(
 def test_what_cannot_be_read_is_answered_with_a_4xx_and_a_remedy(
     served: tuple[Server, Artifact], body: bytes | str, content_type: str, code: int
 ) -> None:
-    status, answer = post(served[0], body, content_type)
+    status, content = ask(served[0].inference_port, body=body, content_type=content_type)
     assert status == code
-    jsonschema.validate(answer, ANSWER_SCHEMA)
-    assert isinstance(answer, dict)
-    assert answer["error"]["remedy"]
+    assert held_to_schema(content)["error"]["remedy"]
 
 
 def test_a_bad_row_among_good_ones_harms_none_of_them(served: tuple[Server, Artifact]) -> None:
-    status, answers = post(served[0], json.dumps({"texts": ["a", "", 3, "b"]}))
+    status, answers = ask_json(served[0].inference_port, PREDICT, {"texts": ["a", "", 3, "b"]})
     assert status == 200
-    assert isinstance(answers, dict)
     kinds = ["error" in answer for answer in answers["predictions"]]
     assert kinds == [False, True, True, False]
 
@@ -102,14 +81,15 @@ def test_concurrent_requests_good_and_bad_each_get_their_own_answer(
     texts = source.dataset.splits["test"].texts[:96]
     bodies = [json.dumps({"text": text}) if index % 7 else "{bad" for index, text in enumerate(texts)]
     with ThreadPoolExecutor(16) as clients:
-        answers = list(clients.map(lambda body: post(server, body), bodies))
+        answers = list(clients.map(lambda body: ask(server.inference_port, body=body), bodies))
     expected = Predictor(artifact).predict(texts)
     bound = artifact.meta["check"]["batch_mate_diff"] + 2e-6
-    for index, (status, answer) in enumerate(answers):
-        assert isinstance(answer, dict)
+    for index, (status, content) in enumerate(answers):
         assert status == (200 if index % 7 else 400)
         if status == 200:
-            assert answer["scores"]["hate"] == pytest.approx(expected[index].scores[1], abs=bound)
+            assert json.loads(content)["scores"]["hate"] == pytest.approx(
+                expected[index].scores[1], abs=bound
+            )
 
 
 def ask_about_a_xylophone(server: Server) -> None:
@@ -124,12 +104,9 @@ def ask_about_a_xylophone(server: Server) -> None:
         ("=xylophone", FORM),
         ('{"xylophone": 1}', JSON),
     ]:
-        post(server, body, content_type)
+        ask(server.inference_port, body=body, content_type=content_type)
     for path in ("/predictions/hate?xylophone=1", "/explanations/hate", "/v1/models/hate:predict"):
-        connection = http.client.HTTPConnection("127.0.0.1", server.inference_port, timeout=60)
-        connection.request("POST", path, '{"text": "xylophone"}', {"Content-Type": JSON})
-        connection.getresponse().read()
-        connection.close()
+        ask(server.inference_port, path, '{"text": "xylophone"}')
 
 
 def logs_that_tell(server: Server, word: str) -> dict[str, str]:
@@ -180,9 +157,7 @@ def test_threads_that_wait_do_not_spin_in_the_worker(served: tuple[Server, Artif
 
 def test_nobody_can_register_a_model_over_http(served: tuple[Server, Artifact]) -> None:
     """TorchServe would run the Python of any folder that is named; allowed_urls guards addresses alone."""
-    connection = http.client.HTTPConnection("127.0.0.1", served[0].management_port, timeout=60)
-    connection.request("POST", "/models?url=/tmp")
-    assert connection.getresponse().status == 405
+    assert ask(served[0].management_port, "/models?url=/tmp", None)[0] == 405
 
 
 @pytest.mark.server

@@ -1,22 +1,15 @@
 import hashlib
 import io
 import tarfile
-import threading
 from dataclasses import replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from handler.errors import UserError
+from tests.asking import serving
 from training.data.pinned import PinnedFiles, fetch, folder_sha256
 
 CONTENT = {"train_text.txt": b"one\ntwo\n", "train_labels.txt": b"0\n1\n"}
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        """Keep request lines out of the test's output."""
 
 
 @pytest.fixture
@@ -26,19 +19,14 @@ def files(tmp_path):
     upstream.mkdir(parents=True)
     for name, content in CONTENT.items():
         (upstream / name).write_bytes(content)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "upstream")))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield PinnedFiles(
-        name="tiny",
-        folder="tiny/hate",
-        url=f"http://127.0.0.1:{server.server_port}/datasets/tiny",
-        page="https://example.org/tiny",
-        sha256={name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()},
-    )
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(tmp_path / "upstream") as address:
+        yield PinnedFiles(
+            name="tiny",
+            folder="tiny/hate",
+            url=f"{address}/datasets/tiny",
+            page="https://example.org/tiny",
+            sha256={name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()},
+        )
 
 
 def test_missing_files_are_downloaded_whole_and_only_once(files, tmp_path):
