@@ -38,6 +38,7 @@ from handler.errors import UnsupportedError
 from training.checkpoint import load_data, open_checkpoint
 
 ROOT = Path(__file__).parents[1]
+ASK_SERVERS = ("tests/deploy/", "tests/export/archives/test_publish.py")
 spare_loopback()  # whatever asks the servers of tests, by whichever library
 # What a shell starts in the background, or by nohup, has some ignored: those that tests send would be lost.
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
@@ -94,6 +95,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"served", "open_server", "guarded"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("server")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """As `--dist loadfile`: a file's tests stay in one worker. Those of the files that ask `served` or
+    `open_server` do too, all of them, so that either is started once."""
+    if config.getvalue("dist") != "loadfile" or "not server" in config.getvalue("markexpr"):
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByServer(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "servers" if nodeid.startswith(ASK_SERVERS) else super()._split_scope(nodeid)
+
+    return ByServer(config, log)
 
 
 def pytest_runtest_setup() -> None:
