@@ -237,7 +237,7 @@ def _build(name: str) -> str:
 
 
 def is_for_cuda(artifact: Artifact) -> bool:
-    return "cpu" not in artifact.meta["devices"]
+    return "cpu" not in artifact.meta.devices
 
 
 def _with_cuda_reference(
@@ -258,7 +258,7 @@ def _with_cuda_reference(
 
 
 def _check_data(artifact: Artifact, dataset: Dataset) -> None:
-    trained_on = artifact.meta.get("training", {}).get("data_sha256", dataset.sha256)
+    trained_on = artifact.meta.training.data_sha256
     if trained_on != dataset.sha256 or list(artifact.labels) != list(dataset.labels):
         raise UserError(
             f"the artifact {artifact.name} was built from a checkpoint of other data",
@@ -268,7 +268,7 @@ def _check_data(artifact: Artifact, dataset: Dataset) -> None:
 
 
 def _check_checkpoint(artifact: Artifact, reference: Artifact) -> None:
-    ours, theirs = (variant.meta["build"]["checkpoint_sha256"] for variant in (artifact, reference))
+    ours, theirs = (variant.meta.build.checkpoint_sha256 for variant in (artifact, reference))
     if ours != theirs:
         raise UserError(
             f"the artifact {artifact.name} was built from another checkpoint than {REFERENCE}",

@@ -6,18 +6,19 @@ from typing import Any, Protocol
 from benchmarks.in_process.pool import Failure
 from benchmarks.records import Baseline, Built, Check, Failed, Resources, Variant, read
 from handler.artifact import Artifact
+from handler.records import plain
 
 
 def describe(artifact: Artifact) -> Built:
     """What the artifact says of itself."""
     meta = artifact.meta
     return Built(
-        summary=meta["summary"],
-        runtime=meta["runtime"],
-        parent=meta["parent"],
-        check=read(meta["check"], Check),
+        summary=meta.summary,
+        runtime=meta.runtime,
+        parent=meta.parent,
+        check=read(plain(meta.check), Check),
         max_length=artifact.max_length,
-        build_seconds=meta["build"].get("seconds"),
+        build_seconds=meta.build.seconds,
     )
 
 

@@ -262,7 +262,7 @@ def _row(name: str, subject: Subject, inside: InProcess) -> dict[str, Any]:
     artifact = subject.artifacts.get(name, reference)
     scores, theirs = inside.scores[name], inside.scores[REFERENCE]
     if name not in subject.artifacts:
-        scores = calibrated(scores, reference.meta["temperature"], reference.multi_label)
+        scores = calibrated(scores, reference.meta.temperature, reference.multi_label)
     on_splits = {split: scores[split] for split in subject.splits}
     is_reference = name == REFERENCE
     return {
@@ -291,7 +291,7 @@ def _variant(name: str, subject: Subject, inside: InProcess) -> Variant:
         served_error=None,
         quality_served={},
         parity_served={},
-        proof=artifact.meta.get("proof", {}),
+        proof=artifact.meta.proof,
         flipped=flipped(artifact, on_splits, reference, theirs, labelled, inside.lengths),
         **_row(name, subject, inside),
     )

@@ -17,6 +17,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from handler.records import plain
+
 PARTIAL, OLD = "partial", "old"
 TOKEN_BYTES = 4
 TOKEN = "[0-9a-f]" * (2 * TOKEN_BYTES)
@@ -97,8 +99,8 @@ def recover_all(folder: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` to `path`, whose folder is made where it is missing."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write `value`, which may hold records, to `path`, whose folder is made where it is missing."""
+    write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, content: str) -> None:

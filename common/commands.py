@@ -20,6 +20,7 @@ from types import FrameType
 from common.proxies import spare_loopback
 from common.terminal import discard, lost_reader, prepare_streams
 from handler.errors import UserError
+from handler.records import plain
 
 # The end of a terminal, of a session, and Ctrl-\ on one.
 ENDS = ("SIGTERM", "SIGHUP", "SIGQUIT")
@@ -152,7 +153,7 @@ def say(message: str = "") -> None:
 def emit(value: object) -> None:
     """Give the machine its JSON (stdout), in UTF-8, or in ASCII on a terminal of another encoding."""
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
-    print(json.dumps(value, indent=2, ensure_ascii=not encoding.startswith("utf")), flush=True)
+    print(json.dumps(plain(value), indent=2, ensure_ascii=not encoding.startswith("utf")), flush=True)
 
 
 def positive_int(text: str) -> int:

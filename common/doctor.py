@@ -29,6 +29,7 @@ from common.scratch import check, own_folder
 from common.torchserve import ADDRESSES, Config, is_taken, java_home, model_config, read_config
 from handler.artifact import archived_artifact
 from handler.cuda import misfit
+from handler.description import Description
 from handler.errors import UserError
 from handler.machine import available_cpus, cpu_features, cpu_model, cpu_quotas, gpus, memory_left
 from handler.runtimes import PACKAGES, RUNTIMES
@@ -298,19 +299,19 @@ def _archive(config: Config, name: str) -> Iterator[Finding]:
         yield Finding("archive", "fail", str(error), error.remedy)
         return
     meta, size = artifact.meta, artifact.bytes
-    equal = "equal to fp32" if meta["check"]["equal"] else "NOT EQUAL to fp32"
+    equal = "equal to fp32" if meta.check.equal else "NOT EQUAL to fp32"
     remedy = "python -m benchmarks select finds one that is, and python -m export promote serves it"
     yield Finding(
-        "archive", "ok" if meta["check"]["equal"] else "warn", f"{archive}: {artifact.name}, {equal}", remedy
+        "archive", "ok" if meta.check.equal else "warn", f"{archive}: {artifact.name}, {equal}", remedy
     )
-    if lacking := sorted(set(meta["cpu_features"]) - set(cpu_features())):
+    if lacking := sorted(set(meta.cpu_features) - set(cpu_features())):
         yield Finding(
             "built for", "fail", f"CPUs with {', '.join(lacking)}", "Build it on this kind of machine"
         )
-    on_gpu = "cpu" not in meta["devices"]
+    on_gpu = "cpu" not in meta.devices
     if on_gpu:
         yield _gpus(meta)
-    absent = [one for one in RUNTIMES[meta["runtime"]].packages if importlib.util.find_spec(one) is None]
+    absent = [one for one in RUNTIMES[meta.runtime].packages if importlib.util.find_spec(one) is None]
     if absent:
         yield Finding(
             "runtime", "fail", f"{', '.join(absent)} not installed", f"pip install {' '.join(absent)}"
@@ -321,10 +322,10 @@ def _archive(config: Config, name: str) -> Iterator[Finding]:
     free = min(size for size in (psutil.virtual_memory().available, left) if size is not None)
     seen = f"{free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB needed"
     yield Finding("memory", "ok" if free > needed else "warn", seen, "Fewer workers, or a smaller variant")
-    yield from temporary_folder(size, meta["runtime"])
+    yield from temporary_folder(size, meta.runtime)
 
 
-def _gpus(meta: dict[str, Any]) -> Finding:
+def _gpus(meta: Description) -> Finding:
     """Whether every GPU that TorchServe would start a worker on runs the archive."""
     present = gpus()
     if not present:

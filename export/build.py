@@ -18,11 +18,9 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import numpy as np
 
 from common.atomic import recover, replacing_folder, write_json
@@ -33,11 +31,23 @@ from export import proof
 from export.registry import REFERENCE, VARIANTS, Built, Variant
 from export.source import Source
 from handler import artifact as artifacts
-from handler.artifact import DESCRIPTION, SCHEMA, TOKENIZER, Artifact
+from handler.artifact import DESCRIPTION, TOKENIZER, Artifact
 from handler.batching import plan
+from handler.description import (
+    SCHEMA,
+    Adoption,
+    Build,
+    Check,
+    Description,
+    Lengths,
+    Reference,
+    Scores,
+    Training,
+)
 from handler.errors import UserError
 from handler.machine import cpu_features, gpus
 from handler.predictor import Predictor
+from handler.records import plain, read
 from handler.runtimes import RUNTIMES
 from training.checkpoint import portable
 
@@ -56,7 +66,9 @@ MADE_BY = (
     *(f"training/{name}.py" for name in ("anatomies", "measures/statistics")),
 )
 RETRY = ".retry"  # below the folder of the first attempt
-SCHEMA_FILE = Path(artifacts.__file__).with_name("artifact.schema.json")
+# What stands in a description until the artifact that it is of has been checked.
+UNCHECKED = Check("validation", 1, 0, 0, 0, None, None, 0, equal=False, note="not checked yet")
+UNKNOWN = Reference(Scores([], []), Lengths([], []))
 
 
 def build(variant: Variant, source: Source, say: Callable[[str], None]) -> Artifact:
@@ -78,11 +90,11 @@ def build(variant: Variant, source: Source, say: Callable[[str], None]) -> Artif
         ) from error
     _log(source, variant).unlink(missing_ok=True)
     built = artifacts.open_artifact(place)
-    check = built.meta["check"]
-    verdict = "equal" if check["equal"] else "NOT EQUAL"
+    check = built.meta.check
+    verdict = "equal" if check.equal else "NOT EQUAL"
     say(
-        f"{variant.name}: {verdict} to fp32, {check['label_agreement']:.2%} of {check['n']} labels agree, "
-        f"{built.bytes / 1e6:.1f} MB, {built.meta['build']['seconds']:.0f} s"
+        f"{variant.name}: {verdict} to fp32, {check.label_agreement:.2%} of {check.n} labels agree, "
+        f"{built.bytes / 1e6:.1f} MB, {built.meta.build.seconds:.0f} s"
     )
     return built
 
@@ -94,34 +106,40 @@ def _build_into(
     started = time.perf_counter()
     own = source.below(variant.parent)
     meta = _attempt(folder, variant, own, inputs)
-    if (
-        not meta["check"]["equal"]
-        and variant.leaves
-        and source.checkpoint.trained
-        and _may_be_equal(own, variant)
-    ):
-        retry = folder / RETRY
-        say(f"{variant.name}: {meta['check']['note']}; ranking its layers by what static int8 does to them")
-        tried = 0
-        for leave in _ladder(own):
+    if not meta.check.equal and variant.leaves and source.checkpoint.trained and _may_be_equal(own, variant):
+        meta = _widened(folder, variant, own, inputs, meta, say)
+    meta = replace(meta, build=replace(meta.build, seconds=round(time.perf_counter() - started, 1)))
+    artifacts.described(plain(meta))  # what nobody could read is not written
+    write_json(folder / DESCRIPTION, meta)
+
+
+def _widened(
+    folder: Path,
+    variant: Variant,
+    source: Source,
+    inputs: str,
+    first: Description,
+    say: Callable[[str], None],
+) -> Description:
+    """Build again with more and more layers in float until the check holds. Where none helps, `first` stands,
+    and its note says so."""
+    retry, tried = folder / RETRY, 0
+    say(f"{variant.name}: {first.check.note}; ranking its layers by what static int8 does to them")
+    try:
+        for leave in _ladder(source):
             tried = len(leave)
             say(f"{variant.name}: building with {tried} layers left in float")
-            try:
-                again = _attempt(retry, variant, own, inputs, leave)
-            except UserError as error:  # what was built at first stands
-                meta["check"]["note"] += f"; with {tried} layers left in float: {error}"
-                break
-            if again["check"]["equal"]:
+            again = _attempt(retry, variant, source, inputs, leave)
+            if again.check.equal:
                 _take_over(folder, retry)
-                meta = again
-                break
+                return again
             shutil.rmtree(retry)
-        else:
-            meta["check"]["note"] += f"; leaving up to {tried} layers in float did not help"
+        outcome = f"leaving up to {tried} layers in float did not help"
+    except UserError as error:
+        outcome = f"with {tried} layers left in float: {error}"
+    finally:
         shutil.rmtree(retry, ignore_errors=True)
-    meta["build"]["seconds"] = round(time.perf_counter() - started, 1)
-    jsonschema.validate(meta, json.loads(SCHEMA_FILE.read_text()))
-    write_json(folder / DESCRIPTION, meta)
+    return replace(first, check=replace(first.check, note=f"{first.check.note}; {outcome}"))
 
 
 def _take_over(folder: Path, retry: Path) -> None:
@@ -146,7 +164,7 @@ def _may_be_equal(source: Source, variant: Variant) -> bool:
     """Whether more precision can help: a child cannot be better than a parent that is not equal itself."""
     if variant.parent in (None, REFERENCE):
         return True
-    return artifacts.open_artifact(source.weights, verify=False).meta["check"]["equal"]
+    return artifacts.open_artifact(source.weights, verify=False).meta.check.equal
 
 
 def _ladder(source: Source) -> Iterator[list[str]]:
@@ -162,7 +180,7 @@ def _ladder(source: Source) -> Iterator[list[str]]:
 
 def _attempt(
     folder: Path, variant: Variant, source: Source, inputs: str, leave: Sequence[str] = ()
-) -> dict[str, Any]:
+) -> Description:
     """Build once into `folder`, reload, check: the artifact's description, still unwritten."""
     folder.mkdir(exist_ok=True)
     try:
@@ -182,11 +200,11 @@ def _attempt(
             remedy=f"Check the free disk space and memory; the traceback is in {log}",
         ) from error
     shutil.copy(source.checkpoint.folder / TOKENIZER, folder / TOKENIZER)
-    artifact = Artifact(folder, _describe(variant, source, folder, built, inputs))
-    predictor = Predictor(artifact)
-    artifact.meta["proof"]["validation_tokens"] = _tokens(predictor, source)
-    measured = checking.check(predictor, source, _reference(variant, source))
-    return artifact.meta | {"check": measured.check, "reference": measured.reference}
+    meta = describe(variant, source, folder, built, inputs)
+    predictor = Predictor(Artifact(folder, meta))
+    meta.proof["validation_tokens"] = _tokens(predictor, source)
+    check, reference = checking.check(predictor, source, _reference(variant, source))
+    return replace(meta, check=check, reference=reference)
 
 
 def _tokens(predictor: Predictor, source: Source) -> dict[str, int]:
@@ -197,51 +215,52 @@ def _tokens(predictor: Predictor, source: Source) -> dict[str, int]:
     return {"real": sum(lengths), "computed": computed}
 
 
-def _describe(variant: Variant, source: Source, folder: Path, built: Built, inputs: str) -> dict[str, Any]:
+def describe(variant: Variant, source: Source, folder: Path, built: Built, inputs: str = "") -> Description:
+    """What stands in `folder`, not checked yet."""
     meta = source.checkpoint.meta
-    on_gpu: dict[str, Any] = {}
-    if built.exact_capability:
-        on_gpu = {"cuda_capability": list(built.exact_capability), "cuda_capability_exact": True}
-    elif any(variant.capability):
-        on_gpu = {"cuda_capability": list(variant.capability)}
+    capability = list(built.exact_capability or variant.capability)
     proof.require("summary" in built.proof, "evidence of the optimisation", built.proof)
-    return {
-        "schema": SCHEMA,
-        "name": variant.name,
-        "summary": variant.summary,
-        "runtime": variant.runtime,
-        "runtime_options": built.runtime_options,
-        "devices": list(variant.devices),
-        "parent": variant.parent,
-        "requires": list(RUNTIMES[variant.runtime].packages),
-        "cpu_features": list(built.cpu_features),
-        **on_gpu,
-        "files": artifacts.describe_files(folder),
-        "inputs": source.inputs(built.grid or source.grid),
-        "task": meta["task"],
-        "labels": list(meta["labels"]),
-        "positive_label": source.checkpoint.positive_label,
-        "temperature": meta["temperature"],
-        "thresholds": meta["thresholds"],
-        "training": {
-            "base": portable(meta["base"]),
-            "trained": source.checkpoint.trained,
-            "data": portable(meta["data"]["spec"]),
-            "data_sha256": meta["data"]["sha256"],
-            "seed": meta["seed"],
-            "commit": meta["commit"],
-            "metrics": {portable(name): figures for name, figures in meta["metrics"].items()},
-        },
-        "build": {
-            "inputs_sha256": inputs,
-            "checkpoint_sha256": source.sha256,
-            "versions": _versions(variant),
-            "machine": {"platform": platform.platform(), "cpu_features": list(cpu_features())}
+    return Description(
+        schema=SCHEMA,
+        name=variant.name,
+        summary=variant.summary,
+        runtime=variant.runtime,
+        runtime_options=built.runtime_options,
+        devices=list(variant.devices),
+        parent=variant.parent,
+        requires=list(RUNTIMES[variant.runtime].packages),
+        cpu_features=list(built.cpu_features),
+        cuda_capability=capability if any(capability) else None,
+        cuda_capability_exact=True if built.exact_capability else None,
+        files=artifacts.describe_files(folder),
+        inputs=source.inputs(built.grid or source.grid),
+        task=meta["task"],
+        labels=list(meta["labels"]),
+        positive_label=source.checkpoint.positive_label,
+        temperature=meta["temperature"],
+        thresholds=meta["thresholds"],
+        training=Training(
+            base=portable(meta["base"]),
+            trained=source.checkpoint.trained,
+            data=portable(meta["data"]["spec"]),
+            data_sha256=meta["data"]["sha256"],
+            seed=meta["seed"],
+            commit=meta["commit"],
+            metrics={portable(name): figures for name, figures in meta["metrics"].items()},
+        ),
+        build=Build(
+            inputs_sha256=inputs,
+            checkpoint_sha256=source.sha256,
+            versions=_versions(variant),
+            machine={"platform": platform.platform(), "cpu_features": list(cpu_features())}
             | ({"gpu": gpus()[0].name} if "cuda" in variant.devices and gpus() else {}),
-        },
-        "proof": built.proof,
-        **({"adoption": meta["adoption"]} if "adoption" in meta else {}),
-    }
+            seconds=0,
+        ),
+        proof=built.proof,
+        adoption=read(Adoption, meta["adoption"]) if "adoption" in meta else None,
+        check=UNCHECKED,
+        reference=UNKNOWN,
+    )
 
 
 _references: dict[str, np.ndarray] = {}
@@ -322,4 +341,4 @@ def _fresh(place: Path, inputs: str) -> Artifact | None:
         existing = artifacts.open_artifact(place)
     except UserError:  # damaged, of another schema or machine: built anew
         return None
-    return existing if existing.meta["build"]["inputs_sha256"] == inputs else None
+    return existing if existing.meta.build.inputs_sha256 == inputs else None

@@ -6,8 +6,6 @@ a fault of the Predictor cannot hide in both sides.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +13,7 @@ from common.shares import share_interval
 from export.source import Source
 from handler.artifact import Artifact
 from handler.batching import MicroBatch
+from handler.description import Check, Lengths, Reference, Scores
 from handler.predictor import Prediction, Predictor, decide
 from training.measures.statistics import Comparison, compare
 
@@ -32,19 +31,11 @@ COMPANY_MARGIN = 0.05
 COMPANY_TEXTS = 256
 
 
-@dataclass(frozen=True)
-class Measured:
-    """The record for `artifact.json`, and the reference distributions that drift is measured against."""
-
-    check: dict[str, Any]
-    reference: dict[str, Any]
-
-
-def check(predictor: Predictor, source: Source, reference: np.ndarray) -> Measured:
+def check(predictor: Predictor, source: Source, reference: np.ndarray) -> tuple[Check, Reference]:
     """Compare with the `reference` scores, float64 [texts, labels], of the same validation texts."""
     split = source.dataset.splits["validation"]
     artifact = predictor.artifact
-    thresholds, independent = artifact.meta["thresholds"], artifact.multi_label
+    thresholds, independent = artifact.meta.thresholds, artifact.multi_label
     predictions = predictor.predict(split.texts)
     scores = np.array([prediction.scores for prediction in predictions])
     difference = np.abs(scores - reference).max(axis=1)
@@ -57,28 +48,26 @@ def check(predictor: Predictor, source: Source, reference: np.ndarray) -> Measur
     company = batch_mate_difference(predictor, split.texts[:COMPANY_TEXTS])
     judged = source.checkpoint.judged  # else labels mean nothing, and no figure of theirs is kept
     rule, broken = _judge(source, comparison, float(difference.max()))
-    if artifact.meta["parent"] is None:  # few texts could not prove that it is equal to itself
+    if artifact.meta.parent is None:  # few texts could not prove that it is equal to itself
         beyond = difference.max() > FP32_MARGIN
         differs = f"it differs from transformers by {difference.max():.4f} ({FP32_MARGIN} is allowed)"
         broken = [differs] if beyond else []
     if company > COMPANY_MARGIN:
         broken.append(f"a score moved by {company:.2f} with its batch mates ({COMPANY_MARGIN} is allowed)")
     rule += f", and no score moves by over {COMPANY_MARGIN} with its batch mates"
-    return Measured(
-        check={
-            "split": "validation",
-            "n": len(split.texts),
-            "max_prob_diff": _rounded(difference.max()),
-            "mean_prob_diff": _rounded(difference.mean()),
-            "label_agreement": _rounded(comparison.agreement),
-            "macro_f1": _rounded(comparison.candidate_macro_f1) if judged else None,
-            "macro_f1_drop": [_rounded(comparison.low), _rounded(comparison.high)] if judged else None,
-            "batch_mate_diff": _rounded(company),
-            "equal": not broken,
-            "note": f"not equal: {'; '.join(broken)}" if broken else rule,
-        },
-        reference=_distributions(artifact, predictions),
+    found = Check(
+        split="validation",
+        n=len(split.texts),
+        max_prob_diff=_rounded(difference.max()),
+        mean_prob_diff=_rounded(difference.mean()),
+        label_agreement=_rounded(comparison.agreement),
+        macro_f1=_rounded(comparison.candidate_macro_f1) if judged else None,
+        macro_f1_drop=[_rounded(comparison.low), _rounded(comparison.high)] if judged else None,
+        batch_mate_diff=_rounded(company),
+        equal=not broken,
+        note=f"not equal: {'; '.join(broken)}" if broken else rule,
     )
+    return found, _distributions(artifact, predictions)
 
 
 def _judge(source: Source, comparison: Comparison, max_difference: float) -> tuple[str, list[str]]:
@@ -150,7 +139,7 @@ def reference_scores(source: Source, batch: int = 32) -> np.ndarray:
     return np.round(np.concatenate(rows), 6)
 
 
-def _distributions(artifact: Artifact, predictions: list[Prediction]) -> dict[str, Any]:
+def _distributions(artifact: Artifact, predictions: list[Prediction]) -> Reference:
     """Histograms (ten bins) of the score of the positive one of two labels, else of every label's, and of the
     lengths in tokens (by bucket)."""
     scores, lengths = np.array([prediction.scores for prediction in predictions]), artifact.grid.lengths
@@ -159,13 +148,12 @@ def _distributions(artifact: Artifact, predictions: list[Prediction]) -> dict[st
         [prediction.tokens for prediction in predictions], bins=[0, *(top + 1 for top in lengths)]
     )
     place = artifact.positive if len(counts) == 2 else None
-    of_scores = {
-        "edges": [round(edge / 10, 1) for edge in range(11)],
-        "counts": counts[-1 if place is None else place],
-    }
-    if place is None:
-        of_scores["labels"] = dict(zip(artifact.labels, counts, strict=True))
-    return {"scores": of_scores, "lengths": {"up_to": list(lengths), "counts": tokens.tolist()}}
+    of_scores = Scores(
+        edges=[round(edge / 10, 1) for edge in range(11)],
+        counts=counts[-1 if place is None else place],
+        labels=dict(zip(artifact.labels, counts, strict=True)) if place is None else None,
+    )
+    return Reference(of_scores, Lengths(list(lengths), tokens.tolist()))
 
 
 def _rounded(value: float) -> float:

@@ -108,12 +108,12 @@ def build(arguments: argparse.Namespace) -> int:
     source = Source(checkpoint, dataset, arguments.artifacts, arguments.keep, unlabelled)
     built, failed = _build_all(chosen, source)
     say(f"\n{_checks(built)}\n\n{_proofs(built)}")
-    checks = {artifact.name: artifact.meta["check"] for artifact in built}
-    for note in dict.fromkeys(check["note"] for check in checks.values() if check["equal"]):
+    checks = {artifact.name: artifact.meta.check for artifact in built}
+    for note in dict.fromkeys(check.note for check in checks.values() if check.equal):
         say(f"({note})")
     for name, check in checks.items():
-        if not check["equal"]:
-            say(f"{name} is {check['note']}")
+        if not check.equal:
+            say(f"{name} is {check.note}")
     for name, message in failed.items():
         say(f"{name} failed: {message}")
     emit(
@@ -192,16 +192,16 @@ def _checks(built: Sequence[Artifact]) -> str:
     """What the checks found, one row an artifact."""
     rows = []
     for artifact in built:
-        check = artifact.meta["check"]
-        drop = check["macro_f1_drop"]
+        check = artifact.meta.check
+        drop = check.macro_f1_drop
         row = {
             "variant": artifact.name,
-            "equal": "yes" if check["equal"] else "NO",
-            "labels agree": f"{check['label_agreement']:.2%}",
+            "equal": "yes" if check.equal else "NO",
+            "labels agree": f"{check.label_agreement:.2%}",
             "macro-F1 drop, 95 %": f"{drop[0]:+.3f} to {drop[1]:+.3f}" if drop else "not proven",
-            "max prob. diff": f"{check['max_prob_diff']:.4f}",
-            "mean": f"{check['mean_prob_diff']:.4f}",
-            "batch mates": f"{check['batch_mate_diff']:.1e}",
+            "max prob. diff": f"{check.max_prob_diff:.4f}",
+            "mean": f"{check.mean_prob_diff:.4f}",
+            "batch mates": f"{check.batch_mate_diff:.1e}",
         }
         rows.append(row)
     return tabulate(rows, headers="keys")
@@ -212,9 +212,9 @@ def _proofs(built: Sequence[Artifact]) -> str:
     rows = [
         {
             "variant": artifact.name,
-            "proof": artifact.meta["proof"]["summary"],
+            "proof": artifact.meta.proof["summary"],
             "MB": f"{artifact.bytes / 1e6:.1f}",
-            "seconds": f"{artifact.meta['build']['seconds']:.0f}",
+            "seconds": f"{artifact.meta.build.seconds:.0f}",
         }
         for artifact in built
     ]

@@ -23,6 +23,7 @@ from typing import Any
 
 from common.environment import installed
 from handler.batching import Grid
+from handler.description import Device
 from handler.errors import UnsupportedError, UserError
 from handler.machine import cpu_features, gpus, unpacking_fault, unpacks_into
 
@@ -67,7 +68,7 @@ class Variant:
     runtime: str
     build: Callable[..., Built]
     parent: str | None = REFERENCE
-    devices: tuple[str, ...] = ("cpu",)
+    devices: tuple[Device, ...] = ("cpu",)
     requires: tuple[str, ...] = ()
     default: bool = False
     options: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import random
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from common.tables.texts import read_texts
 from export.registry import REFERENCE
 from handler.artifact import TOKENIZER, file_sha256
 from handler.batching import Grid, fit_grid
+from handler.description import Inputs
 from handler.errors import UserError
 from training.checkpoint import Checkpoint
 from training.data import Dataset
@@ -136,19 +137,15 @@ class Source:
         lengths = [len(encoding.ids) for encoding in self.tokenizer.encode_batch_fast(list(texts))]
         return fit_grid(lengths, self.checkpoint.meta["max_length"])
 
-    def inputs(self, grid: Grid) -> dict[str, Any]:
+    def inputs(self, grid: Grid) -> Inputs:
         """What `artifact.json` says of the inputs of an artifact with that grid."""
-        buckets = {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(grid).items()
-        }
-        side = self.checkpoint.truncation_side
-        return {
-            "names": ["input_ids", "attention_mask"],
-            "max_length": self.checkpoint.meta["max_length"],
-            "pad_id": self.pad_id,
-            "buckets": buckets,
-            **({"truncation_side": side} if side != "right" else {}),
-        }
+        return Inputs(
+            names=["input_ids", "attention_mask"],
+            max_length=self.checkpoint.meta["max_length"],
+            pad_id=self.pad_id,
+            buckets=grid,
+            truncation_side="left" if self.checkpoint.truncation_side == "left" else None,
+        )
 
     @property
     def gpu_grid(self) -> Grid:

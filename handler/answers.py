@@ -4,24 +4,15 @@
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
+
+from handler.records import Bounds, Count, Share
 
 CODES = (400, 403, 404, 405, 408, 413, 415, 422, 429, 431, 500, 503)
 INTEGRATED_GRADIENTS, OCCLUSION = "integrated-gradients", "occlusion"
 
 
-class Bounds(NamedTuple):
-    """What a value must be besides its type, in JSON Schema's words."""
-
-    minimum: float | None = None
-    maximum: float | None = None
-    minProperties: int | None = None  # noqa: N815
-    enum: tuple[str | int, ...] | None = None
-
-
-Probability = Annotated[float, Bounds(minimum=0, maximum=1)]
-Scores = Annotated[dict[str, Probability], Bounds(minProperties=2)]
-Place = Annotated[int, Bounds(minimum=0)]
+Scores = Annotated[dict[str, Share], Bounds(minProperties=2)]
 
 
 @dataclass(frozen=True)
@@ -29,8 +20,8 @@ class Attribution:
     """What one token did: `start` and `end` are its place in the text, in characters."""
 
     token: str
-    start: Place
-    end: Place
+    start: Count
+    end: Count
     attribution: float
 
 
@@ -55,7 +46,7 @@ class Read(TypedDict):
     """What was read of a text: `windows` where there are several, `explanation` as a dictionary where it was
     asked for, `model` where a server answers."""
 
-    tokens: Place
+    tokens: Count
     truncated: bool
     windows: NotRequired[Annotated[int, Bounds(minimum=2)]]
     explanation: NotRequired[Annotated[dict[str, Any], Explanation]]
@@ -66,9 +57,9 @@ class Single(Read):
     """Of labels that exclude each other; `threshold` is that of the positive one of two."""
 
     label: str
-    score: Probability
+    score: Share
     scores: Scores
-    threshold: Probability | None
+    threshold: Share | None
 
 
 class Multi(Read):

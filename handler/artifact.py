@@ -13,17 +13,18 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handler.batching import CALL_TOKENS, Grid
+from handler.batching import Grid
+from handler.description import SCHEMA, Description, File
 from handler.errors import UnsupportedError, UserError
 from handler.machine import cpu_features, has_cuda
+from handler.records import plain, read
 
-SCHEMA = 1
 DESCRIPTION = "artifact.json"
 SIGNATURE = f"{DESCRIPTION}.minisig"  # may lie beside the description, which cannot list it
 TOKENIZER = "tokenizer.json"
@@ -37,56 +38,40 @@ MOST_INFLATION = 100
 ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 ENCRYPTED = 1  # flag of a zip's entry
 
-REQUIRED = (
-    "name",
-    "runtime",
-    "runtime_options",
-    "devices",
-    "cpu_features",
-    "files",
-    "inputs",
-    "task",
-    "labels",
-    "temperature",
-    "thresholds",
-    "training",
-    "build",
-    "check",
+# What scores are made of. Artifacts older than `positive_label` keep the identity that they were selected by.
+IDENTITY = frozenset(
+    {
+        "runtime",
+        "runtime_options",
+        "inputs",
+        "task",
+        "labels",
+        "positive_label",
+        "temperature",
+        "thresholds",
+        "files",
+    }
 )
-KINDS = {
-    "name": str,
-    "runtime": str,
-    "runtime_options": dict,
-    "devices": list,
-    "cpu_features": list,
-    "inputs": dict,
-    "task": str,
-    "labels": list,
-    "thresholds": dict,
-    "training": dict,
-    "build": dict,
-    "check": dict,
-}
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A folder and its parsed `artifact.json`; see `artifact.schema.json` for every field."""
+    """A folder and what its `artifact.json` says."""
 
     folder: Path
-    meta: dict[str, Any]
+    meta: Description
 
     @property
     def name(self) -> str:
-        return self.meta["name"]
+        return self.meta.name
 
     @property
     def labels(self) -> list[str]:
-        return self.meta["labels"]
+        return self.meta.labels
 
     @property
     def task(self) -> str:
-        return self.meta["task"]
+        return self.meta.task
 
     @property
     def multi_label(self) -> bool:
@@ -96,8 +81,8 @@ class Artifact:
     def positive_label(self) -> str | None:
         """The label that is looked for; None where labels are independent, or three and more exclude each
         other and none of them was named. Where an older artifact does not say it, the second of two."""
-        if "positive_label" in self.meta:
-            return self.meta["positive_label"]
+        if self.meta.positive_label != "":
+            return self.meta.positive_label
         return self.labels[1] if len(self.labels) == 2 and not self.multi_label else None
 
     @property
@@ -108,39 +93,20 @@ class Artifact:
     @property
     def max_length(self) -> int:
         """Longest input of the model in tokens, [CLS] and [SEP] included."""
-        return self.meta["inputs"]["max_length"]
+        return self.meta.inputs.max_length
 
     @property
     def grid(self) -> Grid:
-        buckets = self.meta["inputs"]["buckets"]
-        return Grid(
-            lengths=tuple(buckets["lengths"]),
-            batches=tuple(buckets["batches"]),
-            max_tokens=buckets["max_tokens"],
-            call_tokens=buckets.get("call_tokens", CALL_TOKENS),
-            packed=buckets.get("packed", False),
-        )
+        return self.meta.inputs.buckets
 
     @property
     def bytes(self) -> int:
-        return sum(entry["bytes"] for entry in self.meta["files"].values())
+        return sum(file.bytes for file in self.meta.files.values())
 
     @property
     def sha256(self) -> str:
         """Identity of what the artifact computes: the sums of its files and what scores are made of."""
-        keys = (
-            "runtime",
-            "runtime_options",
-            "inputs",
-            "task",
-            "labels",
-            "temperature",
-            "thresholds",
-            "files",
-        )
-        made_of = {key: self.meta[key] for key in keys}
-        if "positive_label" in self.meta:  # older artifacts keep the identity that they were selected by
-            made_of["positive_label"] = self.meta["positive_label"]
+        made_of = {key: value for key, value in plain(self.meta).items() if key in IDENTITY}
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
@@ -161,8 +127,8 @@ def open_artifact(folder: str | Path, *, verify: bool = True) -> Artifact:
             seen=f"{error.filename or folder}: {error.strerror}",
             remedy=f"Let this user read it: chmod -R a+rX {folder}",
         ) from error
-    lacking = sorted(set(artifact.meta["cpu_features"]) - set(cpu_features()))
-    if "cpu" not in artifact.meta["devices"] and not has_cuda():
+    lacking = sorted(set(artifact.meta.cpu_features) - set(cpu_features()))
+    if "cpu" not in artifact.meta.devices and not has_cuda():
         raise UnsupportedError(
             f"the artifact {artifact.name} runs on an NVIDIA GPU alone",
             seen="no CUDA device, or a torch without CUDA",
@@ -193,7 +159,7 @@ def unpacked(archive: Path, folder: Path) -> Artifact:
     """
     with _opened(archive) as (opened, meta):
         try:
-            for name in (DESCRIPTION, *meta["files"]):
+            for name in (DESCRIPTION, *meta.files):
                 opened.extract(f"artifact/{name}", folder)
             opened.extract(MANIFEST, folder)
         except KeyError as error:
@@ -252,7 +218,7 @@ class _Frugal(io.BufferedReader):
 
 
 @contextmanager
-def _opened(archive: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, Any]]]:
+def _opened(archive: Path) -> Iterator[tuple[zipfile.ZipFile, Description]]:
     """An archive whose entries are what its description lists, and that description."""
     if not archive.is_file():
         raise _not_ours(archive, "there is no such file")
@@ -260,12 +226,12 @@ def _opened(archive: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, Any]]]:
         try:
             opened = zipfile.ZipFile(file)
             meta = _entries_checked(opened, archive.stat().st_size)
-        except (*ZIP_FAULTS, KeyError, TypeError) as error:
+        except (*ZIP_FAULTS, KeyError) as error:
             raise _not_ours(archive, _reason(error)) from error
         yield opened, meta
 
 
-def _entries_checked(opened: zipfile.ZipFile, archive_bytes: int) -> dict[str, Any]:
+def _entries_checked(opened: zipfile.ZipFile, archive_bytes: int) -> Description:
     """The description inside; ValueError where the archive's entries are not what they must be."""
     entries = [entry for entry in opened.infolist() if not (entry.is_dir() and entry.file_size == 0)]
     sizes = {entry.filename: entry.file_size for entry in entries}
@@ -278,8 +244,8 @@ def _entries_checked(opened: zipfile.ZipFile, archive_bytes: int) -> dict[str, A
         if kind not in (0, stat.S_IFREG) or entry.flag_bits & ENCRYPTED or not _is_plain(entry.filename):
             raise ValueError(f"an entry is no plain file: {entry.filename[:100]!r}")
     place = f"artifact/{DESCRIPTION}"
-    meta = checked(parse_json(_small(opened, place)))
-    listed = {f"artifact/{name}": entry["bytes"] for name, entry in meta["files"].items()}
+    meta = described(parse_json(_small(opened, place)))
+    listed = {f"artifact/{name}": file.bytes for name, file in meta.files.items()}
     found = {name: size for name, size in sizes.items() if name.startswith("artifact/") and name != place}
     if differing := sorted({name for name, _ in listed.items() ^ found.items()}):
         raise ValueError(f"the description and the files disagree on {differing[0][:100]!r}")
@@ -306,18 +272,18 @@ def _not_ours(archive: Path, reason: str) -> UserError:
     )
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
+def _read_description(folder: Path) -> Description:
     path = folder / DESCRIPTION
     if not path.is_file():
         raise UserError(
             "there is no artifact", seen=path, remedy=f"Build it: python -m export build {folder.name}"
         )
     try:
-        return checked(read_json(path))
-    except (ValueError, KeyError, TypeError) as error:
+        return described(read_json(path))
+    except ValueError as error:
         raise UserError(
             "the artifact's description is damaged, or of another version of this project",
-            seen=f"{path}: {_reason(error)}",
+            seen=f"{path}: {error}",
             remedy=_rebuild(folder),
         ) from error
 
@@ -341,44 +307,31 @@ def parse_json(content: bytes, most: int = MOST_DESCRIPTION_BYTES) -> dict[str, 
     return value
 
 
-def checked(meta: dict[str, Any]) -> dict[str, Any]:
-    """`meta` itself when it holds what every reader needs; ValueError, KeyError or TypeError otherwise."""
-    if meta["schema"] != SCHEMA:
-        raise ValueError(f"schema {meta['schema']}")
-    for key in REQUIRED:
-        _ = meta[key]
-    _ = meta["inputs"]["buckets"]["lengths"], meta["build"]["inputs_sha256"], meta["check"]["equal"]
-    for key, kind in KINDS.items():
-        if not isinstance(meta[key], kind):
-            raise TypeError(f"{key} is not a {kind.__name__}")
-    if not meta["labels"] or not all(isinstance(label, str) for label in meta["labels"]):
-        raise ValueError("labels are not names")
-    artifact = Artifact(Path(), meta)
-    if artifact.positive_label is not None:
-        _ = meta["labels"].index(artifact.positive_label)
-        if len(meta["labels"]) == 2:
-            _ = meta["thresholds"][artifact.positive_label]
-    check_listed(meta["files"])
+def described(document: dict[str, Any]) -> Description:
+    """The description that is in `artifact.json`; ValueError where it is none."""
+    if document.get("schema") != SCHEMA:
+        raise ValueError(f"schema {document.get('schema')}")
+    meta = read(Description, document)
+    positive = Artifact(Path(), meta).positive_label
+    if positive is not None and positive not in meta.labels:
+        raise ValueError(f"{positive[:100]!r} is none of its labels")
+    if positive is not None and len(meta.labels) == 2 and positive not in meta.thresholds:
+        raise ValueError(f"it has no threshold of {positive[:100]!r}")
+    check_listed(meta.files)
     return meta
 
 
-def check_listed(files: dict[str, Any]) -> None:
-    """ValueError, KeyError or TypeError where `files` is no `{relative path: {sha256, bytes}}`."""
-    if not isinstance(files, dict):
-        raise TypeError("files is not a dict")
-    if len(files) > MOST_FILES:
-        raise ValueError(f"{len(files):,} files are listed")
-    for name, entry in files.items():
+def check_listed(names: Collection[str]) -> None:
+    """ValueError where these cannot be the files of an artifact."""
+    if len(names) > MOST_FILES:
+        raise ValueError(f"{len(names):,} files are listed")
+    for name in names:
         if not _is_plain(name) or name == DESCRIPTION:
             raise ValueError(f"a file cannot be called {name[:100]!r}")
-        if not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]) or type(entry["bytes"]) is not int:
-            raise ValueError(f"{name} has no sha256 or no size")
-        if entry["bytes"] < 0:
-            raise ValueError(f"{name} has a size below zero")
 
 
 def _check_files(artifact: Artifact) -> None:
-    listed, folder = artifact.meta["files"], artifact.folder
+    listed, folder = artifact.meta.files, artifact.folder
     for name, is_plain in _walk(folder):
         if not is_plain:
             what = "the artifact holds a link, or something else that is no file"
@@ -386,11 +339,11 @@ def _check_files(artifact: Artifact) -> None:
         if name not in listed and name not in (DESCRIPTION, SIGNATURE):
             what = "the artifact holds a file that its description does not list"
             raise UserError(what, seen=folder / name, remedy=f"Remove that file, or: {_rebuild(folder)}")
-    for name, entry in listed.items():
+    for name, file in listed.items():
         path = folder / name
         if not path.is_file():
             raise UserError("a file of the artifact is missing", seen=path, remedy=_rebuild(folder))
-        if path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]:
+        if path.stat().st_size != file.bytes or file_sha256(path) != file.sha256:
             raise UserError(
                 "a file of the artifact is corrupt (its sha256 is not the recorded one)",
                 seen=path,
@@ -417,13 +370,10 @@ def _rebuild(folder: Path) -> str:
     return f"Remove {folder} and build it again: python -m export build {folder.name}"
 
 
-def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """`{relative path: {sha256, bytes}}` of every file below `folder` except the description."""
+def describe_files(folder: Path) -> dict[str, File]:
+    """Every file below `folder` except the description, by its relative path."""
     names = sorted(name for name, _ in _walk(folder) if name not in (DESCRIPTION, SIGNATURE))
-    return {
-        name: {"sha256": file_sha256(folder / name), "bytes": (folder / name).stat().st_size}
-        for name in names
-    }
+    return {name: File(file_sha256(folder / name), (folder / name).stat().st_size) for name in names}
 
 
 def file_sha256(path: Path) -> str:

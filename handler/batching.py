@@ -9,8 +9,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Annotated
 
 import numpy as np
+
+from handler.records import Bounds, Count, Some
 
 # A packed grid is for models that compute no padding: texts of any lengths run together, as many as it holds.
 
@@ -36,10 +39,10 @@ class Grid:
     the largest is planned, and the shapes are examples, for warming and checks.
     """
 
-    lengths: tuple[int, ...]
-    batches: tuple[int, ...]
-    max_tokens: int
-    call_tokens: int = CALL_TOKENS
+    lengths: Annotated[tuple[Some, ...], Bounds(minItems=1)]
+    batches: Annotated[tuple[Some, ...], Bounds(minItems=1)]
+    max_tokens: Some
+    call_tokens: Count = CALL_TOKENS
     packed: bool = False
 
     def shapes(self) -> list[tuple[int, int]]:

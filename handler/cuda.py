@@ -4,12 +4,13 @@ calls recorded as CUDA graphs, and texts without padding.
 Everything but the graphs runs on the CPU too, where the tests run it.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from handler.batching import Forward
+from handler.description import Description
 from handler.errors import UnsupportedError
 from handler.machine import Gpu, gpus
 
@@ -26,41 +27,41 @@ WARM_UPS = 3
 ALIGNED = 16
 
 
-def choose_device(meta: Mapping[str, Any], asked: str | None = None) -> str:
+def choose_device(meta: Description, asked: str | None = None) -> str:
     """The device that the artifact described by `meta` computes on: "cpu", or "cuda:0" and so on.
 
     Raises `UnsupportedError` where that is not the kind of device it was made for, where there is no such
     GPU, or where its compute capability is not the one that the artifact needs.
     """
-    kind, _, index = (asked or meta["devices"][0]).partition(":")
-    if kind not in meta["devices"] or not (index or "0").isdecimal() or (kind == "cpu" and index):
+    kind, _, index = (asked or meta.devices[0]).partition(":")
+    if kind not in meta.devices or not (index or "0").isdecimal() or (kind == "cpu" and index):
         raise UnsupportedError(
-            f"the artifact {meta['name']} does not run on this device",
+            f"the artifact {meta.name} does not run on this device",
             seen=asked,
-            remedy=f"It was made for {' or '.join(meta['devices'])}; choose a variant made for the other",
+            remedy=f"It was made for {' or '.join(meta.devices)}; choose a variant made for the other",
         )
     if kind == "cpu":
         return kind
     present, place = gpus(), int(index or 0)
     if place >= len(present):
         raise UnsupportedError(
-            f"the artifact {meta['name']} was to run on a GPU that is not there",
+            f"the artifact {meta.name} was to run on a GPU that is not there",
             seen=f"cuda:{place}; torch sees {len(present)}, counted from 0",
             remedy="Name another device, or look at CUDA_VISIBLE_DEVICES and nvidia-smi",
         )
     if reason := misfit(meta, present[place]):
         raise UnsupportedError(
-            f"the artifact {meta['name']} does not run on this GPU",
+            f"the artifact {meta.name} does not run on this GPU",
             seen=f"cuda:{place}, {reason}",
             remedy="Build it on this kind of machine, or serve a variant that needs less, such as fp32",
         )
     return f"cuda:{place}"
 
 
-def misfit(meta: Mapping[str, Any], gpu: Gpu) -> str | None:
+def misfit(meta: Description, gpu: Gpu) -> str | None:
     """Why the artifact described by `meta` does not run on `gpu`, in words; None where it does."""
-    needed = tuple(meta.get("cuda_capability", (0, 0)))
-    exact = meta.get("cuda_capability_exact", False)
+    needed = tuple(meta.cuda_capability or (0, 0))
+    exact = meta.cuda_capability_exact
     if gpu.capability == needed or (gpu.capability > needed and not exact):
         return None
     has, needs = (".".join(map(str, capability)) for capability in (gpu.capability, needed))

@@ -72,9 +72,7 @@ def explain(
 def mask_id(predictor: Predictor) -> int:
     """The token that says nothing: the tokenizer's mask, its unknown token, or padding."""
     found = (predictor.tokenizer.token_to_id(name) for name in MASKS)
-    return next(
-        (number for number in found if number is not None), predictor.artifact.meta["inputs"]["pad_id"]
-    )
+    return next((number for number in found if number is not None), predictor.artifact.meta.inputs.pad_id)
 
 
 def _occlude(
@@ -88,7 +86,7 @@ def _occlude(
         between()
         passes.append(predictor.logits([Encoding(text) for text in texts[start : start + AT_ONCE]]))
     logits = np.concatenate(passes).astype(np.float64)
-    odds = _log_odds(logits / predictor.artifact.meta["temperature"], label, predictor.artifact.task)
+    odds = _log_odds(logits / predictor.artifact.meta.temperature, label, predictor.artifact.task)
     return odds[0] - odds[1:]
 
 
@@ -115,7 +113,7 @@ def _integrate(
     def log_odds(input_ids: Any, attention_mask: Any) -> Any:
         between()
         logits = model(input_ids=input_ids, attention_mask=attention_mask).logits.double()
-        logits = logits / artifact.meta["temperature"]
+        logits = logits / artifact.meta.temperature
         if artifact.task == "multi-label":
             return logits[:, label]
         others = [other for other in range(logits.shape[1]) if other != label]

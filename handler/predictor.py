@@ -74,7 +74,7 @@ class Predictor:
         self.threads = threads or available_cpus()
         self.device = choose_device(artifact.meta, device)
         self.grid = artifact.grid
-        self._pad_id = artifact.meta["inputs"]["pad_id"]
+        self._pad_id = artifact.meta.inputs.pad_id
         self.tokenizer = load_tokenizer(artifact)
         self.stride = self.tokenizer.truncation["stride"]
         self._settled_before = max(SETTLED_BEFORE, longest_added_token(self.tokenizer))
@@ -249,7 +249,7 @@ class Predictor:
 
         Rounded to six decimals, which is what is served: decisions are taken on the numbers shown.
         """
-        scaled = logits.astype(np.float64) / self.artifact.meta["temperature"]
+        scaled = logits.astype(np.float64) / self.artifact.meta.temperature
         if self.artifact.multi_label:
             return np.round(1 / (1 + np.exp(-np.clip(scaled, -700, 700))), 6)  # e^710 is beyond float64
         exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
@@ -257,7 +257,7 @@ class Predictor:
 
     def answer(self, prediction: Prediction) -> Answer:
         """One answer as it is served (`answer.schema.json`), without the server's `model` field."""
-        labels, thresholds = self.artifact.labels, self.artifact.meta["thresholds"]
+        labels, thresholds = self.artifact.labels, self.artifact.meta.thresholds
         scores = dict(zip(labels, prediction.scores.tolist(), strict=True))
         read: Read = {"tokens": prediction.tokens, "truncated": prediction.truncated}
         if prediction.windows > 1:
@@ -267,7 +267,7 @@ class Predictor:
             chosen = [label for label, holds in zip(labels, held, strict=True) if holds]
             return {"labels": chosen, "scores": scores, "thresholds": thresholds, **read}
         label = labels[decide(prediction.scores[None], labels, thresholds)[0]]
-        threshold = thresholds[self.artifact.positive_label] if len(labels) == 2 else None
+        threshold = thresholds[labels[positive_of_two(labels, thresholds)]] if len(labels) == 2 else None
         return {"label": label, "score": scores[label], "scores": scores, "threshold": threshold, **read}
 
 
@@ -318,6 +318,6 @@ def load_tokenizer(artifact: Artifact) -> Tokenizer:
             seen=f"{artifact.max_length} tokens at most, {artifact.max_length - room} of them special ones",
             remedy="Build it again with a larger --max-length",
         )
-    side = artifact.meta["inputs"].get("truncation_side", "right")
+    side = artifact.meta.inputs.truncation_side or "right"
     tokenizer.enable_truncation(artifact.max_length, stride=room // 4, direction=side)
     return tokenizer

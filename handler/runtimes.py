@@ -53,11 +53,11 @@ class Runtime:
 
 def load_forward(artifact: Artifact, threads: int, device: str) -> Forward:
     """Load the artifact into its runtime, computing with `threads` threads on `device`."""
-    runtime = RUNTIMES.get(artifact.meta["runtime"])
+    runtime = RUNTIMES.get(artifact.meta.runtime)
     if runtime is None:
         raise UserError(
             f"the artifact {artifact.name} wants an unknown runtime",
-            seen=artifact.meta["runtime"],
+            seen=artifact.meta.runtime,
             remedy=f"This version knows {', '.join(RUNTIMES)}; build the artifact again with it",
         )
     try:
@@ -66,19 +66,19 @@ def load_forward(artifact: Artifact, threads: int, device: str) -> Forward:
         raise
     except ModuleNotFoundError as error:
         raise UnsupportedError(
-            f"the runtime {artifact.meta['runtime']} of {artifact.name} is not installed",
+            f"the runtime {artifact.meta.runtime} of {artifact.name} is not installed",
             seen=error.name,
             remedy=f"Install it: pip install {' '.join(runtime.packages)}",
         ) from error
     except ImportError as error:  # a library that the system lacks, or an environment mounted noexec
         raise UnsupportedError(
-            f"the runtime {artifact.meta['runtime']} of {artifact.name} is installed and cannot be loaded",
+            f"the runtime {artifact.meta.runtime} of {artifact.name} is installed and cannot be loaded",
             seen=str(error).split("\n")[0][:300],
             remedy="Install the library that it names, or put the environment where programs may run",
         ) from error
     except Exception as error:  # each runtime has exceptions of its own for a file that it cannot read
         raise UserError(
-            f"the runtime {artifact.meta['runtime']} cannot load {artifact.name}",
+            f"the runtime {artifact.meta.runtime} cannot load {artifact.name}",
             seen=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}",
             remedy="Build it again on this kind of machine, with these versions: python -m export build",
         ) from error
@@ -86,13 +86,13 @@ def load_forward(artifact: Artifact, threads: int, device: str) -> Forward:
 
 def prepares_every_shape(artifact: Artifact) -> bool:
     """Whether the first call of each shape costs more than those that follow."""
-    runtime = RUNTIMES[artifact.meta["runtime"]]
-    return runtime.compiles_per_shape or artifact.meta["runtime_options"].get("graphs", False)
+    runtime = RUNTIMES[artifact.meta.runtime]
+    return runtime.compiles_per_shape or artifact.meta.runtime_options.get("graphs", False)
 
 
 def _load_torch(artifact: Artifact, threads: int, device: str) -> Forward:
     """Eager PyTorch: a transformers folder (config.json, model.safetensors), or weights of an `Encoder`."""
-    if "encoder" in artifact.meta["runtime_options"]:
+    if "encoder" in artifact.meta.runtime_options:
         return _load_encoder(artifact, threads, device)
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -100,7 +100,7 @@ def _load_torch(artifact: Artifact, threads: int, device: str) -> Forward:
     import handler.pooled_classifier  # noqa: F401 - makes transformers know it
 
     torch.set_num_threads(threads)
-    options = artifact.meta["runtime_options"]
+    options = artifact.meta.runtime_options
     _allow("dtype", {options["dtype"]} - set(DTYPES))
     refuse_code(artifact.folder)
     if "int8_linears" in options:
@@ -183,7 +183,7 @@ def _load_encoder(artifact: Artifact, threads: int, device: str) -> Forward:
     from handler.encoder import Anatomy, Encoder
 
     torch.set_num_threads(threads)
-    options = artifact.meta["runtime_options"]
+    options = artifact.meta.runtime_options
     if device != "cpu":
         set_kernels(options.get("tf32", False))
     weights = load_file(artifact.folder / "model.safetensors", device)
@@ -229,7 +229,7 @@ def _load_compiled(artifact: Artifact, threads: int, device: str) -> Forward:
     torch.set_num_threads(threads)
     index = -1
     if device != "cpu":
-        set_kernels(artifact.meta["runtime_options"].get("tf32", False))
+        set_kernels(artifact.meta.runtime_options.get("tf32", False))
         index = int(device.removeprefix("cuda:"))
     package = artifact.folder / "model.pt2"
     try:
@@ -249,7 +249,7 @@ def _load_compiled(artifact: Artifact, threads: int, device: str) -> Forward:
 
 
 def _load_onnx(artifact: Artifact, threads: int, device: str) -> Forward:
-    model, options = artifact.folder / "model.onnx", artifact.meta["runtime_options"]
+    model, options = artifact.folder / "model.onnx", artifact.meta.runtime_options
     session = onnx_session(model, options, threads, device=device)
 
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
@@ -320,7 +320,7 @@ def _provider_options(own: dict[str, str], folder: Path, device: str) -> dict[st
 
 def _load_openvino(artifact: Artifact, threads: int, device: str) -> Forward:
     request = compile_openvino(
-        artifact.folder / "model.xml", artifact.meta["runtime_options"], threads
+        artifact.folder / "model.xml", artifact.meta.runtime_options, threads
     ).create_infer_request()
 
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from handler.errors import Rejection
 from handler.explanations import default_target, explain, methods
 from handler.metrics import Tally, counted_scores, length_bin, score_bin
 from handler.predictor import Encoding, Prediction, Predictor
+from handler.records import plain
 from handler.requests import Limits, Options, Request, Row
 
 Encoded = tuple[Row, Encoding]
@@ -40,9 +41,9 @@ class Service:
         self.stand_back: Callable[[], None] | None = None  # called before each pass of an explanation
         self._classified_at = float("-inf")
         self._counted: Counter[tuple[str, ...]] = Counter()
-        reference = predictor.artifact.meta["reference"]
-        self._score_edges = reference["scores"]["edges"]
-        self._lengths = reference["lengths"]["up_to"]
+        reference = predictor.artifact.meta.reference
+        self._score_edges = reference.scores.edges
+        self._lengths = reference.lengths.up_to
 
     def answer(self, requests: Sequence[Request]) -> list[list[dict[str, Any]]]:
         """For each request the answers of its rows, in order. What raises leaves nothing counted."""
@@ -82,7 +83,7 @@ class Service:
         artifact = self.predictor.artifact
         hidden = ("files", "reference", "schema")
         return {
-            **{key: value for key, value in artifact.meta.items() if key not in hidden},
+            **{key: value for key, value in plain(artifact.meta).items() if key not in hidden},
             "model": self.model,
             "artifact_sha256": artifact.sha256,
             "threads": self.predictor.threads,

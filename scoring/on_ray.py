@@ -59,7 +59,7 @@ def on_ray(address: str | None, workers: int, threads: int) -> Engine:
         except (ConnectionError, ValueError) as error:
             raise UserError("there is no such Ray", seen=error, remedy="Check --address") from error
         try:
-            paths = (DESCRIPTION, *job.artifact.meta["files"])
+            paths = (DESCRIPTION, *job.artifact.meta.files)
             files = {path: (job.artifact.folder / path).read_bytes() for path in paths}
             shared = ray.put((job, files))
             rows = ray.data.from_items([part.number for part in parts], override_num_blocks=len(parts))

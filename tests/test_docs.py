@@ -105,8 +105,8 @@ def test_the_example_of_a_new_variant_works_as_it_stands(
     finally:
         VARIANTS.clear()
         VARIANTS.update(before)
-    assert artifact.meta["check"]["equal"]
-    assert artifact.meta["proof"]["linear_dtypes"] == {"bfloat16": 14}
+    assert artifact.meta.check.equal
+    assert artifact.meta.proof["linear_dtypes"] == {"bfloat16": 14}
     assert Predictor.load(artifact.folder).predict(["a text"])[0].tokens == 4
 
 

@@ -131,21 +131,21 @@ def test_transformers_own_pipeline_takes_sigmoids_of_the_checkpoint(source: Sour
 )
 def test_a_variant_is_checked_by_every_label(name: str, artifact_of, source: Source) -> None:
     meta = artifact_of(name).meta
-    check, scores = meta["check"], meta["reference"]["scores"]
-    assert check["macro_f1"] > 0.6
-    assert check["macro_f1_drop"][0] <= check["macro_f1_drop"][1]
-    assert list(scores["labels"]) == list(LABELS)
-    assert scores["labels"]["salt"] == scores["counts"]
-    assert {sum(counts) for counts in scores["labels"].values()} == {check["n"]}
+    check, scores = meta.check, meta.reference.scores
+    assert check.macro_f1 > 0.6
+    assert check.macro_f1_drop[0] <= check.macro_f1_drop[1]
+    assert list(scores.labels) == list(LABELS)
+    assert scores.labels["salt"] == scores.counts
+    assert {sum(counts) for counts in scores.labels.values()} == {check.n}
     if name in ("fp32", "onnx-fp32"):
-        assert check["equal"], check
-        assert check["max_prob_diff"] < 1e-4
-        assert check["label_agreement"] == 1
+        assert check.equal, check
+        assert check.max_prob_diff < 1e-4
+        assert check.label_agreement == 1
 
 
 def test_every_answer_fits_its_schema_and_names_the_labels_over_their_thresholds(artifact_of) -> None:
     predictor = Predictor(artifact_of("fp32"))
-    cuts = predictor.artifact.meta["thresholds"]
+    cuts = predictor.artifact.meta.thresholds
     for scores in ([0.0, 0.0, 0.0], [cuts["gold"], 1.0, cuts["salt"] - 1e-6]):
         answer = predictor.answer(Prediction(np.array(scores), 3, False))
         held_to_schema(answer)
@@ -170,7 +170,7 @@ def test_a_file_is_predicted_with_labels_and_scores_in_its_columns(artifact_of, 
     place = artifact_of("fp32").folder
     ran("handler", "predict", "--artifact", place, "--file", file, "--output", output)
     rows = list(csv.DictReader(output.open()))
-    cuts = artifact_of("fp32").meta["thresholds"]
+    cuts = artifact_of("fp32").meta.thresholds
     for row in rows[:2]:
         scores = json.loads(row["score"])
         assert row["label"] == "|".join(label for label in LABELS if scores[label] >= cuts[label])
@@ -203,8 +203,8 @@ def test_a_model_of_independent_labels_that_was_trained_elsewhere_is_adopted(
     unlabelled = adopt(str(theirs), tmp_path / "unlabelled")
     own = Source(unlabelled, load_data(unlabelled), tmp_path / "artifacts")
     for name in ("fp32", "onnx-fp32"):
-        check = build(VARIANTS[name], own, print).meta["check"]
-        assert check["equal"], check
+        check = build(VARIANTS[name], own, print).meta.check
+        assert check.equal, check
         assert check["macro_f1"] is None
     assert (Texts.of(own, "validation").labels == -100).all()
     with pytest.raises(UserError, match="on one side they exclude each other"):

@@ -51,7 +51,7 @@ def test_an_archive_answers_as_it_did_and_is_promoted_and_published(tmp_path: Pa
 
 def test_a_version_that_was_published_is_fetched(tmp_path: Path) -> None:
     fetched = fetch(str(OLD / "published"), tmp_path / "fetched")
-    assert fetched.record["version"] == "1.0"
+    assert fetched.record.version == "1.0"
     assert archived_artifact(tmp_path / "fetched" / "hate-fp32-1.0.mar").name == "fp32"
 
 

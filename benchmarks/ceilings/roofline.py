@@ -66,19 +66,19 @@ def arithmetic(artifact: Artifact, artifacts: Mapping[str, Artifact], encoder: E
     layers = (Layer(encoder.width, encoder.feed_forward),) * encoder.layers
     ancestor: Artifact | None = artifact
     while ancestor is not None:
-        proof = ancestor.meta.get("proof", {})
+        proof = ancestor.meta.proof
         if "after" in proof:
             head_size = encoder.width // proof["before"]["heads"][0]
             sizes = zip(proof["after"]["heads"], proof["after"]["ffn_width"], strict=True)
             layers = tuple(Layer(heads * head_size, width) for heads, width in sizes)
             break
-        parent = ancestor.meta["parent"]
+        parent = ancestor.meta.parent
         if parent is not None and parent not in artifacts:
             return None
         ancestor = artifacts.get(parent) if parent else None
-    ours = "encoder" in artifact.meta.get("runtime_options", {})
-    eager = artifact.meta["runtime"] == EAGER and not ours
-    return Arithmetic(layers, encoder.width, precision(artifact.meta.get("proof", {})), not eager)
+    ours = "encoder" in artifact.meta.runtime_options
+    eager = artifact.meta.runtime == EAGER and not ours
+    return Arithmetic(layers, encoder.width, precision(artifact.meta.proof), not eager)
 
 
 def precision(proof: Mapping[str, Any]) -> str:

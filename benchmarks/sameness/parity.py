@@ -74,7 +74,7 @@ def parity(
 
 def decided(artifact: Artifact, scores: np.ndarray) -> np.ndarray:
     """Label indices by the artifact's own thresholds, or independent labels, 0 and 1, [texts, labels]."""
-    return decide(scores, artifact.labels, artifact.meta["thresholds"], artifact.multi_label)
+    return decide(scores, artifact.labels, artifact.meta.thresholds, artifact.multi_label)
 
 
 def counts_of(

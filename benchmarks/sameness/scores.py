@@ -135,7 +135,7 @@ def refitted(
 
 def _logits(artifact: Artifact, scores: np.ndarray) -> np.ndarray:
     """Logits, up to a constant, of calibrated scores; of a score of 0, those of half its last decimal."""
-    temperature = artifact.meta["temperature"]
+    temperature = artifact.meta.temperature
     if artifact.multi_label:
         return temperature * logit(np.clip(scores, 5e-7, 1 - 5e-7))
     return temperature * np.log(np.maximum(scores, 5e-7))
@@ -145,6 +145,6 @@ def thresholds(artifact: Artifact) -> dict[str, float]:
     """As `evaluate` wants them: that of the positive one of two labels, none where the highest score decides,
     those of all independent labels."""
     if artifact.multi_label:
-        return dict(artifact.meta["thresholds"])
+        return dict(artifact.meta.thresholds)
     found = artifact.positive_label
-    return {found: artifact.meta["thresholds"][found]} if found and len(artifact.labels) == 2 else {}
+    return {found: artifact.meta.thresholds[found]} if found and len(artifact.labels) == 2 else {}

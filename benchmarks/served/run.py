@@ -341,7 +341,7 @@ def served_parity(artifact: Artifact, in_process: np.ndarray, served: np.ndarray
     answered = ~np.isnan(served).any(axis=1)
     difference = np.abs(in_process[answered] - served[answered])
     largest = float(difference.max()) if difference.size else 0.0
-    bound = artifact.meta["check"].get("batch_mate_diff", 0.0) + ROUNDING
+    bound = artifact.meta.check.batch_mate_diff + ROUNDING
     return ServedParity(
         n=len(served),
         unanswered=int((~answered).sum()),

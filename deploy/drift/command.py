@@ -11,7 +11,7 @@ from common.signing import add_trusted_key, verify
 from deploy.drift import sources
 from deploy.drift.exporter import DriftCollector, listen
 from deploy.drift.judge import Distribution, Rule, assess, record, references, replaced, table
-from handler.artifact import DESCRIPTION, Artifact, archived_artifact, checked, read_json
+from handler.artifact import DESCRIPTION, Artifact, archived_artifact, described, read_json
 from handler.errors import UserError
 
 METRICS = "http://127.0.0.1:8082/metrics"
@@ -101,8 +101,8 @@ def _artifact(path: Path) -> Artifact:
     if not path.is_dir():
         return archived_artifact(path)
     try:
-        return Artifact(path, checked(read_json(path / DESCRIPTION)))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Artifact(path, described(read_json(path / DESCRIPTION)))
+    except (OSError, ValueError) as error:
         raise UserError("this is no artifact", seen=path, remedy="Name what is served: --artifact") from error
 
 

@@ -74,20 +74,15 @@ class Verdict:
 
 def references(artifact: Artifact) -> tuple[Distribution, ...]:
     """What the artifact's validation texts looked like: the scores that have a histogram, and lengths."""
-    try:
-        scores, lengths = (artifact.meta["reference"][kind] for kind in ("scores", "lengths"))
-        by_label = scores.get("labels") or {_counted_label(artifact): scores["counts"]}
-        score_bins = tuple(score_bin(low, scores["edges"]) for low in scores["edges"][:-1])
-        length_bins = (*(length_bin(top, lengths["up_to"]) for top in lengths["up_to"]), "inf")
-        of_scores = [
-            Distribution(f"score:{dimension(label)}", score_bins, tuple(counts))
-            for label, counts in by_label.items()
-        ]
-        return (*of_scores, Distribution("length", length_bins, (*lengths["counts"], 0)))
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            "the artifact says nothing of its reference texts", seen=artifact.folder, remedy="Build it again"
-        ) from error
+    scores, lengths = artifact.meta.reference.scores, artifact.meta.reference.lengths
+    by_label = scores.labels or {_counted_label(artifact): scores.counts}
+    score_bins = tuple(score_bin(low, scores.edges) for low in scores.edges[:-1])
+    length_bins = (*(length_bin(top, lengths.up_to) for top in lengths.up_to), "inf")
+    of_scores = [
+        Distribution(f"score:{dimension(label)}", score_bins, tuple(counts))
+        for label, counts in by_label.items()
+    ]
+    return (*of_scores, Distribution("length", length_bins, (*lengths.counts, 0)))
 
 
 def _counted_label(artifact: Artifact) -> str:

@@ -92,8 +92,8 @@ def recorded(url: str, name: str, window_s: float) -> Counts:
 
 def written(path: str, artifact: Artifact) -> Counts:
     """The answers in what `python -m handler predict` wrote, of `artifact`'s labels; errors are left out."""
-    reference = artifact.meta["reference"]
-    edges, up_to = reference["scores"]["edges"], reference["lengths"]["up_to"]
+    reference = artifact.meta.reference
+    edges, up_to = reference.scores.edges, reference.lengths.up_to
     remedy = "Give what python -m handler predict wrote with this artifact: .csv, .jsonl or .parquet"
     try:
         parts = plan(path, "tokens", 10_000, None)

@@ -34,13 +34,13 @@ def like_reference(archive: Path, count: int, seed: int = 0) -> list[str]:
         tokenizer = Tokenizer.from_buffer(opened.read(f"artifact/{TOKENIZER}"))
     stripped = {token.lstrip("Ġ▁") for token in tokenizer.get_vocab()}  # as GPT-2's and T5's mark words
     words = np.array(sorted(word for word in stripped if word.isascii() and word.isalpha()))
-    histogram = artifact.meta["reference"]["lengths"]
-    counts = np.array(histogram["counts"], np.float64)
+    histogram = artifact.meta.reference.lengths
+    counts = np.array(histogram.counts, np.float64)
     if not counts.sum():  # adopted without texts of its own: every length alike
         counts = np.ones(len(counts))
     random = np.random.default_rng(seed)
     special = tokenizer.num_special_tokens_to_add(is_pair=False)
-    lower = [0, *histogram["up_to"][:-1]]
+    lower = [0, *histogram.up_to[:-1]]
     bins = random.choice(len(counts), size=count, p=counts / counts.sum())
-    lengths = [random.integers(lower[one] + 1, histogram["up_to"][one] + 1) - special for one in bins]
+    lengths = [random.integers(lower[one] + 1, histogram.up_to[one] + 1) - special for one in bins]
     return [" ".join(random.choice(words, size=max(1, length))) for length in lengths]

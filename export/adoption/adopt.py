@@ -23,10 +23,13 @@ from export.adoption.conformance import (
     unreadable,
 )
 from export.adoption.pretrained import label_names, read
+from export.build import describe
+from export.registry import REFERENCE, VARIANTS, Built
 from export.source import Source
 from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.predictor import Predictor
+from handler.records import plain
 from training import data
 from training.backbones import LEAST_OWN, UNLIMITED, readable_tokens
 from training.checkpoint import (
@@ -287,10 +290,10 @@ def _write(
             model, tokenizer, _predictor(written, dataset), texts[::step][:OWN_TEXTS]
         )
         say(
-            f"held against transformers itself on {record['texts']} texts: the same token ids, logits "
-            f"differ by at most {record['max_logit_diff']:.1e} ({LOGIT_MARGIN} is allowed)"
+            f"held against transformers itself on {record.texts} texts: the same token ids, logits "
+            f"differ by at most {record.max_logit_diff:.1e} ({LOGIT_MARGIN} is allowed)"
         )
-        return {"adoption": {**record, "labels": labels, "notes": list(notes)}}
+        return {"adoption": plain(replace(record, labels=labels, notes=list(notes)))}
 
     return write_checkpoint(folder, model, to_write, meta, confirm)
 
@@ -300,14 +303,8 @@ def _predictor(checkpoint: Checkpoint, dataset: Dataset) -> Predictor:
     import torch
 
     source = Source(checkpoint, dataset, checkpoint.folder)
-    meta = {
-        "name": "fp32",
-        "runtime": "torch",
-        "runtime_options": {"dtype": "float32"},
-        "devices": ["cpu"],
-        "inputs": source.inputs(source.grid),
-        **{key: checkpoint.meta[key] for key in ("task", "labels", "temperature", "thresholds")},
-    }
+    built = Built(proof={"summary": "none yet"}, runtime_options={"dtype": "float32"})
+    meta = describe(VARIANTS[REFERENCE], source, checkpoint.folder, built)
     return Predictor(Artifact(checkpoint.folder, meta), torch.get_num_threads())
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import transformers
 
+from handler.description import Adoption
 from handler.errors import UserError
 from handler.predictor import Encoding, Predictor, clean
 
@@ -121,7 +122,7 @@ def probes(tokenizer: Any, max_length: int) -> list[Probe]:
 
 def hold_against_transformers(
     model: Any, tokenizer: Any, predictor: Predictor, texts: Sequence[str]
-) -> dict[str, Any]:
+) -> Adoption:
     """The record of what was compared: `model` and `tokenizer` as transformers reads the user's folder,
     `predictor` as it would be served, on probes and on `texts`.
 
@@ -142,13 +143,13 @@ def hold_against_transformers(
         raise _explain(
             theirs, predictor, encoded[rows[largest]], tried[rows[largest]], float(differences[largest])
         )
-    return {
-        "texts": len(tried),
-        "texts_computed": len(rows),
-        "max_logit_diff": float(differences.max()),
-        "logit_margin": LOGIT_MARGIN,
-        "transformers": transformers.__version__,
-    }
+    return Adoption(
+        texts=len(tried),
+        texts_computed=len(rows),
+        max_logit_diff=float(differences.max()),
+        logit_margin=LOGIT_MARGIN,
+        transformers=transformers.__version__,
+    )
 
 
 def own_batches_differ(model: Any, tokenizer: Any, max_length: int) -> float:
@@ -260,7 +261,7 @@ def _explain(
         more = bucket - len(ids)
         if more <= 0:
             continue
-        padding = predictor.artifact.meta["inputs"]["pad_id"]
+        padding = predictor.artifact.meta.inputs.pad_id
         padded = {"input_ids": ids + [padding] * more, "attention_mask": [1] * len(ids) + [0] * more}
         moved = float(np.abs(theirs.logits(padded) - full).max())
         if not moved <= LOGIT_MARGIN:

@@ -12,6 +12,7 @@ from common.signing import VARIABLE, add_trusted_key, make_keys
 from common.signing import sign as sign_file
 from handler.artifact import DESCRIPTION, open_artifact
 from handler.errors import UserError
+from handler.records import plain
 
 SELECTION = RESULTS / "selection.json"
 
@@ -52,11 +53,11 @@ def package(arguments: argparse.Namespace) -> int:
             seen=arguments.artifacts,
             remedy="Build them: python -m export build",
         )
-    reference = open_artifact(arguments.artifacts / "fp32", verify=False).meta["build"]["checkpoint_sha256"]
+    reference = open_artifact(arguments.artifacts / "fp32", verify=False).meta.build.checkpoint_sha256
     archives = {}
     for folder in folders:
         artifact = open_artifact(folder)
-        if artifact.meta["build"]["checkpoint_sha256"] != reference:
+        if artifact.meta.build.checkpoint_sha256 != reference:
             say(f"{folder.name}: left out, made from another checkpoint than fp32: python -m export build")
             continue
         tuned = settings_for(tuning, artifact.name, artifact.sha256)
@@ -190,9 +191,9 @@ def publish(arguments: argparse.Namespace) -> int:
         force=arguments.force,
     )
     said = "published" if published.is_new else "is published already, the same"
-    say(f"{published.place}: {said}, {len(published.record['files'])} files with their sums")
+    say(f"{published.place}: {said}, {len(published.record.files)} files with their sums")
     found = publishing.addresses(published, arguments.valid_s)
-    emit({"place": published.place, **published.record, "addresses": found})
+    emit({"place": published.place, **plain(published.record), "addresses": found})
     return 0
 
 
@@ -209,7 +210,7 @@ def fetch(arguments: argparse.Namespace) -> int:
     key = arguments.trusted_key
     fetched = publishing.fetch(arguments.place, arguments.to, trusted_key=key, most_gb=arguments.most_gb)
     signed = f", signed by a key of {key}" if key else ""
-    say(f"{arguments.to}: {len(fetched.record['files'])} files, their sums match{signed}")
+    say(f"{arguments.to}: {len(fetched.record.files)} files, their sums match{signed}")
     emit(fetched.record)
     return 0
 

@@ -81,15 +81,13 @@ def package(
     # where two runs at once would destroy each other.
     with tempfile.TemporaryDirectory(prefix="package-") as scratch:
         ours = MODEL_CONFIG
-        if "cpu" not in artifact.meta["devices"]:
+        if "cpu" not in artifact.meta.devices:
             ours = {key: value for key, value in ours.items() if key not in WORKERS} | ON_GPU
         handler = MODEL_CONFIG["handler"] | (tuned or {}).get("handler", {})
         settings = ours | dict(tuned or {}) | {"handler": handler}
         code = _lay_out(Path(scratch), name, version, settings)
         files = {path.relative_to(code).as_posix(): path for path in code.rglob("*") if path.is_file()}
-        files |= {
-            f"artifact/{path}": artifact.folder / path for path in (DESCRIPTION, *artifact.meta["files"])
-        }
+        files |= {f"artifact/{path}": artifact.folder / path for path in (DESCRIPTION, *artifact.meta.files)}
         with replacing(target) as file:
             _write_zip(files, file)
             signature_of(target).unlink(missing_ok=True)  # of what stood there
@@ -162,11 +160,11 @@ def promote(
             seen=archive,
             remedy="Package and measure again: python -m export package, python -m benchmarks run and select",
         )
-    check = inside.meta["check"]
-    if not check["equal"] and not force:
+    check = inside.meta.check
+    if not check.equal and not force:
         raise UserError(
             f"{variant} is not promoted",
-            seen=check["note"],
+            seen=check.note,
             remedy="Choose another variant, or promote it all the same with --force",
         )
     make_folder(store)

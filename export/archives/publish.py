@@ -31,7 +31,9 @@ from handler.artifact import (
     file_sha256,
     parse_json,
 )
+from handler.description import File
 from handler.errors import UserError
+from handler.records import plain, read
 
 # With a key its record and archives are signed, and whoever trusts that key fetches nothing else. Storage is
 # what fsspec opens: a path, `s3://…` or `gs://…`.
@@ -46,11 +48,22 @@ UNSIGNED: tuple[type[Exception], ...] = (NotImplementedError, AttributeError, Va
 
 
 @dataclass(frozen=True)
+class Version:
+    """What `published.json` says of a version: when it was published, and its files."""
+
+    schema: int
+    name: str
+    version: str
+    published: str
+    files: dict[str, File]
+
+
+@dataclass(frozen=True)
 class Published:
-    """A version at its place; `record` is the content of its `published.json`."""
+    """A version at its place."""
 
     place: str
-    record: dict[str, Any]
+    record: Version
     is_new: bool = False
 
 
@@ -74,14 +87,12 @@ def publish(
     _check_name(name)
     with tempfile.TemporaryDirectory(prefix="publish-") as scratch:
         sent = _collected(archives, version, secret, checkpoint, Path(scratch))
-        files = {
-            path: {"sha256": file_sha256(file), "bytes": file.stat().st_size} for path, file in sent.items()
-        }
+        files = {path: File(file_sha256(file), file.stat().st_size) for path, file in sent.items()}
         with _storage(destination) as (filesystem, root):
             place = f"{root}/{name}/{version}"
             whole = address(filesystem, place)
             there = None if force else _record(filesystem, place)
-            if there and there["files"] == files:
+            if there and there.files == files:
                 return Published(whole, there)
             if there:
                 raise UserError(
@@ -93,13 +104,8 @@ def publish(
                 filesystem.rm_file(f"{place}/{RECORD}")  # a half-replaced version is none
             for path, file in sent.items():
                 _send(filesystem, file, f"{place}/{path}")
-            record = {
-                "schema": SCHEMA,
-                "name": name,
-                "version": version,
-                "published": datetime.now(UTC).isoformat(timespec="seconds"),
-                "files": files,
-            }
+            published = datetime.now(UTC).isoformat(timespec="seconds")
+            record = Version(SCHEMA, name, version, published, files)
             _write_record(filesystem, place, record, secret)
     return Published(whole, record, is_new=True)
 
@@ -116,7 +122,7 @@ def _collected(
         named = f"{archive.stem}-{version}"
         sent[f"{named}.mar"] = archive
         meta = archived_artifact(archive).meta
-        written[f"{named}.{DESCRIPTION}"] = json.dumps(meta, indent=2, ensure_ascii=False)
+        written[f"{named}.{DESCRIPTION}"] = json.dumps(plain(meta), indent=2, ensure_ascii=False)
         if secret is not None:
             written[f"{named}.mar{SUFFIX}"] = sign_file(archive, f"{named}.mar", secret)
         elif signature_of(archive).is_file():
@@ -130,9 +136,9 @@ def _collected(
     return sent
 
 
-def _write_record(filesystem: Any, place: str, record: dict[str, Any], secret: SecretKey | None) -> None:
+def _write_record(filesystem: Any, place: str, record: Version, secret: SecretKey | None) -> None:
     """Last of all: with it, the version is there."""
-    content = json.dumps(record, indent=2)
+    content = json.dumps(plain(record), indent=2)
     if secret is not None:
         _write(filesystem, sign_bytes(content.encode(), RECORD, secret), f"{place}/{RECORD}{SUFFIX}")
     _write(filesystem, content, f"{place}/{RECORD}")
@@ -155,15 +161,15 @@ def fetch(
         make_folder(folder.parent)
         _check_room(record, folder.parent, most_gb)
         with replacing_folder(folder) as partial:
-            for path, known in record["files"].items():
+            for path, known in record.files.items():
                 file = partial / path
                 file.parent.mkdir(parents=True, exist_ok=True)
                 _receive(filesystem, f"{root}/{path}", file, known)
     return Published(place, record)
 
 
-def _check_room(record: dict[str, Any], folder: Path, most_gb: float) -> None:
-    total = sum(known["bytes"] for known in record["files"].values())
+def _check_room(record: Version, folder: Path, most_gb: float) -> None:
+    total = sum(known.bytes for known in record.files.values())
     if total > most_gb * 1e9:
         seen = f"{total / 1e9:,.1f} GB, {most_gb:g} are allowed"
         raise UserError("what is published is large", seen=seen, remedy="Allow more with --most-gb")
@@ -172,9 +178,9 @@ def _check_room(record: dict[str, Any], folder: Path, most_gb: float) -> None:
         raise UserError("there is no room for what is published", seen=seen, remedy="Name another --to")
 
 
-def _receive(filesystem: Any, place: str, file: Path, known: dict[str, Any]) -> None:
+def _receive(filesystem: Any, place: str, file: Path, known: File) -> None:
     """One file of the size and the sum that are `known`; no byte more of it is read."""
-    digest, left = hashlib.sha256(), known["bytes"]
+    digest, left = hashlib.sha256(), known.bytes
     with (
         filesystem.open(place, "rb") as source,
         file.open("wb") as target,
@@ -187,7 +193,7 @@ def _receive(filesystem: Any, place: str, file: Path, known: dict[str, Any]) -> 
             digest.update(block)
             target.write(block)
             bar.update(len(block))
-    if left or digest.hexdigest() != known["sha256"]:
+    if left or digest.hexdigest() != known.sha256:
         raise UserError(
             "a published file is not what was published",
             seen=place,
@@ -200,7 +206,7 @@ def addresses(published: Published, valid_s: int = 3600) -> dict[str, str]:
     signs them, or a file's."""
     found = {}
     with _storage(published.place) as (filesystem, root):
-        for path in published.record["files"]:
+        for path in published.record.files:
             if path.endswith(".mar"):
                 place = f"{root}/{path}"
                 try:
@@ -230,7 +236,7 @@ def _check_name(name: str) -> None:
 
 def _record(
     filesystem: Any, place: str, shown: str | None = None, trusted_key: Path | None = None
-) -> dict[str, Any] | None:
+) -> Version | None:
     """What is published at `place`, verified before it is parsed; None where nothing is."""
     try:
         content = _small(filesystem, f"{place}/{RECORD}", MOST_RECORD_BYTES)
@@ -248,17 +254,16 @@ def _record(
             ) from error
         verify_bytes(content, signature, trusted_key, f"{shown or place}/{RECORD}")
     try:
-        record = parse_json(content, MOST_RECORD_BYTES)
-        if record["schema"] != SCHEMA:
-            raise ValueError(f"schema {record['schema']!r}")
-        check_identifier(record["name"])
-        check_identifier(record["version"])
-        check_listed(record["files"])
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"there is no {error}" if isinstance(error, KeyError) else error
+        record = read(Version, parse_json(content, MOST_RECORD_BYTES))
+        if record.schema != SCHEMA:
+            raise ValueError(f"schema {record.schema}")
+        check_identifier(record.name)
+        check_identifier(record.version)
+        check_listed(record.files)
+    except ValueError as error:
         raise UserError(
             f"the {RECORD} there is damaged, or of another version of this project",
-            seen=f"{shown or place}: {reason}",
+            seen=f"{shown or place}: {error}",
             remedy="Publish again with --force",
         ) from error
     return record

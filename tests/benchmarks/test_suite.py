@@ -284,7 +284,7 @@ def test_an_artifact_of_other_data_is_a_row_that_says_so(artifacts: Path, datase
 
 def archive_of(folder: Path, path: Path) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
-        for name in (DESCRIPTION, *open_artifact(folder).meta["files"]):
+        for name in (DESCRIPTION, *open_artifact(folder).meta.files):
             archive.write(folder / name, f"artifact/{name}")
     return path
 

@@ -84,7 +84,7 @@ def test_a_sound_folder_is_no_finding(monkeypatch, tmp_path: Path) -> None:
 def compiled(tmp_path: Path) -> Artifact:
     """What `_load_compiled` reads of an artifact; its package is none."""
     (tmp_path / "model.pt2").write_bytes(bytes(2_000_000))
-    meta = {"runtime": "compiled", "runtime_options": {}}
+    meta = SimpleNamespace(runtime="compiled", runtime_options={})
     return SimpleNamespace(folder=tmp_path, name="compiled-bf16", meta=meta)  # type: ignore[return-value]
 
 
@@ -115,7 +115,7 @@ def test_loading_from_a_noexec_folder_is_that_sentence(compiled: Artifact, tmp_p
 from pathlib import Path
 from types import SimpleNamespace
 from handler.runtimes import load_forward
-meta = {{"runtime": "compiled", "runtime_options": {{}}}}
+meta = SimpleNamespace(runtime="compiled", runtime_options={{}})
 one = SimpleNamespace(folder=Path({str(compiled.folder)!r}), name="compiled-bf16", meta=meta)
 try:
     load_forward(one, 1, "cpu")

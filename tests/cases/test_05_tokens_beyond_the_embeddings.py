@@ -88,8 +88,8 @@ def test_a_text_that_is_too_long_is_cut_on_the_tokenizers_own_side(tmp_path: Pat
     text = " ".join(["hate"] * 200 + ["lovely"] * 100)
     assert_same(predictor, place, text, "good day")
     assert checkpoint.truncation_side == "left"
-    assert predictor.artifact.meta["inputs"]["truncation_side"] == "left"
-    assert any("the end is read" in note for note in predictor.artifact.meta["adoption"]["notes"])
+    assert predictor.artifact.meta.inputs.truncation_side == "left"
+    assert any("the end is read" in note for note in predictor.artifact.meta.adoption.notes)
 
 
 def test_texts_are_padded_on_the_right_and_answered_as_each_alone(

@@ -8,13 +8,14 @@ import pytest
 from deploy.drift.judge import references
 from export.check import _distributions
 from handler import predictor as predicting
-from handler.artifact import KINDS, REQUIRED, SCHEMA, Artifact, checked
+from handler.artifact import Artifact, described
 from handler.errors import UserError
 from handler.explanations import default_target
 from handler.metrics import Tally, counted_scores
 from handler.predictor import Predictor, decide
 from handler.requests import Limits, read
 from handler.service import Service
+from tests.descriptions import EXAMPLE, changed, description
 from tests.tiny import word_tokenizer
 from training import data
 from training import options as settings
@@ -51,23 +52,6 @@ PAIRS = {
 }
 
 
-def describe(labels: tuple[str, ...], **changes: object) -> dict:
-    return {
-        "task": "single-label",
-        "labels": list(labels),
-        "temperature": 1.0,
-        "thresholds": {},
-        "devices": ["cpu"],
-        "runtime": "torch",
-        "inputs": {
-            "pad_id": 0,
-            "max_length": LENGTH,
-            "buckets": {"lengths": [LENGTH], "batches": [1, 8], "max_tokens": 128},
-        },
-        "reference": {"scores": {"edges": [0, 0.5, 1]}, "lengths": {"up_to": [LENGTH]}},
-    } | changes
-
-
 @pytest.fixture
 def predictor_of(tmp_path: Path, monkeypatch):
     """A Predictor whose label at `speaks` is the more probable, the more often a window says "hate"."""
@@ -82,7 +66,8 @@ def predictor_of(tmp_path: Path, monkeypatch):
             return logits
 
         monkeypatch.setattr(predicting, "load_forward", lambda *_: forward)
-        return Predictor(Artifact(tmp_path, describe(labels, **changes)), 1)
+        said = description(**{"labels": list(labels), "thresholds": {}, **changes})
+        return Predictor(Artifact(tmp_path, said), 1)
 
     return make
 
@@ -198,25 +183,20 @@ def test_drift_and_explanations_look_at_the_positive_label(predictor_of) -> None
     predictor = predictor_of(("hate", "none"), "hate", **of_pair(("hate", "none")))
     predictions = predictor.predict([HATEFUL, KIND, KIND])
     reference = _distributions(predictor.artifact, predictions)
-    assert reference["scores"]["counts"] == [2, 0, 0, 0, 0, 0, 0, 0, 0, 1]
-    predictor.artifact.meta["reference"] = reference
-    assert [one.name for one in references(predictor.artifact)] == ["score:hate", "length"]
+    assert reference.scores.counts == [2, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+    judged = changed(predictor.artifact, reference=reference)
+    assert [one.name for one in references(judged)] == ["score:hate", "length"]
     assert [name for name, _ in counted_scores(["hate", "none"], "hate", predictions[0].scores)] == ["hate"]
     assert default_target(predictor, predictions[1].scores) == "hate"
     three = predictor_of(("a", "b", "c"), "a", positive_label=None)
-    assert set(_distributions(three.artifact, three.predict([HATEFUL]))["scores"]["labels"]) == {
-        "a",
-        "b",
-        "c",
-    }
+    assert set(_distributions(three.artifact, three.predict([HATEFUL])).scores.labels) == {"a", "b", "c"}
 
 
 def test_an_older_artifact_looks_for_the_second_label_and_keeps_its_identity() -> None:
-    meta = describe(("HOF", "NOT"), thresholds={"NOT": 0.5}, runtime_options={}, files={})
-    older = Artifact(Path(), meta)
+    older = Artifact(Path(), description(labels=["HOF", "NOT"], thresholds={"NOT": 0.5}))
     assert (older.positive_label, older.positive) == ("NOT", 1)
-    assert older.sha256 != Artifact(Path(), meta | {"positive_label": "HOF"}).sha256
-    assert Artifact(Path(), describe(("a", "b", "c"))).positive_label is None
+    assert older.sha256 != changed(older, positive_label="HOF").sha256
+    assert Artifact(Path(), description(labels=["a", "b", "c"])).positive_label is None
 
 
 def table(path: Path, labels: tuple[str, ...]) -> str:
@@ -271,10 +251,8 @@ def test_answers_that_are_all_right_are_one_where_a_label_is_absent() -> None:
 
 
 def test_a_positive_label_that_is_no_label_is_a_damaged_description() -> None:
-    whole = describe(("a", "b"), thresholds={"a": 0.5}, positive_label="a", schema=SCHEMA)
-    whole |= {key: KINDS.get(key, dict)() for key in REQUIRED if key not in whole}
-    whole |= {"build": {"inputs_sha256": ""}, "check": {"equal": True}}
-    assert checked(whole) is whole
+    whole = EXAMPLE | {"labels": ["a", "b"], "thresholds": {"a": 0.5}, "positive_label": "a"}
+    described(whole)
     for broken in ({"positive_label": "c"}, {"positive_label": "b"}, {"thresholds": {}}):
-        with pytest.raises((KeyError, ValueError)):
-            checked(whole | broken)
+        with pytest.raises(ValueError, match=r"label|threshold"):
+            described(whole | broken)

@@ -14,6 +14,7 @@ from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.predictor import load_tokenizer
 from tests.conftest import refused
+from tests.descriptions import EXAMPLE, description
 from tests.tiny import edit_json, make_classifier
 
 TWO = {"0": "calm", "1": "heated"}
@@ -172,7 +173,7 @@ def test_what_stood_there_stays_where_another_is_refused(theirs: Path, tmp_path:
 
 def test_an_artifact_that_has_no_room_for_a_text_is_a_sentence(theirs: Path, tmp_path: Path) -> None:
     checkpoint = adopt(str(theirs), tmp_path / "ours")
-    meta = {"inputs": {"max_length": 2}}
+    meta = description(inputs=EXAMPLE["inputs"] | {"max_length": 2})
     with pytest.raises(UserError, match="reads no token of a text: 2 tokens at most, 2 of them special"):
         load_tokenizer(Artifact(checkpoint.folder, meta))
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from common import doctor
+from common.atomic import write_json
 from common.doctor import configuration, examine, table
 from export.archives.package import package
 from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.machine import Gpu
 from tests.conftest import ROOT, run_stage
+from tests.descriptions import changed
 
 
 @pytest.fixture
@@ -169,8 +171,8 @@ def test_a_key_that_torchserve_does_not_start_with_fails(
 def offer(shop: Path, fp32: Artifact, **fields: object) -> None:
     """Put fp32 into the shop as an artifact that says something else of itself."""
     shutil.copytree(fp32.folder, shop / "fp32")
-    other = Artifact(shop / "fp32", fp32.meta | fields)
-    (other.folder / "artifact.json").write_text(json.dumps(other.meta))
+    other = Artifact(shop / "fp32", changed(fp32, **fields).meta)
+    write_json(other.folder / "artifact.json", other.meta)
     package(other, shop / "model_store").rename(shop / "model_store" / "hate.mar")
 
 

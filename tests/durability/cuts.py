@@ -219,7 +219,7 @@ def export(folder: Path, checkpoint_folder: Path) -> Work:
             artifact = open_artifact(place / "artifacts" / "fp32")  # checks every sum
         except UserError:
             return "neither"
-        return "old" if artifact.meta["build"]["inputs_sha256"] == "old" else "new"
+        return "old" if artifact.meta.build.inputs_sha256 == "old" else "new"
 
     return Work(prepare, do, seen)
 

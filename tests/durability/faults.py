@@ -115,7 +115,7 @@ def export(folder: Path, checkpoint: Path) -> Work:
             artifact = open_artifact(place / "artifacts" / "fp32")  # checks every sum
         except UserError as error:
             return str(error)
-        return "old" if artifact.meta["build"]["inputs_sha256"] == "old" else "new"
+        return "old" if artifact.meta.build.inputs_sha256 == "old" else "new"
 
     return Work(command, prepare, seen)
 

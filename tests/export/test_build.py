@@ -104,9 +104,9 @@ def test_a_variant_is_compared_with_what_fp32_says_and_a_bad_one_is_recorded(own
         return Built(proof.torch_weights(model) | {"summary": "damaged"}, {"dtype": "float32"})
 
     build(FP32, own, quiet)
-    check = build(Variant("damaged", "a shifted bias", "torch", damaged), own, quiet).meta["check"]
-    assert not check["equal"]
-    assert check["macro_f1_drop"][1] > 0.1
+    check = build(Variant("damaged", "a shifted bias", "torch", damaged), own, quiet).meta.check
+    assert not check.equal
+    assert check.macro_f1_drop[1] > 0.1
 
 
 def needing(count: int, tries: list[int]):
@@ -132,8 +132,8 @@ def test_what_is_not_equal_is_built_again_with_its_worst_layers_left_in_float(ow
     said: list[str] = []
     built = build(needing(3, tries), own, said.append)
     assert tries == [0, 1, 2, 4]
-    assert built.meta["check"]["equal"]
-    assert len(built.meta["proof"]["left"]) == 4
+    assert built.meta.check.equal
+    assert len(built.meta.proof["left"]) == 4
     assert any("4 layers left in float" in line for line in said)
     assert sorted(path.name for path in own.artifacts.iterdir()) == ["fp32", "stubborn"]
 
@@ -143,9 +143,9 @@ def test_what_cannot_be_made_equal_says_so_and_leaves_no_layer_in_float(own: Sou
     tries: list[int] = []
     meta = build(needing(99, tries), own, quiet).meta
     assert tries == [0, 1, 2, 4]  # of 14 layers, at most half
-    assert not meta["check"]["equal"]
-    assert "leaving up to 4 layers in float did not help" in meta["check"]["note"]
-    assert meta["proof"]["summary"] == "left 0"
+    assert not meta.check.equal
+    assert "leaving up to 4 layers in float did not help" in meta.check.note
+    assert meta.proof["summary"] == "left 0"
 
 
 def test_random_weights_tune_nothing(own: Source) -> None:
@@ -155,9 +155,9 @@ def test_random_weights_tune_nothing(own: Source) -> None:
     )
     build(FP32, untrained, quiet)
     tries: list[int] = []
-    check = build(needing(3, tries), untrained, quiet).meta["check"]
+    check = build(needing(3, tries), untrained, quiet).meta.check
     assert tries == [0]
-    assert check["macro_f1"] is None
+    assert check.macro_f1 is None
 
 
 def test_a_retry_that_breaks_leaves_what_was_built_at_first(own: Source) -> None:
@@ -167,9 +167,9 @@ def test_a_retry_that_breaks_leaves_what_was_built_at_first(own: Source) -> None
         return needing(1, []).build(source, folder)
 
     build(FP32, own, quiet)
-    check = build(Variant("stubborn", "", "torch", quantised), own, quiet).meta["check"]
-    assert not check["equal"]
-    assert "with 1 layers left in float: stubborn could not be built" in check["note"]
+    check = build(Variant("stubborn", "", "torch", quantised), own, quiet).meta.check
+    assert not check.equal
+    assert "with 1 layers left in float: stubborn could not be built" in check.note
 
 
 def test_what_a_killed_retry_left_is_removed(own: Source) -> None:
@@ -242,8 +242,7 @@ def test_a_variants_child_is_made_from_its_parents_model(own: Source) -> None:
     VARIANTS["half-half"] = Variant("half-half", "", "torch", halved, parent="half")
     try:
         first, second = (
-            float(build(VARIANTS[name], own, quiet).meta["proof"]["summary"])
-            for name in ("half", "half-half")
+            float(build(VARIANTS[name], own, quiet).meta.proof["summary"]) for name in ("half", "half-half")
         )
     finally:
         del VARIANTS["half"], VARIANTS["half-half"]
@@ -276,11 +275,11 @@ def test_a_child_of_what_is_not_equal_is_built_once(own: Source) -> None:
     VARIANTS["damaged"] = Variant("damaged", "", "torch", damaged)
     try:
         build(VARIANTS["damaged"], own, quiet)
-        check = build(replace(needing(3, tries), parent="damaged"), own, quiet).meta["check"]
+        check = build(replace(needing(3, tries), parent="damaged"), own, quiet).meta.check
     finally:
         del VARIANTS["damaged"]
     assert tries == [0]
-    assert not check["equal"]
+    assert not check.equal
 
 
 @pytest.mark.slow

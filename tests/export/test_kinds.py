@@ -85,9 +85,9 @@ def test_each_kind_is_exported_proven_and_checked(kind: str, name: str, made) ->
         if "crashes" not in str(error):
             raise
         pytest.skip(str(error))
-    check = artifact.meta["check"]
-    assert check["max_prob_diff"] < (1e-4 if "fp32" in name else 0.15), check
-    assert check["equal"] or "fp32" not in name, check
+    check = artifact.meta.check
+    assert check.max_prob_diff < (1e-4 if "fp32" in name else 0.15), check
+    assert check.equal or "fp32" not in name, check
     assert kind_of(source.model().config.to_dict()) in VARIANTS[name].kinds
 
 
@@ -98,7 +98,7 @@ def test_a_graph_of_a_model_with_code_of_its_own_holds_none_and_asks_for_no_trus
     graph = built(source, "onnx-fp32")
     assert not list(graph.folder.rglob("*.py"))
     eager = source.artifacts / "fp32"
-    assert {"modeling_tinylm.py", "configuration_tinylm.py"} <= set(open_artifact(eager).meta["files"])
+    assert {"modeling_tinylm.py", "configuration_tinylm.py"} <= set(open_artifact(eager).meta.files)
     monkeypatch.delenv(TRUST)
     assert len(Predictor.load(graph.folder).predict(TEXTS)) == 3
     with pytest.raises(UnsupportedError, match=f"code of its own.*onnx-fp32.*{TRUST}=1"):

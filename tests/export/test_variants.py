@@ -38,10 +38,10 @@ def test_the_reloaded_artifact_agrees_with_fp32_within_its_recorded_check(
         np.array([prediction.scores for prediction in Predictor.load(folder).predict(texts)])
         for folder in (artifact.folder, source.artifacts / "fp32")
     )
-    recorded = artifact.meta["check"]
+    recorded = artifact.meta.check
     # 600 texts of a tiny classifier cannot always prove it: a few that lie at the threshold decide.
-    assert recorded["equal"] or recorded["label_agreement"] >= 0.98, str(recorded)
-    assert np.abs(scores - reference).max() <= recorded["max_prob_diff"] + recorded["batch_mate_diff"] + 1e-6
+    assert recorded.equal or recorded.label_agreement >= 0.98, str(recorded)
+    assert np.abs(scores - reference).max() <= recorded.max_prob_diff + recorded.batch_mate_diff + 1e-6
     assert reference[:, 1].std() > 0.1, "the tiny classifier tells texts apart"
     assert np.corrcoef(scores[:, 1], reference[:, 1])[0, 1] > 0.99
 
@@ -55,26 +55,26 @@ def test_the_description_fits_its_schema_and_lists_every_file(name: str, build_o
     files = {
         path.relative_to(artifact.folder).as_posix() for path in artifact.folder.rglob("*") if path.is_file()
     }
-    assert files == {*artifact.meta["files"], "artifact.json"}
+    assert files == {*artifact.meta.files, "artifact.json"}
 
 
 @pytest.mark.parametrize("name", EACH)
 def test_a_score_hardly_depends_on_the_batch_mates_in_any_shape(name: str, build_once) -> None:
-    assert build_once(name).meta["check"]["batch_mate_diff"] < 0.05
+    assert build_once(name).meta.check.batch_mate_diff < 0.05
 
 
 def test_quantised_artifacts_prove_that_they_are(build_once) -> None:
     """The tiny model has 14 linear layers, six in each of two layers and the head's two; where query, key and
     value are one product (in the last layer key and value) 11 products are left."""
-    assert build_once("fp32").meta["proof"]["linear_dtypes"] == {"float32": 14}
-    assert build_once("torch-int8-dynamic").meta["proof"]["int8_linears"] == 14
-    assert build_once("openvino-int8").meta["proof"]["integer_matmuls"] >= 11
+    assert build_once("fp32").meta.proof["linear_dtypes"] == {"float32": 14}
+    assert build_once("torch-int8-dynamic").meta.proof["int8_linears"] == 14
+    assert build_once("openvino-int8").meta.proof["integer_matmuls"] >= 11
 
 
 @pytest.mark.compiler
 def test_compiled_artifacts_call_a_narrow_kernel_for_each_linear_layer(build_once) -> None:
-    assert build_once("compiled-int8").meta["proof"]["int8_linears"] == 11
-    proof = build_once("compiled-bf16").meta["proof"]
+    assert build_once("compiled-int8").meta.proof["int8_linears"] == 11
+    proof = build_once("compiled-bf16").meta.proof
     assert proof["generated_linears"] + proof["library_linears"] == 11
     assert proof["constants"]["bfloat16"] >= 11
 
@@ -109,7 +109,7 @@ def test_a_runtime_that_is_wrong_for_one_shape_alone_is_not_equal(build_once, so
     scores = np.array(
         [prediction.scores for prediction in predictor.predict(source.dataset.splits["validation"].texts)]
     )
-    assert not check(predictor, source, scores).check["equal"]
+    assert not check(predictor, source, scores)[0].equal
 
 
 def test_a_runtime_that_crashes_costs_its_variant_alone(

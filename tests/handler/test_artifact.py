@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ from common.atomic import write_json
 from handler.artifact import Artifact, describe_files, open_artifact
 from handler.errors import UnsupportedError, UserError
 from handler.machine import available_cpus, cpu_features, cpu_model
+from handler.records import plain
+from tests.descriptions import changed
 
 
 def change(artifact: Artifact, **fields: object) -> None:
-    write_json(artifact.folder / "artifact.json", artifact.meta | fields)
+    write_json(artifact.folder / "artifact.json", plain(artifact.meta) | fields)
 
 
 def test_a_missing_artifact_is_a_sentence_that_says_how_to_build_it(tmp_path: Path) -> None:
@@ -34,7 +37,7 @@ def test_another_schema_is_refused(artifact_copy: Artifact) -> None:
 
 
 def test_one_flipped_bit_in_any_file_is_found(artifact_copy: Artifact) -> None:
-    for name in artifact_copy.meta["files"]:
+    for name in artifact_copy.meta.files:
         path = artifact_copy.folder / name
         whole = path.read_bytes()
         middle = len(whole) // 2
@@ -58,8 +61,9 @@ def test_an_artifact_for_another_cpu_is_refused_before_it_runs(artifact_copy: Ar
 
 
 def test_the_identity_follows_what_is_computed_and_not_when_it_was_built(artifact_copy: Artifact) -> None:
-    same = Artifact(artifact_copy.folder, artifact_copy.meta | {"build": {}, "summary": "other words"})
-    other = Artifact(artifact_copy.folder, artifact_copy.meta | {"temperature": 2.0})
+    build = replace(artifact_copy.meta.build, seconds=1e6)
+    same = changed(artifact_copy, build=build, summary="other words")
+    other = changed(artifact_copy, temperature=2.0)
     assert same.sha256 == artifact_copy.sha256 != other.sha256
 
 

@@ -1,22 +1,26 @@
 """Devices, staging, precision and the models that GPUs run: what needs no GPU is run on the CPU."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from handler import cuda
 from handler.cuda import Graphs, Staging, choose_device, misfit, set_kernels, staged
+from handler.description import Description
 from handler.encoder import ScaledLinear, attend_within
 from handler.errors import UnsupportedError
 from handler.machine import Gpu, gpus, has_cuda
+from tests.descriptions import description
 from tests.versions import skip_without_fp8_on_cpu
 
 on_gpu = pytest.mark.skipif(not has_cuda(), reason="no NVIDIA GPU, or a torch without CUDA")
 H200 = Gpu("NVIDIA H200", (9, 0), 150 << 30)
 T4 = Gpu("Tesla T4", (7, 5), 16 << 30)
-ON_CPU = {"name": "onnx-int8", "devices": ["cpu"]}
-ON_GPU = {"name": "cuda-bf16", "devices": ["cuda"], "cuda_capability": [8, 0]}
-COMPILED = ON_GPU | {"cuda_capability": [8, 9], "cuda_capability_exact": True}
+ON_CPU = description(name="onnx-int8")
+ON_GPU = description(name="cuda-bf16", devices=["cuda"], cuda_capability=[8, 0])
+COMPILED = replace(ON_GPU, cuda_capability=[8, 9], cuda_capability_exact=True)
 
 
 @pytest.fixture
@@ -45,7 +49,7 @@ def test_the_device_is_the_artifacts_own_where_none_is_asked_for(two_cards) -> N
     ],
 )
 def test_a_device_that_cannot_run_it_is_refused_with_a_sentence(
-    meta: dict, asked: str, sentence: str, two_cards
+    meta: Description, asked: str, sentence: str, two_cards
 ) -> None:
     with pytest.raises(UnsupportedError) as refused:
         choose_device(meta, asked)
@@ -55,8 +59,8 @@ def test_a_device_that_cannot_run_it_is_refused_with_a_sentence(
 def test_kernels_for_any_gpu_run_on_later_ones_and_compiled_ones_on_their_own_alone() -> None:
     assert misfit(ON_GPU, H200) is None
     assert misfit(ON_GPU, T4) is not None
-    assert misfit(ON_GPU | {"cuda_capability_exact": True}, H200) is not None
-    assert misfit({"name": "fp16"}, T4) is None
+    assert misfit(replace(ON_GPU, cuda_capability_exact=True), H200) is not None
+    assert misfit(ON_CPU, T4) is None
 
 
 @pytest.mark.skipif(has_cuda(), reason="there is an NVIDIA GPU")

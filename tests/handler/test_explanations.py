@@ -24,7 +24,7 @@ def texts(source, fp32: Predictor) -> list[str]:
 
 def log_odds(predictor: Predictor, ids: list[int]) -> float:
     logits = predictor.logits([Encoding(ids)])[0].astype(float)
-    return float(logits[1] - logits[0]) / predictor.artifact.meta["temperature"]
+    return float(logits[1] - logits[0]) / predictor.artifact.meta.temperature
 
 
 def test_occlusion_is_what_the_score_loses_without_the_token(fp32: Predictor) -> None:

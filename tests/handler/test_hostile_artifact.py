@@ -24,6 +24,7 @@ from handler.artifact import (
 )
 from handler.errors import UserError
 from handler.predictor import Predictor
+from handler.records import plain
 from handler.runtimes import onnx_session
 from tests.conftest import ROOT, refused
 
@@ -117,7 +118,7 @@ def test_a_model_file_of_nonsense_is_a_sentence_in_each_runtime(
 ) -> None:
     for name in ("model.safetensors", "model.pt2", "model.onnx", "model.xml", "model.bin"):
         (artifact_copy.folder / name).write_bytes(b"nonsense" * 20)
-    options = artifact_copy.meta["runtime_options"] if runtime == "torch" else {}
+    options = artifact_copy.meta.runtime_options if runtime == "torch" else {}
     relist(artifact_copy.folder, runtime=runtime, runtime_options=options)
     with pytest.raises(UserError, match=f"the runtime {runtime} cannot load"):
         Predictor.load(artifact_copy.folder)
@@ -228,7 +229,7 @@ def test_an_artifact_may_stand_behind_a_link(artifact_copy: Artifact, tmp_path: 
     ids=lambda files: str(files)[:30],
 )
 def test_a_list_of_files_that_cannot_be_ours_is_a_sentence(artifact_copy: Artifact, files: object) -> None:
-    write_json(artifact_copy.folder / "artifact.json", artifact_copy.meta | {"files": files})
+    write_json(artifact_copy.folder / "artifact.json", plain(artifact_copy.meta) | {"files": files})
     with pytest.raises(UserError, match="description is damaged"):
         open_artifact(artifact_copy.folder)
 
@@ -248,7 +249,7 @@ def test_json_made_to_hurt_is_a_sentence(artifact_copy: Artifact, content: str) 
     [{"labels": "hate"}, {"labels": []}, {"labels": [1]}, {"inputs": []}, {"build": 7}, {"name": None}],
 )
 def test_a_field_of_another_type_is_a_sentence(artifact_copy: Artifact, changed: dict) -> None:
-    write_json(artifact_copy.folder / "artifact.json", artifact_copy.meta | changed)
+    write_json(artifact_copy.folder / "artifact.json", plain(artifact_copy.meta) | changed)
     with pytest.raises(UserError, match="description is damaged"):
         open_artifact(artifact_copy.folder)
 

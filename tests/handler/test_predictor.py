@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +8,7 @@ from handler.answers import COLUMNS, EXAMPLE
 from handler.artifact import Artifact
 from handler.predictor import Prediction, Predictor, decide
 from tests.asking import held_to_schema
+from tests.descriptions import changed
 from tests.house import schemas
 
 
@@ -70,7 +69,7 @@ def test_every_answer_fits_its_schema(fp32: Predictor) -> None:
 
 
 def test_the_label_is_hate_exactly_when_the_shown_score_reaches_the_threshold(fp32: Predictor) -> None:
-    threshold = fp32.artifact.meta["thresholds"]["hate"]
+    threshold = fp32.artifact.meta.thresholds["hate"]
     for score in (threshold - 1e-6, threshold, threshold + 1e-6):
         answer = fp32.answer(Prediction(np.array([1 - score, score]), 3, False))
         assert (answer["label"] == "hate") == (answer["scores"]["hate"] >= answer["threshold"])
@@ -78,22 +77,21 @@ def test_the_label_is_hate_exactly_when_the_shown_score_reaches_the_threshold(fp
 
 def test_three_labels_are_decided_by_the_largest_score_and_have_no_threshold(build_once) -> None:
     predictor = Predictor(build_once("fp32"))
-    three = {"labels": ["a", "b", "c"], "thresholds": {}}
-    predictor.artifact = replace(predictor.artifact, meta=predictor.artifact.meta | three)
+    predictor.artifact = changed(predictor.artifact, labels=["a", "b", "c"], thresholds={})
     answer = predictor.answer(Prediction(np.array([0.2, 0.5, 0.3]), 3, False))
     assert (answer["label"], answer["threshold"]) == ("b", None)
     held_to_schema(answer)
-    assert decide(np.array([[0.2, 0.5, 0.3]]), three["labels"], {}).tolist() == [1]
+    assert decide(np.array([[0.2, 0.5, 0.3]]), ["a", "b", "c"], {}).tolist() == [1]
 
 
 def test_multi_label_answers_hold_every_label_over_its_threshold(build_once) -> None:
     predictor = Predictor(build_once("fp32"))
-    meta = predictor.artifact.meta | {
-        "task": "multi-label",
-        "labels": ["insult", "threat"],
-        "thresholds": {"insult": 0.5, "threat": 0.9999},
-    }
-    predictor.artifact = replace(predictor.artifact, meta=meta)
+    predictor.artifact = changed(
+        predictor.artifact,
+        task="multi-label",
+        labels=["insult", "threat"],
+        thresholds={"insult": 0.5, "threat": 0.9999},
+    )
     scores = predictor.scores(np.array([[2.0, 2.0]], np.float32))[0]
     answer = predictor.answer(Prediction(scores, 3, False))
     assert answer["labels"] == ["insult"]
@@ -111,7 +109,9 @@ def test_two_labels_are_parted_by_the_threshold_alone() -> None:
     assert decide(scores, ["not-hate", "hate"], {"hate": 0.3}).tolist() == [0, 1, 1]
 
 
-def test_the_schema_of_answers_is_that_of_their_types() -> None:
-    assert schemas.text() == schemas.TARGET.read_text(), "python -m tests.house.schemas"
+def test_the_public_schemas_are_those_of_the_types() -> None:
+    """Made by `python -m tests.house.schemas`."""
+    assert schemas.text(schemas.answer_schema()) == schemas.ANSWER.read_text()
+    assert schemas.text(schemas.artifact_schema()) == schemas.ARTIFACT.read_text()
     held_to_schema(EXAMPLE)
     assert COLUMNS.keys() <= EXAMPLE.keys()

@@ -19,6 +19,7 @@ from handler.requests import Limits, Request, read
 from handler.service import Service
 from tests.asking import JSON, held_to_schema
 from tests.conftest import ROOT
+from tests.descriptions import changed
 
 MODEL = {"name": "hate", "version": "1.0", "variant": "fp32"}
 TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good day"]}
@@ -306,8 +307,7 @@ def test_predictions_and_explanations_share_a_batch(predictor: Predictor) -> Non
 
 
 def test_three_labels_that_exclude_each_other_are_averaged_over_windows(predictor: Predictor) -> None:
-    meta = predictor.artifact.meta | {"labels": ["a", "b", "c"], "thresholds": {}, "positive_label": None}
-    three = Predictor(Artifact(predictor.artifact.folder, meta))
+    three = Predictor(changed(predictor.artifact, labels=["a", "b", "c"], thresholds={}, positive_label=None))
     three._forward = lambda ids, mask: np.stack([ids.sum(1) % 7, ids.sum(1) % 5, mask.sum(1) % 3], 1) / 2.0
     refused, answered = ask(
         serve(three),
@@ -342,8 +342,7 @@ def test_a_runtime_without_gradients_says_so_and_explains_by_occlusion(build_onc
 def several(build_once) -> Predictor:
     """The same model, read as two independent labels."""
     fp32 = build_once("fp32")
-    labels = {"task": "multi-label", "thresholds": {"not-hate": 0.5, "hate": 0.5}}
-    return Predictor(Artifact(fp32.folder, fp32.meta | labels))
+    return Predictor(changed(fp32, task="multi-label", thresholds={"not-hate": 0.5, "hate": 0.5}))
 
 
 def test_several_labels_are_each_answered_windowed_and_explained(several: Predictor) -> None:
@@ -408,11 +407,11 @@ def test_a_label_of_any_characters_is_counted_in_a_line_that_can_be_read(predict
 
 
 def test_bins_are_those_of_the_reference(predictor: Predictor, source) -> None:
-    reference = predictor.artifact.meta["reference"]
+    reference = predictor.artifact.meta.reference
     predictions = predictor.predict(source.dataset.splits["validation"].texts)
-    edges, up_to = reference["scores"]["edges"], reference["lengths"]["up_to"]
+    edges, up_to = reference.scores.edges, reference.lengths.up_to
     scores = [score_bin(prediction.scores[1], edges) for prediction in predictions]
     lengths = [length_bin(prediction.tokens, up_to) for prediction in predictions]
-    assert [scores.count(f"{edge:g}") for edge in edges[1:]] == reference["scores"]["counts"]
-    assert [lengths.count(str(size)) for size in up_to] == reference["lengths"]["counts"]
+    assert [scores.count(f"{edge:g}") for edge in edges[1:]] == reference.scores.counts
+    assert [lengths.count(str(size)) for size in up_to] == reference.lengths.counts
     assert (score_bin(0.0, edges), score_bin(1.0, edges), length_bin(10**6, up_to)) == ("0.1", "1", "inf")

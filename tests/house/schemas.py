@@ -1,4 +1,4 @@
-"""Writes the JSON Schema of answers from their types: `python -m tests.house.schemas`."""
+"""Writes the public JSON Schemas from their types: `python -m tests.house.schemas`."""
 
 import json
 from dataclasses import MISSING, fields, is_dataclass
@@ -7,6 +7,7 @@ from types import NoneType, UnionType
 from typing import (
     Annotated,
     Any,
+    Literal,
     NotRequired,
     Union,
     get_args,
@@ -16,20 +17,25 @@ from typing import (
 )
 
 from handler import answers
+from handler.artifact import DESCRIPTION
+from handler.description import Description
+from handler.records import Bounds
 
-TARGET = Path(answers.__file__).with_name("answer.schema.json")
+HANDLER = Path(answers.__file__).parent
+ANSWER, ARTIFACT = HANDLER / "answer.schema.json", HANDLER / "artifact.schema.json"
+HEAD = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
 PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null"}
 
 
 def answer_schema() -> dict[str, Any]:
     found: dict[str, Any] = {}
     kinds = [schema(kind, found) for kind in (answers.Single, answers.Multi, answers.Error)]
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Answer for one text, or the error in its place",
-        "oneOf": kinds,
-        "$defs": found,
-    }
+    return HEAD | {"title": "Answer for one text, or the error in its place", "oneOf": kinds, "$defs": found}
+
+
+def artifact_schema() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    return HEAD | {"title": DESCRIPTION, **schema(Description, found), "$defs": found}
 
 
 def schema(kind: Any, found: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +45,7 @@ def schema(kind: Any, found: dict[str, Any]) -> dict[str, Any]:
         return _record(kind, found)
     if origin is Annotated:
         extra = inner[1]
-        if not isinstance(extra, answers.Bounds):  # the record that a dictionary holds
+        if not isinstance(extra, Bounds):  # the record that a dictionary holds
             return schema(extra, found)
         said = {key: value for key, value in extra._asdict().items() if value is not None}
         return schema(inner[0], found) | said
@@ -47,7 +53,11 @@ def schema(kind: Any, found: dict[str, Any]) -> dict[str, Any]:
         return schema(inner[0], found)
     if origin in (Union, UnionType):
         return {"anyOf": [schema(each, found) for each in inner]}
-    if origin is list:
+    if kind is Any:
+        return {}
+    if origin is Literal:
+        return {"enum": list(inner)}
+    if origin in (list, tuple):
         return {"type": "array", "items": schema(inner[0], found)}
     if origin is dict:
         return {"type": "object", "additionalProperties": schema(inner[1], found)}
@@ -58,7 +68,7 @@ def _record(kind: Any, found: dict[str, Any]) -> dict[str, Any]:
     name = kind.__name__.lower()
     hints = get_type_hints(kind, include_extras=True)
     if is_dataclass(kind):
-        required = [field.name for field in fields(kind) if field.default is MISSING]
+        required = [field.name for field in fields(kind) if field.default is field.default_factory is MISSING]
     else:
         required = [name for name in hints if name in kind.__required_keys__]
     found[name] = {
@@ -70,9 +80,8 @@ def _record(kind: Any, found: dict[str, Any]) -> dict[str, Any]:
     return {"$ref": f"#/$defs/{name}"}
 
 
-def text() -> str:
+def text(whole: dict[str, Any]) -> str:
     """The schema, a line for each property."""
-    whole = answer_schema()
     records = []
     for name, record in whole.pop("$defs").items():
         properties = record.pop("properties")
@@ -84,4 +93,5 @@ def text() -> str:
 
 
 if __name__ == "__main__":
-    TARGET.write_text(text())
+    ANSWER.write_text(text(answer_schema()))
+    ARTIFACT.write_text(text(artifact_schema()))

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -21,6 +20,7 @@ from handler.predictor import Predictor
 from scoring.job import here, open_job, run_job
 from scoring.plan import plan, read_part
 from tests.conftest import ran
+from tests.descriptions import changed
 
 ROWS = 60
 ROOT = Path(__file__).parents[2]
@@ -116,9 +116,9 @@ def test_parts_of_another_input_are_not_gone_on_with(untidy, artifact, predictor
 
 def test_other_thresholds_are_another_job(untidy, artifact, predictor, tmp_path) -> None:
     open_job(str(untidy), str(tmp_path / "out.csv"), artifact, "text", None, 7)
-    changed = replace(artifact, meta=artifact.meta | {"thresholds": {"hate": 0.123}})
+    other = changed(artifact, thresholds={"hate": 0.123})
     with pytest.raises(UserError, match="another job"):
-        open_job(str(untidy), str(tmp_path / "out.csv"), changed, "text", None, 7)
+        open_job(str(untidy), str(tmp_path / "out.csv"), other, "text", None, 7)
 
 
 def test_a_folder_of_somebody_elses_is_left_alone(untidy, artifact, tmp_path) -> None:

@@ -14,7 +14,9 @@ PEAKS = {"int8": CpuPeak(1.0, 10.0)}
 
 
 def artifact(name: str, runtime: str = "torch", parent: str | None = "fp32", **proof) -> SimpleNamespace:
-    return SimpleNamespace(name=name, meta={"runtime": runtime, "parent": parent, "proof": proof})
+    return SimpleNamespace(
+        name=name, meta=SimpleNamespace(runtime=runtime, parent=parent, proof=proof, runtime_options={})
+    )
 
 
 def test_the_whole_encoder_computes_two_operations_for_each_weight_and_token_and_attention() -> None:
@@ -32,7 +34,7 @@ def test_a_last_layer_for_the_first_token_leaves_out_its_queries_and_feed_forwar
 
 def test_eager_models_of_ours_leave_it_out_too_whether_packed_or_not() -> None:
     ours = artifact("cuda-graphs-fp16")
-    ours.meta["runtime_options"] = {"encoder": {}, "graphs": True}
+    ours.meta.runtime_options = {"encoder": {}, "graphs": True}
     family = {"fp32": artifact("fp32", parent=None)}
     assert arithmetic(ours, family, ENCODER).first_token
     assert not arithmetic(artifact("cuda-fp16"), family, ENCODER).first_token

@@ -9,13 +9,11 @@ from benchmarks.records import plain
 from benchmarks.sameness.parity import flipped, flips, parity
 from benchmarks.samples import by_length
 from handler.artifact import Artifact
+from tests.descriptions import description
 from training.data.splits import Split
 
 LABELS = ["not-hate", "hate"]
-REFERENCE = Artifact(
-    Path(),
-    {"task": "single-label", "labels": LABELS, "thresholds": {"hate": 0.5}, "temperature": 1.0},
-)
+REFERENCE = Artifact(Path(), description(labels=LABELS))
 TOKENS = {"gate": np.array([5, 16, 17, 600])}
 
 
@@ -94,12 +92,7 @@ def test_flips_of_three_labels_name_every_direction() -> None:
 
 INDEPENDENT = Artifact(
     Path(),
-    {
-        "task": "multi-label",
-        "labels": ["insult", "threat"],
-        "thresholds": {"insult": 0.5, "threat": 0.6},
-        "temperature": 1.0,
-    },
+    description(task="multi-label", labels=["insult", "threat"], thresholds={"insult": 0.5, "threat": 0.6}),
 )
 TRUTH = np.array([[1, 0], [1, 1], [0, 0], [0, 1]])
 BEFORE = {"gate": np.array([[0.9, 0.1], [0.8, 0.7], [0.2, 0.3], [0.1, 0.9]])}

@@ -7,14 +7,14 @@ import pytest
 
 from benchmarks.sameness.scores import calibrated, quality, refitted, sample
 from handler.artifact import Artifact
+from tests.descriptions import description
 from training.data.splits import Split
 
 LABELS = ["not-hate", "hate"]
 
 
 def artifact(threshold: float = 0.5) -> Artifact:
-    meta = {"labels": LABELS, "thresholds": {"hate": threshold}, "temperature": 1.0}
-    return Artifact(Path(), meta | {"task": "single-label"})
+    return Artifact(Path(), description(labels=LABELS, thresholds={"hate": threshold}))
 
 
 def scores(*of_hate: float) -> np.ndarray:
@@ -70,8 +70,8 @@ def test_independent_labels_are_refitted_with_one_temperature_and_a_threshold_ea
     rng = np.random.default_rng(2)
     honest = rng.uniform(0.02, 0.98, (2000, 2))
     split = Split([""] * 2000, (rng.random((2000, 2)) < honest).astype(np.int64))
-    meta = {"labels": LABELS, "thresholds": {"not-hate": 0.5, "hate": 0.5}, "temperature": 1.0}
-    several = Artifact(Path(), meta | {"task": "multi-label"})
+    thresholds = {"not-hate": 0.5, "hate": 0.5}
+    several = Artifact(Path(), description(task="multi-label", labels=LABELS, thresholds=thresholds))
     sure = 1 / (1 + np.exp(-3 * np.log(honest / (1 - honest))))
     labelled = {"validation": split, "gate": split}
     given = quality(several, {"gate": sure}, labelled)["gate"]

@@ -30,6 +30,7 @@ from export.archives.package import package
 from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.metrics import COUNTERS
+from handler.records import plain
 from handler.service import Service
 from tests.asking import FORM, GOOD, JSON, PREDICT, ask, counter, get, held_to_schema, wait_until
 from tests.conftest import ROOT, refused
@@ -442,7 +443,7 @@ def test_a_model_describes_itself(app: App, model: Model) -> None:
     described = json.loads(content)
     assert status == 200
     assert described["artifact_sha256"] == model.artifact.sha256
-    assert described["check"] == model.artifact.meta["check"]
+    assert described["check"] == plain(model.artifact.meta.check)
 
 
 def test_the_openapi_page_shows_shapes_that_hold(app: App) -> None:

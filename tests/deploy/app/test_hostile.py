@@ -30,7 +30,7 @@ def send_until_explained(server: Server, sent: Sent) -> tuple[int, bytes]:
 def hold(served: tuple[Server, Artifact], predictor: Predictor, requests: list[Sent]) -> None:
     """Send all at once, so that they share batches; hold every answer to its request."""
     server, artifact = served
-    bound = artifact.meta["check"]["batch_mate_diff"] + 2e-6
+    bound = artifact.meta.check.batch_mate_diff + 2e-6
     with ThreadPoolExecutor(AT_ONCE) as clients:
         answers = list(clients.map(lambda sent: send_until_explained(server, sent), requests))
     for sent, (status, content) in zip(requests, answers, strict=True):

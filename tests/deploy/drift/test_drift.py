@@ -32,6 +32,7 @@ from handler.errors import UserError
 from handler.metrics import counted_scores, dimension, length_bin, score_bin
 from handler.predictor import Prediction, Predictor
 from tests.conftest import ran, refused, run_stage
+from tests.descriptions import changed
 
 # The shares of a real validation split: a score with an empty bin, lengths with bins of hardly any text.
 SCORES = np.array([252, 109, 77, 68, 83, 77, 98, 122, 113, 0]) / 999
@@ -139,11 +140,11 @@ def test_one_bin_that_takes_all_is_drift_and_no_infinity() -> None:
 
 def counted(artifact: Artifact, predictions: Sequence[Prediction]) -> Counts:
     """As the server counts them."""
-    reference, found = artifact.meta["reference"], Counts()
+    reference, found = artifact.meta.reference, Counts()
     for each in predictions:
-        found["length", length_bin(each.tokens, reference["lengths"]["up_to"])] += 1
+        found["length", length_bin(each.tokens, reference.lengths.up_to)] += 1
         for label, score in counted_scores(artifact.labels, artifact.positive_label, each.scores):
-            found[f"score:{dimension(label)}", score_bin(score, reference["scores"]["edges"])] += 1
+            found[f"score:{dimension(label)}", score_bin(score, reference.scores.edges)] += 1
     return found
 
 
@@ -235,9 +236,8 @@ def test_what_predict_wrote_is_counted_as_the_server_counts(
 
 def test_independent_labels_have_a_distribution_each(artifact: Artifact, tmp_path: Path) -> None:
     histogram = {"edges": [0, 0.5, 1], "counts": [1, 2], "labels": {"to x": [2, 1], "b": [1, 2]}}
-    reference = {"scores": histogram, "lengths": artifact.meta["reference"]["lengths"]}
-    labels = {"task": "multi-label", "labels": ["to x", "b"], "reference": reference}
-    several = Artifact(artifact.folder, artifact.meta | labels)
+    reference = {"scores": histogram, "lengths": artifact.meta.reference.lengths}
+    several = changed(artifact, task="multi-label", labels=["to x", "b"], reference=reference)
     assert [one.name for one in references(several)] == ["score:to_x", "score:b", "length"]
     path = tmp_path / "out.jsonl"
     path.write_text(json.dumps({"label": "b", "score": '{"to x": 0.1, "b": 0.9}', "tokens": 5}) + "\n")

@@ -20,6 +20,7 @@ from handler.errors import UserError
 from handler.predictor import Predictor
 from tests.asking import FORM, JSON, PREDICT, ask, ask_json, held_to_schema
 from tests.conftest import run_apart
+from tests.descriptions import changed
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_concurrent_requests_good_and_bad_each_get_their_own_answer(
     with ThreadPoolExecutor(16) as clients:
         answers = list(clients.map(lambda body: ask(server.inference_port, body=body), bodies))
     expected = Predictor(artifact).predict(texts)
-    bound = artifact.meta["check"]["batch_mate_diff"] + 2e-6
+    bound = artifact.meta.check.batch_mate_diff + 2e-6
     for index, (status, content) in enumerate(answers):
         assert status == (200 if index % 7 else 400)
         if status == 200:
@@ -170,7 +171,7 @@ def test_the_worker_runs_the_code_of_the_archive_and_says_why_it_cannot(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     fp32 = build_once("fp32")
     shutil.copytree(fp32.folder, tmp_path / "fp32")
-    foreign = Artifact(tmp_path / "fp32", fp32.meta | {"cpu_features": ["avx9000"]})
+    foreign = Artifact(tmp_path / "fp32", changed(fp32, cpu_features=["avx9000"]).meta)
     write_json(foreign.folder / "artifact.json", foreign.meta)
     archive = package(foreign, tmp_path / "a store")
     with (

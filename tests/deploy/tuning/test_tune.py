@@ -168,10 +168,10 @@ def test_made_texts_have_the_lengths_of_validation(archive: Path) -> None:
         tokenizer = Tokenizer.from_buffer(opened.read(f"artifact/{TOKENIZER}"))
     tokenizer.no_truncation()
     lengths = [len(each.ids) for each in tokenizer.encode_batch(texts)]
-    histogram = artifact.meta["reference"]["lengths"]
-    edges = [0, *histogram["up_to"]]
+    histogram = artifact.meta.reference.lengths
+    edges = [0, *histogram.up_to]
     counts = np.histogram(lengths, np.array(edges) + 0.5)[0]
-    expected = np.array(histogram["counts"]) / sum(histogram["counts"])
+    expected = np.array(histogram.counts) / sum(histogram.counts)
     assert counts / 2000 == pytest.approx(expected, abs=0.04)
 
 

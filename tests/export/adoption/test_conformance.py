@@ -52,7 +52,7 @@ def test_each_family_is_served_as_transformers_answers(family: str, tmp_path: Pa
             if name == "fp32":
                 raise
             continue
-        assert artifact.meta["check"]["equal"], artifact.meta["check"]
+        assert artifact.meta.check.equal, artifact.meta.check
         predictor = Predictor(artifact, 1)
         predictor.warm()
         logits = predictor.logits(predictor.encode(texts))
@@ -95,5 +95,5 @@ def test_layers_that_share_weights_have_a_product_each(tmp_path: Path) -> None:
     source = Source(checkpoint, load_data(checkpoint), tmp_path / "artifacts")
     artifact = build(VARIANTS["fp32"], source, lambda _: None)
     artifact = build(VARIANTS["openvino-fp32"], source, lambda _: None)
-    assert artifact.meta["proof"]["executed_matmuls"]["f32"] >= 15
-    assert artifact.meta["check"]["equal"]
+    assert artifact.meta.proof["executed_matmuls"]["f32"] >= 15
+    assert artifact.meta.check.equal

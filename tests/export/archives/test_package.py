@@ -2,6 +2,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from export.archives.package import SHIPPED, package, promote
 from handler.artifact import Artifact, archived_artifact
 from handler.errors import UserError
 from tests.conftest import ran, refused
+from tests.descriptions import changed
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def test_an_archive_holds_the_artifact_the_handler_and_the_settings_and_nothing_
 ) -> None:
     archive = package(fp32, tmp_path)
     names = set(zipfile.ZipFile(archive).namelist())
-    artifact = {f"artifact/{name}" for name in (*fp32.meta["files"], "artifact.json")}
+    artifact = {f"artifact/{name}" for name in (*fp32.meta.files, "artifact.json")}
     code = {f"handler/{name}" for name in SHIPPED} | {"hate_handler.py"}
     assert names == artifact | code | {"model-config.yaml", "MAR-INF/MANIFEST.json"}
     assert archived_artifact(archive).meta == fp32.meta
@@ -56,7 +58,7 @@ def test_promotion_copies_the_archive(fp32: Artifact, tmp_path: Path) -> None:
 
 
 def test_what_is_not_equal_is_promoted_only_by_force(artifact_copy: Artifact, tmp_path: Path) -> None:
-    unequal = artifact_copy.meta | {"check": artifact_copy.meta["check"] | {"equal": False}}
+    unequal = replace(artifact_copy.meta, check=replace(artifact_copy.meta.check, equal=False))
     write_json(artifact_copy.folder / "artifact.json", unequal)
     store = tmp_path / "store"
     package(artifact_copy, store)
@@ -110,7 +112,7 @@ def test_an_artifact_of_another_checkpoint_is_not_packaged_beside_fp32(
 ) -> None:
     for name in ("fp32", "old"):
         shutil.copytree(fp32.folder, tmp_path / "artifacts" / name)
-    meta = fp32.meta | {"name": "old", "build": fp32.meta["build"] | {"checkpoint_sha256": "0" * 64}}
+    meta = replace(fp32.meta, name="old", build=replace(fp32.meta.build, checkpoint_sha256="0" * 64))
     write_json(tmp_path / "artifacts" / "old" / "artifact.json", meta)
     done = ran("export", "package", "--artifacts", tmp_path / "artifacts", "--store", tmp_path / "store")
     assert "old: left out" in done.stderr
@@ -123,7 +125,7 @@ def test_an_archive_for_gpus_leaves_the_number_of_workers_to_the_machine_that_se
     """TorchServe then starts one for each GPU."""
     settings = []
     for name, devices in (("on-cpu", ["cpu"]), ("on-gpu", ["cuda"])):
-        artifact = Artifact(fp32.folder, fp32.meta | {"name": name, "devices": devices})
+        artifact = changed(fp32, name=name, devices=devices)
         with zipfile.ZipFile(package(artifact, tmp_path)) as archive:
             settings.append(yaml.safe_load(archive.read("model-config.yaml")))
     on_cpu, on_gpu = settings

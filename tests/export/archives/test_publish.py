@@ -47,7 +47,7 @@ def test_a_version_is_published_once_and_fetched_as_it_was(
     assert file_sha256(tmp_path / "fetched" / "hate-1.0.mar") == file_sha256(archive)
     described = json.loads((tmp_path / "fetched" / "hate-1.0.artifact.json").read_text())
     assert described["name"] == "fp32"
-    assert fetched.record["files"].keys() == {"hate-1.0.mar", "hate-1.0.artifact.json"}
+    assert fetched.record.files.keys() == {"hate-1.0.mar", "hate-1.0.artifact.json"}
     with pytest.raises(UserError, match="there already"):
         fetch(first.place, tmp_path / "fetched")
 

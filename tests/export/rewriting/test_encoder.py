@@ -148,9 +148,9 @@ def test_an_artifact_of_it_is_built_reloaded_and_held_against_fp32(
     if "float8_e4m3fn" in form:
         skip_without_fp8_on_cpu()
     artifact: Artifact = build(on_cpu(*form), workbench, print)
-    assert artifact.meta["check"]["max_prob_diff"] <= bound
-    assert artifact.meta["check"]["batch_mate_diff"] <= bound
-    assert artifact.meta["check"]["label_agreement"] > 0.97
+    assert artifact.meta.check.max_prob_diff <= bound
+    assert artifact.meta.check.batch_mate_diff <= bound
+    assert artifact.meta.check.label_agreement > 0.97
     predictor = Predictor.load(artifact.folder, device="cpu")
     assert predictor.device == "cpu"
     assert predictor.model is None, "no gradients are promised"
@@ -177,7 +177,7 @@ def test_packed_computes_the_tokens_of_the_texts_and_no_padding(
         np.array([one.scores for one in found]) for found in (predictions, reference.predict(texts))
     )
     np.testing.assert_allclose(scores, expected, atol=1e-5)
-    computed = artifact.meta["proof"]["validation_tokens"]
+    computed = artifact.meta.proof["validation_tokens"]
     assert computed["real"] == computed["computed"]
 
 

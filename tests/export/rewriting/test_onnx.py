@@ -128,7 +128,7 @@ def test_smoothing_moves_outliers_and_leaves_the_answers(pair) -> None:
 
 
 def test_the_executed_fp32_graph_is_fused(build_once) -> None:
-    facts = build_once("onnx-fp32").meta["proof"]
+    facts = build_once("onnx-fp32").meta.proof
     assert facts["fused_attentions"] == 2
     assert facts["fused_layer_norms"] == 5
     assert facts["fused_gelus"] == 2
@@ -139,8 +139,8 @@ def test_the_executed_fp32_graph_is_fused(build_once) -> None:
 @pytest.mark.parametrize("name", ["onnx-int8", "onnx-int8-dynamic"])
 def test_every_product_of_the_int8_variants_is_executed_in_int8(name: str, build_once) -> None:
     artifact = build_once(name)
-    assert artifact.meta["proof"]["integer_matmuls"] == LINEARS
-    assert artifact.meta["proof"]["fused_attentions"] == 2
+    assert artifact.meta.proof["integer_matmuls"] == LINEARS
+    assert artifact.meta.proof["fused_attentions"] == 2
     assert {path.name for path in artifact.folder.iterdir()} == {
         "artifact.json",
         "tokenizer.json",
@@ -149,7 +149,7 @@ def test_every_product_of_the_int8_variants_is_executed_in_int8(name: str, build
 
 
 def test_static_scales_do_not_depend_on_the_batch(build_once) -> None:
-    assert build_once("onnx-int8").meta["check"]["batch_mate_diff"] < 1e-3
+    assert build_once("onnx-int8").meta.check.batch_mate_diff < 1e-3
 
 
 def test_layers_can_be_left_in_float(source: Source, tmp_path: Path) -> None:
