@@ -9,8 +9,9 @@ from contextlib import suppress
 import psutil
 
 from benchmarks.in_process import gpu
-from benchmarks.records import Machine, read
+from benchmarks.records import Machine
 from common.environment import installed, machine, versions
+from common.records import read
 from handler.machine import available_cpus, cpu_features
 from handler.runtimes import PACKAGES
 

@@ -296,8 +296,8 @@ def _describe_data(checkpoint: Checkpoint, dataset: Dataset) -> dict[str, Any]:
     return {
         "spec": portable(dataset.spec),
         "sha256": dataset.sha256,
-        "base": portable(checkpoint.meta["base"]),
-        "task": checkpoint.meta["task"],
+        "base": portable(checkpoint.meta.base),
+        "task": checkpoint.meta.task,
         "labels": list(dataset.labels),
         "positive_label": checkpoint.positive_label,
         "labels_meaningful": checkpoint.judged,

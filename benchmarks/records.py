@@ -14,28 +14,17 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
 from benchmarks.names import CUDA_REFERENCE, GATE, REFERENCE
+from common import records
+from common.records import Count, NotNegative, Positive, Record, Sha256, Share, Some, Task, Text, read
+from training.measures.records import Reliability
 
 DIGITS = 5  # significant: more than any of the measurements has, fewer than hide what is the same
 LEAST_CASES = 3  # of latency, in a row that was measured
 
-Count = Annotated[int, Meta(ge=0)]
-Some = Annotated[int, Meta(ge=1)]
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Text = Annotated[str, Meta(min_length=1)]
 Name = Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9-]*$")]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Device = Annotated[str, Meta(pattern="^(cpu|cuda(:[0-9]+)?)$")]
 Errors = dict[str, Some]
 T = TypeVar("T")
-
-
-class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A part of a report."""
-
-    def __bool__(self) -> Literal[True]:
-        return True
 
 
 class Serving(Record):
@@ -102,7 +91,7 @@ class Data(Record):
     labels_meaningful: bool
     tokens: Lengths
     timed_split: Text
-    task: Literal["single-label", "multi-label"] | None = None  # single-label where it is not told
+    task: Task | None = None  # single-label where it is not told
     positive_label: str | UnsetType | None = UNSET
 
     @property
@@ -278,15 +267,6 @@ class Saturation(Record):
 
     capacity_rps: Positive
     knee_rps: float | None
-
-
-class Reliability(Record):
-    """A bin of the last of two labels' score (of the top label where there are more; of every score where
-    labels are independent): its mean, and how often it was right."""
-
-    score: Share
-    rate: Share
-    n: Some
 
 
 class Refitted(Record):
@@ -669,7 +649,7 @@ class Report(Record):
 
 def plain(value: Any) -> Any:
     """Plain JSON, with floats to `DIGITS` significant digits and None for what is not a finite number."""
-    return tidy(msgspec.to_builtins(value, enc_hook=lambda scalar: scalar.item()))  # of numpy
+    return tidy(records.plain(value))
 
 
 def tidy(value: Any) -> Any:
@@ -681,11 +661,6 @@ def tidy(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [tidy(item) for item in value]
     return value
-
-
-def read(document: Any, kind: type[T]) -> T:
-    """Plain JSON as a record. Raises `msgspec.ValidationError` for what is none."""
-    return msgspec.convert(document, kind)
 
 
 def tidied(record: T) -> T:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from benchmarks.in_process.pool import Failure
-from benchmarks.records import Baseline, Built, Check, Failed, Resources, Variant, read
+from benchmarks.records import Baseline, Built, Check, Failed, Resources, Variant
+from common.records import read
 from handler.artifact import Artifact
 from handler.records import plain
 

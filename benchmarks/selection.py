@@ -16,13 +16,13 @@ from benchmarks.records import (
     Latency,
     Noninferiority,
     Parity,
-    Record,
     Report,
     Serving,
     Variant,
     Verdict,
 )
 from benchmarks.sameness.noninferiority import ALPHA, FAIL, MARGIN, PASS, Drop, by_interval, judge
+from common.records import Record
 from handler.errors import UserError
 
 SCHEMA = 1

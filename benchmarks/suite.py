@@ -39,7 +39,6 @@ from benchmarks.records import (
     Run,
     Serving,
     Variant,
-    read,
     tidied,
 )
 from benchmarks.resume_log import ResumeLog
@@ -59,6 +58,7 @@ from benchmarks.selection import Objective, choose_served, verdicts_at
 from benchmarks.served.run import Served, measure_served, served_parity
 from common.commands import say
 from common.environment import commit
+from common.records import read
 from handler.machine import cpu_features
 from training.data.splits import Split
 from training.measures.functional import evaluate_cases

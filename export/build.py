@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common import records
 from common.atomic import recover, replacing_folder, write_json
 from common.commands import of_this_moment
 from common.environment import installed
@@ -35,7 +36,6 @@ from handler.artifact import DESCRIPTION, TOKENIZER, Artifact
 from handler.batching import plan
 from handler.description import (
     SCHEMA,
-    Adoption,
     Build,
     Check,
     Description,
@@ -47,7 +47,7 @@ from handler.description import (
 from handler.errors import UserError
 from handler.machine import cpu_features, gpus
 from handler.predictor import Predictor
-from handler.records import plain, read
+from handler.records import plain
 from handler.runtimes import RUNTIMES
 from training.checkpoint import portable
 
@@ -234,19 +234,19 @@ def describe(variant: Variant, source: Source, folder: Path, built: Built, input
         cuda_capability_exact=True if built.exact_capability else None,
         files=artifacts.describe_files(folder),
         inputs=source.inputs(built.grid or source.grid),
-        task=meta["task"],
-        labels=list(meta["labels"]),
+        task=meta.task,
+        labels=list(meta.labels),
         positive_label=source.checkpoint.positive_label,
-        temperature=meta["temperature"],
-        thresholds=meta["thresholds"],
+        temperature=meta.temperature,
+        thresholds=meta.thresholds,
         training=Training(
-            base=portable(meta["base"]),
+            base=portable(meta.base),
             trained=source.checkpoint.trained,
-            data=portable(meta["data"]["spec"]),
-            data_sha256=meta["data"]["sha256"],
-            seed=meta["seed"],
-            commit=meta["commit"],
-            metrics={portable(name): figures for name, figures in meta["metrics"].items()},
+            data=portable(meta.data.spec),
+            data_sha256=meta.data.sha256,
+            seed=meta.seed,
+            commit=meta.commit,
+            metrics={portable(name): records.plain(figures) for name, figures in meta.metrics.items()},
         ),
         build=Build(
             inputs_sha256=inputs,
@@ -257,7 +257,7 @@ def describe(variant: Variant, source: Source, folder: Path, built: Built, input
             seconds=0,
         ),
         proof=built.proof,
-        adoption=read(Adoption, meta["adoption"]) if "adoption" in meta else None,
+        adoption=meta.adoption,
         check=UNCHECKED,
         reference=UNKNOWN,
     )

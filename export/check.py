@@ -129,11 +129,11 @@ def reference_scores(source: Source, batch: int = 32) -> np.ndarray:
                 padding=True,
                 padding_side="right",
                 truncation=True,
-                max_length=meta["max_length"],
+                max_length=meta.max_length,
                 return_tensors="pt",
             )
             logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-            scaled = logits.double() / meta["temperature"]
+            scaled = logits.double() / meta.temperature
             scores = scaled.sigmoid() if source.checkpoint.multi_label else scaled.softmax(dim=-1)
             rows.append(scores.numpy())
     return np.round(np.concatenate(rows), 6)

@@ -87,12 +87,13 @@ class Source:
             name: file_sha256(folder / name) for name in ("config.json", "model.safetensors", TOKENIZER)
         }
         parts |= {
-            key: self.checkpoint.meta[key] for key in ("temperature", "thresholds", "max_length", "labels")
+            key: getattr(self.checkpoint.meta, key)
+            for key in ("temperature", "thresholds", "max_length", "labels")
         }
         if self.checkpoint.truncation_side != "right":
             parts["truncation_side"] = self.checkpoint.truncation_side
         parts["positive_label"] = self.checkpoint.positive_label
-        parts["data"] = self.checkpoint.meta["data"]["sha256"]
+        parts["data"] = self.checkpoint.meta.data.sha256
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @cached_property
@@ -126,7 +127,7 @@ class Source:
         tokenizer = Tokenizer.from_file(str(path))
         tokenizer.no_padding()
         tokenizer.enable_truncation(
-            self.checkpoint.meta["max_length"], direction=self.checkpoint.truncation_side
+            self.checkpoint.meta.max_length, direction=self.checkpoint.truncation_side
         )
         return tokenizer
 
@@ -135,13 +136,13 @@ class Source:
         """The (batch, length) grid that pads the validation texts the least."""
         texts = self.dataset.splits["validation"].texts
         lengths = [len(encoding.ids) for encoding in self.tokenizer.encode_batch_fast(list(texts))]
-        return fit_grid(lengths, self.checkpoint.meta["max_length"])
+        return fit_grid(lengths, self.checkpoint.meta.max_length)
 
     def inputs(self, grid: Grid) -> Inputs:
         """What `artifact.json` says of the inputs of an artifact with that grid."""
         return Inputs(
             names=["input_ids", "attention_mask"],
-            max_length=self.checkpoint.meta["max_length"],
+            max_length=self.checkpoint.meta.max_length,
             pad_id=self.pad_id,
             buckets=grid,
             truncation_side="left" if self.checkpoint.truncation_side == "left" else None,

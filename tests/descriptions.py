@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from common import records
 from handler.artifact import Artifact
 from handler.description import Description
 from handler.records import plain, read
+from training.description import Description as CheckpointDescription
 
 EXAMPLE: dict[str, Any] = {
     "schema": 1,
@@ -65,3 +67,37 @@ def description(**fields: Any) -> Description:
 def changed(artifact: Artifact, **fields: Any) -> Artifact:
     """The artifact with these fields, as JSON has them, in what it says of itself."""
     return Artifact(artifact.folder, read(Description, plain(artifact.meta) | plain(fields)))
+
+
+def checkpoint_description(**fields: Any) -> CheckpointDescription:
+    """A whole description of a checkpoint with these fields, as JSON has them."""
+    split = {"n": 1, "sha256": "0" * 64, "labels": {"not-hate": 1}}
+    columns = {"text": "text", "label": "label", "labels": []}
+    data = {
+        "spec": "demo",
+        "data_dir": "/data",
+        "columns": columns,
+        "seed": 0,
+        "sha256": "0" * 64,
+        "splits": dict.fromkeys(("train", "validation", "gate", "test"), split),
+        "dropped": {},
+        "leaks": {},
+    }
+    document = {
+        "schema": 1,
+        "base": "random:tiny",
+        "task": "single-label",
+        "labels": ["not-hate", "hate"],
+        "temperature": 1.0,
+        "thresholds": {"hate": 0.5},
+        "max_length": 32,
+        "data": data,
+        "seed": 0,
+        "recipe": {"epochs": 0},
+        "metrics": {},
+        "seconds": 1.0,
+        "commit": None,
+        "versions": {},
+        "machine": {"system": "Linux", "cpu": "a processor", "cores": 2, "threads": 2, "gpu": None},
+    }
+    return records.read(document | records.plain(fields), CheckpointDescription)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import jsonschema
 import numpy as np
 import pytest
 import transformers
@@ -26,7 +25,7 @@ from handler.errors import UnsupportedError, UserError
 from handler.explanations import OCCLUSION, default_target, explain
 from handler.predictor import Prediction, Predictor
 from tests.asking import held_to_schema
-from tests.conftest import ROOT, ran
+from tests.conftest import ran
 from training import data, pipeline
 from training.checkpoint import load_data, open_checkpoint
 from training.data import sources
@@ -37,7 +36,6 @@ from training.summary import summary
 LABELS = ("gold", "iron", "salt")
 SHARES = (0.5, 0.35, 0.25)
 FILLER = ("the", "a", "of", "in", "some", "with", "they", "found", "near", "river", "and", "carried", "home")
-CHECKPOINT_SCHEMA = json.loads((ROOT / "training" / "checkpoint.schema.json").read_text())
 
 
 def mined(request: sources.Request) -> sources.Raw:
@@ -93,26 +91,25 @@ def artifact_of(source: Source):
 
 def test_the_checkpoint_records_independent_labels_their_thresholds_and_figures(source: Source) -> None:
     meta = source.checkpoint.meta
-    jsonschema.validate(meta, CHECKPOINT_SCHEMA)
-    assert meta["task"] == meta["data"]["task"] == "multi-label"
-    assert list(meta["thresholds"]) == list(LABELS)
-    assert list(meta["metrics"]) == [
+    assert meta.task == meta.data.task == "multi-label"
+    assert list(meta.thresholds) == list(LABELS)
+    assert list(meta.metrics) == [
         "validation",
         "test",
         "validation of mined:again",
         "test of mined:again",
     ]
-    assert meta["metrics"]["test"]["macro_f1"] > 0.65, "the tiny model has learnt something"
-    assert meta["metrics"]["test"]["micro_f1"] > meta["metrics"]["test"]["accuracy"]
-    others = meta["data"]["others"]["mined:again"]
-    assert others["test"]["n"] == meta["metrics"]["test of mined:again"]["n"] > 0
+    assert meta.metrics["test"].macro_f1 > 0.65, "the tiny model has learnt something"
+    assert meta.metrics["test"].micro_f1 > meta.metrics["test"].accuracy
+    others = meta.data.others["mined:again"]
+    assert others["test"].n == meta.metrics["test of mined:again"].n > 0
     shown = summary(meta)
     assert "micro_f1" in shown
     assert "test of mined:again" in shown
 
 
 def test_transformers_own_pipeline_takes_sigmoids_of_the_checkpoint(source: Source, artifact_of) -> None:
-    temperature = source.checkpoint.meta["temperature"]
+    temperature = source.checkpoint.meta.temperature
     pipe = transformers.pipeline("text-classification", model=str(source.checkpoint.folder), top_k=None)
     text = source.dataset.splits["test"].texts[0]
     theirs = {one["label"]: one["score"] for one in pipe([text])[0]}
@@ -199,7 +196,7 @@ def test_a_model_of_independent_labels_that_was_trained_elsewhere_is_adopted(
     transformers.AutoTokenizer.from_pretrained(source.checkpoint.folder).save_pretrained(theirs)
     judged = adopt(str(theirs), tmp_path / "judged", "mined", tmp_path)
     assert judged.multi_label
-    assert judged.meta["thresholds"] == dict.fromkeys(LABELS, 0.5)
+    assert judged.meta.thresholds == dict.fromkeys(LABELS, 0.5)
     unlabelled = adopt(str(theirs), tmp_path / "unlabelled")
     own = Source(unlabelled, load_data(unlabelled), tmp_path / "artifacts")
     for name in ("fp32", "onnx-fp32"):

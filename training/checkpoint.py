@@ -1,18 +1,20 @@
 """The checkpoint: a trained classifier and everything that later stages need to know about it.
 
-A folder in Hugging Face format plus `checkpoint.json` (schema: `checkpoint.schema.json`), which records
-labels, calibration, the data and its fingerprints, figures, versions and machine. It appears whole or not at
+A folder in Hugging Face format plus `checkpoint.json`, which records labels, calibration, the data and its
+fingerprints, figures, versions and machine. It appears whole or not at
 all: written beside its place, `checkpoint.json` last, then renamed.
 """
 
 import os
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import UNSET, ValidationError
+from msgspec.structs import replace
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForSequenceClassification,
@@ -23,15 +25,16 @@ from transformers import (
 
 from common.atomic import recover, replacing_folder, write_json
 from common.environment import commit, machine, versions
+from common.records import plain, read
 from handler.artifact import read_json
+from handler.description import Adoption
 from handler.errors import UserError
 from handler.runtimes import refuse_code
 from training import data
 from training.backbones import clear_limits
 from training.data import Dataset, Split
-from training.data.sources import Columns
+from training.description import SCHEMA, Data, Description, Machine, Texts
 
-SCHEMA = 1
 META_FILE = "checkpoint.json"
 MOST_META_BYTES = 64 << 20
 VERSIONED = ("torch", "transformers", "tokenizers", "accelerate", "scikit-learn", "scipy", "numpy")
@@ -44,39 +47,39 @@ class Checkpoint:
     """An opened checkpoint; `meta` is the content of `checkpoint.json`."""
 
     folder: Path
-    meta: dict[str, Any]
+    meta: Description
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return tuple(self.meta["labels"])
+        return tuple(self.meta.labels)
 
     @property
     def positive_label(self) -> str | None:
         """The label that is looked for; where an older checkpoint does not say it, the second of two."""
-        if "positive_label" in self.meta:
-            return self.meta["positive_label"]
+        if self.meta.positive_label is not UNSET:
+            return self.meta.positive_label
         return self.labels[1] if len(self.labels) == 2 and not self.multi_label else None
 
     @property
     def multi_label(self) -> bool:
         """Whether labels are independent: a text may have none, or several."""
-        return self.meta["task"] == "multi-label"
+        return self.meta.task == "multi-label"
 
     @property
     def truncation_side(self) -> str:
         """Where a text that is too long is cut: `right`, or `left` where its tokenizer says so."""
-        return self.meta.get("truncation_side", "right")
+        return self.meta.truncation_side or "right"
 
     @property
     def trained(self) -> bool:
         """Whether the classifier was fitted to anything, here or elsewhere: False for random weights."""
-        recipe = self.meta["recipe"]
+        recipe = self.meta.recipe
         return bool(recipe["epochs"] or recipe.get("adopted"))
 
     @property
     def judged(self) -> bool:
         """Whether figures of quality mean anything: weights are not random, and the texts have labels."""
-        return self.trained and not self.meta["data"]["spec"].startswith("texts:")
+        return self.trained and not self.meta.data.spec.startswith("texts:")
 
 
 def check_place(folder: Path) -> None:
@@ -94,19 +97,18 @@ def write_checkpoint(
     folder: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    meta: dict[str, Any],
-    confirm: Callable[[Checkpoint], dict[str, Any]] | None = None,
+    meta: Description,
+    confirm: Callable[[Checkpoint], Adoption | None] | None = None,
 ) -> Checkpoint:
     """Put a complete checkpoint in the place of `folder`, whose former content stays until then.
 
-    `confirm` is given the checkpoint as it is written, before it takes that place, and returns what is to be
-    added to `meta`; whatever it raises leaves all as it was.
+    `confirm` is given the checkpoint as it is written, before it takes that place, and returns how it was
+    held against transformers, where it was; whatever it raises leaves all as it was.
     """
     check_place(folder)
-    meta = {"schema": SCHEMA, **meta}
-    if tokenizer.truncation_side != "right":
-        meta["truncation_side"] = tokenizer.truncation_side
-    if meta.get("task") == "multi-label":  # so that transformers' own pipeline takes sigmoids as well
+    if tokenizer.truncation_side == "left":
+        meta = replace(meta, truncation_side="left")
+    if meta.task == "multi-label":  # so that transformers' own pipeline takes sigmoids as well
         model.config.problem_type = MULTI_LABEL
     try:
         with replacing_folder(folder) as part:
@@ -114,8 +116,9 @@ def write_checkpoint(
             clear_limits(tokenizer)
             tokenizer.save_pretrained(part)
             if confirm is not None:
-                meta |= confirm(Checkpoint(part, meta))
-            write_json(part / META_FILE, meta)
+                meta = replace(meta, adoption=confirm(Checkpoint(part, meta)))
+            meta = read(plain(meta), Description)  # what could not be read is not written
+            write_json(part / META_FILE, plain(meta))
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"Cannot write to {folder}",
@@ -136,12 +139,17 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
             remedy="Run `python -m training train` first, or name its folder.",
         )
     try:
-        meta = read_json(file, MOST_META_BYTES)
+        document = read_json(file, MOST_META_BYTES)
     except (ValueError, OSError) as error:
         raise UserError(f"{file} is damaged", seen=error, remedy=RETRAIN) from error
-    schema = meta.get("schema")
+    schema = document.get("schema")
     if schema != SCHEMA:
         raise UserError(f"{file} has a schema unknown here", seen=schema, remedy=RETRAIN)
+    try:
+        meta = read(document, Description)
+    except ValidationError as error:
+        what = f"{file} is damaged, or of another version of this project"
+        raise UserError(what, seen=error, remedy=RETRAIN) from error
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"{folder} is incomplete", seen="no model.safetensors", remedy=RETRAIN)
     refuse_code(folder)
@@ -167,49 +175,40 @@ def load_data(checkpoint: Checkpoint, data_dir: str | Path | None = None) -> Dat
     `data_dir`, and failing that the variable DATA_DIR, is for named sets that have moved since.
     """
     data_dir = data_dir or os.environ.get("DATA_DIR") or None
-    recorded = checkpoint.meta["data"]
-    # Older checkpoints record no encoding: theirs was that of `Columns`.
-    columns = Columns(**{**recorded["columns"], "labels": tuple(recorded["columns"]["labels"])})
-    dataset = data.load(recorded["spec"], data_dir or recorded["data_dir"], recorded["seed"], columns)
-    if dataset.sha256 != recorded["sha256"]:
-        splits = recorded["splits"].items()
-        changed = [name for name, split in splits if dataset.split_sha256[name] != split["sha256"]]
+    recorded = checkpoint.meta.data
+    dataset = data.load(recorded.spec, data_dir or recorded.data_dir, recorded.seed, recorded.columns)
+    if dataset.sha256 != recorded.sha256:
+        splits = recorded.splits.items()
+        changed = [name for name, split in splits if dataset.split_sha256[name] != split.sha256]
         raise UserError(
-            f"The data {recorded['spec']} has changed since the training",
+            f"The data {recorded.spec} has changed since the training",
             seen=f"{', '.join(changed) or 'labels'} differ in sha256",
             remedy="Restore the data, or run `python -m training train` again.",
         )
     return dataset
 
 
-def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """What `checkpoint.json` records of the data: how to load it again and how to know it."""
-    columns = asdict(dataset.columns)
-    return {
-        "spec": dataset.spec,
-        "data_dir": str(dataset.data_dir),
-        "columns": {**columns, "labels": list(dataset.columns.labels)},
-        "seed": dataset.seed,
-        "sha256": dataset.sha256,
-        "task": dataset.task,
-        "splits": {
-            name: _describe_split(split, dataset, dataset.split_sha256[name])
-            for name, split in dataset.splits.items()
-        },
-        "others": {
-            name: {
-                part: _describe_split(split, dataset, data.fingerprint(split))
-                for part, split in held_out.items()
-            }
+def describe_data(dataset: Dataset) -> Data:
+    """How to load the data again and how to know it."""
+
+    def described(split: Split, sha256: str) -> Texts:
+        return Texts(n=len(split), sha256=sha256, labels=data.count(split, dataset.labels))
+
+    return Data(
+        spec=dataset.spec,
+        data_dir=str(dataset.data_dir),
+        columns=dataset.columns,
+        seed=dataset.seed,
+        sha256=dataset.sha256,
+        task=dataset.task,
+        splits={name: described(split, dataset.split_sha256[name]) for name, split in dataset.splits.items()},
+        others={
+            name: {part: described(split, data.fingerprint(split)) for part, split in held_out.items()}
             for name, held_out in dataset.others.items()
         },
-        "dropped": dataset.dropped,
-        "leaks": dataset.leaks,
-    }
-
-
-def _describe_split(split: Split, dataset: Dataset, sha256: str) -> dict[str, Any]:
-    return {"n": len(split), "sha256": sha256, "labels": data.count(split, dataset.labels)}
+        dropped=dataset.dropped,
+        leaks=dataset.leaks,
+    )
 
 
 def portable(name: str) -> str:
@@ -223,10 +222,10 @@ def portable(name: str) -> str:
 
 
 def describe_surroundings() -> dict[str, Any]:
-    """Commit of this project (None outside git), versions, and the machine in brief."""
+    """The fields of `Made`, here and now."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "commit": commit(),
         "versions": versions(VERSIONED),
-        "machine": machine() | {"threads": torch.get_num_threads(), "gpu": gpu},
+        "machine": Machine(**machine(), threads=torch.get_num_threads(), gpu=gpu),
     }

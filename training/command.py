@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.commands import emit, positive_float, say
 from common.options import CHECKPOINT
+from common.records import plain
 from training import processes
 from training.options import add_options, load, prepare, recipe
 from training.summary import summary, table
@@ -105,8 +106,8 @@ def _train(options: argparse.Namespace) -> int:
         )
         if checkpoint is None:  # the first of several processes has it
             return 0
-        tracking.finish(checkpoint.meta["metrics"], checkpoint.folder)
+        tracking.finish(plain(checkpoint.meta.metrics), checkpoint.folder)
     say(summary(checkpoint.meta))
-    say(f"wrote {options.output} in {checkpoint.meta['seconds']:.0f} s")
-    emit(checkpoint.meta)
+    say(f"wrote {options.output} in {checkpoint.meta.seconds:.0f} s")
+    emit(plain(checkpoint.meta))
     return 0

@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from common.commands import say
+from common.records import read
 from handler.errors import UserError
 from handler.machine import available_cpus
 from training import processes
@@ -31,10 +32,12 @@ from training.checkpoint import (
     write_checkpoint,
 )
 from training.data import Dataset
+from training.description import SCHEMA, Description
 from training.evaluation.card import write_card
 from training.fit import fit, predict_logits, remove_state
 from training.measures.calibration import Calibration, calibrate, uncalibrated
 from training.measures.metrics import evaluate
+from training.measures.records import Figures
 from training.recipe import Recipe
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
@@ -97,30 +100,30 @@ def train(
     )
     if not processes.is_first():
         return None
-    meta = {
-        "base": base,
-        "task": dataset.task,
-        "labels": list(dataset.labels),
-        "positive_label": dataset.positive.label,
-        "temperature": trained.calibration.temperature,
-        "thresholds": trained.calibration.thresholds,
-        "max_length": recipe.max_length,
-        "data": describe_data(dataset),
-        "seed": recipe.seed,
-        "recipe": asdict(recipe),
-        "metrics": _figures(trained, dataset, test),
-        "seconds": round(time.perf_counter() - started, 1),
+    meta = Description(
+        schema=SCHEMA,
+        base=base,
+        task=dataset.task,
+        labels=list(dataset.labels),
+        positive_label=dataset.positive.label,
+        temperature=trained.calibration.temperature,
+        thresholds=trained.calibration.thresholds,
+        max_length=recipe.max_length,
+        data=describe_data(dataset),
+        seed=recipe.seed,
+        recipe=asdict(recipe),
+        metrics=_figures(trained, dataset, test),
+        seconds=round(time.perf_counter() - started, 1),
         **describe_surroundings(),
-    }
+    )
     checkpoint = write_checkpoint(output, trained.model, trained.tokenizer, meta, _with_card)
     with suppress(OSError):  # the next training removes it
         remove_state(state)
     return checkpoint
 
 
-def _with_card(checkpoint: Checkpoint) -> dict[str, Any]:
+def _with_card(checkpoint: Checkpoint) -> None:
     write_card(checkpoint)
-    return {}
 
 
 def fitted(
@@ -175,7 +178,7 @@ def teacher_logits(recipe: Recipe, dataset: Dataset) -> np.ndarray:
     They are computed once: the teacher has no dropout, and a text is the same in every epoch.
     """
     checkpoint = open_checkpoint(recipe.teacher)
-    if checkpoint.labels != dataset.labels or checkpoint.meta["task"] != dataset.task:
+    if checkpoint.labels != dataset.labels or checkpoint.meta.task != dataset.task:
         raise UserError(
             f"The teacher {recipe.teacher} knows other labels than the data",
             seen=f"{', '.join(checkpoint.labels)} beside {', '.join(dataset.labels)}",
@@ -185,10 +188,10 @@ def teacher_logits(recipe: Recipe, dataset: Dataset) -> np.ndarray:
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     texts = dataset.splits["train"].texts
     say(f"asking the teacher {recipe.teacher} about {len(texts):,} texts")
-    return predict_logits(model, tokenizer, texts, checkpoint.meta["max_length"])
+    return predict_logits(model, tokenizer, texts, checkpoint.meta.max_length)
 
 
-def _figures(trained: Trained, dataset: Dataset, test: bool) -> dict[str, dict[str, Any]]:
+def _figures(trained: Trained, dataset: Dataset, test: bool) -> dict[str, Figures]:
     """Figures of validation and test, of test without the texts that also stood in train, and of the
     held-out parts of joined sets, such as `test of davidson:binary`."""
     names = ("validation", "test") if test else ("validation",)
@@ -202,11 +205,12 @@ def _figures(trained: Trained, dataset: Dataset, test: bool) -> dict[str, dict[s
     figures = {}
     for name, split in judged.items():
         scores = trained.scores(split.texts)
-        figures[name] = trained.figures(scores, split.labels)
+        figures[name] = read(trained.figures(scores, split.labels), Figures)
         leaked = dataset.leaked.get(name, ())
         if name == "test" and 0 < len(leaked) < len(split):
             kept = np.setdiff1d(np.arange(len(split)), leaked)
-            figures["test_without_leaks"] = trained.figures(scores[kept], split.labels[kept])
+            without = trained.figures(scores[kept], split.labels[kept])
+            figures["test_without_leaks"] = read(without, Figures)
     return figures
 
 

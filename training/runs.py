@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import ValidationError
 from tabulate import tabulate
 
 from common.commands import emit, say
+from common.records import read
 from handler.errors import UserError
+from training.description import Description
 
 META_FILE = "checkpoint.json"
 FIGURES = ("macro_f1", "accuracy", "auroc")
@@ -26,7 +29,7 @@ def runs_arguments(parser: argparse.ArgumentParser) -> None:
 def runs(options: argparse.Namespace) -> int:
     folders = options.folders
     found = {
-        path.parent: read(path)
+        path.parent: opened(path)
         for folder in folders
         for path in sorted(folder.rglob(META_FILE))
         if "mlflow" not in path.relative_to(folder).parts  # it keeps copies
@@ -49,29 +52,27 @@ def runs(options: argparse.Namespace) -> int:
     return 0
 
 
-def read(path: Path) -> dict[str, Any]:
+def opened(path: Path) -> Description:
     """The content of a `checkpoint.json`."""
     try:
-        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        meta["metrics"], meta["recipe"], meta["data"]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return read(json.loads(path.read_text(encoding="utf-8")), Description)
+    except (OSError, ValueError, ValidationError) as error:
         raise UserError(
-            "this is not the record of a run", seen=path, remedy="Remove it, or train again"
+            "this is not the record of a run", seen=f"{path}: {error}", remedy="Remove it, or train again"
         ) from error
-    return meta
 
 
-def record(folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
+def record(folder: Path, meta: Description) -> dict[str, Any]:
     """A run in one flat object: where it lies, what it was made with, how it does."""
     settings = {
-        "data": meta["data"]["spec"],
-        "data_sha256": meta["data"]["sha256"][:12],
-        "base": meta["base"],
-        "commit": (meta.get("commit") or "")[:12],
-        **meta["recipe"],
+        "data": meta.data.spec,
+        "data_sha256": meta.data.sha256[:12],
+        "base": meta.base,
+        "commit": (meta.commit or "")[:12],
+        **meta.recipe,
     }
-    figures = {split: {name: own.get(name) for name in FIGURES} for split, own in meta["metrics"].items()}
-    return {"run": str(folder), "seconds": meta["seconds"], "settings": settings, "figures": figures}
+    figures = {split: {name: getattr(own, name) for name in FIGURES} for split, own in meta.metrics.items()}
+    return {"run": str(folder), "seconds": meta.seconds, "settings": settings, "figures": figures}
 
 
 def shared_settings(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """What a training reads and reaches, as tables for people."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from tabulate import tabulate
 
 from training.data import Dataset
+from training.description import Description
 
 
 def table(dataset: Dataset) -> str:
@@ -37,18 +37,21 @@ def places(count: int, lines: Sequence[int]) -> str:
     return f" (line {', '.join(map(str, lines))}{more})" if lines else ""
 
 
-def summary(meta: dict[str, Any]) -> str:
+def summary(meta: Description) -> str:
     """The final figures, one row a split."""
     rows = ["macro_f1", "accuracy", "auroc", "average_precision", "brier", "ece"]
-    if meta["task"] == "multi-label":
+    if meta.task == "multi-label":
         rows.insert(1, "micro_f1")
     figures = [
-        [name.replace("_", " ") if name == "test_without_leaks" else name, *(split[row] for row in rows)]
-        for name, split in meta["metrics"].items()
+        [
+            name.replace("_", " ") if name == "test_without_leaks" else name,
+            *(getattr(split, row) for row in rows),
+        ]
+        for name, split in meta.metrics.items()
     ]
-    calibration = ", ".join(f"{label} from {value:.3f}" for label, value in meta["thresholds"].items())
+    calibration = ", ".join(f"{label} from {value:.3f}" for label, value in meta.thresholds.items())
     return (
         tabulate(figures, ["split", *rows], floatfmt=".3f", missingval="–")
-        + f"\ntemperature {meta['temperature']:.3f}"
+        + f"\ntemperature {meta.temperature:.3f}"
         + (f"; {calibration}" if calibration else "")
     )

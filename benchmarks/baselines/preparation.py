@@ -98,7 +98,7 @@ def _prepare(
                 checkpoint=str(checkpoint.folder.resolve()),
                 folder=str(scratch.resolve()),
                 texts=texts,
-                max_length=checkpoint.meta["max_length"],
+                max_length=checkpoint.meta.max_length,
             )
         facts = {"key": key, "seconds": round(time.perf_counter() - began, 1), "versions": versions}
         write_json(scratch / PREPARED, facts)
@@ -107,7 +107,7 @@ def _prepare(
 
 def _key(baseline: Baseline, checkpoint: "Checkpoint", texts: list[str], versions: dict[str, str]) -> str:
     sums = [file_sha256(checkpoint.folder / name) for name in MADE_OF if (checkpoint.folder / name).is_file()]
-    parts = [baseline.name, *sums, json.dumps([versions, texts, checkpoint.meta["max_length"]])]
+    parts = [baseline.name, *sums, json.dumps([versions, texts, checkpoint.meta.max_length])]
     parts.append(Path(in_process.__file__).read_text(encoding="utf-8"))
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 

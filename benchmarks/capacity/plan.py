@@ -24,9 +24,10 @@ from benchmarks.capacity.replica import (
     padding,
 )
 from benchmarks.names import REFERENCE
-from benchmarks.records import Record, Report, Variant
+from benchmarks.records import Report, Variant
 from benchmarks.selection import Objective, Selection, select
 from common.programs import command
+from common.records import Record
 from deploy.torchserve.server import CONFIG
 from handler.errors import UserError
 

@@ -13,8 +13,9 @@ from scipy.optimize import minimize, nnls
 
 from benchmarks.capacity.queueing import Batching, Draws, Replica, closed_latencies, draw, open_latencies
 from benchmarks.names import BATCH, BATCH_TEXTS, SINGLE
-from benchmarks.records import Lengths, Level, OpenLevel, Record, Variant
+from benchmarks.records import Lengths, Level, OpenLevel, Variant
 from common.programs import command
+from common.records import Record
 from handler.batching import CALL_TOKENS, fit_grid, plan
 from handler.errors import UserError
 

@@ -9,9 +9,10 @@ from tabulate import tabulate
 
 from benchmarks.capacity.plan import Prices, cost, cost_on_gpu
 from benchmarks.names import CUDA_REFERENCE, REFERENCE, SMALL
-from benchmarks.records import Latency, Ratio, Record, Report, Row
+from benchmarks.records import Latency, Ratio, Report, Row
 from benchmarks.report.phrases import DEVICES, NONE, figure
 from benchmarks.report.verdicts import margin, verdict
+from common.records import Record
 from handler.errors import UserError
 
 SAME = ("spec", "sha256", "base", "timed_split")  # of the data, where rates are of the same work

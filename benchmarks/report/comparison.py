@@ -8,8 +8,9 @@ machines into one table).
 from tabulate import tabulate
 
 from benchmarks.in_process.latency import Ratio
-from benchmarks.records import Latency, Record, Report, Variant
+from benchmarks.records import Latency, Report, Variant
 from common.programs import command
+from common.records import Record
 from handler.errors import UserError
 
 HIGHER, LOWER = "higher is better", "lower is better"

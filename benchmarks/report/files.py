@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from benchmarks.records import Report, as_report, flat, plain, read, tidied
+from benchmarks.records import Report, as_report, flat, plain, tidied
 from benchmarks.report import markdown
 from benchmarks.sameness.power import Counted
 from benchmarks.selection import Selection
@@ -20,6 +20,7 @@ from benchmarks.served.attack.records import AttackReport
 from benchmarks.served.head_to_head import HeadToHead
 from common.atomic import write_json
 from common.programs import command
+from common.records import read
 from handler.errors import UserError
 
 SIDE_BY_SIDE = "side-by-side"

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.names import CUDA_SHAPES, GATE, REFERENCE, SHAPES, SINGLE
-from benchmarks.records import LengthBin, OpenLevel, Parity, Reliability, Report, Row, Variant
+from benchmarks.records import LengthBin, OpenLevel, Parity, Report, Row, Variant
 from benchmarks.report.phrases import SUITES, bins, positive_label
 from benchmarks.report.verdicts import batch_rate, margin, reference, served_rate, shown, verdict
+from training.measures.records import Reliability
 
 MOST_CASES = 30  # rows of a dot plot
 

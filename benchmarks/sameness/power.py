@@ -15,8 +15,8 @@ import numpy as np
 from scipy.optimize import brentq
 from tabulate import tabulate
 
-from benchmarks.records import Share, Some
 from benchmarks.sameness.noninferiority import MARGIN, drop_of, judge, kinds_of_cells
+from common.records import Share, Some
 from common.shares import share_interval
 from training.measures.statistics import macro_f1_drop
 

@@ -15,7 +15,7 @@ from scipy.special import expit, logit
 from benchmarks.in_process.pool import Pool
 from benchmarks.names import REFERENCE
 from benchmarks.progress import Step
-from benchmarks.records import Quality, Refitted, Reliability
+from benchmarks.records import Quality, Refitted
 from benchmarks.resume_log import ResumeLog
 from handler.artifact import Artifact
 from training.data.splits import Split
@@ -107,8 +107,7 @@ def quality(artifact: Artifact, scores: Scores, labelled: Mapping[str, Split]) -
         if name in labelled:
             truth = labelled[name].labels
             figures = evaluate(values, truth, thresholds(artifact), artifact.labels)
-            bins = [Reliability(**part) for part in reliability(values, truth, artifact.positive)]
-            found[name] = Quality(**figures, reliability=bins)
+            found[name] = Quality(**figures, reliability=reliability(values, truth, artifact.positive))
     return found
 
 

@@ -23,11 +23,12 @@ from benchmarks.baselines.servers import baseline_archive, example_server, fasta
 from benchmarks.names import APP, BARE, EXAMPLE, FASTAPI
 from benchmarks.profiles import MANY_TEXTS
 from benchmarks.progress import Step
-from benchmarks.records import Level, Machine, Positive, Record, Some
+from benchmarks.records import Level, Machine
 from benchmarks.served.run import Running, as_bodies, as_lists, describe, serve, serve_app
 from benchmarks.served.torchserve_metrics import read_counters
 from common.environment import commit
 from common.proxies import open_url
+from common.records import Positive, Record, Some
 from deploy.tuning.load import Load, closed_loop
 from handler.artifact import unpacked
 from handler.predictor import Predictor

@@ -33,7 +33,7 @@ from benchmarks.capacity.replica import (
 )
 from benchmarks.in_process.worker import Worker, open_worker
 from benchmarks.progress import Step, progress
-from benchmarks.records import Lengths, Level, Machine, OpenLevel, Record, plain
+from benchmarks.records import Lengths, Level, Machine, OpenLevel, plain
 from benchmarks.samples import LEAST_SAMPLES
 from benchmarks.served.open_loop import describe_open, open_loop
 from benchmarks.served.run import Running, as_bodies, describe, serve
@@ -42,6 +42,7 @@ from common.commands import emit, positive_float, run, say, share
 from common.environment import commit
 from common.options import add_archive, add_checkpoint, add_results
 from common.programs import command
+from common.records import Record
 from common.torchserve import model_config
 from deploy.tuning.load import closed_loop
 from handler.artifact import unpacked

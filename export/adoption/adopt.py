@@ -27,9 +27,9 @@ from export.build import describe
 from export.registry import REFERENCE, VARIANTS, Built
 from export.source import Source
 from handler.artifact import Artifact
+from handler.description import Adoption
 from handler.errors import UserError
 from handler.predictor import Predictor
-from handler.records import plain
 from training import data
 from training.backbones import LEAST_OWN, UNLIMITED, readable_tokens
 from training.checkpoint import (
@@ -45,6 +45,7 @@ from training.data.labels import names_of
 from training.data.positive import positive
 from training.data.sources import Columns
 from training.data.tables import UNLABELLED
+from training.description import SCHEMA, Description
 from training.measures.calibration import uncalibrated
 
 MAX_LENGTH = 128
@@ -93,21 +94,22 @@ def adopt(
     sought = positive(labels, named or "", independent)
     say(str(sought))
     calibration = uncalibrated(labels, independent, sought.label)
-    meta = {
-        "base": place,
-        "task": "multi-label" if independent else "single-label",
-        "labels": list(labels),
-        "positive_label": sought.label,
-        "temperature": calibration.temperature,
-        "thresholds": calibration.thresholds,
-        "max_length": max_length,
-        "data": describe_data(dataset),
-        "seed": 0,
-        "recipe": {"adopted": True, "epochs": 0},
-        "metrics": {},
-        "seconds": 0.0,
+    meta = Description(
+        schema=SCHEMA,
+        base=place,
+        task="multi-label" if independent else "single-label",
+        labels=list(labels),
+        positive_label=sought.label,
+        temperature=calibration.temperature,
+        thresholds=calibration.thresholds,
+        max_length=max_length,
+        data=describe_data(dataset),
+        seed=0,
+        recipe={"adopted": True, "epochs": 0},
+        metrics={},
+        seconds=0.0,
         **describe_surroundings(),
-    }
+    )
     checkpoint = _write(folder, model, tokenizer, meta, dataset, assigning.record(assigned, found), notes)
     for note in notes:
         say(f"note: {note}")
@@ -267,22 +269,22 @@ def _write(
     folder: Path,
     model: Any,
     tokenizer: Any,
-    meta: dict[str, Any],
+    meta: Description,
     dataset: Dataset,
     labels: dict[str, Any],
     notes: Sequence[str],
 ) -> Checkpoint:
     """Write the checkpoint, and hold what it would serve against `model` and `tokenizer` before it takes its
     place."""
-    model.config.id2label = dict(enumerate(meta["labels"]))
-    model.config.label2id = {label: index for index, label in enumerate(meta["labels"])}
+    model.config.id2label = dict(enumerate(meta.labels))
+    model.config.label2id = {label: index for index, label in enumerate(meta.labels)}
     padding = model.config.pad_token_id
     if padding is None:  # else it stays: RoBERTa counts positions by it
         model.config.pad_token_id = tokenizer.pad_token_id
     to_write = copy.deepcopy(tokenizer)
     to_write.padding_side = "right"  # as texts are served
 
-    def confirm(written: Checkpoint) -> dict[str, Any]:
+    def confirm(written: Checkpoint) -> Adoption:
         model.config.pad_token_id = padding  # what is compared with is the user's model as it was
         texts, _ = _judged(dataset)
         step = max(1, len(texts) // OWN_TEXTS)
@@ -293,7 +295,7 @@ def _write(
             f"held against transformers itself on {record.texts} texts: the same token ids, logits "
             f"differ by at most {record.max_logit_diff:.1e} ({LOGIT_MARGIN} is allowed)"
         )
-        return {"adoption": plain(replace(record, labels=labels, notes=list(notes)))}
+        return replace(record, labels=labels, notes=list(notes))
 
     return write_checkpoint(folder, model, to_write, meta, confirm)
 

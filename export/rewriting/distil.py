@@ -135,8 +135,8 @@ def highest(logits: np.ndarray) -> np.ndarray:
 def decision(source: Source) -> Decision:
     """How the checkpoint turns logits into labels: by its own temperature and thresholds."""
     meta, independent = source.checkpoint.meta, source.checkpoint.multi_label
-    calibration = Calibration(meta["temperature"], meta["thresholds"], independent)
-    return lambda logits: decide(calibration.scores(logits), meta["labels"], meta["thresholds"], independent)
+    calibration = Calibration(meta.temperature, meta.thresholds, independent)
+    return lambda logits: decide(calibration.scores(logits), meta.labels, meta.thresholds, independent)
 
 
 def takes_over(kept: Sequence[int], depth: int) -> tuple[int, ...]:

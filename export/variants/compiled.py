@@ -89,7 +89,7 @@ def _compile(model: Any, source: Source, folder: Path, facts: dict[str, Any]) ->
     # max_autotune measures generated GEMMs against oneDNN's for each layer and keeps the faster.
     options = {"freezing": True, "max_autotune": True, "max_autotune_report_choices_stats": False}
     select_algorithm.PRINT_AUTOTUNE = False
-    compile_ahead(model, source.checkpoint.meta["max_length"], package, options)
+    compile_ahead(model, source.checkpoint.meta.max_length, package, options)
     facts = facts | proof.compiled_kernels(package)
     called = facts["generated_linears"] + facts["library_linears"]
     proof.require_all_found(called, linears, "linear layers")

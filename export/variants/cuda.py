@@ -137,7 +137,7 @@ def cuda_compiled_fp16(source: Source, folder: Path) -> Built:
     # Not tuned: products would be tuned for the rows of one example, and run with 16 to 8,192 of them.
     # Weights by torch's allocator, else what the card holds of them is in no figure.
     options = {"aot_inductor.weight_use_caching_allocator": True}
-    compile_ahead(model, source.checkpoint.meta["max_length"], package, options)
+    compile_ahead(model, source.checkpoint.meta.max_length, package, options)
     loaded = torch._inductor.aoti_load_package(str(package), device_index=0)
     ids = torch.full((4, 32), source.pad_id, device=DEVICE)
     kernels = proof.profiled(lambda: loaded(ids, torch.ones_like(ids))).kernels

@@ -131,7 +131,7 @@ def _convert(source: Source) -> Any:
 
     from export.rewriting.graph import lean, trace
 
-    program = trace(lean(source.model()), source.checkpoint.meta["max_length"])
+    program = trace(lean(source.model()), source.checkpoint.meta.max_length)
     try:
         graph = openvino.convert_model(program)
     except Exception as error:  # of whatever kind its frontend raises at an operator that it does not know

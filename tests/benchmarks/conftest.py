@@ -43,7 +43,6 @@ from benchmarks.records import (
     Quality,
     Rate,
     Ratio,
-    Reliability,
     Report,
     Resources,
     Run,
@@ -54,6 +53,7 @@ from benchmarks.records import (
 from benchmarks.served import open_loop
 from deploy.tuning import load
 from training.checkpoint import load_data, open_checkpoint
+from training.measures.records import Reliability
 
 RUN = Run("20260101T000000Z-abcdef", "2026-01-01T00:00:00+00:00", 60.0, "quick", 2, 0.1, "0123456789ab")
 VERSIONS = {"python": "3.11.7", "torch": "2.13.0"}

@@ -85,8 +85,8 @@ def variants(whole) -> dict[str, Variant]:
 @pytest.fixture(scope="module")
 def untrained(artifacts: Path, checkpoint, dataset) -> Report:
     """The report of a copy from a run without baselines, of a checkpoint with random weights."""
-    recipe = checkpoint.meta["recipe"] | {"epochs": 0}
-    random = replace(checkpoint, meta=checkpoint.meta | {"recipe": recipe})
+    recipe = checkpoint.meta.recipe | {"epochs": 0}
+    random = replace(checkpoint, meta=structs.replace(checkpoint.meta, recipe=recipe))
     subject = prepare(["copy"], artifacts, None, random, dataset, BRIEF)
     report = measure(subject, BRIEF, threads=1)
     return report.of(report.variants[1])

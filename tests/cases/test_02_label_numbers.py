@@ -54,7 +54,7 @@ def test_numbers_stand_on_the_outputs_as_numbers(
     assert "labels stand on the outputs by number: accuracy 0." in said
     assert "LABEL_2" in said
     assert load_data(checkpoint).labels == checkpoint.labels
-    assert checkpoint.meta["adoption"]["labels"]["own"] == numbered(len(values))
+    assert checkpoint.meta.adoption.labels["own"] == numbered(len(values))
 
 
 def test_names_of_the_data_on_numbered_outputs_are_asked_for(tmp_path: Path) -> None:
@@ -241,4 +241,4 @@ def test_zeros_and_ones_that_stand_the_other_way_are_seen_and_the_remedy_works(t
     assert "accuracy 0.0" in str(refused.value)
     checkpoint = adopt(str(place), tmp_path / "ours", spec, columns=Columns(labels=("hate", "not-hate")))
     assert checkpoint.labels == ("hate", "not-hate")
-    assert checkpoint.meta["adoption"]["labels"]["accuracy"] > 0.95
+    assert checkpoint.meta.adoption.labels["accuracy"] > 0.95

@@ -79,7 +79,7 @@ def test_added_tokens_with_embeddings_are_read_as_transformers_reads_them(tmp_pa
     place = with_added_tokens(tmp_path / "theirs", resized=True)
     predictor, checkpoint = served(place, tmp_path)
     assert_same(predictor, place, "@user good day", "good@user day http", "good [SEP] day [PAD]")
-    assert checkpoint.meta["adoption"]["max_logit_diff"] < 1e-4
+    assert checkpoint.meta.adoption.max_logit_diff < 1e-4
 
 
 def test_a_text_that_is_too_long_is_cut_on_the_tokenizers_own_side(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_tokenizer_without_tokenizer_json_is_converted_and_held_the_same_way(t
     (place / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
     checkpoint = adopt(str(place), tmp_path / "ours")
     assert (checkpoint.folder / "tokenizer.json").is_file()
-    assert checkpoint.meta["adoption"]["max_logit_diff"] < 1e-4
+    assert checkpoint.meta.adoption.max_logit_diff < 1e-4
 
 
 def test_token_types_that_change_nothing_are_left_out(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_the_length_is_what_is_asked_for_and_no_more_than_can_be_read(
 ) -> None:
     place = make_classifier(tmp_path / "theirs", max_position_embeddings=positions)
     checkpoint = adopt(str(place), tmp_path / "ours", max_length=asked)
-    assert checkpoint.meta["max_length"] == taken
+    assert checkpoint.meta.max_length == taken
     assert ("cut at 64 tokens, not 512" in capsys.readouterr().err) == (asked == 512)
 
 

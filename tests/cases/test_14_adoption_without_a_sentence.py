@@ -193,7 +193,7 @@ def test_half_precision_is_read_as_fp32(dtype: torch.dtype, theirs: Path, tmp_pa
     weights(lambda tensors: {name: one.to(dtype) for name, one in tensors.items()})(place)
     edit_json(place / "config.json", dtype=str(dtype).removeprefix("torch."))
     checkpoint = adopt(str(place), tmp_path / "ours")
-    assert checkpoint.meta["adoption"]["max_logit_diff"] < 1e-4
+    assert checkpoint.meta.adoption.max_logit_diff < 1e-4
     assert load_file(tmp_path / "ours" / "model.safetensors")["classifier.weight"].dtype == torch.float32
 
 

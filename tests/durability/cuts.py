@@ -24,6 +24,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import structs
+
 os.environ["OMP_NUM_THREADS"] = "1"  # processes are forked
 
 EXT4_IOC_SHUTDOWN = 0x8004587D
@@ -236,7 +238,7 @@ def training(folder: Path, checkpoint_folder: Path) -> Work:
     model, tokenizer = load_model(former)
     with torch.no_grad():
         model.classifier.bias.add_(1.0)
-    meta = former.meta | {"seed": SEED}
+    meta = structs.replace(former.meta, seed=SEED)
 
     def do(place: Path) -> None:
         write_checkpoint(place / "checkpoint", model, tokenizer, meta)
@@ -251,8 +253,8 @@ def training(folder: Path, checkpoint_folder: Path) -> Work:
             load_model(checkpoint)  # its tokenizer and configuration, too
         except (UserError, OSError, ValueError):
             return "neither"
-        kinds = {(old, former.meta["seed"]): "old", (new, SEED): "new"}
-        return kinds.get((found, checkpoint.meta["seed"]), "neither")
+        kinds = {(old, former.meta.seed): "old", (new, SEED): "new"}
+        return kinds.get((found, checkpoint.meta.seed), "neither")
 
     return Work(lambda place: copied(checkpoint_folder, place / "checkpoint"), do, seen)
 

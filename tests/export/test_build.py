@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from export import proof
 from export.build import _named_modules, build, fingerprint
@@ -149,9 +150,9 @@ def test_what_cannot_be_made_equal_says_so_and_leaves_no_layer_in_float(own: Sou
 
 
 def test_random_weights_tune_nothing(own: Source) -> None:
-    recipe = own.checkpoint.meta["recipe"] | {"epochs": 0}
+    recipe = own.checkpoint.meta.recipe | {"epochs": 0}
     untrained = replace(
-        own, checkpoint=replace(own.checkpoint, meta=own.checkpoint.meta | {"recipe": recipe})
+        own, checkpoint=replace(own.checkpoint, meta=structs.replace(own.checkpoint.meta, recipe=recipe))
     )
     build(FP32, untrained, quiet)
     tries: list[int] = []

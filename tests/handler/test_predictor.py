@@ -24,7 +24,7 @@ def test_scores_are_those_of_transformers_on_the_same_checkpoint(fp32: Predictor
     for text, prediction in zip(texts, fp32.predict(texts), strict=True):
         inputs = tokenizer(text, truncation=True, max_length=128, return_tensors="pt")
         with torch.no_grad():
-            logits = model(**inputs).logits[0].double() / source.checkpoint.meta["temperature"]
+            logits = model(**inputs).logits[0].double() / source.checkpoint.meta.temperature
         np.testing.assert_allclose(prediction.scores, torch.softmax(logits, 0), atol=2e-6)
         assert prediction.tokens == inputs["input_ids"].shape[1]
 

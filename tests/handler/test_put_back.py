@@ -119,7 +119,7 @@ def test_a_checkpoint_is_put_back(checkpoint_folder: Path, tmp_path: Path) -> No
     place = tmp_path / "checkpoint"
     shutil.copytree(checkpoint_folder, place)
     kill_between_renames(place)
-    assert open_checkpoint(place).meta["labels"]
+    assert open_checkpoint(place).meta.labels
 
 
 def test_all_of_a_folder_is_put_back_and_nothing_else(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import ValidationError, structs
 
 from handler.errors import UserError
+from tests.descriptions import checkpoint_description
 from training import data
 from training.backbones import backbone
 from training.checkpoint import describe_data, load_data, open_checkpoint, write_checkpoint
@@ -20,7 +21,7 @@ def tiny():
 
 @pytest.fixture
 def checkpoint(tiny, tmp_path):
-    return write_checkpoint(tmp_path / "build" / "checkpoint", *tiny, {"labels": list(LABELS)})
+    return write_checkpoint(tmp_path / "build" / "checkpoint", *tiny, checkpoint_description())
 
 
 def test_what_was_written_is_opened(checkpoint):
@@ -35,15 +36,15 @@ def test_what_was_written_is_opened(checkpoint):
 
 def test_a_new_checkpoint_takes_the_old_ones_place_and_leaves_nothing_beside_it(checkpoint, tiny):
     (checkpoint.folder / "of-the-old-one").touch()
-    write_checkpoint(checkpoint.folder, *tiny, {"labels": list(LABELS), "base": "new"})
-    assert open_checkpoint(checkpoint.folder).meta["base"] == "new"
+    write_checkpoint(checkpoint.folder, *tiny, checkpoint_description(base="new"))
+    assert open_checkpoint(checkpoint.folder).meta.base == "new"
     assert not (checkpoint.folder / "of-the-old-one").exists()
     assert [entry.name for entry in checkpoint.folder.parent.iterdir()] == ["checkpoint"]
 
 
 def test_a_failure_while_writing_leaves_the_old_checkpoint(checkpoint, tiny):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_checkpoint(checkpoint.folder, *tiny, {"labels": list(LABELS), "temperature": float("nan")})
+    with pytest.raises(ValidationError, match="temperature"):
+        write_checkpoint(checkpoint.folder, *tiny, structs.replace(checkpoint.meta, temperature=-1.0))
     assert open_checkpoint(checkpoint.folder) == checkpoint
     assert [entry.name for entry in checkpoint.folder.parent.iterdir()] == ["checkpoint"]
 
@@ -51,7 +52,7 @@ def test_a_failure_while_writing_leaves_the_old_checkpoint(checkpoint, tiny):
 def test_a_folder_that_is_no_checkpoint_is_never_replaced(tiny, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="not a checkpoint"):
-        write_checkpoint(tmp_path, *tiny, {})
+        write_checkpoint(tmp_path, *tiny, checkpoint_description())
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
@@ -62,7 +63,12 @@ def test_a_missing_checkpoint_is_answered_with_make_train(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [("{", "is damaged"), ("[]", "is damaged"), ('{"schema": 99}', "schema unknown here: 99")],
+    [
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"schema": 99}', "schema unknown here: 99"),
+        ('{"schema": 1}', "of another version of this project: .* Run `python -m training train` again"),
+    ],
 )
 def test_a_broken_checkpoint_is_answered_with_a_sentence(checkpoint, content, sentence):
     (checkpoint.folder / "checkpoint.json").write_text(content)
@@ -82,8 +88,8 @@ def test_recorded_data_is_loaded_again_and_a_change_is_noticed(checkpoint, tmp_p
     file.write_text("\n".join(["Content,verdict", *lines]))
     columns = Columns("Content", "verdict", ("ok", "bad"))
     dataset = data.load(f"csv:{file}", "nowhere", 3, columns)
-    recorded = replace(checkpoint, meta=json.loads(json.dumps({"data": describe_data(dataset)})))
-    assert Path(recorded.meta["data"]["data_dir"]).is_absolute()
+    recorded = replace(checkpoint, meta=checkpoint_description(data=describe_data(dataset)))
+    assert Path(recorded.meta.data.data_dir).is_absolute()
     assert load_data(recorded).sha256 == dataset.sha256
     file.write_text(file.read_text().replace("text 7,", "text seven,"))
     with pytest.raises(UserError, match="has changed since the training"):

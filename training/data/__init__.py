@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from common.records import Task
 from handler.errors import UserError
 from training.data import (  # noqa: F401 - public and tables register their sources
     public,
@@ -62,7 +63,7 @@ class Dataset:
     columns: Columns
     seed: int
     labels: tuple[str, ...]
-    task: str
+    task: Task
     splits: dict[str, Split]
     dropped: dict[str, dict[str, int]]
     leaks: dict[str, dict[str, int]]
@@ -133,7 +134,7 @@ def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Colum
     shares = [len(joined["train"])]
     if len(parts) > 1:
         joined["train"], others, shares = _join(parts, raws, prepared, dropped)
-    task = "multi-label" if joined["train"].multi_label else "single-label"
+    task: Task = "multi-label" if joined["train"].multi_label else "single-label"
     split_sha256 = {name: fingerprint(split) for name, split in joined.items()}
     identity: tuple[Any, ...] = (task, raws[0].labels, split_sha256)
     if others:

@@ -8,18 +8,23 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
+from msgspec import ValidationError
 
 from common.atomic import write_text
+from common.records import read
 from handler.errors import UserError
 from training.checkpoint import Checkpoint
 from training.data import sources
+from training.description import Description
 from training.evaluation import page
-from training.evaluation.document import FILE, SCHEMA, SPLITS, weights_sha256
+from training.evaluation.document import FILE, SPLITS, weights_sha256
+from training.evaluation.records import Evaluation
+from training.measures.records import Figures
 from training.recipe import default_recipe
 from training.recipe import options as recipe_options
 
@@ -50,21 +55,17 @@ def write_card(checkpoint: Checkpoint, evaluations: Path | None = None, into: Pa
     return path
 
 
-def read_evaluations(checkpoint: Checkpoint, folder: Path) -> list[dict[str, Any]]:
+def read_evaluations(checkpoint: Checkpoint, folder: Path) -> list[Evaluation]:
     """The evaluations of these weights, in the order of the splits."""
     found = []
     for split in SPLITS:
-        try:
-            document = json.loads((folder / split / FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if document.get("schema") == SCHEMA:
-            found.append(document)
+        with suppress(OSError, ValueError, ValidationError):  # none, damaged, or of another version
+            found.append(read(json.loads((folder / split / FILE).read_text(encoding="utf-8")), Evaluation))
     weights = weights_sha256(checkpoint) if found else ""
-    return [one for one in found if one["checkpoint"]["weights_sha256"] == weights]
+    return [one for one in found if one.checkpoint.weights_sha256 == weights]
 
 
-def card(checkpoint: Checkpoint, evaluations: list[dict[str, Any]], where: Path = Path(FOLDER)) -> str:
+def card(checkpoint: Checkpoint, evaluations: list[Evaluation], where: Path = Path(FOLDER)) -> str:
     """The card's text; `where` is the way from the card to the folder of the evaluations."""
     meta = checkpoint.meta
     sections = [
@@ -86,11 +87,11 @@ def card(checkpoint: Checkpoint, evaluations: list[dict[str, Any]], where: Path 
     return f"---\n{_front(checkpoint, evaluations)}---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _front(checkpoint: Checkpoint, evaluations: list[dict[str, Any]]) -> str:
+def _front(checkpoint: Checkpoint, evaluations: list[Evaluation]) -> str:
     meta = checkpoint.meta
     hub = [names[0] for part in _parts(meta) if (names := _hub_names(part))]
     hub += [part.argument.split(":")[0] for part in _parts(meta) if part.name == "hub"]
-    base = HUB_BASES.get(meta["base"], meta["base"])
+    base = HUB_BASES.get(meta.base, meta.base)
     is_hub_name = HUB_NAME.fullmatch(base) and not Path(base).exists()
     data = ModelCardData(
         pipeline_tag="text-classification",
@@ -104,7 +105,7 @@ def _front(checkpoint: Checkpoint, evaluations: list[dict[str, Any]]) -> str:
     return data.to_yaml() + "\n"
 
 
-def _results(checkpoint: Checkpoint, evaluations: list[dict[str, Any]]) -> list[EvalResult]:
+def _results(checkpoint: Checkpoint, evaluations: list[Evaluation]) -> list[EvalResult]:
     if not checkpoint.judged:
         return []
     first = _parts(checkpoint.meta)[0]
@@ -118,16 +119,16 @@ def _results(checkpoint: Checkpoint, evaluations: list[dict[str, Any]]) -> list[
             dataset_split=split,
             metric_type=kind,
             metric_name=name,
-            metric_value=round(found[key], 4),
+            metric_value=round(value, 4),
         )
         for split, found in _figures_by_split(checkpoint.meta, evaluations).items()
         for key, (kind, name) in METRICS.items()
-        if found.get(key) is not None
+        if (value := getattr(found, key)) is not None
     ]
 
 
-def _title(meta: Mapping[str, Any]) -> str:
-    return f"{page.short(meta['base'])} fine-tuned on {page.short(meta['data']['spec'])}"
+def _title(meta: Description) -> str:
+    return f"{page.short(meta.base)} fine-tuned on {page.short(meta.data.spec)}"
 
 
 def _what(checkpoint: Checkpoint) -> str:
@@ -135,18 +136,18 @@ def _what(checkpoint: Checkpoint) -> str:
     labels = ", ".join(f"`{label}`" for label in checkpoint.labels)
     kind = (
         f"says which of {labels} hold, none to all of them"
-        if meta["task"] == "multi-label"
+        if meta.task == "multi-label"
         else f"gives one of {labels}"
     )
     state = "" if checkpoint.trained else " **Its weights are random: its labels mean nothing.**"
     return (
-        f"A text classifier that {kind}. Texts are read up to {meta['max_length']} tokens; what comes after "
+        f"A text classifier that {kind}. Texts are read up to {meta.max_length} tokens; what comes after "
         f"is not seen.{state}"
     )
 
 
-def _data(meta: Mapping[str, Any]) -> list[str]:
-    data, parts = meta["data"], _parts(meta)
+def _data(meta: Description) -> list[str]:
+    data, parts = meta.data, _parts(meta)
     said = [
         f"`{page.short(part.spec)}`"
         + (f" (each text counts {part.weight:g} in the loss)" if part.weight != 1 else "")
@@ -155,41 +156,41 @@ def _data(meta: Mapping[str, Any]) -> list[str]:
     words = f"From {', '.join(said)}"
     if len(parts) > 1:
         words += "; validation, gate and test are those of the first, the others add training texts"
-    names = list(next(iter(data["splits"].values()))["labels"])
+    names = list(next(iter(data.splits.values())).labels)
     rows = [
-        [name, f"{split['n']:,}", *(f"{split['labels'].get(label, 0):,}" for label in names)]
-        for name, split in data["splits"].items()
+        [name, f"{split.n:,}", *(f"{split.labels.get(label, 0):,}" for label in names)]
+        for name, split in data.splits.items()
     ]
     lines = [f"{words}.", page.table((rows, ["split", "texts", *names]))]
     dropped = [
         f"- dropped from {page.short(name)}: "
         + ", ".join(f"{count:,} {why}" for why, count in reasons.items())
-        for name, reasons in data["dropped"].items()
+        for name, reasons in data.dropped.items()
     ]
     dropped += [
         f"- {leak['texts']:,} texts of {name} stood in train too, {leak['other_label']:,} of them with "
         "another label: dropped from train"
-        for name, leak in data["leaks"].items()
+        for name, leak in data.leaks.items()
     ]
     return [*lines, *(["\n".join(dropped)] if dropped else [])]
 
 
-def _held(meta: Mapping[str, Any]) -> str:
+def _held(meta: Description) -> str:
     """How an adopted model was held against transformers; older checkpoints do not say."""
-    if "adoption" not in meta:
+    held = meta.adoption
+    if held is None:
         return ""
-    held = meta["adoption"]
     return (
-        f" As it is served it reads {held['texts']} texts made to tell as transformers does, token for "
-        f"token, and its logits differ by at most {held['max_logit_diff']:.1e}."
+        f" As it is served it reads {held.texts} texts made to tell as transformers does, token for "
+        f"token, and its logits differ by at most {held.max_logit_diff:.1e}."
     )
 
 
 def _training(checkpoint: Checkpoint) -> list[str]:
     meta = checkpoint.meta
-    recipe = meta["recipe"]
+    recipe = meta.recipe
     if recipe.get("adopted"):
-        base = page.short(meta["base"])
+        base = page.short(meta.base)
         return [f"Trained elsewhere and taken over as it was from {base}.{_held(meta)}"]
     rows = [[name.replace("_", " "), f"`{_shown(value)}`"] for name, value in recipe.items() if value != ""]
     return [
@@ -200,30 +201,30 @@ def _training(checkpoint: Checkpoint) -> list[str]:
     ]
 
 
-def command_line(meta: Mapping[str, Any]) -> str:
+def command_line(meta: Description) -> str:
     """The training's command from its record: what differs from the defaults, without the machine's paths."""
-    data = meta["data"]
+    data = meta.data
     words = [
         "python",
         "-m",
         "training",
         "--data",
-        page.short(data["spec"]),
+        page.short(data.spec),
         "--base",
-        page.short(meta["base"]),
+        page.short(meta.base),
     ]
-    columns = data["columns"]
+    columns = data.columns
     for flag, value, default in (
-        ("--text-column", columns["text"], "text"),
-        ("--label-column", columns["label"], "label"),
-        ("--labels", ",".join(columns["labels"]), ""),
-        ("--split-seed", data["seed"], 0),
+        ("--text-column", columns.text, "text"),
+        ("--label-column", columns.label, "label"),
+        ("--labels", ",".join(columns.labels), ""),
+        ("--split-seed", data.seed, 0),
     ):
         if value != default:
             words += [flag, str(value)]
-    defaults = default_recipe(meta["base"])
+    defaults = default_recipe(meta.base)
     for option in recipe_options():
-        value = meta["recipe"].get(option.name, option.default)
+        value = meta.recipe.get(option.name, option.default)
         if value != getattr(defaults, option.name):
             flag = option.name.replace("_", "-")
             words += (
@@ -234,7 +235,7 @@ def command_line(meta: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def _figures(meta: Mapping[str, Any], evaluations: list[dict[str, Any]]) -> list[str]:
+def _figures(meta: Description, evaluations: list[Evaluation]) -> list[str]:
     by_split = _figures_by_split(meta, evaluations)
     rows = [[split, *page.cells(found)] for split, found in by_split.items()]
     for document in evaluations:
@@ -243,14 +244,13 @@ def _figures(meta: Mapping[str, Any], evaluations: list[dict[str, Any]]) -> list
         return ["None yet: `python -m training evaluate` gives them."]
     lines = [page.table((rows, ["split", *page.HEADS]))]
     chosen = "test" if "test" in by_split else next(iter(by_split))
-    lines += [f"Label by label, on {chosen}:", page.table(page.per_label(by_split[chosen]["labels"]))]
+    lines += [f"Label by label, on {chosen}:", page.table(page.per_label(by_split[chosen].labels))]
     return lines
 
 
-def _figures_by_split(meta: Mapping[str, Any], evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+def _figures_by_split(meta: Description, evaluations: list[Evaluation]) -> dict[str, Figures]:
     """Those of the training, and in their place those of an evaluation, which have intervals."""
-    recorded = {name: one for name, one in meta["metrics"].items() if "macro_f1" in one}
-    found = {**recorded, **{one["split"]: one["figures"] for one in evaluations}}
+    found = meta.metrics | {one.split: one.figures for one in evaluations}
     return {
         name: found[name]
         for name in sorted(found, key=lambda name: SPLITS.index(name) if name in SPLITS else 9)
@@ -259,22 +259,22 @@ def _figures_by_split(meta: Mapping[str, Any], evaluations: list[dict[str, Any]]
 
 def _calibration(checkpoint: Checkpoint) -> str:
     meta = checkpoint.meta
-    squash = "sigmoid" if meta["task"] == "multi-label" else "softmax"
+    squash = "sigmoid" if meta.task == "multi-label" else "softmax"
     if not checkpoint.trained:
         return "Scores are not calibrated, since the weights are random."
     return (
-        f"A score is the {squash} of the logits divided by the temperature {meta['temperature']:.4f}, "
-        f"fitted on validation (Guo et al., 2017). The rule: {page.thresholds(meta['thresholds'])}. "
+        f"A score is the {squash} of the logits divided by the temperature {meta.temperature:.4f}, "
+        f"fitted on validation (Guo et al., 2017). The rule: {page.thresholds(meta.thresholds)}. "
         "A threshold other than 0.5 was chosen on validation, where its gain in macro-F1 was beyond "
         "chance there (95 % interval of a paired bootstrap above zero)."
     )
 
 
-def _evaluated(evaluations: list[dict[str, Any]], where: Path) -> list[str]:
+def _evaluated(evaluations: list[Evaluation], where: Path) -> list[str]:
     """The functional suite once, since it is the same for every split, and the robustness of each."""
     sections: list[str] = []
     if evaluations:
-        for suite, found in evaluations[-1]["functional"].items():
+        for suite, found in evaluations[-1].functional.items():
             weakest = page.functional(found)
             sections += [
                 f"## Functional suite: {page.SUITES.get(suite, suite)}",
@@ -282,12 +282,11 @@ def _evaluated(evaluations: list[dict[str, Any]], where: Path) -> list[str]:
             ]
             sections += ["The weakest kinds of case:", page.table((weakest[0][:8], weakest[1]))]
     for document in evaluations:
-        if document["robustness"]:
-            found = document["robustness"]
-            sections += [f"## Robustness, on {document['split']}", page.robustness_words(found)]
-            sections += [page.table(page.robustness(found))]
+        if tried := document.robustness:
+            sections += [f"## Robustness, on {document.split}", page.robustness_words(tried)]
+            sections += [page.table(page.robustness(tried))]
     for document in evaluations:
-        link = (where / document["split"] / "evaluation.md").as_posix()
+        link = (where / document.split / "evaluation.md").as_posix()
         sections += [f"More in [{link}]({link})."]
     return sections
 
@@ -317,11 +316,11 @@ def _limits(checkpoint: Checkpoint) -> str:
 
 def _made_with(checkpoint: Checkpoint) -> str:
     meta = checkpoint.meta
-    versions = ", ".join(f"{name} {version}" for name, version in meta["versions"].items())
-    machine = meta["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in meta.versions.items())
+    machine = meta.machine
     return (
-        f"Commit {(meta['commit'] or 'unknown')[:12]}, data sha256 {meta['data']['sha256'][:12]}; "
-        f"{machine['gpu'] or machine['cpu']}, {machine['threads']} threads, {meta['seconds']:.0f} s; "
+        f"Commit {(meta.commit or 'unknown')[:12]}, data sha256 {meta.data.sha256[:12]}; "
+        f"{machine.gpu or machine.cpu}, {machine.threads} threads, {meta.seconds:.0f} s; "
         f"{versions}."
     )
 
@@ -332,8 +331,8 @@ def _hub_names(part: sources.Part) -> tuple[str, str | None] | None:
     return known.hub if known else None
 
 
-def _parts(meta: Mapping[str, Any]) -> list[sources.Part]:
-    spec = meta["data"]["spec"]
+def _parts(meta: Description) -> list[sources.Part]:
+    spec = meta.data.spec
     try:
         return sources.parse(spec)
     except UserError:  # the data of a model that was taken over, or of a source that is no more

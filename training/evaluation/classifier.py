@@ -78,8 +78,8 @@ def load_classifier(checkpoint: Checkpoint) -> Classifier:
     return Classifier(
         *load_model(checkpoint),
         checkpoint.labels,
-        meta["task"] == "multi-label",
-        meta["temperature"],
-        meta["thresholds"],
-        meta["max_length"],
+        meta.task == "multi-label",
+        meta.temperature,
+        meta.thresholds,
+        meta.max_length,
     )

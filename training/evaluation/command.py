@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.commands import emit, not_negative_int, say
 from common.options import add_checkpoint, add_threads
+from common.records import plain
 from handler.errors import UserError
 
 SAMPLE = 500  # texts that are written differently: a flip rate of a tenth is then known to about 3 points
@@ -57,7 +58,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
     use_threads(options.threads)
     checkpoint = open_checkpoint(options.checkpoint)
-    _check(checkpoint.meta["data"]["spec"])
+    _check(checkpoint.meta.data.spec)
     dataset = load_data(checkpoint, options.data_dir)
     if options.hatecheck:
         hatecheck(options.hatecheck)  # before minutes are spent
@@ -93,8 +94,8 @@ def evaluate(options: argparse.Namespace) -> int:
     # A card in a checkpoint must not name results that stand elsewhere.
     inside = output.resolve().is_relative_to(checkpoint.folder.resolve())
     card = write_card(checkpoint, output, None if inside else output)
-    say(f"wrote {folder} and {card} in {done.document['seconds']:.0f} s")
-    emit(done.document)
+    say(f"wrote {folder} and {card} in {done.document.seconds:.0f} s")
+    emit(plain(done.document))
     return 0
 
 

@@ -1,7 +1,6 @@
-"""All that is measured of a checkpoint on one split: `evaluation.json` (schema: `evaluation.schema.json`)."""
+"""All that is measured of a checkpoint on one split, written to `evaluation.json`."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,16 @@ from typing import Any
 import numpy as np
 
 from common.atomic import write_json
+from common.records import plain
 from handler.artifact import file_sha256
 from training.checkpoint import Checkpoint, describe_surroundings
 from training.data import Dataset, Split
 from training.evaluation import figures, pictures
 from training.evaluation.classifier import Classifier
+from training.evaluation.records import SCHEMA, Evaluation, Judged, SplitName
 from training.evaluation.robustness import robustness
 from training.evaluation.suite import functional_suites
 
-SCHEMA = 1
 FILE = "evaluation.json"
 SPLITS = ("validation", "gate", "test")
 PICTURES = ("confusion", "precision-recall", "reliability", "robustness")  # and functional-SUITE
@@ -27,7 +27,7 @@ PICTURES = ("confusion", "precision-recall", "reliability", "robustness")  # and
 class Evaluated:
     """`document` is the content of `evaluation.json`; `scores` [n, labels] are those of the split."""
 
-    document: dict[str, Any]
+    document: Evaluation
     scores: np.ndarray
 
 
@@ -35,7 +35,7 @@ def evaluate_checkpoint(
     checkpoint: Checkpoint,
     dataset: Dataset,
     classifier: Classifier,
-    split_name: str,
+    split_name: SplitName,
     folder: Path,
     *,
     sample: int,
@@ -58,32 +58,32 @@ def evaluate_checkpoint(
         if _is_usable(part := parts[own])
     }
     meta = checkpoint.meta
-    document = {
-        "schema": SCHEMA,
-        "checkpoint": {
-            "weights_sha256": weights_sha256(checkpoint),
-            "base": meta["base"],
-            "trained": checkpoint.trained,
-            "data": meta["data"]["spec"],
-            "data_sha256": meta["data"]["sha256"],
-            "task": meta["task"],
-            "labels": list(classifier.labels),
-            "temperature": classifier.temperature,
-            "thresholds": classifier.thresholds,
-        },
-        "split": split_name,
-        "figures": figures.split_figures(classifier, split, scores),
-        "others": others,
-        "by_length": figures.by_length(classifier, split, scores),
-        "confusion": figures.confusion(classifier, truth, given),
-        "reliability": figures.calibration_points(classifier, truth, scores),
-        "functional": functional_suites(classifier, hatecheck),
-        "robustness": robustness(classifier, split, scores, sample, seed) if sample else None,
-        "seconds": round(time.perf_counter() - started, 1),
+    document = Evaluation(
+        schema=SCHEMA,
+        checkpoint=Judged(
+            weights_sha256=weights_sha256(checkpoint),
+            base=meta.base,
+            trained=checkpoint.trained,
+            data=meta.data.spec,
+            data_sha256=meta.data.sha256,
+            task=meta.task,
+            labels=list(classifier.labels),
+            temperature=classifier.temperature,
+            thresholds=classifier.thresholds,
+        ),
+        split=split_name,
+        figures=figures.split_figures(classifier, split, scores),
+        others=others,
+        by_length=figures.by_length(classifier, split, scores),
+        confusion=figures.confusion(classifier, truth, given),
+        reliability=figures.calibration_points(classifier, truth, scores),
+        functional=functional_suites(classifier, hatecheck),
+        robustness=robustness(classifier, split, scores, sample, seed) if sample else None,
+        seconds=round(time.perf_counter() - started, 1),
         **describe_surroundings(),
-    }
+    )
     _remove_former(folder)
-    write_json(folder / FILE, document)
+    write_json(folder / FILE, plain(document))
     _draw(folder, document, figures.precision_recall(classifier, truth, scores))
     return Evaluated(document, scores)
 
@@ -93,17 +93,16 @@ def _is_usable(part: Split) -> bool:
     return len(part) > 0
 
 
-def _draw(folder: Path, document: Mapping[str, Any], curves: list[dict[str, Any]]) -> None:
-    pictures.confusion(folder, "confusion", document["checkpoint"]["labels"], document["confusion"])
+def _draw(folder: Path, document: Evaluation, curves: list[dict[str, Any]]) -> None:
+    pictures.confusion(folder, "confusion", document.checkpoint.labels, document.confusion)
     if curves:
         pictures.precision_recall(folder, "precision-recall", curves)
-    pictures.reliability(folder, "reliability", document["reliability"])
-    if document["robustness"] and any(
-        one["changed"] >= pictures.FEWEST_TEXTS for one in document["robustness"]["perturbations"]
-    ):
-        pictures.robustness(folder, "robustness", document["robustness"]["perturbations"])
-    for suite, found in document["functional"].items():
-        pictures.functional(folder, f"functional-{suite}", found["functionalities"])
+    pictures.reliability(folder, "reliability", plain(document.reliability))
+    perturbed = document.robustness.perturbations if document.robustness else []
+    if any(way.changed >= pictures.FEWEST_TEXTS for way in perturbed):
+        pictures.robustness(folder, "robustness", plain(perturbed))
+    for suite, found in document.functional.items():
+        pictures.functional(folder, f"functional-{suite}", plain(found.functionalities))
 
 
 def _remove_former(folder: Path) -> None:

@@ -9,25 +9,27 @@ import numpy as np
 from sklearn.metrics import average_precision_score, confusion_matrix, multilabel_confusion_matrix
 from sklearn.metrics import precision_recall_curve as sk_curve
 
+from common.records import read
 from training.data import Split
 from training.evaluation.classifier import Classifier
+from training.evaluation.records import LengthPart
 from training.measures.metrics import evaluate, reliability
+from training.measures.records import Figures, Rates, Reliability
 from training.measures.statistics import macro_f1_interval
 
-BY_LENGTH = ("macro_f1", "accuracy", "auroc", "average_precision", "brier", "ece")
 PARTS = 4  # of about as many texts each, by length
 
 
-def split_figures(classifier: Classifier, split: Split, scores: np.ndarray) -> dict[str, Any]:
+def split_figures(classifier: Classifier, split: Split, scores: np.ndarray) -> Figures:
     """What `evaluate` gives, and the interval of its macro-F1."""
     truth = np.asarray(split.labels)
     found = evaluate(scores, truth, classifier.thresholds, classifier.labels)
     given = classifier.indicators(classifier.given(scores))
     low, high = macro_f1_interval(classifier.indicators(truth), given)
-    return {**found, "macro_f1_low": low, "macro_f1_high": high}
+    return read({**found, "macro_f1_low": low, "macro_f1_high": high}, Figures)
 
 
-def by_length(classifier: Classifier, split: Split, scores: np.ndarray) -> list[dict[str, Any]]:
+def by_length(classifier: Classifier, split: Split, scores: np.ndarray) -> list[LengthPart]:
     """The figures of each quarter of the texts, from the shortest to the longest in tokens; fewer parts where
     many texts have one length."""
     lengths = np.array([len(ids) for ids in classifier.token_ids(split.texts)])
@@ -37,9 +39,9 @@ def by_length(classifier: Classifier, split: Split, scores: np.ndarray) -> list[
     for rows in (np.flatnonzero(which == part) for part in range(len(edges) + 1)):
         if len(rows):
             found = split_figures(classifier, split.take(rows), scores[rows])
-            kept = {name: found.get(name) for name in (*BY_LENGTH, "macro_f1_low", "macro_f1_high")}
+            kept = {name: getattr(found, name) for name in Rates.__struct_fields__}
             least, most = int(lengths[rows].min()), int(lengths[rows].max())
-            parts.append({"from_tokens": least, "to_tokens": most, "n": len(rows), **kept})
+            parts.append(LengthPart(from_tokens=least, to_tokens=most, **kept))
     return parts
 
 
@@ -50,7 +52,9 @@ def confusion(classifier: Classifier, truth: np.ndarray, given: np.ndarray) -> l
     return confusion_matrix(truth, given, labels=np.arange(len(classifier.labels))).tolist()
 
 
-def calibration_points(classifier: Classifier, truth: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+def calibration_points(
+    classifier: Classifier, truth: np.ndarray, scores: np.ndarray
+) -> dict[str, list[Reliability]]:
     """The points of a reliability diagram, by what is scored: a label, or the top label of three or more."""
     if classifier.multi_label:
         return {

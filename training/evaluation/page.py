@@ -7,42 +7,44 @@ from typing import Any
 
 from tabulate import tabulate
 
-Document = Mapping[str, Any]
+from training.evaluation.records import Evaluation, Robustness, Suite
+from training.measures.records import LabelFigures, Rates
+
 NONE = "–"
 FOLDERS = re.compile(r"(?<![\w./~])(?:~|\.{1,2})?/(?:[^/:]*/)*")
 HEADS = ["texts", "macro-F1, 95 %", "accuracy", "AUROC", "AP", "Brier", "ECE"]
 SUITES = {"templates": "the project's own cases", "hatecheck": "HateCheck"}
 
 
-def terminal(document: Document) -> str:
+def terminal(document: Evaluation) -> str:
     """What a person at the terminal reads."""
     return "\n\n".join(
         [
             table(figures(document), "simple"),
             table(lengths(document), "simple"),
-            *(table(functional(found), "simple") for found in document["functional"].values()),
-            *([table(robustness(document["robustness"]), "simple")] if document["robustness"] else []),
+            *(table(functional(found), "simple") for found in document.functional.values()),
+            *([table(robustness(document.robustness), "simple")] if document.robustness else []),
         ]
     )
 
 
-def markdown(document: Document, folder: Path) -> str:
+def markdown(document: Evaluation, folder: Path) -> str:
     """The page beside the pictures; those that were drawn lie in `folder`."""
 
     def picture(name: str, words: str) -> list[str]:
         return [f"![{words}]({name}.svg)"] if (folder / f"{name}.svg").is_file() else []
 
-    about, split = document["checkpoint"], document["split"]
+    about, split = document.checkpoint, document.split
     parts = [
         f"# Evaluation on {split}",
-        f"{short(about['base'])}, trained on {short(about['data'])}. Scores are calibrated (temperature "
-        f"{about['temperature']:.3f}); {thresholds(about['thresholds'])}. Intervals are 95 %.",
+        f"{short(about.base)}, trained on {short(about.data)}. Scores are calibrated (temperature "
+        f"{about.temperature:.3f}); {thresholds(about.thresholds)}. Intervals are 95 %.",
     ]
-    if not about["trained"]:
+    if not about.trained:
         parts.append(
             "**The weights are random: the figures show that the evaluation runs, nothing about quality.**"
         )
-    parts += ["## Figures", table(figures(document)), table(per_label(document["figures"]["labels"]))]
+    parts += ["## Figures", table(figures(document)), table(per_label(document.figures.labels))]
     parts += picture("confusion", "Counts of true and given labels")
     parts += picture("precision-recall", "Precision against recall; the dot is the threshold in use")
     parts += picture("reliability", "How often a score was right, and how many texts have it")
@@ -51,17 +53,16 @@ def markdown(document: Document, folder: Path) -> str:
         "Quarters of the texts, by their own number of tokens.",
         table(lengths(document)),
     ]
-    for suite, found in document["functional"].items():
+    for suite, found in document.functional.items():
         parts += [f"## Functional suite: {SUITES.get(suite, suite)}", functional_words(found)]
         parts += [
             *picture(f"functional-{suite}", "Share of cases answered rightly"),
             table(functional(found)),
         ]
-    if document["robustness"]:
-        found = document["robustness"]
-        parts += ["## Robustness", robustness_words(found)]
-        parts += [*picture("robustness", "Labels flipped and macro-F1 lost"), table(robustness(found))]
-        rows = [[one["name"], one["does"], one["keeps"]] for one in found["perturbations"]]
+    if tried := document.robustness:
+        parts += ["## Robustness", robustness_words(tried)]
+        parts += [*picture("robustness", "Labels flipped and macro-F1 lost"), table(robustness(tried))]
+        rows = [[way.name, way.does, way.keeps] for way in tried.perturbations]
         parts += [
             "Why the label stays:",
             table((rows, ["written differently", "how", "why it means the same"])),
@@ -80,62 +81,59 @@ def table(rows: Rows, form: str = "github") -> str:
     return tabulate(cells, [safe(head) for head in rows[1]], tablefmt=form, disable_numparse=True)
 
 
-def figures(document: Document) -> Rows:
-    rows = [[document["split"], *cells(document["figures"])]]
-    own = "test" if document["split"] == "test" else "validation"
-    rows += [[f"{own} of {short(name)}", *cells(found)] for name, found in document["others"].items()]
+def figures(document: Evaluation) -> Rows:
+    rows = [[document.split, *cells(document.figures)]]
+    own = "test" if document.split == "test" else "validation"
+    rows += [[f"{own} of {short(name)}", *cells(found)] for name, found in document.others.items()]
     return rows, ["split", *HEADS]
 
 
-def lengths(document: Document) -> Rows:
-    rows = [[f"{one['from_tokens']} to {one['to_tokens']}", *cells(one)] for one in document["by_length"]]
+def lengths(document: Evaluation) -> Rows:
+    rows = [[f"{one.from_tokens} to {one.to_tokens}", *cells(one)] for one in document.by_length]
     return rows, ["tokens", *HEADS]
 
 
-def per_label(labels: Mapping[str, Any]) -> Rows:
-    """Whatever figures a label has, its counts last."""
-    names = [name for name in next(iter(labels.values())) if name != "support"]
+def per_label(labels: Mapping[str, LabelFigures]) -> Rows:
     rows = [
-        [label, *(number(one.get(name)) for name in names), f"{one.get('support', 0):,}"]
-        for label, one in labels.items()
+        [label, number(found.precision), number(found.recall), number(found.f1), f"{found.support:,}"]
+        for label, found in labels.items()
     ]
-    return rows, ["label", *(name.replace("_", " ") for name in names), "texts"]
+    return rows, ["label", "precision", "recall", "f1", "texts"]
 
 
-def functional(found: Mapping[str, Any]) -> Rows:
+def functional(found: Suite) -> Rows:
     rows = [
         [
-            one["functionality"],
-            one["label"],
-            one["n"],
-            f"{one['pass_rate']:.0%}",
-            _span(one["low"], one["high"], 0),
+            one.functionality,
+            one.label,
+            one.n,
+            f"{one.pass_rate:.0%}",
+            _span(one.low, one.high, 0),
         ]
-        for one in sorted(found["functionalities"], key=lambda one: one["pass_rate"])
+        for one in sorted(found.functionalities, key=lambda one: one.pass_rate)
     ]
     return rows, ["kind of case", "right label", "cases", "passed", "95 %"]
 
 
-def functional_words(found: Mapping[str, Any]) -> str:
-    rate = f"{found['passed']:,} of {found['n']:,} cases pass ({found['pass_rate']:.1%})"
+def functional_words(found: Suite) -> str:
+    rate = f"{found.passed:,} of {found.n:,} cases pass ({found.pass_rate:.1%})"
     return f"{rate}; nothing was trained or tuned on them. Right by chance is one half."
 
 
-def robustness(found: Mapping[str, Any]) -> Rows:
+def robustness(found: Robustness) -> Rows:
     rows = [
         [
-            one["name"],
-            f"{one['changed']:,}",
-            f"{one['seen']:,}",
-            number(one["mean_move"]),
-            number(one["max_move"]),
-            NONE if one["flip_rate"] is None else f"{one['flip_rate']:.1%}",
-            _span(one["flip_rate_low"], one["flip_rate_high"], 1),
-            number(one["macro_f1"]),
-            f"{one['macro_f1_drop']:+.3f} "
-            f"({one['macro_f1_drop_low']:+.3f} to {one['macro_f1_drop_high']:+.3f})",
+            one.name,
+            f"{one.changed:,}",
+            f"{one.seen:,}",
+            number(one.mean_move),
+            number(one.max_move),
+            NONE if one.flip_rate is None else f"{one.flip_rate:.1%}",
+            _span(one.flip_rate_low, one.flip_rate_high, 1),
+            number(one.macro_f1),
+            f"{one.macro_f1_drop:+.3f} ({one.macro_f1_drop_low:+.3f} to {one.macro_f1_drop_high:+.3f})",
         ]
-        for one in found["perturbations"]
+        for one in found.perturbations
     ]
     heads = [
         "written differently",
@@ -151,23 +149,23 @@ def robustness(found: Mapping[str, Any]) -> Rows:
     return rows, heads
 
 
-def robustness_words(found: Mapping[str, Any]) -> str:
+def robustness_words(found: Robustness) -> str:
     return (
-        f"{found['n']:,} texts of the split, drawn with seed {found['seed']}; macro-F1 "
-        f"{found['macro_f1']:.3f} "
+        f"{found.n:,} texts of the split, drawn with seed {found.seed}; macro-F1 "
+        f"{found.macro_f1:.3f} "
         "as they are. Moves of the score and flips are over the texts that were changed, "
         "of which the tokenizer lets the model see a difference in some; macro-F1 is over all."
     )
 
 
-def surroundings(document: Document) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
-    commit = (document["commit"] or "none")[:12]
-    machine = document["machine"]
+def surroundings(document: Evaluation) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in document.versions.items())
+    commit = (document.commit or "none")[:12]
+    machine = document.machine
     return (
-        f"Weights sha256 {document['checkpoint']['weights_sha256'][:12]}, data sha256 "
-        f"{document['checkpoint']['data_sha256'][:12]}, commit {commit}; {machine['gpu'] or machine['cpu']}, "
-        f"{machine['threads']} threads, {document['seconds']:.0f} s; {versions}."
+        f"Weights sha256 {document.checkpoint.weights_sha256[:12]}, data sha256 "
+        f"{document.checkpoint.data_sha256[:12]}, commit {commit}; {machine.gpu or machine.cpu}, "
+        f"{machine.threads} threads, {document.seconds:.0f} s; {versions}."
     )
 
 
@@ -187,13 +185,13 @@ def number(value: float | None, digits: int = 3) -> str:
     return NONE if value is None else f"{value:.{digits}f}"
 
 
-def cells(found: Mapping[str, Any]) -> list[str]:
+def cells(found: Rates) -> list[str]:
     """The cells under `HEADS`, with the interval of macro-F1 where it is known."""
-    macro_f1 = number(found["macro_f1"])
-    if "macro_f1_low" in found:
-        macro_f1 += f" ({found['macro_f1_low']:.3f} to {found['macro_f1_high']:.3f})"
-    names = ("accuracy", "auroc", "average_precision", "brier", "ece")
-    return [f"{found['n']:,}", macro_f1, *(number(found.get(name)) for name in names)]
+    macro_f1 = number(found.macro_f1)
+    if found.macro_f1_low is not None:
+        macro_f1 += f" ({found.macro_f1_low:.3f} to {found.macro_f1_high:.3f})"
+    others = (found.accuracy, found.auroc, found.average_precision, found.brier, found.ece)
+    return [f"{found.n:,}", macro_f1, *map(number, others)]
 
 
 def _span(low: float | None, high: float | None, digits: int) -> str:

@@ -3,20 +3,19 @@
 Every registered perturbation is tried on a seeded sample of a split.
 """
 
-from typing import Any
-
 import numpy as np
 
 from common.shares import share_interval
 from training.data import Split
 from training.evaluation.classifier import Classifier
 from training.evaluation.perturbations import PERTURBATIONS, perturb
+from training.evaluation.records import Perturbed, Robustness
 from training.measures.statistics import compare, macro_f1
 
 
 def robustness(
     classifier: Classifier, split: Split, scores: np.ndarray, most: int, seed: int = 0
-) -> dict[str, Any]:
+) -> Robustness:
     """Each perturbation's moves, flips and drop in macro-F1, on up to `most` texts of `split`, whose clean
     `scores` [n, labels] are known.
 
@@ -31,12 +30,12 @@ def robustness(
     truth = classifier.indicators(np.asarray(split.labels)[rows])
     found = [_measure(classifier, name, texts, truth, scores, seed) for name in PERTURBATIONS]
     clean = classifier.indicators(classifier.given(scores))
-    return {"n": len(rows), "seed": seed, "macro_f1": macro_f1(truth, clean), "perturbations": found}
+    return Robustness(n=len(rows), seed=seed, macro_f1=macro_f1(truth, clean), perturbations=found)
 
 
 def _measure(
     classifier: Classifier, name: str, texts: list[str], truth: np.ndarray, clean: np.ndarray, seed: int
-) -> dict[str, Any]:
+) -> Perturbed:
     written = perturb(name, texts, seed)
     changed = np.flatnonzero([new != old for new, old in zip(written, texts, strict=True)])
     # Many a change is undone by the tokenizer (an uncased one sees no capitals): nothing to compute then.
@@ -50,20 +49,20 @@ def _measure(
     low, high = share_interval(flips, len(changed)) if len(changed) else (None, None)
     compared = compare(truth, before, after, truth.shape[1], seed=seed)
     one = PERTURBATIONS[name]
-    return {
-        "name": name,
-        "does": one.does,
-        "keeps": one.keeps,
-        "changed": len(changed),
-        "seen": len(seen),
-        "mean_move": float(moves.mean()) if len(changed) else None,
-        "max_move": float(moves.max()) if len(changed) else None,
-        "flips": flips,
-        "flip_rate": flips / len(changed) if len(changed) else None,
-        "flip_rate_low": low,
-        "flip_rate_high": high,
-        "macro_f1": compared.candidate_macro_f1,
-        "macro_f1_drop": compared.drop,
-        "macro_f1_drop_low": compared.low,
-        "macro_f1_drop_high": compared.high,
-    }
+    return Perturbed(
+        name=name,
+        does=one.does,
+        keeps=one.keeps,
+        changed=len(changed),
+        seen=len(seen),
+        mean_move=float(moves.mean()) if len(changed) else None,
+        max_move=float(moves.max()) if len(changed) else None,
+        flips=flips,
+        flip_rate=flips / len(changed) if len(changed) else None,
+        flip_rate_low=low,
+        flip_rate_high=high,
+        macro_f1=compared.candidate_macro_f1,
+        macro_f1_drop=compared.drop,
+        macro_f1_drop_low=compared.low,
+        macro_f1_drop_high=compared.high,
+    )

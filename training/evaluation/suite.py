@@ -5,10 +5,11 @@ from typing import Any
 
 from common.shares import share_interval
 from training.evaluation.classifier import Classifier
+from training.evaluation.records import Kind, Suite
 from training.measures import functional
 
 
-def functional_suites(classifier: Classifier, hatecheck: Path | None = None) -> dict[str, Any]:
+def functional_suites(classifier: Classifier, hatecheck: Path | None = None) -> dict[str, Suite]:
     """Pass rates with their exact 95 % intervals by suite; empty for a classifier that cannot be asked.
 
     Raises UserError where the file of HateCheck is not what it should be.
@@ -21,23 +22,19 @@ def functional_suites(classifier: Classifier, hatecheck: Path | None = None) -> 
     return {name: _pass_rates(classifier, name, cases) for name, cases in suites.items()}
 
 
-def _pass_rates(classifier: Classifier, name: str, cases: functional.Cases) -> dict[str, Any]:
+def _pass_rates(classifier: Classifier, name: str, cases: functional.Cases) -> Suite:
     scores, thresholds = classifier.scores(cases.texts, f"functional suite: {name}"), classifier.thresholds
     # Its own reference: flips are for comparing two models.
     found = functional.evaluate_cases(cases, scores, scores, thresholds, thresholds)
-    return {
-        "n": found["n"],
-        **_rate(found),
-        "functionalities": [
-            {"functionality": one["functionality"], "label": one["label"], "n": one["n"], **_rate(one)}
-            for one in found["functionalities"]
-        ],
-        "groups": found["groups"],
-        "gaps": found["gaps"],
-    }
+    kinds = [
+        Kind(functionality=kind["functionality"], label=kind["label"], **_rate(kind))
+        for kind in found["functionalities"]
+    ]
+    return Suite(functionalities=kinds, groups=found["groups"], gaps=found["gaps"], **_rate(found))
 
 
 def _rate(part: dict[str, Any]) -> dict[str, Any]:
-    passed = round(part["accuracy"] * part["n"])
-    low, high = share_interval(passed, part["n"])
-    return {"passed": passed, "pass_rate": passed / part["n"], "low": low, "high": high}
+    n = part["n"]
+    passed = round(part["accuracy"] * n)
+    low, high = share_interval(passed, n)
+    return {"n": n, "passed": passed, "pass_rate": passed / n, "low": low, "high": high}

@@ -7,6 +7,7 @@ import numpy as np
 from sklearn import metrics as sk
 
 from handler.predictor import decide, positive_of_two
+from training.measures.records import Reliability
 
 RELIABILITY_BINS = 10
 ECE_BINS = 15  # of equal width, as Guo et al., 2017 (https://arxiv.org/abs/1706.04599)
@@ -101,7 +102,7 @@ def expected_calibration_error(scores: np.ndarray, truth: np.ndarray, bins: int 
 
 def reliability(
     scores: np.ndarray, truth: np.ndarray, positive: int | None = None, bins: int = RELIABILITY_BINS
-) -> list[dict[str, Any]]:
+) -> list[Reliability]:
     """The points of a reliability diagram: of each bin of the score of the `positive` one of two labels (else
     of the top label; of independent labels, of every score) the mean score, how often it was right, and how
     many texts (or scores)."""
@@ -114,7 +115,7 @@ def reliability(
         score, right = scores.max(axis=1), scores.argmax(axis=1) == truth
     which = np.minimum((score * bins).astype(np.int64), bins - 1)
     return [
-        {"score": float(score[rows].mean()), "rate": float(right[rows].mean()), "n": int(rows.sum())}
+        Reliability(score=float(score[rows].mean()), rate=float(right[rows].mean()), n=int(rows.sum()))
         for rows in (which == place for place in range(bins))
         if rows.any()
     ]

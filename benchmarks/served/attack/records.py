@@ -2,7 +2,8 @@
 
 from msgspec import field
 
-from benchmarks.records import Machine, Record
+from benchmarks.records import Machine
+from common.records import Record
 
 
 class Memory(Record):

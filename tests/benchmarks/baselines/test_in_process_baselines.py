@@ -79,12 +79,12 @@ def assert_the_same_classifier(name: str, prepared, dataset, checkpoint, build_o
     expected = np.array([one.scores for one in Predictor(artifact, 1).predict(texts)])
     with open_worker(name, ours=False) as worker:
         worker.ask("hold", texts=texts)
-        place = {"folder": str(prepared.folders[name]), "max_length": checkpoint.meta["max_length"]}
+        place = {"folder": str(prepared.folders[name]), "max_length": checkpoint.meta.max_length}
         started = worker.ask("load_baseline", baseline=name, threads=1, first_text=texts[0], **place)
         assert started["threads"] == 1
         assert started["warmed_shapes"] == 0
         raw = np.array(worker.ask("score", start=0, stop=64))
-        scores = calibrated({"gate": raw}, checkpoint.meta["temperature"])["gate"]
+        scores = calibrated({"gate": raw}, checkpoint.meta.temperature)["gate"]
         assert np.abs(scores - expected).max() < (1e-4 if name in (PIPELINE, "ort-fp32") else 0.2)
         assert min(worker.ask("together", start=0, stop=32)) > 0
         assert len(worker.ask("single", start=0, stop=2)) == 2

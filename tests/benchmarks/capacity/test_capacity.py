@@ -12,9 +12,10 @@ from benchmarks.capacity import replica
 from benchmarks.capacity.plan import Demand, Plan, Prices, choose, most_rps, plan
 from benchmarks.capacity.queueing import Batching, Replica, closed_latencies, draw, open_latencies
 from benchmarks.capacity.replica import Measured, Timed, fit, measured, padding, quantiles
-from benchmarks.records import Lengths, Report, flat, read
+from benchmarks.records import Lengths, Report, flat
 from benchmarks.report.files import read_selection, read_side_by_side
 from benchmarks.selection import Objective, Selection
+from common.records import read
 from deploy.torchserve.server import CONFIG
 from handler.errors import UserError
 from tests.benchmarks.conftest import document, served_level, variant

@@ -9,7 +9,6 @@ from msgspec import structs
 
 from benchmarks.__main__ import main
 from benchmarks.names import APP, BARE, EXAMPLE, FASTAPI
-from benchmarks.records import read
 from benchmarks.report import head_to_head_page
 from benchmarks.report.files import read_head_to_head
 from benchmarks.report.publishing import render
@@ -23,6 +22,7 @@ from benchmarks.served.head_to_head import (
     ServerLevel,
     Start,
 )
+from common.records import read
 from export.archives.package import package
 
 RANGE = Range(2.0, 1.5, 2.5)

@@ -8,10 +8,11 @@ import pytest
 
 from benchmarks.capacity.queueing import Batching
 from benchmarks.progress import progress
-from benchmarks.records import plain, read
+from benchmarks.records import plain
 from benchmarks.served.run import Running
 from benchmarks.studies import plan_check
 from benchmarks.studies.plan_check import Checked, archived_batching, check, check_note, check_table, steps
+from common.records import read
 from handler.errors import UserError
 
 TEXTS = [f"a text of some {'more ' * (number % 9)}words" for number in range(40)]

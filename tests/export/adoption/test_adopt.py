@@ -62,12 +62,12 @@ def test_labelled_texts_of_three_labels_judge_it(tmp_path: Path, three_labels: P
 
 def test_decisions_stay_those_of_the_model(tmp_path: Path) -> None:
     meta = adopt(str(save(tmp_path / "theirs", "Bert")), tmp_path / "ours").meta
-    assert (meta["temperature"], meta["thresholds"]) == (1.0, {"LABEL_1": 0.5})
+    assert (meta.temperature, meta.thresholds) == (1.0, {"LABEL_1": 0.5})
 
 
 def test_roberta_reads_no_more_than_its_positions_behind_the_padding_id(tmp_path: Path) -> None:
     meta = adopt(str(save(tmp_path / "theirs", "Roberta")), tmp_path / "ours", max_length=512).meta
-    assert meta["max_length"] == 128  # 130 positions, of which two are padding's
+    assert meta.max_length == 128  # 130 positions, of which two are padding's
 
 
 def without_tokenizer(place: Path) -> None:

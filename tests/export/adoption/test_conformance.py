@@ -33,15 +33,15 @@ def test_each_family_is_served_as_transformers_answers(family: str, tmp_path: Pa
     place = make_classifier(tmp_path / "theirs", family)
     checkpoint = adopt(str(place), tmp_path / "ours")
     assert open_checkpoint(tmp_path / "ours").meta == checkpoint.meta
-    assert checkpoint.meta["adoption"]["max_logit_diff"] < LOGIT_MARGIN
+    assert checkpoint.meta.adoption.max_logit_diff < LOGIT_MARGIN
     source = Source(checkpoint, load_data(checkpoint), tmp_path / "artifacts")
     tokenizer = transformers.AutoTokenizer.from_pretrained(place)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(place).eval()
-    texts = [probe.text for probe in probes(tokenizer, checkpoint.meta["max_length"])][::3]
+    texts = [probe.text for probe in probes(tokenizer, checkpoint.meta.max_length)][::3]
     expected = []
     for text in texts:
         inputs = tokenizer(
-            clean(text), truncation=True, max_length=checkpoint.meta["max_length"], return_tensors="pt"
+            clean(text), truncation=True, max_length=checkpoint.meta.max_length, return_tensors="pt"
         )
         with torch.no_grad():
             expected.append(model(**inputs).logits.numpy())

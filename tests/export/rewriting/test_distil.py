@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from transformers import PreTrainedModel
 
 from export.build import fingerprint
@@ -116,7 +117,10 @@ def test_noisy_copies_keep_length_ends_and_most_tokens(train: Texts) -> None:
 
 def test_labels_are_decided_by_the_checkpoints_own_temperature_and_threshold(source: Source) -> None:
     calibrated = {"temperature": 2.0, "thresholds": {source.checkpoint.labels[1]: 0.6}}
-    strict = replace(source, checkpoint=replace(source.checkpoint, meta=source.checkpoint.meta | calibrated))
+    strict = replace(
+        source,
+        checkpoint=replace(source.checkpoint, meta=structs.replace(source.checkpoint.meta, **calibrated)),
+    )
     logits = np.array([[0.0, 0.5], [0.0, 1.0]])  # scores 0.56 and 0.62 at temperature 2
     assert decision(strict)(logits).tolist() == [0, 1]
     assert highest(logits).tolist() == [1, 1]
@@ -137,9 +141,10 @@ def test_texts_are_padded_to_the_longest_beside_them() -> None:
 
 
 def test_random_weights_are_pruned_and_not_distilled(source: Source, tmp_path) -> None:
-    recipe = source.checkpoint.meta["recipe"] | {"epochs": 0}
+    recipe = source.checkpoint.meta.recipe | {"epochs": 0}
     untrained = replace(
-        source, checkpoint=replace(source.checkpoint, meta=source.checkpoint.meta | {"recipe": recipe})
+        source,
+        checkpoint=replace(source.checkpoint, meta=structs.replace(source.checkpoint.meta, recipe=recipe)),
     )
     for name in ("pruned", "shallow", "sparse"):
         folder = tmp_path / name

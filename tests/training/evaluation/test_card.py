@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from msgspec import structs
 
 from training.__main__ import PROGRAM, main
 from training.checkpoint import Checkpoint, open_checkpoint
@@ -18,10 +19,6 @@ def copy(checkpoint, tmp_path):
     return open_checkpoint(tmp_path / "checkpoint")
 
 
-def about(meta, **changes):
-    return {**meta, **changes}
-
-
 def test_a_training_ends_with_a_card(checkpoint):
     text = (checkpoint.folder / "README.md").read_text()
     front = yaml.safe_load(text.split("---\n")[1])
@@ -30,7 +27,7 @@ def test_a_training_ends_with_a_card(checkpoint):
     assert "base_model" not in front  # random weights have none
     (first, second) = front["model-index"][0]["results"]
     assert (first["dataset"]["split"], second["dataset"]["split"]) == ("validation", "test")
-    assert first["metrics"][0]["value"] == round(checkpoint.meta["metrics"]["validation"]["macro_f1"], 4)
+    assert first["metrics"][0]["value"] == round(checkpoint.meta.metrics["validation"].macro_f1, 4)
 
 
 def test_the_hub_reads_the_card(checkpoint):
@@ -77,9 +74,8 @@ def test_the_command_line_gives_the_recipe_again(checkpoint):
     options = PROGRAM.parser("train").parse_args(words[3:])
     assert (options.epochs, options.learning_rate, options.base) == (1, 1e-2, "random:tiny")
     assert options.batch_size is None  # as by default
-    meta = about(
-        checkpoint.meta, recipe={**checkpoint.meta["recipe"], "soft_targets": False, "teacher": "/x/best"}
-    )
+    recipe = checkpoint.meta.recipe | {"soft_targets": False, "teacher": "/x/best"}
+    meta = structs.replace(checkpoint.meta, recipe=recipe)
     assert "--no-soft-targets" in command_line(meta)
     assert "--teacher best" in command_line(meta)
 
@@ -101,8 +97,8 @@ def test_folders_of_the_machine_are_left_out(given, wanted):
 
 
 def test_known_sets_and_bases_have_their_names_on_the_hub(checkpoint):
-    data = {**checkpoint.meta["data"], "spec": "tweeteval+davidson:binary*0.5"}
-    text = card(replace(checkpoint, meta=about(checkpoint.meta, base="minilm", data=data)), [])
+    data = structs.replace(checkpoint.meta.data, spec="tweeteval+davidson:binary*0.5")
+    text = card(replace(checkpoint, meta=structs.replace(checkpoint.meta, base="minilm", data=data)), [])
     front = yaml.safe_load(text.split("---\n")[1])
     assert front["base_model"] == "sentence-transformers/all-MiniLM-L6-v2"
     assert front["datasets"] == ["cardiffnlp/tweet_eval", "tdavidson/hate_speech_offensive"]
@@ -111,9 +107,9 @@ def test_known_sets_and_bases_have_their_names_on_the_hub(checkpoint):
 
 
 def test_synthetic_data_and_adopted_models_are_said_to_be_such(checkpoint):
-    meta = about(checkpoint.meta, data={**checkpoint.meta["data"], "spec": "demo"})
+    meta = structs.replace(checkpoint.meta, data=structs.replace(checkpoint.meta.data, spec="demo"))
     assert "The data is synthetic" in card(replace(checkpoint, meta=meta), [])
-    adopted = about(meta, base="/models/theirs", recipe={"adopted": True, "epochs": 0}, metrics={})
+    adopted = structs.replace(meta, base="/models/theirs", recipe={"adopted": True, "epochs": 0}, metrics={})
     text = card(Checkpoint(checkpoint.folder, adopted), [])
     assert "Trained elsewhere" in text
     assert "/models" not in text

@@ -5,19 +5,19 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import jsonschema
 import numpy as np
 import pytest
 from sklearn.metrics import classification_report
 
+from common.records import read
 from handler.errors import UserError
 from tests.conftest import refused
+from tests.descriptions import checkpoint_description
 from training import data
 from training.__main__ import main
 from training.backbones import backbone
 from training.checkpoint import (
     describe_data,
-    describe_surroundings,
     load_data,
     open_checkpoint,
     write_checkpoint,
@@ -28,11 +28,11 @@ from training.evaluation.document import evaluate_checkpoint
 from training.evaluation.page import markdown
 from training.evaluation.perturbations import PERTURBATIONS
 from training.evaluation.published import write_predictions
+from training.evaluation.records import Evaluation
 from training.evaluation.robustness import robustness
 from training.measures.metrics import evaluate
 
 ROOT = Path(__file__).parents[3]
-SCHEMA = json.loads((ROOT / "training" / "evaluation" / "evaluation.schema.json").read_text())
 DATA_DIR = Path(os.environ.get("DATA_DIR") or "data")
 PICTURES = ("confusion", "precision-recall", "reliability", "robustness", "functional-templates")
 
@@ -44,20 +44,23 @@ def untrained(spec, labels, **changes):
     return replace(Classifier(model, tokenizer, labels, False, 1.0, thresholds, 64), **changes)
 
 
-def test_the_document_follows_its_schema(evaluated):
-    document = json.loads((evaluated / "evaluation.json").read_text())
-    jsonschema.validate(document, SCHEMA)
-    assert document["split"] == "validation"
-    assert {one["name"] for one in document["robustness"]["perturbations"]} == set(PERTURBATIONS)
-    assert len(document["functional"]["templates"]["functionalities"]) == 24
+def opened(folder):
+    """Raises where the file does not fit its types."""
+    return read(json.loads((folder / "evaluation.json").read_text()), Evaluation)
+
+
+def test_the_document_follows_its_types(evaluated):
+    document = opened(evaluated)
+    assert document.split == "validation"
+    assert {way.name for way in document.robustness.perturbations} == set(PERTURBATIONS)
+    assert len(document.functional["templates"].functionalities) == 24
 
 
 def test_the_figures_are_those_that_the_training_recorded(evaluated, checkpoint):
     found = json.loads((evaluated / "evaluation.json").read_text())["figures"]
-    recorded = checkpoint.meta["metrics"]["validation"]
-    assert {name: found[name] for name in ("macro_f1", "accuracy", "n")} == {
-        name: recorded[name] for name in ("macro_f1", "accuracy", "n")
-    }
+    recorded = checkpoint.meta.metrics["validation"]
+    for name in ("macro_f1", "accuracy", "n"):
+        assert found[name] == getattr(recorded, name)
     assert found["macro_f1_low"] <= found["macro_f1"] <= found["macro_f1_high"]
 
 
@@ -100,7 +103,7 @@ def test_without_robustness_an_earlier_picture_of_it_goes(checkpoint, tmp_path):
             ]
         )
         assert (tmp_path / "validation" / "robustness.png").exists() == there
-    jsonschema.validate(json.loads((tmp_path / "validation" / "evaluation.json").read_text()), SCHEMA)
+    opened(tmp_path / "validation")
 
 
 def test_test_is_read_only_when_asked_for(evaluated, capsys, checkpoint, tmp_path):
@@ -111,7 +114,7 @@ def test_test_is_read_only_when_asked_for(evaluated, capsys, checkpoint, tmp_pat
     main(["evaluate", *arguments, "--split", "test"])
     document = json.loads(capsys.readouterr().out)
     assert document["split"] == "test"
-    assert document["figures"]["n"] == checkpoint.meta["data"]["splits"]["test"]["n"]
+    assert document["figures"]["n"] == checkpoint.meta.data.splits["test"].n
 
 
 def test_robustness_is_that_of_a_seeded_sample_and_moves_where_the_model_sees_a_difference(
@@ -121,13 +124,13 @@ def test_robustness_is_that_of_a_seeded_sample_and_moves_where_the_model_sees_a_
     scores = classifier.scores(split.texts, "train")
     found, again = (robustness(classifier, split, scores, 50) for _ in range(2))
     assert found == again
-    assert found["n"] == 50
-    by_name = {one["name"]: one for one in found["perturbations"]}
-    assert by_name["upper case"]["changed"] == 50
-    assert (by_name["upper case"]["seen"], by_name["upper case"]["max_move"]) == (0, 0)  # it is uncased
-    assert by_name["letters spaced"]["seen"] == by_name["letters spaced"]["changed"] > 40
-    assert 0 < by_name["letters spaced"]["mean_move"] <= by_name["letters spaced"]["max_move"] <= 1
-    assert by_name["links replaced"]["flip_rate"] is None  # there are none in these texts
+    assert found.n == 50
+    by_name = {way.name: way for way in found.perturbations}
+    assert by_name["upper case"].changed == 50
+    assert (by_name["upper case"].seen, by_name["upper case"].max_move) == (0, 0)  # it is uncased
+    assert by_name["letters spaced"].seen == by_name["letters spaced"].changed > 40
+    assert 0 < by_name["letters spaced"].mean_move <= by_name["letters spaced"].max_move <= 1
+    assert by_name["links replaced"].flip_rate is None  # there are none in these texts
 
 
 def test_joined_sets_are_measured_on_their_held_out_parts(
@@ -136,8 +139,8 @@ def test_joined_sets_are_measured_on_their_held_out_parts(
     parts = {name: dataset.splits[name].take(range(20)) for name in ("validation", "test")}
     joined = replace(dataset, others={"other": parts, "empty": dict.fromkeys(parts, parts["test"].take([]))})
     done = evaluate_checkpoint(checkpoint, joined, classifier, "validation", tmp_path, sample=0)
-    assert set(done.document["others"]) == {"other"}
-    assert done.document["others"]["other"]["n"] == 20
+    assert set(done.document.others) == {"other"}
+    assert done.document.others["other"].n == 20
     assert "validation of other" in markdown(done.document, tmp_path)
 
 
@@ -149,9 +152,9 @@ def test_three_labels_have_no_cases_but_all_else(dataset, tmp_path, checkpoint):
         dataset, labels=labels, splits={"validation": replace(split, labels=rng.integers(0, 3, len(split)))}
     )
     done = evaluate_checkpoint(checkpoint, three, untrained("", labels), "validation", tmp_path, sample=25)
-    jsonschema.validate(done.document, SCHEMA)
-    assert done.document["functional"] == {}
-    assert np.array(done.document["confusion"]).sum() == len(split)
+    assert opened(tmp_path) == done.document
+    assert done.document.functional == {}
+    assert np.array(done.document.confusion).sum() == len(split)
     assert "offensive\\|rude" in markdown(done.document, tmp_path)
 
 
@@ -168,9 +171,9 @@ def test_independent_labels_are_measured_label_by_label(dataset, tmp_path, check
     many = replace(dataset, labels=labels, task="multi-label", splits={"validation": split})
     classifier = untrained("", labels, multi_label=True, thresholds=thresholds)
     done = evaluate_checkpoint(checkpoint, many, classifier, "validation", tmp_path, sample=25)
-    jsonschema.validate(done.document, SCHEMA)
-    assert np.array(done.document["confusion"]).shape == (3, 2, 2)
-    assert set(done.document["reliability"]) == set(labels)
+    assert opened(tmp_path) == done.document
+    assert np.array(done.document.confusion).shape == (3, 2, 2)
+    assert set(done.document.reliability) == set(labels)
     assert "## By length" in markdown(done.document, tmp_path)
 
 
@@ -250,20 +253,7 @@ def test_a_set_that_publishes_no_such_split_has_no_prediction_file(checkpoint, t
 def test_random_weights_are_said_to_mean_nothing(small_jsonl, tmp_path, capsys):
     dataset = data.load(f"jsonl:{small_jsonl}")
     model, tokenizer = backbone("random:tiny", dataset.labels)
-    meta = {
-        "base": "random:tiny",
-        "task": "single-label",
-        "labels": list(dataset.labels),
-        "temperature": 1.0,
-        "thresholds": {"hate": 0.5},
-        "max_length": 32,
-        "data": describe_data(dataset),
-        "seed": 0,
-        "recipe": {"epochs": 0},
-        "metrics": {},
-        "seconds": 1.0,
-        **describe_surroundings(),
-    }
+    meta = checkpoint_description(data=describe_data(dataset))
     write_checkpoint(tmp_path / "checkpoint", model, tokenizer, meta)
     main(["evaluate", "--checkpoint", str(tmp_path / "checkpoint"), "--sample", "0"])
     assert "the figures mean nothing" in capsys.readouterr().err
@@ -272,7 +262,7 @@ def test_random_weights_are_said_to_mean_nothing(small_jsonl, tmp_path, capsys):
     card = (tmp_path / "checkpoint" / "README.md").read_text()
     assert "Its weights are random" in card
     assert "model-index" not in card
-    assert open_checkpoint(tmp_path / "checkpoint").meta["base"] == "random:tiny"
+    assert open_checkpoint(tmp_path / "checkpoint").meta.base == "random:tiny"
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from training.evaluation import figures
 def test_quarters_by_length_hold_every_text_once(classifier, dataset):
     split = dataset.splits["train"]
     parts = figures.by_length(classifier, split, classifier.scores(split.texts, "train"))
-    assert sum(part["n"] for part in parts) == len(split)
-    assert all(one["to_tokens"] < other["from_tokens"] for one, other in pairwise(parts))
-    assert min(part["n"] for part in parts) > len(split) / 10
+    assert sum(part.n for part in parts) == len(split)
+    assert all(one.to_tokens < other.from_tokens for one, other in pairwise(parts))
+    assert min(part.n for part in parts) > len(split) / 10
 
 
 def test_confusion_and_curve_agree_with_the_figures(classifier, dataset):
@@ -20,6 +20,6 @@ def test_confusion_and_curve_agree_with_the_figures(classifier, dataset):
     (_, false), (missed, right) = figures.confusion(classifier, split.labels, classifier.given(scores))
     (curve,) = figures.precision_recall(classifier, split.labels, scores)
     assert curve["label"] == "hate"
-    assert curve["average_precision"] == pytest.approx(found["average_precision"])
+    assert curve["average_precision"] == pytest.approx(found.average_precision)
     assert curve["at_recall"] == pytest.approx(right / (right + missed))
     assert curve["at_precision"] == pytest.approx(right / (right + false))

@@ -10,7 +10,8 @@ from string import Formatter
 import numpy as np
 import pytest
 
-from benchmarks.records import Functional, read
+from benchmarks.records import Functional
+from common.records import read
 from handler.errors import UserError
 from training.data import demo, demo_templates
 from training.measures import functional

@@ -70,4 +70,4 @@ def test_every_decision_about_an_independent_label_counts_for_its_calibration():
     scores, truth = np.array([[0.8, 0.2]] * 10), np.array([[1, 0]] * 5 + [[0, 0]] * 5)
     figures = evaluate(scores, truth, {"a": 0.5, "b": 0.5}, ("a", "b"))
     assert figures["ece"] == pytest.approx(abs(20 * 0.8 - 15) / 20)
-    assert [(one["rate"], one["n"]) for one in reliability(scores, truth)] == [(0, 10), (0.5, 10)]
+    assert [(part.rate, part.n) for part in reliability(scores, truth)] == [(0, 10), (0.5, 10)]
