@@ -77,7 +77,9 @@ def test_an_image_installs_what_the_lock_has_and_its_runtimes_need(image: str) -
     groups = PYPROJECT["dependency-groups"]
     named = {name for name in (*groups["image"], *groups[image]) if isinstance(name, str)}
     assert {pinned.split("==")[0] for pinned in installed} == named
-    needed = {package for one in RUNTIMES.values() if one.image == image for package in one.packages}
+    needed = {
+        package for runtime in RUNTIMES.values() if runtime.image == image for package in runtime.packages
+    }
     assert needed - {"torch"} <= named  # which is installed from an index that is chosen
 
 
@@ -94,7 +96,7 @@ def test_the_versions_that_were_tested_are_those_of_the_lock() -> None:
 def test_the_lock_has_what_the_extras_ask_for() -> None:
     extras = PYPROJECT["project"]["optional-dependencies"]
     versions = dict(pinned.split("==") for pinned in LOCK)
-    for requirement in [Requirement(one) for extra in extras.values() for one in extra]:
+    for requirement in [Requirement(text) for extra in extras.values() for text in extra]:
         if requirement.name != "torch":  # its build is chosen at install
             assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
 
@@ -137,7 +139,7 @@ EXTRAS = {
 @pytest.mark.parametrize("entry", EXTRAS)
 def test_an_extra_names_what_its_entry_point_imports(entry: str) -> None:
     extras = PYPROJECT["project"]["optional-dependencies"]
-    listed = {canonicalize_name(Requirement(one).name) for extra in EXTRAS[entry] for one in extras[extra]}
+    listed = {canonicalize_name(Requirement(text).name) for extra in EXTRAS[entry] for text in extras[extra]}
     distributions = importlib.metadata.packages_distributions()
     needed = sorted(foreign_imports(entry))
     assert needed
@@ -163,10 +165,10 @@ def foreign_imports(entry: str) -> set[str]:
                 found = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             else:
                 continue
-            for one in found:
-                top = one.split(".")[0]
+            for name in found:
+                top = name.split(".")[0]
                 if (ROOT / top).is_dir():
-                    waiting += [one, top]
+                    waiting += [name, top]
                 elif top not in sys.stdlib_module_names:
                     foreign.add(top)
     return foreign
@@ -175,7 +177,7 @@ def foreign_imports(entry: str) -> set[str]:
 def test_actions_are_pinned_by_commit_and_images_by_version() -> None:
     used = re.findall(r"uses: (\S+)", WORKFLOW.read_text())
     assert used
-    assert [one for one in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", one)] == []
+    assert [action for action in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action)] == []
     assert not re.search(r"image: \S+:latest|image: [\w/]+$", (ROOT / "deploy" / "compose.yaml").read_text())
 
 

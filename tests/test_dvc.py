@@ -34,7 +34,7 @@ DVC = shutil.which("dvc")
 
 def paths(stage: str, kind: str) -> set[str]:
     """The `deps` or `outs` of a stage, without their settings."""
-    return {one if isinstance(one, str) else next(iter(one)) for one in STAGES[stage][kind]}
+    return {path if isinstance(path, str) else next(iter(path)) for path in STAGES[stage][kind]}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -46,7 +46,7 @@ def test_every_command_takes_what_it_is_given(command: list[str], capsys: pytest
     assert left.value.code == 0
     known = capsys.readouterr().out
     settings = [PARAMS[name] for name in re.findall(r"\$\{(\w+)\}", " ".join(command))]
-    given = [name for one in settings if isinstance(one, dict) for name in one]
+    given = [name for setting in settings if isinstance(setting, dict) for name in setting]
     options = re.findall(r"--([a-z][a-z0-9-]+)", known)
     assert [name for name in given if name not in options] == []
 
@@ -79,8 +79,8 @@ def test_code_that_decides_a_result_is_a_dependency(stage: str, roots: tuple[str
             continue
         seen.add(name)
         dependencies = {path.relative_to(ROOT), *path.relative_to(ROOT).parents}
-        assert {str(one) for one in dependencies} & paths(stage, "deps"), path
-        reached += [one for one in imported(path) if decides(stage, one)]
+        assert {str(path) for path in dependencies} & paths(stage, "deps"), path
+        reached += [module for module in imported(path) if decides(stage, module)]
     assert len(seen) > len(roots)
 
 

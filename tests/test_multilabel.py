@@ -84,7 +84,7 @@ def artifact_of(source: Source):
         except UnsupportedError as error:
             pytest.skip(str(error))
         built = [build(variant, source, print) for variant in chosen]  # what is fresh is not built again
-        return next(one for one in built if one.name == name)
+        return next(artifact for artifact in built if artifact.name == name)
 
     return get
 
@@ -112,7 +112,7 @@ def test_transformers_own_pipeline_takes_sigmoids_of_the_checkpoint(source: Sour
     temperature = source.checkpoint.meta.temperature
     pipe = transformers.pipeline("text-classification", model=str(source.checkpoint.folder), top_k=None)
     text = source.dataset.splits["test"].texts[0]
-    theirs = {one["label"]: one["score"] for one in pipe([text])[0]}
+    theirs = {row["label"]: row["score"] for row in pipe([text])[0]}
     (prediction,) = Predictor(artifact_of("fp32")).predict([text])
     odds = np.log([theirs[label] / (1 - theirs[label]) for label in LABELS])
     np.testing.assert_allclose(prediction.scores, 1 / (1 + np.exp(-odds / temperature)), atol=1e-4)
@@ -157,8 +157,8 @@ def test_the_most_probable_label_is_explained_unless_another_is_asked_for(artifa
     assert default_target(predictor, np.array([0.1, 0.9, 0.8])) == "iron"
     text = "they found gold near the river and some salt"
     of_gold, of_salt = (explain(predictor, text, label, OCCLUSION).tokens for label in ("gold", "salt"))
-    assert [one.token for one in of_gold] == text.split()
-    assert [one.attribution for one in of_gold] != [one.attribution for one in of_salt]
+    assert [token.token for token in of_gold] == text.split()
+    assert [token.attribution for token in of_gold] != [token.attribution for token in of_salt]
 
 
 def test_a_file_is_predicted_with_labels_and_scores_in_its_columns(artifact_of, tmp_path: Path) -> None:

@@ -374,7 +374,7 @@ def serving(handler: Handler) -> Iterator[str]:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    yield urls.get(timeout=10)
+    yield urls.get(timeout=60)
     loop.call_soon_threadsafe(over.set)
     thread.join(10)
 

@@ -68,9 +68,7 @@ def whole(artifacts: Path, checkpoint, dataset, baselines_folder, alone, tmp_pat
     texts.write_text("a soup\n\nmy neighbours came to tea\n")
     with pytest.MonkeyPatch.context() as patch:
         for module in (preparation, suite):
-            patch.setattr(
-                module, "BASELINES", {name: one for name, one in BASELINES.items() if name in QUICK_BASELINES}
-            )
+            patch.setattr(module, "BASELINES", {name: BASELINES[name] for name in QUICK_BASELINES})
         where = {"baselines": baselines_folder, "unlabelled": texts}
         with alone("baselines"):
             subject = prepare([], artifacts, None, checkpoint, dataset, BRIEF, "test", **where)
@@ -163,7 +161,7 @@ def test_refitting_is_shown_beside_the_figures_as_shipped(variants) -> None:
 def test_time_is_told_by_phase_and_by_length_and_cpu_by_text(whole, variants) -> None:
     single = variants["copy"].case("1 text")
     assert min(single.model_p50_ms, single.tokenise_p50_ms, single.p50_ms) > 0
-    assert sum(one.n for one in single.by_length) == single.samples
+    assert sum(bin_.n for bin_ in single.by_length) == single.samples
     assert variants["copy"].resources.cpu_s_per_1000_texts > 0
     assert whole.run.others_cores >= 0
 
@@ -214,7 +212,7 @@ def test_baselines_are_measured_in_the_same_rounds_and_judged_like_variants(whol
     assert pipeline.parity["gate"].macro_f1_drop.high > 0, "it is not fp32 itself"
     assert baselines["ort-int8"].quality["test"].macro_f1 > 0.6
     assert all(baseline.resources.threads == 1 for baseline in baselines.values())
-    assert [one.name for one in whole.variants] == ["fp32", "copy", "broken"]
+    assert [variant.name for variant in whole.variants] == ["fp32", "copy", "broken"]
 
 
 def test_throughput_has_a_paired_ratio_to_the_pipeline(whole) -> None:
@@ -225,7 +223,7 @@ def test_throughput_has_a_paired_ratio_to_the_pipeline(whole) -> None:
 
 
 def test_every_fixed_shape_is_held_against_the_lower_bound(whole) -> None:
-    bounds = {one.case: one for one in whole.bound.cases}
+    bounds = {case.case: case for case in whole.bound.cases}
     assert list(bounds)[:3] == ["1x32", "8x32", "32x32"]
     for entry in whole.variants[1].latency:
         if entry.tokens:

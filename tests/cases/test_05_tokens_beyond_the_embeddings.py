@@ -241,7 +241,7 @@ def test_all_of_a_long_text_is_read_in_windows_from_the_side_that_is_kept(tmp_pa
     kept = tokenizer.encode(text)
     whole = transformers.AutoTokenizer.from_pretrained(place)(text)["input_ids"]
     assert kept.ids == [whole[0], *whole[-11:]]
-    assert {*kept.ids, *(one for window in kept.overflowing for one in window.ids)} == set(whole)
+    assert {*kept.ids, *(token for window in kept.overflowing for token in window.ids)} == set(whole)
 
 
 def test_a_base_model_is_not_trained_with_tokens_that_it_has_no_embedding_for(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def with_nan(tensors: dict) -> dict:
 
 
 def without(start: str) -> Callable[[dict], dict]:
-    return lambda tensors: {name: one for name, one in tensors.items() if not name.startswith(start)}
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if not name.startswith(start)}
 
 
 def broken(name: str) -> Callable[[Path], None]:
@@ -190,7 +190,7 @@ def test_a_tokenizer_of_far_fewer_tokens_than_embeddings_is_asked_about(
 def test_half_precision_is_read_as_fp32(dtype: torch.dtype, theirs: Path, tmp_path: Path) -> None:
     place = tmp_path / "theirs"
     shutil.copytree(theirs, place)
-    weights(lambda tensors: {name: one.to(dtype) for name, one in tensors.items()})(place)
+    weights(lambda tensors: {name: tensor.to(dtype) for name, tensor in tensors.items()})(place)
     edit_json(place / "config.json", dtype=str(dtype).removeprefix("torch."))
     checkpoint = adopt(str(place), tmp_path / "ours")
     assert checkpoint.meta.adoption.max_logit_diff < 1e-4

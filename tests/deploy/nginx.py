@@ -2,15 +2,15 @@
 
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import requests
 
+from common.torchserve import is_taken
 from deploy.torchserve.server import free_ports
+from tests.asking import wait_until
 from tests.conftest import ROOT
 
 needs_nginx = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
@@ -31,12 +31,7 @@ def nginx(ports: list[int], folder: Path, changes: Mapping[str, str] | None = No
     process = subprocess.Popen(["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")])
     try:
         address = f"http://127.0.0.1:{port}"
-        for _ in range(100):
-            try:
-                requests.get(address + "/ping", timeout=1)
-                break
-            except requests.ConnectionError:
-                time.sleep(0.05)
+        wait_until(lambda: process.poll() is not None or is_taken(port))
         yield address
     finally:
         process.terminate()

@@ -49,7 +49,9 @@ def pods() -> dict[str, dict]:
     }
 
 
-@pytest.mark.parametrize("path", [path for path, one in documents().items() if one["kind"] not in OWN_KINDS])
+@pytest.mark.parametrize(
+    "path", [path for path, manifest in documents().items() if manifest["kind"] not in OWN_KINDS]
+)
 def test_every_manifest_is_valid_by_kubernetes_own_schema(path: str) -> None:
     kubernetes_validate.validate(documents()[path], VERSION, strict=True)
 
@@ -90,7 +92,9 @@ def test_compose_mounts_what_there_is() -> None:
     named = {volume.split(":")[0] for service in services.values() for volume in service.get("volumes", [])}
     files = {name for name in named if name.startswith(".")} - {"../tls"}
     assert not {name for name in files if not (DEPLOY / name).exists()}
-    assert {"127.0.0.1"} == {port.split(":")[0] for one in services.values() for port in one.get("ports", [])}
+    assert {"127.0.0.1"} == {
+        port.split(":")[0] for service in services.values() for port in service.get("ports", [])
+    }
 
 
 @pytest.mark.parametrize(
@@ -232,10 +236,10 @@ def test_the_canarys_route_names_the_services_that_there_are() -> None:
     name = found["base/service.yaml"]["metadata"]["name"]
     suffix = found["canary/second/kustomization.yaml"]["nameSuffix"]
     (rule,) = found["canary/httproute.yaml"]["spec"]["rules"]
-    backends = {one["name"]: one["weight"] for one in rule["backendRefs"]}
+    backends = {backend["name"]: backend["weight"] for backend in rule["backendRefs"]}
     assert backends.keys() == {name, name + suffix}
     assert sum(backends.values()) == 100
-    trusted = {one["name"] for one in found["canary/backendtlspolicy.yaml"]["spec"]["targetRefs"]}
+    trusted = {target["name"] for target in found["canary/backendtlspolicy.yaml"]["spec"]["targetRefs"]}
     assert trusted == backends.keys()
 
 
@@ -245,13 +249,13 @@ def test_kustomize_builds_it_and_the_selectors_are_filled(folder: str) -> None:
     built = subprocess.run(["kubectl", "kustomize", KUBERNETES / folder], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     made = list(yaml.safe_load_all(built.stdout))
-    for one in made:
-        if one["kind"] not in OWN_KINDS:
-            kubernetes_validate.validate(one, VERSION, strict=True)
-        if one["kind"] == "Deployment":
-            track = one["spec"]["selector"]["matchLabels"]["track"]
-            assert one["spec"]["template"]["metadata"]["labels"]["track"] == track
-    configs = [one["metadata"]["name"] for one in made if one["kind"] == "ConfigMap"]
+    for manifest in made:
+        if manifest["kind"] not in OWN_KINDS:
+            kubernetes_validate.validate(manifest, VERSION, strict=True)
+        if manifest["kind"] == "Deployment":
+            track = manifest["spec"]["selector"]["matchLabels"]["track"]
+            assert manifest["spec"]["template"]["metadata"]["labels"]["track"] == track
+    configs = [manifest["metadata"]["name"] for manifest in made if manifest["kind"] == "ConfigMap"]
     assert all(built.stdout.count(name) == 2 for name in configs), "made, and mounted"
 
 

@@ -71,7 +71,7 @@ def built(source: Source, name: str):
         chosen, _ = choose([name])
     except UnsupportedError as error:
         pytest.skip(str(error))
-    return [build(one, source, lambda _: None) for one in chosen][-1]
+    return [build(variant, source, lambda _: None) for variant in chosen][-1]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +137,6 @@ def test_what_cannot_be_made_of_a_decoder_is_refused_before_any_work(made, tmp_p
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_collective_name_leaves_out_what_cannot_be_made_of_that_kind(kind: str) -> None:
     chosen, left_out = choose(["all"], kind)
-    assert all(suits(one, kind) for one in chosen)
-    assert {name for name, one in VARIANTS.items() if not suits(one, kind)} <= set(left_out)
+    assert all(suits(variant, kind) for variant in chosen)
+    assert {name for name, variant in VARIANTS.items() if not suits(variant, kind)} <= set(left_out)
     assert ("pruned" in left_out) == (kind != "encoder")

@@ -24,19 +24,19 @@ def never(source: Source, folder: Path) -> Built:
 
 
 def test_every_runtime_has_a_variant() -> None:
-    assert {one.runtime for one in VARIANTS.values()} == set(RUNTIMES)
+    assert {variant.runtime for variant in VARIANTS.values()} == set(RUNTIMES)
 
 
 def test_by_default_nothing_is_built_that_needs_a_training() -> None:
     chosen, _ = choose([])
-    assert {one.parent for one in chosen} == {None, "fp32"}
-    assert {"fp32", "openvino-int8"} <= {one.name for one in chosen}
-    assert not {"pruned", "shallow", "sparse"} & {one.name for one in chosen}
+    assert {variant.parent for variant in chosen} == {None, "fp32"}
+    assert {"fp32", "openvino-int8"} <= {variant.name for variant in chosen}
+    assert not {"pruned", "shallow", "sparse"} & {variant.name for variant in chosen}
 
 
 def test_a_child_is_named_after_its_parent_and_built_after_it() -> None:
     chosen, _ = choose(["pruned-openvino-int8"])
-    assert [one.name for one in chosen] == ["fp32", "pruned", "pruned-openvino-int8"]
+    assert [variant.name for variant in chosen] == ["fp32", "pruned", "pruned-openvino-int8"]
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_a_child_is_named_after_its_parent_and_built_after_it() -> None:
 def test_a_collective_name_stands_for_every_variant_of_its_kind(group: str, devices: set[str], extra) -> None:
     extra("there", runtime="torch", summary="", devices=("cuda",))(never)
     chosen, left_out = choose([group])
-    named = {one.name for one in chosen} | set(left_out)
-    assert named >= {name for name, one in VARIANTS.items() if set(one.devices) & devices}
+    named = {variant.name for variant in chosen} | set(left_out)
+    assert named >= {name for name, variant in VARIANTS.items() if set(variant.devices) & devices}
     assert ("there" in named) == ("cuda" in devices)
     assert ("openvino-int8" in named) == ("cpu" in devices)
 
@@ -60,7 +60,9 @@ def test_what_an_ancestor_lacks_its_children_lack(extra) -> None:
 
 def test_a_group_of_which_nothing_can_be_built_says_what_each_needs(extra) -> None:
     extra("there", runtime="torch", summary="", devices=("cuda",), requires=("no_such_package",))(never)
-    if "cuda" in {need for one in VARIANTS.values() for need in one.requires if not registry._present(need)}:
+    if "cuda" in {
+        need for variant in VARIANTS.values() for need in variant.requires if not registry._present(need)
+    }:
         with pytest.raises(UnsupportedError, match="there needs the Python package no_such_package"):
             choose(["gpu"])
 
@@ -72,13 +74,13 @@ def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
 
 def test_parents_come_before_children_and_fp32_before_all() -> None:
     chosen, _ = choose(["onnx-int8-dynamic"])
-    assert [one.name for one in chosen] == ["fp32", "onnx-int8-dynamic"]
+    assert [variant.name for variant in chosen] == ["fp32", "onnx-int8-dynamic"]
 
 
 def test_what_the_machine_lacks_is_left_out_of_a_default_build_and_refused_by_name(extra) -> None:
     extra("impossible", runtime="torch", summary="", requires=("no_such_package", "cpu:avx9000"))(never)
     chosen, left_out = choose(["all"])
-    assert "impossible" not in [one.name for one in chosen]
+    assert "impossible" not in [variant.name for variant in chosen]
     assert left_out["impossible"] == ["the Python package no_such_package", "a CPU with avx9000"]
     with pytest.raises(UnsupportedError, match="no_such_package"):
         choose(["impossible"])
@@ -98,9 +100,8 @@ def test_a_name_can_be_registered_once(extra) -> None:
 
 
 def test_every_need_is_something_that_can_be_looked_for() -> None:
-    for one in VARIANTS.values():
-        for need in one.requires:
-            assert registry._present(need) or registry._describe(need)
+    for need in {need for known in VARIANTS.values() for need in known.requires}:
+        assert registry._present(need) or registry._describe(need)
 
 
 @pytest.mark.parametrize(

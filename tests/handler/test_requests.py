@@ -173,7 +173,7 @@ def test_kserve_v2_is_answered_in_tensors_with_errors_in_their_places() -> None:
     assert (label["shape"], label["data"]) == ([2], ["hate", ""])
     assert (scores["shape"], scores["data"]) == ([2, 2], [0.25, 0.75, 0.0, 0.0])
     assert json.loads(scores["parameters"]["labels"]) == LABELS
-    assert [json.loads(one) for one in whole["data"]] == [good, bad]
+    assert [json.loads(answer) for answer in whole["data"]] == [good, bad]
     assert request.wrap([bad, bad], MODEL, LABELS) == bad
     assert request.status([bad, bad]) == 422
 

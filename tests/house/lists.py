@@ -14,7 +14,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def variants() -> str:
     """Every variant, the reference first, and which kinds of classifier it can be made from."""
-    ordered = sorted(VARIANTS.values(), key=lambda one: (one.name != REFERENCE, one.devices, one.name))
+    ordered = sorted(
+        VARIANTS.values(), key=lambda variant: (variant.name != REFERENCE, variant.devices, variant.name)
+    )
     rows = [
         [f"`{one.name}`", one.summary, ", ".join(kind for kind in KINDS if suits(one, kind))]
         for one in ordered
@@ -24,7 +26,7 @@ def variants() -> str:
 
 
 def data() -> str:
-    rows = [[f"`{one.form}`", one.summary] for one in SOURCES.values()]
+    rows = [[f"`{source.form}`", source.summary] for source in SOURCES.values()]
     return tabulate(rows, ["`DATA=`", "what it is"], "github")
 
 

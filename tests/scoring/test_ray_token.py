@@ -20,9 +20,10 @@ on_ray(None, 1, 1)
 import ray
 _start(ray, None, 1, 1)
 own = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
-listening = [one.laddr for one in psutil.net_connections("tcp") if one.status == "LISTEN" and one.pid in own]
+sockets = [each for each in psutil.net_connections("tcp") if each.pid in own]
+listening = [each.laddr for each in sockets if each.status == "LISTEN"]
 agents = [
-    one.laddr for child in psutil.Process().children(recursive=True) for one in child.net_connections("tcp")
+    each.laddr for child in psutil.Process().children(recursive=True) for each in child.net_connections("tcp")
     if "RuntimeEnv" in "".join(child.cmdline()) and one.status == "LISTEN"
 ]
 print("ports", len(listening))

@@ -301,7 +301,7 @@ def test_ray_scores_what_this_process_does_and_a_worker_may_die(artifact, predic
     from ray._common.usage import usage_lib  # Ray reads whether it asks for a token as it is imported
 
     assert not usage_lib.usage_stats_enabled(), "nobody else is told"
-    murderer.join(timeout=10)
+    murderer.join(timeout=100)
     assert killed, "the worker was found and killed"
     assert json.loads(done.stdout)["scored_now"] == 2000, "and nothing but JSON is printed"
     assert output.read_bytes() == (tmp_path / "local.csv").read_bytes()

@@ -149,7 +149,7 @@ def test_a_damaged_plan_is_called_damaged(content, rows, artifact, engine, tmp_p
 def claims(places: list[str], sources: list[Path], artifact, monkeypatch) -> tuple[list[Job], list[str]]:
     """Jobs that claim at one moment, each having looked before another wrote: those that won, and what the
     others were told."""
-    barrier = threading.Barrier(len(sources), timeout=20)
+    barrier = threading.Barrier(len(sources), timeout=100)
     write, won, said = jobs._write_once, [], []
 
     def together(*arguments):

@@ -106,7 +106,9 @@ def test_a_decoders_embeddings_can_be_frozen_too(family: str) -> None:
         getattr(transformers, f"{family}Config")(**sizes)
     )
     freeze(model, "embeddings")
-    frozen = {name.split(".")[-2] for name, one in model.named_parameters() if not one.requires_grad}
+    frozen = {
+        name.split(".")[-2] for name, parameter in model.named_parameters() if not parameter.requires_grad
+    }
     assert frozen == ({"embed_tokens"} if family == "Llama" else {"wte", "wpe"})
 
 

@@ -31,7 +31,7 @@ def prepared(checkpoint, dataset, baselines_folder, alone):
         patch.setattr(
             preparation,
             "BASELINES",
-            {name: one for name, one in BASELINES.items() if name not in (APART, *LONG)},
+            {name: baseline for name, baseline in BASELINES.items() if name not in (APART, *LONG)},
         )
         with alone("baselines"):
             found = prepare_baselines(checkpoint, dataset.splits["train"].texts, baselines_folder, has_cuda())
@@ -62,8 +62,8 @@ def test_torchao_is_installed_apart(prepared_slowly) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=GPU if one.on_cuda else ())
-        for name, one in BASELINES.items()
+        pytest.param(name, marks=GPU if baseline.on_cuda else ())
+        for name, baseline in BASELINES.items()
         if name not in (APART, *LONG)
     ],
 )
@@ -76,7 +76,7 @@ def test_a_baseline_is_the_same_classifier_run_by_other_means(
 def assert_the_same_classifier(name: str, prepared, dataset, checkpoint, build_once) -> None:
     assert not prepared.failures
     artifact, texts = build_once("fp32"), dataset.splits["gate"].texts[:64]
-    expected = np.array([one.scores for one in Predictor(artifact, 1).predict(texts)])
+    expected = np.array([prediction.scores for prediction in Predictor(artifact, 1).predict(texts)])
     with open_worker(name, ours=False) as worker:
         worker.ask("hold", texts=texts)
         place = {"folder": str(prepared.folders[name]), "max_length": checkpoint.meta.max_length}

@@ -78,7 +78,9 @@ def test_the_queue_behind_measured_loads_is_found_again(monkeypatch: pytest.Monk
     assert found.token_ms == pytest.approx(0.03, rel=0.01)
     assert found.saturation_rps(30) == pytest.approx(truth.saturation_rps(30), rel=0.05)
     for rps in (100, 200):
-        ours, theirs = (np.percentile(open_latencies(one, rps, draws), 99) for one in (found, truth))
+        ours, theirs = (
+            np.percentile(open_latencies(capacity, rps, draws), 99) for capacity in (found, truth)
+        )
         assert ours == pytest.approx(theirs, rel=0.1)
 
 
@@ -102,8 +104,8 @@ def test_replicas_bear_the_load_and_its_head_room_and_none_is_spare(planned) -> 
 
 def test_p99_in_the_curve_grows_with_the_rate_and_meets_the_objective_there(planned) -> None:
     found, _, _ = planned
-    rates = [one.rps for one in found.curve]
-    tails = [one.p99_ms for one in found.curve]
+    rates = [point.rps for point in found.curve]
+    tails = [point.p99_ms for point in found.curve]
     low = [tail for tail in tails if tail <= 75]
     assert len(low) > 5
     assert low == sorted(low)
@@ -112,13 +114,13 @@ def test_p99_in_the_curve_grows_with_the_rate_and_meets_the_objective_there(plan
 
 def test_the_model_stands_beside_every_load_that_the_server_bore(planned, published) -> None:
     found, table, _ = planned
-    row = next(one for one in published.variants if one.name == "openvino-int8")
-    assert [one.clients for one in found.fitted] == [one.concurrency for one in row.served]
-    borne = [one.offered_rps for one in row.open if not one.saturated]
+    row = next(variant for variant in published.variants if variant.name == "openvino-int8")
+    assert [level.clients for level in found.fitted] == [level.concurrency for level in row.served]
+    borne = [level.offered_rps for level in row.open if not level.saturated]
     assert len(borne) > 2
-    assert [one.rps for one in found.compared] == borne
-    for one in found.fitted:
-        assert one.modelled.rps == pytest.approx(one.measured.rps, rel=0.1)
+    assert [point.rps for point in found.compared] == borne
+    for level in found.fitted:
+        assert level.modelled.rps == pytest.approx(level.measured.rps, rel=0.1)
     assert "fitted" in table
     assert "foretold" in table
 
@@ -152,7 +154,7 @@ def test_a_loose_objective_does_not_fill_the_queue_and_without_prices_there_is_n
 def test_one_variants_report_and_a_damaged_one(published, tmp_path: Path) -> None:
     row = choose(published, None, "onnx-int8")
     (tmp_path / "one.json").write_text(json.dumps(flat(published.of(row))))
-    assert [one.name for one in read_side_by_side(tmp_path / "one.json").variants] == ["onnx-int8"]
+    assert [variant.name for variant in read_side_by_side(tmp_path / "one.json").variants] == ["onnx-int8"]
     (tmp_path / "one.json").write_text("3")
     with pytest.raises(UserError, match="damaged"):
         read_side_by_side(tmp_path / "one.json")

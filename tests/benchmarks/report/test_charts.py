@@ -12,7 +12,7 @@ from benchmarks.report import charts, drawing, markdown, pictures
 from benchmarks.report.files import read_side_by_side
 
 SVG = "{http://www.w3.org/2000/svg}"
-NAMES = [one.name for one in pictures.PICTURES]
+NAMES = [picture.name for picture in pictures.PICTURES]
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_variants_and_baselines_are_named_at_their_points(complete) -> None:
 def test_labels_of_a_crowded_picture_do_not_cover_each_other() -> None:
     document = read_side_by_side(Path(benchmarks.__file__).with_name("published") / "tweeteval.json")
     root = ElementTree.fromstring(charts.pareto(document))
-    names = {one.name for one in document.rows if one.latency}
+    names = {row.name for row in document.rows if row.latency}
     boxes = {}
     for element in root.iter(f"{SVG}text"):
         # The name in the key at the top stands beside its mark and not at a point.

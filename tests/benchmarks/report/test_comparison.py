@@ -11,7 +11,7 @@ from handler.errors import UserError
 
 
 def figure(comparison: Comparison, name: str) -> Figure:
-    return next(one for one in comparison.figures if one.figure == name)
+    return next(figure for figure in comparison.figures if figure.figure == name)
 
 
 def test_above_one_is_better_for_latency_throughput_and_size_alike(make) -> None:

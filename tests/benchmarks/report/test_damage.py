@@ -49,7 +49,7 @@ def reports(build_once, checkpoint, dataset, tmp_path_factory) -> dict[str, Vari
     damaged(source, folder / "noisy", noise=8.0)
     damaged(source, folder / "shifted", threshold=0.99)
     subject = prepare([], folder, None, checkpoint, dataset, WHOLE)
-    return {one.name: one for one in measure(subject, WHOLE, threads=1).variants}
+    return {variant.name: variant for variant in measure(subject, WHOLE, threads=1).variants}
 
 
 @pytest.mark.slow

@@ -66,8 +66,8 @@ def complete_document(make) -> Report:
 
 
 def test_every_row_and_every_section_is_on_the_page(complete, page: str) -> None:
-    for one in complete.rows:
-        assert f'data-name="{one.name}"' in page
+    for row in complete.rows:
+        assert f'data-name="{row.name}"' in page
     ids = [attributes["id"] for tag, attributes in Elements(page).found if tag == "section"]
     assert ids == [
         "variants",
@@ -130,14 +130,14 @@ def test_what_comes_from_a_report_is_escaped(complete) -> None:
     document = as_report(json.loads(text.replace("ATTACK", json.dumps(ATTACK)[1:-1])))
     document.data.labels = ["not-hate", ATTACK]
     document.data.spec = ATTACK
-    for one in document.variants:
-        for parity in one.parity.values():
+    for variant in document.variants:
+        for parity in variant.parity.values():
             parity.flips = {way.replace("hate", ATTACK): n for way, n in parity.flips.items()}
             parity.flip_rates = {way.replace("hate", ATTACK): rate for way, rate in parity.flip_rates.items()}
     page = html.side_by_side(document)
     assert "&lt;script&gt;alert" in page
-    for one in (page, *(html.variant_page(document.of(one)) for one in document.variants)):
-        assert "<script>alert" not in one
+    for shown in (page, *(html.variant_page(document.of(variant)) for variant in document.variants)):
+        assert "<script>alert" not in shown
 
 
 def test_a_link_is_one_only_where_the_report_names_a_page(complete) -> None:
@@ -193,9 +193,9 @@ def test_where_nothing_passes_fp32_stays(make) -> None:
 
 
 def test_a_variant_has_a_page_of_its_own(complete) -> None:
-    for one in complete.variants:
-        page = html.variant_page(complete.of(one))
-        assert f"<h1>{one.name}: " in page
+    for variant in complete.variants:
+        page = html.variant_page(complete.of(variant))
+        assert f"<h1>{variant.name}: " in page
     assert "It failed during latency: signal SIGSEGV" in page
 
 

@@ -96,7 +96,7 @@ def test_between_devices_the_rate_decides_and_no_ratio(mixed, make) -> None:
     assert chosen.selected == "cuda-fp16"
     assert "times cuda-fp32" in chosen.reasons["cuda-fp16"]
     assert choose_served(mixed.variants, 1).names == ["fp32", "cuda-fp16"]
-    on_cpu = [one for one in mixed.variants if one.device == "cpu"]
+    on_cpu = [variant for variant in mixed.variants if variant.device == "cpu"]
     assert choose_served(on_cpu, 1).names == ["fp32", "int8"]
 
 
@@ -123,7 +123,7 @@ def test_two_machines_stand_next_to_each_other_with_cost_and_their_own_ratios(mi
     mixed.run = structs.replace(mixed.run, id="another-run")
     prices = Prices(core_hour=0.05, gb_hour=0.0, gpu_hour=3.6)
     found = compare_machines([on_cpu, mixed], prices)
-    rows = {(one.run, one.name): one for one in found.rows}
+    rows = {(row.run, row.name): row for row in found.rows}
     assert len(rows) == 6
     fp16 = rows["another-run", "cuda-fp16"]
     rate = mixed.variants[3].batch.texts_per_second

@@ -91,7 +91,7 @@ def test_levels_are_shares_of_the_closed_rate_and_what_the_user_asks_for(outcome
     assert tidied(served.saturation())
     capacity = served.saturation()
     assert capacity is not None
-    assert capacity.capacity_rps >= max(one.requests_per_second for one in served.record())
+    assert capacity.capacity_rps >= max(level.requests_per_second for level in served.record())
 
 
 def test_requests_of_many_texts_are_held_against_the_throughput_in_process(outcome) -> None:

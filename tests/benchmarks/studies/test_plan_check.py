@@ -38,7 +38,7 @@ def test_a_forecast_stands_beside_what_was_then_measured(
     assert half.p99_ratio == pytest.approx(forecast.p99_ms / seen.p99_ms, rel=1e-3)
     ratios = [found.saturation.ratio, half.p99_ratio]
     assert found.within is all(abs(ratio - 1) <= 0.2 for ratio in ratios)
-    assert [one.clients for one in found.calibration.fitted] == [1, 8]
+    assert [fit.clients for fit in found.calibration.fitted] == [1, 8]
     assert found.artifact_sha256 == artifact.sha256
     assert read(plain(found), Checked).within is found.within
     assert f"p99 ms at {half.rps:g} texts/s (50%)" in check_table(found)

@@ -40,7 +40,7 @@ def test_kserve_v2_at_both_paths(served: tuple[Server, Artifact], expected: list
     }
     status, answer = ask_json(served[0].inference_port, path, body)
     assert status == 200
-    scores = next(one for one in answer["outputs"] if one["name"] == "scores")
+    scores = next(output for output in answer["outputs"] if output["name"] == "scores")
     found = np.array(scores["data"]).reshape(scores["shape"])[:, 1]
     np.testing.assert_allclose(found, expected, atol=2e-6)
     assert (answer["id"], answer["model_name"]) == ("seven", "hate")

@@ -27,7 +27,7 @@ FAST = ("DistilBert",)
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(one, marks=() if one in FAST else pytest.mark.slow) for one in SERVED]
+    "family", [pytest.param(family, marks=() if family in FAST else pytest.mark.slow) for family in SERVED]
 )
 def test_each_family_is_served_as_transformers_answers(family: str, tmp_path: Path) -> None:
     place = make_classifier(tmp_path / "theirs", family)

@@ -174,7 +174,8 @@ def test_packed_computes_the_tokens_of_the_texts_and_no_padding(
     tokens = [prediction.tokens for prediction in predictions]
     assert sum(fed) == predictor.computed_tokens == sum(tokens)
     scores, expected = (
-        np.array([one.scores for one in found]) for found in (predictions, reference.predict(texts))
+        np.array([prediction.scores for prediction in found])
+        for found in (predictions, reference.predict(texts))
     )
     np.testing.assert_allclose(scores, expected, atol=1e-5)
     computed = artifact.meta.proof["validation_tokens"]

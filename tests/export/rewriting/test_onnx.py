@@ -197,8 +197,8 @@ def test_the_graph_for_gpus_multiplies_in_fp16_and_says_who_ran_it(tmp_path: Pat
     path = tmp_path / "model.onnx"
     (logits,) = onnx_session(path, {}, 1).run(["logits"], given)
     np.testing.assert_allclose(logits, expected, atol=0.02 * np.abs(expected).max())
-    weights = [one for one in onnx.load(path).graph.initializer if len(one.dims) == 2]
-    assert {one.data_type for one in weights} == {onnx.TensorProto.FLOAT16}
+    weights = [tensor for tensor in onnx.load(path).graph.initializer if len(tensor.dims) == 2]
+    assert {tensor.data_type for tensor in weights} == {onnx.TensorProto.FLOAT16}
     ran = proof.onnx_providers(path, {}, given, "cpu")["executed_by"]
     assert list(ran) == ["CPUExecutionProvider"]
     assert ran["CPUExecutionProvider"]["MatMul"] + ran["CPUExecutionProvider"]["Gemm"] >= 11

@@ -22,7 +22,9 @@ UNDONE = {
     "homoglyphs": lambda text: text.translate({there: here for here, there in LOOKALIKES.items()}),
     "punctuation dropped": lambda text: re.sub(r"[^\w]", "", text),
     "white space": lambda text: "".join(text.split()),
-    "emoji added": lambda text: "".join(one for one in text if unicodedata.category(one) != "So").rstrip(),
+    "emoji added": lambda text: "".join(
+        character for character in text if unicodedata.category(character) != "So"
+    ).rstrip(),
 }
 
 
@@ -46,7 +48,7 @@ def test_nothing_is_lost_that_could_not_be_read_back(name):
 def test_a_slip_touches_one_inner_letter_of_a_quarter_of_the_words(name):
     for before, after in zip(TEXTS, perturb(name, TEXTS), strict=True):
         old, new = before.split(), after.split()
-        pairs = [(one, other) for one, other in zip(old, new, strict=True) if one != other]
+        pairs = [(before, other) for before, other in zip(old, new, strict=True) if before != other]
         assert len(pairs) <= max(1, round(len(re.findall(r"[^\W\d_]{4,}", before)) / 4))
         for one, other in pairs:
             assert (one[0], one[-1]) == (other[0], other[-1]) or not one[-1].isalpha()
@@ -80,5 +82,5 @@ def test_any_text_can_be_written_differently(name, text):
 
 
 def test_every_one_says_what_it_does_and_why_the_label_stays():
-    assert all(one.does and one.keeps for one in PERTURBATIONS.values())
-    assert len({one.does for one in PERTURBATIONS.values()}) == len(PERTURBATIONS)
+    assert all(perturbation.does and perturbation.keeps for perturbation in PERTURBATIONS.values())
+    assert len({perturbation.does for perturbation in PERTURBATIONS.values()}) == len(PERTURBATIONS)
