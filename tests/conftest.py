@@ -38,7 +38,7 @@ from handler.errors import UnsupportedError
 from training.checkpoint import load_data, open_checkpoint
 
 ROOT = Path(__file__).parents[1]
-ASK_SERVERS = ("tests/deploy/", "tests/export/archives/test_publish.py")
+ASK_SERVERS = ("tests/deploy/", "tests/benchmarks/served/", "tests/export/archives/test_publish.py")
 spare_loopback()  # whatever asks the servers of tests, by whichever library
 # What a shell starts in the background, or by nohup, has some ignored: those that tests send would be lost.
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
