@@ -9,7 +9,7 @@ def test_quarters_by_length_hold_every_text_once(classifier, dataset):
     split = dataset.splits["train"]
     parts = figures.by_length(classifier, split, classifier.scores(split.texts, "train"))
     assert sum(part.n for part in parts) == len(split)
-    assert all(one.to_tokens < other.from_tokens for one, other in pairwise(parts))
+    assert all(first.to_tokens < second.from_tokens for first, second in pairwise(parts))
     assert min(part.n for part in parts) > len(split) / 10
 
 
