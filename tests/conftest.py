@@ -218,7 +218,7 @@ def open_server(build_once, workshop: Path, s3: str) -> Iterator[tuple[Server, P
 def served(build_once, workshop: Path) -> Iterator[tuple[Server, Artifact]]:
     """The session's one TorchServe, on the OpenVINO archive (the runtime with most to go wrong).
 
-    It speaks the Open Inference Protocol beside all else, which TorchServe does where it is asked to.
+    It speaks the Open Inference Protocol too, which TorchServe does where it is asked to.
     """
     artifact = build_once("openvino-int8")
     archive = package(artifact, workshop / "model_store")

@@ -93,7 +93,7 @@ def test_a_python_whose_path_has_a_blank_makes_the_environment(checkout: Path, t
 
 
 def test_an_environment_that_is_a_link_is_kept(checkout: Path, tmp_path: Path) -> None:
-    shared = tmp_path / "somebody's"
+    shared = tmp_path / "another's"
     (checkout / ".venv").rename(shared)
     (checkout / ".venv").symlink_to(shared)
     (shared / "bin" / ".installed").unlink()

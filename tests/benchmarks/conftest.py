@@ -393,7 +393,7 @@ class Clock(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list:
         if timeout is None:
-            raise RuntimeError("nothing is due any more, and somebody waits")
+            raise RuntimeError("something waits, and nothing is due any more")
         Clock.now_s += max(timeout, 0)
         return super().select(0)
 

@@ -151,14 +151,14 @@ def test_functional_cases_are_asked_of_every_variant(variants) -> None:
     assert len(suite.groups) == 8
 
 
-def test_refitting_is_shown_beside_the_figures_as_shipped(variants) -> None:
+def test_refitted_figures_are_shown_with_those_as_shipped(variants) -> None:
     gate, test = (variants["copy"].quality[split] for split in ("gate", "test"))
     assert gate.refitted.temperature == test.refitted.temperature
     assert 0 < gate.refitted.ece < 1
     assert sum(point.n for point in gate.reliability) == 60
 
 
-def test_time_is_told_by_phase_and_by_length_and_cpu_by_text(whole, variants) -> None:
+def test_time_is_split_by_phase_and_length_and_cpu_time_is_by_text(whole, variants) -> None:
     single = variants["copy"].case("1 text")
     assert min(single.model_p50_ms, single.tokenise_p50_ms, single.p50_ms) > 0
     assert sum(bin_.n for bin_ in single.by_length) == single.samples

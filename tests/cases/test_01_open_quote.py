@@ -1,4 +1,4 @@
-"""A quote that nobody closes costs its own row, and rows that are odd in other ways say why."""
+"""A quote that never closes costs its own row, and rows that are odd in other ways say why."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.reading import score, scored
 
 def test_an_open_quote_costs_its_own_row(tmp_path) -> None:
     lines = [f"{n},sentence number {n}" for n in range(1, 9)]
-    lines[2] = '3,"a quote that nobody closes'
+    lines[2] = '3,"a quote that never closes'
     rows = scored("\n".join(["id,text", *lines, ""]).encode(), tmp_path)
     assert [row["id"] for row in rows] == [*"12345678"]
     assert [row["label"] for row in rows if not row["error"]] == [

@@ -158,7 +158,7 @@ def test_the_doctor_finds_it(runtime: str, status: str, monkeypatch) -> None:
 
 
 def test_temporary_folders_of_containers_allow_code() -> None:
-    """Docker mounts a tmpfs noexec unless it is told otherwise; an emptyDir is a folder of the node."""
+    """Docker mounts a tmpfs noexec unless an option says otherwise; an emptyDir is a folder of the node."""
     compose = (ROOT / "deploy" / "compose.yaml").read_text()
     (mounts,) = re.findall(r"- /tmp:(size=1g\S*)", compose)
     assert "exec" in mounts.split(",")

@@ -205,7 +205,7 @@ def table(path: Path, labels: tuple[str, ...]) -> str:
     return f"csv:{path}"
 
 
-def test_data_is_told_by_flag_or_by_its_own_settings_and_training_says_it(tmp_path: Path) -> None:
+def test_the_positive_label_is_set_by_flag_or_by_the_data_and_training_says_it(tmp_path: Path) -> None:
     spec = table(tmp_path / "some.csv", ("HOF", "NOT"))
     assert data.load(spec).positive.label == "HOF"
     assert data.load(spec, columns=Columns(positive_label="not")).positive.label == "NOT"

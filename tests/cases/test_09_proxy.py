@@ -102,7 +102,7 @@ def test_requests_to_loopback_never_ask_the_proxy(ask, server, proxy) -> None:
     assert proxy.asked == []
 
 
-def test_drift_reads_the_right_counts_beside_a_proxy(server, proxy) -> None:
+def test_drift_reads_the_right_counts_where_there_is_a_proxy(server, proxy) -> None:
     found = sources.served(f"http://localhost:{server.server_port}/metrics", "hate")
     assert found["length", "8"] == found["score:hate", "0.5"] == 3
 

@@ -1,4 +1,4 @@
-"""Labels as tables have them: words for nothing, numbers in two forms, spellings, rows that nobody judged."""
+"""Labels as tables have them: words for nothing, numbers in two forms, spellings, rows without labels."""
 
 import csv
 import json
@@ -71,7 +71,7 @@ def test_none_is_a_class_where_it_is_written_like_the_others(labels: tuple[str, 
 @pytest.mark.parametrize(
     "labels", [("racism", "sexism"), ("hate", "normal"), ("True", "False")], ids=", ".join
 )
-def test_pythons_none_beside_words_is_no_label(labels: tuple[str, ...], tmp_path: Path) -> None:
+def test_pythons_none_among_words_is_no_label(labels: tuple[str, ...], tmp_path: Path) -> None:
     dataset = data.load(f"csv:{write(tmp_path / 'some.csv', [*labels, 'None'])}")
     assert len(dataset.labels) == 2
     assert dataset.dropped["train"] == {"no label": ROWS // 3}
@@ -170,7 +170,7 @@ def test_a_test_file_without_labels_is_left_out_and_that_is_said(tmp_path: Path,
     assert set(dataset.splits["test"].texts) < {f"train {row}" for row in range(ROWS)}
 
 
-def test_independent_labels_that_nobody_judged_cost_their_rows_alone(tmp_path: Path) -> None:
+def test_independent_labels_without_a_judgement_cost_their_rows_alone(tmp_path: Path) -> None:
     names = ("toxic", "insult", "threat")
     folder = tmp_path / "jigsaw"
     folder.mkdir()
@@ -190,7 +190,7 @@ def test_independent_labels_that_nobody_judged_cost_their_rows_alone(tmp_path: P
     assert dataset.splits["test"].soft is None
 
 
-def test_probabilities_beside_rows_that_nobody_judged(tmp_path: Path) -> None:
+def test_probabilities_among_rows_without_a_judgement(tmp_path: Path) -> None:
     spec = folder_of(
         tmp_path / "set", {"train": ["0.0", "0.25", "0.8", "1.0"], "test": ["-1", "0.1", "-1", "0.9"]}
     )

@@ -1,4 +1,4 @@
-"""Who may read a folder of ours may read what lies in it; a file that cannot be read is a sentence."""
+"""Who may read a folder may read what is in it; a file that cannot be read is a sentence."""
 
 import os
 import shutil

@@ -225,7 +225,7 @@ def test_java_that_is_not_there_fails(shop: Path, monkeypatch: pytest.MonkeyPatc
     assert status("Java") == "fail"
 
 
-def test_an_archive_that_is_none_of_ours_fails(shop: Path) -> None:
+def test_a_file_that_is_not_an_archive_fails(shop: Path) -> None:
     (shop / "model_store" / "hate.mar").write_bytes(b"PK")
     assert status("archive") == "fail"
 

@@ -1,4 +1,4 @@
-"""The temporary folder of servers is nobody else's."""
+"""The temporary folder of servers belongs to no other user."""
 
 import os
 import shlex
@@ -57,8 +57,8 @@ def test_a_link_or_a_file_in_its_place_is_refused(shared: Path) -> None:
         private_folder()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a folder somebody else's")
-def test_one_of_somebody_else_is_refused(shared: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a folder another user's")
+def test_a_folder_of_another_user_is_refused(shared: Path) -> None:
     (shared / OWN).mkdir(mode=0o700)
     os.chown(shared / OWN, NOBODY, NOBODY)
     with pytest.raises(UserError, match="somebody else's"):

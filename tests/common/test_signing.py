@@ -180,7 +180,7 @@ def test_a_secret_key_that_is_not_there_is_said(signed: Path) -> None:
         sign(signed, signed.parent / "none.key")
 
 
-def test_a_new_key_may_stand_beside_the_old_one(signed: Path, keys) -> None:
+def test_a_file_may_hold_the_new_key_and_the_old_one(signed: Path, keys) -> None:
     other = signed.parent / "other.key"
     both = signed.parent / "both.pub"
     both.write_text(make_keys(other).read_text() + keys[1].read_text())

@@ -44,7 +44,7 @@ def test_what_is_fresh_is_not_built_again(own: Source) -> None:
     assert (first.folder / "artifact.json").stat().st_mtime_ns == stamp
 
 
-def test_a_corrupt_artifact_is_built_anew(own: Source) -> None:
+def test_a_corrupt_artifact_is_built_again(own: Source) -> None:
     first = build(FP32, own, quiet)
     (first.folder / "model.safetensors").write_bytes(b"broken")
     build(FP32, own, quiet)
@@ -297,9 +297,7 @@ def test_a_build_that_is_killed_leaves_no_half_artifact(checkpoint_folder: Path,
     assert not (artifacts / "fp32" / "artifact.json").exists() or open_artifact(artifacts / "fp32")
     done = ran("export", "build", "fp32", "--checkpoint", checkpoint_folder, "--artifacts", artifacts)
     assert json.loads(done.stdout)["fp32"]["check"]["max_prob_diff"] < 1e-5
-    assert [path.name for path in artifacts.iterdir()] == ["fp32"], (
-        "the leavings of the killed build are removed"
-    )
+    assert [path.name for path in artifacts.iterdir()] == ["fp32"], "what the killed build left is removed"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What can be made of a decoder, of an encoder under a head of ours, and of a model with code of its own."""
+"""What can be made of a decoder, of an encoder under the project's head, and of a model with its own code."""
 
 import json
 import os

@@ -36,7 +36,7 @@ def test_answers_come_in_the_order_of_the_texts_whatever_their_lengths(fp32: Pre
     np.testing.assert_allclose(together, alone, atol=2e-6)
 
 
-def test_where_inputs_are_laid_out_beside_the_calls_the_answers_are_the_same(
+def test_where_inputs_are_prepared_during_calls_the_answers_are_the_same(
     fp32: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encodings = fp32.encode(["word " * (number % 40) for number in range(100)])

@@ -178,7 +178,7 @@ def test_kserve_v2_is_answered_in_tensors_with_errors_in_their_places() -> None:
     assert request.status([bad, bad]) == 422
 
 
-def test_options_stand_beside_the_text_the_texts_or_in_parameters() -> None:
+def test_options_stand_with_the_text_or_texts_or_in_parameters() -> None:
     chunks = {"long": "chunks", "aggregate": "mean"}
     expected = Options(long="chunks", aggregate="mean")
     for body in (

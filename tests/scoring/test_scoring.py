@@ -121,7 +121,7 @@ def test_other_thresholds_are_another_job(untidy, artifact, predictor, tmp_path)
         open_job(str(untidy), str(tmp_path / "out.csv"), other, "text", None, 7)
 
 
-def test_a_folder_of_somebody_elses_is_left_alone(untidy, artifact, tmp_path) -> None:
+def test_a_folder_of_another_job_is_left_alone(untidy, artifact, tmp_path) -> None:
     (tmp_path / "out.csv.parts").mkdir()
     (tmp_path / "out.csv.parts" / "part-000000.csv").write_text("mine")
     with pytest.raises(UserError, match="not this job's"):
@@ -285,7 +285,7 @@ def test_ray_scores_what_this_process_does_and_a_worker_may_die(artifact, predic
     score(source, tmp_path / "local.csv", artifact, here(predictor), rows=50)
     killed: list[int] = []
 
-    def murder() -> None:
+    def kill_workers() -> None:
         parts = tmp_path / "ray.csv.parts"
         while not (parts.is_dir() and len(list(parts.glob("part-*"))) > 5):
             time.sleep(0.01)
@@ -294,14 +294,14 @@ def test_ray_scores_what_this_process_does_and_a_worker_may_die(artifact, predic
                 process.kill()
                 killed.append(process.pid)
 
-    murderer = threading.Thread(target=murder, daemon=True)
-    murderer.start()
+    killer = threading.Thread(target=kill_workers, daemon=True)
+    killer.start()
     place = ("--artifact", artifact.folder, "--file", source, "--output", output)
     done = ran("handler", "predict", *place, "--engine", "ray", "--part-rows", 50, "--threads", 1)
     from ray._common.usage import usage_lib  # Ray reads whether it asks for a token as it is imported
 
-    assert not usage_lib.usage_stats_enabled(), "nobody else is told"
-    murderer.join(timeout=100)
+    assert not usage_lib.usage_stats_enabled(), "Ray reports nothing"
+    killer.join(timeout=100)
     assert killed, "the worker was found and killed"
     assert json.loads(done.stdout)["scored_now"] == 2000, "and nothing but JSON is printed"
     assert output.read_bytes() == (tmp_path / "local.csv").read_bytes()

@@ -34,7 +34,7 @@ def test_what_was_written_is_opened(checkpoint):
     assert all(file.stat().st_mode & 0o444 == 0o444 for file in checkpoint.folder.iterdir())
 
 
-def test_a_new_checkpoint_takes_the_old_ones_place_and_leaves_nothing_beside_it(checkpoint, tiny):
+def test_a_new_checkpoint_replaces_the_old_one_and_leaves_nothing_else(checkpoint, tiny):
     (checkpoint.folder / "of-the-old-one").touch()
     write_checkpoint(checkpoint.folder, *tiny, checkpoint_description(base="new"))
     assert open_checkpoint(checkpoint.folder).meta.base == "new"

@@ -161,7 +161,7 @@ class Orders(transformers.TrainerCallback):
             raise KeyboardInterrupt
 
 
-def test_a_folder_that_is_no_state_of_ours_is_left_alone(dataset, model_and_tokenizer, tmp_path) -> None:
+def test_a_folder_that_holds_no_training_state_is_left_alone(dataset, model_and_tokenizer, tmp_path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "thesis.txt").write_text("the only copy")
     with pytest.raises(UserError, match="holds something that is not the state of a training"):

@@ -82,7 +82,7 @@ def test_a_decoder_without_a_padding_token_is_padded_with_its_end(tmp_path):
     np.testing.assert_allclose(logits(model, tokenizer), alone, atol=1e-5)
 
 
-def test_a_base_without_a_tokenizer_is_told_to_be_given_one(tmp_path):
+def test_a_base_without_a_tokenizer_is_refused_with_a_remedy(tmp_path):
     base = Path(save("own-code", tmp_path / "base"))
     for file in base.glob("*token*"):
         file.unlink()
@@ -124,7 +124,7 @@ def test_a_sentence_embedding_model_is_pooled_as_it_was_made(tmp_path):
     assert backbone(str(base), LABELS, pooling="mean")[0].config.pooling == "mean"
 
 
-def test_minilm_with_a_head_of_ours_has_its_own_weights_and_the_mean_of_its_tokens():
+def test_minilm_under_the_projects_head_has_its_own_weights_and_the_mean_of_its_tokens():
     model, _ = backbone("minilm", LABELS, head="mlp")
     plain, _ = backbone("minilm", LABELS)
     assert (model.config.pooling, model.config.head) == ("mean", "mlp")
@@ -133,7 +133,7 @@ def test_minilm_with_a_head_of_ours_has_its_own_weights_and_the_mean_of_its_toke
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "bert", "own-code"])
-def test_low_rank_updates_merged_answer_as_they_did_beside_the_weights(kind, tmp_path):
+def test_merged_low_rank_updates_answer_as_they_did_before(kind, tmp_path):
     model, tokenizer = backbone(save(kind, tmp_path / "base"), LABELS, trust_remote_code=True)
     names, before = set(model.state_dict()), logits(model, tokenizer)
     added = add_lora(model, replace(RECIPE, lora_rank=4))
@@ -142,11 +142,11 @@ def test_low_rank_updates_merged_answer_as_they_did_beside_the_weights(kind, tmp
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    beside = logits(model, tokenizer)
-    assert np.abs(beside - before).max() > 1e-3
+    apart = logits(model, tokenizer)
+    assert np.abs(apart - before).max() > 1e-3
     merge_lora(added)
     assert set(model.state_dict()) == names
-    np.testing.assert_allclose(logits(model, tokenizer), beside, atol=1e-5)
+    np.testing.assert_allclose(logits(model, tokenizer), apart, atol=1e-5)
 
 
 def test_low_rank_updates_change_the_named_layers_and_the_head_alone(small_jsonl, tmp_path):

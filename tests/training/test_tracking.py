@@ -1,4 +1,4 @@
-"""Runs as TensorBoard, MLflow and Weights & Biases see them, and beside each other; a search for the best."""
+"""Runs as TensorBoard, MLflow and Weights & Biases see them, and compared; a search for the best."""
 
 import contextlib
 import json

@@ -103,7 +103,7 @@ def test_what_was_prepared_is_kept_for_the_next_run(
 
 
 @pytest.mark.parametrize("changed", ["weights", "calibration texts", "versions"])
-def test_another_checkpoint_or_recipe_is_prepared_anew(changed: str, checkpoint, tmp_path) -> None:
+def test_another_checkpoint_or_recipe_is_prepared_again(changed: str, checkpoint, tmp_path) -> None:
     baseline, texts, versions = BASELINES["ort-int8"], ["a text"], {"onnxruntime": "1"}
     before = preparation._key(baseline, checkpoint, texts, versions)
     if changed == "weights":

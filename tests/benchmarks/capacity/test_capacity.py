@@ -112,7 +112,7 @@ def test_p99_in_the_curve_grows_with_the_rate_and_meets_the_objective_there(plan
     assert np.interp(50, tails, rates) == pytest.approx(found.replica.rps, rel=0.05)
 
 
-def test_the_model_stands_beside_every_load_that_the_server_bore(planned, published) -> None:
+def test_the_model_is_shown_with_every_load_that_the_server_kept_up_with(planned, published) -> None:
     found, table, _ = planned
     row = next(variant for variant in published.variants if variant.name == "openvino-int8")
     assert [level.clients for level in found.fitted] == [level.concurrency for level in row.served]

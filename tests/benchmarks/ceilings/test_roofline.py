@@ -32,7 +32,7 @@ def test_a_last_layer_for_the_first_token_leaves_out_its_queries_and_feed_forwar
     assert 0.83 < first.operations(1, 512) / whole.operations(1, 512) < 0.9
 
 
-def test_eager_models_of_ours_leave_it_out_too_whether_packed_or_not() -> None:
+def test_the_projects_eager_models_leave_it_out_too_packed_or_not() -> None:
     ours = artifact("cuda-graphs-fp16")
     ours.meta.runtime_options = {"encoder": {}, "graphs": True}
     family = {"fp32": artifact("fp32", parent=None)}

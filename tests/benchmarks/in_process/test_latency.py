@@ -77,7 +77,7 @@ def test_throughput_counts_texts_not_calls() -> None:
     assert found.samples == found.rounds == 2
 
 
-def test_a_ratio_to_the_pipeline_stands_beside_that_to_fp32_where_it_took_part() -> None:
+def test_a_ratio_to_the_pipeline_joins_that_to_fp32_where_it_took_part() -> None:
     measured = {
         "fp32": rounds(20, seed=1),
         "fp32 again": rounds(20, seed=2),

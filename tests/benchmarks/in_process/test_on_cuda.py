@@ -83,7 +83,7 @@ def test_work_of_two_streams_at_once_counts_once_and_gaps_do_not() -> None:
     assert covered([]) == 0
 
 
-def test_energy_is_told_per_1000_texts_or_why_it_is_not() -> None:
+def test_energy_is_given_per_1000_texts_or_the_reason_why_not() -> None:
     assert joules_per_1000_texts(12_000, 3000) == pytest.approx(4)
     assert joules_per_1000_texts(0, 3000) is None, "a counter that has not moved has told nothing"
     memory = {"allocated": 300_000_000, "reserved": 420_000_000}
@@ -108,7 +108,7 @@ def test_a_rate_is_a_share_of_the_measured_and_of_the_promised_peak(promised, sh
     assert real.peak is None
 
 
-def test_a_shape_of_which_nothing_is_told_stays_as_it_is() -> None:
+def test_a_shape_without_measurements_stays_as_it_is() -> None:
     entries = [latency_entry(case, 1, 32, 1, False) for case in ("1x32", "8x32", "1 text")]
     add_busy(entries, {"1x32": 0.2, "8x32": None})
     assert [entry.gpu_busy_ms for entry in entries] == [0.2, None, None]

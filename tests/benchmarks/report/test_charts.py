@@ -74,7 +74,7 @@ def test_labels_of_a_crowded_picture_do_not_cover_each_other() -> None:
     names = {row.name for row in document.rows if row.latency}
     boxes = {}
     for element in root.iter(f"{SVG}text"):
-        # The name in the key at the top stands beside its mark and not at a point.
+        # The name in the key at the top stands next to its mark and not at a point.
         if element.text in names and float(element.get("y", 0)) > 30:
             width, height = drawing.text_size(element.text)
             x, y = float(element.get("x", 0)), float(element.get("y", 0))

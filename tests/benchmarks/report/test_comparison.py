@@ -1,4 +1,4 @@
-"""Two reports beside each other: ratios that mean something, and refusal of those that do not."""
+"""Two reports side by side: ratios that mean something, and refusal of those that do not."""
 
 import json
 

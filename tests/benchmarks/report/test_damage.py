@@ -1,4 +1,4 @@
-"""Do verdicts notice? Classifiers that were damaged on purpose, beside an identical copy, in a real run."""
+"""Do verdicts notice? Classifiers that were damaged on purpose, and an identical copy, in a real run."""
 
 import json
 import shutil

@@ -243,7 +243,7 @@ def look(page: str, width: int, folder: Path) -> dict:
       addEventListener("message", (event) => errors.push(String(event.data)));
       frame.srcdoc = PAGE;
     """
-    # Errors are told by an event that is dispatched before the page's own scripts run.
+    # Errors are reported by an event that is dispatched before the page's own scripts run.
     told = "<script>addEventListener('error', (event) => parent.postMessage(event.message, '*'))</script>"
     inside = json.dumps(told + page).replace("</", "<\\/")
     driver = driver.replace("PAGE", inside)

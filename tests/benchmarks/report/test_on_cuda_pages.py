@@ -19,7 +19,7 @@ from tests.conftest import ran, run_stage
 
 @pytest.fixture
 def mixed(make) -> Report:
-    """A CPU's fp32 and int8 beside a GPU's fp32 and fp16: int8 has the larger ratio, fp16 the higher rate."""
+    """A CPU's fp32 and int8 and a GPU's fp32 and fp16: int8 has the larger ratio, fp16 the higher rate."""
     on_cpu = make.variant("fp32"), make.variant("int8", speed=5)
     on_gpu = make.on_cuda("cuda-fp32"), make.on_cuda("cuda-fp16", speed=3)
     return make.with_card(make.document(*on_cpu, *on_gpu))

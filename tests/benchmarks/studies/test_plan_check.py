@@ -20,7 +20,7 @@ TEXTS = [f"a text of some {'more ' * (number % 9)}words" for number in range(40)
 
 @pytest.mark.slow
 @pytest.mark.quiet
-def test_a_forecast_stands_beside_what_was_then_measured(
+def test_a_forecast_is_shown_with_what_was_then_measured(
     served, workshop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, artifact = served

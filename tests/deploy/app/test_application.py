@@ -1,4 +1,4 @@
-"""The app beside the one TorchServe: the same bytes; and batches, overload, start and stop over uvicorn."""
+"""The app and TorchServe give the same bytes; and batches, overload, start and stop over uvicorn."""
 
 import http.client
 import json

@@ -117,7 +117,7 @@ def test_an_answered_connection_outlives_those_that_never_asked(start) -> None:
             assert b"200 OK" in honest.recv(1000)
 
 
-def test_where_all_are_busy_only_health_is_told(
+def test_where_all_are_busy_only_health_is_answered(
     start, service: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = start(bounds=Bounds(total=2, per_client=2))
@@ -162,7 +162,7 @@ def test_a_head_is_bounded_in_bytes(start, sent: bytes) -> None:
         assert code(received(client)) == 431
 
 
-def test_what_stands_beside_the_chunks_of_a_body_is_bounded(start) -> None:
+def test_what_comes_with_the_chunks_of_a_body_is_bounded(start) -> None:
     app = start()
     begun = BEGUN + b"Transfer-Encoding: chunked\r\n\r\n"
     for sent in (b"0\r\nX: " + b"a" * 40_000, b"1;x=" + b"a" * 40_000, b"0\r\n" + b"X: a\r\n" * 7_000):

@@ -166,7 +166,7 @@ def test_the_folders_of_private_servers_whose_starter_was_killed_are_removed(
     dead, fresh = tmp_path / f"{servers.PRIVATE}dead", tmp_path / f"{servers.PRIVATE}fresh"
     for folder in (dead, fresh):
         (folder / "models").mkdir(parents=True)
-    (dead / servers.LOCK).write_text("")  # which nobody holds
+    (dead / servers.LOCK).write_text("")  # which no process holds
     code = "import time; time.sleep(600)"
     command = [sys.executable, "-c", code, servers.JAVA, f"-Djava.io.tmpdir={dead}"]
     orphan = subprocess.Popen(command)

@@ -269,7 +269,7 @@ def test_half_sent_bodies_never_reach_the_server_and_end(upstream: Upstream, has
     assert len(upstream.seen) == 2
 
 
-def test_half_sent_headers_keep_nobody_out_and_end(upstream: Upstream, hasty: int) -> None:
+def test_half_sent_headers_keep_no_client_out_and_end(upstream: Upstream, hasty: int) -> None:
     """1,030 of them closed the app to everybody."""
     with ExitStack() as stack:
         opened = [stack.enter_context(connect(hasty, "127.0.0.9")) for _ in range(1100)]
@@ -406,7 +406,7 @@ def test_chunks_reach_the_server_as_one_body_of_a_length(
         assert "Transfer-Encoding" not in headers
 
 
-def test_nobody_asks_for_the_place_of_forms_itself(upstream: Upstream, front: int) -> None:
+def test_the_internal_place_of_forms_cannot_be_asked_for(upstream: Upstream, front: int) -> None:
     assert ask(front, request(path="/form")) == 404
     assert not upstream.seen
 
@@ -442,8 +442,8 @@ def test_refusals_are_logged_without_texts_and_addresses(
     assert "127.0.0." not in written
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
-def test_it_starts_as_somebody_who_may_write_nowhere_else(upstream: Upstream) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_it_starts_as_a_user_who_may_write_nowhere_else(upstream: Upstream) -> None:
     folder = Path(subprocess.check_output(["mktemp", "-d", "/tmp/nginx-XXXXXX"], text=True).strip())
     (port,) = free_ports(1)
     config = (ROOT / "deploy" / "nginx.conf").read_text().replace("127.0.0.1:8000", f"127.0.0.1:{port}")

@@ -61,7 +61,7 @@ def predict(server: Server, headers: dict[str, str]) -> tuple[int, dict]:
     return answer
 
 
-def test_who_bears_the_token_is_answered_over_tls_and_nobody_else(guarded: Server) -> None:
+def test_requests_over_tls_are_answered_with_the_token_alone(guarded: Server) -> None:
     status, answer = predict(guarded, guarded.access.headers("inference_address"))
     assert status == 200
     assert answer["label"] in ("hate", "not-hate")

@@ -130,7 +130,7 @@ def test_no_text_of_a_user_reaches_any_log(served: tuple[Server, Artifact]) -> N
     server, _ = served
     ask_about_a_xylophone(server)
     assert not logs_that_tell(server, "xylophone")
-    assert logs_that_tell(server, "ErrorDataDecoderException"), "what the server did not expect is told"
+    assert logs_that_tell(server, "ErrorDataDecoderException"), "but what the server did not expect does"
 
 
 @pytest.mark.slow
@@ -156,7 +156,7 @@ def test_threads_that_wait_do_not_spin_in_the_worker(served: tuple[Server, Artif
     assert any("OMP_WAIT_POLICY=PASSIVE" in environment for environment in environments)
 
 
-def test_nobody_can_register_a_model_over_http(served: tuple[Server, Artifact]) -> None:
+def test_no_model_can_be_registered_over_http(served: tuple[Server, Artifact]) -> None:
     """TorchServe would run the Python of any folder that is named; allowed_urls guards addresses alone."""
     assert ask(served[0].management_port, "/models?url=/tmp", None)[0] == 405
 

@@ -107,9 +107,7 @@ def test_an_archive_that_is_not_what_was_measured_is_not_promoted(fp32: Artifact
     promote("fp32", tmp_path, sha256=fp32.sha256)
 
 
-def test_an_artifact_of_another_checkpoint_is_not_packaged_beside_fp32(
-    fp32: Artifact, tmp_path: Path
-) -> None:
+def test_an_artifact_of_another_checkpoint_is_not_packaged_with_fp32(fp32: Artifact, tmp_path: Path) -> None:
     for name in ("fp32", "old"):
         shutil.copytree(fp32.folder, tmp_path / "artifacts" / name)
     meta = replace(fp32.meta, name="old", build=replace(fp32.meta.build, checkpoint_sha256="0" * 64))

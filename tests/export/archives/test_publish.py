@@ -113,7 +113,7 @@ def test_torchserve_registers_changes_and_rolls_back_by_address(s3, stores, open
         status, said = _manage(server, "POST", f"/models?{urlencode(query)}")
         assert status == 200, said
         assert _variant(server, f"/hate/{version}") == {"1.0": "fp32", "2.0": "openvino-int8"}[version]
-    assert _variant(server) == "fp32", "a new version serves when it is told to"
+    assert _variant(server) == "fp32", "a new version serves when it is asked to"
     assert _manage(server, "PUT", "/models/hate/2.0/set-default")[0] == 200
     assert _variant(server) == "openvino-int8"
     assert _manage(server, "PUT", "/models/hate/1.0/set-default")[0] == 200

@@ -24,7 +24,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def store(build_once, tmp_path: Path) -> Path:
-    """With an archive that nobody signed."""
+    """With an archive that is not signed."""
     package(build_once("fp32"), tmp_path / "store")
     return tmp_path / "store"
 

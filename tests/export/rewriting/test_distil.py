@@ -92,7 +92,7 @@ def test_embeddings_stay_the_teachers_and_the_teacher_stays_as_it_was(source, tr
         assert torch.equal(teacher.state_dict()[name], tensor), name
 
 
-def test_what_does_not_fit_in_memory_is_computed_anew_and_teaches_the_same(
+def test_what_does_not_fit_in_memory_is_computed_again_and_teaches_the_same(
     source, train, validation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few, recipe = train.sample(64), replace(QUICK, epochs=1)
@@ -132,7 +132,7 @@ def test_a_kept_layer_takes_over_those_dropped_after_it() -> None:
     assert takes_over(range(3), depth=3) == (0, 1, 2)
 
 
-def test_texts_are_padded_to_the_longest_beside_them() -> None:
+def test_texts_are_padded_to_the_longest_in_the_batch() -> None:
     texts = Texts([[5, 6, 7], [8]], np.array([0, 2]), pad_id=1)
     batch = texts.batch([1, 0])
     assert batch["input_ids"].tolist() == [[8, 1, 1], [5, 6, 7]]

@@ -41,7 +41,7 @@ def tiny(architecture: str = "distilbert", attention: str = "sdpa") -> PreTraine
 
 
 def texts(count: int = 6) -> dict[str, torch.Tensor]:
-    """Three lengths beside each other, and labels."""
+    """Texts of three lengths, and labels."""
     generator = torch.Generator().manual_seed(1)
     mask = torch.ones(count, 12, dtype=torch.int64)
     mask[::3, 7:] = 0

@@ -19,7 +19,7 @@ def described(capsys, *argv):
     return json.loads(shown.out), shown.err
 
 
-def test_splits_labels_lengths_and_what_was_dropped_are_told_to_people_and_machines(tmp_path, capsys):
+def test_splits_labels_lengths_and_dropped_rows_are_reported_to_people_and_machines(tmp_path, capsys):
     rows = [f"some words {row},{row % 2}" for row in range(100)]
     file = write(tmp_path / "a.csv", [*rows, "no label,", rows[0]])
     report, page = described(capsys, "--data", f"csv:{file}")

@@ -79,7 +79,7 @@ def test_a_text_that_two_sets_share_stays_with_the_first_and_is_counted(tmp_path
     assert sum(sum(reasons.values()) for reasons in counted) == 5
 
 
-def test_probabilities_of_one_set_stand_beside_the_labels_of_another(tmp_path: Path) -> None:
+def test_probabilities_of_one_set_join_the_labels_of_another(tmp_path: Path) -> None:
     hard = data.Split(["a", "b"], np.array([0, 1]))
     soft = data.Split(["c"], np.array([1]), soft=np.array([[0.4, 0.6]], np.float32))
     both = data.splits.concatenate([hard, soft], [1, 0.5])

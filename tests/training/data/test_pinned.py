@@ -36,7 +36,7 @@ def test_missing_files_are_downloaded_whole_and_only_once(files, tmp_path):
     assert fetch(unreachable, tmp_path / "data") == folder
 
 
-def test_one_missing_file_is_downloaded_beside_those_that_are_there(files, tmp_path):
+def test_one_missing_file_is_downloaded_and_the_others_are_kept(files, tmp_path):
     folder = fetch(files, tmp_path / "data")
     (folder / "train_labels.txt").unlink()
     assert (fetch(files, tmp_path / "data") / "train_labels.txt").read_bytes() == CONTENT["train_labels.txt"]

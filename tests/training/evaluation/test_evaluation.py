@@ -177,7 +177,7 @@ def test_independent_labels_are_measured_label_by_label(dataset, tmp_path, check
     assert "## By length" in markdown(done.document, tmp_path)
 
 
-def test_hatecheck_is_measured_beside_our_own_cases(checkpoint, tmp_path):
+def test_hatecheck_is_measured_with_the_projects_own_cases(checkpoint, tmp_path):
     file = tmp_path / "cases.csv"
     file.write_text(
         "test_case,label_gold,functionality,target_ident\n"

@@ -29,7 +29,7 @@ UNDONE = {
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
-def test_the_same_seed_gives_the_same_texts_whatever_stands_beside_them(name):
+def test_the_same_seed_gives_the_same_texts_whatever_else_there_is(name):
     assert perturb(name, TEXTS, 3) == perturb(name, TEXTS[:20], 3) + perturb(name, TEXTS[20:], 3)
 
 
