@@ -5,7 +5,6 @@ Leaves out which figures those are (`pictures`) and the frame, colours and label
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -15,9 +14,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from benchmarks.names import REFERENCE
 from benchmarks.records import Report
 from benchmarks.report import pictures
-from benchmarks.report.drawing import (
+from benchmarks.report.verdicts import BASELINE, EQUAL, IS_REFERENCE, NOT_EQUAL, SHIPPABLE, front, margin
+from benchmarks.sameness.noninferiority import FAIL, INCONCLUSIVE, PASS
+from common.drawing import (
     AMBER,
     BLUE,
+    DASHED,
+    DOTTED,
     FONT,
     GREEN,
     INK,
@@ -26,18 +29,14 @@ from benchmarks.report.drawing import (
     PAPER,
     RED,
     REST,
-    Colour,
     Label,
     canvas,
     label_ends,
-    place_labels,
+    label_points,
     svg,
-    text_size,
 )
-from benchmarks.report.verdicts import BASELINE, EQUAL, IS_REFERENCE, NOT_EQUAL, SHIPPABLE, front, margin
-from benchmarks.sameness.noninferiority import FAIL, INCONCLUSIVE, PASS
 
-MARKS: dict[str, tuple[str, Colour, str]] = {
+MARKS: dict[str, tuple[str, str, str]] = {
     IS_REFERENCE: ("s", INK, "fp32"),
     PASS: ("o", BLUE, "passes"),
     EQUAL: ("o", BLUE, "equal by its check"),
@@ -70,25 +69,27 @@ def _pareto(document: Report, points: Sequence[pictures.Point], name: str, speed
         return ""
     judged, allowed = pictures.is_judged(document), margin(document)
     best = [point for wanted in front(document) for point in points if point.name == wanted]
-    with canvas(4.4 + 0.06 * max(0, len(points) - 8)) as (figure, (axes,)):
+    with canvas(4.4 + 0.1 * max(0, len(points) - 8)) as (figure, (axes,)):
         for point in points:
             _draw_point(axes, point)
         ends = [(point.speed, point.low) for point in sorted(best, key=lambda point: point.speed)]
         if len(ends) > 1:
-            axes.plot(*zip(*ends, strict=True), color=BLUE.stand_in, linewidth=1.4, alpha=0.8, zorder=2)
+            axes.plot(*zip(*ends, strict=True), color=BLUE, linewidth=1.4, alpha=0.8, zorder=2)
         _log_axis(axes.xaxis, [point.speed for point in points], room=(0.82, 1.3))
         axes.set_xlim(min(point.speed for point in points) * 0.8, max(point.speed for point in points) * 1.3)
         axes.set_xlabel(f"{speed}  (faster →)")
         low, high = min(point.low for point in points), max(point.high for point in points)
         if judged:
             low = min(low, -1.15 * allowed)
-            axes.axhline(0, color=MUTED.stand_in, linewidth=0.8, zorder=1)
-            axes.axhline(-allowed, color=MUTED.stand_in, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+            axes.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
+            axes.axhline(-allowed, color=MUTED, linewidth=1, linestyle=DASHED, zorder=1)
             axes.set_ylabel("change of macro-F1 from fp32, gate")
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(value)))
         else:
             axes.set_ylabel("labels that are fp32's, gate")
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1%}"))
+            axes.yaxis.set_major_formatter(
+                FuncFormatter(lambda value, _: f"{value:.2%}" if value <= 1 else "")
+            )
         reach = (high - low) or 0.01
         axes.set_ylim(low - 0.07 * reach, high + (0.1 if judged else 0.02) * reach)
         axes.grid(axis="x", visible=False)
@@ -103,11 +104,7 @@ def _pareto(document: Report, points: Sequence[pictures.Point], name: str, speed
             )
             for point in points
         ]
-        crossed = [
-            (point.speed, point.low, point.speed, point.high) for point in points if point.low != point.high
-        ]
-        crossed += [(*start, *end) for start, end in pairwise(ends)]
-        place_labels(axes, labels, crossed)
+        label_points(axes, labels)
         if judged:
             axes.annotate(
                 f"margin {allowed:g}",
@@ -116,7 +113,7 @@ def _pareto(document: Report, points: Sequence[pictures.Point], name: str, speed
                 xycoords=("axes fraction", "data"),
                 textcoords="offset points",
                 va="top",
-                color=MUTED.stand_in,
+                color=MUTED,
                 size=FONT,
             )
         sentence = "; ".join(f"{point.name} {point.speed:.0f} at {point.change:+.4f}" for point in points)
@@ -131,7 +128,7 @@ def _draw_point(axes: Axes, point: pictures.Point) -> None:
         axes.plot(
             [point.speed] * 2,
             [point.low, point.high],
-            color=colour.stand_in,
+            color=colour,
             linewidth=1,
             alpha=0.25 if point.verdict in (NOT_EQUAL, BASELINE) else 0.5,
         )
@@ -139,10 +136,10 @@ def _draw_point(axes: Axes, point: pictures.Point) -> None:
         point.speed,
         point.change,
         mark,
-        color=colour.stand_in,
+        color=colour,
         markersize=7.5 if mark != "o" else 8,
-        markerfacecolor=PAPER.stand_in if hollow else colour.stand_in,
-        markeredgecolor=colour.stand_in if hollow else PAPER.stand_in,
+        markerfacecolor=PAPER if hollow else colour,
+        markeredgecolor=colour if hollow else PAPER,
         markeredgewidth=1.3 if hollow else 0.8,
         zorder=3,
     )
@@ -180,7 +177,7 @@ def latency_by_batch(document: Report) -> str:
 
 def _latency_lines(axes: Any, series: Sequence[pictures.Series], ticks: Sequence[str]) -> None:
     """A labelled line for each series over `ticks`, with milliseconds on a logarithmic axis."""
-    _lines(axes, series, room=_room(series, len(ticks) - 1))
+    _lines(axes, series)
     axes.set_xticks(range(len(ticks)), ticks)
     _log_axis(axes.yaxis, [value for line in series for value in line.ys])
     _label_lines(axes, series)
@@ -196,11 +193,9 @@ def flips(document: Report) -> str:
         for place, flips in enumerate(reversed(found)):
             colour = MARKS[flips.verdict][1]
             for sign, (share, low, high) in ((-1, flips.lost), (1, flips.gained)):
-                axes.barh(place, sign * share, height=0.62, color=colour.stand_in, linewidth=0)
+                axes.barh(place, sign * share, height=0.62, color=colour, linewidth=0)
                 if low != high:
-                    axes.plot(
-                        [sign * low, sign * high], [place] * 2, color=INK.stand_in, linewidth=1, alpha=0.7
-                    )
+                    axes.plot([sign * low, sign * high], [place] * 2, color=INK, linewidth=1, alpha=0.7)
                 axes.annotate(
                     f"{share:.2%}",
                     (sign * max(share, high), place),
@@ -208,11 +203,11 @@ def flips(document: Report) -> str:
                     textcoords="offset points",
                     ha="left" if sign > 0 else "right",
                     va="center_baseline",
-                    color=MUTED.stand_in,
+                    color=MUTED,
                 )
-        axes.axvline(0, color=INK.stand_in, linewidth=1)
+        axes.axvline(0, color=INK, linewidth=1)
         axes.set_yticks(range(len(found)), [flips.name for flips in reversed(found)])
-        axes.tick_params(axis="y", labelcolor=INK.stand_in)
+        axes.tick_params(axis="y", labelcolor=INK)
         axes.grid(axis="y", visible=False)
         most = max(max(*flips.lost, *flips.gained) for flips in found) or 0.001
         axes.set_xlim(-1.45 * most, 1.45 * most)
@@ -220,8 +215,8 @@ def flips(document: Report) -> str:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.1%}"))
         axes.xaxis.set_major_locator(FixedLocator(_round_ticks(most)))
         axes.set_xlabel("share of gate texts")
-        axes.set_title(f"← {positive} to {other}", loc="left", color=MUTED.stand_in, size=FONT)
-        axes.set_title(f"{other} to {positive} →", loc="right", color=MUTED.stand_in, size=FONT)
+        axes.set_title(f"← {positive} to {other}", loc="left", color=MUTED, size=FONT)
+        axes.set_title(f"{other} to {positive} →", loc="right", color=MUTED, size=FONT)
         _legend(axes, dict.fromkeys(flips.verdict for flips in found), below=True)
         sentence = "; ".join(f"{flips.name} {flips.lost[0]:.2%} and {flips.gained[0]:.2%}" for flips in found)
         return svg(figure, "flips", _title("flips"), sentence)
@@ -237,7 +232,7 @@ def reliability(document: Report) -> str:
     if document.data.multi_label:
         what = "any label"
     with canvas(4.4) as (figure, (axes,)):
-        axes.plot([0, 1], [0, 1], color=MUTED.stand_in, linewidth=1, linestyle=(0, (4, 3)))
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=DASHED)
         for (name, ece, parts), (colour, mark) in zip(
             found, _styles([name for name, *_ in found]), strict=True
         ):
@@ -247,9 +242,9 @@ def reliability(document: Report) -> str:
                 [part.rate for part in parts],
                 mark,
                 linestyle="-",
-                color=colour.stand_in,
+                color=colour,
                 markersize=6,
-                markeredgecolor=PAPER.stand_in,
+                markeredgecolor=PAPER,
                 markeredgewidth=0.8,
                 label=note,
             )
@@ -266,7 +261,7 @@ def load_curves(document: Report) -> str:
     if not found:
         return ""
     objective = document.run.objective_p99_ms
-    with canvas(5.8, rows=2) as (figure, (above, below)):
+    with canvas(5.8, rows=2, sharex=True) as (figure, (above, below)):
         most = max(level.offered_rps for served in found for level in served.levels)
         times, ends = [], []
         for served, (colour, mark) in zip(found, _styles([served.name for served in found]), strict=True):
@@ -274,14 +269,14 @@ def load_curves(document: Report) -> str:
             good = [level.goodput_rps for level in served.levels]
             timed = [(level.offered_rps, level.p99_ms) for level in served.levels if level.p99_ms]
             times += [p99 for _, p99 in timed]
-            above.plot(*zip(*timed, strict=True) if timed else ([], []), color=colour.stand_in)
-            below.plot(offered, good, color=colour.stand_in)
+            above.plot(*zip(*timed, strict=True) if timed else ([], []), color=colour)
+            below.plot(offered, good, color=colour)
             for level in served.levels:
                 shape, size = ("X", 8) if level.saturated else (mark, 6.5)
                 style: dict[str, Any] = {
-                    "color": colour.stand_in,
+                    "color": colour,
                     "markersize": size,
-                    "markeredgecolor": PAPER.stand_in,
+                    "markeredgecolor": PAPER,
                     "markeredgewidth": 0.8,
                 }
                 if level.p99_ms:
@@ -289,18 +284,18 @@ def load_curves(document: Report) -> str:
                 below.plot(level.offered_rps, level.goodput_rps, shape, **style)
             if served.closed_rps:
                 for axes in (above, below):
-                    axes.axvline(served.closed_rps, color=colour.stand_in, linewidth=1, linestyle=(0, (1, 2)))
-            ends.append(Label(offered[-1], good[-1], served.name, colour))
-        below.plot([0, most], [0, most], color=REST.stand_in, linewidth=1, zorder=1)
-        wide = max(text_size(served.name)[0] for served in found)
-        below.set_xlim(0, most * (1 + (wide + 16) / (440 - wide - 16)))
+                    axes.axvline(served.closed_rps, color=colour, linewidth=1, linestyle=DOTTED)
+            if timed:
+                ends.append(Label(*timed[-1], served.name, colour))
+        below.plot([0, most], [0, most], color=REST, linewidth=1, zorder=1)
+        below.set_xlim(0, most * 1.02)
         below.set_ylim(0, most * 1.04)
         below.set_xlabel("offered requests/s")
         below.set_ylabel("answers in time/s")
         above.set_ylabel("p99, ms")
         _log_axis(above.yaxis, [*times, *([objective] if objective else [])], room=(0.7, 1.6))
         if objective:
-            above.axhline(objective, color=MUTED.stand_in, linewidth=1, linestyle=(0, (4, 3)))
+            above.axhline(objective, color=MUTED, linewidth=1, linestyle=DASHED)
             above.annotate(
                 f"objective {objective:g} ms",
                 (1, objective),
@@ -309,9 +304,10 @@ def load_curves(document: Report) -> str:
                 textcoords="offset points",
                 ha="right",
                 va="bottom",
-                color=MUTED.stand_in,
+                color=MUTED,
             )
-        label_ends(below, ends)
+        if ends:
+            label_ends(above, ends)
         sentence = "; ".join(
             f"{served.name} up to {served.levels[-1].offered_rps:.0f} requests/s" for served in found
         )
@@ -332,15 +328,15 @@ def functional(document: Report) -> str:
                 variant.xs,
                 rows,
                 mark,
-                color=colour.stand_in,
+                color=colour,
                 markersize=9 if variant.name == REFERENCE else 7,
-                markerfacecolor="none" if variant.name == REFERENCE else colour.stand_in,
+                markerfacecolor="none" if variant.name == REFERENCE else colour,
                 markeredgewidth=1.4,
-                markeredgecolor=colour.stand_in if variant.name == REFERENCE else PAPER.stand_in,
+                markeredgecolor=colour if variant.name == REFERENCE else PAPER,
                 label=variant.name,
             )
         axes.set_yticks(range(len(names)), list(reversed(names)))
-        axes.tick_params(axis="y", labelcolor=INK.stand_in)
+        axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(-0.7, len(names) - 0.3)
         axes.set_xlim(-0.03, 1.03)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
@@ -381,17 +377,17 @@ def _sentence(series: Sequence[pictures.Series], unit: str) -> str:
     )
 
 
-def _styles(names: Sequence[str]) -> list[tuple[Colour, str]]:
+def _styles(names: Sequence[str]) -> list[tuple[str, str]]:
     """fp32 in ink with squares; the others in the order of the palette, each with its own mark."""
     others = iter(zip(LINES, ("o", "D", "^", "P"), strict=True))
     return [(INK, "s") if name == REFERENCE else next(others, (GREEN, "o")) for name in names]
 
 
-def _lines(axes: Axes, series: Sequence[pictures.Series], room: float) -> None:
-    """The grey rest below, those that are told apart above; `room` to the right for their names."""
+def _lines(axes: Axes, series: Sequence[pictures.Series]) -> None:
+    """The grey rest below, those that are told apart above."""
     for line in series:
         if not line.is_shown:
-            axes.plot(line.xs, line.ys, color=REST.stand_in, linewidth=1.2, zorder=1.5)
+            axes.plot(line.xs, line.ys, color=REST, linewidth=1.2, zorder=1.5)
     chosen = [line for line in series if line.is_shown]
     for line, (colour, mark) in zip(chosen, _styles([line.name for line in chosen]), strict=True):
         axes.plot(
@@ -399,20 +395,13 @@ def _lines(axes: Axes, series: Sequence[pictures.Series], room: float) -> None:
             line.ys,
             mark,
             linestyle="-",
-            color=colour.stand_in,
+            color=colour,
             markersize=6.5,
-            markeredgecolor=PAPER.stand_in,
+            markeredgecolor=PAPER,
             markeredgewidth=0.8,
             zorder=3,
         )
-    axes.set_xlim(-0.12, room)
     axes.grid(axis="x", visible=False)
-
-
-def _room(series: Sequence[pictures.Series], last: float) -> float:
-    """Where the x axis must end so that names fit behind `last`; the frame is about 440 units wide."""
-    wide = max((text_size(line.name)[0] for line in series if line.is_shown), default=0.0) + 18
-    return last + (last + 0.12) * wide / (440 - wide)
 
 
 def _label_lines(axes: Axes, series: Sequence[pictures.Series]) -> None:
@@ -469,9 +458,9 @@ def _legend(axes: Axes, verdicts: Mapping[str, None], below: bool = False) -> No
                 linestyle="none",
                 markersize=8,
                 label=words,
-                color=colour.stand_in,
-                markeredgecolor=colour.stand_in if hollow else PAPER.stand_in,
-                markerfacecolor=PAPER.stand_in if hollow else colour.stand_in,
+                color=colour,
+                markeredgecolor=colour if hollow else PAPER,
+                markerfacecolor=PAPER if hollow else colour,
             )
         )
     figure = axes.figure.get_figure(root=True)

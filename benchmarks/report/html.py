@@ -21,7 +21,6 @@ from benchmarks.records import (
 )
 from benchmarks.records import Row as Entry
 from benchmarks.report import charts, columns, pictures
-from benchmarks.report.drawing import COLOURS
 from benchmarks.report.phrases import (
     how_fast,
     is_proven,
@@ -45,6 +44,7 @@ from benchmarks.report.verdicts import (
 )
 from benchmarks.sameness.noninferiority import FAIL, INCONCLUSIVE
 from benchmarks.selection import Selection
+from common.drawing import COLOURS
 
 LINK = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+)\)")
 # The chosen theme is set before anything is shown, so that the page does not flash.

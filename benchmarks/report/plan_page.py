@@ -6,7 +6,7 @@ from tabulate import tabulate
 
 from benchmarks.capacity.plan import Plan
 from benchmarks.capacity.replica import Seen, Tail, Window
-from benchmarks.report.drawing import BLUE, MUTED, PAPER, canvas, svg
+from common.drawing import BLUE, DASHED, DOTTED, MUTED, PAPER, canvas, svg
 
 
 def plan_table(document: Plan) -> str:
@@ -48,21 +48,21 @@ def picture(document: Plan) -> str:
     shown = [point for point in document.curve if point.p99_ms <= 4 * objective]
     with canvas(3.6) as (figure, (axes,)):
         curve = [point.rps for point in shown], [point.p99_ms for point in shown]
-        axes.plot(*curve, color=BLUE.stand_in, label="model")
-        axes.axhline(objective, color=MUTED.stand_in, linewidth=1, linestyle=(0, (4, 3)))
-        axes.axvline(chosen.rps, color=MUTED.stand_in, linewidth=1, linestyle=(0, (1, 2)))
+        axes.plot(*curve, color=BLUE, label="model")
+        axes.axhline(objective, color=MUTED, linewidth=1, linestyle=DASHED)
+        axes.axvline(chosen.rps, color=MUTED, linewidth=1, linestyle=DOTTED)
         axes.plot(
             chosen.rps,
             chosen.p99_ms,
             "o",
-            color=BLUE.stand_in,
+            color=BLUE,
             markersize=8,
-            markeredgecolor=PAPER.stand_in,
+            markeredgecolor=PAPER,
             zorder=3,
         )
         measured = [(level.rps, level.measured.p99_ms) for level in document.compared]
         if within := [point for point in measured if point[1] <= 4 * objective]:
-            axes.plot(*zip(*within, strict=True), "D", color=MUTED.stand_in, markersize=6, label="measured")
+            axes.plot(*zip(*within, strict=True), "D", color=MUTED, markersize=6, label="measured")
         axes.legend(loc="upper left")
         axes.annotate(
             f"objective {objective:g} ms",
@@ -71,7 +71,7 @@ def picture(document: Plan) -> str:
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
             va="bottom",
-            color=MUTED.stand_in,
+            color=MUTED,
         )
         axes.annotate(
             f"{chosen.rps:.0f} texts/s",
@@ -81,7 +81,7 @@ def picture(document: Plan) -> str:
             textcoords="offset points",
             ha="right",
             va="bottom",
-            color=MUTED.stand_in,
+            color=MUTED,
         )
         axes.set_xlim(0)
         axes.set_ylim(0)

@@ -1,81 +1,36 @@
-"""The results as pictures: SVG for pages, PNG for where SVG is not shown, the same bytes every time.
+"""The results as pictures: SVG for pages, PNG for where SVG is not shown, the same bytes every time."""
 
-No state of `pyplot` is used and no user's configuration is read.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-INK, MUTED, GRID, PAPER = "#1b1f24", "#5a636e", "#e6e9ed", "#ffffff"
-BLUE, RED, GREEN, PURPLE, AMBER = "#0072b2", "#c44900", "#00795a", "#a0447b", "#a86f00"
+from common.drawing import (
+    AMBER,
+    BLUE,
+    DASHED,
+    GREEN,
+    INK,
+    MUTED,
+    PAPER,
+    PURPLE,
+    RED,
+    canvas,
+    write_picture,
+)
+
 LINES = (BLUE, RED, GREEN, PURPLE, AMBER, INK, MUTED, "#56b4e9")
 SHADES = LinearSegmentedColormap.from_list("share", [PAPER, "#7fb8d8", BLUE])
-DASHED = (0, (4, 3))
-WIDTH = 7.0  # inches
-DPI = 144
 MOST_IN_A_ROW = 4
 FEWEST_TEXTS = 20  # of a bar: the interval of fewer would stretch the axis for all
 LONG_WORDS = 24  # characters of which three no longer stand side by side
 MANY_LABELS = 12  # beyond, counts no longer fit into the cells of a confusion matrix
-
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "evaluation",
-    "text.parse_math": False,  # labels are a user's
-    "font.family": "DejaVu Sans",  # comes with matplotlib
-    "font.size": 10,
-    "axes.labelsize": 10,
-    "axes.titlesize": 10,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": MUTED,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "figure.facecolor": PAPER,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "xtick.major.pad": 6,
-    "ytick.major.pad": 6,
-    "legend.frameon": False,
-}
-
-
-@contextmanager
-def _canvas(
-    height: float, rows: int = 1, columns: int = 1, **grid: Any
-) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of `WIDTH` x `height` inches, drawn and saved within."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure, list(figure.subplots(rows, columns, squeeze=False, **grid).flat)
-
-
-def write_picture(folder: Path, name: str, figure: Figure) -> None:
-    """`name.svg` and `name.png`, without the date and versions that would make each run's bytes differ."""
-    folder.mkdir(parents=True, exist_ok=True)
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(folder / f"{name}.svg", metadata=nothing)
-    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
 
 
 def confusion(folder: Path, name: str, labels: Sequence[str], counts: Sequence[Any]) -> None:
@@ -84,13 +39,13 @@ def confusion(folder: Path, name: str, labels: Sequence[str], counts: Sequence[A
     table = np.array(counts)
     if table.ndim == 2:
         size = min(6.4, 2.6 + 0.55 * len(labels))
-        with _canvas(size) as (figure, (axes,)):
+        with canvas(size) as (figure, (axes,)):
             _matrix(axes, table, labels, "given label", "true label")
             write_picture(folder, name, figure)
         return
     columns = min(MOST_IN_A_ROW, len(labels))
     rows = ceil(len(labels) / columns)
-    with _canvas(2.1 * rows, rows, columns) as (figure, all_axes):
+    with canvas(2.1 * rows, rows, columns) as (figure, all_axes):
         for place, axes in enumerate(all_axes):
             if place >= len(labels):
                 axes.set_visible(False)
@@ -128,29 +83,29 @@ def _matrix(axes: Axes, table: np.ndarray, names: Sequence[str], across: str, do
 def precision_recall(folder: Path, name: str, curves: Sequence[Mapping[str, Any]]) -> None:
     """Precision against recall over all thresholds; the dot is the threshold in use, the dashed line what
     guessing gives."""
-    with _canvas(4.2) as (figure, (axes,)):
-        for place, one in enumerate(curves):
+    with canvas(4.2) as (figure, (axes,)):
+        for place, curve in enumerate(curves):
             colour = LINES[place % len(LINES)]
-            words = f"{one['label']}, AP {one['average_precision']:.3f}"
+            words = f"{curve['label']}, AP {curve['average_precision']:.3f}"
             axes.plot(
-                one["recall"],
-                one["precision"],
+                curve["recall"],
+                curve["precision"],
                 color=colour,
                 linewidth=1.6,
                 label=words,
                 drawstyle="steps-post",
             )
-            if one["at_precision"] is not None:
+            if curve["at_precision"] is not None:
                 axes.plot(
-                    one["at_recall"],
-                    one["at_precision"],
+                    curve["at_recall"],
+                    curve["at_precision"],
                     "o",
                     color=colour,
                     markeredgecolor=PAPER,
                     markersize=9,
                 )
             if len(curves) == 1:
-                axes.axhline(one["rate"], color=MUTED, linewidth=1, linestyle=DASHED)
+                axes.axhline(curve["rate"], color=MUTED, linewidth=1, linestyle=DASHED)
         axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
         _legend(figure, axes)
         write_picture(folder, name, figure)
@@ -159,7 +114,7 @@ def precision_recall(folder: Path, name: str, curves: Sequence[Mapping[str, Any]
 def reliability(folder: Path, name: str, points: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Above, how often a score was right; below, how many texts have it. On the diagonal, of the texts scored
     0.7 seven in ten are what they are said to be."""
-    with _canvas(4.8, 2, 1, sharex=True, height_ratios=(3, 1)) as (figure, (above, below)):
+    with canvas(4.8, 2, 1, sharex=True, height_ratios=(3, 1)) as (figure, (above, below)):
         above.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=DASHED)
         for place, (label, parts) in enumerate(points.items()):
             colour = LINES[place % len(LINES)]
@@ -194,13 +149,13 @@ def robustness(folder: Path, name: str, found: Sequence[Mapping[str, Any]]) -> N
     """Left, the share of labels that a way of writing flips; right, what it takes from macro-F1; lines are
     95 % intervals. Those that changed hardly any text are left out."""
     rows = sorted(
-        (one for one in found if one["changed"] >= FEWEST_TEXTS),
-        key=lambda one: (one["flip_rate"], one["name"]),
+        (way for way in found if way["changed"] >= FEWEST_TEXTS),
+        key=lambda way: (way["flip_rate"], way["name"]),
     )
-    with _canvas(1.1 + 0.27 * len(rows), 1, 2, sharey=True) as (figure, (left, right)):
+    with canvas(1.1 + 0.27 * len(rows), 1, 2, sharey=True) as (figure, (left, right)):
         _bars(left, rows, "flip_rate", BLUE)
         _bars(right, rows, "macro_f1_drop", RED)
-        left.set_yticks(range(len(rows)), [one["name"] for one in rows])
+        left.set_yticks(range(len(rows)), [way["name"] for way in rows])
         left.tick_params(axis="y", labelcolor=INK)
         left.set_xlim(0, None)
         left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
@@ -214,25 +169,25 @@ def robustness(folder: Path, name: str, found: Sequence[Mapping[str, Any]]) -> N
 
 def functional(folder: Path, name: str, parts: Sequence[Mapping[str, Any]]) -> None:
     """The pass rate of each kind of case, worst at the bottom of its label; lines are 95 % intervals."""
-    rows = sorted(parts, key=lambda one: (one["label"], one["pass_rate"]))
+    rows = sorted(parts, key=lambda kind: (kind["label"], kind["pass_rate"]))
     colours = {
         label: LINES[place]
-        for place, label in enumerate(sorted({one["label"] for one in rows}, reverse=True))
+        for place, label in enumerate(sorted({kind["label"] for kind in rows}, reverse=True))
     }
-    with _canvas(1.1 + 0.25 * len(rows)) as (figure, (axes,)):
+    with canvas(1.1 + 0.25 * len(rows)) as (figure, (axes,)):
         for label, colour in colours.items():
-            mine = [(place, one) for place, one in enumerate(rows) if one["label"] == label]
+            mine = [(place, kind) for place, kind in enumerate(rows) if kind["label"] == label]
             axes.barh(
                 [place for place, _ in mine],
-                [one["pass_rate"] for _, one in mine],
+                [kind["pass_rate"] for _, kind in mine],
                 height=0.62,
                 color=colour,
                 alpha=0.85,
                 label=f"cases that are {label}",
             )
-        for place, one in enumerate(rows):
-            axes.plot([one["low"], one["high"]], [place, place], color=INK, linewidth=1, alpha=0.8)
-        axes.set_yticks(range(len(rows)), [f"{one['functionality']}, {one['n']}" for one in rows])
+        for place, kind in enumerate(rows):
+            axes.plot([kind["low"], kind["high"]], [place, place], color=INK, linewidth=1, alpha=0.8)
+        axes.set_yticks(range(len(rows)), [f"{kind['functionality']}, {kind['n']}" for kind in rows])
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4), xlabel="share of cases answered rightly")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
@@ -242,10 +197,10 @@ def functional(folder: Path, name: str, parts: Sequence[Mapping[str, Any]]) -> N
 
 
 def _bars(axes: Axes, rows: Sequence[Mapping[str, Any]], figure: str, colour: str) -> None:
-    axes.barh(range(len(rows)), [one[figure] for one in rows], height=0.62, color=colour, alpha=0.85)
-    for place, one in enumerate(rows):
+    axes.barh(range(len(rows)), [row[figure] for row in rows], height=0.62, color=colour, alpha=0.85)
+    for place, row in enumerate(rows):
         axes.plot(
-            [one[f"{figure}_low"], one[f"{figure}_high"]], [place, place], color=INK, linewidth=1, alpha=0.8
+            [row[f"{figure}_low"], row[f"{figure}_high"]], [place, place], color=INK, linewidth=1, alpha=0.8
         )
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(axis="y", visible=False)
