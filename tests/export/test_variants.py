@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import export.variants  # noqa: F401
-from export.build import SCHEMA_FILE
 from export.check import check
 from export.registry import VARIANTS
 from export.variants import openvino
 from handler.errors import UnsupportedError
 from handler.predictor import Predictor
+from tests.house import schemas
 
 LONG = ("shallow", "shallow-openvino-int8")  # trained
 
@@ -49,9 +49,8 @@ def test_the_reloaded_artifact_agrees_with_fp32_within_its_recorded_check(
 @pytest.mark.parametrize("name", EACH)
 def test_the_description_fits_its_schema_and_lists_every_file(name: str, build_once) -> None:
     artifact = build_once(name)
-    jsonschema.validate(
-        json.loads((artifact.folder / "artifact.json").read_text()), json.loads(SCHEMA_FILE.read_text())
-    )
+    schema = json.loads(schemas.ARTIFACT.read_text())
+    jsonschema.validate(json.loads((artifact.folder / "artifact.json").read_text()), schema)
     files = {
         path.relative_to(artifact.folder).as_posix() for path in artifact.folder.rglob("*") if path.is_file()
     }
