@@ -35,6 +35,8 @@ KINDS = {
     "pooled": "an encoder under a head of ours (sentence embeddings, --pooling, --head)",
     "decoder": "a decoder language model",
 }
+ANY, TRACED = tuple(KINDS), ("encoder", "pooled")
+SOURCE = ("torch", "transformers")  # of which every variant is made
 COMMANDS = {"g++": "a C++ compiler (on Debian: apt-get install g++), and no space in the checkout's path"}
 TEMPORARY = "a temporary folder to load libraries from"
 
@@ -93,17 +95,22 @@ VARIANTS: dict[str, Variant] = {}
 
 
 def variant(
-    name: str, *, parents: Sequence[str | None] = (REFERENCE,), **properties: Any
+    name: str,
+    *,
+    parents: Sequence[str | None] = (REFERENCE,),
+    requires: Sequence[str] = (),
+    **properties: Any,
 ) -> Callable[..., Any]:
     """Register the decorated function as the variant `name`, and as `<parent>-<name>` of every other parent;
-    `properties` are those of `Variant`. `parents=(None,)` is for the reference alone."""
+    `properties` are those of `Variant`, and `SOURCE` is required by all. `parents=(None,)` is for the
+    reference alone."""
 
     def register(build: Callable[..., Built]) -> Callable[..., Built]:
         for parent in parents:
             full = name if parent in (None, REFERENCE) else f"{parent}-{name}"
             if full in VARIANTS:
                 raise ValueError(f"two variants are called {full}")
-            own = dict(properties)
+            own = properties | {"requires": (*SOURCE, *requires)}
             if parent not in (None, REFERENCE):  # by default, no child of what takes a training to make
                 own["default"] = False
             VARIANTS[full] = Variant(name=full, build=build, parent=parent, **own)

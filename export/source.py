@@ -102,15 +102,11 @@ class Source:
 
     def model(self) -> Any:
         """A fresh fp32 `PreTrainedModel` in eval mode, which the caller may change."""
-        from transformers import AutoModelForSequenceClassification
+        from handler.pooled_classifier import read_classifier
 
-        import handler.pooled_classifier  # noqa: F401 - makes transformers know it
-
-        model = AutoModelForSequenceClassification.from_pretrained(
-            self.weights, local_files_only=True, use_safetensors=True, trust_remote_code=False
-        )
+        model = read_classifier(self.weights)
         model.config.use_cache = False  # of keys and values: a classifier answers in one pass
-        return model.float().eval()
+        return model.float()
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -7,6 +7,7 @@ Config and weights are plain transformers files; importing this module makes
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -183,6 +184,13 @@ def _untrained(config: PooledClassifierConfig) -> PreTrainedModel:
         for name in ("AutoConfig", "AutoModel")
     )  # type: Any, Any
     return model._from_config(kind.from_dict(given))
+
+
+def read_classifier(folder: str | Path, **options: Any) -> Any:
+    """The `PreTrainedModel` in a folder, in eval mode; nothing is fetched, unpickled or run."""
+    return AutoModelForSequenceClassification.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, **options
+    ).eval()
 
 
 AutoConfig.register(PooledClassifierConfig.model_type, PooledClassifierConfig, exist_ok=True)

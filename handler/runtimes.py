@@ -6,7 +6,7 @@ A loader takes the artifact, a thread count and a device and returns `Forward`. 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from handler.batching import Forward
 from handler.cuda import Graphs, packed, set_kernels, staged
 from handler.errors import UnsupportedError, UserError
 from handler.machine import unpacking_fault, unpacks_into
+
+if TYPE_CHECKING:
+    from handler.encoder import Encoder
 
 # What an artifact may ask of a runtime. It comes from elsewhere: an option that names a library or a place to
 # write is none of these.
@@ -95,9 +98,8 @@ def _load_torch(artifact: Artifact, threads: int, device: str) -> Forward:
     if "encoder" in artifact.meta.runtime_options:
         return _load_encoder(artifact, threads, device)
     import torch
-    from transformers import AutoModelForSequenceClassification
 
-    import handler.pooled_classifier  # noqa: F401 - makes transformers know it
+    from handler.pooled_classifier import read_classifier
 
     torch.set_num_threads(threads)
     options = artifact.meta.runtime_options
@@ -106,10 +108,7 @@ def _load_torch(artifact: Artifact, threads: int, device: str) -> Forward:
     if "int8_linears" in options:
         model = load_torch_int8(artifact.folder, options["int8_linears"])
     else:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            artifact.folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
-        )
-        model = model.to(getattr(torch, options["dtype"])).eval()
+        model = read_classifier(artifact.folder).to(getattr(torch, options["dtype"]))
     if device != "cpu":
         set_kernels(options.get("tf32", False))
     model = model.to(device)
@@ -178,21 +177,26 @@ def with_sparse_linears(model: Any, names: Sequence[str]) -> Any:
 def _load_encoder(artifact: Artifact, threads: int, device: str) -> Forward:
     """Eager PyTorch with a model of ours: padded, packed, or as CUDA graphs."""
     import torch
-    from safetensors.torch import load_file
-
-    from handler.encoder import Anatomy, Encoder
 
     torch.set_num_threads(threads)
     options = artifact.meta.runtime_options
-    if device != "cpu":
-        set_kernels(options.get("tf32", False))
-    weights = load_file(artifact.folder / "model.safetensors", device)
-    encoder = Encoder(Anatomy.of(options["encoder"]), weights)
+    encoder = read_encoder(artifact.folder, options, device)
     if options.get("packed"):
         return packed(encoder, device)
     if options.get("graphs"):
         return Graphs(encoder, device, artifact.grid.shapes())
     return staged(encoder, device)
+
+
+def read_encoder(folder: Path, options: Mapping[str, Any], device: str) -> "Encoder":
+    """The `Encoder` in an artifact's folder; on a GPU its `options` say which kernels run."""
+    from safetensors.torch import load_file
+
+    from handler.encoder import Anatomy, Encoder
+
+    if device != "cpu":
+        set_kernels(options.get("tf32", False))
+    return Encoder(Anatomy.of(options["encoder"]), load_file(folder / "model.safetensors", device))
 
 
 def load_torch_int8(folder: Path, int8_linears: Sequence[str]) -> Any:

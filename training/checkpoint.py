@@ -17,7 +17,6 @@ from msgspec import UNSET, ValidationError
 from msgspec.structs import replace
 from safetensors import SafetensorError
 from transformers import (
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -29,6 +28,7 @@ from common.records import plain, read
 from handler.artifact import read_json
 from handler.description import Adoption
 from handler.errors import UserError
+from handler.pooled_classifier import read_classifier
 from handler.runtimes import refuse_code
 from training import data
 from training.backbones import clear_limits
@@ -158,15 +158,11 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
 
 def load_model(checkpoint: Checkpoint) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The classifier in fp32 and its tokenizer; nothing is downloaded, and nothing is unpickled."""
-    folder = str(checkpoint.folder)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-        dtype=torch.float32,
+    model = read_classifier(checkpoint.folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(
+        checkpoint.folder, local_files_only=True, trust_remote_code=False
     )
-    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return model, tokenizer
 
 
 def load_data(checkpoint: Checkpoint, data_dir: str | Path | None = None) -> Dataset:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 from transformers.trainer_pt_utils import get_length_grouped_indices
@@ -109,12 +110,11 @@ class Texts:
     def batch(self, rows: Sequence[int], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
         """input_ids and attention_mask [rows, longest of them], labels [rows] or
         [rows, labels]; all int64."""
-        longest = max(self.lengths[row] for row in rows)
-        padded = [self.ids[row] + [self.pad_id] * (longest - self.lengths[row]) for row in rows]
-        real = [[1] * self.lengths[row] + [0] * (longest - self.lengths[row]) for row in rows]
+        ids = [torch.tensor(self.ids[row]) for row in rows]
+        real = [torch.ones_like(text) for text in ids]
         return {
-            "input_ids": torch.tensor(padded, device=device),
-            "attention_mask": torch.tensor(real, device=device),
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_id).to(device),
+            "attention_mask": pad_sequence(real, batch_first=True).to(device),
             "labels": torch.as_tensor(self.labels[list(rows)], device=device),
         }
 
@@ -125,6 +125,11 @@ class Texts:
     def batches(self, size: int = 32) -> list[dict[str, torch.Tensor]]:
         """All texts in batches of like length."""
         return [self.batch(rows) for rows in self.by_length(size)]
+
+
+def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What of a batch the model reads."""
+    return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
 
 def highest(logits: np.ndarray) -> np.ndarray:
@@ -229,9 +234,7 @@ def predict(model: PreTrainedModel, texts: Texts, batch_size: int = 64) -> np.nd
     model.eval()
     logits = np.zeros((len(texts), model.config.num_labels), dtype=np.float32)
     for rows in texts.by_length(batch_size):
-        batch = texts.batch(rows, model.device)
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        logits[rows] = model(**inputs).logits.cpu().numpy()
+        logits[rows] = model(**inputs_of(texts.batch(rows, model.device))).logits.cpu().numpy()
     return logits
 
 
@@ -338,9 +341,8 @@ def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def _run(model: PreTrainedModel, batch: dict[str, Any]) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
     """fp32 logits, and the hidden states after each layer; bf16 inside where the machine computes it."""
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with torch.autocast(model.device.type, torch.bfloat16, enabled=has_bf16()):
-        output = model(**inputs, output_hidden_states=True)
+        output = model(**inputs_of(batch), output_hidden_states=True)
     return output.logits.float(), output.hidden_states[1:]
 
 

@@ -17,8 +17,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
+import torch
 from onnx import NodeProto, helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
+from export.rewriting.graph import Logits, lean, probe
+from export.rewriting.quantise import linears, smoothing
 from handler.errors import UnsupportedError, UserError
 
 # Exported with SDPA attention it does fuse, but it knows neither one packed product for query, key and value,
@@ -58,11 +64,10 @@ def export(model: Any) -> Exported:
     [batch, labels].
     Raises `UserError` where the rewritten graph does not compute what the model does.
     """
-    from export.rewriting.graph import lean, probe
-
-    inputs = {name: value.numpy() for name, value in probe(model).items()}
-    expected = _torch_logits(model, inputs)
-    linears = _linear_weights(model)
+    inputs = probe(model)
+    with torch.inference_mode():
+        expected = model(**inputs).logits.numpy()
+    weights = {name: _digest(layer.weight.detach().numpy()) for name, layer in linears(model).items()}
     try:
         proto = plain_export(lean(model))
     except Exception as error:  # of whatever kind tracing, or optimum's list of what it knows, raises
@@ -77,8 +82,8 @@ def export(model: Any) -> Exported:
     graph.split_gemms()
     fused = graph.rebuilt()
     onnx.checker.check_model(fused, full_check=True)
-    _require_equal(fused, inputs, expected)
-    return Exported(fused, dict(operators.most_common()), attentions, _products(fused, linears))
+    _require_equal(fused, {name: value.numpy() for name, value in inputs.items()}, expected)
+    return Exported(fused, dict(operators.most_common()), attentions, _products(fused, weights))
 
 
 def plain_export(model: Any) -> onnx.ModelProto:
@@ -110,11 +115,7 @@ def plain_export(model: Any) -> onnx.ModelProto:
 
 
 def _traced(model: Any) -> onnx.ModelProto:
-    import torch
     from optimum.exporters.onnx.model_patcher import sdpa_mask_without_vmap
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-
-    from export.rewriting.graph import Logits, probe
 
     written = io.BytesIO()
     ALL_MASK_ATTENTION_FUNCTIONS.register(
@@ -192,9 +193,7 @@ class Graph:
                 needs[node.output[0]] = list(dict.fromkeys(made))  # no set: equal models make equal files
                 wanted += node.input
         nodes = [self.makers[name] for name in TopologicalSorter(needs).static_order()]
-        read = {name for node in nodes for name in node.input}
-        weights = [tensor for name, tensor in self.weights.items() if name in read]
-        graph = helper.make_graph(nodes, "classifier", old.input, old.output, weights)
+        graph = _graph(nodes, old, self.weights)
         # Between the exporter's opset and this one, the operators used here gained types and nothing else.
         return helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=self.proto.ir_version
@@ -289,7 +288,7 @@ class Graph:
         return output
 
     def _keep(self, name: str, value: np.ndarray) -> str:
-        self.weights[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self.weights[name] = numpy_helper.from_array(value, name)
         return name
 
     def _maker(self, name: str, *kinds: str) -> NodeProto | None:
@@ -339,10 +338,6 @@ def smooth(exported: Exported, nodes: Collection[str], texts: Sequence[Mapping[s
     `texts`. The division stays in the graph: it cannot go into the gain of the norm before it, for
     the residual reads the norm as well.
     """
-    import torch
-
-    from export.rewriting.quantise import smoothing
-
     proto = onnx.ModelProto()
     proto.CopyFrom(exported.proto)
     weights = {tensor.name: tensor for tensor in proto.graph.initializer}
@@ -356,33 +351,33 @@ def smooth(exported: Exported, nodes: Collection[str], texts: Sequence[Mapping[s
         rows = np.max([np.abs(numpy_helper.to_array(weights[node.input[1]])).max(1) for node in products], 0)
         factors = smoothing(torch.from_numpy(peaks[value]), torch.from_numpy(rows)).numpy()
         name = f"{value}/smooth"
-        weights[f"{name}/factors"] = _tensor(f"{name}/factors", 1 / factors)
+        weights[f"{name}/factors"] = numpy_helper.from_array(1 / factors, f"{name}/factors")
         before[products[0].name] = helper.make_node("Mul", [value, f"{name}/factors"], [name], name)
         for node in products:  # under names of their own: products may share a weight and not the input
             scaled = numpy_helper.to_array(weights[node.input[1]]) * factors[:, None]
             own = f"{node.name}/smoothed"
-            weights[own] = _tensor(own, scaled)
+            weights[own] = numpy_helper.from_array(scaled, own)
             node.input[:] = [name, own]
     ordered = [
         each for node in proto.graph.node for each in (before.get(node.name), node) if each is not None
     ]
-    read = {name for node in ordered for name in node.input}
-    kept = [tensor for name, tensor in weights.items() if name in read]
-    graph = helper.make_graph(ordered, proto.graph.name, proto.graph.input, proto.graph.output, kept)
-    proto.graph.CopyFrom(graph)
+    proto.graph.CopyFrom(_graph(ordered, proto.graph, weights))
     return replace(exported, proto=proto)
 
 
-def _tensor(name: str, value: np.ndarray) -> onnx.TensorProto:
-    return numpy_helper.from_array(np.ascontiguousarray(value, dtype=np.float32), name)
+def _graph(
+    nodes: Sequence[NodeProto], old: onnx.GraphProto, weights: Mapping[str, onnx.TensorProto]
+) -> onnx.GraphProto:
+    """A graph of these nodes with the inputs and outputs of an old one, and those weights that they read."""
+    read = {name for node in nodes for name in node.input}
+    kept = [tensor for name, tensor in weights.items() if name in read]
+    return helper.make_graph(nodes, "classifier", old.input, old.output, kept)
 
 
 def _peaks(
     proto: onnx.ModelProto, values: list[str], texts: Sequence[Mapping[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """The largest magnitude in each channel of these values over `texts`."""
-    import onnxruntime
-
     tapped = onnx.ModelProto()
     tapped.CopyFrom(proto)
     for value in values:
@@ -396,26 +391,16 @@ def _peaks(
     return peaks
 
 
-def _linear_weights(model: Any) -> dict[str, str]:
-    """A digest of the weight of each linear layer, by the layer's name."""
-    import torch
-
-    return {
-        name: _digest(module.weight.detach().numpy())
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-    }
-
-
-def _products(proto: onnx.ModelProto, linears: dict[str, str]) -> dict[str, tuple[str, ...]]:
-    """The MatMul nodes by linear layer. Weights tell them: names change on the way, weights do not."""
+def _products(proto: onnx.ModelProto, digests: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """The MatMul nodes by linear layer, of whose weights there are `digests`: names change on the way,
+    weights do not."""
     weights = {tensor.name: tensor for tensor in proto.graph.initializer}
     nodes: dict[str, list[str]] = {}
     for node in proto.graph.node:
         if node.op_type == "MatMul" and node.input[1] in weights:
             digest = _digest(numpy_helper.to_array(weights[node.input[1]]).T)
             nodes.setdefault(digest, []).append(node.name)
-    return {name: tuple(nodes[digest]) for name, digest in linears.items() if digest in nodes}
+    return {name: tuple(nodes[digest]) for name, digest in digests.items() if digest in nodes}
 
 
 def _digest(weight: np.ndarray) -> str:
@@ -423,17 +408,7 @@ def _digest(weight: np.ndarray) -> str:
     return f"{weight.shape}:{hashlib.sha256(np.ascontiguousarray(weight).tobytes()).hexdigest()}"
 
 
-def _torch_logits(model: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    import torch
-
-    with torch.inference_mode():
-        return model(**{name: torch.from_numpy(value) for name, value in inputs.items()}).logits.numpy()
-
-
 def _require_equal(proto: onnx.ModelProto, inputs: dict[str, np.ndarray], expected: np.ndarray) -> None:
-    import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
-
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     try:
         (logits,) = session.run(["logits"], inputs)

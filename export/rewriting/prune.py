@@ -18,7 +18,7 @@ from torch.nn.utils import prune as masks
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import prune_linear_layer
 
-from export.rewriting.distil import label_loss
+from export.rewriting.distil import inputs_of, label_loss
 from handler.errors import UserError
 from training.anatomies import ANATOMIES, Anatomy
 
@@ -137,7 +137,6 @@ def fit_depth(depth: int, keep: float) -> int:
     Both by the square root, depth rounded down: of 6 layers, 4 with three quarters of each at a half, 3 with
     a half of each at a quarter. Fewer layers were as accurate as narrower ones, and call fewer kernels.
     """
-    _check_keep(keep)
     return max(1, math.floor(depth * math.sqrt(keep)))
 
 
@@ -146,7 +145,6 @@ def fit_shape(model: PreTrainedModel, keep: float, layers: Sequence[int]) -> Sha
 
     Heads and neurons are cut by the same share, to whole tiles of what int8 kernels work in.
     """
-    _check_keep(keep)
     size, hidden = _head_size(model), model.config.hidden_size
     heads, width = head_counts(model)[0], widths(model)[0]
     budget = keep * linear_flops(model) / 2 / len(layers)  # weights of one layer
@@ -200,9 +198,7 @@ def keep_layers(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
 
 def spaced_layers(depth: int, count: int) -> tuple[int, ...]:
     """`count` of `depth` layers, the first and the last among them, evenly spaced."""
-    if count == 1:
-        return (0,)
-    return tuple(round(position * (depth - 1) / (count - 1)) for position in range(count))
+    return tuple(torch.linspace(0, depth - 1, count).round().int().tolist())
 
 
 @torch.no_grad()
@@ -212,12 +208,12 @@ def choose_layers(model: PreTrainedModel, count: int, batches: Sequence[Batch]) 
     Two candidates compete: even spacing, and what is left when, one after the other, the layer goes whose
     absence moves the logits the least.
     """
-    whole = [model(**_inputs(batch)).logits for batch in batches]
+    whole = [model(**inputs_of(batch)).logits for batch in batches]
 
     def moved(candidate: tuple[int, ...]) -> float:
         thin = keep_layers(_sharing_copy(model), candidate)
-        pairs = zip(batches, whole, strict=True)
-        return sum((thin(**_inputs(batch)).logits - logits).square().sum().item() for batch, logits in pairs)
+        seen = (thin(**inputs_of(batch)).logits for batch in batches)
+        return sum((logits - known).square().sum().item() for logits, known in zip(seen, whole, strict=True))
 
     depth = len(layers_of(model))
     greedy = tuple(range(depth))
@@ -231,8 +227,6 @@ def mask_smallest(model: PreTrainedModel, sparsity: float) -> None:
 
     The zeros hold through training, until `make_permanent` (Han et al. 2015, arXiv:1506.02626).
     """
-    if not 0 < sparsity < 1:
-        raise UserError("a sparsity lies between 0 and 1", seen=sparsity, remedy="Give a share such as 0.5")
     weights = [(linear, "weight") for linear in encoder_linears(model)]
     masks.global_unstructured(weights, pruning_method=masks.L1Unstructured, amount=sparsity)
 
@@ -306,14 +300,10 @@ class _Taps:
 
 def _loss(model: PreTrainedModel, batch: Batch, labelled: bool) -> torch.Tensor:
     """Summed over texts, so that the gradient of each text is its own."""
-    logits = model(**_inputs(batch)).logits
+    logits = model(**inputs_of(batch)).logits
     if labelled:
         return label_loss(logits, batch["labels"])
     return logits.square().sum()
-
-
-def _inputs(batch: Batch) -> Batch:
-    return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
 
 def _head_size(model: PreTrainedModel) -> int:
@@ -341,13 +331,6 @@ def _whole(width: int) -> int:
     """The largest width up to `width` that is a multiple of what kernels like."""
     multiple = next((multiple for multiple in WIDTH_MULTIPLES if width >= multiple), 1)
     return width // multiple * multiple
-
-
-def _check_keep(keep: float) -> None:
-    if not 0 < keep <= 1:
-        raise UserError(
-            "the share to keep lies above 0 and is at most 1", seen=keep, remedy="Give one such as 0.5"
-        )
 
 
 def _sharing_copy(model: PreTrainedModel) -> PreTrainedModel:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.ao.quantization.fx import _decomposed  # noqa: F401 - registers torch.ops.quantized_decomposed
 
+from export.rewriting.distil import Texts, predict
 from export.source import Source
 
 # Texts on which the layers are ranked: a ranking needs less than a verdict.
@@ -79,14 +80,10 @@ def input_scale(seen: Range, factors: torch.Tensor) -> tuple[float, int]:
     return scale, round(-low / scale)
 
 
-def weight_scale(weight: torch.Tensor) -> torch.Tensor:
-    """fp32 [outputs]: symmetric scales to signed 8 bits, one for each output channel."""
-    return weight.abs().amax(dim=1).clamp(min=1e-8).float() / 127
-
-
 def quantised_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """int8 [outputs, inputs] and the scales, fp32 [outputs], that it was divided by."""
-    scales = weight_scale(weight)
+    """int8 [outputs, inputs] and the scales, fp32 [outputs], that it was divided by: symmetric, one for each
+    output channel."""
+    scales = weight.abs().amax(dim=1).clamp(min=1e-8).float() / 127
     return (weight.float() / scales[:, None]).round().clamp(-127, 127).to(torch.int8), scales
 
 
@@ -145,8 +142,6 @@ def most_sensitive(source: Source) -> list[str]:
     Each layer alone is computed with rounded weights and inputs, the others in fp32; the measure is the mean
     change of the logits on validation texts, by which the layers' order varies little between runtimes.
     """
-    from export.rewriting.distil import Texts, predict
-
     model = source.model()
     ranges = observe(model, source.calibration())
     texts = Texts.of(source, "validation").first(RANKING_TEXTS)

@@ -4,23 +4,23 @@ One package takes any batch and any length: a worker that loads it compiles noth
 """
 
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from export import proof
-from export.registry import TEMPORARY, Built, variant
+from export.registry import TEMPORARY, TRACED, Built, variant
 from export.source import Source
 from handler.machine import cpu_features
 
-NEEDS = ("torch", "transformers", "g++", TEMPORARY)
+NEEDS = ("g++", TEMPORARY)
+compiled = partial(variant, runtime="compiled", kinds=TRACED)
 
 
-@variant(
+@compiled(
     "compiled-fp32",
-    runtime="compiled",
     requires=NEEDS,
     summary="fp32, compiled ahead of time for this CPU",
-    kinds=("encoder", "pooled"),
 )
 def compiled_fp32(source: Source, folder: Path) -> Built:
     from export.rewriting.graph import lean
@@ -28,14 +28,12 @@ def compiled_fp32(source: Source, folder: Path) -> Built:
     return _compile(lean(source.model()), source, folder, {})
 
 
-@variant(
+@compiled(
     "compiled-bf16",
     parents=("fp32", "pruned"),
-    runtime="compiled",
     requires=(*NEEDS, "cpu:avx512_bf16"),
     default=True,
     summary="bf16 weights and activations, compiled ahead of time for this CPU",
-    kinds=("encoder", "pooled"),
 )
 def compiled_bf16(source: Source, folder: Path) -> Built:
     from export.rewriting.graph import lean
@@ -47,14 +45,12 @@ def compiled_bf16(source: Source, folder: Path) -> Built:
     return built
 
 
-@variant(
+@compiled(
     "compiled-int8",
     parents=("fp32", "pruned"),
-    runtime="compiled",
     requires=(*NEEDS, "cpu:avx512_vnni"),
     default=True,
     summary="static int8, scales from training texts, compiled ahead of time for this CPU",
-    kinds=("encoder", "pooled"),
 )
 def compiled_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
     import torch

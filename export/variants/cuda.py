@@ -5,65 +5,65 @@ No GPU was at hand when these were written: what needs one proves itself, or fai
 """
 
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export import proof
-from export.registry import TEMPORARY, Built, variant
+from export.registry import ANY, TEMPORARY, TRACED, Built, variant
 from export.source import Source
 from handler.batching import Grid
 from handler.machine import gpus
+from handler.runtimes import read_encoder
 
 if TYPE_CHECKING:
     import torch
 
     from handler.encoder import Encoder
 
-NEEDS = ("torch", "transformers")
 DEVICE = "cuda:0"
-ALL = ("encoder", "pooled", "decoder")
-
-
 on_cuda = partial(variant, devices=("cuda",))
+in_torch = partial(on_cuda, runtime="torch")
+in_onnx = partial(on_cuda, runtime="onnx", kinds=TRACED)
 
 
-@dataclass(frozen=True)
-class Eager:
-    """The model of transformers as it is, in another dtype; `need` is the GPU that it needs."""
+def _eager(dtype: str, tf32: bool = False) -> Callable[[Source, Path], Built]:
+    """The model of transformers as it is, in another dtype."""
 
-    dtype: str
-    summary: str
-    need: str = "cuda"
-    tf32: bool = False
-
-
-EAGER = {
-    "cuda-fp32": Eager("float32", "eager PyTorch on a GPU in fp32, without TensorFloat-32"),
-    "cuda-tf32": Eager(
-        "float32", "eager PyTorch on a GPU, products in TensorFloat-32", "cuda:8.0", tf32=True
-    ),
-    "cuda-fp16": Eager("float16", "eager PyTorch on a GPU in fp16"),
-    "cuda-bf16": Eager("bfloat16", "eager PyTorch on a GPU in bf16", "cuda:8.0"),
-}
-
-
-def _register(name: str, eager: Eager) -> None:
-    @on_cuda(name, runtime="torch", requires=(*NEEDS, eager.need), summary=eager.summary, kinds=ALL)
     def build(source: Source, folder: Path) -> Built:
-        return _eager(source, folder, eager.dtype, eager.tf32)
+        import torch
+
+        from handler.cuda import set_kernels
+
+        model = source.model().to(getattr(torch, dtype))
+        model.save_pretrained(folder, safe_serialization=True)
+        facts = proof.torch_weights(model)
+        proof.require(set(facts["linear_dtypes"]) == {dtype}, f"every linear weight in {dtype}", facts)
+        set_kernels(tf32)
+        facts["tf32"] = not proof.keeps_fp32(DEVICE)
+        proof.require(facts["tf32"] == tf32, f"TensorFloat-32 {'on' if tf32 else 'off'}", facts)
+        facts["kernels"] = proof.torch_profile(model.to(DEVICE), source.pad_id).kernels
+        named = "float32, products in TensorFloat-32" if tf32 else dtype
+        facts["summary"] = f"{facts['parameters'] / 1e6:.1f} M parameters in {named}"
+        return Built(facts, {"dtype": dtype, "tf32": tf32}, grid=source.gpu_grid)
+
+    return build
 
 
-for _name, _row in EAGER.items():
-    _register(_name, _row)
+for _name, _gpu, _build, _summary in (
+    ("cuda-fp32", "cuda", _eager("float32"), " in fp32, without TensorFloat-32"),
+    ("cuda-tf32", "cuda:8.0", _eager("float32", tf32=True), ", products in TensorFloat-32"),
+    ("cuda-fp16", "cuda", _eager("float16"), " in fp16"),
+    ("cuda-bf16", "cuda:8.0", _eager("bfloat16"), " in bf16"),
+):
+    in_torch(_name, requires=(_gpu,), summary=f"eager PyTorch on a GPU{_summary}", kinds=ANY)(_build)
 
 
-@on_cuda(
+@in_torch(
     "cuda-graphs-fp16",
-    runtime="torch",
-    requires=(*NEEDS, "cuda"),
+    requires=("cuda",),
     summary="fp16, each shape of the grid one CUDA graph",
 )
 def cuda_graphs_fp16(source: Source, folder: Path) -> Built:
@@ -74,15 +74,14 @@ def cuda_graphs_fp16(source: Source, folder: Path) -> Built:
     return Built(facts, options | {"graphs": True}, grid=grid)
 
 
-@on_cuda(
+@in_torch(
     "cuda-packed-fp16",
-    runtime="torch",
-    requires=(*NEEDS, "cuda:8.0"),  # flash attention's
+    requires=("cuda:8.0",),  # flash attention's
     summary="fp16, texts side by side without padding",
 )
 def cuda_packed_fp16(source: Source, folder: Path) -> Built:
     facts, options = _half(source, folder)
-    encoder = read_encoder(folder, options)
+    encoder = read_encoder(folder, options, DEVICE)
     profile = proof.profiled(lambda: _packed_once(encoder))
     layers, seen = len(encoder.layers), profile.calls.get("aten::_flash_attention_forward", 0)
     proof.require(seen == layers, f"{layers} flash attentions over packed texts", profile)
@@ -91,36 +90,51 @@ def cuda_packed_fp16(source: Source, folder: Path) -> Built:
     return Built(facts, options | {"packed": True}, grid=source.packed_grid)
 
 
-@on_cuda(
+# Not by torchao: tensors and scales are plain safetensors, and a server needs neither torchao nor its pickled
+# subclasses. Quantising each activation is a kernel of its own, where a compiler would fuse it with the last.
+def _scaled(dtype: str, rest: str) -> Callable[..., Built]:
+    """The products of the layers in `dtype`, all else in `rest`."""
+
+    def build(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
+        import torch
+
+        from export.rewriting.encoder import encoder_of, quantise
+
+        model = source.model()
+        encoder = encoder_of(model)
+        left = quantise(encoder, model, getattr(torch, dtype), leave)
+        facts, options = write_encoder(to_float(encoder, getattr(torch, rest)), folder)
+        products = facts["linear_dtypes"].get(dtype, 0)
+        called = scaled_calls(read_encoder(folder, options, DEVICE), source.pad_id)
+        proof.require(called == products > 0, f"{products} products of {dtype}", called)
+        grid = source.gpu_grid
+        facts |= _replayed(folder, options, grid) | {"left_in_float": left}
+        facts["summary"] = (
+            f"{products} of {products + len(left)} products of the layers in {dtype}, CUDA graphs"
+        )
+        return Built(facts, options | {"graphs": True}, grid=grid)
+
+    return build
+
+
+in_torch(
     "cuda-int8",
-    runtime="torch",
-    requires=(*NEEDS, "cuda:7.5"),  # the first whose tensor cores multiply int8
+    requires=("cuda:7.5",),  # the first whose tensor cores multiply int8
     summary="int8 weights per output, activations quantised per token as they come; CUDA graphs",
-)
-def cuda_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
-    import torch
-
-    return _scaled(source, folder, torch.int8, torch.float16, leave)
-
-
-@on_cuda(
+)(_scaled("int8", "float16"))
+in_torch(
     "cuda-fp8",
-    runtime="torch",
-    requires=(*NEEDS, "cuda:8.9"),
+    requires=("cuda:8.9",),
     summary="fp8 (e4m3) weights per output, activations scaled per token as they come; CUDA graphs",
-)
-def cuda_fp8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
-    import torch
-
-    return _scaled(source, folder, torch.float8_e4m3fn, torch.bfloat16, leave)
+)(_scaled("float8_e4m3fn", "bfloat16"))
 
 
 @on_cuda(
     "cuda-compiled-fp16",
     runtime="compiled",
-    requires=(*NEEDS, "g++", TEMPORARY, "triton", "cuda:7.0"),  # Triton's least
+    requires=("g++", TEMPORARY, "triton", "cuda:7.0"),  # Triton's least
     summary="fp16, compiled ahead of time (AOTInductor) for this kind of GPU",
-    kinds=("encoder", "pooled"),
+    kinds=TRACED,
 )
 def cuda_compiled_fp16(source: Source, folder: Path) -> Built:
     import torch
@@ -148,12 +162,10 @@ def cuda_compiled_fp16(source: Source, folder: Path) -> Built:
     return Built(facts, exact_capability=gpus()[0].capability, grid=source.gpu_grid)
 
 
-@on_cuda(
+@in_onnx(
     "cuda-onnx-fp16",
-    runtime="onnx",
-    requires=(*NEEDS, "onnx", "optimum-onnx", "onnxruntime-gpu", "cuda"),
+    requires=("onnx", "optimum-onnx", "onnxruntime-gpu", "cuda"),
     summary="ONNX Runtime on a GPU in fp16",
-    kinds=("encoder", "pooled"),
 )
 def cuda_onnx_fp16(source: Source, folder: Path) -> Built:
     write_onnx_fp16(source, folder)
@@ -162,12 +174,10 @@ def cuda_onnx_fp16(source: Source, folder: Path) -> Built:
     return Built(_ran_on(folder, options, grid), options, grid=grid)
 
 
-@on_cuda(
+@in_onnx(
     "cuda-tensorrt-fp16",
-    runtime="onnx",
-    requires=(*NEEDS, "onnx", "optimum-onnx", "onnxruntime-gpu", "tensorrt", "cuda"),
+    requires=("onnx", "optimum-onnx", "onnxruntime-gpu", "tensorrt", "cuda"),
     summary="TensorRT in fp16, behind ONNX Runtime; its engine is in the artifact",
-    kinds=("encoder", "pooled"),
 )
 def cuda_tensorrt_fp16(source: Source, folder: Path) -> Built:
     grid = source.gpu_grid
@@ -192,25 +202,6 @@ def cuda_tensorrt_fp16(source: Source, folder: Path) -> Built:
     return Built(facts, options, exact_capability=gpus()[0].capability, grid=grid)
 
 
-def _eager(source: Source, folder: Path, dtype: str, tf32: bool = False) -> Built:
-    """The model of transformers as it is, in another dtype."""
-    import torch
-
-    from handler.cuda import set_kernels
-
-    model = source.model().to(getattr(torch, dtype))
-    model.save_pretrained(folder, safe_serialization=True)
-    facts = proof.torch_weights(model)
-    proof.require(set(facts["linear_dtypes"]) == {dtype}, f"every linear weight in {dtype}", facts)
-    set_kernels(tf32)
-    facts["tf32"] = not proof.keeps_fp32(DEVICE)
-    proof.require(facts["tf32"] == tf32, f"TensorFloat-32 {'on' if tf32 else 'off'}", facts)
-    facts["kernels"] = proof.torch_profile(model.to(DEVICE), source.pad_id).kernels
-    named = "float32, products in TensorFloat-32" if tf32 else dtype
-    facts["summary"] = f"{facts['parameters'] / 1e6:.1f} M parameters in {named}"
-    return Built(facts, {"dtype": dtype, "tf32": tf32}, grid=source.gpu_grid)
-
-
 def _half(source: Source, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The encoder in fp16, as `write_encoder` does."""
     from export.rewriting.encoder import encoder_of
@@ -218,28 +209,6 @@ def _half(source: Source, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]
     facts, options = write_encoder(encoder_of(source.model()).half(), folder)
     proof.require(set(facts["linear_dtypes"]) == {"float16"}, "every linear weight in float16", facts)
     return facts, options
-
-
-# Not by torchao: tensors and scales are plain safetensors, and a server needs neither torchao nor its pickled
-# subclasses. Quantising each activation is a kernel of its own, where a compiler would fuse it with the last.
-def _scaled(
-    source: Source, folder: Path, dtype: "torch.dtype", beside: "torch.dtype", leave: Collection[str]
-) -> Built:
-    """The products of the layers in `dtype`, all else in `beside`."""
-    from export.rewriting.encoder import encoder_of, quantise
-
-    model = source.model()
-    encoder = encoder_of(model)
-    left = quantise(encoder, model, dtype, leave)
-    facts, options = write_encoder(to_float(encoder, beside), folder)
-    name = str(dtype).removeprefix("torch.")
-    products = facts["linear_dtypes"].get(name, 0)
-    called = scaled_calls(read_encoder(folder, options), source.pad_id)
-    proof.require(called == products > 0, f"{products} products of {name}", called)
-    grid = source.gpu_grid
-    facts |= _replayed(folder, options, grid) | {"left_in_float": left}
-    facts["summary"] = f"{products} of {products + len(left)} products of the layers in {name}, CUDA graphs"
-    return Built(facts, options | {"graphs": True}, grid=grid)
 
 
 def scaled_calls(encoder: "Encoder", token: int) -> int:
@@ -270,17 +239,6 @@ def write_encoder(encoder: "Encoder", folder: Path) -> tuple[dict[str, Any], dic
     return facts, {"encoder": asdict(encoder.anatomy)}
 
 
-def read_encoder(folder: Path, options: dict[str, Any], device: str = DEVICE) -> "Encoder":
-    from safetensors.torch import load_file
-
-    from handler.cuda import set_kernels
-    from handler.encoder import Anatomy, Encoder
-
-    if device != "cpu":
-        set_kernels(tf32=False)  # as where it is served
-    return Encoder(Anatomy.of(options["encoder"]), load_file(folder / "model.safetensors", device))
-
-
 def _replayed(folder: Path, options: dict[str, Any], grid: Grid) -> dict[str, Any]:
     """Facts of graphs as they are served: two shapes, each recorded by its first call and run three times."""
     import numpy as np
@@ -288,7 +246,7 @@ def _replayed(folder: Path, options: dict[str, Any], grid: Grid) -> dict[str, An
     from handler.cuda import Graphs
 
     shapes, rounds = (grid.shapes()[0], grid.shapes()[-1]), 3
-    graphs = Graphs(read_encoder(folder, options), DEVICE, shapes)
+    graphs = Graphs(read_encoder(folder, options, DEVICE), DEVICE, shapes)
 
     def run(times: int) -> None:
         for shape in shapes * times:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from export import proof
-from export.registry import Built, variant
+from export.registry import ANY, TRACED, Built, variant
 from export.source import Source
 
 
@@ -12,10 +12,9 @@ from export.source import Source
     "fp32",
     runtime="torch",
     parents=(None,),
-    requires=("torch", "transformers"),
     default=True,
     summary="eager PyTorch in fp32, the reference",
-    kinds=("encoder", "pooled", "decoder"),
+    kinds=ANY,
 )
 def fp32(source: Source, folder: Path) -> Built:
     model = source.model()
@@ -31,9 +30,8 @@ def fp32(source: Source, folder: Path) -> Built:
 @variant(
     "torch-int8-dynamic",
     runtime="torch",
-    requires=("torch", "transformers"),
     summary="eager PyTorch, int8 weights per channel, activations quantised as they come",
-    kinds=("encoder", "pooled"),
+    kinds=TRACED,
 )
 def torch_int8_dynamic(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
     import torch

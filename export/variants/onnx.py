@@ -6,17 +6,18 @@ Gemm, Add, Softmax or Attention in bf16 ("Could not find an implementation").
 
 import tempfile
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export import proof
-from export.registry import Built, variant
+from export.registry import ANY, TRACED, Built, variant
 from export.source import Source
 
 if TYPE_CHECKING:
     from export.rewriting.onnx_graph import Exported
 
-NEEDS = ("torch", "transformers", "onnx", "onnxruntime", "optimum-onnx")
+in_onnx = partial(variant, runtime="onnx", requires=("onnx", "onnxruntime", "optimum-onnx"))
 INTEGER_PRODUCTS = (
     "DynamicQuantizeMatMul",
     "MatMulIntegerToFloat",
@@ -35,12 +36,10 @@ OPTIONS = {
 }
 
 
-@variant(
+@in_onnx(
     "onnx-fp32",
-    runtime="onnx",
-    requires=NEEDS,
     summary="ONNX Runtime in fp32, each attention one operator",
-    kinds=("encoder", "pooled", "decoder"),
+    kinds=ANY,
 )
 def onnx_fp32(source: Source, folder: Path) -> Built:
     import onnx
@@ -55,12 +54,10 @@ def onnx_fp32(source: Source, folder: Path) -> Built:
     return Built(facts, OPTIONS)
 
 
-@variant(
+@in_onnx(
     "onnx-int8-dynamic",
-    runtime="onnx",
-    requires=NEEDS,
     summary="ONNX Runtime, int8 weights per channel, activations quantised as they come",
-    kinds=("encoder", "pooled"),
+    kinds=TRACED,
 )
 def onnx_int8_dynamic(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -81,14 +78,12 @@ def onnx_int8_dynamic(source: Source, folder: Path, leave: Collection[str] = ())
     return _proven(exported, layers, leave, folder / "model.onnx")
 
 
-@variant(
+@in_onnx(
     "onnx-int8",
     parents=("fp32", "pruned"),
-    runtime="onnx",
-    requires=NEEDS,
     default=True,
     summary="ONNX Runtime, static int8 with SmoothQuant, scales from training texts",
-    kinds=("encoder", "pooled"),
+    kinds=TRACED,
 )
 def onnx_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
     """Ranges are the least and greatest value seen (MinMax).

@@ -5,48 +5,46 @@ import signal
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from export import proof
-from export.registry import Built, variant
+from export.registry import ANY, TRACED, Built, variant
 from export.source import Source
 from handler.errors import UnsupportedError
 from handler.runtimes import compile_openvino
 
-NEEDS = ("torch", "transformers", "openvino")
+in_openvino = partial(variant, runtime="openvino")
 
 
-@variant(
+@in_openvino(
     "openvino-fp32",
-    runtime="openvino",
-    requires=NEEDS,
+    requires=("openvino",),
     summary="OpenVINO in fp32, told to stay there",
-    kinds=("encoder", "pooled", "decoder"),
+    kinds=ANY,
 )
 def openvino_fp32(source: Source, folder: Path) -> Built:
     return _float(source, folder, "f32")
 
 
-@variant(
+@in_openvino(
     "openvino-bf16",
-    runtime="openvino",
-    requires=(*NEEDS, "cpu:avx512_bf16"),
+    requires=("openvino", "cpu:avx512_bf16"),
     summary="OpenVINO in bf16, weights stored in fp16",
-    kinds=("encoder", "pooled", "decoder"),
+    kinds=ANY,
 )
 def openvino_bf16(source: Source, folder: Path) -> Built:
     return _float(source, folder, "bf16")
 
 
-@variant(
+@in_openvino(
     "openvino-int8",
     parents=("fp32", "pruned", "shallow"),
-    runtime="openvino",
-    requires=(*NEEDS, "nncf"),
+    requires=("openvino", "nncf"),
     default=True,
     summary="OpenVINO, static int8 with SmoothQuant, scales from training texts",
-    kinds=("encoder", "pooled"),
+    kinds=TRACED,
 )
 def openvino_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
     import nncf

@@ -7,6 +7,7 @@ third the zeros stay where they are.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,14 @@ from handler.errors import UserError
 if TYPE_CHECKING:  # torch and transformers take seconds, and every command lists the variants
     from transformers import PreTrainedModel
 
-NEEDS = ("torch", "transformers")
 IMPORTANCE_TEXTS = 512
 LAYER_TEXTS = 128
 SPARSITY = 0.5
+distilled = partial(variant, runtime="torch", options=("unlabelled",))
 
 
-@variant(
+@distilled(
     "pruned",
-    runtime="torch",
-    requires=NEEDS,
     options=("keep", "unlabelled"),
     summary="layers, attention heads and feed-forward neurons removed, then distilled from fp32",
 )
@@ -40,17 +39,10 @@ def pruned(source: Source, folder: Path) -> Built:
     shape = fit_shape(student, source.keep, layers)
     sample = Texts.of(source, "train").sample(IMPORTANCE_TEXTS).batches()
     prune(student, importance(student, sample, labelled=source.checkpoint.judged), shape)
-    recovery = _recover(source, student, teacher, layers)
-    return _smaller(student, teacher, folder, source.keep, {"kept_layers": layers, "recovery": recovery})
+    return _smaller(source, student, teacher, folder, source.keep, layers)
 
 
-@variant(
-    "shallow",
-    runtime="torch",
-    requires=NEEDS,
-    options=("unlabelled",),
-    summary="half of the layers removed, then distilled from fp32",
-)
+@distilled("shallow", summary="half of the layers removed, then distilled from fp32")
 def shallow(source: Source, folder: Path) -> Built:
     from export.rewriting.prune import keep_layers, layers_of
 
@@ -62,26 +54,19 @@ def shallow(source: Source, folder: Path) -> Built:
         )
     layers = _layers(source, depth // 2)
     keep_layers(student, layers)
-    recovery = _recover(source, student, teacher, layers)
-    return _smaller(student, teacher, folder, 0.5, {"kept_layers": layers, "recovery": recovery})
+    return _smaller(source, student, teacher, folder, 0.5, layers)
 
 
-@variant(
+@distilled(
     "sparse",
-    runtime="torch",
-    requires=NEEDS,
-    options=("unlabelled",),
     summary="half of the encoder's weights zero: smaller when compressed, not faster",
 )
 def sparse(source: Source, folder: Path) -> Built:
-    from export.rewriting.distil import Recovery
-    from export.rewriting.prune import compressed_bytes, layers_of, make_permanent, mask_smallest, zeros
+    from export.rewriting.prune import compressed_bytes, mask_smallest, zeros
 
     teacher, student = source.model(), source.model()
     mask_smallest(student, SPARSITY)
-    recipe = Recovery(epochs=1, learning_rate=1e-4, noisy_copies=0)  # zeros cost little: a short walk back
-    recovery = _recover(source, student, teacher, range(len(layers_of(teacher))), recipe)
-    make_permanent(student)
+    recovery = _recover_masked(source, student, teacher)
     reloaded = _save(student, folder)
     share, before, after = zeros(reloaded), compressed_bytes(teacher), compressed_bytes(reloaded)
     proof.require(share >= SPARSITY - 1e-4, f"{SPARSITY:.0%} of the encoder's weights zero", f"{share:.2%}")
@@ -96,34 +81,23 @@ def sparse(source: Source, folder: Path) -> Built:
     return Built(facts | proof.torch_weights(reloaded), {"dtype": "float32"})
 
 
-@variant(
+@distilled(
     "sparse-2-4",
-    runtime="torch",
     devices=("cuda",),
-    options=("unlabelled",),
-    requires=(*NEEDS, "cuda:8.0"),  # the first with sparse tensor cores
+    requires=("cuda:8.0",),  # the first with sparse tensor cores
     summary="fp16 with two of every four weights zero, for sparse tensor cores",
 )
 def sparse_2_4(source: Source, folder: Path) -> Built:
     from torch.nn.utils import prune as masks
 
-    from export.rewriting.distil import Recovery
-    from export.rewriting.prune import (
-        encoder_linears,
-        fits_two_of_four,
-        layers_of,
-        make_permanent,
-        two_of_four,
-    )
+    from export.rewriting.prune import encoder_linears, fits_two_of_four, two_of_four
     from export.rewriting.quantise import linears
     from handler.runtimes import with_sparse_linears
 
     teacher, student = source.model(), source.model()
     for linear in encoder_linears(student):
         masks.custom_from_mask(linear, "weight", two_of_four(linear.weight))
-    recipe = Recovery(epochs=1, learning_rate=1e-4, noisy_copies=0)
-    recovery = _recover(source, student, teacher, range(len(layers_of(teacher))), recipe)
-    make_permanent(student)
+    recovery = _recover_masked(source, student, teacher)
     reloaded = _save(student.half(), folder)
     fitting = min(fits_two_of_four(linear.weight) for linear in encoder_linears(reloaded))
     proof.require(fitting == 1, "two zeros in every four weights of the encoder", f"{fitting:.1%} of groups")
@@ -163,19 +137,33 @@ def _recover(source: Source, student, teacher, layers: Sequence[int], recipe=Non
     return facts | {"unlabelled_texts": len(source.unlabelled)}
 
 
-def _smaller(
-    student: "PreTrainedModel", teacher: "PreTrainedModel", folder: Path, keep: float, facts: dict[str, Any]
+def _recover_masked(source: Source, student, teacher) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+    """Train around the zeros, which cost little and need few steps, and make them permanent."""
+    from export.rewriting.distil import Recovery
+    from export.rewriting.prune import layers_of, make_permanent
+
+    recipe = Recovery(epochs=1, learning_rate=1e-4, noisy_copies=0)
+    facts = _recover(source, student, teacher, range(len(layers_of(teacher))), recipe)
+    make_permanent(student)
+    return facts
+
+
+def _smaller(  # type: ignore[no-untyped-def]
+    source: Source, student, teacher, folder: Path, keep: float, layers: list[int]
 ) -> Built:
-    """Save, reload, and hold what came back to the promise."""
+    """Recover, save, reload, and hold what came back to the promise."""
     from export.rewriting.prune import describe
 
+    recovery = _recover(source, student, teacher, layers)
     reloaded = _save(student, folder)
     before, expected, after = describe(teacher), describe(student), describe(reloaded)
     share = after["linear_flops_per_token"] / before["linear_flops_per_token"]
     proof.require(share <= keep + 1e-9, f"at most {keep:.0%} of the encoder's linear FLOPs", f"{share:.1%}")
     proof.require(after == expected, f"the pruned sizes {expected} in the reloaded model", after)
     sizes = f"{after['layers']} layers, {after['heads'][0]} heads, {after['ffn_width'][0]} neurons"
-    facts |= {
+    facts = {
+        "kept_layers": layers,
+        "recovery": recovery,
         "summary": f"{share:.0%} of the encoder's FLOPs ({sizes} each)",
         "flop_share": round(share, 4),
         "before": before,
@@ -186,9 +174,7 @@ def _smaller(
 
 def _save(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
     """Write the model and read it back: what is proven is what stands in the folder."""
-    from transformers import AutoModelForSequenceClassification
+    from handler.pooled_classifier import read_classifier
 
     model.save_pretrained(folder, safe_serialization=True)
-    return AutoModelForSequenceClassification.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=model.dtype
-    ).eval()
+    return read_classifier(folder, dtype=model.dtype)

@@ -154,12 +154,6 @@ def test_random_weights_are_pruned_and_not_distilled(source: Source, tmp_path) -
         assert (folder / "model.safetensors").is_file()
 
 
-def test_a_share_that_cannot_be_kept_is_refused_before_anything_is_written(source: Source, tmp_path) -> None:
-    with pytest.raises(UserError, match="above 0 and is at most 1"):
-        VARIANTS["pruned"].build(replace(source, keep=1.5), tmp_path / "pruned")
-    assert not list(tmp_path.iterdir())
-
-
 def test_unlabelled_texts_are_those_of_no_split_each_once(source: Source, tmp_path: Path) -> None:
     known = source.dataset.splits["gate"].texts[0]
     file = tmp_path / "texts.txt"

@@ -17,13 +17,14 @@ from export.build import build
 from export.registry import Built, Variant
 from export.rewriting.encoder import encoder_of, quantise
 from export.source import Source
-from export.variants.cuda import read_encoder, scaled_calls, to_float, write_encoder
+from export.variants.cuda import scaled_calls, to_float, write_encoder
 from handler.artifact import Artifact
 from handler.batching import Grid
 from handler.cuda import packed, staged
 from handler.encoder import Encoder
 from handler.errors import UnsupportedError
 from handler.predictor import Predictor
+from handler.runtimes import read_encoder
 from tests.export.rewriting.test_graph import classifier
 from tests.versions import skip_without_archiver, skip_without_fp8_on_cpu, skip_without_pruned_heads
 

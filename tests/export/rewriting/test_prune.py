@@ -166,12 +166,6 @@ def test_random_tiny_can_be_pruned_to_half_with_both_layers_or_one() -> None:
         assert pruning.linear_flops(model) <= before / 2
 
 
-@pytest.mark.parametrize("keep", [0, 1.5, -1])
-def test_a_share_that_is_none_is_refused(keep: float) -> None:
-    with pytest.raises(UserError, match="above 0 and is at most 1"):
-        fit_shape(tiny(), keep, (0, 1, 2))
-
-
 def test_a_share_that_leaves_nothing_is_refused_with_the_least_that_stays() -> None:
     with pytest.raises(UserError, match="one head and 16 neurons are the least"):
         fit_shape(tiny(), 0.01, (0, 1, 2))
