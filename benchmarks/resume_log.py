@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.atomic import write_text
-from handler.errors import UserError
+from handler.errors import refusals
 
 FILE = ".unfinished-{key}.jsonl"
 RESUMED = "resumed"
@@ -77,11 +77,5 @@ def _lines(path: Path) -> Iterator[list]:
 
 
 def _rewrite(path: Path, lines: list[list]) -> None:
-    try:
+    with refusals("the results cannot be written", path.parent, "Name another: --results"):
         write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
-    except OSError as error:
-        raise UserError(
-            "the results cannot be written",
-            seen=f"{path.parent}: {error.strerror}",
-            remedy="Name another: --results",
-        ) from error

@@ -9,7 +9,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from handler.errors import UserError
+from handler.errors import UserError, refusals
 
 ANOTHER = "Name another folder in TMPDIR"
 
@@ -25,11 +25,9 @@ def own_folder() -> Path:
 def private_folder() -> Path:
     """`own_folder`, made where it is missing; `UserError` where others can write to it."""
     folder = own_folder()
-    try:
+    with refusals("there is no temporary folder for servers", folder, ANOTHER):
         folder.mkdir(mode=0o700, exist_ok=True)
         _refuse_of_others(folder)
-    except OSError as error:
-        raise UserError("there is no temporary folder for servers", seen=error, remedy=ANOTHER) from error
     return folder
 
 

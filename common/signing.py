@@ -17,7 +17,7 @@ from typing import Any
 
 from common.atomic import write_text
 from handler.artifact import DESCRIPTION
-from handler.errors import UnsupportedError, UserError
+from handler.errors import UnsupportedError, UserError, refusals
 
 SUFFIX = ".minisig"
 VARIABLE = "TRUSTED_KEY"  # of the environment: the file of the public keys that are trusted
@@ -52,10 +52,8 @@ class SecretKey:
         """Of a file that `make_keys`, or `minisign -G -W`, wrote; `UserError` for any other."""
         what, remedy = "this is no secret key", f"Make one: {MAKE_KEY}"
         try:
-            content = _decoded(_lines(file.read_text(encoding="ascii")), "secret key")
-        except OSError as error:
-            seen, remedy = f"{file}: {error.strerror}", f"Name it, or make one: {MAKE_KEY}"
-            raise UserError("the secret key cannot be read", seen=seen, remedy=remedy) from error
+            with refusals("the secret key cannot be read", file, f"Name it, or make one: {MAKE_KEY}"):
+                content = _decoded(_lines(file.read_text(encoding="ascii")), "secret key")
         except ValueError as error:
             raise UserError(what, seen=f"{file}: {_reason(error)}", remedy=remedy) from error
         if content[:2] == ALGORITHM and content[2:4] != NO_DERIVATION:
@@ -80,13 +78,10 @@ def make_keys(secret: Path) -> Path:
     encoded = base64.b64encode(ALGORITHM + key.id + key.public).decode()
     shared = f"{UNTRUSTED}public key {_shown(key.id)}\n{encoded}\n"
     for file, content, mode in ((secret, key.written(), 0o600), (public, shared, 0o644)):
-        try:
+        with refusals("the key cannot be written", file, "Name another file"):
             file.parent.mkdir(parents=True, exist_ok=True)
             with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as opened:
                 opened.write(content)
-        except OSError as error:
-            seen = f"{file}: {error.strerror}"
-            raise UserError("the key cannot be written", seen=seen, remedy="Name another file") from error
     return public
 
 
@@ -97,11 +92,8 @@ def sign(path: Path, secret: Path) -> Path:
     """
     file, key = signed_file(path), SecretKey.read(secret)
     signature = signature_of(file)
-    try:
+    with refusals("the signature cannot be written", signature, "Check the folder"):
         write_text(signature, sign_file(file, file.name, key))
-    except OSError as error:
-        seen = f"{signature}: {error.strerror}"
-        raise UserError("the signature cannot be written", seen=seen, remedy="Check the folder") from error
     return signature
 
 

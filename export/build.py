@@ -44,7 +44,7 @@ from handler.description import (
     Scores,
     Training,
 )
-from handler.errors import UserError
+from handler.errors import UserError, refusals
 from handler.machine import cpu_features, gpus
 from handler.predictor import Predictor
 from handler.records import plain
@@ -79,15 +79,9 @@ def build(variant: Variant, source: Source, say: Callable[[str], None]) -> Artif
         say(f"{variant.name}: fresh")
         return existing
     say(f"{variant.name}: building ({variant.summary})")
-    try:
-        with replacing_folder(place) as partial:
-            _build_into(partial, variant, source, inputs, say)
-    except OSError as error:
-        raise UserError(
-            "the artifact cannot be written",
-            seen=f"{error.filename or place}: {error.strerror}",
-            remedy="Make room, or name another folder: --artifacts (make … BUILD=folder)",
-        ) from error
+    remedy = "Make room, or name another folder: --artifacts (make … BUILD=folder)"
+    with refusals("the artifact cannot be written", place, remedy), replacing_folder(place) as partial:
+        _build_into(partial, variant, source, inputs, say)
     _log(source, variant).unlink(missing_ok=True)
     built = artifacts.open_artifact(place)
     check = built.meta.check

@@ -5,6 +5,8 @@ status 2. `Rejection` is its counterpart for one row of a request: a value, not 
 other rows of the batch go on.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,6 +35,15 @@ def _again(kind: type[UserError], what: str, remedy: str, seen: str | None) -> U
 
 class UnsupportedError(UserError):
     """This machine cannot do it (CPU feature, compiler, package): no fault of the input."""
+
+
+@contextmanager
+def refusals(what: str, place: object, remedy: str) -> Iterator[None]:
+    """What the system refuses inside (`OSError`) as a `UserError` that says `what`, where, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(what, seen=f"{place}: {error.strerror or error}", remedy=remedy) from error
 
 
 @dataclass(frozen=True)

@@ -385,10 +385,8 @@ def add_lora(model: PreTrainedModel, recipe: Recipe) -> Any:
             seen=f"--lora-rank {recipe.lora_rank}",
             remedy="Leave out --lora-rank, or --freeze encoder and --head logistic.",
         )
-    try:
-        from peft import LoraConfig, LoraModel
-    except ImportError as error:
-        raise UserError("LoRA needs the package peft", remedy="Install it: pip install peft") from error
+    from peft import LoraConfig, LoraModel
+
     named = [part.strip() for part in recipe.lora_targets.split(",") if part.strip()]
     config = LoraConfig(
         r=recipe.lora_rank,

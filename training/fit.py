@@ -29,7 +29,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from common.atomic import sync_tree, write_text
 from common.commands import say
-from handler.errors import UserError
+from handler.errors import UserError, refusals
 from training import processes
 from training.backbones import add_lora, clear_limits, merge_lora
 from training.data import Dataset, Split
@@ -429,14 +429,10 @@ def _prepare_state(state: Path, run: dict[str, Any], resume: bool) -> Path | Non
             f"{state} holds something that is not the state of a training",
             remedy="Choose another --output, or move that folder.",
         )
-    try:
+    with refusals("The state of the training cannot be written", state, "Choose another --output."):
         remove_state(state)
         state.mkdir(parents=True)
         (state / RUN_FILE).write_text(json.dumps(run, indent=2))
-    except OSError as error:
-        raise UserError(
-            f"Cannot write to {state}", seen=error.strerror, remedy="Choose another --output."
-        ) from error
     return None
 
 

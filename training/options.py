@@ -12,7 +12,7 @@ import yaml
 
 from common.commands import not_negative_float, not_negative_int, positive_float, positive_int, share
 from common.options import add_data_dir, add_threads
-from handler.errors import UserError
+from handler.errors import UserError, refusals
 from training import data
 from training.data import sources
 from training.recipe import Recipe, default_recipe
@@ -175,9 +175,8 @@ def recipe(options: argparse.Namespace) -> Recipe:
 def read_config(path: Path) -> dict[Any, Any]:
     """The settings in a YAML file."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"Cannot read {path}", seen=error.strerror, remedy="Check the path.") from error
+        with refusals("The settings cannot be read", path, "Check the path."):
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         seen = str(error).split("\n")[0]
         raise UserError(f"{path} is not YAML", seen=seen, remedy="Correct it.") from error

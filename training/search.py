@@ -23,7 +23,7 @@ from tabulate import tabulate
 
 from common.atomic import write_text
 from common.commands import emit, positive_int, say
-from handler.errors import UnsupportedError, UserError
+from handler.errors import UserError
 from training.data import Dataset
 from training.options import add_options, load, prepare, read_config, recipe
 from training.recipe import Recipe
@@ -42,10 +42,7 @@ def search_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def search(options: argparse.Namespace) -> int:
-    try:
-        import optuna
-    except ImportError as error:
-        raise UnsupportedError("optuna is not installed", remedy="Install it: pip install optuna") from error
+    import optuna
 
     space = read_space(options.space)
     optuna.logging.set_verbosity(optuna.logging.ERROR)

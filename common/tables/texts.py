@@ -6,7 +6,9 @@ from common.commands import say
 from common.tables.layout import AS_FOUND, look, piped
 from common.tables.lines import is_valid
 from common.tables.records import records
-from handler.errors import UserError
+from handler.errors import UserError, refusals
+
+REMEDY = "Name a UTF-8 file with one text a line"
 
 
 def read_texts(path: Path, most: int | None = None) -> list[str]:
@@ -17,25 +19,18 @@ def read_texts(path: Path, most: int | None = None) -> list[str]:
     """
     texts: list[str] = []
     left_out: list[int] = []
-    try:
-        with path.open("rb") as file:
-            layout = look(file, str(path), "txt", "") if file.seekable() else piped(file, AS_FOUND)
-            for record in records(file, layout):
-                text = record.values.strip()
-                if record.fault or not is_valid(text):
-                    left_out.append(record.line)
-                elif text:
-                    texts.append(text)
-                if len(texts) == most:
-                    break
-    except OSError as error:
-        raise UserError(
-            "the texts cannot be read",
-            seen=f"{path}: {error.strerror}",
-            remedy="Name a UTF-8 file with one text a line",
-        ) from error
+    with refusals("the texts cannot be read", path, REMEDY), path.open("rb") as file:
+        layout = look(file, str(path), "txt", "") if file.seekable() else piped(file, AS_FOUND)
+        for record in records(file, layout):
+            text = record.values.strip()
+            if record.fault or not is_valid(text):
+                left_out.append(record.line)
+            elif text:
+                texts.append(text)
+            if len(texts) == most:
+                break
     if left_out:
         say(f"{path}: {len(left_out)} lines that are not valid text are left out, line {left_out[0]} first")
     if not texts:
-        raise UserError("there are no texts", seen=path, remedy="Give a UTF-8 file with one text a line")
+        raise UserError("there are no texts", seen=path, remedy=REMEDY)
     return texts

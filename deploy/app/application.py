@@ -32,7 +32,7 @@ from deploy.app.connections import KEEP_ALIVE_S, Admission, Bounds, Connection, 
 from deploy.app.request_bodies import MOST_HELD, Held, Memory, is_form, read_body, read_form
 from handler import answers
 from handler.artifact import Artifact, archive_manifest, open_artifact, unpacked
-from handler.errors import Rejection, UserError
+from handler.errors import Rejection, UserError, refusals
 from handler.metrics import Tally
 from handler.predictor import Predictor
 from handler.replies import Arrival, Reply, as_json, failure, refuse, report
@@ -294,15 +294,9 @@ class AppServer(uvicorn.Server):
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. `UserError` where that cannot be had."""
-    try:
+    with refusals("nothing can listen there", f"{host}:{port}", "Choose another --port"):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise UserError(
-            "nothing can listen there",
-            seen=f"{host}:{port} ({error.strerror})",
-            remedy="Choose another --port",
-        ) from error
 
 
 @dataclass(frozen=True)

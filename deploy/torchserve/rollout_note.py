@@ -13,7 +13,7 @@ import psutil
 
 from common.atomic import write_json
 from deploy.torchserve.access import Access
-from handler.errors import UserError
+from handler.errors import UserError, refusals
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,5 @@ def read_note(path: Path) -> Note | None:
 
 def write_note(path: Path, note: Note) -> None:
     """Raises `UserError` where that is not possible."""
-    try:
+    with refusals("a roll-out must note what it found", path, "Make the folder writable"):
         write_json(path, asdict(note))
-    except OSError as error:
-        what, remedy = "a roll-out must note what it found", "Make the folder writable"
-        raise UserError(what, seen=f"{path}: {error.strerror}", remedy=remedy) from error

@@ -13,7 +13,7 @@ from pathlib import Path
 from common.atomic import make_folder, replacing
 from common.commands import say
 from common.proxies import open_url
-from handler.errors import UserError
+from handler.errors import UserError, refusals
 
 TIMEOUT_S = 30
 
@@ -117,13 +117,7 @@ def _wrong(files: PinnedFiles, what: str, seen: bytes | str, expected: str, fold
 
 
 def _write(content: bytes, path: Path) -> None:
-    try:
+    with refusals("The data cannot be written", path.absolute(), "Name another folder: --data-dir."):
         make_folder(path.parent)
         with replacing(path) as file:
             file.write(content)
-    except OSError as error:
-        raise UserError(
-            f"Cannot write {path.absolute()}",
-            seen=error.strerror,
-            remedy="Give a folder that you may write to as DATA_DIR=.",
-        ) from error

@@ -8,7 +8,7 @@ from typing import IO, Any, NamedTuple
 from common.tables import parquet
 from common.tables.layout import Reading, look
 from common.tables.records import Record, records
-from handler.errors import UnsupportedError, UserError
+from handler.errors import UserError, refusals
 from training.data.texts import ROWS
 
 USUAL = "utf-8"  # unless the first bytes of a file say other
@@ -85,12 +85,8 @@ def hub_splits(name: str, config: str | None) -> dict[str, Any]:
 
     Raises UserError where there is none, or none can be reached.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise UnsupportedError(
-            "datasets is not installed, and hub: needs it", remedy="Run `pip install 'datasets>=4'`."
-        ) from error
+    import datasets
+
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
     folder = Path(name).expanduser()
@@ -168,9 +164,5 @@ def check_columns(what: str, wanted: Sequence[str], columns: Sequence[str]) -> N
 @contextmanager
 def opened(file: Path) -> Iterator[IO[bytes]]:
     """A file, or a sentence why it cannot be read."""
-    try:
-        with file.open("rb") as stream:
-            yield stream
-    except OSError as error:
-        remedy = "Check the path and its rights."
-        raise UserError(f"Cannot read {file}", seen=error.strerror, remedy=remedy) from error
+    with refusals("The file cannot be read", file, "Check its rights."), file.open("rb") as stream:
+        yield stream

@@ -11,7 +11,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from handler.errors import UnsupportedError, UserError
+from handler.errors import UserError
 
 IN_MEMORY = 50_000  # texts that stay a list
 ROWS = 10_000  # written and read at once
@@ -61,7 +61,7 @@ class TextWriter:
     """Takes texts one by one; `finish` gives them back, as a list or from a file that has no name and ends
     with the process (in the folder that TMPDIR names).
 
-    Raises UserError where that folder is full, and UnsupportedError for many texts without pyarrow.
+    Raises UserError where that folder is full.
     """
 
     def __init__(self, in_memory: int = IN_MEMORY) -> None:
@@ -77,7 +77,8 @@ class TextWriter:
     def finish(self) -> Sequence[str]:
         if self._file is None:
             return self._waiting
-        pyarrow = require_pyarrow("more texts than stay in memory")
+        import pyarrow
+
         self._write()
         try:
             self._writer.close()
@@ -88,7 +89,8 @@ class TextWriter:
         return StoredTexts(pyarrow.ipc.open_file(pyarrow.py_buffer(mapped)).read_all().column(0))
 
     def _write(self) -> None:
-        pyarrow = require_pyarrow("more texts than stay in memory")
+        import pyarrow  # which small CSV and JSONL files do without
+
         schema = pyarrow.schema([("text", pyarrow.large_string())])
         try:
             if self._file is None:
@@ -100,17 +102,6 @@ class TextWriter:
         except OSError as error:
             raise _full(error) from error
         self._waiting.clear()
-
-
-def require_pyarrow(needed_for: str) -> Any:
-    """The module pyarrow, which small CSV and JSONL files do without."""
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise UnsupportedError(
-            f"pyarrow is not installed, and {needed_for} need it", remedy="Run `pip install 'pyarrow>=21'`."
-        ) from error
-    return pyarrow
 
 
 def pick(texts: Sequence[str], rows: np.ndarray) -> Sequence[str]:

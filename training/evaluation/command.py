@@ -6,7 +6,7 @@ from pathlib import Path
 from common.commands import emit, not_negative_int, say
 from common.options import add_checkpoint, add_threads
 from common.records import plain
-from handler.errors import UserError
+from handler.errors import UserError, refusals
 
 SAMPLE = 500  # texts that are written differently: a flip rate of a tenth is then known to about 3 points
 
@@ -66,12 +66,8 @@ def evaluate(options: argparse.Namespace) -> int:
         check_published(dataset, options.split)
     output = options.output or checkpoint.folder / FOLDER
     folder = output / options.split
-    try:
+    with refusals("The evaluation cannot be written", folder, "Choose another --output."):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"Cannot write to {folder}", seen=error.strerror, remedy="Choose another --output."
-        ) from error
     quieten()
     classifier = load_classifier(checkpoint)
     if not checkpoint.trained:

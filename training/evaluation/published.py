@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from handler.errors import UserError
+from handler.errors import UserError, refusals
 from training.data import Dataset, sources
 from training.evaluation.classifier import Classifier
 
@@ -39,13 +39,9 @@ def write_predictions(
     )
     given |= {text: int(label) for text, label in zip(dropped, more, strict=True)}
     lines = [str(given.get(text, 0)) for text in texts]
-    try:
+    with refusals("The predictions cannot be written", path, "Choose another --predictions."):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
-    except OSError as error:
-        raise UserError(
-            f"Cannot write to {path}", seen=error.strerror, remedy="Choose another --predictions."
-        ) from error
     return len(lines)
 
 
