@@ -5,9 +5,9 @@ starting or the model from answering; `warn` is what makes it slow or open.
 """
 
 import argparse
-import importlib.util
 import ipaddress
 import os
+import platform
 import re
 import ssl
 import stat
@@ -16,6 +16,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,18 @@ import psutil
 
 from common.commands import emit, say
 from common.environment import installed
-from common.host import Finding, archive_rights, host, temporary_folder
+from common.host import Finding, archive_rights, host, judged, temporary_folder
 from common.options import add_name
-from common.scratch import check, own_folder
-from common.torchserve import ADDRESSES, Config, is_taken, java_home, model_config, read_config
-from handler.artifact import archived_artifact
+from common.torchserve import (
+    ADDRESSES,
+    Config,
+    is_taken,
+    java_home,
+    model_config,
+    read_config,
+    threads_of,
+)
+from handler.artifact import Artifact, archived_artifact
 from handler.cuda import misfit
 from handler.description import Description
 from handler.errors import UserError
@@ -39,9 +47,15 @@ TESTED = {"torchserve": "0.12.0"} | PACKAGES
 # More than the JVM (220 MB) or a worker with the 22 M model (490) took: docs/running.md.
 BARE_BYTES = 700 << 20
 MARKS = {"fail": "✗", "warn": "!", "ok": "✓"}
-# What no longer bounds anything: at 500 requests a second the last of so many waits 20 s.
-MOST_QUEUED = 10_000
-MOST_BYTES = 64 << 20
+# More bounds nothing: at 500 requests a second the last of so many waits 20 s.
+BOUNDS = {"job_queue_size": 10_000, "max_request_size": 64 << 20, "max_response_size": 64 << 20}
+# What should be off, and why.
+SWITCHES = {
+    "enable_model_api": "Whoever reaches it can run the Python of any folder: say false",
+    "enable_envvars_config": "TS_<KEY> in the environment beats the file: say false, or know what is set",
+    "use_env_allowed_urls": "TS_ALLOWED_URLS in the environment beats the file: say false",
+    "install_py_dep_per_model": "An archive installs what it likes when it is loaded: say false",
+}
 DAY_MIN = 24 * 60
 RSA = bytes.fromhex("06092a864886f70d010101")  # the object identifier rsaEncryption, as DER
 # Read by TorchServe's launcher, in Python, so that its Java does not know them.
@@ -56,7 +70,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     """Exit status 1 where something keeps the model from being served."""
     findings = examine(arguments.name)
     say(table(findings))
-    emit(record(findings))
+    emit([asdict(finding) for finding in findings])
     return int(any(finding.status == "fail" for finding in findings))
 
 
@@ -70,7 +84,7 @@ def examine(name: str) -> list[Finding]:
         return [*findings, Finding("configuration", "fail", str(error), error.remedy)]
     findings.append(Finding("configuration", "ok", f"{path} ({chosen})"))
     findings += [*_settings(config), *_doors(config), *_tls(config), *_bounds(config)]
-    return [*findings, *_ports(config), *_archive(config, name), _temporary_folder(), *_environment()]
+    return [*findings, *_ports(config), *_archive(config, name)]
 
 
 def configuration() -> tuple[Path, str]:
@@ -94,23 +108,16 @@ def table(findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def record(findings: list[Finding]) -> list[dict[str, Any]]:
-    """For machines."""
-    return [asdict(finding) for finding in findings]
-
-
 def _interpreter() -> Iterator[Finding]:
-    version = ".".join(map(str, sys.version_info[:3]))
     supported = sys.version_info[:2] in ((3, 11), (3, 12))
-    yield Finding("Python", "ok" if supported else "fail", version, "Use Python 3.11 or 3.12")
+    yield judged("Python", supported, platform.python_version(), "Use Python 3.11 or 3.12", "fail")
     present = installed(TESTED)
     for package, tested in TESTED.items():
-        if (found := present.get(package)) is None:
-            needed = package in ("torchserve", "torch")
-            yield Finding(package, "fail" if needed else "warn", "not installed", f"pip install {package}")
-            continue
-        same = found.startswith(tested)
-        yield Finding(package, "ok" if same else "warn", found, f"Tested with {tested}")
+        if found := present.get(package):
+            yield judged(package, found.startswith(tested), found, f"Tested with {tested}")
+        else:
+            status = "fail" if package in ("torchserve", "torch") else "warn"
+            yield Finding(package, status, "not installed", f"pip install {package}")
 
 
 def _java() -> Iterator[Finding]:
@@ -125,7 +132,7 @@ def _java() -> Iterator[Finding]:
     match = re.search(r'version "(?:1\.)?(\d+)', said)
     version = int(match[1]) if match else 0
     remedy = f"TorchServe needs Java {LEAST_JAVA} or later: unset JAVA_HOME; source ./activate"
-    yield Finding("Java", "ok" if version >= LEAST_JAVA else "fail", f"{version} in {home}", remedy)
+    yield judged("Java", version >= LEAST_JAVA, f"{version} in {home}", remedy, "fail")
 
 
 def _processor() -> Iterator[Finding]:
@@ -135,7 +142,7 @@ def _processor() -> Iterator[Finding]:
     remedy = (
         "int8 variants have no int8 kernels here: measure before you serve one (python -m benchmarks run)"
     )
-    yield Finding("CPU", "ok" if quick else "warn", seen, remedy)
+    yield judged("CPU", quick, seen, remedy)
     usable, present = available_cpus(), os.cpu_count() or 1
     bound = f"a quota of {min(quotas):g}" if (quotas := cpu_quotas()) else "affinity"
     limited = f" of {present}: {bound} bounds this process" if usable < present else ""
@@ -143,9 +150,10 @@ def _processor() -> Iterator[Finding]:
     cards = gpus()
     if not cards:
         yield Finding("GPU", "ok", "none")
-    for one in cards:
-        capability, memory = ".".join(map(str, one.capability)), f"{one.memory_bytes / 1e9:.0f} GB"
-        yield Finding("GPU", "ok", f"{one.name}, compute capability {capability}, {memory}")
+    for gpu in cards:
+        major, minor = gpu.capability
+        seen = f"{gpu.name}, compute capability {major}.{minor}, {gpu.memory_bytes / 1e9:.0f} GB"
+        yield Finding("GPU", "ok", seen)
 
 
 def _settings(config: Config) -> Iterator[Finding]:
@@ -153,11 +161,9 @@ def _settings(config: Config) -> Iterator[Finding]:
     known = _known_keys()
     unknown = sorted(set(config.values) - known) if known else []
     seen = ", ".join(unknown) or f"{len(config.values)}, all known to TorchServe"
-    yield Finding(
-        "keys", "warn" if unknown else "ok", seen, "TorchServe does not know these: check the spelling"
-    )
+    yield judged("keys", not unknown, seen, "TorchServe does not know these: check the spelling")
     mode = config["metrics_mode"].lower()
-    yield Finding("metrics", "ok" if mode == "prometheus" else "warn", mode, "metrics_mode=prometheus")
+    yield judged("metrics", mode == "prometheus", mode, "metrics_mode=prometheus")
     if not (declared := config["metrics_config"]):
         remedy = "metrics_config=deploy/metrics.yaml"
         yield Finding("metrics_config", "warn", "TorchServe's own: nothing of the classifier's", remedy)
@@ -171,8 +177,7 @@ def _doors(config: Config) -> Iterator[Finding]:
     abroad = _abroad(config)
     listens = ", ".join(f"{key} {config.hosts[key]}" for key in abroad) or "on loopback alone"
     remedy = "Turn tokens on (disable_token_authorization=false), or listen on 127.0.0.1 behind a proxy"
-    open_to_all = abroad and not config.wants_tokens
-    yield Finding("listens", "warn" if open_to_all else "ok", listens, remedy)
+    yield judged("listens", not abroad or config.wants_tokens, listens, remedy)
     for name, remedy in (
         ("management", "Who reaches it changes workers: 127.0.0.1, and through ssh"),
         ("metrics", "It asks for no token: 127.0.0.1, or let the network bring Prometheus alone to it"),
@@ -180,25 +185,15 @@ def _doors(config: Config) -> Iterator[Finding]:
         if any(name in key for key in abroad):
             yield Finding(f"{name} API", "warn", "listens beyond loopback", remedy)
     yield _tokens(config)
-    if _is_true(config["enable_model_api"]):
-        remedy = "enable_model_api=false: whoever reaches it can run the Python of any folder"
-        yield Finding("model API", "warn", "on", remedy)
     if ".*" in (allowed := config["allowed_urls"]):
         remedy = "allowed_urls=, or name the places: an archive from there runs as the server does"
         yield Finding("allowed_urls", "warn", allowed, remedy)
-    for key, remedy in (
-        (
-            "enable_envvars_config",
-            "TS_<KEY> in the environment beats the file: say false, or know what is set",
-        ),
-        ("use_env_allowed_urls", "TS_ALLOWED_URLS in the environment beats the file: say false"),
-        ("install_py_dep_per_model", "An archive installs what it likes when it is loaded: say false"),
-    ):
-        if _is_true(config[key]):
+    for key, remedy in SWITCHES.items():
+        if config.is_on(key):
             yield Finding(key, "warn", "on", remedy)
     if origin := config["cors_allowed_origin"]:
         remedy = "Pages of other sites may ask with a visitor's browser: leave it out, or name one site"
-        yield Finding("CORS", "warn" if "*" in origin else "ok", origin, remedy)
+        yield judged("CORS", "*" not in origin, origin, remedy)
 
 
 def _tokens(config: Config) -> Finding:
@@ -210,7 +205,7 @@ def _tokens(config: Config) -> Finding:
         minutes = 60.0  # as TorchServe then does
     remedy = "Nothing renews them, and then nobody is answered: a longer token_expiration_min"
     seen = f"asked for, {minutes:g} minutes long: see key_file.json"
-    return Finding("tokens", "warn" if minutes < DAY_MIN else "ok", seen, remedy)
+    return judged("tokens", minutes >= DAY_MIN, seen, remedy)
 
 
 def _tls(config: Config) -> Iterator[Finding]:
@@ -247,7 +242,7 @@ def _certificate(config: Config) -> Finding:
     if not is_rsa:
         return Finding(name, "fail", f"{certificate} is not RSA", "TorchServe starts with RSA keys alone")
     remedy = f"chmod o-r {key}: everybody on this machine can read the key"
-    return Finding(name, "warn" if readable else "ok", f"{certificate}, and its key", remedy)
+    return judged(name, not readable, f"{certificate}, and its key", remedy)
 
 
 def _no_password() -> str:
@@ -256,14 +251,10 @@ def _no_password() -> str:
 
 def _bounds(config: Config) -> Iterator[Finding]:
     """How much may wait, and how much be sent."""
-    for key, most in (
-        ("job_queue_size", MOST_QUEUED),
-        ("max_request_size", MOST_BYTES),
-        ("max_response_size", MOST_BYTES),
-    ):
+    for key, most in BOUNDS.items():
         if value := config[key]:
             bounded = value.isdigit() and 0 < int(value) <= most
-            yield Finding(key, "ok" if bounded else "warn", value, f"From 1 to {most:,}: more bounds nothing")
+            yield judged(key, bounded, value, f"From 1 to {most:,}: more bounds nothing")
 
 
 def _abroad(config: Config) -> list[str]:
@@ -272,18 +263,18 @@ def _abroad(config: Config) -> list[str]:
 
 
 def _is_encrypted(config: Config, interface: str) -> bool:
-    return config.speaks_tls(interface) if interface in ADDRESSES else _is_true(config["enable_grpc_ssl"])
+    return config.speaks_tls(interface) if interface in ADDRESSES else config.is_on("enable_grpc_ssl")
 
 
 def _ports(config: Config) -> Iterator[Finding]:
     taken = [port for port in config.ports if is_taken(port)]
     seen = f"{', '.join(map(str, taken))} in use" if taken else f"{', '.join(map(str, config.ports))} free"
     remedy = "If that is TorchServe: python -m deploy stop; else change the ports in the configuration"
-    yield Finding("ports", "warn" if taken else "ok", seen, remedy)
+    yield judged("ports", not taken, seen, remedy)
 
 
 def _archive(config: Config, name: str) -> Iterator[Finding]:
-    """Whether the archive can run here, with how many threads, in how much memory."""
+    """Whether the archive is there, can be read, and is one of this project's."""
     archive = config.model_store / f"{name}.mar"
     if not archive.is_file():
         yield Finding("archive", "fail", f"{archive} is not there", "Make one: python -m export package")
@@ -298,12 +289,16 @@ def _archive(config: Config, name: str) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("archive", "fail", str(error), error.remedy)
         return
+    yield from _fits(artifact, settings)
+
+
+def _fits(artifact: Artifact, settings: dict[str, Any]) -> Iterator[Finding]:
+    """Whether the artifact can run here, with how many threads, in how much memory."""
     meta, size = artifact.meta, artifact.bytes
-    equal = "equal to fp32" if meta.check.equal else "NOT EQUAL to fp32"
+    is_equal = meta.check.equal
+    seen = f"{artifact.folder}: {artifact.name}, {'equal' if is_equal else 'NOT EQUAL'} to fp32"
     remedy = "python -m benchmarks select finds one that is, and python -m export promote serves it"
-    yield Finding(
-        "archive", "ok" if meta.check.equal else "warn", f"{archive}: {artifact.name}, {equal}", remedy
-    )
+    yield judged("archive", is_equal, seen, remedy)
     if lacking := sorted(set(meta.cpu_features) - set(cpu_features())):
         yield Finding(
             "built for", "fail", f"CPUs with {', '.join(lacking)}", "Build it on this kind of machine"
@@ -311,8 +306,7 @@ def _archive(config: Config, name: str) -> Iterator[Finding]:
     on_gpu = "cpu" not in meta.devices
     if on_gpu:
         yield _gpus(meta)
-    absent = [one for one in RUNTIMES[meta.runtime].packages if importlib.util.find_spec(one) is None]
-    if absent:
+    if absent := [name for name in RUNTIMES[meta.runtime].packages if find_spec(name) is None]:
         yield Finding(
             "runtime", "fail", f"{', '.join(absent)} not installed", f"pip install {' '.join(absent)}"
         )
@@ -321,7 +315,7 @@ def _archive(config: Config, name: str) -> Iterator[Finding]:
     needed, left = BARE_BYTES + workers * (BARE_BYTES + 3 * size), memory_left()
     free = min(size for size in (psutil.virtual_memory().available, left) if size is not None)
     seen = f"{free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB needed"
-    yield Finding("memory", "ok" if free > needed else "warn", seen, "Fewer workers, or a smaller variant")
+    yield judged("memory", free > needed, seen, "Fewer workers, or a smaller variant")
     yield from temporary_folder(size, meta.runtime)
 
 
@@ -330,40 +324,15 @@ def _gpus(meta: Description) -> Finding:
     present = gpus()
     if not present:
         return Finding("made for", "fail", "an NVIDIA GPU, and torch sees none", "Serve a variant for CPUs")
-    reasons = [reason for one in present if (reason := misfit(meta, one))]
+    reasons = [reason for gpu in present if (reason := misfit(meta, gpu))]
     remedy = "Build it on this kind of machine, or hide that GPU: CUDA_VISIBLE_DEVICES"
-    return Finding("made for", "fail" if reasons else "ok", "; ".join(reasons) or "these GPUs", remedy)
+    return judged("made for", not reasons, "; ".join(reasons) or "these GPUs", remedy, "fail")
 
 
 def _threads(settings: dict[str, Any]) -> Finding:
-    workers = int(settings.get("minWorkers", 1))
-    each = (settings.get("handler") or {}).get("threads") or max(1, available_cpus() // workers)
-    fits = workers * each <= available_cpus()
+    workers, each = settings.get("minWorkers", 1), threads_of(settings)
     remedy = "More threads than CPUs take turns: lower handler.threads or minWorkers in model-config.yaml"
-    return Finding("threads", "ok" if fits else "warn", f"{workers} worker(s) of {each}", remedy)
-
-
-def _temporary_folder() -> Finding:
-    """Whoever may write there has code run as the server's user."""
-    folder = own_folder()
-    try:
-        check(folder)
-    except UserError as error:
-        return Finding("private folder", "fail", str(error), error.remedy)
-    return Finding("private folder", "ok", str(folder))
-
-
-def _environment() -> Iterator[Finding]:
-    # Our own package sets it on import; what counts is what the shell gives TorchServe.
-    environment = Path("/proc/self/environ")
-    if environment.is_file():
-        given = re.search(rb"(?:^|\0)OMP_WAIT_POLICY=([^\0]*)", environment.read_bytes())
-        waits = given[1].decode() if given else "unset"
-        remedy = "source ./activate: threads that spin while they wait slow down everything beside them"
-        yield Finding("OMP_WAIT_POLICY", "ok" if waits.upper() == "PASSIVE" else "warn", waits, remedy)
-    if "PYTHONPATH" in os.environ:
-        remedy = "unset PYTHONPATH: a worker looks for modules there before its archive"
-        yield Finding("PYTHONPATH", "warn", os.environ["PYTHONPATH"], remedy)
+    return judged("threads", workers * each <= available_cpus(), f"{workers} worker(s) of {each}", remedy)
 
 
 def _is_loopback(host: str) -> bool:
@@ -373,14 +342,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _is_true(value: str) -> bool:
-    """As Java's Boolean.parseBoolean, which TorchServe asks."""
-    return value.lower() == "true"
-
-
 def _known_keys() -> set[str]:
     """The keys that the installed TorchServe reads, from the names in its own code."""
-    found = importlib.util.find_spec("ts")
+    found = find_spec("ts")
     if found is None or found.origin is None:
         return set()
     jar = Path(found.origin).parent / "frontend" / "model-server.jar"

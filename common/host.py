@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.proxies import EXCEPTIONS, LOOPBACK
+from common.scratch import check, own_folder
+from handler.errors import UserError
 from handler.machine import unpacking_fault, unpacks_into
 
 LEAST_FILES = 1024  # the JVM with its jars and connections
@@ -33,10 +35,26 @@ class Finding:
     remedy: str = ""
 
 
+def judged(name: str, good: object, seen: str, remedy: str, otherwise: str = "warn") -> Finding:
+    """`ok` where it is `good`."""
+    return Finding(name, "ok" if good else otherwise, seen, remedy)
+
+
 def host() -> Iterator[Finding]:
     """All that does not depend on the configuration or the archive."""
-    for check in (_home, _logs, _files, _address_space, _shared_memory, _proxy, _locale, _clock):
-        yield from check()
+    for look in (_home, _logs, _files, _address_space, _shared_memory, _proxy, _locale, _clock, _shell):
+        yield from look()
+    yield private_folder()
+
+
+def private_folder() -> Finding:
+    """Whoever may write there has code run as the server's user."""
+    folder = own_folder()
+    try:
+        check(folder)
+    except UserError as error:
+        return Finding("private folder", "fail", str(error), error.remedy)
+    return Finding("private folder", "ok", str(folder))
 
 
 def temporary_folder(archive_bytes: int, runtime: str) -> Iterator[Finding]:
@@ -48,12 +66,7 @@ def temporary_folder(archive_bytes: int, runtime: str) -> Iterator[Finding]:
         )
     free = shutil.disk_usage(folder).free
     remedy = "Archives are unpacked there: free some, or set TMPDIR and TEMP"
-    status = "ok" if free > 2 * archive_bytes else "fail"
-    yield Finding("disk", status, f"{free / 1e9:.1f} GB free in {folder}", remedy)
-    state = Path(folder).stat()
-    if state.st_mode & 0o002 and not state.st_mode & 0o1000:
-        remedy = f"chmod +t {folder}: others can replace what the server runs; or set TMPDIR and TEMP"
-        yield Finding("others", "warn", f"{folder} can be changed by everybody", remedy)
+    yield judged("disk", free > 2 * archive_bytes, f"{free / 1e9:.1f} GB free in {folder}", remedy, "fail")
     pid_file = Path(folder, ".model_server.pid")
     if pid_file.exists() and hasattr(os, "getuid") and pid_file.stat().st_uid != os.getuid():
         remedy = "Set TMPDIR to a folder of your own"
@@ -136,6 +149,16 @@ def _clock() -> Iterator[Finding]:
         yield Finding(
             "clock", "warn", f"{now}, before this file was written", "Set it: certificates have dates"
         )
+
+
+def _shell() -> Iterator[Finding]:
+    """What counts is what the shell gives TorchServe: this process sets the first one for itself."""
+    waits = _given().get("OMP_WAIT_POLICY", "unset")
+    remedy = "source ./activate: threads that spin while they wait slow down all else"
+    yield judged("OMP_WAIT_POLICY", waits.upper() == "PASSIVE", waits, remedy)
+    if "PYTHONPATH" in os.environ:
+        remedy = "unset PYTHONPATH: a worker looks for modules there before its archive"
+        yield Finding("PYTHONPATH", "warn", os.environ["PYTHONPATH"], remedy)
 
 
 def _limit(name: str) -> int | None:

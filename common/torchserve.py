@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from handler.artifact import archive_entry
 from handler.errors import UserError
+from handler.machine import available_cpus
 
 # What TorchServe 0.12 does where the file says nothing.
 DEFAULTS = {
@@ -73,7 +74,11 @@ class Config:
 
     @property
     def wants_tokens(self) -> bool:
-        return self["disable_token_authorization"].lower() != "true"  # as Java's Boolean.parseBoolean
+        return not self.is_on("disable_token_authorization")
+
+    def is_on(self, key: str) -> bool:
+        """As Java's Boolean.parseBoolean, which TorchServe asks."""
+        return self[key].lower() == "true"
 
     def speaks_tls(self, interface: str) -> bool:
         return urlsplit(self[interface]).scheme == "https"
@@ -116,6 +121,12 @@ def model_config(archive: Path) -> dict[str, Any]:
                 remedy="Build it again: python -m export package",
             )
     return settings
+
+
+def threads_of(settings: Mapping[str, Any]) -> int:
+    """Threads of each worker by an archive's settings: what they say, or its share of the CPUs here."""
+    own = (settings.get("handler") or {}).get("threads")
+    return own or max(1, available_cpus() // (settings.get("minWorkers") or 1))
 
 
 def java_home() -> str:

@@ -29,7 +29,7 @@ def start(arguments: argparse.Namespace) -> int:
         say(f"  with --cacert {public['certificate_file']}, if no authority signed it")
     if public.wants_tokens:
         say(f'  with -H "Authorization: Bearer KEY": the key is that of "inference" in {KEY_FILE}')
-    if public["enable_model_api"].lower() == "true" and not public.wants_tokens:
+    if public.is_on("enable_model_api") and not public.wants_tokens:
         say("its model API is open without tokens: any page in a browser on this machine can register code")
     return 0
 

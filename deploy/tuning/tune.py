@@ -24,7 +24,7 @@ from common.atomic import write_json, write_text
 from common.commands import emit, positive_float, positive_int, say
 from common.options import add_archive, add_config, add_texts
 from common.signing import add_trusted_key, verify
-from common.torchserve import MODEL_CONFIG, Config, model_config, read_config
+from common.torchserve import MODEL_CONFIG, Config, model_config, read_config, threads_of
 from deploy.torchserve.server import Server, private_server
 from deploy.tuning.load import closed_loop
 from deploy.tuning.sample import sample
@@ -192,10 +192,8 @@ def _rate(tried: Sequence[Mapping[str, Any]], against: Mapping[str, Any] | None,
 def settings_of(archive: Path, config: Config) -> Settings:
     """Those that an archive has and the configuration gives."""
     said = model_config(archive)
-    workers = said.get("minWorkers", 1)
-    threads = (said.get("handler") or {}).get("threads") or max(1, available_cpus() // workers)
-    netty = int(config[NETTY] or 0)
-    return Settings(workers, threads, said.get("batchSize", 1), said.get("maxBatchDelay", 100), netty)
+    batches = said.get("batchSize", 1), said.get("maxBatchDelay", 100)
+    return Settings(said.get("minWorkers", 1), threads_of(said), *batches, int(config[NETTY] or 0))
 
 
 def repacked(archive: Path, settings: Settings, folder: Path) -> Path:

@@ -67,7 +67,7 @@ def test_nothing_fails_where_everything_is_in_place(shop: Path) -> None:
             "listens",
             "ok",
         ),
-        ({"enable_model_api": "True"}, "model API", "warn"),
+        ({"enable_model_api": "True"}, "enable_model_api", "warn"),
         ({"inference_address": "http://0.0.0.0:1", "disable_token_authorization": "TRUE"}, "listens", "warn"),
         ({"enable_envvars_config": "true"}, "enable_envvars_config", "warn"),
         ({"metrics_config": "nowhere.yaml"}, "metrics_config", "fail"),
@@ -150,7 +150,14 @@ def test_the_production_configuration_is_judged_well(configured: Path) -> None:
     }
     found = {finding.name: finding.status for finding in examine("hate")}
     assert {found[name] for name in about_settings} == {"ok"}
-    assert not found.keys() & {"TLS", "management API", "metrics API", "model API", "allowed_urls", "CORS"}
+    assert not found.keys() & {
+        "TLS",
+        "management API",
+        "metrics API",
+        "enable_model_api",
+        "allowed_urls",
+        "CORS",
+    }
     (configured / "tls" / "tls.key").chmod(0o644)
     assert status("certificate") == "warn"
 

@@ -33,6 +33,8 @@ def test_a_sound_host_has_no_findings(environment, monkeypatch, tmp_path: Path) 
     monkeypatch.setenv("LOG_LOCATION", str(tmp_path / "logs"))
     monkeypatch.setattr(host, "SHARED_MEMORY", tmp_path)
     monkeypatch.setattr(host, "_limit", lambda name: None)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    environment["OMP_WAIT_POLICY"] = "passive"
     assert {finding.status for finding in host.host()} <= {"ok"}
 
 
@@ -93,19 +95,14 @@ def test_a_clock_of_the_past_is_found(monkeypatch) -> None:
     assert found(host._clock())["clock"].status == "warn"
 
 
-def test_a_temporary_folder_that_everybody_changes_or_another_user_took_is_found(
-    monkeypatch, tmp_path: Path
-) -> None:
+def test_a_temporary_folder_that_is_full_or_another_user_took_is_found(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(host.tempfile, "gettempdir", lambda: str(tmp_path))
     assert set(found(host.temporary_folder(1000, "onnx"))) == {"disk"}
-    tmp_path.chmod(0o777)
     (tmp_path / ".model_server.pid").write_text("7")
     monkeypatch.setattr(os, "getuid", lambda: 4242)
     seen = found(host.temporary_folder(1000, "onnx"))
-    assert (seen["others"].status, seen["pid file"].status) == ("warn", "fail")
-    tmp_path.chmod(0o1777)
-    assert "others" not in found(host.temporary_folder(1000, "onnx"))
+    assert seen["pid file"].status == "fail"
     monkeypatch.setattr(shutil, "disk_usage", lambda place: Room(1000))
     assert found(host.temporary_folder(1000, "onnx"))["disk"].status == "fail"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.doctor import _temporary_folder
+from common.host import private_folder as looked_at
 from common.scratch import checked_folder, private_folder
 from handler.errors import UserError
 from tests.conftest import ROOT
@@ -66,10 +66,10 @@ def test_a_folder_of_another_user_is_refused(shared: Path) -> None:
 
 
 def test_the_doctor_looks_and_makes_nothing(shared: Path) -> None:
-    assert _temporary_folder().status == "ok"
+    assert looked_at().status == "ok"
     assert not list(shared.iterdir())
     private_folder().chmod(0o777)
-    assert _temporary_folder().status == "fail"
+    assert looked_at().status == "fail"
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770])
