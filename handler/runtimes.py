@@ -6,7 +6,7 @@ A loader takes the artifact, a thread count and a device and returns `Forward`. 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from handler.batching import Forward
 from handler.cuda import Graphs, packed, set_kernels, staged
 from handler.errors import UnsupportedError, UserError
 from handler.machine import unpacking_fault, unpacks_into
-
-if TYPE_CHECKING:
-    from handler.encoder import Encoder
 
 # What an artifact may ask of a runtime. It comes from elsewhere: an option that names a library or a place to
 # write is none of these.
@@ -188,7 +185,7 @@ def _load_encoder(artifact: Artifact, threads: int, device: str) -> Forward:
     return staged(encoder, device)
 
 
-def read_encoder(folder: Path, options: Mapping[str, Any], device: str) -> "Encoder":
+def read_encoder(folder: Path, options: Mapping[str, Any], device: str) -> Any:
     """The `Encoder` in an artifact's folder; on a GPU its `options` say which kernels run."""
     from safetensors.torch import load_file
 

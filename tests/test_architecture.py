@@ -104,12 +104,10 @@ def test_what_needs_torch_is_imported_by_the_loader_of_torch_alone() -> None:
         }
         assert (importing == set()) == (name != "runtimes.py"), (name, importing)
     loaders = (ROOT / "handler" / "runtimes.py").read_text().split("\ndef ")
-    assert [loader.partition("(")[0] for loader in loaders if "import handler.pooled" in loader] == [
+    assert [loader.partition("(")[0] for loader in loaders if "from handler.pooled" in loader] == [
         "_load_torch"
     ]
-    assert [loader.partition("(")[0] for loader in loaders if "handler.encoder" in loader] == [
-        "_load_encoder"
-    ]
+    assert [loader.partition("(")[0] for loader in loaders if "handler.encoder" in loader] == ["read_encoder"]
 
 
 @pytest.mark.parametrize("name", LIGHT)
