@@ -6,6 +6,7 @@ Tables and progress go to stderr, JSON for machines to stdout, so that `… | jq
 import argparse
 import errno
 import json
+import math
 import os
 import re
 import signal
@@ -13,9 +14,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from types import FrameType
+from typing import Any
 
 from common.proxies import spare_loopback
 from common.terminal import discard, lost_reader, prepare_streams
@@ -156,35 +159,28 @@ def emit(value: object) -> None:
     print(json.dumps(plain(value), indent=2, ensure_ascii=not encoding.startswith("utf")), flush=True)
 
 
-def positive_int(text: str) -> int:
-    """argparse type for counts."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
-    return value
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question after the known name that is closest, for the end of a remedy; empty where none is close."""
+    close = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]}?" if close else ""
 
 
-def not_negative_int(text: str) -> int:
-    """argparse type for seeds, and for counts where zero means none."""
-    return 0 if int(text) == 0 else positive_int(text)
+def _number(kind: type, fits: Callable[[float], bool], words: str) -> Callable[[str], Any]:
+    """An argparse type of numbers that `fits`, which `words` say."""
+
+    def convert(text: str) -> Any:
+        value = kind(text)
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"must be {words}, not {text}")
+        return value
+
+    convert.__name__ = kind.__name__  # what argparse calls it
+    return convert
 
 
-def positive_float(text: str) -> float:
-    """argparse type for sizes and durations."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
-    return value
-
-
-def share(text: str) -> float:
-    """An argument from 0 to 1."""
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
-    return number
-
-
-def not_negative_float(text: str) -> float:
-    """argparse type where zero means none."""
-    return 0.0 if float(text) == 0 else positive_float(text)
+positive_int = _number(int, lambda value: value >= 1, "1 or more")
+not_negative_int = _number(int, lambda value: value >= 0, "0 or more")
+positive_float = _number(float, lambda value: 0 < value < math.inf, "above 0")
+not_negative_float = _number(float, lambda value: 0 <= value < math.inf, "0 or more")
+share = _number(float, lambda value: 0 <= value <= 1, "from 0 to 1")
+positive_share = _number(float, lambda value: 0 < value <= 1, "above 0 and at most 1")

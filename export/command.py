@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from common.commands import emit, positive_int, say
+from common.commands import emit, positive_int, positive_share, say
 from common.options import CHECKPOINT, add_artifacts
 from export.registry import VARIANTS, Variant, choose, kind_of
 from handler.artifact import Artifact
@@ -56,7 +56,7 @@ def build_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--keep",
-        type=_share,
+        type=positive_share,
         default=0.5,
         help="share of the encoder that pruning leaves; default: %(default)s",
     )
@@ -219,11 +219,3 @@ def _proofs(built: Sequence[Artifact]) -> str:
         for artifact in built
     ]
     return tabulate(rows, headers="keys")
-
-
-def _share(text: str) -> float:
-    """argparse type of a share above 0 and up to 1."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text}")
-    return value

@@ -13,7 +13,6 @@ makes it `openvino-int8` and `pruned-openvino-int8`. One that quantises may take
 the linear layers that are to stay in float, which `build` widens until the check holds.
 """
 
-import difflib
 import inspect
 import shutil
 import sys
@@ -21,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.commands import did_you_mean
 from common.environment import installed
 from handler.batching import Grid
 from handler.description import Device
@@ -180,13 +180,9 @@ def _group(name: str) -> list[Variant] | None:
 
 def _find(name: str) -> Variant:
     if name not in VARIANTS:
-        close = difflib.get_close_matches(name, VARIANTS, n=1)
-        hint = f"Did you mean {close[0]}? " if close else ""
-        raise UserError(
-            "there is no such variant",
-            seen=name,
-            remedy=f"{hint}Known are {', '.join(VARIANTS)}; and {DEFAULT}, all, cpu, gpu",
-        )
+        known = f"Known are {', '.join(VARIANTS)}; and {DEFAULT}, all, cpu, gpu."
+        remedy = known + did_you_mean(name, VARIANTS)
+        raise UserError("there is no such variant", seen=name, remedy=remedy)
     return VARIANTS[name]
 
 

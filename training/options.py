@@ -4,13 +4,19 @@ import argparse
 import dataclasses
 import warnings
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from common.commands import not_negative_float, not_negative_int, positive_float, positive_int, share
+from common.commands import (
+    did_you_mean,
+    not_negative_float,
+    not_negative_int,
+    positive_float,
+    positive_int,
+    share,
+)
 from common.options import add_data_dir, add_threads
 from handler.errors import UserError, refusals
 from training import data
@@ -132,9 +138,8 @@ def _settings(parser: argparse.ArgumentParser, config: Path) -> dict[str, Any]:
     for name, value in read_config(config).items():
         dest = str(name).replace("-", "_")
         if dest not in known:
-            close = get_close_matches(dest, known, n=1)
-            meant = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}."
-            raise UserError(f"Unknown setting in {config}", seen=name, remedy=meant)
+            meant = did_you_mean(dest, known) or f"Known: {', '.join(known)}."
+            raise UserError(f"Unknown setting in {config}", seen=name, remedy=meant.strip())
         _check_kind(config, name, value, known[dest])
         # As strings, argparse converts and checks them the way it does the flags; but for choices.
         defaults[dest] = value if isinstance(value, bool) else _as_flag(dest, value)

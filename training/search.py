@@ -54,9 +54,13 @@ def search(options: argparse.Namespace) -> int:
     done = study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED))
     if done:
         say(f"{len(done)} of {options.trials} trials are done already")
-    study.optimize(
-        lambda trial: _trial(trial, space, dataset, chosen, options), max(0, options.trials - len(done))
-    )
+    for _ in range(len(done), options.trials):
+        trial = study.ask(space)
+        try:
+            study.tell(trial, _score(trial, dataset, chosen, options))
+        except optuna.TrialPruned:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            say(f"trial {trial.number}: cut short, worse than the median")
     _finish(study, options, chosen)
     return 0
 
@@ -159,7 +163,9 @@ def open_study(options: argparse.Namespace, space: dict[str, Any], dataset: Data
     return study
 
 
-def _trial(trial: Any, space: dict[str, Any], dataset: Dataset, chosen: Recipe, options: Any) -> float:
+def _score(trial: Any, dataset: Dataset, chosen: Recipe, options: argparse.Namespace) -> float:
+    """The macro-F1 on validation of the recipe with a trial's settings; raises `optuna.TrialPruned` where it
+    is worse than the median at the same epoch."""
     import optuna
     from transformers import TrainerCallback
 
@@ -178,34 +184,22 @@ def _trial(trial: Any, space: dict[str, Any], dataset: Dataset, chosen: Recipe, 
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-    values = {name: _suggest(trial, name, each) for name, each in space.items()}
-    told = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+    told = ", ".join(f"{name} {_short(value)}" for name, value in trial.params.items())
     say(f"trial {trial.number}: {told}")
     with tempfile.TemporaryDirectory(prefix="search-") as scratch:
-        try:
-            trained = pipeline.fitted(
-                dataset,
-                options.base,
-                replace(chosen, **values),
-                Path(scratch) / "state",
-                trust_remote_code=options.trust_remote_code,
-                callbacks=[Watch()],
-            )
-        except optuna.TrialPruned:
-            say(f"trial {trial.number}: cut short, worse than the median")
-            raise
+        trained = pipeline.fitted(
+            dataset,
+            options.base,
+            replace(chosen, **trial.params),
+            Path(scratch) / "state",
+            trust_remote_code=options.trust_remote_code,
+            callbacks=[Watch()],
+        )
     split = dataset.splits["validation"]
     # At the highest score, as in training: a fitted threshold would be judged on what it was fitted to.
     score = macro_f1_of_logits(trained.logits(split.texts), split.labels)
     say(f"trial {trial.number}: validation macro-F1 {score:.3f}")
     return score
-
-
-def _suggest(trial: Any, name: str, each: Any) -> Any:
-    if hasattr(each, "choices"):
-        return trial.suggest_categorical(name, each.choices)
-    suggest = trial.suggest_int if isinstance(each.low, int) else trial.suggest_float
-    return suggest(name, each.low, each.high, step=each.step, log=each.log)
 
 
 def _finish(study: Any, options: argparse.Namespace, chosen: Recipe) -> None:

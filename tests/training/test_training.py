@@ -148,7 +148,7 @@ def test_a_length_that_the_base_cannot_read_is_refused(small_jsonl, tmp_path):
     [
         (["--data", "twteval"], "Did you mean tweeteval?"),
         (["--data", "csv:/no/such.csv"], "Check the path"),
-        (["--epochs", "-1"], "must be above 0"),
+        (["--epochs", "-1"], "must be 0 or more"),
         (["--epochs", "many"], "--epochs"),
     ],
 )

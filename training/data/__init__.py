@@ -12,7 +12,7 @@ and fingerprints. Leaves out: each set's own format (`public`, `tables`) and the
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,9 @@ from training.data.splits import SPLITS, Prepared, Split, prepare
 __all__ = ["SPLITS", "Columns", "Dataset", "Split", "load"]
 FEW_TEXTS = 10  # of a label: fewer teach next to nothing
 HELD_OUT = ("validation", "test")  # of a joined set
+
+Dropped = defaultdict[str, Counter[str]]
+"""Rows left out, by split and reason."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,8 @@ def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Colum
     ]
     _check_labels(parts, raws)
     prepared = [prepare(raw.splits, seed) for raw in raws]
-    dropped = Counted()
-    dropped.add("", raws[0].dropped)
-    dropped.add("", prepared[0].dropped)
+    dropped: Dropped = defaultdict(Counter)
+    _count(dropped, "", raws[0].dropped, prepared[0].dropped)
     joined = dict(prepared[0].splits)
     others: dict[str, dict[str, Split]] = {}
     shares = [len(joined["train"])]
@@ -150,7 +152,7 @@ def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Colum
         labels=raws[0].labels,
         task=task,
         splits=joined,
-        dropped=dropped.counts,
+        dropped={split: dict(+reasons) for split, reasons in dropped.items() if +reasons},
         leaks=prepared[0].leaks,
         split_sha256=split_sha256,
         sha256=hashlib.sha256(repr(identity).encode()).hexdigest(),
@@ -178,7 +180,7 @@ def _positive(asked: str, raws: list[Raw]) -> Positive:
 
 
 def _join(
-    parts: list[sources.Part], raws: list[Raw], prepared: list[Prepared], dropped: "Counted"
+    parts: list[sources.Part], raws: list[Raw], prepared: list[Prepared], dropped: Dropped
 ) -> tuple[Split, dict[str, dict[str, Split]], list[int]]:
     """The training texts of all sets, each text once; what is held out of the sets after the first; and how
     many training texts each set gives."""
@@ -192,16 +194,11 @@ def _join(
         name = _unused(part.spec, others)
         own = {split: one.splits[split] for split in HELD_OUT}
         own["train"] = splits.concatenate([one.splits["train"], one.splits["gate"]], [1, 1])
-        reasons = Counted()
-        reasons.add("", raw.dropped)
-        reasons.add("", one.dropped)
+        _count(dropped, f" of {name}", raw.dropped, one.dropped)
         for split, texts in own.items():
             keys = splits.digests(texts.texts)
-            again: Counter[str] = Counter()
-            own[split] = texts.take(splits.without(keys, known, again))
-            reasons.add("", {split: again})
+            own[split] = texts.take(splits.without(keys, known, dropped[f"{split} of {name}"]))
             known.append((f"{split} of {name}", keys))
-        dropped.add(f" of {name}", reasons.counts)
         training.append(own.pop("train"))
         others[name] = own
     whole = splits.concatenate(training, [part.weight for part in parts])
@@ -225,17 +222,10 @@ def _check_labels(parts: list[sources.Part], raws: list[Raw]) -> None:
             )
 
 
-class Counted:
-    """Rows dropped, by split and reason."""
-
-    def __init__(self) -> None:
-        self.counts: dict[str, dict[str, int]] = {}
-
-    def add(self, of: str, counts: Mapping[str, Mapping[str, int]]) -> None:
+def _count(dropped: Dropped, of: str, *more: Mapping[str, Mapping[str, int]]) -> None:
+    for counts in more:
         for split, reasons in counts.items():
-            for reason, number in reasons.items():
-                into = self.counts.setdefault(f"{split}{of}", {})
-                into[reason] = into.get(reason, 0) + number
+            dropped[f"{split}{of}"].update(reasons)
 
 
 def _lines(parts: list[sources.Part], raws: list[Raw]) -> dict[str, dict[str, list[int]]]:

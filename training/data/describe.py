@@ -5,6 +5,7 @@ every row left out with its reason and first lines.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,35 +107,28 @@ def token_lengths(texts: Sequence[str], tokenizer: Any, max_length: int, name: s
 
     Lengths are counted, not kept, so that a million texts take the memory of a thousand.
     """
-    counts = np.zeros(1, dtype=np.int64)  # of texts with as many tokens as the place says
+    found: Counter[int] = Counter()  # texts by their number of tokens
     with tqdm(total=len(texts), desc=name, unit=" texts", unit_scale=True, delay=2, disable=None) as bar:
         waiting: list[str] = []
         for text in texts:
             waiting.append(text)
             if len(waiting) == AT_ONCE:
-                counts = _counted(counts, waiting, tokenizer)
+                found.update(map(len, tokenizer.encode_batch_fast(waiting)))
                 bar.update(AT_ONCE)
                 waiting.clear()
-        counts = _counted(counts, waiting, tokenizer)
-    total = int(counts.sum())
+        found.update(map(len, tokenizer.encode_batch_fast(waiting)))
+    total = found.total()
     if not total:
         return {"mean": None, "p50": None, "p90": None, "p99": None, "max": None, "over_max_length": 0.0}
-    below = np.cumsum(counts)
-    percentiles = {f"p{p}": int(np.searchsorted(below, total * p / 100)) for p in (50, 90, 99)}
+    lengths = sorted(found)
+    below = np.cumsum([found[length] for length in lengths])
+    percentiles = {f"p{p}": lengths[np.searchsorted(below, total * p / 100)] for p in (50, 90, 99)}
     return {
-        "mean": round(float((counts * np.arange(len(counts))).sum() / total), 2),
+        "mean": round(sum(length * count for length, count in found.items()) / total, 2),
         **percentiles,
-        "max": len(counts) - 1,
-        "over_max_length": round(float(counts[max_length + 1 :].sum() / total), 5),
+        "max": lengths[-1],
+        "over_max_length": round(sum(found[length] for length in lengths if length > max_length) / total, 5),
     }
-
-
-def _counted(counts: np.ndarray, texts: list[str], tokenizer: Any) -> np.ndarray:
-    found = np.bincount([len(encoding) for encoding in tokenizer.encode_batch_fast(texts)])
-    longer, shorter = (counts, found) if len(counts) >= len(found) else (found, counts)
-    whole = longer.copy()
-    whole[: len(shorter)] += shorter
-    return whole
 
 
 def page(report: dict[str, Any]) -> str:

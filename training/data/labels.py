@@ -5,7 +5,7 @@ They are taken row by row at a few bytes each, since what a column holds is know
 
 from array import array
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -204,21 +204,15 @@ class OneColumn:
         """The label of each value that has one."""
         asked = self.columns.labels
         if asked:
-            alike = _by_key(asked)
-            known = {name: name if name in asked else alike.get(key(name), []) for name in names}
-            label_of = {
-                name: label if isinstance(label, str) else label[0]
-                for name, label in known.items()
-                if isinstance(label, str) or len(label) == 1
-            }
+            alike = _grouped(asked, key)
+            known = {name: [name] if name in asked else alike.get(key(name), []) for name in names}
+            label_of = {name: labels[0] for name, labels in known.items() if len(labels) == 1}
             if set(asked) == set(HATE_LABELS):  # which are what yes and no, 1 and 0 are called elsewhere
                 said = {name: hateful(name) for name in names if name not in label_of}
                 label_of |= {name: HATE_LABELS[told] for name, told in said.items() if told is not None}
             return label_of
         kept_apart = set(self.order)
-        groups: dict[Hashable, list[str]] = {}
-        for name in names:
-            groups.setdefault(name if name in kept_apart else key(name), []).append(name)
+        groups = _grouped(names, lambda name: name if name in kept_apart else key(name))
         label_of = {}
         for same, spellings in groups.items():
             label = _spelling(same, spellings, total)
@@ -245,9 +239,7 @@ class OneColumn:
         ]
         if merged:
             say(f"column {column!r}: written in several ways: {', '.join(merged)}")
-        near: dict[str, list[str]] = {}
-        for label in dict.fromkeys(label_of.values()):
-            near.setdefault(loose_key(label) or label, []).append(label)
+        near = _grouped(dict.fromkeys(label_of.values()), lambda label: loose_key(label) or label)
         for labels in near.values():
             if len(labels) > 1:
                 written = " and ".join(map(repr, sorted(labels)))
@@ -278,10 +270,10 @@ def _style(name: str) -> str:
     return "lower" if name.islower() else "upper" if name.isupper() else "title"
 
 
-def _by_key(names: Iterable[str]) -> dict[Hashable, list[str]]:
+def _grouped(names: Iterable[str], by: Callable[[str], Hashable]) -> dict[Hashable, list[str]]:
     found: dict[Hashable, list[str]] = {}
     for name in names:
-        found.setdefault(key(name), []).append(name)
+        found.setdefault(by(name), []).append(name)
     return found
 
 

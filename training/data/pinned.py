@@ -44,8 +44,8 @@ def fetch(files: PinnedFiles, data_dir: Path) -> Path:
         say(f"{files.name}: downloading {len(missing)} files from {files.page} to {folder}")
     for name in missing:
         content = _download(files, f"{files.url}/{name}", folder)
-        if hashlib.sha256(content).hexdigest() != files.sha256[name]:  # never let it take the file's name
-            raise _wrong(files, f"{files.url}/{name}", content, files.sha256[name], folder)
+        seen = hashlib.sha256(content).hexdigest()  # before it takes the file's name
+        _check(files, f"{files.url}/{name}", seen, files.sha256[name], _again(files, folder))
         _write(content, folder / name)
     if any(not (folder / name).is_dir() for name in files.folders):
         say(f"{files.name}: downloading {files.archive} to {folder}")
@@ -53,12 +53,8 @@ def fetch(files: PinnedFiles, data_dir: Path) -> Path:
     for name, expected in {**files.sha256, **files.folders}.items():
         path = folder / name
         seen = folder_sha256(path) if name in files.folders else hashlib.sha256(path.read_bytes()).hexdigest()
-        if seen != expected:
-            raise UserError(
-                f"{path} is not what {files.name} is pinned to",
-                seen=f"sha256 {seen}, expected {expected}",
-                remedy=f"Remove it to have it downloaded, or take it from {files.page}.",
-            )
+        remedy = f"Remove it to have it downloaded, or take it from {files.page}."
+        _check(files, str(path), seen, expected, remedy)
     return folder
 
 
@@ -101,19 +97,22 @@ def _unpack(files: PinnedFiles, content: bytes, folder: Path) -> None:
         for name, expected in files.folders.items():
             found = [path for path in Path(place).glob(f"*/{name}") if path.is_dir()]
             seen = folder_sha256(found[0]) if found else "no such folder"
-            if seen != expected:
-                raise _wrong(files, f"{name}/ of {files.archive}", seen, expected, folder)
+            _check(files, f"{name}/ of {files.archive}", seen, expected, _again(files, folder))
             if not (folder / name).exists():
                 shutil.move(found[0], folder / name)
 
 
-def _wrong(files: PinnedFiles, what: str, seen: bytes | str, expected: str, folder: Path) -> UserError:
-    seen = hashlib.sha256(seen).hexdigest() if isinstance(seen, bytes) else seen
-    return UserError(
-        f"{what} is not what {files.name} is pinned to",
-        seen=f"sha256 {seen}, expected {expected}",
-        remedy=f"Try again, or place it from {files.page} in {folder.absolute()} by hand.",
-    )
+def _check(files: PinnedFiles, what: str, seen: str, expected: str, remedy: str) -> None:
+    if seen != expected:
+        raise UserError(
+            f"{what} is not what {files.name} is pinned to",
+            seen=f"sha256 {seen}, expected {expected}",
+            remedy=remedy,
+        )
+
+
+def _again(files: PinnedFiles, folder: Path) -> str:
+    return f"Try again, or place it from {files.page} in {folder.absolute()} by hand."
 
 
 def _write(content: bytes, path: Path) -> None:

@@ -1,7 +1,9 @@
 """Public data sets, in their upstream layouts, pinned to a commit and to the sums of their files."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from training.data.pinned import PinnedFiles, fetch
 from training.data.sources import HATE_LABELS, Raw, Request, source
 from training.data.splits import Split
 
+Read = Callable[[Path, str], Raw]
 TWEETEVAL_COMMIT = "4fbd22cd78421f05b1ecdb4fc5725bc7a7bd8f66"
 TWEETEVAL = PinnedFiles(
     name="tweeteval",
@@ -75,6 +78,23 @@ ETHOS_LABELS = (
 )
 
 
+def pinned(
+    form: str, summary: str, files: PinnedFiles, hub: tuple[str, str | None]
+) -> Callable[[Read], Read]:
+    """Register what reads the folder of `files`, given the argument of the spec, as a source."""
+
+    def register(read: Read) -> Read:
+        source(form, summary, hub)(lambda request: read(fetch(files, request.data_dir), request.argument))
+        return read
+
+    return register
+
+
+def _rows(file: Path, encoding: str = "utf-8", delimiter: str = ",") -> list[dict[str, Any]]:
+    with file.open(encoding=encoding, newline="") as lines:
+        return list(csv.DictReader(lines, delimiter=delimiter))
+
+
 @source("demo", "embedded synthetic corpus, for trying the tool out")
 def read_demo(request: Request) -> Raw:
     splits = {}
@@ -85,16 +105,13 @@ def read_demo(request: Request) -> Raw:
     return Raw(HATE_LABELS, splits)
 
 
-@source(
+@pinned(
     "tweeteval",
     "HatEval tweets (SemEval-2019 task 5) as packed by TweetEval; research use",
+    TWEETEVAL,
     hub=("cardiffnlp/tweet_eval", "hate"),
 )
-def read_tweeteval(request: Request) -> Raw:
-    return tweeteval_from(fetch(TWEETEVAL, request.data_dir))
-
-
-def tweeteval_from(folder: Path) -> Raw:
+def tweeteval_from(folder: Path, argument: str = "") -> Raw:
     """TweetEval's layout: line N of `*_labels.txt` is the label of line N of `*_text.txt`."""
     splits = {}
     for name, stem in {"train": "train", "validation": "val", "test": "test"}.items():
@@ -111,20 +128,16 @@ def tweeteval_from(folder: Path) -> Raw:
     return Raw(HATE_LABELS, splits)
 
 
-@source(
+@pinned(
     "vicomtech",
     "sentences of a white supremacist forum, balanced sample; CC BY-SA 3.0 ES",
+    VICOMTECH,
     hub=("odegiber/hate_speech18", None),
 )
-def read_vicomtech(request: Request) -> Raw:
-    return vicomtech_from(fetch(VICOMTECH, request.data_dir))
-
-
-def vicomtech_from(folder: Path) -> Raw:
+def vicomtech_from(folder: Path, argument: str = "") -> Raw:
     """One sentence a file, its label in `annotations_metadata.csv`; other labels than hate and noHate
     (relations between sentences, and what annotators skipped) are left out and counted."""
-    with (folder / "annotations_metadata.csv").open(encoding="utf-8", newline="") as lines:
-        label_of = {row["file_id"]: row["label"] for row in csv.DictReader(lines)}
+    label_of = {row["file_id"]: row["label"] for row in _rows(folder / "annotations_metadata.csv")}
     splits, dropped = {}, {}
     for name, sample in {"train": "sampled_train", "test": "sampled_test"}.items():
         files = sorted((folder / sample).glob("*.txt"))
@@ -136,19 +149,15 @@ def vicomtech_from(folder: Path) -> Raw:
     return Raw(HATE_LABELS, splits, dropped=dropped)
 
 
-@source(
+@pinned(
     "davidson[:binary]",
     "tweets: hate, offence or neither, with the crowd's votes",
+    DAVIDSON,
     hub=("tdavidson/hate_speech_offensive", None),
 )
-def read_davidson(request: Request) -> Raw:
-    return davidson_from(fetch(DAVIDSON, request.data_dir), request.argument)
-
-
 def davidson_from(folder: Path, argument: str = "") -> Raw:
     """Each tweet's class is that of most votes; the shares of the votes are its soft targets."""
-    with (folder / "labeled_data.csv").open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
+    rows = _rows(folder / "labeled_data.csv")
     votes = np.array([[int(row[name]) for name in DAVIDSON_LABELS] for row in rows], dtype=np.float32)
     labels = np.array([2 - int(row["class"]) for row in rows], dtype=np.int64)  # upstream: 0 is hate
     names = tuple(DAVIDSON_LABELS.values())
@@ -159,23 +168,19 @@ def davidson_from(folder: Path, argument: str = "") -> Raw:
     return Raw(names, {"train": Split([row["tweet"] for row in rows], labels, soft=soft)}, argument)
 
 
-@source(
+@pinned(
     "ethos[:multilabel]",
     "comments with the share of votes for hate, or for eight kinds of it; GPL-3.0",
+    ETHOS,
     hub=("iamollas/ethos", None),
 )
-def read_ethos(request: Request) -> Raw:
-    return ethos_from(fetch(ETHOS, request.data_dir), request.argument)
-
-
 def ethos_from(folder: Path, argument: str = "") -> Raw:
     """What half of the votes or more say is the label, as its authors have it; the share is the soft target.
 
     The multi-label part holds hateful comments alone.
     """
     file = folder / ("Ethos_Dataset_Multi_Label.csv" if argument else "Ethos_Dataset_Binary.csv")
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        rows = list(csv.DictReader(lines, delimiter=";"))
+    rows = _rows(file, "utf-8-sig", ";")
     texts = [row["comment"] for row in rows]
     if argument:
         soft = np.array([[float(row[name]) for name in ETHOS_LABELS] for row in rows], dtype=np.float32)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -66,14 +67,13 @@ def parquet_rows(file: Path, wanted: Sequence[str], encoding: str) -> Iterator[R
     with opened(file) as stream:
         table = parquet.Table(stream, str(file))
         check_columns(str(file), wanted, table.schema.names)
-        number = 0
         groups, columns = range(len(table.groups)), list(dict.fromkeys(wanted))
         fitting = table.fitting(groups, columns)
-        for batch in table.batches(groups, fitting, ROWS, parquet.BATCH_BYTES, columns):
-            for values in zip(*(parquet.texts(batch.column(name)) for name in wanted), strict=True):
-                number += 1
-                known = tuple(None if value is parquet.UNREADABLE else value for value in values)
-                yield Row(number, known)
+        batches = table.batches(groups, fitting, ROWS, parquet.BATCH_BYTES, columns)
+        columns_of = ([parquet.texts(batch.column(name)) for name in wanted] for batch in batches)
+        read = chain.from_iterable(zip(*found, strict=True) for found in columns_of)
+        for number, values in enumerate(read, 1):
+            yield Row(number, tuple(None if value is parquet.UNREADABLE else value for value in values))
 
 
 def _asked(encoding: str) -> Reading:

@@ -6,13 +6,13 @@ A further set is one function under `@source`, in `public` or `tables`.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 from numpy import format_float_positional
 
+from common.commands import did_you_mean
 from handler.errors import UserError
 from training.data.splits import Split
 
@@ -122,11 +122,8 @@ def own_columns(request: Request) -> tuple[str, str, Columns]:
     given = dict(parse_qsl(query, keep_blank_values=True))
     for name in given:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            meant = f" Did you mean {close[0]}?" if close else ""
-            raise UserError(
-                f"Unknown setting of {path}", seen=name or query, remedy=f"Known: {', '.join(known)}.{meant}"
-            )
+            remedy = f"Known: {', '.join(known)}.{did_you_mean(name, known)}"
+            raise UserError(f"Unknown setting of {path}", seen=name or query, remedy=remedy)
     if not given:
         raise UserError(
             f"Settings of {path} are not well written", seen=query, remedy="Write ?text=Content&label=Label."
@@ -157,10 +154,9 @@ def parse(spec: str) -> list[Part]:
 
 def _check(name: str, argument: str, text: str) -> None:
     if name not in SOURCES:
-        close = get_close_matches(name, SOURCES, n=1)
-        meant = f" Did you mean {close[0]}?" if close else ""
         known = ", ".join(source.form for source in SOURCES.values())
-        raise UserError("Unknown data", seen=repr(text), remedy=f"Known: {known}.{meant}")
+        remedy = f"Known: {known}.{did_you_mean(name, SOURCES)}"
+        raise UserError("Unknown data", seen=repr(text), remedy=remedy)
     if not SOURCES[name].takes(argument):
         raise UserError(
             "Data is not well named", seen=repr(text), remedy=f"Write it as {SOURCES[name].form}."

@@ -122,7 +122,7 @@ def prepare(raw: Mapping[str, Split], seed: int = 0) -> Prepared:
     _check_size(splits)
     return Prepared(
         {name: splits[name] for name in SPLITS},
-        {name: dict(counts) for name, counts in dropped.items() if counts},
+        {name: dict(+counts) for name, counts in dropped.items() if +counts},
         {name: leak for name, (leak, _) in found.items() if leak["texts"]},
         {name: rows for name, rows in leaked.items() if len(rows)},
     )
@@ -160,9 +160,8 @@ def without(keys: np.ndarray, earlier: Sequence[tuple[str, np.ndarray]], dropped
     rows = np.arange(len(keys))
     for name, others in earlier:
         known = np.isin(keys[rows], others)
-        if known.any():
-            dropped[f"also in {name}"] += int(known.sum())
-            rows = rows[~known]
+        dropped[f"also in {name}"] += int(known.sum())
+        rows = rows[~known]
     return rows
 
 
@@ -185,8 +184,7 @@ def _without_empty(split: Split, dropped: Counter[str]) -> Split:
     if not isinstance(texts, StoredTexts):  # those were stripped when they were written
         texts = [text.strip() for text in texts]
     rows = np.flatnonzero(np.fromiter(map(bool, texts), bool, len(texts)))
-    if len(rows) < len(texts):
-        dropped["empty text"] += len(texts) - len(rows)
+    dropped["empty text"] += len(texts) - len(rows)
     return replace(split, texts=texts).take(rows)
 
 
@@ -195,16 +193,8 @@ def _without_duplicates(split: Split, keys: np.ndarray, dropped: Counter[str]) -
     _, first, place, copies = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     low, high = _label_range(codes(split), place, len(first))
     disputed = low != high
-    dropped.update(
-        {
-            reason: int(count)
-            for reason, count in {
-                "duplicate": (copies[~disputed] - 1).sum(),
-                "duplicates disagree on the label": copies[disputed].sum(),
-            }.items()
-            if count
-        }
-    )
+    dropped["duplicate"] += int((copies[~disputed] - 1).sum())
+    dropped["duplicates disagree on the label"] += int(copies[disputed].sum())
     return np.sort(first[~disputed])
 
 

@@ -16,7 +16,7 @@ from common.commands import say
 from common.tables.lines import is_valid
 from handler.errors import UserError
 from training.data import demo, rows
-from training.data.labels import FIRST_LINES, UNLABELLED_ROWS, Faults, label_columns, names_of
+from training.data.labels import UNLABELLED_ROWS, Faults, label_columns, names_of
 from training.data.rows import Row
 from training.data.sources import Columns, Raw, Request, own_columns, source
 from training.data.splits import Split
@@ -102,7 +102,7 @@ def read_texts(request: Request) -> Raw:
                 faults.note("train", fault, record.line)
             else:
                 texts.append(record.values)
-        _check_broken(str(path), len(texts), faults.counts.get("train", Counter()), {}, "Give --encoding.")
+        _check_broken(str(path), len(texts), faults, "train", "Give --encoding.")
     texts = list(dict.fromkeys(texts))  # copies would be given labels that disagree
     labels = np.arange(len(texts)) % len(request.columns.labels)
     return _raw(request.columns.labels, {"train": Split(texts, labels)}, argument, faults)
@@ -161,17 +161,14 @@ def _read(
             else:
                 writer.append(row.values[0].strip())
         texts[split] = writer.finish()
-        _check_broken(
-            what, len(texts[split]), faults.counts.get(split, Counter()), faults.lines, remedy, split
-        )
+        _check_broken(what, len(texts[split]), faults, split, remedy)
     names, found = labels.finish(tables, faults)
     splits = {}
     for split, (what, _) in tables.items():
         kept, taken = found[split], texts[split]
         few = len(kept.rows) < len(taken)
         splits[split] = Split(pick(taken, kept.rows) if few else taken, kept.labels, soft=kept.soft)
-        counts = faults.counts.get(split, Counter())
-        _check_broken(what, len(kept.rows), counts, faults.lines, remedy, split)
+        counts = _check_broken(what, len(kept.rows), faults, split, remedy)
         if split != "train" and not len(kept.rows) and any(counts[reason] for reason in UNLABELLED_ROWS):
             say(f"{what}: no row has a label; {split} is carved from train instead")
             del splits[split]
@@ -193,19 +190,14 @@ def _fault(values: Sequence[Any], invalid: str) -> str:
     return "" if text.strip() else "empty text"
 
 
-def _check_broken(
-    what: str,
-    usable: int,
-    counts: Counter[str],
-    lines: Mapping[str, Mapping[str, Sequence[int]]],
-    remedy: str,
-    split: str = "train",
-) -> None:
+def _check_broken(what: str, usable: int, faults: Faults, split: str, remedy: str) -> Counter[str]:
+    """How many rows of a split have each fault; `UserError` where most of `what` has."""
+    counts = faults.counts.get(split, Counter())
     broken = {reason: count for reason, count in counts.most_common() if reason not in UNLABELLED_ROWS}
-    total = usable + sum(counts.values())
+    total = usable + counts.total()
     if sum(broken.values()) <= MOST_BROKEN * total:
-        return
-    first = {reason: lines.get(split, {}).get(reason, [])[:FIRST_LINES] for reason in broken}
+        return counts
+    first = faults.lines[split]
     seen = "; ".join(
         f"{count:,} {reason}" + (f" (line {', '.join(map(str, first[reason]))})" if first[reason] else "")
         for reason, count in broken.items()
