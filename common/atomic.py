@@ -50,7 +50,7 @@ def replacing(path: Path, *, text: bool = False) -> Iterator[Any]:
             os.replace(partial, path)
             sync_folder(path.parent)
     finally:
-        _remove(partial)
+        remove(partial)
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def replacing_folder(place: Path) -> Iterator[Path]:
             sync_tree(partial)
             _swap(partial, place)
     finally:
-        _remove(partial)  # unfinished, or what stood in the place
+        remove(partial)  # unfinished, or what stood in the place
 
 
 def recover(place: Path) -> None:
@@ -122,7 +122,7 @@ def create(path: Path, content: bytes) -> bool:
     except FileExistsError:
         return False
     finally:
-        _remove(partial)
+        remove(partial)
     return True
 
 
@@ -181,7 +181,7 @@ def _fill(file: IO[bytes], content: bytes, path: Path) -> None:
             file.write(content)
             _sync(file, path)
     except BaseException:
-        _remove(Path(file.name))
+        remove(Path(file.name))
         raise
 
 
@@ -228,7 +228,7 @@ def _step_aside(partial: Path, place: Path) -> None:
             if old.exists() and not os.path.lexists(place):
                 old.rename(place)
         sync_folder(place.parent)
-    _remove(old)
+    remove(old)
 
 
 def _hidden(path: Path, kind: str) -> Path:
@@ -248,7 +248,7 @@ def _sweep(place: Path) -> None:
     for path in leaving:
         with _locked(path) as is_left:
             if is_left:
-                _remove(path)
+                remove(path)
 
 
 @contextmanager
@@ -308,7 +308,7 @@ def _widen(folder: Path) -> None:
             path.chmod(wider)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Whatever it is, and whether or not it is there; what cannot be removed stays hidden."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from common.commands import not_negative_float, positive_int
@@ -14,32 +15,24 @@ RESULTS = Path("benchmarks/results")
 CONFIG = Path("config.properties")
 
 
-def add_artifacts(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--artifacts", type=Path, default=ARTIFACTS, help="default: %(default)s")
+def _path(flag: str, default: Path, of: str = "") -> Callable[[argparse.ArgumentParser], None]:
+    """What adds an option that names a file or a folder."""
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(flag, type=Path, default=default, help=f"{of}default: %(default)s")
+
+    return add
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="default: %(default)s")
-
-
-def add_archive(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--archive", type=Path, default=ARCHIVE, help="default: %(default)s")
-
-
-def add_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--store", type=Path, default=STORE, help="the folder of the archives; default: %(default)s"
-    )
+add_artifacts = _path("--artifacts", ARTIFACTS)
+add_checkpoint = _path("--checkpoint", CHECKPOINT)
+add_archive = _path("--archive", ARCHIVE)
+add_store = _path("--store", STORE, "the folder of the archives; ")
+add_results = _path("--results", RESULTS, "the folder of the reports; ")
 
 
 def add_name(parser: argparse.ArgumentParser, of: str = "the model and its archives") -> None:
     parser.add_argument("--name", default="hate", help=f"of {of}; default: %(default)s")
-
-
-def add_results(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--results", type=Path, default=RESULTS, help="the folder of the reports; default: %(default)s"
-    )
 
 
 def add_threads(parser: argparse.ArgumentParser, default: str = "all CPUs of this process") -> None:
@@ -60,8 +53,7 @@ def default_config() -> Path:
 
 
 def add_config(parser: argparse.ArgumentParser, what: str = "TorchServe's configuration") -> None:
-    default = default_config()
-    parser.add_argument("--config", type=Path, default=default, help=f"{what}; default: %(default)s")
+    _path("--config", default_config(), f"{what}; ")(parser)
 
 
 def add_data_dir(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ The server, export's check, the command line and the benchmarks all use this one
 measured is what is shipped. It knows nothing of TorchServe and nothing of how artifacts are made.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from handler.batching import MicroBatch, plan
 from handler.cuda import choose_device
 from handler.errors import UserError
 from handler.machine import available_cpus
+from handler.requests import LONE_SURROGATE
 from handler.runtimes import load_forward, prepares_every_shape
 
 # The window that is sorted by length at once: wide enough for full batches of one length, small enough
@@ -33,7 +33,6 @@ FIRST_CUT = 8
 # Tokens are settled where so many words stand between them and the cut: words are told apart by what is near,
 # so that the rest of the text could not change them.
 SETTLED_BEFORE = 64
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)

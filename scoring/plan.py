@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import IO, Any
 
 from common.storage import WEB, address, opened, told
-from common.tables.layout import AS_FOUND, FORMATS, Reading, file_format, look
+from common.tables.layout import AS_FOUND, FORMATS, Reading, check_columns, file_format, look
 from common.tables.parquet import Table
 from common.tables.records import Layout, row_ends, runs
 from handler.errors import UserError
@@ -90,7 +90,8 @@ def _plan(source: str, text_column: str, part_rows: int, written: str | None, re
                 layout = look(file, name, form, text_column, reading)
                 found, cut = _cut_text(file, layout, part_rows, text_column, written)
         if form in ("csv", "parquet"):
-            _check_columns(name, layout.header if layout else found, text_column)
+            names = layout.header if layout else found
+            check_columns(name, (text_column, *names), names)
         columns |= dict.fromkeys(found)
         parts += [Part(len(parts) + place, name, *each, layout, fitting) for place, each in enumerate(cut)]
         _check_count(columns)
@@ -180,18 +181,6 @@ def _identity(path: str, info: dict[str, Any]) -> dict[str, Any]:
     """What tells a file from another one of its name: its size, and when or as what it was written."""
     stamp = next((info[name] for name in ("ETag", "etag", "md5Hash", "mtime") if name in info), None)
     return {"path": path, "bytes": info["size"], "stamp": str(stamp)}
-
-
-def _check_columns(path: str, columns: tuple[str, ...], text_column: str) -> None:
-    if text_column not in columns:
-        raise UserError(
-            f"{path} has no column {text_column}",
-            seen=", ".join(columns) or "no header",
-            remedy="Name the column that holds the texts: --text-column NAME",
-        )
-    twice = sorted({name for name in columns if columns.count(name) > 1})
-    if twice:
-        raise UserError(f"{path} has two columns of one name", seen=", ".join(twice), remedy="Rename one")
 
 
 def _check_count(columns: Sized) -> None:

@@ -20,13 +20,13 @@ from common.tables.lines import MOST_LINE, is_valid
 from common.tables.records import TOO_LONG, Layout, Run
 from handler.answers import COLUMNS
 from handler.errors import Rejection
-from handler.predictor import LONE_SURROGATE, WINDOW, Prediction, Predictor
-from handler.requests import Limits, read_text
+from handler.predictor import WINDOW, Prediction, Predictor
+from handler.requests import LONE_SURROGATE, Limits, read_text
 
 RESULT = (*COLUMNS, "error")
 WINDOW_BYTES = 8 << 20  # rows that are classified together are fewer where they are longer
 BYTES = re.compile("[\udc80-\udcff]")  # as which bytes that are not of their encoding are read
-UNWRITABLE = (ValueError, TypeError, OverflowError, RecursionError, NotImplementedError)
+UNWRITABLE = (*parquet.NO_FORM, RecursionError)
 
 
 @dataclass

@@ -79,6 +79,20 @@ def look(file: IO[bytes], name: str, form: str, column: str, reading: Reading = 
     return _csv(file, name, layout, column, reading) if form == "csv" else layout
 
 
+def check_columns(what: str, wanted: Sequence[str], columns: Sequence[str]) -> None:
+    """Raise UserError where a column is missing, or there twice; the first wanted is the text's."""
+    for place, column in enumerate(wanted):
+        if column not in columns:
+            option = "--label-column" if place else "--text-column"
+            raise UserError(
+                f"{what} has no column {column!r}",
+                seen=", ".join(str(name) for name in columns if name) or "no header",
+                remedy=f"Name one of these with {option}.",
+            )
+        if list(columns).count(column) > 1:
+            raise UserError(f"{what} has two columns of one name", seen=column, remedy="Rename one.")
+
+
 def piped(file: Any, reading: Reading) -> Layout:
     """How the lines of a pipe are written: one text each."""
     encoding, mark = marked(file.peek(HEAD)[:HEAD], reading.encoding)

@@ -134,11 +134,6 @@ def row_bytes(batch: Any) -> int:
     return int(sum(_row_bytes(column).sum() for column in batch.columns))
 
 
-def as_written(batch: Any, schema: Any) -> list[Any]:
-    """The columns of a batch in the types of `schema`, which the file has."""
-    return [as_type(batch.column(field.name), field.type) for field in schema]
-
-
 def as_type(column: Any, kind: Any) -> Any:
     """A column in the type that its file has, of which it is as texts were read as dictionaries."""
     pyarrow = arrow()
@@ -160,7 +155,8 @@ def values(column: Any) -> list[Any]:
         try:
             return column.to_pylist()
         except UnicodeDecodeError:
-            return [_text(value) for value in column.cast(_bytes_of(kind)).to_pylist()]
+            kept = column.cast(_bytes_of(kind)).to_pylist()
+            return [value if value is None else value.decode("utf-8", "surrogateescape") for value in kept]
     if _is_bytes(kind):
         return [value if value is None else base64.b64encode(value).decode() for value in column.to_pylist()]
     if getattr(kind, "unit", "") == "ns":  # Python's have microseconds
@@ -189,10 +185,6 @@ def _as_text(column: Any) -> Any:
     pyarrow = arrow()
     kind = pyarrow.large_string() if pyarrow.types.is_large_binary(column.type) else pyarrow.string()
     return pyarrow.Array.from_buffers(kind, len(column), column.buffers(), offset=column.offset)
-
-
-def _text(value: bytes | None) -> str | None:
-    return value if value is None else value.decode("utf-8", "surrogateescape")
 
 
 def _alone(one: Any) -> Any:

@@ -78,24 +78,24 @@ def _ref(name: str) -> dict[str, str]:
     return {"$ref": REFERENCE + name}
 
 
-def _object(required: str, **properties: Any) -> dict[str, Any]:
-    return {"type": "object", "required": [required], "properties": properties}
+def _object(*required: str, **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": list(required), "properties": properties}
 
 
 def _list(of: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": of, "minItems": 1}
 
 
-_TENSOR = {
-    "type": "object",
-    "required": ["datatype", "shape", "data"],
-    "properties": {
-        "name": {"type": "string"},
-        "datatype": {"const": "BYTES"},
-        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-        "data": {"type": "array"},
-    },
-}
+_TEXT = {"type": "string"}
+_TENSOR = _object(
+    "datatype",
+    "shape",
+    "data",
+    name=_TEXT,
+    datatype={"const": "BYTES"},
+    shape={"type": "array", "items": {"type": "integer", "minimum": 0}},
+    data={"type": "array"},
+)
 _OPTIONS = {
     "long": {
         "enum": list(CHOICES["long"]),
@@ -103,22 +103,23 @@ _OPTIONS = {
         "description": "beyond the model's maximum: cut, or read whole, in windows",
     },
     "aggregate": {"enum": list(CHOICES["aggregate"]), "description": "how windows are put together"},
-    "method": {"type": "string", "description": "of an explanation"},
-    "target": {"type": "string", "description": "the label that is explained"},
+    "method": _TEXT | {"description": "of an explanation"},
+    "target": _TEXT | {"description": "the label that is explained"},
 }
-_ROWS = _list({"oneOf": [{"type": "string"}, _ref("text_object")]})
+_WORDS = _TEXT | {"minLength": 1}
+_ROWS = _list({"oneOf": [_TEXT, _ref("text_object")]})
 _REQUESTS = {
-    "text_object": _object("text", text={"type": "string", "minLength": 1}, **_OPTIONS),
+    "text_object": _object("text", text=_WORDS, **_OPTIONS),
     "request": {
         "anyOf": [
             _ref("text_object"),
-            {"type": "string", "minLength": 1},
+            _WORDS,
             _ROWS,
             _object("texts", texts=_ROWS, **_OPTIONS),
             _object("instances", instances=_ROWS, **_OPTIONS),
             _object(
                 "inputs",
-                id={"type": "string", "maxLength": MOST_ID},
+                id=_TEXT | {"maxLength": MOST_ID},
                 inputs=_list(_TENSOR),
                 parameters={"type": "object", "properties": _OPTIONS},
             ),
@@ -131,9 +132,9 @@ _REQUESTS = {
             _object("predictions", predictions=_list(_ref("answer"))),
             _object(
                 "outputs",
-                model_name={"type": "string"},
-                model_version={"type": "string"},
-                id={"type": "string"},
+                model_name=_TEXT,
+                model_version=_TEXT,
+                id=_TEXT,
                 outputs=_list({"type": "object", "required": ["name", "datatype", "shape", "data"]}),
             ),
         ]

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.commands import run, say
+from common.options import add_config, add_name
 from common.scratch import private_folder
 from common.signing import add_trusted_key
 from common.torchserve import Config, java_home, read_config
@@ -34,20 +35,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="container", description=__doc__)
     commands = parser.add_subparsers(required=True)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--config", type=Path, default=os.environ.get("TS_CONFIG_FILE", "config.properties"))
-    common.add_argument(
-        "--name", default="hate", help="of the model; serves <name>.mar; default: %(default)s"
-    )
-    start = commands.add_parser("run", parents=[common], help="TorchServe, until it works no more")
-    start.set_defaults(command=_run)
-    probe = commands.add_parser("probe", parents=[common], help="exit status 0 where the model answers")
-    probe.set_defaults(command=_probe)
-    alive = commands.add_parser("alive", parents=[common], help="… 1 where a worker hangs or was given up")
-    alive.set_defaults(command=_alive)
-    add_trusted_key(start)
+    add_config(common)
+    add_name(common, "the model; serves <name>.mar")
+    for name, command, about in (
+        ("run", _run, "TorchServe, until it works no more"),
+        ("probe", _probe, "exit status 0 where the model answers"),
+        ("alive", _alive, "… 1 where a worker hangs or was given up"),
+    ):
+        own = commands.add_parser(name, parents=[common], help=about)
+        own.set_defaults(command=command)
+        if command is _run:
+            add_trusted_key(own)
     arguments = parser.parse_args(argv)
-    own = {"trusted_key": arguments.trusted_key} if "trusted_key" in arguments else {}
-    return arguments.command(read_config(arguments.config), arguments.name, **own)
+    config = read_config(arguments.config)
+    given = {"trusted_key": arguments.trusted_key} if "trusted_key" in arguments else {}
+    return arguments.command(config, arguments.name, **given)
 
 
 def java_command(config: Config, name: str, folder: Path) -> list[str]:

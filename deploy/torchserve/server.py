@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from common.atomic import remove
 from common.scratch import checked_folder
 from common.signing import verify
 from common.torchserve import ADDRESSES, GRPC_PORTS, Config, is_taken, java_home, read_config
@@ -32,7 +33,7 @@ from handler.errors import UserError
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "deploy" / "config.properties"  # in the checkout a link to the one at its root
 # What a configuration names by relative paths: TorchServe splits vmargs at spaces.
-BESIDE = ("java.security", "log4j2.xml", "logging.properties", "metrics.yaml")
+NAMED_FILES = ("java.security", "log4j2.xml", "logging.properties", "metrics.yaml")
 GRACE_S = 10  # a healthy server that still does not know its model will not come to know it
 JAVA = "org.pytorch.serve.ModelServer"
 WORKER = "model_service_worker"
@@ -168,7 +169,7 @@ def write_config(path: Path) -> None:
 def _copy_logging(folder: Path) -> None:
     """The files that the configuration names, in a folder `deploy` next to it."""
     (folder / "deploy").mkdir(exist_ok=True)
-    for name in BESIDE:
+    for name in NAMED_FILES:
         if not (folder / "deploy" / name).exists():
             shutil.copy(ROOT / "deploy" / name, folder / "deploy")
 
@@ -295,11 +296,9 @@ def clear(folder: Path) -> None:
     """Remove what a server that was killed left in its temporary `folder`; nothing while one uses it."""
     if any(_temporary_folder(java) == folder for java in _servers()):
         return
-    for left in (path for pattern in LEFT for path in folder.glob(pattern)):
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+    for pattern in LEFT:
+        for left in folder.glob(pattern):
+            remove(left)
 
 
 def sweep() -> None:

@@ -6,6 +6,7 @@ best one's, and both are asked in turn, so that whatever else the machine does f
 
 import argparse
 import json
+import re
 import shutil
 import tempfile
 import zipfile
@@ -84,10 +85,6 @@ class Candidate:
             raise UserError("the server did not answer all", seen=seen, remedy="Lower --concurrency")
         self.rates.append(load.requests_per_second)
         self.latencies_ms += load.latencies_ms
-
-    def memory_mb(self) -> float:
-        """Of TorchServe and its workers, resident."""
-        return self.server.resident_mb()
 
     @property
     def p99_ms(self) -> float:
@@ -315,7 +312,7 @@ def _row(best: Candidate, other: Candidate) -> dict[str, Any]:
         "ratio_high": max(ratios),
         "p99_ms": other.p99_ms,
         "beside_p99_ms": best.p99_ms,
-        "memory_mb": other.memory_mb(),
+        "memory_mb": other.server.resident_mb(),
     }
 
 
@@ -351,8 +348,6 @@ def verdict(start: Settings, chosen: Settings, against: Mapping[str, Any] | None
 
 def set_netty_threads(config: Path, number: int) -> None:
     """Replace that line of a `config.properties`, or add it; the rest stays as it is."""
-    lines = config.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if line.split("=")[0].strip() != NETTY]
-    place = next((at for at, line in enumerate(lines) if line.split("=")[0].strip() == NETTY), len(kept))
-    kept.insert(place, f"{NETTY}={number}")
-    write_text(config, "\n".join(kept) + "\n")
+    line, content = f"{NETTY}={number}", config.read_text(encoding="utf-8").rstrip("\n")
+    changed, found = re.subn(rf"(?m)^[ \t]*{NETTY}[ \t]*=.*$", line, content)
+    write_text(config, changed + ("\n" if found else f"\n{line}\n"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from common.tables import parquet
-from common.tables.layout import Reading, look
+from common.tables.layout import Reading, check_columns, look
 from common.tables.records import Record, records
 from handler.errors import UserError, refusals
 from training.data.texts import ROWS
@@ -145,20 +145,6 @@ def hub_rows(what: str, dataset: Any, wanted: Sequence[str]) -> Iterator[Row]:
 def class_names(dataset: Any, column: str) -> tuple[str, ...]:
     """The names of a column of classes in the order of their ids; none for other columns."""
     return tuple(getattr((dataset.features or {}).get(column), "names", None) or ())
-
-
-def check_columns(what: str, wanted: Sequence[str], columns: Sequence[str]) -> None:
-    """Raise UserError where a column is missing; the first wanted is the text's."""
-    for place, column in enumerate(wanted):
-        if column not in columns:
-            option = "--label-column" if place else "--text-column"
-            raise UserError(
-                f"{what} has no column {column!r}",
-                seen=", ".join(str(name) for name in columns if name) or "no header",
-                remedy=f"Name one of these with {option}.",
-            )
-        if list(columns).count(column) > 1:
-            raise UserError(f"{what} has two columns of one name", seen=column, remedy="Rename one.")
 
 
 @contextmanager

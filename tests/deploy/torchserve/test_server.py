@@ -139,7 +139,7 @@ def test_no_text_of_a_user_reaches_any_log_at_the_most_talkative_level(
 ) -> None:
     """Somebody looks for a fault and sets the root logger to trace."""
     (tmp_path / "deploy").mkdir()
-    for name in servers.BESIDE:
+    for name in servers.NAMED_FILES:
         shutil.copy(servers.ROOT / "deploy" / name, tmp_path / "deploy")
     settings = tmp_path / "deploy" / "log4j2.xml"
     settings.write_text(settings.read_text().replace('<Root level="warn">', '<Root level="trace">'))
