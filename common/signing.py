@@ -165,10 +165,10 @@ def trusted_keys(file: Path) -> dict[bytes, bytes]:
             content = opened.read(MOST_KEYS_BYTES + 1)
         if len(content) > MOST_KEYS_BYTES:
             raise ValueError("it is too long")
-        contents = [_decoded([line], "public key") for line in _lines(content.decode("utf-8-sig"))]
-        if not contents:
+        keys = [_decoded([line], "public key") for line in _lines(content.decode("utf-8-sig"))]
+        if not keys:
             raise ValueError("there is no key in it")
-        if any(one[:2] != ALGORITHM or len(one) != 2 + ID_BYTES + KEY_BYTES for one in contents):
+        if any(key[:2] != ALGORITHM or len(key) != 2 + ID_BYTES + KEY_BYTES for key in keys):
             raise ValueError("a line is no public key of minisign's format")
     except (OSError, ValueError) as error:
         raise UserError(
@@ -176,7 +176,7 @@ def trusted_keys(file: Path) -> dict[bytes, bytes]:
             seen=f"{file}: {_reason(error)}",
             remedy=f"Name the .pub file of python -m export keygen in --trusted-key or {VARIABLE}",
         ) from error
-    return {one[2 : 2 + ID_BYTES]: one[2 + ID_BYTES :] for one in contents}
+    return {key[2 : 2 + ID_BYTES]: key[2 + ID_BYTES :] for key in keys}
 
 
 def add_trusted_key(parser: argparse.ArgumentParser) -> None:

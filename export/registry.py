@@ -126,9 +126,9 @@ def kind_of(config: Mapping[str, Any]) -> str:
     return "decoder" if config["causal"] else "pooled"
 
 
-def suits(one: Variant, kind: str) -> bool:
+def suits(variant: Variant, kind: str) -> bool:
     """Whether the variant, and what it is made from, can be made from that kind of classifier."""
-    return all(kind in ancestor.kinds for ancestor in _lineage(one))
+    return all(kind in ancestor.kinds for ancestor in _lineage(variant))
 
 
 def choose(names: Sequence[str], kind: str | None = None) -> tuple[list[Variant], dict[str, list[str]]]:
@@ -143,19 +143,19 @@ def choose(names: Sequence[str], kind: str | None = None) -> tuple[list[Variant]
     chosen: dict[str, Variant] = {}
     for name in names or [DEFAULT]:
         group = _group(name)
-        for one in [_find(name)] if group is None else group:
-            line = _lineage(one)
+        for candidate in [_find(name)] if group is None else group:
+            line = _lineage(candidate)
             lacking = list(dict.fromkeys(need for ancestor in line for need in ancestor.lacks()))
-            if kind is not None and not suits(one, kind):
+            if kind is not None and not suits(candidate, kind):
                 lacking.append(f"another classifier than {KINDS[kind]}")
             if lacking and group is None:
                 raise UnsupportedError(
-                    f"{one.name} cannot be built here, it needs",
+                    f"{candidate.name} cannot be built here, it needs",
                     seen="; ".join(lacking),
                     remedy="Install it, or name others (python -m export --list, docs/variants.md)",
                 )
             if lacking:
-                left_out[one.name] = lacking
+                left_out[candidate.name] = lacking
             else:
                 chosen |= {ancestor.name: ancestor for ancestor in line if ancestor.name not in chosen}
     if not chosen:
@@ -172,9 +172,9 @@ def _group(name: str) -> list[Variant] | None:
     """The variants that a collective name stands for; None for any other name."""
     device = {"gpu": "cuda"}.get(name, name)
     if name == DEFAULT:
-        return [one for one in VARIANTS.values() if one.default]
+        return [variant for variant in VARIANTS.values() if variant.default]
     if name == "all" or device in DEVICES:
-        return [one for one in VARIANTS.values() if name == "all" or device in one.devices]
+        return [variant for variant in VARIANTS.values() if name == "all" or device in variant.devices]
     return None
 
 
@@ -186,10 +186,10 @@ def _find(name: str) -> Variant:
     return VARIANTS[name]
 
 
-def _lineage(one: Variant) -> list[Variant]:
+def _lineage(variant: Variant) -> list[Variant]:
     """The variant and its ancestors, eldest first; fp32, the reference of every check, among them."""
-    above = [] if one.parent is None else _lineage(_find(one.parent))
-    return [*above, one]
+    above = [] if variant.parent is None else _lineage(_find(variant.parent))
+    return [*above, variant]
 
 
 def capability_of(need: str) -> tuple[int, int]:
@@ -212,7 +212,7 @@ def _present(need: str) -> bool:
         return need.removeprefix("cpu:") in cpu_features()
     if _is_cuda(need):
         first = gpus()[:1]  # which variants are made on
-        return any(one.capability >= capability_of(need) for one in first)
+        return any(gpu.capability >= capability_of(need) for gpu in first)
     return bool(installed([need]))
 
 

@@ -158,7 +158,7 @@ def gpus() -> list[Gpu]:
     import torch
 
     every = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
-    return [Gpu(one.name, (one.major, one.minor), one.total_memory) for one in every]
+    return [Gpu(gpu.name, (gpu.major, gpu.minor), gpu.total_memory) for gpu in every]
 
 
 def has_cuda() -> bool:

@@ -64,7 +64,7 @@ class Tally:
             sums, self._sums = self._sums, Counter()
         for (name, *labels), value in sorted(sums.items()):
             if value:
-                dimensions = [dimension(one) for one in (self._model, *labels)]
+                dimensions = [dimension(label) for label in (self._model, *labels)]
                 try:
                     _counter(self._metrics, name).add_or_update(value, dimensions)
                 except Exception as error:  # one counter must not end the others

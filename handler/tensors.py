@@ -17,9 +17,9 @@ def texts(inputs: object, base64_data: bool = False) -> list[Any] | Rejection:
 
     `base64_data`: they are base64, which TorchServe makes of bytes on their way from gRPC.
     """
-    if not (isinstance(inputs, list) and inputs and all(isinstance(one, Mapping) for one in inputs)):
+    if not (isinstance(inputs, list) and inputs and all(isinstance(tensor, Mapping) for tensor in inputs)):
         return _error("inputs is not a list of tensors")
-    named = [one for one in inputs if one.get("name") in NAMES] or inputs
+    named = [tensor for tensor in inputs if tensor.get("name") in NAMES] or inputs
     if len(named) > 1:
         return _error("which of the tensors holds the texts is not clear")
     tensor = named[0]

@@ -208,7 +208,7 @@ def _finish(study: Any, options: argparse.Namespace, chosen: Recipe) -> None:
     if not complete:
         raise UserError("no trial was finished", seen=len(study.trials), remedy="Widen the space")
     ordered = sorted(complete, key=lambda trial: -trial.value)
-    rows = [{"trial": one.number, **one.params, "validation macro-F1": one.value} for one in ordered]
+    rows = [{"trial": trial.number, **trial.params, "validation macro-F1": trial.value} for trial in ordered]
     say(tabulate(rows, headers="keys", floatfmt=".4g"))
     best = replace(chosen, **ordered[0].params)
     others = {

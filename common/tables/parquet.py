@@ -187,12 +187,12 @@ def _as_text(column: Any) -> Any:
     return pyarrow.Array.from_buffers(kind, len(column), column.buffers(), offset=column.offset)
 
 
-def _alone(one: Any) -> Any:
-    """The one value of a column."""
+def _alone(column: Any) -> Any:
+    """The value of a column of one row."""
     with suppress(*NO_FORM):
-        return one.to_pylist()[0]
+        return column.to_pylist()[0]
     with suppress(*NO_FORM):
-        return _known(one.cast(arrow().string()).to_pylist()[0])
+        return _known(column.cast(arrow().string()).to_pylist()[0])
     return UNREADABLE
 
 

@@ -58,5 +58,5 @@ def gauge(name: str, model: str, value: float) -> str:
 
 def _line(name: str, labels: Mapping[str, str], value: float) -> str:
     # A Tally leaves letters, digits, _, ., + and - in values: nothing needs escaping.
-    inside = ",".join(f'{label}="{one}"' for label, one in labels.items())
+    inside = ",".join(f'{label}="{value}"' for label, value in labels.items())
     return f"{name}{{{inside}}} {float(value)!r}"

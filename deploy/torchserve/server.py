@@ -71,9 +71,9 @@ class Server:
         resident = 0
         with suppress(psutil.Error):
             process = psutil.Process(self.pid)
-            for one in (process, *process.children(recursive=True)):
+            for part in (process, *process.children(recursive=True)):
                 with suppress(psutil.Error):
-                    resident += one.memory_info().rss
+                    resident += part.memory_info().rss
         return resident / 2**20
 
     def workers(self) -> list[psutil.Process]:
@@ -254,8 +254,8 @@ def serving(config: Config) -> list[psutil.Process]:
     wanted, found = set(config.ports), []
     for java in _servers():
         with suppress(psutil.Error):
-            connections = java.net_connections("inet")
-            listening = {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN}
+            opened = java.net_connections("inet")
+            listening = {each.laddr.port for each in opened if each.status == psutil.CONN_LISTEN}
             if listening & wanted:
                 found.append(java)
     return found
@@ -334,9 +334,9 @@ def _temporary_folder(java: psutil.Process) -> Path | None:
 def free_ports(count: int) -> list[int]:
     """Ports of loopback that nobody listens on, all different."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    ports = [listening.getsockname()[1] for listening in sockets]
+    for listening in sockets:
+        listening.close()
     return ports
 
 

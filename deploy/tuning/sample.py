@@ -42,5 +42,5 @@ def like_reference(archive: Path, count: int, seed: int = 0) -> list[str]:
     special = tokenizer.num_special_tokens_to_add(is_pair=False)
     lower = [0, *histogram.up_to[:-1]]
     bins = random.choice(len(counts), size=count, p=counts / counts.sum())
-    lengths = [random.integers(lower[one] + 1, histogram.up_to[one] + 1) - special for one in bins]
+    lengths = [random.integers(lower[place] + 1, histogram.up_to[place] + 1) - special for place in bins]
     return [" ".join(random.choice(words, size=max(1, length))) for length in lengths]

@@ -267,11 +267,11 @@ def compare(
     best: Candidate, other: Candidate, bodies: Sequence[bytes], arguments: argparse.Namespace, times: int = 1
 ) -> None:
     """Ask both in turn, each first in every second round; what was measured before is forgotten."""
-    for one in (best, other):
-        one.rates, one.latencies_ms = [], []
+    for candidate in (best, other):
+        candidate.rates, candidate.latencies_ms = [], []
     for turn in range(times * arguments.rounds):
-        for one in (best, other) if turn % 2 else (other, best):
-            one.ask(bodies, arguments.concurrency, arguments.seconds)
+        for candidate in (best, other) if turn % 2 else (other, best):
+            candidate.ask(bodies, arguments.concurrency, arguments.seconds)
 
 
 def is_better(best: Candidate, other: Candidate, p99_ms: float | None) -> bool:

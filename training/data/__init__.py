@@ -173,7 +173,7 @@ def _positive(asked: str, raws: list[Raw]) -> Positive:
     if len(set(found)) > 1:
         raise UserError(
             "Joined sets look for one label",
-            seen=" and ".join(str(one.label) for one in found),
+            seen=" and ".join(str(each.label) for each in found),
             remedy="Name the same positive label for all of them.",
         )
     return found[0]
@@ -190,11 +190,11 @@ def _join(
     ]
     training = [prepared[0].splits["train"]]
     others: dict[str, dict[str, Split]] = {}
-    for part, raw, one in zip(parts[1:], raws[1:], prepared[1:], strict=True):
+    for part, raw, ready in zip(parts[1:], raws[1:], prepared[1:], strict=True):
         name = _unused(part.spec, others)
-        own = {split: one.splits[split] for split in HELD_OUT}
-        own["train"] = splits.concatenate([one.splits["train"], one.splits["gate"]], [1, 1])
-        _count(dropped, f" of {name}", raw.dropped, one.dropped)
+        own = {split: ready.splits[split] for split in HELD_OUT}
+        own["train"] = splits.concatenate([ready.splits["train"], ready.splits["gate"]], [1, 1])
+        _count(dropped, f" of {name}", raw.dropped, ready.dropped)
         for split, texts in own.items():
             keys = splits.digests(texts.texts)
             own[split] = texts.take(splits.without(keys, known, dropped[f"{split} of {name}"]))
