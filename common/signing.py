@@ -41,11 +41,15 @@ class SecretKey:
     seed: bytes
 
     @property
+    def _private(self) -> Any:
+        return _ed25519().Ed25519PrivateKey.from_private_bytes(self.seed)
+
+    @property
     def public(self) -> bytes:
-        return bytes(_private(self.seed).public_key().public_bytes_raw())
+        return bytes(self._private.public_key().public_bytes_raw())
 
     def sign(self, content: bytes) -> bytes:
-        return bytes(_private(self.seed).sign(content))
+        return bytes(self._private.sign(content))
 
     @classmethod
     def read(cls, file: Path) -> "SecretKey":
@@ -191,7 +195,7 @@ def add_trusted_key(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(digest: bytes, signature: bytes, keys: Mapping[bytes, bytes], trusted: Path, what: str) -> None:
-    _ed25519()
+    ed25519 = _ed25519()
     from cryptography.exceptions import InvalidSignature
 
     try:
@@ -215,7 +219,7 @@ def _verify(digest: bytes, signature: bytes, keys: Mapping[bytes, bytes], truste
         )
     comment = lines[2].removeprefix(TRUSTED).removesuffix("\r").encode()
     try:
-        public = _public(keys[key_id])
+        public = ed25519.Ed25519PublicKey.from_public_bytes(keys[key_id])
         public.verify(first, digest)
         public.verify(second, first + comment)
     except InvalidSignature as error:
@@ -256,14 +260,6 @@ def _shown(key_id: bytes) -> str:
 
 def _printable(name: str) -> str:
     return re.sub(r"[^\x20-\x7e]", "?", name)[:200]
-
-
-def _private(seed: bytes) -> Any:
-    return _ed25519().Ed25519PrivateKey.from_private_bytes(seed)
-
-
-def _public(key: bytes) -> Any:
-    return _ed25519().Ed25519PublicKey.from_public_bytes(key)
 
 
 def _ed25519() -> Any:

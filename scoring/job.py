@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from posixpath import basename
 from typing import IO, Any
 
 from fsspec.implementations.local import LocalFileSystem
@@ -93,8 +94,8 @@ class Job:
         filesystem.invalidate_cache()  # another process, or a worker, may have written since
         if not filesystem.isdir(folder):
             return {}
-        there = {name.rpartition("/")[2]: name for name in filesystem.ls(folder, detail=False)}
-        named = {part.number: self.manifest_place(part).rpartition("/")[2] for part in self.plan.parts}
+        there = {basename(name): name for name in filesystem.ls(folder, detail=False)}
+        named = {part.number: basename(self.manifest_place(part)) for part in self.plan.parts}
         paths = {number: there[name] for number, name in named.items() if name in there}
         contents = filesystem.cat_ranges(list(paths.values()), None, None, on_error="return")
         found = {}
@@ -160,7 +161,7 @@ def _claim(job: Job) -> None:
     place = f"{path}/{PLAN}"
     if not filesystem.exists(place):
         there = filesystem.ls(path, detail=False) if filesystem.exists(path) else []
-        if any(not name.rpartition("/")[2].startswith(f".{PLAN}.") for name in there):
+        if any(not basename(name).startswith(f".{PLAN}.") for name in there):
             raise UserError(
                 "the folder of the output holds what is not this job's",
                 seen=job.folder,
@@ -280,9 +281,9 @@ def _complete(job: Job) -> list[Manifest]:
     """The manifests of all parts in their order; `UserError` where one is missing, or its part."""
     found = job.manifests()
     filesystem, folder = opened(job.folder)
-    sizes = {each["name"].rpartition("/")[2]: each["size"] for each in filesystem.ls(folder, detail=True)}
+    sizes = {basename(each["name"]): each["size"] for each in filesystem.ls(folder, detail=True)}
     for part in job.plan.parts:
-        manifest, name = found.get(part.number), job.place(part).rpartition("/")[2]
+        manifest, name = found.get(part.number), basename(job.place(part))
         if manifest is None or manifest.rows != part.rows or sizes.get(name) != manifest.bytes:
             raise UserError("a part is not there whole", seen=job.place(part), remedy=AGAIN)
     return [found[part.number] for part in job.plan.parts]

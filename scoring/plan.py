@@ -9,6 +9,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass
+from posixpath import basename
 from typing import IO, Any
 
 from common.storage import WEB, address, opened, told
@@ -169,7 +170,7 @@ def _files(source: str) -> tuple[Any, list[str]]:
 
 def _of_a_format(paths: list[str]) -> list[str]:
     """Those that look like data: tools put what is theirs under names that begin with . or _."""
-    names = {path: path.rpartition("/")[2] for path in paths}
+    names = {path: basename(path) for path in paths}
     return [
         path
         for path, name in names.items()

@@ -163,11 +163,14 @@ def _earlier(output: Path) -> dict[str, Any]:
 def _measured_again(
     arguments: argparse.Namespace, start: Settings, chosen: Settings, bodies: Sequence[bytes]
 ) -> dict[str, Any] | None:
-    """The choice against the start; None where nothing else was chosen, or it could not be measured."""
+    """The choice against the start, in twice as many rounds, since the choice itself was partly luck; None
+    where nothing else was chosen, or it could not be measured."""
     if chosen == start:
         return None
     try:
-        return against_start(arguments, start, chosen, bodies)
+        with served(arguments.archive, start) as old, served(arguments.archive, chosen) as new:
+            compare(old, new, bodies, arguments, times=2)
+            return _row(old, new)
     except UserError as error:
         say(f"what was faster could not be measured again: {error}")
         return None
@@ -279,15 +282,6 @@ def is_better(best: Candidate, other: Candidate, p99_ms: float | None) -> bool:
     if p99_ms is not None and (best.p99_ms > p99_ms) != (other.p99_ms > p99_ms):
         return other.p99_ms <= p99_ms
     return all(new > old for old, new in zip(best.rates, other.rates, strict=True))
-
-
-def against_start(
-    arguments: argparse.Namespace, start: Settings, chosen: Settings, bodies: Sequence[bytes]
-) -> dict[str, Any]:
-    """Both measured afresh, twice as many rounds: the choice itself was partly luck."""
-    with served(arguments.archive, start) as old, served(arguments.archive, chosen) as new:
-        compare(old, new, bodies, arguments, times=2)
-        return _row(old, new)
 
 
 def is_confirmed(against: Mapping[str, Any], p99_ms: float | None) -> bool:

@@ -6,6 +6,7 @@ A table is read row by row, so that it may be larger than memory.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +29,42 @@ MOST_BROKEN = 0.5  # of a file's rows: with more, the file is not what its name 
 PATIENCE_S = 2.0  # before a reading shows its progress
 
 
-@source("csv:PATH", "a CSV file with a text and a label column, or a folder of train.csv, test.csv …")
-def read_csv(request: Request) -> Raw:
-    remedy = "Check that it is CSV with commas, and its encoding (--encoding)."
-    return _read_files(request, ".csv", rows.csv_rows, remedy)
+def _read_files(
+    request: Request, suffix: str, read: Callable[[Path, Sequence[str], str], Iterator[Row]], remedy: str
+) -> Raw:
+    argument, query, columns = own_columns(request)
+    path = Path(argument).expanduser().absolute()
+    wanted = (columns.text, *names_of(columns))
+    tables = {
+        split: (str(file), read(file, wanted, columns.encoding))
+        for split, file in _files(path, suffix).items()
+    }
+    return _read(tables, columns, str(path) + query, remedy)
 
 
-@source("jsonl:PATH", "a file of one JSON object per line, or a folder of train.jsonl, test.jsonl …")
-def read_jsonl(request: Request) -> Raw:
-    remedy = 'Write one object per line, such as {"text": "…", "label": "hate"}.'
-    return _read_files(request, ".jsonl", rows.jsonl_rows, remedy)
-
-
-@source("parquet:PATH", "a Parquet file with such columns, or a folder of train.parquet, test.parquet …")
-def read_parquet(request: Request) -> Raw:
-    return _read_files(request, ".parquet", rows.parquet_rows, "Check the text and label columns.")
+for _form, _summary, _read_rows, _remedy in (
+    (
+        "csv",
+        "a CSV file with a text and a label column, or a folder of train.csv, test.csv …",
+        rows.csv_rows,
+        "Check that it is CSV with commas, and its encoding (--encoding).",
+    ),
+    (
+        "jsonl",
+        "a file of one JSON object per line, or a folder of train.jsonl, test.jsonl …",
+        rows.jsonl_rows,
+        'Write one object per line, such as {"text": "…", "label": "hate"}.',
+    ),
+    (
+        "parquet",
+        "a Parquet file with such columns, or a folder of train.parquet, test.parquet …",
+        rows.parquet_rows,
+        "Check the text and label columns.",
+    ),
+):
+    source(f"{_form}:PATH", _summary)(
+        partial(_read_files, suffix=f".{_form}", read=_read_rows, remedy=_remedy)
+    )
 
 
 @source(
@@ -106,19 +128,6 @@ def read_texts(request: Request) -> Raw:
     texts = list(dict.fromkeys(texts))  # copies would be given labels that disagree
     labels = np.arange(len(texts)) % len(request.columns.labels)
     return _raw(request.columns.labels, {"train": Split(texts, labels)}, argument, faults)
-
-
-def _read_files(
-    request: Request, suffix: str, read: Callable[[Path, Sequence[str], str], Iterator[Row]], remedy: str
-) -> Raw:
-    argument, query, columns = own_columns(request)
-    path = Path(argument).expanduser().absolute()
-    wanted = (columns.text, *names_of(columns))
-    tables = {
-        split: (str(file), read(file, wanted, columns.encoding))
-        for split, file in _files(path, suffix).items()
-    }
-    return _read(tables, columns, str(path) + query, remedy)
 
 
 def _files(path: Path, suffix: str) -> dict[str, Path]:
