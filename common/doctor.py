@@ -203,7 +203,7 @@ def _tokens(config: Config) -> Finding:
         minutes = float(config["token_expiration_min"] or 60)
     except ValueError:
         minutes = 60.0  # as TorchServe then does
-    remedy = "Nothing renews them, and then nobody is answered: a longer token_expiration_min"
+    remedy = "Nothing renews them, and then all requests are refused: a longer token_expiration_min"
     seen = f"asked for, {minutes:g} minutes long: see key_file.json"
     return judged("tokens", minutes >= DAY_MIN, seen, remedy)
 
@@ -229,7 +229,9 @@ def _certificate(config: Config) -> Finding:
         remedy = "Name private_key_file and certificate_file: the keystore's password stands in this file"
         return Finding(name, "warn", config["keystore"], remedy)
     if not (key and certificate):
-        remedy = "private_key_file= and certificate_file=: TorchServe makes one up, which nobody can verify"
+        remedy = (
+            "private_key_file= and certificate_file=: TorchServe makes one up, and no client can verify it"
+        )
         return Finding(name, "warn", "none is named", remedy)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)

@@ -20,7 +20,7 @@ from handler.machine import unpacking_fault, unpacks_into
 
 LEAST_FILES = 1024  # the JVM with its jars and connections
 LEAST_SHARED_BYTES = 64 << 20  # of /dev/shm: what a container has where nothing is said
-LEAST_LOG_BYTES = 256 << 20  # deploy/log4j2.xml keeps at most 120 MB, and the start's log grows beside it
+LEAST_LOG_BYTES = 256 << 20  # deploy/log4j2.xml keeps at most 120 MB, and the start's log grows next to it
 SHARED_MEMORY = Path("/dev/shm")
 CLOCK_SLACK_S = 24 * 3600
 

@@ -1,4 +1,4 @@
-"""The temporary folder of a user's servers, where nobody else may write.
+"""The temporary folder of a user's servers, where no other user may write.
 
 TorchServe unpacks an archive below its temporary folder and runs the Python that lies there: in a shared one,
 whoever makes `models` first chooses what runs.

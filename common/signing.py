@@ -1,6 +1,6 @@
 """Signatures of archives, artifacts and published versions: Ed25519, in minisign's format.
 
-`hate.mar.minisig` beside `hate.mar` says whose key signed it, and `minisign -V` reads it as well. Of an
+`hate.mar.minisig` next to `hate.mar` says whose key signed it, and `minisign -V` reads it as well. Of an
 artifact its description is signed, which holds the sums of all its files.
 """
 
@@ -75,7 +75,7 @@ class SecretKey:
 
 
 def make_keys(secret: Path) -> Path:
-    """Write a new secret key, readable by its owner alone, and beside it the public one, whose path is
+    """Write a new secret key, readable by its owner alone, and next to it the public one, whose path is
     returned. `UserError` where either is there already."""
     key = SecretKey(os.urandom(ID_BYTES), os.urandom(KEY_BYTES))
     public = secret.with_suffix(".pub")
@@ -90,7 +90,7 @@ def make_keys(secret: Path) -> Path:
 
 
 def sign(path: Path, secret: Path) -> Path:
-    """Sign an archive or an artifact's folder; the path of the signature, which stands beside what is signed.
+    """Sign an archive or an artifact's folder; the path of the signature, which stands next to it.
 
     The same file and key give the same bytes.
     """
@@ -162,7 +162,7 @@ def signature_of(file: Path) -> Path:
 def trusted_keys(file: Path) -> dict[bytes, bytes]:
     """The public keys in `file` by their ids; `UserError` where it cannot be read or holds anything else.
 
-    One a line, comments aside, so that a new key can stand beside the old one.
+    One a line, comments aside, so that a new key can stand next to the old one.
     """
     try:
         with file.open("rb") as opened:

@@ -32,7 +32,7 @@ with suppress(ImportError):
 UNKNOWN: tuple[type[Exception], ...] = (
     ValueError,
     ImportError,
-)  # a protocol that nobody knows, or has installed
+)  # an unknown protocol, or one whose package is missing
 
 
 # Many web servers give no part of a file: it is copied here whole when it is opened, until the process ends.

@@ -32,7 +32,7 @@ DEFAULT, DEVICES = "default", ("cpu", "cuda")
 # What classifiers are made of, as far as variants care.
 KINDS = {
     "encoder": "an encoder under the head that transformers has for it",
-    "pooled": "an encoder under a head of ours (sentence embeddings, --pooling, --head)",
+    "pooled": "an encoder under the project's own head (sentence embeddings, --pooling, --head)",
     "decoder": "a decoder language model",
 }
 ANY, TRACED = tuple(KINDS), ("encoder", "pooled")
@@ -61,7 +61,7 @@ class Variant:
     """One way to make the classifier smaller or faster.
 
     `requires` names packages, commands, CPU features, or `cuda` (`cuda:8.9`: a GPU of that compute capability
-    at least); `default` marks those that are built when nobody names any; `options` are the fields of
+    at least); `default` marks those that are built when none is named; `options` are the fields of
     `Source` that decide what comes out; `kinds` are those of `KINDS` that it can be made from.
     """
 
@@ -137,7 +137,7 @@ def choose(names: Sequence[str], kind: str | None = None) -> tuple[list[Variant]
 
     Beside names: `default` (or none at all), `all`, `cpu` and `cuda` (or `gpu`) stand for those variants of
     the kind that this machine can build. One asked for by its name that the machine cannot build raises
-    `UnsupportedError`; a name that nobody has, `UserError`.
+    `UnsupportedError`; an unknown name, `UserError`.
     """
     left_out: dict[str, list[str]] = {}
     chosen: dict[str, Variant] = {}

@@ -1,4 +1,4 @@
-"""What computing on an NVIDIA GPU takes beside the model: the right card, copies that do not wait, whole
+"""What computing on an NVIDIA GPU takes besides the model: the right card, copies that do not wait, whole
 calls recorded as CUDA graphs, and texts without padding.
 
 Everything but the graphs runs on the CPU too, where the tests run it.

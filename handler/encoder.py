@@ -161,7 +161,7 @@ class Encoder(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """int64 [batch, length], twice -> logits [batch, labels]."""
-        # Added to the scores: of a mask of bools each layer would make this anew, by three kernels.
+        # Added to the scores: of a mask of bools each layer would make this again, by three kernels.
         dtype = self.words.weight.dtype
         mask = (attention_mask[:, None, None] - 1).to(dtype) * torch.finfo(dtype).max
 

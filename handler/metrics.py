@@ -19,7 +19,7 @@ import numpy as np
 # them. No value and no label ever comes from a text.
 
 INTERVAL_S = 1.0
-# Name of each counter, and the labels that it has beside the model's name.
+# Name of each counter, and the labels that it has besides the model's name.
 COUNTERS = {
     "classifier_requests": (),
     "classifier_batches": (),

@@ -27,7 +27,7 @@ from handler.errors import UnsupportedError
 
 # Only the torch loader imports it, so that an archive of another runtime needs neither torch nor this. Texts
 # are padded on the right, as the Predictor does: a causal model never looks there, and needs no padding on
-# the left. A backbone with code of its own carries that code beside its weights. Nothing here runs it unless
+# the left. A backbone with code of its own carries that code next to its weights. Nothing here runs it unless
 # the operator says so by TRUST_REMOTE_CODE=1; artifacts of traced graphs (ONNX, OpenVINO, compiled) hold no
 # code at all.
 

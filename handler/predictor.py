@@ -222,14 +222,13 @@ class Predictor:
     def _inputs(
         self, encodings: Sequence[Encoding], micro_batches: Sequence[MicroBatch]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Ids and mask of each. On a GPU they are laid out beside the calls: who waits for it leaves the host
-        idle."""
+        """Ids and mask of each. On a GPU they are laid out during the calls, in which the host is idle."""
         pad = partial(self._pad, encodings)
         if self.device == "cpu" or len(micro_batches) == 1:
             yield from map(pad, micro_batches)
         else:
-            with ThreadPoolExecutor(1) as beside:
-                yield from beside.map(pad, micro_batches)
+            with ThreadPoolExecutor(1) as thread:
+                yield from thread.map(pad, micro_batches)
 
     def _pad(self, encodings: Sequence[Encoding], micro_batch: MicroBatch) -> tuple[np.ndarray, np.ndarray]:
         """int64 [batch, length] ids and mask; a row that fills up the batch is one [PAD] that is attended."""

@@ -1,6 +1,6 @@
 """From requests as they arrived to statuses and bodies, whatever the server: one reply each, in order.
 
-All of a batch are classified together; a defect of ours harms only the request that meets it. It logs no
+All of a batch are classified together; a defect harms only the request that meets it. It logs no
 text.
 """
 
@@ -55,7 +55,7 @@ def reply(service: Service, arrivals: Sequence[Arrival]) -> list[Reply]:
     begun = time.perf_counter()
     try:
         replies = _together(service, arrivals)
-    except Exception as error:  # a defect of ours: whoever caused it must not harm the others
+    except Exception as error:  # a defect: whoever caused it must not harm the others
         report(error)
         replies = [_alone(service, arrival) for arrival in arrivals]
     service.tally.add(
@@ -74,7 +74,7 @@ def refuse(rejection: Rejection) -> Reply:
 
 
 def failure() -> Rejection:
-    """What is said where a defect of ours left no answer."""
+    """What is said where a defect left no answer."""
     return Rejection(500, "body", "the classifier failed", "Report it, with the server's log")
 
 

@@ -16,9 +16,9 @@ from handler.answers import Model
 from handler.errors import Rejection, UserError
 
 # A body without a declared type (a file, gRPC, a form's `data`) is JSON where it is a JSON object or list,
-# else text. Options stand beside `text` (in an object or a form), beside `texts`, or in v2's `parameters`. A
-# row that cannot be read becomes a `Rejection` in its own place; the rows beside it are answered. No message
-# repeats what the client wrote.
+# else text. Options stand next to `text` (in an object or a form) or `texts`, or in v2's `parameters`. A row
+# that cannot be read becomes a `Rejection` in its own place; the other rows are answered. No message repeats
+# what the client wrote.
 
 HOW_TO_ASK = (
     """Send --json '{"text": "..."}', --data-urlencode "text=...", """

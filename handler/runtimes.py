@@ -144,7 +144,7 @@ def refuse_code(folder: Path) -> None:
         )
     if adapter.exists():
         raise UserError(
-            "an adapter lies beside the model, which would change what it computes",
+            "an adapter lies next to the model, which would change what it computes",
             seen=adapter,
             remedy="Remove it; models are trained and exported with their adapters merged",
         )
@@ -172,7 +172,7 @@ def with_sparse_linears(model: Any, names: Sequence[str]) -> Any:
 
 
 def _load_encoder(artifact: Artifact, threads: int, device: str) -> Forward:
-    """Eager PyTorch with a model of ours: padded, packed, or as CUDA graphs."""
+    """Eager PyTorch with the project's own encoder: padded, packed, or as CUDA graphs."""
     import torch
 
     torch.set_num_threads(threads)
@@ -244,7 +244,7 @@ def _load_compiled(artifact: Artifact, threads: int, device: str) -> Forward:
                 remedy=f"Set TMPDIR to a folder with {size / 1e6:.0f} MB of room, not mounted noexec",
             ) from error
         raise
-    # Not the package itself, which reads how its inputs nest from JSON anew at every call: of one short text
+    # Not the package itself, which reads how its inputs nest from JSON again at every call: of one short text
     # on a CPU that was 0.2 ms of 2.7.
     return staged(lambda ids, mask: loader.boxed_run([ids, mask])[0], device)
 

@@ -1,8 +1,8 @@
 """The parts of a job scored by Ray Data: an actor per worker, on this machine or on a cluster.
 
-Each actor loads the artifact once. Ray bounds how many parts wait (back-pressure), starts an actor that died
-anew and gives its part to another; a part that was scored twice is written twice, to the same name with the
-same content.
+Each actor loads the artifact once. Ray bounds how many parts wait (back-pressure), restarts an actor
+that died and gives its part to another; a part that was scored twice is written twice, to the same name with
+the same content.
 """
 
 import logging
@@ -35,7 +35,7 @@ def on_ray(address: str | None, workers: int, threads: int) -> Engine:
     """The engine of `workers` actors with `threads` CPUs each, on the cluster at `address`, or on a Ray of
     this machine alone, which starts and ends with the job.
 
-    Ray's ports are open on every address of the machine, whatever it is told; who reaches them and has its
+    Ray's ports are open on every address of the machine, whatever its settings; who reaches them and has its
     token runs code. For its own Ray each job makes a new token; for a cluster the environment says which.
     """
     if address is None:  # read as Ray is imported

@@ -19,7 +19,7 @@ from common.tables.records import Layout, row_ends, runs
 from handler.errors import UserError
 from scoring.rows import Window, parquet_windows, windows
 
-# The plan lies beside the parts; a job is continued only by the same plan.
+# The plan lies with the parts; a job is continued only by the same plan.
 
 MOST_BYTES = 16 << 20  # of a part: long texts make parts of fewer rows
 MOST_COLUMNS = 1000

@@ -158,7 +158,7 @@ def open_study(options: argparse.Namespace, space: dict[str, Any], dataset: Data
         if trial.params and trial.params not in kept + waiting:
             study.enqueue_trial(trial.params)
             waiting.append(trial.params)
-    # A sampler that begins anew with the same seed would propose what it has proposed before.
+    # A sampler that starts over with the same seed would propose what it has proposed before.
     study.sampler = optuna.samplers.TPESampler(seed=chosen.seed + len(study.trials))
     return study
 

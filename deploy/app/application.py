@@ -62,7 +62,7 @@ class Model:
 
     @classmethod
     def of_archive(cls, archive: Path, scratch: Path) -> "Model":
-        """Unpacked below `scratch` and verified; raises `UserError` where it is no archive of ours."""
+        """Unpacked below `scratch` and verified; raises `UserError` where it is none of this project's."""
         if not archive.is_file():
             raise UserError(
                 "there is no such archive", seen=archive, remedy="Build it: python -m export package"

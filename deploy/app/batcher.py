@@ -44,7 +44,7 @@ class _Waiting:
 
 
 class Batcher:
-    """`work` runs beside the server from its start to its end; `ask` waits its turn. One event loop's."""
+    """`work` runs alongside the server from its start to its end; `ask` waits its turn. One event loop's."""
 
     def __init__(self, load: Callable[[], Service], batching: Batching) -> None:
         self.service: Service | None = None  # until it is loaded and warm

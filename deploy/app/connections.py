@@ -30,7 +30,7 @@ TAKE_S = 30  # for a client to take an answer
 SWEEP_S = 0.25
 RESERVED = 32  # connections above the limit, for those paths alone that tell whether the server lives
 ALWAYS = (b"/ping", b"/ready", b"/metrics")
-FILES = 256  # what the process opens beside connections
+FILES = 256  # what the process opens besides connections
 SAID_AGAIN_S = 60
 
 # What a client is to send next.
@@ -63,7 +63,7 @@ class Bounds:
 
 
 class Admission:
-    """All connections of one server; `count` is told the status and the field of each refusal."""
+    """All connections of one server; `count` takes the status and the field of each refusal."""
 
     def __init__(self, bounds: Bounds, count: Callable[[str, str], None]) -> None:
         self.bounds, self.count = bounds, count
@@ -137,7 +137,7 @@ class Connection(HttpToolsProtocol):
         self.wait: str | None = None  # kept by `Admission.waits`
         self._is_admitted = True
         self._in_body = False
-        self._head_bytes = 0  # of a head, or of what a chunked body holds beside its chunks
+        self._head_bytes = 0  # of a head, or of what a chunked body holds besides its chunks
         self._lingered_bytes = 0
         self._deadline: float | None = None  # for the client to send what comes next
         self._take_by: float | None = None  # for the client to take what was answered

@@ -35,9 +35,9 @@ class Access:
 
     @classmethod
     def of(cls, path: Path) -> "Access":
-        """That of the configuration at `path`: its tokens lie beside it, or in this folder."""
-        beside = (path.parent / KEY_FILE).is_file()
-        return cls(read_config(path), path.parent if beside else Path.cwd())
+        """That of the configuration at `path`: its tokens lie next to it, or in this folder."""
+        is_next = (path.parent / KEY_FILE).is_file()
+        return cls(read_config(path), path.parent if is_next else Path.cwd())
 
     def is_ready(self, name: str) -> bool:
         """Whether the model answers. `/ping` alone says so too early, while the worker still warms up."""

@@ -1,6 +1,6 @@
 """`python -m deploy tune`: the worker, thread, batch and delay settings that suit an archive on this machine.
 
-From the archive's own settings on, one thing is changed at a time. A candidate's server stands beside the
+From the archive's own settings on, one thing is changed at a time. A candidate's server runs next to the
 best one's, and both are asked in turn, so that whatever else the machine does falls on both alike.
 """
 
@@ -36,7 +36,7 @@ from handler.machine import available_cpus
 
 # A candidate takes the place of the best where it answered more in every round: of two that do not differ one
 # does so by chance once in 2^rounds. What was chosen is measured against the settings at the start once more.
-# The queue is set so that nobody waits longer than asked for: what would is refused at once. Packaging
+# The queue is set so that no request waits longer than asked for: one that would is refused. Packaging
 # applies what is found to this artifact's archives on this kind of machine.
 
 OUTPUT = Path("build/tuning.json")
@@ -71,7 +71,7 @@ class Settings:
 
 @dataclass
 class Candidate:
-    """A running server with its settings, and what was measured beside the best one so far."""
+    """A running server with its settings, and what was measured against the best one so far."""
 
     settings: Settings
     server: Server
@@ -295,7 +295,7 @@ def is_confirmed(against: Mapping[str, Any], p99_ms: float | None) -> bool:
 
 
 def _row(best: Candidate, other: Candidate) -> dict[str, Any]:
-    """A candidate beside the best: medians over rounds, and the smallest and largest ratio of a round."""
+    """A candidate against the best: medians over rounds, and the smallest and largest ratio of a round."""
     ratios = [new / old for old, new in zip(best.rates, other.rates, strict=True)]
     return {
         **asdict(other.settings),

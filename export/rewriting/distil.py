@@ -27,14 +27,14 @@ from training.measures.statistics import indicators, macro_f1, same_labels
 Decision = Callable[[np.ndarray], np.ndarray]
 UNKNOWN = -100  # in the place of a label that is not known; cross-entropy's own default
 
-CACHE_BYTES = 4 << 30  # of the teacher's hidden states; beyond it they are computed anew in every epoch
+CACHE_BYTES = 4 << 30  # of the teacher's hidden states; beyond it they are computed again in every epoch
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """The numbers of a recovery; `*_weight` are those of the loss beside the teacher's logits, whose is 1.
+    """The numbers of a recovery; `*_weight` are those of the loss's terms; that of the teacher's logits is 1.
 
-    The student sees `noisy_copies` of each text beside it, in which a share of `noise` tokens is strange, so
+    The student sees `noisy_copies` of each text as well, in which a share of `noise` tokens is strange, so
     that it learns the teacher's answers off the training texts too; they gained no more than as many epochs.
     """
 

@@ -1,7 +1,7 @@
 """A classifier of transformers as the `Encoder` that GPUs run: the same weights under other names.
 
 DistilBERT, BERT and RoBERTa, and those that are RoBERTa but for their words. The rewrite of the layers is
-`graph.lean`'s, which is exact; what is taken over here beside it, embeddings and head, is tried on random
+`graph.lean`'s, which is exact; what is taken over here, embeddings and head, is tried on random
 inputs, padded and packed.
 """
 
@@ -85,7 +85,7 @@ def _computes(encoder: Encoder, inputs: dict[str, torch.Tensor], expected: torch
 
 def _other_form(seen: str) -> UnsupportedError:
     return UnsupportedError(
-        "this classifier cannot be made into an encoder of ours",
+        "this classifier cannot be made into the project's own encoder",
         seen=seen,
         remedy="DistilBERT, BERT and RoBERTa can; for others choose cuda-fp16 or cuda-compiled-fp16",
     )

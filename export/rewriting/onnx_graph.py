@@ -88,7 +88,7 @@ def export(model: Any) -> Exported:
 
 def plain_export(model: Any) -> onnx.ModelProto:
     """What optimum writes, with token types, where the model has them, at their default; a classifier under a
-    head of ours, which optimum does not know, as torch writes it by the same tracing."""
+    head of this project, which optimum does not know, as torch writes it by the same tracing."""
     if model.config.model_type == "pooled-classifier":
         return _traced(model)
     from optimum.exporters.onnx import onnx_export_from_model

@@ -2,8 +2,8 @@
 
 The static layer is what PT2E lowers a linear layer to on x86 (quantize_per_tensor, then oneDNN's product of
 int8): an input scale observed on training texts, its channels smoothed, and one weight scale per output
-channel. PT2E's own quantiser comes with torchao, which slows and litters every import of transformers beside
-it, servers' too; what is needed of it is the thirty lines below, and they name the int8 kernel instead of
+channel. PT2E's own quantiser comes with torchao, which slows and litters every import of transformers,
+servers' too; what is needed of it is the thirty lines below, and they name the int8 kernel instead of
 hoping that a pattern matches.
 """
 

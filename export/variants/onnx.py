@@ -166,7 +166,7 @@ def _proven(exported: "Exported", layers: int, leave: Collection[str], path: Pat
 
 
 def _executed(exported: "Exported", layers: int, path: Path) -> dict[str, Any]:
-    """What ONNX Runtime executes of the graph at `path`, beside what the plain export consists of."""
+    """What ONNX Runtime executes of the graph at `path`, and what the plain export consists of."""
     facts = proof.onnx_operators(path, OPTIONS)
     executed = facts["executed_operators"]
     facts |= {

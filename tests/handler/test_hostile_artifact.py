@@ -162,7 +162,7 @@ def test_an_adapter_that_is_not_listed_does_not_turn_the_labels_round(artifact_c
     with pytest.raises(UserError, match=r"does not list: .*adapter_"):
         Predictor.load(artifact_copy.folder)
     relist(artifact_copy.folder)  # and a listed one is no part of what any variant writes
-    with pytest.raises(UserError, match="an adapter lies beside the model"):
+    with pytest.raises(UserError, match="an adapter lies next to the model"):
         Predictor.load(artifact_copy.folder)
 
 

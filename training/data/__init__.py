@@ -216,7 +216,7 @@ def _check_labels(parts: list[sources.Part], raws: list[Raw]) -> None:
         if raw.labels != first.labels or differs:
             raise UserError(
                 f"{part.spec} cannot be joined with {parts[0].spec}: they have different labels",
-                seen=f"{', '.join(raw.labels)} beside {', '.join(first.labels)}",
+                seen=f"{', '.join(raw.labels)} and {', '.join(first.labels)}",
                 remedy="Join sets of the same labels (davidson:binary has those of tweeteval), or name your "
                 "table's with --labels.",
             )

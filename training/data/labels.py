@@ -257,8 +257,8 @@ class OneColumn:
 
 
 def _none_is_missing(none: str, others: Iterable[str]) -> bool:
-    """Whether "none", written as `none`, stands for a missing value beside other labels, or for what is none
-    of them: the former beside numbers and truth values, beside a label that says "not" already, and where it
+    """Whether "none", written as `none`, stands for a missing value among other labels, or for what is none
+    of them: the former among numbers and truth values, with a label that says "not" already, and where it
     alone is written like Python's None."""
     named = [name for name in others if name.lower() != NONE]
     if any(number(name) is not None or name.lower() in ("true", "false") or sign(name) < 0 for name in named):

@@ -23,8 +23,8 @@ class PinnedFiles:
     """`folder` is relative to `DATA_DIR`; `url` is where the files lie raw; `page` is for people.
 
     `folders` are those of many small files, each with the sum that `folder_sha256` gives: they come out of
-    `archive`, a .tar.gz whose members all lie in one folder. Its own sum is not pinned, since the host packs
-    it anew at will; what comes out of it is.
+    `archive`, a .tar.gz whose members all lie in one folder. Its own sum is not pinned, since the host may
+    pack it again; what comes out of it is.
     """
 
     name: str

@@ -94,7 +94,7 @@ def test_sets_of_other_labels_are_not_joined(tmp_path: Path) -> None:
             json.dumps({"text": f"t {row}", "label": ("calm", "heated")[row % 2]}) + "\n" for row in range(50)
         )
     )
-    with pytest.raises(UserError, match="different labels: calm, heated beside not-hate, hate"):
+    with pytest.raises(UserError, match="different labels: calm, heated and not-hate, hate"):
         data.load(f"demo+jsonl:{file}")
 
 
