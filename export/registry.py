@@ -144,10 +144,7 @@ def choose(names: Sequence[str], kind: str | None = None) -> tuple[list[Variant]
     for name in names or [DEFAULT]:
         group = _group(name)
         for candidate in [_find(name)] if group is None else group:
-            line = _lineage(candidate)
-            lacking = list(dict.fromkeys(need for ancestor in line for need in ancestor.lacks()))
-            if kind is not None and not suits(candidate, kind):
-                lacking.append(f"another classifier than {KINDS[kind]}")
+            lacking = _lacking(candidate, kind)
             if lacking and group is None:
                 raise UnsupportedError(
                     f"{candidate.name} cannot be built here, it needs",
@@ -157,7 +154,7 @@ def choose(names: Sequence[str], kind: str | None = None) -> tuple[list[Variant]
             if lacking:
                 left_out[candidate.name] = lacking
             else:
-                chosen |= {ancestor.name: ancestor for ancestor in line if ancestor.name not in chosen}
+                chosen = {ancestor.name: ancestor for ancestor in _lineage(candidate)} | chosen
     if not chosen:
         reasons = "; ".join(f"{name} needs {', '.join(lacking)}" for name, lacking in left_out.items())
         raise UnsupportedError(
@@ -166,6 +163,14 @@ def choose(names: Sequence[str], kind: str | None = None) -> tuple[list[Variant]
             remedy="See python -m export --list",
         )
     return list(chosen.values()), left_out
+
+
+def _lacking(variant: Variant, kind: str | None) -> list[str]:
+    """What this machine, or a classifier of that kind, lacks for the variant and its ancestors."""
+    needs = [need for ancestor in _lineage(variant) for need in ancestor.lacks()]
+    if kind is not None and not suits(variant, kind):
+        needs.append(f"another classifier than {KINDS[kind]}")
+    return list(dict.fromkeys(needs))
 
 
 def _group(name: str) -> list[Variant] | None:

@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,39 +52,42 @@ def on_ray(address: str | None, workers: int, threads: int) -> Engine:
             "Ray is not installed", remedy="Install it: .venv/bin/pip install 'ray[data]==2.60.*'"
         ) from error
 
-    def scored(job: Job, parts: list[Part]) -> Iterator[Scored]:
-        if not parts:
-            return
-        try:
-            _start(ray, address, workers * threads, job.artifact.bytes)
-        except (ConnectionError, ValueError) as error:
-            raise UserError("there is no such Ray", seen=error, remedy="Check --address") from error
-        try:
-            paths = (DESCRIPTION, *job.artifact.meta.files)
-            files = {path: (job.artifact.folder / path).read_bytes() for path in paths}
-            shared = ray.put((job, files))
-            rows = ray.data.from_items([part.number for part in parts], override_num_blocks=len(parts))
-            done = rows.map_batches(
-                _Worker,
-                fn_constructor_args=([shared], threads),
-                batch_size=1,
-                batch_format="numpy",
-                num_cpus=threads,
-                compute=ray.data.ActorPoolStrategy(size=workers),
-                ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
-            )
-            for row in done.iter_rows():
-                yield Scored(row["number"], row["rows"], row["rejected"])
-        except ray.exceptions.RayError as error:
-            raise UserError(
-                "Ray could not score a part; those that are there are kept",
-                seen=str(error).strip().rpartition("\n")[2],
-                remedy="Mend that, and run the same command again",
-            ) from error
-        finally:
-            ray.shutdown()
+    return partial(_scored, ray, address, workers, threads)
 
-    return scored
+
+def _scored(
+    ray: Any, address: str | None, workers: int, threads: int, job: Job, parts: list[Part]
+) -> Iterator[Scored]:
+    if not parts:
+        return
+    try:
+        _start(ray, address, workers * threads, job.artifact.bytes)
+    except (ConnectionError, ValueError) as error:
+        raise UserError("there is no such Ray", seen=error, remedy="Check --address") from error
+    try:
+        paths = (DESCRIPTION, *job.artifact.meta.files)
+        files = {path: (job.artifact.folder / path).read_bytes() for path in paths}
+        shared = ray.put((job, files))
+        rows = ray.data.from_items([part.number for part in parts], override_num_blocks=len(parts))
+        done = rows.map_batches(
+            _Worker,
+            fn_constructor_args=([shared], threads),
+            batch_size=1,
+            batch_format="numpy",
+            num_cpus=threads,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
+        )
+        for row in done.iter_rows():
+            yield Scored(row["number"], row["rows"], row["rejected"])
+    except ray.exceptions.RayError as error:
+        raise UserError(
+            "Ray could not score a part; those that are there are kept",
+            seen=str(error).strip().rpartition("\n")[2],
+            remedy="Mend that, and run the same command again",
+        ) from error
+    finally:
+        ray.shutdown()
 
 
 class _Worker:

@@ -68,8 +68,6 @@ def search(options: argparse.Namespace) -> int:
 def read_space(path: Path) -> dict[str, Any]:
     """The settings to vary, each as Optuna's distribution: a list of choices, or a range of numbers with
     `low` and `high`. Every value is held to what its flag takes."""
-    from optuna import distributions
-
     known = {option.name for option in recipe_options()} - {"seed"}
     flags = argparse.ArgumentParser()
     add_options(flags)
@@ -80,30 +78,30 @@ def read_space(path: Path) -> dict[str, Any]:
         if field not in known:
             what, remedy = f"{path} varies what is no setting of a recipe", ", ".join(sorted(known))
             raise UserError(what, seen=name, remedy=f"Known: {remedy}")
-        is_range = isinstance(values, dict) and {"low", "high"} <= values.keys() <= RANGE
-        if not (is_range or (isinstance(values, list) and values)):
-            raise UserError(
-                f"{path} gives {name} neither choices nor a range",
-                seen=values,
-                remedy="Write [a, b] or {low: 1e-5, high: 1e-3, log: true}",
-            )
         try:
-            if not is_range:
-                choices = [_as_flag(actions[field], value) for value in values]
-                found[field] = distributions.CategoricalDistribution(choices)
-                continue
-            low, high = (_as_flag(actions[field], values[end]) for end in ("low", "high"))
-            step, log = values.get("step"), values.get("log", False)
-            if type(low) is int:
-                found[field] = distributions.IntDistribution(low, high, log, step or 1)
-            elif type(low) is float:
-                found[field] = distributions.FloatDistribution(low, high, log, step)
-            else:
-                raise ValueError("it is no number")
+            found[field] = _distribution(actions[field], values)
         except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
             what = f"{path} gives {name} what it cannot be"
-            raise UserError(what, seen=f"{values}: {error}", remedy="Mend it") from error
+            remedy = "Write [a, b] or {low: 1e-5, high: 1e-3, log: true}"
+            raise UserError(what, seen=f"{values}: {error}", remedy=remedy) from error
     return found
+
+
+def _distribution(action: argparse.Action, values: Any) -> Any:
+    """ValueError, TypeError or ArgumentTypeError where `values` are neither choices nor a range."""
+    from optuna import distributions
+
+    if isinstance(values, list) and values:
+        return distributions.CategoricalDistribution([_as_flag(action, value) for value in values])
+    if not (isinstance(values, dict) and {"low", "high"} <= values.keys() <= RANGE):
+        raise ValueError("neither choices nor a range")
+    low, high = (_as_flag(action, values[end]) for end in ("low", "high"))
+    step, log = values.get("step"), values.get("log", False)
+    if type(low) is int:
+        return distributions.IntDistribution(low, high, log, step or 1)
+    if type(low) is float:
+        return distributions.FloatDistribution(low, high, log, step)
+    raise ValueError("it is no number")
 
 
 def _as_flag(action: argparse.Action, value: Any) -> Any:
@@ -149,6 +147,16 @@ def open_study(options: argparse.Namespace, space: dict[str, Any], dataset: Data
             seen=f"another {differing}",
             remedy="Name another --output, or remove that folder",
         )
+    _enqueue_interrupted(study)
+    # A sampler that starts over with the same seed would propose what it has proposed before.
+    study.sampler = optuna.samplers.TPESampler(seed=chosen.seed + len(study.trials))
+    return study
+
+
+def _enqueue_interrupted(study: Any) -> None:
+    """Do again what was neither finished nor cut short, once each."""
+    import optuna
+
     state = optuna.trial.TrialState
     for trial in study.get_trials(states=(state.RUNNING,)):  # killed
         study.tell(trial.number, state=state.FAIL)
@@ -158,9 +166,6 @@ def open_study(options: argparse.Namespace, space: dict[str, Any], dataset: Data
         if trial.params and trial.params not in kept + waiting:
             study.enqueue_trial(trial.params)
             waiting.append(trial.params)
-    # A sampler that starts over with the same seed would propose what it has proposed before.
-    study.sampler = optuna.samplers.TPESampler(seed=chosen.seed + len(study.trials))
-    return study
 
 
 def _score(trial: Any, dataset: Dataset, chosen: Recipe, options: argparse.Namespace) -> float:

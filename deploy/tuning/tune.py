@@ -119,7 +119,7 @@ def tune(arguments: argparse.Namespace) -> int:
     against = _measured_again(arguments, start, chosen, bodies)
     if against is None or not is_confirmed(against, arguments.p99_ms):
         chosen = start
-    rate = _rate(tried, against, chosen != start)
+    rate = _rate(tried, against, chosen != start)  # a second
     queue = max(chosen.batch_size, int(rate * arguments.max_wait_ms / 1000))
     found = {
         "artifact_sha256": artifact.sha256,

@@ -16,7 +16,6 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -137,13 +136,9 @@ def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Colum
     if len(parts) > 1:
         joined["train"], others, shares = _join(parts, raws, prepared, dropped)
     task: Task = "multi-label" if joined["train"].multi_label else "single-label"
-    split_sha256 = {name: fingerprint(split) for name, split in joined.items()}
-    identity: tuple[Any, ...] = (task, raws[0].labels, split_sha256)
-    if others:
-        held_out = {
-            name: {split: fingerprint(part) for split, part in own.items()} for name, own in others.items()
-        }
-        identity = (*identity, held_out)
+    split_sha256 = _fingerprints(joined)
+    held_out = {name: _fingerprints(own) for name, own in others.items()}
+    identity = (task, raws[0].labels, split_sha256, *([held_out] if held_out else []))
     return Dataset(
         spec="+".join(map(str, parts)),
         data_dir=folder,
@@ -235,6 +230,10 @@ def _lines(parts: list[sources.Part], raws: list[Raw]) -> dict[str, dict[str, li
         for split, reasons in raw.lines.items()
         if reasons
     }
+
+
+def _fingerprints(found: Mapping[str, Split]) -> dict[str, str]:
+    return {name: fingerprint(split) for name, split in found.items()}
 
 
 def fingerprint(split: Split) -> str:

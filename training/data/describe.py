@@ -6,7 +6,7 @@ every row left out with its reason and first lines.
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,48 +137,48 @@ def page(report: dict[str, Any]) -> str:
         f"{split} of {name}": part for name, own in report["others"].items() for split, part in own.items()
     }
     rows = {**report["splits"], **held}
+    return "\n\n".join(
+        (
+            f"{report['spec']}: {report['task']}, {len(report['labels'])} labels",
+            *_tables(report, rows),
+            "\n".join(_remarks(report, rows)),
+        )
+    )
+
+
+def _tables(report: dict[str, Any], rows: dict[str, Any]) -> Iterator[str]:
+    """Texts and labels, tokens, and what each of several sets gives."""
     labels = report["labels"]
-    lines = [
-        f"{report['spec']}: {report['task']}, {len(labels)} labels",
-        "",
-        tabulate(
-            [[name, part["texts"], *map(_share_of(part), labels)] for name, part in rows.items()],
-            ["texts of", "texts", *labels],
-            intfmt=",",
-        ),
-        "",
-        tabulate(
-            [
-                [name, *list(part["tokens"].values())[:-1], f"{part['tokens']['over_max_length']:.2%}"]
-                for name, part in rows.items()
-            ],
-            ["tokens of", "mean", "p50", "p90", "p99", "max", f"over {report['max_length']}"],
-            floatfmt=".1f",
-            intfmt=",",
-            missingval="–",
-        ),
+    counts = [[name, part["texts"], *map(_share_of(part), labels)] for name, part in rows.items()]
+    yield tabulate(counts, ["texts of", "texts", *labels], intfmt=",")
+    tokens = [
+        [name, *list(part["tokens"].values())[:-1], f"{part['tokens']['over_max_length']:.2%}"]
+        for name, part in rows.items()
     ]
+    headers = ["tokens of", "mean", "p50", "p90", "p99", "max", f"over {report['max_length']}"]
+    yield tabulate(tokens, headers, floatfmt=".1f", intfmt=",", missingval="–")
     if len(report["parts"]) > 1:
         parts = [[part["spec"], f"{part['weight']:g}", part["texts"]] for part in report["parts"]]
-        lines += ["", tabulate(parts, ["train is joined from", "weight", "texts"], intfmt=",")]
-    lines.append("")
+        yield tabulate(parts, ["train is joined from", "weight", "texts"], intfmt=",")
+
+
+def _remarks(report: dict[str, Any], rows: dict[str, Any]) -> Iterator[str]:
     if any(part["probabilities"] for part in rows.values()):
-        lines.append("training learns from probabilities; labels hold from one half")
+        yield "training learns from probabilities; labels hold from one half"
     for name, leak in report["leaks"].items():
-        lines.append(
+        yield (
             f"leaks: {leak['texts']:,} texts of {name} stood in train too, {leak['other_label']:,} of them "
             "with another label"
         )
     for name, part in rows.items():
         if part["copies"]:
-            lines.append(f"copies: {part['copies']:,} texts of {name} stand there more than once")
+            yield f"copies: {part['copies']:,} texts of {name} stand there more than once"
     for name, reasons in report["dropped"].items():
         for reason, found in reasons.items():
             where = places(found["rows"], found["lines"])
-            lines.append(f"dropped from {name}: {found['rows']:,} {reason}{where}")
+            yield f"dropped from {name}: {found['rows']:,} {reason}{where}"
     if not report["dropped"]:
-        lines.append("nothing was dropped")
-    return "\n".join(lines)
+        yield "nothing was dropped"
 
 
 def _share_of(part: dict[str, Any]) -> Callable[[str], str]:

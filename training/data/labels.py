@@ -163,7 +163,8 @@ class OneColumn:
         counts = {split: np.bincount(codes[split] + 1, minlength=size) for split in splits}
         total = dict(zip(self.codes, np.sum(list(counts.values()), axis=0)[1:].tolist(), strict=True))
         reasons = self._without_label(total, unjudged)
-        label_of = self._label_of([name for name in self.codes if name not in reasons], total)
+        named = [name for name in self.codes if name not in reasons]
+        label_of = self._label_asked_for(named) if self.columns.labels else self._label_of(named, total)
         labels = self.columns.labels or self._ordered(label_of.values())
         place_of = np.full(size, -1, dtype=np.int64)
         for name, code in self.codes.items():
@@ -201,19 +202,10 @@ class OneColumn:
         return found
 
     def _label_of(self, names: Sequence[str], total: Mapping[str, int]) -> dict[str, str]:
-        """The label of each value that has one."""
-        asked = self.columns.labels
-        if asked:
-            alike = _grouped(asked, key)
-            known = {name: [name] if name in asked else alike.get(key(name), []) for name in names}
-            label_of = {name: labels[0] for name, labels in known.items() if len(labels) == 1}
-            if set(asked) == set(HATE_LABELS):  # which are what yes and no, 1 and 0 are called elsewhere
-                said = {name: hateful(name) for name in names if name not in label_of}
-                label_of |= {name: HATE_LABELS[told] for name, told in said.items() if told is not None}
-            return label_of
+        """The label of each value that has one, where none were asked for."""
         kept_apart = set(self.order)
         groups = _grouped(names, lambda name: name if name in kept_apart else key(name))
-        label_of = {}
+        label_of: dict[str, str] = {}
         for same, spellings in groups.items():
             label = _spelling(same, spellings, total)
             label_of |= dict.fromkeys(spellings, label)
@@ -228,6 +220,17 @@ class OneColumn:
         if {hateful(label) for label in labels} == {False, True}:
             return {name: HATE_LABELS[bool(hateful(label))] for name, label in label_of.items()}
         self._say_alike(groups.values(), label_of)
+        return label_of
+
+    def _label_asked_for(self, names: Sequence[str]) -> dict[str, str]:
+        """The label, of those asked for, of each value that has one."""
+        asked = self.columns.labels
+        alike = _grouped(asked, key)
+        known = {name: [name] if name in asked else alike.get(key(name), []) for name in names}
+        label_of = {name: labels[0] for name, labels in known.items() if len(labels) == 1}
+        if set(asked) == set(HATE_LABELS):  # which are what yes and no, 1 and 0 are called elsewhere
+            said = {name: hateful(name) for name in names if name not in label_of}
+            label_of |= {name: HATE_LABELS[says] for name, says in said.items() if says is not None}
         return label_of
 
     def _say_alike(self, groups: Iterable[Sequence[str]], label_of: Mapping[str, str]) -> None:

@@ -110,6 +110,17 @@ def prepare(raw: Mapping[str, Split], seed: int = 0) -> Prepared:
     splits["train"] = splits["train"].take(
         _without_duplicates(splits["train"], keys["train"], dropped["train"])
     )
+    _carve_missing(splits, seed)
+    _check_size(splits)
+    return Prepared(
+        {name: splits[name] for name in SPLITS},
+        {name: dict(+counts) for name, counts in dropped.items() if +counts},
+        {name: leak for name, (leak, _) in found.items() if leak["texts"]},
+        {name: rows for name, rows in leaked.items() if len(rows)},
+    )
+
+
+def _carve_missing(splits: dict[str, Split], seed: int) -> None:
     total = len(splits["train"])
     carved = {
         "test": min(MOST_TEST, round(total * TEST_SHARE)),
@@ -119,13 +130,6 @@ def prepare(raw: Mapping[str, Split], seed: int = 0) -> Prepared:
     for name, count in carved.items():
         if name not in splits:
             splits["train"], splits[name] = carve(splits["train"], count, seed)
-    _check_size(splits)
-    return Prepared(
-        {name: splits[name] for name in SPLITS},
-        {name: dict(+counts) for name, counts in dropped.items() if +counts},
-        {name: leak for name, (leak, _) in found.items() if leak["texts"]},
-        {name: rows for name, rows in leaked.items() if len(rows)},
-    )
 
 
 def carve(split: Split, count: int, seed: int) -> tuple[Split, Split]:
