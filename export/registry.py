@@ -5,12 +5,8 @@
         ...write the model into folder...
         return Built(proof={"summary": "…", ...})
 
-The command line, the tests, the benchmarks and the report need no further word. What a variant requires
-is named here; what this machine lacks of it is found here, before anything is built.
-
-A function that converts whatever model its source holds serves several parents: `parents=("fp32", "pruned")`
-makes it `openvino-int8` and `pruned-openvino-int8`. One that quantises may take a third argument, `leave`:
-the linear layers that are to stay in float, which `build` widens until the check holds.
+The command line, the tests, the benchmarks and the report need no further word. What a variant requires is
+named here; what this machine lacks of it is found before anything is built.
 """
 
 import inspect
@@ -101,9 +97,13 @@ def variant(
     requires: Sequence[str] = (),
     **properties: Any,
 ) -> Callable[..., Any]:
-    """Register the decorated function as the variant `name`, and as `<parent>-<name>` of every other parent;
-    `properties` are those of `Variant`, and `SOURCE` is required by all. `parents=(None,)` is for the
-    reference alone."""
+    """Register the decorated function as the variant `name`, and as `<parent>-<name>` of every other parent:
+    it converts whatever model its source holds. `properties` are those of `Variant`, and `SOURCE` is required
+    by all. `parents=(None,)` is for the reference alone.
+
+    A function that quantises may take a third argument, `leave`: the linear layers that are to stay in float,
+    which `build` widens until the check holds.
+    """
 
     def register(build: Callable[..., Built]) -> Callable[..., Built]:
         for parent in parents:

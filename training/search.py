@@ -4,11 +4,9 @@
     epochs: {low: 2, high: 4}
     freeze: [none, embeddings]
 
-Every other setting is as flags and `--config` say. Trials that do worse than the median at the same epoch are
-cut short. The study lies in `<output>/study.db`: the same command goes on where it was interrupted, the trial
-that was running is done again. It ends with `best.yaml`, which `python -m training --config` takes, and
-`search.png`. No test split is read. Covers: one process at a time. Leaves out: the final
-training, since a search keeps no checkpoint.
+The study lies in `<output>/study.db`, so that the same command goes on where it was interrupted; it ends with
+`best.yaml`, which `python -m training --config` takes, and `search.png`. No test split is read, and no
+checkpoint is kept.
 """
 
 import argparse
@@ -29,6 +27,9 @@ from training.options import add_options, load, prepare, read_config, recipe
 from training.recipe import Recipe
 from training.recipe import options as recipe_options
 from training.summary import table
+
+# Every other setting is as flags and `--config` say. Trials that do worse than the median at the same epoch are
+# cut short; one that was running when a search was interrupted is done again. One process at a time.
 
 OURS = {"space", "trials", "output", "config"}  # of the search; best.yaml holds all else
 RANGE = {"low", "high", "log", "step"}

@@ -1,8 +1,8 @@
 """Pruning: a smaller encoder from a trained one, by what its parts were measured to contribute.
 
-Structured: whole layers, attention heads and feed-forward neurons go, and what is left is a dense model with
-smaller matrices, faster on any machine. Unstructured: single weights become zero, which compresses well and
-runs no faster. 2:4: two zeros in every four weights, the pattern of NVIDIA's sparse tensor cores.
+Whole layers, attention heads and feed-forward neurons go, and what is left is a dense model, faster on any
+machine. Or single weights become zero: any of them, which compresses well and runs no faster, or two in every
+four, the pattern of NVIDIA's sparse tensor cores.
 """
 
 import copy
