@@ -28,8 +28,8 @@ from training.recipe import Recipe
 from training.recipe import options as recipe_options
 from training.summary import table
 
-# Every other setting is as flags and `--config` say. Trials that do worse than the median at the same epoch are
-# cut short; one that was running when a search was interrupted is done again. One process at a time.
+# Every other setting is as flags and `--config` say. Trials that do worse than the median at the same epoch
+# are cut short; one that was running when a search was interrupted is done again. One process at a time.
 
 OURS = {"space", "trials", "output", "config"}  # of the search; best.yaml holds all else
 RANGE = {"low", "high", "log", "step"}
