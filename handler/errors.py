@@ -8,6 +8,7 @@ other rows of the batch go on.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 
@@ -22,15 +23,12 @@ class UserError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Across processes it stays the sentence that it is."""
-        return _again, (type(self), self.what, self.remedy, None if self.seen is None else str(self.seen))
+        seen = None if self.seen is None else str(self.seen)
+        return partial(type(self), remedy=self.remedy, seen=seen), (self.what,)
 
     def __str__(self) -> str:
         seen = "" if self.seen is None else f": {self.seen}"
         return f"{self.what}{seen}. {self.remedy.rstrip('.')}"  # often ends in a command to copy
-
-
-def _again(kind: type[UserError], what: str, remedy: str, seen: str | None) -> UserError:
-    return kind(what, remedy=remedy, seen=seen)
 
 
 class UnsupportedError(UserError):

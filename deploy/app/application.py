@@ -32,7 +32,7 @@ from deploy.app.connections import KEEP_ALIVE_S, Admission, Bounds, Connection, 
 from deploy.app.request_bodies import MOST_HELD, Held, Memory, is_form, read_body, read_form
 from handler import answers
 from handler.artifact import Artifact, archive_manifest, open_artifact, unpacked
-from handler.errors import Rejection, UserError, refusals
+from handler.errors import Rejection, refusals
 from handler.metrics import Tally
 from handler.predictor import Predictor
 from handler.replies import Arrival, Reply, as_json, failure, refuse, report
@@ -63,10 +63,6 @@ class Model:
     @classmethod
     def of_archive(cls, archive: Path, scratch: Path) -> "Model":
         """Unpacked below `scratch` and verified; raises `UserError` where it is none of this project's."""
-        if not archive.is_file():
-            raise UserError(
-                "there is no such archive", seen=archive, remedy="Build it: python -m export package"
-            )
         artifact, manifest = unpacked(archive, scratch), archive_manifest(archive)
         return cls(artifact, manifest["modelName"], manifest["modelVersion"], model_config(archive))
 

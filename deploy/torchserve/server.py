@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -213,10 +212,6 @@ def checked_archive(config: Config, name: str, trusted_key: Path | None = None) 
             "there is no archive to serve", seen=archive, remedy="Make one: python -m export package"
         )
     verify(archive, trusted_key)
-    if not zipfile.is_zipfile(archive):
-        raise UserError(
-            "the archive is damaged", seen=archive, remedy="Build it again: python -m export package"
-        )
     archived_artifact(archive)
     for key in ("private_key_file", "certificate_file"):
         if config[key] and not Path(config[key]).is_file():

@@ -494,7 +494,7 @@ def test_an_archive_brings_its_name_and_settings_and_flags_go_first(build_once, 
 def test_what_cannot_be_served_is_a_sentence(tmp_path: Path) -> None:
     for arguments, words in (
         (("--artifact", tmp_path), "there is no artifact"),
-        (("--archive", tmp_path / "hate.mar"), "there is no such archive"),
+        (("--archive", tmp_path / "hate.mar"), "there is no such file"),
         (("--archive", ROOT / "pyproject.toml"), "this is not an archive of ours"),
     ):
         assert words in refused("deploy", "app", *arguments)
