@@ -26,7 +26,7 @@ from handler.errors import UserError
 from handler.records import plain
 
 # The end of a terminal, of a session, and Ctrl-\ on one.
-ENDS = ("SIGTERM", "SIGHUP", "SIGQUIT")
+ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 SHORTAGES = {
     errno.ENOSPC: ("no room is left on the disk", "Free some, or name a folder on another one"),
     errno.EDQUOT: ("the disk quota is used up", "Free some, or name a folder on another disk"),
@@ -142,9 +142,8 @@ def _heed_ends() -> None:
             raise SystemExit(128 + number)
 
     with suppress(ValueError):  # another thread than the first may not say so
-        for name in ENDS:
-            number = getattr(signal, name, None)  # Windows has SIGTERM alone
-            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+        for number in ENDS:
+            if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, end)
 
 

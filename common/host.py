@@ -5,11 +5,11 @@ Each check is a function that looks at one thing and yields what it saw; `doctor
 
 import locale
 import os
+import resource
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def temporary_folder(archive_bytes: int, runtime: str) -> Iterator[Finding]:
     remedy = "Archives are unpacked there: free some, or set TMPDIR and TEMP"
     yield judged("disk", free > 2 * archive_bytes, f"{free / 1e9:.1f} GB free in {folder}", remedy, "fail")
     pid_file = Path(folder, ".model_server.pid")
-    if pid_file.exists() and hasattr(os, "getuid") and pid_file.stat().st_uid != os.getuid():
+    if pid_file.exists() and pid_file.stat().st_uid != os.getuid():
         remedy = "Set TMPDIR to a folder of your own"
         yield Finding("pid file", "fail", f"{pid_file} is another user's", remedy)
     if fault := unpacking_fault(archive_bytes):
@@ -104,13 +104,13 @@ def _logs() -> Iterator[Finding]:
 
 
 def _files() -> Iterator[Finding]:
-    limit = _limit("RLIMIT_NOFILE")
+    limit = _limit(resource.RLIMIT_NOFILE)
     if limit is not None and limit < LEAST_FILES:
         yield Finding("open files", "warn", f"at most {limit}", "ulimit -n 4096: a connection takes one")
 
 
 def _address_space() -> Iterator[Finding]:
-    if (limit := _limit("RLIMIT_AS")) is not None:
+    if (limit := _limit(resource.RLIMIT_AS)) is not None:
         remedy = "ulimit -v unlimited: Java reserves more than it uses; bound memory by a control group"
         yield Finding("address space", "warn", f"at most {limit / 1e9:.1f} GB", remedy)
 
@@ -161,14 +161,10 @@ def _shell() -> Iterator[Finding]:
         yield Finding("PYTHONPATH", "warn", os.environ["PYTHONPATH"], remedy)
 
 
-def _limit(name: str) -> int | None:
+def _limit(kind: int) -> int | None:
     """A soft limit of this process; None where there is none."""
-    with suppress(ImportError):
-        import resource
-
-        soft, _ = resource.getrlimit(getattr(resource, name))
-        return None if soft == resource.RLIM_INFINITY else soft
-    return None
+    soft, _ = resource.getrlimit(kind)
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def _given() -> dict[str, str]:

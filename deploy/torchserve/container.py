@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.commands import run, say
+from common.commands import ENDS, run, say
 from common.options import add_config, add_name
 from common.scratch import private_folder
 from common.signing import add_trusted_key
@@ -28,7 +28,7 @@ from handler.errors import UserError
 EVERY_S = 10
 MOST_FAILURES = 4  # a look that fails takes 7 s itself: about a minute
 OF_A_START = 30  # as long as an archive's startupTimeout, before there has been any worker
-PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+PASSED_ON = (*ENDS, signal.SIGINT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

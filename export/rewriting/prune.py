@@ -161,7 +161,8 @@ def fit_shape(model: PreTrainedModel, keep: float, layers: Sequence[int]) -> Sha
             seen=keep,
             remedy=f"Keep more, or fewer layers: one head and {WIDTH_MULTIPLES[-1]} neurons are the least",
         )
-    return Shape(tuple(layers), kept_heads, min(width, _whole(left)))
+    multiple = next(each for each in WIDTH_MULTIPLES if left >= each)
+    return Shape(tuple(layers), kept_heads, min(width, left // multiple * multiple))
 
 
 def prune(model: PreTrainedModel, measured: Importance, shape: Shape) -> PreTrainedModel:
@@ -325,12 +326,6 @@ def _keep_neurons(layer: nn.Module, parts: Anatomy, neurons: list[int]) -> None:
     index = torch.LongTensor(neurons)
     layer.set_submodule(parts.up, prune_linear_layer(_linear(layer, parts.up), index))
     layer.set_submodule(parts.down, prune_linear_layer(_linear(layer, parts.down), index, dim=1))
-
-
-def _whole(width: int) -> int:
-    """The largest width up to `width` that is a multiple of what kernels like."""
-    multiple = next((multiple for multiple in WIDTH_MULTIPLES if width >= multiple), 1)
-    return width // multiple * multiple
 
 
 def _sharing_copy(model: PreTrainedModel) -> PreTrainedModel:
