@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ class Simulated:
         self.settings, self.noise = settings, noise
         self.rates: list[float] = []
         self.latencies_ms: list[float] = []
+        self.server = SimpleNamespace(resident_mb=lambda: 500.0)
 
     def ask(self, bodies: Sequence[bytes], concurrency: int, seconds: float) -> None:
         if self.settings.workers == 2:
@@ -48,9 +50,6 @@ class Simulated:
     @property
     def p99_ms(self) -> float:
         return max(self.latencies_ms)
-
-    def memory_mb(self) -> float:
-        return 500.0
 
 
 def searched(
