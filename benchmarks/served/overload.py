@@ -22,7 +22,7 @@ from benchmarks.served.open_loop import Arrivals, open_loop
 from benchmarks.served.run import as_bodies
 from common.commands import emit, say
 from common.torchserve import model_config, read_config
-from deploy.torchserve.server import CONFIG, is_healthy, private_server
+from deploy.torchserve.server import CONFIG, private_server
 from deploy.tuning.load import closed_loop
 from deploy.tuning.sample import sample
 from deploy.tuning.tune import repacked, settings_of
@@ -86,7 +86,7 @@ def measure_flood(archive: Path, bodies: Sequence[bytes], factor: float, seconds
         with watched(server) as memory:
             flood = open_loop(server.predictions, bodies, factor * rate, seconds, seed=0)
         time.sleep(QUIET_S)
-        healthy = is_healthy(server.inference_port)
+        healthy = server.access.is_healthy()
         after = closed_loop(server.predictions, bodies, CLIENTS, SATURATE_S, 1.0)
     answered = [latency for latency in flood.latencies_ms if latency is not None]
     reached = len(answered) / seconds

@@ -44,7 +44,8 @@ class Access:
         return self.worker_status(name) == "READY" and self.is_healthy()
 
     def is_healthy(self) -> bool:
-        return says_healthy(self._get("inference_address", "/ping"))
+        answer = self._get("inference_address", "/ping")
+        return bool(answer) and answer.get("status") == "Healthy"
 
     def worker_status(self, name: str) -> str | None:
         """`READY` when all of the model's workers answer, else the status of one that does not; None while
@@ -89,8 +90,3 @@ def ask(url: str, headers: Mapping[str, str] | None = None, context: ssl.SSLCont
             return json.load(response)
     except (OSError, http.client.HTTPException, ValueError):
         return None
-
-
-def says_healthy(answer: Any) -> bool:
-    """Whether this is what TorchServe's `/ping` answers when all is well."""
-    return bool(answer) and answer.get("status") == "Healthy"

@@ -14,6 +14,7 @@ import psutil
 from common.atomic import write_json
 from deploy.torchserve.access import Access
 from handler.errors import UserError, refusals
+from handler.records import read
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,10 @@ def note_file(access: Access, name: str) -> Path:
 def read_note(path: Path) -> Note | None:
     """None where no roll-out is noted; raises `UserError` for what is none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return Note(**values | {"known": tuple(values["known"])})
+        return read(Note, json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError) as error:
         remedy = "Set the default version by hand, and remove the file"
         raise UserError("the note of a roll-out cannot be read", seen=path, remedy=remedy) from error
 

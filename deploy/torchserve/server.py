@@ -25,7 +25,7 @@ from common.atomic import remove
 from common.scratch import checked_folder
 from common.signing import verify
 from common.torchserve import ADDRESSES, GRPC_PORTS, Config, is_taken, java_home, read_config
-from deploy.torchserve.access import KEY_FILE, Access, ask, says_healthy
+from deploy.torchserve.access import KEY_FILE, Access
 from handler.artifact import archived_artifact
 from handler.errors import UserError
 
@@ -369,11 +369,6 @@ def _wait_until_ready(
     raise UserError(
         f"TorchServe was not ready within {timeout_s:.0f} s", seen=_last_lines(said()), remedy="Try again"
     )
-
-
-def is_healthy(inference_port: int) -> bool:
-    """Whether a server on loopback, without TLS and tokens, answers as TorchServe does to `/ping`."""
-    return says_healthy(ask(f"http://127.0.0.1:{inference_port}/ping"))
 
 
 def _read(log: Path, begin: int = 0) -> str:
