@@ -9,7 +9,6 @@ import http.client
 import json
 import ssl
 import urllib.request
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,17 +75,12 @@ class Access:
         return context
 
     def _get(self, interface: str, path: str) -> Any:
+        """The JSON at `path`, or None where nothing answers, or with anything but a 200 and JSON."""
         url = self.config.endpoint(interface) + path
-        with suppress(OSError):
-            return ask(url, self.headers(interface), self.context() if url.startswith("https:") else None)
-        return None
-
-
-def ask(url: str, headers: Mapping[str, str] | None = None, context: ssl.SSLContext | None = None) -> Any:
-    """The JSON at `url`, or None where nothing answers, or with anything but a 200 and JSON."""
-    request = urllib.request.Request(url, headers=dict(headers or {}))
-    try:
-        with open_direct(request, PATIENCE_S, context) as response:
-            return json.load(response)
-    except (OSError, http.client.HTTPException, ValueError):
-        return None
+        request = urllib.request.Request(url, headers=self.headers(interface))
+        try:
+            context = self.context() if url.startswith("https:") else None
+            with open_direct(request, PATIENCE_S, context) as response:
+                return json.load(response)
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
