@@ -65,7 +65,7 @@ class Others:
     def _of_others(self) -> float:
         """CPU seconds; those that a hypervisor took for its other guests count as well."""
         times = psutil.cpu_times()
-        busy = (
+        busy: float = (
             sum(times)
             - times.idle
             - sum(getattr(times, kind, 0.0) for kind in ("iowait", "guest", "guest_nice"))

@@ -10,6 +10,7 @@ counts as a failure unless its status is 200 and it names a label.
 import os
 from itertools import count
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from locust import HttpUser, task
@@ -38,14 +39,14 @@ TEXTS = read_texts()
 TURNS = count()  # shared: users go through the texts together, not each from the first
 
 
-class Client(HttpUser):
+class Client(HttpUser):  # type: ignore[misc] # locust is no dependency of ours
     """Asks for one text after the other, without a pause."""
 
     def on_start(self) -> None:
         # A proxy of the environment is not for a server on this machine.
         self.client.trust_env = urlsplit(self.host).hostname not in ("localhost", "127.0.0.1", "::1")
 
-    @task
+    @task  # type: ignore[untyped-decorator] # the same
     def classify(self) -> None:
         text = TEXTS[next(TURNS) % len(TEXTS)]
         with self.client.post("/predictions/hate", json={"text": text}, catch_response=True) as response:
@@ -55,7 +56,7 @@ class Client(HttpUser):
                 response.failure("no label in the answer")
 
 
-def _has_label(response) -> bool:
+def _has_label(response: Any) -> bool:
     """Whether the answer is one: `label` of a single-label classifier, `labels` of a multi-label one."""
     try:
         answer = response.json()

@@ -66,7 +66,7 @@ class ResumeLog:
             self._path.unlink(missing_ok=True)
 
 
-def _lines(path: Path) -> Iterator[list]:
+def _lines(path: Path) -> Iterator[list[Any]]:
     """Whole lines; what follows a broken one was written after a crash and is not to be trusted."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -76,6 +76,6 @@ def _lines(path: Path) -> Iterator[list]:
         yield [name, value]
 
 
-def _rewrite(path: Path, lines: list[list]) -> None:
+def _rewrite(path: Path, lines: list[list[Any]]) -> None:
     with refusals("the results cannot be written", path.parent, "Name another: --results"):
         write_text(path, "".join(json.dumps(line) + "\n" for line in lines))

@@ -24,7 +24,7 @@ from benchmarks.in_process import latency, memory
 from benchmarks.in_process.on_cuda import add_busy, add_peak_share, measure_on_cuda, resources_of
 from benchmarks.in_process.pool import Failure, open_pool
 from benchmarks.inputs import VALIDATION, Subject, is_for_cuda
-from benchmarks.names import CONTROLS, GEMM_BOUND, REFERENCE
+from benchmarks.names import CONTROLS, CUDA_SHAPES, GEMM_BOUND, REFERENCE, SHAPES
 from benchmarks.profiles import OBJECTIVE_P99_MS, Profile
 from benchmarks.progress import Step, progress
 from benchmarks.records import (
@@ -185,7 +185,7 @@ def _measure_in_process(
         finish = partial(memory.finish, pool, started, sizes, subject.archives)
         taken = resume_log.once("resources", finish)  # workers that have nothing left to do have no peak
         pool.stage = "GPU alone"
-        shapes = latency.shapes_up_to(max_length, (*latency.SHAPES, *latency.CUDA_SHAPES))
+        shapes = latency.shapes_up_to(max_length, (*SHAPES, *CUDA_SHAPES))
         ask = partial(measure_on_cuda, pool, shapes, step)
         alone = resume_log.once("GPU alone", ask) if pool.on_cuda else {}
         taken = {name: found for name, found in taken.items() if name in pool.names}  # the others have failed
@@ -211,7 +211,7 @@ def _bound(subject: Subject, profile: Profile) -> GemmBound | None:
         return None
     assert subject.encoder is not None
     max_length = subject.artifacts[REFERENCE].max_length
-    on_cuda = latency.shapes_up_to(max_length, latency.CUDA_SHAPES) if subject.on_cuda else ()
+    on_cuda = latency.shapes_up_to(max_length, CUDA_SHAPES) if subject.on_cuda else ()
     return GemmBound(subject.encoder, latency.shapes_up_to(max_length), profile.turn_ms, on_cuda)
 
 

@@ -215,7 +215,7 @@ def _exchange(one: Path, other: Path) -> bool:
     except AttributeError:
         return False
     done = rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE)
-    return done == 0
+    return bool(done == 0)
 
 
 def _step_aside(partial: Path, place: Path) -> None:

@@ -42,7 +42,8 @@ def _open(
     proxies: dict[str, str],
 ) -> HTTPResponse:
     handlers = (urllib.request.ProxyHandler(proxies), urllib.request.HTTPSHandler(context=context))
-    return urllib.request.build_opener(*handlers).open(request, timeout=timeout_s)
+    answer: HTTPResponse = urllib.request.build_opener(*handlers).open(request, timeout=timeout_s)
+    return answer
 
 
 def is_here(url: str) -> bool:

@@ -63,7 +63,7 @@ def address(filesystem: Any, path: str) -> str:
     """What `opened` takes for a path of a file system."""
     if isinstance(filesystem, LocalFileSystem) or path.startswith(WEB):
         return path
-    return filesystem.unstrip_protocol(path)
+    return str(filesystem.unstrip_protocol(path))
 
 
 @contextmanager

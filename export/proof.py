@@ -80,6 +80,7 @@ def torch_profile(model: Any, token: int) -> Profile:
 def profiled(run: Callable[[], object]) -> Profile:
     """What torch's profiler sees while `run` runs."""
     import torch
+    from torch.autograd import DeviceType  # type: ignore[attr-defined] # is there, without being exported
 
     with torch.profiler.profile() as seen:  # of all devices that there are
         run()
@@ -87,7 +88,7 @@ def profiled(run: Callable[[], object]) -> Profile:
             torch.cuda.synchronize()
     on_gpu: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     for event in seen.key_averages():
-        on_gpu[event.device_type == torch.autograd.DeviceType.CUDA][event.key] += event.count
+        on_gpu[event.device_type == DeviceType.CUDA][event.key] += event.count
     if torch.cuda.is_initialized() and not on_gpu[True]:
         raise UnsupportedError(
             "torch's profiler does not see what runs on this GPU, so that nothing is proven",

@@ -98,7 +98,7 @@ class Source:
 
     @cached_property
     def pad_id(self) -> int:
-        return json.loads((self.checkpoint.folder / "config.json").read_text())["pad_token_id"]
+        return int(json.loads((self.checkpoint.folder / "config.json").read_text())["pad_token_id"])
 
     def model(self) -> Any:
         """A fresh fp32 `PreTrainedModel` in eval mode, which the caller may change."""

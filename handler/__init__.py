@@ -12,4 +12,4 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # OpenVINO and NNCF send each conversion to Google Analytics unless somebody has declined. What is None here
 # cannot be imported, and both go without.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # None: not to be imported

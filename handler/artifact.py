@@ -183,10 +183,10 @@ def archive_entry(archive: Path, name: str) -> bytes:
             raise _not_ours(archive, _reason(error)) from error
 
 
-def archive_manifest(archive: Path) -> dict[str, Any]:
+def archive_manifest(archive: Path) -> dict[str, str]:
     """What TorchServe is told of the model: `modelName` and `modelVersion`, both fit for a path."""
     try:
-        model = parse_json(archive_entry(archive, MANIFEST))["model"]
+        model: dict[str, str] = parse_json(archive_entry(archive, MANIFEST))["model"]
         for key in ("modelName", "modelVersion"):
             check_identifier(model[key])
     except (ValueError, KeyError, TypeError) as error:

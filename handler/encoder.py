@@ -86,7 +86,8 @@ class ScaledLinear(nn.Module):
             product = torch._scaled_mm(
                 scaled, self.weight.T, scale_a=scales, scale_b=self.scale, out_dtype=torch.bfloat16
             )
-        return (product[:count] + self.bias).to(inputs.dtype).unflatten(0, inputs.shape[:-1])
+        outputs: torch.Tensor = (product[:count] + self.bias).to(inputs.dtype).unflatten(0, inputs.shape[:-1])
+        return outputs
 
 
 def _scaled(rows: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,7 +131,8 @@ class Layer(nn.Module):
             query = self.query(hidden)
         query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in (query, key, value))
         hidden = self.attention_norm(hidden + self.output(attend(query, key, value).flatten(-2)))
-        return self.output_norm(hidden + self.down(self.activation(self.up(hidden))))
+        outputs: torch.Tensor = self.output_norm(hidden + self.down(self.activation(self.up(hidden))))
+        return outputs
 
 
 class Encoder(nn.Module):
@@ -190,7 +192,8 @@ class Encoder(nn.Module):
         return self._classify(hidden, attend, attend_once, lambda hidden: hidden[starts[:-1]])
 
     def _embed(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.words(input_ids) + self.places(positions))
+        outputs: torch.Tensor = self.norm(self.words(input_ids) + self.places(positions))
+        return outputs
 
     def _classify(
         self,
@@ -202,7 +205,8 @@ class Encoder(nn.Module):
         for layer in self.layers[:-1]:
             hidden = layer(hidden, attend)
         hidden = self.layers[-1](hidden, attend_once, first)
-        return self.out(self.head_activation(self.dense(hidden)))
+        outputs: torch.Tensor = self.out(self.head_activation(self.dense(hidden)))
+        return outputs
 
 
 def attend_within(

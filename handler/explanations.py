@@ -87,14 +87,14 @@ def _occlude(
         passes.append(predictor.logits([Encoding(text) for text in texts[start : start + AT_ONCE]]))
     logits = np.concatenate(passes).astype(np.float64)
     odds = _log_odds(logits / predictor.artifact.meta.temperature, label, predictor.artifact.task)
-    return odds[0] - odds[1:]
+    return np.asarray(odds[0] - odds[1:])
 
 
 def _log_odds(logits: np.ndarray, label: int, task: str) -> np.ndarray:
     """float64 [texts] of calibrated logits [texts, labels]: ln(p / (1 - p)) of one label."""
     if task == "multi-label":
         return logits[:, label]
-    return logits[:, label] - np.logaddexp.reduce(np.delete(logits, label, axis=1), axis=1)
+    return np.asarray(logits[:, label] - np.logaddexp.reduce(np.delete(logits, label, axis=1), axis=1))
 
 
 def _integrate(
@@ -127,4 +127,4 @@ def _integrate(
         n_steps=STEPS,
         internal_batch_size=AT_ONCE,
     )
-    return found.sum(dim=-1)[0, own].detach().double().cpu().numpy()
+    return np.asarray(found.sum(dim=-1)[0, own].detach().double().cpu().numpy())

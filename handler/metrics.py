@@ -56,7 +56,7 @@ class Tally:
         with self._lock:
             for key, value in sums.items():
                 if key[0] in self.declared:
-                    self._sums[key] += value  # type: ignore[assignment]
+                    self._sums[key] += value  # type: ignore[assignment] # sums are floats
 
     def emit(self) -> None:
         """Write what has been added since the last time."""

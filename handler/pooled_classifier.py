@@ -64,7 +64,7 @@ class PooledClassifier(PreTrainedModel):
     """`backbone`, pooling, `head`. Given a `backbone`, its weights are kept; else they are to be loaded."""
 
     config: PooledClassifierConfig
-    config_class = PooledClassifierConfig  # type: ignore[assignment]
+    config_class = PooledClassifierConfig
     base_model_prefix = "backbone"
     _supports_sdpa = True
 
@@ -74,7 +74,7 @@ class PooledClassifier(PreTrainedModel):
             backbone = _untrained(config)
         else:
             for module in backbone.modules():
-                module._is_hf_initialized = True  # type: ignore[assignment]
+                module._is_hf_initialized = True  # type: ignore[assignment] # read by transformers
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None  # type: ignore[assignment]  # for another head
         self.backbone = backbone
@@ -170,7 +170,8 @@ def _untrained(config: PooledClassifierConfig) -> PreTrainedModel:
     given = dict(config.backbone)
     own_code = given.pop("auto_map", None)
     if own_code is None:
-        return AutoModel.from_config(CONFIG_MAPPING[given["model_type"]].from_dict(given))
+        model: PreTrainedModel = AutoModel.from_config(CONFIG_MAPPING[given["model_type"]].from_dict(given))
+        return model
     if os.environ.get(TRUST) != "1":
         raise UnsupportedError(
             "this model has code of its own, which is not run",
@@ -179,11 +180,12 @@ def _untrained(config: PooledClassifierConfig) -> PreTrainedModel:
             f"{TRUST}=1 if you trust it",
         )
     folder = str(config.name_or_path)
-    kind, model = (
+    kind, architecture = (
         get_class_from_dynamic_module(own_code[name], folder, local_files_only=True)
         for name in ("AutoConfig", "AutoModel")
     )  # type: Any, Any
-    return model._from_config(kind.from_dict(given))
+    model = architecture._from_config(kind.from_dict(given))
+    return model
 
 
 def read_classifier(folder: str | Path, **options: Any) -> Any:

@@ -195,13 +195,13 @@ class Predictor:
     def _together(self, scores: np.ndarray, lengths: list[int], aggregate: str | None) -> np.ndarray:
         """One text's scores float64 [labels] from those of its windows [windows, labels]."""
         if len(scores) == 1:
-            return scores[0]
+            return np.asarray(scores[0])
         if aggregate == "mean":
             return np.round(np.average(scores, axis=0, weights=lengths), 6)
         if self.artifact.multi_label:
-            return scores.max(axis=0)
+            return np.asarray(scores.max(axis=0))
         place = self.artifact.positive
-        return scores[(scores.max(axis=1) if place is None else scores[:, place]).argmax()]
+        return np.asarray(scores[(scores.max(axis=1) if place is None else scores[:, place]).argmax()])
 
     def logits(self, encodings: Sequence[Encoding]) -> np.ndarray:
         """Run the model: float32 [texts, labels], in the order given, in micro-batches of the grid."""
@@ -251,7 +251,7 @@ class Predictor:
         if self.artifact.multi_label:
             return np.round(1 / (1 + np.exp(-np.clip(scaled, -700, 700))), 6)  # e^710 is beyond float64
         exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        return np.round(exponentials / exponentials.sum(axis=1, keepdims=True), 6)
+        return np.asarray(np.round(exponentials / exponentials.sum(axis=1, keepdims=True), 6))
 
     def answer(self, prediction: Prediction) -> Answer:
         """One answer as it is served (`answer.schema.json`), without the server's `model` field."""
@@ -279,7 +279,7 @@ def decide(
     if len(labels) == 2:
         place = positive_of_two(labels, thresholds)
         return np.where(scores[:, place] >= thresholds[labels[place]], place, 1 - place).astype(np.int64)
-    return scores.argmax(axis=1)
+    return np.asarray(scores.argmax(axis=1))
 
 
 def positive_of_two(labels: Sequence[str], thresholds: Mapping[str, float]) -> int:

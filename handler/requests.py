@@ -67,7 +67,7 @@ class Limits:
                 raise UserError(
                     f"{key} is not a count of {least} or more", seen=value, remedy="Change model-config.yaml"
                 )
-        return replace(cls(), **{SETTINGS[key]: value for key, value in changed.items()})  # type: ignore[arg-type]
+        return replace(cls(), **{SETTINGS[key]: value for key, value in changed.items()})  # type: ignore[arg-type] # checked field by field
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def _load_torch(artifact: Artifact, threads: int, device: str) -> Forward:
     model = with_sparse_linears(model, options.get("sparse_linears", ()))
     forward = staged(lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits, device)
     if options["dtype"] == "float32" and "int8_linears" not in options:
-        forward.model = model  # type: ignore[attr-defined]
+        forward.model = model  # type: ignore[attr-defined] # functions may have attributes
     return forward
 
 
@@ -255,7 +255,7 @@ def _load_onnx(artifact: Artifact, threads: int, device: str) -> Forward:
 
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         (logits,) = session.run(["logits"], {"input_ids": input_ids, "attention_mask": attention_mask})
-        return logits
+        return np.asarray(logits)
 
     return forward
 

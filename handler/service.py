@@ -194,7 +194,7 @@ class Service:
         return row.answer()
 
     def _count(self, name: str, value: float = 1, *labels: str) -> None:
-        self._counted[f"classifier_{name}", *labels] += value  # type: ignore[assignment]
+        self._counted[f"classifier_{name}", *labels] += value  # type: ignore[assignment] # sums are floats
 
     def _count_answer(self, answer: dict[str, Any], prediction: Prediction) -> None:
         artifact, count = self.predictor.artifact, self._count

@@ -305,7 +305,7 @@ def score_part(job: Job, part: Part, predictor: Predictor) -> Scored:
     read = read_windows(part, job.plan.text_column)
     with _replacing(job.place(part)) as file:
         counted = _Counted(file)
-        with writer(job, counted) as out:  # type: ignore[arg-type]
+        with writer(job, counted) as out:  # type: ignore[arg-type] # all that a writer calls
             for window, results in classify(predictor, read):
                 rejected += out.write(window, results)
                 written += len(results)
@@ -449,6 +449,6 @@ def _replacing(place: str, stream: bool = False) -> Iterator[IO[bytes]]:
             raise
     else:
         with tempfile.NamedTemporaryFile() as kept:  # of this user alone
-            yield kept  # type: ignore[misc]
+            yield kept
             kept.flush()
             filesystem.put_file(kept.name, path)

@@ -58,7 +58,8 @@ class Plan:
         return sum(part.rows for part in self.parts)
 
     def record(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self)))
+        record: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return record
 
 
 def plan(

@@ -69,7 +69,7 @@ class ArrowWindow(Window):
         self.batch, self.texts, self.faults = batch, texts, faults
 
     @property
-    def rows(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def rows(self) -> list[dict[str, Any]]:  # type: ignore[override] # made when asked for
         if len(self.faults) == 1 and self.faults[0].startswith(TOO_LONG):
             return [dict.fromkeys(self.batch.schema.names)]
         columns = map(parquet.values, self.batch.columns)

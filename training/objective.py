@@ -104,4 +104,4 @@ def balanced_weights(targets: np.ndarray, multi_label: bool, total: float) -> np
     is the number of texts, or the sum of their weights, by which `targets` `[n, labels]` are scaled then."""
     held = np.maximum(targets.sum(axis=0), 1e-9)
     found = (total - held) / held if multi_label else total / (targets.shape[1] * held)
-    return np.clip(found, 1 / MOST_IMBALANCE, MOST_IMBALANCE).astype(np.float32)
+    return np.asarray(np.clip(found, 1 / MOST_IMBALANCE, MOST_IMBALANCE).astype(np.float32))

@@ -47,7 +47,7 @@ DEFAULT_KINDS: dict[Any, Any] = {int: positive_int, float: not_negative_float, s
 class SettingsParser(argparse.ArgumentParser):
     """Takes what flags leave open from the YAML that `--config` names."""
 
-    def parse_args(  # type: ignore[override]
+    def parse_args(  # type: ignore[override] # without its overloads
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> Any:
         options = super().parse_args(args, namespace)
@@ -196,6 +196,6 @@ def quieten() -> None:
     from huggingface_hub.utils import logging as of_hub
     from transformers.utils import logging as of_transformers
 
-    of_hub.set_verbosity_error()  # type: ignore[no-untyped-call]
-    of_transformers.set_verbosity_error()  # type: ignore[no-untyped-call]
+    of_hub.set_verbosity_error()
+    of_transformers.set_verbosity_error()
     warnings.filterwarnings("ignore", category=UserWarning, module="torch|transformers|accelerate|peft")

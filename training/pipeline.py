@@ -185,7 +185,7 @@ def teacher_logits(recipe: Recipe, dataset: Dataset) -> np.ndarray:
             remedy="Name a checkpoint that was trained for the same labels.",
         )
     model, tokenizer = load_model(checkpoint)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type] # transformers' `to` is mistyped
     texts = dataset.splits["train"].texts
     say(f"asking the teacher {recipe.teacher} about {len(texts):,} texts")
     return predict_logits(model, tokenizer, texts, checkpoint.meta.max_length)

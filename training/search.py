@@ -181,10 +181,10 @@ def _score(trial: Any, dataset: Dataset, chosen: Recipe, options: argparse.Names
     class Watch(TrainerCallback):
         before = last = 0.0  # epochs of the phases before, and of this one
 
-        def on_train_begin(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> Any:
             self.before, self.last = self.before + self.last, 0.0
 
-        def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # type: ignore[no-untyped-def]
+        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> Any:
             self.last = state.epoch
             trial.report(metrics["eval_macro_f1"], round(100 * (self.before + self.last)))
             if trial.should_prune():

@@ -131,7 +131,7 @@ class WeightsAndBiases:
             name=run,
             dir=str(folder),
             config=dict(settings),
-            mode=os.environ.get("WANDB_MODE") or "offline",  # type: ignore[arg-type]
+            mode=os.environ.get("WANDB_MODE") or "offline",  # type: ignore[arg-type] # it checks the word itself
             settings=wandb.Settings(console="off", silent=True),
         )
 
@@ -183,7 +183,7 @@ class Run(TrainerCallback):
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         self.before, self.last = self.before + self.last, 0
 
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:  # type: ignore[no-untyped-def]
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         self.last = state.global_step
         figures = {
             _name(name): float(value)

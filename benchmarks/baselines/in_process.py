@@ -75,7 +75,7 @@ class Classifier:
         logits = self._forward(inputs)
         if len(logits) != len(ids):
             raise RuntimeError(f"{len(logits)} answers to {len(ids)} texts")
-        return logits
+        return np.asarray(logits)
 
     def predict(self, texts: Sequence[str]) -> list[Scored]:
         """As documented: tokenise to the longest of the batch, call, softmax (or sigmoid)."""
@@ -139,7 +139,7 @@ def _load_pipeline(folder: Path, threads: int, max_length: int) -> Classifier:
     def forward(inputs: Inputs) -> np.ndarray:
         with torch.inference_mode():
             tensors = {name: torch.from_numpy(values) for name, values in inputs.items()}
-            return pipe.model(**tensors).logits.numpy()
+            return np.asarray(pipe.model(**tensors).logits.numpy())
 
     return Pipeline(pipe, forward, max_length)
 
@@ -257,12 +257,12 @@ def _compiled(model: Any, device: str) -> Callable[[Inputs], np.ndarray]:
     """The model by torch.compile, from arrays on the host to logits there."""
     import torch
 
-    compiled = torch.compile(model, dynamic=True)  # else it compiles for every length
+    compiled: Any = torch.compile(model, dynamic=True)  # else it compiles for every length
 
     def forward(inputs: Inputs) -> np.ndarray:
         with torch.inference_mode():
             tensors = {name: torch.from_numpy(values).to(device) for name, values in inputs.items()}
-            return compiled(**tensors).logits.float().cpu().numpy()
+            return np.asarray(compiled(**tensors).logits.float().cpu().numpy())
 
     return forward
 

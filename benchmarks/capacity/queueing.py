@@ -69,7 +69,8 @@ class Draws:
 
     def factors(self, spread: float) -> list[float]:
         """What the time of a batch is multiplied by, by its first request: lognormal, its mean 1."""
-        return np.exp(spread * self.deviations - spread**2 / 2).tolist()
+        found: list[float] = np.exp(spread * self.deviations - spread**2 / 2).tolist()
+        return found
 
 
 def draw(quantiles: np.ndarray, requests: int, seed: int, burstiness: float = 1.0) -> Draws:
@@ -101,7 +102,7 @@ def open_latencies(replica: Replica, rps: float, draws: Draws) -> np.ndarray:
         done.append(free)
     sizes = np.diff(ends)
     place = np.arange(len(due)) - np.repeat(ends[:-1], sizes)
-    return np.repeat(done, sizes) - due + replica.outside_ms + replica.turn_ms * place
+    return np.asarray(np.repeat(done, sizes) - due + replica.outside_ms + replica.turn_ms * place)
 
 
 def closed_latencies(replica: Replica, clients: int, draws: Draws) -> np.ndarray:

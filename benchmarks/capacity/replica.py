@@ -133,7 +133,7 @@ def quantiles(tokens: Lengths, max_length: int) -> np.ndarray:
     places = (0, 0.5, 0.9, 0.99, 1)
     known = [SHORTEST_TOKENS, tokens.p50, tokens.p90, tokens.p99, 1.1 * tokens.p99]
     lengths = np.interp(np.linspace(0, 1, 1001), places, np.maximum.accumulate(known))
-    return np.clip(lengths * tokens.mean / lengths.mean(), 1, max_length)
+    return np.asarray(np.clip(lengths * tokens.mean / lengths.mean(), 1, max_length))
 
 
 def padding(lengths: np.ndarray, max_length: int, most: int = BATCH_TEXTS) -> tuple[float, ...]:

@@ -106,7 +106,7 @@ def busy_ms(call: Callable[[], object], calls: int) -> float | None:
     events lies what the host takes as well.
     """
     import torch
-    from torch.autograd import DeviceType
+    from torch.autograd import DeviceType  # type: ignore[attr-defined] # is there, without being exported
     from torch.profiler import ProfilerActivity, profile
 
     if not torch.cuda.is_available():

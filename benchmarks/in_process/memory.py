@@ -27,7 +27,7 @@ def start(
     threads: int | None,
     first_text: str,
     step: Step,
-) -> dict[str, dict]:
+) -> dict[str, dict[str, Any]]:
     """Load every variant, then every baseline, one after the other; `load_s`, `warm_s`, `first_answer_ms` and
     so on by name. Baselines get as many threads as the variants. The pool knows from then on who is on a
     GPU."""
@@ -52,7 +52,7 @@ def start(
 
 
 def finish(
-    pool: Pool, started: Mapping[str, dict], sizes: Mapping[str, int], archives: Mapping[str, Path]
+    pool: Pool, started: Mapping[str, dict[str, Any]], sizes: Mapping[str, int], archives: Mapping[str, Path]
 ) -> dict[str, dict[str, Any]]:
     """The report's `resources` of every variant and baseline still there, peak memory included; `sizes` are
     bytes on disk."""

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -35,7 +35,7 @@ class WorkerError(Exception):
 class Worker:
     """A running subprocess with one artifact. Use `open_worker`, which also ends it."""
 
-    def __init__(self, name: str, process: subprocess.Popen, log: IO[bytes]) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
         self.name = name
         self.process = process
         self._log = log
@@ -64,7 +64,7 @@ class Worker:
 
     def _epitaph(self) -> str:
         """How the process ended, and the last line that it wrote."""
-        self.process.stdout.close()  # type: ignore[union-attr]
+        self.process.stdout.close()  # type: ignore[union-attr] # it was opened with a pipe
         status = self.process.wait()
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
         self._log.seek(0)
@@ -96,7 +96,7 @@ def open_worker(name: str, ours: bool = True) -> Iterator[Worker]:
             _end(process)
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """Close the pipe, at which the worker leaves by itself; make it after a while."""
     for pipe in (process.stdin, process.stdout):
         try:
@@ -216,13 +216,13 @@ class Bench:
         encodings = self._batch(batch, tokens)
         return _repeat(self.predictor.logits, encodings, turn_ms)
 
-    def _batch(self, batch: int, tokens: int) -> list:
+    def _batch(self, batch: int, tokens: int) -> list[_Tokens]:
         """`batch` texts of `tokens` tokens each, the GPU roused by them."""
         encodings = [_Tokens(self._ids(tokens, row)) for row in range(batch)]
         self._rouse(encodings)
         return encodings
 
-    def _rouse(self, encodings: list) -> None:
+    def _rouse(self, encodings: Sequence[Any]) -> None:
         """On a GPU, calls until its clocks are up: idle between turns, it has lowered them."""
         began = time.perf_counter()
         while self.predictor.device != "cpu" and time.perf_counter() - began < ROUSE_S:
@@ -292,7 +292,7 @@ class Bench:
         """Of all texts that are held, in tokens."""
         return [len(encoding.ids) for encoding in self.predictor.encode(self.texts)]
 
-    def _answer(self, texts: list[str]) -> list[dict]:
+    def _answer(self, texts: list[str]) -> list[Any]:
         return [self.predictor.answer(prediction) for prediction in self.predictor.predict(texts)]
 
     def _ids(self, tokens: int, row: int) -> list[int]:

@@ -55,7 +55,7 @@ def population(drop: float, helped: float) -> np.ndarray:
         return float(macro_f1_drop(_shares(harmed, helped).reshape(1, -1), kinds_of_cells(2))[0] - drop)
 
     shares = _shares(brentq(excess, 0, ACCURACY), helped)
-    return shares / shares.sum()
+    return np.asarray(shares / shares.sum())
 
 
 def _shares(harmed: float, helped: float) -> np.ndarray:

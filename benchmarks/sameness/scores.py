@@ -136,8 +136,8 @@ def _logits(artifact: Artifact, scores: np.ndarray) -> np.ndarray:
     """Logits, up to a constant, of calibrated scores; of a score of 0, those of half its last decimal."""
     temperature = artifact.meta.temperature
     if artifact.multi_label:
-        return temperature * logit(np.clip(scores, 5e-7, 1 - 5e-7))
-    return temperature * np.log(np.maximum(scores, 5e-7))
+        return np.asarray(temperature * logit(np.clip(scores, 5e-7, 1 - 5e-7)))
+    return np.asarray(temperature * np.log(np.maximum(scores, 5e-7)))
 
 
 def thresholds(artifact: Artifact) -> dict[str, float]:

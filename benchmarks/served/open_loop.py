@@ -103,7 +103,7 @@ def poisson_times(rate: float, seconds: float, seed: int) -> np.ndarray:
     """
     arrivals = max(1, round(rate * seconds))
     due = np.cumsum(np.random.default_rng(seed).exponential(size=arrivals + 1))
-    return seconds * due[:-1] / due[-1]
+    return np.asarray(seconds * due[:-1] / due[-1])
 
 
 def open_loop(
@@ -238,7 +238,7 @@ def _split(passes: Sequence[Arrivals], latencies: Sequence[float]) -> TimeSplit 
     for load in passes:
         if load.counted is None:
             return None
-        counted.update(load.counted)  # type: ignore[arg-type]
+        counted.update(load.counted)
     found = split(counted, float(np.mean(latencies))) if latencies else None
     return TimeSplit(**found) if found else None
 

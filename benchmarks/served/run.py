@@ -70,7 +70,7 @@ class Running:
     def rss_mb(self) -> float:
         """What the worker holds in memory, and the Java process that started it where there is one."""
         processes = [self.worker, self.worker.parent()] if self.metrics else [self.worker]
-        return sum(process.memory_info().rss for process in processes if process) / 1e6
+        return float(sum(process.memory_info().rss for process in processes if process) / 1e6)
 
 
 @contextmanager
@@ -321,13 +321,13 @@ def score_served(url: str, texts: Sequence[str], lists: Sequence[range], labels:
     return np.array(rows, dtype=np.float64).reshape(-1, len(labels))
 
 
-def _predictions(url: str, texts: Sequence[str]) -> list[dict]:
+def _predictions(url: str, texts: Sequence[str]) -> list[dict[str, Any]]:
     """One answer per text; empty ones where the request as a whole was refused."""
     body = json.dumps({"texts": list(texts)}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
         with open_url(request, 300) as response:
-            answers = json.load(response)["predictions"]
+            answers: list[dict[str, Any]] = json.load(response)["predictions"]
     except urllib.error.HTTPError as error:
         error.close()
         return [{} for _ in texts]

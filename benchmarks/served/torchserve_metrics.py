@@ -25,7 +25,7 @@ def read_counters(metrics: str) -> dict[str, float]:
     sums: Counter[str] = Counter()
     for line in lines:
         if line and not line.startswith("#"):
-            sums[line.split("{")[0].split()[0]] += float(line.split()[-1])  # type: ignore[assignment]
+            sums[line.split("{")[0].split()[0]] += float(line.split()[-1])  # type: ignore[assignment] # sums are floats
     return dict(sums)
 
 

@@ -153,7 +153,7 @@ def values(column: Any) -> list[Any]:
         return values(column.dictionary_decode())
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         try:
-            return column.to_pylist()
+            return list(column.to_pylist())
         except UnicodeDecodeError:
             kept = column.cast(_bytes_of(kind)).to_pylist()
             return [value if value is None else value.decode("utf-8", "surrogateescape") for value in kept]
@@ -162,7 +162,7 @@ def values(column: Any) -> list[Any]:
     if getattr(kind, "unit", "") == "ns":  # Python's have microseconds
         return [_known(value) for value in column.cast(arrow().string()).to_pylist()]
     try:
-        return column.to_pylist()
+        return list(column.to_pylist())
     except NO_FORM:
         return [_alone(column.slice(place, 1)) for place in range(len(column))]
 
@@ -220,13 +220,15 @@ def _row_bytes(column: Any) -> np.ndarray:
     if types.is_dictionary(kind):
         if not len(column.dictionary):
             return np.zeros(rows, np.int64)
-        return _row_bytes(column.dictionary)[column.indices.fill_null(0).to_numpy(zero_copy_only=False)]
+        return np.asarray(
+            _row_bytes(column.dictionary)[column.indices.fill_null(0).to_numpy(zero_copy_only=False)]
+        )
     if types.is_struct(kind):
         fields = [_row_bytes(column.field(place)) for place in range(kind.num_fields)]
         return sum(fields, np.zeros(rows, np.int64))
     if types.is_fixed_size_list(kind):
         inner = column.values.slice(column.offset * kind.list_size, rows * kind.list_size)
-        return _row_bytes(inner).reshape(rows, kind.list_size).sum(axis=1)
+        return np.asarray(_row_bytes(inner).reshape(rows, kind.list_size).sum(axis=1))
     if types.is_map(kind):
         return _sums(_row_bytes(column.keys) + _row_bytes(column.items), column.offsets)
     if types.is_list(kind) or types.is_large_list(kind):
@@ -236,14 +238,16 @@ def _row_bytes(column: Any) -> np.ndarray:
     if _is_bytes(kind) or types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         if types.is_string_view(kind) or types.is_binary_view(kind):
             column = column.cast(arrow().large_binary())
-        return compute.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        return np.asarray(
+            compute.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        )
     return np.full(rows, 8, np.int64)
 
 
 def _sums(each: np.ndarray, offsets: Any) -> np.ndarray:
     ends = np.concatenate([[0], np.cumsum(each)])
     places = offsets.to_numpy(zero_copy_only=False)
-    return ends[places[1:]] - ends[places[:-1]]
+    return np.asarray(ends[places[1:]] - ends[places[:-1]])
 
 
 def _pages(file: IO[bytes], column: Any, name: str) -> Iterator[tuple[int, int]]:

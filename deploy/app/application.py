@@ -119,7 +119,7 @@ def create_app(
         redirect_slashes=False,
         openapi_url="/openapi.json" if has_docs else None,
     )
-    app.openapi = partial(_document, app)  # type: ignore[method-assign]
+    app.openapi = partial(_document, app)  # type: ignore[method-assign] # FastAPI's documented way
     app.add_exception_handler(HTTPException, _no_such_path)
     _add_questions(app, model, batcher, memory or Memory())
     _add_states(app, batcher)
@@ -260,7 +260,7 @@ class AppServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=partial(Connection, self._admission),  # type: ignore[arg-type]
+                http=partial(Connection, self._admission),  # type: ignore[arg-type] # a class or what makes one
                 log_level="warning",
                 proxy_headers=False,  # a client may claim any address
                 access_log=False,  # query strings may hold texts

@@ -142,7 +142,7 @@ class Connection(HttpToolsProtocol):
         self._deadline: float | None = None  # for the client to send what comes next
         self._take_by: float | None = None  # for the client to take what was answered
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # TCP's
         super().connection_made(transport)
         self.host = self.client[0] if self.client else ""
         self._is_admitted = self.admission.enter(self)
@@ -174,7 +174,7 @@ class Connection(HttpToolsProtocol):
         self.admission.waits(self, BODY)
         if not self._is_admitted and self.url.partition(b"?")[0] not in ALWAYS:
             self.admission.count("503", "connections")
-            self.app = _no_room  # type: ignore[assignment]
+            self.app = _no_room
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

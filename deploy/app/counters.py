@@ -26,7 +26,7 @@ class Counters:
 
     def add(self, name: str, value: float, labels: list[str]) -> None:
         with self._lock:
-            self._sums[name, *labels] += value  # type: ignore[assignment]
+            self._sums[name, *labels] += value  # type: ignore[assignment] # sums are floats
 
     def text(self) -> str:
         """All counters; those of which nothing was counted yet have no line."""

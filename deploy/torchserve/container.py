@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     config = read_config(arguments.config)
     given = {"trusted_key": arguments.trusted_key} if "trusted_key" in arguments else {}
-    return arguments.command(config, arguments.name, **given)
+    return int(arguments.command(config, arguments.name, **given))
 
 
 def java_command(config: Config, name: str, folder: Path) -> list[str]:

@@ -206,7 +206,7 @@ class _Reference:
             inputs = {name: values[None] for name, values in inputs.items()}
         with torch.no_grad():
             try:
-                return self.model(**inputs).logits.float().numpy()
+                return np.asarray(self.model(**inputs).logits.float().numpy())
             except Exception as error:
                 raise unreadable(inputs["input_ids"].shape[1], error) from error
 

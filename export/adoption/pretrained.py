@@ -274,7 +274,7 @@ def _check_files(place: str) -> None:
 
 
 def _has(place: str, name: str) -> bool:
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     if Path(place).is_dir():
         return (Path(place) / name).is_file()

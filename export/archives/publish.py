@@ -272,7 +272,8 @@ def _record(
 def _small(filesystem: Any, place: str, most: int) -> bytes:
     """A file of at most `most` bytes, and the first byte of what is beyond."""
     with filesystem.open(place, "rb") as file:
-        return file.read(most + 1)
+        found: bytes = file.read(most + 1)
+        return found
 
 
 def _send(filesystem: Any, file: Path, place: str) -> None:

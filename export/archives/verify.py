@@ -69,7 +69,7 @@ def _ask(url: str, archive: Path) -> list[dict[str, Any]]:
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
         with open_url(request, 60) as response:
-            answers = json.load(response)["predictions"]
+            answers: list[dict[str, Any]] = json.load(response)["predictions"]
         if any("scores" not in answer for answer in answers):
             raise KeyError("scores")
     except (OSError, ValueError, KeyError) as error:

@@ -134,7 +134,7 @@ def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def highest(logits: np.ndarray) -> np.ndarray:
     """The label with the highest logit, for a classifier that has no threshold."""
-    return logits.argmax(axis=1)
+    return np.asarray(logits.argmax(axis=1))
 
 
 def decision(source: Source) -> Decision:
@@ -177,8 +177,8 @@ def distil(
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         train = train.with_noise(recipe.noisy_copies, recipe.noise, recipe.seed)
-        teacher.to(device)  # type: ignore[arg-type]
-        student.to(device)  # type: ignore[arg-type]
+        teacher.to(device)  # type: ignore[arg-type] # transformers' `to` is mistyped
+        student.to(device)  # type: ignore[arg-type] # transformers' `to` is mistyped
         teaching = _Teacher(teacher, train, layer_map)
         facts = _distil(student, teaching, validation, recipe, decides, labelled)
     student.cpu()
@@ -271,7 +271,9 @@ class _Teacher:
         return logits, torch.stack([hidden[layer] for layer in self.layer_map])
 
 
-def _train_epoch(student, teacher: _Teacher, optimizer, schedule, recipe: Recovery, epoch: int) -> float:  # type: ignore[no-untyped-def]
+def _train_epoch(
+    student: Any, teacher: _Teacher, optimizer: Any, schedule: Any, recipe: Recovery, epoch: int
+) -> float:
     """One pass over the training texts in batches of like length; the mean loss."""
     student.train(recipe.dropout)
     generator = torch.Generator().manual_seed(recipe.seed * 1000 + epoch)
@@ -346,7 +348,7 @@ def _run(model: PreTrainedModel, batch: dict[str, Any]) -> tuple[torch.Tensor, S
     return output.logits.float(), output.hidden_states[1:]
 
 
-def _optimizer(student: PreTrainedModel, texts: int, recipe: Recovery):  # type: ignore[no-untyped-def]
+def _optimizer(student: PreTrainedModel, texts: int, recipe: Recovery) -> Any:
     """AdamW under a linear schedule, over all but the embeddings."""
     student.requires_grad_(True)
     student.base_model.get_submodule("embeddings").requires_grad_(False)

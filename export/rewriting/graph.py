@@ -167,7 +167,8 @@ class Logits(nn.Module):
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits.float()
+        logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits.float()
+        return logits
 
 
 def trace(model: nn.Module, max_length: int) -> torch.export.ExportedProgram:

@@ -214,7 +214,8 @@ def choose_layers(model: PreTrainedModel, count: int, batches: Sequence[Batch]) 
     def moved(candidate: tuple[int, ...]) -> float:
         thin = keep_layers(_sharing_copy(model), candidate)
         seen = (thin(**inputs_of(batch)).logits for batch in batches)
-        return sum((logits - known).square().sum().item() for logits, known in zip(seen, whole, strict=True))
+        errors = ((logits - known).square().sum().item() for logits, known in zip(seen, whole, strict=True))
+        return float(sum(errors))
 
     depth = len(layers_of(model))
     greedy = tuple(range(depth))
@@ -304,11 +305,12 @@ def _loss(model: PreTrainedModel, batch: Batch, labelled: bool) -> torch.Tensor:
     logits = model(**inputs_of(batch)).logits
     if labelled:
         return label_loss(logits, batch["labels"])
-    return logits.square().sum()
+    loss: torch.Tensor = logits.square().sum()
+    return loss
 
 
 def _head_size(model: PreTrainedModel) -> int:
-    return model.config.hidden_size // model.config.num_attention_heads
+    return int(model.config.hidden_size // model.config.num_attention_heads)
 
 
 def _linear(layer: nn.Module, path: str) -> nn.Linear:

@@ -112,7 +112,10 @@ class StaticLinear(nn.Module):
         weights = (packed, self.weight_scales, self.weight_zero_points, self.bias)
         # No second quantisation, no fused operation.
         rest: tuple[Any, ...] = (1.0, 0, self.dtype, "none", [], "")
-        return torch.ops.onednn.qlinear_pointwise(quantised, self.scale, self.zero_point, *weights, *rest)
+        products: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+            quantised, self.scale, self.zero_point, *weights, *rest
+        )
+        return products
 
 
 @torch.library.register_fake("onednn::qlinear_prepack")  # type: ignore[untyped-decorator]  # torch's own

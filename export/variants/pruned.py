@@ -105,7 +105,7 @@ def sparse_2_4(source: Source, folder: Path) -> Built:
     names = [name for name, linear in linears(reloaded).items() if id(linear) in inside]
     facts = {"summary": f"{len(names)} linear layers of two zeros in four", "recovery": recovery}
     facts |= proof.torch_weights(reloaded)
-    sparse = with_sparse_linears(reloaded.to("cuda:0"), names)  # type: ignore[arg-type]
+    sparse = with_sparse_linears(reloaded.to("cuda:0"), names)  # type: ignore[arg-type] # transformers' `to` is mistyped
     calls = proof.torch_profile(sparse, source.pad_id).calls
     of_sparse = ("_cslt_sparse_mm", "_sparse_semi_structured")
     products = sum(count for name, count in calls.items() if any(part in name for part in of_sparse))
@@ -121,7 +121,9 @@ def _layers(source: Source, count: int) -> list[int]:
     return list(choose_layers(source.model(), count, texts.batches()))
 
 
-def _recover(source: Source, student, teacher, layers: Sequence[int], recipe=None) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+def _recover(
+    source: Source, student: Any, teacher: Any, layers: Sequence[int], recipe: Any = None
+) -> dict[str, Any]:
     from export.rewriting.distil import Recovery, Texts, decision, distil, takes_over
     from export.rewriting.prune import layers_of
 
@@ -177,4 +179,5 @@ def _save(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
     from handler.pooled_classifier import read_classifier
 
     model.save_pretrained(folder, safe_serialization=True)
-    return read_classifier(folder, dtype=model.dtype)
+    reloaded: PreTrainedModel = read_classifier(folder, dtype=model.dtype)
+    return reloaded

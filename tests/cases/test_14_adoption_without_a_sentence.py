@@ -1,6 +1,5 @@
 """Whatever cannot be adopted is one sentence and exit status 2, and leaves nothing behind."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from handler.predictor import load_tokenizer
 from tests.conftest import refused
 from tests.descriptions import EXAMPLE, description
 from tests.tiny import edit_json, make_classifier
+from training.checkpoint import open_checkpoint
 
 TWO = {"0": "calm", "1": "heated"}
 
@@ -168,7 +168,7 @@ def test_what_stood_there_stays_where_another_is_refused(theirs: Path, tmp_path:
     weights(with_nan)(place)
     with pytest.raises(UserError, match="not all finite"):
         adopt(str(place), ours)
-    assert json.loads((ours / "checkpoint.json").read_text()) == before
+    assert open_checkpoint(ours).meta == before
 
 
 def test_an_artifact_that_has_no_room_for_a_text_is_a_sentence(theirs: Path, tmp_path: Path) -> None:

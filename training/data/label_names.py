@@ -55,6 +55,6 @@ def natural(name: str) -> tuple[Any, ...]:
 def hateful(name: str) -> bool | None:
     """What a value says that tells whether a text is hateful and no more (1, no, normal, …), else None."""
     if (found := number(name)) is not None:
-        return {0: False, 1: True}.get(found)  # type: ignore[call-overload]
+        return bool(found) if found in (0, 1) else None
     plain = name.lower().replace("_", "-").replace(" ", "-")
     return True if plain in HATE else False if plain in NOT_HATE else None

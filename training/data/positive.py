@@ -105,7 +105,7 @@ def _guess(first: str, second: str) -> tuple[int, bool]:
 def sign(name: str) -> int:
     """1 for the name of something to look for, -1 for what remains ("none", "not hate", "0"), else 0."""
     if (found := number(name)) is not None:
-        return {0: -1, -1: -1, 1: 1}.get(found, 0)  # type: ignore[call-overload]
+        return -1 if found in (0, -1) else int(found == 1)
     parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", name).replace("'", ""))
     words = re.findall(r"[^\W\d_]+", parted.casefold())
     negated = any(word in NEGATIONS for word in words)

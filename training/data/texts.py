@@ -36,7 +36,7 @@ class StoredTexts(Sequence[str]):
     def __getitem__(self, row: int | slice) -> "str | StoredTexts":
         if isinstance(row, slice):
             return StoredTexts(self.column, self.rows[row])
-        return self.column[int(self.rows[row])].as_py()
+        return str(self.column[int(self.rows[row])].as_py())
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), ROWS):

@@ -48,8 +48,8 @@ def by_length(classifier: Classifier, split: Split, scores: np.ndarray) -> list[
 def confusion(classifier: Classifier, truth: np.ndarray, given: np.ndarray) -> list[Any]:
     """Counts [true label][given label]; of independent labels [label][true 0 or 1][given 0 or 1]."""
     if classifier.multi_label:
-        return multilabel_confusion_matrix(truth, given).tolist()
-    return confusion_matrix(truth, given, labels=np.arange(len(classifier.labels))).tolist()
+        return list(multilabel_confusion_matrix(truth, given).tolist())
+    return list(confusion_matrix(truth, given, labels=np.arange(len(classifier.labels))).tolist())
 
 
 def calibration_points(

@@ -25,7 +25,7 @@ class Calibration:
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated probabilities `[n, labels]` of logits `[n, labels]`, in float64."""
         scaled = logits.astype(np.float64) / self.temperature
-        return expit(scaled) if self.multi_label else softmax(scaled, axis=1)
+        return np.asarray(expit(scaled) if self.multi_label else softmax(scaled, axis=1))
 
 
 def uncalibrated(
@@ -71,8 +71,8 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     def loss(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)
         if truth.ndim == 2:
-            return (np.logaddexp(0, scaled) - truth * scaled).mean()
-        return -log_softmax(scaled, axis=1)[rows, truth].mean()
+            return float((np.logaddexp(0, scaled) - truth * scaled).mean())
+        return float(-log_softmax(scaled, axis=1)[rows, truth].mean())
 
     found = minimize_scalar(loss, bounds=LOG_TEMPERATURE_BOUNDS, method="bounded", options={"xatol": 1e-5})
     return float(np.exp(found.x))

@@ -91,7 +91,7 @@ def indicators(given: np.ndarray, labels: int) -> np.ndarray:
 
 def same_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Whether two answers are the same, bool `[n]`: the label, or every one of independent labels."""
-    return first == second if first.ndim == 1 else (first == second).all(axis=1)
+    return np.asarray(first == second if first.ndim == 1 else (first == second).all(axis=1))
 
 
 def mcnemar(only_first_right: int, only_second_right: int) -> float:
@@ -130,7 +130,9 @@ def macro_f1_interval(truth: np.ndarray, given: np.ndarray, *, seed: int = 0) ->
 def macro_f1_drop(weights: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     """Reference minus candidate macro-F1 `[m]` of counts or weights `[m, kinds]` of the kinds of texts that
     `outcomes` gives."""
-    return _weighted_macro_f1(weights, kinds, REFERENCE) - _weighted_macro_f1(weights, kinds, CANDIDATE)
+    return np.asarray(
+        _weighted_macro_f1(weights, kinds, REFERENCE) - _weighted_macro_f1(weights, kinds, CANDIDATE)
+    )
 
 
 def _weighted_macro_f1(weights: np.ndarray, kinds: np.ndarray, whose: int) -> np.ndarray:
@@ -142,7 +144,7 @@ def _mean_f1(right: np.ndarray, held: np.ndarray, given: np.ndarray) -> np.ndarr
     """The mean F1, over the last axis, of the labels that texts have; 0 where they have none. From counts or
     weights of texts by label: those rightly given it, those that have it, those given it."""
     f1 = np.divide(2.0 * right, held + given, out=np.zeros(held.shape), where=held > 0)
-    return f1.sum(axis=-1) / np.maximum((held > 0).sum(axis=-1), 1)
+    return np.asarray(f1.sum(axis=-1) / np.maximum((held > 0).sum(axis=-1), 1))
 
 
 def outcomes(
@@ -213,7 +215,7 @@ def _mean_of_known(values: np.ndarray) -> np.ndarray:
     """The mean over the first axis without what is not a number: labels that a resample has no text of."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)
+        return np.asarray(np.where(known, values, 0).sum(axis=0) / known.sum(axis=0))
 
 
 def _resample(rng: np.random.Generator, n: int, resamples: int) -> Iterator[np.ndarray]:

@@ -4,6 +4,7 @@ The checkpoint's folder comes in the environment variable CHECKPOINT.
 """
 
 import os
+from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -22,10 +23,10 @@ class Body(BaseModel):
 
 
 @app.get("/ping")
-def ping() -> dict:
+def ping() -> dict[str, str]:
     return {"status": "Healthy"}
 
 
 @app.post("/predictions")
-async def predictions(body: Body) -> dict:
+async def predictions(body: Body) -> dict[str, Any]:
     return classify(body.text, truncation=True)[0]
