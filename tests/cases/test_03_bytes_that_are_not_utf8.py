@@ -170,8 +170,9 @@ def test_half_of_a_character_in_json_is_kept_where_the_output_is_json(tmp_path) 
 def test_training_knows_marks_and_counts_what_is_not_of_the_encoding(tmp_path) -> None:
     rows = [f"text {row} é,{row % 2}" for row in range(60)]
     path = tmp_path / "some.csv"
-    path.write_bytes("\n".join(["text,label", *rows]).encode("utf-16"))
-    assert not data.load(f"csv:{path}").dropped
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_bytes("\n".join(["text,label", *rows]).encode(encoding))
+        assert not data.load(f"csv:{path}").dropped
     path.write_bytes("\n".join(["text;label", *(row.replace(",", ";") for row in rows)]).encode("cp1252"))
     assert not data.load(f"csv:{path}", columns=Columns(encoding="cp1252")).dropped
     with pytest.raises(UserError, match="60 not valid UTF-8"):

@@ -254,7 +254,10 @@ def test_a_base_model_is_not_trained_with_tokens_that_it_has_no_embedding_for(tm
 
 @pytest.mark.parametrize(
     ("length", "expected"),
-    [(1, "leaves no room for a text: 1 tokens"), (129, "cannot read texts that long: --max-length 129")],
+    [
+        (1, "leaves no room for a text: 1 tokens"),
+        (129, "cannot read texts that long: --max-length 129. Give 128 tokens or fewer"),
+    ],
 )
 def test_training_asks_for_a_length_that_the_base_model_reads(
     length: int, expected: str, tmp_path: Path

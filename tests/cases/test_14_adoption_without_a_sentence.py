@@ -94,10 +94,17 @@ DAMAGES = {
         "do not fit its config",
     ),
     "one output": (config(id2label={"0": "score"}, label2id=None), "it is a regression"),
-    "a regression": (config(problem_type="regression"), "it is a regression"),
+    "a regression": (
+        config(problem_type="regression"),
+        "does not choose among several labels: it is a regression",
+    ),
     "another problem": (config(problem_type="multilabel"), "no classifier that can be read"),
     "tokens": (config(architectures=["DistilBertForTokenClassification"]), "is not a fine-tuned classifier"),
     "answers": (config(architectures=["DistilBertForQuestionAnswering"]), "is not a fine-tuned classifier"),
+    "an encoder": (
+        config(architectures=["DistilBertModel"]),
+        "is not a fine-tuned classifier: DistilBertModel",
+    ),
     "no architecture": (config(architectures=None), "is not a fine-tuned classifier: no architecture"),
     "own code": (
         config(auto_map={"AutoModel": "own.Own"}),

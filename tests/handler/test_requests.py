@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -232,8 +233,10 @@ def test_fewer_texts_are_explained_than_classified() -> None:
     assert read({"body": ["a"] * 2}, JSON, LIMITS, explain=True).explain
 
 
-def test_limits_that_are_no_counts_are_refused() -> None:
-    assert Limits.of({"maxTexts": 7, "threads": 2}).max_texts == 7
-    for value in (0, "128", True, 1.5):
-        with pytest.raises(UserError, match="maxTexts is not a count"):
-            Limits.of({"maxTexts": value})
+@pytest.mark.parametrize("setting", ["maxTexts", "maxExplainedMs", "maxRequestCharacters"])
+def test_limits_that_are_no_counts_are_refused(setting: str) -> None:
+    field = re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", setting)
+    assert getattr(Limits.of({setting: 7, "threads": 2}), field) == 7
+    for value in (0, -1, 0.5, "128", True, None):
+        with pytest.raises(UserError, match=f"{setting} is not a count of 1 or more"):
+            Limits.of({setting: value})

@@ -9,12 +9,11 @@ import yaml
 
 from handler import service
 from handler.artifact import Artifact
-from handler.errors import UnsupportedError, UserError
+from handler.errors import UnsupportedError
 from handler.explanations import AT_ONCE
 from handler.hate_handler import HateHandler
 from handler.metrics import COUNTERS, Tally, length_bin, score_bin
 from handler.predictor import Encoding, Predictor
-from handler.replies import as_json
 from handler.requests import Limits, Request, read
 from handler.service import Service
 from tests.asking import JSON, held_to_schema
@@ -175,11 +174,6 @@ def test_a_request_that_breaks_the_handler_harms_no_other(
     assert "zebra" not in said.replace('raise RuntimeError("zebra")', "").replace('if "zebra" in texts', "")
 
 
-def test_a_lone_surrogate_is_given_back_as_json_can_write_it() -> None:
-    assert json.loads(as_json({"token": "\ud800 é"})) == {"token": "\ud800 é"}
-    assert "é".encode() in as_json({"token": "é"})
-
-
 def test_an_explanation_may_be_asked_for_another_label_and_by_another_method(predictor: Predictor) -> None:
     service = serve(predictor)
     body = {"text": "you are vile and I like soup", "method": "occlusion"}
@@ -260,13 +254,6 @@ def test_integrated_gradients_are_given_up_as_well(predictor: Predictor) -> None
     assert late["error"]["code"] == 429
     ((classified,),) = ask(served, "good day")
     assert classified["label"], "nothing of it is left behind"
-
-
-def test_the_time_of_explanations_is_a_setting() -> None:
-    assert Limits.of({"maxExplainedMs": 2000}).max_explained_ms == 2000
-    for value in (0, -1, 0.5, "500", True, None):
-        with pytest.raises(UserError, match="maxExplainedMs is not a count of 1 or more"):
-            Limits.of({"maxExplainedMs": value})
 
 
 def test_explanations_can_be_switched_off(predictor: Predictor) -> None:

@@ -67,16 +67,6 @@ def test_a_mistake_is_one_sentence_and_status_2(fp32: Artifact, arguments: list[
     assert "Traceback" not in done.stderr
 
 
-def test_a_csv_without_the_column_names_those_it_has(fp32: Artifact, tmp_path: Path) -> None:
-    source = tmp_path / "in.csv"
-    source.write_text("comment\nhello\n")
-    done = predict(fp32, "--file", source, "--output", tmp_path / "out.csv")
-    assert done.returncode == 2
-    assert "comment" in done.stderr
-    assert "--text-column" in done.stderr
-    assert not (tmp_path / "out.csv").exists(), "a failed run leaves no output"
-
-
 def test_a_labelled_and_untidy_csv_keeps_its_labels_and_loses_no_row(fp32: Artifact, tmp_path: Path) -> None:
     source, target = tmp_path / "in.csv", tmp_path / "out.csv"
     long = "word " * 30_000
@@ -89,12 +79,3 @@ def test_a_labelled_and_untidy_csv_keeps_its_labels_and_loses_no_row(fp32: Artif
     assert [row["label"] in fp32.labels for row in rows] == [True, False, False, True]
     assert "quote the text" in rows[1]["error"]
     assert "100,000" in rows[2]["error"]
-
-
-def test_jsonl_whose_rows_differ_can_be_written_as_csv(fp32: Artifact, tmp_path: Path) -> None:
-    source, target = tmp_path / "in.jsonl", tmp_path / "out.csv"
-    deep = "[" * 100_000
-    source.write_text('{"text": "a", "id": 1}\n{"text": "b", "other": 2}\n' + deep + "\n")
-    assert predict(fp32, "--file", source, "--output", target).returncode == 0
-    rows = list(csv.DictReader(target.open(newline="")))
-    assert [bool(row["error"]) for row in rows] == [False, False, True]

@@ -138,11 +138,6 @@ def test_a_wrong_config_is_answered_with_a_sentence(tmp_path, content, sentence)
     assert sentence in str(error.value)
 
 
-def test_a_length_that_the_base_cannot_read_is_refused(small_jsonl, tmp_path):
-    with pytest.raises(UserError, match="Give 512 tokens or fewer"):
-        main(argv(small_jsonl, tmp_path / "checkpoint", "--max-length", "1000"))
-
-
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [

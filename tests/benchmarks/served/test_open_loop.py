@@ -68,7 +68,7 @@ def worker(given_time) -> OneWorker:
     return state
 
 
-def test_arbaseline_servers_are_a_poisson_process_that_offers_exactly_its_rate() -> None:
+def test_arrivals_are_a_poisson_process_that_offers_exactly_its_rate() -> None:
     due = poisson_times(200, 50, seed=1)
     assert len(due) == 10_000
     assert (np.diff(due) > 0).all()
@@ -171,7 +171,7 @@ def level(latencies_ms: list[float | None], rate: float = 100, errors: dict[str,
 
 
 @pytest.mark.parametrize(
-    ("one", "saturated"),
+    ("arrivals", "saturated"),
     [
         pytest.param(level([5.0] * 400), False, id="steady"),
         pytest.param(level([5.0 + number / 50 for number in range(400)]), False, id="doubled, of little"),
@@ -185,8 +185,8 @@ def level(latencies_ms: list[float | None], rate: float = 100, errors: dict[str,
         pytest.param(level([None] * 8, errors={"TimeoutError": 8}), True, id="no answer at all"),
     ],
 )
-def test_saturated_means_failures_or_a_backlog_that_grows(one: Arrivals, saturated: bool) -> None:
-    assert one.saturated is saturated
+def test_saturated_means_failures_or_a_backlog_that_grows(arrivals: Arrivals, saturated: bool) -> None:
+    assert arrivals.saturated is saturated
 
 
 def test_passes_are_pooled_and_judged_by_half_of_them() -> None:

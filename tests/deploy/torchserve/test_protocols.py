@@ -57,11 +57,6 @@ def test_explanations_by_path(served: tuple[Server, Artifact], path: str) -> Non
         assert [text[token["start"] : token["end"]] for token in tokens] == text.split()
 
 
-def test_too_many_texts_to_explain_are_a_413(served: tuple[Server, Artifact]) -> None:
-    status, answer = ask_json(served[0].inference_port, "/explanations/hate", ["a", "b", "c"])
-    assert (status, answer["error"]["code"]) == (413, 413)
-
-
 def test_a_model_describes_itself(served: tuple[Server, Artifact]) -> None:
     server, artifact = served
     status, content = get(server.management_port, "/models/hate?customized=true")

@@ -7,12 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from common.tables.records import MOST_LINES
 from handler.errors import UserError
 from tests.training.conftest import write_jsonl
 from training import data
 from training.data import sources
-from training.data.rows import csv_rows
 from training.data.sources import Columns
 from training.data.texts import StoredTexts, TextWriter, join, pick
 
@@ -78,13 +76,6 @@ def test_a_stray_quote_within_a_row_is_part_of_its_text(tmp_path):
     assert any(text == '5" screen' for split in dataset.splits.values() for text in split.texts)
 
 
-def test_an_open_quote_takes_no_more_than_its_own_row_even_in_a_long_file(tmp_path):
-    rows = ['"open,1', *lines_of(2 * MOST_LINES), '"open at the end,1']
-    found = list(csv_rows(write(tmp_path / "some.csv", "text,label", rows), ("text", "label"), "utf-8"))
-    assert [row.line for row in found if row.fault] == [2, 2 * MOST_LINES + 3]
-    assert sum(not row.fault for row in found) == 2 * MOST_LINES
-
-
 def test_a_json_line_that_is_broken_costs_itself_alone(tmp_path):
     good = [json.dumps({"text": f"text {row}", "label": row % 2}) for row in range(60)]
     bad = ["{", "[1]", '{"label": 1}', '{"text": "\\ud800", "label": 1}', '{"text": "x", "label": [1]}']
@@ -109,12 +100,6 @@ def test_a_file_of_another_encoding_is_read_by_its_name_and_row_by_row_without_i
     assert sum(text.startswith("café") for split in dataset.splits.values() for text in split.texts) == 9
     with pytest.raises(UserError, match="Unknown encoding: klingon"):
         data.load(f"csv:{file}", columns=Columns(encoding="klingon"))
-
-
-def test_a_table_with_a_byte_order_mark_has_its_first_column(tmp_path):
-    file = write(tmp_path / "some.csv", "text,label", lines_of(60), "utf-8")
-    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
-    assert not data.load(f"csv:{file}").dropped
 
 
 def test_one_column_of_probabilities_gives_soft_targets_and_that_is_said(tmp_path, capsys):
