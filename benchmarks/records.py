@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 from benchmarks.names import CUDA_REFERENCE, GATE, REFERENCE
 from common import records
 from common.records import Count, NotNegative, Positive, Record, Sha256, Share, Some, Task, Text, read
-from training.measures.records import Reliability
+from training.measures.records import Functional, Reliability
 
 DIGITS = 5  # significant: more than any of the measurements has, fewer than hide what is the same
 LEAST_CASES = 3  # of latency, in a row that was measured
@@ -381,41 +381,6 @@ class ServedParity(Record):
     max_prob_diff: NotNegative
     bound: NotNegative
     within_bound: bool
-
-
-class Functionality(Record):
-    functionality: Text
-    label: Text
-    n: Some
-    accuracy: Share
-    reference_accuracy: Share
-    flips: Count
-
-
-class Gaps(Record):
-    """AUCs of one group of people, or the best group's minus the worst's: background positive, subgroup
-    negative and the other way round."""
-
-    subgroup_auc: float | None
-    bpsn_auc: float | None
-    bnsp_auc: float | None
-
-
-class Group(Gaps):
-    group: Text
-    n: Some
-
-
-class Functional(Record):
-    """A suite of functional cases."""
-
-    n: Some
-    accuracy: Share
-    reference_accuracy: Share
-    flips: Count
-    functionalities: list[Functionality]
-    groups: list[Group]
-    gaps: Gaps
 
 
 class Flipped(Record):

@@ -30,7 +30,6 @@ from benchmarks.progress import Step, progress
 from benchmarks.records import (
     Baseline,
     Data,
-    Functional,
     Latency,
     Lengths,
     Noninferiority,
@@ -58,7 +57,6 @@ from benchmarks.selection import Objective, choose_served, verdicts_at
 from benchmarks.served.run import Served, measure_served, served_parity
 from common.commands import say
 from common.environment import commit
-from common.records import read
 from handler.machine import cpu_features
 from training.data.splits import Split
 from training.measures.functional import evaluate_cases
@@ -301,8 +299,7 @@ def _variant(name: str, subject: Subject, inside: InProcess) -> Variant:
             found.quality[split].refitted = figures
     for suite, cases in subject.suites.items():
         cuts = thresholds(artifact), thresholds(reference)
-        answers = evaluate_cases(cases, scores[suite], theirs[suite], *cuts)
-        found.functional[suite] = read(answers, Functional)
+        found.functional[suite] = evaluate_cases(cases, scores[suite], theirs[suite], *cuts)
     return found
 
 

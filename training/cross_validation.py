@@ -19,12 +19,14 @@ from tabulate import tabulate
 
 from common.atomic import write_json
 from common.commands import emit, positive_int, run, say
+from common.records import plain
 from handler.artifact import file_sha256
 from handler.errors import UserError
 from training import data
 from training.__main__ import PROGRAM
 from training.data import Dataset
 from training.data.splits import VALIDATION_SHARE, carve, codes, concatenate
+from training.measures.records import Figures
 from training.options import add_options, load, prepare
 from training.options import recipe as recipe_of
 from training.recipe import Recipe
@@ -55,7 +57,7 @@ def cross_validate(options: argparse.Namespace) -> int:
     for number, fold in enumerate(folds(dataset, options.folds), start=1):
         kept = place / f"fold-{number}.json"
         if not kept.is_file():
-            write_json(kept, judge(fold, options.base, recipe, options.trust_remote_code))
+            write_json(kept, plain(judge(fold, options.base, recipe, options.trust_remote_code)))
         found = json.loads(kept.read_text())
         for split in JUDGED:
             figures[split].append(found[split])
@@ -118,7 +120,7 @@ def _classes(whole: data.Split, count: int) -> np.ndarray:
     return np.where(np.bincount(found)[found] >= count, found, -1)
 
 
-def judge(fold: Dataset, base: str, recipe: Recipe, trust_remote_code: bool = False) -> dict[str, Any]:
+def judge(fold: Dataset, base: str, recipe: Recipe, trust_remote_code: bool = False) -> dict[str, Figures]:
     """The figures of a fold's validation and test parts."""
     from training import pipeline
 

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from common.commands import say
-from common.records import read
 from handler.errors import UserError
 from handler.machine import available_cpus
 from training import processes
@@ -61,7 +59,7 @@ class Trained:
         """As the model gives them, float32 `[n, labels]`."""
         return predict_logits(self.model, self.tokenizer, texts, self.max_length)
 
-    def figures(self, scores: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    def figures(self, scores: np.ndarray, truth: np.ndarray) -> Figures:
         """What `metrics.evaluate` makes of scores, at this classifier's thresholds."""
         return evaluate(scores, truth, self.calibration.thresholds, self.labels)
 
@@ -205,12 +203,11 @@ def _figures(trained: Trained, dataset: Dataset, test: bool) -> dict[str, Figure
     figures = {}
     for name, split in judged.items():
         scores = trained.scores(split.texts)
-        figures[name] = read(trained.figures(scores, split.labels), Figures)
+        figures[name] = trained.figures(scores, split.labels)
         leaked = dataset.leaked.get(name, ())
         if name == "test" and 0 < len(leaked) < len(split):
             kept = np.setdiff1d(np.arange(len(split)), leaked)
-            without = trained.figures(scores[kept], split.labels[kept])
-            figures["test_without_leaks"] = read(without, Figures)
+            figures["test_without_leaks"] = trained.figures(scores[kept], split.labels[kept])
     return figures
 
 

@@ -20,9 +20,7 @@ from benchmarks.records import (
     Data,
     Drop,
     Flipped,
-    Functionality,
     GemmCase,
-    Group,
     Interval,
     Latency,
     LengthBin,
@@ -66,6 +64,7 @@ from benchmarks.report.verdicts import (
     reference,
     verdict,
 )
+from training.measures.records import Functionality, Group
 
 T = TypeVar("T")
 X = TypeVar("X")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from benchmarks.names import CUDA_MODEL, GATE, LARGE, REFERENCE, SMALL
-from benchmarks.records import Functional, Functionality, Report, Slice
+from benchmarks.records import Report, Slice
 from benchmarks.report import columns
 from benchmarks.report.phrases import (
     GAPS,
@@ -19,6 +19,7 @@ from benchmarks.report.phrases import (
 )
 from benchmarks.report.tables import Cell, Header, Part, Row, Section, Table, named, of_cells, table
 from benchmarks.report.verdicts import margin
+from training.measures.records import Functional, Functionality
 
 Texts = Mapping[tuple[str, int], str]
 

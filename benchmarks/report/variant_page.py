@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import structs
 
 from benchmarks.names import SINGLE
-from benchmarks.records import Functional, Functionality, Group, Quality, Report, Variant
+from benchmarks.records import Quality, Report, Variant
 from benchmarks.report import columns
 from benchmarks.report.phrases import (
     NONE,
@@ -26,6 +26,7 @@ from benchmarks.report.phrases import (
 from benchmarks.report.provenance import failures, provenance
 from benchmarks.report.tables import markdown, named, table, transposed
 from benchmarks.report.verdicts import margin, verdict
+from training.measures.records import Functional, Functionality, Group
 
 
 def report(document: Report) -> str:

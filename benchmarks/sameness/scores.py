@@ -17,6 +17,7 @@ from benchmarks.names import REFERENCE
 from benchmarks.progress import Step
 from benchmarks.records import Quality, Refitted
 from benchmarks.resume_log import ResumeLog
+from common.records import plain
 from handler.artifact import Artifact
 from training.data.splits import Split
 from training.measures.calibration import calibrate
@@ -107,7 +108,8 @@ def quality(artifact: Artifact, scores: Scores, labelled: Mapping[str, Split]) -
         if name in labelled:
             truth = labelled[name].labels
             figures = evaluate(values, truth, thresholds(artifact), artifact.labels)
-            found[name] = Quality(**figures, reliability=reliability(values, truth, artifact.positive))
+            bins = reliability(values, truth, artifact.positive)
+            found[name] = Quality(**plain(figures), reliability=bins)
     return found
 
 
@@ -127,7 +129,9 @@ def refitted(
             found[name] = Refitted(
                 temperature=fitted.temperature,
                 threshold=None if artifact.multi_label else next(iter(fitted.thresholds.values()), None),
-                **{figure: figures[figure] for figure in ("macro_f1", "brier", "ece")},
+                macro_f1=figures.macro_f1,
+                brier=figures.brier,
+                ece=figures.ece,
             )
     return found
 

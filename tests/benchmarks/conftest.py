@@ -27,8 +27,6 @@ from benchmarks.records import (
     Drop,
     Failed,
     Flipped,
-    Functional,
-    Functionality,
     GemmBound,
     GemmCase,
     Latency,
@@ -53,7 +51,7 @@ from benchmarks.records import (
 from benchmarks.served import open_loop
 from deploy.tuning import load
 from training.checkpoint import load_data, open_checkpoint
-from training.measures.records import Reliability
+from training.measures.records import Functional, Functionality, Reliability
 
 RUN = Run("20260101T000000Z-abcdef", "2026-01-01T00:00:00+00:00", 60.0, "quick", 2, 0.1, "0123456789ab")
 VERSIONS = {"python": "3.11.7", "torch": "2.13.0"}

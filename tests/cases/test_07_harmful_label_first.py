@@ -167,8 +167,8 @@ def test_figures_are_those_of_the_positive_label_whatever_the_order() -> None:
     second = evaluate(np.stack([1 - hate, hate], 1), truth, {"hate": 0.4}, ("none", "hate"))
     first = evaluate(np.stack([hate, 1 - hate], 1), 1 - truth, {"hate": 0.4}, ("hate", "none"))
     for figure in ("macro_f1", "accuracy", "auroc", "average_precision", "brier", "ece"):
-        assert first[figure] == pytest.approx(second[figure])
-    assert first["labels"]["hate"] == second["labels"]["hate"]
+        assert getattr(first, figure) == pytest.approx(getattr(second, figure))
+    assert first.labels["hate"] == second.labels["hate"]
     points = reliability(np.stack([hate, 1 - hate], 1), 1 - truth, 0)
     assert points == reliability(np.stack([1 - hate, hate], 1), truth, 1)
     logits = np.log(np.clip(np.stack([1 - hate, hate], 1), 1e-3, 1))
@@ -244,10 +244,10 @@ def test_a_label_without_training_texts_is_a_warning(tmp_path: Path) -> None:
 
 def test_answers_that_are_all_right_are_one_where_a_label_is_absent() -> None:
     scores = np.eye(3)[[0, 1, 0, 1]]
-    assert evaluate(scores, np.array([0, 1, 0, 1]), {}, ("a", "b", "c"))["macro_f1"] == 1
+    assert evaluate(scores, np.array([0, 1, 0, 1]), {}, ("a", "b", "c")).macro_f1 == 1
     truth = np.array([[1, 0], [0, 0]])
     independent = evaluate(truth.astype(float), truth, {"a": 0.5, "b": 0.5}, ("a", "b"))
-    assert independent["macro_f1"] == 1
+    assert independent.macro_f1 == 1
 
 
 def test_a_positive_label_that_is_no_label_is_a_damaged_description() -> None:

@@ -6,10 +6,10 @@
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from sklearn.metrics import average_precision_score, confusion_matrix, multilabel_confusion_matrix
 from sklearn.metrics import precision_recall_curve as sk_curve
 
-from common.records import read
 from training.data import Split
 from training.evaluation.classifier import Classifier
 from training.evaluation.records import LengthPart
@@ -26,7 +26,7 @@ def split_figures(classifier: Classifier, split: Split, scores: np.ndarray) -> F
     found = evaluate(scores, truth, classifier.thresholds, classifier.labels)
     given = classifier.indicators(classifier.given(scores))
     low, high = macro_f1_interval(classifier.indicators(truth), given)
-    return read({**found, "macro_f1_low": low, "macro_f1_high": high}, Figures)
+    return replace(found, macro_f1_low=low, macro_f1_high=high)
 
 
 def by_length(classifier: Classifier, split: Split, scores: np.ndarray) -> list[LengthPart]:

@@ -6,7 +6,7 @@ from msgspec import Meta
 
 from common.records import Count, NotNegative, Positive, Record, Sha256, Share, Some, Task
 from training.description import Made
-from training.measures.records import Figures, Rates, Reliability
+from training.measures.records import Figures, Gaps, Group, Rates, Reliability
 
 SCHEMA: Literal[1] = 1
 SplitName = Literal["validation", "gate", "test"]
@@ -53,8 +53,8 @@ class Kind(Passed):
 
 class Suite(Passed):
     functionalities: list[Kind]
-    groups: list[dict[str, Any]]
-    gaps: dict[str, Any]
+    groups: list[Group]
+    gaps: Gaps
 
 
 class Perturbed(Record):

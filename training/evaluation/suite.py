@@ -7,6 +7,7 @@ from common.shares import share_interval
 from training.evaluation.classifier import Classifier
 from training.evaluation.records import Kind, Suite
 from training.measures import functional
+from training.measures.records import Functional, Functionality
 
 
 def functional_suites(classifier: Classifier, hatecheck: Path | None = None) -> dict[str, Suite]:
@@ -27,14 +28,13 @@ def _pass_rates(classifier: Classifier, name: str, cases: functional.Cases) -> S
     # Its own reference: flips are for comparing two models.
     found = functional.evaluate_cases(cases, scores, scores, thresholds, thresholds)
     kinds = [
-        Kind(functionality=kind["functionality"], label=kind["label"], **_rate(kind))
-        for kind in found["functionalities"]
+        Kind(functionality=kind.functionality, label=kind.label, **_rate(kind))
+        for kind in found.functionalities
     ]
-    return Suite(functionalities=kinds, groups=found["groups"], gaps=found["gaps"], **_rate(found))
+    return Suite(functionalities=kinds, groups=found.groups, gaps=found.gaps, **_rate(found))
 
 
-def _rate(part: dict[str, Any]) -> dict[str, Any]:
-    n = part["n"]
-    passed = round(part["accuracy"] * n)
-    low, high = share_interval(passed, n)
-    return {"n": n, "passed": passed, "pass_rate": passed / n, "low": low, "high": high}
+def _rate(part: Functional | Functionality) -> dict[str, Any]:
+    passed = round(part.accuracy * part.n)
+    low, high = share_interval(passed, part.n)
+    return {"n": part.n, "passed": passed, "pass_rate": passed / part.n, "low": low, "high": high}

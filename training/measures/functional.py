@@ -20,6 +20,7 @@ from handler.errors import UserError
 from handler.predictor import decide
 from training.data.sources import HATE_LABELS
 from training.measures.functional_templates import DISGUISED, FILLERS, GROUPS, HATEFUL, NOT_HATEFUL
+from training.measures.records import Functional, Functionality, Gaps, Group
 
 # All of these cases are for evaluation; nothing may be trained or tuned on them.
 
@@ -28,7 +29,7 @@ HATECHECK_COLUMNS = ("test_case", "label_gold", "functionality", "target_ident")
 HATECHECK_BYTES = 50_000_000  # far more than upstream's 3,728 cases need
 TAKE_AS_PUBLISHED = "Take the file as published at https://github.com/paul-rottger/hatecheck-data."
 
-AUCS = ("subgroup_auc", "bpsn_auc", "bnsp_auc")
+AUCS = Gaps.__struct_fields__
 LEET = str.maketrans("aeios", "43105")
 
 
@@ -225,8 +226,8 @@ def evaluate_cases(
     reference_scores: np.ndarray,
     thresholds: Mapping[str, float],
     reference_thresholds: Mapping[str, float],
-) -> dict[str, Any]:
-    """Accuracy and flips by functionality and ranking by group, in plain JSON numbers.
+) -> Functional:
+    """Accuracy and flips by functionality and ranking by group.
 
     `scores` and fp32's `reference_scores` are calibrated, float64 [n, 2]; each is decided by its own
     threshold of `hate`. Flips are cases that the two decide differently. Ranking is that of `scores`.
@@ -234,49 +235,40 @@ def evaluate_cases(
     given = decide(scores, HATE_LABELS, thresholds)
     wanted = decide(reference_scores, HATE_LABELS, reference_thresholds)
     functionality = np.array(cases.functionality)
+
+    def answers(rows: np.ndarray) -> dict[str, Any]:
+        truth = cases.labels[rows]
+        return {
+            "n": len(truth),
+            "accuracy": float((given[rows] == truth).mean()),
+            "reference_accuracy": float((wanted[rows] == truth).mean()),
+            "flips": int((given != wanted)[rows].sum()),
+        }
+
+    kinds = {name: functionality == name for name in dict.fromkeys(cases.functionality)}
     groups = [_ranking(cases, scores[:, 1], group) for group in dict.fromkeys(cases.group) if group]
-    return {
-        "n": len(cases),
-        **_answers(cases.labels, given, wanted),
-        "functionalities": [
-            _functionality(name, functionality == name, cases.labels, given, wanted)
-            for name in dict.fromkeys(cases.functionality)
+    return Functional(
+        functionalities=[
+            Functionality(functionality=name, label=HATE_LABELS[cases.labels[rows][0]], **answers(rows))
+            for name, rows in kinds.items()
         ],
-        "groups": groups,
-        "gaps": {figure: _gap([row[figure] for row in groups]) for figure in AUCS},
-    }
+        groups=groups,
+        gaps=Gaps(**{figure: _gap([getattr(group, figure) for group in groups]) for figure in AUCS}),
+        **answers(np.full(len(cases), True)),
+    )
 
 
-def _functionality(
-    name: str, rows: np.ndarray, truth: np.ndarray, given: np.ndarray, wanted: np.ndarray
-) -> dict[str, Any]:
-    return {
-        "functionality": name,
-        "label": HATE_LABELS[truth[rows][0]],
-        "n": int(rows.sum()),
-        **_answers(truth[rows], given[rows], wanted[rows]),
-    }
-
-
-def _answers(truth: np.ndarray, given: np.ndarray, wanted: np.ndarray) -> dict[str, Any]:
-    return {
-        "accuracy": float((given == truth).mean()),
-        "reference_accuracy": float((wanted == truth).mean()),
-        "flips": int((given != wanted).sum()),
-    }
-
-
-def _ranking(cases: Cases, hate: np.ndarray, group: str) -> dict[str, Any]:
+def _ranking(cases: Cases, hate: np.ndarray, group: str) -> Group:
     """The three AUCs of Borkan et al. (2019); background is every case that is not about this group."""
     inside = np.array([each == group for each in cases.group])
     hateful = cases.labels == 1
-    return {
-        "group": group,
-        "n": int(inside.sum()),
-        "subgroup_auc": _auc(hateful, hate, inside),
-        "bpsn_auc": _auc(hateful, hate, inside != hateful),
-        "bnsp_auc": _auc(hateful, hate, inside == hateful),
-    }
+    return Group(
+        group=group,
+        n=int(inside.sum()),
+        subgroup_auc=_auc(hateful, hate, inside),
+        bpsn_auc=_auc(hateful, hate, inside != hateful),
+        bnsp_auc=_auc(hateful, hate, inside == hateful),
+    )
 
 
 def _auc(hateful: np.ndarray, hate: np.ndarray, rows: np.ndarray) -> float | None:

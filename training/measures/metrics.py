@@ -7,7 +7,7 @@ import numpy as np
 from sklearn import metrics as sk
 
 from handler.predictor import decide, positive_of_two
-from training.measures.records import Reliability
+from training.measures.records import Figures, LabelFigures, Reliability
 
 RELIABILITY_BINS = 10
 ECE_BINS = 15  # of equal width, as Guo et al., 2017 (https://arxiv.org/abs/1706.04599)
@@ -15,9 +15,9 @@ ECE_BINS = 15  # of equal width, as Guo et al., 2017 (https://arxiv.org/abs/1706
 
 def evaluate(
     scores: np.ndarray, truth: np.ndarray, thresholds: Mapping[str, float], labels: Sequence[str]
-) -> dict[str, Any]:
+) -> Figures:
     """All figures of scores `[n, labels]` against label indices `[n]`, or against independent labels as 0 and
-    1 `[n, labels]`, in plain JSON numbers.
+    1 `[n, labels]`.
 
     `macro_f1` is the mean F1 of the labels that some text has, as in `statistics.macro_f1`.
     What is undefined (AUROC where a label is absent) is None. With two labels, `auroc` and
@@ -38,49 +38,41 @@ def evaluate(
         truth, given, labels=indices, zero_division=0
     )
     onehot = truth[:, None] == indices
-    return {
-        "n": len(truth),
-        "macro_f1": float(f1[support > 0].mean()),
-        "accuracy": float((given == truth).mean()),
-        "labels": _per_label(labels, precision, recall, f1, support),
+    return Figures(
+        n=len(truth),
+        macro_f1=float(f1[support > 0].mean()),
+        accuracy=float((given == truth).mean()),
+        labels=_per_label(labels, precision, recall, f1, support),
         **_ranking(scores, onehot, [positive_of_two(labels, thresholds)] if len(labels) == 2 else indices),
-        "brier": float(((scores - onehot) ** 2).sum(axis=1).mean() / (2 if len(labels) == 2 else 1)),
-        "ece": expected_calibration_error(scores, truth),
-    }
+        brier=float(((scores - onehot) ** 2).sum(axis=1).mean() / (2 if len(labels) == 2 else 1)),
+        ece=expected_calibration_error(scores, truth),
+    )
 
 
 def _evaluate_independent(
     scores: np.ndarray, truth: np.ndarray, thresholds: Mapping[str, float], labels: Sequence[str]
-) -> dict[str, Any]:
+) -> Figures:
     given = decide(scores, labels, thresholds, multi_label=True)
     precision, recall, f1, support = sk.precision_recall_fscore_support(
         truth, given, average=None, zero_division=0
     )
     told = [column.any() and not column.all() for column in truth.T]
-    return {
-        "n": len(truth),
-        "macro_f1": float(f1[support > 0].mean()) if support.any() else 0.0,
-        "micro_f1": float(sk.f1_score(truth, given, average="micro", zero_division=0)),
-        "accuracy": float((given == truth).all(axis=1).mean()),
-        "labels": _per_label(labels, precision, recall, f1, support),
+    return Figures(
+        n=len(truth),
+        macro_f1=float(f1[support > 0].mean()) if support.any() else 0.0,
+        micro_f1=float(sk.f1_score(truth, given, average="micro", zero_division=0)),
+        accuracy=float((given == truth).all(axis=1).mean()),
+        labels=_per_label(labels, precision, recall, f1, support),
         **_mean_ranking(scores[:, told], truth[:, told]),
-        "brier": float(((scores - truth) ** 2).mean()),
-        "ece": expected_calibration_error(*_questions(scores, truth)),
-    }
+        brier=float(((scores - truth) ** 2).mean()),
+        ece=expected_calibration_error(*_questions(scores, truth)),
+    )
 
 
-def _per_label(
-    labels: Sequence[str], precision: np.ndarray, recall: np.ndarray, f1: np.ndarray, support: np.ndarray
-) -> dict[str, dict[str, Any]]:
-    return {
-        label: {
-            "precision": float(precision[index]),
-            "recall": float(recall[index]),
-            "f1": float(f1[index]),
-            "support": int(support[index]),
-        }
-        for index, label in enumerate(labels)
-    }
+def _per_label(labels: Sequence[str], *figures: np.ndarray) -> dict[str, LabelFigures]:
+    """Of each label its precision, recall, F1 and texts."""
+    columns = [column.tolist() for column in figures]
+    return {label: LabelFigures(*row) for label, *row in zip(labels, *columns, strict=True)}
 
 
 def _questions(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -121,15 +113,13 @@ def reliability(
     ]
 
 
-def _ranking(
-    scores: np.ndarray, onehot: np.ndarray, ranked: Sequence[int] | np.ndarray
-) -> dict[str, float | None]:
+def _ranking(scores: np.ndarray, onehot: np.ndarray, ranked: Sequence[int] | np.ndarray) -> dict[str, Any]:
     if any(onehot[:, index].all() or not onehot[:, index].any() for index in ranked):
         return {"auroc": None, "average_precision": None}
     return _mean_ranking(scores[:, ranked], onehot[:, ranked])
 
 
-def _mean_ranking(scores: np.ndarray, held: np.ndarray) -> dict[str, float | None]:
+def _mean_ranking(scores: np.ndarray, held: np.ndarray) -> dict[str, Any]:
     """Means over the columns; None where there is none."""
     if not held.shape[1]:
         return {"auroc": None, "average_precision": None}

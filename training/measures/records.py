@@ -1,6 +1,6 @@
 """Figures of scores, as checkpoints and evaluations hold them."""
 
-from common.records import Count, NotNegative, Record, Share, Some
+from common.records import Count, NotNegative, Record, Share, Some, Text
 
 
 class Reliability(Record):
@@ -39,3 +39,38 @@ class Figures(Rates):
 
     labels: dict[str, LabelFigures]
     micro_f1: Share | None = None
+
+
+class Functionality(Record):
+    functionality: Text
+    label: Text
+    n: Some
+    accuracy: Share
+    reference_accuracy: Share
+    flips: Count
+
+
+class Gaps(Record):
+    """AUCs of one group of people, or the best group's minus the worst's: background positive, subgroup
+    negative and the other way round."""
+
+    subgroup_auc: float | None
+    bpsn_auc: float | None
+    bnsp_auc: float | None
+
+
+class Group(Gaps):
+    group: Text
+    n: Some
+
+
+class Functional(Record):
+    """A suite of functional cases; flips are cases that fp32 decides differently."""
+
+    n: Some
+    accuracy: Share
+    reference_accuracy: Share
+    flips: Count
+    functionalities: list[Functionality]
+    groups: list[Group]
+    gaps: Gaps

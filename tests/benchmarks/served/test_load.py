@@ -161,7 +161,7 @@ def test_a_slow_server_is_asked_until_there_are_enough_answers(given_time) -> No
 def test_served_scores_must_be_those_in_process_within_what_batch_mates_change(
     strayed_by: float, within: bool
 ) -> None:
-    artifact = SimpleNamespace(meta={"check": {"batch_mate_diff": 0.001}})
+    artifact = SimpleNamespace(meta=SimpleNamespace(check=SimpleNamespace(batch_mate_diff=0.001)))
     in_process = np.array([[0.4, 0.6], [0.9, 0.1]])
     served = in_process + np.array([[0, 0], [strayed_by, 0]])
     found = served_parity(artifact, in_process, served)

@@ -238,7 +238,7 @@ def test_a_prediction_file_of_tweeteval_scores_what_we_report(tmp_path):
     given = file.read_text().split("\n")[:-1]
     assert set(given) == {"0", "1"}
     theirs = classification_report(gold, given, output_dict=True)["macro avg"]["f1-score"]
-    ours = evaluate(scores, split.labels, classifier.thresholds, dataset.labels)["macro_f1"]
+    ours = evaluate(scores, split.labels, classifier.thresholds, dataset.labels).macro_f1
     assert theirs == pytest.approx(ours, abs=1e-12)
 
 

@@ -9,14 +9,15 @@ from string import Formatter
 
 import numpy as np
 import pytest
+from msgspec import structs
 
-from benchmarks.records import Functional
-from common.records import read
+from common.records import plain
 from handler.errors import UserError
 from training.data import demo, demo_templates
 from training.measures import functional
 from training.measures.functional import Cases, applies_to, evaluate_cases, hatecheck, templates
 from training.measures.functional_templates import DISGUISED, GROUPS, HATEFUL, NOT_HATEFUL
+from training.measures.records import Gaps, Group
 
 DATA_DIR = os.environ.get("DATA_DIR")
 CASES = templates()
@@ -274,8 +275,10 @@ def test_accuracy_and_flips_by_hand():
     reference = of_hate(0.9, 0.1, 0.7, 0.1, 0.8, 0.1)
     figures = evaluate_cases(SMALL, SCORES, reference, {"hate": 0.55}, HALF)
     answers = ("n", "accuracy", "reference_accuracy", "flips")
-    assert [figures[key] for key in answers] == [6, 4 / 6, 1, 2]
-    rows = [[row[key] for key in ("functionality", "label", *answers)] for row in figures["functionalities"]]
+    assert [getattr(figures, key) for key in answers] == [6, 4 / 6, 1, 2]
+    rows = [
+        [getattr(row, key) for key in ("functionality", "label", *answers)] for row in figures.functionalities
+    ]
     assert rows == [
         ["scorn", "hate", 3, 2 / 3, 1, 1],
         ["praise", "not-hate", 2, 0.5, 1, 1],
@@ -285,21 +288,21 @@ def test_accuracy_and_flips_by_hand():
 
 def test_each_model_is_decided_by_its_own_threshold():
     figures = evaluate_cases(SMALL, SCORES, SCORES, {"hate": 0.85}, {"hate": 0.3})
-    assert figures["flips"] == 4
+    assert figures.flips == 4
 
 
 def test_ranking_by_group_by_hand():
-    women, jews = evaluate_cases(SMALL, SCORES, SCORES, HALF, HALF)["groups"]
+    women, jews = evaluate_cases(SMALL, SCORES, SCORES, HALF, HALF).groups
     # Women: .9 over .6. Hateful background (.4, .8) against their .6: one of two pairs is in order. Their
     # hateful .9 against the other background (.5, .1): both are.
-    assert women == {"group": "women", "n": 2, "subgroup_auc": 1, "bpsn_auc": 0.5, "bnsp_auc": 1}
+    assert women == Group(group="women", n=2, subgroup_auc=1, bpsn_auc=0.5, bnsp_auc=1)
     # Jews: .4 and .8 against .5; the background's .9 against .5; .4 and .8 against .6 and .1.
-    assert jews == {"group": "Jews", "n": 3, "subgroup_auc": 0.5, "bpsn_auc": 1, "bnsp_auc": 0.75}
+    assert jews == Group(group="Jews", n=3, subgroup_auc=0.5, bpsn_auc=1, bnsp_auc=0.75)
 
 
 def test_gaps_are_the_best_group_minus_the_worst():
-    gaps = evaluate_cases(SMALL, SCORES, SCORES, HALF, HALF)["gaps"]
-    assert gaps == {"subgroup_auc": 0.5, "bpsn_auc": 0.5, "bnsp_auc": 0.25}
+    gaps = evaluate_cases(SMALL, SCORES, SCORES, HALF, HALF).gaps
+    assert gaps == Gaps(subgroup_auc=0.5, bpsn_auc=0.5, bnsp_auc=0.25)
 
 
 def test_what_is_undefined_is_null_and_never_nan():
@@ -307,24 +310,24 @@ def test_what_is_undefined_is_null_and_never_nan():
         ["a", "b", "c"], np.array([1, 1, 0]), ["scorn", "scorn", "objects"], ["women", "Jews", None]
     )
     figures = evaluate_cases(cases, of_hate(0.9, 0.8, 0.1), of_hate(0.9, 0.8, 0.1), HALF, HALF)
-    assert [row["subgroup_auc"] for row in figures["groups"]] == [None, None]
-    assert [row["bpsn_auc"] for row in figures["groups"]] == [None, None]
-    assert [row["bnsp_auc"] for row in figures["groups"]] == [1, 1]
-    assert figures["gaps"] == {"subgroup_auc": None, "bpsn_auc": None, "bnsp_auc": 0}
-    json.dumps(figures, allow_nan=False)
+    assert [row.subgroup_auc for row in figures.groups] == [None, None]
+    assert [row.bpsn_auc for row in figures.groups] == [None, None]
+    assert [row.bnsp_auc for row in figures.groups] == [1, 1]
+    assert figures.gaps == Gaps(subgroup_auc=None, bpsn_auc=None, bnsp_auc=0)
+    json.dumps(plain(figures), allow_nan=False)
 
 
 def test_cases_without_groups_have_no_rows_and_no_gaps():
     cases = Cases(["a", "b"], np.array([1, 0]), ["scorn", "objects"], [None, None])
     figures = evaluate_cases(cases, of_hate(0.9, 0.1), of_hate(0.9, 0.1), HALF, HALF)
-    assert figures["groups"] == []
-    assert set(figures["gaps"].values()) == {None}
+    assert figures.groups == []
+    assert set(structs.astuple(figures.gaps)) == {None}
 
 
-def test_figures_are_what_the_report_has_room_for():
+def test_every_group_has_figures():
     scores = of_hate(*np.random.default_rng(0).random(len(CASES)))
     figures = evaluate_cases(CASES, scores, 1 - scores, HALF, HALF)
-    assert len(read(figures, Functional).groups) == len(GROUPS)
+    assert len(figures.groups) == len(GROUPS)
 
 
 @pytest.mark.parametrize(
