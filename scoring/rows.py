@@ -171,6 +171,9 @@ class Writer:
 
     form = ""
 
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+
     def write(self, window: Window, results: list[dict[str, Any]]) -> int:
         """Write the rows with their results; how many of them have no answer."""
         try:
@@ -203,7 +206,7 @@ class Writer:
         raise NotImplementedError
 
     def append(self, encoded: Any) -> None:
-        raise NotImplementedError
+        self.file.write(encoded)
 
     def close(self) -> None:
         pass
@@ -216,7 +219,8 @@ class CsvWriter(Writer):
     form = "csv"
 
     def __init__(self, file: IO[bytes], columns: Sequence[str], header: bool = True) -> None:
-        self.file, self.columns = file, columns
+        super().__init__(file)
+        self.columns = columns
         if header:
             self.append(csv_header(columns))
 
@@ -226,17 +230,11 @@ class CsvWriter(Writer):
             for row, result in zip(rows, results, strict=True)
         )
 
-    def append(self, encoded: bytes) -> None:
-        self.file.write(encoded)
-
 
 class JsonWriter(Writer):
     """Rows as JSON objects, one a line; what JSON has no form for (a date of Parquet's) as text."""
 
     form = "jsonl"
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
 
     def encoded(self, rows: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) -> bytes:
         text = "".join(map(_json, _joined(rows, results)))
@@ -248,9 +246,6 @@ class JsonWriter(Writer):
         # Half of a character is written as two in JSON, as it came.
         return LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text).encode()
 
-    def append(self, encoded: bytes) -> None:
-        self.file.write(encoded)
-
 
 class ParquetWriter(Writer):
     """Rows as Parquet of a schema that is known beforehand."""
@@ -260,6 +255,7 @@ class ParquetWriter(Writer):
     def __init__(self, file: IO[bytes], schema: Any) -> None:
         import pyarrow.parquet
 
+        super().__init__(file)
         self.schema, self.writer = schema, pyarrow.parquet.ParquetWriter(file, schema)
         self.texts = [field.name for field in schema if pyarrow.types.is_string(field.type)]
 

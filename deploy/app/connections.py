@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from handler.errors import Rejection
@@ -42,6 +43,13 @@ LARGE_HEAD = Rejection(
     431, "headers", f"the headers are larger than {MOST_HEAD_BYTES:,} bytes", "Send fewer, or shorter ones"
 )
 NO_ROOM = Rejection(503, "connections", "too many connections are busy", "Ask again in a moment")
+# An ASGI app, as every response of starlette is.
+_no_room = Response(
+    refuse(NO_ROOM).body,
+    NO_ROOM.code,
+    {"Retry-After": "1", "Connection": "close"},
+    media_type="application/json",
+)
 
 
 @dataclass(frozen=True)
@@ -251,15 +259,6 @@ class Connection(HttpToolsProtocol):
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
             self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)
         self.transport.close()
-
-
-async def _no_room(scope: Any, receive: Any, send: Any) -> None:
-    """An ASGI app."""
-    headers = [(b"content-type", b"application/json"), (b"retry-after", b"1"), (b"connection", b"close")]
-    body = refuse(NO_ROOM).body
-    headers.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": NO_ROOM.code, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 class Seldom(logging.Filter):

@@ -7,7 +7,8 @@ prometheus_client would call every counter `…_total`.
 import threading
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 
 from handler.metrics import COUNTERS
 
@@ -21,8 +22,8 @@ class Counters:
         self._sums: Counter[tuple[str, ...]] = Counter()
         self._lock = threading.Lock()
 
-    def get_metric(self, name: str) -> "_Counter":
-        return _Counter(self, name)
+    def get_metric(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(add_or_update=partial(self.add, name))
 
     def add(self, name: str, value: float, labels: list[str]) -> None:
         with self._lock:
@@ -40,15 +41,6 @@ class Counters:
                     named = zip(("ModelName", *labels), values, strict=True)
                     lines.append(_line(name, dict(named), value))
         return "\n".join(lines) + "\n"
-
-
-@dataclass(frozen=True)
-class _Counter:
-    counters: Counters
-    name: str
-
-    def add_or_update(self, value: float, dimensions: list[str]) -> None:
-        self.counters.add(self.name, value, dimensions)
 
 
 def gauge(name: str, model: str, value: float) -> str:

@@ -10,6 +10,7 @@ traced as they are.
 import copy
 import logging
 import os
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 import transformers
 from torch import nn
 
+from handler import encoder
 from handler.errors import UnsupportedError, UserError
 from training.anatomies import BERT, DISTILBERT, Anatomy
 
@@ -27,12 +29,12 @@ EXACT = 1e-4
 IN_TUPLE = int(transformers.__version__.split(".")[0]) < 5
 
 
-class Layer(nn.Module):
-    """One post-norm encoder layer (Vaswani et al. 2017): fp32 [batch, length, dim] -> the same, or, where
+class Layer(encoder.Layer):
+    """The served encoder's layer, of a model's own modules: fp32 [batch, length, dim] -> the same, or, where
     `first_only`, [batch, 1, dim]: keys and values are those of all tokens, everything else of the first."""
 
     def __init__(self, block: Any, first_only: bool) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.first_only = first_only
         names = anatomy_of(block)
         query, key, value = (block.get_submodule(path) for path in (names.query, names.key, names.value))
@@ -47,21 +49,14 @@ class Layer(nn.Module):
         else:
             self.query_key_value = _joined(query, key, value)
 
-    def forward(self, hidden: torch.Tensor, attention_mask: Any = None, *_: Any, **named: Any) -> Any:
+    def forward(  # type: ignore[override]  # as transformers calls it
+        self, hidden: torch.Tensor, attention_mask: Any = None, *_: Any, **named: Any
+    ) -> Any:
         mask = named.get("attn_mask", attention_mask)
         if mask is not None:  # [batch, 1, 1, length]: the same for every query, only padding is masked
             mask = mask[:, None, None].bool() if mask.dim() == 2 else mask[:, :, :1]
-        if self.first_only:
-            hidden, (key, value) = hidden[:, :1], self.key_value(hidden).chunk(2, dim=-1)
-            query = self.query(hidden)
-        else:
-            query, key, value = self.query_key_value(hidden).chunk(3, dim=-1)
-        query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)
-        )
-        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        hidden = self.attention_norm(hidden + self.output(attended.transpose(1, 2).flatten(2)))
-        hidden = self.output_norm(hidden + self.down(self.activation(self.up(hidden))))
+        first = (lambda hidden: hidden[:, :1]) if self.first_only else None
+        hidden = super().forward(hidden, partial(encoder.attend_padded, mask=mask), first)
         return (hidden,) if IN_TUPLE else hidden
 
 
