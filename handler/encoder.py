@@ -180,12 +180,9 @@ class Encoder(nn.Module):
         is the most tokens that a text has."""
         texts = torch.arange(len(starts), dtype=torch.int32, device=starts.device)
 
-        def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-            return attend_within(query, key, value, starts, starts, longest, longest)
-
-        def attend_once(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-            return attend_within(query, key, value, texts, starts, 1, longest)
-
+        within = partial(attend_within, key_starts=starts, longest_key=longest)
+        attend = partial(within, query_starts=starts, longest_query=longest)
+        attend_once = partial(within, query_starts=texts, longest_query=1)
         hidden = self._embed(input_ids, positions)
         return self._classify(hidden, attend, attend_once, lambda hidden: hidden[starts[:-1]])
 

@@ -98,7 +98,7 @@ def folds(dataset: Dataset, count: int) -> Iterator[Dataset]:
         )
     parts = list(dataset.splits.values())
     whole = replace(concatenate(parts, [1] * len(parts)), weights=None)
-    smallest = int(np.bincount(codes(whole)).min())
+    smallest = int(np.bincount(codes(whole.labels)).min())
     if not 2 <= count <= len(whole):
         raise UserError("So many folds cannot be made", seen=count, remedy=f"Give 2 to {len(whole)}.")
     if smallest < count and not whole.multi_label:
@@ -116,7 +116,7 @@ def folds(dataset: Dataset, count: int) -> Iterator[Dataset]:
 
 def _classes(whole: data.Split, count: int) -> np.ndarray:
     """What folds are stratified by: the label, or the combination of labels where it is not too rare."""
-    found = codes(whole)
+    found = codes(whole.labels)
     return np.where(np.bincount(found)[found] >= count, found, -1)
 
 

@@ -139,17 +139,15 @@ def carve(split: Split, count: int, seed: int) -> tuple[Split, Split]:
     labels are independent, every combination of them is a label here.
     """
     order = np.random.default_rng(seed).permutation(len(split))
-    by_label = order[np.argsort(codes(split)[order], kind="stable")]
+    by_label = order[np.argsort(codes(split.labels)[order], kind="stable")]
     picked = by_label[((np.arange(count) + 0.5) * len(split) / max(count, 1)).astype(np.int64)]
     rest = np.setdiff1d(np.arange(len(split)), picked)
     return split.take(rest), split.take(np.sort(picked))
 
 
-def codes(split: Split) -> np.ndarray:
+def codes(labels: np.ndarray) -> np.ndarray:
     """One number `[n]` for each label, or for each combination of independent labels."""
-    if not split.multi_label:
-        return split.labels
-    return np.unique(split.labels, axis=0, return_inverse=True)[1].reshape(-1)
+    return labels if labels.ndim == 1 else np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def digests(texts: Sequence[str]) -> np.ndarray:
@@ -195,7 +193,7 @@ def _without_empty(split: Split, dropped: Counter[str]) -> Split:
 def _without_duplicates(split: Split, keys: np.ndarray, dropped: Counter[str]) -> np.ndarray:
     """The rows of train that stay: the first of those copies that agree on the label."""
     _, first, place, copies = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-    low, high = _label_range(codes(split), place, len(first))
+    low, high = _label_range(codes(split.labels), place, len(first))
     disputed = low != high
     dropped["duplicate"] += int((copies[~disputed] - 1).sum())
     dropped["duplicates disagree on the label"] += int(copies[disputed].sum())
@@ -206,9 +204,7 @@ def _leak(
     train: Split, train_keys: np.ndarray, split: Split, keys: np.ndarray
 ) -> tuple[dict[str, int], np.ndarray]:
     """The counts of `Prepared.leaks`, and which texts of `split` stand in `train` too, bool `[n]`."""
-    together = codes(concatenate([train, split], [1, 1])) if train.multi_label else None
-    ours = train.labels if together is None else together[: len(train)]
-    theirs = split.labels if together is None else together[len(train) :]
+    ours, theirs = np.split(codes(np.concatenate([train.labels, split.labels])), [len(train)])
     if not len(train):
         return {"texts": 0, "other_label": 0}, np.zeros(len(keys), bool)
     known, place = np.unique(train_keys, return_inverse=True)
