@@ -37,7 +37,6 @@ AFTER = 1.2  # some cuts fall after the work is done
 ROWS, PART_ROWS = 1500, 50
 SENTENCE = 2
 SEED = 7  # of the training that is cut off
-YESTERDAY = b"of yesterday\n"
 
 
 class Disk:
@@ -66,8 +65,9 @@ class Disk:
 
 @dataclass(frozen=True)
 class Work:
-    """`prepare` puts there what was there before, `do` works, `seen` says what is there: old, new or neither.
-    `again` does it once more after the cut, where the same command goes on, and says what came of it."""
+    """`prepare` puts there what was there before, `do` works, `seen` says what is there: old, new, or what is
+    wrong. `again` does it once more after the cut, where the same command goes on, and says what came of
+    it."""
 
     prepare: Callable[[Path], None]
     do: Callable[[Path], None]
@@ -139,8 +139,8 @@ def one_cut(disk: Disk, work: Work, moment_s: float, options: str, log: Path) ->
             return f"FAULT: it failed before the cut: {log.read_text()[-2000:]}"
         if status == 0 and found != "new":
             return f"FAULT: {found}, and it had been called done"
-        if found == "neither":
-            return "FAULT: neither"
+        if found not in ("old", "new"):
+            return f"FAULT: {found}"
         outcome = f"{found}, called done" if status == 0 else found
         if work.again:
             outcome += f"; {work.again(disk.place)}"
@@ -153,34 +153,25 @@ def scoring(folder: Path, artifact_folder: Path) -> Work:
     from handler.artifact import open_artifact
     from handler.predictor import Predictor
     from scoring.job import here, open_job, run_job
+    from tests.durability import faults
 
-    source = folder / "in.jsonl"
-    source.write_text("".join(json.dumps({"text": f"text {row}", "id": row}) + "\n" for row in range(ROWS)))
+    work = faults.scoring(folder, artifact_folder, ROWS)
 
     def do(place: Path) -> None:
         artifact = open_artifact(artifact_folder)
-        job = open_job(str(source), str(place / "out.jsonl"), artifact, "text", None, PART_ROWS)
+        source, output = folder / "in.jsonl", place / "out.jsonl"
+        job = open_job(str(source), str(output), artifact, "text", None, PART_ROWS)
         run_job(job, here(Predictor(artifact, threads=1)))
-
-    def seen(place: Path) -> str:
-        content = (place / "out.jsonl").read_bytes()
-        if content == YESTERDAY:
-            return "old"
-        try:
-            found = [json.loads(line)["id"] for line in content.splitlines()]
-        except ValueError:
-            found = []
-        return "new" if found == list(range(ROWS)) else "neither"
 
     def again(place: Path) -> str:
         log = folder / "again.log"
         _, status = os.waitpid(forked(lambda: do(place), log), 0)
         code = os.waitstatus_to_exitcode(status)
-        if code == 0 and seen(place) == "new":
+        if code == 0 and work.seen(place) == "new":
             return "again: every row once"
         return f"again: {log.read_text()}" if code == SENTENCE else f"FAULT: again: {code} {log.read_text()}"
 
-    return Work(lambda place: written(place / "out.jsonl", YESTERDAY), do, seen, again)
+    return Work(work.prepare, do, work.seen, again)
 
 
 def export(folder: Path, checkpoint_folder: Path) -> Work:
@@ -190,8 +181,8 @@ def export(folder: Path, checkpoint_folder: Path) -> Work:
     from common.atomic import write_json
     from export.registry import VARIANTS
     from export.source import Source
-    from handler.artifact import DESCRIPTION, open_artifact
-    from handler.errors import UserError
+    from handler.artifact import DESCRIPTION
+    from tests.durability.faults import exported
     from training.checkpoint import load_data, open_checkpoint
 
     checkpoint = open_checkpoint(checkpoint_folder)
@@ -216,14 +207,7 @@ def export(folder: Path, checkpoint_folder: Path) -> Work:
         shutil.copytree(kept, place / "artifacts")
         (place / "artifacts" / "fp32" / DESCRIPTION).write_text(json.dumps(old))
 
-    def seen(place: Path) -> str:
-        try:
-            artifact = open_artifact(place / "artifacts" / "fp32")  # checks every sum
-        except UserError:
-            return "neither"
-        return "old" if artifact.meta.build.inputs_sha256 == "old" else "new"
-
-    return Work(prepare, do, seen)
+    return Work(prepare, do, exported)
 
 
 def training(folder: Path, checkpoint_folder: Path) -> Work:
@@ -269,10 +253,6 @@ def once(folder: Path, do: Callable[[Path], None]) -> Path:
             shutil.rmtree(folder)
             raise SystemExit(log.read_text())
     return folder
-
-
-def written(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def copied(source: Path, place: Path) -> None:

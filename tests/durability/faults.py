@@ -70,9 +70,9 @@ class Work:
     seen: Callable[[Path], str]
 
 
-def scoring(folder: Path, artifact: Path) -> Work:
+def scoring(folder: Path, artifact: Path, rows: int = ROWS) -> Work:
     source = folder / "in.jsonl"
-    source.write_text("".join(json.dumps({"text": f"text {row}", "id": row}) + "\n" for row in range(ROWS)))
+    source.write_text("".join(json.dumps({"text": f"text {row}", "id": row}) + "\n" for row in range(rows)))
 
     def command(place: Path) -> list[str]:
         wanted = ["--artifact", artifact, "--file", source, "--output", place / "out.jsonl"]
@@ -85,13 +85,16 @@ def scoring(folder: Path, artifact: Path) -> Work:
         if content == YESTERDAY:
             return "old"
         try:
-            rows = [json.loads(line) for line in content.splitlines()]
+            found = [json.loads(line) for line in content.splitlines()]
         except ValueError:
             return "neither"
-        answered = [row["id"] for row in rows if row["label"] and row["error"] is None]
-        return "new" if answered == list(range(ROWS)) else "neither"
+        answered = [row["id"] for row in found if row["label"] and row["error"] is None]
+        return "new" if answered == list(range(rows)) else "neither"
 
-    return Work(command, lambda place: written(place / "out.jsonl", YESTERDAY), seen)
+    def prepare(place: Path) -> None:
+        (place / "out.jsonl").write_bytes(YESTERDAY)
+
+    return Work(command, prepare, seen)
 
 
 def export(folder: Path, checkpoint: Path) -> Work:
@@ -110,14 +113,15 @@ def export(folder: Path, checkpoint: Path) -> Work:
             description.write_text(json.dumps(meta | {"build": meta["build"] | {"inputs_sha256": "old"}}))
         shutil.copytree(kept / "artifacts", place / "artifacts")
 
-    def seen(place: Path) -> str:
-        try:
-            artifact = open_artifact(place / "artifacts" / "fp32")  # checks every sum
-        except UserError as error:
-            return str(error)
-        return "old" if artifact.meta.build.inputs_sha256 == "old" else "new"
+    return Work(command, prepare, exported)
 
-    return Work(command, prepare, seen)
+
+def exported(place: Path) -> str:
+    try:
+        artifact = open_artifact(place / "artifacts" / "fp32")  # checks every sum
+    except UserError as error:
+        return str(error)
+    return "old" if artifact.meta.build.inputs_sha256 == "old" else "new"
 
 
 def training(folder: Path, checkpoint: Path) -> Work:
@@ -155,10 +159,6 @@ def sums(folder: Path) -> dict[str, str]:
         elif path.is_file():
             found[path.relative_to(folder).as_posix()] = file_sha256(path)
     return found
-
-
-def written(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def run(command: list[str], *before: str) -> subprocess.CompletedProcess[str]:
