@@ -5,13 +5,14 @@
     freeze: [none, embeddings]
 
 The study lies in `<output>/study.db`, so that the same command goes on where it was interrupted; it ends with
-`best.yaml`, which `python -m training --config` takes, and `search.png`. No test split is read, and no
-checkpoint is kept.
+`best.yaml`, which `python -m training --config` takes, `search.png` and `history.png`. No test split is
+read, and no checkpoint is kept.
 """
 
 import argparse
 import dataclasses
 import tempfile
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -228,43 +229,29 @@ def _finish(study: Any, options: argparse.Namespace, chosen: Recipe) -> None:
         f"# The best of {len(study.trials)} trials: validation macro-F1 {ordered[0].value:.4f}.\n"
         + yaml.safe_dump(given, sort_keys=False),
     )
-    _draw(study, options.output / "search.png")
-    say(f"train it: python -m training --config {place}; a picture: {options.output / 'search.png'}")
+    pictures = " and ".join(_draw(study, options.output))
+    say(f"train it: python -m training --config {place}; pictures: {pictures}")
     emit({"best": ordered[0].params, "macro_f1": ordered[0].value, "trials": rows, "config": str(place)})
 
 
-def _draw(study: Any, place: Path) -> None:
-    """Every trial's figure against each setting that was varied, and the best so far."""
+def _draw(study: Any, folder: Path) -> list[str]:
+    """Every trial's figure by each setting that was varied, and the best so far, as Optuna draws them."""
     import matplotlib
+    import numpy as np
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.visualization import matplotlib as plots
 
     matplotlib.use("agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import NullFormatter
-
-    complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
-    names = sorted({name for trial in complete for name in trial.params})
-    figure, axes = pyplot.subplots(
-        1, 1 + len(names), figsize=(3.2 * (1 + len(names)), 3.2), sharey=True, layout="constrained"
-    )
-    axes = [axes] if not names else list(axes)
-    values = [trial.value for trial in complete]
-    best = [max(values[: place + 1]) for place in range(len(values))]
-    axes[0].plot([trial.number for trial in complete], best, color="tab:blue", label="best so far")
-    axes[0].scatter([trial.number for trial in complete], values, color="tab:gray", s=18)
-    axes[0].set(xlabel="trial", ylabel="validation macro-F1")
-    axes[0].legend(frameon=False)
-    distributions = {name: each for trial in complete for name, each in trial.distributions.items()}
-    for axis, name in zip(axes[1:], names, strict=True):
-        held = [trial for trial in complete if name in trial.params]
-        kinds = [trial.params[name] for trial in held]
-        is_number = all(isinstance(kind, int | float) and not isinstance(kind, bool) for kind in kinds)
-        axis.scatter(kinds if is_number else list(map(str, kinds)), [trial.value for trial in held], s=18)
-        axis.set_xlabel(name)
-        if getattr(distributions[name], "log", False):
-            axis.set_xscale("log")
-            axis.xaxis.set_minor_formatter(NullFormatter())
-    figure.savefig(place, dpi=120)
-    pyplot.close(figure)
+    drawn = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        for name, plot in (("search", plots.plot_slice), ("history", plots.plot_optimization_history)):
+            found: Any = plot(study, target_name="validation macro-F1")
+            axes = np.ravel(found)[0]  # of one setting it is no array
+            axes.figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
+            matplotlib.pyplot.close(axes.figure)
+            drawn.append(str(folder / f"{name}.png"))
+    return drawn
 
 
 def _short(value: Any) -> str:

@@ -150,7 +150,8 @@ def test_a_search_that_was_killed_goes_on_and_ends_with_a_recipe_and_a_picture(t
     found = json.loads(done.stdout)
     assert len(found["trials"]) == 3
     assert found["macro_f1"] == max(trial["validation macro-F1"] for trial in found["trials"])
-    assert (tmp_path / "search" / "search.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("search.png", "history.png"):
+        assert (tmp_path / "search" / name).read_bytes().startswith(b"\x89PNG")
     options = PROGRAM.parser("train").parse_args(["--config", found["config"]])
     assert settings.recipe(options).learning_rate == pytest.approx(found["best"]["learning_rate"])
     other = search_for(tmp_path, 3, "--batch-size", 16)
