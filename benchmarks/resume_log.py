@@ -9,13 +9,15 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from common.atomic import write_text
+from common.records import plain, read
 from handler.errors import refusals
 
 FILE = ".unfinished-{key}.jsonl"
 RESUMED = "resumed"
+T = TypeVar("T")
 
 
 class ResumeLog:
@@ -39,11 +41,13 @@ class ResumeLog:
     def __len__(self) -> int:
         return len(self._pieces)
 
-    def once(self, name: str, work: Callable[[], Any]) -> Any:
-        """What `work` returned, plain JSON, be it now or in the run that was interrupted."""
+    def once(self, name: str, work: Callable[[], T], kind: type[T] | None = None) -> T:
+        """What `work` returned, be it now or in the run that was interrupted: plain JSON, or a record of
+        `kind`."""
         if name not in self._pieces:
-            self.put(name, work())
-        return self._pieces[name]
+            self.put(name, plain(work()))
+        piece: T = self._pieces[name]
+        return read(piece, kind) if kind else piece
 
     def put(self, name: str, value: Any) -> None:
         """Keep a finished piece."""

@@ -196,8 +196,8 @@ def _measure_in_process(
         resources[name] = Resources(**found, **of_card, cpu_s_per_1000_texts=seconds)
         if name in alone and name in entries:
             add_busy(entries[name], alone[name]["busy_ms"])
-    for name, found in entries.items():
-        _add_bounds(name, found, subject, recorded)
+    for name, timed in entries.items():
+        _add_bounds(name, timed, subject, recorded)
     return InProcess(
         resources, scores, lengths, entries, tokens, pool.failures, recorded, timings.others_cores
     )

@@ -25,7 +25,7 @@ from benchmarks.progress import Step
 from benchmarks.records import Baseline, Resources
 from benchmarks.resume_log import ResumeLog
 from benchmarks.rows import baseline_row
-from benchmarks.served.run import Running, Served, as_bodies, launched, one_pass, serve
+from benchmarks.served.run import Pass, Running, Served, as_bodies, launched, one_pass, serve
 from common.commands import say
 from common.environment import installed, missing
 from deploy.torchserve.server import free_ports
@@ -135,7 +135,7 @@ def serve_baselines(
                     asked = partial(
                         one_pass, baseline.serve(checkpoint), (), bodies, {}, profile, served.rates
                     )
-                    served.add(resume_log.once(f"pass {turn} of {name}", asked))
+                    served.add(resume_log.once(f"pass {turn} of {name}", asked, Pass))
         if served.error:
             say(f"{name}: {served.error}")
         entries.append(server_row(baseline, served, objective_p99_ms))

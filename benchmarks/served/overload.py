@@ -5,22 +5,25 @@ quarter of that rate. Client and server share the cores.
 """
 
 import argparse
+import dataclasses
 import signal
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+from msgspec import field
 from tabulate import tabulate
 
 from benchmarks.served.open_loop import Arrivals, open_loop
 from benchmarks.served.run import as_bodies
 from common.commands import emit, say
+from common.records import Record, plain
 from common.torchserve import model_config, read_config
 from deploy.torchserve.server import CONFIG, private_server
 from deploy.tuning.load import closed_loop
@@ -44,9 +47,9 @@ class Memory:
     """Resident MiB of a server's processes, sampled while something happens; `times_s` count from `begun_s`,
     a moment of `time.monotonic`."""
 
-    times_s: list[float] = field(default_factory=list)
-    mb: list[float] = field(default_factory=list)
-    begun_s: float = field(default_factory=time.monotonic)
+    times_s: list[float] = dataclasses.field(default_factory=list)
+    mb: list[float] = dataclasses.field(default_factory=list)
+    begun_s: float = dataclasses.field(default_factory=time.monotonic)
 
     def since(self, moment_s: float) -> list[float]:
         """What was sampled from a moment of `time.monotonic` on."""
@@ -60,65 +63,126 @@ class Memory:
         return float(np.median(kept[-quarter:]) - np.median(kept[:quarter])) if kept else 0.0
 
 
+class Resident(Record):
+    """MiB before a load, at most, and at its end."""
+
+    start: float
+    most: float
+    end: float
+
+
+class Flood(Record):
+    """More than a server can do: what was answered, refused and taken. A percentile is None where there is
+    none; `ahead_bound` are the requests that may be ahead of one that is accepted, `bound_ms` what they take
+    at the mean rate."""
+
+    saturation_rps: float
+    offered_rps: float
+    seconds: float
+    queue: int
+    answered_rps: float
+    answered_p50_ms: float | None
+    answered_p99_ms: float | None
+    ahead_p99: float | None
+    ahead_bound: int
+    bound_ms: float | None
+    refused: int
+    refused_by: dict[str, int]
+    refused_p50_ms: float | None
+    refused_p99_ms: float | None
+    late_p99_ms: float | None
+    memory_mb: Resident
+    memory_growth_mb: float
+    healthy_after: bool
+    rps_after: float
+    errors_after: dict[str, int]
+
+
+class WorkerKilled(Record):
+    """A worker of two that is killed under load; `failed_due_s` are when the failed requests were due."""
+
+    offered_rps: float
+    seconds: float
+    killed_at_s: float
+    batch_size: int
+    failed: int
+    failed_by: dict[str, int]
+    failed_due_s: list[float]
+    answered_p99_ms: float | None
+    is_back: bool
+    errors_after: dict[str, int]
+
+
+class Overload(Record, omit_defaults=False):
+    cpus: int
+    flood: Flood
+    worker_killed: WorkerKilled
+    objections: list[str] = field(default_factory=list)
+
+
 def main(arguments: argparse.Namespace) -> int:
     """Exit status 1 where the server did not do what it should."""
     bodies = as_bodies(sample(arguments.archive, arguments.texts))
     flood = measure_flood(arguments.archive, bodies, arguments.factor, arguments.seconds)
-    killed = measure_kill(arguments.archive, bodies, flood["saturation_rps"], arguments.seconds / 2)
-    result = {"cpus": available_cpus(), "flood": flood, "worker_killed": killed}
+    killed = measure_kill(arguments.archive, bodies, flood.saturation_rps, arguments.seconds / 2)
+    result = Overload(cpus=available_cpus(), flood=flood, worker_killed=killed)
+    result.objections = judge(result)
     say(table(result))
-    objections = judge(result)
-    for objection in objections:
+    for objection in result.objections:
         say(f"NOT AS IT SHOULD BE: {objection}")
-    emit(result | {"objections": objections})
-    return int(bool(objections))
+    emit(plain(result))
+    return int(bool(result.objections))
 
 
-def measure_flood(archive: Path, bodies: Sequence[bytes], factor: float, seconds: float) -> dict[str, Any]:
+def measure_flood(archive: Path, bodies: Sequence[bytes], factor: float, seconds: float) -> Flood:
     """Saturation, the flood, and the same clients as at first once more."""
-    config = read_config(CONFIG)
-    said = model_config(archive)
-    queue = int(said.get("jobQueueSize") or config["job_queue_size"])
     with private_server(archive) as server:
         before = closed_loop(server.predictions, bodies, CLIENTS, SATURATE_S, 1.0)
         rate = before.requests_per_second
         say(f"{rate:.0f} requests a second at {CLIENTS} clients; offering {factor:g} times that")
         with watched(server) as memory:
-            flood = open_loop(server.predictions, bodies, factor * rate, seconds, seed=0)
+            load = open_loop(server.predictions, bodies, factor * rate, seconds, seed=0)
         time.sleep(QUIET_S)
-        healthy = server.access.is_healthy()
+        is_well = server.access.is_healthy()
         after = closed_loop(server.predictions, bodies, CLIENTS, SATURATE_S, 1.0)
-    answered = [latency for latency in flood.latencies_ms if latency is not None]
+    answered = [latency for latency in load.latencies_ms if latency is not None]
     reached = len(answered) / seconds
-    # What is accepted has the whole queue before it, a batch in the worker's hands and one on its way out.
-    most_ahead = queue + 2 * said["batchSize"]
-    return {
-        "saturation_rps": rate,
-        "offered_rps": flood.offered_rps,
-        "seconds": seconds,
-        "queue": queue,
-        "answered_rps": reached,
-        "answered_p50_ms": _percentile(answered, 50),
-        "answered_p99_ms": _percentile(answered, 99),
-        "ahead_p99": _percentile(ahead(flood), 99),
-        "ahead_bound": most_ahead,
-        "bound_ms": 1000 * most_ahead / reached if reached else None,  # at the mean rate
-        "refused": sum(flood.errors.values()),
-        "refused_by": flood.errors,
-        "refused_p50_ms": _percentile(flood.failed_ms, 50),
-        "refused_p99_ms": _percentile(flood.failed_ms, 99),
-        "late_p99_ms": _percentile(flood.late_ms, 99),
-        "memory_mb": {"start": memory.mb[0], "most": max(memory.mb), "end": memory.mb[-1]},
-        "memory_growth_mb": memory.growth_mb(),
-        "healthy_after": healthy,
-        "rps_after": after.requests_per_second,
-        "errors_after": dict(after.errors),
-    }
+    queue, most_ahead = _queue(archive)
+    return Flood(
+        saturation_rps=rate,
+        offered_rps=load.offered_rps,
+        seconds=seconds,
+        queue=queue,
+        answered_rps=reached,
+        answered_p50_ms=_percentile(answered, 50),
+        answered_p99_ms=_percentile(answered, 99),
+        ahead_p99=_percentile(ahead(load), 99),
+        ahead_bound=most_ahead,
+        bound_ms=1000 * most_ahead / reached if reached else None,
+        refused=sum(load.errors.values()),
+        refused_by=load.errors,
+        refused_p50_ms=_percentile(load.failed_ms, 50),
+        refused_p99_ms=_percentile(load.failed_ms, 99),
+        late_p99_ms=_percentile(load.late_ms, 99),
+        memory_mb=Resident(start=memory.mb[0], most=max(memory.mb), end=memory.mb[-1]),
+        memory_growth_mb=memory.growth_mb(),
+        healthy_after=is_well,
+        rps_after=after.requests_per_second,
+        errors_after=dict(after.errors),
+    )
+
+
+def _queue(archive: Path) -> tuple[int, int]:
+    """How many requests the queue holds, and how many may be ahead of one that it accepts: all of these, a
+    batch in the worker's hands, and one on its way out."""
+    told = model_config(archive)
+    queue = int(told.get("jobQueueSize") or read_config(CONFIG)["job_queue_size"])
+    return queue, queue + 2 * told["batchSize"]
 
 
 def measure_kill(
     archive: Path, bodies: Sequence[bytes], saturation_rps: float, seconds: float
-) -> dict[str, Any]:
+) -> WorkerKilled:
     """One worker of two dies a third into the load."""
     settings = replace(settings_of(archive, read_config(CONFIG)), workers=2, threads=1)
     with ExitStack() as stack:
@@ -133,75 +197,77 @@ def measure_kill(
         while len(found := server.workers()) < 2 and time.monotonic() < deadline:
             time.sleep(0.1)
         after = closed_loop(server.predictions, bodies, CLIENTS, QUIET_S, 0.5)
-    return {
-        "offered_rps": load.offered_rps,
-        "seconds": seconds,
-        "killed_at_s": seconds / 3,
-        "batch_size": settings.batch_size,
-        "failed": sum(load.errors.values()),
-        "failed_by": load.errors,
-        "failed_due_s": _failed_due(load),
-        "answered_p99_ms": _percentile([latency for latency in load.latencies_ms if latency is not None], 99),
-        "is_back": len(found) == 2 and workers[0].pid not in {worker.pid for worker in found},
-        "errors_after": dict(after.errors),
-    }
+    answered = [latency for latency in load.latencies_ms if latency is not None]
+    return WorkerKilled(
+        offered_rps=load.offered_rps,
+        seconds=seconds,
+        killed_at_s=seconds / 3,
+        batch_size=settings.batch_size,
+        failed=sum(load.errors.values()),
+        failed_by=load.errors,
+        failed_due_s=_failed_due(load),
+        answered_p99_ms=_percentile(answered, 99),
+        is_back=len(found) == 2 and workers[0].pid not in {worker.pid for worker in found},
+        errors_after=dict(after.errors),
+    )
 
 
-def judge(result: dict[str, Any]) -> list[str]:
+def judge(result: Overload) -> list[str]:
     """What a server under too much load must do, and did not; empty where it did all."""
-    flood, killed = result["flood"], result["worker_killed"]
-    found = []
-    if not flood["refused"]:
-        found.append("nothing was refused: the load was not too much for it")
-    elif set(flood["refused_by"]) != {"503"}:
-        found.append(f"requests failed otherwise than by being refused: {flood['refused_by']}")
-    if flood["ahead_p99"] is None or flood["ahead_p99"] > flood["ahead_bound"]:
-        found.append("what was accepted waited for more requests than the queue and two batches hold")
-    p50_ms = flood["answered_p50_ms"]
-    if p50_ms is not None and flood["refused"] and flood["refused_p50_ms"] > p50_ms / 5:
-        found.append("to be refused took long")
-    if flood["memory_growth_mb"] > 0.05 * flood["memory_mb"]["start"]:
-        found.append(f"memory grew by {flood['memory_growth_mb']:.0f} MB during the flood")
-    if not flood["healthy_after"] or flood["errors_after"]:
-        found.append("it was not well afterwards")
-    if not killed["is_back"]:
-        found.append("the killed worker did not come back")
-    if killed["failed"] > killed["batch_size"]:
-        found.append(f"{killed['failed']} requests failed with the worker, which held a batch at most")
-    if killed["errors_after"]:
-        found.append("requests failed after the worker was back")
-    return found
+    return [*_judge_flood(result.flood), *_judge_kill(result.worker_killed)]
 
 
-def table(result: dict[str, Any]) -> str:
+def _judge_flood(flood: Flood) -> Iterator[str]:
+    if not flood.refused:
+        yield "nothing was refused: the load was not too much for it"
+    elif set(flood.refused_by) != {"503"}:
+        yield f"requests failed otherwise than by being refused: {flood.refused_by}"
+    if flood.ahead_p99 is None or flood.ahead_p99 > flood.ahead_bound:
+        yield "what was accepted waited for more requests than the queue and two batches hold"
+    if flood.answered_p50_ms and flood.refused_p50_ms and flood.refused_p50_ms > flood.answered_p50_ms / 5:
+        yield "to be refused took long"
+    if flood.memory_growth_mb > 0.05 * flood.memory_mb.start:
+        yield f"memory grew by {flood.memory_growth_mb:.0f} MB during the flood"
+    if not flood.healthy_after or flood.errors_after:
+        yield "it was not well afterwards"
+
+
+def _judge_kill(killed: WorkerKilled) -> Iterator[str]:
+    if not killed.is_back:
+        yield "the killed worker did not come back"
+    if killed.failed > killed.batch_size:
+        yield f"{killed.failed} requests failed with the worker, which held a batch at most"
+    if killed.errors_after:
+        yield "requests failed after the worker was back"
+
+
+def table(result: Overload) -> str:
     """For people."""
-    flood, killed = result["flood"], result["worker_killed"]
-    memory = flood["memory_mb"]
-    times = killed["failed_due_s"]
+    flood, killed = result.flood, result.worker_killed
+    memory, times = flood.memory_mb, killed.failed_due_s
     due = f", due from {min(times):.2f} to {max(times):.2f} s" if times else ""
     rows = [
-        ("offered", f"{flood['offered_rps']:.0f} requests/s for {flood['seconds']:.0f} s"),
-        ("answered", f"{flood['answered_rps']:.0f} requests/s"),
+        ("offered", f"{flood.offered_rps:.0f} requests/s for {flood.seconds:.0f} s"),
+        ("answered", f"{flood.answered_rps:.0f} requests/s"),
         (
             "p99 of these",
-            f"{_ms(flood['answered_p99_ms'])}; {flood['ahead_bound']} requests at that rate take "
-            f"{_ms(flood['bound_ms'])}",
+            f"{_ms(flood.answered_p99_ms)}; {flood.ahead_bound} requests at that rate take "
+            f"{_ms(flood.bound_ms)}",
         ),
         (
             "ahead of these",
-            f"p99 {_count(flood['ahead_p99'])} requests, {flood['ahead_bound']} at most by the queue",
+            f"p99 {_count(flood.ahead_p99)} requests, {flood.ahead_bound} at most by the queue",
         ),
-        ("refused", f"{flood['refused']:,}: {flood['refused_by']}"),
-        ("refused within", f"p50 {_ms(flood['refused_p50_ms'])}, p99 {_ms(flood['refused_p99_ms'])}"),
-        ("memory", f"{memory['start']:.0f} MB, at most {memory['most']:.0f}, at the end {memory['end']:.0f}"),
-        ("afterwards", f"{flood['rps_after']:.0f} requests/s, before {flood['saturation_rps']:.0f}"),
+        ("refused", f"{flood.refused:,}: {flood.refused_by}"),
+        ("refused within", f"p50 {_ms(flood.refused_p50_ms)}, p99 {_ms(flood.refused_p99_ms)}"),
+        ("memory", f"{memory.start:.0f} MB, at most {memory.most:.0f}, at the end {memory.end:.0f}"),
+        ("afterwards", f"{flood.rps_after:.0f} requests/s, before {flood.saturation_rps:.0f}"),
         (
             "a worker of two killed",
-            f"at {killed['killed_at_s']:.0f} s of {killed['seconds']:.0f} s, "
-            f"{killed['offered_rps']:.0f} requests/s",
+            f"at {killed.killed_at_s:.0f} s of {killed.seconds:.0f} s, {killed.offered_rps:.0f} requests/s",
         ),
-        ("failed with it", f"{killed['failed']}{due}: {killed['failed_by']}"),
-        ("back again", "yes" if killed["is_back"] else "NO"),
+        ("failed with it", f"{killed.failed}{due}: {killed.failed_by}"),
+        ("back again", "yes" if killed.is_back else "NO"),
     ]
     return tabulate(rows, tablefmt="plain")
 
@@ -259,4 +325,6 @@ def _count(value: float | None) -> str:
 
 
 def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f} ms" if value >= 10 else f"{value:.1f} ms"
+    if value is None:
+        return "–"
+    return f"{value:,.0f} ms" if value >= 10 else f"{value:.1f} ms"

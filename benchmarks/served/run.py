@@ -1,8 +1,8 @@
 """The same variant as a client meets it: through TorchServe, from its archive, on this machine.
 
 Labelled texts are sent in the very lists that were scored in process: their scores must be the same, or the
-archive does not serve the artifact that was measured. Client and server
-share the cores.
+archive does not serve the artifact that was measured. Client and server share the
+cores.
 """
 
 import http.client
@@ -21,10 +21,10 @@ from functools import partial
 from itertools import count, cycle, islice
 from math import isnan
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
+from msgspec import field
 
 from benchmarks.profiles import MANY_CLIENTS, MANY_TEXTS, Profile
 from benchmarks.progress import Step
@@ -35,6 +35,7 @@ from benchmarks.samples import LEAST_SAMPLES, percentile
 from benchmarks.served.open_loop import Arrivals, describe_open, open_loop, saturation
 from common.programs import command
 from common.proxies import open_url
+from common.records import Record
 from deploy.torchserve.server import ROOT, free_ports, private_server
 from deploy.tuning.load import MOST_STRETCH, Load, closed_loop
 from handler.artifact import Artifact, archived_artifact
@@ -121,6 +122,20 @@ def _answers(url: str) -> bool:
         return False
 
 
+class Pass(Record):
+    """One server from start to stop: `ready_s` None where it did not start, `rss_mb` after the loads,
+    `scores` by split (rows of labels; None: no answer), and the `error` after which nothing more was
+    measured."""
+
+    ready_s: float | None = None
+    rss_mb: float | None = None
+    error: str | None = None
+    loads: list[Load] = field(default_factory=list)
+    opens: list[Arrivals] = field(default_factory=list)
+    many: list[Load] = field(default_factory=list)
+    scores: dict[str, list[list[float | None]]] = field(default_factory=dict)
+
+
 class Served:
     """What was measured of one variant behind the server. Passes add up, whether just made or read back;
     with the first that went wrong it is over."""
@@ -134,20 +149,19 @@ class Served:
         self.rss_mb: list[float] = []
         self.error: str | None = None
 
-    def add(self, outcome: Mapping[str, Any]) -> None:
-        """Take in what `one_pass` returned."""
-        for load in outcome["loads"]:
-            self.loads.setdefault(load["concurrency"], []).append(Load(**load))
-        self.many += [Load(**load) for load in outcome["many"]]
-        for level in outcome["opens"]:
-            self.opens.setdefault(level["offered_rps"], []).append(Arrivals(**level))
-        for split, scores in outcome["scores"].items():
+    def add(self, outcome: Pass) -> None:
+        for load in outcome.loads:
+            self.loads.setdefault(load.concurrency, []).append(load)
+        self.many += outcome.many
+        for level in outcome.opens:
+            self.opens.setdefault(level.offered_rps, []).append(level)
+        for split, scores in outcome.scores.items():
             self.scores[split] = np.array(scores, np.float64)
-        if outcome["ready_s"] is not None:
-            self.ready_s.append(outcome["ready_s"])
-        if outcome["rss_mb"] is not None:
-            self.rss_mb.append(outcome["rss_mb"])
-        self.error = self.error or outcome["error"]
+        if outcome.ready_s is not None:
+            self.ready_s.append(outcome.ready_s)
+        if outcome.rss_mb is not None:
+            self.rss_mb.append(outcome.rss_mb)
+        self.error = self.error or outcome.error
 
     @property
     def rates(self) -> list[float]:
@@ -205,7 +219,7 @@ def measure_served(
                 if not served.error:
                     server, labels = serve(archive), artifacts[name].labels
                     asked = partial(one_pass, server, labels, bodies, scored, profile, served.rates, many)
-                    served.add(resume_log.once(f"pass {turn} of {name}", asked))
+                    served.add(resume_log.once(f"pass {turn} of {name}", asked, Pass))
     return measured
 
 
@@ -230,36 +244,26 @@ def one_pass(
     profile: Profile,
     rates: Sequence[float] = (),
     many: Sequence[bytes] = (),
-) -> dict[str, Any]:
+) -> Pass:
     """One server from start to stop: closed loops, open ones, requests of `many` texts (none: that is
     left out), scores of `splits`. `rates` are those of an earlier pass; without them they follow from this
-    one's closed loops.
-
-    It returns plain JSON, which `Served.add` takes: `ready_s` (None: it did not start), `loads` and `opens`
-    (the fields of `Load` and `Arrivals`), `rss_mb` after them, `many` (a `Load` too), `scores` by split (rows
-    of labels; None: no answer), and `error`: what went wrong, after which nothing more was measured.
-    """
-    outcome: dict[str, Any] = {"ready_s": None, "rss_mb": None, "error": None, "scores": {}}
-    outcome |= {"loads": [], "opens": [], "many": []}
+    one's closed loops."""
+    outcome = Pass()
     try:
         with server as running:
-            outcome["ready_s"] = running.ready_s
-            for load in _closed_levels(running, bodies, profile):
-                outcome["loads"].append(vars(load))
-            for level in _open_levels(running, bodies, profile, rates or _rates(outcome["loads"], profile)):
-                outcome["opens"].append(vars(level))
-            outcome["rss_mb"] = running.rss_mb()
+            outcome.ready_s = running.ready_s
+            outcome.loads += _closed_levels(running, bodies, profile)
+            outcome.opens += _open_levels(running, bodies, profile, rates or _rates(outcome.loads, profile))
+            outcome.rss_mb = running.rss_mb()
             if many:
                 seconds, warm_s = profile.served_s, profile.served_s / 5
-                load = closed_loop(running.predictions, many, MANY_CLIENTS, seconds, warm_s)
-                outcome["many"].append(vars(load))
+                outcome.many.append(closed_loop(running.predictions, many, MANY_CLIENTS, seconds, warm_s))
             for name, split in splits.items():
                 lists = spread(in_lists(split.texts), profile.served_texts)
-                scores = score_served(running.predictions, split.texts, lists, labels)
-                rows = scores.tolist()
-                outcome["scores"][name] = [[None if isnan(score) else score for score in row] for row in rows]
+                rows = score_served(running.predictions, split.texts, lists, labels).tolist()
+                outcome.scores[name] = [[None if isnan(score) else score for score in row] for row in rows]
     except (UserError, OSError, ValueError, KeyError, psutil.Error, http.client.HTTPException) as error:
-        outcome["error"] = f"{type(error).__name__}: {error}"
+        outcome.error = f"{type(error).__name__}: {error}"
     return outcome
 
 
@@ -281,9 +285,9 @@ def _open_levels(
         )
 
 
-def _rates(loads: Sequence[Mapping[str, Any]], profile: Profile) -> list[float]:
+def _rates(loads: Sequence[Load], profile: Profile) -> list[float]:
     """Shares of the rate at the highest concurrency, in three digits, and what the user asks for."""
-    busiest = max((Load(**load) for load in loads), key=lambda load: load.concurrency)
+    busiest = max(loads, key=lambda load: load.concurrency)
     shares = {float(f"{share * busiest.requests_per_second:.3g}") for share in profile.open_shares}
     return sorted(rate for rate in shares | set(profile.extra_rates) if rate > 0)
 

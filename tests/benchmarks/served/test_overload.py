@@ -6,11 +6,13 @@ import json
 import pytest
 
 from benchmarks.served.open_loop import Arrivals
-from benchmarks.served.overload import Memory, ahead, judge, table
+from benchmarks.served.overload import Memory, Overload, ahead, judge, table
+from common.records import read
 from export.archives.package import package
 from tests.conftest import ran
 
 RIGHT = {
+    "cpus": 2,
     "flood": {
         "saturation_rps": 300.0,
         "offered_rps": 600.0,
@@ -49,8 +51,9 @@ RIGHT = {
 
 
 def test_a_server_that_does_what_it_should_has_no_objections() -> None:
-    assert judge(RIGHT) == []
-    shown = table(RIGHT)
+    right = read(RIGHT, Overload)
+    assert judge(right) == []
+    shown = table(right)
     assert "1,100 ms; 320 requests at that rate take 1,143 ms" in shown
     assert "due from 9.99 to 10.00 s" in shown
 
@@ -78,7 +81,7 @@ def test_a_server_that_does_what_it_should_has_no_objections() -> None:
 def test_each_thing_that_goes_wrong_is_said(part: str, wrong: dict, objection: str) -> None:
     result = copy.deepcopy(RIGHT)
     result[part] |= wrong
-    assert [objection in said for said in judge(result)] == [True]
+    assert [objection in said for said in judge(read(result, Overload))] == [True]
 
 
 def test_a_server_that_answers_nothing_is_said_too() -> None:
@@ -86,8 +89,9 @@ def test_a_server_that_answers_nothing_is_said_too() -> None:
     empty = ("answered_p", "ahead_p", "bound", "refused_p")
     nothing = [name for name in RIGHT["flood"] if name.startswith(empty)]
     result["flood"] |= dict.fromkeys(nothing) | {"answered_rps": 0.0, "refused": 0, "refused_by": {}}
-    assert "was not too much" in judge(result)[0]
-    assert "–" in table(result)
+    found = read(result, Overload)
+    assert "was not too much" in judge(found)[0]
+    assert "–" in table(found)
 
 
 def test_a_request_waits_for_those_that_are_answered_before_it() -> None:

@@ -3,7 +3,6 @@
 import json
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +10,9 @@ import pytest
 from benchmarks.profiles import MANY_TEXTS, PROFILES
 from benchmarks.records import tidied
 from benchmarks.served.open_loop import open_loop
-from benchmarks.served.run import Running, Served, as_bodies, as_lists, one_pass
+from benchmarks.served.run import Pass, Running, Served, as_bodies, as_lists, one_pass
 from benchmarks.served.torchserve_metrics import INFERENCE, QUEUE, REQUESTS, read_counters, spent, split
+from common.records import plain, read
 from deploy.tuning.load import closed_loop
 from training.data.splits import Split
 
@@ -35,7 +35,7 @@ def running(served) -> Running:
 
 
 @pytest.fixture(scope="module")
-def outcome(running: Running, served) -> dict[str, Any]:
+def outcome(running: Running, served) -> Pass:
     _, artifact = served
     split = Split([*TEXTS, ""], np.zeros(3, np.int64))
     bodies, many = as_bodies(TEXTS), as_lists(TEXTS)
@@ -67,16 +67,16 @@ def test_there_is_no_split_of_nothing() -> None:
 
 
 def test_an_outcome_is_plain_json_and_makes_the_same_report_when_read_back(outcome) -> None:
-    assert outcome["error"] is None
-    made, read = Served(), Served()
+    assert outcome.error is None
+    made, back = Served(), Served()
     made.add(outcome)
-    read.add(json.loads(json.dumps(outcome, allow_nan=False)))
-    assert made.record() == read.record()
-    assert made.open_record(50) == read.open_record(50)
-    assert made.saturation() == read.saturation()
-    assert made.rates == read.rates
-    assert np.isnan(read.scores["gate"][2]).all(), "the empty text has no score"
-    assert np.array_equal(made.scores["gate"], read.scores["gate"], equal_nan=True)
+    back.add(read(json.loads(json.dumps(plain(outcome), allow_nan=False)), Pass))
+    assert made.record() == back.record()
+    assert made.open_record(50) == back.open_record(50)
+    assert made.saturation() == back.saturation()
+    assert made.rates == back.rates
+    assert np.isnan(back.scores["gate"][2]).all(), "the empty text has no score"
+    assert np.array_equal(made.scores["gate"], back.scores["gate"], equal_nan=True)
 
 
 def test_levels_are_shares_of_the_closed_rate_and_what_the_user_asks_for(outcome) -> None:
@@ -97,12 +97,12 @@ def test_levels_are_shares_of_the_closed_rate_and_what_the_user_asks_for(outcome
 def test_requests_of_many_texts_are_held_against_the_throughput_in_process(outcome) -> None:
     served = Served()
     served.add(outcome)
-    answered = len(outcome["many"][0]["latencies_ms"])
+    answered = len(outcome.many[0].latencies_ms)
     found = served.many_record(in_process=1e6)
     assert found is not None
     assert tidied(found)
     assert found.requests == answered > 0
-    assert found.texts_per_second == pytest.approx(MANY_TEXTS * answered / outcome["many"][0]["seconds"])
+    assert found.texts_per_second == pytest.approx(MANY_TEXTS * answered / outcome.many[0].seconds)
     assert found.share_of_in_process == pytest.approx(found.texts_per_second / 1e6)
     assert Served().many_record(in_process=100.0) is None
 
@@ -119,7 +119,7 @@ def test_a_second_pass_repeats_the_rates_of_the_first(outcome) -> None:
     for _ in range(2):
         served.add(outcome)
     assert [level.passes for level in served.record()] == [2, 2]
-    assert served.open_record(50)[0].arrivals == 2 * len(outcome["opens"][0]["due_s"])
+    assert served.open_record(50)[0].arrivals == 2 * len(outcome.opens[0].due_s)
 
 
 def test_a_server_that_does_not_start_is_an_outcome_too() -> None:
@@ -129,7 +129,7 @@ def test_a_server_that_does_not_start_is_an_outcome_too() -> None:
         yield
 
     outcome = one_pass(broken(), (), as_bodies(TEXTS), {}, BRIEF)
-    assert outcome["error"] == "OSError: no port"
+    assert outcome.error == "OSError: no port"
     served = Served()
     served.add(outcome)
     assert served.error
