@@ -3,7 +3,7 @@
 A new column is one line in its list. Leaves out how a table is made and rendered (`tables`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from benchmarks.names import (
@@ -64,7 +64,7 @@ from benchmarks.report.verdicts import (
     reference,
     verdict,
 )
-from training.measures.records import Functionality, Group
+from training.measures.records import Functional, Functionality, Group
 
 T = TypeVar("T")
 X = TypeVar("X")
@@ -275,6 +275,10 @@ def _picked(name: str) -> Callable[[Any], Any]:
     return lambda item: getattr(item, name)
 
 
+def _gap(name: str) -> Callable[[Functional], float | None]:
+    return lambda found: getattr(found.gaps, name)
+
+
 CLOSED: list[Column[Level]] = [
     Column("clients", lambda level: level.concurrency, "d"),
     Column("requests", lambda level: level.requests, "d"),
@@ -372,6 +376,27 @@ CALIBRATION: list[Column[Quality]] = [
     Column("temperature, refitted", lambda found: found.refitted and found.refitted.temperature, ".3f"),
     Column("threshold, refitted", lambda found: found.refitted and found.refitted.threshold, ".3f"),
 ]
+
+
+def quality(splits: Iterable[Quality]) -> list[Column[Quality]]:
+    """The task's figures, then those of each label."""
+    found: list[Column[Quality]] = [
+        Column("texts", lambda split: split.n, plain),
+        Column("macro-F1", lambda split: split.macro_f1, plain),
+        Column("micro-F1", lambda split: split.micro_f1, plain),
+        Column("accuracy", lambda split: split.accuracy, plain),
+        Column("AUROC", lambda split: split.auroc, plain),
+        Column("average precision", lambda split: split.average_precision, plain),
+    ]
+    for label in dict.fromkeys(label for split in splits for label in split.labels):
+        for field in ("precision", "recall", "f1"):
+            words = field.replace("f1", "F1")
+            found.append(Column(f"{label}: {words}", _of_label(label, field), plain))
+    return found
+
+
+def _of_label(label: str, field: str) -> Callable[[Quality], Any]:
+    return lambda split: split.labels.get(label, {}).get(field)
 
 
 def flipped(data: Data, texts: Texts | None = None) -> list[Column[Flipped]]:
@@ -548,13 +573,49 @@ SERVED_PARITY: list[Column[ServedParity]] = [
     Column("within the bound", lambda found: "yes" if found.within_bound else "NO", kind="name"),
 ]
 FUNCTIONAL: list[Column[Functionality]] = [
-    Column("functionality", lambda kind: kind.functionality, kind="name"),
+    Column("functionality", lambda kind: kind.functionality, kind="kind"),
     Column("right answer", lambda kind: kind.label, kind="name"),
     Column("n", lambda kind: kind.n, "d"),
     Column("accuracy", lambda kind: kind.accuracy, ".1%"),
     Column("fp32's accuracy", lambda kind: kind.reference_accuracy, ".1%"),
     Column("flips", lambda kind: kind.flips, "d"),
 ]
+SUITE: list[Column[Functional]] = [
+    Column("all", lambda found: found.accuracy, ".1%"),
+    Column("flips from fp32", lambda found: found.flips, "d"),
+    *(Column(f"{words}, best minus worst group", _gap(gap), ".3f") for gap, words in GAPS.items()),
+]
+FULL_HEAT = 0.15  # a change of accuracy by this much has the full colour
+
+
+def kinds(found: Mapping[str, Functional]) -> list[Column[Functionality]]:
+    """Of each kind of case in a suite: what it is, and a column for each variant, by name."""
+    return [
+        *FUNCTIONAL[:3],
+        *(
+            Column(name, _of_kind(cases, lambda kind: kind.accuracy), ".0%", extra=_of_kind(cases, _heat))
+            for name, cases in found.items()
+        ),
+    ]
+
+
+def _of_kind(cases: Functional, pick: Callable[[Functionality], X]) -> Callable[[Functionality], X | None]:
+    by_kind = {kind.functionality: kind for kind in cases.functionalities}
+    return lambda kind: pick(by_kind[kind.functionality]) if kind.functionality in by_kind else None
+
+
+def _heat(kind: Functionality) -> dict[str, Any]:
+    """How accuracy differs from fp32's, in points and as a colour."""
+    change = kind.accuracy - kind.reference_accuracy
+    if not change:
+        return {"note": f"{kind.flips} flips" if kind.flips else ""}
+    return {
+        "kind": f"num {'gain' if change > 0 else 'loss'}",
+        "share": min(1.0, abs(change) / FULL_HEAT),
+        "note": f"{change * 100:+.1f}".replace("-", "\N{MINUS SIGN}"),
+    }
+
+
 GROUPS: list[Column[Group]] = [
     Column("group", lambda group: group.group, kind="name"),
     Column("n", lambda group: group.n, lambda n: str(n or "")),

@@ -10,10 +10,11 @@ from tabulate import tabulate
 from benchmarks.names import REFERENCE
 from benchmarks.records import Report
 from benchmarks.report import columns
-from benchmarks.report.phrases import GAPS, SUITES, figure, github, proof_words, reason
+from benchmarks.report.functional import by_suite, functional
+from benchmarks.report.phrases import SUITES, github, proof_words, reason
 from benchmarks.report.pictures import available
 from benchmarks.report.provenance import failures, provenance, provenance_in_short
-from benchmarks.report.tables import PAGE, SUMMARY, TERMINAL, Table, markdown, named
+from benchmarks.report.tables import PAGE, SUMMARY, TERMINAL, Table, markdown, named, turned
 from benchmarks.report.tables import table as of_items
 from benchmarks.report.variant_page import report
 from benchmarks.report.verdicts import is_tested, margin
@@ -109,33 +110,12 @@ def open_table(document: Report) -> str:
 def functional_tables(document: Report) -> dict[str, str]:
     """By heading, per suite of cases: the accuracy of each variant on each functionality, and the gaps
     between groups."""
-    measured = [variant for variant in document.variants if variant.functional]
     tables = {}
-    for suite in dict.fromkeys(name for variant in measured for name in variant.functional):
-        found = {
-            variant.name: variant.functional[suite] for variant in measured if suite in variant.functional
-        }
-        names = dict.fromkeys(
-            (case.functionality, case.label, case.n)
-            for cases in found.values()
-            for case in cases.functionalities
-        )
-        accuracy = {
-            (name, case.functionality): case.accuracy
-            for name, cases in found.items()
-            for case in cases.functionalities
-        }
-        rows = [
-            [words, label, n, *(figure(accuracy.get((name, words)), ".0%") for name in found)]
-            for words, label, n in names
-        ]
-        rows.append(["all", "", "", *(f"{cases.accuracy:.1%}" for cases in found.values())])
-        rows.append(["flips from fp32", "", "", *(cases.flips for cases in found.values())])
-        for gap, words in GAPS.items():
-            if any(getattr(cases.gaps, gap) is not None for cases in found.values()):
-                cells = [figure(getattr(cases.gaps, gap), ".3f") for cases in found.values()]
-                rows.append([f"{words}, best minus worst group", "", "", *cells])
-        tables[SUITES.get(suite, suite)] = github(rows, ["functionality", "right answer", "n", *found])
+    for suite, found in by_suite(document).items():
+        cases, whole = functional(suite, found)
+        rows = [[cell.markdown for cell in row.cells] for row in cases.rows]
+        rows += [[words, "", "", *figures] for words, *figures in turned(whole)]
+        tables[SUITES.get(suite, suite)] = github(rows, [header.text for header in cases.headers])
     return tables
 
 

@@ -9,17 +9,16 @@ from collections.abc import Callable, Mapping
 from benchmarks.names import CUDA_MODEL, GATE, LARGE, REFERENCE, SMALL
 from benchmarks.records import Report, Slice
 from benchmarks.report import columns
+from benchmarks.report.functional import by_suite, functional
 from benchmarks.report.phrases import (
-    GAPS,
     NONE,
     SUITES,
     arrow,
     bins,
     figure,
 )
-from benchmarks.report.tables import Cell, Header, Part, Row, Section, Table, named, of_cells, table
+from benchmarks.report.tables import Cell, Header, Part, Section, Table, named, of_cells, table
 from benchmarks.report.verdicts import margin
-from training.measures.records import Functional, Functionality
 
 Texts = Mapping[tuple[str, int], str]
 
@@ -79,52 +78,16 @@ def _calibration(document: Report, texts: Texts | None) -> Section | None:
 
 
 def _functional(document: Report, texts: Texts | None) -> Section | None:
-    measured = [variant for variant in document.measured if variant.functional]
     parts = []
-    for suite in dict.fromkeys(name for variant in measured for name in variant.functional):
-        found = {
-            variant.name: variant.functional[suite] for variant in measured if suite in variant.functional
-        }
-        parts.append(Part(_kinds(found, suite), SUITES.get(suite, suite).removeprefix("Functional cases: ")))
-        gaps = [
-            [
-                Cell(name, "name"),
-                _number(cases.accuracy, ".1%"),
-                _number(cases.flips, "d"),
-                *(_number(getattr(cases.gaps, gap), ".3f") for gap in GAPS),
-            ]
-            for name, cases in found.items()
-        ]
-        headers = [Header("variant", "name"), Header("accuracy"), Header("flips from fp32")]
-        headers += [Header(f"gap of {words}") for words in GAPS.values()]
-        parts.append(
-            Part(of_cells("Gaps between groups", headers, gaps), "All cases, and gaps between groups")
-        )
+    for suite, found in by_suite(document).items():
+        cases, whole = functional(suite, found)
+        parts.append(Part(cases, SUITES.get(suite, suite).removeprefix("Functional cases: ")))
+        parts.append(Part(whole, "All cases, and gaps between groups"))
     how = (
         "Share of cases answered rightly, with the change from fp32 in points. Blue cells are better, red "
         "ones worse. A gap is the best group's AUC minus the worst's: smaller is fairer."
     )
     return Section("functional", "Functional cases", how, parts) if parts else None
-
-
-def _kinds(found: Mapping[str, Functional], suite: str) -> Table:
-    """A row per functionality, a column per variant."""
-    by_name = {
-        name: {kind.functionality: kind for kind in cases.functionalities} for name, cases in found.items()
-    }
-    order = {words: kind for kinds in by_name.values() for words, kind in kinds.items()}
-    rows = [
-        Row(
-            [
-                Cell(words, "kind", note=f"{kind.label}, {kind.n} cases"),
-                *(_heat(kinds.get(words)) for kinds in by_name.values()),
-            ]
-        )
-        for words, kind in order.items()
-    ]
-    return Table(
-        f"Accuracy by functionality, {suite}", [Header("functionality", "kind"), *map(Header, by_name)], rows
-    )
 
 
 def _load(document: Report, texts: Texts | None) -> Section | None:
@@ -235,20 +198,6 @@ def _minus(words: str) -> str:
     return re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", words)
 
 
-def _heat(kind: Functionality | None) -> Cell:
-    if kind is None:
-        return Cell(NONE, "num")
-    change = kind.accuracy - kind.reference_accuracy
-    words = f"{kind.accuracy:.0%}"
-    if not change:
-        return Cell(words, "num", note=f"{kind.flips} flips" if kind.flips else "")
-    note = f"{change * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
-    return Cell(
-        words, f"num {'gain' if change > 0 else 'loss'}", share=min(1.0, abs(change) / HEAT), note=note
-    )
-
-
-HEAT = 0.15  # a change of accuracy by this much has the full colour
 SECTIONS: tuple[Callable[[Report, Texts | None], Section | None], ...] = (
     _verdicts,
     _parity,

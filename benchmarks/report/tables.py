@@ -91,7 +91,7 @@ class Column(Generic[T]):
     form: Form = ""
     ratio: Callable[[T], Ratio | None] | None = None
     kind: str = "num"
-    extra: Callable[[T], Mapping[str, Any]] | None = None
+    extra: Callable[[T], Mapping[str, Any] | None] | None = None
     shown: int = PAGE
     in_markdown: bool = True
 
@@ -104,7 +104,7 @@ class Column(Generic[T]):
             fields["sort"] = value
         if self.ratio and (ratio := self.ratio(item)):
             fields |= _compared(ratio)
-        return Cell(**(fields | dict(self.extra(item) if self.extra else {})))
+        return Cell(**(fields | dict((self.extra and self.extra(item)) or {})))
 
 
 def _text(value: Any, form: Form) -> str:
@@ -154,10 +154,13 @@ def transposed(found: Table) -> str:
     """The other way round: a row for each column; what has no figure in any item is left out."""
     if not found:
         return ""
-    names = [row.cells[0].markdown for row in found.rows]
-    rows = [
+    return github(turned(found), ["", *(row.cells[0].markdown for row in found.rows)])
+
+
+def turned(found: Table) -> list[list[str]]:
+    """A row for each column but the first, in Markdown."""
+    return [
         [header.text, *(row.cells[place].markdown for row in found.rows)]
         for place, header in enumerate(found.headers)
         if place
     ]
-    return github(rows, ["", *names])

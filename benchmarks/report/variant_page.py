@@ -4,7 +4,7 @@ Every figure of a report has its place in a table with units in the headers. Lea
 (`markdown`) and what figures rest on (`provenance`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import structs
@@ -13,7 +13,6 @@ from benchmarks.names import SINGLE
 from benchmarks.records import Quality, Report, Variant
 from benchmarks.report import columns
 from benchmarks.report.phrases import (
-    NONE,
     SUITES,
     bins,
     flatten,
@@ -135,22 +134,7 @@ def _slices(variant: Variant) -> str:
 
 
 def _quality(splits: Mapping[str, Quality]) -> str:
-    """The splits side by side: the task's figures, then those of each label."""
-    names = {
-        "n": "texts",
-        "macro_f1": "macro-F1",
-        "micro_f1": "micro-F1",
-        "accuracy": "accuracy",
-        "auroc": "AUROC",
-        "average_precision": "average precision",
-    }
-    rows = {words: [plain(getattr(found, key)) for found in splits.values()] for key, words in names.items()}
-    labels = dict.fromkeys(label for found in splits.values() for label in found.labels)
-    for label in labels:
-        for field in ("precision", "recall", "f1"):
-            values = [found.labels.get(label, {}).get(field) for found in splits.values()]
-            rows[f"{label}: {field.replace('f1', 'F1')}"] = [plain(value) for value in values]
-    return _facts(rows, list(splits)) if splits else ""
+    return transposed(named("Quality", "split", columns.quality(splits.values()), splits.items()))
 
 
 def _served_parity(variant: Variant) -> str:
@@ -185,19 +169,5 @@ def _proof(variant: Variant) -> str:
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return _table([[key, plain(value)] for key, value in values.items() if value is not None], ["", ""])
-
-
-def _facts(rows: Mapping[str, Sequence[str]], splits: list[str]) -> str:
-    """A row per fact, a column per split; facts that none has are left out."""
-    kept = [[fact, *cells] for fact, cells in rows.items() if any(cell != NONE for cell in cells)]
-    return _table(kept, ["", *splits])
-
-
-def _table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
-    """As GitHub shows it, without the columns without any figure; empty without rows."""
-    if not rows:
-        return ""
-    kept = [place for place in range(len(headers)) if any(row[place] != NONE for row in rows)]
-    cells = [[row[place] for place in kept] for row in rows]
-    return github(cells, [headers[place] for place in kept])
+    rows = [[key, plain(value)] for key, value in values.items() if value is not None]
+    return github(rows, ["", ""]) if rows else ""
