@@ -21,6 +21,7 @@ from functools import partial
 from itertools import count, cycle, islice
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
