@@ -196,13 +196,7 @@ def fit(
     """
     processes.check_batch(recipe.batch_size)
     _check_able(model, recipe)
-    run = {"base": base, "data": dataset.sha256, **asdict(recipe)}
-    if processes.is_first():
-        last = _prepare_state(state, run, resume)
-        processes.meet()
-    else:
-        processes.meet()
-        last = _last_complete(state / recipe.freeze) if resume else None
+    last = _last_step(state, {"base": base, "data": dataset.sha256, **asdict(recipe)}, resume)
     split = dataset.splits["train"]
     targets = (split if recipe.soft_targets else replace(split, soft=None)).targets(len(dataset.labels))
     if fits_alone(model, recipe, teacher):
@@ -212,10 +206,7 @@ def fit(
         return best
     rows = _Rows(split, targets, teacher)
     loss = objective(recipe, targets, dataset.multi_label, split.weights)
-    if recipe.dropout >= 0:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = recipe.dropout
+    _set_dropout(model, recipe.dropout)
     adapters = add_lora(model, recipe)
     best = 0.0
     for phase in phases(recipe):
@@ -233,6 +224,23 @@ def fit(
     model.requires_grad_(True)
     clear_limits(tokenizer)
     return best
+
+
+def _last_step(state: Path, run: dict[str, Any], resume: bool) -> Path | None:
+    """The saved step to go on from, the same in all processes: the first of them prepares the folder."""
+    if processes.is_first():
+        last = _prepare_state(state, run, resume)
+        processes.meet()
+        return last
+    processes.meet()
+    return _last_complete(state / run["freeze"]) if resume else None
+
+
+def _set_dropout(model: PreTrainedModel, share: float) -> None:
+    """The same share in all layers; below 0, what the base model has."""
+    for module in model.modules() if share >= 0 else ():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = share
 
 
 def _check_able(model: PreTrainedModel, recipe: Recipe) -> None:

@@ -6,7 +6,7 @@ put on them in a table (`assignment`).
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,16 +79,7 @@ def adopt(
     dataset = _load(spec, data_dir, columns, own)
     independent = _independent(model.config.problem_type, task, dataset, notes)
     assigned, dataset, found = _assign(model, tokenizer, dataset, own, columns, max_length)
-    if tokenizer.truncation_side == "left":
-        notes.append(
-            "of a text that is too long the end is read, as its tokenizer says (truncation_side left)"
-        )
-    if tokenizer.padding_side == "left":
-        batches = model.config.pad_token_id is not None  # else transformers answers no two texts at once
-        moved = own_batches_differ(model, tokenizer, max_length) if batches else 0.0
-        notes.append("texts are padded on the right, and answered as each alone")
-        if moved > LOGIT_MARGIN:
-            notes[-1] += f"; its own batches, padded on the left, differ by up to {moved:.2g}"
+    notes += _sides(model, tokenizer, max_length)
     labels = assigned.names
     named = dataset.positive.label if dataset.positive.how == "named" else ""
     sought = positive(labels, named or "", independent)
@@ -114,6 +105,18 @@ def adopt(
     for note in notes:
         say(f"note: {note}")
     return checkpoint
+
+
+def _sides(model: Any, tokenizer: Any, max_length: int) -> Iterator[str]:
+    """What is to be known of a tokenizer that cuts or pads on the left."""
+    if tokenizer.truncation_side == "left":
+        yield "of a text that is too long the end is read, as its tokenizer says (truncation_side left)"
+    if tokenizer.padding_side == "left":
+        batches = model.config.pad_token_id is not None  # else transformers answers no two texts at once
+        moved = own_batches_differ(model, tokenizer, max_length) if batches else 0.0
+        differs = f"; its own batches, padded on the left, differ by up to {moved:.2g}"
+        said = "texts are padded on the right, and answered as each alone"
+        yield said + (differs if moved > LOGIT_MARGIN else "")
 
 
 def _load(spec: str, data_dir: str | Path, columns: Columns, own: tuple[str, ...]) -> Dataset:

@@ -21,6 +21,7 @@ from handler.errors import UserError
 from training.data.label_names import hateful, key, loose_key, number
 from training.data.sources import HATE_LABELS
 
+IN_ORDER = "in the order of the data's names, a guess"
 NUMBERED = re.compile(r"(?:label|class)?[ _-]?(\d+)", re.IGNORECASE)
 # Another assignment is better beyond chance: at this level, over all the orders that there are, and by this
 # much accuracy (of independent labels, by this much macro-F1).
@@ -82,16 +83,20 @@ def assign(
         if {written(name) for name in own} == set(by_name) and len(by_name) == len(own):
             return Assignment(own, tuple(by_name[written(name)] for name in own), "by name", CERTAIN)
     if order := numbered(own):
-        values = {name: value for name in given if (value := number(name)) is not None}
-        if len(values) == len(given):
-            ascending = sorted(given, key=values.__getitem__)
-            return Assignment(own, tuple(ascending[place] for place in order), "by number", CONVENTION)
-        known = public or given == HATE_LABELS
-        how = (
-            "by the number that the data has for it" if known else "in the order of the data's names, a guess"
-        )
-        return Assignment(own, tuple(given[place] for place in order), how, CONVENTION if known else GUESS)
-    return Assignment(own, given, "in the order of the data's names, a guess", GUESS)
+        return _by_number(own, order, given, public)
+    return Assignment(own, given, IN_ORDER, GUESS)
+
+
+def _by_number(own: tuple[str, ...], order: list[int], given: tuple[str, ...], public: bool) -> Assignment:
+    """For outputs that have no other names than their numbers."""
+    values = {name: value for name in given if (value := number(name)) is not None}
+    if len(values) == len(given):
+        ascending = sorted(given, key=values.__getitem__)
+        return Assignment(own, tuple(ascending[place] for place in order), "by number", CONVENTION)
+    names = tuple(given[place] for place in order)
+    if public or given == HATE_LABELS:
+        return Assignment(own, names, "by the number that the data has for it", CONVENTION)
+    return Assignment(own, names, IN_ORDER, GUESS)
 
 
 def numbered(names: Sequence[str]) -> list[int]:

@@ -87,18 +87,20 @@ def label_names(place: str, given: Mapping[str, Any]) -> tuple[str, ...]:
     if twice := sorted({name for name in ordered if ordered.count(name) > 1}):
         raise refuse("id2label gives one name to several outputs", ", ".join(twice))
     back = given.get("label2id")
-    if isinstance(back, dict):
-        for index, name in enumerate(ordered):
-            if str(back.get(name, index)) != str(index):
-                raise refuse(
-                    "label2id contradicts id2label",
-                    f"{name} is output {index} in id2label, {back[name]} in label2id",
-                )
+    if not isinstance(back, dict):
+        return ordered
+    for index, name in enumerate(ordered):
+        if str(back.get(name, index)) != str(index):
+            raise refuse(
+                "label2id contradicts id2label",
+                f"{name} is output {index} in id2label, {back[name]} in label2id",
+            )
     return ordered
 
 
-def _read_config(place: str) -> Any:
-    from transformers import AutoConfig, PretrainedConfig
+def _given_config(place: str) -> dict[str, Any]:
+    """The config.json as it stands there, of a classifier that is whole, plain and without code."""
+    from transformers import PretrainedConfig
 
     adapter = UserError(
         f"{place} is an adapter (PEFT), not a whole classifier",
@@ -130,6 +132,13 @@ def _read_config(place: str) -> Any:
             seen=name or "quantization_config",
             remedy="Name the classifier that it was made of, in float32, float16 or bfloat16",
         )
+    return dict(given)
+
+
+def _read_config(place: str) -> Any:
+    from transformers import AutoConfig
+
+    given = _given_config(place)
     try:
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     except Exception as error:
@@ -173,23 +182,7 @@ def _read_model(place: str, config: Any) -> Any:
         )
     except Exception as error:
         raise _unreadable(place, error) from error
-    if mismatched := sorted(key if isinstance(key, str) else key[0] for key in found["mismatched_keys"]):
-        name = mismatched[0]
-        expected = "x".join(map(str, model.state_dict()[name].shape))
-        raise UserError(
-            f"the weights at {place} do not fit its config.json",
-            seen=f"{_some(mismatched)}; config.json asks for {expected} in {name}",
-            remedy="Put the config.json there that these weights were saved with",
-        )
-    if lacking := sorted(found["missing_keys"]):  # transformers would draw them at random
-        head = [name for name in lacking if not name.startswith(f"{model.base_model_prefix}.")]
-        raise UserError(
-            f"the classifier's weights are not in {place}"
-            if head
-            else f"the weights at {place} are not whole",
-            seen=f"missing {_some(lacking)}",
-            remedy="Save all of the fine-tuned model (save_pretrained), not the encoder alone",
-        )
+    _require_fit(place, model, found)
     if "attention_mask" not in inspect.signature(model.forward).parameters:
         raise UserError(
             f"{place} takes no attention_mask, so that padding would change its answers",
@@ -211,6 +204,27 @@ def _read_model(place: str, config: Any) -> Any:
             f"is {type(model).__name__} what it was trained as?"
         )
     return model.eval(), notes
+
+
+def _require_fit(place: str, model: Any, found: dict[str, Any]) -> None:
+    """`UserError` where the weights that were `found` have other shapes than the model's, or some lack."""
+    if mismatched := sorted(key if isinstance(key, str) else key[0] for key in found["mismatched_keys"]):
+        name = mismatched[0]
+        expected = "x".join(map(str, model.state_dict()[name].shape))
+        raise UserError(
+            f"the weights at {place} do not fit its config.json",
+            seen=f"{_some(mismatched)}; config.json asks for {expected} in {name}",
+            remedy="Put the config.json there that these weights were saved with",
+        )
+    if lacking := sorted(found["missing_keys"]):  # transformers would draw them at random
+        head = [name for name in lacking if not name.startswith(f"{model.base_model_prefix}.")]
+        raise UserError(
+            f"the classifier's weights are not in {place}"
+            if head
+            else f"the weights at {place} are not whole",
+            seen=f"missing {_some(lacking)}",
+            remedy="Save all of the fine-tuned model (save_pretrained), not the encoder alone",
+        )
 
 
 def _read_tokenizer(place: str) -> Any:
