@@ -111,13 +111,8 @@ def test_all_that_the_design_asks_of_a_row_is_there(whole, variants) -> None:
     assert all(entry.speedup.noise >= 1 for entry in copy.latency)
     assert copy.resources.peak_rss_mb > copy.resources.bare_interpreter_mb
     assert whole.run.threads == 1
-    assert copy.artifact_sha256 == open_artifact_sha(variants)
+    assert copy.artifact_sha256 == variants["fp32"].artifact_sha256, "it computes the same"
     assert copy.served == []
-
-
-def open_artifact_sha(variants) -> str:
-    """A copy computes the same, so its identity is fp32's."""
-    return variants["fp32"].artifact_sha256
 
 
 def test_a_trained_classifier_gets_quality_and_an_interval_of_its_drop(variants) -> None:

@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from msgspec import structs
+from transformers import PreTrainedModel
 
 from export import proof
 from export.build import _named_modules, build, fingerprint
@@ -94,16 +96,22 @@ def test_a_missing_proof_fails_the_export_and_leaves_the_old_artifact(own: Sourc
     assert [path.name for path in own.artifacts.iterdir()] == ["fp32"], "nothing half-built lies about"
 
 
+def changed(source: Source, folder: Path, shift: float = 0, scale: float = 1) -> PreTrainedModel:
+    """Save the model with another bias and other weights of its classifier."""
+    model = source.model()
+    with torch.no_grad():
+        model.classifier.bias.add_(torch.tensor([shift, -shift]))
+        model.classifier.weight.mul_(scale)
+    model.save_pretrained(folder)
+    return model
+
+
+def damaged(source: Source, folder: Path) -> Built:
+    changed(source, folder, shift=3)
+    return Built({"summary": "damaged"}, {"dtype": "float32"})
+
+
 def test_a_variant_is_compared_with_what_fp32_says_and_a_bad_one_is_recorded(own: Source) -> None:
-    def damaged(source: Source, folder: Path) -> Built:
-        import torch
-
-        model = source.model()
-        with torch.no_grad():
-            model.classifier.bias.add_(torch.tensor([3.0, -3.0]))
-        model.save_pretrained(folder)
-        return Built(proof.torch_weights(model) | {"summary": "damaged"}, {"dtype": "float32"})
-
     build(FP32, own, quiet)
     check = build(Variant("damaged", "a shifted bias", "torch", damaged), own, quiet).meta.check
     assert not check.equal
@@ -114,14 +122,8 @@ def needing(count: int, tries: list[int]):
     """A variant that is only right when it is allowed to leave `count` layers in float."""
 
     def quantised(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
-        import torch
-
         tries.append(len(leave))
-        model = source.model()
-        if len(leave) < count:
-            with torch.no_grad():
-                model.classifier.bias.add_(torch.tensor([3.0, -3.0]))
-        model.save_pretrained(folder)
+        changed(source, folder, shift=3 if len(leave) < count else 0)
         return Built({"summary": f"left {len(leave)}", "left": sorted(leave)}, {"dtype": "float32"})
 
     return Variant("stubborn", "wrong unless some layers stay in float", "torch", quantised)
@@ -230,12 +232,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(own: Source, tmp_path: Pa
 
 def test_a_variants_child_is_made_from_its_parents_model(own: Source) -> None:
     def halved(source: Source, folder: Path) -> Built:
-        import torch
-
-        model = source.model()
-        with torch.no_grad():
-            model.classifier.weight.mul_(0.5)
-        model.save_pretrained(folder)
+        model = changed(source, folder, scale=0.5)
         return Built({"summary": str(float(model.classifier.weight.abs().sum()))}, {"dtype": "float32"})
 
     build(FP32, own, quiet)
@@ -262,15 +259,6 @@ def test_a_change_of_a_module_that_a_variant_names_at_any_remove_makes_it_stale(
 
 
 def test_a_child_of_what_is_not_equal_is_built_once(own: Source) -> None:
-    def damaged(source: Source, folder: Path) -> Built:
-        import torch
-
-        model = source.model()
-        with torch.no_grad():
-            model.classifier.bias.add_(torch.tensor([3.0, -3.0]))
-        model.save_pretrained(folder)
-        return Built({"summary": "damaged"}, {"dtype": "float32"})
-
     build(FP32, own, quiet)
     tries: list[int] = []
     VARIANTS["damaged"] = Variant("damaged", "", "torch", damaged)

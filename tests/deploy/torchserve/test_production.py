@@ -17,6 +17,7 @@ from deploy.torchserve.access import Access
 from deploy.torchserve.rollout import Front
 from deploy.torchserve.server import Server, private_server
 from export.archives.package import package
+from tests.asking import PREDICT, ask
 from tests.conftest import ROOT
 
 PRODUCTION = read_config(ROOT / "deploy" / "production.properties").values
@@ -54,7 +55,7 @@ def connect(server: Server) -> http.client.HTTPSConnection:
 def predict(server: Server, headers: dict[str, str]) -> tuple[int, dict]:
     connection = connect(server)
     body = json.dumps({"text": "good day"})
-    connection.request("POST", "/predictions/hate", body, {"Content-Type": "application/json", **headers})
+    connection.request("POST", PREDICT, body, {"Content-Type": "application/json", **headers})
     response = connection.getresponse()
     answer = response.status, json.load(response)
     connection.close()
@@ -78,12 +79,11 @@ def test_requests_over_tls_are_answered_with_the_token_alone(guarded: Server) ->
 def test_a_page_of_another_site_cannot_register_code(guarded: Server, tmp_path: Path) -> None:
     """A browser sends such a request without asking anybody first; but it has no token."""
     (tmp_path / "handler.py").write_text("raise SystemExit")
-    headers = {"Origin": "https://evil.example", "Content-Type": "text/plain"}
-    for given in (headers, headers | guarded.access.headers("inference_address")):
-        connection = http.client.HTTPConnection("127.0.0.1", guarded.management_port, timeout=60)
-        connection.request("POST", f"/models?url={tmp_path}&model_name=evil&initial_workers=1", "", given)
-        assert json.load(connection.getresponse())["type"] == "InvalidKeyException"
-        connection.close()
+    path = f"/models?url={tmp_path}&model_name=evil&initial_workers=1"
+    for token in ({}, guarded.access.headers("inference_address")):
+        headers = {"Origin": "https://evil.example"} | token
+        _, content = ask(guarded.management_port, path, "", "text/plain", **headers)
+        assert json.loads(content)["type"] == "InvalidKeyException"
     assert list(Front(guarded.access, "hate").versions()) == ["1.0"]
 
 
@@ -93,9 +93,8 @@ def test_no_old_cipher_suite_is_left_and_clear_text_is_refused(guarded: Server) 
     assert isinstance(connection.sock, ssl.SSLSocket)
     assert connection.sock.cipher()[:2] == ("ECDHE-RSA-AES128-GCM-SHA256", "TLSv1.2")  # type: ignore[index]
     connection.close()
-    plain = http.client.HTTPConnection("127.0.0.1", guarded.inference_port, timeout=60)
-    plain.request("GET", "/ping", headers=guarded.access.headers("inference_address"))
-    assert plain.getresponse().status == 403
+    token = guarded.access.headers("inference_address")
+    assert ask(guarded.inference_port, "/ping", None, "", "GET", **token)[0] == 403
 
 
 def test_only_the_inference_api_listens_beyond_loopback(guarded: Server) -> None:
