@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,8 +19,8 @@ from msgspec import Meta
 from msgspec.structs import asdict
 
 from benchmarks import environment
-from benchmarks.baselines.servers import baseline_archive, example_server, fastapi_server
-from benchmarks.names import APP, BARE, EXAMPLE, FASTAPI
+from benchmarks.baselines.servers import BASELINE_SERVERS, baseline_archive
+from benchmarks.names import APP, BARE
 from benchmarks.profiles import MANY_TEXTS
 from benchmarks.progress import Step
 from benchmarks.records import Level, Machine
@@ -119,30 +119,24 @@ def measure(
 ) -> HeadToHead:
     """The document: the first of `archives` against the baselines, and start-up and memory of all of them."""
     ours, load = next(iter(archives)), environment.load_average()
+    turns = Turns(rounds, seconds, step)
     with tempfile.TemporaryDirectory(prefix="head-to-head-") as scratch:
         folder = Path(scratch)
         bare = baseline_archive(BARE, "bare_handler.py", None, folder)
-        starts = {}
-        for name, archive in {BARE: bare, **archives}.items():
-            with step(f"start of {name}"), serve(archive) as running:
-                starts[name] = _start(running, archive, texts[0])
+        starts = _starts({BARE: bare, **archives}, texts[0], step)
         predictor = Predictor(unpacked(archives[ours], folder))
         predictor.warm()
         with ExitStack() as stack:
-            us = stack.enter_context(serve(archives[ours]))
             nothing = stack.enter_context(serve(bare))
             servers = {
-                ours: us,
-                APP: stack.enter_context(serve_app(archives[ours])),
-                EXAMPLE: stack.enter_context(example_server(checkpoint)),
-                FASTAPI: stack.enter_context(fastapi_server(checkpoint)),
+                name: stack.enter_context(server)
+                for name, server in _servers(ours, archives[ours], checkpoint).items()
             }
             with step("first answers"):
                 first = {name: first_answers(server.predictions, texts) for name, server in servers.items()}
-            turns = Turns(rounds, seconds, step)
             loads = turns.closed_loops(servers, texts)
-            many = turns.many(us, predictor, texts)
-            cost = turns.cost(us, nothing, predictor, texts[0])
+            many = turns.many(servers[ours], predictor, texts)
+            cost = turns.cost(servers[ours], nothing, predictor, texts[0])
     return HeadToHead(
         schema=1,
         ours=ours,
@@ -159,12 +153,31 @@ def measure(
     )
 
 
+def _servers(ours: str, archive: Path, checkpoint: Path) -> dict[str, AbstractContextManager[Running]]:
+    """What takes turns: the archive behind TorchServe and the app, and every baseline of the suite."""
+    others = {name: baseline.serve(checkpoint) for name, baseline in BASELINE_SERVERS.items()}
+    return {ours: serve(archive), APP: serve_app(archive), **others}
+
+
+def _starts(archives: Mapping[str, Path], text: str, step: Step) -> dict[str, Start]:
+    found = {}
+    for name, archive in archives.items():
+        with step(f"start of {name}"), serve(archive) as running:
+            _ask(running.predictions, text)
+            found[name] = Start(
+                ready_s=running.ready_s,
+                archive_mb=archive.stat().st_size / 1e6,
+                worker_rss_mb=running.worker.memory_info().rss / 1e6,
+            )
+    return found
+
+
 def steps(archives: int, rounds: int, seconds: float) -> dict[str, tuple[int, float]]:
     """The steps of `measure` for the progress bar: how many of each kind, and the seconds of one."""
     return {
         "start": (archives + 1, 8),
         "first": (1, 60),
-        "concurrency": (rounds * len(CONCURRENCIES) * 4, seconds + WARM_S),
+        "concurrency": (rounds * len(CONCURRENCIES) * (2 + len(BASELINE_SERVERS)), seconds + WARM_S),
         "many": (rounds, 3 * seconds),
         "cost": (rounds, 3 * seconds),
     }
@@ -256,15 +269,6 @@ def counters(running: Running) -> tuple[float, float]:
     time.sleep(2.5)  # the worker hands its sums over once a second
     found = read_counters(running.metrics)
     return found.get("classifier_handler_seconds", 0.0), found.get("classifier_requests", 0.0)
-
-
-def _start(running: Running, archive: Path, text: str) -> Start:
-    _ask(running.predictions, text)
-    return Start(
-        ready_s=running.ready_s,
-        archive_mb=archive.stat().st_size / 1e6,
-        worker_rss_mb=running.worker.memory_info().rss / 1e6,
-    )
 
 
 def _levels(ours: str, by_name: Mapping[str, list[Load]]) -> list[ServerLevel]:

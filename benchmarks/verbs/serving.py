@@ -1,14 +1,16 @@
 """`python -m benchmarks head-to-head|overload|attack`: servers compared, overloaded and attacked."""
 
 import argparse
-import importlib.util
 
 from msgspec import to_builtins
 
 from common.commands import emit, positive_float, positive_int, say
+from common.environment import missing
 from common.options import add_archive, add_checkpoint, add_name, add_results, add_store, add_texts
 from common.programs import command, install
 from handler.errors import UserError
+
+OF_THE_APP = ("fastapi", "fastapi-offline", "uvicorn", "python-multipart")
 
 
 def head_to_head_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +26,7 @@ def head_to_head_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def head_to_head(arguments: argparse.Namespace) -> int:
+    from benchmarks.baselines.servers import BASELINE_SERVERS
     from benchmarks.progress import progress
     from benchmarks.report.files import HEAD_TO_HEAD
     from benchmarks.report.head_to_head_page import loads_table, page
@@ -40,9 +43,10 @@ def head_to_head(arguments: argparse.Namespace) -> int:
         if not archive.is_file():
             make = command("export package", "package")
             raise UserError("there is no such archive", seen=archive, remedy=f"Make it: {make}")
-    for package in ("fastapi", "fastapi_offline", "uvicorn", "python_multipart"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError("a server is not installed", seen=package, remedy=f"Install it: {install('app')}")
+    needed = [package for baseline in BASELINE_SERVERS.values() for package in baseline.requires]
+    if absent := missing([*needed, *OF_THE_APP]):
+        remedy = f"Install them: {install('app,benchmark')}"
+        raise UserError("a server lacks packages", seen=", ".join(absent), remedy=remedy)
     texts = load_data(checkpoint).splits["test"].texts[:2000]
     rounds, seconds = arguments.rounds, arguments.seconds
     with progress(steps(len(archives), rounds, seconds)) as step:
