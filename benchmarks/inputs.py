@@ -154,13 +154,8 @@ def prepare(
     most = profile.max_texts
     if not checkpoint.judged:
         most = min(most or UNTRAINED_TEXTS, UNTRAINED_TEXTS)
-    splits = {name: sample(dataset.splits[name], most) for name in profile.splits}
-    timed = sample(dataset.splits[timed_split], profile.max_texts)
-    for split_name, split in {**splits, timed_split: timed}.items():
-        if not len(split.texts):
-            raise UserError(
-                f"the split {split_name} holds no text", seen=dataset.spec, remedy="Train on more data"
-            )
+    splits = {name: _sampled(dataset, name, most) for name in profile.splits}
+    timed = _sampled(dataset, timed_split, profile.max_texts)
     if unlabelled:
         texts = read_texts(unlabelled)
         splits[UNLABELLED] = sample(Split(texts, np.full(len(texts), -1)), most)
@@ -182,6 +177,13 @@ def prepare(
         sample(dataset.splits[VALIDATION], most) if checkpoint.judged else None,
         suites,
     )
+
+
+def _sampled(dataset: Dataset, name: str, most: int | None) -> Split:
+    split = sample(dataset.splits[name], most)
+    if not len(split.texts):
+        raise UserError(f"the split {name} holds no text", seen=dataset.spec, remedy="Train on more data")
+    return split
 
 
 def _suites(checkpoint: Checkpoint, hatecheck: Path | None) -> dict[str, Cases]:

@@ -113,16 +113,7 @@ def measure(
         }
         _judge(subject, list(variants.values()), objective.max_f1_drop)
         serving = _choose_served(subject, profile, variants)
-        served = measure_served(
-            {name: subject.archives[name] for name in serving.names},
-            subject.artifacts,
-            subject.timed,
-            {name: subject.splits[name] for name in profile.served_splits},
-            profile,
-            step,
-            resume_log,
-        )
-        for name, outcome in served.items():
+        for name, outcome in _serve(subject, profile, serving, step, resume_log).items():
             _add_served(variants[name], subject, profile, inside, outcome, limit_ms)
         servers = _serve_baselines(subject, profile, step, limit_ms, resume_log)
     run = Run(
@@ -149,6 +140,20 @@ def measure(
             baselines=[*_baselines(subject, inside), *servers],
             bound=inside.bound,
         )
+    )
+
+
+def _serve(
+    subject: Subject, profile: Profile, serving: Serving, step: Step, resume_log: ResumeLog
+) -> dict[str, Served]:
+    return measure_served(
+        {name: subject.archives[name] for name in serving.names},
+        subject.artifacts,
+        subject.timed,
+        {name: subject.splits[name] for name in profile.served_splits},
+        profile,
+        step,
+        resume_log,
     )
 
 
@@ -189,15 +194,18 @@ def _measure_in_process(
         taken = {name: found for name, found in taken.items() if name in pool.names}  # the others have failed
     recorded = bound.record(pool.failures.get(GEMM_BOUND)) if bound else None
     entries = timings.entries(list(taken))
-    resources = {}
-    for name, found in taken.items():
-        of_card = resources_of(alone[name]) if name in alone else {}
-        seconds = timings.cpu_s_per_1000_texts(name)
-        resources[name] = Resources(**found, **of_card, cpu_s_per_1000_texts=seconds)
-        if name in alone and name in entries:
-            add_busy(entries[name], alone[name]["busy_ms"])
     for name, timed in entries.items():
+        if name in alone:
+            add_busy(timed, alone[name]["busy_ms"])
         _add_bounds(name, timed, subject, recorded)
+    resources = {
+        name: Resources(
+            **found,
+            **(resources_of(alone[name]) if name in alone else {}),
+            cpu_s_per_1000_texts=timings.cpu_s_per_1000_texts(name),
+        )
+        for name, found in taken.items()
+    }
     return InProcess(
         resources, scores, lengths, entries, tokens, pool.failures, recorded, timings.others_cores
     )

@@ -75,24 +75,8 @@ def _pareto(document: Report, points: Sequence[pictures.Point], name: str, speed
         ends = [(point.speed, point.low) for point in sorted(best, key=lambda point: point.speed)]
         if len(ends) > 1:
             axes.plot(*zip(*ends, strict=True), color=BLUE, linewidth=1.4, alpha=0.8, zorder=2)
-        _log_axis(axes.xaxis, [point.speed for point in points], room=(0.82, 1.3))
-        axes.set_xlim(min(point.speed for point in points) * 0.8, max(point.speed for point in points) * 1.3)
+        _scale(axes, points, allowed if judged else None)
         axes.set_xlabel(f"{speed}  (faster →)")
-        low, high = min(point.low for point in points), max(point.high for point in points)
-        if judged:
-            low = min(low, -1.15 * allowed)
-            axes.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
-            axes.axhline(-allowed, color=MUTED, linewidth=1, linestyle=DASHED, zorder=1)
-            axes.set_ylabel("change of macro-F1 from fp32, gate")
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(value)))
-        else:
-            axes.set_ylabel("labels that are fp32's, gate")
-            axes.yaxis.set_major_formatter(
-                FuncFormatter(lambda value, _: f"{value:.2%}" if value <= 1 else "")
-            )
-        reach = (high - low) or 0.01
-        axes.set_ylim(low - 0.07 * reach, high + (0.1 if judged else 0.02) * reach)
-        axes.grid(axis="x", visible=False)
         _legend(axes, dict.fromkeys(point.verdict for point in points))
         labels = [
             Label(
@@ -118,6 +102,29 @@ def _pareto(document: Report, points: Sequence[pictures.Point], name: str, speed
             )
         sentence = "; ".join(f"{point.name} {point.speed:.0f} at {point.change:+.4f}" for point in points)
         return svg(figure, name, _title(name), sentence)
+
+
+def _scale(axes: Axes, points: Sequence[pictures.Point], allowed: float | None) -> None:
+    """Axes of speed and of the change of macro-F1, with the margin; without one, of the agreement of
+    labels."""
+    speeds = [point.speed for point in points]
+    _log_axis(axes.xaxis, speeds, room=(0.82, 1.3))
+    axes.set_xlim(min(speeds) * 0.8, max(speeds) * 1.3)
+    low, high = min(point.low for point in points), max(point.high for point in points)
+    if allowed is None:
+        above = 0.02
+        axes.set_ylabel("labels that are fp32's, gate")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2%}" if value <= 1 else ""))
+    else:
+        above = 0.1
+        low = min(low, -1.15 * allowed)
+        axes.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
+        axes.axhline(-allowed, color=MUTED, linewidth=1, linestyle=DASHED, zorder=1)
+        axes.set_ylabel("change of macro-F1 from fp32, gate")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(value)))
+    reach = (high - low) or 0.01
+    axes.set_ylim(low - 0.07 * reach, high + above * reach)
+    axes.grid(axis="x", visible=False)
 
 
 def _draw_point(axes: Axes, point: pictures.Point) -> None:
@@ -263,30 +270,12 @@ def load_curves(document: Report) -> str:
     objective = document.run.objective_p99_ms
     with canvas(5.8, rows=2, sharex=True) as (figure, (above, below)):
         most = max(level.offered_rps for served in found for level in served.levels)
-        times, ends = [], []
-        for served, (colour, mark) in zip(found, _styles([served.name for served in found]), strict=True):
-            offered = [level.offered_rps for level in served.levels]
-            good = [level.goodput_rps for level in served.levels]
-            timed = [(level.offered_rps, level.p99_ms) for level in served.levels if level.p99_ms]
-            times += [p99 for _, p99 in timed]
-            above.plot(*zip(*timed, strict=True) if timed else ([], []), color=colour)
-            below.plot(offered, good, color=colour)
-            for level in served.levels:
-                shape, size = ("X", 8) if level.saturated else (mark, 6.5)
-                style: dict[str, Any] = {
-                    "color": colour,
-                    "markersize": size,
-                    "markeredgecolor": PAPER,
-                    "markeredgewidth": 0.8,
-                }
-                if level.p99_ms:
-                    above.plot(level.offered_rps, level.p99_ms, shape, **style)
-                below.plot(level.offered_rps, level.goodput_rps, shape, **style)
-            if served.closed_rps:
-                for axes in (above, below):
-                    axes.axvline(served.closed_rps, color=colour, linewidth=1, linestyle=DOTTED)
-            if timed:
-                ends.append(Label(*timed[-1], served.name, colour))
+        times = [level.p99_ms for served in found for level in served.levels if level.p99_ms]
+        ends = [
+            end
+            for served, style in zip(found, _styles([served.name for served in found]), strict=True)
+            if (end := _load_line(above, below, served, *style))
+        ]
         below.plot([0, most], [0, most], color=REST, linewidth=1, zorder=1)
         below.set_xlim(0, most * 1.02)
         below.set_ylim(0, most * 1.04)
@@ -312,6 +301,32 @@ def load_curves(document: Report) -> str:
             f"{served.name} up to {served.levels[-1].offered_rps:.0f} requests/s" for served in found
         )
         return svg(figure, "load", _title("load"), sentence)
+
+
+def _load_line(above: Axes, below: Axes, served: pictures.Load, colour: str, mark: str) -> Label | None:
+    """p99 and answers in time of a server; its name where p99 ends."""
+    offered = [level.offered_rps for level in served.levels]
+    timed = [(level.offered_rps, level.p99_ms) for level in served.levels if level.p99_ms]
+    if timed:
+        above.plot(*zip(*timed, strict=True), color=colour)
+    below.plot(offered, [level.goodput_rps for level in served.levels], color=colour)
+    for level in served.levels:
+        shape, size = ("X", 8.0) if level.saturated else (mark, 6.5)
+        places = [(below, level.goodput_rps), *([(above, level.p99_ms)] if level.p99_ms else [])]
+        for axes, height in places:
+            axes.plot(
+                level.offered_rps,
+                height,
+                shape,
+                color=colour,
+                markersize=size,
+                markeredgecolor=PAPER,
+                markeredgewidth=0.8,
+            )
+    if served.closed_rps:
+        for axes in (above, below):
+            axes.axvline(served.closed_rps, color=colour, linewidth=1, linestyle=DOTTED)
+    return Label(*timed[-1], served.name, colour) if timed else None
 
 
 def functional(document: Report) -> str:

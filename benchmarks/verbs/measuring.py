@@ -88,7 +88,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     checkpoint = open_checkpoint(arguments.checkpoint)
     profile = PROFILES[arguments.profile]
-    store = None if arguments.no_serve else arguments.store
     if arguments.test:
         profile = with_test(profile)
     if arguments.rps:
@@ -96,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     subject = prepare(
         arguments.variants,
         arguments.artifacts,
-        store,
+        None if arguments.no_serve else arguments.store,
         checkpoint,
         load_data(checkpoint),
         profile,
