@@ -6,6 +6,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from common.records import Count, NotNegative, Positive, Record, Sha256, Share, Some, Task, Text
 from handler.description import Adoption
+from training.data.records import Leak
 from training.data.sources import Columns
 from training.measures.records import Figures
 
@@ -39,8 +40,8 @@ class Texts(Record):
 
 class Data(Record, kw_only=True):
     """`seed` is that of the splits; `others` are the parts of joined sets that are kept out of the training;
-    `dropped` counts rows by split and reason; `leaks` those texts of a split that train held too, before they
-    were dropped there."""
+    `dropped` counts rows by split and reason; `leaks` are those of each split, before they were dropped from
+    train."""
 
     spec: str
     data_dir: Annotated[str, Meta(pattern="^(/|[A-Za-z]:)")]
@@ -51,7 +52,7 @@ class Data(Record, kw_only=True):
     splits: dict[str, Texts]
     others: dict[str, dict[str, Texts]] = {}
     dropped: dict[str, Counts]
-    leaks: dict[str, Counts]
+    leaks: dict[str, Leak]
 
 
 class Description(Made, kw_only=True):

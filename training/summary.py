@@ -23,11 +23,7 @@ def table(dataset: Dataset) -> str:
         told = dataset.lines.get(name, {})
         counted = (f"{n:,} {why}{places(n, told.get(why, []))}" for why, n in reasons.items())
         lines.append(f"dropped from {name}: " + ", ".join(counted))
-    for name, leak in dataset.leaks.items():
-        lines.append(
-            f"{leak['texts']:,} texts of {name} stood in train too, {leak['other_label']:,} of them with "
-            "another label: dropped from train"
-        )
+    lines += [f"{leak.of(name)}: dropped from train" for name, leak in dataset.leaks.items()]
     return "\n".join(lines)
 
 

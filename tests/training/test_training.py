@@ -173,6 +173,6 @@ def test_test_is_figured_with_and_without_the_texts_that_stood_in_train(tmp_path
     output = tmp_path / "checkpoint"
     assert main(["--data", f"csv:{texts}", "--base", "random:tiny", "--output", str(output)]) == 0
     meta = open_checkpoint(output).meta
-    assert meta.data.leaks["test"]["texts"] == 3
+    assert meta.data.leaks["test"].texts == 3
     assert (meta.metrics["test"].n, meta.metrics["test_without_leaks"].n) == (20, 17)
     assert "test without leaks" in capsys.readouterr().err

@@ -28,6 +28,7 @@ from training.data import (  # noqa: F401 - public and tables register their sou
     tables,
 )
 from training.data.positive import Positive, positive
+from training.data.records import Leak, Part
 from training.data.sources import Columns, Raw
 from training.data.splits import SPLITS, Prepared, Split, prepare
 
@@ -37,15 +38,6 @@ HELD_OUT = ("validation", "test")  # of a joined set
 
 Dropped = defaultdict[str, Counter[str]]
 """Rows left out, by split and reason."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one set gives to the training: `texts`, each of which counts `weight` in the loss."""
-
-    spec: str
-    weight: float
-    texts: int
 
 
 @dataclass(frozen=True)
@@ -68,12 +60,12 @@ class Dataset:
     task: Task
     splits: dict[str, Split]
     dropped: dict[str, dict[str, int]]
-    leaks: dict[str, dict[str, int]]
+    leaks: dict[str, Leak]
     split_sha256: dict[str, str]
     sha256: str
     others: dict[str, dict[str, Split]] = field(default_factory=dict)
     lines: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    parts: tuple["Share", ...] = ()
+    parts: tuple[Part, ...] = ()
     positive: Positive = field(default_factory=lambda: Positive(None, "none"))
     published: tuple[str, ...] = ()
     leaked: dict[str, np.ndarray] = field(default_factory=dict)
@@ -153,7 +145,9 @@ def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Colum
         sha256=hashlib.sha256(repr(identity).encode()).hexdigest(),
         others=others,
         lines=_lines(parts, raws),
-        parts=tuple(Share(part.spec, part.weight, n) for part, n in zip(parts, shares, strict=True)),
+        parts=tuple(
+            Part(spec=part.spec, weight=part.weight, texts=n) for part, n in zip(parts, shares, strict=True)
+        ),
         positive=_positive(columns.positive_label, raws),
         leaked=prepared[0].leaked,
         published=tuple(raws[0].splits),

@@ -6,18 +6,21 @@ every row left out with its reason and first lines.
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import astuple
 from tabulate import tabulate
 from tqdm import tqdm
 
 from common.commands import emit, say
+from common.records import plain
 from training import data
 from training.command import train_arguments
 from training.data import splits
+from training.data.records import Contents, Dropped, Texts, Tokens
 from training.data.splits import Split
 from training.options import columns
 from training.recipe import Recipe, is_random
@@ -41,11 +44,10 @@ def describe_data_arguments(parser: argparse.ArgumentParser) -> None:
 def describe_data(options: argparse.Namespace) -> int:
     tokenizer = length_tokenizer(options.base)
     dataset = data.load(options.data, options.data_dir, options.split_seed, columns(options))
-    report = describe(dataset, tokenizer, options.max_length or Recipe.max_length)
-    report["base"] = options.base
+    report = describe(dataset, tokenizer, options.base, options.max_length or Recipe.max_length)
     say(page(report))
     say("\n".join([str(dataset.positive), *dataset.warnings()]))
-    emit(report)
+    emit(plain(report))
     return 0
 
 
@@ -64,45 +66,46 @@ def length_tokenizer(base: str) -> Any:
     return found
 
 
-def describe(dataset: data.Dataset, tokenizer: Any, max_length: int) -> dict[str, Any]:
+def describe(dataset: data.Dataset, tokenizer: Any, base: str, max_length: int) -> Contents:
     """The report: counts, lengths in tokens, and what was dropped, with lines where there are any."""
 
-    def of(name: str, split: Split) -> dict[str, Any]:
+    def of(name: str, split: Split) -> Texts:
         keys = splits.digests(split.texts)
-        return {
-            "texts": len(split),
-            "labels": data.count(split, dataset.labels),
-            "probabilities": split.soft is not None,
-            "copies": len(keys) - len(np.unique(keys)),
-            "tokens": token_lengths(split.texts, tokenizer, max_length, name),
-        }
+        return Texts(
+            texts=len(split),
+            labels=data.count(split, dataset.labels),
+            probabilities=split.soft is not None,
+            copies=len(keys) - len(np.unique(keys)),
+            tokens=token_lengths(split.texts, tokenizer, max_length, name),
+        )
 
-    return {
-        "spec": dataset.spec,
-        "sha256": dataset.sha256,
-        "task": dataset.task,
-        "labels": list(dataset.labels),
-        "positive_label": dataset.positive.label,
-        "warnings": dataset.warnings(),
-        "max_length": max_length,
-        "parts": [vars(part) for part in dataset.parts],
-        "splits": {name: of(name, split) for name, split in dataset.splits.items()},
-        "others": {
+    return Contents(
+        spec=dataset.spec,
+        sha256=dataset.sha256,
+        base=base,
+        task=dataset.task,
+        labels=list(dataset.labels),
+        positive_label=dataset.positive.label,
+        warnings=dataset.warnings(),
+        max_length=max_length,
+        parts=list(dataset.parts),
+        splits={name: of(name, split) for name, split in dataset.splits.items()},
+        others={
             name: {held: of(f"{held} of {name}", split) for held, split in own.items()}
             for name, own in dataset.others.items()
         },
-        "leaks": dataset.leaks,
-        "dropped": {
+        leaks=dataset.leaks,
+        dropped={
             name: {
-                reason: {"rows": count, "lines": dataset.lines.get(name, {}).get(reason, [])}
+                reason: Dropped(rows=count, lines=dataset.lines.get(name, {}).get(reason, []))
                 for reason, count in reasons.items()
             }
             for name, reasons in dataset.dropped.items()
         },
-    }
+    )
 
 
-def token_lengths(texts: Sequence[str], tokenizer: Any, max_length: int, name: str) -> dict[str, Any]:
+def token_lengths(texts: Sequence[str], tokenizer: Any, max_length: int, name: str) -> Tokens:
     """Mean, percentiles and maximum of the lengths in tokens, and the share of texts above `max_length`.
 
     Lengths are counted, not kept, so that a million texts take the memory of a thousand.
@@ -119,67 +122,65 @@ def token_lengths(texts: Sequence[str], tokenizer: Any, max_length: int, name: s
         found.update(map(len, tokenizer.encode_batch_fast(waiting)))
     total = found.total()
     if not total:
-        return {"mean": None, "p50": None, "p90": None, "p99": None, "max": None, "over_max_length": 0.0}
+        return Tokens(mean=None, p50=None, p90=None, p99=None, max=None, over_max_length=0)
     lengths = sorted(found)
     below = np.cumsum([found[length] for length in lengths])
-    percentiles = {f"p{p}": lengths[np.searchsorted(below, total * p / 100)] for p in (50, 90, 99)}
-    return {
-        "mean": round(sum(length * count for length, count in found.items()) / total, 2),
-        **percentiles,
-        "max": lengths[-1],
-        "over_max_length": round(sum(found[length] for length in lengths if length > max_length) / total, 5),
-    }
-
-
-def page(report: dict[str, Any]) -> str:
-    """The report for people."""
-    held = {
-        f"{split} of {name}": part for name, own in report["others"].items() for split, part in own.items()
-    }
-    rows = {**report["splits"], **held}
-    return "\n\n".join(
-        (
-            f"{report['spec']}: {report['task']}, {len(report['labels'])} labels",
-            *_tables(report, rows),
-            "\n".join(_remarks(report, rows)),
-        )
+    p50, p90, p99 = (lengths[np.searchsorted(below, total * p / 100)] for p in (50, 90, 99))
+    longer = sum(found[length] for length in lengths if length > max_length)
+    return Tokens(
+        mean=round(sum(length * count for length, count in found.items()) / total, 2),
+        p50=p50,
+        p90=p90,
+        p99=p99,
+        max=lengths[-1],
+        over_max_length=round(longer / total, 5),
     )
 
 
-def _tables(report: dict[str, Any], rows: dict[str, Any]) -> Iterator[str]:
-    """Texts and labels, tokens, and what each of several sets gives."""
-    labels = report["labels"]
-    counts = [[name, part["texts"], *map(_share_of(part), labels)] for name, part in rows.items()]
-    yield tabulate(counts, ["texts of", "texts", *labels], intfmt=",")
-    tokens = [
-        [name, *list(part["tokens"].values())[:-1], f"{part['tokens']['over_max_length']:.2%}"]
-        for name, part in rows.items()
+def page(report: Contents) -> str:
+    """The report for people."""
+    rows, labels = report.all_texts, report.labels
+    lines = [
+        f"{report.spec}: {report.task}, {len(labels)} labels",
+        "",
+        tabulate(
+            [[name, part.texts, *(_share(part, label) for label in labels)] for name, part in rows.items()],
+            ["texts of", "texts", *labels],
+            intfmt=",",
+        ),
+        "",
+        tabulate(
+            [
+                [name, *astuple(part.tokens)[:-1], f"{part.tokens.over_max_length:.2%}"]
+                for name, part in rows.items()
+            ],
+            ["tokens of", "mean", "p50", "p90", "p99", "max", f"over {report.max_length}"],
+            floatfmt=".1f",
+            intfmt=",",
+            missingval="–",
+        ),
     ]
-    headers = ["tokens of", "mean", "p50", "p90", "p99", "max", f"over {report['max_length']}"]
-    yield tabulate(tokens, headers, floatfmt=".1f", intfmt=",", missingval="–")
-    if len(report["parts"]) > 1:
-        parts = [[part["spec"], f"{part['weight']:g}", part["texts"]] for part in report["parts"]]
-        yield tabulate(parts, ["train is joined from", "weight", "texts"], intfmt=",")
+    if len(report.parts) > 1:
+        parts = [[part.spec, f"{part.weight:g}", part.texts] for part in report.parts]
+        lines += ["", tabulate(parts, ["train is joined from", "weight", "texts"], intfmt=",")]
+    lines.append("")
+    if any(part.probabilities for part in rows.values()):
+        lines.append("training learns from probabilities; labels hold from one half")
+    lines += [f"leaks: {leak.of(name)}" for name, leak in report.leaks.items()]
+    lines += [
+        f"copies: {part.copies:,} texts of {name} stand there more than once"
+        for name, part in rows.items()
+        if part.copies
+    ]
+    lines += [
+        f"dropped from {name}: {found.rows:,} {reason}{places(found.rows, found.lines)}"
+        for name, reasons in report.dropped.items()
+        for reason, found in reasons.items()
+    ]
+    if not report.dropped:
+        lines.append("nothing was dropped")
+    return "\n".join(lines)
 
 
-def _remarks(report: dict[str, Any], rows: dict[str, Any]) -> Iterator[str]:
-    if any(part["probabilities"] for part in rows.values()):
-        yield "training learns from probabilities; labels hold from one half"
-    for name, leak in report["leaks"].items():
-        yield (
-            f"leaks: {leak['texts']:,} texts of {name} stood in train too, {leak['other_label']:,} of them "
-            "with another label"
-        )
-    for name, part in rows.items():
-        if part["copies"]:
-            yield f"copies: {part['copies']:,} texts of {name} stand there more than once"
-    for name, reasons in report["dropped"].items():
-        for reason, found in reasons.items():
-            where = places(found["rows"], found["lines"])
-            yield f"dropped from {name}: {found['rows']:,} {reason}{where}"
-    if not report["dropped"]:
-        yield "nothing was dropped"
-
-
-def _share_of(part: dict[str, Any]) -> Callable[[str], str]:
-    return lambda label: f"{part['labels'][label]:,} ({part['labels'][label] / max(part['texts'], 1):.1%})"
+def _share(part: Texts, label: str) -> str:
+    return f"{part.labels[label]:,} ({part.labels[label] / max(part.texts, 1):.1%})"

@@ -13,6 +13,7 @@ from hashlib import blake2b
 import numpy as np
 
 from handler.errors import UserError
+from training.data.records import Leak
 from training.data.texts import StoredTexts, join, pick
 
 # Two texts are the same when they are equal without the white space at their ends. They are compared by
@@ -72,13 +73,12 @@ class Split:
 class Prepared:
     """Splits after the rules; `dropped[split][reason]` counts rows.
 
-    `leaks[split]` counts the texts of a split that train held too (`texts`), and how many of those bore
-    a label there that differs from their own (`other_label`); `leaked[split]` are their rows.
+    `leaks[split]` counts the texts of a split that train held too; `leaked[split]` are their rows.
     """
 
     splits: dict[str, Split]
     dropped: dict[str, dict[str, int]]
-    leaks: dict[str, dict[str, int]]
+    leaks: dict[str, Leak]
     leaked: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -115,7 +115,7 @@ def prepare(raw: Mapping[str, Split], seed: int = 0) -> Prepared:
     return Prepared(
         {name: splits[name] for name in SPLITS},
         {name: dict(+counts) for name, counts in dropped.items() if +counts},
-        {name: leak for name, (leak, _) in found.items() if leak["texts"]},
+        {name: leak for name, (leak, _) in found.items() if leak.texts},
         {name: rows for name, rows in leaked.items() if len(rows)},
     )
 
@@ -200,19 +200,17 @@ def _without_duplicates(split: Split, keys: np.ndarray, dropped: Counter[str]) -
     return np.sort(first[~disputed])
 
 
-def _leak(
-    train: Split, train_keys: np.ndarray, split: Split, keys: np.ndarray
-) -> tuple[dict[str, int], np.ndarray]:
-    """The counts of `Prepared.leaks`, and which texts of `split` stand in `train` too, bool `[n]`."""
+def _leak(train: Split, train_keys: np.ndarray, split: Split, keys: np.ndarray) -> tuple[Leak, np.ndarray]:
+    """How many, and which texts of `split` stand in `train` too, bool `[n]`."""
     ours, theirs = np.split(codes(np.concatenate([train.labels, split.labels])), [len(train)])
     if not len(train):
-        return {"texts": 0, "other_label": 0}, np.zeros(len(keys), bool)
+        return Leak(texts=0, other_label=0), np.zeros(len(keys), bool)
     known, place = np.unique(train_keys, return_inverse=True)
     low, high = _label_range(ours, place, len(known))
     where = np.minimum(np.searchsorted(known, keys), len(known) - 1)
     shared = known[where] == keys
     same = (low[where] == theirs) & (high[where] == theirs)
-    return {"texts": int(shared.sum()), "other_label": int((shared & ~same).sum())}, shared
+    return Leak(texts=int(shared.sum()), other_label=int((shared & ~same).sum())), shared
 
 
 def _label_range(labels: np.ndarray, place: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:

@@ -167,11 +167,7 @@ def _data(meta: Description) -> list[str]:
         + ", ".join(f"{count:,} {why}" for why, count in reasons.items())
         for name, reasons in data.dropped.items()
     ]
-    dropped += [
-        f"- {leak['texts']:,} texts of {name} stood in train too, {leak['other_label']:,} of them with "
-        "another label: dropped from train"
-        for name, leak in data.leaks.items()
-    ]
+    dropped += [f"- {leak.of(name)}: dropped from train" for name, leak in data.leaks.items()]
     return [*lines, *(["\n".join(dropped)] if dropped else [])]
 
 

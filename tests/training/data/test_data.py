@@ -8,6 +8,7 @@ from handler.errors import UserError
 from tests.training.conftest import write_jsonl
 from training import data
 from training.data import public
+from training.data.records import Leak
 from training.data.sources import Columns
 
 DATA_DIR = Path(os.environ.get("DATA_DIR") or "data")
@@ -168,7 +169,7 @@ def test_tweeteval_has_its_published_counts_and_its_leaks_are_dropped():
     assert counts["validation"] == [572, 427]
     assert counts["test"] == [1718, 1252]
     assert len(dataset.splits["gate"]) == (len(dataset.splits["train"]) + len(dataset.splits["gate"])) // 5
-    assert dataset.leaks["test"] == {"texts": 233, "other_label": 91}
+    assert dataset.leaks["test"] == Leak(texts=233, other_label=91)
     assert dataset.dropped["train"]["also in test"] == 232  # one of the 233 stands in test twice
     assert (
         len(dataset.splits["train"]) + len(dataset.splits["gate"]) + sum(dataset.dropped["train"].values())

@@ -86,11 +86,11 @@ def test_lengths_are_those_of_the_tokenizer_beyond_one_window():
     texts = ["word " * (row % 300) for row in range(2500)]
     lengths = sorted(len(tokenizer.encode(text)) for text in texts)
     found = token_lengths(texts, tokenizer, 128, "texts")
-    assert found["mean"] == round(sum(lengths) / 2500, 2)
-    assert found["p50"] == lengths[1249]
-    assert found["p99"] == lengths[2474]
-    assert found["max"] == lengths[-1] == 301
-    assert found["over_max_length"] == sum(length > 128 for length in lengths) / 2500
+    assert found.mean == round(sum(lengths) / 2500, 2)
+    assert found.p50 == lengths[1249]
+    assert found.p99 == lengths[2474]
+    assert found.max == lengths[-1] == 301
+    assert found.over_max_length == sum(length > 128 for length in lengths) / 2500
 
 
 def test_a_base_that_cannot_be_loaded_is_answered_before_the_data_is_read(tmp_path):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from handler.errors import UserError
+from training.data.records import Leak
 from training.data.splits import SPLITS, Split, carve, prepare
 
 
@@ -24,8 +25,8 @@ def test_a_text_of_train_that_stands_in_test_or_validation_is_dropped_counted_an
     )
     assert prepared.dropped == {"train": {"also in test": 2, "also in validation": 1}}
     assert prepared.leaks == {
-        "validation": {"texts": 1, "other_label": 0},
-        "test": {"texts": 2, "other_label": 1},
+        "validation": Leak(texts=1, other_label=0),
+        "test": Leak(texts=2, other_label=1),
     }
     assert len(prepared.splits["test"]) == 6
     leaked = {name: rows.tolist() for name, rows in prepared.leaked.items()}
