@@ -19,6 +19,7 @@ from benchmarks.in_process.pool import Failure, Pool
 from benchmarks.names import GEMM_BOUND
 from benchmarks.progress import Step
 from benchmarks.records import CpuPeak, CudaPeak, EncoderSizes, GemmCase, Latency
+from common.records import Record
 
 PERCENTILE = 5
 LEAST_SHARE = 0.05  # of a product's time is its own at least, however small it is
@@ -32,6 +33,15 @@ def encoder_of(config: Mapping[str, Any]) -> Encoder | None:
         "roberta": ("num_hidden_layers", "hidden_size", "intermediate_size"),
     }.get(config.get("model_type", ""))
     return Encoder(*(int(config[name]) for name in names)) if names else None
+
+
+class GemmTurn(Record):
+    """Milliseconds of products by shape, precision and product; on the GPU by shape and product; and of
+    reading all weights, by precision."""
+
+    products: dict[str, Samples]
+    cuda: dict[str, dict[str, list[float]]]
+    reading: dict[str, list[float]]
 
 
 class GemmBound:
@@ -57,14 +67,16 @@ class GemmBound:
         with step(f"start of {GEMM_BOUND}"):
             pool.ask(GEMM_BOUND, "load_gemms", encoder=asdict(self.encoder), threads=threads, bf16=bf16)
 
-    def turn(self, pool: Pool) -> dict[str, Any] | None:
+    def turn(self, pool: Pool) -> GemmTurn | None:
         """Every shape for a moment, and reading the weights; None when the worker drops out."""
         products = self._of_shapes(pool, "gemms", self.shapes)
         cuda = None if products is None else self._of_shapes(pool, "cuda_products", self.on_cuda)
         if cuda is None:
             return None
         reading = pool.ask(GEMM_BOUND, "reading", turn_ms=self._turn_ms)
-        return None if reading is None else {"products": products, "cuda": cuda, "reading": reading}
+        if products is None or reading is None:
+            return None
+        return GemmTurn(products=products, cuda=cuda, reading=reading)
 
     def _of_shapes(
         self, pool: Pool, command: str, shapes: Sequence[tuple[int, int]]
@@ -78,14 +90,13 @@ class GemmBound:
             found[f"{batch}x{tokens}"] = answer
         return found
 
-    def add(self, turn: Mapping[str, Any]) -> None:
-        """Take in what `turn` brought."""
+    def add(self, turn: GemmTurn) -> None:
         for shape in self.shapes:
-            _merge(self._samples.setdefault(shape, {}), turn["products"]["{}x{}".format(*shape)])
+            _merge(self._samples.setdefault(shape, {}), turn.products["{}x{}".format(*shape)])
         for shape in self.on_cuda:
-            for name, values in turn["cuda"]["{}x{}".format(*shape)].items():
+            for name, values in turn.cuda["{}x{}".format(*shape)].items():
                 self._cuda.setdefault(shape, {}).setdefault(name, []).extend(values)
-        for precision, values in turn["reading"].items():
+        for precision, values in turn.reading.items():
             self._reading.setdefault(precision, []).extend(values)
 
     def record(self, failure: Failure | None) -> records.GemmBound:

@@ -17,7 +17,7 @@ from scipy.stats import t
 
 from benchmarks import environment, records
 from benchmarks.baselines.in_process import PIPELINE
-from benchmarks.ceilings.gemm_bound import GemmBound
+from benchmarks.ceilings.gemm_bound import GemmBound, GemmTurn
 from benchmarks.in_process.pool import Pool
 from benchmarks.names import (
     BATCH,
@@ -40,6 +40,7 @@ from benchmarks.progress import Step
 from benchmarks.records import Latency, LengthBin
 from benchmarks.resume_log import ResumeLog
 from benchmarks.samples import LEAST_SAMPLES, by_length, percentile
+from common.records import Record
 
 CPU = "cpu"  # of the batch of real texts
 RESAMPLES = 2000
@@ -77,6 +78,15 @@ def shapes_up_to(max_length: int, shapes: Sequence[tuple[int, int]] = SHAPES) ->
     return list(dict.fromkeys((batch, min(tokens, max_length)) for batch, tokens in shapes))
 
 
+class Round(Record):
+    """Milliseconds by name and case, and what other processes took of the CPU meanwhile."""
+
+    turns: dict[str, dict[str, list[float]]]
+    bound: GemmTurn | None
+    seconds: float
+    others_s: float
+
+
 class Timings:
     """What the rounds brought. `tokens` are the lengths of the held texts, `slow` the cases that join every
     second round only, `on_cuda` who computes on a GPU."""
@@ -104,15 +114,14 @@ class Timings:
         """What other processes took on average, in cores."""
         return self.others_s / self.seconds
 
-    def add(self, found: Mapping[str, Any], bound: GemmBound | None) -> None:
-        """Take in a round."""
-        for name, cases in found["turns"].items():
+    def add(self, found: Round, bound: GemmBound | None) -> None:
+        for name, cases in found.turns.items():
             for case, durations in cases.items():
                 self.collected.setdefault(case, {}).setdefault(name, []).append(durations)
-        if bound is not None and found["bound"] is not None:
-            bound.add(found["bound"])
-        self.seconds += found["seconds"]
-        self.others_s += found["others_s"]
+        if bound is not None and found.bound is not None:
+            bound.add(found.bound)
+        self.seconds += found.seconds
+        self.others_s += found.others_s
 
     def entries(self, names: Sequence[str]) -> dict[str, list[Latency]]:
         """The report's `latency` list of every variant and every baseline that got through."""
@@ -180,7 +189,8 @@ def measure_latency(
     for turn in range(profile.rounds):
         due = [shape for shape in shapes if turn % 2 == 0 or _case(*shape) not in timings.slow]
         with step(f"latency, round {turn + 1} of {profile.rounds}"):
-            found = resume_log.once(f"latency {turn}", partial(one_round, pool, turn, due, profile, bound))
+            measure = partial(one_round, pool, turn, due, profile, bound)
+            found = resume_log.once(f"latency {turn}", measure, Round)
         timings.add(found, bound)
         if turn == 0:
             timings.slow = slow_cases(timings.collected, profile.slow_turn_ms)
@@ -191,10 +201,11 @@ def measure_latency(
 
 def one_round(
     pool: Pool, turn: int, shapes: Sequence[tuple[int, int]], profile: Profile, bound: GemmBound | None
-) -> dict[str, Any]:
-    """A turn of each: `{turns: {name: {case: durations}}, bound, seconds, others_s}`, plain JSON; the
-    last is what other processes took of the CPU meanwhile."""
-    began, turns, of_bound = time.perf_counter(), {}, None
+) -> Round:
+    """A turn of each."""
+    turns: dict[str, dict[str, list[float]]] = {}
+    of_bound = None
+    began = time.perf_counter()
     others = environment.Others(pool.processes)
     for name in pool.shuffled(turn):
         if name == GEMM_BOUND and bound is not None:
@@ -204,7 +215,7 @@ def one_round(
         if name in pool.extras:
             time.sleep(SETTLE_S)
     seconds = time.perf_counter() - began
-    return {"turns": turns, "bound": of_bound, "seconds": seconds, "others_s": others.seconds()}
+    return Round(turns=turns, bound=of_bound, seconds=seconds, others_s=others.seconds())
 
 
 def slow_cases(collected: Mapping[str, Rounds], slow_turn_ms: float) -> set[str]:

@@ -16,9 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from benchmarks.names import REFERENCE, SINGLE
-from benchmarks.records import (
-    Report,
-)
+from benchmarks.records import Report, Variant
 from benchmarks.records import Row as Entry
 from benchmarks.report import charts, columns, pictures
 from benchmarks.report.phrases import (
@@ -186,34 +184,40 @@ def _answer(document: Report, selection: Selection | None) -> tuple[str, list[st
     allowed = margin(document)
     if not any(not variant.error for variant in document.variants):
         return "Nothing could be measured", ["Every variant failed; the reasons are below."]
-    chosen = None
     best = fastest_passing(document)
-    if selection and selection.run == document.run.id:
-        chosen, reasons = selection.selected, selection.reasons
-        if chosen is None:
-            return "No variant keeps the objective", [f"{name}: {why}." for name, why in reasons.items()]
-        if chosen == REFERENCE:
-            return "fp32 stays", [f"{sentence_case(reasons[REFERENCE])}."]
-        best = next(variant for variant in document.variants if variant.name == chosen)
+    chosen = selection if selection and selection.run == document.run.id else None
+    if chosen:
+        if chosen.selected is None:
+            return "No variant keeps the objective", [
+                f"{name}: {why}." for name, why in chosen.reasons.items()
+            ]
+        if chosen.selected == REFERENCE:
+            return "fp32 stays", [f"{sentence_case(chosen.reasons[REFERENCE])}."]
+        best = next(variant for variant in document.variants if variant.name == chosen.selected)
     if best is None or best.name == REFERENCE:
         words = Counter(verdict(variant, allowed) for variant in document.variants)
         seen = ", ".join(f"{count} {word}" for word, count in words.items() if word != IS_REFERENCE)
         return "No variant passes: fp32 stays", [f"Of the others: {seen}." if seen else "fp32 was alone."]
+    if chosen:
+        lead = [f"{sentence_case(chosen.reasons[best.name])}."]
+    else:
+        how = (
+            "The fastest variant that passes"
+            if document.data.labels_meaningful
+            else "The fastest equal variant"
+        )
+        lead = [f"{how}: {how_fast(best, document)}.", f"What is proven: {is_proven(best, allowed)}."]
+    return _headline(document, best), lead
+
+
+def _headline(document: Report, best: Variant) -> str:
     entry = best.batch
-    ratio = entry and entry.speedup
-    if ratio and ratio.is_decided:
-        speed = f"{ratio.ratio:.1f} times as fast as {best.yardstick}"
+    if entry and entry.speedup.is_decided:
+        speed = f"{entry.speedup.ratio:.1f} times as fast as {best.yardstick}"
     else:
         speed = f"as fast as {best.yardstick}, as far as this run can tell"
-    judged = document.data.labels_meaningful
-    what = "and still the same classifier" if judged else "and equal by its check at export"
-    if chosen and selection:
-        lead = [f"{sentence_case(selection.reasons[best.name])}."]
-    else:
-        how = "The fastest variant that passes" if judged else "The fastest equal variant"
-        proven = f"What is proven: {is_proven(best, allowed)}."
-        lead = [f"{how}: {how_fast(best, document)}.", proven]
-    return f"{best.name}: {speed}, {what}", lead
+    what = "still the same classifier" if document.data.labels_meaningful else "equal by its check at export"
+    return f"{best.name}: {speed}, and {what}"
 
 
 def _cards(document: Report) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import environment
-from benchmarks.ceilings.gemm_bound import GemmBound
+from benchmarks.ceilings.gemm_bound import GemmBound, GemmTurn
 from benchmarks.ceilings.gemms import Encoder
 from benchmarks.ceilings.roofline import Arithmetic, Layer
 from benchmarks.in_process import gpu
@@ -125,7 +125,8 @@ def test_the_peak_is_that_of_the_quickest_batch(monkeypatch) -> None:
             name: [2 * batch * 32 * outputs * inputs / tflops / 1e9]
             for name, (outputs, inputs) in DISTILBERT.products.items()
         }
-    bound.add({"products": {"1x32": cpu}, "cuda": cuda, "reading": {"int8": [1.0], "fp32": [1.0]}})
+    reading = {"int8": [1.0], "fp32": [1.0]}
+    bound.add(GemmTurn(products={"1x32": cpu}, cuda=cuda, reading=reading))
     found = tidied(bound.record(None)).cuda
     assert found == CudaPeak("NVIDIA H200", "256x32", pytest.approx(40), 989)
 
