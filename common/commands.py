@@ -22,7 +22,7 @@ from typing import Any
 
 from common.proxies import spare_loopback
 from common.terminal import discard, lost_reader, prepare_streams
-from handler.errors import UserError
+from handler.errors import UserError, first_line
 from handler.records import plain
 
 # The end of a terminal, of a session, and Ctrl-\ on one.
@@ -104,7 +104,7 @@ def of_this_moment(error: BaseException) -> UserError | None:
     if isinstance(error, RuntimeError) and TORCH_CANNOT_WRITE.search(str(error)):  # it does not say why
         return UserError(
             "torch could not write a file",
-            seen=str(error).split("\n")[0][:200],
+            seen=first_line(error),
             remedy="Mostly no room is left on the disk: free some. Else look for the disk's errors (dmesg)",
         )
     if isinstance(error, FileNotFoundError) and "No usable temporary directory" in str(error):

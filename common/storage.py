@@ -13,7 +13,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from common.proxies import is_here
-from handler.errors import UserError
+from handler.errors import UserError, first_line
 
 FAILURES: tuple[type[Exception], ...] = (OSError,)
 with suppress(ImportError):
@@ -78,6 +78,6 @@ def told(place: str) -> Iterator[None]:
 def _told(place: str, error: Exception) -> UserError:
     return UserError(
         f"the storage at {place} cannot be used",
-        seen=str(error).split("\n")[0][:300] or type(error).__name__,
+        seen=first_line(error),
         remedy="Check the address, the room left, and the storage's credentials",
     )

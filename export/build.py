@@ -44,7 +44,7 @@ from handler.description import (
     Scores,
     Training,
 )
-from handler.errors import UserError, refusals
+from handler.errors import UserError, first_line, refusals
 from handler.machine import cpu_features, gpus
 from handler.predictor import Predictor
 from handler.records import plain
@@ -190,7 +190,7 @@ def _attempt(
             log.write_text(traceback.format_exc())
         raise UserError(
             f"{variant.name} could not be built",
-            seen=f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}",
+            seen=f"{type(error).__name__}: {first_line(error)}",
             remedy=f"Check the free disk space and memory; the traceback is in {log}",
         ) from error
     shutil.copy(source.checkpoint.folder / TOKENIZER, folder / TOKENIZER)

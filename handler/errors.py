@@ -35,6 +35,11 @@ class UnsupportedError(UserError):
     """This machine cannot do it (CPU feature, compiler, package): no fault of the input."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, without the rest of a page; its kind where it says nothing."""
+    return str(error).strip().partition("\n")[0][:300].rstrip(".") or type(error).__name__
+
+
 @contextmanager
 def refusals(what: str, place: object, remedy: str) -> Iterator[None]:
     """What the system refuses inside (`OSError`) as a `UserError` that says `what`, where, and why."""

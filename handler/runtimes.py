@@ -13,7 +13,7 @@ import numpy as np
 from handler.artifact import Artifact, read_json
 from handler.batching import Forward
 from handler.cuda import Graphs, packed, set_kernels, staged
-from handler.errors import UnsupportedError, UserError
+from handler.errors import UnsupportedError, UserError, first_line
 from handler.machine import unpacking_fault, unpacks_into
 
 # What an artifact may ask of a runtime. It comes from elsewhere: an option that names a library or a place to
@@ -73,13 +73,13 @@ def load_forward(artifact: Artifact, threads: int, device: str) -> Forward:
     except ImportError as error:  # a library that the system lacks, or an environment mounted noexec
         raise UnsupportedError(
             f"the runtime {artifact.meta.runtime} of {artifact.name} is installed and cannot be loaded",
-            seen=str(error).split("\n")[0][:300],
+            seen=first_line(error),
             remedy="Install the library that it names, or put the environment where programs may run",
         ) from error
     except Exception as error:  # each runtime has exceptions of its own for a file that it cannot read
         raise UserError(
             f"the runtime {artifact.meta.runtime} cannot load {artifact.name}",
-            seen=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}",
+            seen=f"{type(error).__name__}: {first_line(error)}",
             remedy="Build it again on this kind of machine, with these versions: python -m export build",
         ) from error
 

@@ -18,7 +18,7 @@ from common.commands import (
     share,
 )
 from common.options import add_data_dir, add_threads
-from handler.errors import UserError, refusals
+from handler.errors import UserError, first_line, refusals
 from training import data
 from training.data import sources
 from training.recipe import Recipe, default_recipe
@@ -183,8 +183,7 @@ def read_config(path: Path) -> dict[Any, Any]:
         with refusals("The settings cannot be read", path, "Check the path."):
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        seen = str(error).split("\n")[0]
-        raise UserError(f"{path} is not YAML", seen=seen, remedy="Correct it.") from error
+        raise UserError(f"{path} is not YAML", seen=first_line(error), remedy="Correct it.") from error
     if not isinstance(content, dict):
         seen = type(content).__name__
         raise UserError(f"{path} holds no settings", seen=seen, remedy="Write lines such as `epochs: 3`.")

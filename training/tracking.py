@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from common.commands import say
 from common.environment import commit
-from handler.errors import UnsupportedError, UserError
+from handler.errors import UnsupportedError, UserError, first_line
 
 # Their telemetry is off, and no text is ever sent. A tool that fails is dropped; the run goes on.
 
@@ -164,8 +164,8 @@ def tracked(
                 remedy = "Install it, or leave it out of --track"
                 raise UnsupportedError(f"{name} is not installed", seen=error.name, remedy=remedy) from error
             except Exception as error:
-                seen = str(error).split("\n")[0][:300]
-                raise UserError(f"{name} cannot record the run", seen=seen, remedy=WITHOUT) from error
+                what = f"{name} cannot record the run"
+                raise UserError(what, seen=first_line(error), remedy=WITHOUT) from error
         yield found
     finally:
         found.tell(lambda tracker: tracker.finish(found.figures, found.checkpoint))
@@ -200,9 +200,7 @@ class Run(TrainerCallback):
                 what(tracker)
             except Exception as error:
                 self.trackers.remove(tracker)
-                say(
-                    f"{type(tracker).__name__} has failed and is left out: {str(error).splitlines()[0][:300]}"
-                )
+                say(f"{type(tracker).__name__} has failed and is left out: {first_line(error)}")
 
     def finish(self, metrics: Mapping[str, Mapping[str, Any]], checkpoint: Path) -> None:
         """The final figures of all splits, and where the checkpoint is."""

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from handler.errors import UnsupportedError, UserError
+from handler.errors import UnsupportedError, UserError, first_line
 
 MOST_PAGE = 128 << 20  # bytes of all columns' largest pages, unpacked
 BATCH_BYTES = 32 << 20  # read at once
@@ -52,7 +52,7 @@ def reading(name: str) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError) as error:
-        seen = getattr(error, "strerror", None) or str(error).split("\n")[0][:200].rstrip(".")
+        seen = getattr(error, "strerror", None) or first_line(error)
         raise UserError(f"{name} is not Parquet", seen=seen, remedy="Check the file") from error
 
 

@@ -31,7 +31,7 @@ from deploy.tuning.load import closed_loop
 from deploy.tuning.sample import sample
 from deploy.tuning.settings import SCHEMA, machine, read
 from handler.artifact import archived_artifact
-from handler.errors import UserError
+from handler.errors import UserError, first_line
 from handler.machine import available_cpus
 
 # A candidate takes the place of the best where it answered more in every round: of two that do not differ one
@@ -246,7 +246,7 @@ def search(
                     other = own.enter_context(served(arguments.archive, settings))
                     compare(best, other, bodies, arguments)
                 except UserError as error:
-                    tried.append({**asdict(settings), "verdict": str(error).split("\n")[0]})
+                    tried.append({**asdict(settings), "verdict": first_line(error)})
                     continue
                 won = is_better(best, other, arguments.p99_ms)
                 tried.append(_row(best, other) | {"verdict": "faster" if won else "not faster"})

@@ -15,7 +15,7 @@ import numpy as np
 import transformers
 
 from handler.description import Adoption
-from handler.errors import UserError
+from handler.errors import UserError, first_line
 from handler.predictor import Encoding, Predictor, clean
 
 # A logit that is off by this moves a probability by at most half of it, which is half of what fp32 may differ
@@ -173,7 +173,7 @@ def _answers(predictor: Predictor, encodings: Sequence[Encoding]) -> tuple[np.nd
     except Exception as error:  # of the model's own, whatever it is
         raise UserError(
             "the classifier cannot run padded texts in batches, as they are served",
-            seen=f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0][:200]}",
+            seen=f"{type(error).__name__}: {first_line(error)}",
             remedy="Serve it by transformers, text by text",
         ) from error
 
@@ -182,7 +182,7 @@ def unreadable(length: int, error: Exception) -> UserError:
     """The sentence for what transformers' own model raises at `length` tokens, of whatever kind."""
     return UserError(
         f"transformers' own model cannot read {length} tokens of its tokenizer",
-        seen=f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0][:200]}",
+        seen=f"{type(error).__name__}: {first_line(error)}",
         remedy="Give the length that it was trained with (--max-length), or mend its config.json",
     )
 

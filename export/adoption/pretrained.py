@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from handler.errors import UserError
+from handler.errors import UserError, first_line
 from training.backbones import require_embeddings
 
 ELSEWHERE = "Name a folder or hub model of an encoder fine-tuned to classify (…ForSequenceClassification)"
@@ -235,7 +235,7 @@ def _read_tokenizer(place: str) -> Any:
     except Exception as error:
         raise UserError(
             f"the classifier at {place} has no tokenizer that can be read",
-            seen=_first_line(error),
+            seen=first_line(error),
             remedy="Put its tokenizer.json beside the weights (tokenizer.save_pretrained)",
         ) from error
 
@@ -300,15 +300,10 @@ def _has(place: str, name: str) -> bool:
 
 def _unreadable(place: str, error: Exception) -> UserError:
     return UserError(
-        f"there is no classifier that can be read at {place}", seen=_first_line(error), remedy=ELSEWHERE
+        f"there is no classifier that can be read at {place}", seen=first_line(error), remedy=ELSEWHERE
     )
 
 
 def _some(names: list[str]) -> str:
     more = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -20,7 +20,7 @@ import transformers
 from torch import nn
 
 from handler import encoder
-from handler.errors import UnsupportedError, UserError
+from handler.errors import UnsupportedError, UserError, first_line
 from training.anatomies import BERT, DISTILBERT, Anatomy
 
 # Sums in another order: what two exact computations of one fp32 model may differ by.
@@ -183,7 +183,7 @@ def trace(model: nn.Module, max_length: int) -> torch.export.ExportedProgram:
     except Exception as error:  # of many kinds, none of them documented
         raise UnsupportedError(
             "torch.export cannot trace this architecture for any batch and length",
-            seen=f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0][:200]}",
+            seen=f"{type(error).__name__}: {first_line(error)}",
             remedy="Serve fp32, or a variant that is not traced",
         ) from error
 

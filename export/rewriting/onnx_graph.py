@@ -25,7 +25,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from export.rewriting.graph import Logits, lean, probe
 from export.rewriting.quantise import linears, smoothing
-from handler.errors import UnsupportedError, UserError
+from handler.errors import UnsupportedError, UserError, first_line
 
 # Exported with SDPA attention it does fuse, but it knows neither one packed product for query, key and value,
 # nor a last layer with one query, and what it fuses into is slow on CPUs: with 32 texts of 32 tokens
@@ -73,7 +73,7 @@ def export(model: Any) -> Exported:
     except Exception as error:  # of whatever kind tracing, or optimum's list of what it knows, raises
         raise UnsupportedError(
             "this architecture cannot be exported to ONNX",
-            seen=f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0][:200]}",
+            seen=f"{type(error).__name__}: {first_line(error)}",
             remedy="Serve fp32, or a variant of another runtime",
         ) from error
     operators = Counter(node.op_type for node in proto.graph.node)

@@ -9,7 +9,7 @@ from typing import IO, Any, NamedTuple
 from common.tables import parquet
 from common.tables.layout import Reading, check_columns, look
 from common.tables.records import Record, records
-from handler.errors import UserError, refusals
+from handler.errors import UserError, first_line, refusals
 from training.data.texts import ROWS
 
 USUAL = "utf-8"  # unless the first bytes of a file say other
@@ -102,13 +102,13 @@ def hub_splits(name: str, config: str | None) -> dict[str, Any]:
     except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
         raise UserError(
             f"The data set {name!r} is not at hand and could not be reached on the hub",
-            seen=str(error).strip().split("\n")[0].rstrip("."),
+            seen=first_line(error),
             remedy="Check the name and the network, or give a folder that holds it: hub:PATH.",
         ) from error
     except (ValueError, RuntimeError, OSError) as error:
         raise UserError(
             f"The data set {name!r} could not be read",
-            seen=str(error).strip().split("\n")[0].rstrip("."),
+            seen=first_line(error),
             remedy="Check its name, and the configuration after a second colon.",
         ) from error
     return dict(found) if isinstance(found, dict) else {"train": found}
