@@ -23,13 +23,6 @@ def test_a_missing_artifact_is_a_sentence_that_says_how_to_build_it(tmp_path: Pa
         open_artifact(tmp_path / "openvino-int8")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema": 1}'])
-def test_a_damaged_description_is_a_sentence(artifact_copy: Artifact, content: str) -> None:
-    (artifact_copy.folder / "artifact.json").write_text(content)
-    with pytest.raises(UserError, match="description is damaged"):
-        open_artifact(artifact_copy.folder)
-
-
 def test_another_schema_is_refused(artifact_copy: Artifact) -> None:
     change(artifact_copy, schema=99)
     with pytest.raises(UserError, match="of another version"):

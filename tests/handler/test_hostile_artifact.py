@@ -211,45 +211,46 @@ def test_an_artifact_may_stand_behind_a_link(artifact_copy: Artifact, tmp_path: 
     assert open_artifact(tmp_path / "link").name == "fp32"
 
 
+LISTED = {"sha256": "0" * 64, "bytes": 1}
+FILES = [
+    {"../outside": LISTED},
+    {"/etc/passwd": LISTED},
+    {"a\\..\\b": LISTED},
+    {"a": LISTED | {"bytes": -1}},
+    {"a": LISTED | {"bytes": "1"}},
+    {"a": LISTED | {"sha256": 7}},
+    {"a": {}},
+    {"a": None},
+    ["a"],
+    None,
+    {str(number): LISTED for number in range(5000)},
+]
+
+
 @pytest.mark.parametrize(
-    "files",
+    "changed",
     [
-        {"../outside": {"sha256": "0" * 64, "bytes": 1}},
-        {"/etc/passwd": {"sha256": "0" * 64, "bytes": 1}},
-        {"a\\..\\b": {"sha256": "0" * 64, "bytes": 1}},
-        {"a": {"sha256": "0" * 64, "bytes": -1}},
-        {"a": {"sha256": "0" * 64, "bytes": "1"}},
-        {"a": {"sha256": 7, "bytes": 1}},
-        {"a": {}},
-        {"a": None},
-        ["a"],
-        None,
-        {str(number): {"sha256": "0" * 64, "bytes": 1} for number in range(5000)},
+        *({"files": files} for files in FILES),
+        *({"labels": labels} for labels in ("hate", [], [1])),
+        *({"inputs": []}, {"build": 7}, {"name": None}),
     ],
-    ids=lambda files: str(files)[:30],
+    ids=lambda changed: str(changed)[:30],
 )
-def test_a_list_of_files_that_cannot_be_ours_is_a_sentence(artifact_copy: Artifact, files: object) -> None:
-    write_json(artifact_copy.folder / "artifact.json", plain(artifact_copy.meta) | {"files": files})
+def test_a_field_that_cannot_be_is_a_sentence(artifact_copy: Artifact, changed: dict) -> None:
+    write_json(artifact_copy.folder / "artifact.json", plain(artifact_copy.meta) | changed)
     with pytest.raises(UserError, match="description is damaged"):
         open_artifact(artifact_copy.folder)
 
 
 @pytest.mark.parametrize(
     "content",
-    ["[" * 100_000, '{"schema": ' * 50_000, "7", "null", '"text"', " " * (MOST_DESCRIPTION_BYTES + 1)],
+    [
+        *("[" * 100_000, '{"schema": ' * 50_000, "7", "null", '"text"', " " * (MOST_DESCRIPTION_BYTES + 1)),
+        *("", "{", "[]", "{}", '{"schema": 1}'),
+    ],
 )
-def test_json_made_to_hurt_is_a_sentence(artifact_copy: Artifact, content: str) -> None:
+def test_a_damaged_description_is_a_sentence(artifact_copy: Artifact, content: str) -> None:
     (artifact_copy.folder / "artifact.json").write_text(content)
-    with pytest.raises(UserError, match="description is damaged"):
-        open_artifact(artifact_copy.folder)
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [{"labels": "hate"}, {"labels": []}, {"labels": [1]}, {"inputs": []}, {"build": 7}, {"name": None}],
-)
-def test_a_field_of_another_type_is_a_sentence(artifact_copy: Artifact, changed: dict) -> None:
-    write_json(artifact_copy.folder / "artifact.json", plain(artifact_copy.meta) | changed)
     with pytest.raises(UserError, match="description is damaged"):
         open_artifact(artifact_copy.folder)
 
