@@ -128,7 +128,7 @@ def shell(program: str, activatable: Path, script: str, **environment: str) -> s
     unwanted = ("proxy", "TS_CONFIG_FILE", "JAVA_HOME")
     kept = {key: value for key, value in os.environ.items() if not key.lower().endswith(unwanted)}
     kept.pop("TS_CONFIG_FILE", None)
-    own = {"JAVA_HOME": "/java", "CALLS": "/dev/null"} | environment
+    own = {"JAVA_HOME": "/java", "CALLS": str(activatable / "calls")} | environment
     done = subprocess.run(
         [program, "-c", script, "sh", str(activatable / "activate")],
         cwd=activatable.parent, env=kept | own, capture_output=True, text=True, timeout=60,
