@@ -259,7 +259,7 @@ def lacking() -> str:
     """Why nothing can be tried here; empty where it can."""
     if not shutil.which("strace"):
         return "there is no strace"
-    command = ["strace", "-f", "--seccomp-bpf", "-o", os.devnull, "-einject=fsync:error=EIO", "true"]
+    command = ["strace", "-f", "--seccomp-bpf", "-einject=fsync:error=EIO", "true"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stderr.strip() if done.returncode else ""
 
