@@ -139,7 +139,7 @@ def _recover(
     return facts | {"unlabelled_texts": len(source.unlabelled)}
 
 
-def _recover_masked(source: Source, student, teacher) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+def _recover_masked(source: Source, student: Any, teacher: Any) -> dict[str, Any]:
     """Train around the zeros, which cost little and need few steps, and make them permanent."""
     from export.rewriting.distil import Recovery
     from export.rewriting.prune import layers_of, make_permanent
@@ -150,8 +150,8 @@ def _recover_masked(source: Source, student, teacher) -> dict[str, Any]:  # type
     return facts
 
 
-def _smaller(  # type: ignore[no-untyped-def]
-    source: Source, student, teacher, folder: Path, keep: float, layers: list[int]
+def _smaller(
+    source: Source, student: Any, teacher: Any, folder: Path, keep: float, layers: list[int]
 ) -> Built:
     """Recover, save, reload, and hold what came back to the promise."""
     from export.rewriting.prune import describe
