@@ -24,7 +24,7 @@ sockets = [each for each in psutil.net_connections("tcp") if each.pid in own]
 listening = [each.laddr for each in sockets if each.status == "LISTEN"]
 agents = [
     each.laddr for child in psutil.Process().children(recursive=True) for each in child.net_connections("tcp")
-    if "RuntimeEnv" in "".join(child.cmdline()) and one.status == "LISTEN"
+    if "RuntimeEnv" in "".join(child.cmdline()) and each.status == "LISTEN"
 ]
 print("ports", len(listening))
 environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
