@@ -321,25 +321,33 @@ class Rate(Record):
 
 
 class Verdict(Record):
-    """Is the drop of macro-F1 below the margin? Of `variants` tested together; `texts_to_settle` is for an
-    inconclusive one, if the drop is as it was seen (None: settled, or no number would do)."""
+    """Is the drop of macro-F1 below the margin? An inconclusive one would be settled by a gate of about
+    `texts_to_settle`, if the drop is as it was seen (None: settled, or no number would do)."""
 
     verdict: Literal["pass", "fail", "inconclusive"]
-    variants: Some
     texts_to_settle: Some | None
 
 
 class Noninferiority(Verdict):
-    """By test: `p` is of a drop of at least the margin and `p_worse` of one of at most the margin, adjusted
-    by Holm; `smallest_margin` is what an equal variant passes with 80 % probability on so many texts."""
+    """By test: `p` is of a drop of at least the margin, tested at `level`, and `p_worse` of one of at most
+    the margin, tested at `level_worse`; `share` is the part of the gate's 2.5 % in these levels, `run` the
+    number of the run on this gate and `first_margin` that of its first; `smallest_margin` is what an equal
+    variant passes with 80 % probability on so many texts. An earlier version adjusted the p-values by Holm,
+    over the `variants` of one run."""
 
     margin: Share
     p: Share
-    p_adjusted: Share
     p_worse: Share
-    p_worse_adjusted: Share
-    confidence: Share
     smallest_margin: NotNegative
+    share: Share | None = None
+    level: Share | None = None
+    level_worse: Share | None = None
+    run: Some | None = None
+    first_margin: Share | None = None
+    variants: Some | None = None
+    p_adjusted: Share | None = None
+    p_worse_adjusted: Share | None = None
+    confidence: Share | None = None
 
 
 class Slice(Record):
@@ -356,7 +364,7 @@ class Parity(Record):
     """How a variant's answers differ from fp32's on one split. `flips` are texts by direction; `cells` are
     texts by (truth, fp32's label, this one's), the last running fastest, or of independent labels `kinds` by
     a digit for each label, 4 if the text has it, plus 2 if fp32 says so, plus 1 if this one does: what a
-    verdict at another margin needs."""
+    verdict at another margin needs. `decisions` is a digest of all three, text by text."""
 
     n: Some
     label_agreement: Share
@@ -368,6 +376,7 @@ class Parity(Record):
     slices: list[Slice] = []
     cells: list[Count] | None = None
     kinds: dict[str, Some] | None = None
+    decisions: Sha256 | None = None
     auroc_drop: Interval | None = None
     average_precision_drop: Interval | None = None
     noninferiority: Noninferiority | None = None

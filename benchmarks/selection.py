@@ -21,9 +21,10 @@ from benchmarks.records import (
     Variant,
     Verdict,
 )
-from benchmarks.sameness.noninferiority import ALPHA, FAIL, MARGIN, PASS, Drop, by_interval, judge
+from benchmarks.sameness.gate import verdicts_at
 from common.records import Record
 from handler.errors import UserError
+from training.measures.noninferiority import FAIL, MARGIN, PASS
 
 SCHEMA = 1
 MAX_ERROR_SHARE = 0.001  # of requests, at a level of load that is to count
@@ -148,32 +149,6 @@ def select(document: Report, objective: Objective) -> Selection:
     )
 
 
-def verdicts_at(variants: Sequence[Variant], margin: float, labels: int) -> dict[str, Verdict]:
-    """The verdict of every variant at any margin, by the counts that its report holds.
-
-    A report without counts (of an earlier version) is judged by its interval.
-    """
-    judged = [
-        variant
-        for variant in variants
-        if variant.name != REFERENCE and not variant.error and variant.judged.macro_f1_drop
-    ]
-    found: dict[str, Verdict] = {}
-    for equal in (True, False):  # what the check refused can never be chosen: it is no chance to be lucky
-        family = {
-            variant.name: found_drop
-            for variant in judged
-            if variant.built.check.equal is equal
-            and (found_drop := Drop.of(variant.judged, labels)) is not None
-        }
-        found |= judge(family, margin)
-    for variant in judged:
-        if variant.name not in found and (drop := variant.judged.macro_f1_drop):
-            verdict = by_interval(drop, margin)
-            found[variant.name] = Verdict(verdict=verdict, variants=1, texts_to_settle=None)
-    return found
-
-
 def _lacks(variant: Variant, objective: Objective, verdict: Verdict | None, served: bool) -> list[str]:
     """Everything that rules the variant out, in words; empty when it qualifies."""
     if variant.error:
@@ -211,20 +186,37 @@ def _not_proven(parity: Parity, verdict: Verdict, margin: float) -> str:
         return f"it is worse: {found}, {allowed}"
     more = settled_by(verdict)
     if drop.high <= margin and isinstance(verdict, Noninferiority):
-        return (
-            f"it is not proven to be as good: {found}, {allowed}, but {verdict.variants} variants were "
-            "tested at once, of which one may look that good by luck "
-            f"(p = {verdict.p_adjusted:.3f}, {ALPHA:g} is needed); {more}"
-        )
+        return f"it is not proven to be as good: {found}, {allowed}, but {level_words(verdict)}; {more}"
     if drop.low > 0:
         return f"it is worse, and not proven to be within the margin: {found}, {allowed}; {more}"
     return f"it is not proven to be as good, nor shown to be worse: {found}, {allowed}; {more}"
 
 
+def level_words(tested: Noninferiority, worse: bool = False) -> str:
+    """The p-value, of a drop within the margin where `worse`, and the level that it had to reach, with what
+    that follows from."""
+    if tested.level is None or tested.level_worse is None:
+        p = tested.p_worse_adjusted if worse else tested.p_adjusted
+        return f"{chance(p or 0.0)}, Holm over {tested.variants} variants"
+    p, level = (tested.p_worse, tested.level_worse) if worse else (tested.p, tested.level)
+    look = "first look on this machine" if tested.run == 1 else f"run {tested.run} on this gate"
+    words = f"{chance(p)}, {level:.2g} needed, {look}"
+    if tested.margin == tested.first_margin:
+        return words
+    return f"{words}, margin changed from {tested.first_margin:g} after the first look"
+
+
+def chance(p: float) -> str:
+    """A p-value in a sentence; its spaces do not break."""
+    words = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return words.replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def settled_by(verdict: Verdict) -> str:
     """How many texts would do, in words, to two digits: more would pretend."""
     if texts := verdict.texts_to_settle:
-        return f"about {int(float(f'{texts:.2g}')):,} labelled texts would settle it, if the drop is as seen"
+        about = f"{int(float(f'{texts:.2g}')):,}"
+        return f"a new gate of about {about} labelled texts would settle it, if the drop is as seen"
     return "no number of texts would settle it, if the drop is as seen"
 
 

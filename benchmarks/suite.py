@@ -24,7 +24,7 @@ from benchmarks.in_process import latency, memory
 from benchmarks.in_process.on_cuda import add_busy, add_peak_share, measure_on_cuda, resources_of
 from benchmarks.in_process.pool import Failure, open_pool
 from benchmarks.inputs import VALIDATION, Subject, is_for_cuda
-from benchmarks.names import CONTROLS, CUDA_SHAPES, GEMM_BOUND, REFERENCE, SHAPES
+from benchmarks.names import CONTROLS, CUDA_SHAPES, GATE, GEMM_BOUND, REFERENCE, SHAPES
 from benchmarks.profiles import OBJECTIVE_P99_MS, Profile
 from benchmarks.progress import Step, progress
 from benchmarks.records import (
@@ -32,7 +32,6 @@ from benchmarks.records import (
     Data,
     Latency,
     Lengths,
-    Noninferiority,
     Report,
     Resources,
     Run,
@@ -42,6 +41,7 @@ from benchmarks.records import (
 )
 from benchmarks.resume_log import ResumeLog
 from benchmarks.rows import baseline_row, describe, failed
+from benchmarks.sameness.gate import judge_run
 from benchmarks.sameness.parity import flipped, parity
 from benchmarks.sameness.scores import (
     Scores,
@@ -53,7 +53,7 @@ from benchmarks.sameness.scores import (
     spread,
     thresholds,
 )
-from benchmarks.selection import Objective, choose_served, verdicts_at
+from benchmarks.selection import Objective, choose_served
 from benchmarks.served.run import Served, measure_served, served_parity
 from common.commands import say
 from common.environment import commit
@@ -98,8 +98,10 @@ def measure(
     threads: int | None,
     objective: Objective | None = None,
     resume_log: ResumeLog | None = None,
+    ledger: Path | None = None,
 ) -> Report:
-    """Measure everything; the reference first, and last what failed."""
+    """Measure everything; the reference first, and last what failed. Verdicts spend what the `ledger` of the
+    gate's looks has left (None: as if nobody had looked before)."""
     objective = objective or Objective()
     resume_log = ResumeLog(None, {}) if resume_log is None else resume_log
     limit_ms = objective.p99_ms or OBJECTIVE_P99_MS
@@ -111,7 +113,7 @@ def measure(
         variants = {
             name: _variant(name, subject, inside) for name in inside.latency if name in subject.artifacts
         }
-        _judge(subject, list(variants.values()), objective.max_f1_drop)
+        _judge(subject, list(variants.values()), objective.max_f1_drop, ledger)
         serving = _choose_served(subject, profile, variants)
         for name, outcome in _serve(subject, profile, serving, step, resume_log).items():
             _add_served(variants[name], subject, profile, inside, outcome, limit_ms)
@@ -311,12 +313,10 @@ def _variant(name: str, subject: Subject, inside: InProcess) -> Variant:
     return found
 
 
-def _judge(subject: Subject, variants: list[Variant], margin: float) -> None:
-    """Write each variant's verdict into its parity on the gate texts."""
-    verdicts = verdicts_at(variants, margin, len(subject.data["labels"]))
-    for variant in variants:
-        found = verdicts.get(variant.name)
-        variant.judged.noninferiority = found if isinstance(found, Noninferiority) else None
+def _judge(subject: Subject, variants: list[Variant], margin: float, ledger: Path | None) -> None:
+    if GATE in subject.labelled:
+        texts = subject.splits[GATE].texts
+        judge_run(ledger, texts, variants, margin, len(subject.data["labels"]))
 
 
 def _add_served(

@@ -13,6 +13,7 @@ STORE = Path("model_store")
 ARCHIVE = STORE / "hate.mar"
 RESULTS = Path("benchmarks/results")
 CONFIG = Path("config.properties")
+LEDGER = Path("build/gate-ledger.json")
 
 
 def _path(flag: str, default: Path, of: str = "") -> Callable[[argparse.ArgumentParser], None]:
@@ -29,6 +30,7 @@ add_checkpoint = _path("--checkpoint", CHECKPOINT)
 add_archive = _path("--archive", ARCHIVE)
 add_store = _path("--store", STORE, "the folder of the archives; ")
 add_results = _path("--results", RESULTS, "the folder of the reports; ")
+add_ledger = _path("--ledger", LEDGER, "what the gate was asked before; ")
 
 
 def add_name(parser: argparse.ArgumentParser, of: str = "the model and its archives") -> None:

@@ -15,7 +15,6 @@ from benchmarks.names import REFERENCE
 from benchmarks.records import Report
 from benchmarks.report import pictures
 from benchmarks.report.verdicts import BASELINE, EQUAL, IS_REFERENCE, NOT_EQUAL, SHIPPABLE, front, margin
-from benchmarks.sameness.noninferiority import FAIL, INCONCLUSIVE, PASS
 from common.drawing import (
     AMBER,
     BLUE,
@@ -35,6 +34,7 @@ from common.drawing import (
     label_points,
     svg,
 )
+from training.measures.noninferiority import FAIL, INCONCLUSIVE, PASS
 
 MARKS: dict[str, tuple[str, str, str]] = {
     IS_REFERENCE: ("s", INK, "fp32"),

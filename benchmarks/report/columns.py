@@ -479,10 +479,23 @@ def verdicts(allowed: float) -> list[Column[Variant]]:
         Column(
             "95 % interval", lambda variant: variant.judged.macro_f1_drop, lambda drop: span(drop, "+.4f")
         ),
-        Column("p (Holm)", said(lambda test: test.p_adjusted), small),
-        Column("p of worse (Holm)", said(lambda test: test.p_worse_adjusted), small),
+        *_tests(said),
         Column("smallest margin to show", said(lambda test: test.smallest_margin), ".4f"),
         Column("texts to settle it", said(lambda test: test.texts_to_settle), ",d"),
+    ]
+
+
+def _tests(said: Callable[..., Callable[[Variant], Any]]) -> list[Column[Variant]]:
+    """Both p-values, and the levels that the gate's ledger gave them."""
+    return [
+        Column("p", said(lambda test: test.p if test.level else None), small),
+        Column("needed", said(lambda test: test.level), small),
+        Column("p of worse", said(lambda test: test.p_worse if test.level else None), small),
+        Column("needed for worse", said(lambda test: test.level_worse), small),
+        Column("run on this gate", said(lambda test: test.run), "d"),
+        # Of earlier versions.
+        Column("p (Holm)", said(lambda test: test.p_adjusted), small),
+        Column("p of worse (Holm)", said(lambda test: test.p_worse_adjusted), small),
     ]
 
 

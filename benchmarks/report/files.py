@@ -14,7 +14,7 @@ import msgspec
 
 from benchmarks.records import Report, as_report, flat, plain, tidied
 from benchmarks.report import markdown
-from benchmarks.sameness.power import Counted
+from benchmarks.sameness.power import Simulated
 from benchmarks.selection import Selection
 from benchmarks.served.attack.records import AttackReport
 from benchmarks.served.head_to_head import HeadToHead
@@ -86,10 +86,10 @@ def read_head_to_head(path: Path) -> HeadToHead:
     return _read(path, partial(read, kind=HeadToHead), "there is no head-to-head", measure)
 
 
-def read_power(path: Path) -> list[Counted]:
+def read_power(path: Path) -> Simulated:
     """The counts of `power` at `path`. Raises `UserError` when they are missing or damaged."""
     lacking = "nothing has been simulated yet"
-    return _read(path, partial(read, kind=list[Counted]), lacking, command("benchmarks power"))
+    return _read(path, partial(read, kind=Simulated), lacking, command("benchmarks power"))
 
 
 def read_attack(path: Path) -> AttackReport:

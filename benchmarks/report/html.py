@@ -40,9 +40,9 @@ from benchmarks.report.verdicts import (
     reference,
     verdict,
 )
-from benchmarks.sameness.noninferiority import FAIL, INCONCLUSIVE
 from benchmarks.selection import Selection
 from common.drawing import COLOURS
+from training.measures.noninferiority import FAIL, INCONCLUSIVE
 
 LINK = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+)\)")
 # The chosen theme is set before anything is shown, so that the page does not flash.

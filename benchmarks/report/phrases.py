@@ -34,8 +34,8 @@ from benchmarks.report.verdicts import (
     served_rate,
     verdict,
 )
-from benchmarks.sameness.noninferiority import FAIL, PASS
-from benchmarks.selection import settled_by
+from benchmarks.selection import level_words, settled_by
+from training.measures.noninferiority import FAIL, PASS
 
 NONE = "–"
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
@@ -70,12 +70,6 @@ def rate(found: Rate | None) -> str:
     if found is None:
         return NONE
     return f"{found.rate:.2%} ({found.low:.2%} to {found.high:.2%})"
-
-
-def chance(p: float) -> str:
-    """A p-value in a sentence; its spaces do not break."""
-    words = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return words.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def small(p: float | None) -> str:
@@ -156,14 +150,12 @@ def reason(row: Row, allowed: float) -> str:
 def _tested(tested: Noninferiority, found: str) -> str:
     """What the test says, with what it could have shown."""
     limit = f"{tested.margin:g}"
-    holm = f"Holm over {tested.variants} variants"
     if tested.verdict == PASS:
-        return f"A drop of {limit} or more is ruled out ({chance(tested.p_adjusted)}, {holm}): {found}."
+        return f"A drop of {limit} or more is ruled out ({level_words(tested)}): {found}."
     if tested.verdict == FAIL:
-        return f"It is worse by more than {limit} ({chance(tested.p_worse_adjusted)}, {holm}): {found}."
+        return f"It is worse by more than {limit} ({level_words(tested, worse=True)}): {found}."
     sentence = (
-        f"Neither a drop of {limit} nor its absence is shown ({chance(tested.p_adjusted)}, {holm}): "
-        f"{found}. "
+        f"Neither a drop of {limit} nor its absence is shown ({level_words(tested)}): {found}. "
         f"So many texts let an equal variant pass at a margin of {tested.smallest_margin:.4f} or more."
     )
     return f"{sentence} {sentence_case(settled_by(tested))}."
@@ -179,7 +171,7 @@ def is_proven(row: Variant, allowed: float) -> str:
     if tested:
         return (
             f"a macro-F1 drop of {tested.margin:g} or more is ruled out on {gate.n:,} gate texts "
-            f"({chance(tested.p_adjusted)}, Holm over {tested.variants} variants)"
+            f"({level_words(tested)})"
         )
     return f"{agreement}, and its macro-F1 drop ({span(drop)} at 95 %) stays within {allowed:g}"
 

@@ -81,7 +81,7 @@ KINDS = {
     "attack": Kind(ATTACK, read_attack, attack_page.page, attack_page.excerpt),
     "soak": Kind(SOAK, read_attack, attack_page.page, attack_page.excerpt),
     "power": Kind(
-        POWER, read_power, power.page, lambda counted: f"{power.table(counted)}\n\n{power.note(counted)}"
+        POWER, read_power, power.page, lambda found: f"{power.tables(found)}\n\n{power.note(found)}"
     ),
 }
 

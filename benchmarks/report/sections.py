@@ -26,8 +26,9 @@ Texts = Mapping[tuple[str, int], str]
 def _verdicts(document: Report, texts: Texts | None) -> Section | None:
     others = [variant for variant in document.measured if variant.name != REFERENCE]
     how = (
-        "A small p rules out a drop of at least the margin (p of worse: a drop within it), adjusted by Holm "
-        "for the number of variants. The smallest margin is what so many texts let an equal variant pass."
+        "A p below what is needed rules out a drop of at least the margin (p of worse: a drop within it). "
+        "What is needed follows from the runs on this gate: all of them share 2.5 %. The smallest margin is "
+        "what so many texts let an equal variant pass."
     )
     return _section(
         "verdicts", "Verdicts", how, table("Verdicts", columns.verdicts(margin(document)), others)

@@ -8,7 +8,8 @@ fastest variant that passes. Leaves out objectives of latency and load (`selecti
 
 from benchmarks.names import REFERENCE
 from benchmarks.records import Noninferiority, Report, Row, Variant
-from benchmarks.sameness.noninferiority import MARGIN, PASS, by_interval
+from benchmarks.sameness.gate import by_interval
+from training.measures.noninferiority import MARGIN, PASS
 
 NOT_EQUAL, FAILED, IS_REFERENCE, BASELINE = "not equal", "failed", "reference", "baseline"
 EQUAL = "equal"  # by the check at export alone: there are no labels that mean anything

@@ -7,19 +7,21 @@ count for agreement and flips. Leaves out the verdict (`noninferiority`) and qua
 (`quality`).
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from benchmarks import records
 from benchmarks.records import Flipped, Interval, Parity, Rate, Slice
-from benchmarks.sameness.noninferiority import ALPHA, Drop
+from benchmarks.sameness.gate import drop_of_parity
 from benchmarks.sameness.scores import Scores
 from benchmarks.samples import by_length
 from common.shares import share_interval
 from handler.artifact import Artifact
 from handler.predictor import decide
 from training.data.splits import Split
+from training.measures.noninferiority import ALPHA, Drop
 from training.measures.statistics import (
     compare_ranking,
     indicators,
@@ -63,7 +65,8 @@ def parity(
         )
         if truth is not None:
             found.cells, found.kinds = counts_of(truth, wanted, given, len(artifact.labels))
-            drawn = Drop.of(found, len(artifact.labels))
+            found.decisions = digest_of(truth, wanted, given)
+            drawn = drop_of_parity(found, len(artifact.labels))
             assert drawn is not None
             found.macro_f1_drop = drop(drawn, truth, wanted, given, is_reference)
             ranked = ranking_drops(truth, theirs, values, artifact.positive)
@@ -87,6 +90,11 @@ def counts_of(
         return cells.tolist(), None
     kinds, counts = outcomes(truth, reference, candidate)
     return None, {"".join(map(str, kind)): count for kind, count in zip(kinds, counts.tolist(), strict=True)}
+
+
+def digest_of(*decisions: np.ndarray) -> str:
+    """sha256 of labels `[n]` or `[n, labels]`, several vectors of them."""
+    return hashlib.sha256(np.stack(decisions).astype("<i4").tobytes()).hexdigest()
 
 
 def flips(reference: np.ndarray, candidate: np.ndarray, labels: Sequence[str]) -> dict[str, int]:

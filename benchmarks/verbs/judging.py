@@ -51,13 +51,13 @@ def power_arguments(parser: argparse.ArgumentParser) -> None:
 def power(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from benchmarks.sameness.power import cases, count, note, table
+    from benchmarks.sameness.power import note, simulate, steps, tables
     from common.atomic import write_json
 
-    with tqdm(total=cases() * arguments.seeds, desc="simulated runs", smoothing=0) as bar:
-        counted = count(arguments.seeds, bar.update)
+    with tqdm(total=steps(arguments.seeds), desc="simulated runs", smoothing=0) as bar:
+        simulated = simulate(arguments.seeds, bar.update)
     arguments.results.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.results / "power.json", to_builtins(counted))
-    say(f"{table(counted)}\n\n{note(counted)}")
-    emit(to_builtins(counted))
+    write_json(arguments.results / "power.json", to_builtins(simulated))
+    say(f"{tables(simulated)}\n\n{note(simulated)}")
+    emit(to_builtins(simulated))
     return 0

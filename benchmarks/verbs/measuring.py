@@ -7,7 +7,15 @@ from pathlib import Path
 from benchmarks.profiles import PROFILES, with_test
 from benchmarks.records import plain
 from common.commands import emit, positive_float, say, share
-from common.options import add_artifacts, add_checkpoint, add_name, add_results, add_store, add_threads
+from common.options import (
+    add_artifacts,
+    add_checkpoint,
+    add_ledger,
+    add_name,
+    add_results,
+    add_store,
+    add_threads,
+)
 from common.programs import command
 from handler.errors import UserError
 
@@ -19,6 +27,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     add_name(parser, "the archives")
     add_results(parser)
+    add_ledger(parser)
     parser.add_argument("--profile", choices=PROFILES, default="quick", help="default: %(default)s")
     parser.add_argument(
         "--no-serve", "--no-served", action="store_true", help="measure in process only, start no server"
@@ -108,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
     objective = Objective(arguments.p99_ms, arguments.rps, arguments.max_f1_drop)
     resume_log = open_resume_log(arguments.results, subject, profile, arguments.threads, arguments.fresh)
     try:
-        report = measure(subject, profile, arguments.threads, objective, resume_log)
+        report = measure(subject, profile, arguments.threads, objective, resume_log, arguments.ledger)
     except KeyboardInterrupt:
         say(f"\n{len(resume_log)} pieces are measured and kept; the same command goes on from here")
         raise

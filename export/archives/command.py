@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.atomic import recover, recover_all
 from common.commands import emit, positive_float, positive_int, say
-from common.options import ARCHIVE, RESULTS, add_artifacts, add_name, add_store
+from common.options import ARCHIVE, RESULTS, add_artifacts, add_ledger, add_name, add_store
 from common.signing import VARIABLE, add_trusted_key, make_keys
 from common.signing import sign as sign_file
 from handler.artifact import DESCRIPTION, open_artifact
@@ -82,9 +82,8 @@ def promote_arguments(parser: argparse.ArgumentParser) -> None:
     add_name(parser)
     parser.add_argument("variant", nargs="?", help="default: the selected one")
     parser.add_argument("--archives", type=Path, help="where those of the variants lie; default: --store")
-    parser.add_argument(
-        "--force", action="store_true", help="even if its check says that it is not equal to fp32"
-    )
+    add_ledger(parser)
+    parser.add_argument("--force", action="store_true", help="even if it is not proven to be equal to fp32")
     add_trusted_key(parser)
 
 
@@ -101,7 +100,13 @@ def promote(arguments: argparse.Namespace) -> int:
         )
     archives = arguments.archives or arguments.store
     promoted = _promote_to(
-        arguments, variant, archives, sha256=sha256, force=arguments.force, trusted_key=arguments.trusted_key
+        arguments,
+        variant,
+        archives,
+        sha256=sha256,
+        ledger=None if sha256 else arguments.ledger,
+        force=arguments.force,
+        trusted_key=arguments.trusted_key,
     )
     emit({"promoted": str(promoted)})
     return 0
@@ -113,6 +118,7 @@ def _promote_to(
     archives: Path,
     *,
     sha256: str | None,
+    ledger: Path | None = None,
     force: bool = False,
     trusted_key: Path | None = None,
 ) -> Path:
@@ -125,6 +131,7 @@ def _promote_to(
         name=arguments.name,
         archives=archives,
         sha256=sha256,
+        ledger=ledger,
         force=force,
         trusted_key=trusted_key,
     )

@@ -20,6 +20,8 @@ from common.atomic import make_folder, replacing
 from common.signing import signature_of, verify
 from handler.artifact import DESCRIPTION, Artifact, archived_artifact, check_identifier
 from handler.errors import UserError
+from training.measures.gate_ledger import look_at, read_ledger
+from training.measures.noninferiority import PASS
 
 HANDLER = Path(__file__).parents[2] / "handler"
 
@@ -139,6 +141,7 @@ def promote(
     name: str = "hate",
     archives: Path | None = None,
     sha256: str | None = None,
+    ledger: Path | None = None,
     force: bool = False,
     trusted_key: Path | None = None,
 ) -> Path:
@@ -147,7 +150,8 @@ def promote(
 
     Judged by what the archive holds; its signature goes along. Raises `UserError` when there is no such
     archive, when a `trusted_key` did not sign it, when it does not hold the artifact `sha256` (where that is
-    given), or when its check says that it is not equal to fp32.
+    given), when the screen at export found that it is not equal to fp32, or when the gate's `ledger` (where
+    that is given) has no PASS for it.
     """
     archive = (archives or store) / f"{name}-{variant}.mar"
     if not archive.is_file():
@@ -167,6 +171,8 @@ def promote(
             seen=check.note,
             remedy="Choose another variant, or promote it all the same with --force",
         )
+    if ledger is not None and not force and inside.meta["parent"] is not None:
+        _require_pass(variant, inside.sha256, ledger)
     make_folder(store)
     target = store / f"{name}.mar"
     with archive.open("rb") as source, replacing(target) as file:
@@ -176,3 +182,22 @@ def promote(
         with signature_of(archive).open("rb") as source, replacing(signature_of(target)) as file:
             shutil.copyfileobj(source, file, CHUNK)
     return target
+
+
+def _require_pass(variant: str, sha256: str, path: Path) -> None:
+    """Refuse what was not proven on the gate's texts. fp32 is what the others are proven to equal."""
+    ledger = read_ledger(path)
+    found = look_at(ledger, sha256) if ledger else None
+    if found is None:
+        raise UserError(
+            f"nothing proves that {variant} is equal to fp32",
+            seen=f"no verdict on it in {path}",
+            remedy=f"Measure it: python -m benchmarks run {variant}; or promote it all the same with --force",
+        )
+    look, run = found
+    if look.verdict != PASS:
+        raise UserError(
+            f"{variant} is not proven to be equal to fp32",
+            seen=f"{look.verdict} at a margin of {run.margin:g} (p = {look.p:.2g}, {look.level:.2g} needed)",
+            remedy="Choose another variant, or promote it all the same with --force",
+        )

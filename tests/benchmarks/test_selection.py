@@ -6,9 +6,9 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.records import OpenLevel, Rate, Report, Saturation, plain
-from benchmarks.sameness.noninferiority import drop_of
 from benchmarks.selection import Objective, choose_served, select, verdicts_at
 from handler.errors import UserError
+from training.measures.noninferiority import drop_of
 
 
 @pytest.fixture

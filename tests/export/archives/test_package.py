@@ -14,6 +14,8 @@ from handler.artifact import Artifact, archived_artifact
 from handler.errors import UserError
 from tests.conftest import ran, refused
 from tests.descriptions import changed
+from tests.training.measures.test_gate_ledger import candidate
+from training.measures.gate_ledger import judge
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,33 @@ def test_what_is_not_equal_is_promoted_only_by_force(artifact_copy: Artifact, tm
     assert not (store / "hate.mar").exists()
     promote("fp32", store, force=True)
     assert (store / "hate.mar").exists()
+
+
+def test_what_is_named_is_promoted_by_its_verdict_on_the_gate(
+    artifact_copy: Artifact, tmp_path: Path
+) -> None:
+    """The screen at export is not the last guard."""
+    write_json(
+        artifact_copy.folder / "artifact.json", artifact_copy.meta | {"parent": "fp32", "name": "int8"}
+    )
+    variant = Artifact(artifact_copy.folder, artifact_copy.meta | {"parent": "fp32", "name": "int8"})
+    store, ledger = tmp_path / "store", tmp_path / "gate-ledger.json"
+    sha256 = archived_artifact(package(variant, store)).sha256
+    with pytest.raises(UserError, match="nothing proves that int8 is equal to fp32"):
+        promote("int8", store, ledger=ledger)
+    for p, decisions in ((0.5, "doubtful"), (0.0001, "sure")):
+        judge(ledger, ["a text"], [candidate("int8", p, sha256=sha256, decisions=decisions)], 0.01)
+        if p == 0.5:
+            with pytest.raises(UserError, match="int8 is not proven to be equal to fp32") as refusal:
+                promote("int8", store, ledger=ledger)
+            assert "inconclusive at a margin of 0.01 (p = 0.5, 0.019 needed)" in str(refusal.value)
+            promote("int8", store, ledger=ledger, force=True)
+    promote("int8", store, ledger=ledger)
+
+
+def test_fp32_needs_no_verdict(fp32: Artifact, tmp_path: Path) -> None:
+    package(fp32, tmp_path)
+    promote("fp32", tmp_path, ledger=tmp_path / "no-ledger.json")
 
 
 def test_a_failed_package_keeps_the_old_archive(artifact_copy: Artifact, tmp_path: Path) -> None:

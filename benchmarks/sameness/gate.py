@@ -1,0 +1,83 @@
+"""Verdicts on the gate's texts: of a run, by the ledger of its looks, and of a report, at any margin.
+
+What the check at export refused is not asked about: it is never selected, and would spend what others need.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from benchmarks.names import REFERENCE
+from benchmarks.records import Interval, Noninferiority, Parity, Variant, Verdict
+from training.measures.gate_ledger import Candidate, Terms, at_margin, judge
+from training.measures.noninferiority import FAIL, INCONCLUSIVE, PASS, Drop, Word, drop_of, drop_of_labels
+
+
+def drop_of_parity(parity: Parity, labels: int) -> Drop | None:
+    """The drop on one split; None where its record holds no counts."""
+    if parity.kinds is not None:
+        return drop_of_labels(parity.kinds)
+    return drop_of(parity.cells, labels) if parity.cells is not None else None
+
+
+def judge_run(
+    ledger: Path | None, texts: Sequence[str], variants: Sequence[Variant], margin: float, labels: int
+) -> None:
+    """Write each variant's verdict into its parity on the gate's `texts`."""
+    found = judge(ledger, texts, _candidates(variants, labels), margin)
+    for variant in variants:
+        if judged := found.get(variant.name):
+            variant.judged.noninferiority = Noninferiority(**asdict(judged))
+
+
+def verdicts_at(variants: Sequence[Variant], margin: float, labels: int) -> dict[str, Verdict]:
+    """The verdict of every variant at any margin, by the counts that its report holds.
+
+    One from before the ledger is judged as the first run on its gate, one without counts by its interval.
+    """
+    found: dict[str, Verdict] = {}
+    candidates = _candidates(variants, labels)
+    drops = {candidate.name: candidate.evidence for candidate in candidates}
+    first = judge(None, ["texts of a report"], candidates, margin)
+    for variant in variants:
+        if variant.name in drops:
+            terms = _terms(variant.judged.noninferiority)
+            judged = at_margin(drops[variant.name], terms, margin) if terms else first[variant.name]
+            found[variant.name] = Noninferiority(**asdict(judged))
+        elif _is_asked(variant) and (drop := variant.judged.macro_f1_drop):
+            found[variant.name] = Verdict(verdict=by_interval(drop, margin), texts_to_settle=None)
+    return found
+
+
+def _is_asked(variant: Variant) -> bool:
+    return variant.name != REFERENCE and not variant.error and variant.built.check.equal
+
+
+def _candidates(variants: Sequence[Variant], labels: int) -> list[Candidate]:
+    return [
+        Candidate(
+            name=variant.name,
+            artifact_sha256=variant.artifact_sha256 or variant.name,
+            decisions=variant.judged.decisions or variant.name,
+            agreement=variant.built.check.label_agreement or 0.0,
+            evidence=drop,
+        )
+        for variant in variants
+        if _is_asked(variant)
+        and variant.judged.macro_f1_drop
+        and (drop := drop_of_parity(variant.judged, labels)) is not None
+    ]
+
+
+def _terms(judged: Noninferiority | None) -> Terms | None:
+    """None of a report from before the ledger."""
+    if judged is None or judged.run is None:
+        return None
+    return Terms(**{field.name: getattr(judged, field.name) for field in fields(Terms)})
+
+
+def by_interval(drop: Interval, margin: float) -> Word:
+    """The verdict on a report that has an interval alone, of an earlier version."""
+    if drop.high <= margin:
+        return PASS
+    return FAIL if drop.low > margin else INCONCLUSIVE

@@ -1,0 +1,157 @@
+"""Non-inferiority: do these texts rule out that a variant loses the margin, or more, of macro-F1?
+
+`pass` rejects a drop of the margin or more, `fail` one of the margin or less, each a one-sided test at the
+level that `gate_ledger` gives it; `inconclusive` rejects neither.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Final, Literal
+
+import numpy as np
+from scipy.stats import norm
+
+from training.measures.statistics import CANDIDATE, REFERENCE, TRUTH, draw_weights, macro_f1_drop
+
+# A plain bootstrap knows only what it has seen: two classifiers that agree on all of 50 texts would agree for
+# ever. Texts are weighed by Gamma variates of their counts (a Bayesian bootstrap: Rubin, 1981,
+# https://doi.org/10.1214/aos/1176345338), with one more text that only fp32 gets right for the upper end of
+# the drop, and one more that only the variant gets right for the lower end, as Clopper and Pearson's interval
+# of a share is wide enough for what was not seen. `benchmarks power` counts how well that keeps its promise.
+
+MARGIN = 0.01
+PASS: Final = "pass"
+FAIL: Final = "fail"
+INCONCLUSIVE: Final = "inconclusive"
+Word = Literal["pass", "fail", "inconclusive"]
+ALPHA = 0.025  # one-sided: all that a gate may spend
+POWER = 0.8
+MOST_RESAMPLES, LEAST_RESAMPLES = 100_000, 10_000
+DRAWS = 1_000_000  # of one end of a drop, over all kinds of texts: a tenth of a second
+MOST_TEXTS = 10_000_000  # beyond, no number of texts is worth naming
+# What harms and what helps in one label, of a text that has it and of one that has not.
+LOST, GIVEN_IN_ERROR = TRUTH | REFERENCE, CANDIDATE
+FOUND, SPARED = TRUTH | CANDIDATE, REFERENCE
+
+
+@dataclass(frozen=True)
+class Drop:
+    """fp32's macro-F1 minus the variant's on `n` texts, and draws of what it may be: `most` for its upper
+    end, `least` for its lower one."""
+
+    n: int
+    drop: float
+    most: np.ndarray
+    least: np.ndarray
+
+    @property
+    def low(self) -> float:
+        """Of the 95 % interval."""
+        return float(np.quantile(self.least, ALPHA))
+
+    @property
+    def high(self) -> float:
+        return float(np.quantile(self.most, 1 - ALPHA))
+
+    def p(self, margin: float) -> float:
+        """Of a drop of `margin` or more."""
+        return _share_of_draws(self.most >= margin)
+
+    def p_worse(self, margin: float) -> float:
+        """Of a drop of `margin` or less."""
+        return _share_of_draws(self.least <= margin)
+
+    def smallest_margin(self, level: float) -> float:
+        """The margin that a variant of no drop, flipping as often as this one, would pass in `POWER` of
+        cases."""
+        return float(self.most.mean() - self.drop + _needed_errors(level) * self.most.std())
+
+    def texts_to_settle(self, margin: float, level: float) -> int | None:
+        """About how many labelled texts like these would settle it at `level`, were the drop what it was
+        here; None where it is so near to the margin that no number is worth naming."""
+        distance = abs(margin - self.drop)
+        if not distance:
+            return None
+        texts = ceil(self.n * (_needed_errors(level) * float(self.most.std()) / distance) ** 2)
+        return max(texts, self.n + 1) if texts <= MOST_TEXTS else None
+
+
+def drop_of(cells: Sequence[int] | np.ndarray, labels: int, resamples: int | None = None) -> Drop:
+    """The drop from counts `[labels ** 3]` of texts by (truth, fp32's label, the variant's), the last running
+    fastest; as quick for a million texts as for ten.
+
+    The one more text is spread over all the ways in which only one of the two is right. It is not spread over
+    texts that both get wrong, differently: of ten labels those are nine in ten of the ways, and would let a
+    variant pass that loses exactly the margin in up to a fifth of runs.
+    """
+    counts, kinds = np.asarray(cells, np.float64), kinds_of_cells(labels)
+    truth, theirs, ours = np.indices((labels, labels, labels)).reshape(3, -1)
+    harmed, helped = (theirs == truth) & (ours != truth), (theirs != truth) & (ours == truth)
+    most, least = (_drawn(counts + more / more.sum(), kinds, resamples) for more in (harmed, helped))
+    return Drop(int(counts.sum()), float(macro_f1_drop(counts[None], kinds)[0]), most, least)
+
+
+def kinds_of_cells(labels: int) -> np.ndarray:
+    """The kinds of texts, as `training.measures.statistics.outcomes` has them, of all (truth, fp32's label,
+    the variant's), the last running fastest: `[labels ** 3, labels]`."""
+    given = np.indices((labels, labels, labels)).reshape(3, -1, 1) == np.arange(labels)
+    return np.tensordot((TRUTH, REFERENCE, CANDIDATE), given, axes=1)
+
+
+def drop_of_labels(kinds: Mapping[str, int], resamples: int | None = None) -> Drop:
+    """The drop in the mean of independent labels' F1, from counts of texts by kind.
+
+    A kind is a string of one digit a label: 4 if the text has it, plus 2 if fp32 says so, plus 1 if the
+    variant does (`training.measures.statistics.outcomes`). Texts are weighed as wholes, with all of their
+    labels. There is one more text for each label, that only fp32 (only the variant) gets right in that label:
+    half a one that has it, and half a one that has not. So a label that few texts have keeps a verdict open.
+    """
+    seen = np.array([list(map(int, kind)) for kind in kinds])
+    counts = np.fromiter(kinds.values(), np.float64)
+    each_label = np.eye(seen.shape[1], dtype=np.int64)
+    draws = []
+    for has_it, has_it_not in ((LOST, GIVEN_IN_ERROR), (FOUND, SPARED)):
+        more = np.concatenate([each_label * has_it, each_label * has_it_not])
+        weights = np.concatenate([counts, np.full(len(more), 0.5)])
+        draws.append(_drawn(weights, np.concatenate([seen, more]), resamples))
+    return Drop(int(counts.sum()), float(macro_f1_drop(counts[None], seen)[0]), *draws)
+
+
+def _drawn(weights: np.ndarray, kinds: np.ndarray, resamples: int | None) -> np.ndarray:
+    held = weights > 0  # of ten labels there are a thousand cells, nearly all of them empty
+    if resamples is None:
+        resamples = max(LEAST_RESAMPLES, min(MOST_RESAMPLES, DRAWS // held.sum()))
+    drawn = draw_weights(np.random.default_rng(0), weights[held], resamples)
+    return np.concatenate([macro_f1_drop(portion, kinds[held]) for portion in drawn])
+
+
+def _share_of_draws(contradicting: np.ndarray) -> float:
+    """No smaller than their number can tell."""
+    return float((1 + contradicting.sum()) / (1 + len(contradicting)))
+
+
+def _needed_errors(level: float) -> float:
+    """Standard errors between what is true and the margin, for a verdict in `POWER` of cases."""
+    return float(norm.isf(level) + norm.isf(1 - POWER))
+
+
+def in_sequence(p_values: Sequence[float], share: float) -> tuple[list[float], float]:
+    """The level at which each is tested, where `share` is all that may be spent; and what is left of it.
+
+    Each is given an equal part of `share`, and what the one before it had, if that was rejected. However the
+    tests depend on each other, some true hypothesis is rejected with a probability of at most `share` (the
+    fallback procedure: Wiens, 2003, https://doi.org/10.1002/pst.064), provided that their order was set
+    without a look at the texts.
+    """
+    levels, handed_on = [], 0.0
+    for p in p_values:
+        levels.append(share / len(p_values) + handed_on)
+        handed_on = levels[-1] if p <= levels[-1] else 0.0
+    return levels, handed_on
+
+
+def verdict(p: float, level: float, p_worse: float, level_worse: float) -> Word:
+    if p <= level:
+        return PASS
+    return FAIL if p_worse <= level_worse else INCONCLUSIVE
