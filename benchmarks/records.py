@@ -376,7 +376,7 @@ class Parity(Record):
     slices: list[Slice] = []
     cells: list[Count] | None = None
     kinds: dict[str, Some] | None = None
-    decisions: Sha256 | None = None
+    decisions: Text | None = None
     auroc_drop: Interval | None = None
     average_precision_drop: Interval | None = None
     noninferiority: Noninferiority | None = None

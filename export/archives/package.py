@@ -171,7 +171,7 @@ def promote(
             seen=check.note,
             remedy="Choose another variant, or promote it all the same with --force",
         )
-    if ledger is not None and not force and inside.meta["parent"] is not None:
+    if ledger is not None and not force and inside.meta.parent is not None:
         _require_pass(variant, inside.sha256, ledger)
     make_folder(store)
     target = store / f"{name}.mar"

@@ -157,7 +157,7 @@ def test_a_complete_report_has_a_table_for_everything(make) -> None:
     for part in (
         "## Verdicts",
         "A drop of 0.01 or more is ruled out",
-        "About 5,200 labelled texts would settle it",
+        "A new gate of about 5,200 labelled texts would settle it",
         "## Arrivals that do not wait",
         "queue + handler + HTTP ms",
         "## Functional cases: HateCheck",

@@ -99,7 +99,7 @@ def test_the_headline_is_the_fastest_that_passes_and_what_is_proven(complete, pa
 
 
 def test_reasons_say_what_the_data_could_have_shown(page: str) -> None:
-    assert "About 5,200 labelled texts would settle it" in page
+    assert "A new gate of about 5,200 labelled texts would settle it" in page
     assert "It is worse by more than 0.01" in page
     assert "The check at export refused it" in page
 

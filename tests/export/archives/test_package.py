@@ -12,6 +12,7 @@ from common.atomic import write_json
 from export.archives.package import SHIPPED, package, promote
 from handler.artifact import Artifact, archived_artifact
 from handler.errors import UserError
+from handler.records import plain
 from tests.conftest import ran, refused
 from tests.descriptions import changed
 from tests.training.measures.test_gate_ledger import candidate
@@ -75,10 +76,8 @@ def test_what_is_named_is_promoted_by_its_verdict_on_the_gate(
     artifact_copy: Artifact, tmp_path: Path
 ) -> None:
     """The screen at export is not the last guard."""
-    write_json(
-        artifact_copy.folder / "artifact.json", artifact_copy.meta | {"parent": "fp32", "name": "int8"}
-    )
-    variant = Artifact(artifact_copy.folder, artifact_copy.meta | {"parent": "fp32", "name": "int8"})
+    variant = changed(artifact_copy, parent="fp32", name="int8")
+    write_json(variant.folder / "artifact.json", plain(variant.meta))
     store, ledger = tmp_path / "store", tmp_path / "gate-ledger.json"
     sha256 = archived_artifact(package(variant, store)).sha256
     with pytest.raises(UserError, match="nothing proves that int8 is equal to fp32"):

@@ -44,11 +44,11 @@ def test_agreement_on_few_texts_proves_little() -> None:
     "case",
     [
         *(Case(helped=helped, texts=500) for helped in (0.0, 0.005, 0.02)),
-        # With the one more text spread over all cells, of few texts these passed in 6 to 20 %.
+        # With the one more text spread over all cells, these passed in 5 to 20 %.
         Case(labels=3, prevalence=1 / 3, texts=400),
         Case(labels=5, prevalence=0.2, texts=300),
         pytest.param(Case(labels=10, prevalence=0.1, texts=200), marks=pytest.mark.slow),
-        Case(labels=5, prevalence=0.2, harm="first", texts=500),
+        Case(labels=5, prevalence=0.05, harm="first", texts=700),
         Case(prevalence=0.1, harm="first", texts=1500),
     ],
 )
