@@ -25,6 +25,7 @@ from benchmarks.suite import measure, open_resume_log
 from common.atomic import write_json
 from handler.artifact import DESCRIPTION, describe_files, open_artifact
 from handler.errors import UserError
+from training.measures.gate_ledger import share_of
 
 QUICK_BASELINES = (
     "hf-pipeline",
@@ -123,7 +124,8 @@ def test_a_trained_classifier_gets_quality_and_an_interval_of_its_drop(variants)
 
 def test_the_verdict_is_on_the_gate_and_says_what_the_texts_could_have_shown(variants) -> None:
     verdict = variants["copy"].parity["gate"].noninferiority
-    assert verdict.variants == 1
+    assert verdict.run == 1
+    assert verdict.level == pytest.approx(share_of(1))
     assert verdict.verdict == "inconclusive", "60 texts without a flip do not prove a margin of 0.01"
     assert verdict.smallest_margin > 0.01
     assert verdict.texts_to_settle > 60
