@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.report import files
 from deploy.app.application import Model
-from export.archives.package import promote
+from export.archives.promote import promote
 from export.archives.publish import fetch, publish
 from handler.artifact import archived_artifact, open_artifact
 from handler.predictor import Predictor

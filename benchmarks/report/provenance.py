@@ -136,7 +136,7 @@ def _run_lines(document: Report) -> list[str]:
 def _adjusted_for(document: Report) -> str:
     """What the levels of the tests take into account; an earlier version knew of its own run alone."""
     has_ledger = any(tested.run for row in document.rows if (tested := noninferiority(row)))
-    return "every look at this gate" if has_ledger else "the number of variants (Holm)"
+    return "every look at this gate (docs/claim.md)" if has_ledger else "the number of variants (Holm)"
 
 
 def _baseline_lines(document: Report) -> list[str]:

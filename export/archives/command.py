@@ -122,10 +122,10 @@ def _promote_to(
     force: bool = False,
     trusted_key: Path | None = None,
 ) -> Path:
-    from export.archives import package as packaging
+    from export.archives.promote import promote as promote_archive
 
     recover(archives)
-    target = packaging.promote(
+    target = promote_archive(
         variant,
         arguments.store,
         name=arguments.name,

@@ -2,7 +2,6 @@
 loopback that does what a test says; and, where loads are about time, a clock that no machine can hurry."""
 
 import asyncio
-import gc
 import selectors
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -303,13 +302,6 @@ def tested(drop: Drop) -> Noninferiority:
     verdict = "pass" if drop.high <= 0.01 else "fail" if drop.low > 0.01 else "inconclusive"
     open_ = verdict == "inconclusive"
     return filled(Noninferiority, verdict=verdict, texts_to_settle=5200 if open_ else None)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def what_is_imported_stays() -> None:
-    """statsmodels collects garbage at every call, which would look at all that torch has brought."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from common.atomic import write_json
-from export.archives.package import SHIPPED, package, promote
+from export.archives.package import SHIPPED, package
+from export.archives.promote import promote
 from handler.artifact import Artifact, archived_artifact
 from handler.errors import UserError
 from handler.records import plain

@@ -9,7 +9,8 @@ import pytest
 
 from common.signing import SUFFIX, make_keys, sign, verify
 from deploy.torchserve import container
-from export.archives.package import package, promote
+from export.archives.package import package
+from export.archives.promote import promote
 from export.archives.publish import fetch, publish
 from handler.artifact import Artifact, archived_artifact, open_artifact
 from handler.errors import UserError
