@@ -18,6 +18,7 @@ from benchmarks.records import (
     Many,
     Noninferiority,
     OpenLevel,
+    Parity,
     Rate,
     Ratio,
     Report,
@@ -34,10 +35,12 @@ from benchmarks.report.verdicts import (
     served_rate,
     verdict,
 )
-from benchmarks.selection import level_words, settled_by
+from benchmarks.sameness.parity import one_way
+from benchmarks.selection import chance, level_words, settled_by
 from training.measures.noninferiority import FAIL, PASS
 
 NONE = "–"
+UNEVEN_P = 0.01
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 GAPS = {"subgroup_auc": "subgroup AUC", "bpsn_auc": "BPSN AUC", "bnsp_auc": "BNSP AUC"}
 SUITES = {"templates": "Functional cases: templates", "hatecheck": "Functional cases: HateCheck"}
@@ -144,7 +147,15 @@ def reason(row: Row, allowed: float) -> str:
         return " ".join(parts)
     if word == NOT_EQUAL:
         return " ".join([*parts, f"{sentence_case(found)}."])
-    return " ".join([*parts, _tested(tested, found)])
+    return " ".join([*parts, _tested(tested, found), *_uneven(row.judged)])
+
+
+def _uneven(parity: Parity) -> list[str]:
+    """A sentence where flips go one way by more than chance: macro-F1 can hide it."""
+    found = one_way(parity.flips)
+    if found is None or found.p > UNEVEN_P:
+        return []
+    return [f"Flips go one way: {found.there} {arrow(found.way)}, {found.back} back ({chance(found.p)})."]
 
 
 def _tested(tested: Noninferiority, found: str) -> str:

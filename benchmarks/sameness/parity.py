@@ -9,6 +9,7 @@ count for agreement and flips. Leaves out the verdict (`noninferiority`) and qua
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from training.measures.statistics import (
 
 MOST_FLIPPED = 200  # of one variant and split
 NONE = "(none)"  # of the independent labels
+ARROW = " -> "
 
 
 def parity(
@@ -102,16 +104,42 @@ def flips(reference: np.ndarray, candidate: np.ndarray, labels: Sequence[str]) -
     such as `{"insult -> no insult": 3, …}`, in which a text may count several times."""
     if reference.ndim == 2:
         return {
-            f"{before} -> {after}": int(((reference[:, place] == was) & (candidate[:, place] != was)).sum())
+            f"{before}{ARROW}{after}": int(
+                ((reference[:, place] == was) & (candidate[:, place] != was)).sum()
+            )
             for place, label in enumerate(labels)
             for was, before, after in ((1, label, f"no {label}"), (0, f"no {label}", label))
         }
     return {
-        f"{before} -> {after}": int(((reference == row) & (candidate == column)).sum())
+        f"{before}{ARROW}{after}": int(((reference == row) & (candidate == column)).sum())
         for row, before in enumerate(labels)
         for column, after in enumerate(labels)
         if row != column
     }
+
+
+@dataclass(frozen=True)
+class OneWay:
+    """Of the flips between two labels, `there` went the way `way` and `back` the other; `p` is of as uneven a
+    split by chance (McNemar's test of the decisions, times the pairs of labels)."""
+
+    way: str
+    there: int
+    back: int
+    p: float
+
+
+def one_way(counts: Mapping[str, int]) -> OneWay | None:
+    """The least even pair of `flips`; None where nothing flipped. Macro-F1 can stay as it was while one kind
+    of error is traded for the other: this sees it."""
+    pairs = len(counts) // 2
+    found = []
+    for way, there in counts.items():
+        before, after = way.split(ARROW)
+        back = counts.get(f"{after}{ARROW}{before}", 0)
+        if there > back:
+            found.append(OneWay(way, there, back, min(1.0, pairs * mcnemar(there, back))))
+    return min(found, key=lambda uneven: uneven.p, default=None)
 
 
 def flip_rates(counts: Mapping[str, int], n: int) -> dict[str, Rate]:
