@@ -1,10 +1,8 @@
 """Which variant to ship: the fastest that is proven to be the same classifier and keeps the objective.
 
-Covers the decision and its reasons, in words for somebody who never saw a p-value. "Proven" is the verdict
-of `noninferiority` at the margin that was asked for: what was shown to be worse and what nothing was shown of
-both lose, and are told apart. An objective of latency or rate is held against open loops where there are any,
-since users do not wait for each other. Leaves out measuring (`suite`) and making the choice the served
-archive (`export promote`).
+"Proven" is the verdict on the gate at the margin that was asked for; what was shown to be worse and what was not
+shown to be as good both lose, and the reasons tell them apart. An objective of latency or rate is held against
+open loops where there are any, since users do not wait for each other.
 """
 
 from collections.abc import Mapping, Sequence
