@@ -1,8 +1,8 @@
 """Which variant to ship: the fastest that is proven to be the same classifier and keeps the objective.
 
-"Proven" is the verdict on the gate at the margin that was asked for; what was shown to be worse and what was not
-shown to be as good both lose, and the reasons tell them apart. An objective of latency or rate is held against
-open loops where there are any, since users do not wait for each other.
+"Proven" is the verdict on the gate at the margin that was asked for; what was shown to be worse and what was
+not shown to be as good both lose, and the reasons tell them apart. An objective of latency or rate is held
+against open loops where there are any, since users do not wait for each other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ from benchmarks.records import (
     Verdict,
 )
 from benchmarks.sameness.gate import verdicts_at
+from common.programs import command
 from common.records import Record
 from handler.errors import UserError
 from training.measures.noninferiority import FAIL, MARGIN, PASS
@@ -122,7 +123,7 @@ def select(document: Report, objective: Objective) -> Selection:
         raise UserError(
             "the objective is about serving, and nothing was measured as served",
             seen=f"run {document.run.id}",
-            remedy="Package first, then measure: make package benchmark",
+            remedy=f"Package first: {command('export package', 'package')}; then measure: {command('benchmarks run', 'benchmark')}",
         )
     verdicts = verdicts_at(variants, objective.max_f1_drop, len(document.data.labels))
     lacking = {
@@ -224,7 +225,7 @@ def _too_many_flips(parity: Parity, most: float) -> list[str]:
         raise UserError(
             "the report does not say how many labels flip",
             seen="a report of an earlier version",
-            remedy="Measure again: make benchmark",
+            remedy=f"Measure again: {command('benchmarks run', 'benchmark')}",
         )
     if rate.high <= most:
         return []
@@ -246,7 +247,7 @@ def _unfit_to_serve(variant: Variant, objective: Objective) -> list[str]:
             return ["it was not measured as served (no archive)"]
         return [
             "it was not measured as served, not being among the fastest (of those that pass first); to have "
-            f"it served, name it: make benchmark VARIANTS={variant.name}"
+            f"it served, name it: {command(f'benchmarks run {variant.name}', f'benchmark VARIANTS={variant.name}')}"
         ]
     reasons = []
     strayed = [split for split, parity in variant.parity_served.items() if not parity.within_bound]
@@ -330,7 +331,7 @@ def _missed(variant: Variant, objective: Objective) -> str:
     if kept and tried and objective.rps and min(tried) > 1.02 * objective.rps:
         rate = f"{objective.rps:g}"
         return (
-            f"it was not tried at {rate} requests a second: make benchmark RPS={rate}; "
+            f"it was not tried at {rate} requests a second: {command(f'benchmarks run --rps {rate}', f'benchmark RPS={rate}')}; "
             f"it does not reach {wanted} at the rates that it was tried at: {seen}"
         )
     return f"it does not reach {wanted} as served; seen: {seen}"
