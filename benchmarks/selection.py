@@ -123,7 +123,7 @@ def select(document: Report, objective: Objective) -> Selection:
         raise UserError(
             "the objective is about serving, and nothing was measured as served",
             seen=f"run {document.run.id}",
-            remedy=f"Package first: {command('export package', 'package')}; then measure: {command('benchmarks run', 'benchmark')}",
+            remedy=f"Package first, then measure: {command('export package', 'package benchmark')}",
         )
     verdicts = verdicts_at(variants, objective.max_f1_drop, len(document.data.labels))
     lacking = {
@@ -245,9 +245,10 @@ def _unfit_to_serve(variant: Variant, objective: Objective) -> list[str]:
     if not variant.served:
         if variant.resources.archive_mb is None:
             return ["it was not measured as served (no archive)"]
+        name_it = command(f"benchmarks run {variant.name}", f"benchmark VARIANTS={variant.name}")
         return [
             "it was not measured as served, not being among the fastest (of those that pass first); to have "
-            f"it served, name it: {command(f'benchmarks run {variant.name}', f'benchmark VARIANTS={variant.name}')}"
+            f"it served, name it: {name_it}"
         ]
     reasons = []
     strayed = [split for split, parity in variant.parity_served.items() if not parity.within_bound]
@@ -330,8 +331,9 @@ def _missed(variant: Variant, objective: Objective) -> str:
     tried = [level.rps for level in levels if objective.rps and level.rps >= objective.rps]
     if kept and tried and objective.rps and min(tried) > 1.02 * objective.rps:
         rate = f"{objective.rps:g}"
+        try_it = command(f"benchmarks run --rps {rate}", f"benchmark RPS={rate}")
         return (
-            f"it was not tried at {rate} requests a second: {command(f'benchmarks run --rps {rate}', f'benchmark RPS={rate}')}; "
+            f"it was not tried at {rate} requests a second: {try_it}; "
             f"it does not reach {wanted} at the rates that it was tried at: {seen}"
         )
     return f"it does not reach {wanted} as served; seen: {seen}"
