@@ -120,7 +120,7 @@ def open_level(offered: float, p99_ms: float, saturated: bool = False, lost: int
     return OpenLevel(offered, 4.0, 400, offered, offered, *percentiles, errors, saturated, 0.4, None)
 
 
-def test_an_objective_is_held_against_arbaseline_servers_that_do_not_wait(make) -> None:
+def test_an_objective_is_held_against_arrivals_that_do_not_wait(make) -> None:
     found = make.document(
         make.variant("fp32", levels=(make.level(32, 60, 20),)),
         make.variant("a", levels=(make.level(32, 500, 9),)),
