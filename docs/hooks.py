@@ -1,9 +1,7 @@
 """What mkdocs reads for the site: pages and whatever they link to, at their places in the repository.
 
-So one relative link is right on a code host, in an editor and in the site, and `mkdocs build --strict` checks
-it. The README is the site's front page, and published reports are pages. Other files of the repository (a
-Dockerfile, a configuration, a picture) are taken as they are where a page links to them. Links to folders are
-refused: the site has no page for one.
+So one relative link is right on a code host, in an editor and in the site, whose front page is the README.
+Links to folders are refused, since the site has no page for one.
 """
 
 import re

@@ -280,7 +280,7 @@ def fingerprint(variant: Variant, source: Source) -> str:
     parts += [json.dumps({option: getattr(source, option) for option in variant.options})]
     parts += [json.dumps(_versions(variant)), ",".join(cpu_features()), own]
     if "cuda" in variant.devices:
-        parts += [str(one.capability) for one in gpus()[:1]]
+        parts += [str(gpu.capability) for gpu in gpus()[:1]]
     parts += [(ROOT / name).read_text() for name in dict.fromkeys((*MADE_BY, *_named_modules(own)))]
     if variant.parent is not None:
         parts += [fingerprint(VARIANTS[variant.parent], source)]

@@ -5,8 +5,7 @@
         ...write the model into folder...
         return Built(proof={"summary": "…", ...})
 
-The command line, the tests, the benchmarks and the report need no further word. What a variant requires is
-named here; what this machine lacks of it is found before anything is built.
+What this machine lacks of its requirements is found before anything is built.
 """
 
 import inspect

@@ -1,10 +1,7 @@
 """How a variant's answers differ from fp32's on the same texts: labels, scores, ranking, and in which slices.
 
-Covers agreement, flips by direction with exact intervals, score differences, the drops in macro-F1, AUROC
-and average precision with paired intervals, slices by length, and which texts flipped (by number: no text is
-in a report). A text flips where its label is another, or any of its independent labels. Texts without labels
-count for agreement and flips. Leaves out the verdict (`noninferiority`) and quality taken by itself
-(`quality`).
+A text flips where its label is another, or any of its independent labels; reports have its number, never the
+text. Texts without labels count for agreement and flips.
 """
 
 import hashlib

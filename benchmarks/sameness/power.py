@@ -1,8 +1,7 @@
 """Do the verdicts keep their promises? Counted over simulated pairs of classifiers whose true drop is known.
 
 A variant whose true drop is the margin may pass in 2.5 % of runs, however many labels there are, however rare
-one is and wherever the harm is done; and so may the best of ten such variants, however often a gate is asked.
-Leaves out real classifiers (`tests/benchmarks` damages some).
+one is and wherever the harm is done, and so may the best of ten, however often their gate is asked.
 """
 
 from collections import Counter
@@ -214,7 +213,7 @@ def _power_table(simulated: Simulated) -> str:
     counted = simulated.counted[: len(POWER)]
     for words in DROPS:
         for texts in TEXTS:
-            same = [one.shares for one in counted if one.drop == words and one.texts == texts]
+            same = [case.shares for case in counted if case.drop == words and case.texts == texts]
             cells = [" / ".join(f"{share:.1%}" for share in shares) for shares in zip(*same, strict=True)]
             rows.append([words, f"{texts:,}", *cells])
     return _github(rows, ["true drop", "texts", *VERDICTS])
@@ -224,9 +223,9 @@ def _error_table(simulated: Simulated) -> str:
     counted = simulated.counted[len(POWER) :]
     rows = []
     for labels, prevalence in product(LABELS, PREVALENCES):
-        same = [one for one in counted if (one.labels, one.prevalence) == (labels, prevalence)]
+        same = [case for case in counted if (case.labels, case.prevalence) == (labels, prevalence)]
         cells = [
-            " / ".join(f"{one.passed:.1%}" for one in same if one.harm == harm) for harm in HARM.values()
+            " / ".join(f"{case.passed:.1%}" for case in same if case.harm == harm) for harm in HARM.values()
         ]
         rows.append([labels, f"{prevalence:.0%}", *cells])
     return _github(rows, ["labels", "texts with the first", *(f"pass, harm {words}" for words in HARM)])

@@ -1,8 +1,7 @@
 """Does a plan come true? What the queue forecasts of a real server, and what is then measured.
 
-Batches timed in process, closed loops and a light open one as served make a queue, by the code that plans
-(`replica`); its forecast of open loops at shares of the rate at which it would be full is held against these
-loads. Clients and server share the cores in both parts: a server alone does better.
+Batches timed in process, closed loops and a light open one make a queue, by the code that plans (`replica`);
+open loops at shares of the rate at which it would be full are measured against its forecast.
 """
 
 import argparse

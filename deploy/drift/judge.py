@@ -93,7 +93,10 @@ def _counted_label(artifact: Artifact) -> str:
 def replaced(reference: Sequence[Distribution], counts: Counts) -> tuple[Distribution, ...]:
     """The same distributions with other texts' counts in the place of the validation texts'."""
     check_bins(reference, counts)
-    return tuple(Distribution(one.name, one.bins, tuple(map(int, one.of(counts)))) for one in reference)
+    return tuple(
+        Distribution(distribution.name, distribution.bins, tuple(map(int, distribution.of(counts))))
+        for distribution in reference
+    )
 
 
 def assess(reference: Sequence[Distribution], counts: Counts, rule: Rule = DEFAULT) -> list[Verdict]:
@@ -106,17 +109,17 @@ def assess(reference: Sequence[Distribution], counts: Counts, rule: Rule = DEFAU
     correction is over both distances of all distributions.
     """
     check_bins(reference, counts)
-    texts = {one.name: one.of(counts).sum() for one in reference}
+    texts = {distribution.name: distribution.of(counts).sum() for distribution in reference}
     lacking = sorted(name for name, count in texts.items() if not count)
     if lacking and max(texts.values()) >= rule.least_texts:  # fewer may be on their way
         raise _foreign(f"nothing of {', '.join(lacking)}")
     level = rule.alpha / (2 * len(reference))
-    return [_verdict(one, one.of(counts), rule, level) for one in reference]
+    return [_verdict(distribution, distribution.of(counts), rule, level) for distribution in reference]
 
 
 def check_bins(reference: Sequence[Distribution], counts: Counts) -> None:
     """Raises `UserError` where `counts` have bins that the reference's artifact does not have."""
-    bins = {one.name: one.bins for one in reference}
+    bins = {distribution.name: distribution.bins for distribution in reference}
     strange = sorted(f"{name} {place}" for name, place in counts if place not in bins.get(name, (place,)))
     if strange:
         raise _foreign(f"bins {', '.join(strange)}")

@@ -106,7 +106,7 @@ class Front:
     def versions(self) -> dict[str, dict[str, Any]]:
         """What is registered, by version."""
         found = self._manage("GET", f"/models/{self.name}/all")
-        return {one["modelVersion"]: one for one in found}
+        return {version["modelVersion"]: version for version in found}
 
     def default(self) -> str:
         return str(self._manage("GET", f"/models/{self.name}")[0]["modelVersion"])
@@ -414,6 +414,12 @@ def table(outcome: dict[str, Any]) -> str:
     said = "done" if outcome["done"] else f"the old version serves: {outcome['why']}"
     if outcome["not_rolled_back"]:
         said = f"NOT ROLLED BACK EVERYWHERE, after: {outcome['why']}"
-    lines = [f"{one['server']} could not be set back: {one['why']}" for one in outcome["not_rolled_back"]]
-    lines += [f"{one['server']} still holds what serves no more: {one['why']}" for one in outcome["left"]]
+    lines = [
+        f"{failure['server']} could not be set back: {failure['why']}"
+        for failure in outcome["not_rolled_back"]
+    ]
+    lines += [
+        f"{leftover['server']} still holds what serves no more: {leftover['why']}"
+        for leftover in outcome["left"]
+    ]
     return "\n".join([shown, said, *lines])

@@ -197,7 +197,7 @@ def _read_model(place: str, config: Any) -> Any:
                 remedy="Take an earlier checkpoint of the training",
             )
     notes = []
-    unused = sorted(name for name in found["unexpected_keys"] if not any(one in name for one in UNUSED))
+    unused = sorted(name for name in found["unexpected_keys"] if not any(known in name for known in UNUSED))
     if unused:
         notes.append(
             f"transformers uses {len(unused)} of its weights for nothing ({_some(unused)}): "

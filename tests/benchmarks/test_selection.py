@@ -56,7 +56,7 @@ def test_objectives_pick_differently(field, objective: Objective, winner: str) -
 
 def test_the_reasons_tell_worse_from_not_proven_from_slower(field) -> None:
     reasons = select(field, Objective()).reasons
-    assert list(reasons) == [one.name for one in field.variants]
+    assert list(reasons) == [variant.name for variant in field.variants]
     assert reasons["bulky"].startswith(
         "chosen: the fastest that qualifies, 300 requests a second to 32 clients"
     )
@@ -151,8 +151,8 @@ def test_a_level_that_lost_requests_does_not_count_in_an_open_loop(make) -> None
 
 def test_a_drop_within_the_margin_may_be_luck_where_many_were_tried(make) -> None:
     crowd = [make.variant(f"v{n}", speed=2 + n / 10) for n in range(20)]
-    for one in crowd:
-        one.parity["gate"].cells = [800, 20, 12, 200, 200, 12, 24, 732]
+    for variant in crowd:
+        variant.parity["gate"].cells = [800, 20, 12, 200, 200, 12, 24, 732]
     found = make.document(make.variant("fp32"), *crowd)
     alone = make.document(make.variant("fp32"), crowd[0])
     margin = select_margin(alone)
@@ -202,13 +202,13 @@ def test_the_fastest_equal_ones_are_served_and_those_with_a_proven_drop_first(ma
         make.variant("unsettled", speed=8, drop=(-0.004, 0.013)),
         make.variant("unlike", speed=9, equal=False),
     ]
-    for one in candidates[1:]:
-        one.judged.noninferiority = make.tested(one.judged.macro_f1_drop)
+    for candidate in candidates[1:]:
+        candidate.judged.noninferiority = make.tested(candidate.judged.macro_f1_drop)
     assert choose_served(candidates, 1).names == ["fp32", "quick"]
     assert choose_served(candidates, 2).names == ["fp32", "quick", "slow"]
     assert choose_served(candidates, 3).names == ["fp32", "quick", "slow", "unsettled"]
     assert choose_served(candidates, 9).names == ["fp32", "quick", "slow", "unsettled"]
-    assert choose_served(candidates, None).names == [one.name for one in candidates]
+    assert choose_served(candidates, None).names == [candidate.name for candidate in candidates]
     assert "the 3 fastest on real texts in process" in choose_served(candidates, 3).rule
     assert choose_served([], 3).names == []
 

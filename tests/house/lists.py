@@ -18,8 +18,8 @@ def variants() -> str:
         VARIANTS.values(), key=lambda variant: (variant.name != REFERENCE, variant.devices, variant.name)
     )
     rows = [
-        [f"`{one.name}`", one.summary, ", ".join(kind for kind in KINDS if suits(one, kind))]
-        for one in ordered
+        [f"`{variant.name}`", variant.summary, ", ".join(kind for kind in KINDS if suits(variant, kind))]
+        for variant in ordered
     ]
     kinds = "; ".join(f"{kind}: {words}" for kind, words in KINDS.items())
     return f"{tabulate(rows, ['variant', 'what it is', 'made from'], 'github')}\n\nMade from {kinds}."

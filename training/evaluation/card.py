@@ -62,7 +62,7 @@ def read_evaluations(checkpoint: Checkpoint, folder: Path) -> list[Evaluation]:
         with suppress(OSError, ValueError, ValidationError):  # none, damaged, or of another version
             found.append(read(json.loads((folder / split / FILE).read_text(encoding="utf-8")), Evaluation))
     weights = weights_sha256(checkpoint) if found else ""
-    return [one for one in found if one.checkpoint.weights_sha256 == weights]
+    return [document for document in found if document.checkpoint.weights_sha256 == weights]
 
 
 def card(checkpoint: Checkpoint, evaluations: list[Evaluation], where: Path = Path(FOLDER)) -> str:
@@ -246,7 +246,7 @@ def _figures(meta: Description, evaluations: list[Evaluation]) -> list[str]:
 
 def _figures_by_split(meta: Description, evaluations: list[Evaluation]) -> dict[str, Figures]:
     """Those of the training, and in their place those of an evaluation, which have intervals."""
-    found = meta.metrics | {one.split: one.figures for one in evaluations}
+    found = meta.metrics | {evaluation.split: evaluation.figures for evaluation in evaluations}
     return {
         name: found[name]
         for name in sorted(found, key=lambda name: SPLITS.index(name) if name in SPLITS else 9)

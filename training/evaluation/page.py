@@ -89,7 +89,10 @@ def figures(document: Evaluation) -> Rows:
 
 
 def lengths(document: Evaluation) -> Rows:
-    rows = [[f"{one.from_tokens} to {one.to_tokens}", *cells(one)] for one in document.by_length]
+    rows = [
+        [f"{length_bin.from_tokens} to {length_bin.to_tokens}", *cells(length_bin)]
+        for length_bin in document.by_length
+    ]
     return rows, ["tokens", *HEADS]
 
 
@@ -104,13 +107,13 @@ def per_label(labels: Mapping[str, LabelFigures]) -> Rows:
 def functional(found: Suite) -> Rows:
     rows = [
         [
-            one.functionality,
-            one.label,
-            one.n,
-            f"{one.pass_rate:.0%}",
-            _span(one.low, one.high, 0),
+            kind.functionality,
+            kind.label,
+            kind.n,
+            f"{kind.pass_rate:.0%}",
+            _span(kind.low, kind.high, 0),
         ]
-        for one in sorted(found.functionalities, key=lambda one: one.pass_rate)
+        for kind in sorted(found.functionalities, key=lambda kind: kind.pass_rate)
     ]
     return rows, ["kind of case", "right label", "cases", "passed", "95 %"]
 
@@ -123,17 +126,18 @@ def functional_words(found: Suite) -> str:
 def robustness(found: Robustness) -> Rows:
     rows = [
         [
-            one.name,
-            f"{one.changed:,}",
-            f"{one.seen:,}",
-            number(one.mean_move),
-            number(one.max_move),
-            NONE if one.flip_rate is None else f"{one.flip_rate:.1%}",
-            _span(one.flip_rate_low, one.flip_rate_high, 1),
-            number(one.macro_f1),
-            f"{one.macro_f1_drop:+.3f} ({one.macro_f1_drop_low:+.3f} to {one.macro_f1_drop_high:+.3f})",
+            written.name,
+            f"{written.changed:,}",
+            f"{written.seen:,}",
+            number(written.mean_move),
+            number(written.max_move),
+            NONE if written.flip_rate is None else f"{written.flip_rate:.1%}",
+            _span(written.flip_rate_low, written.flip_rate_high, 1),
+            number(written.macro_f1),
+            f"{written.macro_f1_drop:+.3f} "
+            f"({written.macro_f1_drop_low:+.3f} to {written.macro_f1_drop_high:+.3f})",
         ]
-        for one in found.perturbations
+        for written in found.perturbations
     ]
     heads = [
         "written differently",

@@ -43,7 +43,7 @@ def test_parity_counts_agreement_flips_and_the_drop(labelled) -> None:
 def test_lengths_are_sliced_with_both_figures(labelled) -> None:
     theirs, ours = scores(0.9, 0.2, 0.8, 0.1), scores(0.4, 0.2, 0.8, 0.6)
     found = parity(REFERENCE, ours, REFERENCE, theirs, labelled, TOKENS)["gate"].slices
-    assert [(one.up_to, one.n, one.label_agreement) for one in found] == [
+    assert [(length_bin.up_to, length_bin.n, length_bin.label_agreement) for length_bin in found] == [
         (16, 2, 0.5),
         (32, 1, 1),
         (600, 1, 0),
@@ -74,7 +74,7 @@ def test_texts_without_labels_give_agreement_and_flips_alone() -> None:
 def test_flipped_texts_are_told_by_number_and_the_farthest_first(labelled) -> None:
     theirs, ours = scores(0.6, 0.2, 0.9, 0.1), scores(0.4, 0.2, 0.1, 0.1)
     found = flipped(REFERENCE, ours, REFERENCE, theirs, labelled, TOKENS)
-    assert [(one.row, one.tokens, one.before, one.after) for one in found] == [
+    assert [(flip.row, flip.tokens, flip.before, flip.after) for flip in found] == [
         (2, 17, "hate", "not-hate"),
         (0, 5, "hate", "not-hate"),
     ]
@@ -118,7 +118,7 @@ def test_of_independent_labels_a_text_flips_where_any_of_them_does() -> None:
 def test_flipped_texts_of_independent_labels_name_all_that_they_have() -> None:
     labelled = {"gate": Split(["a", "b", "c", "d"], TRUTH)}
     found = flipped(INDEPENDENT, AFTER, INDEPENDENT, BEFORE, labelled, TOKENS)
-    assert [(one.before, one.after, one.truth) for one in found] == [
+    assert [(flip.before, flip.after, flip.truth) for flip in found] == [
         ("insult, threat", "(none)", "insult, threat"),
         ("(none)", "threat", "(none)"),
     ]

@@ -56,7 +56,7 @@ def drawn(rng: np.random.Generator, texts: int, **shares: np.ndarray) -> Counts:
 def reference_of(found: Counts) -> list[Distribution]:
     return [
         Distribution(
-            name, bins := tuple(map(str, range(len(usual)))), tuple(found[name, one] for one in bins)
+            name, bins := tuple(map(str, range(len(usual)))), tuple(found[name, kind] for kind in bins)
         )
         for name, usual in SHARES.items()
     ]
@@ -238,7 +238,7 @@ def test_independent_labels_have_a_distribution_each(artifact: Artifact, tmp_pat
     histogram = {"edges": [0, 0.5, 1], "counts": [1, 2], "labels": {"to x": [2, 1], "b": [1, 2]}}
     reference = {"scores": histogram, "lengths": artifact.meta.reference.lengths}
     several = changed(artifact, task="multi-label", labels=["to x", "b"], reference=reference)
-    assert [one.name for one in references(several)] == ["score:to_x", "score:b", "length"]
+    assert [distribution.name for distribution in references(several)] == ["score:to_x", "score:b", "length"]
     path = tmp_path / "out.jsonl"
     path.write_text(json.dumps({"label": "b", "score": '{"to x": 0.1, "b": 0.9}', "tokens": 5}) + "\n")
     found = sources.written(str(path), several)

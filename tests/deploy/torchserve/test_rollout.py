@@ -125,7 +125,7 @@ def test_whatever_goes_wrong_brings_the_old_version_back_on_those_that_were_chan
         lost, set_default = Front(server.access, "first"), one.set_default
         patch.setattr(lost, "set_default", lambda version: failing(version, before, set_default, failed))
         outcome = roll_out([lost], new, texts, LIMITS, 1, keep_old=False)
-    assert [one["why"] for one in outcome["not_rolled_back"]] == [str(failed)]
+    assert [failure["why"] for failure in outcome["not_rolled_back"]] == [str(failed)]
     assert "NOT ROLLED BACK" in table(outcome)
     one.set_default(before)
     one.remove("4.0")
@@ -197,7 +197,7 @@ def test_three_servers_behind_nginx_change_version_under_load_without_a_failed_r
             asking.join()
         assert first["done"], first["why"]
         assert not second["done"]
-        assert [one.versions().keys() for one in fronts] == [{"2.0"}] * 3
+        assert [front.versions().keys() for front in fronts] == [{"2.0"}] * 3
     answered = sum(len(load.latencies_ms) for load in loads)
     errors = [load.errors for load in loads if load.errors]
     print(f"{answered} answers during both rollouts, errors: {errors}")

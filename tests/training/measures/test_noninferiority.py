@@ -127,9 +127,9 @@ def test_independent_labels_are_judged_as_well() -> None:
 def test_of_independent_labels_a_drop_of_the_margin_is_called_smaller_as_rarely_as_promised(n: int) -> None:
     harm = brentq(lambda share: true_drop(share) - MARGIN, 0, 1)
     drops = [of_labels(harm, n, seed, 400) for seed in range(100)]
-    assert np.mean([one.drop for one in drops]) == pytest.approx(MARGIN, rel=0.2)
-    assert sum(one.high < MARGIN for one in drops) <= binom.ppf(0.999, 100, 0.025), "2.5 % is the promise"
-    assert sum(one.low > MARGIN for one in drops) <= binom.ppf(0.999, 100, 0.025)
+    assert np.mean([found.drop for found in drops]) == pytest.approx(MARGIN, rel=0.2)
+    assert sum(found.high < MARGIN for found in drops) <= binom.ppf(0.999, 100, 0.025), "2.5 % is the promise"
+    assert sum(found.low > MARGIN for found in drops) <= binom.ppf(0.999, 100, 0.025)
 
 
 def test_a_label_that_no_text_has_keeps_the_verdict_open() -> None:
