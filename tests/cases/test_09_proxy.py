@@ -16,8 +16,9 @@ from benchmarks.served.run import _answers, score_served
 from benchmarks.served.torchserve_metrics import read_counters
 from common.proxies import is_here, open_url, spare_loopback
 from common.storage import opened
+from common.torchserve import Config
 from deploy.drift import sources
-from deploy.torchserve import access
+from deploy.torchserve.access import Access
 from deploy.tuning.load import closed_loop
 from export.archives.verify import TEXTS
 from export.archives.verify import _ask as ask_archive
@@ -90,7 +91,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
         lambda url: score_served(f"{url}/predictions/hate", TEXTS, [range(2)], ["not-hate", "hate"]),
         lambda url: read_counters(f"{url}/metrics"),
         lambda url: ask_one(f"{url}/predictions/hate", "good day"),
-        lambda url: access.ask(f"{url}/ping"),
+        lambda url: Access(Config(ROOT, {"inference_address": url}), ROOT).is_healthy(),
         lambda url: closed_loop(f"{url}/predictions/hate", [b'{"text": "good day"}'], 1, 0.1, 0.0),
         lambda url: opened(f"{url}/texts.csv")[0].exists(f"{url}/texts.csv"),
     ],
