@@ -281,7 +281,8 @@ class Refitted(Record):
 
 
 class Quality(Record):
-    """Figures of one split; `labels` has precision, recall, F1 and texts of each."""
+    """Figures of one split; `labels` has precision, recall, F1 and texts of each, `perfect_ece` is what so
+    many texts show on average of a perfectly calibrated model."""
 
     n: Some
     macro_f1: Share
@@ -291,6 +292,7 @@ class Quality(Record):
     micro_f1: float | None = None
     brier: float | None = None
     ece: float | None = None
+    perfect_ece: float | None = None
     labels: dict[str, dict[str, Any]] = {}
     reliability: list[Reliability] = []
     refitted: Refitted | None = None
@@ -379,6 +381,7 @@ class Parity(Record):
     decisions: Text | None = None
     auroc_drop: Interval | None = None
     average_precision_drop: Interval | None = None
+    brier_drop: Interval | None = None
     noninferiority: Noninferiority | None = None
 
 

@@ -371,6 +371,7 @@ CALIBRATION: list[Column[Quality]] = [
     Column("Brier", lambda found: found.brier, ".4f"),
     Column("Brier, refitted", lambda found: found.refitted and found.refitted.brier, ".4f"),
     Column("ECE", lambda found: found.ece, ".4f"),
+    Column("ECE of a perfect model", lambda found: found.perfect_ece, ".4f"),
     Column("ECE, refitted", lambda found: found.refitted and found.refitted.ece, ".4f"),
     Column("macro-F1", lambda found: found.macro_f1, ".4f"),
     Column("macro-F1, refitted", lambda found: found.refitted and found.refitted.macro_f1, ".4f"),
@@ -438,6 +439,7 @@ def parity(directions: Sequence[str]) -> list[Column[Parity]]:
         Column("McNemar p", lambda found: found.macro_f1_drop and found.macro_f1_drop.mcnemar_p, ".3g"),
         Column("AUROC drop, 95 %", lambda found: found.auroc_drop, _drop_words),
         Column("average precision drop, 95 %", lambda found: found.average_precision_drop, _drop_words),
+        Column("Brier, fp32's less this one's, 95 %", lambda found: found.brier_drop, _drop_words),
     ]
 
 

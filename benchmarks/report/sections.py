@@ -72,7 +72,8 @@ def _calibration(document: Report, texts: Texts | None) -> Section | None:
     ]
     how = (
         "As shipped, with fp32's temperature and threshold; refitted, with both fitted to the variant's "
-        "own scores of validation. Lower Brier and ECE are better; on gate."
+        "own scores of validation. Lower Brier and ECE are better; on gate. So many texts show the ECE of a "
+        "perfect model even where nothing is wrong: only what lies well above it means something."
     )
     listed = named("Calibration", "variant", columns.CALIBRATION, found)
     return _section("calibration", "Calibration", how, listed)

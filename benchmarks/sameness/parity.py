@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm
 
 from benchmarks import records
 from benchmarks.records import Flipped, Interval, Parity, Rate, Slice
@@ -19,6 +20,7 @@ from common.shares import share_interval
 from handler.artifact import Artifact
 from handler.predictor import decide
 from training.data.splits import Split
+from training.measures.metrics import brier_of_texts
 from training.measures.noninferiority import ALPHA, Drop
 from training.measures.statistics import (
     compare_ranking,
@@ -71,6 +73,7 @@ def parity(
             ranked = ranking_drops(truth, theirs, values, artifact.positive)
             found.auroc_drop = ranked.get("auroc")
             found.average_precision_drop = ranked.get("average_precision")
+            found.brier_drop = brier_drop(truth, theirs, values)
     return by_split
 
 
@@ -175,6 +178,14 @@ def ranking_drops(
     else:
         return {}
     return {name: Interval(**vars(interval)) if interval else None for name, interval in found.items()}
+
+
+def brier_drop(truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray) -> Interval:
+    """fp32's Brier score minus the variant's on the same texts: below zero, the variant is worse."""
+    differences = brier_of_texts(reference, truth) - brier_of_texts(candidate, truth)
+    mean, error = float(differences.mean()), float(differences.std() / np.sqrt(len(differences)))
+    half = float(norm.isf(ALPHA)) * error
+    return Interval(drop=mean, low=mean - half, high=mean + half)
 
 
 def slices(

@@ -21,7 +21,7 @@ from common.records import plain
 from handler.artifact import Artifact
 from training.data.splits import Split
 from training.measures.calibration import calibrate
-from training.measures.metrics import evaluate, reliability
+from training.measures.metrics import evaluate, perfect_calibration_error, reliability
 
 # Texts are scored in the same lists here and through the server. Which texts stand beside it decides how a
 # text is padded and, with dynamic quantisation, on what scale: the same company makes the scores comparable.
@@ -108,8 +108,11 @@ def quality(artifact: Artifact, scores: Scores, labelled: Mapping[str, Split]) -
         if name in labelled:
             truth = labelled[name].labels
             figures = evaluate(values, truth, thresholds(artifact), artifact.labels)
-            bins = reliability(values, truth, artifact.positive)
-            found[name] = Quality(**plain(figures), reliability=bins)
+            found[name] = Quality(
+                **plain(figures),
+                perfect_ece=perfect_calibration_error(values, truth),
+                reliability=reliability(values, truth, artifact.positive),
+            )
     return found
 
 

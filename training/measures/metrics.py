@@ -44,7 +44,7 @@ def evaluate(
         accuracy=float((given == truth).mean()),
         labels=_per_label(labels, precision, recall, f1, support),
         **_ranking(scores, onehot, [positive_of_two(labels, thresholds)] if len(labels) == 2 else indices),
-        brier=float(((scores - onehot) ** 2).sum(axis=1).mean() / (2 if len(labels) == 2 else 1)),
+        brier=float(brier_of_texts(scores, truth).mean()),
         ece=expected_calibration_error(scores, truth),
     )
 
@@ -64,7 +64,7 @@ def _evaluate_independent(
         accuracy=float((given == truth).all(axis=1).mean()),
         labels=_per_label(labels, precision, recall, f1, support),
         **_mean_ranking(scores[:, told], truth[:, told]),
-        brier=float(((scores - truth) ** 2).mean()),
+        brier=float(brier_of_texts(scores, truth).mean()),
         ece=expected_calibration_error(*_questions(scores, truth)),
     )
 
@@ -90,6 +90,26 @@ def expected_calibration_error(scores: np.ndarray, truth: np.ndarray, bins: int 
         which, weights=right, minlength=bins
     )
     return float(np.abs(gaps).sum() / len(truth))
+
+
+def perfect_calibration_error(scores: np.ndarray, truth: np.ndarray, bins: int = ECE_BINS) -> float:
+    """About what `ece` would be, on average, if these very scores were perfectly calibrated: as many texts
+    show no smaller error. `truth` tells independent labels, `[n, labels]`, from others."""
+    confidence = (_questions(scores, truth)[0] if truth.ndim == 2 else scores).max(axis=1)
+    which = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    variances = np.bincount(which, weights=confidence * (1 - confidence), minlength=bins)
+    # The mean distance of a normal variate from its mean is sqrt(2 / pi) standard deviations.
+    return float(np.sqrt(2 / np.pi * variances).sum() / len(confidence))
+
+
+def brier_of_texts(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The squared error of each text's scores, float64 `[n]`: the mean over two labels and over independent
+    ones, the sum over more that exclude each other."""
+    independent = truth.ndim == 2
+    held = truth if independent else truth[:, None] == np.arange(scores.shape[1])
+    squared = (scores - held) ** 2
+    mean = independent or scores.shape[1] == 2
+    return np.asarray(squared.mean(axis=1) if mean else squared.sum(axis=1))
 
 
 def reliability(

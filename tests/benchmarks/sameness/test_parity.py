@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.records import plain
-from benchmarks.sameness.parity import flipped, flips, one_way, parity
+from benchmarks.sameness.parity import brier_drop, flipped, flips, one_way, parity
 from benchmarks.samples import by_length
 from handler.artifact import Artifact
 from tests.descriptions import description
@@ -155,3 +155,15 @@ def test_with_more_labels_more_pairs_can_be_uneven_by_chance() -> None:
     counts = {f"{before} -> {after}": 0 for before in labels for after in labels if before != after}
     two, three = one_way({"a -> b": 6, "b -> a": 0}), one_way(counts | {"a -> b": 6})
     assert three.p == pytest.approx(3 * two.p)
+
+
+def test_scores_that_are_worse_show_a_brier_score_that_is_worse_beyond_chance() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 2000)
+    good = np.where(truth == 1, 0.8, 0.2) + rng.normal(0, 0.05, 2000)
+    theirs = np.stack([1 - good, good], axis=1)
+    worse = brier_drop(truth, theirs, theirs * 0.8 + 0.1)
+    assert worse.high < 0
+    same = brier_drop(truth, theirs, theirs + rng.normal(0, 0.001, (2000, 2)))
+    assert same.low < 0 < same.high
+    assert brier_drop(truth, theirs, theirs).drop == 0

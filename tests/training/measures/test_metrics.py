@@ -2,10 +2,16 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import brier_score_loss, f1_score
 
 from common.records import plain
-from training.measures.metrics import evaluate, expected_calibration_error, reliability
+from training.measures.metrics import (
+    brier_of_texts,
+    evaluate,
+    expected_calibration_error,
+    perfect_calibration_error,
+    reliability,
+)
 from training.measures.records import LabelFigures
 
 LABELS = ("not-hate", "hate")
@@ -73,3 +79,29 @@ def test_every_decision_about_an_independent_label_counts_for_its_calibration():
     figures = evaluate(scores, truth, {"a": 0.5, "b": 0.5}, ("a", "b"))
     assert figures.ece == pytest.approx(abs(20 * 0.8 - 15) / 20)
     assert [(part.rate, part.n) for part in reliability(scores, truth)] == [(0, 10), (0.5, 10)]
+
+
+@pytest.mark.parametrize("texts", [300, 1750, 20_000])
+def test_what_a_perfect_model_shows_is_about_what_one_shows_that_is_drawn(texts: int) -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.beta(0.5, 0.5, texts)
+    scores = np.stack([1 - drawn, drawn], axis=1)
+    shown = [expected_calibration_error(scores, rng.random(texts) < drawn) for _ in range(200)]
+    found = perfect_calibration_error(scores, np.zeros(texts, np.int64))
+    assert found == pytest.approx(np.mean(shown), rel=0.1)
+    independent = perfect_calibration_error(drawn[:, None], np.zeros((texts, 1), np.int64))
+    assert independent == pytest.approx(found)
+
+
+def test_the_brier_score_of_texts_has_the_mean_that_is_reported() -> None:
+    """As scikit-learn has it, of two labels, three, and independent ones."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 50)
+    two = rng.dirichlet([1, 1], 50)
+    assert brier_of_texts(two, truth).mean() == pytest.approx(brier_score_loss(truth, two[:, 1]))
+    three, of_three = rng.dirichlet([1, 1, 1], 50), rng.integers(0, 3, 50)
+    summed = sum(brier_score_loss(of_three == label, three[:, label]) for label in range(3))
+    assert brier_of_texts(three, of_three).mean() == pytest.approx(summed)
+    held, scores = rng.integers(0, 2, (50, 3)), rng.random((50, 3))
+    each = [brier_score_loss(held[:, label], scores[:, label]) for label in range(3)]
+    assert brier_of_texts(scores, held).mean() == pytest.approx(np.mean(each))
