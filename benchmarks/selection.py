@@ -136,7 +136,7 @@ def select(document: Report, objective: Objective) -> Selection:
     reasons = {name: f"not chosen: {'; '.join(lost)}" for name, lost in lacking.items() if lost}
     if selected:
         reasons |= {name: _why_slower(name, selected, speeds) for name in qualified if name != selected}
-        reasons[selected] = _why_chosen(qualified[selected], speeds, objective)
+        reasons[selected] = _why_chosen(qualified[selected], speeds, objective, verdicts.get(selected))
     return Selection(
         schema=SCHEMA,
         selected=selected,
@@ -373,11 +373,24 @@ def _ms(value: float | None) -> str:
     return "unknown, too few requests" if value is None else f"{value:.0f} ms"
 
 
-def _why_chosen(variant: Variant, speeds: Mapping[str, Speed], objective: Objective) -> str:
+def _why_chosen(
+    variant: Variant, speeds: Mapping[str, Speed], objective: Objective, verdict: Verdict | None
+) -> str:
     speed = speeds[variant.name]
     return (
         f"chosen: the fastest that qualifies, {speed.words}{_times(variant, speeds, objective)}; "
-        f"{_sameness(variant, objective)}"
+        f"{_sameness(variant, objective)}{_changed_margin(verdict)}"
+    )
+
+
+def _changed_margin(verdict: Verdict | None) -> str:
+    """A warning where the margin was chosen after a look at the gate."""
+    if not isinstance(verdict, Noninferiority) or verdict.first_margin in (None, verdict.margin):
+        return ""
+    first = f"{verdict.first_margin:g}"
+    return (
+        f"; WARNING: the margin was {first} at the first look at this gate and was changed since, so the "
+        "proof is not at 97.5 %"
     )
 
 

@@ -1,12 +1,14 @@
 """Selection: which variant wins under which objective, and whether the reasons say why."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.records import OpenLevel, Rate, Report, Saturation, plain
+from benchmarks.sameness.gate import judge_run
 from benchmarks.selection import Objective, choose_served, select, verdicts_at
 from handler.errors import UserError
 from training.measures.gate_ledger import share_of
@@ -192,6 +194,17 @@ def test_random_weights_are_judged_by_the_check_alone(make) -> None:
     chosen = select(found, Objective())
     assert chosen.selected == "a"
     assert "quality cannot be judged" in chosen.reasons["a"]
+
+
+def test_a_margin_that_was_changed_after_the_first_look_is_said(make, tmp_path: Path) -> None:
+    variant = make.variant("a", speed=2)
+    variant.judged.cells = [1000, 4, 0, 120, 120, 0, 5, 751]
+    judge_run(tmp_path / "ledger.json", ["a text"], [variant], 0.01, 2)
+    found = make.document(make.variant("fp32"), variant)
+    assert "WARNING" not in select(found, Objective()).reasons["a"]
+    changed = select(found, Objective(max_f1_drop=0.02))
+    assert changed.selected == "a"
+    assert "the margin was 0.01 at the first look at this gate and was changed since" in changed.reasons["a"]
 
 
 def test_the_fastest_equal_ones_are_served_and_those_with_a_proven_drop_first(make) -> None:
