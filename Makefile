@@ -78,7 +78,7 @@ doctor: install ## what TorchServe needs here, what is wrong, and what to do [CO
 
 benchmark: install ## every built variant, one report each and the side-by-side [PROFILE=demo|quick|full] [BASELINES=1] [RPS=]
 	@$(if $(PEERS),echo "PEERS is now BASELINES; the old spelling will go with the next release" >&2)
-	@$(RUN) -m benchmarks run $(OBJECTIVE) $(filter-out default all cpu gpu cuda,$(VARIANTS)) --name $(call q,$(NAME)) --artifacts $(call q,$(ARTIFACTS)) --checkpoint $(call q,$(CHECKPOINT)) --profile $(PROFILE) --baselines-folder $(call q,$(BUILD)/baselines) --ledger $(call q,$(BUILD)/gate-ledger.json) $(if $(BASELINES),--baselines) $(ARGS) >/dev/null
+	@$(RUN) -m benchmarks run $(OBJECTIVE) $(filter-out default all cpu gpu cuda,$(VARIANTS)) --name $(call q,$(NAME)) --artifacts $(call q,$(ARTIFACTS)) --checkpoint $(call q,$(CHECKPOINT)) --profile $(PROFILE) --baselines-folder $(call q,$(BUILD)/baselines) $(if $(BASELINES),--baselines) $(ARGS) >/dev/null
 
 gpu: $(if $(filter $(BIN)/%,$(PY)),install) ## on a machine with an NVIDIA GPU: its variants, built of random full-size weights and measured [DATA=] [GPU_PROFILE=demo] [PY=python3]
 	@$(RUN) -m benchmarks gpus >/dev/null

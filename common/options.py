@@ -13,7 +13,7 @@ STORE = Path("model_store")
 ARCHIVE = STORE / "hate.mar"
 RESULTS = Path("benchmarks/results")
 CONFIG = Path("config.properties")
-LEDGER = Path("build/gate-ledger.json")
+LEDGER = "gate-ledger.json"
 
 
 def _path(flag: str, default: Path, of: str = "") -> Callable[[argparse.ArgumentParser], None]:
@@ -30,7 +30,18 @@ add_checkpoint = _path("--checkpoint", CHECKPOINT)
 add_archive = _path("--archive", ARCHIVE)
 add_store = _path("--store", STORE, "the folder of the archives; ")
 add_results = _path("--results", RESULTS, "the folder of the reports; ")
-add_ledger = _path("--ledger", LEDGER, "what the gate was asked before; ")
+
+
+def add_ledger(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ledger", type=Path, help=f"what the gate was asked before; default: {LEDGER} next to --artifacts"
+    )
+
+
+def ledger(arguments: argparse.Namespace) -> Path:
+    """The ledger that is named, or that of the build which the artifacts belong to."""
+    own: Path = arguments.artifacts.parent / LEDGER
+    return own if arguments.ledger is None else arguments.ledger
 
 
 def add_name(parser: argparse.ArgumentParser, of: str = "the model and its archives") -> None:

@@ -21,6 +21,7 @@ from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, Trai
 
 from common.commands import emit, positive_int, run, say
 from common.options import add_data_dir, add_threads
+from common.records import plain
 from training import data
 from training.backbones import backbone
 from training.checkpoint import describe_surroundings
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ratios = [row["ratio"] for row in rows]
     say(tabulate(rows, headers="keys", floatfmt=".3f"))
     say(f"our epoch is {np.median(ratios):.1f} times faster ({min(ratios):.1f} to {max(ratios):.1f})")
-    emit({"data": options.data, "base": options.base, "pairs": rows, **describe_surroundings()})
+    emit(plain({"data": options.data, "base": options.base, "pairs": rows, **describe_surroundings()}))
     return 0
 
 

@@ -6,6 +6,7 @@ folders and the archives changed, and leaves nothing behind. Java comes from the
 
 import fcntl
 import os
+import random
 import re
 import shutil
 import signal
@@ -33,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "deploy" / "config.properties"  # in the checkout a link to the one at its root
 # What a configuration names by relative paths: TorchServe splits vmargs at spaces.
 NAMED_FILES = ("java.security", "log4j2.xml", "logging.properties", "metrics.yaml")
+OWN_PORTS = range(20_000, 32_768)
 GRACE_S = 10  # a healthy server that still does not know its model will not come to know it
 JAVA = "org.pytorch.serve.ModelServer"
 WORKER = "model_service_worker"
@@ -327,12 +329,15 @@ def _temporary_folder(java: psutil.Process) -> Path | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Free ports of loopback, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listening.getsockname()[1] for listening in sockets]
-    for listening in sockets:
-        listening.close()
-    return ports
+    """Free ports of loopback, all different: below those that Linux gives to outgoing connections, any of
+    which could take a port before the server has it."""
+    found: list[int] = []
+    for port in random.sample(OWN_PORTS, len(OWN_PORTS)):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+            if len(found) == count:
+                break
+    return found
 
 
 def _wait_until_ready(

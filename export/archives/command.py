@@ -8,6 +8,7 @@ from pathlib import Path
 from common.atomic import recover, recover_all
 from common.commands import emit, positive_float, positive_int, say
 from common.options import ARCHIVE, RESULTS, add_artifacts, add_ledger, add_name, add_store
+from common.options import ledger as ledger_of
 from common.signing import VARIABLE, add_trusted_key, make_keys
 from common.signing import sign as sign_file
 from handler.artifact import DESCRIPTION, open_artifact
@@ -104,7 +105,7 @@ def promote(arguments: argparse.Namespace) -> int:
         variant,
         archives,
         sha256=sha256,
-        ledger=None if sha256 else arguments.ledger,
+        ledger=None if sha256 else ledger_of(arguments),
         force=arguments.force,
         trusted_key=arguments.trusted_key,
     )

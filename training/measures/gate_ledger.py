@@ -21,7 +21,6 @@ from handler.errors import UserError
 from training.measures.noninferiority import ALPHA, INCONCLUSIVE, Word, in_sequence, verdict
 
 SCHEMA = 1
-FILE = "gate-ledger.json"
 SHARE_OF_A_RUN = 0.75  # of what is left
 # Two gates with this share of the smaller one's texts in common are one gate: a gate that grows goes on
 # spending, while a text that two of them have by chance does not matter.
