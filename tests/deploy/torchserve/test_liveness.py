@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -224,16 +224,21 @@ def test_the_containers_program_ends_by_itself_where_its_worker_hangs(
     monkeypatch.setenv("PYTHONPATH", str(servers.ROOT))
     command = [sys.executable, "-m", "deploy.torchserve.container", "run", "--config", str(path)]
     process = subprocess.Popen(command, cwd=tmp_path)
+    suspended: list[psutil.Process] = []
     try:
         access = Access(read_config(path), tmp_path)
         wait_until(lambda: access.is_ready("hate"))
         time.sleep(container.EVERY_S + 2)  # it has seen a worker that lives: a start is given longer
         (java,) = psutil.Process(process.pid).children()
-        for worker in servers.workers_of(java):
+        suspended = servers.workers_of(java)
+        for worker in suspended:
             worker.suspend()
         assert process.wait(180) == 1
         assert not java.is_running()
     finally:
+        for worker in suspended:  # it does not even see that its server has gone
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
         for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else ():
             child.kill()
         process.kill()
