@@ -39,7 +39,7 @@ TEXTS = read_texts()
 TURNS = count()  # shared: users go through the texts together, not each from the first
 
 
-class Client(HttpUser):  # type: ignore[misc] # locust is no dependency of ours
+class Client(HttpUser):  # type: ignore[misc] # locust need not be installed
     """Asks for one text after the other, without a pause."""
 
     def on_start(self) -> None:

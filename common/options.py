@@ -38,7 +38,7 @@ def add_ledger(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def ledger(arguments: argparse.Namespace) -> Path:
+def ledger_of(arguments: argparse.Namespace) -> Path:
     """The ledger that is named, or that of the build which the artifacts belong to."""
     own: Path = arguments.artifacts.parent / LEDGER
     return own if arguments.ledger is None else arguments.ledger

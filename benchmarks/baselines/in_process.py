@@ -1,4 +1,4 @@
-"""Baselines: the same checkpoint as others' documentation tells a user to run it, rows of the same run.
+"""Baselines: the same checkpoint, run as other projects' documentation shows, as rows of the same run.
 
 Each has its own tokenizer padded to the longest text of a batch (no grid, no warm-up, no plan) and is given
 the run's number of threads, so that no row loses by a default. Nothing of `handler` is imported: its settings

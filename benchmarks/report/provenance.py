@@ -152,7 +152,8 @@ def _baseline_lines(document: Report) -> list[str]:
         for baseline in baselines
     )
     return [
-        "Baselines are the same checkpoint as others' documentation tells to run it, with as many threads: "
+        "Baselines are the same checkpoint, run as other projects' documentation shows, with as many "
+        "threads: "
         + told
         + (f" ({', '.join(also)})." if also else ".")
         + (SPINNING if _was_busy(document.run, document.machine) else "")

@@ -15,7 +15,7 @@ from common.options import (
     add_results,
     add_store,
     add_threads,
-    ledger,
+    ledger_of,
 )
 from common.programs import command
 from handler.errors import UserError
@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     objective = Objective(arguments.p99_ms, arguments.rps, arguments.max_f1_drop)
     resume_log = open_resume_log(arguments.results, subject, profile, arguments.threads, arguments.fresh)
     try:
-        report = measure(subject, profile, arguments.threads, objective, resume_log, ledger(arguments))
+        report = measure(subject, profile, arguments.threads, objective, resume_log, ledger_of(arguments))
     except KeyboardInterrupt:
         say(f"\n{len(resume_log)} pieces are measured and kept; the same command goes on from here")
         raise

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from common.atomic import recover, recover_all
 from common.commands import emit, positive_float, positive_int, say
-from common.options import ARCHIVE, RESULTS, add_artifacts, add_ledger, add_name, add_store
-from common.options import ledger as ledger_of
+from common.options import ARCHIVE, RESULTS, add_artifacts, add_ledger, add_name, add_store, ledger_of
 from common.signing import VARIABLE, add_trusted_key, make_keys
 from common.signing import sign as sign_file
 from handler.artifact import DESCRIPTION, open_artifact
