@@ -33,6 +33,7 @@ from handler.artifact import DESCRIPTION, Artifact, file_sha256, open_artifact
 from handler.errors import UserError
 from training.checkpoint import Checkpoint, portable
 from training.data import Dataset
+from training.data.records import UNKNOWN
 from training.data.splits import Split
 from training.measures import functional
 from training.measures.functional import Cases
@@ -81,6 +82,11 @@ class Subject:
     def on_cuda(self) -> bool:
         """Whether variants for GPUs take part."""
         return CUDA_REFERENCE in self.artifacts
+
+    @property
+    def may_have_seen(self) -> bool:
+        """Whether the model may have been trained on the texts that it is judged on."""
+        return bool(self.data["unseen"] == UNKNOWN)
 
     @property
     def serves_baselines(self) -> bool:
@@ -169,7 +175,7 @@ def prepare(
         timed.texts,
         _describe_data(checkpoint, dataset) | {"timed_split": timed_split},
         bool(wanted),
-        prepare_baselines(checkpoint, dataset.splits["train"].texts, baselines, CUDA_REFERENCE in artifacts)
+        prepare_baselines(checkpoint, dataset.calibration.texts, baselines, CUDA_REFERENCE in artifacts)
         if baselines
         else None,
         encoder_of(json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))),
@@ -303,4 +309,5 @@ def _describe_data(checkpoint: Checkpoint, dataset: Dataset) -> dict[str, Any]:
         "labels": list(dataset.labels),
         "positive_label": checkpoint.positive_label,
         "labels_meaningful": checkpoint.judged,
+        "unseen": UNKNOWN if checkpoint.may_have_seen else dataset.unseen,
     }

@@ -16,6 +16,8 @@ from msgspec import UNSET, Meta, UnsetType, field
 from benchmarks.names import CUDA_REFERENCE, GATE, REFERENCE
 from common import records
 from common.records import Count, NotNegative, Positive, Record, Sha256, Share, Some, Task, Text, read
+from training.data.records import Unseen
+from training.measures.noninferiority import Word
 from training.measures.records import Functional, Reliability
 
 DIGITS = 5  # significant: more than any of the measurements has, fewer than hide what is the same
@@ -82,7 +84,8 @@ class Lengths(Record):
 
 
 class Data(Record):
-    """`positive_label` is the one looked for, None where none was named; an older report does not say."""
+    """`positive_label` is the one looked for, None where none was named; an older report does not say. Of a
+    model that was trained elsewhere, `unseen` says why it has not seen the gate's texts."""
 
     spec: Text
     sha256: Text
@@ -93,6 +96,7 @@ class Data(Record):
     timed_split: Text
     task: Task | None = None  # single-label where it is not told
     positive_label: str | UnsetType | None = UNSET
+    unseen: Unseen | None = None
 
     @property
     def multi_label(self) -> bool:
@@ -323,10 +327,11 @@ class Rate(Record):
 
 
 class Verdict(Record):
-    """Is the drop of macro-F1 below the margin? An inconclusive one would be settled by a gate of about
-    `texts_to_settle`, if the drop is as it was seen (None: settled, or no number would do)."""
+    """Is the drop of macro-F1 below the margin? Not proven where the model may have been trained on the
+    gate's texts. An inconclusive one would be settled by a gate of about `texts_to_settle`, if the drop is as
+    it was seen (None: settled, or no number would do)."""
 
-    verdict: Literal["pass", "fail", "inconclusive"]
+    verdict: Word
     texts_to_settle: Some | None
 
 
@@ -366,7 +371,8 @@ class Parity(Record):
     """How a variant's answers differ from fp32's on one split. `flips` are texts by direction; `cells` are
     texts by (truth, fp32's label, this one's), the last running fastest, or of independent labels `kinds` by
     a digit for each label, 4 if the text has it, plus 2 if fp32 says so, plus 1 if this one does: what a
-    verdict at another margin needs. `decisions` is a digest of all three, text by text."""
+    verdict at another margin needs. `decisions` is a digest of all three, text by text. `may_have_seen` says
+    that the model may have been trained on these texts."""
 
     n: Some
     label_agreement: Share
@@ -383,6 +389,7 @@ class Parity(Record):
     average_precision_drop: Interval | None = None
     brier_drop: Interval | None = None
     noninferiority: Noninferiority | None = None
+    may_have_seen: bool = False
 
 
 class ServedParity(Record):

@@ -23,7 +23,7 @@ from benchmarks.sameness.gate import verdicts_at
 from common.programs import command
 from common.records import Record
 from handler.errors import UserError
-from training.measures.noninferiority import FAIL, MARGIN, PASS
+from training.measures.noninferiority import FAIL, MARGIN, MAY_HAVE_SEEN, PASS, SHOW_UNSEEN, UNPROVEN
 
 SCHEMA = 1
 MAX_ERROR_SHARE = 0.001  # of requests, at a level of load that is to count
@@ -78,6 +78,8 @@ def choose_served(candidates: Sequence[Variant], best: int | None) -> Serving:
 
 def _verdict_of(variant: Variant) -> str:
     """As it was found in the run; where there are no labels to judge by, the check has passed it."""
+    if variant.judged.may_have_seen:
+        return UNPROVEN
     found = variant.judged.noninferiority
     return str(found.verdict) if found else PASS
 
@@ -168,7 +170,9 @@ def _unlike(variant: Variant, objective: Objective, verdict: Verdict | None) -> 
     reasons = []
     if not variant.built.check.equal:
         reasons.append(f"by its check at export it is {variant.built.check.note or 'not equal'}")
-    if verdict and verdict.verdict != PASS:
+    if verdict and verdict.verdict == UNPROVEN:
+        reasons.append(f"{UNPROVEN}: {MAY_HAVE_SEEN}; {SHOW_UNSEEN}")
+    elif verdict and verdict.verdict != PASS:
         reasons.append(_not_proven(variant.judged, verdict, objective.max_f1_drop))
     if objective.max_flip is not None:
         reasons += _too_many_flips(variant.judged, objective.max_flip)

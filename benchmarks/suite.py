@@ -273,15 +273,16 @@ def _row(name: str, subject: Subject, inside: InProcess) -> dict[str, Any]:
         scores = calibrated(scores, reference.meta.temperature, reference.multi_label)
     on_splits = {split: scores[split] for split in subject.splits}
     is_reference = name == REFERENCE
+    differs = parity(artifact, on_splits, reference, theirs, subject.labelled, inside.lengths, is_reference)
+    for found in differs.values():
+        found.may_have_seen = subject.may_have_seen
     return {
         "status": "measured",
         "error": None,
         "latency": inside.latency[name],
         "resources": inside.resources[name],
         "quality": quality(artifact, on_splits, subject.labelled),
-        "parity": parity(
-            artifact, on_splits, reference, theirs, subject.labelled, inside.lengths, is_reference
-        ),
+        "parity": differs,
     }
 
 

@@ -68,6 +68,15 @@ def build_arguments(parser: argparse.ArgumentParser) -> None:
     )
     elsewhere = parser.add_argument_group("for a classifier that was not trained here")
     elsewhere.add_argument("--data", help="to judge it on, as in training; default: texts without labels")
+    elsewhere.add_argument(
+        "--gate",
+        type=Path,
+        metavar="FILE",
+        help="a table of texts that the model was not trained on, to prove its variants by",
+    )
+    elsewhere.add_argument(
+        "--unseen", action="store_true", help="the model was trained on none of the texts of --data"
+    )
     elsewhere.add_argument("--data-dir", default=os.environ.get("DATA_DIR") or "data", help="of named data")
     elsewhere.add_argument("--text-column", default="text", help="default: %(default)s")
     elsewhere.add_argument("--label-column", default="label", help="default: %(default)s")
@@ -180,10 +189,16 @@ def _checkpoint(arguments: argparse.Namespace) -> "Checkpoint":
     folder = arguments.artifacts.parent / "adopted" / place.name
     labels = tuple(label.strip() for label in arguments.labels.split(",") if label.strip())
     columns = Columns(
-        arguments.text_column, arguments.label_column, labels, positive_label=arguments.positive_label
+        arguments.text_column,
+        arguments.label_column,
+        labels,
+        positive_label=arguments.positive_label,
+        gate=str(arguments.gate.expanduser().absolute()) if arguments.gate else "",
     )
     data = (arguments.data, arguments.data_dir, columns)
-    checkpoint = adopt(arguments.checkpoint, folder, *data, arguments.max_length, arguments.task)
+    checkpoint = adopt(
+        arguments.checkpoint, folder, *data, arguments.max_length, arguments.task, arguments.unseen
+    )
     say(f"{arguments.checkpoint} is now {folder}; to the stages after this one give CHECKPOINT={folder}")
     return checkpoint
 

@@ -155,14 +155,14 @@ class Source:
         return Grid(self.grid.lengths[-1:], GPU_BATCHES, PACKED_TOKENS, GPU_CALL_TOKENS, packed=True)
 
     def calibration(self) -> list[dict[str, np.ndarray]]:
-        """Model inputs of training texts at their real lengths: int64 [1, length] each, seeded.
+        """Model inputs of the data's calibration texts at their real lengths: int64 [1, length] each, seeded.
 
         Raises `UserError` where there are too few to calibrate with.
         """
-        texts = self.dataset.splits["train"].texts
+        texts = self.dataset.calibration.texts
         if len(texts) < LEAST_CALIBRATION_TEXTS:
             raise UserError(
-                "there are too few training texts to calibrate int8 with",
+                "there are too few texts to calibrate int8 with",
                 seen=f"{len(texts)} texts",
                 remedy=f"Give {LEAST_CALIBRATION_TEXTS} or more, or build variants that need none",
             )

@@ -55,6 +55,10 @@ def test_a_version_that_was_published_is_fetched(tmp_path: Path) -> None:
     assert archived_artifact(tmp_path / "fetched" / "hate-fp32-1.0.mar").name == "fp32"
 
 
+def test_an_adopted_checkpoint_may_have_seen_what_it_is_judged_on() -> None:
+    assert open_checkpoint(OLD / "checkpoint").may_have_seen
+
+
 def test_a_checkpoint_gives_the_logits_that_it_gave() -> None:
     import torch
 

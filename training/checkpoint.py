@@ -33,6 +33,7 @@ from handler.runtimes import refuse_code
 from training import data
 from training.backbones import clear_limits
 from training.data import Dataset, Split
+from training.data.records import STATED, UNKNOWN
 from training.description import SCHEMA, Data, Description, Machine, Texts
 
 META_FILE = "checkpoint.json"
@@ -80,6 +81,24 @@ class Checkpoint:
     def judged(self) -> bool:
         """Whether figures of quality mean anything: weights are not random, and the texts have labels."""
         return self.trained and not self.meta.data.spec.startswith("texts:")
+
+    @property
+    def may_have_seen(self) -> bool:
+        """Whether the model may have been trained on the texts that it is judged on: one from elsewhere,
+        unless its data say that it was not."""
+        return bool(self.meta.recipe.get("adopted")) and self.meta.data.unseen in (None, UNKNOWN)
+
+
+def load_again(recorded: Data, data_dir: str | Path | None = None) -> Dataset:
+    """The data of a record as they are now."""
+    return data.load(
+        recorded.spec,
+        data_dir or recorded.data_dir,
+        recorded.seed,
+        recorded.columns,
+        elsewhere=recorded.unseen is not None,
+        unseen=recorded.unseen == STATED,
+    )
 
 
 def check_place(folder: Path) -> None:
@@ -172,7 +191,7 @@ def load_data(checkpoint: Checkpoint, data_dir: str | Path | None = None) -> Dat
     """
     data_dir = data_dir or os.environ.get("DATA_DIR") or None
     recorded = checkpoint.meta.data
-    dataset = data.load(recorded.spec, data_dir or recorded.data_dir, recorded.seed, recorded.columns)
+    dataset = load_again(recorded, data_dir)
     if dataset.sha256 != recorded.sha256:
         splits = recorded.splits.items()
         changed = [name for name, split in splits if dataset.split_sha256[name] != split.sha256]
@@ -204,6 +223,7 @@ def describe_data(dataset: Dataset) -> Data:
         },
         dropped=dataset.dropped,
         leaks=dataset.leaks,
+        unseen=dataset.unseen,
     )
 
 

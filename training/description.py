@@ -6,7 +6,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from common.records import Count, NotNegative, Positive, Record, Sha256, Share, Some, Task, Text
 from handler.description import Adoption
-from training.data.records import Leak
+from training.data.records import Leak, Unseen
 from training.data.sources import Columns
 from training.measures.records import Figures
 
@@ -41,7 +41,7 @@ class Texts(Record):
 class Data(Record, kw_only=True):
     """`seed` is that of the splits; `others` are the parts of joined sets that are kept out of the training;
     `dropped` counts rows by split and reason; `leaks` are those of each split, before they were dropped from
-    train."""
+    train; `unseen` is missing where the model was trained here, or taken over by an earlier version."""
 
     spec: str
     data_dir: Annotated[str, Meta(pattern="^(/|[A-Za-z]:)")]
@@ -53,6 +53,7 @@ class Data(Record, kw_only=True):
     others: dict[str, dict[str, Texts]] = {}
     dropped: dict[str, Counts]
     leaks: dict[str, Leak]
+    unseen: Unseen | None = None
 
 
 class Description(Made, kw_only=True):

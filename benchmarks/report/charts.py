@@ -34,13 +34,14 @@ from common.drawing import (
     label_points,
     svg,
 )
-from training.measures.noninferiority import FAIL, INCONCLUSIVE, PASS
+from training.measures.noninferiority import FAIL, INCONCLUSIVE, PASS, UNPROVEN
 
 MARKS: dict[str, tuple[str, str, str]] = {
     IS_REFERENCE: ("s", INK, "fp32"),
     PASS: ("o", BLUE, "passes"),
     EQUAL: ("o", BLUE, "equal by its check"),
     INCONCLUSIVE: ("D", AMBER, "inconclusive"),
+    UNPROVEN: ("D", AMBER, "not proven: the texts may have been seen"),
     FAIL: ("v", RED, "fails"),
     NOT_EQUAL: ("X", RED, "not equal by its check"),
     BASELINE: ("o", MUTED, "baseline"),

@@ -42,7 +42,7 @@ from benchmarks.report.verdicts import (
 )
 from benchmarks.selection import Selection
 from common.drawing import COLOURS
-from training.measures.noninferiority import FAIL, INCONCLUSIVE
+from training.measures.noninferiority import FAIL, INCONCLUSIVE, UNPROVEN
 
 LINK = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+)\)")
 # The chosen theme is set before anything is shown, so that the page does not flash.
@@ -229,7 +229,7 @@ def _cards(document: Report) -> list[dict[str, str]]:
     words = Counter(verdict(variant, allowed) for variant in ours)
     passing = sum(words[word] for word in SHIPPABLE)
     others = ", ".join(
-        f"{words[word]} {word}" for word in (INCONCLUSIVE, FAIL, NOT_EQUAL, FAILED) if words[word]
+        f"{words[word]} {word}" for word in (INCONCLUSIVE, UNPROVEN, FAIL, NOT_EQUAL, FAILED) if words[word]
     )
     cards = [
         {"figure": f"{passing} of {len(ours)}", "words": f"variants pass{'; ' if others else ''}{others}"}

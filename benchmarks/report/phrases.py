@@ -37,7 +37,7 @@ from benchmarks.report.verdicts import (
 )
 from benchmarks.sameness.parity import one_way
 from benchmarks.selection import chance, level_words, settled_by
-from training.measures.noninferiority import FAIL, PASS
+from training.measures.noninferiority import FAIL, MAY_HAVE_SEEN, PASS, SHOW_UNSEEN, UNPROVEN
 
 NONE = "–"
 UNEVEN_P = 0.01
@@ -128,6 +128,8 @@ def reason(row: Row, allowed: float) -> str:
     check = row.built.check
     if word == NOT_EQUAL:
         parts.append(f"The check at export refused it ({check.note or 'not equal'}).")
+    if word == UNPROVEN:
+        parts.append(f"{UNPROVEN.capitalize()}: {MAY_HAVE_SEEN}; {SHOW_UNSEEN}.")
     drop = row.judged.macro_f1_drop
     if drop is None:
         agreement = row.judged.label_agreement
@@ -138,6 +140,8 @@ def reason(row: Row, allowed: float) -> str:
     texts = row.judged.n
     found = f"macro-F1 drop {drop.drop:+.4f} (95 %: {span(drop, '+.4f')}) on {texts:,} gate texts"
     tested = noninferiority(row)
+    if word == UNPROVEN or (word == NOT_EQUAL and tested):
+        return " ".join([*parts, f"{sentence_case(found)}."])
     if tested is None:
         ends = {PASS: "stays within", FAIL: "lies beyond", NOT_EQUAL: "was measured against"}
         parts.append(
@@ -145,8 +149,6 @@ def reason(row: Row, allowed: float) -> str:
             f"of {allowed:g}."
         )
         return " ".join(parts)
-    if word == NOT_EQUAL:
-        return " ".join([*parts, f"{sentence_case(found)}."])
     return " ".join([*parts, _tested(tested, found), *_uneven(row.judged)])
 
 

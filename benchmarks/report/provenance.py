@@ -7,7 +7,13 @@ from benchmarks.environment import BUSY_SHARE
 from benchmarks.names import CUDA_REFERENCE
 from benchmarks.records import Machine, Report, Run
 from benchmarks.report.verdicts import noninferiority
+from training.data.records import KEPT_APART, STATED, UNKNOWN
 
+WHY_UNSEEN = {
+    KEPT_APART: "The model was trained elsewhere; it is judged on texts of files that are not for training",
+    STATED: "The model was trained elsewhere, and not on these texts, as its user states (--unseen)",
+    UNKNOWN: "NOT PROVEN: the model was trained elsewhere, and may have seen these texts",
+}
 NOISY = 1.25  # above this factor between fp32 and itself, the run deserves a warning
 # Ours sleep (`handler` asks OpenMP for it); a baseline is left as its user would have it.
 SPINNING = (
@@ -124,6 +130,8 @@ def _run_lines(document: Report) -> list[str]:
     if run.resumed:
         often = "once" if run.resumed == 1 else f"{run.resumed} times"
         lines.append(f"The run was interrupted and resumed {often}: its rounds are not all of one stretch.")
+    if why := document.data.unseen:
+        lines.append(f"{WHY_UNSEEN[why]}.")
     if run.margin is not None and document.data.labels_meaningful:
         lines.append(
             f"PASS: a macro-F1 drop of {run.margin:g} or more is ruled out on the gate texts, by a test "

@@ -9,7 +9,7 @@ fastest variant that passes. Leaves out objectives of latency and load (`selecti
 from benchmarks.names import REFERENCE
 from benchmarks.records import Noninferiority, Report, Row, Variant
 from benchmarks.sameness.gate import by_interval
-from training.measures.noninferiority import MARGIN, PASS
+from training.measures.noninferiority import MARGIN, PASS, UNPROVEN
 
 NOT_EQUAL, FAILED, IS_REFERENCE, BASELINE = "not equal", "failed", "reference", "baseline"
 EQUAL = "equal"  # by the check at export alone: there are no labels that mean anything
@@ -32,6 +32,8 @@ def verdict(row: Row, allowed: float) -> str:
         return IS_REFERENCE
     if not row.built.check.equal:
         return NOT_EQUAL
+    if row.judged.may_have_seen:
+        return UNPROVEN
     if tested := noninferiority(row):
         return str(tested.verdict)
     drop = row.judged.macro_f1_drop

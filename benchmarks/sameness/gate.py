@@ -10,7 +10,18 @@ from pathlib import Path
 from benchmarks.names import REFERENCE
 from benchmarks.records import Interval, Noninferiority, Parity, Variant, Verdict
 from training.measures.gate_ledger import Candidate, Terms, at_margin, judge
-from training.measures.noninferiority import FAIL, INCONCLUSIVE, PASS, Drop, Word, drop_of, drop_of_labels
+from training.measures.noninferiority import (
+    FAIL,
+    INCONCLUSIVE,
+    PASS,
+    UNPROVEN,
+    Drop,
+    Word,
+    drop_of,
+    drop_of_labels,
+)
+
+SEEN = "may_have_seen"  # the field of `Terms` that a parity has
 
 
 def drop_of_parity(parity: Parity, labels: int) -> Drop | None:
@@ -41,11 +52,13 @@ def verdicts_at(variants: Sequence[Variant], margin: float, labels: int) -> dict
     first = judge(None, ["texts of a report"], candidates, margin)
     for variant in variants:
         if variant.name in drops:
-            terms = _terms(variant.judged.noninferiority)
+            terms = _terms(variant.judged)
             judged = at_margin(drops[variant.name], terms, margin) if terms else first[variant.name]
             found[variant.name] = Noninferiority(**asdict(judged))
         elif _is_asked(variant) and (drop := variant.judged.macro_f1_drop):
             found[variant.name] = Verdict(verdict=by_interval(drop, margin), texts_to_settle=None)
+        elif _is_asked(variant) and variant.judged.may_have_seen:
+            found[variant.name] = Verdict(verdict=UNPROVEN, texts_to_settle=None)
     return found
 
 
@@ -61,6 +74,7 @@ def _candidates(variants: Sequence[Variant], labels: int) -> list[Candidate]:
             decisions=variant.judged.decisions or variant.name,
             agreement=variant.built.check.label_agreement or 0.0,
             evidence=drop,
+            may_have_seen=variant.judged.may_have_seen,
         )
         for variant in variants
         if _is_asked(variant)
@@ -69,11 +83,13 @@ def _candidates(variants: Sequence[Variant], labels: int) -> list[Candidate]:
     ]
 
 
-def _terms(judged: Noninferiority | None) -> Terms | None:
+def _terms(parity: Parity) -> Terms | None:
     """None of a report from before the ledger."""
+    judged = parity.noninferiority
     if judged is None or judged.run is None:
         return None
-    return Terms(**{field.name: getattr(judged, field.name) for field in fields(Terms)})
+    known = {field.name: getattr(judged, field.name) for field in fields(Terms) if field.name != SEEN}
+    return Terms(**known, may_have_seen=parity.may_have_seen)
 
 
 def by_interval(drop: Interval, margin: float) -> Word:

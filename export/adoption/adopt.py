@@ -43,10 +43,12 @@ from training.checkpoint import (
 from training.data import Dataset
 from training.data.labels import names_of
 from training.data.positive import positive
+from training.data.records import STATED, UNKNOWN
 from training.data.sources import Columns
 from training.data.tables import UNLABELLED
 from training.description import SCHEMA, Description
 from training.measures.calibration import uncalibrated
+from training.measures.noninferiority import MAY_HAVE_SEEN, UNPROVEN
 
 MAX_LENGTH = 128
 TASKS = ("single-label", "multi-label")
@@ -62,13 +64,16 @@ def adopt(
     columns: Columns | None = None,
     max_length: int | None = None,
     task: str | None = None,
+    unseen: bool = False,
 ) -> Checkpoint:
     """Write the classifier at `place` (a folder, or a name on the hub) as a checkpoint to `folder`.
 
     `spec` names data as training does; None stands for texts without labels. `max_length` (tokens, 128 where
     it is None) is cut to what the model can read. `task` says whether labels exclude each other, for a model
-    whose configuration does not. Raises `UserError` for what is not such a classifier, that would not
-    be served as transformers reads it, or whose labels have to be guessed.
+    whose configuration does not. `unseen` states that the model was trained on none of these texts; without
+    it, it is judged on files that are not for training, where there are any. Raises `UserError` for what is
+    not such a classifier, that would not be served as transformers reads it, or whose labels have to be
+    guessed.
     """
     check_place(folder)
     columns = columns or Columns()
@@ -76,7 +81,7 @@ def adopt(
     own = label_names(place, model.config.to_dict())
     max_length = _max_length(place, model, tokenizer, max_length, notes)
     spec = spec or UNLABELLED
-    dataset = _load(spec, data_dir, columns, own)
+    dataset = _load(spec, data_dir, columns, own, unseen)
     independent = _independent(model.config.problem_type, task, dataset, notes)
     assigned, dataset, found = _assign(model, tokenizer, dataset, own, columns, max_length)
     notes += _sides(model, tokenizer, max_length)
@@ -84,6 +89,7 @@ def adopt(
     named = dataset.positive.label if dataset.positive.how == "named" else ""
     sought = positive(labels, named or "", independent)
     say(str(sought))
+    say(_judged_on(dataset))
     calibration = uncalibrated(labels, independent, sought.label)
     meta = Description(
         schema=SCHEMA,
@@ -119,13 +125,39 @@ def _sides(model: Any, tokenizer: Any, max_length: int) -> Iterator[str]:
         yield said + (differs if moved > LOGIT_MARGIN else "")
 
 
-def _load(spec: str, data_dir: str | Path, columns: Columns, own: tuple[str, ...]) -> Dataset:
+def _judged_on(dataset: Dataset) -> str:
+    """What the model is judged on, and whether it has seen that."""
+    if dataset.unseen == UNKNOWN:
+        return (
+            f"WARNING: {MAY_HAVE_SEEN}: every verdict will be {UNPROVEN!r}. If it was trained on none of "
+            "them, give --unseen; else name texts that it was not trained on: --gate FILE, or --data with a "
+            "folder that has a gate, test or validation file"
+        )
+    if dataset.unseen == STATED:
+        return "judged on texts that it was not trained on, as you state (--unseen)"
+    if dataset.spec == UNLABELLED:
+        return "judged on texts that the project made up"
+    counts = ", ".join(f"{len(dataset.splits[name]):,} {name}" for name in ("gate", "validation", "test"))
+    said = f"judged on texts that are not for training alone: {counts}"
+    if "gate" not in dataset.published:
+        given = "test" if "test" in dataset.published else "validation"
+        said += f"; the gate is taken from {given}, which is no longer for final figures alone"
+    return said
+
+
+def _load(spec: str, data_dir: str | Path, columns: Columns, own: tuple[str, ...], unseen: bool) -> Dataset:
     if twice := sorted({name for name in columns.labels if columns.labels.count(name) > 1}):
         raise UserError(
             "--labels gives one name to several outputs", seen=", ".join(twice), remedy="Give each its own"
         )
+    if columns.gate and not _is_table(spec):
+        raise UserError(
+            "--gate goes with a table of your own",
+            seen=spec,
+            remedy="Give --data csv:PATH, jsonl:, parquet: or hub:",
+        )
     if not spec.startswith("texts:"):
-        dataset = data.load(spec, data_dir, 0, columns)
+        dataset = data.load(spec, data_dir, 0, columns, elsewhere=True, unseen=unseen)
         if columns.labels and set(columns.labels) != set(dataset.labels):
             raise UserError(
                 "--labels names other labels than the data has",
@@ -139,7 +171,8 @@ def _load(spec: str, data_dir: str | Path, columns: Columns, own: tuple[str, ...
             seen=f"{len(columns.labels)} names, {len(own)} outputs ({', '.join(own)})",
             remedy="Give as many, in the order of the outputs, or leave --labels out",
         )
-    return data.load(spec, data_dir, 0, replace(columns, labels=columns.labels or own))
+    columns = replace(columns, labels=columns.labels or own)
+    return data.load(spec, data_dir, 0, columns, elsewhere=True, unseen=unseen)
 
 
 def _independent(problem_type: str | None, task: str | None, dataset: Dataset, notes: list[str]) -> bool:
@@ -199,7 +232,10 @@ def _assign(
         say(f"WARNING: {assigned.how} they fit far worse than in another order; check the model's names")
     if assigned.names != dataset.labels:
         ordered = _ordered(dataset, assigned.names)
-        dataset = data.load(dataset.spec, dataset.data_dir, dataset.seed, ordered)
+        stated = dataset.unseen == STATED
+        dataset = data.load(
+            dataset.spec, dataset.data_dir, dataset.seed, ordered, elsewhere=True, unseen=stated
+        )
         if dataset.labels != assigned.names:
             raise UserError(
                 "the model has the data's labels in another order, which this data cannot be read in",

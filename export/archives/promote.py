@@ -9,7 +9,7 @@ from export.archives.package import CHUNK
 from handler.artifact import archived_artifact
 from handler.errors import UserError
 from training.measures.gate_ledger import look_at, read_ledger
-from training.measures.noninferiority import PASS
+from training.measures.noninferiority import MAY_HAVE_SEEN, PASS, SHOW_UNSEEN, UNPROVEN
 
 
 def promote(
@@ -73,6 +73,12 @@ def _require_pass(variant: str, sha256: str, path: Path) -> None:
             remedy=f"Measure it: python -m benchmarks run {variant}; or promote it all the same with --force",
         )
     look, run = found
+    if look.verdict == UNPROVEN:
+        raise UserError(
+            f"{variant} is not proven to be equal to fp32",
+            seen=f"{look.verdict}: {MAY_HAVE_SEEN}",
+            remedy=f"Either {SHOW_UNSEEN}, or promote it all the same with --force",
+        )
     if look.verdict != PASS:
         raise UserError(
             f"{variant} is not proven to be equal to fp32",

@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.records import OpenLevel, Rate, Report, Saturation, plain
+from benchmarks.report.phrases import reason
+from benchmarks.report.verdicts import verdict
 from benchmarks.sameness.gate import judge_run
 from benchmarks.selection import Objective, choose_served, select, verdicts_at
 from handler.errors import UserError
@@ -263,3 +265,24 @@ def test_a_verdict_on_independent_labels_is_given_anew_at_another_margin(make) -
     at = {margin: verdicts_at(whole.variants, margin, 2) for margin in (0.01, 0.1)}
     assert [at[0.01][name].verdict for name in ("same", "harmed")] == ["pass", "fail"]
     assert [at[0.1][name].verdict for name in ("same", "harmed")] == ["pass", "pass"]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_texts_that_the_model_may_have_seen_prove_nothing(make, labelled: bool) -> None:
+    drop = (-0.001, 0.001) if labelled else None
+    document = make.document(make.variant("fp32"), make.variant("int8", drop=drop))
+    int8 = document.variants[1]
+    if labelled:
+        int8.judged.cells = [1000, 0, 0, 0, 0, 0, 0, 1000]
+    int8.judged.may_have_seen = True
+    if labelled:
+        judge_run(None, ["texts"], document.variants, 0.01, 2)
+        assert int8.judged.noninferiority.verdict == "not proven"
+        assert int8.judged.noninferiority.p < 0.001
+    for margin in (0.01, 0.05):
+        assert verdicts_at(document.variants, margin, 2)["int8"].verdict == "not proven"
+    found = select(document, Objective())
+    assert found.selected == "fp32"
+    assert "not proven: the model may have seen these texts; take it over again" in found.reasons["int8"]
+    assert verdict(int8, 0.01) == "not proven"
+    assert "the model may have seen these texts" in reason(int8, 0.01)

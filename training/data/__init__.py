@@ -14,7 +14,7 @@ and fingerprints. Leaves out: each set's own format (`public`, `tables`) and the
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from training.data import (  # noqa: F401 - public and tables register their sou
     tables,
 )
 from training.data.positive import Positive, positive
-from training.data.records import Leak, Part
+from training.data.records import KEPT_APART, STATED, UNKNOWN, Leak, Part, Unseen
 from training.data.sources import Columns, Raw
 from training.data.splits import SPLITS, Prepared, Split, prepare
 
@@ -49,7 +49,7 @@ class Dataset:
     `leaked[split]` are their rows. `others[set][split]` are the parts of joined sets that are kept out of the
     training; `parts` are all sets with what each gives to it. `sha256` covers labels, task and the texts of
     all splits. `published` are the splits that the first set brought: the others were carved from its train.
-    `positive` is the label that is looked for.
+    `positive` is the label that is looked for. `unseen` is of a model that was trained elsewhere, else None.
     """
 
     spec: str
@@ -69,6 +69,13 @@ class Dataset:
     positive: Positive = field(default_factory=lambda: Positive(None, "none"))
     published: tuple[str, ...] = ()
     leaked: dict[str, np.ndarray] = field(default_factory=dict)
+    unseen: Unseen | None = None
+
+    @property
+    def calibration(self) -> Split:
+        """The split whose texts set the scales of int8: train, unless the model may have been trained on it
+        and other texts are at hand."""
+        return self.splits["validation" if self.unseen == KEPT_APART else "train"]
 
     @property
     def multi_label(self) -> bool:
@@ -98,12 +105,22 @@ def count(split: Split, labels: tuple[str, ...]) -> dict[str, int]:
     return {label: int(number) for label, number in zip(labels, held.sum(axis=0), strict=True)}
 
 
-def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Columns | None = None) -> Dataset:
+def load(
+    spec: str,
+    data_dir: str | Path = "data",
+    seed: int = 0,
+    columns: Columns | None = None,
+    elsewhere: bool = False,
+    unseen: bool = False,
+) -> Dataset:
     """Read, clean and split the data that `spec` names; `seed` decides what is carved, not the training.
 
     Of several sets joined by `+` the first is the one that the model is for: its validation, gate and test
     splits decide and judge. The others add training texts; their own validation and test parts are held out,
     so that the figures on them are honest as well.
+
+    For a model that was trained `elsewhere`, what is not for training stays so: gate, validation and test are
+    never carved from train where there is another file. `unseen` states that it was not trained on any of it.
 
     Raises UserError where the spec is unknown, a file is missing or is not what it should be, or the joined
     sets have other labels.
@@ -112,14 +129,16 @@ def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Colum
     columns = columns or Columns()
     folder = Path(data_dir).expanduser().absolute()
     raws = [
-        sources.SOURCES[part.name].read(sources.Request(part.argument, folder, columns, seed))
-        for part in parts
+        sources.SOURCES[part.name].read(sources.Request(part.argument, folder, own, seed))
+        for part, own in zip(parts, [columns, *[replace(columns, gate="")] * (len(parts) - 1)], strict=True)
     ]
     parts = [
         sources.Part(part.name, raw.argument, part.weight) for part, raw in zip(parts, raws, strict=True)
     ]
     _check_labels(parts, raws)
-    prepared = [prepare(raw.splits, seed) for raw in raws]
+    why = _why_unseen(raws[0], unseen) if elsewhere else None
+    prepared = [prepare(raw.splits, seed) for raw in raws[1:]]
+    prepared.insert(0, prepare(raws[0].splits, seed, _seen(parts, raws) if why == KEPT_APART else None))
     dropped: Dropped = defaultdict(Counter)
     _count(dropped, "", raws[0].dropped, prepared[0].dropped)
     joined = dict(prepared[0].splits)
@@ -151,7 +170,26 @@ def load(spec: str, data_dir: str | Path = "data", seed: int = 0, columns: Colum
         positive=_positive(columns.positive_label, raws),
         leaked=prepared[0].leaked,
         published=tuple(raws[0].splits),
+        unseen=why,
     )
+
+
+def _why_unseen(raw: Raw, stated: bool) -> Unseen:
+    """Why a model that was trained elsewhere has not seen the texts that it is judged on."""
+    if stated:
+        return STATED
+    return KEPT_APART if raw.made_up or set(raw.splits) - {"train"} else UNKNOWN
+
+
+def _seen(parts: list[sources.Part], raws: list[Raw]) -> list[tuple[str, np.ndarray]] | None:
+    """What a model that was trained elsewhere may have seen besides the first set's train; None where that
+    was made up, so that it has seen nothing."""
+    if raws[0].made_up and set(raws[0].splits) == {"train"}:
+        return None
+    return [
+        (f"train of {part.spec}", splits.digests(raw.splits["train"].texts))
+        for part, raw in zip(parts[1:], raws[1:], strict=True)
+    ]
 
 
 def _positive(asked: str, raws: list[Raw]) -> Positive:

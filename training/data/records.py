@@ -1,6 +1,15 @@
 """What is counted of data: leaks, and what `python -m training data` tells."""
 
+from typing import Final, Literal
+
 from common.records import Count, Record, Share, Task
+
+# Of a model that was trained elsewhere: why its gate, validation and test texts are none that it was trained
+# on. They lie in files that are not for training, the user says so, or nothing says so.
+KEPT_APART: Final = "kept apart"
+STATED: Final = "stated"
+UNKNOWN: Final = "unknown"
+Unseen = Literal["kept apart", "stated", "unknown"]
 
 
 class Leak(Record):

@@ -25,7 +25,8 @@ class Columns:
     `positive_label` says which of them is looked for (`positive`).
 
     Several label columns parted by commas are independent labels, each 0, 1 or a probability. `encoding` is
-    that of CSV and JSONL files, by Python's name.
+    that of CSV and JSONL files, by Python's name. `gate` is a table with the gate's texts, of the format that
+    its name ends with.
     """
 
     text: str = "text"
@@ -33,6 +34,7 @@ class Columns:
     labels: tuple[str, ...] = ()
     encoding: str = "utf-8"
     positive_label: str = ""
+    gate: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Raw:
     """What a source brought, before any rule; `argument` is the request's, made independent of the
     working folder; `dropped[split][reason]` counts rows that could not be read as text and label, and
     `lines[split][reason]` names the first of them by their line in the file, from 1; `positive_label` is what
-    the user named for this set alone."""
+    the user named for this set alone. `made_up` texts are the project's own: no model elsewhere saw them."""
 
     labels: tuple[str, ...]
     splits: dict[str, Split]
@@ -58,6 +60,7 @@ class Raw:
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     lines: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     positive_label: str = ""
+    made_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def own_columns(request: Request) -> tuple[str, str, Columns]:
     path, mark, query = request.argument.rpartition("?")
     if not mark or Path(request.argument).expanduser().exists():
         return request.argument, "", request.columns
-    known = [option.name for option in fields(Columns)]
+    known = [option.name for option in fields(Columns) if option.name != "gate"]
     given = dict(parse_qsl(query, keep_blank_values=True))
     for name in given:
         if name not in known:

@@ -25,6 +25,14 @@ GATE_TEXTS = 2000  # enough to see a macro-F1 drop of about a point; more would 
 GATE_SHARE = 0.2
 VALIDATION_SHARE, MOST_VALIDATION = 0.1, 5000  # more would cost time, and tell no more
 TEST_SHARE, MOST_TEST = 0.2, 10_000
+MOST = {"validation": MOST_VALIDATION, "gate": GATE_TEXTS, "test": MOST_TEST}
+# Where a text stands that stands in several: of a model that is trained here, training does without it; of
+# one that was trained elsewhere, it has been seen.
+TRAIN_LAST = ("test", "validation", "gate", "train")
+TRAIN_FIRST = ("train", "gate", "test", "validation")
+# What a file that is not for training gives to the splits that have none: to one of them, or to several.
+SHARE_OF_ONE = {"validation": 0.5, "gate": 0.8, "test": 0.5}
+SHARE_OF_SEVERAL = {"validation": 0.2, "gate": 0.6, "test": 0.2}
 
 
 @dataclass(frozen=True)
@@ -82,12 +90,17 @@ class Prepared:
     leaked: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def prepare(raw: Mapping[str, Split], seed: int = 0) -> Prepared:
+def prepare(
+    raw: Mapping[str, Split], seed: int = 0, seen: Sequence[tuple[str, np.ndarray]] | None = None
+) -> Prepared:
     """Apply the rules to the splits that a source brought, and carve those that it did not.
 
     Test is kept as published but for empty texts; of a text that stands in several splits the copy in
     test stays, then the one in validation, then in gate. In train all copies of a text whose copies
     disagree on the label are dropped, since nothing says which is right; of agreeing copies one stays.
+
+    `seen` is given for a model that was trained elsewhere: what it has seen besides train, as named digests.
+    Then the copy in train stays, and no other split is carved from train.
     """
     dropped: dict[str, Counter[str]] = {name: Counter() for name in SPLITS}
     stripped = {name: _without_empty(split, dropped[name]) for name, split in raw.items()}
@@ -99,10 +112,11 @@ def prepare(raw: Mapping[str, Split], seed: int = 0) -> Prepared:
     }
     splits: dict[str, Split] = {}
     leaked: dict[str, np.ndarray] = {}
-    earlier: list[tuple[str, np.ndarray]] = []
-    for name in ("test", "validation", "gate", "train"):
+    earlier = list(seen or ())
+    for name in TRAIN_LAST if seen is None else TRAIN_FIRST:
         if name in stripped:
-            kept = without(keys[name], earlier, dropped[name])
+            others = () if name == "train" and seen is not None else earlier
+            kept = without(keys[name], others, dropped[name])
             splits[name], keys[name] = stripped[name].take(kept), keys[name][kept]
             if name in found:
                 leaked[name] = np.flatnonzero(found[name][1][kept])
@@ -110,7 +124,10 @@ def prepare(raw: Mapping[str, Split], seed: int = 0) -> Prepared:
     splits["train"] = splits["train"].take(
         _without_duplicates(splits["train"], keys["train"], dropped["train"])
     )
-    _carve_missing(splits, seed)
+    if seen is None:
+        _carve_missing(splits, seed)
+    else:
+        _share_out(splits, seed)
     _check_size(splits)
     return Prepared(
         {name: splits[name] for name in SPLITS},
@@ -130,6 +147,18 @@ def _carve_missing(splits: dict[str, Split], seed: int) -> None:
     for name, count in carved.items():
         if name not in splits:
             splits["train"], splits[name] = carve(splits["train"], count, seed)
+
+
+def _share_out(splits: dict[str, Split], seed: int) -> None:
+    """The splits that are missing, from files that are not for training: test first, whose texts are the
+    surest not to have had a say in the training."""
+    missing = [name for name in ("gate", "validation", "test") if name not in splits]
+    source = next(name for name in ("test", "validation", "gate") if name in splits)
+    shares = SHARE_OF_ONE if len(missing) == 1 else SHARE_OF_SEVERAL
+    total = len(splits[source])
+    for name in missing:
+        count = min(MOST[name], round(total * shares[name]))
+        splits[source], splits[name] = carve(splits[source], count, seed)
 
 
 def carve(split: Split, count: int, seed: int) -> tuple[Split, Split]:

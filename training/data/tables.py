@@ -24,7 +24,12 @@ from training.data.splits import Split
 from training.data.texts import TextWriter, pick
 
 UNLABELLED = "texts:embedded"  # what stands in for the data of a model that came without any
-FILE_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
+FILE_NAMES = {
+    "train": ("train",),
+    "validation": ("validation", "val", "valid", "dev"),
+    "gate": ("gate",),
+    "test": ("test",),
+}
 MOST_BROKEN = 0.5  # of a file's rows: with more, the file is not what its name says
 PATIENCE_S = 2.0  # before a reading shows its progress
 
@@ -39,31 +44,43 @@ def _read_files(
         split: (str(file), read(file, wanted, columns.encoding))
         for split, file in _files(path, suffix).items()
     }
-    return _read(tables, columns, str(path) + query, remedy)
+    return _read(tables | _gate(columns, wanted), columns, str(path) + query, remedy)
 
 
-for _form, _summary, _read_rows, _remedy in (
+def _gate(columns: Columns, wanted: Sequence[str]) -> dict[str, tuple[str, Iterator[Row]]]:
+    """The gate's table, where one was named."""
+    if not columns.gate:
+        return {}
+    file = Path(columns.gate)
+    if file.suffix not in READERS or not file.is_file():
+        raise UserError(
+            "there is no table of gate texts",
+            seen=file,
+            remedy=f"Name a file that ends with {' or '.join(READERS)}",
+        )
+    return {"gate": (str(file), READERS[file.suffix](file, wanted, columns.encoding))}
+
+
+READERS = {".csv": rows.csv_rows, ".jsonl": rows.jsonl_rows, ".parquet": rows.parquet_rows}
+for _form, _summary, _remedy in (
     (
         "csv",
         "a CSV file with a text and a label column, or a folder of train.csv, test.csv …",
-        rows.csv_rows,
         "Check that it is CSV with commas, and its encoding (--encoding).",
     ),
     (
         "jsonl",
         "a file of one JSON object per line, or a folder of train.jsonl, test.jsonl …",
-        rows.jsonl_rows,
         'Write one object per line, such as {"text": "…", "label": "hate"}.',
     ),
     (
         "parquet",
         "a Parquet file with such columns, or a folder of train.parquet, test.parquet …",
-        rows.parquet_rows,
         "Check the text and label columns.",
     ),
 ):
     source(f"{_form}:PATH", _summary)(
-        partial(_read_files, suffix=f".{_form}", read=_read_rows, remedy=_remedy)
+        partial(_read_files, suffix=f".{_form}", read=READERS[f".{_form}"], remedy=_remedy)
     )
 
 
@@ -86,6 +103,7 @@ def read_hub(request: Request) -> Raw:
     }
     order = {column: rows.class_names(found[chosen["train"]], column) for column in names_of(columns)}
     where = str(path.absolute()) if path.is_dir() else argument
+    tables |= _gate(columns, wanted)
     return _read(tables, columns, where + query, "Check the text and label columns.", order)
 
 
@@ -127,7 +145,8 @@ def read_texts(request: Request) -> Raw:
         _check_broken(str(path), len(texts), faults, "train", "Give --encoding.")
     texts = list(dict.fromkeys(texts))  # copies would be given labels that disagree
     labels = np.arange(len(texts)) % len(request.columns.labels)
-    return _raw(request.columns.labels, {"train": Split(texts, labels)}, argument, faults)
+    raw = _raw(request.columns.labels, {"train": Split(texts, labels)}, argument, faults)
+    return replace(raw, made_up=request.argument == "embedded")
 
 
 def _files(path: Path, suffix: str) -> dict[str, Path]:

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from common.atomic import replacing
 from handler.errors import UserError
-from training.measures.noninferiority import ALPHA, INCONCLUSIVE, Word, in_sequence, verdict
+from training.measures.noninferiority import ALPHA, INCONCLUSIVE, UNPROVEN, Word, in_sequence, verdict
 
 SCHEMA = 1
 SHARE_OF_A_RUN = 0.75  # of what is left
@@ -83,19 +83,21 @@ class Evidence(Protocol):
 @dataclass(frozen=True)
 class Candidate:
     """A variant that a run asks about. `decisions` is a digest of the texts' labels, fp32's and its own;
-    `agreement` with fp32 on validation texts sets its place in the order."""
+    `agreement` with fp32 on validation texts sets its place in the order. Nothing is proven of a model that
+    `may_have_seen` the gate's texts."""
 
     name: str
     artifact_sha256: str
     decisions: str
     agreement: float
     evidence: Evidence
+    may_have_seen: bool = False
 
 
 @dataclass(frozen=True)
 class Terms:
     """On which terms a look was made: at which margin and levels, in which run on its gate (counted from 1),
-    and at which margin the first of these asked."""
+    at which margin the first of these asked, and whether the model may have been trained on these texts."""
 
     margin: float
     share: float
@@ -103,6 +105,7 @@ class Terms:
     level_worse: float
     run: int
     first_margin: float
+    may_have_seen: bool = False
 
 
 @dataclass(frozen=True)
@@ -194,8 +197,12 @@ def judge_in(
             for candidate in asked.get(look.decisions, []):
                 if candidate.artifact_sha256 not in look.artifacts:
                     look.artifacts.append(candidate.artifact_sha256)
+                seen = candidate.may_have_seen
+                look.verdict = (
+                    UNPROVEN if seen else verdict(look.p, look.level, look.p_worse, look.level_worse)
+                )
                 terms = Terms(
-                    run.margin, look.share, look.level, look.level_worse, number, gate.runs[0].margin
+                    run.margin, look.share, look.level, look.level_worse, number, gate.runs[0].margin, seen
                 )
                 found[candidate.name] = at_margin(candidate.evidence, terms, margin)
     return found
@@ -210,7 +217,7 @@ def at_margin(evidence: Evidence, terms: Terms, margin: float) -> Judged:
     level = terms.level if margin >= terms.margin else terms.share
     level_worse = terms.level_worse if margin <= terms.margin else terms.share
     p, p_worse = evidence.p(margin), evidence.p_worse(margin)
-    word = verdict(p, level, p_worse, level_worse)
+    word = UNPROVEN if terms.may_have_seen else verdict(p, level, p_worse, level_worse)
     return Judged(
         verdict=word,
         margin=margin,

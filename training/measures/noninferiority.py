@@ -24,7 +24,13 @@ MARGIN = 0.01
 PASS: Final = "pass"
 FAIL: Final = "fail"
 INCONCLUSIVE: Final = "inconclusive"
-Word = Literal["pass", "fail", "inconclusive"]
+UNPROVEN: Final = "not proven"  # whatever the figures: the model may have been trained on these texts
+MAY_HAVE_SEEN = "the model may have seen these texts"
+SHOW_UNSEEN = (
+    "take it over again (export build) with --gate FILE, of texts that it was not trained on, or with "
+    "--unseen if it was trained on none of these"
+)
+Word = Literal["pass", "fail", "inconclusive", "not proven"]
 ALPHA = 0.025  # one-sided: all that a gate may spend
 POWER = 0.8
 MOST_RESAMPLES, LEAST_RESAMPLES = 100_000, 10_000

@@ -13,7 +13,7 @@ from handler.predictor import Predictor
 from tests.conftest import ran, refused
 from tests.tiny import make_classifier
 from training.backbones import minilm_folder
-from training.checkpoint import load_data
+from training.checkpoint import load_data, open_checkpoint
 
 
 def save(folder: Path, family: str, names: Sequence[str] = ("LABEL_0", "LABEL_1")) -> Path:
@@ -86,6 +86,23 @@ def test_a_users_own_texts_take_the_place_of_the_embedded_ones_copies_once(tmp_p
     assert sum(len(split) for split in load_data(checkpoint).splits.values()) == 400
     assert not checkpoint.judged
     assert checkpoint.trained
+
+
+def test_what_it_may_have_seen_is_a_state_of_the_checkpoint(
+    tmp_path: Path, three_labels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = str(save(tmp_path / "theirs", "DistilBert", names=["glad", "sad", "angry"]))
+    found = {}
+    for unseen in (False, True):
+        checkpoint = adopt(place, tmp_path / "ours", f"csv:{three_labels}", unseen=unseen)
+        found[unseen] = checkpoint.may_have_seen, capsys.readouterr().err
+        assert load_data(open_checkpoint(tmp_path / "ours")).unseen == checkpoint.meta.data.unseen
+    (seen, warned), (not_seen, said) = found[False], found[True]
+    assert seen
+    assert not not_seen
+    assert "WARNING: the model may have seen these texts: every verdict will be 'not proven'" in warned
+    assert "as you state (--unseen)" in said
+    assert not adopt(place, tmp_path / "other").may_have_seen, "of the texts that the project made up"
 
 
 def test_labels_that_differ_in_writing_alone_are_the_same(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.conftest import ran, refused
 from tests.descriptions import changed
 from tests.training.measures.test_gate_ledger import candidate
 from training.measures.gate_ledger import judge
+from training.measures.noninferiority import PASS, UNPROVEN
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,23 @@ def test_what_is_named_is_promoted_by_its_verdict_on_the_gate(
                 promote("int8", store, ledger=ledger)
             assert "inconclusive at a margin of 0.01 (p = 0.5, 0.019 needed)" in str(refusal.value)
             promote("int8", store, ledger=ledger, force=True)
+    promote("int8", store, ledger=ledger)
+
+
+def test_promotion_refuses_what_the_model_may_have_seen_until_it_is_said_that_it_did_not(
+    artifact_copy: Artifact, tmp_path: Path
+) -> None:
+    variant = changed(artifact_copy, parent="fp32", name="int8")
+    write_json(variant.folder / "artifact.json", plain(variant.meta))
+    store, ledger = tmp_path / "store", tmp_path / "gate-ledger.json"
+    asked = candidate("int8", sha256=archived_artifact(package(variant, store)).sha256)
+    seen = replace(asked, may_have_seen=True)
+    assert judge(ledger, ["a text"], [seen], 0.01)["int8"].verdict == UNPROVEN
+    with pytest.raises(UserError, match="the model may have seen these texts") as refusal:
+        promote("int8", store, ledger=ledger)
+    assert "--gate FILE" in str(refusal.value)
+    promote("int8", store, ledger=ledger, force=True)
+    assert judge(ledger, ["a text"], [asked], 0.01)["int8"].verdict == PASS
     promote("int8", store, ledger=ledger)
 
 

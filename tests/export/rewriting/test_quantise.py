@@ -92,5 +92,5 @@ def test_calibration_with_a_handful_of_texts_is_refused(source: Source) -> None:
 
     few = source.dataset.splits["train"].take(range(20))
     dataset = replace(source.dataset, splits=source.dataset.splits | {"train": few})
-    with pytest.raises(UserError, match="too few training texts to calibrate int8 with: 20 texts"):
+    with pytest.raises(UserError, match="too few texts to calibrate int8 with: 20 texts"):
         replace(source, dataset=dataset).calibration()
