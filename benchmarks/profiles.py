@@ -22,10 +22,11 @@ class Profile:
     each of twenty variants gets fewer turns than each of three. `splits` are scored for quality, at most
     `max_texts` of each.
     Besides fp32, the `served_best` fastest in process that are equal to it are served (None: all), `passes`
-    times, at each of `concurrencies` for `served_s`, longer where answers are too few for a p99.
-    `MANY_CLIENTS` ask with `MANY_TEXTS` a request, for `served_s`.
-    Then requests arrive that do not wait, for `open_s` at each of `open_shares` of the rate that the variant
-    reached at the highest concurrency, and at each of `extra_rates` (requests per second) exactly.
+    times, at each of `concurrencies` for `served_s` in two visits, longer where answers are too few for a
+    p99. `MANY_CLIENTS` ask with `MANY_TEXTS` a request, for `served_s`.
+    In between requests arrive that do not wait, in visits of `open_s` (two where they can show that few are
+    late) to each of `open_shares` of the rate that the variant reached at the highest concurrency, and to
+    each of `extra_rates` (requests per second) exactly.
     `served_splits` are scored again through the server, about `served_texts` of each; None is all of them.
     """
 
@@ -72,8 +73,8 @@ PROFILES = {
             passes=1,
             concurrencies=(1, 32),
             served_s=2.5,
-            open_shares=(0.5, 0.9),
-            open_s=2,
+            open_shares=(0.2, 0.4, 0.8),
+            open_s=12,
             served_splits=("gate",),
             served_texts=256,
         ),
@@ -91,8 +92,8 @@ PROFILES = {
             passes=1,
             concurrencies=(1, 8, 32),
             served_s=5,
-            open_shares=(0.25, 0.5, 0.7, 0.85, 1.2),
-            open_s=4,
+            open_shares=(0.15, 0.25, 0.4, 0.55, 0.8, 1.2),
+            open_s=12,
             served_splits=("gate",),
             served_texts=2000,
         ),
@@ -110,7 +111,7 @@ PROFILES = {
             passes=3,
             concurrencies=(1, 8, 32),
             served_s=15,
-            open_shares=(0.25, 0.5, 0.7, 0.85, 0.95, 1.05, 1.2),
+            open_shares=(0.15, 0.25, 0.4, 0.55, 0.7, 0.85, 1.2),
             open_s=15,
             served_splits=("gate", "test"),
             served_texts=None,

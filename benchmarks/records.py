@@ -209,7 +209,8 @@ class Latency(Record):
 
 class Level(Record):
     """Clients that wait for their answers: `requests_per_second` were answered with 200, its range is over
-    the passes; `load_generator_cores` is CPU seconds per second of the clients."""
+    the passes and `requests_per_second_95` where it lies at 95 %; `load_generator_cores` is CPU seconds per
+    second of the clients."""
 
     concurrency: Some
     passes: Some
@@ -222,6 +223,7 @@ class Level(Record):
     p99_ms: Positive | None
     errors: Errors
     load_generator_cores: NotNegative
+    requests_per_second_95: tuple[float, float] | None = None
 
 
 class Many(Record):
@@ -246,11 +248,21 @@ class TimeSplit(Record):
     http: float
 
 
+class Lateness(Record):
+    """What tells how many requests of a level were later than a limit: those slower than `from_ms`, by short
+    windows of about as many arrivals each, None for one without an answer (`from_ms` None: too many of those,
+    and none are listed). Requests come in bursts: all together tell as much as `worth` independent ones."""
+
+    from_ms: NotNegative | None
+    slowest_ms: list[list[float | None]]
+    worth: Positive
+
+
 class OpenLevel(Record):
     """Arrivals that do not wait (Poisson); latency counts from the intended arrival. `goodput_rps` are
     answers within the run's objective, `saturated` says that the server could not keep up, `late_p99_ms` is
     how late the generator itself sent (part of the latency), `split_ms` None where the server does not
-    tell."""
+    tell; `lateness` is not known in earlier versions."""
 
     offered_rps: Positive
     seconds: Positive
@@ -264,6 +276,7 @@ class OpenLevel(Record):
     saturated: bool
     late_p99_ms: NotNegative
     split_ms: TimeSplit | None
+    lateness: Lateness | None = None
 
 
 class Saturation(Record):

@@ -2,17 +2,22 @@
 
 "Proven" is the verdict on the gate at the margin that was asked for; what was shown to be worse and what was
 not shown to be as good both lose, and the reasons tell them apart. An objective of latency or rate is held
-against open loops where there are any, since users do not wait for each other.
+against open loops, since users do not wait for each other, from the lowest rate to the first that fails.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
+from math import inf
 
+from benchmarks import records
+from benchmarks.lateness import share_late
 from benchmarks.names import REFERENCE
 from benchmarks.records import (
     Interval,
     Latency,
     Noninferiority,
+    OpenLevel,
     Parity,
     Report,
     Serving,
@@ -26,8 +31,8 @@ from handler.errors import UserError
 from training.measures.noninferiority import FAIL, MARGIN, MAY_HAVE_SEEN, PASS, SHOW_UNSEEN, UNPROVEN
 
 SCHEMA = 1
-MAX_ERROR_SHARE = 0.001  # of requests, at a level of load that is to count
-NEARLY = 0.05  # served once, two variants this close may well trade places next time
+MAX_ERROR_SHARE = 0.001  # of requests of clients that wait, at a level of load that is to count
+NEARLY = 0.05  # where a report has no interval of a rate, so far to both sides
 
 
 @dataclass(frozen=True)
@@ -93,17 +98,18 @@ def _batch(variant: Variant) -> Latency:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a variant is for the objective: a rate per second, the same in words, and the next rate at
-    which it was tried: it may be as fast as that."""
+    """How fast a variant is for the objective: a rate per second, the same in words, and the least and the
+    most that it may be at 97.5 % each."""
 
     value: float
     words: str
-    at_most: float
+    low: float
+    high: float
 
 
 class Selection(Record):
-    """`selected` is None when no variant qualifies, `runners_up` are those that qualify but are slower, the
-    fastest first; a reason is a sentence."""
+    """`selected` is None when no variant qualifies, `runners_up` are those that qualify but are slower or
+    not shown to differ, the fastest first; a reason is a sentence."""
 
     schema: int
     selected: str | None
@@ -115,9 +121,11 @@ class Selection(Record):
 
 
 def select(document: Report, objective: Objective) -> Selection:
-    """The fastest variant of the report that qualifies.
+    """The fastest variant of the report that qualifies; of those that are not shown to differ from it, the
+    one that takes the least CPU time for a text.
 
-    Raises `UserError` when the objective is about serving and nothing was measured as served.
+    Raises `UserError` when the objective is about serving and nothing was measured as served, or by an
+    earlier version that did not say how many requests were late.
     """
     variants = document.variants
     served = any(variant.served for variant in variants)
@@ -134,18 +142,20 @@ def select(document: Report, objective: Objective) -> Selection:
     qualified = {variant.name: variant for variant in variants if not lacking[variant.name]}
     speeds = {name: _speed(variant, objective, served) for name, variant in qualified.items()}
     ranked = sorted(speeds, key=lambda name: -speeds[name].value)
-    selected = ranked[0] if ranked else None
+    equals = [name for name in ranked if speeds[name].high >= speeds[ranked[0]].low]
+    selected = min(equals, key=lambda name: _cpu_s(qualified[name]), default=None)
     reasons = {name: f"not chosen: {'; '.join(lost)}" for name, lost in lacking.items() if lost}
     if selected:
-        reasons |= {name: _why_slower(name, selected, speeds) for name in qualified if name != selected}
-        reasons[selected] = _why_chosen(qualified[selected], speeds, objective, verdicts.get(selected))
+        reasons |= {name: _why_not(name, selected, speeds, equals) for name in qualified if name != selected}
+        alike = [name for name in equals if name != selected]
+        reasons[selected] = _why_chosen(qualified[selected], speeds, alike, objective, verdicts.get(selected))
     return Selection(
         schema=SCHEMA,
         selected=selected,
         artifact_sha256=qualified[selected].artifact_sha256 if selected else None,
         objective=objective,
         run=document.run.id,
-        runners_up=ranked[1:],
+        runners_up=[name for name in ranked if name != selected],
         reasons={variant.name: reasons[variant.name] for variant in variants},
     )
 
@@ -258,67 +268,73 @@ def _unfit_to_serve(variant: Variant, objective: Objective) -> list[str]:
     strayed = [split for split, parity in variant.parity_served.items() if not parity.within_bound]
     if strayed:
         reasons.append(f"its answers through the server are not those in process (on {', '.join(strayed)})")
-    if not any(_keeps(level, objective) for level in _levels(variant, objective)):
+    if not _kept(variant, objective):
         reasons.append(_missed(variant, objective))
     return reasons
 
 
 @dataclass(frozen=True)
 class Level:
-    """A level of load: the rate that is asked for or reached, what it was in words, and whether it counts at
-    all, requests being answered and none piling up."""
+    """A level of load: the rate that is asked for or reached, between which it lies, what it was in words,
+    whether it is shown to keep the objective's latency with requests answered and none piling up, and whether
+    it is shown not to."""
 
     rps: float
-    p99_ms: float | None
-    failed: int
-    sound: bool
-    clients: int | None
-
-    @property
-    def words(self) -> str:
-        """Such as `110 requests a second with a p99 of 31 ms`."""
-        to = f"{self.clients} client{'s' if self.clients != 1 else ''} that wait for their answers"
-        to = "arriving at random" if self.clients is None else f"to {to}"
-        if self.rps == 0:
-            return f"no answers {to}, {self.failed} failures"
-        seen = f"{self.rps:.0f} requests a second {to} with a p99 of {_ms(self.p99_ms)}"
-        if self.failed:
-            return f"{seen}, {self.failed} requests failed"
-        return seen if self.sound else f"{seen}, more than it keeps up with"
+    range: tuple[float, float]
+    words: str
+    holds: bool
+    fails: bool
 
 
 def _levels(variant: Variant, objective: Objective) -> list[Level]:
-    """The levels that the objective is about: open loops for a latency or a rate, where there are any, and
+    """The levels that the objective is about, from the lowest up: open loops for a latency or a rate, and
     closed ones else."""
-    if objective.is_served and variant.open:
-        return [
-            Level(
-                level.offered_rps,
-                level.p99_ms,
-                failed := sum(level.errors.values()),
-                not level.saturated and failed <= max(1, MAX_ERROR_SHARE * level.arrivals),
-                None,
-            )
-            for level in sorted(variant.open, key=lambda level: level.offered_rps)
-        ]
-    return [
-        Level(
-            level.requests_per_second,
-            level.p99_ms,
-            failed := sum(level.errors.values()),
-            failed <= MAX_ERROR_SHARE * level.requests,
-            level.concurrency,
+    if objective.is_served:
+        opened = sorted(variant.open, key=lambda level: level.offered_rps)
+        return [_open_level(level, objective.p99_ms) for level in opened]
+    closed = sorted(variant.served, key=lambda level: level.concurrency)
+    return [_closed_level(level) for level in closed]
+
+
+def _open_level(level: OpenLevel, p99_ms: float | None) -> Level:
+    late = share_late(level, p99_ms)
+    if late is None:
+        raise UserError(
+            "the report does not say how many requests were late",
+            seen="a report of an earlier version",
+            remedy=f"Measure again: {command('benchmarks run', 'benchmark')}",
         )
-        for level in variant.served
-    ]
+    rps = level.offered_rps
+    said = late.words if p99_ms is not None else late.words.replace("late", "not answered")
+    words = f"{rps:.0f} requests a second arriving at random, {said}"
+    if level.saturated:
+        words += ", more than it keeps up with"
+    elif not late.holds and not late.fails:
+        words += f", which says as much as {late.worth:.0f} independent requests: too little"
+    return Level(rps, (rps, rps), words, late.holds and not level.saturated, late.fails or level.saturated)
 
 
-def _keeps(level: Level, objective: Objective) -> bool:
-    return (
-        level.sound
-        and (objective.p99_ms is None or (level.p99_ms is not None and level.p99_ms <= objective.p99_ms))
-        and (objective.rps is None or level.rps >= objective.rps)
-    )
+def _closed_level(level: records.Level) -> Level:
+    rate, failed = level.requests_per_second, sum(level.errors.values())
+    to = f"{level.concurrency} client{'s' if level.concurrency != 1 else ''} that wait for their answers"
+    words = f"{rate:.0f} requests a second to {to} with a p99 of {_ms(level.p99_ms)}"
+    if failed:
+        words = f"{words}, {failed} requests failed"
+    ends = level.requests_per_second_95 or ((1 - NEARLY) * rate, (1 + NEARLY) * rate)
+    holds = rate > 0 and failed <= MAX_ERROR_SHARE * level.requests
+    return Level(rate, ends, words, holds, not holds)
+
+
+def _kept(variant: Variant, objective: Objective) -> list[Level]:
+    """Levels that hold and reach the rate that is asked for. Of open loops none counts above one that fails:
+    by testing them in this order, each at 97.5 %, a level that is too fast is credited in 2.5 % of runs."""
+    levels = _levels(variant, objective)
+    held = takewhile(_holds, levels) if objective.is_served else filter(_holds, levels)
+    return [level for level in held if level.rps >= (objective.rps or 0)]
+
+
+def _holds(level: Level) -> bool:
+    return level.holds
 
 
 def _missed(variant: Variant, objective: Objective) -> str:
@@ -330,47 +346,42 @@ def _missed(variant: Variant, objective: Objective) -> str:
         demands.append(f"a p99 of at most {objective.p99_ms:g} ms")
     wanted = " with ".join(demands) or "answers without errors"
     levels = _levels(variant, objective)
-    seen = "; ".join(level.words for level in levels)
-    kept = [level.rps for level in levels if _keeps(level, replace(objective, rps=None))]
+    seen = "; ".join(level.words for level in levels) or "nothing"
+    kept = [level.rps for level in _kept(variant, replace(objective, rps=None))]
     tried = [level.rps for level in levels if objective.rps and level.rps >= objective.rps]
     if kept and tried and objective.rps and min(tried) > 1.02 * objective.rps:
         rate = f"{objective.rps:g}"
         try_it = command(f"benchmarks run --rps {rate}", f"benchmark RPS={rate}")
         return (
             f"it was not tried at {rate} requests a second: {try_it}; "
-            f"it does not reach {wanted} at the rates that it was tried at: {seen}"
+            f"it is not shown to reach {wanted} at the rates that it was tried at: {seen}"
         )
-    return f"it does not reach {wanted} as served; seen: {seen}"
+    return f"it is not shown to reach {wanted} as served; seen: {seen}"
 
 
 def _speed(variant: Variant, objective: Objective, served: bool) -> Speed:
-    """With an objective, the most requests per second that keep it; else those at the highest concurrency;
-    in process, texts per second, when nothing was served."""
+    """With an objective, the highest rate that is shown to keep it, which it may exceed up to the first that
+    is shown not to; else the rate at the highest concurrency; in process, texts per second, when nothing was
+    served."""
     if not served:
-        rate = _batch(variant).texts_per_second
-        return Speed(rate, f"{rate:.0f} texts a second in process", rate)
+        entry = _batch(variant)
+        rate, ratio = entry.texts_per_second, entry.speedup
+        low, high = (rate * end / ratio.ratio for end in (ratio.low, ratio.high))
+        return Speed(rate, f"{rate:.0f} texts a second in process", low, high)
+    best = _kept(variant, objective)[-1]
+    if not objective.is_served:
+        return Speed(best.rps, f"{best.words}, as served", *best.range)
     levels = _levels(variant, objective)
-    kept = [level for level in levels if _keeps(level, objective)]
-    best = max(kept, key=lambda level: level.rps if objective.is_served else level.clients or 0)
-    beyond = next((level for level in levels if level.clients is None and level.rps > best.rps), None)
-    if beyond is None or objective.p99_ms is None:
-        return Speed(best.rps, f"{best.words}, as served", best.rps)
-    about = _rate_between(best, beyond, objective.p99_ms)
-    words = f"about {about:.0f} requests a second, as served ({best.words}; {beyond.words})"
-    return Speed(about, words, beyond.rps)
+    failing = next((level for level in levels if level.rps > best.rps and level.fails), None)
+    beyond = next((level for level in levels if level.rps > best.rps), None)
+    words = f"{best.words}; {beyond.words}" if beyond else best.words
+    most = failing.rps if failing else inf
+    return Speed(best.rps, f"{best.rps:.0f} requests a second, as served ({words})", best.rps, most)
 
 
-def _rate_between(kept: Level, beyond: Level, p99_ms: float) -> float:
-    """Where the p99 would reach `p99_ms`, on a straight line between a level that keeps it and the next.
-
-    Rates are shares of each variant's own capacity: by the levels alone, the one whose levels happen to lie
-    better would win. A level that could not keep up has a p99 that only tells how long it was offered: then
-    it is the rate that was kept.
-    """
-    if not beyond.sound or kept.p99_ms is None or beyond.p99_ms is None or beyond.p99_ms <= p99_ms:
-        return kept.rps
-    share = (p99_ms - kept.p99_ms) / (beyond.p99_ms - kept.p99_ms)
-    return kept.rps + share * (beyond.rps - kept.rps)
+def _cpu_s(variant: Variant) -> float:
+    """CPU seconds per 1,000 texts; where it is not known, no reason to prefer it."""
+    return variant.resources.cpu_s_per_1000_texts or inf
 
 
 def _ms(value: float | None) -> str:
@@ -378,11 +389,19 @@ def _ms(value: float | None) -> str:
 
 
 def _why_chosen(
-    variant: Variant, speeds: Mapping[str, Speed], objective: Objective, verdict: Verdict | None
+    variant: Variant,
+    speeds: Mapping[str, Speed],
+    alike: Sequence[str],
+    objective: Objective,
+    verdict: Verdict | None,
 ) -> str:
+    """`alike` are the others that no difference in speed was shown of."""
     speed = speeds[variant.name]
+    why = "the fastest that qualifies"
+    if alike:
+        why = f"no difference in speed shown from {', '.join(alike)}, of which it takes the least CPU time"
     return (
-        f"chosen: the fastest that qualifies, {speed.words}{_times(variant, speeds, objective)}; "
+        f"chosen: {why}, {speed.words}{_times(variant, speeds, objective)}; "
         f"{_sameness(variant, objective)}{_changed_margin(verdict)}"
     )
 
@@ -398,14 +417,14 @@ def _changed_margin(verdict: Verdict | None) -> str:
     )
 
 
-def _why_slower(name: str, selected: str, speeds: Mapping[str, Speed]) -> str:
-    speed, best = speeds[name], speeds[selected]
-    doubt = ""
-    if speed.value >= (1 - NEARLY) * best.value:
-        doubt = "; that is so close that another run may order them differently"
-    elif speed.at_most > best.value:
-        doubt = f"; it was tried next at {speed.at_most:.0f}, so nearer levels may order them differently"
-    found = f"{speed.words}, against {best.value:.0f}{doubt}"
+def _why_not(name: str, selected: str, speeds: Mapping[str, Speed], equals: Sequence[str]) -> str:
+    """Why a variant that qualifies was not chosen."""
+    found = f"{speeds[name].words}, against {speeds[selected].value:.0f}"
+    if name in equals:
+        return (
+            f"not chosen: it qualifies, and no difference in speed from {selected} is shown, which takes no "
+            f"more CPU time for a text: {found}"
+        )
     return f"not chosen: it qualifies but is slower than {selected}: {found}"
 
 

@@ -250,7 +250,7 @@ def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
         BASELINES[name].on_cuda for name in subject.places
     )
     loads_s = 1.2 * profile.served_s * (len(profile.concurrencies) + 1)
-    loads_s += 1.3 * profile.open_s * (len(profile.open_shares) + len(profile.extra_rates))
+    loads_s += 1.7 * profile.open_s * (len(profile.open_shares) + len(profile.extra_rates))
     servers = len(BASELINE_SERVERS) if subject.serves_baselines else 0
     archives = len(subject.archives)
     if profile.served_best is not None and not subject.named:

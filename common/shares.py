@@ -1,9 +1,14 @@
 """How sure a share is that was counted: the one interval that every stage uses."""
 
-from scipy.stats import binomtest
+from scipy.stats import beta
 
 
-def share_interval(count: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share of `count` in `n`, exact (Clopper and Pearson, 1934)."""
-    found = binomtest(count, n).proportion_ci(0.95, method="exact")
-    return float(found.low), float(found.high)
+def share_interval(count: float, n: float) -> tuple[float, float]:
+    """95 % interval of a share of `count` in `n`, exact (Clopper and Pearson, 1934).
+
+    Where what was counted is not independent, both are divided by how many count as one, and need not be
+    whole (Korn and Graubard, 1998).
+    """
+    low = beta.ppf(0.025, count, n - count + 1) if count > 0 else 0.0
+    high = beta.ppf(0.975, count + 1, n - count) if count < n else 1.0
+    return float(low), float(high)

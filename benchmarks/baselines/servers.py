@@ -132,9 +132,8 @@ def serve_baselines(
         for turn in range(profile.passes):
             with step(f"serving {name}"):
                 if not served.error:
-                    asked = partial(
-                        one_pass, baseline.serve(checkpoint), (), bodies, {}, profile, served.rates
-                    )
+                    server, rates = baseline.serve(checkpoint), served.rates
+                    asked = partial(one_pass, server, (), bodies, {}, profile, rates, turn=turn)
                     served.add(resume_log.once(f"pass {turn} of {name}", asked, Pass))
         if served.error:
             say(f"{name}: {served.error}")

@@ -6,6 +6,7 @@ A new column is one line in its list. Leaves out how a table is made and rendere
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from benchmarks.lateness import share_late
 from benchmarks.names import (
     BATCH,
     CUDA_BATCH,
@@ -285,6 +286,11 @@ CLOSED: list[Column[Level]] = [
     Column("requests", lambda level: level.requests, "d"),
     Column("requests/s", lambda level: level.requests_per_second, ",.0f"),
     Column(
+        "95 %",
+        lambda level: level.requests_per_second_95,
+        lambda ends: "{:,.0f} to {:,.0f}".format(*ends),
+    ),
+    Column(
         "range over passes",
         lambda level: level.requests_per_second_range if level.passes > 1 else None,
         lambda ends: "{:,.0f} to {:,.0f}".format(*ends),
@@ -320,20 +326,32 @@ def _split_words(split: TimeSplit) -> str:
     return f"{split.queue:.1f} + {split.handler:.1f} + {split.http:.1f}"
 
 
-OPEN: list[Column[OpenLevel]] = [
-    Column("offered requests/s", lambda level: level.offered_rps, ",.0f"),
-    Column("answered/s", lambda level: level.answered_rps, ",.0f"),
-    Column("in time/s", lambda level: level.goodput_rps, ",.0f"),
-    *percentiles(),
-    Column("errors", errors, kind="name"),
-    Column(
-        "keeps up",
-        lambda level: "NO" if level.saturated else "yes",
-        kind="name",
-        extra=lambda level: {"badge": "fail"} if level.saturated else {},
-    ),
-    Column("queue + handler + HTTP ms", lambda level: level.split_ms, _split_words, kind="name", extra=_bars),
-]
+def open_loop(limit_ms: float | None) -> list[Column[OpenLevel]]:
+    """`limit_ms` is the run's objective, if it has one."""
+    return [
+        Column("offered requests/s", lambda level: level.offered_rps, ",.0f"),
+        Column("answered/s", lambda level: level.answered_rps, ",.0f"),
+        Column("in time/s", lambda level: level.goodput_rps, ",.0f"),
+        *percentiles(),
+        Column(
+            f"after {limit_ms or 0:g} ms",
+            lambda level: share_late(level, limit_ms) if limit_ms else None,
+            lambda late: late.words,
+            kind="name",
+        ),
+        Column("errors", errors, kind="name"),
+        Column(
+            "keeps up",
+            lambda level: "NO" if level.saturated else "yes",
+            kind="name",
+            extra=lambda level: {"badge": "fail"} if level.saturated else {},
+        ),
+        Column(
+            "queue + handler + HTTP ms", lambda level: level.split_ms, _split_words, kind="name", extra=_bars
+        ),
+    ]
+
+
 GEMM_BOUND: list[Column[GemmCase]] = [
     Column("texts x tokens", lambda case: case.case, kind="name"),
     *(

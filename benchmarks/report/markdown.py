@@ -104,7 +104,7 @@ def verdict_table(document: Report) -> str:
 def open_table(document: Report) -> str:
     """Per variant and offered rate: what was answered, in time, how fast, and where the time went."""
     levels = [(row.name, level) for row in document.rows for level in row.open]
-    return markdown(named("Open loop", "served", columns.OPEN, levels))
+    return markdown(named("Open loop", "served", columns.open_loop(document.run.objective_p99_ms), levels))
 
 
 def functional_tables(document: Report) -> dict[str, str]:

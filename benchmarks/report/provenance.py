@@ -208,7 +208,7 @@ def _served_lines(document: Report) -> list[str]:
     serving = document.run.serving
     which = f" Which: {serving.rule}." if serving and len(serving.names) < len(measured) else ""
     passes, cores = levels[0].passes, max(level.load_generator_cores for level in levels)
-    often = "one pass, so no interval" if passes == 1 else f"{passes} passes"
+    often = "one pass, so no interval" if passes == 1 else f"visited {passes} times"
     lines = [
         f"Served: TorchServe, closed loop, one text per request, {often}. The load generator ran on the "
         f"same cores and took up to {cores:.2f} of them.{which}"
@@ -216,8 +216,14 @@ def _served_lines(document: Report) -> list[str]:
     objective = document.run.objective_p99_ms
     if any(variant.open for variant in measured):
         good = f"; in time: within {objective:g} ms" if objective else ""
+        late = ""
+        if any(level.lateness for variant in measured for level in variant.open):
+            late = (
+                " A share that is late has its 95 % interval, which counts that requests of a burst are late "
+                "together: a p99 is kept where the upper end is at most 1 %."
+            )
         lines.append(
             "Open loop: requests arrive at random (Poisson) whether or not earlier ones were answered, and "
-            f"latency counts from the moment at which a request was due{good}."
+            f"latency counts from the moment at which a request was due{good}.{late}"
         )
     return lines

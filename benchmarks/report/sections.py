@@ -98,7 +98,10 @@ def _load(document: Report, texts: Texts | None) -> Section | None:
     parts = [
         Part(found, title)
         for found, title in (
-            (named("Open loop", "served", columns.OPEN, opened), "Arrivals that do not wait"),
+            (
+                named("Open loop", "served", columns.open_loop(document.run.objective_p99_ms), opened),
+                "Arrivals that do not wait",
+            ),
             (named("Closed loop", "served", columns.CLOSED, closed), "Clients that wait"),
         )
         if found

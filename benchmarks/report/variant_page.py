@@ -61,7 +61,7 @@ def _sections(document: Report) -> dict[str, str]:
         "Against the arithmetic": _roofline(variant),
         "Against the GPU's peak": _peak(variant),
         "As served: clients that wait": _closed(variant),
-        "As served: arrivals that do not wait": _open(variant),
+        "As served: arrivals that do not wait": _open(variant, document.run.objective_p99_ms),
         "As served: requests of many texts": _many(variant),
         "Is it still fp32?": _parity(variant),
         "Texts whose label changed": _flipped(document),
@@ -105,8 +105,8 @@ def _closed(variant: Variant) -> str:
     return markdown(table("Closed loop", columns.CLOSED, variant.served))
 
 
-def _open(variant: Variant) -> str:
-    body = markdown(table("Open loop", columns.OPEN, variant.open))
+def _open(variant: Variant, limit_ms: float | None) -> str:
+    body = markdown(table("Open loop", columns.open_loop(limit_ms), variant.open))
     saturation = variant.saturation
     if not body or not saturation:
         return body

@@ -46,7 +46,7 @@ class Range(Record):
     most: float
 
 
-class ServerLevel(Level):
+class ServerLevel(Level, kw_only=True):
     """`ours_by_theirs` is of the rates in the same round."""
 
     name: str

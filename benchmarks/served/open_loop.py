@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import numpy as np
 
+from benchmarks.lateness import lateness
 from benchmarks.records import OpenLevel, Saturation, TimeSplit
 from benchmarks.samples import percentile
 from benchmarks.served.torchserve_metrics import read_counters, spent, split
@@ -36,7 +37,8 @@ class Arrivals:
     """One level of open load, in plain numbers. `due_s`, `latencies_ms` and `late_ms` have one entry per
     arrival: when it was intended, what passed from then to its answer (None where that was not status 200),
     and how late it was sent. `errors` are as in `Load`, and `failed_ms` how long after their due time;
-    `counted` is what the server's counters added, `cpu_s` what the generator took."""
+    `warm_ms` are latencies of the arrivals before, which count for nothing; `counted` is what the server's
+    counters added, `cpu_s` what the generator took, both with the arrivals before."""
 
     offered_rps: float
     seconds: float
@@ -47,6 +49,7 @@ class Arrivals:
     counted: dict[str, float] | None = None
     failed_ms: list[float] = field(default_factory=list)
     cpu_s: float = 0.0
+    warm_ms: list[float | None] = field(default_factory=list)
 
     @property
     def saturated(self) -> bool:
@@ -122,12 +125,14 @@ def open_loop(
     """Offer `rate` requests a second to `url` for `seconds`, one JSON body each, `bodies` over and over.
 
     First a lone request must be answered, so that the backlog of whatever came before is gone
-    (`TimeoutError` after `patience_s`), and `warm_s` of the same load pass uncounted. A request beyond
+    (`TimeoutError` after `patience_s`). Then `warm_s` of the same load come uncounted, and what counts
+    follows without a pause: it meets a server at work. A request beyond
     `in_flight` that wait for an answer is not sent and is an error; one without an answer after `give_up_s`
     is another. What is in flight at the end is waited for and counted. `metrics` is where the server's
     counters are read, before and after.
     """
-    due, warm = (poisson_times(rate, *drawn) for drawn in ((seconds, seed), (max(warm_s, 1e-3), seed + 1)))
+    warm = poisson_times(rate, warm_s, seed + 1) if rate * warm_s >= 1 else np.empty(0)
+    due = poisson_times(rate, seconds, seed)
     limit = min(in_flight, _connections())
 
     async def run() -> Arrivals:
@@ -135,28 +140,44 @@ def open_loop(
         timeout = aiohttp.ClientTimeout(total=give_up_s)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=JSON) as session:
             await _until_idle(session, url, bodies[0], patience_s)
-            if warm_s:
-                await _send(session, url, bodies, warm, limit)
             before = read_counters(metrics) if metrics else None
             cpu = time.process_time()
-            latencies, late, errors, failed = await _send(session, url, bodies, due, limit)
+            sent = await _send(session, url, bodies, np.concatenate((warm, warm_s + due)), limit)
             cpu_s = time.process_time() - cpu
         counted = spent(before, read_counters(metrics)) if metrics and before is not None else None
-        due_s = due.round(6).tolist()
-        return Arrivals(rate, seconds, due_s, latencies, late, errors, counted, failed, cpu_s)
+        first = len(warm)
+        failed = {number: outcome for number, outcome in sent.failed.items() if number >= first}
+        return Arrivals(
+            rate,
+            seconds,
+            due.round(6).tolist(),
+            sent.latencies_ms[first:],
+            sent.late_ms[first:],
+            dict(Counter(outcome for outcome, _ in failed.values())),
+            counted,
+            [failed_ms for outcome, failed_ms in failed.values() if outcome != TOO_MANY],
+            cpu_s,
+            sent.latencies_ms[:first],
+        )
 
     return asyncio.run(run())
 
 
+@dataclass
+class Sent:
+    """What became of requests, in ms from their times: by number, latencies (None: not status 200) and how
+    late each was sent; and of those that failed, in their order, how and after which time."""
+
+    latencies_ms: list[float | None]
+    late_ms: list[float]
+    failed: dict[int, tuple[str, float]]
+
+
 async def _send(
     session: aiohttp.ClientSession, url: str, bodies: Sequence[bytes], due: np.ndarray, limit: int
-) -> tuple[list[float | None], list[float], dict[str, int], list[float]]:
-    """Latencies and lateness in ms of requests at their times, errors, and when they came; over when every
-    answer is in."""
-    latencies: list[float | None] = [None] * len(due)
-    late: list[float] = []
-    failed: list[float] = []
-    errors: Counter[str] = Counter()
+) -> Sent:
+    """Requests at their times; over when every answer is in."""
+    sent = Sent([None] * len(due), [0.0] * len(due), {})
     waiting: set[asyncio.Task[None]] = set()
     begin = time.perf_counter()
 
@@ -164,26 +185,25 @@ async def _send(
         return round(1000 * (time.perf_counter() - begin - moment_s), 4)
 
     async def request(number: int, moment_s: float) -> None:
-        late.append(since_ms(moment_s))
+        sent.late_ms[number] = since_ms(moment_s)
         outcome = await ask(session, url, bodies[number % len(bodies)])
         if outcome == "200":
-            latencies[number] = since_ms(moment_s)
+            sent.latencies_ms[number] = since_ms(moment_s)
         else:
-            errors[outcome] += 1
-            failed.append(since_ms(moment_s))
+            sent.failed[number] = outcome, since_ms(moment_s)
 
     for number, moment_s in enumerate(due.tolist()):
         # Even when it is late: without a pause no answer would be read.
         await asyncio.sleep(max(0.0, begin + moment_s - time.perf_counter()))
         if len(waiting) >= limit:
-            errors[TOO_MANY] += 1
-            late.append(since_ms(moment_s))
+            sent.late_ms[number] = since_ms(moment_s)
+            sent.failed[number] = TOO_MANY, sent.late_ms[number]
             continue
         task = asyncio.create_task(request(number, moment_s))
         waiting.add(task)
         task.add_done_callback(waiting.discard)
     await asyncio.gather(*waiting)
-    return latencies, late, dict(errors), failed
+    return sent
 
 
 async def _until_idle(session: aiohttp.ClientSession, url: str, body: bytes, patience_s: float) -> None:
@@ -221,7 +241,8 @@ def describe_open(passes: Sequence[Arrivals], objective_p99_ms: float) -> OpenLe
         errors=dict(sorted(errors.items())),
         saturated=is_saturated(passes),
         late_p99_ms=max(0.0, float(np.percentile(late_ms, 99))),
-        split_ms=_split(passes, latencies),
+        split_ms=_split(passes),
+        lateness=lateness([load.latencies_ms for load in passes]),
     )
 
 
@@ -233,12 +254,14 @@ def answered_rps(passes: Sequence[Arrivals]) -> float:
     return sum(load.within() for load in passes) / sum(load.seconds for load in passes)
 
 
-def _split(passes: Sequence[Arrivals], latencies: Sequence[float]) -> TimeSplit | None:
+def _split(passes: Sequence[Arrivals]) -> TimeSplit | None:
+    """With the arrivals that count for nothing else: the server counts them."""
     counted: Counter[str] = Counter()
     for load in passes:
         if load.counted is None:
             return None
         counted.update(load.counted)
+    latencies = [ms for load in passes for ms in (*load.warm_ms, *load.latencies_ms) if ms is not None]
     found = split(counted, float(np.mean(latencies))) if latencies else None
     return TimeSplit(**found) if found else None
 

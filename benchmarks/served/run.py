@@ -26,7 +26,9 @@ from typing import Any
 import numpy as np
 import psutil
 from msgspec import field
+from scipy.stats import t
 
+from benchmarks.lateness import LEAST, can_hold
 from benchmarks.profiles import MANY_CLIENTS, MANY_TEXTS, Profile
 from benchmarks.progress import Step
 from benchmarks.records import Level, Many, OpenLevel, Saturation, ServedParity
@@ -38,7 +40,7 @@ from common.programs import command
 from common.proxies import open_url
 from common.records import Record
 from deploy.torchserve.server import ROOT, free_ports, private_server
-from deploy.tuning.load import MOST_STRETCH, Load, closed_loop
+from deploy.tuning.load import Load, closed_loop
 from handler.artifact import Artifact, archived_artifact
 from handler.errors import UserError
 from training.data.splits import Split
@@ -46,6 +48,9 @@ from training.data.splits import Split
 # Served scores have six decimals; two roundings of nearly the same number may be one unit apart.
 ROUNDING = 1e-6 + 1e-9
 READY_S = 300
+WARM_S = 1.0  # at half of its capacity a queue has forgotten within a tenth of it that it was empty
+SEEDS = 1000  # of a pass: more than its visits take
+CLOSED_WINDOWS = 10  # of a visit
 
 
 def check_archive(archive: Path, artifact: Artifact) -> None:
@@ -219,7 +224,9 @@ def measure_served(
             with step(f"serving {name}"):
                 if not served.error:
                     server, labels = serve(archive), artifacts[name].labels
-                    asked = partial(one_pass, server, labels, bodies, scored, profile, served.rates, many)
+                    asked = partial(
+                        one_pass, server, labels, bodies, scored, profile, served.rates, many, turn
+                    )
                     served.add(resume_log.once(f"pass {turn} of {name}", asked, Pass))
     return measured
 
@@ -245,16 +252,19 @@ def one_pass(
     profile: Profile,
     rates: Sequence[float] = (),
     many: Sequence[bytes] = (),
+    turn: int = 0,
 ) -> Pass:
-    """One server from start to stop: closed loops, open ones, requests of `many` texts (none: that is
-    left out), scores of `splits`. `rates` are those of an earlier pass; without them they follow from this
-    one's closed loops."""
+    """One server from start to stop: closed loops, open ones, the same closed loops again, requests of `many`
+    texts (none: that is left out), scores of `splits`. `rates` are those of an earlier pass; without them
+    they follow from this one's closed loops. Requests arrive otherwise in each `turn`."""
     outcome = Pass()
     try:
         with server as running:
             outcome.ready_s = running.ready_s
-            outcome.loads += _closed_levels(running, bodies, profile)
-            outcome.opens += _open_levels(running, bodies, profile, rates or _rates(outcome.loads, profile))
+            outcome.loads += _closed_levels(running, bodies, profile, profile.concurrencies)
+            rates = rates or _rates(outcome.loads, profile)
+            outcome.opens += _open_levels(running, bodies, profile, rates, turn)
+            outcome.loads += _closed_levels(running, bodies, profile, profile.concurrencies[::-1])
             outcome.rss_mb = running.rss_mb()
             if many:
                 seconds, warm_s = profile.served_s, profile.served_s / 5
@@ -268,29 +278,44 @@ def one_pass(
     return outcome
 
 
-def _closed_levels(server: Running, bodies: Sequence[bytes], profile: Profile) -> Iterator[Load]:
-    for concurrency in profile.concurrencies:
-        warm_s, least = profile.served_s / 5, LEAST_SAMPLES[99]
-        yield closed_loop(server.predictions, bodies, concurrency, profile.served_s, warm_s, least)
+def _closed_levels(
+    server: Running, bodies: Sequence[bytes], profile: Profile, concurrencies: Sequence[int]
+) -> Iterator[Load]:
+    """One of two visits to each level."""
+    seconds, least = profile.served_s / 2, LEAST_SAMPLES[99] // 2
+    for concurrency in concurrencies:
+        yield closed_loop(server.predictions, bodies, concurrency, seconds, seconds / 5, least)
 
 
 def _open_levels(
-    server: Running, bodies: Sequence[bytes], profile: Profile, rates: Sequence[float]
-) -> Iterator[Arrivals]:
-    """From the lowest rate up; where a level would bring too few arrivals for a p99 it is longer."""
-    for seed, rate in zip(count(), rates, strict=False):
-        seconds = min(max(profile.open_s, LEAST_SAMPLES[99] / rate), MOST_STRETCH * profile.open_s)
-        warm_s = min(seconds / 5, 1.0)
-        yield open_loop(
-            server.predictions, bodies, rate, seconds, seed, warm_s=warm_s, metrics=server.metrics
-        )
+    server: Running, bodies: Sequence[bytes], profile: Profile, rates: Sequence[float], turn: int
+) -> list[Arrivals]:
+    """Visits to each level: upward to the first that the server does not keep up with, and then down again,
+    so that what disturbs the machine for a while does not hit a level alone. A level where a second visit
+    could not show that few requests are late is not visited again."""
+    seeds = count(SEEDS * turn, 2)  # the next one is for the arrivals that count for nothing
+
+    def visit(rate: float) -> Arrivals:
+        seconds, warm_s = profile.open_s, min(WARM_S, profile.open_s / 5)
+        url, metrics = server.predictions, server.metrics
+        return open_loop(url, bodies, rate, seconds, next(seeds), warm_s=warm_s, metrics=metrics)
+
+    visits = []
+    for rate in rates:
+        visits.append(visit(rate))
+        if visits[-1].saturated:
+            break
+    again = [first.offered_rps for first in visits if can_hold(first.latencies_ms, visits=2)]
+    return [*visits, *map(visit, reversed(again))]
 
 
 def _rates(loads: Sequence[Load], profile: Profile) -> list[float]:
-    """Shares of the rate at the highest concurrency, in three digits, and what the user asks for."""
+    """Shares of the rate at the highest concurrency, in three digits, and what the user asks for. Of the
+    shares at which two visits bring fewer requests than show anything, the lowest alone."""
     busiest = max(loads, key=lambda load: load.concurrency)
-    shares = {float(f"{share * busiest.requests_per_second:.3g}") for share in profile.open_shares}
-    return sorted(rate for rate in shares | set(profile.extra_rates) if rate > 0)
+    shares = sorted(float(f"{share * busiest.requests_per_second:.3g}") for share in profile.open_shares)
+    enough = {rate for rate in shares if 2 * profile.open_s * rate >= LEAST}
+    return sorted(rate for rate in {*shares[:1], *enough, *profile.extra_rates} if rate > 0)
 
 
 def describe(loads: Sequence[Load]) -> Level:
@@ -313,7 +338,26 @@ def describe(loads: Sequence[Load]) -> Level:
         p99_ms=percentile(latencies, 99),
         errors=dict(sorted(errors.items())),
         load_generator_cores=sum(load.cpu_s for load in loads) / seconds,
+        requests_per_second_95=_rate_interval(loads, len(latencies) / seconds),
     )
+
+
+def _rate_interval(loads: Sequence[Load], rate: float) -> tuple[float, float] | None:
+    """Where the rate lies at 95 %, by the means of windows of the latencies: clients that wait ask the faster
+    the sooner they are answered."""
+    windows = [
+        float(window.mean())
+        for load in loads
+        for window in np.array_split(np.array(load.latencies_ms), CLOSED_WINDOWS)
+        if window.size
+    ]
+    if len(windows) < CLOSED_WINDOWS:
+        return None
+    mean_ms = float(np.mean(windows))
+    half_ms = float(t.ppf(0.975, len(windows) - 1) * np.std(windows, ddof=1)) / len(windows) ** 0.5
+    if half_ms >= mean_ms:
+        return None
+    return rate * mean_ms / (mean_ms + half_ms), rate * mean_ms / (mean_ms - half_ms)
 
 
 def score_served(url: str, texts: Sequence[str], lists: Sequence[range], labels: Sequence[str]) -> np.ndarray:
