@@ -15,7 +15,7 @@ from handler.artifact import Artifact
 from handler.batching import MicroBatch
 from handler.description import Check, Lengths, Reference, Scores
 from handler.predictor import Prediction, Predictor, decide
-from training.measures.statistics import Comparison, compare
+from training.measures.statistics import Comparison, compare, indicators
 
 # A bad check is recorded, not raised: it is selection and promotion that refuse.
 
@@ -141,7 +141,7 @@ def reference_scores(source: Source, batch: int = 32) -> np.ndarray:
 
 def _distributions(artifact: Artifact, predictions: list[Prediction]) -> Reference:
     """Histograms (ten bins) of the score of the positive one of two labels, else of every label's, and of the
-    lengths in tokens (by bucket)."""
+    lengths in tokens (by bucket); and how many texts were given each label."""
     scores, lengths = np.array([prediction.scores for prediction in predictions]), artifact.grid.lengths
     counts = [np.histogram(column, bins=10, range=(0, 1))[0].tolist() for column in scores.T]
     tokens, _ = np.histogram(
@@ -153,7 +153,10 @@ def _distributions(artifact: Artifact, predictions: list[Prediction]) -> Referen
         counts=counts[-1 if place is None else place],
         labels=dict(zip(artifact.labels, counts, strict=True)) if place is None else None,
     )
-    return Reference(of_scores, Lengths(list(lengths), tokens.tolist()))
+    decisions = decide(scores, artifact.labels, artifact.meta.thresholds, artifact.multi_label)
+    given = indicators(decisions, len(artifact.labels)).sum(axis=0).tolist()
+    of_labels = dict(zip(artifact.labels, given, strict=True))
+    return Reference(of_scores, Lengths(list(lengths), tokens.tolist()), of_labels)
 
 
 def _rounded(value: float) -> float:

@@ -101,10 +101,12 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Reference:
-    """What validation texts look like, for drift to be measured against."""
+    """What validation texts look like, for drift to be measured against; `labels` is how many were given each
+    label, which earlier versions did not write."""
 
     scores: Scores
     lengths: Lengths
+    labels: dict[str, Count] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,7 @@ from benchmarks.report.verdicts import (
     reference,
     verdict,
 )
-from benchmarks.sameness.parity import one_way
+from common.flips import one_way
 from training.measures.records import Functional, Functionality, Group
 
 T = TypeVar("T")

@@ -14,6 +14,7 @@ import msgspec
 
 from benchmarks.records import Report, as_report, flat, plain, tidied
 from benchmarks.report import markdown
+from benchmarks.sameness.alarms import Alarms
 from benchmarks.sameness.power import Simulated
 from benchmarks.selection import Selection
 from benchmarks.served.attack.records import AttackReport
@@ -25,7 +26,7 @@ from handler.errors import UserError
 
 SIDE_BY_SIDE = "side-by-side"
 HEAD_TO_HEAD = "head-to-head"
-POWER = "power"
+POWER, ALARMS = "power", "alarms"
 T = TypeVar("T")
 
 
@@ -90,6 +91,12 @@ def read_power(path: Path) -> Simulated:
     """The counts of `power` at `path`. Raises `UserError` when they are missing or damaged."""
     lacking = "nothing has been simulated yet"
     return _read(path, partial(read, kind=Simulated), lacking, command("benchmarks power"))
+
+
+def read_alarms(path: Path) -> Alarms:
+    """The counts of `power --alarms` at `path`. Raises `UserError` when they are missing or damaged."""
+    lacking = "nothing has been simulated yet"
+    return _read(path, partial(read, kind=Alarms), lacking, command("benchmarks power --alarms"))
 
 
 def read_attack(path: Path) -> AttackReport:

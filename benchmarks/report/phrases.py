@@ -35,8 +35,8 @@ from benchmarks.report.verdicts import (
     served_rate,
     verdict,
 )
-from benchmarks.sameness.parity import one_way
 from benchmarks.selection import chance, level_words, settled_by
+from common.flips import one_way
 from training.measures.noninferiority import FAIL, MAY_HAVE_SEEN, PASS, SHOW_UNSEEN, UNPROVEN
 
 NONE = "–"

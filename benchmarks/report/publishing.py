@@ -2,8 +2,8 @@
 
 `publish` copies what was measured, its page and its pictures into the repository: figures only, no texts,
 host names or paths. `tables` writes its main figures between `<!-- table:NAME -->` and `<!-- /table -->` of a
-document (`:proof`, `:served`, `:power`, `:attack` and `:soak` after the name take the other tables), so that
-no figure there is typed by hand.
+document (`:proof`, `:served`, `:power`, `:alarms`, `:attack` and `:soak` after the name take the other
+tables), so that no figure there is typed by hand.
 """
 
 import platform
@@ -19,15 +19,17 @@ from benchmarks.names import ATTACK, SOAK
 from benchmarks.records import Report, plain
 from benchmarks.report import head_to_head_page, markdown
 from benchmarks.report.files import (
+    ALARMS,
     HEAD_TO_HEAD,
     POWER,
     SIDE_BY_SIDE,
+    read_alarms,
     read_attack,
     read_head_to_head,
     read_power,
     read_side_by_side,
 )
-from benchmarks.sameness import power
+from benchmarks.sameness import alarms, power
 from benchmarks.served.attack import page as attack_page
 from common.atomic import write_json
 from common.programs import command
@@ -35,7 +37,7 @@ from handler.errors import UserError
 
 MARKED = re.compile(
     r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)"
-    r"(?::(?P<kind>proof|served|power|attack|soak))? -->\n)"
+    r"(?::(?P<kind>proof|served|power|alarms|attack|soak))? -->\n)"
     r".*?(?P<closing><!-- /table -->)",
     re.DOTALL,
 )
@@ -83,6 +85,7 @@ KINDS = {
     "power": Kind(
         POWER, read_power, power.page, lambda found: f"{power.tables(found)}\n\n{power.note(found)}"
     ),
+    "alarms": Kind(ALARMS, read_alarms, alarms.page, alarms.excerpt),
 }
 
 

@@ -6,7 +6,6 @@ text. Texts without labels count for agreement and flips.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import norm
@@ -16,6 +15,7 @@ from benchmarks.records import Flipped, Interval, Parity, Rate, Slice
 from benchmarks.sameness.gate import drop_of_parity
 from benchmarks.sameness.scores import Scores
 from benchmarks.samples import by_length
+from common.flips import ARROW, mcnemar
 from common.shares import share_interval
 from handler.artifact import Artifact
 from handler.predictor import decide
@@ -26,14 +26,12 @@ from training.measures.statistics import (
     compare_ranking,
     indicators,
     macro_f1,
-    mcnemar,
     outcomes,
     same_labels,
 )
 
 MOST_FLIPPED = 200  # of one variant and split
 NONE = "(none)"  # of the independent labels
-ARROW = " -> "
 
 
 def parity(
@@ -116,30 +114,6 @@ def flips(reference: np.ndarray, candidate: np.ndarray, labels: Sequence[str]) -
         for column, after in enumerate(labels)
         if row != column
     }
-
-
-@dataclass(frozen=True)
-class OneWay:
-    """Of the flips between two labels, `there` went the way `way` and `back` the other; `p` is of as uneven a
-    split by chance (McNemar's test of the decisions, times the pairs of labels)."""
-
-    way: str
-    there: int
-    back: int
-    p: float
-
-
-def one_way(counts: Mapping[str, int]) -> OneWay | None:
-    """The least even pair of `flips`; None where nothing flipped. Macro-F1 can stay as it was while one kind
-    of error is traded for the other: this sees it."""
-    pairs = len(counts) // 2
-    found = []
-    for way, there in counts.items():
-        before, after = way.split(ARROW)
-        back = counts.get(f"{after}{ARROW}{before}", 0)
-        if there > back:
-            found.append(OneWay(way, there, back, min(1.0, pairs * mcnemar(there, back))))
-    return min(found, key=lambda uneven: uneven.p, default=None)
 
 
 def flip_rates(counts: Mapping[str, int], n: int) -> dict[str, Rate]:

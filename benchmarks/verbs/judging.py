@@ -1,4 +1,4 @@
-"""`python -m benchmarks select|power`: which variant to serve, and how often verdicts are wrong."""
+"""`python -m benchmarks select|power`: which variant to serve, and how often verdicts or alarms are wrong."""
 
 import argparse
 
@@ -46,18 +46,24 @@ def select(arguments: argparse.Namespace) -> int:
 def power_arguments(parser: argparse.ArgumentParser) -> None:
     add_results(parser)
     parser.add_argument("--seeds", type=positive_int, default=2000, help="of each case; default: %(default)s")
+    parser.add_argument(
+        "--alarms", action="store_true", help="the alarm of python -m deploy drift instead of the verdicts"
+    )
 
 
 def power(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from benchmarks.sameness.power import note, simulate, steps, tables
+    from benchmarks.report.publishing import KINDS
+    from benchmarks.sameness import alarms
+    from benchmarks.sameness import power as verdicts
     from common.atomic import write_json
 
-    with tqdm(total=steps(arguments.seeds), desc="simulated runs", smoothing=0) as bar:
-        simulated = simulate(arguments.seeds, bar.update)
+    of, kind = (alarms, KINDS["alarms"]) if arguments.alarms else (verdicts, KINDS["power"])
+    with tqdm(total=of.steps(arguments.seeds), desc="simulated runs", smoothing=0) as bar:
+        simulated = of.simulate(arguments.seeds, bar.update)
     arguments.results.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.results / "power.json", to_builtins(simulated))
-    say(f"{tables(simulated)}\n\n{note(simulated)}")
+    write_json(arguments.results / f"{kind.file}.json", to_builtins(simulated))
+    say(kind.excerpt(simulated))
     emit(to_builtins(simulated))
     return 0

@@ -13,6 +13,7 @@ from common.programs import command
 KINDS = {
     "served": "the head-to-head",
     "power": "the simulated verdicts",
+    "alarms": "the simulated drift alarm",
     "attack": "the attacks",
     "soak": "the hours of attacks",
 }

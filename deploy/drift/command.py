@@ -3,20 +3,36 @@
 import argparse
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from common.atomic import recover
 from common.commands import emit, positive_float, positive_int, say, share
 from common.signing import add_trusted_key, verify
 from deploy.drift import sources
 from deploy.drift.exporter import DriftCollector, listen
-from deploy.drift.judge import Distribution, Rule, assess, record, references, replaced, table
+from deploy.drift.judge import (
+    Counts,
+    Distribution,
+    Rule,
+    Verdict,
+    assess,
+    references,
+    replaced,
+    table,
+    without_nan,
+    worst,
+)
+from deploy.drift.shares import Share, look, looks_table, shares_of
+from deploy.drift.watch import Watch
 from handler.artifact import DESCRIPTION, Artifact, archived_artifact, described, read_json
 from handler.errors import UserError
 
 METRICS = "http://127.0.0.1:8082/metrics"
 UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 HOUR_S = 3600.0
+STATE = Path("build/drift.json")  # of --listen
 
 
 def drift_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,15 +60,43 @@ def drift_arguments(parser: argparse.ArgumentParser) -> None:
         "--listen", metavar="HOST:PORT", type=_address, help="go on, as metrics for Prometheus"
     )
     parser.add_argument(
-        "--psi", type=positive_float, default=0.1, help="least that matters; default: %(default)s"
+        "--min-shift",
+        type=share,
+        default=Rule.min_shift,
+        help="least change of a label's share of texts that matters; default: %(default)s",
     )
     parser.add_argument(
-        "--ks", type=positive_float, default=0.1, help="least that matters; default: %(default)s"
+        "--psi", type=positive_float, default=Rule.psi, help="least that matters; default: %(default)s"
     )
     parser.add_argument(
-        "--alpha", type=share, default=0.01, help="false alarms of a look; default: %(default)s"
+        "--ks",
+        type=positive_float,
+        default=Rule.ks,
+        help="least change of the share of texts up to a score or a length; default: %(default)s",
     )
-    parser.add_argument("--least-texts", type=positive_int, default=200, help="default: %(default)s")
+    parser.add_argument(
+        "--fp32", metavar="FILE", help="what fp32 predicted for the rows of --file: flips are tested, too"
+    )
+    parser.add_argument(
+        "--max-flip", type=share, default=Rule.max_flip, help="share of labels; default: %(default)s"
+    )
+    parser.add_argument(
+        "--alpha", type=share, default=Rule.alpha, help="false alarms of a single look; default: %(default)s"
+    )
+    parser.add_argument(
+        "--state",
+        type=Path,
+        help=f"detect from one look to the next; --listen: {STATE} unless named; default: a single look",
+    )
+    parser.add_argument(
+        "--texts-per-alarm",
+        type=positive_float,
+        default=Rule.texts_per_alarm,
+        help="of --state, texts from one false alarm to the next on average, or more; default: %(default)g",
+    )
+    parser.add_argument(
+        "--least-texts", type=positive_int, default=Rule.least_texts, help="default: %(default)s"
+    )
 
 
 def drift(arguments: argparse.Namespace) -> int:
@@ -60,38 +104,76 @@ def drift(arguments: argparse.Namespace) -> int:
     recover(arguments.artifact)
     verify(arguments.artifact, arguments.trusted_key)
     artifact = _artifact(arguments.artifact)
-    rule = Rule(arguments.psi, arguments.ks, arguments.alpha, arguments.least_texts)
+    rule = Rule(**{name: getattr(arguments, name) for name in Rule.__dataclass_fields__})
     reference = references(artifact)
     if arguments.reference:
         reference = replaced(reference, sources.written(arguments.reference, artifact))
+    if not any(distribution.is_label for distribution in reference):
+        remedy = "build it again, or give --reference"
+        say(f"{arguments.artifact} does not say how often it gave each label: labels are left out; {remedy}")
+    if arguments.fp32 and not arguments.file:
+        raise UserError("flips are counted in files", remedy="Give --file and --fp32")
+    shares = shares_of(reference, rule, artifact if arguments.fp32 else None)
     if arguments.listen:
-        return _listen(arguments, reference, rule)
-    if arguments.file and arguments.window:
-        raise UserError("a file has no window", remedy="Leave out --window")
-    if arguments.file:
-        found = sources.written(arguments.file, artifact)
-    elif arguments.prometheus:
-        found = sources.recorded(arguments.prometheus, arguments.name, arguments.window or HOUR_S)
-    elif arguments.window:
-        found = sources.watched(arguments.metrics, arguments.name, arguments.window)
-    else:
-        found = sources.served(arguments.metrics, arguments.name)
+        watch = Watch(shares, rule, artifact.sha256, arguments.state or STATE)
+        return _listen(arguments, reference, watch)
+    if arguments.state and not arguments.file and (arguments.prometheus or not arguments.window):
+        remedy = "Give --file, --window of --metrics, or --listen"
+        raise UserError("with --state, a text must not count twice", remedy=remedy)
+    found = _counts(arguments, artifact)
     verdicts = assess(reference, found, rule)
-    say(table(verdicts))
-    result = record(verdicts, rule)
+    if arguments.state:
+        watch = Watch(shares, rule, artifact.sha256, arguments.state)
+        watch.add(found)
+        say(watch.table())
+        result = watch.record()
+    else:
+        result = _single_look(verdicts, shares, found, rule)
     emit({"artifact": artifact.name, **result})
     return int(result["verdict"] == "drift")
 
 
-def _listen(arguments: argparse.Namespace, reference: Sequence[Distribution], rule: Rule) -> int:
+def _counts(arguments: argparse.Namespace, artifact: Artifact) -> Counts:
+    """What is to be judged, from where it is."""
+    if arguments.file and arguments.window:
+        raise UserError("a file has no window", remedy="Leave out --window")
+    if arguments.file:
+        found = sources.written(arguments.file, artifact)
+        if arguments.fp32:
+            found.update(sources.flipped(arguments.file, arguments.fp32, artifact))
+        return found
+    if arguments.prometheus:
+        return sources.recorded(arguments.prometheus, arguments.name, arguments.window or HOUR_S)
+    if arguments.window:
+        return sources.watched(arguments.metrics, arguments.name, arguments.window)
+    return sources.served(arguments.metrics, arguments.name)
+
+
+def _single_look(
+    verdicts: Sequence[Verdict], shares: Sequence[Share], found: Counts, rule: Rule
+) -> dict[str, Any]:
+    looks = [look(each, found, rule) for each in shares if each.is_of_labels]
+    say(table(verdicts))
+    if looks:
+        say(looks_table(looks))
+    return {
+        "verdict": worst([*verdicts, *looks]),
+        "rule": asdict(rule),
+        "distributions": [without_nan(verdict) for verdict in verdicts],
+        "shares": [without_nan(each) for each in looks],
+    }
+
+
+def _listen(arguments: argparse.Namespace, reference: Sequence[Distribution], watch: Watch) -> int:
     """Until it is interrupted."""
     if arguments.file or arguments.prometheus:
         raise UserError("--listen watches a server", remedy="Give --metrics, or leave out --listen")
     host, port = arguments.listen
     window_s = arguments.window or HOUR_S
-    collector = DriftCollector(arguments.metrics, arguments.name, reference, rule, window_s)
+    collector = DriftCollector(arguments.metrics, arguments.name, reference, watch, window_s)
     thread = listen(collector, host, port)
-    say(f"drift of the last {window_s:,.0f} s at http://{host}:{port}/metrics; end with Ctrl-C")
+    say(f"{watch.texts:,} texts are counted in {watch.path}")
+    say(f"drift at http://{host}:{port}/metrics, distances of the last {window_s:,.0f} s; end with Ctrl-C")
     thread.join()
     return 0
 

@@ -1,7 +1,7 @@
 """Drift as metrics: Prometheus asks this exporter, which asks TorchServe, once for each scrape.
 
-No clock of its own: the sliding window is made of the looks that the scrapes are. Until it holds enough texts
-the distances are absent, since they would be noise; the number of texts is always told.
+The alarm is that of the detectors, which every text counts for once. The distances describe a sliding window
+that is made of the looks that the scrapes are, and are absent until it holds enough texts.
 """
 
 import threading
@@ -13,18 +13,20 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from common.commands import say
-from deploy.drift.judge import Distribution, Rule, Verdict, assess
-from deploy.drift.sources import Window, served
+from deploy.drift.judge import Distribution, Verdict, assess
+from deploy.drift.sources import Window, settled
+from deploy.drift.watch import Watch
 from handler.errors import UserError
 
 
 class DriftCollector(Collector):
-    """The metrics `classifier_drift_*` of what the server at `url` has answered in the last `window_s`."""
+    """The metrics `classifier_drift_*` of what the server at `url` answers, with distances of the last
+    `window_s`."""
 
     def __init__(
-        self, url: str, name: str, reference: Sequence[Distribution], rule: Rule, window_s: float
+        self, url: str, name: str, reference: Sequence[Distribution], watch: Watch, window_s: float
     ) -> None:
-        self.url, self.name, self.reference, self.rule = url, name, reference, rule
+        self.url, self.name, self.reference, self.watch = url, name, reference, watch
         self._window = Window(window_s)
         self._lock = threading.Lock()  # two may scrape at once
         self._failure = ""
@@ -35,12 +37,16 @@ class DriftCollector(Collector):
         up = "1 if the server's counts could be read and are this artifact's"
         yield GaugeMetricFamily("classifier_drift_up", up, value=float(verdicts is not None))
         yield from _gauges(verdicts or [])
+        if verdicts is not None:
+            yield from _alarms(self.watch)
 
     def _look(self) -> list[Verdict] | None:
         """Verdicts on the window as it is now; None, and a word to the operator, where there are none."""
         try:
-            self._window.add(time.monotonic(), served(self.url, self.name))
-            verdicts = assess(self.reference, self._window.total(), self.rule)
+            counts = settled(self.url, self.name)
+            if counts is not None:  # else the next look has these texts, too
+                self.watch.add(self._window.add(time.monotonic(), counts))
+            verdicts = assess(self.reference, self._window.total(), self.watch.rule)
         except UserError as error:
             if str(error) != self._failure:  # not once for each scrape
                 say(f"error: {error}")
@@ -53,17 +59,29 @@ class DriftCollector(Collector):
 def _gauges(verdicts: Sequence[Verdict]) -> Iterator[Metric]:
     labels = ["distribution"]
     texts = GaugeMetricFamily("classifier_drift_texts", "texts in the window", labels=labels)
-    drift = GaugeMetricFamily("classifier_drift_detected", "1 if the distribution has drifted", labels=labels)
     psi = GaugeMetricFamily("classifier_drift_psi", "population stability index", labels=labels)
     ks = GaugeMetricFamily("classifier_drift_ks", "Kolmogorov-Smirnov distance over the bins", labels=labels)
     for verdict in verdicts:
         of = [verdict.distribution]
         texts.add_metric(of, verdict.texts)
-        drift.add_metric(of, float(verdict.verdict == "drift"))
         if verdict.verdict != "too few texts":
             psi.add_metric(of, verdict.psi)
             ks.add_metric(of, verdict.ks)
-    yield from (texts, drift, psi, ks)
+    yield from (texts, psi, ks)
+
+
+def _alarms(watch: Watch) -> Iterator[Metric]:
+    """Of each distribution the share that is nearest to an alarm."""
+    labels = ["distribution"]
+    told = "log evidence for drift, as a part of what raises the alarm"
+    evidence = GaugeMetricFamily("classifier_drift_evidence", told, labels=labels)
+    drift = GaugeMetricFamily("classifier_drift_detected", "1 if the distribution has drifted", labels=labels)
+    for distribution in dict.fromkeys(share.distribution for share in watch.shares):
+        of = [watch.detectors[each.name] for each in watch.shares if each.distribution == distribution]
+        evidence.add_metric([distribution], max(detector.progress for detector in of))
+        drift.add_metric([distribution], float(any(detector.is_alarmed for detector in of)))
+    texts = GaugeMetricFamily("classifier_drift_watched_texts", "texts that count", value=watch.texts)
+    yield from (evidence, drift, texts)
 
 
 def listen(collector: DriftCollector, host: str, port: int) -> threading.Thread:

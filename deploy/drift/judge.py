@@ -8,7 +8,7 @@ index (PSI) any change of shape, Kolmogorov and Smirnov's (KS) a small push of e
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.stats import chi2, kstwobign
@@ -23,22 +23,29 @@ from handler.metrics import dimension, length_bin, score_bin
 # So drift is said only where a distance is large enough to matter and beyond what samples of these sizes show
 # by chance.
 
-# Texts by distribution (`score:hate`, `length`) and bin, named as in the metrics.
+# Texts by distribution (`score:hate`, `label:hate`, `length`) and bin, named as in the metrics.
 Counts = Counter[tuple[str, str]]
 
 # Bins that hold less of the reference are put together with the next: chi-square needs counts, not traces.
+GIVEN, ELSE = "given", "else"  # the bins of a label
+LENGTHS = "length"
 LEAST_SHARE = 0.05
 LEAST_COUNT = 10
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What counts as drift: a distance of at least `psi` or `ks`, at a rate of false alarms of `alpha` in all
-    distributions together, where stream and reference have at least `least_texts` each."""
+    """What counts as drift: a distance of at least `psi` or `ks`, a label's share that moved by more than
+    `min_shift`, a share of flips over `max_flip`. A single look is wrong with a probability of `alpha`, where
+    stream and reference have at least `least_texts` each; what is looked at again and again, once in
+    `texts_per_alarm` texts or less often, but for references that mislead (half of `alpha`)."""
 
     psi: float = 0.1
     ks: float = 0.1
+    min_shift: float = 0.05
+    max_flip: float = 0.05
     alpha: float = 0.01
+    texts_per_alarm: float = 1e7
     least_texts: int = 200
 
 
@@ -53,8 +60,16 @@ class Distribution:
     bins: tuple[str, ...]
     counts: tuple[int, ...]
 
+    @property
+    def is_label(self) -> bool:
+        return self.bins == (GIVEN, ELSE)
+
     def of(self, counts: Counts) -> np.ndarray:
-        """What `counts` has in these bins, float64 [bins]."""
+        """What `counts` has in these bins, float64 [bins]. Texts that a label was not given to are counted by
+        their lengths alone."""
+        if self.is_label:
+            given, texts = counts[self.name, GIVEN], texts_of(counts)
+            return np.array([given, max(texts - given, 0)], dtype=np.float64)
         return np.array([counts[self.name, place] for place in self.bins], dtype=np.float64)
 
 
@@ -72,8 +87,14 @@ class Verdict:
     verdict: str  # drift | no drift | too few texts
 
 
+def texts_of(counts: Counts) -> int:
+    """How many texts were counted: each has one length."""
+    return sum(count for (name, _), count in counts.items() if name == LENGTHS)
+
+
 def references(artifact: Artifact) -> tuple[Distribution, ...]:
-    """What the artifact's validation texts looked like: the scores that have a histogram, and lengths."""
+    """What the artifact's validation texts looked like: the scores that have a histogram, lengths, and how
+    often each label was given (of two the positive one), which artifacts of earlier versions do not say."""
     scores, lengths = artifact.meta.reference.scores, artifact.meta.reference.lengths
     by_label = scores.labels or {_counted_label(artifact): scores.counts}
     score_bins = tuple(score_bin(low, scores.edges) for low in scores.edges[:-1])
@@ -82,7 +103,13 @@ def references(artifact: Artifact) -> tuple[Distribution, ...]:
         Distribution(f"score:{dimension(label)}", score_bins, tuple(counts))
         for label, counts in by_label.items()
     ]
-    return (*of_scores, Distribution("length", length_bins, (*lengths.counts, 0)))
+    given, texts = artifact.meta.reference.labels or {}, sum(lengths.counts)
+    of_labels = [
+        Distribution(f"label:{dimension(label)}", (GIVEN, ELSE), (count, texts - count))
+        for label, count in given.items()
+        if len(artifact.labels) > 2 or artifact.multi_label or label == artifact.positive_label
+    ]
+    return (*of_scores, Distribution(LENGTHS, length_bins, (*lengths.counts, 0)), *of_labels)
 
 
 def _counted_label(artifact: Artifact) -> str:
@@ -100,7 +127,8 @@ def replaced(reference: Sequence[Distribution], counts: Counts) -> tuple[Distrib
 
 
 def assess(reference: Sequence[Distribution], counts: Counts, rule: Rule = DEFAULT) -> list[Verdict]:
-    """A verdict for each distribution. Raises `UserError` when the counts are another artifact's.
+    """A verdict for each distribution of scores and lengths. Raises `UserError` when the counts are another
+    artifact's.
 
     PSI: sum of (q - p) ln(q / p) over bins. Without drift it is distributed as (1/n + 1/m) times a chi-square
     of bins - 1 degrees of freedom (Yurdakul, Statistical Properties of Population Stability Index, Western
@@ -111,9 +139,10 @@ def assess(reference: Sequence[Distribution], counts: Counts, rule: Rule = DEFAU
     check_bins(reference, counts)
     texts = {distribution.name: distribution.of(counts).sum() for distribution in reference}
     lacking = sorted(name for name, count in texts.items() if not count)
+    reference = [distribution for distribution in reference if not distribution.is_label]
     if lacking and max(texts.values()) >= rule.least_texts:  # fewer may be on their way
         raise _foreign(f"nothing of {', '.join(lacking)}")
-    level = rule.alpha / (2 * len(reference))
+    level = rule.alpha / 2 / (2 * len(reference))  # the other half is for labels
     return [_verdict(distribution, distribution.of(counts), rule, level) for distribution in reference]
 
 
@@ -173,8 +202,15 @@ def _joined(before: np.ndarray) -> list[int]:
     return starts
 
 
-def worst(verdicts: Sequence[Verdict]) -> str:
-    """Of all distributions together: drift where any has drifted, too few texts where any has."""
+class Judged(Protocol):
+    """What has a verdict."""
+
+    @property
+    def verdict(self) -> str: ...
+
+
+def worst(verdicts: Sequence[Judged]) -> str:
+    """Of all together: drift where any has drifted, too few texts where any has."""
     found = {verdict.verdict for verdict in verdicts}
     return next(kind for kind in ("drift", "too few texts", "no drift") if kind in found)
 
@@ -197,10 +233,6 @@ def table(verdicts: Sequence[Verdict]) -> str:
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
-def record(verdicts: Sequence[Verdict], rule: Rule) -> dict[str, Any]:
+def without_nan(verdict: Any) -> dict[str, Any]:
     """For machines; a figure that too few texts do not give is null."""
-    rows = [
-        {key: None if value != value else value for key, value in asdict(verdict).items()}
-        for verdict in verdicts
-    ]
-    return {"verdict": worst(verdicts), "rule": asdict(rule), "distributions": rows}
+    return {key: None if value != value else value for key, value in asdict(verdict).items()}

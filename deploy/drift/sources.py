@@ -8,17 +8,20 @@ import json
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 from urllib.parse import urlencode
 
 from prometheus_client.parser import text_string_to_metric_families
 from tqdm import tqdm
 
+from common.flips import Decision, flips_of
 from common.proxies import open_url
-from deploy.drift.judge import Counts
+from deploy.drift.judge import GIVEN, LENGTHS, Counts
+from deploy.drift.shares import COMPARED, FLIPPED, FLIPS
 from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.metrics import dimension, length_bin, score_bin
@@ -27,10 +30,16 @@ from scoring.plan import plan, read_part
 TIMEOUT_S = 5
 LOOK_S = 5  # between two looks at a server: a restart is seen by counters that have fallen since
 MOST_BYTES = 256 << 20  # of an answer; a week of one server, looked at every 15 s, is 25 MB
+PREDICTED = "Give what python -m handler predict wrote with this artifact: .csv, .jsonl or .parquet"
 STEPS = 240  # of a sliding window: its memory is bounded however often somebody looks
 # Every server has counted the look itself, so that a histogram that begins later is seen to begin at nothing.
 HEARTBEAT = "Requests2XX"
-HISTOGRAMS = {"classifier_scores": "score", "classifier_lengths": "length"}
+HISTOGRAMS = {"classifier_scores": "score", "classifier_lengths": LENGTHS}
+LABELS = "classifier_labels"
+# The worker hands its sums over once a second, a line for each: a look may fall between two lines, where a
+# label was counted and the texts without it were not. A tenth of a second later it would have gone on.
+SETTLING_S = 0.1
+TRIES = 10
 
 
 def served(url: str, name: str) -> Counts:
@@ -44,9 +53,21 @@ def served(url: str, name: str) -> Counts:
             _add(counts, sample.name.removesuffix("_total"), sample.labels, sample.value, name)
     except ValueError as error:
         raise UserError("these are not TorchServe's metrics", seen=url, remedy=remedy) from error
-    if not {family.name for family in families} >= HISTOGRAMS.keys():
-        raise UserError("scores and lengths are not counted there", seen=url, remedy=remedy)
+    if not {family.name for family in families} >= {*HISTOGRAMS, LABELS}:
+        raise UserError("scores, lengths and labels are not counted there", seen=url, remedy=remedy)
     return counts
+
+
+def settled(url: str, name: str) -> Counts | None:
+    """As `served`, at a moment when nothing is being counted; None where that does not come soon."""
+    before = served(url, name)
+    for _ in range(TRIES):
+        time.sleep(SETTLING_S)
+        after = served(url, name)
+        if {**before, (HEARTBEAT, ""): 0} == {**after, (HEARTBEAT, ""): 0}:
+            return after
+        before = after
+    return None
 
 
 def watched(url: str, name: str, window_s: float) -> Counts:
@@ -54,7 +75,8 @@ def watched(url: str, name: str, window_s: float) -> Counts:
     window, end = Window(window_s), time.monotonic() + window_s
     with tqdm(total=round(window_s), unit=" s", disable=None) as progress:
         while True:
-            window.add(time.monotonic(), served(url, name))
+            if (counts := settled(url, name)) is not None:
+                window.add(time.monotonic(), counts)
             left = end - time.monotonic()
             progress.update(round(window_s - max(left, 0)) - progress.n)
             if left <= 0:
@@ -68,7 +90,7 @@ def recorded(url: str, name: str, window_s: float) -> Counts:
     From the samples as they were scraped: `increase()` would guess beyond them, and leave out what a counter
     held when it appeared.
     """
-    series = "|".join((*HISTOGRAMS, HEARTBEAT))
+    series = "|".join((*HISTOGRAMS, LABELS, HEARTBEAT))
     query = urlencode({"query": f'{{__name__=~"{series}"}}[{math.ceil(window_s)}s]'})
     try:
         found = json.loads(_read(f"{url.rstrip('/')}/api/v1/query?{query}"))["data"]["result"]
@@ -94,22 +116,75 @@ def written(path: str, artifact: Artifact) -> Counts:
     """The answers in what `python -m handler predict` wrote, of `artifact`'s labels; errors are left out."""
     reference = artifact.meta.reference
     edges, up_to = reference.scores.edges, reference.lengths.up_to
-    remedy = "Give what python -m handler predict wrote with this artifact: .csv, .jsonl or .parquet"
+    counts = Counts()
+    with _read_as_predicted(path):
+        for row in predicted(path):
+            if row.get("error"):
+                continue
+            counts[LENGTHS, length_bin(int(row["tokens"]), up_to)] += 1
+            for label in _labels(row, artifact):
+                counts[f"label:{dimension(label)}", GIVEN] += 1
+            for label, score in _scores(row, artifact):
+                counts[f"score:{dimension(label)}", score_bin(score, edges)] += 1
+    return counts
+
+
+def flipped(path: str, fp32_path: str, artifact: Artifact) -> Counts:
+    """How many rows of `path` and `fp32_path`, which predict wrote of the same texts, were compared, how many
+    have another label, and how many went each of `common.flips.ways`."""
+    counts = Counts()
+    with _read_as_predicted(f"{path}, {fp32_path}"):
+        for ours, theirs in zip_longest(predicted(path), predicted(fp32_path)):
+            if ours is None or theirs is None:
+                raise _other_rows(f"{path} and {fp32_path} have not as many rows")
+            if ours.get("error") or theirs.get("error"):
+                continue
+            if int(ours["tokens"]) != int(theirs["tokens"]):
+                raise _other_rows(f"texts of {ours['tokens']} and {theirs['tokens']} tokens")
+            before, after = (_decision(row, artifact) for row in (theirs, ours))
+            ways = flips_of(before, after)
+            counts[FLIPS, COMPARED] += 1
+            counts[FLIPS, FLIPPED] += bool(ways)
+            counts.update((FLIPS, way) for way in ways)
+    return counts
+
+
+def _other_rows(seen: str) -> UserError:
+    remedy = "Let fp32 predict the same file: python -m handler predict --artifact build/artifacts/fp32"
+    return UserError("fp32's answers are to other texts", seen=seen, remedy=remedy)
+
+
+def predicted(path: str) -> Iterator[dict[str, Any]]:
+    """The rows that `python -m handler predict` wrote, with its columns."""
     try:
         parts = plan(path, "tokens", 10_000, None)
     except UserError as error:
-        raise UserError(error.what, seen=error.seen, remedy=remedy) from error
-    counts = Counts()
+        raise UserError(error.what, seen=error.seen, remedy=PREDICTED) from error
+    for part in parts.parts:
+        yield from read_part(part, "tokens")
+
+
+@contextmanager
+def _read_as_predicted(seen: str) -> Iterator[None]:
     try:
-        for row in (row for part in parts.parts for row in read_part(part, "tokens")):
-            if row.get("error"):
-                continue
-            counts["length", length_bin(int(row["tokens"]), up_to)] += 1
-            for label, score in _scores(row, artifact):
-                counts[f"score:{dimension(label)}", score_bin(score, edges)] += 1
+        yield
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError("this is not what predict writes", seen=path, remedy=remedy) from error
-    return counts
+        raise UserError("this is not what predict writes", seen=seen, remedy=PREDICTED) from error
+
+
+def _decision(row: dict[str, Any], artifact: Artifact) -> Decision:
+    labels = _labels(row, artifact)
+    return labels if artifact.multi_label else labels[0]
+
+
+def _labels(row: dict[str, Any], artifact: Artifact) -> list[str]:
+    """The labels that a written row was given."""
+    if artifact.multi_label:  # their names may hold the sign that parts them
+        scores, thresholds = json.loads(row["score"]), artifact.meta.thresholds
+        return [label for label in artifact.labels if float(scores[label]) >= thresholds[label]]
+    if row["label"] not in artifact.labels:
+        raise ValueError(row["label"])
+    return [row["label"]]
 
 
 def _scores(row: dict[str, Any], artifact: Artifact) -> list[tuple[str, float]]:
@@ -124,8 +199,6 @@ def _scores(row: dict[str, Any], artifact: Artifact) -> list[tuple[str, float]]:
             seen=", ".join(labels),
             remedy="Take the counts from the server: --metrics or --prometheus",
         )
-    if row["label"] not in labels:
-        raise ValueError(row["label"])
     score = float(row["score"])
     positive = str(artifact.positive_label)
     return [(positive, score if row["label"] == positive else round(1 - score, 6))]
@@ -139,8 +212,10 @@ class Window:
         self._steps: deque[tuple[float, Counts]] = deque()
         self._last: Counts | None = None
 
-    def add(self, at_s: float, counts: Counts) -> None:
-        """A look at the counters, at a time that does not run backwards."""
+    def add(self, at_s: float, counts: Counts) -> Counts:
+        """A look at the counters, at a time that does not run backwards: what they have counted since the
+        last."""
+        more = Counts()
         if self._last is not None:
             more = increase(self._last, counts)
             if self._steps and at_s - self._steps[-1][0] < self.seconds / STEPS:
@@ -150,6 +225,7 @@ class Window:
         self._last = counts
         while self._steps and self._steps[0][0] < at_s - self.seconds:
             self._steps.popleft()
+        return more
 
     def total(self) -> Counts:
         return _sum(step for _, step in self._steps)
@@ -169,9 +245,11 @@ def _sum(each: Iterable[Counts]) -> Counts:
 
 
 def _add(counts: Counts, metric: str, labels: dict[str, str], value: float, name: str) -> None:
-    """Add a sample where it is the heartbeat, or of a histogram of the model `name`."""
+    """Add a sample where it is the heartbeat, or a label or of a histogram of the model `name`."""
     if metric == HEARTBEAT:
         counts[HEARTBEAT, ""] += int(value)
+    elif metric == LABELS and labels.get("ModelName") == dimension(name):
+        counts[f"label:{labels['label']}", GIVEN] += int(value)
     elif metric in HISTOGRAMS and labels.get("ModelName") == dimension(name):
         label = labels.get("label")
         distribution = f"{HISTOGRAMS[metric]}:{label}" if label else HISTOGRAMS[metric]

@@ -34,6 +34,7 @@ METRICS = """# TYPE ts_inference_requests_total counter
 ts_inference_requests_total{model_name="hate"} 7.0
 # TYPE classifier_scores counter
 classifier_scores{ModelName="hate",label="hate",up_to="0.5"} 3.0
+# TYPE classifier_labels counter
 # TYPE classifier_lengths counter
 classifier_lengths{ModelName="hate",up_to="8"} 3.0
 """

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
+
+from common.flips import mcnemar
 
 RESAMPLES = 2000
 RANKING_RESAMPLES = 1000
@@ -92,12 +93,6 @@ def indicators(given: np.ndarray, labels: int) -> np.ndarray:
 def same_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Whether two answers are the same, bool `[n]`: the label, or every one of independent labels."""
     return np.asarray(first == second if first.ndim == 1 else (first == second).all(axis=1))
-
-
-def mcnemar(only_first_right: int, only_second_right: int) -> float:
-    """Exact two-sided p-value that both are right equally often (McNemar, 1947)."""
-    discordant = only_first_right + only_second_right
-    return float(binomtest(only_first_right, discordant).pvalue) if discordant else 1.0
 
 
 def macro_f1(truth: np.ndarray, given: np.ndarray) -> float:

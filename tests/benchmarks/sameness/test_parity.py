@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.records import plain
-from benchmarks.sameness.parity import brier_drop, flipped, flips, one_way, parity
+from benchmarks.sameness.parity import brier_drop, flipped, flips, parity
 from benchmarks.samples import by_length
+from common.flips import one_way
 from handler.artifact import Artifact
 from tests.descriptions import description
 from training.data.splits import Split

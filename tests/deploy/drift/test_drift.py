@@ -15,6 +15,7 @@ from common.proxies import open_url
 from deploy.drift import sources
 from deploy.drift.exporter import DriftCollector, listen
 from deploy.drift.judge import (
+    GIVEN,
     Counts,
     Distribution,
     Rule,
@@ -25,12 +26,14 @@ from deploy.drift.judge import (
     stability_index,
     worst,
 )
+from deploy.drift.shares import shares_of
 from deploy.drift.sources import Window, increase
+from deploy.drift.watch import Watch
 from deploy.torchserve.server import free_ports
 from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.metrics import counted_scores, dimension, length_bin, score_bin
-from handler.predictor import Prediction, Predictor
+from handler.predictor import Prediction, Predictor, decide
 from tests.conftest import ran, refused, run_stage
 from tests.descriptions import changed
 
@@ -143,6 +146,8 @@ def counted(artifact: Artifact, predictions: Sequence[Prediction]) -> Counts:
     reference, found = artifact.meta.reference, Counts()
     for each in predictions:
         found["length", length_bin(each.tokens, reference.lengths.up_to)] += 1
+        (given,) = decide(each.scores[None], artifact.labels, artifact.meta.thresholds)
+        found[f"label:{dimension(artifact.labels[given])}", GIVEN] += 1
         for label, score in counted_scores(artifact.labels, artifact.positive_label, each.scores):
             found[f"score:{dimension(label)}", score_bin(score, reference.scores.edges)] += 1
     return found
@@ -231,18 +236,29 @@ def test_what_predict_wrote_is_counted_as_the_server_counts(
     result = json.loads(done.stdout)
     assert (done.returncode, result["verdict"]) == (0, "no drift")
     assert [row["psi"] for row in result["distributions"]] == [0, 0]
+    assert [row["share"] for row in result["shares"]] == ["label:hate"]
     assert "no drift" in done.stderr
 
 
 def test_independent_labels_have_a_distribution_each(artifact: Artifact, tmp_path: Path) -> None:
     histogram = {"edges": [0, 0.5, 1], "counts": [1, 2], "labels": {"to x": [2, 1], "b": [1, 2]}}
     reference = {"scores": histogram, "lengths": artifact.meta.reference.lengths}
-    several = changed(artifact, task="multi-label", labels=["to x", "b"], reference=reference)
-    assert [distribution.name for distribution in references(several)] == ["score:to_x", "score:b", "length"]
+    reference["labels"] = {"to x": 1, "b": 2}
+    thresholds = {"to x": 0.5, "b": 0.5}
+    several = changed(
+        artifact, task="multi-label", labels=["to x", "b"], thresholds=thresholds, reference=reference
+    )
+    names = ["score:to_x", "score:b", "length", "label:to_x", "label:b"]
+    assert [distribution.name for distribution in references(several)] == names
     path = tmp_path / "out.jsonl"
     path.write_text(json.dumps({"label": "b", "score": '{"to x": 0.1, "b": 0.9}', "tokens": 5}) + "\n")
     found = sources.written(str(path), several)
-    assert found == {("length", "16"): 1, ("score:to_x", "0.5"): 1, ("score:b", "1"): 1}
+    assert found == {
+        ("length", "16"): 1,
+        ("label:b", GIVEN): 1,
+        ("score:to_x", "0.5"): 1,
+        ("score:b", "1"): 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -257,6 +273,12 @@ def test_independent_labels_have_a_distribution_each(artifact: Artifact, tmp_pat
         (("--file", "nowhere.csv"), "no such file"),
         (("--file", "x.csv", "--window", "1h"), "a file has no window"),
         (("--file", "x.csv", "--listen", "127.0.0.1:9109"), "watches a server"),
+        (("--fp32", "x.csv"), "flips are counted in files"),
+        (("--state", "x.json"), "must not count twice"),
+        (
+            ("--state", "x.json", "--prometheus", "http://127.0.0.1:1", "--window", "1h"),
+            "must not count twice",
+        ),
     ],
 )
 def test_a_mistake_is_a_sentence(artifact: Artifact, arguments: tuple[str, ...], sentence: str) -> None:
@@ -270,11 +292,12 @@ def test_windows_and_addresses_have_a_form(arguments: tuple[str, str]) -> None:
 
 def test_counts_of_another_artifact_are_refused(artifact: Artifact) -> None:
     known = references(artifact)
+    (lengths,) = [distribution for distribution in known if distribution.name == "length"]
     with pytest.raises(UserError, match="bins length 7"):
         assess(known, Counts({("length", "7"): 1}))
     with pytest.raises(UserError, match="nothing of score:hate"):
-        assess(known, Counts({("length", known[-1].bins[0]): 500}))
-    few = assess(known, Counts({("length", known[-1].bins[0]): 5}))
+        assess(known, Counts({("length", lengths.bins[0]): 500}))
+    few = assess(known, Counts({("length", lengths.bins[0]): 5}))
     assert worst(few) == "too few texts", "the scores of so few may be on their way"
 
 
@@ -282,6 +305,7 @@ PAGE = """# TYPE Requests2XX counter
 Requests2XX{Level="Host",Hostname="h",} 9.0
 # TYPE classifier_scores counter
 # TYPE classifier_lengths counter
+# TYPE classifier_labels counter
 """
 
 
@@ -307,24 +331,32 @@ def pages() -> Iterator[tuple[str, list[str]]]:
 
 
 def page(found: Counts, name: str = "hate") -> str:
-    lines = [
-        f'classifier_lengths{{ModelName="{name}",up_to="{place}",Hostname="h",}} {count}.0'
-        if kind == "length"
-        else f'classifier_scores{{ModelName="{name}",label="hate",up_to="{place}",Hostname="h",}} {count}.0'
-        for (kind, place), count in found.items()
-    ]
+    lines = []
+    for (distribution, place), count in found.items():
+        kind, _, label = distribution.partition(":")
+        labels = {"label": label} if label else {}
+        labels |= {} if kind == "label" else {"up_to": place}
+        dimensions = ",".join(f'{key}="{value}"' for key, value in labels.items())
+        lines.append(f'classifier_{kind}s{{ModelName="{name}",{dimensions},Hostname="h",}} {count}.0')
     return PAGE + "\n".join(lines) + "\n"
 
 
 def test_the_exporter_sees_drift_after_a_restart_and_says_once_why_it_cannot_read(
-    artifact: Artifact, test_split, pages: tuple[str, list[str]], capsys: pytest.CaptureFixture[str]
+    artifact: Artifact,
+    test_split,
+    pages: tuple[str, list[str]],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     address, answers = pages
     usual, longer = (counted(artifact, test_split[kind]) for kind in ("usual", "longer"))
     known = replaced(references(artifact), usual)
-    answers += [page(Counts()), page(usual), page(longer), "not metrics {", "not metrics {", page(Counts())]
+    twice = [page(Counts()), page(usual), page(longer)]  # a look is settled once two reads agree
+    answers += [each for each in twice for _ in range(2)]
+    answers += ["not metrics {", "not metrics {", page(Counts()), page(Counts())]
     answers += [page(Counts({("length", "7"): 1}))]
-    collector = DriftCollector(address, "hate", known, RULE, 3600)
+    watch = Watch(shares_of(known, RULE), RULE, artifact.sha256, tmp_path / "drift.json")
+    collector = DriftCollector(address, "hate", known, watch, 3600)
     (port,) = free_ports(1)
     listen(collector, "127.0.0.1", port)
 
@@ -364,7 +396,7 @@ def test_another_model_s_counts_are_not_ours(pages: tuple[str, list[str]]) -> No
 
 def test_a_look_of_some_seconds_counts_what_comes_in_them(pages: tuple[str, list[str]]) -> None:
     address, answers = pages
-    answers += [page(Counts({("length", "16"): 5})), page(Counts({("length", "16"): 12}))]
+    answers += [page(Counts({("length", "16"): 5}))] * 2 + [page(Counts({("length", "16"): 12}))]
     assert sources.watched(address, "hate", 1)["length", "16"] == 7
 
 

@@ -3,13 +3,13 @@ import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
+from common.flips import mcnemar
 from training.measures.statistics import (
     compare,
     compare_ranking,
     indicators,
     macro_f1,
     macro_f1_interval,
-    mcnemar,
     outcomes,
 )
 

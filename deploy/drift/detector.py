@@ -1,0 +1,84 @@
+"""An alarm for shares of texts that may be looked at as often as one likes.
+
+A Shiryaev-Roberts sum of e-values (an e-detector: Shin, Ramdas and Rinaldo, 2023): as long as a share stays
+within what it is allowed, however it moves there, the first false alarm comes after `texts_per_alarm` texts
+or more on average, and within n texts with a probability of at most n / `texts_per_alarm`. A change after a
+million quiet texts is seen as fast as one on the first day.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit, logit, logsumexp
+
+# Changes that are looked for, in log-odds beyond what is allowed. Each is twice the one before: a change in
+# between takes at most a fifth more texts than it would if it were one of them.
+STEPS = 0.0125 * 2.0 ** np.arange(9)
+ALTERNATIVES = 2 * len(STEPS)
+# A share of less than nothing or more than all cannot be bet on: such a bet loses with every text.
+LOST = -1.0
+CALM = 0.5  # of the alarm's level, as a logarithm: below it an alarm ends
+NOTHING = -np.inf
+
+
+@dataclass(frozen=True)
+class Bets:
+    """What a text adds to each alternative's log e-value: with the property in question (`hit`) and without
+    it (`miss`), float64 [..., `ALTERNATIVES`]."""
+
+    hit: np.ndarray
+    miss: np.ndarray
+
+
+def bets(low: float | np.ndarray, high: float | np.ndarray) -> Bets:
+    """Likelihood ratios of shares below `low` to `low` and of shares above `high` to `high`, of any shape.
+    Their mean is at most 1 for every share in between."""
+    edges = np.stack([np.asarray(low, np.float64), np.asarray(high, np.float64)], axis=-1)[..., None]
+    inside = (edges > 0) & (edges < 1)
+    allowed = np.where(inside, edges, 0.5)
+    sought = expit(logit(allowed) + np.array([[-1.0], [1.0]]) * STEPS)
+    hit = np.where(inside, np.log(sought / allowed), LOST)
+    miss = np.where(inside, np.log((1 - sought) / (1 - allowed)), LOST)
+    return Bets(*(each.reshape(*each.shape[:-2], ALTERNATIVES) for each in (hit, miss)))
+
+
+def grown(levels: np.ndarray, bets: Bets, hits: int | np.ndarray, texts: int) -> np.ndarray:
+    """The logarithms `levels` [..., `ALTERNATIVES`] after `texts` more, `hits` [...] of them with the
+    property. The order of these texts makes no difference."""
+    if not texts:
+        return levels
+    found = np.asarray(hits, np.float64)[..., None]
+    # A change may have begun before any of these texts, each of which could be the first of it.
+    begun = np.logaddexp(levels, np.log(texts))
+    return np.asarray(begun + found * bets.hit + (texts - found) * bets.miss)
+
+
+def evidence(levels: np.ndarray) -> np.ndarray:
+    """The logarithm of the mean over alternatives [...]: the detector's value, which the alarm goes by."""
+    return np.asarray(logsumexp(levels, axis=-1) - np.log(ALTERNATIVES))
+
+
+class Detector:
+    """Watches one share that may be from `low` to `high`. An alarm lasts until the evidence has fallen to
+    the square root of what raised it; then all begins again."""
+
+    def __init__(self, low: float, high: float, texts_per_alarm: float) -> None:
+        self.alarm = float(np.log(texts_per_alarm))
+        self.levels = np.full(ALTERNATIVES, NOTHING)
+        self.is_alarmed = False
+        self._bets = bets(low, high)
+
+    def add(self, hits: int, texts: int) -> None:
+        """`texts` more, `hits` of which have the property."""
+        self.levels = grown(self.levels, self._bets, hits, texts)
+        found = float(evidence(self.levels))
+        if found >= self.alarm:
+            self.is_alarmed = True
+            self.levels -= found - self.alarm  # a month of drift is forgotten as soon as a day of it
+        elif self.is_alarmed and found < CALM * self.alarm:
+            self.is_alarmed, self.levels = False, np.full(ALTERNATIVES, NOTHING)
+
+    @property
+    def progress(self) -> float:
+        """How near the alarm is: the logarithm of the evidence, 1 where it is raised, at least 0."""
+        return max(0.0, float(evidence(self.levels)) / self.alarm)

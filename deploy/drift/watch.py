@@ -1,0 +1,126 @@
+"""Detectors for all shares, in a file, so that they go on after a restart and from one look to the next."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tabulate import tabulate
+
+from common.atomic import make_folder, write_json
+from common.commands import say
+from deploy.drift.detector import ALTERNATIVES, NOTHING, Detector
+from deploy.drift.judge import Counts, Rule, texts_of
+from deploy.drift.shares import Share
+from handler.description import Sha256
+from handler.errors import UserError, refusals
+from handler.records import Count, read
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A detector: the logarithms of its alternatives, null where there is no evidence yet."""
+
+    levels: list[float | None]
+    is_alarmed: bool
+
+
+@dataclass(frozen=True)
+class State:
+    """The file: `texts` since it began, and the detectors by share. `watched` is the digest of what they are
+    for: the artifact, the shares, and what these may be."""
+
+    schema: Literal[1]
+    watched: Sha256
+    texts: Count
+    shares: dict[str, Stored]
+
+
+class Watch:
+    """Detectors for `shares` of what `artifact_sha256` answers; raises `UserError` for a damaged file."""
+
+    def __init__(self, shares: Sequence[Share], rule: Rule, artifact_sha256: str, path: Path) -> None:
+        self.shares, self.rule, self.path, self.texts = tuple(shares), rule, path, 0
+        self.detectors = {
+            share.name: Detector(share.low, share.high, rule.texts_per_alarm / share.weight)
+            for share in self.shares
+        }
+        allowed = [[share.name, share.low, share.high, share.weight] for share in self.shares]
+        made_of = json.dumps([artifact_sha256, rule.texts_per_alarm, allowed])
+        self._watched = hashlib.sha256(made_of.encode()).hexdigest()
+        self._resume()
+
+    def add(self, counts: Counts) -> None:
+        """Texts that were not counted before. What is left is on the disk."""
+        self.texts += texts_of(counts)
+        for share in self.shares:
+            hits, texts = share.counted(counts)
+            self.detectors[share.name].add(min(hits, texts), texts)
+        stored = {
+            name: Stored(
+                [None if math.isinf(level) else level for level in detector.levels.tolist()],
+                detector.is_alarmed,
+            )
+            for name, detector in self.detectors.items()
+        }
+        with refusals("what drift has seen cannot be kept", self.path, "Name another file: --state"):
+            make_folder(self.path.parent)
+            write_json(self.path, asdict(State(1, self._watched, self.texts, stored)))
+
+    def alarmed(self) -> list[str]:
+        """The shares that are outside what is allowed."""
+        return [name for name, detector in self.detectors.items() if detector.is_alarmed]
+
+    def record(self) -> dict[str, Any]:
+        """For machines."""
+        shares = [
+            {
+                "share": share.name,
+                "reference": share.reference,
+                "low": max(share.low, 0.0),
+                "high": min(share.high, 1.0),
+                "progress": self.detectors[share.name].progress,
+                "is_alarmed": self.detectors[share.name].is_alarmed,
+            }
+            for share in self.shares
+        ]
+        verdict = "drift" if self.alarmed() else "no drift"
+        return {"verdict": verdict, "rule": asdict(self.rule), "texts": self.texts, "shares": shares}
+
+    def table(self) -> str:
+        """For people."""
+        rows = [
+            (
+                share.name,
+                f"{share.reference:.2%}",
+                f"{max(share.low, 0):.2%} to {min(share.high, 1):.2%}",
+                f"{self.detectors[share.name].progress:.0%}",
+                "drift" if self.detectors[share.name].is_alarmed else "no drift",
+            )
+            for share in self.shares
+        ]
+        headers = ("share", "reference", "no drift", "of the evidence for an alarm", "verdict")
+        found = tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+        return f"{found}\n{self.texts:,} texts since {self.path} was begun"
+
+    def _resume(self) -> None:
+        try:
+            state = read(State, json.loads(self.path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            remedy = "Name another file, or remove this one: detection begins again"
+            raise UserError("this is no state of drift detection", seen=self.path, remedy=remedy) from error
+        if state.watched != self._watched:
+            say(f"{self.path} is about another artifact, reference or limits: detection begins again")
+            return
+        self.texts = state.texts
+        for name, stored in state.shares.items():
+            detector = self.detectors[name]
+            levels = [NOTHING if level is None else level for level in stored.levels]
+            if len(levels) == ALTERNATIVES:
+                detector.levels, detector.is_alarmed = np.array(levels), stored.is_alarmed
