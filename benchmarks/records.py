@@ -380,12 +380,21 @@ class Slice(Record):
     reference_macro_f1: float | None
 
 
+class AlikeGroups(Record):
+    """`groups` of texts that came together, each with so many `texts` of each kind: by the kind's place among
+    `cells`, or of independent labels by its name among `kinds`."""
+
+    groups: Some
+    texts: dict[str, Some]
+
+
 class Parity(Record):
     """How a variant's answers differ from fp32's on one split. `flips` are texts by direction; `cells` are
     texts by (truth, fp32's label, this one's), the last running fastest, or of independent labels `kinds` by
     a digit for each label, 4 if the text has it, plus 2 if fp32 says so, plus 1 if this one does: what a
     verdict at another margin needs. `decisions` is a digest of all three, text by text. `may_have_seen` says
-    that the model may have been trained on these texts."""
+    that the model may have been trained on these texts. Where texts came in groups, `groups` counts the kinds
+    by group, and `group_flips` the groups that flip oftener in a direction than back."""
 
     n: Some
     label_agreement: Share
@@ -403,6 +412,15 @@ class Parity(Record):
     brier_drop: Interval | None = None
     noninferiority: Noninferiority | None = None
     may_have_seen: bool = False
+    groups: list[AlikeGroups] | None = None
+    group_flips: dict[str, Count] | None = None
+
+    @property
+    def texts(self) -> str:
+        """How many texts, and groups of them, in words."""
+        if self.groups is None:
+            return f"{self.n:,} gate texts"
+        return f"{self.n:,} gate texts in {sum(alike.groups for alike in self.groups):,} groups"
 
 
 class ServedParity(Record):

@@ -41,14 +41,17 @@ class OneWay:
     p: float
 
 
-def one_way(counts: Mapping[str, int]) -> OneWay | None:
+def one_way(counts: Mapping[str, int], by_group: Mapping[str, int] | None = None) -> OneWay | None:
     """The least even pair of flips, counted by all ways; None where nothing flipped. Macro-F1 can stay as it
-    was while one kind of error is traded for the other: this sees it."""
+    was while one kind of error is traded for the other: this sees it. Texts of a group are no independent
+    trials: `by_group` counts the groups that flip oftener one way than back, and the test is of these."""
     pairs = len(counts) // 2
     found = []
     for way, there in counts.items():
         before, after = way.split(ARROW)
         back = counts.get(f"{after}{ARROW}{before}", 0)
         if there > back:
-            found.append(OneWay(way, there, back, min(1.0, pairs * mcnemar(there, back))))
+            trials = counts if by_group is None else by_group
+            p = mcnemar(trials[way], trials.get(f"{after}{ARROW}{before}", 0))
+            found.append(OneWay(way, there, back, min(1.0, pairs * p)))
     return min(found, key=lambda uneven: uneven.p, default=None)

@@ -81,6 +81,11 @@ def build_arguments(parser: argparse.ArgumentParser) -> None:
     elsewhere.add_argument("--text-column", default="text", help="default: %(default)s")
     elsewhere.add_argument("--label-column", default="label", help="default: %(default)s")
     elsewhere.add_argument(
+        "--group-column",
+        default="",
+        help="rows with the same value (author, thread, template) are weighed as one",
+    )
+    elsewhere.add_argument(
         "--labels", default="", help="label names in the model's order, separated by commas"
     )
     elsewhere.add_argument(
@@ -194,6 +199,7 @@ def _checkpoint(arguments: argparse.Namespace) -> "Checkpoint":
         labels,
         positive_label=arguments.positive_label,
         gate=str(arguments.gate.expanduser().absolute()) if arguments.gate else "",
+        group=arguments.group_column,
     )
     data = (arguments.data, arguments.data_dir, columns)
     checkpoint = adopt(

@@ -105,10 +105,12 @@ def folds(dataset: Dataset, count: int) -> Iterator[Dataset]:
         raise UserError(
             f"A label has fewer texts than there are folds ({count})", seen=smallest, remedy="Give fewer."
         )
-    from sklearn.model_selection import StratifiedKFold  # takes seconds, which --help has not
+    # Takes seconds, which --help has not.
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    splitter = StratifiedKFold(count, shuffle=True, random_state=dataset.seed)
-    for rest, fold in splitter.split(whole.labels, _classes(whole, count)):
+    kind = StratifiedKFold if whole.groups is None else StratifiedGroupKFold
+    splitter = kind(count, shuffle=True, random_state=dataset.seed)
+    for rest, fold in splitter.split(whole.labels, _classes(whole, count), whole.groups):
         train, validation = carve(whole.take(rest), round(len(rest) * VALIDATION_SHARE), dataset.seed)
         splits = {"train": train, "validation": validation, "gate": validation, "test": whole.take(fold)}
         yield replace(dataset, splits=splits)

@@ -79,6 +79,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="",
         help="the label to detect (default: a guess, which is shown)",
     )
+    parser.add_argument(
+        "--group-column",
+        default="",
+        help="of a table: rows with the same value (author, thread, template) stay in one split",
+    )
     parser.add_argument("--encoding", default="utf-8", help="of csv: and jsonl: (default: utf-8)")
     for option in recipe_options():
         _add(parser, option)
@@ -167,7 +172,12 @@ def _as_flag(name: str, value: Any) -> str:
 def columns(options: argparse.Namespace) -> sources.Columns:
     labels = tuple(label.strip() for label in options.labels.split(",") if label.strip())
     return sources.Columns(
-        options.text_column, options.label_column, labels, options.encoding, options.positive_label
+        options.text_column,
+        options.label_column,
+        labels,
+        options.encoding,
+        options.positive_label,
+        group=options.group_column,
     )
 
 

@@ -449,7 +449,11 @@ def parity(directions: Sequence[str]) -> list[Column[Parity]]:
         Column("labels that are fp32's", lambda found: found.label_agreement, ".2%"),
         Column("flips, 95 %", _rate_of("any"), rate),
         *flips,
-        Column("flips one way, p", lambda found: (uneven := one_way(found.flips)) and uneven.p, small),
+        Column(
+            "flips one way, p",
+            lambda found: (uneven := one_way(found.flips, found.group_flips)) and uneven.p,
+            small,
+        ),
         Column("largest score difference", lambda found: found.max_prob_diff, ".4f"),
         Column("mean score difference", lambda found: found.mean_prob_diff, ".5f"),
         Column("macro-F1 drop", lambda found: found.macro_f1_drop and found.macro_f1_drop.drop, "+.4f"),

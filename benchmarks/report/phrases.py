@@ -137,8 +137,7 @@ def reason(row: Row, allowed: float) -> str:
         if word == EQUAL:
             parts.append("The check at export found it equal.")
         return " ".join(parts)
-    texts = row.judged.n
-    found = f"macro-F1 drop {drop.drop:+.4f} (95 %: {span(drop, '+.4f')}) on {texts:,} gate texts"
+    found = f"macro-F1 drop {drop.drop:+.4f} (95 %: {span(drop, '+.4f')}) on {row.judged.texts}"
     tested = noninferiority(row)
     if word == UNPROVEN or (word == NOT_EQUAL and tested):
         return " ".join([*parts, f"{sentence_case(found)}."])
@@ -154,7 +153,7 @@ def reason(row: Row, allowed: float) -> str:
 
 def _uneven(parity: Parity) -> list[str]:
     """A sentence where flips go one way by more than chance: macro-F1 can hide it."""
-    found = one_way(parity.flips)
+    found = one_way(parity.flips, parity.group_flips)
     if found is None or found.p > UNEVEN_P:
         return []
     return [f"Flips go one way: {found.there} {arrow(found.way)}, {found.back} back ({chance(found.p)})."]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.names import REFERENCE
 from benchmarks.records import Interval, Noninferiority, Parity, Variant, Verdict
 from training.measures.gate_ledger import Candidate, Terms, at_margin, judge
@@ -20,6 +22,7 @@ from training.measures.noninferiority import (
     drop_of,
     drop_of_labels,
 )
+from training.measures.statistics import Groups
 
 SEEN = "may_have_seen"  # the field of `Terms` that a parity has
 
@@ -27,8 +30,18 @@ SEEN = "may_have_seen"  # the field of `Terms` that a parity has
 def drop_of_parity(parity: Parity, labels: int) -> Drop | None:
     """The drop on one split; None where its record holds no counts."""
     if parity.kinds is not None:
-        return drop_of_labels(parity.kinds)
-    return drop_of(parity.cells, labels) if parity.cells is not None else None
+        return drop_of_labels(parity.kinds, groups=_groups(parity, list(parity.kinds)))
+    if parity.cells is None:
+        return None
+    return drop_of(parity.cells, labels, groups=_groups(parity, list(map(str, range(labels**3)))))
+
+
+def _groups(parity: Parity, kinds: Sequence[str]) -> Groups | None:
+    """The groups, by kinds in that order."""
+    if parity.groups is None:
+        return None
+    texts = np.array([[alike.texts.get(kind, 0) for kind in kinds] for alike in parity.groups], np.float64)
+    return Groups(np.array([alike.groups for alike in parity.groups], np.float64), texts)
 
 
 def judge_run(

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import norm
 
 from benchmarks import records
-from benchmarks.records import Flipped, Interval, Parity, Rate, Slice
+from benchmarks.records import AlikeGroups, Flipped, Interval, Parity, Rate, Slice
 from benchmarks.sameness.gate import drop_of_parity
 from benchmarks.sameness.scores import Scores
 from benchmarks.samples import by_length
@@ -21,11 +21,14 @@ from handler.artifact import Artifact
 from handler.predictor import decide
 from training.data.splits import Split
 from training.measures.metrics import brier_of_texts
-from training.measures.noninferiority import ALPHA, Drop
+from training.measures.noninferiority import ALPHA, Drop, share_of_groups
 from training.measures.statistics import (
+    alike_groups,
     compare_ranking,
+    discordant,
     indicators,
     macro_f1,
+    outcome_of_each,
     outcomes,
     same_labels,
 )
@@ -50,13 +53,15 @@ def parity(
         difference = np.abs(values - theirs).max(axis=1)
         given, wanted = decided(artifact, values), decided(reference, theirs)
         truth = labelled[name].labels if name in labelled else None
-        counts = flips(wanted, given, artifact.labels)
+        groups = labelled[name].groups if name in labelled else None
+        ways = flipped_ways(wanted, given, artifact.labels)
+        counts = {way: int(texts.sum()) for way, texts in ways.items()}
         same = same_labels(given, wanted)
         found = by_split[name] = Parity(
             n=len(values),
             label_agreement=float(same.mean()),
             flips=counts,
-            flip_rates=flip_rates({"any": int((~same).sum()), **counts}, len(values)),
+            flip_rates=flip_rates({"any": ~same, **ways}, groups),
             max_prob_diff=float(difference.max()),
             mean_prob_diff=float(difference.mean()),
             macro_f1_drop=None,
@@ -65,13 +70,16 @@ def parity(
         if truth is not None:
             found.cells, found.kinds = counts_of(truth, wanted, given, len(artifact.labels))
             found.decisions = digest_of(truth, wanted, given)
+            if groups is not None:
+                found.groups = alike_of(truth, wanted, given, len(artifact.labels), groups)
+                found.group_flips = group_flips(ways, groups)
             drawn = drop_of_parity(found, len(artifact.labels))
             assert drawn is not None
-            found.macro_f1_drop = drop(drawn, truth, wanted, given, is_reference)
-            ranked = ranking_drops(truth, theirs, values, artifact.positive)
+            found.macro_f1_drop = drop(drawn, truth, wanted, given, is_reference, groups)
+            ranked = ranking_drops(truth, theirs, values, artifact.positive, groups)
             found.auroc_drop = ranked.get("auroc")
             found.average_precision_drop = ranked.get("average_precision")
-            found.brier_drop = brier_drop(truth, theirs, values)
+            found.brier_drop = brier_drop(truth, theirs, values, groups)
     return by_split
 
 
@@ -86,10 +94,30 @@ def counts_of(
     """What a verdict at any margin needs: `cells`, texts by (truth, fp32's label, the variant's), the last
     running fastest; of independent labels `kinds`, as `noninferiority.drop_of_labels` has them."""
     if truth.ndim == 1:
-        cells = np.bincount((truth * labels + reference) * labels + candidate, minlength=labels**3)
+        cells = np.bincount(_cells(truth, reference, candidate, labels), minlength=labels**3)
         return cells.tolist(), None
     kinds, counts = outcomes(truth, reference, candidate)
     return None, {"".join(map(str, kind)): count for kind, count in zip(kinds, counts.tolist(), strict=True)}
+
+
+def _cells(truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, labels: int) -> np.ndarray:
+    return np.asarray((truth * labels + reference) * labels + candidate)
+
+
+def alike_of(
+    truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, labels: int, groups: np.ndarray
+) -> list[AlikeGroups]:
+    """The same by group: those that are alike once, with their number."""
+    if truth.ndim == 1:
+        names = list(map(str, range(labels**3)))
+        which = _cells(truth, reference, candidate, labels)
+    else:
+        kinds, which = outcome_of_each(truth, reference, candidate)
+        names = ["".join(map(str, kind)) for kind in kinds]
+    return [
+        AlikeGroups(groups=number, texts={names[kind]: count for kind, count in counts})
+        for counts, number in alike_groups(which, groups).items()
+    ]
 
 
 def digest_of(*decisions: np.ndarray) -> str:
@@ -100,35 +128,58 @@ def digest_of(*decisions: np.ndarray) -> str:
 def flips(reference: np.ndarray, candidate: np.ndarray, labels: Sequence[str]) -> dict[str, int]:
     """Texts by direction, such as `{"hate -> not-hate": 3, "not-hate -> hate": 1}`; of independent labels,
     such as `{"insult -> no insult": 3, …}`, in which a text may count several times."""
+    ways = flipped_ways(reference, candidate, labels)
+    return {way: int(texts.sum()) for way, texts in ways.items()}
+
+
+def flipped_ways(
+    reference: np.ndarray, candidate: np.ndarray, labels: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Which texts flip in each direction, bool `[n]`."""
     if reference.ndim == 2:
         return {
-            f"{before}{ARROW}{after}": int(
-                ((reference[:, place] == was) & (candidate[:, place] != was)).sum()
-            )
+            f"{before}{ARROW}{after}": (reference[:, place] == was) & (candidate[:, place] != was)
             for place, label in enumerate(labels)
             for was, before, after in ((1, label, f"no {label}"), (0, f"no {label}", label))
         }
     return {
-        f"{before}{ARROW}{after}": int(((reference == row) & (candidate == column)).sum())
+        f"{before}{ARROW}{after}": (reference == row) & (candidate == column)
         for row, before in enumerate(labels)
         for column, after in enumerate(labels)
         if row != column
     }
 
 
-def flip_rates(counts: Mapping[str, int], n: int) -> dict[str, Rate]:
-    """Share of all texts that flipped, at all and by direction, with exact 95 % intervals."""
+def group_flips(ways: Mapping[str, np.ndarray], groups: np.ndarray) -> dict[str, int]:
+    """By direction, the groups that flip oftener that way than back."""
     found = {}
-    for name, count in counts.items():
-        low, high = share_interval(count, n)
+    for way, texts in ways.items():
+        before, after = way.split(ARROW)
+        found[way] = discordant(texts, ways[f"{after}{ARROW}{before}"], groups)[0]
+    return found
+
+
+def flip_rates(ways: Mapping[str, np.ndarray], groups: np.ndarray | None = None) -> dict[str, Rate]:
+    """Share of all texts that flipped, at all and by direction, from booleans `[n]`, with 95 % intervals:
+    exact ones, or those of `groups` `[n]`."""
+    found = {}
+    for name, texts in ways.items():
+        count, n = int(texts.sum()), len(texts)
+        low, high = share_interval(count, n) if groups is None else share_of_groups(texts, groups)
         found[name] = Rate(n=count, rate=count / n, low=low, high=high)
     return found
 
 
 def drop(
-    found: Drop, truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, is_reference: bool
+    found: Drop,
+    truth: np.ndarray,
+    reference: np.ndarray,
+    candidate: np.ndarray,
+    is_reference: bool,
+    groups: np.ndarray | None = None,
 ) -> records.Drop:
-    """fp32's macro-F1 minus the variant's on the same texts, with its interval, and McNemar's p-value."""
+    """fp32's macro-F1 minus the variant's on the same texts, with its interval, and McNemar's p-value; that
+    of groups is a sign test of which of the two is right in more of a group's texts."""
     theirs, ours = same_labels(reference, truth), same_labels(candidate, truth)
     return records.Drop(
         drop=found.drop,
@@ -136,28 +187,39 @@ def drop(
         low=0.0 if is_reference else found.low,
         high=0.0 if is_reference else found.high,
         confidence=1 - 2 * ALPHA,
-        mcnemar_p=mcnemar(int((theirs & ~ours).sum()), int((ours & ~theirs).sum())),
+        mcnemar_p=mcnemar(*discordant(theirs, ours, groups)),
     )
 
 
 def ranking_drops(
-    truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, positive: int | None
+    truth: np.ndarray,
+    reference: np.ndarray,
+    candidate: np.ndarray,
+    positive: int | None,
+    groups: np.ndarray | None = None,
 ) -> dict[str, Interval | None]:
     """The drops of `auroc` and `average_precision` of the positive one of two labels, or of the mean over
     independent ones; none for more labels that exclude each other."""
     if truth.ndim == 2:
-        found = compare_ranking(truth, reference, candidate)
+        found = compare_ranking(truth, reference, candidate, groups=groups)
     elif reference.shape[1] == 2 and positive is not None:
-        found = compare_ranking(truth == positive, reference[:, positive], candidate[:, positive])
+        ours, theirs = candidate[:, positive], reference[:, positive]
+        found = compare_ranking(truth == positive, theirs, ours, groups=groups)
     else:
         return {}
     return {name: Interval(**vars(interval)) if interval else None for name, interval in found.items()}
 
 
-def brier_drop(truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray) -> Interval:
+def brier_drop(
+    truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, groups: np.ndarray | None = None
+) -> Interval:
     """fp32's Brier score minus the variant's on the same texts: below zero, the variant is worse."""
     differences = brier_of_texts(reference, truth) - brier_of_texts(candidate, truth)
-    mean, error = float(differences.mean()), float(differences.std() / np.sqrt(len(differences)))
+    mean = float(differences.mean())
+    apart = differences - mean
+    if groups is not None:  # the texts of a group err together
+        apart = np.bincount(np.unique(groups, return_inverse=True)[1], weights=apart)
+    error = float(np.sqrt((apart**2).sum())) / len(differences)
     half = float(norm.isf(ALPHA)) * error
     return Interval(drop=mean, low=mean - half, high=mean + half)
 

@@ -98,7 +98,7 @@ def sample(split: Split, most: int | None) -> Split:
     if most is None or len(split.texts) <= most:
         return split
     rows = np.sort(np.random.default_rng(0).choice(len(split.texts), most, replace=False))
-    return Split([split.texts[row] for row in rows], split.labels[rows])
+    return split.take(rows)
 
 
 def quality(artifact: Artifact, scores: Scores, labelled: Mapping[str, Split]) -> dict[str, Quality]:

@@ -71,7 +71,18 @@ CARD = Card("NVIDIA H200", [9, 0], 141)
 # Of fields by name, where not any value of the type will do for a page or a picture.
 SAID = {"device": "cpu", "margin": 0.01, "objective_p99_ms": 100.0, "others_cores": 0.12, "resumed": 1}
 # What only some reports have: of a GPU, of a choice, of independent labels, and what earlier ones lack.
-RARE = ("cells", "gpu", "kinds", "labels", "may_have_seen", "peak", "serving", "unseen", "vs_pipeline")
+RARE = (
+    "cells",
+    "gpu",
+    "group",
+    "kinds",
+    "labels",
+    "may_have_seen",
+    "peak",
+    "serving",
+    "unseen",
+    "vs_pipeline",
+)
 
 
 def value(kind: inspect.Type) -> Any:

@@ -215,6 +215,11 @@ def _join(
         (f"{name} of {parts[0].spec}", splits.digests(split.texts))
         for name, split in prepared[0].splits.items()
     ]
+    groups = [
+        (f"{name} of {parts[0].spec}", split.groups)
+        for name, split in prepared[0].splits.items()
+        if split.groups is not None
+    ]
     training = [prepared[0].splits["train"]]
     others: dict[str, dict[str, Split]] = {}
     for part, raw, ready in zip(parts[1:], raws[1:], prepared[1:], strict=True):
@@ -223,9 +228,16 @@ def _join(
         own["train"] = splits.concatenate([ready.splits["train"], ready.splits["gate"]], [1, 1])
         _count(dropped, f" of {name}", raw.dropped, ready.dropped)
         for split, texts in own.items():
+            where = f"{split} of {name}"
             keys = splits.digests(texts.texts)
-            own[split] = texts.take(splits.without(keys, known, dropped[f"{split} of {name}"]))
-            known.append((f"{split} of {name}", keys))
+            rows = splits.without(keys, known, dropped[where])
+            if texts.groups is not None:
+                apart = [(other, held) for other, held in groups if other != f"train of {parts[0].spec}"]
+                rows = rows[splits.without(texts.groups[rows], apart, dropped[where], splits.GROUP_IN)]
+            own[split] = texts.take(rows)
+            known.append((where, keys))
+            if (numbers := own[split].groups) is not None and split != "train":
+                groups.append((where, numbers))
         training.append(own.pop("train"))
         others[name] = own
     whole = splits.concatenate(training, [part.weight for part in parts])
@@ -274,6 +286,8 @@ def fingerprint(split: Split) -> str:
     for text in split.texts:
         content = text.encode("utf-8", "surrogatepass")
         digest.update(len(content).to_bytes(8, "little") + content)  # so that no two lists read the same
+    if split.groups is not None:
+        digest.update(np.ascontiguousarray(split.groups, dtype="<u8").tobytes())
     for values in (split.soft, split.weights):
         if values is not None:
             digest.update(np.ascontiguousarray(values, dtype="<f4").tobytes())

@@ -27,7 +27,8 @@ from training.recipe import Recipe, is_random
 from training.summary import places
 
 OPTIONS = (
-    *("data", "data_dir", "text_column", "label_column", "labels", "positive_label", "encoding"),
+    *("data", "data_dir", "text_column", "label_column", "group_column", "labels", "positive_label"),
+    "encoding",
     *("split_seed", "config", "base", "max_length", "help"),
 )
 AT_ONCE = 1000  # texts tokenised together

@@ -26,7 +26,8 @@ class Columns:
 
     Several label columns parted by commas are independent labels, each 0, 1 or a probability. `encoding` is
     that of CSV and JSONL files, by Python's name. `gate` is a table with the gate's texts, of the format that
-    its name ends with.
+    its name ends with. Rows with the same value of `group` (an author, a thread, a template) stay in one
+    split and are weighed as one.
     """
 
     text: str = "text"
@@ -35,6 +36,7 @@ class Columns:
     encoding: str = "utf-8"
     positive_label: str = ""
     gate: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ GATE_TEXTS = 2000  # enough to see a macro-F1 drop of about a point; more would 
 GATE_SHARE = 0.2
 VALIDATION_SHARE, MOST_VALIDATION = 0.1, 5000  # more would cost time, and tell no more
 TEST_SHARE, MOST_TEST = 0.2, 10_000
+GROUP_IN = "its group is in"
 MOST = {"validation": MOST_VALIDATION, "gate": GATE_TEXTS, "test": MOST_TEST}
 # Where a text stands that stands in several: of a model that is trained here, training does without it; of
 # one that was trained elsewhere, it has been seen.
@@ -42,7 +43,8 @@ class Split:
     `labels` are indices `[n]`, or 0 and 1 `[n, labels]` where labels are independent (multi-label): figures
     count these. `soft` are the probabilities float32 `[n, labels]` that they were decided from, where the set
     has them: training learns from these. `weights` float32 `[n]` say how much each text counts in the loss.
-    `cases` names each text's functional class where known.
+    `cases` names each text's functional class where known. Texts with the same number in `groups`, uint64
+    `[n]`, came together (of one author, thread or template): None where nothing is known of that.
     """
 
     texts: Sequence[str]
@@ -50,6 +52,7 @@ class Split:
     cases: tuple[str, ...] = ()
     soft: np.ndarray | None = None
     weights: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -67,6 +70,7 @@ class Split:
             tuple(self.cases[row] for row in rows) if self.cases else (),
             None if self.soft is None else self.soft[rows],
             None if self.weights is None else self.weights[rows],
+            None if self.groups is None else self.groups[rows],
         )
 
     def targets(self, labels: int) -> np.ndarray:
@@ -101,6 +105,8 @@ def prepare(
 
     `seen` is given for a model that was trained elsewhere: what it has seen besides train, as named digests.
     Then the copy in train stays, and no other split is carved from train.
+
+    A group stays in one split: of one that stands in several, the texts stay where a text would.
     """
     dropped: dict[str, Counter[str]] = {name: Counter() for name in SPLITS}
     stripped = {name: _without_empty(split, dropped[name]) for name, split in raw.items()}
@@ -117,6 +123,7 @@ def prepare(
         if name in stripped:
             others = () if name == "train" and seen is not None else earlier
             kept = without(keys[name], others, dropped[name])
+            kept = kept[_rows_apart(stripped[name].take(kept), splits, dropped[name])]
             splits[name], keys[name] = stripped[name].take(kept), keys[name][kept]
             if name in found:
                 leaked[name] = np.flatnonzero(found[name][1][kept])
@@ -135,6 +142,14 @@ def prepare(
         {name: leak for name, (leak, _) in found.items() if leak.texts},
         {name: rows for name, rows in leaked.items() if len(rows)},
     )
+
+
+def _rows_apart(split: Split, earlier: Mapping[str, Split], dropped: Counter[str]) -> np.ndarray:
+    """The rows whose groups stand in no `earlier` split; the others are counted."""
+    if split.groups is None:
+        return np.arange(len(split))
+    named = [(name, other.groups) for name, other in earlier.items() if other.groups is not None]
+    return without(split.groups, named, dropped, GROUP_IN)
 
 
 def _carve_missing(splits: dict[str, Split], seed: int) -> None:
@@ -162,16 +177,36 @@ def _share_out(splits: dict[str, Split], seed: int) -> None:
 
 
 def carve(split: Split, count: int, seed: int) -> tuple[Split, Split]:
-    """Part a split into (rest, carved): `count` texts, every label in its share, order kept.
+    """Part a split into (rest, carved): `count` texts, or about so many in whole groups, every label in its
+    share, order kept.
 
     Systematic sampling over a shuffled order sorted by label, so that rare labels need no special case. Where
     labels are independent, every combination of them is a label here.
     """
+    if split.groups is not None:
+        carved = np.isin(split.groups, _chosen_groups(split, count, seed))
+        return split.take(np.flatnonzero(~carved)), split.take(np.flatnonzero(carved))
     order = np.random.default_rng(seed).permutation(len(split))
     by_label = order[np.argsort(codes(split.labels)[order], kind="stable")]
     picked = by_label[((np.arange(count) + 0.5) * len(split) / max(count, 1)).astype(np.int64)]
     rest = np.setdiff1d(np.arange(len(split)), picked)
     return split.take(rest), split.take(np.sort(picked))
+
+
+def _chosen_groups(split: Split, count: int, seed: int) -> np.ndarray:
+    """Groups that hold about `count` texts, every label in its share: in a shuffled order sorted by the label
+    of a group's first text, each is taken that brings their number nearer to what it should be by then."""
+    assert split.groups is not None
+    found, first, sizes = np.unique(split.groups, return_index=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(found))
+    order = order[np.argsort(codes(split.labels)[first][order], kind="stable")]
+    due = np.cumsum(sizes[order]) * count / max(len(split), 1)
+    chosen, taken = [], 0
+    for group, size, wanted in zip(order.tolist(), sizes[order].tolist(), due.tolist(), strict=True):
+        if wanted - taken >= size / 2:
+            chosen.append(group)
+            taken += size
+    return found[chosen]
 
 
 def codes(labels: np.ndarray) -> np.ndarray:
@@ -186,12 +221,22 @@ def digests(texts: Sequence[str]) -> np.ndarray:
     return np.fromiter((int.from_bytes(digest, sys.byteorder) for digest in found), np.uint64, len(texts))
 
 
-def without(keys: np.ndarray, earlier: Sequence[tuple[str, np.ndarray]], dropped: Counter[str]) -> np.ndarray:
+def own_groups(texts: Sequence[str]) -> np.ndarray:
+    """Groups of one text each, of texts that are known to belong to none."""
+    return digests([f"text {text.strip()}" for text in texts])
+
+
+def without(
+    keys: np.ndarray,
+    earlier: Sequence[tuple[str, np.ndarray]],
+    dropped: Counter[str],
+    reason: str = "also in",
+) -> np.ndarray:
     """The rows of those `keys` that stand in none of the named `earlier` ones; the others are counted."""
     rows = np.arange(len(keys))
     for name, others in earlier:
         known = np.isin(keys[rows], others)
-        dropped[f"also in {name}"] += int(known.sum())
+        dropped[f"{reason} {name}"] += int(known.sum())
         rows = rows[~known]
     return rows
 
@@ -202,10 +247,16 @@ def concatenate(parts: Sequence[Split], weights: Sequence[float]) -> Split:
     if any(part.soft is not None for part in parts):
         count = next(part.soft.shape[1] for part in parts if part.soft is not None)
         soft = np.concatenate([part.targets(count) for part in parts])
+    groups = None
+    if any(part.groups is not None for part in parts):
+        groups = np.concatenate(
+            [own_groups(part.texts) if part.groups is None else part.groups for part in parts]
+        )
     return Split(
         join([part.texts for part in parts]),
         np.concatenate([part.labels for part in parts]),
         soft=soft,
+        groups=groups,
         weights=np.repeat(np.array(weights, np.float32), [len(part) for part in parts]),
     )
 

@@ -3,6 +3,7 @@
 A table is read row by row, so that it may be larger than memory.
 """
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from training.data import demo, rows
 from training.data.labels import UNLABELLED_ROWS, Faults, label_columns, names_of
 from training.data.rows import Row
 from training.data.sources import Columns, Raw, Request, own_columns, source
-from training.data.splits import Split
+from training.data.splits import Split, digests, own_groups
 from training.data.texts import TextWriter, pick
 
 UNLABELLED = "texts:embedded"  # what stands in for the data of a model that came without any
@@ -39,12 +40,17 @@ def _read_files(
 ) -> Raw:
     argument, query, columns = own_columns(request)
     path = Path(argument).expanduser().absolute()
-    wanted = (columns.text, *names_of(columns))
+    wanted = _wanted(columns)
     tables = {
         split: (str(file), read(file, wanted, columns.encoding))
         for split, file in _files(path, suffix).items()
     }
     return _read(tables | _gate(columns, wanted), columns, str(path) + query, remedy)
+
+
+def _wanted(columns: Columns) -> tuple[str, ...]:
+    """The columns to read: text, labels, and the group where there is one."""
+    return (columns.text, *names_of(columns), *([columns.group] if columns.group else []))
 
 
 def _gate(columns: Columns, wanted: Sequence[str]) -> dict[str, tuple[str, Iterator[Row]]]:
@@ -96,7 +102,7 @@ def read_hub(request: Request) -> Raw:
     unused = [given for given in found if given not in chosen.values()]
     if unused:
         say(f"hub:{argument}: not read: {', '.join(unused)}")
-    wanted = (columns.text, *names_of(columns))
+    wanted = _wanted(columns)
     tables = {
         split: (f"{given} of hub:{argument}", rows.hub_rows(f"hub:{argument}", found[given], wanted))
         for split, given in chosen.items()
@@ -177,25 +183,34 @@ def _read(
     """Splits of tables, each with its name for people; `order` has the classes of label columns."""
     labels = label_columns(columns, order)
     invalid = f"not valid {columns.encoding.upper()}"
-    faults, texts = Faults(), {}
+    faults, texts, groups = Faults(), {}, {}
+    held = 1 + len(names_of(columns))  # text and labels; the group comes last
     for split, (what, table) in tables.items():
-        writer = TextWriter()
+        writer, ids = TextWriter(), array("Q")
         for row in tqdm(
             table, what, unit=" rows", unit_scale=True, delay=PATIENCE_S, disable=None, leave=False
         ):
-            reason = row.fault or _fault(row.values, invalid) or labels.add(split, row.line, row.values[1:])
+            values = row.values[:held]
+            reason = row.fault or _fault(values, invalid) or labels.add(split, row.line, values[1:])
             if reason:
                 faults.note(split, reason, row.line)
             else:
-                writer.append(row.values[0].strip())
-        texts[split] = writer.finish()
+                writer.append(values[0].strip())
+                if columns.group:
+                    ids.append(_group(row.values[held], values[0]))
+        texts[split], groups[split] = writer.finish(), ids
         _check_broken(what, len(texts[split]), faults, split, remedy)
     names, found = labels.finish(tables, faults)
     splits = {}
     for split, (what, _) in tables.items():
         kept, taken = found[split], texts[split]
         few = len(kept.rows) < len(taken)
-        splits[split] = Split(pick(taken, kept.rows) if few else taken, kept.labels, soft=kept.soft)
+        splits[split] = Split(
+            pick(taken, kept.rows) if few else taken,
+            kept.labels,
+            soft=kept.soft,
+            groups=np.array(groups[split], np.uint64)[kept.rows] if columns.group else None,
+        )
         counts = _check_broken(what, len(kept.rows), faults, split, remedy)
         if split != "train" and not len(kept.rows) and any(counts[reason] for reason in UNLABELLED_ROWS):
             say(f"{what}: no row has a label; {split} is carved from train instead")
@@ -206,6 +221,11 @@ def _read(
                 "--encoding (such as cp1252), or mend them"
             )
     return replace(_raw(names, splits, argument, faults), positive_label=columns.positive_label)
+
+
+def _group(value: Any, text: str) -> int:
+    """A number for the group; a text without one is a group of its own."""
+    return int(digests([str(value)])[0]) if value not in (None, "") else int(own_groups([text])[0])
 
 
 def _fault(values: Sequence[Any], invalid: str) -> str:

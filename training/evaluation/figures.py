@@ -25,7 +25,7 @@ def split_figures(classifier: Classifier, split: Split, scores: np.ndarray) -> F
     truth = np.asarray(split.labels)
     found = evaluate(scores, truth, classifier.thresholds, classifier.labels)
     given = classifier.indicators(classifier.given(scores))
-    low, high = macro_f1_interval(classifier.indicators(truth), given)
+    low, high = macro_f1_interval(classifier.indicators(truth), given, groups=split.groups)
     return replace(found, macro_f1_low=low, macro_f1_high=high)
 
 

@@ -12,13 +12,25 @@ from typing import Final, Literal
 import numpy as np
 from scipy.stats import norm
 
-from training.measures.statistics import CANDIDATE, REFERENCE, TRUTH, draw_weights, macro_f1_drop
+from training.measures.statistics import (
+    CANDIDATE,
+    REFERENCE,
+    TRUTH,
+    Groups,
+    draw_weights,
+    groups_of,
+    macro_f1_drop,
+)
 
 # A plain bootstrap knows only what it has seen: two classifiers that agree on all of 50 texts would agree for
 # ever. Texts are weighed by Gamma variates of their counts (a Bayesian bootstrap: Rubin, 1981,
 # https://doi.org/10.1214/aos/1176345338), with one more text that only fp32 gets right for the upper end of
 # the drop, and one more that only the variant gets right for the lower end, as Clopper and Pearson's interval
 # of a share is wide enough for what was not seen. `benchmarks power` counts how well that keeps its promise.
+#
+# Texts that came together (of one author, thread or template) are no independent evidence: then it is groups
+# that are weighed, each as a whole, and what is added is one more group, of a size as that of the group which
+# a text taken at random stands in.
 
 MARGIN = 0.01
 PASS: Final = "pass"
@@ -83,9 +95,14 @@ class Drop:
         return max(texts, self.n + 1) if texts <= MOST_TEXTS else None
 
 
-def drop_of(cells: Sequence[int] | np.ndarray, labels: int, resamples: int | None = None) -> Drop:
+def drop_of(
+    cells: Sequence[int] | np.ndarray,
+    labels: int,
+    resamples: int | None = None,
+    groups: Groups | None = None,
+) -> Drop:
     """The drop from counts `[labels ** 3]` of texts by (truth, fp32's label, the variant's), the last running
-    fastest; as quick for a million texts as for ten.
+    fastest; as quick for a million texts as for ten. `groups` have the same texts, by the same kinds.
 
     Of the one more text, half is of the kind that moves macro-F1 the most, half is spread over the other
     kinds that only one of the two gets right. Spread over all kinds alike, it would let a variant pass that
@@ -98,8 +115,10 @@ def drop_of(cells: Sequence[int] | np.ndarray, labels: int, resamples: int | Non
     counts = np.asarray(cells, np.float64)
     may_occur = (counts > 0) | harmed | helped  # of ten labels there are a thousand cells
     counts, kinds, harmed, helped = (of[may_occur] for of in (counts, kinds, harmed, helped))
+    if groups is not None:
+        groups = Groups(groups.often, groups.texts[:, may_occur])
     most, least = (
-        _drawn(counts + _one_more(counts, kinds, ways, sign), kinds, resamples)
+        _drawn(counts, _one_more(counts, kinds, ways, sign), kinds, resamples, groups)
         for ways, sign in ((harmed, 1), (helped, -1))
     )
     return Drop(int(counts.sum()), float(macro_f1_drop(counts[None], kinds)[0]), most, least)
@@ -123,31 +142,66 @@ def kinds_of_cells(labels: int) -> np.ndarray:
     return np.tensordot((TRUTH, REFERENCE, CANDIDATE), given, axes=1)
 
 
-def drop_of_labels(kinds: Mapping[str, int], resamples: int | None = None) -> Drop:
+def drop_of_labels(
+    kinds: Mapping[str, int], resamples: int | None = None, groups: Groups | None = None
+) -> Drop:
     """The drop in the mean of independent labels' F1, from counts of texts by kind.
 
     A kind is a string of one digit a label: 4 if the text has it, plus 2 if fp32 says so, plus 1 if the
     variant does (`training.measures.statistics.outcomes`). Texts are weighed as wholes, with all of their
     labels. There is one more text for each label, that only fp32 (only the variant) gets right in that label:
     half a one that has it, and half a one that has not. So a label that few texts have keeps a verdict open.
+    `groups` have the same texts, by the kinds in the same order.
     """
     seen = np.array([list(map(int, kind)) for kind in kinds])
     counts = np.fromiter(kinds.values(), np.float64)
     each_label = np.eye(seen.shape[1], dtype=np.int64)
     draws = []
     for has_it, has_it_not in ((LOST, GIVEN_IN_ERROR), (FOUND, SPARED)):
-        more = np.concatenate([each_label * has_it, each_label * has_it_not])
-        weights = np.concatenate([counts, np.full(len(more), 0.5)])
-        draws.append(_drawn(weights, np.concatenate([seen, more]), resamples))
+        added = np.concatenate([each_label * has_it, each_label * has_it_not])
+        none = np.zeros(len(added))
+        padded = groups and Groups(groups.often, np.pad(groups.texts, ((0, 0), (0, len(added)))))
+        more = np.concatenate([np.zeros(len(counts)), np.full(len(added), 0.5)])
+        draws.append(
+            _drawn(np.concatenate([counts, none]), more, np.concatenate([seen, added]), resamples, padded)
+        )
     return Drop(int(counts.sum()), float(macro_f1_drop(counts[None], seen)[0]), *draws)
 
 
-def _drawn(weights: np.ndarray, kinds: np.ndarray, resamples: int | None) -> np.ndarray:
-    held = weights > 0
+def share_of_groups(held: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the share of texts that are `held`, bool `[n]`, where those of one of `groups` `[n]`
+    are no independent evidence: what Clopper and Pearson's is for texts that are."""
+    found = groups_of(held.astype(np.int64), 2, groups)
+    ends = []
+    for added, quantile in ((0, ALPHA), (1, 1 - ALPHA)):  # all of the one more group has it not, or has it
+        shapes = np.append(found.often, 1.0)
+        texts = np.concatenate([found.texts, found.size * np.eye(2)[[added]]])
+        drawn = draw_weights(np.random.default_rng(0), shapes, LEAST_RESAMPLES)
+        shares = np.concatenate([(counts := portion @ texts)[:, 1] / counts.sum(axis=1) for portion in drawn])
+        ends.append(float(np.quantile(shares, quantile)))
+    return (ends[0] if held.any() else 0.0), (1.0 if held.all() else ends[1])
+
+
+def _drawn(
+    counts: np.ndarray,
+    more: np.ndarray,
+    kinds: np.ndarray,
+    resamples: int | None,
+    groups: Groups | None,
+) -> np.ndarray:
+    """Draws of the drop from texts, or `groups` of them, and `more` `[kinds]`: the shares of the one that is
+    added."""
+    held = counts + more > 0
+    shapes, texts = (counts + more)[held], None
+    if groups is not None:
+        added = more > 0
+        shapes = np.concatenate([groups.often, more[added]])
+        texts = np.concatenate([groups.texts, groups.size * np.eye(len(more))[added]])[:, held]
     if resamples is None:
-        resamples = max(LEAST_RESAMPLES, min(MOST_RESAMPLES, DRAWS // held.sum()))
-    drawn = draw_weights(np.random.default_rng(0), weights[held], resamples)
-    return np.concatenate([macro_f1_drop(portion, kinds[held]) for portion in drawn])
+        resamples = max(LEAST_RESAMPLES, min(MOST_RESAMPLES, DRAWS // len(shapes)))
+    drawn = draw_weights(np.random.default_rng(0), shapes, resamples)
+    weights = drawn if texts is None else (portion @ texts for portion in drawn)
+    return np.concatenate([macro_f1_drop(portion, kinds[held]) for portion in weights])
 
 
 def _share_of_draws(contradicting: np.ndarray) -> float:

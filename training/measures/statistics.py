@@ -4,6 +4,8 @@ Labels that exclude each other and independent ones go the same way, as booleans
 (`indicators`). The verdict on a margin is `training.measures.noninferiority`'s.
 """
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -43,6 +45,50 @@ class Interval:
     drop: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of texts that came together, those that are alike counted: `often` `[m]` of each, with counts
+    `texts` `[m, kinds]` of its texts by kind."""
+
+    often: np.ndarray
+    texts: np.ndarray
+
+    @property
+    def size(self) -> float:
+        """Texts in the group of a text that is taken at random, on average."""
+        sizes = self.texts.sum(axis=1)
+        return float((self.often * sizes**2).sum() / (self.often * sizes).sum())
+
+
+def groups_of(which: np.ndarray, kinds: int, groups: np.ndarray) -> Groups:
+    """The `groups` `[n]` of texts whose kinds are `which` `[n]`, out of `kinds`."""
+    alike = alike_groups(which, groups)
+    texts = np.zeros((len(alike), kinds))
+    for row, counts in enumerate(alike):
+        texts[row, [kind for kind, _ in counts]] = [count for _, count in counts]
+    return Groups(np.array(list(alike.values()), np.float64), texts)
+
+
+def alike_groups(which: np.ndarray, groups: np.ndarray) -> Counter[tuple[tuple[int, int], ...]]:
+    """How many of the `groups` `[n]` have the same number of texts of each kind, `which` `[n]`: by pairs of
+    kind and number."""
+    names, place = np.unique(groups, return_inverse=True)
+    (rows, kinds), counts = np.unique(np.stack([place, which]), axis=1, return_counts=True)
+    ends = np.searchsorted(rows, np.arange(len(names) + 1))
+    pairs = list(zip(kinds.tolist(), counts.tolist(), strict=True))
+    return Counter(tuple(pairs[start:end]) for start, end in itertools.pairwise(ends.tolist()))
+
+
+def discordant(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> tuple[int, int]:
+    """How many texts hold by `first` alone and by `second` alone, from booleans `[n]`; with `groups` `[n]`,
+    how many groups by the one oftener than by the other, since the texts of one are no independent trials."""
+    if groups is None:
+        return int((first & ~second).sum()), int((second & ~first).sum())
+    place = np.unique(groups, return_inverse=True)[1]
+    more = np.bincount(place, weights=first.astype(np.float64) - second)
+    return int((more > 0).sum()), int((more < 0).sum())
 
 
 def compare(
@@ -112,10 +158,18 @@ def macro_f1_of_logits(logits: np.ndarray, truth: np.ndarray) -> float:
     return macro_f1(*(indicators(each, logits.shape[1]) for each in (truth, given)))
 
 
-def macro_f1_interval(truth: np.ndarray, given: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of macro-F1 of booleans `[n, labels]`: percentile bootstrap over texts (Efron, 1979)."""
-    kinds, counts = outcomes(truth, given, given)
-    drawn = draw_counts(np.random.default_rng(seed), counts, RESAMPLES)
+def macro_f1_interval(
+    truth: np.ndarray, given: np.ndarray, *, groups: np.ndarray | None = None, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of macro-F1 of booleans `[n, labels]`: percentile bootstrap over texts (Efron, 1979), or
+    over their `groups` `[n]`."""
+    kinds, which = outcome_of_each(truth, given, given)
+    rng = np.random.default_rng(seed)
+    if groups is None:
+        drawn = draw_counts(rng, np.bincount(which), RESAMPLES)
+    else:
+        alike = groups_of(which, len(kinds), groups)
+        drawn = (portion @ alike.texts for portion in draw_counts(rng, alike.often, RESAMPLES))
     low, high = np.quantile(
         np.concatenate([_weighted_macro_f1(weights, kinds, CANDIDATE) for weights in drawn]), [0.025, 0.975]
     )
@@ -152,17 +206,25 @@ def outcomes(
     whether the reference says so, and whether the candidate does: all that the figures of both need, and far
     fewer than there are texts.
     """
+    kinds, which = outcome_of_each(truth, reference, candidate)
+    return kinds, np.bincount(which)
+
+
+def outcome_of_each(
+    truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The kinds of `outcomes`, and which of them each text is, `[n]`."""
     says = ((TRUTH, truth), (REFERENCE, reference), (CANDIDATE, candidate))
-    kinds, counts = np.unique(
-        sum(bit * held.astype(np.int8) for bit, held in says), axis=0, return_counts=True
+    kinds, which = np.unique(
+        sum(bit * held.astype(np.int8) for bit, held in says), axis=0, return_inverse=True
     )
-    return kinds.astype(np.int64), counts
+    return kinds.astype(np.int64), which.reshape(-1)
 
 
 def draw_counts(rng: np.random.Generator, counts: np.ndarray, resamples: int) -> Iterator[np.ndarray]:
     """Counts `[some, kinds]` of as many texts as there are, drawn with replacement, until there are
     `resamples` rows."""
-    n = counts.sum()
+    n = int(counts.sum())
     for size in _portions(len(counts), resamples):
         yield rng.multinomial(n, counts / n, size=size)
 
@@ -175,13 +237,18 @@ def draw_weights(rng: np.random.Generator, shapes: np.ndarray, resamples: int) -
 
 
 def compare_ranking(
-    truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, *, seed: int = 0
+    truth: np.ndarray,
+    reference: np.ndarray,
+    candidate: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
 ) -> dict[str, Interval | None]:
     """Drops in `auroc` and `average_precision` from scores `[n]` of the label to be found, where `truth`
     `[n]` is 1; of independent labels `[n, labels]`, drops in the mean over those labels that some texts have
     and others have not. None where one of the two kinds of text is absent.
 
-    Texts are resampled with replacement, for both alike and for all labels at once.
+    Texts, or their `groups` `[n]`, are resampled with replacement, for both alike and for all labels at once.
     """
     truth, reference, candidate = (each.reshape(len(truth), -1) for each in (truth, reference, candidate))
     told = [place for place, column in enumerate(truth.T) if column.any() and not column.all()]
@@ -197,7 +264,7 @@ def compare_ranking(
         drops = np.stack([ours.figures(weights) - theirs.figures(weights) for ours, theirs in pairs])
         return drops[0] if len(pairs) == 1 else _mean_of_known(drops)
 
-    drawn = [mean_drops(weights) for weights in _resample(rng, n, RANKING_RESAMPLES)]
+    drawn = [mean_drops(weights) for weights in _resample(rng, n, RANKING_RESAMPLES, groups)]
     exact = mean_drops(np.ones((1, n)))[:, 0]
     lows, highs = np.nanquantile(np.concatenate(drawn, axis=1), [0.025, 0.975], axis=1)
     return {
@@ -213,10 +280,16 @@ def _mean_of_known(values: np.ndarray) -> np.ndarray:
         return np.asarray(np.where(known, values, 0).sum(axis=0) / known.sum(axis=0))
 
 
-def _resample(rng: np.random.Generator, n: int, resamples: int) -> Iterator[np.ndarray]:
-    """How often each text is drawn, `[some, n]`, until there are `resamples` rows."""
+def _resample(
+    rng: np.random.Generator, n: int, resamples: int, groups: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """How often each text is drawn, `[some, n]`, until there are `resamples` rows; those of one of `groups`
+    `[n]` together."""
+    place = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    units = int(place.max()) + 1
     for size in _portions(n, resamples):
-        yield rng.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
+        drawn = rng.multinomial(units, np.full(units, 1 / units), size=size)
+        yield drawn.astype(np.float64)[:, place]
 
 
 def _portions(width: int, resamples: int) -> Iterator[int]:

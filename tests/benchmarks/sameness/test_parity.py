@@ -5,13 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.records import plain
+from benchmarks.records import Parity, plain
+from benchmarks.sameness.gate import drop_of_parity
 from benchmarks.sameness.parity import brier_drop, flipped, flips, parity
 from benchmarks.samples import by_length
 from common.flips import one_way
+from common.records import read
 from handler.artifact import Artifact
 from tests.descriptions import description
 from training.data.splits import Split
+from training.measures.statistics import indicators
 
 LABELS = ["not-hate", "hate"]
 REFERENCE = Artifact(Path(), description(labels=LABELS))
@@ -168,3 +171,46 @@ def test_scores_that_are_worse_show_a_brier_score_that_is_worse_beyond_chance() 
     same = brier_drop(truth, theirs, theirs + rng.normal(0, 0.001, (2000, 2)))
     assert same.low < 0 < same.high
     assert brier_drop(truth, theirs, theirs).drop == 0
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_what_a_report_holds_of_groups_gives_the_drop_again_and_no_text(independent: bool) -> None:
+    rng, size, labels = np.random.default_rng(0), 6, 2
+    groups = np.repeat(np.arange(50), size).astype(np.uint64)
+    truth = rng.integers(0, 2, (len(groups), 2)) if independent else rng.integers(0, 2, len(groups))
+    theirs = np.where(indicators(truth, 2), 0.7, 0.3) + rng.uniform(-0.25, 0.25, (len(groups), 2))
+    ours = np.where((groups < 4)[:, None], 1 - theirs, theirs)
+    kind = {"task": "multi-label", "thresholds": dict.fromkeys(LABELS, 0.5)} if independent else {}
+    artifact = Artifact(Path(), description(labels=LABELS, **kind))
+    texts = [f"text {row}" for row in range(len(groups))]
+    found = {
+        name: parity(
+            artifact,
+            {"gate": ours},
+            artifact,
+            {"gate": theirs},
+            {"gate": Split(texts, truth, groups=given)},
+            {"gate": np.full(len(groups), 5)},
+        )["gate"]
+        for name, given in (("by text", None), ("by group", groups))
+    }
+    by_text, by_group = found["by text"], read(plain(found["by group"]), Parity)
+    assert by_text.flips == by_group.flips
+    assert by_group.texts == "300 gate texts in 50 groups"
+    assert sum(alike.groups for alike in by_group.groups) == 50
+    again = drop_of_parity(by_group, labels)
+    assert [again.low, again.high] == pytest.approx(
+        [by_group.macro_f1_drop.low, by_group.macro_f1_drop.high], rel=1e-4
+    )
+    for name in ("macro_f1_drop", "auroc_drop", "brier_drop"):
+        one, other = (getattr(each, name) for each in (by_text, by_group))
+        assert one.drop == pytest.approx(other.drop, rel=1e-4)
+        assert other.high - other.low > 1.2 * (one.high - one.low), name
+    assert by_group.flip_rates["any"].high > 1.3 * by_text.flip_rates["any"].high
+    assert by_group.macro_f1_drop.mcnemar_p >= 2 / 2**4, "four groups differ, not fifty texts"
+
+
+def test_of_flips_in_groups_groups_are_counted() -> None:
+    counts = {"hate -> not-hate": 12, "not-hate -> hate": 0}
+    assert one_way(counts).p < 0.001
+    assert one_way(counts, {"hate -> not-hate": 2, "not-hate -> hate": 0}).p == 0.5
