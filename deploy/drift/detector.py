@@ -42,20 +42,40 @@ def bets(low: float | np.ndarray, high: float | np.ndarray) -> Bets:
     return Bets(*(each.reshape(*each.shape[:-2], ALTERNATIVES) for each in (hit, miss)))
 
 
-def grown(levels: np.ndarray, bets: Bets, hits: int | np.ndarray, texts: int) -> np.ndarray:
-    """The logarithms `levels` [..., `ALTERNATIVES`] after `texts` more, `hits` [...] of them with the
-    property. The order of these texts makes no difference."""
-    if not texts:
-        return levels
+def wagered(levels: np.ndarray, bets: Bets, hits: int | np.ndarray, texts: int) -> np.ndarray:
+    """Log e-values [..., `ALTERNATIVES`] after `texts` more, `hits` [...] of them with the property. Their
+    order makes no difference."""
     found = np.asarray(hits, np.float64)[..., None]
-    # A change may have begun before any of these texts, each of which could be the first of it.
-    begun = np.logaddexp(levels, np.log(texts))
-    return np.asarray(begun + found * bets.hit + (texts - found) * bets.miss)
+    return np.asarray(levels + found * bets.hit + (texts - found) * bets.miss)
+
+
+def grown(levels: np.ndarray, bets: Bets, hits: int | np.ndarray, texts: int) -> np.ndarray:
+    """The same of their Shiryaev-Roberts sums: a change may have begun before any of these texts, each of
+    which could be the first of it."""
+    return wagered(np.logaddexp(levels, np.log(texts)), bets, hits, texts) if texts else levels
 
 
 def evidence(levels: np.ndarray) -> np.ndarray:
-    """The logarithm of the mean over alternatives [...]: the detector's value, which the alarm goes by."""
+    """The logarithm of the mean over alternatives [...]: what an alarm or a test goes by."""
     return np.asarray(logsumexp(levels, axis=-1) - np.log(ALTERNATIVES))
+
+
+class AnytimeTest:
+    """Whether a share is from `low` to `high`, asked after every text: that it is not is said wrongly with a
+    probability of at most `alpha`, however long the test goes on (Ville's inequality)."""
+
+    def __init__(self, low: float, high: float, alpha: float) -> None:
+        self.is_rejected = False
+        self.hits = self.texts = 0
+        self._least = -float(np.log(alpha)) if alpha else np.inf
+        self._levels = np.zeros(ALTERNATIVES)
+        self._bets = bets(low, high)
+
+    def add(self, hits: int, texts: int) -> None:
+        """`texts` more, `hits` of which have the property."""
+        self.hits, self.texts = self.hits + hits, self.texts + texts
+        self._levels = wagered(self._levels, self._bets, hits, texts)
+        self.is_rejected |= float(evidence(self._levels)) >= self._least
 
 
 class Detector:

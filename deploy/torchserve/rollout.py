@@ -22,14 +22,23 @@ from requests.adapters import HTTPAdapter
 from tabulate import tabulate
 from tqdm import tqdm
 
-from common.commands import emit, not_negative_float, positive_float, positive_int, say, share
+from common.commands import (
+    emit,
+    not_negative_float,
+    not_negative_int,
+    positive_float,
+    positive_int,
+    say,
+    share,
+)
+from common.flips import OneWay
 from common.options import default_config
 from common.shares import share_interval
 from common.signing import add_trusted_key, trusted_keys, verify
 from common.torchserve import read_config
 from deploy.torchserve.access import Access
 from deploy.torchserve.rollout_note import Note, note_file, read_note, write_note
-from deploy.tuning.sample import read_texts
+from deploy.torchserve.rollout_texts import Asked, Flipping, Flips, Sample, decision, drawn, recorded, words
 from handler.errors import UserError
 
 NUMBER = "Package it under a new number: python -m export package --version 1.1"
@@ -41,23 +50,28 @@ ROLLED_BACK = "The old version serves on"
 
 @dataclass(frozen=True)
 class Limits:
-    """What a new version may differ by, and how long it is watched."""
+    """What a new version may differ by, and how long it is watched. `alpha` is the chance that flips which go
+    both ways alike are taken for a shift to one side, and that a watched version is taken for a worse one."""
 
     max_flip: float
     max_shift: float
     max_slowdown: float
     watch_s: float
+    alpha: float = 0.01
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Old and new on the same texts, asked in turn. `flips` is the share of labels that differ, with the
-    upper end of its 95 % interval; `shift` the mean distance of scores; `slowdown` the median ratio of the
+    upper end of its 95 % interval and the way that most went; `fp32` the same against fp32's recorded
+    labels, None where there are none; `shift` the mean distance of scores; `slowdown` the median ratio of the
     times of lone requests."""
 
     texts: int
     flips: float
     flips_high: float
+    way: OneWay | None
+    fp32: Flips | None
     shift: float
     old_p50_ms: float
     new_p50_ms: float
@@ -66,9 +80,14 @@ class Comparison:
     def objections(self, limits: Limits) -> list[str]:
         """Why the new version must not serve; empty where it may."""
         found = []
-        if self.flips_high > limits.max_flip:
-            differing = f"{self.flips:.1%} of labels differ (up to {self.flips_high:.1%} at 95 % confidence)"
-            found.append(f"{differing}, {limits.max_flip:.1%} are allowed")
+        of_old = Flips(self.texts, self.flips, self.flips_high, self.way)
+        for flips, whose in ((of_old, ""), (self.fp32, " from fp32's")):
+            if flips and flips.high > limits.max_flip:
+                differing = f"{flips.share:.1%} of labels differ{whose}"
+                bound = f"(up to {flips.high:.1%} at 95 % confidence)"
+                found.append(f"{differing} {bound}, {limits.max_flip:.1%} are allowed")
+            if flips and flips.way and flips.way.p < limits.alpha:
+                found.append(f"{words(flips.way)}{whose and ', against fp32'} (p = {flips.way.p:.2g})")
         if self.shift > limits.max_shift:
             found.append(f"scores differ by {self.shift:.3f} on average, {limits.max_shift:g} is allowed")
         if self.slowdown > limits.max_slowdown:
@@ -216,11 +235,28 @@ def rollout_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--back", action="store_true", help="undo a roll-out that was cut off, or one with --keep-old"
     )
-    parser.add_argument("--texts", type=Path, help="to compare by, one a line")
-    parser.add_argument("--count", type=positive_int, default=500, help="of texts (default: %(default)s)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--texts", type=Path, help="to compare by, one a line")
+    source.add_argument(
+        "--fp32",
+        type=Path,
+        metavar="FILE",
+        help="texts with fp32's labels, as python -m handler predict writes them, to compare with, too",
+    )
+    parser.add_argument(
+        "--count", type=positive_int, default=500, help="of texts, drawn at random (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=not_negative_int, default=0, help="of the draw (default: %(default)s)")
     parser.add_argument("--name", default="hate", help="of the model (default: %(default)s)")
     parser.add_argument("--workers", type=positive_int, default=1, help="of the new version (%(default)s)")
     parser.add_argument("--max-flip", type=share, default=0.05, help="share of labels (default: %(default)s)")
+    parser.add_argument(
+        "--alpha",
+        type=share,
+        default=Limits.alpha,
+        help="chance of a false objection to the direction of flips, and while watching; 0: flips may all go "
+        "one way (default: %(default)s)",
+    )
     parser.add_argument("--max-shift", type=share, default=0.05, help="of scores (default: %(default)s)")
     parser.add_argument(
         "--max-slowdown", type=positive_float, default=1.5, help="of a request (default: %(default)s)"
@@ -239,17 +275,17 @@ def rollout(options: argparse.Namespace) -> int:
         say("\n".join(done) or "no roll-out is noted: there is nothing to go back from")
         emit({"back": done})
         return int(not done)
-    if options.url is None or options.texts is None:
-        raise UserError(
-            "a roll-out needs the new version and texts", remedy="Give URL and --texts, or --back"
-        )
+    if options.url is None or not (options.texts or options.fp32):
+        remedy = "Give URL and --texts or --fp32, or --back"
+        raise UserError("a roll-out needs the new version and texts", remedy=remedy)
     for path in configs:
         _verify(options.url, read_config(path).model_store, options.trusted_key)
-    limits = Limits(options.max_flip, options.max_shift, options.max_slowdown, options.watch_s)
-    texts = read_texts(options.texts)[: options.count]
-    outcome = roll_out(fronts, options.url, texts, limits, options.workers, options.keep_old)
+    limits = Limits(options.max_flip, options.max_shift, options.max_slowdown, options.watch_s, options.alpha)
+    sample = drawn(options.texts, options.fp32, options.count, options.seed)
+    say(f"{len(sample.compared):,} texts are drawn from {options.texts or options.fp32}, seed {options.seed}")
+    outcome = roll_out(fronts, options.url, sample, limits, options.workers, options.keep_old)
     say(table(outcome))
-    emit(outcome)
+    emit({"seed": options.seed, **outcome})
     return int(not outcome["done"])
 
 
@@ -267,13 +303,14 @@ def _verify(url: str, store: Path, trusted_key: Path | None) -> None:
 
 
 def roll_out(
-    fronts: Sequence[Front], url: str, texts: Sequence[str], limits: Limits, workers: int, keep_old: bool
+    fronts: Sequence[Front], url: str, sample: Sample, limits: Limits, workers: int, keep_old: bool
 ) -> dict[str, Any]:
     """`done`: whether all servers answer with the new version, else `why` none does; `servers`: what was
     compared; `not_rolled_back` and `left`: where the old version could not be brought back, and where a
     version that serves no more could not be removed."""
-    if (least := share_interval(0, len(texts))[1]) > limits.max_flip:
-        seen = f"{len(texts)} texts: were none to differ, {least:.1%} might still"
+    texts = len(sample.compared)
+    if (least := share_interval(0, texts)[1]) > limits.max_flip:
+        seen = f"{texts} texts: were none to differ, {least:.1%} might still"
         raise UserError("so few texts prove nothing", seen=seen, remedy="Give more, or raise --max-flip")
     for front in fronts:
         note = read_note(front.note_file)
@@ -287,13 +324,13 @@ def roll_out(
             write_note(front.note_file, Note.of(old, front.versions(), url))
             new = add_version(front, url, workers)
             changed.append((front, old, new))
-            found = compare(front, old, new, texts)
+            found = compare(front, old, new, sample.compared)
             outcome["servers"].append({"server": front.inference, "old": old, "new": new, **asdict(found)})
             if objections := found.objections(limits):
                 what, seen = f"version {new} is not served", "; ".join(objections)
                 raise UserError(what, seen=seen, remedy=ROLLED_BACK)
             front.set_default(new)
-            watch(front, new, texts, found, limits)
+            watch(front, old, new, sample, found, limits)
     except BaseException as error:
         outcome["not_rolled_back"] = _each(changed, lambda front, old, new: front.set_default(old))
         outcome["left"] = _each(changed, lambda front, old, new: front.remove(new))
@@ -349,22 +386,28 @@ def add_version(front: Front, url: str, workers: int) -> str:
     return added.pop()
 
 
-def compare(front: Front, old: str, new: str, texts: Sequence[str]) -> Comparison:
+def compare(front: Front, old: str, new: str, texts: Sequence[Asked]) -> Comparison:
     """Ask both versions for every text, the one and the other first in turn."""
-    flips, shifts = 0, []
+    flips, of_fp32, shifts = Flipping(1, 0), Flipping(1, 0), []
     times: dict[str, list[float]] = {old: [], new: []}
-    for number, text in enumerate(texts):
+    for number, asked in enumerate(texts):
         answers = {}
         for version in (old, new) if number % 2 else (new, old):
-            answers[version], taken_ms = front.ask(text, version)
+            answers[version], taken_ms = front.ask(asked.text, version)
             times[version].append(taken_ms)
-        flips += _decision(answers[old]) != _decision(answers[new])
+        flips.add(decision(answers[old]), answers[new])
+        if (fp32 := recorded(asked, answers[new])) is not None:
+            of_fp32.add(fp32, answers[new])
         shifts.append(_shift(answers[old]["scores"], answers[new]["scores"]))
     ratios = [after / before for before, after in zip(times[old], times[new], strict=True)]
+    found = flips.found()
+    assert found is not None
     return Comparison(
-        texts=len(texts),
-        flips=flips / len(texts),
-        flips_high=share_interval(flips, len(texts))[1],
+        texts=found.texts,
+        flips=found.share,
+        flips_high=found.high,
+        way=found.way,
+        fp32=of_fp32.found(),
         shift=float(np.mean(shifts)),
         old_p50_ms=median(times[old]),
         new_p50_ms=median(times[new]),
@@ -372,24 +415,33 @@ def compare(front: Front, old: str, new: str, texts: Sequence[str]) -> Compariso
     )
 
 
-def _decision(answer: dict[str, Any]) -> Any:
-    """The label, or those of independent ones that are over their thresholds."""
-    return answer["label"] if "label" in answer else sorted(answer["labels"])
-
-
 def _shift(old: dict[str, float], new: dict[str, float]) -> float:
     """The largest distance of a label's score; of a version with other labels, all of it."""
     return max(abs(old[label] - new[label]) for label in old) if old.keys() == new.keys() else 1.0
 
 
-def watch(front: Front, new: str, texts: Sequence[str], found: Comparison, limits: Limits) -> None:
-    """Ask the server as everybody does, for a while; `UserError` when an answer fails or they get slow."""
+def watch(front: Front, old: str, new: str, sample: Sample, found: Comparison, limits: Limits) -> None:
+    """Ask the server as everybody does, for a while; `UserError` when an answer fails, they get slow, or the
+    labels of texts that were not compared before differ by more than is allowed.
+
+    These are tested after each of them, by tests that allow for it.
+    """
     deadline, times = time.monotonic() + limits.watch_s, []
+    flips, of_fp32 = (Flipping(limits.max_flip, limits.alpha / 2) for _ in range(2))
     for number in count():
-        answer, taken_ms = front.ask(texts[number % len(texts)])
+        is_fresh = number < len(sample.fresh)
+        asked = sample.fresh[number] if is_fresh else sample.compared[number % len(sample.compared)]
+        answer, taken_ms = front.ask(asked.text)
         times.append(taken_ms)
         if answer["model"]["version"] != new:
             raise UserError("another version answers", seen=answer["model"]["version"], remedy=ROLLED_BACK)
+        if is_fresh:
+            flips.add(decision(front.ask(asked.text, old)[0]), answer)
+            if (fp32 := recorded(asked, answer)) is not None:
+                of_fp32.add(fp32, answer)
+            for each, whose in ((flips, "the old version's"), (of_fp32, "fp32's")):
+                if objection := each.objection():
+                    raise UserError(f"labels are not {whose}", seen=objection, remedy=ROLLED_BACK)
         if time.monotonic() > deadline:
             break
         time.sleep(POLL_S / 10)
@@ -405,12 +457,14 @@ def table(outcome: dict[str, Any]) -> str:
             row["server"],
             f"{row['old']} -> {row['new']}",
             f"{row['flips']:.1%} (up to {row['flips_high']:.1%})",
+            f"{row['fp32']['share']:.1%} (up to {row['fp32']['high']:.1%})" if row["fp32"] else "–",
             f"{row['shift']:.4f}",
             f"{row['old_p50_ms']:.1f} -> {row['new_p50_ms']:.1f} ({row['slowdown']:.2f}x)",
         ]
         for row in outcome["servers"]
     ]
-    shown = tabulate(rows, ["server", "version", "labels that differ", "score shift", "lone request, ms"])
+    heads = ["server", "version", "labels that differ", "from fp32's", "score shift", "lone request, ms"]
+    shown = tabulate(rows, heads)
     said = "done" if outcome["done"] else f"the old version serves: {outcome['why']}"
     if outcome["not_rolled_back"]:
         said = f"NOT ROLLED BACK EVERYWHERE, after: {outcome['why']}"

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from common.atomic import write_json
 from deploy.__main__ import main
 from deploy.torchserve.rollout import Front, Limits, roll_out, table
+from deploy.torchserve.rollout_texts import Asked, Sample
 from deploy.torchserve.server import CONFIG, private_server
 from deploy.tuning.load import Load, closed_loop
 from export.archives.package import package
@@ -32,6 +33,11 @@ LIMITS = Limits(max_flip=0.05, max_shift=0.05, max_slowdown=5.0, watch_s=0.5)
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
     return list(data.load("demo").splits["validation"].texts)[:120]
+
+
+@pytest.fixture(scope="module")
+def sample(texts: list[str]) -> Sample:
+    return Sample([Asked(text) for text in texts[:100]], [Asked(text) for text in texts[100:]])
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +61,7 @@ def put(artifact: Artifact, store: Path, version: str) -> str:
 
 
 def test_the_better_version_takes_over_and_the_wrong_one_goes_back(
-    open_server, build_once, wrong, texts, tmp_path, capsys
+    open_server, build_once, wrong, texts, sample, tmp_path, capsys
 ) -> None:
     server, store = open_server
     one = Front(server.access, "first")
@@ -88,14 +94,14 @@ def test_the_better_version_takes_over_and_the_wrong_one_goes_back(
 
     with pytest.raises(UserError, match="TorchServe refused"):
         one.register("nonsense.mar", 1)
-    outcome = roll_out([one], "nonsense.mar", texts, LIMITS, 1, keep_old=False)
+    outcome = roll_out([one], "nonsense.mar", sample, LIMITS, 1, keep_old=False)
     assert not outcome["done"]
     assert one.default() == "2.0"
 
 
 @pytest.mark.slow
 def test_whatever_goes_wrong_brings_the_old_version_back_on_those_that_were_changed(
-    open_server, build_once, texts, monkeypatch
+    open_server, build_once, texts, sample, monkeypatch
 ) -> None:
     """A server that is gone when its turn comes, one that breaks while it is watched, and one that cannot be
     set back either."""
@@ -107,7 +113,7 @@ def test_whatever_goes_wrong_brings_the_old_version_back_on_those_that_were_chan
 
     gone = Front(server.access, "first")
     monkeypatch.setattr(gone, "register", raising(failed))
-    outcome = roll_out([one, gone], new, texts, LIMITS, 1, keep_old=False)
+    outcome = roll_out([one, gone], new, sample, LIMITS, 1, keep_old=False)
     assert not outcome["done"]
     assert outcome["why"].startswith("the management API does not answer")
     assert [row["new"] for row in outcome["servers"]] == ["4.0"], "the first had it already"
@@ -117,14 +123,14 @@ def test_whatever_goes_wrong_brings_the_old_version_back_on_those_that_were_chan
 
     with monkeypatch.context() as patch:
         patch.setattr("deploy.torchserve.rollout.watch", raising(KeyboardInterrupt()))
-        outcome = roll_out([one], new, texts, LIMITS, 1, keep_old=False)
+        outcome = roll_out([one], new, sample, LIMITS, 1, keep_old=False)
         assert outcome["why"] == "interrupted"
         assert one.default() == before
         assert one.versions().keys() == {before}
 
         lost, set_default = Front(server.access, "first"), one.set_default
         patch.setattr(lost, "set_default", lambda version: failing(version, before, set_default, failed))
-        outcome = roll_out([lost], new, texts, LIMITS, 1, keep_old=False)
+        outcome = roll_out([lost], new, sample, LIMITS, 1, keep_old=False)
     assert [failure["why"] for failure in outcome["not_rolled_back"]] == [str(failed)]
     assert "NOT ROLLED BACK" in table(outcome)
     one.set_default(before)
@@ -162,13 +168,13 @@ def test_a_version_is_removed_when_what_it_was_asked_is_answered(open_server, bu
 
 def test_so_few_texts_that_they_prove_nothing_are_refused_before_anything_is_touched() -> None:
     with pytest.raises(UserError, match="so few texts prove nothing"):
-        roll_out([], "new.mar", ["one"] * 50, LIMITS, 1, keep_old=False)
+        roll_out([], "new.mar", Sample([Asked("one")] * 50), LIMITS, 1, keep_old=False)
 
 
 @pytest.mark.slow
 @needs_nginx
 def test_three_servers_behind_nginx_change_version_under_load_without_a_failed_request(
-    build_once, wrong, texts, tmp_path
+    build_once, wrong, texts, sample, tmp_path
 ) -> None:
     store = tmp_path / "store"
     archive = package(build_once("fp32"), store)
@@ -190,8 +196,8 @@ def test_three_servers_behind_nginx_change_version_under_load_without_a_failed_r
         asking.start()
         try:
             limits = replace(LIMITS, max_slowdown=20.0, watch_s=2.0)  # under load on shared cores
-            first = roll_out(fronts, good, texts, limits, 1, keep_old=False)
-            second = roll_out(fronts, bad, texts, limits, 1, keep_old=False)
+            first = roll_out(fronts, good, sample, limits, 1, keep_old=False)
+            second = roll_out(fronts, bad, sample, limits, 1, keep_old=False)
         finally:
             is_over.set()
             asking.join()
