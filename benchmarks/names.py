@@ -5,9 +5,8 @@ GATE = "gate"  # the split that decides
 CUDA_REFERENCE = "cuda-fp32"  # the same for what computes on a GPU: no ratio crosses from one to the other
 # The matrix products alone, timed in a process of their own.
 GEMM_BOUND = "GEMM bound"
-# fp32 once more, in another process: what it differs by from itself is the noise of the run.
-CONTROL = "fp32 again"
-CONTROLS = {REFERENCE: CONTROL, CUDA_REFERENCE: "cuda-fp32 again"}
+REFERENCES = (REFERENCE, CUDA_REFERENCE)
+PIPELINE = "hf-pipeline"  # the baseline that most start from: what a user runs today
 
 # The cases that are timed in process: matrices [texts, tokens], and real texts.
 SHAPES = ((1, 32), (8, 32), (32, 32), (1, 128))
@@ -20,6 +19,7 @@ BATCH = f"{BATCH_TEXTS} texts"
 CUDA_BATCH = f"{CUDA_BATCH_TEXTS} texts"
 CUDA_MODEL = f"{CUDA_BATCH_TEXTS} texts, tokenised"  # of these the model alone
 TOKENISE, MODEL = "tokenise", "model"  # of single texts, apart
+BY_TEXT = (SINGLE, TOKENISE, MODEL)  # each call of a turn is of a text of its own
 
 # Servers that the archive is measured against.
 APP, EXAMPLE, FASTAPI, BARE = "app", "example-handler", "fastapi-pipeline", "bare-torchserve"

@@ -16,11 +16,11 @@ OBJECTIVE_P99_MS = 50.0  # a served answer later than this is not a good one, un
 class Profile:
     """Counts and durations of one run; times in seconds or milliseconds as named.
 
-    `rounds` are passes over all variants, each of which gets a turn of at least `turn_ms` on each fixed
-    shape, and `single_texts` texts one by one and one batch of 32; a shape on which fp32's turn takes over
-    `slow_turn_ms` joins every second round. After `least_rounds` of them they end when `latency_s` is over:
-    each of twenty variants gets fewer turns than each of three. `splits` are scored for quality, at most
-    `max_texts` of each.
+    In each of `blocks` all processes start again, and all rows take turns at each case, there and back, for
+    about `sweep_s` and at least once: two calls of a fixed shape or of 32 texts, and `single_texts` texts
+    one by one. Then rows that may still be chosen get more blocks on real texts, until their ratios are
+    known well enough, `most_blocks` are reached or `latency_s` is over, starts included. The GEMM bound's
+    products get `turn_ms`. `splits` are scored for quality, at most `max_texts` of each.
     Besides fp32, the `served_best` fastest in process that are equal to it are served (None: all), `passes`
     times, at each of `concurrencies` for `served_s` in two visits, longer where answers are too few for a
     p99. `MANY_CLIENTS` ask with `MANY_TEXTS` a request, for `served_s`.
@@ -31,11 +31,11 @@ class Profile:
     """
 
     name: str
-    rounds: int
-    turn_ms: float
-    slow_turn_ms: float
-    least_rounds: int
+    blocks: int
+    most_blocks: int
+    sweep_s: float
     latency_s: float
+    turn_ms: float
     single_texts: int
     splits: tuple[str, ...]
     max_texts: int | None
@@ -61,12 +61,12 @@ PROFILES = {
     for profile in (
         Profile(
             name="demo",
-            rounds=6,
-            turn_ms=25,
-            slow_turn_ms=300,
-            least_rounds=6,
+            blocks=3,
+            most_blocks=8,
+            sweep_s=1,
             latency_s=60,
-            single_texts=17,  # 6 x 17: just enough texts for a p99
+            turn_ms=25,
+            single_texts=20,
             splits=("gate",),
             max_texts=1000,
             served_best=2,
@@ -80,12 +80,12 @@ PROFILES = {
         ),
         Profile(
             name="quick",
-            rounds=16,
-            turn_ms=40,
-            slow_turn_ms=400,
-            least_rounds=6,
-            latency_s=200,
-            single_texts=34,  # 6 x 34: enough texts for a ratio of p99s
+            blocks=4,
+            most_blocks=20,
+            sweep_s=4,
+            latency_s=900,
+            turn_ms=80,
+            single_texts=25,
             splits=("gate",),
             max_texts=2000,
             served_best=3,
@@ -99,12 +99,12 @@ PROFILES = {
         ),
         Profile(
             name="full",
-            rounds=60,
-            turn_ms=80,
-            slow_turn_ms=2000,
-            least_rounds=20,
-            latency_s=3600,
-            single_texts=40,
+            blocks=10,
+            most_blocks=30,
+            sweep_s=20,
+            latency_s=5400,
+            turn_ms=320,
+            single_texts=50,
             splits=("gate", "test"),
             max_texts=None,
             served_best=None,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
-from benchmarks.names import CUDA_REFERENCE, GATE, REFERENCE
+from benchmarks.names import CUDA_REFERENCE, GATE, PIPELINE, REFERENCE
 from common import records
 from common.records import Count, NotNegative, Positive, Record, Sha256, Share, Some, Task, Text, read
 from training.data.records import Unseen
@@ -135,18 +135,28 @@ class Built(Record):
 
 
 class Ratio(Record):
-    """Time of the reference by the time of the variant, paired by round; `noise` is the reference against
-    itself, as a factor."""
+    """Time of the reference by the time of the variant over the blocks of both, with its 95 % interval,
+    which lies wholly within 5 % of 1 where they are equal, and wholly beyond where one is faster.
+    `of_medians` is the same of medians instead of 10th percentiles. In an earlier version `noise` was the
+    reference against itself, as a factor, and what was within it was not different."""
 
     ratio: Positive
     low: Positive
     high: Positive
-    noise: Annotated[float, Meta(ge=1)] | None
-    verdict: Literal["faster", "slower", "not different", "reference", "noise unknown"]
+    verdict: Literal[
+        "faster", "slower", "equal", "not resolved", "reference", "not different", "noise unknown"
+    ]
+    of_medians: Positive | None = None
+    noise: Annotated[float, Meta(ge=1)] | None = None
 
     @property
     def is_decided(self) -> bool:
         return self.verdict in ("faster", "slower")
+
+    @property
+    def width(self) -> float:
+        """Of the interval, from its low end to its high one, as a share."""
+        return self.high / self.low - 1
 
 
 class LengthBin(Record):
@@ -180,11 +190,14 @@ class Peak(Record):
 
 
 class Latency(Record):
-    """A case in process. `batch` is texts in one call; `tokens` of every text, None for real texts; `p99_ms`
-    is None below 100 samples; `speedup` is over fp32 (on a GPU, over cuda-fp32), `p99_speedup` of p99s over
-    the same, `vs_pipeline` over the baseline hf-pipeline; `int8_bounds` is `p50_ms / int8_ms` of the GEMM
-    lower bound; `model_p50_ms` is from tokens to logits; `gpu_busy_ms` is by the profiler, kernels and copies
-    without gaps."""
+    """A case in process. `batch` is texts in one call; `tokens` of every text, None for real texts;
+    `rounds` are blocks, each with processes of its own; `low_ms` is the 10th percentile of turns, of which
+    `texts_per_second` and ratios are made; `p99_ms` is None below 100 samples; `cpu_ms` is of all threads;
+    `speedup` is over fp32 (on a GPU, over cuda-fp32), `vs_pipeline` over the baseline hf-pipeline;
+    `int8_bounds` is `p50_ms / int8_ms` of the GEMM lower bound; `model_p50_ms` is from tokens to logits;
+    `gpu_busy_ms` is by the profiler, kernels and copies without gaps. `turns` are milliseconds, a line a
+    block, empty without this row: calls apart by spaces, turns by semicolons; turns of single texts are of
+    the same ones, in order. Earlier versions had interleaved rounds in one process, and ratios of p99s."""
 
     case: Text
     batch: Some
@@ -205,6 +218,19 @@ class Latency(Record):
     roofline: Roofline | None = None
     gpu_busy_ms: Positive | None = None
     peak: Peak | None = None
+    low_ms: Positive | None = None
+    cpu_ms: NotNegative | None = None
+    turns: list[str] = []
+
+    @property
+    def time_ms(self) -> float:
+        """Of a call, as ratios have it: an earlier version knew of medians alone."""
+        return self.low_ms or self.p50_ms
+
+    @property
+    def against_today(self) -> Ratio:
+        """To what a user runs today, hf-pipeline, where that was measured; else to the reference."""
+        return self.vs_pipeline or self.speedup
 
 
 class Level(Record):
@@ -227,8 +253,8 @@ class Level(Record):
 
 
 class Many(Record):
-    """As served, requests of `texts` texts each; the share is of the texts per second of the largest batch of
-    real texts in process."""
+    """As served, requests of `texts` texts each. In an earlier version the share was of the texts per second
+    in process, of a few calls some minutes before."""
 
     texts: Annotated[int, Meta(ge=2)]
     concurrency: Some
@@ -237,7 +263,7 @@ class Many(Record):
     p50_ms: Positive | None
     errors: Errors
     texts_per_second: NotNegative
-    share_of_in_process: NotNegative
+    share_of_in_process: NotNegative | None = None
 
 
 class TimeSplit(Record):
@@ -502,6 +528,11 @@ class Row(Record):
     def yardstick(self) -> str:
         """The variant that the ratios of this row are to."""
         return CUDA_REFERENCE if self.device == "cuda" else REFERENCE
+
+    @property
+    def today(self) -> str:
+        """What headlines hold the row against: what a user runs today where that was measured."""
+        return PIPELINE if any(entry.vs_pipeline for entry in self.latency) else self.yardstick
 
     @property
     def gate(self) -> Parity | None:

@@ -24,7 +24,7 @@ from benchmarks.in_process import latency, memory
 from benchmarks.in_process.on_cuda import add_busy, add_peak_share, measure_on_cuda, resources_of
 from benchmarks.in_process.pool import Failure, open_pool
 from benchmarks.inputs import VALIDATION, Subject, is_for_cuda
-from benchmarks.names import CONTROLS, CUDA_SHAPES, GATE, GEMM_BOUND, REFERENCE, SHAPES
+from benchmarks.names import CUDA_SHAPES, GATE, GEMM_BOUND, REFERENCE, REFERENCES, SHAPES
 from benchmarks.profiles import OBJECTIVE_P99_MS, Profile
 from benchmarks.progress import Step, progress
 from benchmarks.records import (
@@ -41,7 +41,7 @@ from benchmarks.records import (
 )
 from benchmarks.resume_log import ResumeLog
 from benchmarks.rows import baseline_row, describe, failed
-from benchmarks.sameness.gate import judge_run
+from benchmarks.sameness.gate import by_interval, judge_run
 from benchmarks.sameness.parity import flipped, parity
 from benchmarks.sameness.scores import (
     Scores,
@@ -60,6 +60,7 @@ from common.environment import commit
 from handler.machine import cpu_features
 from training.data.splits import Split
 from training.measures.functional import evaluate_cases
+from training.measures.noninferiority import FAIL, PASS
 
 BF16 = {"avx512_bf16", "amx_bf16"}
 
@@ -109,7 +110,7 @@ def measure(
     if environment.is_busy(load := subject.load_average):
         say(f"warning: the machine is busy (load {load}); timings will be noisy, see the noise floor")
     with progress(_steps(subject, profile)) as step:
-        inside = _measure_in_process(subject, profile, threads, step, resume_log)
+        inside = _measure_in_process(subject, profile, threads, objective.max_f1_drop, step, resume_log)
         variants = {
             name: _variant(name, subject, inside) for name in inside.latency if name in subject.artifacts
         }
@@ -166,23 +167,25 @@ def _data(subject: Subject, tokens: list[int]) -> Data:
 
 
 def _measure_in_process(
-    subject: Subject, profile: Profile, threads: int | None, step: Step, resume_log: ResumeLog
+    subject: Subject,
+    profile: Profile,
+    threads: int | None,
+    margin: float,
+    step: Step,
+    resume_log: ResumeLog,
 ) -> InProcess:
-    artifacts = dict(subject.artifacts)
-    artifacts |= {control: artifacts[name] for name, control in CONTROLS.items() if name in artifacts}
+    artifacts = subject.artifacts
     max_length = artifacts[REFERENCE].max_length
     bound = _bound(subject, profile)
     extras = [*subject.places, *([GEMM_BOUND] if bound else [])]
-    with open_pool(list(subject.artifacts), extras, resume_log) as pool:
+    with open_pool(list(artifacts), extras, resume_log) as pool:
         pool.stage = "start"
         started = memory.start(pool, artifacts, subject.places, threads, subject.timed[0], step)
         if bound and GEMM_BOUND in pool.names:
             bound.start(pool, started[REFERENCE]["threads"], bool(BF16 & set(cpu_features())), step)
         pool.stage = "scoring"
         scores, lengths = score(pool, subject.scored, subject.splits, step, resume_log)
-        pool.stage = "latency"
-        timings = latency.measure_latency(pool, subject.timed, max_length, profile, step, resume_log, bound)
-        tokens = pool.ask(REFERENCE, "lengths")
+        # Before the blocks start the processes again: what they took is of all that they were asked.
         pool.stage = "memory"
         sizes = {name: artifact.bytes for name, artifact in artifacts.items()}
         if subject.baselines:
@@ -193,6 +196,18 @@ def _measure_in_process(
         shapes = latency.shapes_up_to(max_length, (*SHAPES, *CUDA_SHAPES))
         ask = partial(measure_on_cuda, pool, shapes, step)
         alone = resume_log.once("GPU alone", ask) if pool.on_cuda else {}
+        pool.stage = "latency"
+        timings = latency.measure_latency(
+            pool,
+            subject.timed,
+            max_length,
+            profile,
+            step,
+            resume_log,
+            bound,
+            _standing(subject, scores, lengths, margin),
+        )
+        tokens = pool.ask(REFERENCE, "lengths")
         taken = {name: found for name, found in taken.items() if name in pool.names}  # the others have failed
     recorded = bound.record(pool.failures.get(GEMM_BOUND)) if bound else None
     entries = timings.entries(list(taken))
@@ -211,6 +226,26 @@ def _measure_in_process(
     return InProcess(
         resources, scores, lengths, entries, tokens, pool.failures, recorded, timings.others_cores
     )
+
+
+def _standing(
+    subject: Subject, scores: Mapping[str, Scores], lengths: Mapping[str, np.ndarray], margin: float
+) -> dict[str, int]:
+    """Which variants may still be chosen, by what is seen of their drop on gate: 0 where the interval
+    keeps the margin, 1 where it does not; none that is beyond it, or that the check at export refused. The
+    verdict itself is the gate ledger's."""
+    reference = subject.artifacts[REFERENCE]
+    found = {}
+    for name, artifact in subject.artifacts.items():
+        if name in REFERENCES or name not in scores or not artifact.meta.check.equal:
+            continue
+        gate = {GATE: scores[name][GATE]} if GATE in subject.labelled else {}
+        seen = parity(artifact, gate, reference, scores[REFERENCE], subject.labelled, lengths).get(GATE)
+        drop = seen and seen.macro_f1_drop
+        word = by_interval(drop, margin) if drop else PASS
+        if word != FAIL:
+            found[name] = 0 if word == PASS else 1
+    return found
 
 
 def _bound(subject: Subject, profile: Profile) -> GemmBound | None:
@@ -244,8 +279,7 @@ def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
     rows = len(subject.artifacts) + len(subject.places)
     weight = max(0.1, subject.artifacts[REFERENCE].bytes / 90e6)
     texts = sum(len(texts) for texts in subject.scored.values()) / len(subject.scored)
-    round_s = 1.8 * weight * (rows + 1 + subject.has_bound)
-    rounds = max(profile.least_rounds, min(profile.rounds, round(profile.latency_s / round_s)))
+    block_s = profile.latency_s / (profile.blocks + profile.most_blocks) * 2
     on_cuda = sum(map(is_for_cuda, subject.artifacts.values())) + sum(
         BASELINES[name].on_cuda for name in subject.places
     )
@@ -256,9 +290,9 @@ def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
     if profile.served_best is not None and not subject.named:
         archives = min(archives, 1 + profile.served_best)
     return {
-        "start": (rows + 1 + subject.on_cuda + subject.has_bound, 4),
+        "start": (rows + subject.has_bound, 4),
         "quality": (rows * len(subject.scored), weight * texts / 200),
-        "latency,": (rounds, round_s),
+        "latency,": (profile.most_blocks, block_s),
         "GPU": (on_cuda, 5),
         "serving": ((archives + servers) * profile.passes, 7 + 2 * weight + loads_s),
     }
@@ -336,8 +370,7 @@ def _add_served(
     variant.served_error = served.error
     variant.resources.server_ready_s = min(served.ready_s, default=None)
     variant.resources.server_rss_mb = max(served.rss_mb, default=None)
-    if variant.batch:
-        variant.many = served.many_record(variant.batch.texts_per_second)
+    variant.many = served.many_record()
     for split, scores in served.scores.items():
         content = subject.splits[split]
         lists = spread(in_lists(content.texts), profile.served_texts)
@@ -366,7 +399,7 @@ def _choose_served(subject: Subject, profile: Profile, variants: Mapping[str, Va
 
 def _failed(subject: Subject, inside: InProcess) -> list[Variant]:
     """The variants that dropped out."""
-    not_variants = {GEMM_BOUND, *CONTROLS.values(), *subject.places}
+    not_variants = {GEMM_BOUND, *subject.places}
     return [
         failed(name, subject.artifacts.get(name), failure)
         for name, failure in sorted((subject.unusable | inside.failures).items())

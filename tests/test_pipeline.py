@@ -15,7 +15,8 @@ pytestmark = pytest.mark.server
 # All that a run does, each of it for a moment.
 BRIEF = replace(
     PROFILES["demo"],
-    rounds=2,
+    blocks=2,
+    most_blocks=2,
     turn_ms=1,
     single_texts=3,
     max_texts=200,

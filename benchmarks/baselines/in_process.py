@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-PIPELINE = "hf-pipeline"  # what the others are compared with: the three lines that most start from
+from benchmarks.names import PIPELINE
+
 BATCH_SIZE = 32
 CUDA_BATCH_SIZE = 256
 CALIBRATION_TEXTS = 300

@@ -35,14 +35,14 @@ def start(
     for name in [name for name in pool.names if name in artifacts]:
         folder = str(artifacts[name].folder.resolve())
         with step(f"start of {name}"):
-            answer = pool.ask(name, "load", folder=folder, threads=threads, first_text=first_text)
+            answer = pool.load(name, "load", folder=folder, threads=threads, first_text=first_text)
         if answer is not None:
             started[name] = answer
     alike = {"threads": started[REFERENCE]["threads"], "max_length": artifacts[REFERENCE].max_length}
     for name in pool.baselines:
         folder = str(baselines[name].resolve())
         with step(f"start of {name}"):
-            answer = pool.ask(
+            answer = pool.load(
                 name, "load_baseline", baseline=name, folder=folder, first_text=first_text, **alike
             )
         if answer is not None:
@@ -58,7 +58,7 @@ def finish(
     bytes on disk."""
     bare = bare_interpreter_bytes()
     resources = {}
-    for name in [*pool.variants, *pool.baselines]:
+    for name in pool.rows:
         peak = pool.ask(name, "peak")
         if peak is None:
             continue

@@ -32,7 +32,7 @@ def measure_on_cuda(pool: Pool, shapes: Sequence[tuple[int, int]], step: Step) -
         },
     }
     found: Found = {}
-    for name in [*pool.variants, *pool.baselines]:
+    for name in pool.rows:
         if name not in pool.on_cuda:
             continue
         answers = {}

@@ -21,11 +21,16 @@ from typing import IO, Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 ROUSE_S = 0.1
+FIRST, KEPT = 1, 2  # calls of a turn: unrecorded, and recorded
 PATIENCE_S = 900  # a worker that answers nothing for so long hangs
 # Set by `activate` and by `handler` for the sake of a server; who does without us has neither.
 OURS = ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM")
 # Commands that read them.
 OF_TEXTS = ("score", "single", "together", "computed", "tokenise", "model", "lengths", "busy", "energy")
+
+
+Turn = dict[str, Any]
+"""`times_ms` of each recorded call, and their mean `cpu_ms`."""
 
 
 class WorkerError(Exception):
@@ -211,10 +216,10 @@ class Bench:
         """Peak memory so far, in bytes."""
         return peak_rss_bytes()
 
-    def shape(self, batch: int, tokens: int, turn_ms: float) -> list[float]:
+    def shape(self, batch: int, tokens: int) -> Turn:
         """Calls of the model, padding and planning included, with `batch` texts of `tokens` tokens each."""
         encodings = self._batch(batch, tokens)
-        return _repeat(self.predictor.logits, encodings, turn_ms)
+        return _turn(self.predictor.logits, [encodings] * (FIRST + KEPT))
 
     def _batch(self, batch: int, tokens: int) -> list[_Tokens]:
         """`batch` texts of `tokens` tokens each, the GPU roused by them."""
@@ -253,36 +258,33 @@ class Bench:
             return {"missing": str(error)}
         return {"mj": taken_mj, "texts": calls * batch}
 
-    def single(self, start: int, stop: int) -> list[float]:
+    def single(self, start: int, stop: int) -> Turn:
         """Text to answer, one text at a time."""
+        texts = [[text] for text in self.texts[start:stop]]
         # On a GPU all of them before, as a baseline's kernels may be chosen at the first text of a length.
-        known = slice(start, stop if self.predictor.device != "cpu" else start + 1)
-        for text in self.texts[known]:
-            self._answer([text])
-        return [_timed(self._answer, [text]) for text in self.texts[start:stop]]
+        for text in texts if self.predictor.device != "cpu" else ():
+            self._answer(text)
+        return _turn(self._answer, [*texts[:FIRST], *texts])
 
-    def together(self, start: int, stop: int) -> tuple[float, float]:
-        """Texts to answers, all of them in one call; and the CPU time of all threads."""
-        texts = self.texts[start:stop]
-        self._answer(texts)
-        began = time.process_time_ns()
-        taken = _timed(self._answer, texts)
-        return taken, (time.process_time_ns() - began) / 1e6
+    def together(self, start: int, stop: int) -> Turn:
+        """Texts to answers, all of them in one call."""
+        return _turn(self._answer, [self.texts[start:stop]] * (FIRST + KEPT))
 
-    def computed(self, start: int, stop: int) -> list[float]:
+    def computed(self, start: int, stop: int) -> Turn:
         """Ids of tokens to logits, of all texts in one call: what the GPU does, without the tokenising."""
         encodings = self.predictor.encode(self.texts[start:stop])
         self._rouse(encodings)
-        return [_timed(self.predictor.logits, encodings) for _ in range(2)]
+        return _turn(self.predictor.logits, [encodings] * (FIRST + KEPT))
 
-    def model(self, start: int, stop: int) -> list[float]:
+    def model(self, start: int, stop: int) -> Turn:
         """The model alone, one tokenised text at a time."""
         encodings = [self.predictor.encode([text]) for text in self.texts[start:stop]]
-        return [_timed(self.predictor.logits, encoding) for encoding in encodings]
+        return _turn(self.predictor.logits, [*encodings[:FIRST], *encodings])
 
-    def tokenise(self, start: int, stop: int) -> list[float]:
+    def tokenise(self, start: int, stop: int) -> Turn:
         """Tokenising alone, one text at a time."""
-        return [_timed(self.predictor.encode, [text]) for text in self.texts[start:stop]]
+        texts = [[text] for text in self.texts[start:stop]]
+        return _turn(self.predictor.encode, [*texts[:FIRST], *texts])
 
     def score(self, start: int, stop: int) -> list[list[float]]:
         """Calibrated scores [texts, labels]."""
@@ -303,13 +305,16 @@ class Bench:
         return [self.pool[(row * tokens + place) % len(self.pool)] for place in range(tokens)]
 
 
-def _repeat(call: Callable[[Any], object], argument: Any, turn_ms: float) -> list[float]:
-    """At least two calls, and more until the turn is over."""
-    call(argument)  # unrecorded: caches, clocks and thread pools are still those of the previous turn
-    samples = [_timed(call, argument) for _ in range(2)]
-    while sum(samples) < turn_ms:
-        samples.append(_timed(call, argument))
-    return samples
+def _turn(call: Callable[[Any], object], arguments: Sequence[Any]) -> Turn:
+    """The durations of all calls but the first, whose caches, clocks and threads are those of the process
+    before; and the CPU time of all threads, on average of these calls."""
+    for argument in arguments[:FIRST]:
+        call(argument)
+    kept = arguments[FIRST:]
+    began = time.process_time_ns()
+    times_ms = [_timed(call, argument) for argument in kept]
+    cpu_ms = (time.process_time_ns() - began) / 1e6
+    return {"times_ms": times_ms, "cpu_ms": cpu_ms / len(kept)}
 
 
 def _timed(call: Callable[[Any], object], argument: Any) -> float:

@@ -32,6 +32,7 @@ from benchmarks.records import (
     Parity,
     Quality,
     Rate,
+    Ratio,
     Report,
     Resources,
     Row,
@@ -44,6 +45,7 @@ from benchmarks.report.phrases import (
     DEVICES,
     GAPS,
     arrow,
+    compared,
     errors,
     moved_score,
     plain,
@@ -62,7 +64,9 @@ from benchmarks.report.verdicts import (
     NOT_EQUAL,
     is_tested,
     margin,
-    reference,
+    row_of,
+    served_today,
+    today,
     verdict,
 )
 from common.flips import one_way
@@ -86,20 +90,28 @@ def timed(name: str, pick: Callable[[Latency], X]) -> Callable[[Row], X | None]:
 
 def rate_of(name: str, title: str, shown: int = 0) -> Column[Row]:
     """Texts per second in process, with their ratio."""
-    ratio = timed(name, lambda entry: entry.speedup)
+    ratio = timed(name, lambda entry: entry.against_today)
     return Column(title, timed(name, lambda entry: entry.texts_per_second), ".0f", ratio, shown=shown)
 
 
-def p50_of(name: str, title: str, shown: int = 0) -> Column[Row]:
-    ratio = timed(name, lambda entry: entry.speedup)
-    return Column(title, timed(name, lambda entry: entry.p50_ms), ".1f", ratio, shown=shown)
+def times_of(name: str, title: str, report: Report, shown: int = 0) -> list[Column[Row]]:
+    """Milliseconds with their ratio, and medians next to them; an earlier version has medians alone."""
+    has_low = any(entry.low_ms for row in report.rows for entry in row.latency)
+    ratio = timed(name, lambda entry: entry.against_today)
+    medians = timed(name, lambda entry: entry.p50_ms)
+    if not has_low:
+        return [Column(f"{title} p50 ms", medians, ".1f", ratio, shown=shown)]
+    quick = timed(name, lambda entry: entry.low_ms)
+    return [
+        Column(f"{title} ms", quick, ".1f", ratio, shown=shown),
+        Column(f"{title} p50 ms", medians, ".1f"),
+    ]
 
 
 def main(report: Report) -> list[Column[Row]]:
     """Of every variant and baseline."""
     split = "test" if any("test" in row.parity for row in report.rows) else "gate"
     busiest = max((row.busiest.concurrency for row in report.rows if row.busiest), default=0)
-    compares_p99 = any(entry.p99_speedup for row in report.rows for entry in row.latency)
     texts = next((row.many.texts for row in report.rows if row.many), 0)
     return [
         Column("variant", lambda row: row.name, kind="name", shown=TERMINAL),
@@ -110,20 +122,20 @@ def main(report: Report) -> list[Column[Row]]:
         Column("macro-F1 gate", lambda row: _macro_f1(row, "gate"), ".3f"),
         Column("macro-F1 test", lambda row: _macro_f1(row, "test"), ".3f"),
         Column("macro-F1 drop on gate, 95 %", _drop, _ends, extra=_drop_sort, shown=SUMMARY),
-        p50_of(SMALL, f"{SMALL} p50 ms", TERMINAL),
-        p50_of(LARGE, f"{LARGE} p50 ms", TERMINAL),
-        p50_of(SINGLE, "1 real text p50 ms"),
+        *times_of(SMALL, SMALL, report, TERMINAL),
+        *times_of(LARGE, LARGE, report, TERMINAL),
+        *times_of(SINGLE, "1 real text", report),
         Column(
             "1 real text p99 ms",
-            timed(SINGLE, lambda entry: entry.p99_ms if compares_p99 else None),
+            timed(SINGLE, lambda entry: entry.p99_ms),
             ".1f",
             timed(SINGLE, lambda entry: entry.p99_speedup),
         ),
         rate_of(BATCH, "real texts/s", TERMINAL),
         Column(
-            "real texts/s against hf-pipeline, 95 %",
-            timed(BATCH, lambda entry: entry.vs_pipeline),
-            lambda ratio: times(ratio) if ratio.is_decided else ratio.verdict,
+            f"real texts/s against {today(report)}, 95 %",
+            timed(BATCH, lambda entry: entry.against_today),
+            compared,
             shown=TERMINAL,
         ),
         Column(f"{SMALL} by int8 bound", timed(SMALL, lambda entry: entry.int8_bounds), _multiple),
@@ -133,7 +145,7 @@ def main(report: Report) -> list[Column[Row]]:
         ),
         *ON_GPU,
         Column(
-            f"served requests/s at {busiest}",
+            f"served requests/s at {busiest} (times {served_today(report)})",
             lambda row: row.busiest and row.busiest.requests_per_second,
             ".0f",
             extra=lambda row: _served_ratio(row, report, busiest),
@@ -142,14 +154,13 @@ def main(report: Report) -> list[Column[Row]]:
         Column(f"served p99 ms at {busiest}", lambda row: row.busiest and row.busiest.p99_ms, ".0f"),
         Column("most in time/s", _goodput, three_digits, in_markdown=False),
         Column(
-            f"served texts/s, {texts} a request (of in process)",
+            f"served texts/s, {texts} a request",
             lambda row: row.many and row.many.texts_per_second,
             ",.0f",
-            extra=lambda row: _of_in_process(row.many),
         ),
         Column("artifact MB", lambda row: row.resources.artifact_mb, ".1f", shown=TERMINAL),
         Column("peak memory MB", lambda row: row.resources.peak_rss_mb, ".0f", shown=SUMMARY),
-        Column("CPU s per 1,000 texts", lambda row: row.resources.cpu_s_per_1000_texts, ".2f"),
+        Column("CPU ms a text, of 32", lambda row: row.resources.cpu_s_per_1000_texts, ".2f"),
         Column("load s", lambda row: row.resources.load_s, ".1f"),
     ]
 
@@ -231,9 +242,9 @@ def _peak_words(peak: Any) -> str:
 
 
 def _served_ratio(row: Row, report: Report, concurrency: int) -> dict[str, str]:
-    """Against the reference at the same concurrency."""
+    """Against what a user runs today at the same concurrency."""
     ours = row.busiest
-    base = reference(report, row.yardstick)
+    base = row_of(report, served_today(report, row))
     theirs = base.busiest if base else None
     if ours and ours.concurrency != concurrency:
         return {"short": f"at {ours.concurrency}", "note": f"at {ours.concurrency}"}
@@ -247,14 +258,6 @@ def _served_ratio(row: Row, report: Report, concurrency: int) -> dict[str, str]:
 
 def _goodput(row: Row) -> float | None:
     return max((level.goodput_rps for level in row.open), default=None)
-
-
-def _of_in_process(many: Many | None) -> dict[str, str]:
-    return (
-        {"short": f"{many.share_of_in_process:.0%}", "note": f"{many.share_of_in_process:.0%}"}
-        if many
-        else {}
-    )
 
 
 ON_GPU: list[Column[Row]] = [
@@ -303,7 +306,6 @@ MANY: list[Column[Many]] = [
     Column("clients", lambda many: many.concurrency, "d"),
     Column("requests", lambda many: many.requests, "d"),
     Column("texts/s", lambda many: many.texts_per_second, ",.0f"),
-    Column("of in process", lambda many: many.share_of_in_process, ".0%"),
     *percentiles(("p50",)),
     Column("errors", errors, kind="name"),
 ]
@@ -570,26 +572,59 @@ def proofs() -> list[Column[Variant]]:
     ]
 
 
-def speed(yardstick: str) -> list[Column[Latency]]:
+def speed(row: Row) -> list[Column[Latency]]:
     """In process, case by case."""
     return [
         Column("case", lambda entry: entry.case, kind="name"),
-        Column("samples", lambda entry: entry.samples, "d"),
-        *percentiles(),
-        Column("texts/s", lambda entry: entry.texts_per_second, ",.0f"),
+        *_timed_columns(row.today),
         Column(
-            f"times {yardstick}, 95 %",
-            lambda entry: None if entry.speedup.verdict == "reference" else entry.speedup,
+            f"times {row.yardstick}, 95 %",
+            lambda entry: (
+                entry.speedup if entry.vs_pipeline and entry.speedup.verdict != "reference" else None
+            ),
             times,
         ),
-        Column("", lambda entry: entry.speedup.verdict, kind="name"),
-        Column(f"p99 times {yardstick}, 95 %", lambda entry: entry.p99_speedup, times),
+        Column("p99 times fp32, 95 %", lambda entry: entry.p99_speedup, times),
+        Column("p90 ms", lambda entry: entry.p90_ms, three_digits),
+        Column("p99 ms", lambda entry: entry.p99_ms, three_digits),
         Column("tokenise p50 ms", lambda entry: entry.tokenise_p50_ms, ".2f"),
         Column("model p50 ms", lambda entry: entry.model_p50_ms, three_digits),
-        Column("times hf-pipeline, 95 %", lambda entry: entry.vs_pipeline, times),
         Column("by int8 bound", lambda entry: entry.int8_bounds, lambda bounds: f"{bounds:.2f}x"),
         Column("GPU at work ms", lambda entry: entry.gpu_busy_ms, ".3f"),
     ]
+
+
+def real_texts(report: Report) -> list[Column[Latency]]:
+    """In process, of all rows: how well the ratios on real texts are known."""
+    return [Column("case", lambda entry: entry.case, kind="name"), *_timed_columns(today(report))]
+
+
+def _timed_columns(yardstick: str) -> list[Column[Latency]]:
+    def ratio(entry: Latency) -> Ratio | None:
+        found = entry.against_today
+        return None if found.verdict == "reference" else found
+
+    def of_ratio(pick: Callable[[Ratio], X]) -> Callable[[Latency], X | None]:
+        return lambda entry: pick(found) if (found := ratio(entry)) else None
+
+    return [
+        Column("ms", lambda entry: entry.low_ms, three_digits),
+        Column("p50 ms", lambda entry: entry.p50_ms, three_digits),
+        Column("CPU ms", lambda entry: entry.cpu_ms, three_digits),
+        Column("texts/s", lambda entry: entry.texts_per_second, ",.0f"),
+        Column(f"times {yardstick}, 95 %", ratio, times),
+        Column("width", lambda entry: _width(entry), ".0%"),
+        Column("", lambda entry: entry.against_today.verdict, kind="name"),
+        Column("by medians", of_ratio(lambda found: found.of_medians), ".2f"),
+        Column("blocks", lambda entry: entry.rounds if entry.turns else None, "d"),
+        Column("samples", lambda entry: entry.samples, "d"),
+    ]
+
+
+def _width(entry: Latency) -> float | None:
+    """Of an interval, where it is one over blocks."""
+    found = entry.against_today
+    return found.width if entry.turns and found.verdict != "reference" else None
 
 
 LENGTHS: list[Column[LengthBin]] = [

@@ -7,8 +7,9 @@ machines into one table).
 
 from tabulate import tabulate
 
-from benchmarks.in_process.latency import Ratio
-from benchmarks.records import Latency, Report, Variant
+from benchmarks.in_process.ratios import compared, unpacked, verdict
+from benchmarks.names import BY_TEXT
+from benchmarks.records import Latency, Ratio, Report, Variant
 from common.programs import command
 from common.records import Record
 from handler.errors import UserError
@@ -80,7 +81,8 @@ def _latency(a: Variant, b: Variant) -> list[Figure]:
         what = f"{entry.case}, {'text to answer' if real else 'texts x tokens'}"
         ratio, note = _paired(entry, other)
         figures += [
-            Figure(f"{what}: p50", "ms", entry.p50_ms, other.p50_ms, ratio, LOWER, note),
+            Figure(f"{what}: time", "ms", entry.time_ms, other.time_ms, ratio, LOWER, note),
+            _figure(f"{what}: p50", "ms", entry.p50_ms, other.p50_ms, LOWER),
             _figure(f"{what}: p99", "ms", entry.p99_ms, other.p99_ms, LOWER),
         ]
         if real:
@@ -90,17 +92,19 @@ def _latency(a: Variant, b: Variant) -> list[Figure]:
 
 
 def _paired(entry: Latency, other: Latency) -> tuple[float, str]:
-    """The ratio from the interleaved rounds, which a drift of the machine does not touch, and its verdict or
-    interval.
+    """The ratio of turns in the same blocks, and its interval or what is said in its place.
 
-    Both entries hold a ratio to fp32 in the same rounds; the ends of the quotient's interval are at worst
-    the quotients of their ends.
+    An earlier version has no turns: both entries hold a ratio to fp32 in the same rounds, and the ends of the
+    quotient's interval are at worst the quotients of their ends.
     """
-    ours, theirs = entry.speedup, other.speedup
-    found = Ratio(theirs.ratio / ours.ratio, theirs.low / ours.high, theirs.high / ours.low)
-    verdict = found.verdict(ours.noise) if ours.noise is not None else "noise unknown"
-    is_said = verdict in ("not different", "noise unknown")
-    return float(f"{found.ratio:.4g}"), verdict if is_said else f"{found.low:.2f} to {found.high:.2f}"
+    blocks = unpacked(entry.turns), unpacked(other.turns)
+    found = compared(*blocks, by_text=entry.case in BY_TEXT)
+    if found is None:
+        ours, theirs = entry.speedup, other.speedup
+        low, high = theirs.low / ours.high, theirs.high / ours.low
+        found = Ratio(ratio=theirs.ratio / ours.ratio, low=low, high=high, verdict=verdict(low, high))
+    ends = f"{found.low:.2f} to {found.high:.2f}"
+    return float(f"{found.ratio:.4g}"), ends if found.is_decided else f"{found.verdict}, {ends}"
 
 
 def _served(a: Variant, b: Variant) -> list[Figure]:
@@ -164,8 +168,8 @@ def markdown(comparison: Comparison) -> str:
         if figure.a is not None or figure.b is not None
     ]
     foot = (
-        f"Above 1x, {b} is the faster or the smaller. Those with a 95 % interval are medians over "
-        f"interleaved rounds; all hold within this run only: {comparison.run}."
+        f"Above 1x, {b} is the faster or the smaller. Those with a 95 % interval are of turns in the same "
+        f"blocks; all hold within this run only: {comparison.run}."
     )
     table = tabulate(rows, ["", a, b, f"{b} is better by"], "github", disable_numparse=True)
     return f"{table}\n\n{foot}"
@@ -174,8 +178,6 @@ def markdown(comparison: Comparison) -> str:
 def _ratio(figure: Figure) -> str:
     if figure.ratio is None:
         return ""
-    if figure.note == "not different":
-        return "not different"
     return f"{figure.ratio:.2f}x" + (f" ({figure.note})" if figure.note else "")
 
 

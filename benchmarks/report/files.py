@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from benchmarks.in_process.simulated import Simulated as SimulatedTimings
 from benchmarks.records import Report, as_report, flat, plain, tidied
 from benchmarks.report import markdown
 from benchmarks.sameness.alarms import Alarms
@@ -26,7 +27,7 @@ from handler.errors import UserError
 
 SIDE_BY_SIDE = "side-by-side"
 HEAD_TO_HEAD = "head-to-head"
-POWER, ALARMS = "power", "alarms"
+POWER, ALARMS, TIMINGS = "power", "alarms", "timings"
 T = TypeVar("T")
 
 
@@ -97,6 +98,12 @@ def read_alarms(path: Path) -> Alarms:
     """The counts of `power --alarms` at `path`. Raises `UserError` when they are missing or damaged."""
     lacking = "nothing has been simulated yet"
     return _read(path, partial(read, kind=Alarms), lacking, command("benchmarks power --alarms"))
+
+
+def read_timings(path: Path) -> SimulatedTimings:
+    """The counts of `power --timings` at `path`. Raises `UserError` when they are missing or damaged."""
+    lacking = "nothing has been simulated yet"
+    return _read(path, partial(read, kind=SimulatedTimings), lacking, command("benchmarks power --timings"))
 
 
 def read_attack(path: Path) -> AttackReport:

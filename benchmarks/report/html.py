@@ -37,7 +37,9 @@ from benchmarks.report.verdicts import (
     SHIPPABLE,
     fastest_passing,
     margin,
-    reference,
+    row_of,
+    served_today,
+    today,
     verdict,
 )
 from benchmarks.selection import Selection
@@ -212,10 +214,13 @@ def _answer(document: Report, selection: Selection | None) -> tuple[str, list[st
 
 def _headline(document: Report, best: Variant) -> str:
     entry = best.batch
-    if entry and entry.speedup.is_decided:
-        speed = f"{entry.speedup.ratio:.1f} times as fast as {best.yardstick}"
+    ratio = entry and entry.against_today
+    if ratio and ratio.is_decided:
+        speed = f"{ratio.ratio:.1f} times as fast as {best.today}"
+    elif ratio and ratio.verdict == "equal":
+        speed = f"within 5 % of {best.today}"
     else:
-        speed = f"as fast as {best.yardstick}, as far as this run can tell"
+        speed = f"as fast as {best.today}, as far as this run can tell"
     what = "still the same classifier" if document.data.labels_meaningful else "equal by its check at export"
     return f"{best.name}: {speed}, and {what}"
 
@@ -240,12 +245,12 @@ def _cards(document: Report) -> list[dict[str, str]]:
 
 def _variant_cards(row: Entry, document: Report, of: str = "") -> list[dict[str, str]]:
     """The main figures of one variant; `of` names it."""
-    base = reference(document)
+    base = row_of(document, row.today)
     is_alone = base is None or base is row
     cards = []
 
-    def add(value: str, what: str, theirs: str | None = None) -> None:
-        against = "" if is_alone or theirs is None else f"; fp32 {theirs}"
+    def add(value: str, what: str, theirs: str | None = None, name: str = row.today) -> None:
+        against = "" if is_alone or theirs is None else f"; {name} {theirs}"
         cards.append({"figure": value, "words": f"{what}{against}"})
 
     def both(name: str, key: str) -> tuple[str, str]:
@@ -258,18 +263,19 @@ def _variant_cards(row: Entry, document: Report, of: str = "") -> list[dict[str,
     if row.case(SINGLE):
         ours, theirs = both(SINGLE, "p50_ms")
         add(f"{ours} ms", "p50 of one real text", f"{theirs} ms")
-    level, same = row.busiest, base.busiest if base else None
+    server = row_of(document, served_today(document, row))
+    level, same = row.busiest, server.busiest if server and server is not row else None
     if level:
-        rate = f"{same.requests_per_second:,.0f}" if same else None
         add(
             f"{level.requests_per_second:,.0f}",
             f"requests/s served to {level.concurrency} clients",
-            rate,
+            f"{same.requests_per_second:,.0f}" if same else None,
+            server.name if server else "",
         )
     flips = row.gate
     if flips:
         add(f"{1 - flips.label_agreement:.2%}", "of the gate labels are not fp32's")
-    theirs_mb = base and f"{base.resources.artifact_mb:.0f} MB"
+    theirs_mb = base and base.resources.artifact_mb and f"{base.resources.artifact_mb:.0f} MB"
     add(f"{row.resources.artifact_mb:.0f} MB", "artifact", theirs_mb or None)
     return cards
 
@@ -278,8 +284,8 @@ def _how_to_read(document: Report) -> str:
     allowed = margin(document)
     gpu = ", on a GPU to cuda-fp32" if document.on_cuda else ""
     return (
-        f"Pass: a macro-F1 drop of {allowed:g} is ruled out on the gate texts. Ratios are to fp32 in the "
-        f"same run{gpu}; what is within its noise is not different. Choose a heading to sort by it."
+        f"Pass: a macro-F1 drop of {allowed:g} is ruled out on the gate texts. Ratios are to "
+        f"{today(document)} in the same run{gpu}; equal is within 5 %. Choose a heading to sort by it."
     )
 
 

@@ -14,6 +14,7 @@ from benchmarks.report.functional import by_suite, functional
 from benchmarks.report.phrases import SUITES, github, proof_words, reason
 from benchmarks.report.pictures import available
 from benchmarks.report.provenance import failures, provenance, provenance_in_short
+from benchmarks.report.sections import real_texts
 from benchmarks.report.tables import PAGE, SUMMARY, TERMINAL, Table, markdown, named, turned
 from benchmarks.report.tables import table as of_items
 from benchmarks.report.variant_page import report
@@ -50,6 +51,7 @@ def side_by_side(document: Report, pictures: str | None = None) -> str:
         ]
     sections = {
         "Verdicts": verdict_table(document),
+        "Speed in process": markdown(real_texts(document)),
         "Arrivals that do not wait": open_table(document),
         **functional_tables(document),
         "GEMM lower bound: the matrix products alone": bound_table(document),

@@ -31,8 +31,9 @@ from benchmarks.report.verdicts import (
     NOT_EQUAL,
     batch_rate,
     noninferiority,
-    reference,
+    row_of,
     served_rate,
+    served_today,
     verdict,
 )
 from benchmarks.selection import chance, level_words, settled_by
@@ -66,6 +67,14 @@ def span(interval: Interval | None, form: str = "+.3f") -> str:
 def times(ratio: Ratio | None) -> str:
     """A ratio with its 95 % interval."""
     return NONE if ratio is None else f"{ratio.ratio:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def compared(ratio: Ratio) -> str:
+    """The same, or what is said in its place where neither is shown to be faster."""
+    if ratio.is_decided:
+        return times(ratio)
+    ends = f" ({ratio.low:.2f} to {ratio.high:.2f})"
+    return f"{ratio.verdict}{ends if ratio.verdict in ('equal', 'not resolved') else ''}"
 
 
 def rate(found: Rate | None) -> str:
@@ -189,21 +198,22 @@ def is_proven(row: Variant, allowed: float) -> str:
 
 
 def how_fast(row: Row, document: Report) -> str:
-    """How many times as fast as fp32 (on a GPU, as cuda-fp32), in process and as served."""
-    entry, name = row.batch, row.yardstick
+    """How many times as fast as what a user runs today (else as fp32; on a GPU, as cuda-fp32), in process and
+    as served."""
+    entry = row.batch
     if row.name == REFERENCE or entry is None:
         return ""
     parts = []
-    ours, base = served_rate(row), reference(document, name)
-    theirs = served_rate(base) if base else None
+    base = row_of(document, served_today(document, row))
+    ours, theirs = served_rate(row), served_rate(base) if base else None
     alike = base and [level and level.concurrency for level in (row.busiest, base.busiest)]
-    if ours and theirs and alike and alike[0] == alike[1]:
-        parts.append(f"{ours:,.0f} requests/s as served, {ours / theirs:.1f} times {name}")
-    ratio, texts = entry.speedup, batch_rate(row)
+    if base and ours and theirs and alike and alike[0] == alike[1]:
+        parts.append(f"{ours:,.0f} requests/s as served, {ours / theirs:.1f} times {base.name}")
+    ratio, texts = entry.against_today, batch_rate(row)
     if ratio.is_decided:
-        against = f"{ratio.ratio:.1f} times {name} (95 %: {ratio.low:.1f} to {ratio.high:.1f})"
+        against = f"{ratio.ratio:.1f} times {row.today} (95 %: {ratio.low:.1f} to {ratio.high:.1f})"
     else:
-        against = f"{ratio.verdict} from {name}"
+        against = f"{ratio.verdict} against {row.today}"
     parts.append(f"{texts:,.0f} real texts/s in process, {against}")
     return "; ".join(parts)
 

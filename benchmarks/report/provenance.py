@@ -3,10 +3,14 @@
 Covers the list below every table. Leaves out the figures themselves (`markdown`, `variant_page`).
 """
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from benchmarks.environment import BUSY_SHARE
 from benchmarks.names import CUDA_REFERENCE
 from benchmarks.records import Machine, Report, Run
-from benchmarks.report.verdicts import noninferiority
+from benchmarks.report.verdicts import noninferiority, today
 from training.data.records import KEPT_APART, STATED, UNKNOWN
 
 WHY_UNSEEN = {
@@ -14,7 +18,7 @@ WHY_UNSEEN = {
     STATED: "The model was trained elsewhere, and not on these texts, as its user states (--unseen)",
     UNKNOWN: "NOT PROVEN: the model was trained elsewhere, and may have seen these texts",
 }
-NOISY = 1.25  # above this factor between fp32 and itself, the run deserves a warning
+NOISY = 1.25  # intervals this wide, or fp32 so far from itself, deserve a warning
 # Ours sleep (`handler` asks OpenMP for it); a baseline is left as its user would have it.
 SPINNING = (
     " WARNING: the machine was in use, and baselines' threads spin while they wait, which is their default: "
@@ -51,11 +55,9 @@ def provenance_in_short(document: Report) -> str:
     """Machine, run and noise in one paragraph."""
     run, machine = document.run, document.machine
     of_gpus = "".join(f", {card.name}" for card in machine.gpus)
-    apart = f", on a GPU to {CUDA_REFERENCE}" if document.on_cuda else ""
     return (
         f"{machine.cpu}, {machine.cores} cores{of_gpus}; run {run.id}, profile {run.profile}, "
-        f"{run.threads} threads, commit {run.commit or 'unknown'}. Ratios are to fp32 in the same run"
-        f"{apart}: medians over interleaved rounds. {_noise_line(document)}"
+        f"{run.threads} threads, commit {run.commit or 'unknown'}. {_ratios_line(document)}"
     )
 
 
@@ -71,12 +73,11 @@ def provenance_lines(document: Report) -> list[str]:
         f"Software: {software}; commit {run.commit or 'unknown'}.",
         f"Run {run.id} of {run.seconds:.0f} s, profile {run.profile}, {run.threads} threads; "
         f"load average before it {run.load_average_before}"
-        + (" (the machine was in use: see the noise)." if _was_busy(run, machine) else "."),
+        + (" (the machine was in use)." if _was_busy(run, machine) else "."),
         f"Data: {data.spec}; real texts are those of the split {data.timed_split}, "
         f"{tokens.mean:.0f} tokens on average, p90 {tokens.p90:.0f}, p99 {tokens.p99:.0f}.",
         "1x32: one text of 32 tokens. Memory is the peak of a process that holds this variant alone.",
-        "Ratios (fp32 is 1.0x) hold within this run only: medians over interleaved rounds. "
-        + _noise_line(document),
+        f"{_ratios_line(document)} They hold within this run only.",
         *_gpu_lines(document),
         *_run_lines(document),
         *_baseline_lines(document),
@@ -101,11 +102,11 @@ def _gpu_lines(document: Report) -> list[str]:
         (entry.speedup.noise for row in rows for entry in row.latency if entry.speedup.noise),
         default=None,
     )
-    apart = "is unknown" if noise is None else f"may lie up to {noise:.2f}x apart (95 %)"
+    apart = "" if noise is None else f"; a second {CUDA_REFERENCE} may lie up to {noise:.2f}x apart (95 %)"
     lines = [
-        f"GPU: {cards}. Ratios of rows on it are to {CUDA_REFERENCE} and never to a row on the CPU; a second "
-        f"{CUDA_REFERENCE} {apart}. Times are the host's: of shapes and of tokenised texts from token ids "
-        "there to logits there, of real texts from the text to its answer.",
+        f"GPU: {cards}. Ratios of rows on it are to {CUDA_REFERENCE} and never to a row on the CPU"
+        f"{apart}. Times are the host's: of shapes and of tokenised texts from token ids there to logits "
+        "there, of real texts from the text to its answer.",
         "At work: the time in which the GPU computed or copied in such a call, by torch's profiler after the "
         "rounds; the rest is the host's. Energy is that of the whole card, its rest included, for texts of "
         "32 tokens in the largest batch.",
@@ -189,7 +190,36 @@ def _was_busy(run: Run, machine: Machine) -> bool:
     return load is not None and load > BUSY_SHARE * machine.cores
 
 
+def _ratios_line(document: Report) -> str:
+    """What ratios are to, what they are made of, and how well they are known."""
+    apart = f", on a GPU to {CUDA_REFERENCE}" if document.on_cuda else ""
+    to = f"Ratios are to {today(document)} in the same run{apart}"
+    real = [entry for row in document.rows for entry in row.latency if entry.turns and entry.tokens is None]
+    if not real:
+        return f"{to}: medians over interleaved rounds. {_noise_line(document)}"
+    widths = [entry.against_today.width for entry in real if entry.against_today.verdict != "reference"]
+    known = ""
+    if widths:
+        known = (
+            f" On real texts an interval is {np.median(widths):.0%} wide at the median, {max(widths):.0%} at "
+            "most."
+        )
+        if np.median(widths) > NOISY - 1:
+            known += " WARNING: that is much: few blocks, or a machine that was not quiet."
+    blocks = [entry.rounds for entry in real]
+    return (
+        f"{to}: 10th percentiles of short turns, in {_range(blocks)} blocks, with every process started "
+        f"again in each. An interval (95 %) is over blocks; equal is within 5 %.{known}"
+    )
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
+
+
 def _noise_line(document: Report) -> str:
+    """Of a report of an earlier version."""
     factors = [entry.speedup.noise for entry in document.variants[0].latency]
     known = [factor for factor in factors if factor is not None]
     if not known:

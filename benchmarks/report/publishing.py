@@ -2,8 +2,8 @@
 
 `publish` copies what was measured, its page and its pictures into the repository: figures only, no texts,
 host names or paths. `tables` writes its main figures between `<!-- table:NAME -->` and `<!-- /table -->` of a
-document (`:proof`, `:served`, `:power`, `:alarms`, `:attack` and `:soak` after the name take the other
-tables), so that no figure there is typed by hand.
+document (`:proof`, `:served`, `:power`, `:alarms`, `:timings`, `:attack` and `:soak` after the name take the
+other tables), so that no figure there is typed by hand.
 """
 
 import platform
@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.in_process import simulated
 from benchmarks.names import ATTACK, SOAK
 from benchmarks.records import Report, plain
 from benchmarks.report import head_to_head_page, markdown
@@ -23,11 +24,13 @@ from benchmarks.report.files import (
     HEAD_TO_HEAD,
     POWER,
     SIDE_BY_SIDE,
+    TIMINGS,
     read_alarms,
     read_attack,
     read_head_to_head,
     read_power,
     read_side_by_side,
+    read_timings,
 )
 from benchmarks.sameness import alarms, power
 from benchmarks.served.attack import page as attack_page
@@ -37,7 +40,7 @@ from handler.errors import UserError
 
 MARKED = re.compile(
     r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)"
-    r"(?::(?P<kind>proof|served|power|alarms|attack|soak))? -->\n)"
+    r"(?::(?P<kind>proof|served|power|alarms|timings|attack|soak))? -->\n)"
     r".*?(?P<closing><!-- /table -->)",
     re.DOTALL,
 )
@@ -86,6 +89,12 @@ KINDS = {
         POWER, read_power, power.page, lambda found: f"{power.tables(found)}\n\n{power.note(found)}"
     ),
     "alarms": Kind(ALARMS, read_alarms, alarms.page, alarms.excerpt),
+    "timings": Kind(
+        TIMINGS,
+        read_timings,
+        simulated.page,
+        lambda found: f"{simulated.tables(found)}\n\n{simulated.note(found)}",
+    ),
 }
 
 

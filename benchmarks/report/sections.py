@@ -92,6 +92,26 @@ def _functional(document: Report, texts: Texts | None) -> Section | None:
     return Section("functional", "Functional cases", how, parts) if parts else None
 
 
+def real_texts(document: Report) -> Table:
+    """Times of real texts and how well their ratios are known; empty for a report of an earlier version."""
+    found = [
+        (row.name, entry)
+        for row in document.rows
+        for entry in row.latency
+        if entry.turns and entry.tokens is None and entry.case != CUDA_MODEL
+    ]
+    return named("Real texts in process", "variant", columns.real_texts(document), found)
+
+
+def _real_texts(document: Report, texts: Texts | None) -> Section | None:
+    how = (
+        "Times of real texts: the 10th percentile of short turns, medians next to it, CPU time of all "
+        "threads. Intervals are over blocks, in each of which every process was started again; equal is "
+        "within 5 %."
+    )
+    return _section("speed", "Speed in process", how, real_texts(document))
+
+
 def _load(document: Report, texts: Texts | None) -> Section | None:
     opened = [(row.name, level) for row in document.rows for level in row.open]
     closed = [(row.name, level) for row in document.rows for level in row.served]
@@ -210,6 +230,7 @@ SECTIONS: tuple[Callable[[Report, Texts | None], Section | None], ...] = (
     _calibration,
     _functional,
     _lengths,
+    _real_texts,
     _load,
     _rooflines,
     _gpu,

@@ -77,7 +77,7 @@ def _sections(document: Report) -> dict[str, str]:
 
 
 def _speed(variant: Variant) -> str:
-    return markdown(table("Speed", columns.speed(variant.yardstick), variant.latency))
+    return markdown(table("Speed", columns.speed(variant), variant.latency))
 
 
 def _by_length(variant: Variant) -> str:

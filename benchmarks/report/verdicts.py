@@ -6,7 +6,7 @@ fastest variant that passes. Leaves out objectives of latency and load (`selecti
 (`wording`).
 """
 
-from benchmarks.names import REFERENCE
+from benchmarks.names import FASTAPI, PIPELINE, REFERENCE
 from benchmarks.records import Noninferiority, Report, Row, Variant
 from benchmarks.sameness.gate import by_interval
 from training.measures.noninferiority import MARGIN, PASS, UNPROVEN
@@ -55,6 +55,25 @@ def is_tested(document: Report) -> bool:
 def reference(document: Report, name: str = REFERENCE) -> Variant | None:
     """fp32, or the reference of that name, unless it is missing or failed."""
     return next((variant for variant in document.measured if variant.name == name), None)
+
+
+def row_of(document: Report, name: str) -> Row | None:
+    """The variant or baseline of that name, unless it is missing or failed."""
+    return next((row for row in document.rows if row.name == name and not row.error), None)
+
+
+def today(document: Report) -> str:
+    """What ratios in process are to: what a user runs today, where that was measured; else fp32."""
+    return PIPELINE if any(row.today == PIPELINE for row in document.rows) else REFERENCE
+
+
+def served_today(document: Report, row: Row | None = None) -> str:
+    """The same as served: a row on a GPU is held against the reference there."""
+    on_gpu = row is not None and row.device == "cuda"
+    pipeline = None if on_gpu else row_of(document, FASTAPI)
+    if pipeline and pipeline.busiest:
+        return FASTAPI
+    return row.yardstick if row else REFERENCE
 
 
 def batch_rate(row: Row) -> float | None:

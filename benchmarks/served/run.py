@@ -178,13 +178,11 @@ class Served:
         """The report's `served` list: one entry per concurrency, all passes together."""
         return [describe(loads) for _, loads in sorted(self.loads.items())]
 
-    def many_record(self, in_process: float) -> Many | None:
-        """The report's `many`: texts per second of requests of `MANY_TEXTS`, and the share that they are of
-        those `in_process`; None where there were none."""
+    def many_record(self) -> Many | None:
+        """The report's `many`: texts per second of requests of `MANY_TEXTS`; None where there were none."""
         if not self.many:
             return None
         found = describe(self.many)
-        rate = MANY_TEXTS * found.requests_per_second
         return Many(
             texts=MANY_TEXTS,
             concurrency=found.concurrency,
@@ -192,8 +190,7 @@ class Served:
             requests=found.requests,
             p50_ms=found.p50_ms,
             errors=found.errors,
-            texts_per_second=rate,
-            share_of_in_process=rate / in_process,
+            texts_per_second=MANY_TEXTS * found.requests_per_second,
         )
 
     def open_record(self, objective_p99_ms: float) -> list[OpenLevel]:

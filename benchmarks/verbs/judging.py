@@ -1,6 +1,7 @@
 """`python -m benchmarks select|power`: which variant to serve, and how often verdicts or alarms are wrong."""
 
 import argparse
+from typing import Any
 
 from msgspec import to_builtins
 
@@ -46,20 +47,27 @@ def select(arguments: argparse.Namespace) -> int:
 def power_arguments(parser: argparse.ArgumentParser) -> None:
     add_results(parser)
     parser.add_argument("--seeds", type=positive_int, default=2000, help="of each case; default: %(default)s")
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
         "--alarms", action="store_true", help="the alarm of python -m deploy drift instead of the verdicts"
+    )
+    what.add_argument(
+        "--timings", action="store_true", help="the verdicts on speed instead of those on sameness"
     )
 
 
 def power(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from benchmarks.in_process import simulated as timings
     from benchmarks.report.publishing import KINDS
     from benchmarks.sameness import alarms
     from benchmarks.sameness import power as verdicts
     from common.atomic import write_json
 
-    of, kind = (alarms, KINDS["alarms"]) if arguments.alarms else (verdicts, KINDS["power"])
+    name = "alarms" if arguments.alarms else "timings" if arguments.timings else "power"
+    of: Any = {"alarms": alarms, "timings": timings, "power": verdicts}[name]
+    kind = KINDS[name]
     with tqdm(total=of.steps(arguments.seeds), desc="simulated runs", smoothing=0) as bar:
         simulated = of.simulate(arguments.seeds, bar.update)
     arguments.results.mkdir(parents=True, exist_ok=True)

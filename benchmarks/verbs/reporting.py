@@ -14,6 +14,7 @@ KINDS = {
     "served": "the head-to-head",
     "power": "the simulated verdicts",
     "alarms": "the simulated drift alarm",
+    "timings": "the simulated verdicts on speed",
     "attack": "the attacks",
     "soak": "the hours of attacks",
 }

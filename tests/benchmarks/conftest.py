@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 from msgspec import inspect, structs
 
+from benchmarks.in_process.ratios import verdict
 from benchmarks.records import (
     Baseline,
     Built,
@@ -69,7 +70,14 @@ CARD = Card("NVIDIA H200", [9, 0], 141)
 
 
 # Of fields by name, where not any value of the type will do for a page or a picture.
-SAID = {"device": "cpu", "margin": 0.01, "objective_p99_ms": 100.0, "others_cores": 0.12, "resumed": 1}
+SAID = {
+    "device": "cpu",
+    "margin": 0.01,
+    "objective_p99_ms": 100.0,
+    "others_cores": 0.12,
+    "resumed": 1,
+    "turns": ["20 21; 20 22", "21 22; 20.5 21"],
+}
 # What only some reports have: of a GPU, of a choice, of independent labels, and what earlier ones lack.
 RARE = (
     "cells",
@@ -117,8 +125,7 @@ def fill(record: Any, **given: Any) -> None:
 
 def latency_entry(case: str, batch: int, tokens: int | None, ratio: float, reference: bool) -> Latency:
     low, high = ratio * 0.98, ratio * 1.02
-    verdict = "faster" if low > 1.05 else "slower" if high < 1 / 1.05 else "not different"
-    speedup = Ratio(1.0, 1.0, 1.0, 1.05, "reference") if reference else Ratio(ratio, low, high, 1.05, verdict)
+    speedup = Ratio(1.0, 1.0, 1.0, "reference") if reference else Ratio(ratio, low, high, verdict(low, high))
     time_ms = 20.0 * batch**0.8 / ratio
     percentiles = time_ms, time_ms * 1.1, time_ms * 1.3
     return Latency(case, batch, tokens, 100, 10, *percentiles, 1000 * batch / time_ms, speedup)
@@ -310,9 +317,9 @@ def open_level(offered: float, capacity: float) -> OpenLevel:
 
 def tested(drop: Drop) -> Noninferiority:
     """The verdict at the usual margin."""
-    verdict = "pass" if drop.high <= 0.01 else "fail" if drop.low > 0.01 else "inconclusive"
-    open_ = verdict == "inconclusive"
-    return filled(Noninferiority, verdict=verdict, texts_to_settle=5200 if open_ else None)
+    word = "pass" if drop.high <= 0.01 else "fail" if drop.low > 0.01 else "inconclusive"
+    open_ = word == "inconclusive"
+    return filled(Noninferiority, verdict=word, texts_to_settle=5200 if open_ else None)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ from benchmarks.__main__ import main
 from benchmarks.baselines import preparation
 from benchmarks.baselines.in_process import BASELINES
 from benchmarks.in_process import latency
-from benchmarks.in_process.latency import one_round
+from benchmarks.in_process.latency import one_case
+from benchmarks.in_process.ratios import compared, unpacked
 from benchmarks.inputs import find_artifacts, prepare
 from benchmarks.profiles import PROFILES
 from benchmarks.records import Report, Variant, plain
@@ -33,7 +34,10 @@ QUICK_BASELINES = (
 )  # each of the others starts for seconds: they are in `test_baselines`
 BRIEF = replace(
     PROFILES["demo"],
-    rounds=2,
+    blocks=2,
+    most_blocks=3,
+    sweep_s=0,
+    latency_s=0,
     turn_ms=1,
     single_texts=3,
     max_texts=60,
@@ -109,7 +113,8 @@ def test_all_that_the_design_asks_of_a_row_is_there(whole, variants) -> None:
     copy = variants["copy"]
     assert [entry.case for entry in copy.latency][:3] == ["1x32", "8x32", "32x32"]
     assert [entry.case for entry in copy.latency][-2:] == ["1 text", "32 texts"]
-    assert all(entry.speedup.noise >= 1 for entry in copy.latency)
+    assert all(entry.rounds == 2 and len(entry.turns) == 2 for entry in copy.latency)
+    assert all(entry.low_ms <= entry.p50_ms and entry.cpu_ms > 0 for entry in copy.latency)
     assert copy.resources.peak_rss_mb > copy.resources.bare_interpreter_mb
     assert whole.run.threads == 1
     assert copy.artifact_sha256 == variants["fp32"].artifact_sha256, "it computes the same"
@@ -179,23 +184,25 @@ def test_an_interrupted_run_goes_on_where_it_ended(
     asked = []
     what = (subject, BRIEF, 1, False)
 
-    def interrupted(pool, turn, *rest):
-        asked.append(turn)
-        if asked == [0, 1]:
+    def interrupted(pool, block, case, *rest):
+        asked.append((block, case))
+        if asked.count((1, "1 text")) == 1 and asked[-1] == (1, "1 text"):
             raise KeyboardInterrupt
-        return one_round(pool, turn, *rest)
+        return one_case(pool, block, case, *rest)
 
-    monkeypatch.setattr(latency, "one_round", interrupted)
+    monkeypatch.setattr(latency, "one_case", interrupted)
     with pytest.raises(KeyboardInterrupt):
         measure(subject, BRIEF, 1, Objective(), open_resume_log(tmp_path, *what))
     monkeypatch.setattr(scores, "_score", pytest.fail)  # all texts have been scored
     resume_log = open_resume_log(tmp_path, *what)
     report = measure(subject, BRIEF, 1, Objective(), resume_log)
     found = {variant.name: variant for variant in report.variants}
-    assert asked == [0, 1, 1]
+    again = asked.index((1, "1 text"))
+    assert asked[again + 1] == (1, "1 text"), "what was measured is not measured again"
+    assert len(asked) == len(set(asked)) + 1
     assert "going on where an earlier run ended" in capsys.readouterr().err
     assert report.run.resumed == 1
-    assert found["copy"].case("1 text").samples == 6, "of both rounds"
+    assert found["copy"].case("1 text").samples == 12, "three texts there and back in both blocks"
     assert found["broken"].error.stage == "start"
 
 
@@ -210,6 +217,14 @@ def test_baselines_are_measured_in_the_same_rounds_and_judged_like_variants(whol
     assert baselines["ort-int8"].quality["test"].macro_f1 > 0.6
     assert all(baseline.resources.threads == 1 for baseline in baselines.values())
     assert [variant.name for variant in whole.variants] == ["fp32", "copy", "broken"]
+
+
+def test_the_turns_in_a_report_give_its_ratios_again(whole, variants) -> None:
+    for entry in variants["copy"].latency:
+        reference, copy = (unpacked(variants[name].case(entry.case).turns) for name in ("fp32", "copy"))
+        again = compared(reference, copy, entry.case == "1 text")
+        assert again.ratio == pytest.approx(entry.speedup.ratio, rel=1e-3)
+        assert again.low == pytest.approx(entry.speedup.low, rel=0.02)
 
 
 def test_throughput_has_a_paired_ratio_to_the_pipeline(whole) -> None:

@@ -18,7 +18,7 @@ from benchmarks.ceilings.gemms import Encoder
 from benchmarks.ceilings.roofline import Arithmetic, Layer
 from benchmarks.in_process import gpu
 from benchmarks.in_process.gpu import covered
-from benchmarks.in_process.latency import Timings, describe, measure_latency
+from benchmarks.in_process.latency import Swept, Timings, Turn, measure_latency
 from benchmarks.in_process.on_cuda import (
     add_busy,
     add_peak_share,
@@ -29,7 +29,7 @@ from benchmarks.in_process.on_cuda import (
 from benchmarks.in_process.pool import open_pool
 from benchmarks.in_process.worker import open_worker
 from benchmarks.inputs import _with_cuda_reference
-from benchmarks.names import CONTROLS, CUDA_BATCH, CUDA_MODEL, CUDA_REFERENCE, GEMM_BOUND, REFERENCE
+from benchmarks.names import CUDA_BATCH, CUDA_MODEL, CUDA_REFERENCE, GEMM_BOUND, REFERENCE
 from benchmarks.profiles import PROFILES
 from benchmarks.progress import progress
 from benchmarks.records import Card, CudaPeak, plain, tidied
@@ -44,7 +44,7 @@ GPU = pytest.mark.skipif(not has_cuda(), reason="no NVIDIA GPU, or a torch witho
 NO_GPU = pytest.mark.skipif(has_cuda(), reason="there is an NVIDIA GPU")
 H200 = Gpu("NVIDIA H200", (9, 0), 150_754_820_096)
 DISTILBERT = Encoder(layers=6, width=768, feed_forward=3072)
-BRIEF = replace(PROFILES["demo"], rounds=1, least_rounds=1, turn_ms=1, single_texts=3)
+BRIEF = replace(PROFILES["demo"], blocks=1, most_blocks=1, sweep_s=0, single_texts=3)
 TEXTS = [f"text number {number}" + " and more" * (number % 5) for number in range(50)]
 ELSEWHERE = "cuda-fp16"
 
@@ -131,27 +131,23 @@ def test_the_peak_is_that_of_the_quickest_batch(monkeypatch) -> None:
     assert found == CudaPeak("NVIDIA H200", "256x32", pytest.approx(40), 989)
 
 
-def rounds(mean_ms: float, seed: int) -> list[list[float]]:
-    random = np.random.default_rng(seed)
-    return [list(mean_ms * random.lognormal(0, 0.01, 5)) for _ in range(20)]
-
-
 def test_no_ratio_is_between_devices() -> None:
-    measured = {
-        "fp32": rounds(100, 1),
-        "fp32 again": rounds(140, 2),  # a CPU on which nothing can be told
-        "hf-pipeline": rounds(200, 3),
-        CUDA_REFERENCE: rounds(4, 4),
-        CONTROLS[CUDA_REFERENCE]: rounds(4, 5),
-        ELSEWHERE: rounds(2, 6),
-    }
-    found = describe("1x32", measured, ELSEWHERE, 1, 32, CUDA_REFERENCE)
+    times = {"fp32": 100.0, "hf-pipeline": 200.0, CUDA_REFERENCE: 4.0, ELSEWHERE: 2.0}
+    timings = Timings([(1, 32)], np.full(9, 20), 2, {CUDA_REFERENCE, ELSEWHERE}, {ELSEWHERE: 0}, 1)
+    for block in range(2):
+        for case in timings.cases:
+            turns = {
+                name: [Turn(times_ms=[time_ms] * 2, cpu_ms=1)]
+                for name, time_ms in times.items()
+                if name in timings.on_cuda or not case.startswith("1024")
+            }
+            timings.add(block, case, Swept(turns=turns, seconds=1, others_s=0, starts_s=0))
+    found = timings.describe("1x32", ELSEWHERE)
     assert found.speedup.ratio == pytest.approx(2, rel=0.02)
-    assert found.speedup.noise < 1.1
     assert found.vs_pipeline is None
-    itself = describe("1x32", measured, CUDA_REFERENCE, 1, 32, CUDA_REFERENCE)
-    assert itself.speedup.verdict == "reference"
-    assert describe("1x32", measured, "hf-pipeline", 1, 32).speedup.noise > 1.3
+    assert timings.describe("1x32", CUDA_REFERENCE).speedup.verdict == "reference"
+    assert timings.describe("1x32", "fp32").vs_pipeline.ratio == pytest.approx(2)
+    assert timings.may_be_chosen() == [REFERENCE, CUDA_REFERENCE, ELSEWHERE]
 
 
 def test_variants_for_gpus_are_refused_without_their_reference(build_once, dataset, tmp_path: Path) -> None:
@@ -163,8 +159,8 @@ def test_variants_for_gpus_are_refused_without_their_reference(build_once, datas
 
 @pytest.fixture(scope="module")
 def timed(build_once) -> tuple[Timings, dict, list[str]]:
-    """fp32 and two that are said to be on a GPU, each with its control, through a round and what comes after;
-    all of them on the CPU. The timings, what a GPU was asked, and who was still there."""
+    """fp32 and two that are said to be on a GPU, through a block and what comes after; all of
+    them on the CPU. The timings, what a GPU was asked, and who was still there."""
     folder = str(build_once("onnx-fp32").folder)
     names = [REFERENCE, CUDA_REFERENCE, ELSEWHERE]
     with (
@@ -173,15 +169,15 @@ def timed(build_once) -> tuple[Timings, dict, list[str]]:
     ):
         for name in pool.names:
             pool.ask(name, "load", folder=folder, threads=1, first_text=TEXTS[0])
-        pool.on_cuda = frozenset({CUDA_REFERENCE, ELSEWHERE, CONTROLS[CUDA_REFERENCE]})
+        pool.on_cuda = frozenset({CUDA_REFERENCE, ELSEWHERE})
         timings = measure_latency(pool, TEXTS, 16, BRIEF, step, ResumeLog(None, {}))
         found = measure_on_cuda(pool, [(1, 16)], step)
         return timings, found, pool.names
 
 
-def test_each_device_has_its_own_control_cases_and_reference(timed) -> None:
+def test_each_device_has_its_own_cases_and_reference(timed) -> None:
     timings, _, names = timed
-    assert set(names) == {REFERENCE, CUDA_REFERENCE, ELSEWHERE, *CONTROLS.values()}
+    assert set(names) == {REFERENCE, CUDA_REFERENCE, ELSEWHERE}
     entries = timings.entries([REFERENCE, CUDA_REFERENCE, ELSEWHERE])
     cases = {name: [entry.case for entry in found] for name, found in entries.items()}
     assert cases[REFERENCE] == ["1x16", "8x16", "32x16", "1 text", "32 texts"]
@@ -196,7 +192,6 @@ def test_each_device_has_its_own_control_cases_and_reference(timed) -> None:
         assert {entry.speedup.verdict for entry in entries[name]} == {"reference"}
     for entry in entries[ELSEWHERE]:
         assert entry.speedup.verdict != "reference"
-        assert entry.speedup.noise >= 1
         assert tidied(entry)
 
 

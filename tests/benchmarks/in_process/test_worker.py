@@ -6,8 +6,8 @@ import time
 import pytest
 
 from benchmarks.in_process.pool import open_pool
-from benchmarks.in_process.worker import WorkerError, open_worker, peak_rss_bytes
-from benchmarks.names import CONTROL, REFERENCE
+from benchmarks.in_process.worker import KEPT, WorkerError, open_worker, peak_rss_bytes
+from benchmarks.names import REFERENCE
 from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.predictor import Predictor
@@ -26,12 +26,13 @@ def test_a_worker_answers_as_the_predictor_does(build_once) -> None:
         assert started["threads"] == 1
         assert started["load_s"] > 0
         assert worker.ask("score", start=0, stop=6) == expected
-        assert len(worker.ask("single", start=1, stop=4)) == 3
-        assert min(worker.ask("together", start=0, stop=6)) > 0
-        assert len(worker.ask("model", start=1, stop=4)) == 3
-        samples = worker.ask("shape", batch=2, tokens=8, turn_ms=5)
-        assert len(samples) >= 2
-        assert sum(samples) >= 5
+        assert len(worker.ask("single", start=1, stop=4)["times_ms"]) == 3
+        assert len(worker.ask("together", start=0, stop=6)["times_ms"]) == KEPT
+        assert len(worker.ask("model", start=1, stop=4)["times_ms"]) == 3
+        turn = worker.ask("shape", batch=2, tokens=8)
+        assert len(turn["times_ms"]) == KEPT
+        assert min(turn["times_ms"]) > 0
+        assert turn["cpu_ms"] > 0
         assert worker.ask("lengths")[0] < worker.ask("lengths")[5]
         assert worker.ask("peak") > 50e6
     assert worker.process.poll() == 0, "it leaves when the pipe is closed"
@@ -74,7 +75,7 @@ def test_a_crash_drops_its_variant_and_no_other() -> None:
         pool.stage = "latency"
         pool.workers["a"].process.kill()
         assert pool.ask("a", "peak") is None
-        assert pool.names == [REFERENCE, CONTROL]
+        assert pool.names == [REFERENCE]
         assert pool.failures["a"].stage == "latency"
         assert "SIGKILL" in pool.failures["a"].message
         assert pool.ask(REFERENCE, "peak") > 0
@@ -87,8 +88,30 @@ def test_a_crash_of_the_reference_ends_the_run_with_a_sentence() -> None:
             pool.ask(REFERENCE, "peak")
 
 
-def test_turns_are_taken_in_changing_order() -> None:
-    with open_pool([REFERENCE, "a", "b"]) as pool:
-        orders = {tuple(pool.shuffled(turn)) for turn in range(20)}
-        assert len(orders) > 5
-        assert all(sorted(order) == sorted(pool.names) for order in orders)
+def test_a_process_is_started_again_for_another_block_and_answers_as_before(build_once) -> None:
+    folder = str(build_once("onnx-fp32").folder)
+    with open_pool([REFERENCE, "a"]) as pool:
+        for name in pool.names:
+            pool.load(name, "load", folder=folder, threads=1, first_text=TEXTS[0])
+            pool.ask(name, "hold", texts=TEXTS)
+        scores = pool.ask("a", "score", start=0, stop=6)
+        pool.renew(0, pool.names, TEXTS)
+        first = pool.processes
+        pool.renew(0, pool.names, TEXTS)
+        assert pool.processes == first
+        pool.renew(1, ["a"], TEXTS)
+        assert pool.processes[0] == first[0]
+        assert pool.processes[1] != first[1]
+        assert pool.ask("a", "score", start=0, stop=6) == scores
+
+
+def test_a_variant_that_does_not_start_again_is_dropped(build_once) -> None:
+    folder = str(build_once("onnx-fp32").folder)
+    with open_pool([REFERENCE, "a"]) as pool:
+        for name in pool.names:
+            pool.load(name, "load", folder=folder, threads=1, first_text=TEXTS[0])
+        pool.renew(0, pool.names, TEXTS)
+        pool._loads["a"] = "load", {"folder": "nowhere", "threads": 1, "first_text": TEXTS[0]}
+        pool.renew(1, pool.names, TEXTS)
+        assert pool.names == [REFERENCE]
+        assert "there is no artifact" in pool.failures["a"].message

@@ -18,7 +18,7 @@ def test_above_one_is_better_for_latency_throughput_and_size_alike(make) -> None
     fp32 = make.report(make.variant("fp32", levels=(make.level(32, 60, 600),)))
     int8 = make.report(make.variant("int8", speed=4, mb=30, levels=(make.level(32, 240, 200),)))
     found = compare(fp32, int8)
-    assert figure(found, "1x32, texts x tokens: p50").ratio == pytest.approx(4)
+    assert figure(found, "1x32, texts x tokens: time").ratio == pytest.approx(4)
     assert figure(found, "32 texts, text to answer: throughput").ratio == pytest.approx(4)
     assert figure(found, "served, 32 at once: throughput").ratio == pytest.approx(4)
     assert figure(found, "served, 32 at once: p99").ratio == pytest.approx(3)
@@ -27,10 +27,20 @@ def test_above_one_is_better_for_latency_throughput_and_size_alike(make) -> None
     assert "int8 is better by" in markdown(found)
 
 
-def test_what_differs_less_than_the_noise_is_not_different(make) -> None:
+def test_what_the_intervals_do_not_tell_apart_is_not_resolved(make) -> None:
     found = compare(make.report(make.variant("a", speed=2.0)), make.report(make.variant("b", speed=2.04)))
-    assert figure(found, "1x32, texts x tokens: p50").note == "not different"
-    assert "not different" in markdown(found)
+    assert figure(found, "1x32, texts x tokens: time").note == "not resolved, 0.98 to 1.06"
+    assert "not resolved" in markdown(found)
+
+
+def test_turns_in_the_same_blocks_are_compared_with_each_other(make) -> None:
+    """Both are twice as slow in the second block: their ratio to fp32 says less than theirs to each other."""
+    reports = [make.report(make.variant(name)) for name in ("a", "b")]
+    for report, times in zip(reports, (("20 20", "40 40"), ("10 10", "20.1 20.1")), strict=True):
+        report.only.latency[0].turns = list(times)
+    found = figure(compare(*reports), "1x32, texts x tokens: time")
+    assert found.ratio == pytest.approx(2, rel=0.01)
+    assert found.note.startswith("1.9")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from common.atomic import write_json
 from handler.artifact import DESCRIPTION, describe_files
 
 WEIGHTS = "model.safetensors"
-WHOLE = replace(PROFILES["demo"], max_texts=None, rounds=12, single_texts=5)
+WHOLE = replace(PROFILES["demo"], max_texts=None, blocks=6, most_blocks=6, single_texts=5)
 
 
 def damaged(source: Path, folder: Path, noise: float = 0.0, threshold: float | None = None) -> None:
@@ -78,10 +78,10 @@ def test_refitting_mends_a_shifted_threshold_and_no_noise(reports) -> None:
 
 @pytest.mark.slow
 @pytest.mark.quiet
-def test_an_identical_copy_is_not_shown_to_be_worse_and_not_different_in_speed(reports) -> None:
+def test_an_identical_copy_is_not_shown_to_be_worse_and_not_another_speed(reports) -> None:
     verdict = reports["copy"].parity["gate"].noninferiority
     assert verdict.verdict != "fail"
     assert verdict.verdict == "pass" or verdict.smallest_margin > 0.01, "too few texts, or it passes"
     speeds = {entry.case: entry.speedup.verdict for entry in reports["copy"].latency}
-    assert sum(verdict == "not different" for verdict in speeds.values()) >= len(speeds) - 1
-    assert reports["copy"].case("1 text").samples == 60
+    alike = ("equal", "not resolved")
+    assert sum(verdict in alike for verdict in speeds.values()) >= len(speeds) - 1

@@ -95,17 +95,16 @@ def test_levels_are_shares_of_the_closed_rate_and_what_the_user_asks_for(outcome
     assert capacity.capacity_rps >= max(level.requests_per_second for level in served.record())
 
 
-def test_requests_of_many_texts_are_held_against_the_throughput_in_process(outcome) -> None:
+def test_requests_of_many_texts_have_a_rate_of_texts(outcome) -> None:
     served = Served()
     served.add(outcome)
     answered = len(outcome.many[0].latencies_ms)
-    found = served.many_record(in_process=1e6)
+    found = served.many_record()
     assert found is not None
     assert tidied(found)
     assert found.requests == answered > 0
     assert found.texts_per_second == pytest.approx(MANY_TEXTS * answered / outcome.many[0].seconds)
-    assert found.share_of_in_process == pytest.approx(found.texts_per_second / 1e6)
-    assert Served().many_record(in_process=100.0) is None
+    assert Served().many_record() is None
 
 
 def test_every_request_of_many_texts_is_full() -> None:
