@@ -78,6 +78,7 @@ def test_every_row_and_every_section_is_on_the_page(complete, page: str) -> None
         "calibration",
         "functional",
         "lengths",
+        "speed",
         "load",
         "bound",
         "proof",
