@@ -226,7 +226,8 @@ class Timings:
 
     def _by_length(self, blocks: Sequence[Block]) -> list[LengthBin]:
         """Single texts by their own length."""
-        samples, rows = [], []
+        samples: list[float] = []
+        rows: list[int] = []
         for block, turns in enumerate(blocks):
             for turn in turns:
                 samples += turn
