@@ -114,7 +114,7 @@ def test_all_that_the_design_asks_of_a_row_is_there(whole, variants) -> None:
     assert [entry.case for entry in copy.latency][:3] == ["1x32", "8x32", "32x32"]
     assert [entry.case for entry in copy.latency][-2:] == ["1 text", "32 texts"]
     assert all(entry.rounds == 2 and len(entry.turns) == 2 for entry in copy.latency)
-    assert all(entry.low_ms <= entry.p50_ms and entry.cpu_ms > 0 for entry in copy.latency)
+    assert all(entry.low_ms > 0 and entry.cpu_ms > 0 for entry in copy.latency)
     assert copy.resources.peak_rss_mb > copy.resources.bare_interpreter_mb
     assert whole.run.threads == 1
     assert copy.artifact_sha256 == variants["fp32"].artifact_sha256, "it computes the same"

@@ -58,7 +58,7 @@ def test_a_p99_is_not_made_of_too_few_samples() -> None:
 
 def test_an_entry_has_times_rates_ratios_and_the_turns_themselves() -> None:
     entry = timings().describe("32 texts", "quick")
-    assert (entry.low_ms, entry.p50_ms, entry.cpu_ms) == (10, 10, 20)
+    assert (entry.low_ms, entry.p50_ms, entry.cpu_ms) == pytest.approx((10, 10, 20))
     assert entry.texts_per_second == pytest.approx(3200)
     assert (entry.samples, entry.rounds) == (16, BLOCKS)
     assert entry.turns == ["10 10; 10 10"] * BLOCKS
