@@ -146,7 +146,8 @@ def select(document: Report, objective: Objective) -> Selection:
     selected = min(equals, key=lambda name: _cpu_s(qualified[name]), default=None)
     reasons = {name: f"not chosen: {'; '.join(lost)}" for name, lost in lacking.items() if lost}
     if selected:
-        reasons |= {name: _why_not(name, selected, speeds, equals) for name in qualified if name != selected}
+        others = [name for name in qualified if name != selected]
+        reasons |= {name: _why_not(name, qualified[selected], speeds, equals) for name in others}
         alike = [name for name in equals if name != selected]
         reasons[selected] = _why_chosen(qualified[selected], speeds, alike, objective, verdicts.get(selected))
     return Selection(
@@ -399,7 +400,7 @@ def _why_chosen(
     speed = speeds[variant.name]
     why = "the fastest that qualifies"
     if alike:
-        why = f"no difference in speed shown from {', '.join(alike)}, of which it takes the least CPU time"
+        why = f"no difference in speed shown from {', '.join(alike)}, and of these it {_preferred(variant)}"
     return (
         f"chosen: {why}, {speed.words}{_times(variant, speeds, objective)}; "
         f"{_sameness(variant, objective)}{_changed_margin(verdict)}"
@@ -417,15 +418,20 @@ def _changed_margin(verdict: Verdict | None) -> str:
     )
 
 
-def _why_not(name: str, selected: str, speeds: Mapping[str, Speed], equals: Sequence[str]) -> str:
+def _preferred(variant: Variant) -> str:
+    """Why it was chosen among those that are not shown to differ in speed."""
+    return "takes the least CPU time for a text" if _cpu_s(variant) < inf else "was the fastest as measured"
+
+
+def _why_not(name: str, chosen: Variant, speeds: Mapping[str, Speed], equals: Sequence[str]) -> str:
     """Why a variant that qualifies was not chosen."""
-    found = f"{speeds[name].words}, against {speeds[selected].value:.0f}"
+    found = f"{speeds[name].words}, against {speeds[chosen.name].value:.0f}"
     if name in equals:
         return (
-            f"not chosen: it qualifies, and no difference in speed from {selected} is shown, which takes no "
-            f"more CPU time for a text: {found}"
+            f"not chosen: it qualifies, and no difference in speed from {chosen.name} is shown, which "
+            f"{_preferred(chosen)}: {found}"
         )
-    return f"not chosen: it qualifies but is slower than {selected}: {found}"
+    return f"not chosen: it qualifies but is slower than {chosen.name}: {found}"
 
 
 def _times(variant: Variant, speeds: Mapping[str, Speed], objective: Objective) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import brentq
 from tabulate import tabulate
 
+from benchmarks.served.late_power import Held, late_note, late_steps, late_table, simulate_late
 from common.records import Share, Some
 from common.shares import share_interval
 from training.measures.gate_ledger import Candidate, Ledger, judge_in
@@ -85,6 +86,7 @@ class Simulated(msgspec.Struct, forbid_unknown_fields=True):
 
     counted: list[Counted]
     asked: list[Asked]
+    late: list[Held] = []
 
 
 @dataclass(frozen=True)
@@ -148,11 +150,12 @@ def simulate(seeds: int, tick: Callable[[], object], margin: float = MARGIN) -> 
     return Simulated(
         [_count(case, seeds, tick, margin) for case in (*POWER, *ERRORS)],
         [_ask(way, seeds, tick, margin) for way in WAYS],
+        simulate_late(seeds, tick),
     )
 
 
 def steps(seeds: int) -> int:
-    return seeds * (len(POWER) + len(ERRORS) + len(WAYS))
+    return seeds * (len(POWER) + len(ERRORS) + len(WAYS)) + late_steps(seeds)
 
 
 def _count(case: Case, seeds: int, tick: Callable[[], object], margin: float) -> Counted:
@@ -204,8 +207,10 @@ def _verdicts(way: str, shares: np.ndarray, rng: np.random.Generator, margin: fl
 
 
 def tables(simulated: Simulated) -> str:
-    """The counts as Markdown: by true drop and number of texts; by kind of task; by how often it is asked."""
-    return "\n\n".join((_power_table(simulated), _error_table(simulated), _asked_table(simulated)))
+    """The counts as Markdown: by true drop and number of texts; by kind of task; by how often it is asked;
+    and how often a p99 is kept, by load."""
+    found = [_power_table(simulated), _error_table(simulated), _asked_table(simulated)]
+    return "\n\n".join([*found, *([late_table(simulated.late)] if simulated.late else [])])
 
 
 def _power_table(simulated: Simulated) -> str:
@@ -253,6 +258,7 @@ def note(simulated: Simulated) -> str:
         f"Second, at a true drop of the margin: {texts} texts. Third, likewise: some look at one gate, of "
         f"{GATE_TEXTS:,} texts or {FIRST_TEXTS} that double. At the margin pass and fail are both errors, "
         f"promised at 2.5 % each; {low:.1%} to {high:.1%} is what so many runs may show of that by chance."
+        + (f"\n\n{late_note(simulated.late)}" if simulated.late else "")
     )
 
 
