@@ -26,7 +26,8 @@ class Profile:
     p99. `MANY_CLIENTS` ask with `MANY_TEXTS` a request, for `served_s`.
     In between requests arrive that do not wait, in visits of `open_s` (two where they can show that few are
     late) to each of `open_shares` of the rate that the variant reached at the highest concurrency, and to
-    each of `extra_rates` (requests per second) exactly.
+    each of `extra_rates` (requests per second) exactly. Visits to a slow one are up to three times as long,
+    and to as many times fewer levels.
     `served_splits` are scored again through the server, about `served_texts` of each; None is all of them.
     """
 

@@ -11,7 +11,7 @@ from itertools import takewhile
 from math import inf
 
 from benchmarks import records
-from benchmarks.lateness import share_late
+from benchmarks.lateness import LEAST, share_late
 from benchmarks.names import REFERENCE
 from benchmarks.records import (
     Interval,
@@ -277,14 +277,15 @@ def _unfit_to_serve(variant: Variant, objective: Objective) -> list[str]:
 @dataclass(frozen=True)
 class Level:
     """A level of load: the rate that is asked for or reached, between which it lies, what it was in words,
-    whether it is shown to keep the objective's latency with requests answered and none piling up, and whether
-    it is shown not to."""
+    whether it is shown to keep the objective's latency with requests answered and none piling up, whether it
+    is shown not to, and whether there are requests enough to show anything."""
 
     rps: float
     range: tuple[float, float]
     words: str
     holds: bool
     fails: bool
+    is_tested: bool = True
 
 
 def _levels(variant: Variant, objective: Objective) -> list[Level]:
@@ -312,7 +313,8 @@ def _open_level(level: OpenLevel, p99_ms: float | None) -> Level:
         words += ", more than it keeps up with"
     elif not late.holds and not late.fails:
         words += f", which says as much as {late.worth:.0f} independent requests: too little"
-    return Level(rps, (rps, rps), words, late.holds and not level.saturated, late.fails or level.saturated)
+    is_sound, is_tested = not level.saturated, level.arrivals >= LEAST or level.saturated
+    return Level(rps, (rps, rps), words, late.holds and is_sound, late.fails or not is_sound, is_tested)
 
 
 def _closed_level(level: records.Level) -> Level:
@@ -327,10 +329,12 @@ def _closed_level(level: records.Level) -> Level:
 
 
 def _kept(variant: Variant, objective: Objective) -> list[Level]:
-    """Levels that hold and reach the rate that is asked for. Of open loops none counts above one that fails:
-    by testing them in this order, each at 97.5 %, a level that is too fast is credited in 2.5 % of runs."""
+    """Levels that hold and reach the rate that is asked for. Of open loops none counts above one that does
+    not hold: by testing them in this order, each at 97.5 %, a rate that is too high is credited in 2.5 % of
+    runs. Too few requests to show anything are no test."""
     levels = _levels(variant, objective)
-    held = takewhile(_holds, levels) if objective.is_served else filter(_holds, levels)
+    tested = [level for level in levels if level.is_tested]
+    held = takewhile(_holds, tested) if objective.is_served else filter(_holds, tested)
     return [level for level in held if level.rps >= (objective.rps or 0)]
 
 

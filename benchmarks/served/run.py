@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, cycle, islice
-from math import isnan
+from math import ceil, isnan
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,10 @@ READY_S = 300
 WARM_S = 1.0  # at half of its capacity a queue has forgotten within a tenth of it that it was empty
 SEEDS = 1000  # of a pass: more than its visits take
 CLOSED_WINDOWS = 10  # of a visit
+# In the time in which a server at its limit would answer so many, at a sixth to a quarter of the rate, two
+# visits show that few requests are late, if hardly one is (by the simulations of `late_power`).
+REQUESTS_AT_MOST_RPS = 6000
+MOST_STRETCH = 3
 
 
 def check_archive(archive: Path, artifact: Artifact) -> None:
@@ -259,8 +263,9 @@ def one_pass(
         with server as running:
             outcome.ready_s = running.ready_s
             outcome.loads += _closed_levels(running, bodies, profile, profile.concurrencies)
-            rates = rates or _rates(outcome.loads, profile)
-            outcome.opens += _open_levels(running, bodies, profile, rates, turn)
+            stretch = _stretch(outcome.loads, profile)
+            rates = rates or _rates(outcome.loads, profile, stretch)
+            outcome.opens += _open_levels(running, bodies, stretch * profile.open_s, rates, turn)
             outcome.loads += _closed_levels(running, bodies, profile, profile.concurrencies[::-1])
             outcome.rss_mb = running.rss_mb()
             if many:
@@ -285,15 +290,15 @@ def _closed_levels(
 
 
 def _open_levels(
-    server: Running, bodies: Sequence[bytes], profile: Profile, rates: Sequence[float], turn: int
+    server: Running, bodies: Sequence[bytes], seconds: float, rates: Sequence[float], turn: int
 ) -> list[Arrivals]:
-    """Visits to each level: upward to the first that the server does not keep up with, and then down again,
-    so that what disturbs the machine for a while does not hit a level alone. A level where a second visit
-    could not show that few requests are late is not visited again."""
+    """Visits of so many seconds to each level: upward to the first that the server does not keep up with, and
+    then down again, so that what disturbs the machine for a while does not hit a level alone. A level where a
+    second visit could not show that few requests are late is not visited again."""
     seeds = count(SEEDS * turn, 2)  # the next one is for the arrivals that count for nothing
 
     def visit(rate: float) -> Arrivals:
-        seconds, warm_s = profile.open_s, min(WARM_S, profile.open_s / 5)
+        warm_s = min(WARM_S, seconds / 5)
         url, metrics = server.predictions, server.metrics
         return open_loop(url, bodies, rate, seconds, next(seeds), warm_s=warm_s, metrics=metrics)
 
@@ -306,12 +311,23 @@ def _open_levels(
     return [*visits, *map(visit, reversed(again))]
 
 
-def _rates(loads: Sequence[Load], profile: Profile) -> list[float]:
+def _most_rps(loads: Sequence[Load]) -> float:
+    """The rate at the highest concurrency."""
+    return max(loads, key=lambda load: load.concurrency).requests_per_second
+
+
+def _stretch(loads: Sequence[Load], profile: Profile) -> int:
+    """How many times as long, and to how many times fewer levels, the visits to a slow server are."""
+    needed_s = REQUESTS_AT_MOST_RPS / max(_most_rps(loads), 1e-3)
+    return min(MOST_STRETCH, max(1, ceil(needed_s / (2 * profile.open_s))))
+
+
+def _rates(loads: Sequence[Load], profile: Profile, stretch: int) -> list[float]:
     """Shares of the rate at the highest concurrency, in three digits, and what the user asks for. Of the
     shares at which two visits bring fewer requests than show anything, the lowest alone."""
-    busiest = max(loads, key=lambda load: load.concurrency)
-    shares = sorted(float(f"{share * busiest.requests_per_second:.3g}") for share in profile.open_shares)
-    enough = {rate for rate in shares if 2 * profile.open_s * rate >= LEAST}
+    most_rps, chosen = _most_rps(loads), sorted(profile.open_shares)[::stretch]
+    shares = [float(f"{share * most_rps:.3g}") for share in chosen]
+    enough = {rate for rate in shares if 2 * stretch * profile.open_s * rate >= LEAST}
     return sorted(rate for rate in {*shares[:1], *enough, *profile.extra_rates} if rate > 0)
 
 

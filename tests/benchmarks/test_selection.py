@@ -177,6 +177,11 @@ def test_few_requests_show_nothing_even_if_none_is_late(make) -> None:
     fewer = select(make.document(loaded(make, open_level(50, 20, n=LEAST - 1))), Objective(p99_ms=20))
     assert fewer.selected is None
     assert "as much as 367 independent requests: too little" in fewer.reasons["fp32"]
+    above = loaded(make, open_level(5, 20, n=LEAST - 1), open_level(50, 20))
+    assert (
+        "fastest that qualifies, 50 requests"
+        in select(make.document(above), Objective(p99_ms=20)).reasons["fp32"]
+    )
 
 
 def test_rates_that_are_not_shown_to_differ_are_said_to_be_and_cpu_time_decides(make) -> None:
