@@ -48,7 +48,7 @@ class Late:
     def words(self) -> str:
         """Such as `late 0.4 % (0.1 to 0.9)`."""
         if self.high == 1:
-            return f"late {100 * self.share:.1f} % or more"
+            return f"late at least {100 * self.share:.0f} %"
         return f"late {100 * self.share:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f})"
 
 

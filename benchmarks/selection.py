@@ -11,7 +11,7 @@ from itertools import takewhile
 from math import inf
 
 from benchmarks import records
-from benchmarks.lateness import LEAST, share_late
+from benchmarks.lateness import LATE, LEAST, share_late
 from benchmarks.names import REFERENCE
 from benchmarks.records import (
     Interval,
@@ -311,8 +311,8 @@ def _open_level(level: OpenLevel, p99_ms: float | None) -> Level:
     words = f"{rps:.0f} requests a second arriving at random, {said}"
     if level.saturated:
         words += ", more than it keeps up with"
-    elif not late.holds and not late.fails:
-        words += f", which says as much as {late.worth:.0f} independent requests: too little"
+    elif late.share <= LATE and late.worth < LEAST:
+        words += f", which tells as much as {int(late.worth)} independent requests, and {LEAST} are the least"
     is_sound, is_tested = not level.saturated, level.arrivals >= LEAST or level.saturated
     return Level(rps, (rps, rps), words, late.holds and is_sound, late.fails or not is_sound, is_tested)
 

@@ -66,7 +66,7 @@ def test_whoever_was_not_answered_is_late_at_any_limit() -> None:
 def test_a_server_that_does_not_answer_fails(limit_ms: float | None) -> None:
     found = level([None] * 400)
     assert found.lateness.from_ms is None
-    assert share_late(found, limit_ms).words == "late 5.0 % or more"
+    assert share_late(found, limit_ms).words == "late at least 5 %"
 
 
 def test_below_what_a_report_keeps_the_share_is_a_bound() -> None:
@@ -75,7 +75,7 @@ def test_below_what_a_report_keeps_the_share_is_a_bound() -> None:
     kept = sum(map(len, found.lateness.slowest_ms))
     assert len(found.lateness.slowest_ms) == 2 * WINDOWS
     assert kept == pytest.approx((1 - KEPT / 100) * 8000, abs=2)
-    assert share_late(found, 5).words == "late 5.0 % or more"
+    assert share_late(found, 5).words == "late at least 5 %"
     assert share_late(found, 5).fails
     exact = share_late(found, 46)
     assert exact.share == pytest.approx(0.01, abs=0.003)
