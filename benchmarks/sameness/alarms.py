@@ -16,7 +16,7 @@ from deploy.drift.detector import ALTERNATIVES, NOTHING, Bets, bets, evidence, g
 from deploy.drift.judge import Rule
 from deploy.drift.shares import HALF
 
-REFERENCES = (200, 999, 2000)
+REFERENCES = (200, 999, 2000, 20_000)  # validation splits, and a day of traffic
 QUIET = (0, 10_000, 1_000_000)  # texts before the change
 WAITED = 100_000  # texts after it, at most
 LOOK, QUIET_LOOK = 50, 1000  # texts from one look to the next

@@ -19,7 +19,6 @@ from deploy.drift.judge import (
     Verdict,
     assess,
     references,
-    replaced,
     table,
     without_nan,
     worst,
@@ -105,9 +104,8 @@ def drift(arguments: argparse.Namespace) -> int:
     verify(arguments.artifact, arguments.trusted_key)
     artifact = _artifact(arguments.artifact)
     rule = Rule(**{name: getattr(arguments, name) for name in Rule.__dataclass_fields__})
-    reference = references(artifact)
-    if arguments.reference:
-        reference = replaced(reference, sources.written(arguments.reference, artifact))
+    other = sources.written(arguments.reference, artifact) if arguments.reference else None
+    reference = references(artifact, other)
     if not any(distribution.is_label for distribution in reference):
         remedy = "build it again, or give --reference"
         say(f"{arguments.artifact} does not say how often it gave each label: labels are left out; {remedy}")

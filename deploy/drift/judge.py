@@ -92,9 +92,10 @@ def texts_of(counts: Counts) -> int:
     return sum(count for (name, _), count in counts.items() if name == LENGTHS)
 
 
-def references(artifact: Artifact) -> tuple[Distribution, ...]:
-    """What the artifact's validation texts looked like: the scores that have a histogram, lengths, and how
-    often each label was given (of two the positive one), which artifacts of earlier versions do not say."""
+def references(artifact: Artifact, replacement: Counts | None = None) -> tuple[Distribution, ...]:
+    """What the artifact's validation texts looked like, or the texts of the `replacement`: the scores that
+    have a histogram, lengths, and how often each label was given (of two the positive one), which artifacts
+    of earlier versions do not say."""
     scores, lengths = artifact.meta.reference.scores, artifact.meta.reference.lengths
     by_label = scores.labels or {_counted_label(artifact): scores.counts}
     score_bins = tuple(score_bin(low, scores.edges) for low in scores.edges[:-1])
@@ -103,13 +104,16 @@ def references(artifact: Artifact) -> tuple[Distribution, ...]:
         Distribution(f"score:{dimension(label)}", score_bins, tuple(counts))
         for label, counts in by_label.items()
     ]
-    given, texts = artifact.meta.reference.labels or {}, sum(lengths.counts)
+    given, texts = artifact.meta.reference.labels, sum(lengths.counts)
+    if given is None:
+        given = {} if replacement is None else dict.fromkeys(artifact.labels, 0)
     of_labels = [
         Distribution(f"label:{dimension(label)}", (GIVEN, ELSE), (count, texts - count))
         for label, count in given.items()
         if len(artifact.labels) > 2 or artifact.multi_label or label == artifact.positive_label
     ]
-    return (*of_scores, Distribution(LENGTHS, length_bins, (*lengths.counts, 0)), *of_labels)
+    found = (*of_scores, Distribution(LENGTHS, length_bins, (*lengths.counts, 0)), *of_labels)
+    return found if replacement is None else replaced(found, replacement)
 
 
 def _counted_label(artifact: Artifact) -> str:

@@ -174,6 +174,9 @@ def test_an_artifact_of_an_earlier_version_is_watched_without_its_labels(build_o
     older = replace(artifact, meta=replace(artifact.meta, reference=known))
     assert [each.name for each in references(older)] == ["score:hate", "length"]
     assert not [each for each in shares_of(references(older), RULE) if each.is_of_labels]
+    others = Counts({("length", str(known.lengths.up_to[0])): 300, ("label:hate", GIVEN): 60})
+    (share,) = (each for each in shares_of(references(older, others), RULE) if each.is_of_labels)
+    assert share.reference == 0.2
 
 
 @pytest.mark.slow
