@@ -29,6 +29,7 @@ from common.commands import of_this_moment
 from common.environment import installed
 from export import check as checking
 from export import proof
+from export.operating_point import fit_offsets
 from export.registry import REFERENCE, VARIANTS, Built, Variant
 from export.source import Source
 from handler import artifact as artifacts
@@ -59,11 +60,11 @@ from training.checkpoint import portable
 # artifacts stale.
 ROOT = Path(__file__).parents[1]
 MADE_BY = (
-    *(f"export/{name}.py" for name in ("build", "check", "proof", "source")),
+    *(f"export/{name}.py" for name in ("build", "check", "operating_point", "proof", "source")),
     # What computes the scores that are checked; how requests are read and answered does not change them.
     *(f"handler/{name}.py" for name in ("artifact", "batching", "cuda", "encoder", "machine")),
     *(f"handler/{name}.py" for name in ("predictor", "runtimes")),
-    *(f"training/{name}.py" for name in ("anatomies", "measures/statistics")),
+    *(f"training/{name}.py" for name in ("anatomies", "measures/noninferiority", "measures/statistics")),
 )
 RETRY = ".retry"  # below the folder of the first attempt
 # What stands in a description until the artifact that it is of has been checked.
@@ -196,15 +197,19 @@ def _attempt(
     shutil.copy(source.checkpoint.folder / TOKENIZER, folder / TOKENIZER)
     meta = describe(variant, source, folder, built, inputs)
     predictor = Predictor(Artifact(folder, meta))
-    meta.proof["validation_tokens"] = _tokens(predictor, source)
-    check, reference = checking.check(predictor, source, _reference(variant, source))
+    answers = checking.ask(predictor, source)
+    meta.proof["validation_tokens"] = _tokens(predictor, answers.tokens)
+    expected = _reference(variant, source)
+    if variant.parent is not None and source.checkpoint.trained:
+        offsets = fit_offsets(predictor.artifact, predictor.scores(answers.logits), expected)
+        meta = replace(meta, logit_offsets=offsets)
+        predictor.artifact = Artifact(folder, meta)
+    check, reference = checking.check(predictor, source, answers, expected)
     return replace(meta, check=check, reference=reference)
 
 
-def _tokens(predictor: Predictor, source: Source) -> dict[str, int]:
+def _tokens(predictor: Predictor, lengths: Sequence[int]) -> dict[str, int]:
     """Tokens of the validation texts, and those that the model computes for them: the rest is padding."""
-    encodings = predictor.encode(source.dataset.splits["validation"].texts)
-    lengths = [len(encoding.ids) for encoding in encodings]
     computed = sum(part.tokens for part in plan(lengths, predictor.grid))
     return {"real": sum(lengths), "computed": computed}
 

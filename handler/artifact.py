@@ -38,7 +38,8 @@ MOST_INFLATION = 100
 ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 ENCRYPTED = 1  # flag of a zip's entry
 
-# What scores are made of. Artifacts older than `positive_label` keep the identity that they were selected by.
+# What scores are made of. Artifacts older than `positive_label` and `logit_offsets` keep the identity that
+# they were selected by.
 IDENTITY = frozenset(
     {
         "runtime",
@@ -48,6 +49,7 @@ IDENTITY = frozenset(
         "labels",
         "positive_label",
         "temperature",
+        "logit_offsets",
         "thresholds",
         "files",
     }
@@ -317,6 +319,8 @@ def described(document: dict[str, Any]) -> Description:
         raise ValueError(f"{positive[:100]!r} is none of its labels")
     if positive is not None and len(meta.labels) == 2 and positive not in meta.thresholds:
         raise ValueError(f"it has no threshold of {positive[:100]!r}")
+    if meta.logit_offsets is not None and len(meta.logit_offsets) != len(meta.labels):
+        raise ValueError(f"{len(meta.labels)} labels and {len(meta.logit_offsets)} offsets of logits")
     check_listed(meta.files)
     return meta
 

@@ -10,6 +10,7 @@ SCHEMA: Literal[1] = 1
 
 Sha256 = Annotated[str, Bounds(pattern="^[0-9a-f]{64}$")]
 Device = Literal["cpu", "cuda"]
+Offset = Annotated[float, Bounds(minimum=-1000, maximum=1000)]
 Pair = Bounds(minItems=2, maxItems=2)
 
 
@@ -113,6 +114,7 @@ class Reference:
 class Description:
     """`runtime` is one of `handler.runtimes.RUNTIMES`. `positive_label` is the one that is looked for: null
     where labels are independent, or none of three and more was named; where it is missing, the second of two.
+    `logit_offsets`, one for each label, are added to the model's logits before these are scaled.
     """
 
     schema: Literal[1]
@@ -132,6 +134,7 @@ class Description:
     labels: Annotated[list[str], Bounds(minItems=2)]
     positive_label: str | None = ""
     temperature: Annotated[float, Bounds(exclusiveMinimum=0)]
+    logit_offsets: list[Offset] | None = None
     thresholds: dict[str, Share]
     training: Training
     build: Build

@@ -85,8 +85,7 @@ def _occlude(
     for start in range(0, len(texts), AT_ONCE):
         between()
         passes.append(predictor.logits([Encoding(text) for text in texts[start : start + AT_ONCE]]))
-    logits = np.concatenate(passes).astype(np.float64)
-    odds = _log_odds(logits / predictor.artifact.meta.temperature, label, predictor.artifact.task)
+    odds = _log_odds(predictor.calibrated(np.concatenate(passes)), label, predictor.artifact.task)
     return np.asarray(odds[0] - odds[1:])
 
 
@@ -107,13 +106,14 @@ def _integrate(
     model, artifact = predictor.model, predictor.artifact
     device = model.device
     text = torch.tensor([ids], device=device)
+    offsets = torch.tensor(artifact.meta.logit_offsets or 0.0, dtype=torch.float64, device=device)
     nothing = text.clone()
     nothing[0, own] = mask_id(predictor)
 
     def log_odds(input_ids: Any, attention_mask: Any) -> Any:
         between()
         logits = model(input_ids=input_ids, attention_mask=attention_mask).logits.double()
-        logits = logits / artifact.meta.temperature
+        logits = (logits + offsets) / artifact.meta.temperature
         if artifact.task == "multi-label":
             return logits[:, label]
         others = [other for other in range(logits.shape[1]) if other != label]

@@ -242,14 +242,21 @@ class Predictor:
         mask[len(own) :, 0] = 1  # attention over nothing would be 0/0
         return ids, mask
 
+    def calibrated(self, logits: np.ndarray) -> np.ndarray:
+        """The model's logits [texts, labels], moved by the variant's offsets and scaled, float64."""
+        meta = self.artifact.meta
+        moved = logits.astype(np.float64) + (meta.logit_offsets or 0.0)
+        return np.asarray(moved / meta.temperature)
+
     def scores(self, logits: np.ndarray) -> np.ndarray:
-        """Calibrated probabilities, float64 [texts, labels]: softmax (or sigmoid) of logits / temperature.
+        """Calibrated probabilities, float64 [texts, labels]: softmax (or sigmoid) of the calibrated logits.
 
         Rounded to six decimals, which is what is served: decisions are taken on the numbers shown.
         """
-        scaled = logits.astype(np.float64) / self.artifact.meta.temperature
+        scaled = self.calibrated(logits)
         if self.artifact.multi_label:
-            return np.round(1 / (1 + np.exp(-np.clip(scaled, -700, 700))), 6)  # e^710 is beyond float64
+            chances = 1 / (1 + np.exp(-np.clip(scaled, -700, 700)))  # e^710 is beyond float64
+            return np.asarray(np.round(chances, 6))
         exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         return np.asarray(np.round(exponentials / exponentials.sum(axis=1, keepdims=True), 6))
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from deploy.drift.judge import references
-from export.check import _distributions
+from export.check import distributions
 from handler import predictor as predicting
 from handler.artifact import Artifact, described
 from handler.errors import UserError
 from handler.explanations import default_target
 from handler.metrics import Tally, counted_scores
-from handler.predictor import Predictor, decide
+from handler.predictor import Prediction, Predictor, decide
 from handler.requests import Limits, read
 from handler.service import Service
 from tests.descriptions import EXAMPLE, changed, description
@@ -182,14 +182,20 @@ def test_figures_are_those_of_the_positive_label_whatever_the_order() -> None:
 def test_drift_and_explanations_look_at_the_positive_label(predictor_of) -> None:
     predictor = predictor_of(("hate", "none"), "hate", **of_pair(("hate", "none")))
     predictions = predictor.predict([HATEFUL, KIND, KIND])
-    reference = _distributions(predictor.artifact, predictions)
+    reference = distributions(predictor.artifact, *scores_and_tokens(predictions))
     assert reference.scores.counts == [2, 0, 0, 0, 0, 0, 0, 0, 0, 1]
     judged = changed(predictor.artifact, reference=reference)
     assert [reference.name for reference in references(judged)] == ["score:hate", "length"]
     assert [name for name, _ in counted_scores(["hate", "none"], "hate", predictions[0].scores)] == ["hate"]
     assert default_target(predictor, predictions[1].scores) == "hate"
     three = predictor_of(("a", "b", "c"), "a", positive_label=None)
-    assert set(_distributions(three.artifact, three.predict([HATEFUL])).scores.labels) == {"a", "b", "c"}
+    found = distributions(three.artifact, *scores_and_tokens(three.predict([HATEFUL])))
+    assert set(found.scores.labels) == {"a", "b", "c"}
+
+
+def scores_and_tokens(predictions: list[Prediction]) -> tuple[np.ndarray, list[int]]:
+    scores = np.array([prediction.scores for prediction in predictions])
+    return scores, [prediction.tokens for prediction in predictions]
 
 
 def test_an_older_artifact_looks_for_the_second_label_and_keeps_its_identity() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import export.variants  # noqa: F401
-from export.check import check
+from export.check import ask, check
 from export.registry import VARIANTS
 from export.variants import openvino
 from handler.errors import UnsupportedError
@@ -105,10 +105,8 @@ def test_a_runtime_that_is_wrong_for_one_shape_alone_is_not_equal(build_once, so
         )
 
     predictor._forward = wrong_at_one_length
-    scores = np.array(
-        [prediction.scores for prediction in predictor.predict(source.dataset.splits["validation"].texts)]
-    )
-    assert not check(predictor, source, scores)[0].equal
+    answers = ask(predictor, source)
+    assert not check(predictor, source, answers, predictor.scores(answers.logits))[0].equal
 
 
 def test_a_runtime_that_crashes_costs_its_variant_alone(

@@ -20,6 +20,7 @@ from training.measures.statistics import (
     draw_weights,
     groups_of,
     macro_f1_drop,
+    outcomes,
 )
 
 # A plain bootstrap knows only what it has seen: two classifiers that agree on all of 50 texts would agree for
@@ -166,6 +167,17 @@ def drop_of_labels(
             _drawn(np.concatenate([counts, none]), more, np.concatenate([seen, added]), resamples, padded)
         )
     return Drop(int(counts.sum()), float(macro_f1_drop(counts[None], seen)[0]), *draws)
+
+
+def drop_between(truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, labels: int) -> Drop:
+    """The drop on texts of which truth and both answers are label indices `[n]`, or independent labels, 0 and
+    1, `[n, labels]`."""
+    if truth.ndim == 1:
+        cells = np.bincount((truth * labels + reference) * labels + candidate, minlength=labels**3)
+        return drop_of(cells, labels)
+    kinds, counts = outcomes(truth, reference, candidate)
+    named = ("".join(map(str, kind)) for kind in kinds)
+    return drop_of_labels(dict(zip(named, counts.tolist(), strict=True)))
 
 
 def share_of_groups(held: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
