@@ -19,8 +19,8 @@ from handler.predictor import Predictor, decide
 from training.measures.noninferiority import Drop, drop_between
 from training.measures.statistics import indicators, macro_f1, same_labels
 
-# It proves nothing: variants are built until they pass it, on texts that students and offsets were fitted to. It
-# spares the gate what would fail there. A bad check is recorded, not raised: selection and promotion refuse.
+# It proves nothing: variants are built until they pass it, on texts that offsets and students were fitted to.
+# It spares the gate what would fail there. A bad check is recorded, not raised: selection and promotion refuse.
 
 # By the verdict's own estimator; the gate decides at the user's margin. Without labels it bounds the share of
 # texts whose label changes, and so the loss of accuracy.
