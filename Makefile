@@ -90,8 +90,8 @@ compare: install ## A=fp32 B=openvino-int8: two reports, with ratios
 	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "error: name two variants: make compare A=fp32 B=openvino-int8" >&2; exit 2; }
 	@$(RUN) -m benchmarks compare $(call q,$(A)) $(call q,$(B)) >/dev/null
 
-select: install ## [P99_MS=] [RPS=] [MAX_F1_DROP=0.01] [MAX_FLIP=] [MAX_MB=]: pick, say why, promote
-	@$(RUN) -m benchmarks select $(OBJECTIVE) $(if $(MAX_FLIP),--max-flip $(MAX_FLIP)) $(if $(MAX_MB),--max-mb $(MAX_MB)) >/dev/null
+select: install ## [P99_MS=] [RPS=] [MAX_F1_DROP=0.01] [MAX_RECALL_DROP=] [MAX_RATE_SHIFT=] [MAX_FLIP=] [MAX_MB=]: pick, say why, promote
+	@$(RUN) -m benchmarks select $(OBJECTIVE) $(if $(MAX_RECALL_DROP),--max-recall-drop $(MAX_RECALL_DROP)) $(if $(MAX_RATE_SHIFT),--max-rate-shift $(MAX_RATE_SHIFT)) $(if $(MAX_FLIP),--max-flip $(MAX_FLIP)) $(if $(MAX_MB),--max-mb $(MAX_MB)) >/dev/null
 	@$(RUN) -m export promote --artifacts $(call q,$(ARTIFACTS)) --name $(call q,$(NAME)) >/dev/null
 
 plan: install ## RPS=50000 P99_MS=50 [VARIANT=]: how many replicas, and what they take [ARGS="--price-core-hour 0.04"]

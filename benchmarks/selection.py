@@ -28,7 +28,16 @@ from benchmarks.sameness.gate import verdicts_at
 from common.programs import command
 from common.records import Record
 from handler.errors import UserError
-from training.measures.noninferiority import FAIL, MARGIN, MAY_HAVE_SEEN, PASS, SHOW_UNSEEN, UNPROVEN
+from training.measures.noninferiority import (
+    FAIL,
+    MARGIN,
+    MAY_HAVE_SEEN,
+    PASS,
+    SHOW_UNSEEN,
+    UNPROVEN,
+    Drop,
+)
+from training.measures.operating_point import of_cells, of_kinds, p_of_shift
 
 SCHEMA = 1
 MAX_ERROR_SHARE = 0.001  # of requests of clients that wait, at a level of load that is to count
@@ -37,14 +46,21 @@ NEARLY = 0.05  # where a report has no interval of a rate, so far to both sides
 
 @dataclass(frozen=True)
 class Objective:
-    """What must hold; None is no demand. Latency in ms and requests per second are as served; the drop is of
-    macro-F1, `max_flip` the share of labels that may differ from fp32's, both on the gate texts."""
+    """What must hold; None is no demand. Latency in ms and requests per second are as served. On the gate
+    texts: by how much macro-F1 and any label's recall may drop, the share of texts that a label is given may
+    move up or down, and the share of labels that may differ from fp32's."""
 
     p99_ms: float | None = None
     rps: float | None = None
     max_f1_drop: float = MARGIN
+    max_recall_drop: float | None = None
+    max_rate_shift: float | None = None
     max_flip: float | None = None
     max_mb: float | None = None
+
+    @property
+    def asks_by_label(self) -> bool:
+        return self.max_recall_drop is not None or self.max_rate_shift is not None
 
     @property
     def is_served(self) -> bool:
@@ -137,7 +153,8 @@ def select(document: Report, objective: Objective) -> Selection:
         )
     verdicts = verdicts_at(variants, objective.max_f1_drop, len(document.data.labels))
     lacking = {
-        variant.name: _lacks(variant, objective, verdicts.get(variant.name), served) for variant in variants
+        variant.name: _lacks(variant, objective, verdicts.get(variant.name), document.data.labels, served)
+        for variant in variants
     }
     qualified = {variant.name: variant for variant in variants if not lacking[variant.name]}
     speeds = {name: _speed(variant, objective, served) for name, variant in qualified.items()}
@@ -161,11 +178,13 @@ def select(document: Report, objective: Objective) -> Selection:
     )
 
 
-def _lacks(variant: Variant, objective: Objective, verdict: Verdict | None, served: bool) -> list[str]:
+def _lacks(
+    variant: Variant, objective: Objective, verdict: Verdict | None, labels: Sequence[str], served: bool
+) -> list[str]:
     """Everything that rules the variant out, in words; empty when it qualifies."""
     if variant.error:
         return [f"it failed during {variant.error.stage}: {variant.error.message}"]
-    reasons = _unlike(variant, objective, verdict)
+    reasons = _unlike(variant, objective, verdict, labels)
     megabytes = variant.resources.artifact_mb
     if objective.max_mb is not None and megabytes and megabytes > objective.max_mb:
         reasons.append(f"it takes {megabytes:.0f} MB, and {objective.max_mb:g} MB are allowed")
@@ -174,7 +193,9 @@ def _lacks(variant: Variant, objective: Objective, verdict: Verdict | None, serv
     return reasons
 
 
-def _unlike(variant: Variant, objective: Objective, verdict: Verdict | None) -> list[str]:
+def _unlike(
+    variant: Variant, objective: Objective, verdict: Verdict | None, labels: Sequence[str]
+) -> list[str]:
     """Why it is not proven to be the same classifier; the reference is itself."""
     if variant.name == REFERENCE:
         return []
@@ -185,9 +206,46 @@ def _unlike(variant: Variant, objective: Objective, verdict: Verdict | None) -> 
         reasons.append(f"{UNPROVEN}: {MAY_HAVE_SEEN}; {SHOW_UNSEEN}")
     elif verdict and verdict.verdict != PASS:
         reasons.append(_not_proven(variant.judged, verdict, objective.max_f1_drop))
+    if objective.asks_by_label:
+        reasons += _moved(variant.judged, objective, verdict, labels)
     if objective.max_flip is not None:
         reasons += _too_many_flips(variant.judged, objective.max_flip)
     return reasons
+
+
+def _moved(parity: Parity, objective: Objective, verdict: Verdict | None, labels: Sequence[str]) -> list[str]:
+    """Which label's recall, or share of texts, is not shown to have stayed within what is allowed.
+
+    All that is asked has to hold, so that each is tested at the same level: the variant's own part of what
+    the gate may spend, since what was handed on to it was earned by macro-F1 alone.
+    """
+    if not isinstance(verdict, Noninferiority) or verdict.share is None:
+        return ["recall and rates cannot be judged: no counts of labelled gate texts in the report"]
+    if parity.kinds is not None:
+        point = of_kinds(parity.kinds)
+    else:
+        assert parity.cells is not None  # there is a verdict by a test
+        point = of_cells(parity.cells, len(labels))
+    asked = [
+        (f"the recall of {label}", drop, drop.p(most), f"a drop of {most:g}")
+        for label, drop in zip(labels, point.recall, strict=True)
+        if (most := objective.max_recall_drop) is not None
+    ] + [
+        (
+            f"the share of texts called {label}",
+            drop,
+            p_of_shift(drop, most),
+            f"a shift of {most:g} either way",
+        )
+        for label, drop in zip(labels, point.rate, strict=True)
+        if (most := objective.max_rate_shift) is not None
+    ]
+    return [
+        f"{what} lies {_span(drop)} fp32's (95 % interval), and {allowed} is allowed "
+        f"({chance(p)}, {verdict.share:.2g} needed)"
+        for what, drop, p, allowed in asked
+        if p > verdict.share
+    ]
 
 
 def _not_proven(parity: Parity, verdict: Verdict, margin: float) -> str:
@@ -248,7 +306,7 @@ def _too_many_flips(parity: Parity, most: float) -> list[str]:
     return [f"up to {rate.high:.1%} of labels may differ from fp32's ({seen}), and {most:.1%} are allowed"]
 
 
-def _span(drop: Interval) -> str:
+def _span(drop: Interval | Drop) -> str:
     """The interval in words, such as `from 0.004 above to 0.013 below`."""
     low, high = (f"{abs(end):.3f} {'below' if end >= 0 else 'above'}" for end in (drop.low, drop.high))
     return f"from {low} to {high}"

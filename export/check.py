@@ -20,7 +20,8 @@ from training.measures.noninferiority import Drop, drop_between
 from training.measures.statistics import indicators, macro_f1, same_labels
 
 # It proves nothing: variants are built until they pass it, on texts that offsets and students were fitted to.
-# It spares the gate what would fail there. A bad check is recorded, not raised: selection and promotion refuse.
+# It spares the gate what would fail there. A bad check is recorded, not raised: it is selection and promotion
+# that refuse.
 
 # By the verdict's own estimator; the gate decides at the user's margin. Without labels it bounds the share of
 # texts whose label changes, and so the loss of accuracy.

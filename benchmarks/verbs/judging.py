@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import to_builtins
 
 from benchmarks.verbs.measuring import add_max_f1_drop
-from common.commands import emit, positive_float, positive_int, say, share
+from common.commands import emit, positive_float, positive_int, positive_share, say, share
 from common.options import add_results
 
 
@@ -17,6 +17,16 @@ def select_arguments(parser: argparse.ArgumentParser) -> None:
         "--rps", type=positive_float, help="requests per second as served, at least; default: no minimum"
     )
     add_max_f1_drop(parser)
+    parser.add_argument(
+        "--max-recall-drop",
+        type=positive_share,
+        help="of any label's recall, against fp32's, such as 0.02; default: no limit",
+    )
+    parser.add_argument(
+        "--max-rate-shift",
+        type=positive_share,
+        help="of the share of texts that any label is given, up or down, such as 0.01; default: no limit",
+    )
     parser.add_argument(
         "--max-flip",
         type=share,
@@ -31,7 +41,13 @@ def select(arguments: argparse.Namespace) -> int:
 
     document = read_side_by_side(arguments.results / f"{SIDE_BY_SIDE}.json")
     objective = selection.Objective(
-        arguments.p99_ms, arguments.rps, arguments.max_f1_drop, arguments.max_flip, arguments.max_mb
+        p99_ms=arguments.p99_ms,
+        rps=arguments.rps,
+        max_f1_drop=arguments.max_f1_drop,
+        max_recall_drop=arguments.max_recall_drop,
+        max_rate_shift=arguments.max_rate_shift,
+        max_flip=arguments.max_flip,
+        max_mb=arguments.max_mb,
     )
     found = selection.select(document, objective)
     add_selection(arguments.results, document, found)

@@ -1,6 +1,7 @@
 """Selection: which variant wins under which objective, and whether the reasons say why."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -344,3 +345,26 @@ def test_texts_that_the_model_may_have_seen_prove_nothing(make, labelled: bool) 
     assert "not proven: the model may have seen these texts; take it over again" in found.reasons["int8"]
     assert verdict(int8, 0.01) == "not proven"
     assert "the model may have seen these texts" in reason(int8, 0.01)
+
+
+def test_recall_and_rates_are_objectives_of_their_own(make) -> None:
+    """Nothing is lost in macro-F1 where one kind of error is traded for the other; each label may ask."""
+    variant = make.variant("a", speed=2)
+    parity = variant.parity["gate"]
+    parity.cells = [1000, 0, 0, 200, 150, 0, 18, 632]  # 18 of 800 texts with the second label are lost
+    found = make.document(make.variant("fp32"), variant)
+    wide = Objective(max_f1_drop=0.05)
+    assert select(found, wide).selected == "a"
+    assert select(found, replace(wide, max_recall_drop=0.06, max_rate_shift=0.03)).selected == "a"
+    lost = select(found, replace(wide, max_recall_drop=0.03))
+    assert lost.selected == "fp32"
+    assert "the recall of hate lies from 0.014 below to 0.036 below fp32's" in lost.reasons["a"]
+    assert "recall of not-hate" not in lost.reasons["a"]
+    assert "the share of texts called hate" in select(found, replace(wide, max_rate_shift=0.01)).reasons["a"]
+
+
+def test_recall_without_labels_cannot_be_judged(make) -> None:
+    found = make.document(make.variant("fp32", drop=None), make.variant("a", speed=2, drop=None))
+    chosen = select(found, Objective(max_recall_drop=0.1))
+    assert chosen.selected == "fp32"
+    assert "recall and rates cannot be judged" in chosen.reasons["a"]
