@@ -29,6 +29,11 @@ Errors = dict[str, Some]
 T = TypeVar("T")
 
 
+Measure = Literal["macro-F1", "accuracy"]
+MACRO_F1: Measure = "macro-F1"
+ACCURACY: Measure = "accuracy"
+
+
 class Serving(Record):
     """Which variants are worth a server, and by which rule they were taken."""
 
@@ -379,7 +384,8 @@ class Noninferiority(Verdict):
     the margin, tested at `level_worse`; `share` is the part of the gate's 2.5 % in these levels, `run` the
     number of the run on this gate and `first_margin` that of its first; `smallest_margin` is what an equal
     variant passes with 80 % probability on so many texts. An earlier version adjusted the p-values by Holm,
-    over the `variants` of one run."""
+    over the `variants` of one run. The drop is of `measure`: accuracy, where texts have no labels and flips
+    bound it."""
 
     margin: Share
     p: Share
@@ -394,6 +400,7 @@ class Noninferiority(Verdict):
     p_adjusted: Share | None = None
     p_worse_adjusted: Share | None = None
     confidence: Share | None = None
+    measure: Measure = MACRO_F1
 
 
 class Slice(Record):
@@ -420,7 +427,9 @@ class Parity(Record):
     a digit for each label, 4 if the text has it, plus 2 if fp32 says so, plus 1 if this one does: what a
     verdict at another margin needs. `decisions` is a digest of all three, text by text. `may_have_seen` says
     that the model may have been trained on these texts. Where texts came in groups, `groups` counts the kinds
-    by group, and `group_flips` the groups that flip oftener in a direction than back."""
+    by group, and `group_flips` the groups that flip oftener in a direction than back. `unlabelled_flips`, where
+    they have no labels, are texts whose label is not fp32's: of independent labels, in the label where they are
+    the most."""
 
     n: Some
     label_agreement: Share
@@ -440,6 +449,7 @@ class Parity(Record):
     may_have_seen: bool = False
     groups: list[AlikeGroups] | None = None
     group_flips: dict[str, Count] | None = None
+    unlabelled_flips: Count | None = None
 
     @property
     def texts(self) -> str:

@@ -14,6 +14,7 @@ from benchmarks import records
 from benchmarks.lateness import LATE, LEAST, share_late
 from benchmarks.names import REFERENCE
 from benchmarks.records import (
+    ACCURACY,
     Interval,
     Latency,
     Noninferiority,
@@ -251,7 +252,10 @@ def _moved(parity: Parity, objective: Objective, verdict: Verdict | None, labels
 def _not_proven(parity: Parity, verdict: Verdict, margin: float) -> str:
     """Why the verdict is not pass."""
     drop = parity.macro_f1_drop
-    assert drop is not None  # there is a verdict
+    if drop is None:
+        assert isinstance(verdict, Noninferiority)
+        found = f"{differing(parity)}, and a share of {margin:g} is allowed"
+        return f"it is not proven to be as good: {found}, but {level_words(verdict)}; {settled_by(verdict)}"
     found = f"its macro-F1 lies {_span(drop)} fp32's (95 % interval, {parity.n:,} gate texts)"
     allowed = f"and a drop of {margin:g} is allowed"
     if verdict.verdict == FAIL:
@@ -262,6 +266,12 @@ def _not_proven(parity: Parity, verdict: Verdict, margin: float) -> str:
     if drop.low > 0:
         return f"it is worse, and not proven to be within the margin: {found}, {allowed}; {more}"
     return f"it is not proven to be as good, nor shown to be worse: {found}, {allowed}; {more}"
+
+
+def differing(parity: Parity) -> str:
+    """Of texts without labels, how many have another than by fp32."""
+    label = "a label" if parity.unlabelled_flips == parity.flip_rates["any"].n else "one label"
+    return f"{parity.unlabelled_flips} of {parity.n:,} gate texts differ from fp32's in {label}"
 
 
 def level_words(tested: Noninferiority, worse: bool = False) -> str:
@@ -286,10 +296,12 @@ def chance(p: float) -> str:
 
 def settled_by(verdict: Verdict) -> str:
     """How many texts would do, in words, to two digits: more would pretend."""
+    by_flips = isinstance(verdict, Noninferiority) and verdict.measure == ACCURACY
+    labelled, seen = ("", "if as many flip") if by_flips else ("labelled ", "if the drop is as seen")
     if texts := verdict.texts_to_settle:
         about = f"{int(float(f'{texts:.2g}')):,}"
-        return f"a new gate of about {about} labelled texts would settle it, if the drop is as seen"
-    return "no number of texts would settle it, if the drop is as seen"
+        return f"a new gate of about {about} {labelled}texts would settle it, {seen}"
+    return f"no number of texts would settle it, {seen}"
 
 
 def _too_many_flips(parity: Parity, most: float) -> list[str]:
@@ -512,7 +524,10 @@ def _sameness(variant: Variant, objective: Objective) -> str:
     agreement = f"{parity.label_agreement:.2%} of the labels of {parity.n:,} gate texts are fp32's"
     drop = parity.macro_f1_drop
     if drop is None:
-        return f"{agreement}; weights are random or texts unlabelled, so quality cannot be judged"
+        if parity.unlabelled_flips is None:
+            return f"{agreement}; weights are random or texts unlabelled, so quality cannot be judged"
+        ruled_out = f"an accuracy drop of {objective.max_f1_drop:g} is ruled out"
+        return f"{agreement}, so {ruled_out}; without labels nothing is known of macro-F1"
     return (
         f"{agreement}, and its macro-F1 lies {_span(drop)} fp32's (95 % interval), "
         f"within the drop of {objective.max_f1_drop:g} that is allowed"

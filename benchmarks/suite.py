@@ -349,7 +349,7 @@ def _variant(name: str, subject: Subject, inside: InProcess) -> Variant:
 
 
 def _judge(subject: Subject, variants: list[Variant], margin: float, ledger: Path | None) -> None:
-    if GATE in subject.labelled:
+    if GATE in subject.splits:
         texts = subject.splits[GATE].texts
         judge_run(ledger, texts, variants, margin, len(subject.data["labels"]))
 

@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from benchmarks.names import REFERENCE
 from benchmarks.records import (
+    ACCURACY,
     Data,
     Interval,
     Level,
@@ -36,7 +37,7 @@ from benchmarks.report.verdicts import (
     served_today,
     verdict,
 )
-from benchmarks.selection import chance, level_words, settled_by
+from benchmarks.selection import chance, differing, level_words, settled_by
 from common.flips import one_way
 from training.measures.noninferiority import FAIL, MAY_HAVE_SEEN, PASS, SHOW_UNSEEN, UNPROVEN
 
@@ -140,6 +141,9 @@ def reason(row: Row, allowed: float) -> str:
     if word == UNPROVEN:
         parts.append(f"{UNPROVEN.capitalize()}: {MAY_HAVE_SEEN}; {SHOW_UNSEEN}.")
     drop = row.judged.macro_f1_drop
+    tested = noninferiority(row)
+    if drop is None and tested and word not in (UNPROVEN, NOT_EQUAL):
+        return _without_labels(tested, row.judged)
     if drop is None:
         agreement = row.judged.label_agreement
         parts.append(f"Labels mean nothing here; {agreement:.2%} of them are fp32's.")
@@ -147,7 +151,6 @@ def reason(row: Row, allowed: float) -> str:
             parts.append("The check at export found it equal.")
         return " ".join(parts)
     found = f"macro-F1 drop {drop.drop:+.4f} (95 %: {span(drop, '+.4f')}) on {row.judged.texts}"
-    tested = noninferiority(row)
     if word == UNPROVEN or (word == NOT_EQUAL and tested):
         return " ".join([*parts, f"{sentence_case(found)}."])
     if tested is None:
@@ -166,6 +169,19 @@ def _uneven(parity: Parity) -> list[str]:
     if found is None or found.p > UNEVEN_P:
         return []
     return [f"Flips go one way: {found.there} {arrow(found.way)}, {found.back} back ({chance(found.p)})."]
+
+
+def _without_labels(tested: Noninferiority, parity: Parity) -> str:
+    limit, found = f"{tested.margin:g}", differing(parity)
+    if tested.verdict == PASS:
+        return (
+            f"An accuracy drop of {limit} or more is ruled out ({level_words(tested)}): {found}. "
+            "Without labels nothing is known of macro-F1."
+        )
+    return (
+        f"An accuracy drop of {limit} is not ruled out ({level_words(tested)}): {found}. "
+        f"{sentence_case(settled_by(tested))}."
+    )
 
 
 def _tested(tested: Noninferiority, found: str) -> str:
@@ -187,13 +203,12 @@ def is_proven(row: Variant, allowed: float) -> str:
     gate = row.judged
     agreement = f"{gate.label_agreement:.2%} of the labels of {gate.n:,} gate texts are fp32's"
     tested, drop = noninferiority(row), gate.macro_f1_drop
-    if drop is None:
+    if drop is None and not tested:
         return f"{agreement}; weights are random or texts unlabelled, so quality cannot be judged"
     if tested:
-        return (
-            f"a macro-F1 drop of {tested.margin:g} or more is ruled out on {gate.n:,} gate texts "
-            f"({level_words(tested)})"
-        )
+        article = "an" if tested.measure == ACCURACY else "a"
+        ruled_out = f"{article} {tested.measure} drop of {tested.margin:g} or more is ruled out"
+        return f"{ruled_out} on {gate.n:,} gate texts ({level_words(tested)})"
     return f"{agreement}, and its macro-F1 drop ({span(drop)} at 95 %) stays within {allowed:g}"
 
 

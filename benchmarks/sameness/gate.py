@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.names import REFERENCE
-from benchmarks.records import Interval, Noninferiority, Parity, Variant, Verdict
-from training.measures.gate_ledger import Candidate, Terms, at_margin, judge
+from benchmarks.records import ACCURACY, MACRO_F1, Interval, Noninferiority, Parity, Variant, Verdict
+from training.measures.gate_ledger import Candidate, Evidence, Judged, Terms, at_margin, judge
 from training.measures.noninferiority import (
     FAIL,
     INCONCLUSIVE,
     PASS,
     UNPROVEN,
     Drop,
+    Flips,
     Word,
     drop_of,
     drop_of_labels,
@@ -25,6 +26,14 @@ from training.measures.noninferiority import (
 from training.measures.statistics import Groups
 
 SEEN = "may_have_seen"  # the field of `Terms` that a parity has
+
+
+def evidence_of(parity: Parity, labels: int) -> Evidence | None:
+    """What the texts say of the drop in macro-F1; without labels, of the drop in accuracy. None where the
+    record holds no counts, or the weights are random."""
+    if drop := drop_of_parity(parity, labels):
+        return drop
+    return None if parity.unlabelled_flips is None else Flips(parity.n, parity.unlabelled_flips)
 
 
 def drop_of_parity(parity: Parity, labels: int) -> Drop | None:
@@ -51,7 +60,7 @@ def judge_run(
     found = judge(ledger, texts, _candidates(variants, labels), margin)
     for variant in variants:
         if judged := found.get(variant.name):
-            variant.judged.noninferiority = Noninferiority(**asdict(judged))
+            variant.judged.noninferiority = _recorded(judged, variant.judged)
 
 
 def verdicts_at(variants: Sequence[Variant], margin: float, labels: int) -> dict[str, Verdict]:
@@ -61,18 +70,22 @@ def verdicts_at(variants: Sequence[Variant], margin: float, labels: int) -> dict
     """
     found: dict[str, Verdict] = {}
     candidates = _candidates(variants, labels)
-    drops = {candidate.name: candidate.evidence for candidate in candidates}
+    asked = {candidate.name: candidate.evidence for candidate in candidates}
     first = judge(None, ["texts of a report"], candidates, margin)
     for variant in variants:
-        if variant.name in drops:
+        if variant.name in asked:
             terms = _terms(variant.judged)
-            judged = at_margin(drops[variant.name], terms, margin) if terms else first[variant.name]
-            found[variant.name] = Noninferiority(**asdict(judged))
+            judged = at_margin(asked[variant.name], terms, margin) if terms else first[variant.name]
+            found[variant.name] = _recorded(judged, variant.judged)
         elif _is_asked(variant) and (drop := variant.judged.macro_f1_drop):
             found[variant.name] = Verdict(verdict=by_interval(drop, margin), texts_to_settle=None)
         elif _is_asked(variant) and variant.judged.may_have_seen:
             found[variant.name] = Verdict(verdict=UNPROVEN, texts_to_settle=None)
     return found
+
+
+def _recorded(judged: Judged, parity: Parity) -> Noninferiority:
+    return Noninferiority(**asdict(judged), measure=MACRO_F1 if parity.unlabelled_flips is None else ACCURACY)
 
 
 def _is_asked(variant: Variant) -> bool:
@@ -86,13 +99,11 @@ def _candidates(variants: Sequence[Variant], labels: int) -> list[Candidate]:
             artifact_sha256=variant.artifact_sha256 or variant.name,
             decisions=variant.judged.decisions or variant.name,
             agreement=variant.built.check.label_agreement or 0.0,
-            evidence=drop,
+            evidence=evidence,
             may_have_seen=variant.judged.may_have_seen,
         )
         for variant in variants
-        if _is_asked(variant)
-        and variant.judged.macro_f1_drop
-        and (drop := drop_of_parity(variant.judged, labels)) is not None
+        if _is_asked(variant) and (evidence := evidence_of(variant.judged, labels)) is not None
     ]
 
 

@@ -67,6 +67,9 @@ def parity(
             macro_f1_drop=None,
             slices=slices(tokens[name], truth, wanted, given, len(artifact.labels)),
         )
+        if truth is None and reference.meta.training.trained:
+            found.unlabelled_flips = _most_flips(wanted, given)
+            found.decisions = digest_of(wanted, given)
         if truth is not None:
             found.cells, found.kinds = counts_of(truth, wanted, given, len(artifact.labels))
             found.decisions = digest_of(truth, wanted, given)
@@ -123,6 +126,11 @@ def alike_of(
 def digest_of(*decisions: np.ndarray) -> str:
     """sha256 of labels `[n]` or `[n, labels]`, several vectors of them."""
     return hashlib.sha256(np.stack(decisions).astype("<i4").tobytes()).hexdigest()
+
+
+def _most_flips(reference: np.ndarray, candidate: np.ndarray) -> int:
+    """Texts with another label; of independent labels, in the label where they are the most."""
+    return int((reference != candidate).reshape(len(reference), -1).sum(axis=0).max())
 
 
 def flips(reference: np.ndarray, candidate: np.ndarray, labels: Sequence[str]) -> dict[str, int]:

@@ -6,11 +6,11 @@ level that `gate_ledger` gives it; `inconclusive` rejects neither.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, log, log1p, sqrt
 from typing import Final, Literal
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import beta, binom, norm
 
 from training.measures.statistics import (
     CANDIDATE,
@@ -93,6 +93,38 @@ class Drop:
         if not distance:
             return None
         texts = ceil(self.n * (_needed_errors(level) * float(self.most.std()) / distance) ** 2)
+        return max(texts, self.n + 1) if texts <= MOST_TEXTS else None
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Without labels: of `n` texts, how many have another label than by fp32; of independent labels, how many
+    do in the label where that is the most. Accuracy cannot drop by more than that share; macro-F1 can."""
+
+    n: int
+    flips: int
+
+    def p(self, margin: float) -> float:
+        """Of flips in a share of `margin` or more (Clopper and Pearson, 1934)."""
+        return float(binom.cdf(self.flips, self.n, margin))
+
+    def p_worse(self, margin: float) -> float:
+        """A flip may be for the better: nothing shows that accuracy drops."""
+        return 1.0
+
+    def smallest_margin(self, level: float) -> float:
+        """The margin that a variant which flips as often as this one would pass in `POWER` of cases."""
+        often = binom.ppf(POWER, self.n, self.flips / self.n)
+        return float(beta.isf(level, often + 1, self.n - often)) if often < self.n else 1.0
+
+    def texts_to_settle(self, margin: float, level: float) -> int | None:
+        """About how many texts like these would prove it, did as many flip; None where too many do."""
+        share = self.flips / self.n
+        if share >= margin:
+            return None
+        at_margin, here = (sqrt(rate * (1 - rate)) for rate in (margin, share))
+        errors = norm.isf(level) * at_margin + norm.isf(1 - POWER) * here
+        texts = ceil(max((errors / (margin - share)) ** 2, log(level) / log1p(-margin)))
         return max(texts, self.n + 1) if texts <= MOST_TEXTS else None
 
 

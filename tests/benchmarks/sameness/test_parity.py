@@ -12,7 +12,7 @@ from benchmarks.samples import by_length
 from common.flips import one_way
 from common.records import read
 from handler.artifact import Artifact
-from tests.descriptions import description
+from tests.descriptions import changed, description
 from training.data.splits import Split
 from training.measures.statistics import indicators
 
@@ -71,6 +71,7 @@ def test_texts_without_labels_give_agreement_and_flips_alone() -> None:
     found = parity(REFERENCE, ours, REFERENCE, theirs, {}, TOKENS)["gate"]
     assert found.macro_f1_drop is None
     assert found.flips["hate -> not-hate"] == 1
+    assert found.unlabelled_flips == 1
     assert found.slices[0].macro_f1 is None
     assert flipped(REFERENCE, ours, REFERENCE, theirs, {}, TOKENS)[0].truth is None
 
@@ -117,6 +118,15 @@ def test_of_independent_labels_a_text_flips_where_any_of_them_does() -> None:
     assert found.kinds == {"70": 1, "66": 1, "01": 1, "07": 1}
     assert found.macro_f1_drop.drop == pytest.approx(1 - (2 / 3 + 1 / 2) / 2)
     assert found.auroc_drop.drop == pytest.approx((0 + 0.25) / 2)
+    assert found.unlabelled_flips is None
+    unlabelled = parity(INDEPENDENT, AFTER, INDEPENDENT, BEFORE, {}, TOKENS)["gate"]
+    assert unlabelled.unlabelled_flips == 2, "in the label where they are the most"
+
+
+def test_flips_of_random_weights_prove_nothing() -> None:
+    random = changed(REFERENCE, training=vars(REFERENCE.meta.training) | {"trained": False})
+    ours = scores(0.4, 0.2, 0.8, 0.1)
+    assert parity(random, ours, random, ours, {}, TOKENS)["gate"].unlabelled_flips is None
 
 
 def test_flipped_texts_of_independent_labels_name_all_that_they_have() -> None:

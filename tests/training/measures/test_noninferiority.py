@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy.optimize import brentq
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
 from benchmarks.sameness.parity import counts_of
 from benchmarks.sameness.power import Case
@@ -11,6 +11,8 @@ from common.shares import share_interval
 from training.measures.noninferiority import (
     ALPHA,
     Drop,
+    Flips,
+    drop_between,
     drop_of,
     drop_of_labels,
     in_sequence,
@@ -222,3 +224,32 @@ def test_the_share_of_groups_is_where_clopper_and_pearson_see_it_for_as_many_tex
     for hit in (0, 3, 40):
         found = share_of_groups(groups < hit, groups)
         assert found == pytest.approx(share_interval(hit, 400), rel=0.15, abs=2e-4)
+
+
+def test_without_labels_flips_bound_the_drop_in_accuracy() -> None:
+    """As Clopper and Pearson's interval of their share does."""
+    assert Flips(368, 0).p(0.01) <= 0.025 < Flips(367, 0).p(0.01)
+    for n, flips in ((1000, 3), (5000, 40)):
+        bound = binomtest(flips, n).proportion_ci(0.95, "exact").high
+        assert Flips(n, flips).p(bound) == pytest.approx(0.025)
+    assert Flips(100, 100).p_worse(0.01) == 1.0, "they may all be for the better"
+
+
+def test_so_many_texts_prove_it_without_labels_in_four_cases_of_five() -> None:
+    found = Flips(1000, 5)
+    n = found.texts_to_settle(0.01, 0.025)
+    flips = np.random.default_rng(0).binomial(n, 0.005, 4000)
+    proven = np.mean([Flips(n, count).p(0.01) <= 0.025 for count in flips])
+    assert 0.72 < proven < 0.9
+    assert Flips(1000, 10).texts_to_settle(0.01, 0.025) is None
+    assert 368 <= Flips(50, 0).texts_to_settle(0.01, 0.025) < 400
+    assert found.smallest_margin(0.025) == pytest.approx(0.0144, abs=0.001)
+    assert Flips(10, 10).smallest_margin(0.025) == 1.0
+
+
+def test_the_drop_of_arrays_is_that_of_their_counts() -> None:
+    truth, theirs, ours = np.random.default_rng(0).integers(0, 3, (3, 500))
+    cells = np.bincount((truth * 3 + theirs) * 3 + ours, minlength=27)
+    assert drop_between(truth, theirs, ours, 3).high == drop_of(cells, 3).high
+    held = [np.eye(3, dtype=np.int64)[labels] for labels in (truth, theirs, ours)]
+    assert drop_between(*held, 3).drop == pytest.approx(drop_of(cells, 3).drop)
