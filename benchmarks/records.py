@@ -427,9 +427,9 @@ class Parity(Record):
     a digit for each label, 4 if the text has it, plus 2 if fp32 says so, plus 1 if this one does: what a
     verdict at another margin needs. `decisions` is a digest of all three, text by text. `may_have_seen` says
     that the model may have been trained on these texts. Where texts came in groups, `groups` counts the kinds
-    by group, and `group_flips` the groups that flip oftener in a direction than back. `unlabelled_flips`, where
-    they have no labels, are texts whose label is not fp32's: of independent labels, in the label where they are
-    the most."""
+    by group, and `group_flips` the groups that flip oftener in a direction than back. Where they have no
+    labels, `unlabelled_flips` are texts whose label is not fp32's: of independent labels, in the label where
+    they are the most."""
 
     n: Some
     label_agreement: Share
