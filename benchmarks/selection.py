@@ -25,7 +25,7 @@ from benchmarks.records import (
     Variant,
     Verdict,
 )
-from benchmarks.sameness.gate import verdicts_at
+from benchmarks.sameness.gate import operating_point, verdicts_at
 from common.programs import command
 from common.records import Record
 from handler.errors import UserError
@@ -38,7 +38,7 @@ from training.measures.noninferiority import (
     UNPROVEN,
     Drop,
 )
-from training.measures.operating_point import of_cells, of_kinds, p_of_shift
+from training.measures.operating_point import p_of_shift
 
 SCHEMA = 1
 MAX_ERROR_SHARE = 0.001  # of requests of clients that wait, at a level of load that is to count
@@ -220,13 +220,9 @@ def _moved(parity: Parity, objective: Objective, verdict: Verdict | None, labels
     All that is asked has to hold, so that each is tested at the same level: the variant's own part of what
     the gate may spend, since what was handed on to it was earned by macro-F1 alone.
     """
-    if not isinstance(verdict, Noninferiority) or verdict.share is None:
+    point = operating_point(parity, len(labels))
+    if point is None or not isinstance(verdict, Noninferiority) or verdict.share is None:
         return ["recall and rates cannot be judged: no counts of labelled gate texts in the report"]
-    if parity.kinds is not None:
-        point = of_kinds(parity.kinds)
-    else:
-        assert parity.cells is not None  # there is a verdict by a test
-        point = of_cells(parity.cells, len(labels))
     asked = [
         (f"the recall of {label}", drop, drop.p(most), f"a drop of {most:g}")
         for label, drop in zip(labels, point.recall, strict=True)

@@ -23,6 +23,7 @@ from training.measures.noninferiority import (
     drop_of,
     drop_of_labels,
 )
+from training.measures.operating_point import OperatingPoint, of_cells, of_kinds
 from training.measures.statistics import Groups
 
 SEEN = "may_have_seen"  # the field of `Terms` that a parity has
@@ -43,6 +44,15 @@ def drop_of_parity(parity: Parity, labels: int) -> Drop | None:
     if parity.cells is None:
         return None
     return drop_of(parity.cells, labels, groups=_groups(parity, list(map(str, range(labels**3)))))
+
+
+def operating_point(parity: Parity, labels: int) -> OperatingPoint | None:
+    """Recall and rate of each label on one split; None where its record holds no counts."""
+    if parity.kinds is not None:
+        return of_kinds(parity.kinds, _groups(parity, list(parity.kinds)))
+    if parity.cells is None:
+        return None
+    return of_cells(parity.cells, labels, _groups(parity, list(map(str, range(labels**3)))))
 
 
 def _groups(parity: Parity, kinds: Sequence[str]) -> Groups | None:

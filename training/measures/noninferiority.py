@@ -203,7 +203,7 @@ def drop_of_labels(
 
 def drop_between(truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, labels: int) -> Drop:
     """The drop on texts of which truth and both answers are label indices `[n]`, or independent labels, 0 and
-    1, `[n, labels]`."""
+    1, `[n, labels]`; groups of texts are not heeded."""
     if truth.ndim == 1:
         cells = np.bincount((truth * labels + reference) * labels + candidate, minlength=labels**3)
         return drop_of(cells, labels)

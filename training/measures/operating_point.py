@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.measures.noninferiority import DRAWS, Drop, kinds_of_cells
-from training.measures.statistics import CANDIDATE, REFERENCE, TRUTH, draw_weights
+from training.measures.statistics import CANDIDATE, REFERENCE, TRUTH, Groups, draw_weights
 
 RESAMPLES = DRAWS // 10
 
@@ -22,38 +22,53 @@ class OperatingPoint:
     rate: list[Drop]
 
 
-def of_cells(cells: Sequence[int] | np.ndarray, labels: int) -> OperatingPoint:
+def of_cells(cells: Sequence[int] | np.ndarray, labels: int, groups: Groups | None = None) -> OperatingPoint:
     """From counts `[labels ** 3]` by (truth, fp32's label, the variant's), the last running fastest."""
-    return _of_kinds(kinds_of_cells(labels), np.asarray(cells))
+    return _of_kinds(kinds_of_cells(labels), np.asarray(cells), groups)
 
 
-def of_kinds(kinds: Mapping[str, int]) -> OperatingPoint:
+def of_kinds(kinds: Mapping[str, int], groups: Groups | None = None) -> OperatingPoint:
     """Of independent labels, from counts as `noninferiority.drop_of_labels` takes them."""
-    return _of_kinds(np.array([list(map(int, kind)) for kind in kinds]), np.array(list(kinds.values())))
+    digits = np.array([list(map(int, kind)) for kind in kinds])
+    return _of_kinds(digits, np.array(list(kinds.values())), groups)
 
 
-def _of_kinds(kinds: np.ndarray, counts: np.ndarray) -> OperatingPoint:
-    by_label = [(column & TRUTH > 0, column & REFERENCE > 0, column & CANDIDATE > 0) for column in kinds.T]
-    return OperatingPoint(
-        recall=[_share_drop(theirs, ours, counts * held) for held, theirs, ours in by_label],
-        rate=[_share_drop(theirs, ours, counts) for _, theirs, ours in by_label],
-    )
+def _of_kinds(kinds: np.ndarray, counts: np.ndarray, groups: Groups | None) -> OperatingPoint:
+    recall, rate = [], []
+    for column in kinds.T:
+        has_it, theirs, ours = (column & bit > 0 for bit in (TRUTH, REFERENCE, CANDIDATE))
+        lost, won = theirs & ~ours, ours & ~theirs
+        recall.append(_share_drop(lost, won, has_it, counts, groups))
+        rate.append(_share_drop(lost, won, np.ones_like(has_it), counts, groups))
+    return OperatingPoint(recall, rate)
 
 
-def _share_drop(theirs: np.ndarray, ours: np.ndarray, counts: np.ndarray) -> Drop:
-    """Of `counts` texts by kind, the share of those to which fp32 gives a label, less the variant's share.
+def _share_drop(
+    lost: np.ndarray, won: np.ndarray, among: np.ndarray, counts: np.ndarray, groups: Groups | None
+) -> Drop:
+    """Among texts of some kinds, which have `counts`, the share that lost the label less the share that won it.
 
-    One more text, that only one of the two gives the label, speaks against each end. So the bound of a
-    variant that never differed is Clopper and Pearson's.
+    One more text, that only one of the two gives the label, speaks against each end; where texts came in
+    groups, one more group. So the bound of a variant that never differed is Clopper and Pearson's.
     """
-    n = int(counts.sum())
-    lost, won = int(counts[theirs & ~ours].sum()), int(counts[ours & ~theirs].sum())
-    same = n - lost - won
+    outcomes = np.stack([lost & among, won & among, ~(lost | won) & among], axis=1).astype(float)
+    if groups is None:
+        shapes, texts, size = counts @ outcomes, np.eye(3), 1.0
+    else:
+        shapes, texts, size = groups.often, groups.texts @ outcomes, groups.size
     drawn = []
-    for weights in ([lost + 1, won, same], [lost, won + 1, same]):
-        draws = np.concatenate(list(draw_weights(np.random.default_rng(0), np.array(weights), RESAMPLES)))
-        drawn.append((draws[:, 0] - draws[:, 1]) / draws.sum(axis=1))
-    return Drop(n, (lost - won) / n if n else 0.0, *drawn)
+    for way in (0, 1):
+        weights = draw_weights(np.random.default_rng(0), np.append(shapes, 1.0), RESAMPLES)
+        with_one_more = np.vstack([texts, size * np.eye(3)[way]])
+        drawn.append(np.concatenate([_differences(each @ with_one_more) for each in weights]))
+    n_lost, n_won, n_same = counts @ outcomes
+    n = n_lost + n_won + n_same
+    return Drop(int(n), float((n_lost - n_won) / n) if n else 0.0, *drawn)
+
+
+def _differences(texts: np.ndarray) -> np.ndarray:
+    """Of weights `[draws, 3]` of texts that were lost, won, and neither, the first less the second share."""
+    return np.asarray((texts[:, 0] - texts[:, 1]) / texts.sum(axis=1))
 
 
 def p_of_shift(shift: Drop, margin: float) -> float:

@@ -6,6 +6,7 @@ from scipy.stats import beta
 
 from training.measures import operating_point
 from training.measures.operating_point import of_cells, of_kinds, p_of_shift
+from training.measures.statistics import Groups
 
 
 def cells(**counts: int) -> np.ndarray:
@@ -68,3 +69,13 @@ def test_what_loses_the_margin_passes_as_rarely_as_promised(
     most = level + 3 * np.sqrt(level * (1 - level) / runs)
     assert passed["recall"] / runs <= most
     assert passed["rate"] / runs <= most
+
+
+def test_texts_of_a_group_are_no_independent_evidence() -> None:
+    """A hundred groups of ten texts each prove no more than a hundred texts."""
+    counts = cells(t111=500, t000=500)
+    groups = Groups(np.array([50.0, 50.0]), 10.0 * np.eye(8)[[7, 0]])
+    alone, together = of_cells(counts, 2), of_cells(counts, 2, groups)
+    assert together.rate[1].drop == alone.rate[1].drop == 0
+    assert together.rate[1].high == pytest.approx(beta.ppf(0.975, 1, 100), rel=0.05)
+    assert together.recall[1].high == pytest.approx(beta.ppf(0.975, 1, 50), rel=0.05)
