@@ -107,15 +107,28 @@ def changed(source: Source, folder: Path, shift: float = 0, scale: float = 1) ->
 
 
 def damaged(source: Source, folder: Path) -> Built:
-    changed(source, folder, shift=3)
+    changed(source, folder, scale=-1)
     return Built({"summary": "damaged"}, {"dtype": "float32"})
+
+
+def shifted(source: Source, folder: Path) -> Built:
+    changed(source, folder, shift=3)
+    return Built({"summary": "shifted"}, {"dtype": "float32"})
 
 
 def test_a_variant_is_compared_with_what_fp32_says_and_a_bad_one_is_recorded(own: Source) -> None:
     build(FP32, own, quiet)
-    check = build(Variant("damaged", "a shifted bias", "torch", damaged), own, quiet).meta.check
+    check = build(Variant("damaged", "an inverted head", "torch", damaged), own, quiet).meta.check
     assert not check.equal
     assert check.macro_f1_drop[1] > 0.1
+
+
+def test_a_shift_of_all_scores_is_taken_back_before_the_check(own: Source) -> None:
+    build(FP32, own, quiet)
+    meta = build(Variant("shifted", "a shifted bias", "torch", shifted), own, quiet).meta
+    assert meta.logit_offsets == pytest.approx([0, 6], abs=0.01)
+    assert meta.check.equal
+    assert meta.check.max_prob_diff < 0.002
 
 
 def needing(count: int, tries: list[int]):
@@ -123,7 +136,7 @@ def needing(count: int, tries: list[int]):
 
     def quantised(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
         tries.append(len(leave))
-        changed(source, folder, shift=3 if len(leave) < count else 0)
+        changed(source, folder, scale=-1 if len(leave) < count else 1)
         return Built({"summary": f"left {len(leave)}", "left": sorted(leave)}, {"dtype": "float32"})
 
     return Variant("stubborn", "wrong unless some layers stay in float", "torch", quantised)

@@ -46,7 +46,7 @@ def _of_kinds(kinds: np.ndarray, counts: np.ndarray, groups: Groups | None) -> O
 def _share_drop(
     lost: np.ndarray, won: np.ndarray, among: np.ndarray, counts: np.ndarray, groups: Groups | None
 ) -> Drop:
-    """Among texts of some kinds, which have `counts`, the share that lost the label less the share that won it.
+    """Among texts of some kinds, with their `counts`, the share that lost the label less the one that won it.
 
     One more text, that only one of the two gives the label, speaks against each end; where texts came in
     groups, one more group. So the bound of a variant that never differed is Clopper and Pearson's.
