@@ -129,7 +129,7 @@ class Check(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Built(Record):
-    """What an artifact says of itself."""
+    """What an artifact says of itself; `logit_offsets` are added to its logits, by label."""
 
     summary: str
     runtime: str
@@ -137,6 +137,7 @@ class Built(Record):
     check: Check
     max_length: int
     build_seconds: NotNegative | UnsetType | None = UNSET
+    logit_offsets: list[float] | None = None
 
 
 class Ratio(Record):

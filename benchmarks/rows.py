@@ -20,6 +20,7 @@ def describe(artifact: Artifact) -> Built:
         check=read(plain(meta.check), Check),
         max_length=artifact.max_length,
         build_seconds=meta.build.seconds,
+        logit_offsets=meta.logit_offsets,
     )
 
 

@@ -41,6 +41,10 @@ def report(document: Report) -> str:
         f"**{verdict(variant, allowed).upper()}.** {reason(variant, allowed)}",
         f"The check at export, on validation: {'equal' if check.equal else 'NOT EQUAL'} to fp32.{note}",
     ]
+    if offsets := variant.built.logit_offsets:
+        by_label = zip(document.data.labels, offsets, strict=True)
+        moved = ", ".join(f"{label} {offset:+.3f}" for label, offset in by_label)
+        parts.append(f"Added to its logits, so that it gives each label as often as fp32: {moved}.")
     parts += ["\n".join(f"- {line}" for line in failures(document))]
     for heading, body in _sections(document).items():
         if body:
