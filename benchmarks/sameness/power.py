@@ -103,7 +103,7 @@ class Case:
     def population(self, margin: float = MARGIN) -> np.ndarray:
         """Shares `[truth, fp32, variant]` at which macro-F1 drops as it should, while `helped` of all texts
         are got right by the variant alone."""
-        wanted, kinds = DROPS[self.drop] * margin, kinds_of_cells(self.labels)
+        wanted, kinds = DROPS[self.drop] * margin, kinds_of_cells(self.labels, np.arange(self.labels**3))
 
         def excess(harmed: float) -> float:
             return float(macro_f1_drop(self._shares(harmed).reshape(1, -1), kinds)[0]) - wanted

@@ -24,7 +24,11 @@ class OperatingPoint:
 
 def of_cells(cells: Sequence[int] | np.ndarray, labels: int, groups: Groups | None = None) -> OperatingPoint:
     """From counts `[labels ** 3]` by (truth, fp32's label, the variant's), the last running fastest."""
-    return _of_kinds(kinds_of_cells(labels), np.asarray(cells), groups)
+    counts = np.asarray(cells)
+    seen = np.flatnonzero(counts)
+    if groups is not None:
+        groups = Groups(groups.often, groups.texts[:, seen])
+    return _of_kinds(kinds_of_cells(labels, seen), counts[seen], groups)
 
 
 def of_kinds(kinds: Mapping[str, int], groups: Groups | None = None) -> OperatingPoint:

@@ -184,6 +184,19 @@ def macro_f1_drop(weights: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     )
 
 
+def macro_f1_drop_with_one_more(counts: np.ndarray, kinds: np.ndarray, more: np.ndarray) -> np.ndarray:
+    """The drop `[m]` on `counts` `[kinds]` of texts and one more text, of each kind in `more` `[m, labels]`."""
+
+    def with_one_more(whose: int) -> np.ndarray:
+        (held, given), (also_held, also_given) = (
+            [(of & bit > 0).astype(np.float64) for bit in (TRUTH, whose)] for of in (kinds, more)
+        )
+        right = counts @ (held * given) + also_held * also_given
+        return _mean_f1(right, counts @ held + also_held, counts @ given + also_given)
+
+    return np.asarray(with_one_more(REFERENCE) - with_one_more(CANDIDATE))
+
+
 def _weighted_macro_f1(weights: np.ndarray, kinds: np.ndarray, whose: int) -> np.ndarray:
     truth, given = ((kinds & bit > 0).astype(np.float64) for bit in (TRUTH, whose))
     return _mean_f1(weights @ (truth * given), weights @ truth, weights @ given)
