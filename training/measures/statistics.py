@@ -185,7 +185,8 @@ def macro_f1_drop(weights: np.ndarray, kinds: np.ndarray) -> np.ndarray:
 
 
 def macro_f1_drop_with_one_more(counts: np.ndarray, kinds: np.ndarray, more: np.ndarray) -> np.ndarray:
-    """The drop `[m]` on `counts` `[kinds]` of texts and one more text, of each kind in `more` `[m, labels]`."""
+    """The drop `[m]` on `counts` `[kinds]` of texts and one more, of each of the kinds `more` `[m, labels]`:
+    for 77 labels it may be of 5,852."""
 
     def with_one_more(whose: int) -> np.ndarray:
         (held, given), (also_held, also_given) = (
