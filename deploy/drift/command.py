@@ -89,9 +89,9 @@ def drift_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--texts-per-alarm",
-        type=positive_float,
+        type=positive_int,
         default=Rule.texts_per_alarm,
-        help="of --state, texts from one false alarm to the next on average, or more; default: %(default)g",
+        help="of --state, texts from one false alarm to the next on average, or more; default: %(default)s",
     )
     parser.add_argument(
         "--least-texts", type=positive_int, default=Rule.least_texts, help="default: %(default)s"

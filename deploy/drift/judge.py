@@ -45,7 +45,7 @@ class Rule:
     min_shift: float = 0.05
     max_flip: float = 0.05
     alpha: float = 0.01
-    texts_per_alarm: float = 1e7
+    texts_per_alarm: int = 10_000_000
     least_texts: int = 200
 
 

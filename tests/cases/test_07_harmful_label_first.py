@@ -185,7 +185,7 @@ def test_drift_and_explanations_look_at_the_positive_label(predictor_of) -> None
     reference = distributions(predictor.artifact, *scores_and_tokens(predictions))
     assert reference.scores.counts == [2, 0, 0, 0, 0, 0, 0, 0, 0, 1]
     judged = changed(predictor.artifact, reference=reference)
-    assert [reference.name for reference in references(judged)] == ["score:hate", "length"]
+    assert [reference.name for reference in references(judged)] == ["score:hate", "length", "label:hate"]
     assert [name for name, _ in counted_scores(["hate", "none"], "hate", predictions[0].scores)] == ["hate"]
     assert default_target(predictor, predictions[1].scores) == "hate"
     three = predictor_of(("a", "b", "c"), "a", positive_label=None)

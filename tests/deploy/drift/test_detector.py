@@ -120,7 +120,7 @@ def test_detection_goes_on_after_a_restart_and_begins_again_for_another_artifact
         watch_of(path, artifact_sha256="1" * 64),
         watch_of(path, hits=51),
         watch_of(path, rule=replace(RULE, min_shift=0.06)),
-        watch_of(path, rule=replace(RULE, texts_per_alarm=1e6)),
+        watch_of(path, rule=replace(RULE, texts_per_alarm=1_000_000)),
     )
     assert [other.texts for other in others] == [0] * 4
     assert capsys.readouterr().err.count("begins again") == 4
