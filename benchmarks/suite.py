@@ -279,7 +279,6 @@ def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
     rows = len(subject.artifacts) + len(subject.places)
     weight = max(0.1, subject.artifacts[REFERENCE].bytes / 90e6)
     texts = sum(len(texts) for texts in subject.scored.values()) / len(subject.scored)
-    block_s = profile.latency_s / (profile.blocks + profile.most_blocks) * 2
     on_cuda = sum(map(is_for_cuda, subject.artifacts.values())) + sum(
         BASELINES[name].on_cuda for name in subject.places
     )
@@ -292,7 +291,7 @@ def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
     return {
         "start": (rows + subject.has_bound, 4),
         "quality": (rows * len(subject.scored), weight * texts / 200),
-        "latency,": (profile.most_blocks, block_s),
+        "latency,": (profile.most_blocks, profile.latency_s / profile.most_blocks),
         "GPU": (on_cuda, 5),
         "serving": ((archives + servers) * profile.passes, 7 + 2 * weight + loads_s),
     }

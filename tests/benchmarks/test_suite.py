@@ -87,11 +87,15 @@ def variants(whole) -> dict[str, Variant]:
 
 @pytest.fixture(scope="module")
 def untrained(artifacts: Path, checkpoint, dataset) -> Report:
-    """The report of a copy from a run without baselines, of a checkpoint with random weights."""
+    """The report of a copy from a run without baselines, of a checkpoint with random weights; no interval
+    of it is narrow enough, so that it gets another block."""
     recipe = checkpoint.meta.recipe | {"epochs": 0}
     random = replace(checkpoint, meta=structs.replace(checkpoint.meta, recipe=recipe))
-    subject = prepare(["copy"], artifacts, None, random, dataset, BRIEF)
-    report = measure(subject, BRIEF, threads=1)
+    profile = replace(BRIEF, latency_s=3600)
+    subject = prepare(["copy"], artifacts, None, random, dataset, profile)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "WIDTH", -1)
+        report = measure(subject, profile, threads=1)
     return report.of(report.variants[1])
 
 
@@ -255,6 +259,12 @@ def test_without_baselines_a_report_says_nothing_of_them(untrained) -> None:
     assert not {"peers", "floor"} & written.keys()
     fields = {field for entry in written["variants"][0]["latency"] for field in entry}
     assert not {"vs_pipeline", "int8_floors"} & fields
+
+
+def test_rows_that_may_be_chosen_get_more_blocks_at_real_texts(untrained) -> None:
+    blocks = {entry.case: entry.rounds for entry in untrained.only.latency}
+    assert blocks["1 text"] == blocks["32 texts"] == BRIEF.most_blocks
+    assert blocks["1x32"] == BRIEF.blocks
 
 
 def test_random_weights_get_no_quality(untrained) -> None:
