@@ -1,8 +1,8 @@
-"""The sentences of the embedded corpus, as templates in functional classes.
+"""The grammar of the embedded corpus: sentences in functional classes, and what may stand around them.
 
 The classes are those that HateCheck (Röttger et al., 2021, https://aclanthology.org/2021.acl-long.4)
 describes, and the sentences are our own: none is HateCheck's, none holds a slur or profanity. Each class has
-14 templates; `demo` gives the first 8 to train and the next three pairs to validation, gate and test.
+14 sentences; `demo` gives the first 8 to train, and the other 6 to validation, gate and test.
 """
 
 # Each template has two slots or more, so that one template makes many texts. `{group}` is a plural,
@@ -42,6 +42,53 @@ FILLERS: dict[str, tuple[str, ...]] = {
     "pastime": ("chess", "gardening", "football", "knitting", "hiking", "painting", "the guitar"),
     "friend": ("my sister", "our neighbour", "my teacher", "a friend", "my aunt", "a colleague"),
 }
+
+# Around and within any sentence, whatever its label.
+OPENERS = (
+    "",
+    "Honestly, ",
+    "To be frank, ",
+    "If you ask me, ",
+    "Well, ",
+    "Look, ",
+    "Listen: ",
+    "By the way, ",
+    "Since you ask, ",
+    "As far as I know, ",
+    "One more thing: ",
+    "My two cents: ",
+    "It has to be said: ",
+    "For what it is worth, ",
+    "In short, ",
+    "Before I forget, ",
+    "On another note, ",
+    "Between us, ",
+    "Again: ",
+    "Anyway, ",
+)
+CLOSERS = (
+    "",
+    " Just saying.",
+    " There, I said it.",
+    " Ask anyone.",
+    " More on that tomorrow.",
+    " So much for today.",
+    " You can quote me.",
+    " That was on my mind.",
+    " Read that twice.",
+    " What do others think?",
+    " I said the same last year.",
+    " Now back to work.",
+    " Make of it what you will.",
+    " And now for lunch.",
+    " It took me a while to write this.",
+    " Thanks for reading.",
+    " My tea is getting cold.",
+    " That is all.",
+    " Good night.",
+    " See you at the weekend.",
+)
+DEGREES = ("", "simply ", "really ", "truly ", "rather ", "quite ", "deeply ", "plainly ")
 
 HATEFUL: dict[str, tuple[str, ...]] = {
     "derogation": (
