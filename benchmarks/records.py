@@ -20,6 +20,7 @@ from training.data.records import Unseen
 from training.measures.noninferiority import Word
 from training.measures.records import Functional, Reliability
 
+REHEARSAL = "a rehearsal on synthetic text"  # what any verdict on the demo's texts is
 DIGITS = 5  # significant: more than any of the measurements has, fewer than hide what is the same
 LEAST_CASES = 3  # of latency, in a row that was measured
 
@@ -102,6 +103,11 @@ class Data(Record):
     task: Task | None = None  # single-label where it is not told
     positive_label: str | UnsetType | None = UNSET
     unseen: Unseen | None = None
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the texts are the demo's: a verdict on them is a rehearsal."""
+        return self.spec.partition("+")[0] in ("demo", "texts:embedded")
 
     @property
     def multi_label(self) -> bool:

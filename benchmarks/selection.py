@@ -15,6 +15,7 @@ from benchmarks.lateness import LATE, LEAST, share_late
 from benchmarks.names import REFERENCE
 from benchmarks.records import (
     ACCURACY,
+    REHEARSAL,
     Interval,
     Latency,
     Noninferiority,
@@ -162,6 +163,7 @@ def select(document: Report, objective: Objective) -> Selection:
     ranked = sorted(speeds, key=lambda name: -speeds[name].value)
     equals = [name for name in ranked if speeds[name].high >= speeds[ranked[0]].low]
     selected = min(equals, key=lambda name: _cpu_s(qualified[name]), default=None)
+    rehearsal = f" ({REHEARSAL})" if document.data.is_synthetic else ""
     reasons = {name: f"not chosen: {'; '.join(lost)}" for name, lost in lacking.items() if lost}
     if selected:
         others = [name for name in qualified if name != selected]
@@ -175,7 +177,7 @@ def select(document: Report, objective: Objective) -> Selection:
         objective=objective,
         run=document.run.id,
         runners_up=[name for name in ranked if name != selected],
-        reasons={variant.name: reasons[variant.name] for variant in variants},
+        reasons={variant.name: reasons[variant.name] + rehearsal for variant in variants},
     )
 
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from benchmarks.names import REFERENCE, SINGLE
-from benchmarks.records import Report, Variant
+from benchmarks.records import REHEARSAL, Report, Variant
 from benchmarks.records import Row as Entry
 from benchmarks.report import charts, columns, pictures
 from benchmarks.report.phrases import (
@@ -90,7 +90,7 @@ def variant_page(document: Report, texts: Texts | None = None) -> str:
         document,
         title=f"{report.name} on {document.data.spec}",
         eyebrow=f"{document.data.base} on {document.data.spec} · {document.machine.cpu}",
-        headline=f"{report.name}: {word}",
+        headline=f"{report.name}: {word}{_rehearsal(document)}",
         lead=lead,
         cards=[] if report.error else _variant_cards(report, document),
         variants=None,
@@ -222,7 +222,11 @@ def _headline(document: Report, best: Variant) -> str:
     else:
         speed = f"as fast as {best.today}, as far as this run can tell"
     what = "still the same classifier" if document.data.labels_meaningful else "equal by its check at export"
-    return f"{best.name}: {speed}, and {what}"
+    return f"{best.name}: {speed}, and {what}{_rehearsal(document)}"
+
+
+def _rehearsal(document: Report) -> str:
+    return f" ({REHEARSAL})" if document.data.is_synthetic else ""
 
 
 def _cards(document: Report) -> list[dict[str, str]]:

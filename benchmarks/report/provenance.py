@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.environment import BUSY_SHARE
 from benchmarks.names import CUDA_REFERENCE
-from benchmarks.records import Machine, Report, Run
+from benchmarks.records import REHEARSAL, Machine, Report, Run
 from benchmarks.report.verdicts import noninferiority, today
 from training.data.records import KEPT_APART, STATED, UNKNOWN
 
@@ -131,6 +131,8 @@ def _run_lines(document: Report) -> list[str]:
     if run.resumed:
         often = "once" if run.resumed == 1 else f"{run.resumed} times"
         lines.append(f"The run was interrupted and resumed {often}: its rounds are not all of one stretch.")
+    if document.data.is_synthetic:
+        lines.append(f"Every verdict is {REHEARSAL}: it is about the demo's grammar (docs/training.md).")
     if why := document.data.unseen:
         lines.append(f"{WHY_UNSEEN[why]}.")
     if run.margin is not None and document.data.labels_meaningful:

@@ -326,6 +326,14 @@ def test_a_verdict_on_independent_labels_is_given_anew_at_another_margin(make) -
     assert [at[0.1][name].verdict for name in ("same", "harmed")] == ["pass", "pass"]
 
 
+def test_a_choice_on_the_demos_texts_is_called_a_rehearsal(field) -> None:
+    assert all(
+        why.endswith("(a rehearsal on synthetic text)") for why in select(field, Objective()).reasons.values()
+    )
+    field.data.spec = "csv:mine.csv"
+    assert not any("rehearsal" in why for why in select(field, Objective()).reasons.values())
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 def test_texts_that_the_model_may_have_seen_prove_nothing(make, labelled: bool) -> None:
     drop = (-0.001, 0.001) if labelled else None
