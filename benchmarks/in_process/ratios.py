@@ -80,8 +80,7 @@ def student(logs: np.ndarray) -> tuple[float, float]:
 
 def verdict(low: float, high: float) -> Word:
     """What an interval of a ratio says: it lies wholly within 5 % of 1, or wholly beyond (Kruschke's rule
-    for a
-    region of practical equivalence). So no two of these verdicts can both be true."""
+    for a region of practical equivalence). So no two of these verdicts can both be true."""
     if low > EQUAL_RATIO:
         return "faster"
     if high < 1 / EQUAL_RATIO:
