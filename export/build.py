@@ -201,7 +201,7 @@ def _attempt(
     meta.proof["validation_tokens"] = _tokens(predictor, answers.tokens)
     expected = _reference(variant, source)
     if variant.parent is not None and source.checkpoint.trained:
-        offsets = fit_offsets(predictor.artifact, predictor.scores(answers.logits), expected)
+        offsets = fit_offsets(predictor.artifact, answers.logits, expected)
         meta = replace(meta, logit_offsets=offsets)
         predictor.artifact = Artifact(folder, meta)
     check, reference = checking.check(predictor, source, answers, expected)

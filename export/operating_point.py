@@ -19,12 +19,13 @@ PRECISION = 1e-6  # of a share
 MOST = 100.0
 
 
-def fit_offsets(artifact: Artifact, scores: np.ndarray, reference: np.ndarray) -> list[float]:
-    """What to add to the logit of each label, from the scores `[texts, labels]` of the variant and of fp32.
+def fit_offsets(artifact: Artifact, logits: np.ndarray, reference: np.ndarray) -> list[float]:
+    """What to add to the logit of each label, from the variant's logits and fp32's scores `[texts, labels]`.
 
     Of two labels the positive one is moved; of three and more the offsets have a mean of zero.
     """
-    ours, theirs = (_margins(artifact, values) for values in (scores, reference))
+    ours = logits - _limits(artifact)
+    theirs = _logits(artifact, reference) - _limits(artifact)
     if artifact.multi_label:
         offsets = np.array([_two(ours[:, label], theirs[:, label]) for label in range(ours.shape[1])])
     elif len(artifact.labels) == 2:
@@ -37,14 +38,20 @@ def fit_offsets(artifact: Artifact, scores: np.ndarray, reference: np.ndarray) -
     return [round(float(offset), 6) for offset in offsets]
 
 
-def _margins(artifact: Artifact, scores: np.ndarray) -> np.ndarray:
-    """Logits that are decided at zero, or by the largest: those of `scores`, less their thresholds'."""
-    thresholds, temperature = artifact.meta.thresholds, artifact.meta.temperature
-    scores = np.clip(scores, LEAST_SCORE, 1 - LEAST_SCORE)
-    logits = logit(scores) if artifact.multi_label else np.log(scores)
-    for label, threshold in thresholds.items():
-        logits[:, artifact.labels.index(label)] -= logit(np.clip(threshold, LEAST_SCORE, 1 - LEAST_SCORE))
-    return np.asarray(temperature * logits)
+def _limits(artifact: Artifact) -> np.ndarray:
+    """By label, the logit from which it is given; 0 of labels that are given where they are the largest."""
+    thresholds = np.array([artifact.meta.thresholds.get(label, 0.5) for label in artifact.labels])
+    return np.asarray(artifact.meta.temperature * logit(_inside(thresholds)))
+
+
+def _logits(artifact: Artifact, scores: np.ndarray) -> np.ndarray:
+    """Of calibrated scores; of labels that exclude each other, but for a number that all of a text share."""
+    scaled = logit(_inside(scores)) if artifact.multi_label else np.log(_inside(scores))
+    return np.asarray(artifact.meta.temperature * scaled)
+
+
+def _inside(scores: np.ndarray) -> np.ndarray:
+    return np.asarray(np.clip(scores, LEAST_SCORE, 1 - LEAST_SCORE))
 
 
 def _two(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -68,10 +75,12 @@ def _fit(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
         value = band * logsumexp(moved, axis=1).mean() - share @ offsets
         return float(value), softmax(moved, axis=1).mean(axis=0) - share
 
+    # Far from the solution the soft decisions are flat: it begins where the texts in the band would have it.
+    start = (theirs - ours)[np.argsort(first - second)[:IN_BAND]].mean(axis=0)
     bounds = [(-MOST, MOST)] * len(share)
     found = minimize(
         excess,
-        np.zeros(len(share)),
+        np.clip(start, -MOST, MOST),
         jac=True,
         method="L-BFGS-B",
         bounds=bounds,

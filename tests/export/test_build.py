@@ -136,7 +136,7 @@ def needing(count: int, tries: list[int]):
 
     def quantised(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
         tries.append(len(leave))
-        changed(source, folder, scale=-1 if len(leave) < count else 1)
+        changed(source, folder, scale=0 if len(leave) < count else 1)
         return Built({"summary": f"left {len(leave)}", "left": sorted(leave)}, {"dtype": "float32"})
 
     return Variant("stubborn", "wrong unless some layers stay in float", "torch", quantised)

@@ -45,7 +45,7 @@ def test_what_moves_all_scores_is_taken_back(kind: dict) -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, (1000, len(artifact.labels)))
     moved = logits + np.linspace(-0.4, 0.1, len(artifact.labels))
-    offsets = np.array(fit_offsets(artifact, scored(artifact, moved), scored(artifact, logits)))
+    offsets = np.array(fit_offsets(artifact, moved, scored(artifact, logits)))
     assert (decided(artifact, moved) != decided(artifact, logits)).any(axis=1).sum() > 20
     assert (decided(artifact, moved + offsets) != decided(artifact, logits)).any(axis=1).sum() <= 2
 
@@ -60,7 +60,7 @@ def test_each_label_is_given_as_often_as_by_fp32(kind: dict) -> None:
     logits = rng.normal(-1, 2, (40_000, len(artifact.labels)))
     moved = 0.9 * logits - 0.2 + rng.normal(0, 0.3, logits.shape)
     fitting, other = slice(None, 20_000), slice(20_000, None)
-    offsets = fit_offsets(artifact, scored(artifact, moved[fitting]), scored(artifact, logits[fitting]))
+    offsets = fit_offsets(artifact, moved[fitting], scored(artifact, logits[fitting]))
     wanted = decided(artifact, logits[other]).mean(axis=0)
     np.testing.assert_allclose(decided(artifact, moved[other] + offsets).mean(axis=0), wanted, atol=0.004)
 
@@ -68,9 +68,9 @@ def test_each_label_is_given_as_often_as_by_fp32(kind: dict) -> None:
 def test_the_same_scores_need_no_offset_and_what_is_never_said_none_either() -> None:
     artifact = Artifact(Path(), description(**TWO))
     logits = np.random.default_rng(0).normal(0, 2, (500, 2))
-    assert fit_offsets(artifact, scored(artifact, logits), scored(artifact, logits)) == [0.0, 0.0]
+    assert fit_offsets(artifact, logits, scored(artifact, logits)) == pytest.approx([0, 0], abs=1e-4)
     never = np.tile([9.0, -9.0], (20, 1))
-    assert np.abs(fit_offsets(artifact, scored(artifact, never), scored(artifact, never))).max() < 0.01
+    assert np.abs(fit_offsets(artifact, never, scored(artifact, never))).max() < 0.05
 
 
 @pytest.mark.parametrize("kind", [TWO, THREE], ids=["two", "three"])
@@ -83,7 +83,7 @@ def test_flips_go_either_way_after_it(kind: dict) -> None:
         logits = rng.normal(0, 1.5, (2750, len(artifact.labels)))
         moved = logits + rng.normal(0, 0.05, logits.shape) - 0.1 * np.arange(len(artifact.labels))
         fitting, gate = slice(None, 1000), slice(1000, None)
-        offsets = fit_offsets(artifact, scored(artifact, moved[fitting]), scored(artifact, logits[fitting]))
+        offsets = fit_offsets(artifact, moved[fitting], scored(artifact, logits[fitting]))
         wanted, given = decided(artifact, logits[gate]), decided(artifact, moved[gate] + offsets)
         lost, won = (wanted & ~given)[:, 1].sum(), (given & ~wanted)[:, 1].sum()
         uneven.append((lost - won) / max(1.0, np.sqrt(lost + won)))

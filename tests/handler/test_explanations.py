@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 
 from handler import explanations
 from handler.explanations import INTEGRATED_GRADIENTS, OCCLUSION, explain, mask_id
@@ -52,20 +51,19 @@ def test_integrated_gradients_part_the_whole_way_from_masks_to_text(
 
 
 @pytest.mark.parametrize("name", ["onnx-fp32", "openvino-fp32", "openvino-int8", "onnx-int8"])
-def test_runtimes_agree_in_the_rank_of_tokens(
-    name: str, build_once, fp32: Predictor, texts: list[str]
-) -> None:
+def test_runtimes_agree_in_what_tokens_do(name: str, build_once, fp32: Predictor, texts: list[str]) -> None:
     other = Predictor(build_once(name))
-    assert median_rank_correlation(fp32, other, texts) > (0.99 if "fp32" in name else 0.8)
+    assert median_correlation(fp32, other, texts) > (0.999 if "fp32" in name else 0.95)
 
 
-def median_rank_correlation(reference: Predictor, other: Predictor, texts: list[str]) -> float:
-    """Median over texts of Spearman's rho between two runtimes' attributions by occlusion."""
+def median_correlation(reference: Predictor, other: Predictor, texts: list[str]) -> float:
+    """Median over texts of the correlation of two runtimes' attributions by occlusion: not of their ranks,
+    since most tokens do next to nothing, in whatever order."""
     found = []
     for text in texts:
         ours = [token.attribution for token in explain(reference, text, "hate", OCCLUSION).tokens]
         theirs = [token.attribution for token in explain(other, text, "hate", OCCLUSION).tokens]
-        found.append(spearmanr(ours, theirs).statistic)
+        found.append(np.corrcoef(ours, theirs)[0, 1])
     return float(np.median(found))
 
 

@@ -12,11 +12,12 @@ from deploy.torchserve import rollout
 from deploy.torchserve.access import Access
 from deploy.torchserve.rollout import Front, Limits, roll_out
 from deploy.torchserve.rollout_note import Note, note_file, read_note, write_note
+from deploy.torchserve.rollout_texts import Asked, Sample
 from handler.errors import UserError
 from tests.conftest import run_stage
 
 LIMITS = Limits(max_flip=0.05, max_shift=0.05, max_slowdown=5.0, watch_s=0.0)
-TEXTS = ["one text"] * 120
+TEXTS = Sample([Asked("one text")] * 120)
 NO_PROCESS = {"pid": 2**22 + 1, "pid_since": 0.0}
 
 

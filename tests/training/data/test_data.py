@@ -29,7 +29,7 @@ def test_demo_brings_its_four_splits_and_functional_classes():
     assert {name: len(split) for name, split in dataset.splits.items()} == {
         "train": 4000,
         "validation": 600,
-        "gate": 600,
+        "gate": 1500,
         "test": 600,
     }
     assert dataset.labels == ("not-hate", "hate")
