@@ -160,6 +160,8 @@ class _Saves(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         self.since = time.monotonic()
+        if not state.is_world_process_zero:  # of several processes one writes, or they take each other's file
+            return
         saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         sync_tree(saved)
         write_text(saved / COMPLETE, "")
