@@ -160,7 +160,7 @@ class Timings:
     def is_wide(self, name: str) -> bool:
         """Whether a ratio on real texts is not yet known well enough."""
         ratios = [self.ratio(case, name, self.yardstick(name)) for case in self.real]
-        return any(ratio and ratio.high / ratio.low > 1 + WIDTH for ratio in ratios)
+        return any(ratio and ratio.width > WIDTH for ratio in ratios)
 
     def ratio(self, case: str, name: str, reference: str) -> records.Ratio | None:
         """None where one of them lacks the case."""

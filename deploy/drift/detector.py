@@ -50,8 +50,8 @@ def wagered(levels: np.ndarray, bets: Bets, hits: int | np.ndarray, texts: int) 
 
 
 def grown(levels: np.ndarray, bets: Bets, hits: int | np.ndarray, texts: int) -> np.ndarray:
-    """The same of their Shiryaev-Roberts sums: a change may have begun before any of these texts, each of
-    which could be the first of it."""
+    """Log Shiryaev-Roberts sums [..., `ALTERNATIVES`] after `texts` more, as in `wagered`. Each of these
+    texts may be the first after a change."""
     return wagered(np.logaddexp(levels, np.log(texts)), bets, hits, texts) if texts else levels
 
 

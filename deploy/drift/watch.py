@@ -105,7 +105,7 @@ class Watch:
         ]
         headers = ("share", "reference", "no drift", "of the evidence for an alarm", "verdict")
         found = tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
-        return f"{found}\n{self.texts:,} texts since {self.path} was begun"
+        return f"{found}\n{self.texts:,} texts since {self.path} was started"
 
     def _resume(self) -> None:
         try:
