@@ -7,6 +7,7 @@ a fault of the Predictor cannot hide in both sides.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -67,11 +68,10 @@ def check(
     differing = int((~same_labels(ours, theirs)).sum())
     company = batch_mate_difference(predictor, split.texts[:COMPANY_TEXTS])
     judged = source.checkpoint.judged  # else labels mean nothing, and no figure of theirs is kept
-    drop, same = (
-        drop_between(truth, theirs, given, len(artifact.labels)) if judged else None
-        for given in (ours, theirs)
-    )
-    rule, broken = _judge(source, drop, same, differing, float(difference.max()))
+    held_against_fp32 = partial(drop_between, truth, theirs, labels=len(artifact.labels))
+    drop = held_against_fp32(ours) if judged else None
+    few = drop is not None and drop.high > MARGIN and held_against_fp32(theirs).high > MARGIN
+    rule, broken = _judge(source, drop, few, differing, float(difference.max()))
     if artifact.meta.parent is None:  # few texts could not prove that it is equal to itself
         beyond = difference.max() > FP32_MARGIN
         differs = f"it differs from transformers by {difference.max():.4f} ({FP32_MARGIN} is allowed)"
@@ -99,17 +99,17 @@ def _macro_f1(truth: np.ndarray, given: np.ndarray, labels: int) -> float:
 
 
 def _judge(
-    source: Source, drop: Drop | None, same: Drop | None, differing: int, max_difference: float
+    source: Source, drop: Drop | None, few: bool, differing: int, max_difference: float
 ) -> tuple[str, list[str]]:
     """The rule by which this source's variants pass the screen, and in which words it is broken: by the drop,
-    where texts have labels, and `same`, what it would be of fp32 itself. `differing` texts have another label
-    than by fp32. So few texts that not even fp32 could pass refuse only what they show."""
+    where texts have labels. `differing` texts have another label than by fp32. So `few` texts that not even
+    fp32 itself could pass refuse only what they show."""
     n = len(source.dataset.splits["validation"].texts)
     if drop is not None:
         rule = f"screened: on validation it does not seem to lose {MARGIN} of macro-F1"
         if drop.high <= MARGIN:
             return rule, []
-        if same and same.high > MARGIN and drop.drop <= MARGIN:  # not even fp32 itself could pass
+        if few and drop.drop <= MARGIN:
             return f"{rule}, as far as {n} texts can tell", []
         return rule, [
             f"its macro-F1 on validation may lie {drop.high:.3f} below fp32's ({MARGIN} is allowed)"

@@ -21,7 +21,7 @@ from handler.artifact import Artifact
 from handler.predictor import decide
 from training.data.splits import Split
 from training.measures.metrics import brier_of_texts
-from training.measures.noninferiority import ALPHA, Drop, share_of_groups
+from training.measures.noninferiority import ALPHA, Drop, cells_of, counts_of, share_of_groups
 from training.measures.statistics import (
     alike_groups,
     compare_ranking,
@@ -29,7 +29,6 @@ from training.measures.statistics import (
     indicators,
     macro_f1,
     outcome_of_each,
-    outcomes,
     same_labels,
 )
 
@@ -91,29 +90,13 @@ def decided(artifact: Artifact, scores: np.ndarray) -> np.ndarray:
     return decide(scores, artifact.labels, artifact.meta.thresholds, artifact.multi_label)
 
 
-def counts_of(
-    truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, labels: int
-) -> tuple[list[int] | None, dict[str, int] | None]:
-    """What a verdict at any margin needs: `cells`, texts by (truth, fp32's label, the variant's), the last
-    running fastest; of independent labels `kinds`, as `noninferiority.drop_of_labels` has them."""
-    if truth.ndim == 1:
-        cells = np.bincount(_cells(truth, reference, candidate, labels), minlength=labels**3)
-        return cells.tolist(), None
-    kinds, counts = outcomes(truth, reference, candidate)
-    return None, {"".join(map(str, kind)): count for kind, count in zip(kinds, counts.tolist(), strict=True)}
-
-
-def _cells(truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, labels: int) -> np.ndarray:
-    return np.asarray((truth * labels + reference) * labels + candidate)
-
-
 def alike_of(
     truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, labels: int, groups: np.ndarray
 ) -> list[AlikeGroups]:
     """The same by group: those that are alike once, with their number."""
     if truth.ndim == 1:
         names = list(map(str, range(labels**3)))
-        which = _cells(truth, reference, candidate, labels)
+        which = cells_of(truth, reference, candidate, labels)
     else:
         kinds, which = outcome_of_each(truth, reference, candidate)
         names = ["".join(map(str, kind)) for kind in kinds]

@@ -206,12 +206,28 @@ def drop_of_labels(
 def drop_between(truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, labels: int) -> Drop:
     """The drop on texts of which truth and both answers are label indices `[n]`, or independent labels, 0 and
     1, `[n, labels]`; groups of texts are not heeded."""
+    cells, kinds = counts_of(truth, reference, candidate, labels)
+    if kinds is not None:
+        return drop_of_labels(kinds)
+    assert cells is not None
+    return drop_of(cells, labels)
+
+
+def counts_of(
+    truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, labels: int
+) -> tuple[list[int] | None, dict[str, int] | None]:
+    """What a verdict at any margin needs: `cells`, texts by (truth, fp32's label, the variant's), the last
+    running fastest; of independent labels `kinds`, as `drop_of_labels` takes them."""
     if truth.ndim == 1:
-        cells = np.bincount((truth * labels + reference) * labels + candidate, minlength=labels**3)
-        return drop_of(cells, labels)
+        cells = np.bincount(cells_of(truth, reference, candidate, labels), minlength=labels**3)
+        return cells.tolist(), None
     kinds, counts = outcomes(truth, reference, candidate)
-    named = ("".join(map(str, kind)) for kind in kinds)
-    return drop_of_labels(dict(zip(named, counts.tolist(), strict=True)))
+    return None, {"".join(map(str, kind)): count for kind, count in zip(kinds, counts.tolist(), strict=True)}
+
+
+def cells_of(truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, labels: int) -> np.ndarray:
+    """Which cell each text is in, `[n]`."""
+    return np.asarray((truth * labels + reference) * labels + candidate)
 
 
 def share_of_groups(held: np.ndarray, groups: np.ndarray) -> tuple[float, float]:

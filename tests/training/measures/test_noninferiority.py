@@ -5,13 +5,13 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import binom, binomtest
 
-from benchmarks.sameness.parity import counts_of
 from benchmarks.sameness.power import Case
 from common.shares import share_interval
 from training.measures.noninferiority import (
     ALPHA,
     Drop,
     Flips,
+    counts_of,
     drop_between,
     drop_of,
     drop_of_labels,
