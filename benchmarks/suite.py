@@ -32,6 +32,7 @@ from benchmarks.records import (
     Data,
     Latency,
     Lengths,
+    Parity,
     Report,
     Resources,
     Run,
@@ -67,11 +68,13 @@ BF16 = {"avx512_bf16", "amx_bf16"}
 
 @dataclass(frozen=True)
 class InProcess:
-    """What the workers brought, each by variant or baseline. `tokens` are the lengths of the timed texts and
-    `lengths` those of the scored ones, by split; `others_cores` is what other processes took meanwhile."""
+    """What the workers brought, each by variant or baseline; `parity` is of their `scores`, by split.
+    `tokens` are the lengths of the timed texts and `lengths` those of the scored ones, by split;
+    `others_cores` is what other processes took meanwhile."""
 
     resources: dict[str, Resources]
     scores: dict[str, Scores]
+    parity: dict[str, dict[str, Parity]]
     lengths: dict[str, np.ndarray]
     latency: dict[str, list[Latency]]
     tokens: list[int]
@@ -185,6 +188,13 @@ def _measure_in_process(
             bound.start(pool, started[REFERENCE]["threads"], bool(BF16 & set(cpu_features())), step)
         pool.stage = "scoring"
         scores, lengths = score(pool, subject.scored, subject.splits, step, resume_log)
+        reference = artifacts[REFERENCE]
+        scores |= {
+            name: calibrated(scores[name], reference.meta.temperature, reference.multi_label)
+            for name in subject.places
+            if name in scores
+        }
+        compared = {name: _parity(name, subject, scores, lengths) for name in scores if name in pool.names}
         # Before the blocks start the processes again: what they took is of all that they were asked.
         pool.stage = "memory"
         sizes = {name: artifact.bytes for name, artifact in artifacts.items()}
@@ -205,7 +215,7 @@ def _measure_in_process(
             step,
             resume_log,
             bound,
-            _standing(subject, scores, lengths, margin),
+            _standing(subject, compared, margin),
         )
         tokens = pool.ask(REFERENCE, "lengths")
         taken = {name: found for name, found in taken.items() if name in pool.names}  # the others have failed
@@ -224,23 +234,35 @@ def _measure_in_process(
         for name, found in taken.items()
     }
     return InProcess(
-        resources, scores, lengths, entries, tokens, pool.failures, recorded, timings.others_cores
+        resources, scores, compared, lengths, entries, tokens, pool.failures, recorded, timings.others_cores
     )
 
 
+def _parity(
+    name: str, subject: Subject, scores: Mapping[str, Scores], lengths: Mapping[str, np.ndarray]
+) -> dict[str, Parity]:
+    """How a variant's or a baseline's scores differ from fp32's, by split."""
+    reference = subject.artifacts[REFERENCE]
+    artifact = subject.artifacts.get(name, reference)
+    on_splits = {split: scores[name][split] for split in subject.splits}
+    theirs, is_reference = scores[REFERENCE], name == REFERENCE
+    found = parity(artifact, on_splits, reference, theirs, subject.labelled, lengths, is_reference)
+    for each in found.values():
+        each.may_have_seen = subject.may_have_seen
+    return found
+
+
 def _standing(
-    subject: Subject, scores: Mapping[str, Scores], lengths: Mapping[str, np.ndarray], margin: float
+    subject: Subject, compared: Mapping[str, Mapping[str, Parity]], margin: float
 ) -> dict[str, int]:
     """Which variants may still be chosen, by what is seen of their drop on gate: 0 where the interval
     keeps the margin, 1 where it does not; none that is beyond it, or that the check at export refused. The
     verdict itself is the gate ledger's."""
-    reference = subject.artifacts[REFERENCE]
     found = {}
     for name, artifact in subject.artifacts.items():
-        if name in REFERENCES or name not in scores or not artifact.meta.check.equal:
+        if name in REFERENCES or name not in compared or not artifact.meta.check.equal:
             continue
-        gate = {GATE: scores[name][GATE]} if GATE in subject.labelled else {}
-        seen = parity(artifact, gate, reference, scores[REFERENCE], subject.labelled, lengths).get(GATE)
+        seen = compared[name].get(GATE)
         drop = seen and seen.macro_f1_drop
         word = by_interval(drop, margin) if drop else PASS
         if word != FAIL:
@@ -301,21 +323,14 @@ def _row(name: str, subject: Subject, inside: InProcess) -> dict[str, Any]:
     """The fields of a variant's or a baseline's row that are found in process."""
     reference = subject.artifacts[REFERENCE]
     artifact = subject.artifacts.get(name, reference)
-    scores, theirs = inside.scores[name], inside.scores[REFERENCE]
-    if name not in subject.artifacts:
-        scores = calibrated(scores, reference.meta.temperature, reference.multi_label)
-    on_splits = {split: scores[split] for split in subject.splits}
-    is_reference = name == REFERENCE
-    differs = parity(artifact, on_splits, reference, theirs, subject.labelled, inside.lengths, is_reference)
-    for found in differs.values():
-        found.may_have_seen = subject.may_have_seen
+    on_splits = {split: inside.scores[name][split] for split in subject.splits}
     return {
         "status": "measured",
         "error": None,
         "latency": inside.latency[name],
         "resources": inside.resources[name],
         "quality": quality(artifact, on_splits, subject.labelled),
-        "parity": differs,
+        "parity": inside.parity[name],
     }
 
 
