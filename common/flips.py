@@ -17,6 +17,12 @@ def ways(labels: Sequence[str], independent: bool) -> list[tuple[str, str]]:
     return [(f"{one}{ARROW}{other}", f"{other}{ARROW}{one}") for one, other in pairs]
 
 
+def opposite(way: str) -> str:
+    """The way back."""
+    before, after = way.split(ARROW)
+    return f"{after}{ARROW}{before}"
+
+
 def flips_of(before: Decision, after: Decision) -> list[str]:
     """How one text flipped, in the words of `ways`: empty where its labels are the same."""
     if isinstance(before, str) and isinstance(after, str):
@@ -48,10 +54,9 @@ def one_way(counts: Mapping[str, int], by_group: Mapping[str, int] | None = None
     pairs = len(counts) // 2
     found = []
     for way, there in counts.items():
-        before, after = way.split(ARROW)
-        back = counts.get(f"{after}{ARROW}{before}", 0)
+        back = counts.get(opposite(way), 0)
         if there > back:
             trials = counts if by_group is None else by_group
-            p = mcnemar(trials[way], trials.get(f"{after}{ARROW}{before}", 0))
+            p = mcnemar(trials[way], trials.get(opposite(way), 0))
             found.append(OneWay(way, there, back, min(1.0, pairs * p)))
     return min(found, key=lambda uneven: uneven.p, default=None)

@@ -40,25 +40,22 @@ def evidence_of(parity: Parity, labels: int) -> Evidence | None:
 def drop_of_parity(parity: Parity, labels: int) -> Drop | None:
     """The drop on one split; None where its record holds no counts."""
     if parity.kinds is not None:
-        return drop_of_labels(parity.kinds, groups=_groups(parity, list(parity.kinds)))
-    if parity.cells is None:
-        return None
-    return drop_of(parity.cells, labels, groups=_groups(parity, list(map(str, range(labels**3)))))
+        return drop_of_labels(parity.kinds, groups=_groups(parity))
+    return None if parity.cells is None else drop_of(parity.cells, labels, groups=_groups(parity))
 
 
 def operating_point(parity: Parity, labels: int) -> OperatingPoint | None:
     """Recall and rate of each label on one split; None where its record holds no counts."""
     if parity.kinds is not None:
-        return of_kinds(parity.kinds, _groups(parity, list(parity.kinds)))
-    if parity.cells is None:
-        return None
-    return of_cells(parity.cells, labels, _groups(parity, list(map(str, range(labels**3)))))
+        return of_kinds(parity.kinds, _groups(parity))
+    return None if parity.cells is None else of_cells(parity.cells, labels, _groups(parity))
 
 
-def _groups(parity: Parity, kinds: Sequence[str]) -> Groups | None:
-    """The groups, by kinds in that order."""
+def _groups(parity: Parity) -> Groups | None:
+    """The groups, by the kinds or cells of the record in their order."""
     if parity.groups is None:
         return None
+    kinds = list(parity.kinds or map(str, range(len(parity.cells or ()))))
     texts = np.array([[alike.texts.get(kind, 0) for kind in kinds] for alike in parity.groups], np.float64)
     return Groups(np.array([alike.groups for alike in parity.groups], np.float64), texts)
 

@@ -15,7 +15,7 @@ from benchmarks.records import AlikeGroups, Flipped, Interval, Parity, Rate, Sli
 from benchmarks.sameness.gate import drop_of_parity
 from benchmarks.sameness.scores import Scores
 from benchmarks.samples import by_length
-from common.flips import ARROW, mcnemar
+from common.flips import ARROW, mcnemar, opposite
 from common.shares import share_interval
 from handler.artifact import Artifact
 from handler.predictor import decide
@@ -54,12 +54,11 @@ def parity(
         truth = labelled[name].labels if name in labelled else None
         groups = labelled[name].groups if name in labelled else None
         ways = flipped_ways(wanted, given, artifact.labels)
-        counts = {way: int(texts.sum()) for way, texts in ways.items()}
         same = same_labels(given, wanted)
         found = by_split[name] = Parity(
             n=len(values),
             label_agreement=float(same.mean()),
-            flips=counts,
+            flips={way: int(texts.sum()) for way, texts in ways.items()},
             flip_rates=flip_rates({"any": ~same, **ways}, groups),
             max_prob_diff=float(difference.max()),
             mean_prob_diff=float(difference.mean()),
@@ -116,17 +115,11 @@ def _most_flips(reference: np.ndarray, candidate: np.ndarray) -> int:
     return int((reference != candidate).reshape(len(reference), -1).sum(axis=0).max())
 
 
-def flips(reference: np.ndarray, candidate: np.ndarray, labels: Sequence[str]) -> dict[str, int]:
-    """Texts by direction, such as `{"hate -> not-hate": 3, "not-hate -> hate": 1}`; of independent labels,
-    such as `{"insult -> no insult": 3, …}`, in which a text may count several times."""
-    ways = flipped_ways(reference, candidate, labels)
-    return {way: int(texts.sum()) for way, texts in ways.items()}
-
-
 def flipped_ways(
     reference: np.ndarray, candidate: np.ndarray, labels: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Which texts flip in each direction, bool `[n]`."""
+    """Which texts flip in each direction, bool `[n]`, such as `{"hate -> not-hate": …, …}`; of independent
+    labels `{"insult -> no insult": …, …}`, and a text may flip in several."""
     if reference.ndim == 2:
         return {
             f"{before}{ARROW}{after}": (reference[:, place] == was) & (candidate[:, place] != was)
@@ -143,11 +136,7 @@ def flipped_ways(
 
 def group_flips(ways: Mapping[str, np.ndarray], groups: np.ndarray) -> dict[str, int]:
     """By direction, the groups that flip oftener that way than back."""
-    found = {}
-    for way, texts in ways.items():
-        before, after = way.split(ARROW)
-        found[way] = discordant(texts, ways[f"{after}{ARROW}{before}"], groups)[0]
-    return found
+    return {way: discordant(texts, ways[opposite(way)], groups)[0] for way, texts in ways.items()}
 
 
 def flip_rates(ways: Mapping[str, np.ndarray], groups: np.ndarray | None = None) -> dict[str, Rate]:

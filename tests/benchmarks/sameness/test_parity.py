@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.records import Parity, plain
 from benchmarks.sameness.gate import drop_of_parity
-from benchmarks.sameness.parity import brier_drop, flipped, flips, parity
+from benchmarks.sameness.parity import brier_drop, flipped, flipped_ways, parity
 from benchmarks.samples import by_length
 from common.flips import one_way
 from common.records import read
@@ -88,7 +88,8 @@ def test_flipped_texts_are_told_by_number_and_the_farthest_first(labelled) -> No
 
 
 def test_flips_of_three_labels_name_every_direction() -> None:
-    found = flips(np.array([0, 1, 2, 2]), np.array([0, 2, 2, 0]), ["a", "b", "c"])
+    ways = flipped_ways(np.array([0, 1, 2, 2]), np.array([0, 2, 2, 0]), ["a", "b", "c"])
+    found = {way: texts.sum() for way, texts in ways.items()}
     assert found["b -> c"] == 1
     assert found["c -> a"] == 1
     assert sum(found.values()) == 2
