@@ -225,20 +225,22 @@ def _moved(parity: Parity, objective: Objective, verdict: Verdict | None, labels
     point = operating_point(parity, len(labels))
     if point is None or not isinstance(verdict, Noninferiority) or verdict.share is None:
         return ["recall and rates cannot be judged: no counts of labelled gate texts in the report"]
-    asked = [
-        (f"the recall of {label}", drop, drop.p(most), f"a drop of {most:g}")
-        for label, drop in zip(labels, point.recall, strict=True)
-        if (most := objective.max_recall_drop) is not None
-    ] + [
-        (
-            f"the share of texts called {label}",
-            drop,
-            p_of_shift(drop, most),
-            f"a shift of {most:g} either way",
-        )
-        for label, drop in zip(labels, point.rate, strict=True)
-        if (most := objective.max_rate_shift) is not None
-    ]
+    asked = []
+    if (most := objective.max_recall_drop) is not None:
+        asked += [
+            (f"the recall of {label}", drop, drop.p(most), f"a drop of {most:g}")
+            for label, drop in zip(labels, point.recall, strict=True)
+        ]
+    if (most := objective.max_rate_shift) is not None:
+        asked += [
+            (
+                f"the share of texts called {label}",
+                drop,
+                p_of_shift(drop, most),
+                f"a shift of {most:g} either way",
+            )
+            for label, drop in zip(labels, point.rate, strict=True)
+        ]
     return [
         f"{what} lies {_span(drop)} fp32's (95 % interval), and {allowed} is allowed "
         f"({chance(p)}, {verdict.share:.2g} needed)"

@@ -88,22 +88,18 @@ def read_head_to_head(path: Path) -> HeadToHead:
     return _read(path, partial(read, kind=HeadToHead), "there is no head-to-head", measure)
 
 
-def read_power(path: Path) -> Simulated:
-    """The counts of `power` at `path`. Raises `UserError` when they are missing or damaged."""
-    lacking = "nothing has been simulated yet"
-    return _read(path, partial(read, kind=Simulated), lacking, command("benchmarks power"))
+def _of_simulation(kind: type[T], verb: str) -> Callable[[Path], T]:
+    """Reads what `verb` counted. Raises `UserError` when it is missing or damaged."""
+
+    def read_counts(path: Path) -> T:
+        return _read(path, partial(read, kind=kind), "nothing has been simulated yet", command(verb))
+
+    return read_counts
 
 
-def read_alarms(path: Path) -> Alarms:
-    """The counts of `power --alarms` at `path`. Raises `UserError` when they are missing or damaged."""
-    lacking = "nothing has been simulated yet"
-    return _read(path, partial(read, kind=Alarms), lacking, command("benchmarks power --alarms"))
-
-
-def read_timings(path: Path) -> SimulatedTimings:
-    """The counts of `power --timings` at `path`. Raises `UserError` when they are missing or damaged."""
-    lacking = "nothing has been simulated yet"
-    return _read(path, partial(read, kind=SimulatedTimings), lacking, command("benchmarks power --timings"))
+read_power = _of_simulation(Simulated, "benchmarks power")
+read_alarms = _of_simulation(Alarms, "benchmarks power --alarms")
+read_timings = _of_simulation(SimulatedTimings, "benchmarks power --timings")
 
 
 def read_attack(path: Path) -> AttackReport:

@@ -16,10 +16,26 @@ RESAMPLES = DRAWS // 10
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """By label: by how much its recall, and the share of texts that are given it, lie below fp32's."""
+    """From `kinds` of texts, with their `counts`, and `groups` of them; it is drawn when it is asked for."""
 
-    recall: list[Drop]
-    rate: list[Drop]
+    kinds: np.ndarray
+    counts: np.ndarray
+    groups: Groups | None = None
+
+    @property
+    def recall(self) -> list[Drop]:
+        """By label, how far its recall lies below fp32's."""
+        return [self._share_drop(column, column & TRUTH > 0) for column in self.kinds.T]
+
+    @property
+    def rate(self) -> list[Drop]:
+        """By label, how far the share of texts that are given it lies below fp32's."""
+        return [self._share_drop(column, np.ones(len(column), bool)) for column in self.kinds.T]
+
+    def _share_drop(self, label: np.ndarray, among: np.ndarray) -> Drop:
+        """`among` texts of some kinds, the share to which fp32 alone gives the label, less the variant's."""
+        theirs, ours = label & REFERENCE > 0, label & CANDIDATE > 0
+        return _share_drop(theirs & ~ours, ours & ~theirs, among, self.counts, self.groups)
 
 
 def of_cells(cells: Sequence[int] | np.ndarray, labels: int, groups: Groups | None = None) -> OperatingPoint:
@@ -28,23 +44,13 @@ def of_cells(cells: Sequence[int] | np.ndarray, labels: int, groups: Groups | No
     seen = np.flatnonzero(counts)
     if groups is not None:
         groups = Groups(groups.often, groups.texts[:, seen])
-    return _of_kinds(kinds_of_cells(labels, seen), counts[seen], groups)
+    return OperatingPoint(kinds_of_cells(labels, seen), counts[seen], groups)
 
 
 def of_kinds(kinds: Mapping[str, int], groups: Groups | None = None) -> OperatingPoint:
     """Of independent labels, from counts as `noninferiority.drop_of_labels` takes them."""
     digits = np.array([list(map(int, kind)) for kind in kinds])
-    return _of_kinds(digits, np.array(list(kinds.values())), groups)
-
-
-def _of_kinds(kinds: np.ndarray, counts: np.ndarray, groups: Groups | None) -> OperatingPoint:
-    recall, rate = [], []
-    for column in kinds.T:
-        has_it, theirs, ours = (column & bit > 0 for bit in (TRUTH, REFERENCE, CANDIDATE))
-        lost, won = theirs & ~ours, ours & ~theirs
-        recall.append(_share_drop(lost, won, has_it, counts, groups))
-        rate.append(_share_drop(lost, won, np.ones_like(has_it), counts, groups))
-    return OperatingPoint(recall, rate)
+    return OperatingPoint(digits, np.array(list(kinds.values())), groups)
 
 
 def _share_drop(
