@@ -26,6 +26,7 @@ def losses(folder: Path) -> tuple[list[float], list[float]]:
 @pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     recipe = ("--epochs", "0.1", "--dropout", "0", "--precision", "fp32", "--run-name", "run")
+    recipe += ("--learning-rate", "1e-5")  # or Adam turns rounding into other weights
     ran("training", *TINY, *recipe, "--output", tmp_path / "one" / "checkpoint")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "training"]
     command += [*TINY, *recipe, "--output", tmp_path / "two" / "checkpoint"]
@@ -35,10 +36,8 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["labels"] == ["not-hate", "hate"], "and one prints"
     (one_loss, one_norm), (two_loss, two_norm) = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one_loss) == len(two_loss) == 13
-    assert two_norm[0] == pytest.approx(one_norm[0], rel=1e-3), "the first gradient is the same"
-    assert two_loss == pytest.approx(one_loss, rel=1e-3), (
-        "later ones differ by what rounding makes of Adam's steps"
-    )
+    assert two_norm == pytest.approx(one_norm, abs=2e-4), "each gradient is the whole batch's, up to rounding"
+    assert two_loss == pytest.approx(one_loss, abs=2e-4)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, tmp_path: Path) -> None:
