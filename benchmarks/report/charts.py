@@ -14,7 +14,16 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from benchmarks.names import REFERENCE
 from benchmarks.records import Report
 from benchmarks.report import pictures
-from benchmarks.report.verdicts import BASELINE, EQUAL, IS_REFERENCE, NOT_EQUAL, SHIPPABLE, front, margin
+from benchmarks.report.verdicts import (
+    BASELINE,
+    EQUAL,
+    IS_REFERENCE,
+    NOT_EQUAL,
+    SHIPPABLE,
+    front,
+    margin,
+    today,
+)
 from common.drawing import (
     AMBER,
     BLUE,
@@ -51,6 +60,38 @@ MARKS: dict[str, tuple[str, str, str]] = {
 def draw(document: Report) -> dict[str, str]:
     """Every picture that the report has the data for, by the name of its file."""
     return {picture.name: CHARTS[picture.name](document) for picture in pictures.available(document)}
+
+
+def bars(document: Report) -> str:
+    """Real texts per second of the few rows of a front page, each with its verdict."""
+    found = pictures.bars(document)
+    if not found:
+        return ""
+    with canvas(0.75 + 0.34 * len(found)) as (figure, (axes,)):
+        for place, bar in enumerate(found):
+            is_baseline = bar.verdict == BASELINE
+            _, colour, words = MARKS[bar.verdict]
+            axes.barh(place, bar.speed, height=0.66, color=REST if is_baseline else colour, linewidth=0)
+            if is_baseline or bar.name == REFERENCE:
+                words = "what you run today" if bar.name == today(document) else ""
+            words = words.removesuffix(" by its check")
+            gain = f"{bar.times:.1f}x" if bar.times else ""
+            axes.annotate(
+                " \N{MIDDLE DOT} ".join(filter(None, (f"{bar.speed:,.0f}", gain, words))),
+                (bar.speed, place),
+                (5, 0),
+                textcoords="offset points",
+                va="center_baseline",
+                color=INK,
+            )
+        axes.set_yticks(range(len(found)), [bar.name for bar in found])
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlim(0, 1.65 * max(bar.speed for bar in found))  # room for words
+        axes.set_ylim(-0.6, len(found) - 0.4)
+        axes.set_xlabel("real texts/s in batches of 32, in process")
+        sentence = "; ".join(f"{bar.name} {bar.speed:.0f} ({bar.verdict})" for bar in found)
+        return svg(figure, "bars", _title("bars"), sentence)
 
 
 def pareto(document: Report) -> str:
@@ -372,6 +413,7 @@ def functional(document: Report) -> str:
 
 
 CHARTS: dict[str, Callable[[Report], str]] = {
+    "bars": bars,
     "pareto": pareto,
     "pareto-served": pareto_served,
     "length": latency_by_length,

@@ -165,6 +165,17 @@ def main(report: Report) -> list[Column[Row]]:
     ]
 
 
+def brief(report: Report) -> list[Column[Row]]:
+    """The few columns of a front page."""
+    titles = ("macro-F1 drop on gate, 95 %", f"real texts/s against {today(report)}, 95 %", "artifact MB")
+    kept = [
+        column
+        for column in main(report)
+        if column.title in titles or column.title.startswith("served requests")
+    ]
+    return [Column("variant", lambda row: row.name, kind="name"), verdicts_of(report), *kept]
+
+
 def verdicts_of(report: Report) -> Column[Row]:
     """The verdict, or by an older report the check at export; loud in Markdown where it is one."""
     allowed, tested = margin(report), is_tested(report)

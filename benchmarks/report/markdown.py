@@ -18,10 +18,11 @@ from benchmarks.report.sections import real_texts
 from benchmarks.report.tables import PAGE, SUMMARY, TERMINAL, Table, markdown, named, turned
 from benchmarks.report.tables import table as of_items
 from benchmarks.report.variant_page import report
-from benchmarks.report.verdicts import is_tested, margin
+from benchmarks.report.verdicts import in_brief, is_tested, margin
 
 __all__ = [
     "bound_table",
+    "brief",
     "failures",
     "proof_note",
     "proof_table",
@@ -85,6 +86,12 @@ def summary(document: Report) -> str:
     """The main figures of every variant and baseline, and what they rest on in short: for a document that
     links to the whole page."""
     return f"{markdown(_main(document, SUMMARY))}\n\n{provenance_in_short(document)}"
+
+
+def brief(document: Report) -> str:
+    """A few rows and columns of that, for a front page."""
+    found = of_items("Variants in brief", columns.brief(document), in_brief(document))
+    return f"{markdown(found)}\n\n{provenance_in_short(document)}"
 
 
 def _main(document: Report, shown: int = PAGE) -> Table:

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.names import CUDA_SHAPES, GATE, REFERENCE, SHAPES, SINGLE
 from benchmarks.records import LengthBin, OpenLevel, Parity, Report, Row, Variant
 from benchmarks.report.phrases import SUITES, bins, positive_label
-from benchmarks.report.verdicts import batch_rate, margin, reference, served_rate, shown, verdict
+from benchmarks.report.verdicts import batch_rate, in_brief, margin, reference, served_rate, shown, verdict
 from training.measures.records import Reliability
 
 MOST_CASES = 30  # rows of a dot plot
@@ -36,6 +36,16 @@ class Point:
     change: float
     low: float
     high: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A row of the front page: real texts per second, and how many times what is run today, where decided."""
+
+    name: str
+    speed: float
+    times: float | None
     verdict: str
 
 
@@ -97,6 +107,18 @@ def _change(gate: Parity, judged: bool, is_reference: bool) -> tuple[float, floa
         return 0.0, 0.0, 0.0
     drop = gate.macro_f1_drop
     return (-drop.drop, -drop.high, -drop.low) if drop else None
+
+
+def bars(document: Report) -> list[Bar]:
+    """What there is to gain, slowest first."""
+    allowed = margin(document)
+    found = []
+    for row in in_brief(document):
+        if entry := row.batch:
+            ratio = entry.against_today
+            times = ratio.ratio if ratio.is_decided else None
+            found.append(Bar(row.name, entry.texts_per_second, times, verdict(row, allowed)))
+    return found if len(found) > 1 else []
 
 
 def by_length(document: Report) -> tuple[list[str], list[Series]]:
@@ -219,6 +241,13 @@ def _row(document: Report, name: str) -> Variant:
 
 
 PICTURES = (
+    Picture(
+        "bars",
+        "What there is to gain",
+        "Real texts per second in batches of 32, in process. Blue may be shipped; red may not, being another "
+        "classifier; grey is what other projects' documentation shows.",
+        bars,
+    ),
     Picture(
         "pareto",
         "Speed against sameness, in process",

@@ -2,8 +2,8 @@
 
 `publish` copies what was measured, its page and its pictures into the repository: figures only, no texts,
 host names or paths. `tables` writes its main figures between `<!-- table:NAME -->` and `<!-- /table -->` of a
-document (`:proof`, `:served`, `:power`, `:alarms`, `:timings`, `:attack` and `:soak` after the name take the
-other tables), so that no figure there is typed by hand.
+document, so that no figure there is typed by hand; a word after the name (`:brief`, `:attack` …) takes
+another table.
 """
 
 import platform
@@ -40,7 +40,7 @@ from handler.errors import UserError
 
 MARKED = re.compile(
     r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)"
-    r"(?::(?P<kind>proof|served|power|alarms|timings|attack|soak))? -->\n)"
+    r"(?::(?P<kind>brief|proof|served|power|alarms|timings|attack|soak))? -->\n)"
     r".*?(?P<closing><!-- /table -->)",
     re.DOTALL,
 )
@@ -109,6 +109,14 @@ def publish_kind(kind: str, name: str, results: Path, published: Path) -> Path:
     return path
 
 
+# What a document shows of a side-by-side, by the kind of its marker.
+EXCERPTS: dict[str | None, Callable[[Report], str]] = {
+    None: markdown.summary,
+    "brief": markdown.brief,
+    "proof": lambda document: f"{markdown.proof_table(document)}\n\n{markdown.proof_note(document)}",
+}
+
+
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise UserError(
@@ -142,10 +150,7 @@ def render(text: str, published: Path) -> str:
             body = kind.excerpt(kind.read(published / f"{match['name']}.{match['kind']}.json"))
             return f"{match['opening']}\n{body}\n\n{match['closing']}"
         document = read_published(match["name"], published)
-        body = markdown.summary(document)
-        if match["kind"]:
-            body = f"{markdown.proof_table(document)}\n\n{markdown.proof_note(document)}"
-        return f"{match['opening']}\n{body}\n\n{match['closing']}"
+        return f"{match['opening']}\n{EXCERPTS[match['kind']](document)}\n\n{match['closing']}"
 
     return MARKED.sub(fill, text)
 

@@ -15,6 +15,7 @@ NOT_EQUAL, FAILED, IS_REFERENCE, BASELINE = "not equal", "failed", "reference", 
 EQUAL = "equal"  # by the check at export alone: there are no labels that mean anything
 SHIPPABLE = (IS_REFERENCE, PASS, EQUAL)
 MOST_SHOWN = 5  # lines in one picture that an eye can follow
+MOST_IN_BRIEF = 8  # rows of the table and the picture on a front page
 
 
 def margin(document: Report) -> float:
@@ -125,6 +126,21 @@ def shown(document: Report, most: int = MOST_SHOWN) -> list[str]:
         return [variant.name for variant in document.variants if not variant.error]
     fastest = [name for name in front(document) if name != REFERENCE][-(most - 1) :]
     return ([REFERENCE] if reference(document) else []) + fastest
+
+
+def in_brief(document: Report) -> list[Row]:
+    """The few rows that say what there is to gain, slowest first: what users run today, the fastest other
+    baseline, fp32, the fastest variants that may be shipped, and the fastest that may not."""
+    allowed = margin(document)
+    timed = sorted((rate, row.name) for row in document.rows if (rate := batch_rate(row)))
+    verdicts = {row.name: verdict(row, allowed) for row in document.rows}
+    baselines = [name for _, name in timed if verdicts[name] == BASELINE]
+    passing = [name for _, name in timed if verdicts[name] in (PASS, EQUAL)]
+    refused = [name for _, name in timed if verdicts[name] not in (BASELINE, *SHIPPABLE)]
+    kept = {REFERENCE, today(document), *baselines[-1:], *refused[-1:]}
+    kept.update(passing[-(MOST_IN_BRIEF - len(kept)) :])
+    rows = {row.name: row for row in document.rows}
+    return [rows[name] for _, name in timed if name in kept]
 
 
 def fastest_passing(document: Report) -> Variant | None:

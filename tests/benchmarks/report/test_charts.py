@@ -12,6 +12,7 @@ from matplotlib.transforms import Bbox
 import benchmarks
 from benchmarks.report import charts, markdown, pictures
 from benchmarks.report.files import read_side_by_side
+from benchmarks.report.verdicts import front, in_brief
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = [picture.name for picture in pictures.PICTURES]
@@ -101,14 +102,12 @@ def test_where_the_data_is_missing_there_is_no_picture(make, name: str) -> None:
 
 def test_an_older_report_has_the_pictures_of_what_it_holds(make) -> None:
     old = make.document(make.variant("fp32"), make.variant("int8", speed=4, drop=(-0.004, 0.005)))
-    assert list(charts.draw(old)) == ["pareto", "batch", "flips"]
+    assert list(charts.draw(old)) == ["bars", "pareto", "batch", "flips"]
     unjudged = make.document(make.variant("fp32", drop=None), make.variant("int8", speed=4, drop=None))
     assert "labels that are fp32" in charts.pareto(unjudged)
 
 
 def test_the_front_joins_what_may_be_shipped(make) -> None:
-    from benchmarks.report.verdicts import front
-
     document = make.document(
         make.variant("fp32"),
         make.variant("same", speed=1.5, drop=(0.0, 0.0)),
@@ -118,6 +117,26 @@ def test_the_front_joins_what_may_be_shipped(make) -> None:
         make.variant("refused", speed=9, equal=False),
     )
     assert front(document) == ["same", "fast"]
+
+
+def test_a_front_page_shows_eight_rows_the_fastest_that_passes_and_what_is_refused(make) -> None:
+    passing = [make.variant(f"pass-{speed}", speed=speed, drop=(0.0, 0.0)) for speed in range(2, 9)]
+    document = make.document(
+        make.variant("fp32"),
+        *passing,
+        make.variant("refused", speed=9, equal=False),
+        make.variant("refused-and-slower", speed=2.5, equal=False),
+        baselines=[make.baseline("slow", speed=0.8), make.baseline("quick", speed=5)],
+    )
+    names = ["fp32", "pass-5", "quick", "pass-6", "pass-7", "pass-8", "refused"]
+    assert {*names, "pass-4"} == {row.name for row in in_brief(document)}
+    text = charts.bars(document)
+    assert all(f">{name}</text>" in text for name in names)
+    assert "9.0x" in text
+    assert "not equal" in text
+    rows = [line for line in markdown.brief(document).splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 8
+    assert rows[0].count("|") <= 1 + 6
 
 
 def test_a_page_refers_to_the_pictures_that_there_are(complete) -> None:

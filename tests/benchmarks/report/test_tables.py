@@ -69,7 +69,9 @@ def test_pictures_are_published_with_their_page_and_kept_fresh(project) -> None:
     command(project, "tables")
     folder = project / "published" / "speed"
     names = {path.name for path in folder.iterdir()}
-    assert names == {"pareto.svg", "batch.svg", "flips.svg"}, "no picture of what the report lacks"
+    assert names == {"bars.svg", "pareto.svg", "batch.svg", "flips.svg"}, (
+        "no picture of what the report lacks"
+    )
     page = (project / "published" / "speed.md").read_text()
     assert all(f"](speed/{name})" in page for name in names)
     picture = folder / "pareto.svg"
