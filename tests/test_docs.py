@@ -126,3 +126,12 @@ def test_the_site_is_built_strictly_and_a_page_loads_nothing_from_elsewhere(tmp_
     assert [name for name, page in built.items() if loaded.search(page)] == []
     assert (tmp_path / "benchmarks" / "published" / "tweeteval" / "pareto.svg").is_file()
     assert (tmp_path / "deploy" / "Dockerfile").is_file(), "a file that a page links to"
+
+
+def test_the_front_page_is_one_screen_and_a_half() -> None:
+    page = TEXTS["README.md"]
+    assert len([word for word in page.split() if word.strip("|-")]) <= 900
+    (table,) = re.findall(r"<!-- table:\S+ -->\n(.*?)<!-- /table -->", page, re.DOTALL)
+    heading, _, *rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert len(rows) <= 8
+    assert heading.count("|") - 1 <= 6

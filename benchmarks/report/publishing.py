@@ -19,6 +19,7 @@ from benchmarks.in_process import simulated
 from benchmarks.names import ATTACK, SOAK
 from benchmarks.records import Report, plain
 from benchmarks.report import head_to_head_page, markdown
+from benchmarks.report.explained import explained
 from benchmarks.report.files import (
     ALARMS,
     HEAD_TO_HEAD,
@@ -40,7 +41,7 @@ from handler.errors import UserError
 
 MARKED = re.compile(
     r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)"
-    r"(?::(?P<kind>brief|proof|served|power|alarms|timings|attack|soak))? -->\n)"
+    r"(?::(?P<kind>brief|explained|proof|served|power|alarms|timings|attack|soak))? -->\n)"
     r".*?(?P<closing><!-- /table -->)",
     re.DOTALL,
 )
@@ -113,6 +114,7 @@ def publish_kind(kind: str, name: str, results: Path, published: Path) -> Path:
 EXCERPTS: dict[str | None, Callable[[Report], str]] = {
     None: markdown.summary,
     "brief": markdown.brief,
+    "explained": explained,
     "proof": lambda document: f"{markdown.proof_table(document)}\n\n{markdown.proof_note(document)}",
 }
 
