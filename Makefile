@@ -23,7 +23,7 @@ IMAGES = python:$(shell sed -n 's/^ARG PYTHON=//p' deploy/Dockerfile) $(shell se
 ARTIFACTS := $(BUILD)/artifacts
 OBJECTIVE = $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP))
 
-.PHONY: help demo install train evaluate export package serve stop doctor benchmark gpu compare select plan test test-all test-slow coverage counts docs lint lock sbom audit pins clean
+.PHONY: help demo ship install train evaluate export package serve stop ask doctor benchmark gpu compare select plan test test-all test-slow coverage counts docs lint lock sbom audit pins clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -48,12 +48,24 @@ demo: install ## everything on a small synthetic corpus: train, export, package,
 	@if [ -f $(call q,$(BUILD)/checkpoint/checkpoint.json) ] && ! grep -q '"spec": "demo"' $(call q,$(BUILD)/checkpoint/checkpoint.json); then \
 	  echo "error:" $(call q,$(BUILD)/) "holds a model of your own, which the demo would replace. Use another folder: make demo BUILD=build-demo" >&2; exit 2; fi
 	@$(MAKE) --no-print-directory train export package DATA=demo BASE=minilm
-	@$(MAKE) --no-print-directory serve && trap '$(MAKE) --no-print-directory stop' EXIT && \
-	  printf "\n\$$ curl localhost:8080/predictions/hate --json '%s'\n" '$(DEMO_JSON)' && \
-	  curl --noproxy '*' --silent --show-error --fail-with-body localhost:8080/predictions/hate --json '$(DEMO_JSON)'
+	@$(MAKE) --no-print-directory ask
 	@$(MAKE) --no-print-directory benchmark select PROFILE=demo
 	@printf '%s\n' '' 'done; nothing is left running. Look at: benchmarks/results/side-by-side.html. To go on:' \
 	  '  source ./activate && torchserve --start --models $(NAME)=$(NAME).mar'
+
+# Everything of it lies in a folder of its own: build/NAME/. Without texts nothing can show that another variant is equal to fp32.
+SHIP_NAME = $(if $(filter file,$(origin NAME)),$(shell basename -- $(call q,$(CHECKPOINT)) | tr -cs 'A-Za-z0-9\n' '-' | sed 's/^-*//; s/-*$$//'),$(NAME))
+SHIP_TEXTS = $(if $(DATA),--data $(call q,$(DATA)),$(if $(TEXTS),--data $(call q,texts:$(TEXTS)))) $(if $(UNSEEN),--unseen)
+ship: install ## your own classifier in one command: CHECKPOINT=folder or hub name, DATA=csv:… with labels [UNSEEN=1] or TEXTS=file, one a line [NAME=] [P99_MS=] …
+	@[ -n "$(filter-out file,$(origin CHECKPOINT))" ] || \
+	  { echo "error: which classifier? Name its folder or hub name: make ship CHECKPOINT=my-model DATA=csv:labelled.csv UNSEEN=1" >&2; exit 2; }
+	@$(RUN) -m export build $(if $(DATA)$(TEXTS),$(VARIANTS),fp32) --checkpoint $(call q,$(CHECKPOINT)) --artifacts $(call q,$(BUILD)/$(SHIP_NAME)/artifacts) $(SHIP_TEXTS) $(if $(DATA_DIR),--data-dir $(call q,$(DATA_DIR))) $(ARGS) >/dev/null
+	@$(MAKE) --no-print-directory package $(if $(DATA)$(TEXTS),benchmark select) BUILD=$(call q,$(BUILD)/$(SHIP_NAME)) NAME=$(call q,$(SHIP_NAME)) CHECKPOINT=$(call q,$(BUILD)/$(SHIP_NAME)/adopted) ARGS=
+	@$(MAKE) --no-print-directory ask NAME=$(call q,$(SHIP_NAME))
+	@[ -n "$(DATA)$(TEXTS)" ] || printf '%s\n' '' 'Only fp32 is shipped: no texts were given, so nothing could show that a faster variant is equal to it. Bring texts that the' \
+	  'model was not trained on, with labels (DATA=csv:labelled.csv UNSEEN=1) or without (TEXTS=texts.txt), and run this again.'
+	@printf '%s\n' '' "done: model_store/$(SHIP_NAME).mar; nothing is left running. To serve it:" \
+	  "  source ./activate && torchserve --start --models $(SHIP_NAME)=$(SHIP_NAME).mar"
 
 train: install ## DATA=demo|tweeteval|csv:PATH… BASE=minilm|hub name|folder [CONFIG=file.yaml] -> build/checkpoint/
 	@$(RUN) -m training $(if $(DATA),--data $(call q,$(DATA))) $(if $(BASE),--base $(call q,$(BASE))) --output $(call q,$(BUILD)/checkpoint) $(if $(DATA_DIR),--data-dir $(call q,$(DATA_DIR))) $(if $(CONFIG),--config $(call q,$(CONFIG))) $(ARGS) >/dev/null
@@ -72,6 +84,11 @@ serve: install ## start TorchServe on model_store/hate.mar [CONFIG=config.proper
 
 stop: install ## stop it
 	@$(RUN) -m deploy stop $(if $(CONFIG),--config $(call q,$(CONFIG)))
+
+ask: install ## start it, send it a text, and stop it
+	@$(MAKE) --no-print-directory serve && trap '$(MAKE) --no-print-directory stop' EXIT && \
+	  printf "\n\$$ curl localhost:8080/predictions/%s --json '%s'\n" $(call q,$(NAME)) '$(DEMO_JSON)' && \
+	  curl --noproxy '*' --silent --show-error --fail-with-body localhost:8080/predictions/$(call q,$(NAME)) --json '$(DEMO_JSON)'
 
 doctor: install ## what TorchServe needs here, what is wrong, and what to do [CONFIG=config.properties]
 	@$(if $(CONFIG),TS_CONFIG_FILE=$(call q,$(CONFIG))) $(RUN) -m handler doctor --name $(call q,$(NAME)) >/dev/null
@@ -144,6 +161,7 @@ pins: ## base images pinned by digest (docker asks their registry)
 	@for image in $(IMAGES); do \
 	  docker buildx imagetools inspect "$$image" --format "$$image@{{.Manifest.Digest}}" || exit 2; done
 
-clean: ## remove what was built; keeps .venv, data and the ledger of the gate's looks
-	find build -mindepth 1 -maxdepth 1 ! -name gate-ledger.json -exec rm -rf {} + 2>/dev/null || true
+clean: ## remove what was built; keeps .venv, data and the ledgers of gates' looks
+	find build -mindepth 1 ! -type d ! -name gate-ledger.json -delete 2>/dev/null || true
+	find build -mindepth 1 -type d -empty -delete 2>/dev/null || true
 	rm -rf benchmarks/results logs key_file.json model_store/*.mar

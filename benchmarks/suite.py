@@ -111,7 +111,7 @@ def measure(
     limit_ms = objective.p99_ms or OBJECTIVE_P99_MS
     started, began = datetime.now(UTC), time.perf_counter()
     if environment.is_busy(load := subject.load_average):
-        say(f"warning: the machine is busy (load {load}); timings will be noisy, see the noise floor")
+        say(f"warning: the machine is busy (load {load}); intervals of timings will be wide")
     with progress(_steps(subject, profile)) as step:
         inside = _measure_in_process(subject, profile, threads, objective.max_f1_drop, step, resume_log)
         variants = {

@@ -173,14 +173,16 @@ def _build_all(chosen: Sequence[Variant], source: "Source") -> tuple[list[Artifa
 
 def _checkpoint(arguments: argparse.Namespace) -> "Checkpoint":
     """The checkpoint that is asked for; one that was trained elsewhere is converted first."""
-    from training.checkpoint import META_FILE, open_checkpoint
+    from training.checkpoint import META_FILE, checkpoint_in, open_checkpoint
     from training.data.sources import Columns
 
     place = Path(arguments.checkpoint or CHECKPOINT)
     # A name like owner/model may be the hub's, but what training writes (BUILD=…) is never asked for there;
     # anything else that is no folder is a path that is wrong.
     could_be_hubs = place.name != CHECKPOINT.name and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(place))
-    if (place / META_FILE).is_file() or not (place.is_dir() or (could_be_hubs and not place.parent.is_dir())):
+    if (checkpoint_in(place) / META_FILE).is_file() or not (
+        place.is_dir() or (could_be_hubs and not place.parent.is_dir())
+    ):
         checkpoint = open_checkpoint(place)
         if arguments.positive_label not in ("", checkpoint.positive_label):
             raise UserError(

@@ -24,7 +24,7 @@ COMMAND = ROOT / "handler" / "__main__.py"  # the one file there that does not s
 OF_TRAINING = {"training.checkpoint", "training.data", "training.measures"}
 STUDIES = ROOT / "benchmarks" / "studies"  # evidence, not tools: they may look at all
 MODELS = ("pooled_classifier", "encoder")  # torch modules, shipped for the torch loader
-LIGHT = sorted({*SHIPPED, "hate_handler.py"} - {f"{name}.py" for name in MODELS})
+LIGHT = sorted({*SHIPPED, "classifier_handler.py"} - {f"{name}.py" for name in MODELS})
 
 
 def imported(path: Path) -> set[str]:

@@ -52,6 +52,43 @@ def called(checkout: Path, *arguments: str) -> list[list[str]]:
     return [json.loads(line) for line in calls.read_text(encoding="utf-8").splitlines()]
 
 
+def test_a_classifier_of_ones_own_is_shipped_under_its_name(checkout: Path, monkeypatch) -> None:
+    curl = checkout / "curl"
+    curl.write_text("#!/bin/sh\n")
+    curl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{checkout}{os.pathsep}{os.environ['PATH']}")
+    values = (
+        "CHECKPOINT=/a b/it's a Model",
+        "DATA=csv:/a b/c.csv",
+        "UNSEEN=1",
+        "P99_MS=20",
+        f"BUILD={BUILD}",
+    )
+    calls = called(checkout, "ship", *values)
+    artifacts = f"{BUILD}/it-s-a-Model/artifacts"
+    build, *rest = calls
+    assert build[:4] == ["-m", "export", "build", "--checkpoint"]
+    assert build[4:] == [values[0][11:], "--artifacts", artifacts, "--data", "csv:/a b/c.csv", "--unseen"]
+    verbs = [call[1:3] for call in rest]
+    measured = [["export", "package"], ["benchmarks", "run"], ["benchmarks", "select"], ["export", "promote"]]
+    assert verbs == [*measured, ["deploy", "start"], ["deploy", "stop"]]
+    assert rest[0][-2:] == ["--name", "it-s-a-Model"]
+    assert rest[1][rest[1].index("--checkpoint") + 1] == f"{BUILD}/it-s-a-Model/adopted"
+    assert rest[2][-2:] == ["--p99-ms", "20"]
+
+
+def test_without_texts_fp32_alone_is_shipped_and_without_a_classifier_nothing(
+    checkout: Path, monkeypatch
+) -> None:
+    (checkout / "curl").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", f"{checkout}{os.pathsep}{os.environ['PATH']}")
+    build, *rest = called(checkout, "ship", "CHECKPOINT=model", "NAME=mine", "VARIANTS=all")
+    assert build[2:] == ["build", "fp32", "--checkpoint", "model", "--artifacts", "build/mine/artifacts"]
+    assert [call[1:3] for call in rest] == [["export", "package"], ["deploy", "start"], ["deploy", "stop"]]
+    with pytest.raises(AssertionError, match="which classifier"):
+        called(checkout, "ship")
+
+
 @pytest.mark.parametrize(
     ("target", "values", "expected"),
     [

@@ -147,9 +147,24 @@ def write_checkpoint(
     return Checkpoint(folder, meta)
 
 
+def checkpoint_in(folder: Path) -> Path:
+    """The folder itself, unless it is no checkpoint and holds one."""
+    if (folder / META_FILE).is_file() or not folder.is_dir():
+        return folder
+    inside = sorted(file.parent for file in folder.glob(f"[!.]*/{META_FILE}"))
+    if len(inside) > 1:
+        raise UserError(
+            f"There are {len(inside)} checkpoints in {folder}",
+            seen=", ".join(place.name for place in inside),
+            remedy="Name the folder of one of them.",
+        )
+    return inside[0] if inside else folder
+
+
 def open_checkpoint(folder: str | Path) -> Checkpoint:
-    """Read `checkpoint.json`; raises UserError where there is none or it is not what we wrote."""
-    folder = Path(folder)
+    """Read `checkpoint.json` of a folder, or of the one checkpoint in it: `build/adopted` has each by its
+    name. Raises UserError where there is none, where there are several, or where it is not what we wrote."""
+    folder = checkpoint_in(Path(folder))
     recover(folder)
     file = folder / META_FILE
     if not file.is_file():

@@ -24,7 +24,7 @@ from handler.errors import UserError
 HANDLER = Path(__file__).parents[2] / "handler"
 
 # What ships is the folder, but for its command line. TorchServe is given the handler itself by name.
-ENTRY = "hate_handler.py"
+ENTRY = "classifier_handler.py"
 SHIPPED = tuple(sorted({path.name for path in HANDLER.glob("*.py")} - {"__main__.py", ENTRY}))
 
 # One worker with all threads beats two workers with half of them each on few cores; a delay of 1 ms

@@ -50,7 +50,7 @@ def compiled_bf16(source: Source, folder: Path) -> Built:
     parents=("fp32", "pruned"),
     requires=(*NEEDS, "cpu:avx512_vnni"),
     default=True,
-    summary="static int8, scales from training texts, compiled ahead of time for this CPU",
+    summary="static int8, scales from calibration texts, compiled ahead of time for this CPU",
 )
 def compiled_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
     import torch

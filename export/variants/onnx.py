@@ -82,7 +82,7 @@ def onnx_int8_dynamic(source: Source, folder: Path, leave: Collection[str] = ())
     "onnx-int8",
     parents=("fp32", "pruned"),
     default=True,
-    summary="ONNX Runtime, static int8 with SmoothQuant, scales from training texts",
+    summary="ONNX Runtime, static int8 with SmoothQuant, scales from calibration texts",
     kinds=TRACED,
 )
 def onnx_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:

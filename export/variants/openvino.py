@@ -43,7 +43,7 @@ def openvino_bf16(source: Source, folder: Path) -> Built:
     parents=("fp32", "pruned", "shallow"),
     requires=("openvino", "nncf"),
     default=True,
-    summary="OpenVINO, static int8 with SmoothQuant, scales from training texts",
+    summary="OpenVINO, static int8 with SmoothQuant, scales from calibration texts",
     kinds=TRACED,
 )
 def openvino_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:

@@ -9,9 +9,9 @@ import yaml
 
 from handler import service
 from handler.artifact import Artifact
+from handler.classifier_handler import ClassifierHandler
 from handler.errors import UnsupportedError
 from handler.explanations import AT_ONCE
-from handler.hate_handler import HateHandler
 from handler.metrics import COUNTERS, Tally, length_bin, score_bin
 from handler.predictor import Encoding, Predictor
 from handler.requests import Limits, Request, read
@@ -129,7 +129,7 @@ def test_a_worker_computes_on_the_gpu_that_torchserve_gives_it(
     artifact_copy.folder.rename(artifact_copy.folder.with_name("artifact"))
     properties = {"model_dir": str(artifact_copy.folder.parent), "gpu_id": 1}
     with pytest.raises(UnsupportedError, match="does not run on this device: cuda:1"):
-        HateHandler().initialize(SimpleNamespace(system_properties=properties, model_yaml_config=None))
+        ClassifierHandler().initialize(SimpleNamespace(system_properties=properties, model_yaml_config=None))
     assert "cuda:1" in capfd.readouterr().err
 
 
@@ -149,7 +149,7 @@ def test_a_request_that_breaks_the_handler_harms_no_other(
         def set_response_content_type(self, index: int, value: str) -> None:
             pass
 
-    served = HateHandler()
+    served = ClassifierHandler()
     metrics = Counted()
     served.service = serve(predictor, metrics)
     encode = predictor.encode

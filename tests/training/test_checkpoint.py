@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +55,15 @@ def test_a_folder_that_is_no_checkpoint_is_never_replaced(tiny, tmp_path):
     with pytest.raises(UserError, match="not a checkpoint"):
         write_checkpoint(tmp_path, *tiny, checkpoint_description())
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_the_one_checkpoint_in_a_folder_is_found_and_of_two_none(checkpoint, tmp_path):
+    adopted = tmp_path / "adopted"
+    shutil.copytree(checkpoint.folder, adopted / "first")
+    assert open_checkpoint(adopted).folder == adopted / "first"
+    shutil.copytree(checkpoint.folder, adopted / "second")
+    with pytest.raises(UserError, match=r"2 checkpoints.*first, second"):
+        open_checkpoint(adopted)
 
 
 def test_a_missing_checkpoint_is_answered_with_make_train(tmp_path):

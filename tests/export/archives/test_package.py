@@ -37,7 +37,7 @@ def test_an_archive_holds_the_artifact_the_handler_and_the_settings_and_nothing_
     archive = package(fp32, tmp_path)
     names = set(zipfile.ZipFile(archive).namelist())
     artifact = {f"artifact/{name}" for name in (*fp32.meta.files, "artifact.json")}
-    code = {f"handler/{name}" for name in SHIPPED} | {"hate_handler.py"}
+    code = {f"handler/{name}" for name in SHIPPED} | {"classifier_handler.py"}
     assert names == artifact | code | {"model-config.yaml", "MAR-INF/MANIFEST.json"}
     assert archived_artifact(archive).meta == fp32.meta
     assert [path.name for path in tmp_path.iterdir()] == ["hate-fp32.mar"], "no staging is left"
@@ -47,7 +47,7 @@ def test_an_archive_holds_the_artifact_the_handler_and_the_settings_and_nothing_
 def test_shipped_code_runs_without_the_rest_of_the_project(fp32: Artifact, tmp_path: Path) -> None:
     with zipfile.ZipFile(package(fp32, tmp_path)) as archive:
         archive.extractall(tmp_path / "unpacked")
-    code = "import hate_handler as h; print(len(h.Predictor.load('artifact').predict(['a'])))"
+    code = "import classifier_handler as h; print(len(h.Predictor.load('artifact').predict(['a'])))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "unpacked", capture_output=True, text=True, check=False
     )

@@ -25,7 +25,7 @@ from handler.service import Service
 logger = logging.getLogger(__name__)
 
 
-class HateHandler:
+class ClassifierHandler:
     """`initialize` once per worker, `handle` once per batch of up to `batchSize` requests."""
 
     def initialize(self, context: Any) -> None:
