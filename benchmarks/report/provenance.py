@@ -137,17 +137,17 @@ def _run_lines(document: Report) -> list[str]:
         lines.append(f"{WHY_UNSEEN[why]}.")
     if run.margin is not None and document.data.labels_meaningful:
         lines.append(
-            f"PASS: a macro-F1 drop of {run.margin:g} or more is ruled out on the gate texts, by a test "
-            f"at 95 % confidence that is adjusted for {_adjusted_for(document)}. FAIL: a larger drop is "
+            f"PASS: a macro-F1 drop of {run.margin:g} or more is ruled out on the gate texts, with 97.5 % "
+            f"confidence over {_counted(document)}. FAIL: a larger drop is "
             "shown. INCONCLUSIVE: neither is. NOT EQUAL: refused by the check at export."
         )
     return lines
 
 
-def _adjusted_for(document: Report) -> str:
-    """What the levels of the tests take into account; an earlier version knew of its own run alone."""
+def _counted(document: Report) -> str:
+    """The looks that share the error; an earlier version knew of its own run alone."""
     has_ledger = any(tested.run for row in document.rows if (tested := noninferiority(row)))
-    return "every look at this gate (docs/claim.md)" if has_ledger else "the number of variants (Holm)"
+    return "every look at this gate (docs/claim.md)" if has_ledger else "all variants of the run (Holm)"
 
 
 def _baseline_lines(document: Report) -> list[str]:
