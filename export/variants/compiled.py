@@ -32,7 +32,6 @@ def compiled_fp32(source: Source, folder: Path) -> Built:
     "compiled-bf16",
     parents=("fp32", "pruned"),
     requires=(*NEEDS, "cpu:avx512_bf16"),
-    default=True,
     summary="bf16 weights and activations, compiled ahead of time for this CPU",
 )
 def compiled_bf16(source: Source, folder: Path) -> Built:
@@ -49,7 +48,6 @@ def compiled_bf16(source: Source, folder: Path) -> Built:
     "compiled-int8",
     parents=("fp32", "pruned"),
     requires=(*NEEDS, "cpu:avx512_vnni"),
-    default=True,
     summary="static int8, scales from calibration texts, compiled ahead of time for this CPU",
 )
 def compiled_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:

@@ -31,6 +31,7 @@ def openvino_fp32(source: Source, folder: Path) -> Built:
 @in_openvino(
     "openvino-bf16",
     requires=("openvino", "cpu:avx512_bf16"),
+    default=True,
     summary="OpenVINO in bf16, weights stored in fp16",
     kinds=ANY,
 )

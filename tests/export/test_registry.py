@@ -90,8 +90,13 @@ def test_without_a_compiler_the_compiled_variant_is_left_out_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    _, left_out = choose([])
+    _, left_out = choose(["all"])
     assert any("apt-get install g++" in reason for reason in left_out["compiled-bf16"])
+
+
+def test_the_default_needs_no_compiler_and_builds_in_seconds() -> None:
+    defaults = {name for name, known in VARIANTS.items() if known.default}
+    assert defaults == {"fp32", "onnx-int8", "openvino-bf16", "openvino-int8"}
 
 
 def test_a_name_can_be_registered_once(extra) -> None:
