@@ -159,7 +159,7 @@ def test_dvc_runs_what_is_stale_and_brings_back_what_was_pushed(dvc, tmp_path: P
     assert archive.read_bytes() == served
     replace_in(dvc.checkout / "params.yaml", "max-mb: 0.001", "max-f1-drop: 0.06")
     dvc("repro")
-    for path, stage in (("benchmarks/suite.py", "benchmark"), ("handler/service.py", "package")):
+    for path, stage in (("benchmarks/suite.py", "benchmark"), ("export/archives/package.py", "package")):
         replace_in(dvc.checkout / path, "import", "# Changed.\nimport")
         assert f"{stage}:\n" in dvc("status", stage)
     assert "train:\n" not in dvc("status", "train")
