@@ -1,5 +1,5 @@
-# Each target is a thin call of one of the stages; `make help` lists them. The JSON that the stages print for
-# machines is left out here (python -m training|export|benchmarks … prints it): a terminal would mix it in.
+# Each target calls one of the stages; `make help` lists them. The stages also print JSON for machines. The targets
+# discard it, since a terminal would mix it with the tables; python -m training|export|benchmarks … prints it.
 PYTHON ?= python3
 DATA ?=
 BASE ?=
@@ -13,7 +13,7 @@ CHECKPOINT ?= $(BUILD)/checkpoint
 # Another build of torch than pip's default, for example the CPU-only index that pytorch.org names.
 TORCH_INDEX_URL ?=
 
-# Any value as one word of the shell: folders may have blanks and quotes in their names.
+# Quotes a value for the shell: names of folders may contain blanks and quotes.
 q = '$(subst ','\'',$(1))'
 BIN := .venv/bin
 PY := $(BIN)/python
@@ -25,131 +25,131 @@ OBJECTIVE = $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(
 
 .PHONY: help demo ship install train evaluate export package serve stop ask doctor benchmark gpu compare select plan test test-all test-slow coverage counts docs lint lock sbom audit pins clean
 
-help: ## this list
+help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
-install: $(BIN)/.installed ## .venv by pip alone, Java included
+install: $(BIN)/.installed ## create .venv with pip; Java is included
 
 $(BIN)/.installed: requirements.lock
 	@$(call q,$(PYTHON)) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
-	  { echo "error: Python 3.11 or 3.12 is needed, not" $(call q,$(PYTHON)) "($$($(call q,$(PYTHON)) -V 2>&1)). Name another: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	  { echo "error: Python 3.11 or 3.12 is needed, not" $(call q,$(PYTHON)) "($$($(call q,$(PYTHON)) -V 2>&1)). Choose another: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(call q,$(PYTHON)) -c 'import venv, ensurepip' 2>/dev/null || \
-	  { echo "error:" $(call q,$(PYTHON)) "cannot make environments. On Debian: apt-get install python3-venv" >&2; exit 2; }
-	@echo "installing into .venv (2.3 GB; minutes on a slow line)"
+	  { echo "error:" $(call q,$(PYTHON)) "cannot create virtual environments. On Debian: apt-get install python3-venv" >&2; exit 2; }
+	@echo "installing into .venv (2.3 GB; this takes minutes on a slow connection)"
 	@[ -L .venv ] || $(call q,$(PYTHON)) -m venv .venv
-	@# A link is an environment of your own making. torch comes last, so that the index of its build brings nothing that the lock names
+	@# If .venv is a link, it is your own environment. torch comes last, so that its index installs no package that the lock names
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r requirements.lock
 	@$(RUN) -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch==2.13.0
 	@touch $@
 
-demo: install ## everything on a small synthetic corpus: train, export, package, serve, curl, benchmark, select
+demo: install ## run everything on a small synthetic corpus: train, export, package, serve, curl, benchmark, select
 	@curl --help all 2>/dev/null | grep -q -- --json || \
 	  { echo "error: curl 7.82 or later is needed (on Debian: apt-get install curl)" >&2; exit 2; }
 	@if [ -f $(call q,$(BUILD)/checkpoint/checkpoint.json) ] && ! grep -q '"spec": "demo"' $(call q,$(BUILD)/checkpoint/checkpoint.json); then \
-	  echo "error:" $(call q,$(BUILD)/) "holds a model of your own, which the demo would replace. Use another folder: make demo BUILD=build-demo" >&2; exit 2; fi
+	  echo "error:" $(call q,$(BUILD)/) "holds your own model, which the demo would overwrite. Use another folder: make demo BUILD=build-demo" >&2; exit 2; fi
 	@$(MAKE) --no-print-directory train export package DATA=demo BASE=minilm
 	@$(MAKE) --no-print-directory ask
 	@$(MAKE) --no-print-directory benchmark select PROFILE=demo
-	@printf '%s\n' '' 'done; nothing is left running. Look at: benchmarks/results/side-by-side.html. To go on:' \
+	@printf '%s\n' '' 'Done; nothing is left running. The report: benchmarks/results/side-by-side.html. To serve the model:' \
 	  '  source ./activate && torchserve --start --models $(NAME)=$(NAME).mar'
 
-# Everything of it lies in a folder of its own: build/NAME/. Without texts nothing can show that another variant is equal to fp32.
+# Everything goes into a folder of its own, build/NAME/. Without texts no variant can be compared with fp32.
 SHIP_NAME = $(if $(filter file,$(origin NAME)),$(shell basename -- $(call q,$(CHECKPOINT)) | tr -cs 'A-Za-z0-9\n' '-' | sed 's/^-*//; s/-*$$//'),$(NAME))
 SHIP_TEXTS = $(if $(DATA),--data $(call q,$(DATA)),$(if $(TEXTS),--data $(call q,texts:$(TEXTS)))) $(if $(UNSEEN),--unseen)
-ship: install ## your own classifier in one command: CHECKPOINT=folder or hub name, DATA=csv:… with labels [UNSEEN=1] or TEXTS=file, one a line [NAME=] [P99_MS=] …
+ship: install ## ship your own classifier: CHECKPOINT=folder or hub name, DATA=csv:… with labels [UNSEEN=1] or TEXTS=file with one text per line [NAME=] [P99_MS=] …
 	@[ -n "$(filter-out file,$(origin CHECKPOINT))" ] || \
-	  { echo "error: which classifier? Name its folder or hub name: make ship CHECKPOINT=my-model DATA=csv:labelled.csv UNSEEN=1" >&2; exit 2; }
+	  { echo "error: which classifier? Give its folder or its name on the hub: make ship CHECKPOINT=my-model DATA=csv:labelled.csv UNSEEN=1" >&2; exit 2; }
 	@$(RUN) -m export build $(if $(DATA)$(TEXTS),$(VARIANTS),fp32) --checkpoint $(call q,$(CHECKPOINT)) --artifacts $(call q,$(BUILD)/$(SHIP_NAME)/artifacts) $(SHIP_TEXTS) $(if $(DATA_DIR),--data-dir $(call q,$(DATA_DIR))) $(ARGS) >/dev/null
 	@$(MAKE) --no-print-directory package $(if $(DATA)$(TEXTS),benchmark select) BUILD=$(call q,$(BUILD)/$(SHIP_NAME)) NAME=$(call q,$(SHIP_NAME)) CHECKPOINT=$(call q,$(BUILD)/$(SHIP_NAME)/adopted) ARGS=
 	@$(MAKE) --no-print-directory ask NAME=$(call q,$(SHIP_NAME))
-	@[ -n "$(DATA)$(TEXTS)" ] || printf '%s\n' '' 'Only fp32 is shipped: no texts were given, so nothing could show that a faster variant is equal to it. Bring texts that the' \
-	  'model was not trained on, with labels (DATA=csv:labelled.csv UNSEEN=1) or without (TEXTS=texts.txt), and run this again.'
-	@printf '%s\n' '' "done: model_store/$(SHIP_NAME).mar; nothing is left running. To serve it:" \
+	@[ -n "$(DATA)$(TEXTS)" ] || printf '%s\n' '' 'Only fp32 is packaged: without texts, faster variants cannot be compared with it. To build them, run this again with texts' \
+	  'that the model was not trained on, with labels (DATA=csv:labelled.csv UNSEEN=1) or without (TEXTS=texts.txt).'
+	@printf '%s\n' '' "Done: model_store/$(SHIP_NAME).mar; nothing is left running. To serve it:" \
 	  "  source ./activate && torchserve --start --models $(SHIP_NAME)=$(SHIP_NAME).mar"
 
-train: install ## DATA=demo|tweeteval|csv:PATH… BASE=minilm|hub name|folder [CONFIG=file.yaml] -> build/checkpoint/
+train: install ## train a classifier: DATA=demo|tweeteval|csv:PATH… BASE=minilm|hub name|folder [CONFIG=file.yaml] -> build/checkpoint/
 	@$(RUN) -m training $(if $(DATA),--data $(call q,$(DATA))) $(if $(BASE),--base $(call q,$(BASE))) --output $(call q,$(BUILD)/checkpoint) $(if $(DATA_DIR),--data-dir $(call q,$(DATA_DIR))) $(if $(CONFIG),--config $(call q,$(CONFIG))) $(ARGS) >/dev/null
 
-evaluate: install ## [SPLIT=validation|gate|test] [SAMPLE=500]: figures, cases, robustness, model card -> build/checkpoint/
+evaluate: install ## evaluate the checkpoint: figures, cases, robustness, model card [SPLIT=validation|gate|test] [SAMPLE=500] -> build/checkpoint/
 	@$(RUN) -m training evaluate --checkpoint $(call q,$(CHECKPOINT)) $(if $(SPLIT),--split $(call q,$(SPLIT))) $(if $(SAMPLE),--sample $(call q,$(SAMPLE))) $(if $(DATA_DIR),--data-dir $(call q,$(DATA_DIR))) $(ARGS) >/dev/null
 
-export: install ## [VARIANTS="fp32 openvino-int8"|all|cpu|gpu] [CHECKPOINT=folder or hub name] -> build/artifacts/<variant>/
+export: install ## build variants and check them [VARIANTS="fp32 openvino-int8"|all|cpu|gpu] [CHECKPOINT=folder or hub name] -> build/artifacts/<variant>/
 	@$(RUN) -m export build $(VARIANTS) --checkpoint $(call q,$(CHECKPOINT)) --artifacts $(call q,$(ARTIFACTS)) $(ARGS) >/dev/null
 
-package: install ## model_store/hate-<variant>.mar, and hate.mar for the selected one [SIGN_KEY=signing.key]
+package: install ## package every variant as model_store/hate-<variant>.mar, and the selected one as hate.mar [SIGN_KEY=signing.key]
 	@$(RUN) -m export package --artifacts $(call q,$(ARTIFACTS)) --name $(call q,$(NAME)) $(if $(SIGN_KEY),--sign-key $(call q,$(SIGN_KEY))) >/dev/null
 
 serve: install ## start TorchServe on model_store/hate.mar [CONFIG=config.properties]
 	@$(RUN) -m deploy start $(if $(CONFIG),--config $(call q,$(CONFIG))) --name $(call q,$(NAME))
 
-stop: install ## stop it
+stop: install ## stop TorchServe [CONFIG=config.properties]
 	@$(RUN) -m deploy stop $(if $(CONFIG),--config $(call q,$(CONFIG)))
 
-ask: install ## start it, send it a text, and stop it
+ask: install ## start TorchServe, send it a text, stop it
 	@$(MAKE) --no-print-directory serve && trap '$(MAKE) --no-print-directory stop' EXIT && \
 	  printf "\n\$$ curl localhost:8080/predictions/%s --json '%s'\n" $(call q,$(NAME)) '$(DEMO_JSON)' && \
 	  curl --noproxy '*' --silent --show-error --fail-with-body localhost:8080/predictions/$(call q,$(NAME)) --json '$(DEMO_JSON)'
 
-doctor: install ## what TorchServe needs here, what is wrong, and what to do [CONFIG=config.properties]
+doctor: install ## check what TorchServe needs on this machine, and how to fix what is missing [CONFIG=config.properties]
 	@$(if $(CONFIG),TS_CONFIG_FILE=$(call q,$(CONFIG))) $(RUN) -m handler doctor --name $(call q,$(NAME)) >/dev/null
 
-benchmark: install ## every built variant, one report each and the side-by-side [PROFILE=demo|quick|full] [BASELINES=1] [RPS=]
-	@$(if $(PEERS),echo "PEERS is now BASELINES; the old spelling will go with the next release" >&2)
+benchmark: install ## measure every built variant: a report for each, and all side by side [PROFILE=demo|quick|full] [BASELINES=1] [RPS=]
+	@$(if $(PEERS),echo "PEERS is now BASELINES; the next release removes the old name" >&2)
 	@$(RUN) -m benchmarks run $(OBJECTIVE) $(filter-out default all cpu gpu cuda,$(VARIANTS)) --name $(call q,$(NAME)) --artifacts $(call q,$(ARTIFACTS)) --checkpoint $(call q,$(CHECKPOINT)) --profile $(PROFILE) --baselines-folder $(call q,$(BUILD)/baselines) $(if $(BASELINES),--baselines) $(ARGS) >/dev/null
 
-gpu: $(if $(filter $(BIN)/%,$(PY)),install) ## on a machine with an NVIDIA GPU: its variants, built of random full-size weights and measured [DATA=] [GPU_PROFILE=demo] [PY=python3]
+gpu: $(if $(filter $(BIN)/%,$(PY)),install) ## on a machine with an NVIDIA GPU: build the GPU variants from random full-size weights and measure them [DATA=] [GPU_PROFILE=demo] [PY=python3]
 	@$(RUN) -m benchmarks gpus >/dev/null
 	@$(RUN) -m training --data $(call q,$(or $(DATA),demo)) --base random:distilbert-base --track none --output $(call q,$(BUILD)/gpu/checkpoint) $(if $(DATA_DIR),--data-dir $(call q,$(DATA_DIR))) >/dev/null
 	@$(RUN) -m export build gpu --checkpoint $(call q,$(BUILD)/gpu/checkpoint) --artifacts $(call q,$(BUILD)/gpu/artifacts) $(ARGS) >/dev/null || [ -f $(call q,$(BUILD)/gpu/artifacts/cuda-fp32/artifact.json) ]
 	@$(RUN) -m benchmarks run --no-serve --baselines --profile $(GPU_PROFILE) --checkpoint $(call q,$(BUILD)/gpu/checkpoint) --artifacts $(call q,$(BUILD)/gpu/artifacts) --baselines-folder $(call q,$(BUILD)/gpu/baselines) --results $(call q,$(BUILD)/gpu/results) >/dev/null
 
-compare: install ## A=fp32 B=openvino-int8: two reports, with ratios
+compare: install ## compare two reports, with ratios: A=fp32 B=openvino-int8
 	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "error: name two variants: make compare A=fp32 B=openvino-int8" >&2; exit 2; }
 	@$(RUN) -m benchmarks compare $(call q,$(A)) $(call q,$(B)) >/dev/null
 
-select: install ## [P99_MS=] [RPS=] [MAX_F1_DROP=0.01] [MAX_RECALL_DROP=] [MAX_RATE_SHIFT=] [MAX_FLIP=] [MAX_MB=]: pick, say why, promote
+select: install ## [P99_MS=] [RPS=] [MAX_F1_DROP=0.01] [MAX_RECALL_DROP=] [MAX_RATE_SHIFT=] [MAX_FLIP=] [MAX_MB=]: choose a variant, explain the choice, promote it
 	@$(RUN) -m benchmarks select $(OBJECTIVE) $(if $(MAX_RECALL_DROP),--max-recall-drop $(MAX_RECALL_DROP)) $(if $(MAX_RATE_SHIFT),--max-rate-shift $(MAX_RATE_SHIFT)) $(if $(MAX_FLIP),--max-flip $(MAX_FLIP)) $(if $(MAX_MB),--max-mb $(MAX_MB)) >/dev/null
 	@$(RUN) -m export promote --artifacts $(call q,$(ARTIFACTS)) --name $(call q,$(NAME)) >/dev/null
 
-plan: install ## RPS=50000 P99_MS=50 [VARIANT=]: how many replicas, and what they take [ARGS="--price-core-hour 0.04"]
-	@[ -n "$(RPS)" ] && [ -n "$(P99_MS)" ] || { echo "error: name a load and an objective: make plan RPS=50000 P99_MS=50" >&2; exit 2; }
+plan: install ## RPS=50000 P99_MS=50 [VARIANT=]: how many replicas you need, and their CPUs and memory [ARGS="--price-core-hour 0.04"]
+	@[ -n "$(RPS)" ] && [ -n "$(P99_MS)" ] || { echo "error: give a load and a latency objective: make plan RPS=50000 P99_MS=50" >&2; exit 2; }
 	@$(RUN) -m benchmarks plan --rps $(call q,$(RPS)) --p99-ms $(call q,$(P99_MS)) $(if $(VARIANT),--variant $(call q,$(VARIANT))) $(ARGS) >/dev/null
 
-# A file's tests stay in one worker, for they share what its fixtures make.
+# A file's tests stay in one worker, since they share fixtures.
 PYTEST = $(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
-test: install ## the tests that need no server and no compiler, in minutes (DATA_DIR= adds those on real data)
+test: install ## run the tests that need no server and no compiler, in minutes (DATA_DIR= adds those on real data)
 	@$(PYTEST) $(ARGS)
 
-test-all: install ## every test: servers, compilers and long proofs too
+test-all: install ## run every test, also those with servers, compilers and long proofs
 	@$(PYTEST) -m "" $(ARGS)
 
-test-slow: install ## what test-all has and test has not
+test-slow: install ## run only the tests that `make test` leaves out
 	@$(PYTEST) -m "server or compiler or slow" $(ARGS)
 
-coverage: install ## every test, and which lines they ran -> build/coverage/
+coverage: install ## run every test and report the covered lines -> build/coverage/
 	@$(PYTEST) -m "" --cov --cov-report=term:skip-covered --cov-report=$(call q,html:$(BUILD)/coverage)
 
-counts: install ## files, lines, tokens, long functions and import cycles of each package [AGAINST=commit]
+counts: install ## count files, lines, tokens, long functions and import cycles of each package [AGAINST=commit]
 	@$(RUN) -m tests.house.counts $(if $(AGAINST),--against $(call q,$(AGAINST))) >/dev/null
 
-docs: install ## README.md, docs/ and the published reports as a site -> build/site/
+docs: install ## build a site from README.md, docs/ and the published reports -> build/site/
 	@$(RUN) -m mkdocs build --strict --quiet --site-dir $(call q,$(BUILD)/site)
 
-lint: install ## ruff and types
+lint: install ## check style (ruff) and types (mypy)
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy
 
-# For the oldest Python. Versions that are locked stay: ARGS="--upgrade", or "--upgrade-package NAME", moves them.
+# Resolved for the oldest Python. Locked versions stay; to move them: ARGS="--upgrade" or "--upgrade-package NAME".
 UV_COMPILE = $(call q,$(BIN)/uv) pip compile --quiet --python-version 3.11 --strip-extras --generate-hashes --no-header --no-annotate --no-emit-package torch
-lock: install ## versions and hashes of pyproject.toml's packages -> requirements.lock, and of images' -> deploy/requirements/
+lock: install ## lock the versions and hashes of pyproject.toml's packages -> requirements.lock, and of the images' -> deploy/requirements/
 	@$(UV_COMPILE) $(ARGS) --all-extras --output-file requirements.lock pyproject.toml >/dev/null
 	@for image in $$($(RUN) -c 'from handler.runtimes import IMAGES; print(*IMAGES)'); do \
 	  $(UV_COMPILE) --no-deps --constraints requirements.lock --output-file deploy/requirements/$$image.txt --group $$image >/dev/null || exit 2; done
 
-# Tools in an environment of their own: they are no part of what they look at.
-sbom: install $(BUILD)/tools/.installed ## what is installed, with versions and licences (CycloneDX) -> build/sbom.json
+# The tools have their own environment, so that they do not list themselves.
+sbom: install $(BUILD)/tools/.installed ## list what is installed, with versions and licences (CycloneDX) -> build/sbom.json
 	@$(BUILD)/tools/bin/cyclonedx-py environment --no-validate --output-reproducible --pyproject pyproject.toml --output-file $(BUILD)/sbom.json $(PY)
 
-audit: install $(BUILD)/tools/.installed ## what is installed against published advisories (asks the network)
+audit: install $(BUILD)/tools/.installed ## check what is installed against published advisories (needs the network)
 	@$(BUILD)/tools/bin/pip-audit --progress-spinner off --path "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 $(BUILD)/tools/.installed:
@@ -157,11 +157,11 @@ $(BUILD)/tools/.installed:
 	@$(BUILD)/tools/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1
 	@touch $@
 
-pins: ## base images pinned by digest (docker asks their registry)
+pins: ## show the digests of the base images, to pin them (docker asks their registry)
 	@for image in $(IMAGES); do \
 	  docker buildx imagetools inspect "$$image" --format "$$image@{{.Manifest.Digest}}" || exit 2; done
 
-clean: ## remove what was built; keeps .venv, data and the ledgers of gates' looks
+clean: ## remove what was built; keeps .venv, data and the gates' ledgers
 	find build -mindepth 1 ! -type d ! -name gate-ledger.json -delete 2>/dev/null || true
 	find build -mindepth 1 -type d -empty -delete 2>/dev/null || true
 	rm -rf benchmarks/results logs key_file.json model_store/*.mar

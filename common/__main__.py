@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     if given[:1] and given[0] in STAGES:
         return int(import_module(f"{given[0]}.__main__").PROGRAM.main(given[1:], before=PACKAGE))
-    parser = argparse.ArgumentParser(prog=PACKAGE, description="Files and folders are those of this folder.")
+    parser = argparse.ArgumentParser(prog=PACKAGE, description="Paths are relative to the current folder.")
     stages = parser.add_subparsers(title="stages", metavar="stage", required=True)
     for name, about in STAGES.items():
         stages.add_parser(name, help=about)

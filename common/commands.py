@@ -1,4 +1,4 @@
-"""What every command line of the project shares: one sentence and exit status 2 for a user's mistake.
+"""Shared by all command lines of the project: a user's mistake ends in one sentence and exit status 2.
 
 Tables and progress go to stderr, JSON for machines to stdout, so that `… | jq` always works.
 """
@@ -28,19 +28,19 @@ from handler.records import plain
 # The end of a terminal, of a session, and Ctrl-\ on one.
 ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 SHORTAGES = {
-    errno.ENOSPC: ("no room is left on the disk", "Free some, or name a folder on another one"),
-    errno.EDQUOT: ("the disk quota is used up", "Free some, or name a folder on another disk"),
-    errno.EROFS: ("the file system is read-only", "Name a folder that can be written"),
-    errno.EACCES: ("this user may not do that", "Change the rights (ls -l), or run as its owner"),
-    errno.EPERM: ("this user may not do that", "Change the rights (ls -l), or run as its owner"),
-    errno.EMFILE: ("this process may open no more files", "Raise the limit: ulimit -n 4096"),
-    errno.ENFILE: ("the machine may open no more files", "End what holds many open, or raise fs.file-max"),
-    errno.ENOMEM: ("there is no memory left", "Free some, or raise the limit (ulimit -v)"),
-    errno.EFBIG: ("the file would be larger than is allowed", "Raise the limit: ulimit -f unlimited"),
-    errno.EIO: ("the disk does not read or write", "Look for its errors (dmesg), or name another disk"),
-    errno.ESTALE: ("the network drive has changed underneath", "Mount it again"),
-    errno.ENOTCONN: ("the network drive is gone", "Mount it again"),
-    errno.ETIMEDOUT: ("the network drive does not answer", "Wait for it, or mount it again"),
+    errno.ENOSPC: ("the disk is full", "Free some space, or use a folder on another disk"),
+    errno.EDQUOT: ("the disk quota is used up", "Free some space, or use a folder on another disk"),
+    errno.EROFS: ("the file system is read-only", "Use a folder that is writable"),
+    errno.EACCES: ("this user lacks permission", "Change the permissions (ls -l), or run as the owner"),
+    errno.EPERM: ("this user lacks permission", "Change the permissions (ls -l), or run as the owner"),
+    errno.EMFILE: ("this process cannot open more files", "Raise the limit: ulimit -n 4096"),
+    errno.ENFILE: ("the system cannot open more files", "Close some programs, or raise fs.file-max"),
+    errno.ENOMEM: ("there is not enough memory", "Free some, or raise the limit (ulimit -v)"),
+    errno.EFBIG: ("the file would exceed the size limit", "Raise the limit: ulimit -f unlimited"),
+    errno.EIO: ("the disk has read or write errors", "Look for them in dmesg, or use another disk"),
+    errno.ESTALE: ("the network drive was changed or remounted", "Mount it again"),
+    errno.ENOTCONN: ("the network drive is disconnected", "Mount it again"),
+    errno.ETIMEDOUT: ("the network drive does not respond", "Wait for it, or mount it again"),
 }
 # Sockets give the others as well: they mean a drive only where a file is named.
 UNNAMED = SHORTAGES.keys() - {errno.ENOTCONN, errno.ETIMEDOUT}
@@ -95,9 +95,9 @@ def _of_a_thread(ended: threading.ExceptHookArgs) -> None:
 
 
 def of_this_moment(error: BaseException) -> UserError | None:
-    """What the machine lacks for now, whatever was being done, as a sentence; None where that is not it."""
+    """The error as a sentence where the machine lacks something (space, memory, rights); None for others."""
     if isinstance(error, MemoryError):
-        return UserError("there is no memory left", remedy="Free some, or raise the limit (ulimit -v)")
+        return UserError("there is not enough memory", remedy="Free some, or raise the limit (ulimit -v)")
     if (number := _system_number(error)) is not None:
         what, remedy = SHORTAGES[number]
         return UserError(what, seen=getattr(error, "filename", None) or os.strerror(number), remedy=remedy)
@@ -105,13 +105,11 @@ def of_this_moment(error: BaseException) -> UserError | None:
         return UserError(
             "torch could not write a file",
             seen=first_line(error),
-            remedy="Mostly no room is left on the disk: free some. Else look for the disk's errors (dmesg)",
+            remedy="Usually the disk is full: free some space. Otherwise look for disk errors (dmesg)",
         )
     if isinstance(error, FileNotFoundError) and "No usable temporary directory" in str(error):
         seen = f"TMPDIR={os.environ.get('TMPDIR', '')}"
-        return UserError(
-            "no temporary folder can be written", seen=seen, remedy="Set TMPDIR to a folder that can"
-        )
+        return UserError("no temporary folder is writable", seen=seen, remedy="Set TMPDIR to one that is")
     return None
 
 

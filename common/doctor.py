@@ -1,7 +1,7 @@
-"""`python -m handler doctor`: will TorchServe serve this here, by which configuration, and how well?
+"""`python -m handler doctor`: can TorchServe serve this archive here, with which configuration, and how well?
 
-Each check looks at one thing and says what it saw and what to do. `fail` is what keeps the server from
-starting or the model from answering; `warn` is what makes it slow or open.
+Each check looks at one thing, and says what it found and what to do. `fail` means that the server cannot
+start or the model cannot answer; `warn` means that it is slow or open to others.
 """
 
 import argparse
@@ -51,10 +51,10 @@ MARKS = {"fail": "✗", "warn": "!", "ok": "✓"}
 BOUNDS = {"job_queue_size": 10_000, "max_request_size": 64 << 20, "max_response_size": 64 << 20}
 # What should be off, and why.
 SWITCHES = {
-    "enable_model_api": "Whoever reaches it can run the Python of any folder: say false",
-    "enable_envvars_config": "TS_<KEY> in the environment beats the file: say false, or know what is set",
-    "use_env_allowed_urls": "TS_ALLOWED_URLS in the environment beats the file: say false",
-    "install_py_dep_per_model": "An archive installs what it likes when it is loaded: say false",
+    "enable_model_api": "Anyone who reaches it can run Python from any folder: set it to false",
+    "enable_envvars_config": "TS_<KEY> in the environment overrides the file: set it to false, or check them",
+    "use_env_allowed_urls": "TS_ALLOWED_URLS in the environment overrides the file: set it to false",
+    "install_py_dep_per_model": "An archive can install any package when it is loaded: set it to false",
 }
 DAY_MIN = 24 * 60
 RSA = bytes.fromhex("06092a864886f70d010101")  # the object identifier rsaEncryption, as DER
@@ -90,10 +90,10 @@ def examine(name: str) -> list[Finding]:
 def configuration() -> tuple[Path, str]:
     """The file that `torchserve --start` reads, and why; raises `UserError` when it would find none."""
     if named := os.environ.get("TS_CONFIG_FILE"):
-        return Path(named), "TS_CONFIG_FILE, which beats --ts-config"
+        return Path(named), "from TS_CONFIG_FILE, which overrides --ts-config"
     raise UserError(
-        "no configuration is named; of one that torchserve finds itself it reads no model_store or vmargs",
-        remedy="source ./activate in the checkout, or set TS_CONFIG_FILE",
+        "TS_CONFIG_FILE is not set, and torchserve would ignore model_store and vmargs in other files",
+        remedy="Run source ./activate in the checkout, or set TS_CONFIG_FILE",
     )
 
 
@@ -140,12 +140,12 @@ def _processor() -> Iterator[Finding]:
     quick = "amx_int8" in features or "avx512_vnni" in features
     seen = f"{cpu_model()}: {', '.join(features) or 'no known instruction set'}"
     remedy = (
-        "int8 variants have no int8 kernels here: measure before you serve one (python -m benchmarks run)"
+        "This CPU has no kernels for int8 variants: measure before you serve one (python -m benchmarks run)"
     )
     yield judged("CPU", quick, seen, remedy)
     usable, present = available_cpus(), os.cpu_count() or 1
-    bound = f"a quota of {min(quotas):g}" if (quotas := cpu_quotas()) else "affinity"
-    limited = f" of {present}: {bound} bounds this process" if usable < present else ""
+    bound = f"a quota of {min(quotas):g}" if (quotas := cpu_quotas()) else "CPU affinity"
+    limited = f" of {present}, limited by {bound}" if usable < present else ""
     yield Finding("CPUs", "ok", f"{usable}{limited}")
     cards = gpus()
     if not cards:
@@ -163,62 +163,60 @@ def _settings(config: Config) -> Iterator[Finding]:
     seen = ", ".join(unknown) or f"{len(config.values)}, all known to TorchServe"
     yield judged("keys", not unknown, seen, "TorchServe does not know these: check the spelling")
     mode = config["metrics_mode"].lower()
-    yield judged("metrics", mode == "prometheus", mode, "metrics_mode=prometheus")
+    yield judged("metrics", mode == "prometheus", mode, "Set metrics_mode=prometheus")
     if not (declared := config["metrics_config"]):
-        remedy = "metrics_config=deploy/metrics.yaml"
-        yield Finding("metrics_config", "warn", "TorchServe's own: nothing of the classifier's", remedy)
+        remedy = "Set metrics_config=deploy/metrics.yaml"
+        yield Finding("metrics_config", "warn", "TorchServe's default, without classifier metrics", remedy)
     elif not Path(declared).is_file():
-        remedy = "Start in the checkout, or name the file by its full path"
-        yield Finding("metrics_config", "fail", f"{declared} is not there", remedy)
+        remedy = "Start in the checkout, or give the file's full path"
+        yield Finding("metrics_config", "fail", f"{declared} does not exist", remedy)
 
 
 def _doors(config: Config) -> Iterator[Finding]:
     """Who may reach the server, and what they may make of it."""
     abroad = _abroad(config)
-    listens = ", ".join(f"{key} {config.hosts[key]}" for key in abroad) or "on loopback alone"
-    remedy = "Turn tokens on (disable_token_authorization=false), or listen on 127.0.0.1 behind a proxy"
+    listens = ", ".join(f"{key} {config.hosts[key]}" for key in abroad) or "on loopback only"
+    remedy = "Turn on tokens (disable_token_authorization=false), or listen on 127.0.0.1 behind a proxy"
     yield judged("listens", not abroad or config.wants_tokens, listens, remedy)
     for name, remedy in (
-        ("management", "Who reaches it changes workers: 127.0.0.1, and through ssh"),
-        ("metrics", "It asks for no token: 127.0.0.1, or let the network bring Prometheus alone to it"),
+        ("management", "Anyone who reaches it can change workers: listen on 127.0.0.1, connect through ssh"),
+        ("metrics", "It needs no token: listen on 127.0.0.1, or let only Prometheus reach it"),
     ):
         if any(name in key for key in abroad):
             yield Finding(f"{name} API", "warn", "listens beyond loopback", remedy)
     yield _tokens(config)
     if ".*" in (allowed := config["allowed_urls"]):
-        remedy = "allowed_urls=, or name the places: an archive from there runs as the server does"
+        remedy = "An archive from there runs code as the server: set allowed_urls= or list trusted addresses"
         yield Finding("allowed_urls", "warn", allowed, remedy)
     for key, remedy in SWITCHES.items():
         if config.is_on(key):
             yield Finding(key, "warn", "on", remedy)
     if origin := config["cors_allowed_origin"]:
-        remedy = "Pages of other sites may ask with a visitor's browser: leave it out, or name one site"
+        remedy = "Any website can send requests from a visitor's browser: leave it out, or name one site"
         yield judged("CORS", "*" not in origin, origin, remedy)
 
 
 def _tokens(config: Config) -> Finding:
     if not config.wants_tokens:
-        return Finding("tokens", "ok", "not asked for")
+        return Finding("tokens", "ok", "off")
     try:
         minutes = float(config["token_expiration_min"] or 60)
     except ValueError:
         minutes = 60.0  # as TorchServe then does
-    remedy = "Nothing renews them, and then all requests are refused: a longer token_expiration_min"
-    seen = f"asked for, {minutes:g} minutes long: see key_file.json"
+    remedy = "They are not renewed, and then all requests are refused: raise token_expiration_min"
+    seen = f"on, valid for {minutes:g} minutes: see key_file.json"
     return judged("tokens", minutes >= DAY_MIN, seen, remedy)
 
 
 def _tls(config: Config) -> Iterator[Finding]:
-    """Whether what is said beyond loopback is encrypted, and whether the certificate can be served."""
+    """Whether traffic beyond loopback is encrypted, and whether the certificate can be used."""
     bare = [key for key in _abroad(config) if key != "metrics_address" and not _is_encrypted(config, key)]
     served = any(_is_encrypted(config, key) for key in config.hosts)
     if bare:
-        remedy = (
-            "Texts and tokens cross the network in clear text: https://, as in deploy/production.properties"
-        )
+        remedy = "Texts and tokens are not encrypted: use https://, as in deploy/production.properties"
         yield Finding("TLS", "warn", f"not on {', '.join(bare)}", remedy)
     elif not served:
-        yield Finding("TLS", "ok", "off, and only needed beyond loopback")
+        yield Finding("TLS", "ok", "off; only needed beyond loopback")
     if served:
         yield _certificate(config)
 
@@ -226,29 +224,27 @@ def _tls(config: Config) -> Iterator[Finding]:
 def _certificate(config: Config) -> Finding:
     name, key, certificate = "certificate", config["private_key_file"], config["certificate_file"]
     if config["keystore"]:
-        remedy = "Name private_key_file and certificate_file: the keystore's password stands in this file"
+        remedy = "Use private_key_file and certificate_file: a keystore's password would be in this file"
         return Finding(name, "warn", config["keystore"], remedy)
     if not (key and certificate):
-        remedy = (
-            "private_key_file= and certificate_file=: TorchServe makes one up, and no client can verify it"
-        )
-        return Finding(name, "warn", "none is named", remedy)
+        remedy = "Set private_key_file and certificate_file: clients cannot verify TorchServe's own"
+        return Finding(name, "warn", "not set", remedy)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)
         first = re.search(rf"{ssl.PEM_HEADER}.*?{ssl.PEM_FOOTER}", Path(certificate).read_text(), re.DOTALL)
         is_rsa = first is not None and RSA in ssl.PEM_cert_to_DER_cert(first[0])
         readable = Path(key).stat().st_mode & stat.S_IROTH
     except (OSError, ValueError) as error:
-        remedy = "Name a certificate and its own key, as PEM without a password"
+        remedy = "Give a certificate and its key, as PEM without a password"
         return Finding(name, "fail", f"{certificate}, {key}: {error}", remedy)
     if not is_rsa:
-        return Finding(name, "fail", f"{certificate} is not RSA", "TorchServe starts with RSA keys alone")
-    remedy = f"chmod o-r {key}: everybody on this machine can read the key"
+        return Finding(name, "fail", f"{certificate} is not RSA", "TorchServe only starts with RSA keys")
+    remedy = f"chmod o-r {key}: every user of this machine can read the key"
     return judged(name, not readable, f"{certificate}, and its key", remedy)
 
 
 def _no_password() -> str:
-    raise ValueError("the key has a password, which TorchServe cannot give")
+    raise ValueError("the key has a password, which TorchServe cannot supply")
 
 
 def _bounds(config: Config) -> Iterator[Finding]:
@@ -256,7 +252,7 @@ def _bounds(config: Config) -> Iterator[Finding]:
     for key, most in BOUNDS.items():
         if value := config[key]:
             bounded = value.isdigit() and 0 < int(value) <= most
-            yield judged(key, bounded, value, f"From 1 to {most:,}: more bounds nothing")
+            yield judged(key, bounded, value, f"Use 1 to {most:,}: more is no real limit")
 
 
 def _abroad(config: Config) -> list[str]:
@@ -271,7 +267,7 @@ def _is_encrypted(config: Config, interface: str) -> bool:
 def _ports(config: Config) -> Iterator[Finding]:
     taken = [port for port in config.ports if is_taken(port)]
     seen = f"{', '.join(map(str, taken))} in use" if taken else f"{', '.join(map(str, config.ports))} free"
-    remedy = "If that is TorchServe: python -m deploy stop; else change the ports in the configuration"
+    remedy = "If TorchServe uses them: python -m deploy stop. Otherwise change them in the configuration"
     yield judged("ports", not taken, seen, remedy)
 
 
@@ -279,7 +275,7 @@ def _archive(config: Config, name: str) -> Iterator[Finding]:
     """Whether the archive is there, can be read, and is one of this project's."""
     archive = config.model_store / f"{name}.mar"
     if not archive.is_file():
-        yield Finding("archive", "fail", f"{archive} is not there", "Make one: python -m export package")
+        yield Finding("archive", "fail", f"{archive} does not exist", "Make it: python -m export package")
         return
     if rights := list(archive_rights(archive)):
         yield from rights
@@ -299,7 +295,7 @@ def _fits(artifact: Artifact, settings: dict[str, Any]) -> Iterator[Finding]:
     meta, size = artifact.meta, artifact.bytes
     is_equal = meta.check.equal
     seen = f"{artifact.folder}: {artifact.name}, {'equal' if is_equal else 'NOT EQUAL'} to fp32"
-    remedy = "python -m benchmarks select finds one that is, and python -m export promote serves it"
+    remedy = "Find one that is (python -m benchmarks select), and promote it (python -m export promote)"
     yield judged("archive", is_equal, seen, remedy)
     if lacking := sorted(set(meta.cpu_features) - set(cpu_features())):
         yield Finding(
@@ -317,7 +313,7 @@ def _fits(artifact: Artifact, settings: dict[str, Any]) -> Iterator[Finding]:
     needed, left = BARE_BYTES + workers * (BARE_BYTES + 3 * size), memory_left()
     free = min(size for size in (psutil.virtual_memory().available, left) if size is not None)
     seen = f"{free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB needed"
-    yield judged("memory", free > needed, seen, "Fewer workers, or a smaller variant")
+    yield judged("memory", free > needed, seen, "Use fewer workers, or a smaller variant")
     yield from temporary_folder(size, meta.runtime)
 
 
@@ -325,7 +321,7 @@ def _gpus(meta: Description) -> Finding:
     """Whether every GPU that TorchServe would start a worker on runs the archive."""
     present = gpus()
     if not present:
-        return Finding("made for", "fail", "an NVIDIA GPU, and torch sees none", "Serve a variant for CPUs")
+        return Finding("made for", "fail", "an NVIDIA GPU, but torch finds none", "Serve a variant for CPUs")
     reasons = [reason for gpu in present if (reason := misfit(meta, gpu))]
     remedy = "Build it on this kind of machine, or hide that GPU: CUDA_VISIBLE_DEVICES"
     return judged("made for", not reasons, "; ".join(reasons) or "these GPUs", remedy, "fail")
@@ -333,7 +329,7 @@ def _gpus(meta: Description) -> Finding:
 
 def _threads(settings: dict[str, Any]) -> Finding:
     workers, each = settings.get("minWorkers", 1), threads_of(settings)
-    remedy = "More threads than CPUs take turns: lower handler.threads or minWorkers in model-config.yaml"
+    remedy = "There are more threads than CPUs: lower handler.threads or minWorkers in model-config.yaml"
     return judged("threads", workers * each <= available_cpus(), f"{workers} worker(s) of {each}", remedy)
 
 

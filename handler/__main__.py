@@ -1,11 +1,11 @@
-"""`python -m handler <verb>`: classify without a server, and find what keeps a server from serving."""
+"""`python -m handler <verb>`: classify without a server, and find what stops a server from working."""
 
 from common.commands import run
 from common.programs import Program, Verb
 
 VERBS = (
     Verb("predict", "classify a text, a file or standard input", "scoring.command:predict"),
-    Verb("doctor", "check all that TorchServe needs, and say what to do", "common.doctor:doctor", "serve"),
+    Verb("doctor", "check what TorchServe needs, and say how to fix it", "common.doctor:doctor", "serve"),
 )
 PROGRAM = Program("handler", VERBS)
 main = PROGRAM.main

@@ -49,7 +49,7 @@ def assert_said(done: subprocess.CompletedProcess[str], place: Path, left: set[s
     assert done.returncode == 2, done.stderr
     last = done.stderr.strip().splitlines()[-1].lower()
     assert last.startswith("error: ")
-    assert any(said in last for said in ("no room is left", "no space left", "there is no room"))
+    assert any(said in last for said in ("the disk is full", "no space left", "there is no room"))
     assert {path.name for path in place.iterdir()} == left, "nothing half-written lies about"
 
 
@@ -125,7 +125,7 @@ def test_results(small: Path) -> None:
     write_json(small / "report.json", "old")
     with pytest.raises(OSError, match="No space left") as raised:
         write_json(small / "report.json", "x" * 2 * ROOM_BYTES)
-    assert str(of_this_moment(raised.value)).startswith(f"no room is left on the disk: {small}/report.json.")
+    assert str(of_this_moment(raised.value)).startswith(f"the disk is full: {small}/report.json.")
     assert [path.name for path in small.iterdir()] == ["report.json"]
     assert (small / "report.json").read_text() == '"old"\n'
 
@@ -133,13 +133,13 @@ def test_results(small: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (SafetensorError("I/O error: No space left on device (os error 28)"), "no room is left on the disk"),
-        (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/1"), "no room is left"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "the disk is full"),
+        (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/1"), "the disk is full"),
         (
             RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
             "torch could not write a file",
         ),
-        (PermissionError(13, "Permission denied", "model.onnx"), "may not do that: model.onnx"),
+        (PermissionError(13, "Permission denied", "model.onnx"), "this user lacks permission: model.onnx"),
         (ValueError("a defect"), None),
     ],
     ids=["safetensors", "torch", "torch-later", "rights", "defect"],

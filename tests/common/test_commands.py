@@ -124,18 +124,18 @@ def test_a_broken_pipe_of_something_else_is_not_success() -> None:
 @pytest.mark.parametrize(
     ("raising", "expected"),
     [
-        ("raise OSError(errno.ENOSPC, 'x', '/a/file')", "no room is left on the disk: /a/file"),
+        ("raise OSError(errno.ENOSPC, 'x', '/a/file')", "the disk is full: /a/file"),
         ("raise OSError(errno.EDQUOT, 'over quota')", "the disk quota is used up: Disk quota exceeded"),
         ("raise OSError(errno.EROFS, 'x', '/a')", "the file system is read-only: /a"),
-        ("raise OSError(errno.EMFILE, 'x')", "this process may open no more files"),
-        ("raise OSError(errno.EIO, 'x', '/a')", "the disk does not read or write: /a"),
-        ("raise OSError(errno.EIO, 'x')", "the disk does not read or write: Input/output error"),
-        ("raise OSError(errno.ESTALE, 'x', '/a')", "the network drive has changed underneath: /a"),
-        ("raise OSError(errno.ENOTCONN, 'x', '/a')", "the network drive is gone: /a"),
-        ("raise OSError(errno.EFBIG, 'x')", "the file would be larger than is allowed"),
-        ("raise RuntimeError('write: Input/output error')", "the disk does not read or write"),
-        ("raise MemoryError", "there is no memory left"),
-        (NO_TMP, "no temporary folder can be written: TMPDIR=/nowhere"),
+        ("raise OSError(errno.EMFILE, 'x')", "this process cannot open more files"),
+        ("raise OSError(errno.EIO, 'x', '/a')", "the disk has read or write errors: /a"),
+        ("raise OSError(errno.EIO, 'x')", "the disk has read or write errors: Input/output error"),
+        ("raise OSError(errno.ESTALE, 'x', '/a')", "the network drive was changed or remounted: /a"),
+        ("raise OSError(errno.ENOTCONN, 'x', '/a')", "the network drive is disconnected: /a"),
+        ("raise OSError(errno.EFBIG, 'x')", "the file would exceed the size limit"),
+        ("raise RuntimeError('write: Input/output error')", "the disk has read or write errors"),
+        ("raise MemoryError", "there is not enough memory"),
+        (NO_TMP, "no temporary folder is writable: TMPDIR=/nowhere"),
     ],
     ids=[
         "full", "quota", "read-only", "files", "disk", "disk-unnamed", "stale", "gone", "large", "library",
@@ -168,7 +168,7 @@ def test_a_defect_stays_loud(raising: str) -> None:
 @pytest.mark.parametrize(
     ("raising", "expected"),
     [
-        ("raise OSError(errno.EIO, 'x', '/a')", "warning: the disk does not read or write: /a"),
+        ("raise OSError(errno.EIO, 'x', '/a')", "warning: the disk has read or write errors: /a"),
         ("1 / 0", "Traceback"),
     ],
 )
@@ -186,7 +186,7 @@ def test_the_development_mode_shows_where_it_was() -> None:
     done = program(raising, env=os.environ | {"PYTHONDEVMODE": "1"})
     assert done.returncode == 2
     assert b"Traceback" in done.stderr
-    assert done.stderr.decode().splitlines()[-1].startswith("error: the disk does not read or write: /a")
+    assert done.stderr.decode().splitlines()[-1].startswith("error: the disk has read or write errors: /a")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
@@ -196,7 +196,7 @@ def test_a_full_disk_under_the_output_is_a_sentence() -> None:
             [sys.executable, "-c", SAYING], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, timeout=60
         )
     assert done.returncode == 2
-    assert b"no room is left on the disk" in done.stderr
+    assert b"the disk is full" in done.stderr
     assert b"Traceback" not in done.stderr
 
 

@@ -252,5 +252,5 @@ def test_the_command_exits_with_1_where_something_fails_and_prints_both_forms(
 ) -> None:
     done = run_stage("handler", "doctor", "--name", "nothing")
     assert done.returncode == 1
-    assert "nothing.mar is not there" in done.stderr
+    assert "nothing.mar does not exist" in done.stderr
     assert {"name", "status", "seen", "remedy"} == set(json.loads(done.stdout)[0])

@@ -56,7 +56,7 @@ def test_outside_a_checkout_the_package_is_named(monkeypatch: pytest.MonkeyPatch
     ("arguments", "said"),
     [
         (("training", "serach"), "invalid choice: 'serach'"),
-        (("training", "--epochs", "1", "search"), "the verb has to come first"),
+        (("training", "--epochs", "1", "search"), "the verb must come before the options"),
         (("deploy",), "required: verb"),
         (("common", "trainig"), "invalid choice: 'trainig'"),
         (("common", "handler", "predict", "--nonsense"), f"{PACKAGE} handler predict: error"),
@@ -93,8 +93,7 @@ def test_an_option_that_was_renamed_works_and_names_the_new_one(capsys: pytest.C
         "fp32",
     ]
     assert capsys.readouterr().err.splitlines() == [
-        f"{old} is now {new}; the old spelling will go with the next release"
-        for old, new in verb.renamed.items()
+        f"{old} is now {new}; the next release removes the old name" for old, new in verb.renamed.items()
     ]
 
 

@@ -216,7 +216,7 @@ def test_a_disk_that_fails_is_no_fault_of_the_exporter(own: Source) -> None:
     def unlucky(source: Source, folder: Path) -> Built:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder / "config.json"))
 
-    with pytest.raises(UserError, match=r"the disk does not read or write: .*config\.json"):
+    with pytest.raises(UserError, match=r"the disk has read or write errors: .*config\.json"):
         build(Variant("fp32", "unlucky", "torch", unlucky, parent=None), own, quiet)
     assert not list(own.artifacts.iterdir())
 
@@ -232,7 +232,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(checkpoint_folder: Path, t
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert done.returncode == 2, done.stderr
-    assert "error: the file would be larger than is allowed" in done.stderr
+    assert "error: the file would exceed the size limit" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(artifacts.iterdir())
 

@@ -219,7 +219,7 @@ def test_a_missing_archive_is_a_sentence(tmp_path: Path) -> None:
 
 def test_java_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", "/nonexistent")
-    with pytest.raises(UserError, match="JAVA_HOME holds no Java"):
+    with pytest.raises(UserError, match="JAVA_HOME has no Java in it"):
         java_home()
 
 
