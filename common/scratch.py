@@ -1,7 +1,7 @@
 """The temporary folder of a user's servers, where no other user may write.
 
-TorchServe unpacks an archive below its temporary folder and runs the Python that lies there: in a shared one,
-whoever makes `models` first chooses what runs.
+TorchServe unpacks an archive below its temporary folder and runs the Python code there. In a shared folder,
+the user who makes `models` first decides what runs.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from handler.errors import UserError, refusals
 
-ANOTHER = "Name another folder in TMPDIR"
+ANOTHER = "Set TMPDIR to another folder"
 
 
 def own_folder() -> Path:
@@ -25,7 +25,7 @@ def own_folder() -> Path:
 def private_folder() -> Path:
     """`own_folder`, made where it is missing; `UserError` where others can write to it."""
     folder = own_folder()
-    with refusals("there is no temporary folder for servers", folder, ANOTHER):
+    with refusals("the servers' temporary folder cannot be made", folder, ANOTHER):
         folder.mkdir(mode=0o700, exist_ok=True)
         _refuse_of_others(folder)
     return folder
@@ -41,8 +41,8 @@ def check(folder: Path) -> None:
     """`UserError` where others can write to `folder`, or put another in its place; it may be missing."""
     mode = folder.parent.stat().st_mode
     if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
-        remedy = f"chmod +t {folder.parent}, or name another folder in TMPDIR"
-        raise UserError("others may replace the temporary folder of servers", seen=folder, remedy=remedy)
+        remedy = f"chmod +t {folder.parent}, or set TMPDIR to another folder"
+        raise UserError("other users can replace the servers' temporary folder", seen=folder, remedy=remedy)
     if folder.is_symlink() or folder.exists():
         _refuse_of_others(folder)
 
@@ -50,10 +50,10 @@ def check(folder: Path) -> None:
 def _refuse_of_others(folder: Path) -> None:
     seen = folder.lstat()
     if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.getuid():
-        raise UserError("the temporary folder of servers is somebody else's", seen=folder, remedy=ANOTHER)
+        raise UserError("the servers' temporary folder is another user's", seen=folder, remedy=ANOTHER)
     if seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         remedy = f"Remove it: {folder}"
-        raise UserError("others may write to the temporary folder of servers", seen=folder, remedy=remedy)
+        raise UserError("other users can write to the servers' temporary folder", seen=folder, remedy=remedy)
 
 
 if __name__ == "__main__":  # as `activate` asks

@@ -1,7 +1,7 @@
 """Signatures of archives, artifacts and published versions: Ed25519, in minisign's format.
 
-`hate.mar.minisig` next to `hate.mar` says whose key signed it, and `minisign -V` reads it as well. Of an
-artifact its description is signed, which holds the sums of all its files.
+`hate.mar.minisig` next to `hate.mar` names the key that signed it; `minisign -V` reads it as well. For an
+artifact, the description is signed, since it holds the sums of all files.
 """
 
 import argparse
@@ -54,14 +54,14 @@ class SecretKey:
     @classmethod
     def read(cls, file: Path) -> "SecretKey":
         """Of a file that `make_keys`, or `minisign -G -W`, wrote; `UserError` for any other."""
-        what, remedy = "this is no secret key", f"Make one: {MAKE_KEY}"
+        what, remedy = "this is not a secret key", f"Make one: {MAKE_KEY}"
         try:
-            with refusals("the secret key cannot be read", file, f"Name it, or make one: {MAKE_KEY}"):
+            with refusals("the secret key cannot be read", file, f"Check the path, or make one: {MAKE_KEY}"):
                 content = _decoded(_lines(file.read_text(encoding="ascii")), "secret key")
         except ValueError as error:
             raise UserError(what, seen=f"{file}: {_reason(error)}", remedy=remedy) from error
         if content[:2] == ALGORITHM and content[2:4] != NO_DERIVATION:
-            what, remedy = "the secret key has a password", "Make one without: minisign -G -W"
+            what, remedy = "the secret key has a password", "Make one without a password: minisign -G -W"
         rest = content[2 + 2 + 2 + UNUSED_BYTES :]
         if content[:4] != ALGORITHM + NO_DERIVATION or len(rest) != ID_BYTES + 2 * KEY_BYTES + CHECKSUM_BYTES:
             raise UserError(what, seen=file, remedy=remedy)
@@ -82,7 +82,7 @@ def make_keys(secret: Path) -> Path:
     encoded = base64.b64encode(ALGORITHM + key.id + key.public).decode()
     shared = f"{UNTRUSTED}public key {_shown(key.id)}\n{encoded}\n"
     for file, content, mode in ((secret, key.written(), 0o600), (public, shared, 0o644)):
-        with refusals("the key cannot be written", file, "Name another file"):
+        with refusals("the key cannot be written", file, "Use another file"):
             file.parent.mkdir(parents=True, exist_ok=True)
             with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as opened:
                 opened.write(content)
@@ -149,8 +149,8 @@ def signed_file(path: Path) -> Path:
     """What is signed of an archive, and of an artifact's folder; `UserError` where it is not there."""
     file = path / DESCRIPTION if path.is_dir() else path
     if not file.is_file():
-        remedy = "Name an archive, or the folder of an artifact"
-        raise UserError("there is nothing that could be signed", seen=file, remedy=remedy)
+        remedy = "Give an archive, or the folder of an artifact"
+        raise UserError("there is no archive or artifact", seen=file, remedy=remedy)
     return file
 
 
@@ -173,12 +173,12 @@ def trusted_keys(file: Path) -> dict[bytes, bytes]:
         if not keys:
             raise ValueError("there is no key in it")
         if any(key[:2] != ALGORITHM or len(key) != 2 + ID_BYTES + KEY_BYTES for key in keys):
-            raise ValueError("a line is no public key of minisign's format")
+            raise ValueError("a line is not a public key in minisign's format")
     except (OSError, ValueError) as error:
         raise UserError(
             "the trusted keys cannot be read",
             seen=f"{file}: {_reason(error)}",
-            remedy=f"Name the .pub file of python -m export keygen in --trusted-key or {VARIABLE}",
+            remedy=f"Set --trusted-key or {VARIABLE} to the .pub file from python -m export keygen",
         ) from error
     return {key[2 : 2 + ID_BYTES]: key[2 + ID_BYTES :] for key in keys}
 
@@ -190,7 +190,7 @@ def add_trusted_key(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         default=os.environ.get(VARIABLE) or None,
-        help=f"public keys: what none of them signed is refused (default: ${VARIABLE})",
+        help=f"file of public keys; refuse anything that none of them signed (default: ${VARIABLE})",
     )
 
 
@@ -204,9 +204,9 @@ def _verify(digest: bytes, signature: bytes, keys: Mapping[bytes, bytes], truste
         lines = signature.decode("utf-8").split("\n")
         content, second = (_decoded(lines[at : at + 1], "signature") for at in (1, 3))
         if not lines[2].startswith(TRUSTED) or len(content) != 2 + ID_BYTES + SIGNATURE_BYTES:
-            raise ValueError("it is not of minisign's format")
+            raise ValueError("it is not in minisign's format")
         if content[:2] != SIGNS_DIGEST:
-            raise ValueError("it signs the file and not its digest, as old versions of minisign did")
+            raise ValueError("it signs the file instead of its digest, as old versions of minisign did")
     except (ValueError, IndexError) as error:
         remedy = "Sign it again: python -m export sign"
         raise UserError("the signature cannot be read", seen=f"{what}: {error}", remedy=remedy) from error
@@ -215,7 +215,7 @@ def _verify(digest: bytes, signature: bytes, keys: Mapping[bytes, bytes], truste
         raise UserError(
             "it is signed with a key that is not trusted",
             seen=f"{what}: key {_shown(key_id)}; {trusted} holds {', '.join(map(_shown, keys))}",
-            remedy="Do not use it, unless you know whose key that is",
+            remedy="Do not use it unless you know whose key that is",
         )
     comment = lines[2].removeprefix(TRUSTED).removesuffix("\r").encode()
     try:
@@ -224,7 +224,7 @@ def _verify(digest: bytes, signature: bytes, keys: Mapping[bytes, bytes], truste
         public.verify(second, first + comment)
     except InvalidSignature as error:
         raise UserError(
-            "the signature is not of this file: one of the two was changed",
+            "the signature does not match the file: one of the two was changed",
             seen=what,
             remedy="Do not use it; fetch or build it again",
         ) from error
@@ -233,7 +233,7 @@ def _verify(digest: bytes, signature: bytes, keys: Mapping[bytes, bytes], truste
 def _reason(error: Exception) -> str:
     """In words, without the path that stands before them."""
     if isinstance(error, UnicodeDecodeError):
-        return "it is no text"
+        return "it is not text"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
@@ -245,7 +245,7 @@ def _decoded(lines: list[str], what: str) -> bytes:
     try:
         return base64.b64decode(lines[0].strip(), validate=True)
     except (IndexError, binascii.Error) as error:
-        raise ValueError(f"a line is no {what}") from error
+        raise ValueError(f"a line is not a {what}") from error
 
 
 def _digest(file: Path) -> bytes:

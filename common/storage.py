@@ -1,6 +1,7 @@
-"""Disks and object stores by one address: `/a/path`, `s3://bucket/…`, `gs://bucket/…`, whatever fsspec opens.
+"""Disks and object stores by one kind of address: `/a/path`, `s3://bucket/…`, `gs://bucket/…`, and whatever
+fsspec opens.
 
-What goes wrong there is the user's to know: a sentence with the address, never a traceback.
+Failures become a sentence with the address, never a traceback.
 """
 
 import os
@@ -79,5 +80,5 @@ def _told(place: str, error: Exception) -> UserError:
     return UserError(
         f"the storage at {place} cannot be used",
         seen=first_line(error),
-        remedy="Check the address, the room left, and the storage's credentials",
+        remedy="Check the address, the free space and the credentials",
     )

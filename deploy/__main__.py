@@ -1,17 +1,17 @@
-"""`python -m deploy <verb>`: serve the archive, tune it, change its version, and watch it."""
+"""`python -m deploy <verb>`: serve the archive, tune it, roll out new versions, and watch for drift."""
 
 from common.commands import run
 from common.programs import Program, Verb
 
 VERBS = (
     Verb("start", "start TorchServe and wait until it answers", "deploy.torchserve.command:start"),
-    Verb("stop", "stop it and wait until it is gone", "deploy.torchserve.command:stop"),
+    Verb("stop", "stop TorchServe and wait until it has ended", "deploy.torchserve.command:stop"),
     Verb(
         "status",
-        "show ports, Java, and whether it answers; exit 1 where it hangs",
+        "show ports, Java, and whether TorchServe answers; exit status 1 if it hangs",
         "deploy.torchserve.command:status",
     ),
-    Verb("app", "serve without TorchServe, by FastAPI and uvicorn", "deploy.app.command:app", "app"),
+    Verb("app", "serve without TorchServe, with FastAPI and uvicorn", "deploy.app.command:app", "app"),
     Verb(
         "tune",
         "find the settings that suit this machine",
@@ -20,13 +20,13 @@ VERBS = (
     ),
     Verb(
         "rollout",
-        "change the version that servers answer with, and back if it is worse; exit 1 if it was",
+        "roll out a new version, and roll it back if it is worse (exit status 1)",
         "deploy.torchserve.rollout:rollout",
         "serve,deploy",
     ),
     Verb(
         "drift",
-        "compare what is served with validation; exit 1 where it has drifted",
+        "compare the traffic with the validation texts; exit status 1 if it has drifted",
         "deploy.drift.command:drift",
         "monitor",
     ),

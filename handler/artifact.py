@@ -1,8 +1,8 @@
 """An artifact: a self-contained folder that one variant wrote, described by its `artifact.json`.
 
 The description is written last and atomically, so a folder without one is not an artifact. It lists every
-other file with its sha256: one that is missing, not listed, or no plain file is refused with a sentence, as
-is what this machine cannot run.
+other file with its sha256. A file that is missing, not listed or not a plain file raises an error, and so
+does an artifact that this machine cannot run.
 """
 
 import hashlib
@@ -127,12 +127,12 @@ def open_artifact(folder: str | Path, *, verify: bool = True) -> Artifact:
         raise UserError(
             "the artifact cannot be read",
             seen=f"{error.filename or folder}: {error.strerror}",
-            remedy=f"Let this user read it: chmod -R a+rX {folder}",
+            remedy=f"Make it readable: chmod -R a+rX {folder}",
         ) from error
     lacking = sorted(set(artifact.meta.cpu_features) - set(cpu_features()))
     if "cpu" not in artifact.meta.devices and not has_cuda():
         raise UnsupportedError(
-            f"the artifact {artifact.name} runs on an NVIDIA GPU alone",
+            f"the artifact {artifact.name} needs an NVIDIA GPU",
             seen="no CUDA device, or a torch without CUDA",
             remedy="Serve a variant for CPUs, such as fp32",
         )
@@ -148,7 +148,7 @@ def open_artifact(folder: str | Path, *, verify: bool = True) -> Artifact:
 def archived_artifact(archive: Path) -> Artifact:
     """The artifact inside an archive, described but not unpacked.
 
-    Raises `UserError` where it is no archive of ours, or holds other files than the description lists.
+    Raises `UserError` if it is not an archive of this project, or its files differ from those listed.
     """
     with _opened(archive) as (_, meta):
         return Artifact(archive, meta)
@@ -199,7 +199,7 @@ def archive_manifest(archive: Path) -> dict[str, str]:
 def check_identifier(text: str) -> None:
     """ValueError or TypeError where a name or version is not fit for paths and addresses."""
     if not re.fullmatch(r"(?!\.)[\w.+-]{1,100}", text, re.ASCII):
-        raise ValueError(f"{text[:100]!r} is not made of letters, digits, and . _ + - alone")
+        raise ValueError(f"{text[:100]!r} has characters other than letters, digits, and . _ + -")
 
 
 def _small(opened: zipfile.ZipFile, name: str) -> bytes:
@@ -238,13 +238,13 @@ def _entries_checked(opened: zipfile.ZipFile, archive_bytes: int) -> Description
     entries = [entry for entry in opened.infolist() if not (entry.is_dir() and entry.file_size == 0)]
     sizes = {entry.filename: entry.file_size for entry in entries}
     if len(sizes) != len(entries) or len(entries) > MOST_FILES:
-        raise ValueError("two entries have one name, or there are too many")
+        raise ValueError("two entries have the same name, or there are too many")
     if sum(sizes.values()) > MOST_INFLATION * archive_bytes:
-        raise ValueError("it unpacks to a size out of all proportion")
+        raise ValueError("it unpacks to an implausible size")
     for entry in entries:
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG) or entry.flag_bits & ENCRYPTED or not _is_plain(entry.filename):
-            raise ValueError(f"an entry is no plain file: {entry.filename[:100]!r}")
+            raise ValueError(f"an entry is not a plain file: {entry.filename[:100]!r}")
     place = f"artifact/{DESCRIPTION}"
     meta = described(parse_json(_small(opened, place)))
     listed = {f"artifact/{name}": file.bytes for name, file in meta.files.items()}
@@ -268,9 +268,9 @@ def _reason(error: BaseException) -> str:
 
 def _not_ours(archive: Path, reason: str) -> UserError:
     return UserError(
-        "this is not an archive of ours",
+        "this is not an archive of this project",
         seen=f"{archive}: {reason}",
-        remedy="Build it: python -m export package",
+        remedy="Make one: python -m export package",
     )
 
 
@@ -284,7 +284,7 @@ def _read_description(folder: Path) -> Description:
         return described(read_json(path))
     except ValueError as error:
         raise UserError(
-            "the artifact's description is damaged, or of another version of this project",
+            "the artifact's description is damaged, or from another version of this project",
             seen=f"{path}: {error}",
             remedy=_rebuild(folder),
         ) from error
@@ -303,7 +303,7 @@ def parse_json(content: bytes, most: int = MOST_DESCRIPTION_BYTES) -> dict[str, 
     try:
         value = json.loads(content)
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError("it is not an object")
     return value
@@ -316,11 +316,11 @@ def described(document: dict[str, Any]) -> Description:
     meta = read(Description, document)
     positive = Artifact(Path(), meta).positive_label
     if positive is not None and positive not in meta.labels:
-        raise ValueError(f"{positive[:100]!r} is none of its labels")
+        raise ValueError(f"{positive[:100]!r} is not one of its labels")
     if positive is not None and len(meta.labels) == 2 and positive not in meta.thresholds:
-        raise ValueError(f"it has no threshold of {positive[:100]!r}")
+        raise ValueError(f"it has no threshold for {positive[:100]!r}")
     if meta.logit_offsets is not None and len(meta.logit_offsets) != len(meta.labels):
-        raise ValueError(f"{len(meta.labels)} labels and {len(meta.logit_offsets)} offsets of logits")
+        raise ValueError(f"it has {len(meta.labels)} labels but {len(meta.logit_offsets)} logit offsets")
     check_listed(meta.files)
     return meta
 
@@ -328,7 +328,7 @@ def described(document: dict[str, Any]) -> Description:
 def check_listed(names: Collection[str]) -> None:
     """ValueError where these cannot be the files of an artifact."""
     if len(names) > MOST_FILES:
-        raise ValueError(f"{len(names):,} files are listed")
+        raise ValueError(f"it lists {len(names):,} files")
     for name in names:
         if not _is_plain(name) or name == DESCRIPTION:
             raise ValueError(f"a file cannot be called {name[:100]!r}")
@@ -338,10 +338,10 @@ def _check_files(artifact: Artifact) -> None:
     listed, folder = artifact.meta.files, artifact.folder
     for name, is_plain in _walk(folder):
         if not is_plain:
-            what = "the artifact holds a link, or something else that is no file"
+            what = "the artifact contains a link, or something else that is not a file"
             raise UserError(what, seen=folder / name, remedy=_rebuild(folder))
         if name not in listed and name not in (DESCRIPTION, SIGNATURE):
-            what = "the artifact holds a file that its description does not list"
+            what = "the artifact contains a file that its description does not list"
             raise UserError(what, seen=folder / name, remedy=f"Remove that file, or: {_rebuild(folder)}")
     for name, file in listed.items():
         path = folder / name
@@ -349,7 +349,7 @@ def _check_files(artifact: Artifact) -> None:
             raise UserError("a file of the artifact is missing", seen=path, remedy=_rebuild(folder))
         if path.stat().st_size != file.bytes or file_sha256(path) != file.sha256:
             raise UserError(
-                "a file of the artifact is corrupt (its sha256 is not the recorded one)",
+                "a file of the artifact is corrupt (its sha256 differs from the recorded one)",
                 seen=path,
                 remedy=_rebuild(folder),
             )

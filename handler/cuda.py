@@ -38,22 +38,22 @@ def choose_device(meta: Description, asked: str | None = None) -> str:
         raise UnsupportedError(
             f"the artifact {meta.name} does not run on this device",
             seen=asked,
-            remedy=f"It was made for {' or '.join(meta.devices)}; choose a variant made for the other",
+            remedy=f"It was made for {' or '.join(meta.devices)}: choose a variant made for your device",
         )
     if kind == "cpu":
         return kind
     present, place = gpus(), int(index or 0)
     if place >= len(present):
         raise UnsupportedError(
-            f"the artifact {meta.name} was to run on a GPU that is not there",
+            f"the artifact {meta.name} cannot run on a GPU that does not exist",
             seen=f"cuda:{place}; torch sees {len(present)}, counted from 0",
-            remedy="Name another device, or look at CUDA_VISIBLE_DEVICES and nvidia-smi",
+            remedy="Choose another device, or check CUDA_VISIBLE_DEVICES and nvidia-smi",
         )
     if reason := misfit(meta, present[place]):
         raise UnsupportedError(
             f"the artifact {meta.name} does not run on this GPU",
             seen=f"cuda:{place}, {reason}",
-            remedy="Build it on this kind of machine, or serve a variant that needs less, such as fp32",
+            remedy="Build it on this kind of machine, or serve a variant for any CPU, such as fp32",
         )
     return f"cuda:{place}"
 

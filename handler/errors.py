@@ -1,8 +1,8 @@
-"""What can go wrong, in the words of the person who can put it right.
+"""Errors, in words for the person who can fix them.
 
 `UserError` is the one exception meant for people: every command prints it as one sentence and exits with
-status 2. `Rejection` is its counterpart for one row of a request: a value, not an exception, because the
-other rows of the batch go on.
+status 2. `Rejection` is its counterpart for one row of a request. It is a value, not an exception, because
+the other rows of the batch are still answered.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """A mistake or a lack that the user can mend: what happened, the value seen, the remedy."""
+    """Something that the user can fix: what happened, the value seen, the remedy."""
 
     def __init__(self, what: str, *, remedy: str, seen: object = None) -> None:
         self.what = what
@@ -22,7 +22,7 @@ class UserError(Exception):
         super().__init__(what)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Across processes it stays the sentence that it is."""
+        """Pickled as the finished sentence, for other processes."""
         seen = None if self.seen is None else str(self.seen)
         return partial(type(self), remedy=self.remedy, seen=seen), (self.what,)
 
@@ -32,17 +32,17 @@ class UserError(Exception):
 
 
 class UnsupportedError(UserError):
-    """This machine cannot do it (CPU feature, compiler, package): no fault of the input."""
+    """This machine cannot do it (CPU feature, compiler, package); the input is fine."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, without the rest of a page; its kind where it says nothing."""
+    """The first line of a library's error message; the error's type if it has no message."""
     return str(error).strip().partition("\n")[0][:300].rstrip(".") or type(error).__name__
 
 
 @contextmanager
 def refusals(what: str, place: object, remedy: str) -> Iterator[None]:
-    """What the system refuses inside (`OSError`) as a `UserError` that says `what`, where, and why."""
+    """Turns an `OSError` raised inside into a `UserError` that says `what`, where, and why."""
     try:
         yield
     except OSError as error:

@@ -135,7 +135,7 @@ def unpacking_fault(needed_bytes: int = 0) -> str | None:
         try:
             mmap.mmap(file.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_EXEC).close()
         except OSError:
-            return "mounted noexec: no library is loaded from there"
+            return "mounted noexec: libraries cannot be loaded from there"
     free = shutil.disk_usage(folder).free
     return f"{free / 1e6:.0f} MB free, {needed_bytes / 1e6:.0f} needed" if free < needed_bytes else None
 

@@ -68,7 +68,7 @@ class Tally:
                 try:
                     _counter(self._metrics, name).add_or_update(value, dimensions)
                 except Exception as error:  # one counter must not end the others
-                    print(f"{name} was not counted: {type(error).__name__}", file=sys.stderr, flush=True)
+                    print(f"could not count {name}: {type(error).__name__}", file=sys.stderr, flush=True)
 
     def _emit_for_ever(self) -> None:
         while True:

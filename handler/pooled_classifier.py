@@ -174,9 +174,9 @@ def _untrained(config: PooledClassifierConfig) -> PreTrainedModel:
         return model
     if os.environ.get(TRUST) != "1":
         raise UnsupportedError(
-            "this model has code of its own, which is not run",
+            "this model brings its own code, which is not run",
             seen=own_code["AutoModel"],
-            remedy="Serve a traced variant, such as onnx-fp32, which holds none; or read the code, and set "
+            remedy="Serve a traced variant without it, such as onnx-fp32; or read the code, and set "
             f"{TRUST}=1 if you trust it",
         )
     folder = str(config.name_or_path)

@@ -319,7 +319,7 @@ def load_tokenizer(artifact: Artifact) -> Tokenizer:
     room = artifact.max_length - tokenizer.num_special_tokens_to_add(is_pair=False)
     if room < 1:
         raise UserError(
-            "the artifact reads no token of a text",
+            "the artifact's maximum length leaves no room for a text",
             seen=f"{artifact.max_length} tokens at most, {artifact.max_length - room} of them special ones",
             remedy="Build it again with a larger --max-length",
         )

@@ -103,11 +103,11 @@ def _expect_fields(kind: Any, document: dict[str, Any]) -> None:
 def _expect(kind: Any, value: Any, place: str) -> None:
     allowed: Any = {Any: object, float: (int, float)}.get(kind, kind)
     if not isinstance(value, allowed) or (kind in (int, float) and isinstance(value, bool)):
-        raise ValueError(f"{place} is no {kind.__name__}")
+        raise ValueError(f"{place} is not a {kind.__name__}")
 
 
 def _bounded(value: Any, bounds: Bounds, place: str) -> Any:
     for name, bound in bounds._asdict().items():
         if bound is not None and not HOLDS[name](value, bound):
-            raise ValueError(f"{place} is {str(value)[:100]}, and has {name} {bound}")
+            raise ValueError(f"{place} is {str(value)[:100]}, but its {name} is {bound}")
     return value

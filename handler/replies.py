@@ -1,7 +1,7 @@
-"""From requests as they arrived to statuses and bodies, whatever the server: one reply each, in order.
+"""Turns arrived requests into statuses and bodies, for any server: one reply each, in order.
 
-All of a batch are classified together; a defect harms only the request that meets it. It logs no
-text.
+The requests of a batch are classified together; a defect fails only the request that triggers it. Texts are
+never logged.
 """
 
 import json
@@ -74,12 +74,12 @@ def refuse(rejection: Rejection) -> Reply:
 
 
 def failure() -> Rejection:
-    """What is said where a defect left no answer."""
-    return Rejection(500, "body", "the classifier failed", "Report it, with the server's log")
+    """The error of a request that failed because of a defect."""
+    return Rejection(500, "body", "the classifier failed", "Report it with the server's log")
 
 
 def report(error: Exception) -> None:
-    """Where it broke, for the log; not the message, which may quote a text."""
+    """Log the traceback, but not the message, which may quote a text."""
     frames = "".join(traceback.format_tb(error.__traceback__))
     print(f"the classifier failed: {type(error).__name__}\n{frames}", file=sys.stderr, flush=True)
 
@@ -116,8 +116,8 @@ def _read(service: Service, arrival: Arrival) -> Request:
     if arrival.describe:
         return Request([], "list")
     if arrival.content_encoding.strip().lower() not in UNENCODED:
-        remedy = "Send it as it is, without gzip or another encoding"
-        return refused(Rejection(415, "Content-Encoding", "the body is declared as compressed", remedy))
+        remedy = "Send it uncompressed, without gzip or another encoding"
+        return refused(Rejection(415, "Content-Encoding", "compressed bodies are not supported", remedy))
     return read(
         arrival.parameters,
         arrival.content_type,

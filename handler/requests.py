@@ -1,4 +1,4 @@
-"""What a client may send, and the shape in which it wants its answer back.
+"""Reading requests: what a client may send, and the form of the answer.
 
 A request is one text or many. It arrives as `text/plain`, as a form field `text`, or as JSON: a string, an
 object with `text`, a list of either, `{"texts": [...]}`, KServe v1 `{"instances": [...]}` or KServe v2
@@ -139,7 +139,7 @@ def read(
     request are base64, which TorchServe makes of them on their way from gRPC.
     """
     if explain and not limits.max_explained:
-        return refused(Rejection(403, "explain", "explanations are switched off here", "Ask for predictions"))
+        return refused(Rejection(403, "explain", "explanations are switched off", "Ask for predictions"))
     if explain:
         limits = replace(limits, max_texts=limits.max_explained)
     request = _read(parameters, content_type, limits, base64_tensors)
@@ -152,14 +152,14 @@ def _read(
     kind, _, rest = content_type.lower().partition(";")
     kind = kind.strip()
     if kind and _charset(rest) not in UTF_8:
-        return _one(Rejection(415, "Content-Type", "the body is declared as another encoding", "Send UTF-8"))
+        return _one(Rejection(415, "Content-Type", "the body's charset is not UTF-8", "Send UTF-8"))
     # A form in a file may begin with a mark, which then stands before its first field's name.
     parameters = {name.removeprefix(MARK): value for name, value in parameters.items()}
     if "text" in parameters:
         return _one(_read_row(parameters, Options(), limits))
     body = parameters.get("body", parameters.get("data"))
     if body is None:
-        return _one(Rejection(422, "text", "the request holds no text", HOW_TO_ASK))
+        return _one(Rejection(422, "text", "the request has no text", HOW_TO_ASK))
     if isinstance(body, (bytes, bytearray)):
         body = _decoded(bytes(body), kind)
     elif not _is_known(kind):
@@ -174,7 +174,7 @@ def _read(
 
 NEITHER = Rejection(415, "Content-Type", "the body is neither JSON nor plain text", HOW_TO_ASK)
 NOT_JSON = Rejection(400, "body", "the body is not valid JSON", 'Send {"text": "..."} in UTF-8')
-SEVERAL = Rejection(400, "body", "the body is several JSON documents, not one", 'Send a list: ["...", "..."]')
+SEVERAL = Rejection(400, "body", "the body has several JSON documents", 'Send one list: ["...", "..."]')
 NOT_UTF_8 = Rejection(400, "text", "the text is not valid UTF-8", "Encode it as UTF-8")
 
 
@@ -248,8 +248,8 @@ def _read_tensors(body: Mapping[str, Any], limits: Limits, base64_tensors: bool)
     if not isinstance(id, str):
         return _read_rows(body, limits, base64_tensors)
     if len(id) > MOST_ID or LONE_SURROGATE.search(id):
-        message = f"the id is longer than {MOST_ID} characters, or not Unicode"
-        return _one(Rejection(422, "id", message, "Send a shorter one, or none"))
+        message = f"the id is longer than {MOST_ID} characters, or not valid Unicode"
+        return _one(Rejection(422, "id", message, "Send a shorter id, or none"))
     return replace(_read_rows(body, limits, base64_tensors), id=id)
 
 
@@ -277,15 +277,15 @@ def _one(row: Row | Rejection) -> Request:
 
 def _many(rows: list[Any], envelope: str, options: Options, limits: Limits) -> Request:
     if not rows:
-        return _one(Rejection(422, "texts", "the list holds no text", "Send at least one text"))
+        return _one(Rejection(422, "texts", "the list is empty", "Send at least one text"))
     if len(rows) > limits.max_texts:
-        message = f"the request holds {len(rows):,} texts, at most {limits.max_texts:,} are read"
+        message = f"the request has {len(rows):,} texts, but the limit is {limits.max_texts:,}"
         return _one(Rejection(413, "texts", message, "Send several smaller requests"))
     read = [_read_row(row, options, limits) for row in rows]
     characters = sum(len(row.text) for row in read if isinstance(row, Row))
     if characters > limits.max_request_characters:
         most = limits.max_request_characters
-        message = f"the texts have {characters:,} characters, at most {most:,} are read in one request"
+        message = f"the texts have {characters:,} characters, but the limit of a request is {most:,}"
         return _one(Rejection(413, "texts", message, "Send several smaller requests"))
     return Request(read, envelope)
 
@@ -313,7 +313,7 @@ def read_options(given: Mapping[str, Any], options: Options) -> Options | Reject
         choices = CHOICES.get(field.name)
         if choices and not (isinstance(value, str) and value in choices):
             remedy = f"Choose {' or '.join(choices)}"
-            return Rejection(422, field.name, f"this {field.name} is not known", remedy)
+            return Rejection(422, field.name, f"unknown value of {field.name}", remedy)
         changed[field.name] = value if isinstance(value, str) else ""
     return replace(options, **changed)
 
@@ -322,7 +322,7 @@ def read_text(row: object, limits: Limits) -> str | Rejection:
     """The text of one row: a string, UTF-8 bytes, or an object with `text`."""
     if isinstance(row, Mapping):
         if "text" not in row:
-            return Rejection(422, "text", "the object has no field text", 'Send {"text": "..."}')
+            return Rejection(422, "text", 'the object has no field "text"', 'Send {"text": "..."}')
         row = row["text"]
     if isinstance(row, (bytes, bytearray)):
         if not json.detect_encoding(row).startswith("utf-8"):  # UTF-16 has NULs, and is valid UTF-8 with them
@@ -337,6 +337,6 @@ def read_text(row: object, limits: Limits) -> str | Rejection:
     if not row.strip():
         return Rejection(422, "text", "the text is empty", HOW_TO_ASK)
     if len(row) > limits.max_characters:
-        message = f"the text has {len(row):,} characters, at most {limits.max_characters:,} are read"
-        return Rejection(413, "text", message, "Send a shorter text, or its parts")
+        message = f"the text has {len(row):,} characters, but the limit is {limits.max_characters:,}"
+        return Rejection(413, "text", message, "Send a shorter text, or split it")
     return row

@@ -56,9 +56,9 @@ def load_forward(artifact: Artifact, threads: int, device: str) -> Forward:
     runtime = RUNTIMES.get(artifact.meta.runtime)
     if runtime is None:
         raise UserError(
-            f"the artifact {artifact.name} wants an unknown runtime",
+            f"the artifact {artifact.name} needs an unknown runtime",
             seen=artifact.meta.runtime,
-            remedy=f"This version knows {', '.join(RUNTIMES)}; build the artifact again with it",
+            remedy=f"This version supports {', '.join(RUNTIMES)}: build the artifact again with it",
         )
     try:
         return runtime.load(artifact, threads, device)
@@ -72,9 +72,9 @@ def load_forward(artifact: Artifact, threads: int, device: str) -> Forward:
         ) from error
     except ImportError as error:  # a library that the system lacks, or an environment mounted noexec
         raise UnsupportedError(
-            f"the runtime {artifact.meta.runtime} of {artifact.name} is installed and cannot be loaded",
+            f"the runtime {artifact.meta.runtime} of {artifact.name} is installed but cannot be loaded",
             seen=first_line(error),
-            remedy="Install the library that it names, or put the environment where programs may run",
+            remedy="Install the library that it names, or move the environment to a disk not mounted noexec",
         ) from error
     except Exception as error:  # each runtime has exceptions of its own for a file that it cannot read
         raise UserError(
@@ -119,7 +119,7 @@ def _load_torch(artifact: Artifact, threads: int, device: str) -> Forward:
 def _allow(what: str, unknown: Collection[str]) -> None:
     if unknown:
         raise UserError(
-            f"the artifact asks its runtime for a {what} that this version does not pass on",
+            f"the artifact asks for a {what} that this version does not support",
             seen=", ".join(map(str, sorted(unknown)))[:200],
             remedy="Build the artifact with this version: python -m export build",
         )
@@ -134,19 +134,19 @@ def refuse_code(folder: Path) -> None:
     try:
         asked = sorted(_asks_for_code(read_json(file)))
     except (OSError, ValueError) as error:
-        what, remedy = "the model's configuration cannot be read", "Build or train it again"
+        what, remedy = "the model's configuration cannot be read", "Build or train the model again"
         raise UserError(what, seen=f"{file}: {error}", remedy=remedy) from error
     if asked:
         raise UserError(
-            "the model's configuration asks for code that is not ours, which is not run",
+            "the model's configuration asks for foreign code, which is never run",
             seen=f"{file}: {', '.join(asked)}",
-            remedy="Build it here from its checkpoint, or train it again",
+            remedy="Build the model here from its checkpoint, or train it again",
         )
     if adapter.exists():
         raise UserError(
-            "an adapter lies next to the model, which would change what it computes",
+            "the model's folder contains an adapter, which would change the model's answers",
             seen=adapter,
-            remedy="Remove it; models are trained and exported with their adapters merged",
+            remedy="Remove it: training and export merge adapters into the model",
         )
 
 
@@ -239,9 +239,9 @@ def _load_compiled(artifact: Artifact, threads: int, device: str) -> Forward:
         size = package.stat().st_size
         if fault := unpacking_fault(size):
             raise UnsupportedError(
-                "a compiled artifact is loaded from the temporary folder, which is not possible",
+                "a compiled artifact cannot be loaded from the temporary folder",
                 seen=f"{unpacks_into()}, {fault}",
-                remedy=f"Set TMPDIR to a folder with {size / 1e6:.0f} MB of room, not mounted noexec",
+                remedy=f"Set TMPDIR to a folder with {size / 1e6:.0f} MB free, not mounted noexec",
             ) from error
         raise
     # Not the package itself, which reads how its inputs nest from JSON again at every call: of one short text

@@ -23,8 +23,8 @@ SHARED_S = 10.0  # so long after a text was classified, others are taken to wait
 LATE = Rejection(
     429,
     "text",
-    "explaining it takes longer than others can wait",
-    "Send a shorter text, or ask again when the server has less to do",
+    "explaining the text takes longer than other requests can wait",
+    "Send a shorter text, or try again when the server is less busy",
 )
 
 
@@ -106,8 +106,8 @@ class Service:
                 windows = len(row[1].windows)
                 refused = self._refuse(row[0].options, request.explain)
                 if refused is None and windows > left:
-                    message = f"the text has {windows:,} windows, and {left:,} more are read in this request"
-                    refused = Rejection(413, "long", message, "Send shorter texts, or fewer of them")
+                    message = f"the text has {windows:,} windows, but only {left:,} are left for this request"
+                    refused = Rejection(413, "long", message, "Send shorter or fewer texts")
                 row = refused or row
                 left -= 0 if refused else windows
             checked.append(row)
@@ -131,18 +131,18 @@ class Service:
         if options.aggregate is not None and options.long != "chunks":
             return Rejection(422, "aggregate", "there is nothing to aggregate", 'Add "long": "chunks"')
         if options.aggregate == "max" and self._default_aggregate() == "mean":
-            message = f"of {len(labels)} labels that exclude each other, none is looked for before the others"
+            message = "max needs a positive label, and this model has none"
             return Rejection(422, "aggregate", message, "Choose mean, or serve a model with a positive label")
         if not explains:
             return None
         if options.long == "chunks":
-            remedy = "Leave long out: what the model reads of a longer text is explained"
-            return Rejection(422, "long", "a text is not explained in windows", remedy)
+            remedy = "Leave long out: then the part of the text that the model reads is explained"
+            return Rejection(422, "long", "a text cannot be explained in windows", remedy)
         if options.method is not None and options.method not in self.methods:
-            message = "this method is not known, or needs gradients, which this variant does not have"
+            message = "the method is unknown, or needs gradients, which this variant does not have"
             return Rejection(422, "method", message, f"Choose {' or '.join(self.methods)}")
         if options.target is not None and options.target not in labels:
-            return Rejection(422, "target", "the target is none of the labels", f"Name {' or '.join(labels)}")
+            return Rejection(422, "target", "the target is not a label", f"Choose {' or '.join(labels)}")
         return None
 
     def _aggregate(self, options: Options) -> str | None:

@@ -21,19 +21,19 @@ def texts(inputs: object, base64_data: bool = False) -> list[Any] | Rejection:
         return _error("inputs is not a list of tensors")
     named = [tensor for tensor in inputs if tensor.get("name") in NAMES] or inputs
     if len(named) > 1:
-        return _error("which of the tensors holds the texts is not clear")
+        return _error("it is not clear which tensor holds the texts")
     tensor = named[0]
     if tensor.get("datatype") != "BYTES":
         return _error("the tensor's datatype is not BYTES")
     data = _flat(tensor.get("data"))
     if data is None or not _fits(tensor.get("shape"), len(data)):
-        return _error("the tensor's data and shape do not fit")
+        return _error("the tensor's data does not match its shape")
     if not base64_data:
         return data
     try:
         return [base64.b64decode(row, validate=True) for row in data]
     except (ValueError, TypeError):
-        return _error("the tensor's data are not base64")
+        return _error("the tensor's data is not base64")
 
 
 def answer(

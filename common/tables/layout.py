@@ -1,6 +1,6 @@
 """What a file is and how it is written: found from its name, its first bytes and its header.
 
-What is found other than commas and UTF-8 is said.
+A message reports every finding other than commas and UTF-8.
 """
 
 import re
@@ -52,7 +52,7 @@ def file_format(path: str, known: Sequence[str] = FORMATS) -> str:
     suffix = PurePosixPath(name).suffix.lstrip(".").lower()
     if suffix not in known:
         raise UserError(
-            "the file's format is not known from its name",
+            "the file's name does not show its format",
             seen=path,
             remedy="Use a name that ends in ." + ", .".join(known),
         )
@@ -72,7 +72,7 @@ def look(file: IO[bytes], name: str, form: str, column: str, reading: Reading = 
         wide = "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
         raise UserError(f"{name} is not UTF-8", seen="many zero bytes", remedy=f"Try --encoding {wide}")
     if mark and found != "utf-8":
-        say(f"{name} is read as {found}, as its first bytes say")
+        say(f"reading {name} as {found}, because of its first bytes")
     layout = Layout(form, found, start=mark)
     if form == "jsonl":
         _check_lines_of_json(file, name, head[mark:].decode(found, "replace"))
@@ -87,10 +87,10 @@ def check_columns(what: str, wanted: Sequence[str], columns: Sequence[str]) -> N
             raise UserError(
                 f"{what} has no column {column!r}",
                 seen=", ".join(str(name) for name in columns if name) or "no header",
-                remedy=f"Name one of these with {option}.",
+                remedy=f"Choose one of these with {option}.",
             )
         if list(columns).count(column) > 1:
-            raise UserError(f"{what} has two columns of one name", seen=column, remedy="Rename one.")
+            raise UserError(f"{what} has two columns with the same name", seen=column, remedy="Rename one.")
 
 
 def piped(file: Any, reading: Reading) -> Layout:
@@ -107,7 +107,7 @@ def _check_lines_of_json(file: IO[bytes], name: str, head: str) -> None:
     is_list = re.match(r"\s*\[\s*\{", head) and end.endswith(b"]")
     if is_list or (re.match(r"\s*\{\s*[\r\n]\s*\"", head) and end.endswith(b"}")):
         raise UserError(
-            f"{name} is one JSON value, and not one object a line",
+            f"{name} is a single JSON value, not one object per line",
             remedy="Convert it: jq -c '.[]' in.json > out.jsonl"
             if is_list
             else "Convert it: jq -c . in.json",
@@ -125,16 +125,16 @@ def _csv(file: IO[bytes], name: str, layout: Layout, column: str, reading: Readi
         raise UserError(
             f"the header of {name} is not valid {layout.encoding.upper()}",
             seen=", ".join(found.header).encode("ascii", "backslashreplace").decode(),
-            remedy="Name its encoding: --encoding cp1252, or another",
+            remedy="Give its encoding, such as --encoding cp1252",
         )
     if found.delimiter != signs[0]:
-        say(f"{name} is read with {found.delimiter!r} between its columns, as its header has it")
+        say(f"reading {name} with {found.delimiter!r} as the delimiter, because of its header")
     if reading.escape is not None:
         return replace(found, escape=reading.escape)
     escaped = replace(found, escape="\\")
     file.seek(found.start)
     if b'\\"' in file.read(SAMPLE) and _odd_rows(file, escaped) < _odd_rows(file, found):
-        say(f"{name} is read with a backslash before quotes within texts, as its first rows have it")
+        say(f"reading {name} with a backslash as the escape before quotes, because of its first rows")
         return escaped
     return found
 

@@ -40,7 +40,7 @@ def arrow() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise UnsupportedError(
-            "pyarrow is not installed, and Parquet files need it", remedy="Run `pip install 'pyarrow>=21'`."
+            "Parquet files need pyarrow, which is not installed", remedy="Run `pip install 'pyarrow>=21'`."
         ) from error
     return pyarrow
 
@@ -101,7 +101,7 @@ class Table:
                 row += max((size // max(1, count) for size, count in pages if count), default=0)
         if largest > MOST_PAGE:
             raise UserError(
-                f"row group {group} of {self.name} has pages of over {MOST_PAGE >> 20} MiB",
+                f"row group {group} of {self.name} has pages larger than {MOST_PAGE >> 20} MiB",
                 seen=f"{largest >> 20:,} MiB",
                 remedy="Write it with smaller pages (pyarrow: data_page_size and write_batch_size)",
             )
@@ -272,7 +272,7 @@ def _page_header(file: IO[bytes], at: int, name: str) -> tuple[dict[int, Any], i
         with suppress(IndexError):  # it is longer
             return _struct(file.read(size), 0)
         size <<= 4
-    raise UserError(f"{name} is not Parquet", seen="a page without end", remedy="Check it")
+    raise UserError(f"{name} is not Parquet", seen="a page header without an end", remedy="Check the file")
 
 
 def _struct(raw: bytes, at: int) -> tuple[dict[int, Any], int]:

@@ -17,12 +17,12 @@ from common.tables.lines import MOST_LINE, Block, blocks, is_valid
 MOST_LINES = 1000  # of one CSV row: a quote that stays open longer was never meant to open
 BLANK = " \t\r\n"
 
-TOO_LONG = f"the row has more than {MOST_LINE >> 20} MiB"
-OPEN_QUOTE = "quotes that do not close"
+TOO_LONG = f"row larger than {MOST_LINE >> 20} MiB"
+OPEN_QUOTE = "unclosed quote"
 NOT_JSON = "not JSON"
 NOT_AN_OBJECT = "not a JSON object"
-BAD_NAME = "a name that is no text"
-KEY_TWICE = "a key stands twice"
+BAD_NAME = "key that is not valid text"
+KEY_TWICE = "duplicate key"
 
 
 _decode = json.JSONDecoder().raw_decode

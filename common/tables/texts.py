@@ -8,7 +8,7 @@ from common.tables.lines import is_valid
 from common.tables.records import records
 from handler.errors import UserError, refusals
 
-REMEDY = "Name a UTF-8 file with one text a line"
+REMEDY = "Give a UTF-8 file with one text per line"
 
 
 def read_texts(path: Path, most: int | None = None) -> list[str]:
@@ -30,7 +30,7 @@ def read_texts(path: Path, most: int | None = None) -> list[str]:
             if len(texts) == most:
                 break
     if left_out:
-        say(f"{path}: {len(left_out)} lines that are not valid text are left out, line {left_out[0]} first")
+        say(f"{path}: skipped {len(left_out)} lines that are not valid text, first line {left_out[0]}")
     if not texts:
-        raise UserError("there are no texts", seen=path, remedy=REMEDY)
+        raise UserError("the file has no texts", seen=path, remedy=REMEDY)
     return texts

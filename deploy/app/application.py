@@ -1,7 +1,7 @@
 """Serving without TorchServe: the archive's Predictor, Service and requests behind FastAPI and uvicorn.
 
-One process and one model, asked at the archive's paths and at `/predict`, with an OpenAPI page at `/docs` and
-the archive's counters at `/metrics`. Answers are the archive's byte for byte, which tests hold.
+One process serves one model, at the archive's paths and at `/predict`, with an OpenAPI page at `/docs` and
+the archive's counters at `/metrics`. Answers are the same as the archive's byte for byte; tests check this.
 """
 
 import asyncio
@@ -146,7 +146,7 @@ def _add_questions(app: FastAPI, model: Model, batcher: Batcher, memory: Memory)
         return await _ask(batcher, memory, request, explain=False)
 
     async def explain(request: Request) -> Response:
-        """Classify, and say what every token did to the score."""
+        """Classify, and show how much every token moved the score."""
         return await _ask(batcher, memory, request, explain=True)
 
     name, version = model.name, model.version
@@ -171,11 +171,11 @@ def _add_states(app: FastAPI, batcher: Batcher) -> None:
     """The paths that tell whether to ask here."""
 
     async def ping() -> dict[str, str]:
-        """Whether the process lives."""
+        """Whether the process is alive."""
         return {"status": "Healthy"}
 
     async def ready() -> Response:
-        """Whether requests should come here: not before the model is warm, nor when the server is to stop."""
+        """Whether to send requests here: 503 until the model is warm, and while the server stops."""
         if batcher.is_ready:
             return JSONResponse({"status": "Ready"})
         return _response(refuse(STOPPING if batcher.is_closing else LOADING))
@@ -186,7 +186,7 @@ def _add_states(app: FastAPI, batcher: Batcher) -> None:
 
 def _add_description(app: FastAPI, model: Model, batcher: Batcher) -> None:
     async def describe() -> Response:
-        """What is served: the artifact with its proof and check, its limits and threads."""
+        """The served artifact with its proof and check, its limits and threads."""
         if batcher.service is None:
             return _response(refuse(LOADING))
         return _response(Reply(200, as_json(batcher.service.describe())))
@@ -196,7 +196,7 @@ def _add_description(app: FastAPI, model: Model, batcher: Batcher) -> None:
 
 def _add_metrics(app: FastAPI, model: Model, batcher: Batcher, counted: counters.Counters) -> None:
     async def metrics() -> Response:
-        """The archive's counters, and how many requests wait, for Prometheus."""
+        """The archive's counters and the number of waiting requests, for Prometheus."""
         if batcher.service is not None:
             batcher.service.tally.emit()
         waiting = counters.gauge("classifier_waiting_requests", model.name, batcher.waiting)
@@ -244,9 +244,7 @@ def _response(reply: Reply, *, closes: bool = False) -> Response:
 async def _no_such_path(request: Request, error: Exception) -> Response:
     """404 and 405 in the words of all other errors."""
     assert isinstance(error, HTTPException)
-    message = (
-        "this path takes another method" if error.status_code == 405 else "there is no such model or path"
-    )
+    message = "this path does not take this method" if error.status_code == 405 else "no such model or path"
     return _response(refuse(Rejection(error.status_code, "path", message, "See /docs")))
 
 
@@ -290,7 +288,7 @@ class AppServer(uvicorn.Server):
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. `UserError` where that cannot be had."""
-    with refusals("nothing can listen there", f"{host}:{port}", "Choose another --port"):
+    with refusals("cannot listen on this address", f"{host}:{port}", "Choose another --port"):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
@@ -316,7 +314,7 @@ def serve(model: Model, batching: Batching, settings: Settings) -> None:
 
     def load() -> Service:
         service = model.load(counted, settings.threads, settings.explains)
-        say(f'ready. Ask it:\n  curl {address}/predict --json \'{{"text": "text to classify"}}\'')
+        say(f'ready. Try it:\n  curl {address}/predict --json \'{{"text": "text to classify"}}\'')
         return service
 
     batcher = Batcher(load, batching)
@@ -330,7 +328,7 @@ def serve(model: Model, batching: Batching, settings: Settings) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with listen(host, settings.port) as listening, suppress(KeyboardInterrupt):
         if not listening.getsockname()[0].startswith(LOOPBACK):
-            say(f"{host} is not loopback alone, and there are no tokens: anyone who reaches the port may ask")
+            say(f"there are no tokens, and {host} is open to others: anyone who reaches the port can use it")
         address = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         server.run(sockets=[listening])
     if batcher.failure is not None:

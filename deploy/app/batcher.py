@@ -1,7 +1,7 @@
-"""Requests of many clients answered together, as TorchServe does it: bounded queues before one model thread.
+"""Answers requests of many clients in batches, as TorchServe does: bounded queues before one model thread.
 
-What waits when the model is free is one batch, up to a size; a batch that is not full gives others a moment
-to join it. Large requests come one at a time, in every other batch, and explanations stand back for both.
+When the model is free, the waiting requests become one batch, up to a size; a batch that is not full waits a
+moment for more. A batch takes at most one large request, every other batch none; explanations come last.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from handler.service import Service
 
 # The model is loaded, warmed and asked in one thread, so that the event loop always answers.
 
-AGAIN = "Ask again in a moment"
-LOADING = Rejection(503, "server", "the model is being loaded", AGAIN)
-STOPPING = Rejection(503, "server", "the server is about to stop", "Ask another")
-FULL = Rejection(503, "queue", "too many requests wait", AGAIN)
-EXPLAINING = Rejection(429, "queue", "too many explanations wait", AGAIN)
+AGAIN = "Try again in a moment"
+LOADING = Rejection(503, "server", "the model is loading", AGAIN)
+STOPPING = Rejection(503, "server", "the server is stopping", "Try another server")
+FULL = Rejection(503, "queue", "too many requests are waiting", AGAIN)
+EXPLAINING = Rejection(429, "queue", "too many explanations are waiting", AGAIN)
 
 LARGE_BYTES = 4096  # of a body; a token takes a byte or more, so that this bounds what a request costs
 MOST_EXPLANATIONS = 8  # that wait

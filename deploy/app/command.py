@@ -15,11 +15,11 @@ from deploy.app.request_bodies import MOST_HELD
 def app_arguments(parser: argparse.ArgumentParser) -> None:
     served = parser.add_mutually_exclusive_group(required=True)
     served.add_argument("--artifact", type=Path, help="a folder, such as build/artifacts/openvino-int8")
-    served.add_argument("--archive", type=Path, help="such as model_store/hate.mar; its settings hold")
+    served.add_argument("--archive", type=Path, help="such as model_store/hate.mar; its settings apply")
     add_trusted_key(parser)
     parser.add_argument("--host", default="127.0.0.1", help="there are no tokens; default: %(default)s")
     parser.add_argument(
-        "--port", type=not_negative_int, default=8080, help="0: a free one; default: %(default)s"
+        "--port", type=not_negative_int, default=8080, help="0 picks a free one; default: %(default)s"
     )
     parser.add_argument("--threads", type=positive_int, help="default: the archive's, or all CPUs")
     parser.add_argument("--batch-size", type=positive_int, help="default: the archive's, or 32")
@@ -27,27 +27,27 @@ def app_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queue-size", type=positive_int, help="default: the archive's, or 256")
     usual = Bounds()
     parser.add_argument(
-        "--connections", type=positive_int, default=usual.total, help="at once; default: %(default)s"
+        "--connections", type=positive_int, default=usual.total, help="most at once; default: %(default)s"
     )
     parser.add_argument(
         "--connections-per-client",
         type=positive_int,
         default=usual.per_client,
-        help="from one address; behind a proxy as many as --connections; default: %(default)s",
+        help="most from one address; behind a proxy, use as many as --connections; default: %(default)s",
     )
     parser.add_argument(
         "--body-memory-mib",
         type=positive_int,
         default=MOST_HELD // (1024 * 1024),
-        help="for bodies that arrive or wait; default: %(default)s",
+        help="memory for request bodies that arrive or wait; default: %(default)s",
     )
-    parser.add_argument("--no-explanations", action="store_true", help="as maxExplained: 0 in an archive")
+    parser.add_argument("--no-explanations", action="store_true", help="refuse explanations")
     parser.add_argument("--without", nargs="+", choices=PAGES, default=(), help="pages to leave out")
     parser.add_argument(
         "--drain-s",
         type=not_negative_float,
         default=0.0,
-        help="answer so long after SIGTERM, with 503 at /ready; default: %(default)g",
+        help="seconds to go on answering after SIGTERM, with 503 at /ready; default: %(default)g",
     )
 
 

@@ -40,9 +40,9 @@ FIRST_HEAD, BODY, NEXT_HEAD = "first head", "body", "next head"
 BAD_HTTP = Rejection(400, "request", "this is not valid HTTP", "Send HTTP/1.1")
 SLOW_HEAD = Rejection(408, "headers", f"the headers did not arrive within {HEAD_S} s", "Send it again")
 LARGE_HEAD = Rejection(
-    431, "headers", f"the headers are larger than {MOST_HEAD_BYTES:,} bytes", "Send fewer, or shorter ones"
+    431, "headers", f"the headers are larger than {MOST_HEAD_BYTES:,} bytes", "Send fewer or shorter ones"
 )
-NO_ROOM = Rejection(503, "connections", "too many connections are busy", "Ask again in a moment")
+NO_ROOM = Rejection(503, "connections", "too many connections are busy", "Try again in a moment")
 # An ASGI app, as every response of starlette is.
 _no_room = Response(
     refuse(NO_ROOM).body,

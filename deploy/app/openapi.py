@@ -1,7 +1,7 @@
-"""The shapes on the app's OpenAPI page: what may be sent, by example, and what comes back.
+"""The shapes on the app's OpenAPI page: examples of requests, and the answers.
 
-Answers are those of `handler/answer.schema.json`; requests are described here and read by `handler.requests`,
-which takes what is described and tells of everything else what is wrong with it.
+Answers are described by `handler/answer.schema.json`, requests here. `handler.requests` reads the requests,
+and explains what is wrong with any that do not match.
 """
 
 import json
@@ -29,9 +29,9 @@ ERRORS = {
     408: "the body did not arrive in time",
     413: "too large, or too many texts",
     415: "neither JSON nor plain text, or compressed",
-    422: "no text, an option that is not known, or too long an id",
+    422: "no text, an unknown option, or an id that is too long",
     429: "too many explanations at once",
-    500: "a defect of the server, which its log tells of",
+    500: "a defect of the server; its log has the details",
     503: "the queue or the memory for bodies is full, or the model is not loaded yet",
 }
 
@@ -100,11 +100,11 @@ _OPTIONS = {
     "long": {
         "enum": list(CHOICES["long"]),
         "default": "truncate",
-        "description": "beyond the model's maximum: cut, or read whole, in windows",
+        "description": "what to do with texts beyond the model's maximum: cut them, or read them in windows",
     },
-    "aggregate": {"enum": list(CHOICES["aggregate"]), "description": "how windows are put together"},
-    "method": _TEXT | {"description": "of an explanation"},
-    "target": _TEXT | {"description": "the label that is explained"},
+    "aggregate": {"enum": list(CHOICES["aggregate"]), "description": "how to combine the windows' scores"},
+    "method": _TEXT | {"description": "the method of explanation"},
+    "target": _TEXT | {"description": "the label to explain"},
 }
 _WORDS = _TEXT | {"minLength": 1}
 _ROWS = _list({"oneOf": [_TEXT, _ref("text_object")]})

@@ -30,7 +30,7 @@ FREE_BYTES = 16 * 1024  # of each body, which always have room: connections are 
 
 TOO_LARGE = Rejection(413, "body", f"the body is larger than {MOST_BYTES:,} bytes", "Send smaller requests")
 TOO_SLOW = Rejection(408, "body", f"the body did not arrive within {PATIENCE_S} s", "Send it again")
-NO_ROOM = Rejection(503, "body", "too many bytes wait to be answered", "Ask again in a moment")
+NO_ROOM = Rejection(503, "body", "the memory for bodies is full", "Try again in a moment")
 REMEDY = """Send --data-urlencode "text=...", or --json '{"text": "..."}'"""
 MALFORMED = Rejection(422, "body", "the form is malformed", REMEDY)
 

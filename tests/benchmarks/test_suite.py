@@ -315,7 +315,7 @@ def test_an_archive_of_another_artifact_is_refused_as_stale(artifacts: Path, tmp
     with pytest.raises(UserError, match="stale"):
         check_archive(archive, open_artifact(artifacts / "broken"))
     archive.write_bytes(b"no zip")
-    with pytest.raises(UserError, match="not an archive of ours"):
+    with pytest.raises(UserError, match="not an archive of this project"):
         check_archive(archive, open_artifact(artifacts / "copy"))
 
 

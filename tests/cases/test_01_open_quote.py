@@ -15,7 +15,7 @@ def test_an_open_quote_costs_its_own_row(tmp_path) -> None:
     assert [row["label"] for row in rows if not row["error"]] == [
         f"sentence number {n}" for n in (1, 2, 4, 5, 6, 7, 8)
     ]
-    assert rows[2]["error"] == "quotes that do not close (line 4)"
+    assert rows[2]["error"] == "unclosed quote (line 4)"
 
 
 @pytest.mark.parametrize("part_rows", [1, 7, 10_000])

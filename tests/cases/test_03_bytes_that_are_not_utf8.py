@@ -120,9 +120,9 @@ def test_a_file_that_is_something_else_is_a_sentence(tmp_path, content, sentence
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        (b'{"text": "a", "text": "b"}', "a key stands twice (line 2)"),
-        (b'{"text": "a", "x": {"b": 1, "b" : 2}}', "a key stands twice (line 2)"),
-        (b'{"text": "a", "\\ud800": 1}', "a name that is no text (line 2)"),
+        (b'{"text": "a", "text": "b"}', "duplicate key (line 2)"),
+        (b'{"text": "a", "x": {"b": 1, "b" : 2}}', "duplicate key (line 2)"),
+        (b'{"text": "a", "\\ud800": 1}', "key that is not valid text (line 2)"),
         (b'{"text": "caf\xe9"}', f"{NOT_UTF8} (line 2)"),
         (b'{"text": 5}', "text is not a string but int"),
         (b'{"text": null}', "text is not a string but null"),

@@ -51,7 +51,7 @@ FAULT = "from handler.machine import unpacking_fault; print(unpacking_fault(5_00
     ("options", "expected"),
     [
         ("size=50m,exec", "None"),
-        ("size=50m,noexec", "mounted noexec: no library is loaded from there"),
+        ("size=50m,noexec", "mounted noexec: libraries cannot be loaded from there"),
         ("size=50m,ro", "Read-only file system"),
         ("size=1m,exec", "1 MB free, 5 needed"),
     ],
@@ -97,7 +97,7 @@ def test_loading_says_which_folder_and_what_to_do(compiled: Artifact, monkeypatc
     with pytest.raises(UnsupportedError) as told:
         load_forward(compiled, 1, "cpu")
     assert "/tmp/here, mounted noexec" in str(told.value)
-    assert "Set TMPDIR to a folder with 2 MB of room, not mounted noexec" in str(told.value)
+    assert "Set TMPDIR to a folder with 2 MB free, not mounted noexec" in str(told.value)
 
 
 def refuse(error: Exception) -> None:
@@ -125,7 +125,7 @@ except Exception as error:
     place = tmp_path / "mounted"
     place.mkdir()
     done = mounted(place, "size=50m,noexec", code)
-    assert done.stdout.startswith("UnsupportedError a compiled artifact is loaded from the temporary folder")
+    assert done.stdout.startswith("UnsupportedError a compiled artifact cannot be loaded from the temporary")
     assert f"{place}, mounted noexec" in done.stdout
 
 
@@ -136,7 +136,7 @@ def test_a_runtime_that_is_installed_and_cannot_be_loaded_is_not_called_missing(
     error = ImportError("libtorch.so: failed to map segment from shared object")
     fake = runtimes.Runtime(lambda *given: refuse(error), {"torch": ""}, "torch")
     monkeypatch.setitem(runtimes.RUNTIMES, "compiled", fake)
-    with pytest.raises(UnsupportedError, match=r"installed and cannot be loaded: libtorch.so: failed to map"):
+    with pytest.raises(UnsupportedError, match=r"installed but cannot be loaded: libtorch.so: failed to map"):
         load_forward(compiled, 1, "cpu")
 
 

@@ -127,7 +127,7 @@ def test_pages_that_do_not_fit_in_memory_are_a_sentence_before_they_are_unpacked
     how = {"compression": "zstd", "use_dictionary": False}
     parquet.write_table(pa.table({"text": text}), tmp_path / "in.parquet", **how)
     assert (tmp_path / "in.parquet").stat().st_size < 1 << 20
-    with pytest.raises(UserError, match=r"pages of over 128 MiB.*write_batch_size"):
+    with pytest.raises(UserError, match=r"pages larger than 128 MiB.*write_batch_size"):
         score(tmp_path / "in.parquet", tmp_path / "out.csv")
 
 
@@ -138,7 +138,7 @@ def test_a_row_of_many_bytes_is_bad_and_others_are_not(tmp_path) -> None:
         score(tmp_path / "in.parquet", tmp_path / f"out.{written}")
         rows = rows_of(tmp_path / f"out.{written}")
         assert [row["label"] for row in rows] == ["a", None, "b"]
-        assert rows[1]["error"] == "the row has more than 8 MiB (row 2)"
+        assert rows[1]["error"] == "row larger than 8 MiB (row 2)"
 
 
 def test_many_row_groups_of_many_pages_are_measured_page_by_page() -> None:

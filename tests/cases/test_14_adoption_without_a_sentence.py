@@ -181,7 +181,7 @@ def test_what_stood_there_stays_where_another_is_refused(theirs: Path, tmp_path:
 def test_an_artifact_that_has_no_room_for_a_text_is_a_sentence(theirs: Path, tmp_path: Path) -> None:
     checkpoint = adopt(str(theirs), tmp_path / "ours")
     meta = description(inputs=EXAMPLE["inputs"] | {"max_length": 2})
-    with pytest.raises(UserError, match="reads no token of a text: 2 tokens at most, 2 of them special"):
+    with pytest.raises(UserError, match="leaves no room for a text: 2 tokens at most, 2 of them special"):
         load_tokenizer(Artifact(checkpoint.folder, meta))
 
 

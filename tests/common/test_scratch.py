@@ -42,14 +42,14 @@ def test_a_shell_that_has_it_already_keeps_it(monkeypatch: pytest.MonkeyPatch) -
 def test_one_that_others_may_write_to_is_refused(shared: Path, mode: int) -> None:
     (shared / OWN).mkdir()
     (shared / OWN).chmod(mode)
-    with pytest.raises(UserError, match="others may write"):
+    with pytest.raises(UserError, match="other users can write"):
         private_folder()
 
 
 def test_a_link_or_a_file_in_its_place_is_refused(shared: Path) -> None:
     (shared / "elsewhere").mkdir(mode=0o700)
     (shared / OWN).symlink_to(shared / "elsewhere")
-    with pytest.raises(UserError, match="somebody else's"):
+    with pytest.raises(UserError, match="another user's"):
         private_folder()
     (shared / OWN).unlink()
     (shared / OWN).write_text("")
@@ -61,7 +61,7 @@ def test_a_link_or_a_file_in_its_place_is_refused(shared: Path) -> None:
 def test_a_folder_of_another_user_is_refused(shared: Path) -> None:
     (shared / OWN).mkdir(mode=0o700)
     os.chown(shared / OWN, NOBODY, NOBODY)
-    with pytest.raises(UserError, match="somebody else's"):
+    with pytest.raises(UserError, match="another user's"):
         private_folder()
 
 
@@ -75,7 +75,7 @@ def test_the_doctor_looks_and_makes_nothing(shared: Path) -> None:
 @pytest.mark.parametrize("mode", [0o777, 0o770])
 def test_one_that_others_may_put_another_in_place_of_is_refused(shared: Path, mode: int) -> None:
     shared.chmod(mode)
-    with pytest.raises(UserError, match=r"others may replace .*chmod \+t"):
+    with pytest.raises(UserError, match=r"other users can replace .*chmod \+t"):
         checked_folder()
 
 
@@ -99,5 +99,5 @@ def test_an_activated_shell_says_why_it_has_none(shared: Path) -> None:
     (shared / OWN).mkdir()
     (shared / OWN).chmod(0o777)
     done = activated(shared)
-    assert "others may write to the temporary folder of servers" in done.stderr
+    assert "other users can write to the servers' temporary folder" in done.stderr
     assert done.stdout.split() == [str(shared)], "TEMP stays unset"

@@ -122,9 +122,9 @@ BROKEN_KEYS = {
     "unreadable": ("unreadable", "Permission denied"),
     "empty": (b"", "there is no key in it"),
     "comment-alone": (b"untrusted comment: alone\n", "there is no key in it"),
-    "nonsense": (b"no sense\n", "a line is no public key"),
-    "cut": (b"RWQ=\n", "a line is no public key of minisign's format"),
-    "binary": (bytes(range(256)), "it is no text"),
+    "nonsense": (b"no sense\n", "a line is not a public key"),
+    "cut": (b"RWQ=\n", "a line is not a public key in minisign's format"),
+    "binary": (bytes(range(256)), "it is not text"),
     "endless": (b"a" * (2 << 20), "it is too long"),
 }
 

@@ -19,7 +19,7 @@ def test_a_line_that_is_no_text_costs_no_other(tmp_path: Path, capsys: pytest.Ca
     place = tmp_path / "texts.txt"
     place.write_bytes("one\ntwö\nthree\n".encode("cp1252"))
     assert read_texts(place) == ["one", "three"]
-    assert "1 lines that are not valid text are left out, line 2 first" in capsys.readouterr().err
+    assert "skipped 1 lines that are not valid text, first line 2" in capsys.readouterr().err
 
 
 def test_texts_come_through_a_pipe(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_texts_come_through_a_pipe(tmp_path: Path) -> None:
 def test_a_file_without_texts_is_a_sentence(tmp_path: Path) -> None:
     place = tmp_path / "texts.txt"
     place.write_text("\n \n")
-    with pytest.raises(UserError, match="there are no texts"):
+    with pytest.raises(UserError, match="the file has no texts"):
         read_texts(place)
     with pytest.raises(UserError, match=r"cannot be read.*No such file"):
         read_texts(tmp_path / "none.txt")

@@ -52,7 +52,7 @@ def test_standard_input_holds_one_text_a_line(build_once) -> None:
     ("arguments", "expected"),
     [
         (["--file", "missing.csv"], "there is no such file"),
-        (["--file", "texts.docx"], "format is not known"),
+        (["--file", "texts.docx"], "does not show its format"),
         (["--output", "no/such/folder/out.csv"], "folder of the output does not exist"),
         ([""], "the text is empty"),
         (["a", "--file", "b.csv"], "both given"),

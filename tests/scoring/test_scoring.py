@@ -258,7 +258,7 @@ def test_an_object_store_gives_and_takes_what_a_disk_does(untidy, s3, artifact, 
     [
         ({"a.csv": "text\nx\n", "b.jsonl": "{}"}, "", "out.csv", "several formats"),
         ({"a.csv": "words\nx\n"}, "a.csv", "out.csv", "no column 'text': words.*--text-column"),
-        ({"a.csv": "text,id,id\nx\n"}, "a.csv", "out.csv", "two columns of one name: id"),
+        ({"a.csv": "text,id,id\nx\n"}, "a.csv", "out.csv", "two columns with the same name: id"),
         ({"a.csv": ""}, "a.csv", "out.csv", "no header"),
         ({"a.parquet": "text"}, "a.parquet", "out.csv", "not Parquet"),
         ({"a.txt": "x"}, "a.txt", "out.txt", "keeps columns"),

@@ -252,7 +252,7 @@ def test_a_saved_model_with_code_of_its_own_is_read_only_by_who_says_so(tmp_path
     monkeypatch.delenv(TRUST, raising=False)
     model, tokenizer = backbone(save("own-code", tmp_path / "base"), LABELS, trust_remote_code=True)
     model.save_pretrained(tmp_path / "saved")
-    with pytest.raises(UnsupportedError, match=f"code of its own, which is not run.*{TRUST}=1"):
+    with pytest.raises(UnsupportedError, match=f"its own code, which is not run.*{TRUST}=1"):
         AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
     monkeypatch.setenv(TRUST, "1")
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")

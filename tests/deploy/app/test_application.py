@@ -495,12 +495,12 @@ def test_what_cannot_be_served_is_a_sentence(tmp_path: Path) -> None:
     for arguments, words in (
         (("--artifact", tmp_path), "there is no artifact"),
         (("--archive", tmp_path / "hate.mar"), "there is no such file"),
-        (("--archive", ROOT / "pyproject.toml"), "this is not an archive of ours"),
+        (("--archive", ROOT / "pyproject.toml"), "this is not an archive of this project"),
     ):
         assert words in refused("deploy", "app", *arguments)
     with (
         listen("127.0.0.1", 0) as taken,
-        pytest.raises(UserError, match=f"nothing can listen there: .*{taken.getsockname()[1]}"),
+        pytest.raises(UserError, match=f"cannot listen on this address: .*{taken.getsockname()[1]}"),
     ):
         listen("127.0.0.1", taken.getsockname()[1])
 

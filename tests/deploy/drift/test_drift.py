@@ -264,12 +264,12 @@ def test_independent_labels_have_a_distribution_each(artifact: Artifact, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--artifact", "nowhere.mar"), "not an archive of ours"),
+        (("--artifact", "nowhere.mar"), "not an archive of this project"),
         (("--artifact", "tests"), "this is no artifact"),
         (("--metrics", "file:///etc/passwd"), "no address of http"),
         (("--metrics", "http://127.0.0.1:1/metrics"), "nothing answers"),
         (("--prometheus", "http://127.0.0.1:1"), "nothing answers"),
-        (("--file", "README.md"), "format is not known"),
+        (("--file", "README.md"), "does not show its format"),
         (("--file", "nowhere.csv"), "no such file"),
         (("--file", "x.csv", "--window", "1h"), "a file has no window"),
         (("--file", "x.csv", "--listen", "127.0.0.1:9109"), "watches a server"),

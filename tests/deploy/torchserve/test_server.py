@@ -195,7 +195,7 @@ def test_a_damaged_archive_is_a_sentence_before_anything_starts(tmp_path: Path) 
     (tmp_path / "hate.mar").write_bytes(b"PK and then nothing")
     config = tmp_path / "config.properties"
     config.write_text(f"model_store={tmp_path}\n")
-    with pytest.raises(UserError, match="not an archive of ours"):
+    with pytest.raises(UserError, match="not an archive of this project"):
         servers.start(read_config(config))
 
 

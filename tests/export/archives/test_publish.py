@@ -96,7 +96,7 @@ def test_the_command_says_where_an_archive_is_and_what_is_wrong(s3, stores, tmp_
     for arguments, expected in (
         (["publish", "s3://no-such-bucket/x", "--store", stores["1.0"]], "cannot be used"),
         (["publish", "s9://x/y", "--store", stores["1.0"]], "cannot be used"),
-        (["publish", tmp_path / "x", "nonsense", "--store", stores["1.0"]], "not an archive of ours"),
+        (["publish", tmp_path / "x", "nonsense", "--store", stores["1.0"]], "not an archive of this project"),
         (["fetch", tmp_path / "nothing"], "nothing is published there"),
     ):
         assert expected in refused("export", *arguments)

@@ -261,7 +261,7 @@ def test_a_broken_manifest_is_a_sentence(store: Path, tmp_path: Path, manifest: 
         ("export", "publish", tmp_path / "registry", "odd", "--store", odd.parent),
         ("deploy", "app", "--archive", odd),
     ):
-        assert "not an archive of ours" in refused(*command)
+        assert "not an archive of this project" in refused(*command)
 
 
 def _with_manifest(archive: Path, manifest: object) -> Path:

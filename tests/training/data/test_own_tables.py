@@ -46,7 +46,7 @@ def test_every_broken_row_is_counted_by_reason_named_by_line_and_costs_no_other(
         "no label": (1, [47]),
         "unknown label": (1, [48]),
         "not valid UTF-8": (1, [49]),
-        "quotes that do not close": (1, [50]),
+        "unclosed quote": (1, [50]),
     }
     assert dataset.dropped["train"] == {reason: count for reason, (count, _) in reasons.items()}
     assert dataset.lines["train"] == {reason: lines for reason, (_, lines) in reasons.items()}
