@@ -22,42 +22,45 @@ from handler.requests import Limits, read_text
 
 
 def predict_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("text", nargs="?", help="one text; JSON answer on standard output")
+    parser.add_argument("text", nargs="?", help="one text; the answer is JSON on standard output")
     parser.add_argument(
         "--artifact", type=Path, default=Path("build/artifacts/fp32"), help="default: %(default)s"
     )
     parser.add_argument(
         "--file",
-        help=".csv, .jsonl, .parquet or .txt (one text a line); a folder or a pattern of them; also s3://…",
+        help=".csv, .jsonl, .parquet or .txt (one text per line); a folder or a pattern of them; also s3://…",
     )
     parser.add_argument(
         "--output",
-        help=".csv, .jsonl or .parquet, or a folder/ of parts; also s3://… (default: CSV on standard output)",
+        help=".csv, .jsonl or .parquet, or a folder/ for parts; also s3://… (default: CSV on stdout)",
     )
-    parser.add_argument("--format", choices=("csv", "jsonl", "parquet"), help="of parts (the input's)")
+    parser.add_argument("--format", choices=("csv", "jsonl", "parquet"), help="of parts (default: the input)")
     parser.add_argument("--text-column", default="text", help="default: %(default)s")
     parser.add_argument(
-        "--encoding", help="of text files, such as cp1252 (default: what their first bytes say, else UTF-8)"
+        "--encoding", help="of text files, such as cp1252 (default: from their first bytes, else UTF-8)"
     )
-    parser.add_argument("--delimiter", help="of CSV files (default: what their header has)")
+    parser.add_argument("--delimiter", help="of CSV files (default: from their header)")
     parser.add_argument(
-        "--escape", help="the character before a quote within a text, '' for none (default: what a CSV has)"
+        "--escape", help="the character before a quote within a text, '' for none (default: from the file)"
     )
-    parser.add_argument("--strict", action="store_true", help="exit with 1 where a row has no answer")
+    parser.add_argument("--strict", action="store_true", help="exit status 1 if any row has no answer")
     add_threads(parser)
     parser.add_argument(
-        "--part-rows", type=positive_int, default=10_000, help="%(default)s; Parquet's row groups stay whole"
+        "--part-rows",
+        type=positive_int,
+        default=10_000,
+        help="rows of a part; Parquet's row groups stay whole (default: %(default)s)",
     )
     parser.add_argument(
         "--engine",
         choices=("local", "ray"),
         default="local",
-        help="Ray listens on all addresses, guarded by a token (default: %(default)s)",
+        help="where to score; Ray listens on all addresses, guarded by a token (default: %(default)s)",
     )
-    parser.add_argument("--workers", type=positive_int, default=1, help="of Ray (default: %(default)s)")
+    parser.add_argument("--workers", type=positive_int, default=1, help="Ray workers (default: %(default)s)")
     parser.add_argument(
         "--address",
-        help="of a Ray cluster, which must ask for a token (default: one of its own, on this machine)",
+        help="of a Ray cluster, which must require a token (default: start Ray on this machine)",
     )
     add_trusted_key(parser)
 
@@ -66,7 +69,7 @@ def predict(arguments: argparse.Namespace) -> int:
     recover(arguments.artifact)
     verify(arguments.artifact, arguments.trusted_key)
     if arguments.text is not None and arguments.file is not None:
-        raise UserError("a text and --file were both given", remedy="Give one of them")
+        raise UserError("a text and --file were both given", remedy="Give only one of them")
     if arguments.text is not None:
         text = read_text(arguments.text, Limits())
         if isinstance(text, Rejection):
@@ -78,12 +81,12 @@ def predict(arguments: argparse.Namespace) -> int:
     if arguments.file is not None and arguments.output is not None:
         return _predict_job(arguments)
     if arguments.engine != "local" or arguments.format:
-        raise UserError("--engine and --format are for a --file with an --output", remedy="Give both")
+        raise UserError("--engine and --format need --file and --output", remedy="Give both")
     return _predict_stream(arguments)
 
 
 def _predict_job(arguments: argparse.Namespace) -> int:
-    """A file into a file, part by part: the same command again goes on where it was interrupted."""
+    """A file into a file, part by part; the same command again resumes an interrupted run."""
     from scoring.job import here, open_job, run_job
 
     job = open_job(
@@ -120,7 +123,7 @@ def _predict_stream(arguments: argparse.Namespace) -> int:
     written = "csv" if output is None else file_format(output, OUTPUTS)
     if written not in ("csv", "jsonl"):
         remedy = "Use .csv or .jsonl, or read from a --file"
-        raise UserError("standard input cannot be written as this", seen=output, remedy=remedy)
+        raise UserError("the output cannot have this format", seen=output, remedy=remedy)
     if output is not None and not Path(output).parent.is_dir():
         seen = Path(output).parent
         raise UserError("the folder of the output does not exist", seen=seen, remedy="Make it first")
@@ -131,7 +134,7 @@ def _predict_stream(arguments: argparse.Namespace) -> int:
         read: Iterator[Window] = (window for part in job.parts for window in read_windows(part, column))
     else:
         if sys.stdin.isatty():
-            say("reading one text a line from the keyboard; end with Ctrl-D")
+            say("reading one text per line from the keyboard; end with Ctrl-D")
         layout = piped(sys.stdin.buffer, reading)
         columns = (column,)
         read = windows(runs(sys.stdin.buffer, layout), layout, column)
@@ -153,7 +156,7 @@ def _reading(arguments: argparse.Namespace) -> Reading:
     for name, given in (("delimiter", arguments.delimiter), ("escape", arguments.escape or None)):
         if given is not None and (len(given) != 1 or given in '"\r\n'):
             raise UserError(
-                f"--{name} is not one character", seen=repr(given), remedy="Give one, such as ';'"
+                f"--{name} must be one character", seen=repr(given), remedy="Give one, such as ';'"
             )
     return Reading(arguments.encoding, arguments.delimiter, arguments.escape)
 
@@ -161,7 +164,7 @@ def _reading(arguments: argparse.Namespace) -> Reading:
 def _told_of_rejected(count: int, is_strict: bool) -> int:
     """Say how many rows have no answer; the exit status."""
     if count:
-        say(f"{count:,} {'row has' if count == 1 else 'rows have'} no answer: see the column error")
+        say(f"{count:,} {'row has' if count == 1 else 'rows have'} no answer: see the error column")
     return int(bool(count) and is_strict)
 
 

@@ -1,8 +1,8 @@
-"""A job: the parts that are still missing are scored, then put together.
+"""A job scores the parts that are still missing, then joins them.
 
-Where the output is a file, parts wait in `<output>.parts/` until all are there; where it is a folder, they
-stay in it. A part counts once its manifest (rows, bytes, sha256) lies in `_manifests/`, written when the part
-is on the disk, so that it does not matter who scores it, how often, or when a run was interrupted.
+If the output is a file, parts wait in `<output>.parts/` until all are there; if it is a folder, they stay in
+it. A part counts once its manifest (rows, bytes, sha256) is in `_manifests/`. The manifest is written after
+the part is on the disk, so it does not matter who scores a part, how often, or when a run was interrupted.
 """
 
 import fcntl
@@ -43,7 +43,7 @@ PLAN = "_plan.json"  # tools that read a folder of tables leave out what begins 
 GROUP_BYTES = 32 << 20  # of a row group of Parquet
 MANIFESTS = "_manifests"
 CHUNK = 1 << 20  # bytes that are copied at once
-AGAIN = "Run the same command again: it scores what is missing"
+AGAIN = "Run the same command again: it scores the missing parts"
 
 Engine = Callable[["Job", list[Part]], Iterable["Scored"]]
 
@@ -137,13 +137,13 @@ def open_job(
     """
     folder, file = _place(output)
     if file and form:
-        raise UserError("--format is for a folder of parts", seen=output, remedy="The name says the format")
+        raise UserError("--format is for a folder of parts", seen=output, remedy="Leave out --format")
     wanted = file_format(file, (*OUTPUTS, "txt")) if file else form
     found = plan(source, text_column, part_rows, wanted, reading)
     written = wanted or found.form
     if written == "txt":
         raise UserError(
-            "the output keeps columns, which .txt cannot",
+            "the output has columns, which .txt cannot hold",
             seen=output,
             remedy="Use .csv, .jsonl or .parquet" if file else "Choose one: --format csv",
         )
@@ -163,7 +163,7 @@ def _claim(job: Job) -> None:
         there = filesystem.ls(path, detail=False) if filesystem.exists(path) else []
         if any(not basename(name).startswith(f".{PLAN}.") for name in there):
             raise UserError(
-                "the folder of the output holds what is not this job's",
+                "the output folder contains files that are not from this job",
                 seen=job.folder,
                 remedy="Empty it, or name another --output",
             )
@@ -174,13 +174,13 @@ def _claim(job: Job) -> None:
         known = json.loads(content)
     except ValueError as error:
         raise UserError(
-            "the plan of the parts is damaged, so that nothing says what they are of",
+            "the plan of the parts is damaged, so it is unknown what they belong to",
             seen=f"{job.folder}/{PLAN}, {len(content):,} bytes",
             remedy="Remove that folder, or name another --output",
         ) from error
     if known != job.record():
         raise UserError(
-            "the parts of another job lie where this one's belong (other input, artifact or options)",
+            "the output folder has parts of another job (with another input, artifact or options)",
             seen=job.folder,
             remedy="Remove that folder, or name another --output",
         )
@@ -210,7 +210,7 @@ def _alone(job: Job) -> Iterator[None]:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                "another process is at this job", seen=job.folder, remedy="Wait for it, or end it"
+                "another process is running this job", seen=job.folder, remedy="Wait for it, or end it"
             ) from error
         except OSError:  # a file system without locks: parts are the same whoever writes them
             pass
@@ -228,7 +228,7 @@ def _check_apart(source: str, found: Plan, output: str) -> None:
     inside = whole.startswith(f"{root.rstrip('/')}/") or fnmatch(whole, root)
     if whole in names or inside or any(name.startswith(f"{whole.rstrip('/')}/") for name in names):
         raise UserError(
-            "input and output are not apart", seen=f"{source} and {output}", remedy="Name another --output"
+            "input and output overlap", seen=f"{source} and {output}", remedy="Choose another --output"
         )
 
 
@@ -247,9 +247,9 @@ def run_job(job: Job, engine: Engine) -> dict[str, Any]:
             if filesystem.exists(f"{folder}/{PLAN}"):
                 raise
             raise UserError(
-                "the parts of this job are gone: another process has put them together, or removed them",
+                "the parts of this job are gone: another process has joined or removed them",
                 seen=job.folder,
-                remedy=f"Look at {job.output or job.folder}; if it is not there, run the same command again",
+                remedy=f"Check {job.output or job.folder}; if it does not exist, run the same command again",
             ) from error
 
 
@@ -257,7 +257,7 @@ def _run(job: Job, engine: Engine) -> dict[str, Any]:
     missing = job.missing()
     done = len(job.plan.parts) - len(missing)
     if done:
-        say(f"{done:,} of {len(job.plan.parts):,} parts are there already")
+        say(f"resuming: {done:,} of {len(job.plan.parts):,} parts are already scored")
     rejected = 0
     left = sum(part.rows for part in missing)
     with tqdm(total=job.plan.rows, initial=job.plan.rows - left, unit=" texts", disable=None) as bar:
@@ -285,7 +285,7 @@ def _complete(job: Job) -> list[Manifest]:
     for part in job.plan.parts:
         manifest, name = found.get(part.number), basename(job.place(part))
         if manifest is None or manifest.rows != part.rows or sizes.get(name) != manifest.bytes:
-            raise UserError("a part is not there whole", seen=job.place(part), remedy=AGAIN)
+            raise UserError("a part is missing or incomplete", seen=job.place(part), remedy=AGAIN)
     return [found[part.number] for part in job.plan.parts]
 
 

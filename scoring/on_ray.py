@@ -1,7 +1,7 @@
-"""The parts of a job scored by Ray Data: an actor per worker, on this machine or on a cluster.
+"""Scores the parts of a job with Ray Data: an actor per worker, on this machine or on a cluster.
 
 Each actor loads the artifact once. Ray bounds how many parts wait (back-pressure), restarts an actor
-that died and gives its part to another; a part that was scored twice is written twice, to the same name with
+that died and gives its part to another. A part that is scored twice is written twice, to the same name with
 the same content.
 """
 
@@ -63,7 +63,7 @@ def _scored(
     try:
         _start(ray, address, workers * threads, job.artifact.bytes)
     except (ConnectionError, ValueError) as error:
-        raise UserError("there is no such Ray", seen=error, remedy="Check --address") from error
+        raise UserError("cannot connect to Ray", seen=error, remedy="Check --address") from error
     try:
         paths = (DESCRIPTION, *job.artifact.meta.files)
         files = {path: (job.artifact.folder / path).read_bytes() for path in paths}
@@ -82,9 +82,9 @@ def _scored(
             yield Scored(row["number"], row["rows"], row["rejected"])
     except ray.exceptions.RayError as error:
         raise UserError(
-            "Ray could not score a part; those that are there are kept",
+            "Ray could not score a part; finished parts are kept",
             seen=str(error).strip().rpartition("\n")[2],
-            remedy="Mend that, and run the same command again",
+            remedy="Fix the cause, and run the same command again",
         ) from error
     finally:
         ray.shutdown()

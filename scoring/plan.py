@@ -165,7 +165,7 @@ def _files(source: str) -> tuple[Any, list[str]]:
     if not found:
         raise UserError("there is no such file", seen=source, remedy="Check --file")
     if len(forms) > 1:
-        raise UserError("the files are of several formats", seen=", ".join(sorted(forms)), remedy="Name one")
+        raise UserError("the files have several formats", seen=", ".join(sorted(forms)), remedy="Choose one")
     return filesystem, sorted(found)
 
 
@@ -190,7 +190,7 @@ def _check_count(columns: Sized) -> None:
         raise UserError(
             "the rows have too many columns for a table",
             seen=f"over {MOST_COLUMNS:,}",
-            remedy="Write .jsonl",
+            remedy="Use .jsonl for the output",
         )
 
 

@@ -1,6 +1,6 @@
-"""Rows of text read, classified, and written back with the input's columns kept.
+"""Reads rows of text, classifies them, and writes them back with the input's columns.
 
-A row that cannot be read, classified or written gets a sentence in its `error` column and the others go on.
+A row that cannot be read, classified or written gets a sentence in its `error` column; the others go on.
 """
 
 import base64
@@ -111,7 +111,7 @@ def _rows(run: Run, layout: Layout, text_column: str, before: int) -> tuple[list
             fault = fault or _unlike_its_header(values, header, text_column)
             row |= dict.fromkeys(header[len(values) :])
         if run.damaged and not fault and isinstance(text := row.get(text_column), str) and not is_valid(text):
-            fault = f"the text is not valid {layout.encoding.upper()}: name its encoding with --encoding"
+            fault = f"the text is not valid {layout.encoding.upper()}: set its encoding with --encoding"
         faults.append(f"{fault} (line {before + number:,})" if fault else "")
     return rows, faults
 
@@ -121,7 +121,7 @@ def _unlike_its_header(values: Sequence[str], header: Sequence[str], text_column
     if len(values) < len(header) and text_column in header[: len(values)]:
         return ""
     remedy = ": quote the text" if len(values) > len(header) else ""
-    return f"the row has {len(values)} values and the header {len(header)}{remedy}"
+    return f"the row has {len(values)} values, but the header has {len(header)}{remedy}"
 
 
 def classify(predictor: Predictor, read: Iterable[Window]) -> Iterator[tuple[Window, list[dict[str, Any]]]]:
@@ -190,7 +190,7 @@ class Writer:
             return self.encoded([row], [result])
         kept = {name: value for name, value in row.items() if self._holds(name, value)}
         names = ", ".join(name for name in row if name not in kept)
-        why = f"what the row has as {names} cannot be written as .{self.form}"
+        why = f"the value of {names} cannot be written as .{self.form}"
         result |= rejected(result["error"] or why)
         return self.encoded([dict.fromkeys(row) | kept], [result])
 

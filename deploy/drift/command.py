@@ -1,4 +1,4 @@
-"""`python -m deploy drift`: has the traffic moved away from the texts on which the classifier was judged?"""
+"""`python -m deploy drift`: has the traffic moved away from the validation texts?"""
 
 import argparse
 import re
@@ -39,42 +39,42 @@ def drift_arguments(parser: argparse.ArgumentParser) -> None:
         "--artifact",
         type=Path,
         default=Path("model_store/hate.mar"),
-        help="what is served: a folder or an archive; default: %(default)s",
+        help="the served artifact: a folder or an archive; default: %(default)s",
     )
     add_trusted_key(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--metrics", metavar="URL", default=METRICS, help="of TorchServe; default: %(default)s"
     )
-    source.add_argument("--prometheus", metavar="URL", help="what it has scraped, of all servers together")
-    source.add_argument("--file", help="what python -m handler predict wrote")
+    source.add_argument("--prometheus", metavar="URL", help="use its samples, of all servers together")
+    source.add_argument("--file", help="use the output of python -m handler predict")
     parser.add_argument("--reference", metavar="FILE", help="compare with these predictions, not validation")
     parser.add_argument("--name", default="hate", help="of the model, in the metrics; default: %(default)s")
     parser.add_argument(
         "--window",
         type=_seconds,
-        help="such as 90s, 15m, 1h; default: since the server's start, 1h of --prometheus and --listen",
+        help="such as 90s, 15m, 1h; default: since the server's start; with --prometheus or --listen: 1h",
     )
     parser.add_argument(
-        "--listen", metavar="HOST:PORT", type=_address, help="go on, as metrics for Prometheus"
+        "--listen", metavar="HOST:PORT", type=_address, help="keep running, with metrics for Prometheus"
     )
     parser.add_argument(
         "--min-shift",
         type=share,
         default=Rule.min_shift,
-        help="least change of a label's share of texts that matters; default: %(default)s",
+        help="smallest change of a label's share of texts that matters; default: %(default)s",
     )
     parser.add_argument(
-        "--psi", type=positive_float, default=Rule.psi, help="least that matters; default: %(default)s"
+        "--psi", type=positive_float, default=Rule.psi, help="smallest that matters; default: %(default)s"
     )
     parser.add_argument(
         "--ks",
         type=positive_float,
         default=Rule.ks,
-        help="least change of the share of texts up to a score or a length; default: %(default)s",
+        help="smallest change of the share of texts up to a score or length; default: %(default)s",
     )
     parser.add_argument(
-        "--fp32", metavar="FILE", help="what fp32 predicted for the rows of --file: flips are tested, too"
+        "--fp32", metavar="FILE", help="fp32's predictions for the rows of --file, to test for flips as well"
     )
     parser.add_argument(
         "--max-flip", type=share, default=Rule.max_flip, help="share of labels; default: %(default)s"
@@ -85,16 +85,16 @@ def drift_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state",
         type=Path,
-        help=f"detect from one look to the next; --listen: {STATE} unless named; default: a single look",
+        help=f"file that keeps the evidence between looks; --listen uses {STATE}; default: a single look",
     )
     parser.add_argument(
         "--texts-per-alarm",
         type=positive_int,
         default=Rule.texts_per_alarm,
-        help="of --state, texts from one false alarm to the next on average, or more; default: %(default)s",
+        help="with --state: least average number of texts between false alarms; default: %(default)s",
     )
     parser.add_argument(
-        "--least-texts", type=positive_int, default=Rule.least_texts, help="default: %(default)s"
+        "--least-texts", type=positive_int, default=Rule.least_texts, help="to judge; default: %(default)s"
     )
 
 
@@ -108,9 +108,9 @@ def drift(arguments: argparse.Namespace) -> int:
     reference = references(artifact, other)
     if not any(distribution.is_label for distribution in reference):
         remedy = "build it again, or give --reference"
-        say(f"{arguments.artifact} does not say how often it gave each label: labels are left out; {remedy}")
+        say(f"{arguments.artifact} does not record how often it gave each label: skipping labels; {remedy}")
     if arguments.fp32 and not arguments.file:
-        raise UserError("flips are counted in files", remedy="Give --file and --fp32")
+        raise UserError("--fp32 needs a file", remedy="Give --file and --fp32")
     shares = shares_of(reference, rule, artifact if arguments.fp32 else None)
     if arguments.listen:
         watch = Watch(shares, rule, artifact.sha256, arguments.state or STATE)
@@ -132,9 +132,9 @@ def drift(arguments: argparse.Namespace) -> int:
 
 
 def _counts(arguments: argparse.Namespace, artifact: Artifact) -> Counts:
-    """What is to be judged, from where it is."""
+    """The counts to judge, from their source."""
     if arguments.file and arguments.window:
-        raise UserError("a file has no window", remedy="Leave out --window")
+        raise UserError("--window cannot be used with --file", remedy="Leave out --window")
     if arguments.file:
         found = sources.written(arguments.file, artifact)
         if arguments.fp32:
@@ -165,25 +165,25 @@ def _single_look(
 def _listen(arguments: argparse.Namespace, reference: Sequence[Distribution], watch: Watch) -> int:
     """Until it is interrupted."""
     if arguments.file or arguments.prometheus:
-        raise UserError("--listen watches a server", remedy="Give --metrics, or leave out --listen")
+        raise UserError("--listen needs a server to watch", remedy="Give --metrics, or leave out --listen")
     host, port = arguments.listen
     window_s = arguments.window or HOUR_S
     collector = DriftCollector(arguments.metrics, arguments.name, reference, watch, window_s)
     thread = listen(collector, host, port)
-    say(f"{watch.texts:,} texts are counted in {watch.path}")
+    say(f"{watch.path} has counted {watch.texts:,} texts so far")
     say(f"drift at http://{host}:{port}/metrics, distances of the last {window_s:,.0f} s; end with Ctrl-C")
     thread.join()
     return 0
 
 
 def _artifact(path: Path) -> Artifact:
-    """The description in a folder or an archive: whoever watches need not be able to run the model."""
+    """The description in a folder or an archive; the machine need not be able to run the model."""
     if not path.is_dir():
         return archived_artifact(path)
     try:
         return Artifact(path, described(read_json(path / DESCRIPTION)))
     except (OSError, ValueError) as error:
-        raise UserError("this is no artifact", seen=path, remedy="Name what is served: --artifact") from error
+        raise UserError("this is not an artifact", seen=path, remedy="Check --artifact") from error
 
 
 def _seconds(text: str) -> float:
@@ -191,7 +191,7 @@ def _seconds(text: str) -> float:
     match = re.fullmatch(r"(\d+)([smhd]?)", text)
     seconds = int(match[1]) * UNITS_S[match[2]] if match else 0
     if not 1 <= seconds <= 7 * UNITS_S["d"]:
-        raise argparse.ArgumentTypeError(f"{text} is not a time such as 90s, 15m or 1h, of a week at most")
+        raise argparse.ArgumentTypeError(f"{text} is not a time such as 90s, 15m or 1h, up to a week")
     return float(seconds)
 
 

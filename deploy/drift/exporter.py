@@ -1,7 +1,7 @@
-"""Drift as metrics: Prometheus asks this exporter, which asks TorchServe, once for each scrape.
+"""Drift as metrics: with each scrape by Prometheus, this exporter reads TorchServe's counts.
 
-The alarm is that of the detectors, which every text counts for once. The distances describe a sliding window
-that is made of the looks that the scrapes are, and are absent until it holds enough texts.
+The alarm comes from the detectors, for which every text counts once. The distances describe a sliding window
+of scrapes, and are absent until it has enough texts.
 """
 
 import threading
@@ -34,7 +34,7 @@ class DriftCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         with self._lock:
             verdicts = self._look()
-        up = "1 if the server's counts could be read and are this artifact's"
+        up = "1 if the server's counts could be read and are from this artifact"
         yield GaugeMetricFamily("classifier_drift_up", up, value=float(verdicts is not None))
         yield from _gauges(verdicts or [])
         if verdicts is not None:
@@ -73,14 +73,14 @@ def _gauges(verdicts: Sequence[Verdict]) -> Iterator[Metric]:
 def _alarms(watch: Watch) -> Iterator[Metric]:
     """Of each distribution the share that is nearest to an alarm."""
     labels = ["distribution"]
-    told = "log evidence for drift, as a part of what raises the alarm"
+    told = "log evidence for drift, as a share of the evidence that raises the alarm"
     evidence = GaugeMetricFamily("classifier_drift_evidence", told, labels=labels)
     drift = GaugeMetricFamily("classifier_drift_detected", "1 if the distribution has drifted", labels=labels)
     for distribution in dict.fromkeys(share.distribution for share in watch.shares):
         of = [watch.detectors[each.name] for each in watch.shares if each.distribution == distribution]
         evidence.add_metric([distribution], max(detector.progress for detector in of))
         drift.add_metric([distribution], float(any(detector.is_alarmed for detector in of)))
-    texts = GaugeMetricFamily("classifier_drift_watched_texts", "texts that count", value=watch.texts)
+    texts = GaugeMetricFamily("classifier_drift_watched_texts", "texts counted", value=watch.texts)
     yield from (evidence, drift, texts)
 
 
@@ -93,6 +93,6 @@ def listen(collector: DriftCollector, host: str, port: int) -> threading.Thread:
     except OSError as error:
         seen = f"{host}:{port} ({error.strerror})"
         raise UserError(
-            "the exporter cannot listen there", seen=seen, remedy="Name another: --listen"
+            "the exporter cannot listen there", seen=seen, remedy="Choose another --listen"
         ) from error
     return thread

@@ -1,8 +1,8 @@
-"""Whether the traffic has moved away from the texts on which the classifier was judged.
+"""Whether the traffic has moved away from the texts on which the classifier was evaluated.
 
-Scores and lengths as served, in bins, are held against those of the validation texts, which stand in
-`artifact.json`. Two distances, because each sees what the other is slow to see: the population stability
-index (PSI) any change of shape, Kolmogorov and Smirnov's (KS) a small push of everything in one direction.
+Served scores and lengths, in bins, are compared with those of the validation texts in `artifact.json`. There
+are two distances, since each sees what the other is slow to see: the population stability index (PSI) sees
+any change of shape, Kolmogorov and Smirnov's (KS) a small shift of everything in one direction.
 """
 
 from collections import Counter
@@ -145,7 +145,7 @@ def assess(reference: Sequence[Distribution], counts: Counts, rule: Rule = DEFAU
     lacking = sorted(name for name, count in texts.items() if not count)
     reference = [distribution for distribution in reference if not distribution.is_label]
     if lacking and max(texts.values()) >= rule.least_texts:  # fewer may be on their way
-        raise _foreign(f"nothing of {', '.join(lacking)}")
+        raise _foreign(f"no texts counted for {', '.join(lacking)}")
     level = rule.alpha / 2 / (2 * len(reference))  # the other half is for labels
     return [_verdict(distribution, distribution.of(counts), rule, level) for distribution in reference]
 
@@ -159,8 +159,8 @@ def check_bins(reference: Sequence[Distribution], counts: Counts) -> None:
 
 
 def _foreign(seen: str) -> UserError:
-    remedy = "Name the artifact or archive that is served: --artifact"
-    return UserError("the counts are not those of this artifact", seen=seen, remedy=remedy)
+    remedy = "Set --artifact to the served artifact or archive"
+    return UserError("the counts are not from this artifact", seen=seen, remedy=remedy)
 
 
 def _verdict(reference: Distribution, stream: np.ndarray, rule: Rule, level: float) -> Verdict:

@@ -1,8 +1,8 @@
-"""The shares of texts in which drift is looked for: of each label, of scores and lengths up to each edge of a
-bin, and of labels that are not fp32's.
+"""The shares of texts that are watched for drift: of each label, of scores and lengths up to each edge of a
+bin, and of labels that differ from fp32's.
 
-A share may be what it was in the reference give or take the least change that matters; the reference is a
-sample, and known to within an interval.
+A share may differ from the reference by less than the smallest change that matters. The reference is a
+sample, so its share is known to within an interval.
 """
 
 from collections.abc import Callable, Sequence

@@ -54,7 +54,7 @@ def served(url: str, name: str) -> Counts:
     except ValueError as error:
         raise UserError("these are not TorchServe's metrics", seen=url, remedy=remedy) from error
     if not {family.name for family in families} >= {*HISTOGRAMS, LABELS}:
-        raise UserError("scores, lengths and labels are not counted there", seen=url, remedy=remedy)
+        raise UserError("the metrics do not count scores, lengths and labels", seen=url, remedy=remedy)
     return counts
 
 
@@ -104,7 +104,7 @@ def recorded(url: str, name: str, window_s: float) -> Counts:
                 _add(look, labels["__name__"], labels, float(value), name)
     except (ValueError, KeyError, TypeError) as error:
         remedy = "Give the address of a Prometheus: --prometheus http://127.0.0.1:9090"
-        raise UserError("this does not answer as Prometheus does", seen=url, remedy=remedy) from error
+        raise UserError("this is not Prometheus's API", seen=url, remedy=remedy) from error
     return _sum(
         increase(before, after)
         for looks_of_one in looks.values()
@@ -150,8 +150,8 @@ def flipped(path: str, fp32_path: str, artifact: Artifact) -> Counts:
 
 
 def _other_rows(seen: str) -> UserError:
-    remedy = "Let fp32 predict the same file: python -m handler predict --artifact build/artifacts/fp32"
-    return UserError("fp32's answers are to other texts", seen=seen, remedy=remedy)
+    remedy = "Classify the same file with fp32: python -m handler predict --artifact build/artifacts/fp32"
+    return UserError("fp32's predictions are for other texts", seen=seen, remedy=remedy)
 
 
 def predicted(path: str) -> Iterator[dict[str, Any]]:
@@ -169,7 +169,7 @@ def _read_as_predicted(seen: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError("this is not what predict writes", seen=seen, remedy=PREDICTED) from error
+        raise UserError("this is not the output of predict", seen=seen, remedy=PREDICTED) from error
 
 
 def _decision(row: dict[str, Any], artifact: Artifact) -> Decision:
@@ -195,9 +195,9 @@ def _scores(row: dict[str, Any], artifact: Artifact) -> list[tuple[str, float]]:
         return [(label, float(json.loads(row["score"])[label])) for label in labels]
     if len(labels) > 2:
         raise UserError(
-            "of three labels and more, predict writes the chosen one's score alone",
+            "with three or more labels, predict writes only the score of the chosen one",
             seen=", ".join(labels),
-            remedy="Take the counts from the server: --metrics or --prometheus",
+            remedy="Use the server's counts: --metrics or --prometheus",
         )
     score = float(row["score"])
     positive = str(artifact.positive_label)
@@ -260,7 +260,7 @@ def _read(url: str) -> bytes:
     """The answer at an address of http or https, at most `MOST_BYTES` of it."""
     remedy = "Is it running there? Check the address"
     if not url.startswith(("http://", "https://")):
-        raise UserError("this is no address of http", seen=url, remedy=remedy)
+        raise UserError("the address must begin with http:// or https://", seen=url, remedy=remedy)
     try:
         with open_url(url, TIMEOUT_S) as response:
             content = response.read(MOST_BYTES + 1)
@@ -268,6 +268,6 @@ def _read(url: str) -> bytes:
         raise UserError("nothing answers", seen=f"{url} ({error})", remedy=remedy) from error
     if len(content) > MOST_BYTES:
         raise UserError(
-            f"the answer is over {MOST_BYTES >> 20} MiB", seen=url, remedy="Take a shorter --window"
+            f"the answer is larger than {MOST_BYTES >> 20} MiB", seen=url, remedy="Use a shorter --window"
         )
     return content

@@ -1,4 +1,4 @@
-"""Detectors for all shares, in a file, so that they go on after a restart and from one look to the next."""
+"""Detectors for all shares. A file keeps them from one look to the next, and over restarts."""
 
 import hashlib
 import json
@@ -67,7 +67,7 @@ class Watch:
             )
             for name, detector in self.detectors.items()
         }
-        with refusals("what drift has seen cannot be kept", self.path, "Name another file: --state"):
+        with refusals("the drift evidence cannot be saved", self.path, "Choose another --state"):
             make_folder(self.path.parent)
             write_json(self.path, asdict(State(1, self._watched, self.texts, stored)))
 
@@ -103,9 +103,9 @@ class Watch:
             )
             for share in self.shares
         ]
-        headers = ("share", "reference", "no drift", "of the evidence for an alarm", "verdict")
+        headers = ("share", "reference", "no drift", "evidence (alarm at 100%)", "verdict")
         found = tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
-        return f"{found}\n{self.texts:,} texts since {self.path} was started"
+        return f"{found}\n{self.texts:,} texts counted in {self.path}"
 
     def _resume(self) -> None:
         try:
@@ -113,10 +113,10 @@ class Watch:
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
-            remedy = "Name another file, or remove this one: detection begins again"
-            raise UserError("this is no state of drift detection", seen=self.path, remedy=remedy) from error
+            remedy = "Choose another file, or remove this one: detection then starts over"
+            raise UserError("this is not a drift state", seen=self.path, remedy=remedy) from error
         if state.watched != self._watched:
-            say(f"{self.path} is about another artifact, reference or limits: detection begins again")
+            say(f"{self.path} is for another artifact, reference or limits: detection starts over")
             return
         self.texts = state.texts
         for name, stored in state.shares.items():

@@ -20,17 +20,17 @@ def start_arguments(parser: argparse.ArgumentParser) -> None:
 def start(arguments: argparse.Namespace) -> int:
     if arguments.config == CONFIG and not CONFIG.exists():
         server.write_config(CONFIG)
-        say(f"wrote {CONFIG} and deploy/: TorchServe's configuration, which is yours to change")
+        say(f"wrote TorchServe's configuration to {CONFIG} and deploy/; you can change it")
     public = read_config(arguments.config)
     server.start(public, arguments.name, trusted_key=arguments.trusted_key)
     body = """'{"text": "text to classify"}'"""
-    say(f"ready. Ask it:\n  curl {public.url}/predictions/{arguments.name} --json {body}")
+    say(f"ready. Try it:\n  curl {public.url}/predictions/{arguments.name} --json {body}")
     if public.speaks_tls("inference_address") and public["certificate_file"]:
-        say(f"  with --cacert {public['certificate_file']}, if no authority signed it")
+        say(f"  add --cacert {public['certificate_file']} if the certificate is self-signed")
     if public.wants_tokens:
-        say(f'  with -H "Authorization: Bearer KEY": the key is that of "inference" in {KEY_FILE}')
+        say(f'  add -H "Authorization: Bearer KEY": the key is under "inference" in {KEY_FILE}')
     if public.is_on("enable_model_api") and not public.wants_tokens:
-        say("its model API is open without tokens: any page in a browser on this machine can register code")
+        say("the model API is open without tokens: any web page in a browser here can register code")
     return 0
 
 
@@ -43,7 +43,7 @@ def stop(arguments: argparse.Namespace) -> int:
     stopped = server.stop(public)
     if taken := [str(port) for port in public.ports if is_taken(port)]:
         answers = Access.of(arguments.config).is_healthy()
-        what = "a TorchServe that is no process of yours" if answers else "no TorchServe that you may stop"
+        what = "another user's TorchServe" if answers else "a process that is not your TorchServe"
         done = "stopped one, but" if stopped else "nothing was stopped:"
         say(f"{done} {', '.join(taken)} in use by {what}")
         return 1
@@ -74,8 +74,8 @@ def status(arguments: argparse.Namespace) -> int:
     if not runs or found["answers"]:
         return 0
     if server.is_alive(access, arguments.name):
-        say("its worker is at work, and answers late")
+        say("the worker is busy, and answers slowly")
         return 0
-    seen = f"no worker of {arguments.name} answers or is at work"
+    seen = f"no worker of {arguments.name} answers or is busy"
     say(f"TorchServe runs, but {seen}. Restart it: python -m deploy stop; python -m deploy start")
     return 1

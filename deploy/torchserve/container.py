@@ -1,8 +1,8 @@
-"""What a container does: `run` is TorchServe and ends where that works no more; `probe` and `alive` look.
+"""A container's commands: `run` is TorchServe, and ends when it stops working; `probe` and `alive` check it.
 
-TorchServe's own launcher passes no signal on, and neither it nor Java ends when a worker hangs or was given
-up. `run` starts Java itself, passes signals on and looks every ten seconds: a container that works no more
-ends, and whoever restarts containers restarts it.
+TorchServe's own launcher does not pass signals on, and neither it nor Java ends when a worker hangs or was
+given up. `run` starts Java itself, passes signals on and checks every ten seconds: a container that has
+stopped working ends, so the orchestrator can restart it.
 """
 
 import argparse
@@ -38,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_config(common)
     add_name(common, "the model; serves <name>.mar")
     for name, command, about in (
-        ("run", _run, "TorchServe, until it works no more"),
-        ("probe", _probe, "exit status 0 where the model answers"),
-        ("alive", _alive, "… 1 where a worker hangs or was given up"),
+        ("run", _run, "run TorchServe until it stops working"),
+        ("probe", _probe, "exit status 0 if the model answers"),
+        ("alive", _alive, "exit status 1 if the worker hangs or was given up"),
     ):
         own = commands.add_parser(name, parents=[common], help=about)
         own.set_defaults(command=command)
@@ -85,7 +85,7 @@ def _run(config: Config, name: str, trusted_key: Path | None) -> int:
             return status if status >= 0 else 128 - status
         except subprocess.TimeoutExpired:
             failures = 0 if is_alive(access, name) else failures + 1
-    say(f"no worker of {name} answers or is at work: TorchServe is ended")
+    say(f"no worker of {name} answers or is busy: ending TorchServe")
     java.kill()
     java.wait()
     return 1

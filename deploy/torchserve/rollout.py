@@ -1,9 +1,9 @@
-"""`python -m deploy rollout`: change the version that servers answer with, and back by itself if it is worse.
+"""`python -m deploy rollout`: roll out a new version, and roll it back if it is worse.
 
-Each server in turn: the new version is registered beside the old one and warmed, both are asked for the same
-texts, and only if they agree, and the new one is not slower, does it become the default; then it is watched.
-Whatever goes wrong on any server brings the old version back on all of them; a roll-out that was killed is
-noted on the disk, and undone by the next one or by `--back`.
+One server after the other: the new version is registered beside the old one and warmed, and both classify the
+same texts. If they agree and the new one is not slower, it becomes the default and is watched. Any failure on
+any server brings the old version back on all of them. A note on the disk records the roll-out; if it is
+killed, the next one or `--back` undoes it.
 """
 
 import argparse
@@ -41,11 +41,11 @@ from deploy.torchserve.rollout_note import Note, note_file, read_note, write_not
 from deploy.torchserve.rollout_texts import Asked, Flipping, Flips, Sample, decision, drawn, recorded, words
 from handler.errors import UserError
 
-NUMBER = "Package it under a new number: python -m export package --version 1.1"
+NUMBER = "Package it with a new version number: python -m export package --version 1.1"
 RESPONSE_S = 300  # the longest that an archive's worker is given for a batch
 TIMEOUT_S = 600  # of a registration: the worker loads, and warms every shape
 POLL_S = 0.2
-ROLLED_BACK = "The old version serves on"
+ROLLED_BACK = "The old version stays"
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,14 @@ class Comparison:
             if flips and flips.high > limits.max_flip:
                 differing = f"{flips.share:.1%} of labels differ{whose}"
                 bound = f"(up to {flips.high:.1%} at 95 % confidence)"
-                found.append(f"{differing} {bound}, {limits.max_flip:.1%} are allowed")
+                found.append(f"{differing} {bound}, the limit is {limits.max_flip:.1%}")
             if flips and flips.way and flips.way.p < limits.alpha:
                 found.append(f"{words(flips.way)}{whose and ', against fp32'} (p = {flips.way.p:.2g})")
         if self.shift > limits.max_shift:
-            found.append(f"scores differ by {self.shift:.3f} on average, {limits.max_shift:g} is allowed")
+            found.append(f"scores differ by {self.shift:.3f} on average, the limit is {limits.max_shift:g}")
         if self.slowdown > limits.max_slowdown:
             times = f"{self.slowdown:.2f} times as long ({self.new_p50_ms:.1f} ms)"
-            found.append(f"a lone request takes {times}, {limits.max_slowdown:g} is allowed")
+            found.append(f"a lone request takes {times}, the limit is {limits.max_slowdown:g}")
         return found
 
 
@@ -150,7 +150,7 @@ class Front:
         while (model := self._describe(version)).get("jobQueueStatus", {}).get("pendingRequests", 0):
             if time.monotonic() > deadline:
                 remedy = f"Remove it later: curl -X DELETE {self.management}/models/{self.name}/{version}"
-                raise UserError("requests still wait for a version", seen=version, remedy=remedy)
+                raise UserError("requests are still waiting for a version", seen=version, remedy=remedy)
             time.sleep(POLL_S)
         for _ in model["workers"]:
             with suppress(UserError):  # a version that cannot answer holds nothing
@@ -168,12 +168,12 @@ class Front:
             answer = self.session.post(place, json={"text": text}, headers=headers, timeout=60)
         except requests.RequestException as error:
             raise UserError(
-                "no answer", seen=f"{place}: {type(error).__name__}", remedy="Is it up?"
+                "the server does not answer", seen=f"{place}: {type(error).__name__}", remedy="Is it running?"
             ) from error
         taken_ms = 1000 * (time.perf_counter() - begun)
         if answer.status_code != 200:
             raise UserError(
-                "a request failed", seen=f"{place}: {answer.status_code}", remedy="Look at the server's log"
+                "a request failed", seen=f"{place}: {answer.status_code}", remedy="See the server's log"
             )
         return answer.json(), taken_ms
 
@@ -185,16 +185,16 @@ class Front:
             raise UserError(
                 "the management API does not answer",
                 seen=f"{self.management}: {type(error).__name__}",
-                remedy="Start the server, or name its --config",
+                remedy="Start the server, or set its --config",
             ) from error
         if answer.status_code == 405:
             remedy = "Start it with enable_model_api=true and its management address on loopback"
             raise UserError("the server's model API is closed", seen=self.management, remedy=remedy)
         if answer.status_code == 409:
-            raise UserError("this version is registered already", seen=self.management, remedy=NUMBER)
+            raise UserError("this version is already registered", seen=self.management, remedy=NUMBER)
         if not answer.ok:
             seen = f"{method} {path}: {answer.status_code} {answer.text.strip()[:300]}"
-            raise UserError("TorchServe refused", seen=seen, remedy="Its log says more")
+            raise UserError("TorchServe refused the request", seen=seen, remedy="See its log")
         try:
             return answer.json()
         except ValueError as error:
@@ -209,61 +209,63 @@ def go_back(front: Front) -> str | None:
     if (note := read_note(front.note_file)) is None:
         return None
     if note.is_under_way:
-        seen, remedy = f"process {note.pid}", "Wait for it, or end it: kill sends it back by itself"
+        seen, remedy = f"process {note.pid}", "Wait for it, or kill it: it then rolls back by itself"
         raise UserError("a roll-out is under way on this server", seen=seen, remedy=remedy)
     present = front.versions()
     if note.old not in present:
         front.note_file.unlink()
-        return f"{front.management}: started again since its roll-out, with version {front.default()}"
+        return f"{front.management}: restarted since its roll-out, with version {front.default()}"
     front.set_default(note.old)
     for version in present.keys() - {*note.known}:
         front.remove(version)
     front.note_file.unlink()
-    return f"{front.management}: version {note.old} is the default again, of {note.url} nothing is left"
+    return f"{front.management}: version {note.old} is the default again, and {note.url} is removed"
 
 
 def rollout_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "url", nargs="?", help="of the new version: a file of the model store, or an allowed address"
+        "url", nargs="?", help="the new version: a file in the model store, or an allowed address"
     )
     parser.add_argument(
         "--config",
         type=Path,
         action="append",
-        help="of a server; once for each (default: the usual one)",
+        help="a server's configuration; repeat it for several servers (default: the usual one)",
     )
     parser.add_argument(
-        "--back", action="store_true", help="undo a roll-out that was cut off, or one with --keep-old"
+        "--back", action="store_true", help="undo a roll-out that was interrupted, or one with --keep-old"
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--texts", type=Path, help="to compare by, one a line")
+    source.add_argument("--texts", type=Path, help="texts to compare the versions on, one per line")
     source.add_argument(
         "--fp32",
         type=Path,
         metavar="FILE",
-        help="texts with fp32's labels, as python -m handler predict writes them, to compare with, too",
+        help="texts with fp32's labels, from python -m handler predict, to compare with as well",
     )
     parser.add_argument(
-        "--count", type=positive_int, default=500, help="of texts, drawn at random (default: %(default)s)"
+        "--count", type=positive_int, default=500, help="texts, drawn at random (default: %(default)s)"
     )
     parser.add_argument("--seed", type=not_negative_int, default=0, help="of the draw (default: %(default)s)")
-    parser.add_argument("--name", default="hate", help="of the model (default: %(default)s)")
+    parser.add_argument("--name", default="hate", help="name of the model (default: %(default)s)")
     parser.add_argument("--workers", type=positive_int, default=1, help="of the new version (%(default)s)")
     parser.add_argument("--max-flip", type=share, default=0.05, help="share of labels (default: %(default)s)")
     parser.add_argument(
         "--alpha",
         type=share,
         default=Limits.alpha,
-        help="chance of a false objection to the direction of flips, and while watching; 0: flips may all go "
-        "one way (default: %(default)s)",
+        help="chance of a false alarm about the direction of flips, and of one while watching; with 0, flips "
+        "may all go one way (default: %(default)s)",
     )
     parser.add_argument("--max-shift", type=share, default=0.05, help="of scores (default: %(default)s)")
     parser.add_argument(
-        "--max-slowdown", type=positive_float, default=1.5, help="of a request (default: %(default)s)"
+        "--max-slowdown", type=positive_float, default=1.5, help="factor per request (default: %(default)s)"
     )
-    parser.add_argument("--watch-s", type=not_negative_float, default=10, help="afterwards (%(default)s)")
+    parser.add_argument(
+        "--watch-s", type=not_negative_float, default=10, help="seconds to watch it afterwards (%(default)s)"
+    )
     add_trusted_key(parser)
-    parser.add_argument("--keep-old", action="store_true", help="registered, to go back to at any time")
+    parser.add_argument("--keep-old", action="store_true", help="keep it registered, to go back to it")
 
 
 def rollout(options: argparse.Namespace) -> int:
@@ -272,17 +274,17 @@ def rollout(options: argparse.Namespace) -> int:
     fronts = [Front(Access.of(path), options.name) for path in configs]
     if options.back:
         done = [words for front in fronts if (words := go_back(front))]
-        say("\n".join(done) or "no roll-out is noted: there is nothing to go back from")
+        say("\n".join(done) or "there is no roll-out to undo")
         emit({"back": done})
         return int(not done)
     if options.url is None or not (options.texts or options.fp32):
         remedy = "Give URL and --texts or --fp32, or --back"
-        raise UserError("a roll-out needs the new version and texts", remedy=remedy)
+        raise UserError("a roll-out needs a new version and texts", remedy=remedy)
     for path in configs:
         _verify(options.url, read_config(path).model_store, options.trusted_key)
     limits = Limits(options.max_flip, options.max_shift, options.max_slowdown, options.watch_s, options.alpha)
     sample = drawn(options.texts, options.fp32, options.count, options.seed)
-    say(f"{len(sample.compared):,} texts are drawn from {options.texts or options.fp32}, seed {options.seed}")
+    say(f"drew {len(sample.compared):,} texts from {options.texts or options.fp32}, seed {options.seed}")
     outcome = roll_out(fronts, options.url, sample, limits, options.workers, options.keep_old)
     say(table(outcome))
     emit({"seed": options.seed, **outcome})
@@ -294,10 +296,10 @@ def _verify(url: str, store: Path, trusted_key: Path | None) -> None:
     if trusted_key is not None and "://" in url:
         trusted_keys(trusted_key)
         raise UserError(
-            "what a server fetches by itself cannot be verified before, and a trusted key is configured",
+            "a trusted key is configured, but an archive that the server fetches itself cannot be verified",
             seen=url.partition("?")[0],
             remedy=f"Fetch it (python -m export fetch), put the archive and its signature into {store}, and "
-            "name its file",
+            "give its file name",
         )
     verify(store / url, trusted_key)
 
@@ -310,12 +312,12 @@ def roll_out(
     version that serves no more could not be removed."""
     texts = len(sample.compared)
     if (least := share_interval(0, texts)[1]) > limits.max_flip:
-        seen = f"{texts} texts: were none to differ, {least:.1%} might still"
-        raise UserError("so few texts prove nothing", seen=seen, remedy="Give more, or raise --max-flip")
+        seen = f"{texts} texts: even if no label differs, up to {least:.1%} might"
+        raise UserError("there are too few texts", seen=seen, remedy="Give more, or raise --max-flip")
     for front in fronts:
         note = read_note(front.note_file)
         if note is not None and not note.is_done and (words := go_back(front)):
-            say(f"an earlier roll-out was cut off. {words}")
+            say(f"an earlier roll-out was interrupted. {words}")
     olds = [front.default() for front in fronts]  # before anything is touched: every server must be there
     outcome: dict[str, Any] = {"done": False, "why": None, "servers": [], "not_rolled_back": [], "left": []}
     changed: list[tuple[Front, str, str]] = []  # server, old version, new version
@@ -382,7 +384,7 @@ def add_version(front: Front, url: str, workers: int) -> str:
                 front.remove(version)  # one whose workers died is registered all the same
         raise
     if len(added) != 1:
-        raise UserError("the archive brings no new version", seen=", ".join(sorted(before)), remedy=NUMBER)
+        raise UserError("the archive has no new version", seen=", ".join(sorted(before)), remedy=NUMBER)
     return added.pop()
 
 
@@ -441,13 +443,13 @@ def watch(front: Front, old: str, new: str, sample: Sample, found: Comparison, l
                 of_fp32.add(fp32, answer)
             for each, whose in ((flips, "the old version's"), (of_fp32, "fp32's")):
                 if objection := each.objection():
-                    raise UserError(f"labels are not {whose}", seen=objection, remedy=ROLLED_BACK)
+                    raise UserError(f"labels differ from {whose}", seen=objection, remedy=ROLLED_BACK)
         if time.monotonic() > deadline:
             break
         time.sleep(POLL_S / 10)
     if limits.watch_s and median(times) > limits.max_slowdown * found.old_p50_ms:
         seen = f"{median(times):.1f} ms, {found.old_p50_ms:.1f} ms before"
-        raise UserError("as the default the new version is slow", seen=seen, remedy=ROLLED_BACK)
+        raise UserError("the new version is slow as the default", seen=seen, remedy=ROLLED_BACK)
 
 
 def table(outcome: dict[str, Any]) -> str:
@@ -465,15 +467,15 @@ def table(outcome: dict[str, Any]) -> str:
     ]
     heads = ["server", "version", "labels that differ", "from fp32's", "score shift", "lone request, ms"]
     shown = tabulate(rows, heads)
-    said = "done" if outcome["done"] else f"the old version serves: {outcome['why']}"
+    said = "done" if outcome["done"] else f"the old version stays: {outcome['why']}"
     if outcome["not_rolled_back"]:
         said = f"NOT ROLLED BACK EVERYWHERE, after: {outcome['why']}"
     lines = [
-        f"{failure['server']} could not be set back: {failure['why']}"
+        f"{failure['server']} could not be rolled back: {failure['why']}"
         for failure in outcome["not_rolled_back"]
     ]
     lines += [
-        f"{leftover['server']} still holds what serves no more: {leftover['why']}"
+        f"{leftover['server']} still has the version that is no longer used: {leftover['why']}"
         for leftover in outcome["left"]
     ]
     return "\n".join([shown, said, *lines])

@@ -1,6 +1,6 @@
-"""What a roll-out found on a server, noted next to its configuration before anything is touched.
+"""A note of what a roll-out found on a server, next to its configuration, written before anything changes.
 
-By it the next roll-out, `--back` and `python -m deploy status` know of one that was killed.
+It tells the next roll-out, `--back` and `python -m deploy status` of a roll-out that was killed.
 """
 
 import json
@@ -44,11 +44,11 @@ class Note:
 
     def __str__(self) -> str:
         if self.is_done:
-            return f"version {self.old} is kept: python -m deploy rollout --back brings it back"
+            return f"version {self.old} is kept; to go back to it: python -m deploy rollout --back"
         if self.is_under_way:
             return f"a roll-out of {self.url} is under way (process {self.pid})"
-        remedy = "python -m deploy rollout --back undoes it, as the same command again does"
-        return f"a roll-out of {self.url} was cut off, and nothing watches what is served. {remedy}"
+        remedy = "To undo it: python -m deploy rollout --back, or run the same command again"
+        return f"a roll-out of {self.url} was interrupted, and nothing watches the new version. {remedy}"
 
 
 def note_file(access: Access, name: str) -> Path:
@@ -63,11 +63,11 @@ def read_note(path: Path) -> Note | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        remedy = "Set the default version by hand, and remove the file"
+        remedy = "Set the default version yourself, and remove the file"
         raise UserError("the note of a roll-out cannot be read", seen=path, remedy=remedy) from error
 
 
 def write_note(path: Path, note: Note) -> None:
     """Raises `UserError` where that is not possible."""
-    with refusals("a roll-out must note what it found", path, "Make the folder writable"):
+    with refusals("the note of the roll-out cannot be written", path, "Make the folder writable"):
         write_json(path, asdict(note))

@@ -17,7 +17,7 @@ from handler.errors import UserError
 from scoring.plan import plan, read_part
 
 Answer = dict[str, Any]
-PREDICTED = "Give what python -m handler predict wrote with fp32, of a file whose column text has the texts"
+PREDICTED = "Give the output of python -m handler predict with fp32, for a file with a text column"
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,12 @@ class Flipping:
     def objection(self) -> str | None:
         """Why to stop now; None as long as there is no reason to."""
         if self._rate is not None and self._rate.is_rejected:
-            return f"{self._rate.hits} of {self._rate.texts} labels differ, {self._most:.1%} are allowed"
+            return f"{self._rate.hits} of {self._rate.texts} labels differ, the limit is {self._most:.1%}"
         if any(test.is_rejected for test, _ in self._tests.values()):
             return words(one_way(self._ways))
         return None
 
 
 def words(way: OneWay | None) -> str:
-    """Such as: of the labels that differ 12 go hate -> not-hate and 1 back."""
-    return f"of the labels that differ {way.there} go {way.way} and {way.back} back" if way else "none differ"
+    """Such as: labels go one way: 12 hate -> not-hate, 1 back."""
+    return f"labels go one way: {way.there} {way.way}, {way.back} back" if way else "no label differs"

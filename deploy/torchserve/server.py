@@ -183,7 +183,7 @@ def start(
     access = Access(config, Path.cwd())
     if taken := [port for port in config.ports if is_taken(port)]:
         remedy = (
-            "A TorchServe runs already: python -m deploy stop"
+            "TorchServe is already running: python -m deploy stop"
             if access.is_healthy()
             else f"Free it, or change it in {config.path}"
         )
@@ -218,7 +218,7 @@ def checked_archive(config: Config, name: str, trusted_key: Path | None = None) 
     for key in ("private_key_file", "certificate_file"):
         if config[key] and not Path(config[key]).is_file():
             raise UserError(
-                "TLS lacks a file", seen=f"{key}={config[key]}", remedy=f"{config.path} says how to make one"
+                "a file for TLS is missing", seen=f"{key}={config[key]}", remedy=f"See {config.path}"
             )
     return archive
 
@@ -242,7 +242,7 @@ def stop(config: Config, patience_s: float = 30) -> bool:
             if folder is not None:
                 clear(folder)
     if still := [process.pid for process in found if process.is_running()]:
-        raise UserError("TorchServe does not end", seen=still, remedy="End these processes by hand")
+        raise UserError("TorchServe does not stop", seen=still, remedy="End these processes yourself")
     return bool(found)
 
 
@@ -351,7 +351,7 @@ def _wait_until_ready(
             raise UserError(
                 "TorchServe did not start",
                 seen=_last_lines(said()),
-                remedy="The lines above say why; python -m deploy status looks at ports and Java",
+                remedy="The lines above say why; python -m deploy status shows ports and Java",
             )
         if access.is_ready(name):
             return
@@ -366,7 +366,7 @@ def _wait_until_ready(
             answers_since = answers_since or time.monotonic()
             if time.monotonic() - answers_since > GRACE_S:
                 raise UserError(
-                    "TorchServe runs without the model",
+                    "TorchServe is running without the model",
                     seen=_last_lines(said()),
                     remedy="Build it again: python -m export package",
                 )

@@ -1,7 +1,7 @@
-"""Texts to ask a server with: the user's own, or words without meaning of the lengths that are expected.
+"""Texts to send to a server: the user's own, or meaningless words of the expected lengths.
 
-The latter have as many tokens as the artifact's validation texts had, which is all that speed depends on.
-What they are answered says nothing.
+The latter have as many tokens as the artifact's validation texts, which is all that speed depends on. Their
+answers mean nothing.
 """
 
 import zipfile

@@ -24,7 +24,7 @@ def read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise UserError("the tuning cannot be read", seen=path, remedy="Remove it and tune again") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise UserError("the tuning is of another version", seen=path, remedy="Remove it and tune again")
+        raise UserError("the tuning is from another version", seen=path, remedy="Remove it and tune again")
     return content
 
 

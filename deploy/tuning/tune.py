@@ -1,7 +1,7 @@
 """`python -m deploy tune`: the worker, thread, batch and delay settings that suit an archive on this machine.
 
-From the archive's own settings on, one thing is changed at a time. A candidate's server runs next to the
-best one's, and both are asked in turn, so that whatever else the machine does falls on both alike.
+Starting from the archive's own settings, one setting changes at a time. A candidate's server runs next to the
+best one's, and both are measured in turn, so that other load on the machine affects both alike.
 """
 
 import argparse
@@ -82,7 +82,7 @@ class Candidate:
         load = closed_loop(self.server.predictions, bodies, concurrency, seconds, WARM_S)
         if load.errors:
             seen = ", ".join(f"{count} x {what}" for what, count in load.errors.items())
-            raise UserError("the server did not answer all", seen=seen, remedy="Lower --concurrency")
+            raise UserError("some requests failed", seen=seen, remedy="Lower --concurrency")
         self.rates.append(load.requests_per_second)
         self.latencies_ms += load.latencies_ms
 
@@ -92,19 +92,19 @@ class Candidate:
 
 
 def tune_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser, "whose Netty threads are the start")
+    add_config(parser, "TorchServe's configuration, with the Netty threads to start from")
     add_archive(parser)
     add_texts(parser)
     parser.add_argument("--concurrency", type=positive_int, default=32, help="clients at once (%(default)s)")
-    parser.add_argument("--p99-ms", type=positive_float, help="settings slower than this are passed over")
+    parser.add_argument("--p99-ms", type=positive_float, help="avoid settings that are slower than this")
     parser.add_argument(
-        "--max-wait-ms", type=positive_float, default=1000.0, help="in the queue, else refused (%(default)s)"
+        "--max-wait-ms", type=positive_float, default=1000.0, help="longest wait in the queue (%(default)s)"
     )
-    parser.add_argument("--rounds", type=positive_int, default=5, help="of each comparison (%(default)s)")
-    parser.add_argument("--seconds", type=positive_float, default=3.0, help="of a round (%(default)s)")
+    parser.add_argument("--rounds", type=positive_int, default=5, help="rounds per comparison (%(default)s)")
+    parser.add_argument("--seconds", type=positive_float, default=3.0, help="length of a round (%(default)s)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="default: %(default)s")
     add_trusted_key(parser)
-    parser.add_argument("--apply", action="store_true", help="write Netty's threads into the configuration")
+    parser.add_argument("--apply", action="store_true", help="write Netty's threads to the configuration")
 
 
 def tune(arguments: argparse.Namespace) -> int:
@@ -138,13 +138,13 @@ def tune(arguments: argparse.Namespace) -> int:
     say(verdict(start, chosen, against))
     met = (row[name] for row in tried for name in ("p99_ms", "beside_p99_ms") if name in row)
     if arguments.p99_ms is not None and min(met) > arguments.p99_ms:
-        say(f"nothing that was tried keeps p99 within {arguments.p99_ms:g} ms")
-    say(f"a queue of {queue} is {arguments.max_wait_ms:g} ms of work")
-    say(f"wrote {arguments.output}; python -m export package applies it")
+        say(f"no tried settings keep p99 within {arguments.p99_ms:g} ms")
+    say(f"a queue of {queue} takes {arguments.max_wait_ms:g} ms to work off")
+    say(f"wrote {arguments.output}; to apply it: python -m export package")
     if chosen.netty_threads != start.netty_threads:
         if arguments.apply:
             set_netty_threads(arguments.config, chosen.netty_threads)
-        done = "written" if arguments.apply else "write it there, or add --apply"
+        done = "written" if arguments.apply else "add this line, or run with --apply"
         say(f"{arguments.config}: {NETTY}={chosen.netty_threads} ({done})")
     emit(found)
     return 0
@@ -172,7 +172,7 @@ def _measured_again(
             compare(old, new, bodies, arguments, times=2)
             return _row(old, new)
     except UserError as error:
-        say(f"what was faster could not be measured again: {error}")
+        say(f"the faster settings could not be measured again: {error}")
         return None
 
 
@@ -318,7 +318,7 @@ def table(tried: Sequence[Mapping[str, Any]]) -> str:
         for row in tried
     ]
     headers = ["workers", "threads", "batch", "delay ms", "netty", "requests/s", "p99 ms"]
-    return tabulate(rows, [*headers, "to the best (range)", "MB", ""], floatfmt=".0f", missingval="–")
+    return tabulate(rows, [*headers, "vs the best (range)", "MB", ""], floatfmt=".0f", missingval="–")
 
 
 def _spread(row: Mapping[str, Any]) -> str | None:
@@ -329,9 +329,9 @@ def _spread(row: Mapping[str, Any]) -> str | None:
 
 def verdict(start: Settings, chosen: Settings, against: Mapping[str, Any] | None) -> str:
     if against is None:
-        return "nothing was faster in every round: the settings stay as they are"
+        return "no settings were faster in every round: nothing changes"
     if chosen == start:
-        return f"what was faster was not when measured again ({_spread(against)}): the settings stay"
+        return f"the faster settings were not when measured again ({_spread(against)}): nothing changes"
     changed = ", ".join(
         f"{name} {old} -> {new}"
         for (name, old), new in zip(asdict(start).items(), asdict(chosen).values(), strict=True)

@@ -60,8 +60,8 @@ def test_a_quoted_text_longer_than_a_row_may_be_is_named_line_by_line(tmp_path) 
 @pytest.mark.parametrize(
     ("line", "label", "error"),
     [
-        (b"1,a,b", "", "the row has 3 values and the header 2: quote the text (line 2)"),
-        (b"1", "", "the row has 1 values and the header 2 (line 2)"),
+        (b"1,a,b", "", "the row has 3 values, but the header has 2: quote the text (line 2)"),
+        (b"1", "", "the row has 1 values, but the header has 2 (line 2)"),
         (b"1,", "", "the text is empty"),
         (b"1,5", "5", ""),
         (b'1,"he said "hi" there"', 'he said hi" there"', ""),

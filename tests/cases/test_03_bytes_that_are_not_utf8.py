@@ -11,7 +11,7 @@ from tests.reading import scored
 from training import data
 from training.data.sources import Columns
 
-NOT_UTF8 = "the text is not valid UTF-8: name its encoding with --encoding"
+NOT_UTF8 = "the text is not valid UTF-8: set its encoding with --encoding"
 LATIN = "id,city,text\n1,Zürich,café déjà vu\n2,Köln,naïve\n3,Ulm,plain\n4,Würzburg,plain\n".encode("cp1252")
 
 
@@ -34,7 +34,7 @@ def test_a_value_that_the_output_cannot_hold_costs_its_row(tmp_path, written) ->
     assert [row["id"] for row in rows] == [*"1234"]
     assert [row["label"] for row in rows] == [None, None, "plain", None]
     assert rows[3]["city"] is None
-    assert rows[3]["error"] == f"what the row has as city cannot be written as .{written}"
+    assert rows[3]["error"] == f"the value of city cannot be written as .{written}"
 
 
 def test_with_its_encoding_a_file_is_read_and_written_as_utf8(tmp_path) -> None:
@@ -163,7 +163,7 @@ def test_half_of_a_character_in_json_is_kept_where_the_output_is_json(tmp_path) 
     assert (row["id"], row["text"], row["error"]) == (
         "1",
         "",
-        "what the row has as text cannot be written as .csv",
+        "the value of text cannot be written as .csv",
     )
 
 

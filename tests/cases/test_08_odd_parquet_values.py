@@ -64,7 +64,7 @@ def test_an_odd_value_that_is_carried_along_ends_no_job(tmp_path, kind, written)
     if written == "jsonl" and kind == "bytes in a text":
         assert done["rejected_now"] == 1
         assert [(row["odd"], row["label"]) for row in rows] == [(None, None), ("ok", "good day")]
-        assert rows[0]["error"] == "what the row has as odd cannot be written as .jsonl"
+        assert rows[0]["error"] == "the value of odd cannot be written as .jsonl"
         return
     assert done["rejected_now"] == 0
     assert [row["label"] for row in rows] == TEXTS
@@ -80,7 +80,7 @@ def test_what_has_no_form_as_text_costs_its_row(tmp_path, written) -> None:
     rows = rows_of(tmp_path / f"out.{written}")
     assert [row["text"] for row in rows] == TEXTS
     assert [row["error"] or "" for row in rows] == [
-        f"what the row has as odd cannot be written as .{written}",
+        f"the value of odd cannot be written as .{written}",
         "",
     ]
 

@@ -80,7 +80,7 @@ def test_the_output_does_not_depend_on_how_the_input_was_cut(untidy, artifact, p
     assert outputs[0] == outputs[1]
     last = read_csv(tmp_path / "4.csv")
     assert last[-3]["text"] == "not \udcff UTF-8", "its bytes are kept"
-    assert last[-3]["error"] == "the text is not valid UTF-8: name its encoding with --encoding (line 89)"
+    assert last[-3]["error"] == "the text is not valid UTF-8: set its encoding with --encoding (line 89)"
     assert [row["note"] for row in last[:ROWS]] == [f"n{number}" for number in range(ROWS)]
     assert last[0]["error"] == "the text is empty"
     assert "quote the text" in last[-2]["error"]
@@ -138,7 +138,7 @@ def test_an_output_among_the_input_is_refused(output: str, artifact, tmp_path) -
     for source in ("in", "in/*.csv", "in/a.csv"):
         if source == "in/a.csv" and output == "in/out.csv":
             continue
-        with pytest.raises(UserError, match="not apart"):
+        with pytest.raises(UserError, match="input and output overlap"):
             open_job(f"{tmp_path}/{source}", f"{tmp_path}/{output}", artifact, "text", None, 7)
     assert (tmp_path / "in" / "a.csv").read_text() == "text\nx\n"
 
@@ -261,7 +261,7 @@ def test_an_object_store_gives_and_takes_what_a_disk_does(untidy, s3, artifact, 
         ({"a.csv": "text,id,id\nx\n"}, "a.csv", "out.csv", "two columns with the same name: id"),
         ({"a.csv": ""}, "a.csv", "out.csv", "no header"),
         ({"a.parquet": "text"}, "a.parquet", "out.csv", "not Parquet"),
-        ({"a.txt": "x"}, "a.txt", "out.txt", "keeps columns"),
+        ({"a.txt": "x"}, "a.txt", "out.txt", "has columns"),
         ({"a.txt": "x"}, "a.txt", "out/", "--format csv"),
         ({}, "nothing*", "out.csv", "no such file"),
         ({"a.txt": "x"}, "a.txt", "s9://bucket/out.csv", "s9://bucket/out.csv cannot be used"),

@@ -113,7 +113,7 @@ def test_a_part_that_is_damaged_while_the_job_runs_is_a_sentence_and_the_old_out
         place = Path(job.place(job.plan.parts[1]))
         DAMAGES[damage](place, None)
 
-    with pytest.raises(UserError, match=r"a part is (not there whole|damaged).*same command again"):
+    with pytest.raises(UserError, match=r"a part is (missing or incomplete|damaged).*same command again"):
         run_job(opened(rows, output, artifact), damaging)
     assert output.read_text() == "of yesterday"
     assert run_job(opened(rows, output, artifact), engine)["scored_now"] == PART_ROWS
@@ -125,7 +125,7 @@ def test_an_engine_that_leaves_out_a_part_is_not_believed(rows, artifact, engine
         yield from engine(job, parts[1:])
 
     for output in ("out.jsonl", "out/"):
-        with pytest.raises(UserError, match="a part is not there whole"):
+        with pytest.raises(UserError, match="a part is missing or incomplete"):
             run_job(opened(rows, f"{tmp_path}/{output}", artifact), forgets)
 
 
@@ -210,11 +210,11 @@ def test_one_job_twice_at_once_is_one_job(place, rows, artifact, engine, monkeyp
         if "://" in place:
             assert run_job(second, engine)["scored_now"] == 0
         else:
-            with pytest.raises(UserError, match="another process is at this job"):
+            with pytest.raises(UserError, match="another process is running this job"):
                 run_job(second, engine)
 
     if "://" in place:  # a store has no locks
-        with pytest.raises(UserError, match="parts of this job are gone: another process has put them"):
+        with pytest.raises(UserError, match="parts of this job are gone: another process has joined"):
             run_job(first, meanwhile)
         content = fsspec.filesystem("s3").cat_file(place).decode()
     else:

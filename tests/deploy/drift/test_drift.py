@@ -265,15 +265,15 @@ def test_independent_labels_have_a_distribution_each(artifact: Artifact, tmp_pat
     ("arguments", "sentence"),
     [
         (("--artifact", "nowhere.mar"), "not an archive of this project"),
-        (("--artifact", "tests"), "this is no artifact"),
-        (("--metrics", "file:///etc/passwd"), "no address of http"),
+        (("--artifact", "tests"), "this is not an artifact"),
+        (("--metrics", "file:///etc/passwd"), "must begin with http"),
         (("--metrics", "http://127.0.0.1:1/metrics"), "nothing answers"),
         (("--prometheus", "http://127.0.0.1:1"), "nothing answers"),
         (("--file", "README.md"), "does not show its format"),
         (("--file", "nowhere.csv"), "no such file"),
-        (("--file", "x.csv", "--window", "1h"), "a file has no window"),
-        (("--file", "x.csv", "--listen", "127.0.0.1:9109"), "watches a server"),
-        (("--fp32", "x.csv"), "flips are counted in files"),
+        (("--file", "x.csv", "--window", "1h"), "--window cannot be used with --file"),
+        (("--file", "x.csv", "--listen", "127.0.0.1:9109"), "--listen needs a server"),
+        (("--fp32", "x.csv"), "--fp32 needs a file"),
         (("--state", "x.json"), "must not count twice"),
         (
             ("--state", "x.json", "--prometheus", "http://127.0.0.1:1", "--window", "1h"),
@@ -295,7 +295,7 @@ def test_counts_of_another_artifact_are_refused(artifact: Artifact) -> None:
     (lengths,) = [distribution for distribution in known if distribution.name == "length"]
     with pytest.raises(UserError, match="bins length 7"):
         assess(known, Counts({("length", "7"): 1}))
-    with pytest.raises(UserError, match="nothing of score:hate"):
+    with pytest.raises(UserError, match="no texts counted for score:hate"):
         assess(known, Counts({("length", lengths.bins[0]): 500}))
     few = assess(known, Counts({("length", lengths.bins[0]): 5}))
     assert worst(few) == "too few texts", "the scores of so few may be on their way"

@@ -63,7 +63,7 @@ def test_a_worker_that_is_stopped_is_said_by_status_and_by_the_probes(
         assert container.main(["probe", "--config", config]) == 1
         said = run_stage("deploy", "status", "--config", config)
         assert said.returncode == 1
-        assert "no worker of hate answers or is at work" in said.stderr
+        assert "no worker of hate answers or is busy" in said.stderr
         assert '"healthy": true' in said.stdout, "which is all that TorchServe says"
     monkeypatch.setattr("deploy.torchserve.access.PATIENCE_S", 30)
     assert container.main(["probe", "--config", config]) == 0
@@ -114,7 +114,7 @@ def test_a_container_ends_where_no_worker_has_been_alive_for_a_while(as_java, mo
     assert next(looks, None) is None, (
         "a start takes longer, and one look that finds it alive begins the count again"
     )
-    assert "TorchServe is ended" in capsys.readouterr().err
+    assert "ending TorchServe" in capsys.readouterr().err
 
 
 def test_a_container_ends_as_its_java_does(as_java, monkeypatch) -> None:

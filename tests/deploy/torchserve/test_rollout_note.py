@@ -42,7 +42,7 @@ class Server(Front):
         if method == "POST":
             assert options is not None
             if options["url"] in self.registered:
-                raise UserError("this version is registered already", remedy=rollout.NUMBER)
+                raise UserError("this version is already registered", remedy=rollout.NUMBER)
             self.registered.add(options["url"])
         elif method == "PUT":
             assert version in self.registered
@@ -85,7 +85,7 @@ def test_the_same_command_again_undoes_what_was_cut_off_and_goes_on(
     assert server.registered == {"1.0", "2.0"}
     assert server.current == ("2.0" if at == "watch" else "1.0")
     outcome = roll_out([server], "2.0", TEXTS, LIMITS, 1, keep_old=False)
-    assert "an earlier roll-out was cut off" in capsys.readouterr().err
+    assert "an earlier roll-out was interrupted" in capsys.readouterr().err
     assert outcome["done"]
     assert (outcome["servers"][0]["old"], outcome["servers"][0]["new"]) == ("1.0", "2.0")
     assert (server.current, server.registered) == ("2.0", {"2.0"})
@@ -118,7 +118,7 @@ def test_after_a_kept_version_the_next_one_rolls_out_as_ever(server) -> None:
 def test_a_server_that_was_started_again_has_nothing_to_undo(server, monkeypatch) -> None:
     killed(server, monkeypatch, "watch")
     server.registered, server.current = {"2.0"}, "2.0"
-    assert "started again since" in (rollout.go_back(server) or "")
+    assert "restarted since" in (rollout.go_back(server) or "")
     assert server.current == "2.0"
     assert not server.note_file.exists()
 
@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_hold_the_note_is_said_before_anything_is_touched(s
 
     monkeypatch.setattr("deploy.torchserve.rollout_note.write_json", refuse)
     outcome = roll_out([server], "2.0", TEXTS, LIMITS, 1, keep_old=False)
-    assert "a roll-out must note what it found" in outcome["why"]
+    assert "the note of the roll-out cannot be written" in outcome["why"]
     assert server.registered == {"1.0"}
 
 
@@ -169,5 +169,5 @@ def test_status_tells_of_a_roll_out_that_was_cut_off(tmp_path: Path, monkeypatch
     access = Access.of(config)
     write_note(note_file(access, "hate"), Note("1.0", ("1.0",), "2.0.mar", **NO_PROCESS))
     done = run_stage("deploy", "status", "--config", config)
-    assert "a roll-out of 2.0.mar was cut off, and nothing watches what is served" in done.stderr
-    assert "was cut off" in json.loads(done.stdout)["rollout"]
+    assert "a roll-out of 2.0.mar was interrupted, and nothing watches the new version" in done.stderr
+    assert "was interrupted" in json.loads(done.stdout)["rollout"]

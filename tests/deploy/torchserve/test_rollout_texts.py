@@ -55,7 +55,7 @@ def objections(old: Label, new: Label, fp32: Label | None = None) -> list[str]:
 def test_flips_that_go_one_way_are_objected_to_and_as_many_both_ways_are_not() -> None:
     assert objections(usual, usual, usual) == []
     assert objections(usual, flipped(2, 60)) == []
-    way = "of the labels that differ 13 go hate -> not-hate and 0 back"
+    way = "labels go one way: 13 hate -> not-hate, 0 back"
     assert objections(usual, one_way) == [f"{way} (p = 0.00024)"]
     assert objections(one_way, one_way, usual) == [f"{way}, against fp32 (p = 0.00024)"]
     stand: Any = Stand(old=usual, new=one_way)
@@ -72,9 +72,9 @@ def test_flips_do_not_add_up_over_versions_where_fp32_s_labels_are_known() -> No
 @pytest.mark.parametrize(
     ("new", "fp32", "sentence"),
     [
-        (flipped(20, 100), None, "labels are not the old version's"),
-        (one_way, None, "go hate -> not-hate"),
-        (usual, flipped(20, 100), "labels are not fp32's"),
+        (flipped(20, 100), None, "labels differ from the old version's"),
+        (one_way, None, "labels go one way: .* hate -> not-hate"),
+        (usual, flipped(20, 100), "labels differ from fp32's"),
     ],
 )
 def test_a_version_that_answers_otherwise_while_it_is_watched_goes_back(

@@ -139,7 +139,7 @@ def test_every_command_refuses_what_is_not_signed(artifact_copy, store: Path, tr
     with pytest.raises(UserError, match="it is not signed"):
         container.main(["run", "--config", config])
     said = refused("deploy", "rollout", "s3://models/hate.mar", "--config", config, "--texts", texts)
-    assert "cannot be verified before" in said
+    assert "fetches itself cannot be verified" in said
 
 
 def test_every_command_says_that_the_trusted_key_is_not_there(
