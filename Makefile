@@ -10,7 +10,7 @@ GPU_PROFILE ?= demo
 VARIANTS ?=
 BASELINES ?= $(PEERS)
 CHECKPOINT ?= $(BUILD)/checkpoint
-# Another build of torch than pip's default, for example the CPU-only index that pytorch.org names.
+# To install another build of torch than pip's default, for example pytorch.org's index of CPU-only builds.
 TORCH_INDEX_URL ?=
 
 # Quotes a value for the shell: names of folders may contain blanks and quotes.

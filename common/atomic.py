@@ -41,7 +41,7 @@ def replacing(path: Path, *, text: bool = False) -> Iterator[Any]:
     try:
         with _naming(path):
             if path.exists() and not path.is_file():  # as root, a rename would replace /dev/null
-                raise OSError(errno.EEXIST, "a device, a pipe or a folder stands there", str(path))
+                raise OSError(errno.EEXIST, "a device, a pipe or a folder is in the way", str(path))
             with _begun(partial, path, text) as file:
                 with suppress(OSError):  # it is not there, or the file system has no rights
                     os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))

@@ -17,7 +17,9 @@ def app_arguments(parser: argparse.ArgumentParser) -> None:
     served.add_argument("--artifact", type=Path, help="a folder, such as build/artifacts/openvino-int8")
     served.add_argument("--archive", type=Path, help="such as model_store/hate.mar; its settings apply")
     add_trusted_key(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="there are no tokens; default: %(default)s")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; there are no tokens; default: %(default)s"
+    )
     parser.add_argument(
         "--port", type=not_negative_int, default=8080, help="0 picks a free one; default: %(default)s"
     )

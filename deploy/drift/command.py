@@ -44,12 +44,12 @@ def drift_arguments(parser: argparse.ArgumentParser) -> None:
     add_trusted_key(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
-        "--metrics", metavar="URL", default=METRICS, help="of TorchServe; default: %(default)s"
+        "--metrics", metavar="URL", default=METRICS, help="use TorchServe's metrics; default: %(default)s"
     )
     source.add_argument("--prometheus", metavar="URL", help="use its samples, of all servers together")
     source.add_argument("--file", help="use the output of python -m handler predict")
     parser.add_argument("--reference", metavar="FILE", help="compare with these predictions, not validation")
-    parser.add_argument("--name", default="hate", help="of the model, in the metrics; default: %(default)s")
+    parser.add_argument("--name", default="hate", help="the model's in the metrics; default: %(default)s")
     parser.add_argument(
         "--window",
         type=_seconds,
@@ -65,7 +65,7 @@ def drift_arguments(parser: argparse.ArgumentParser) -> None:
         help="smallest change of a label's share of texts that matters; default: %(default)s",
     )
     parser.add_argument(
-        "--psi", type=positive_float, default=Rule.psi, help="smallest that matters; default: %(default)s"
+        "--psi", type=positive_float, default=Rule.psi, help="smallest PSI that matters; default: %(default)s"
     )
     parser.add_argument(
         "--ks",
@@ -77,10 +77,13 @@ def drift_arguments(parser: argparse.ArgumentParser) -> None:
         "--fp32", metavar="FILE", help="fp32's predictions for the rows of --file, to test for flips as well"
     )
     parser.add_argument(
-        "--max-flip", type=share, default=Rule.max_flip, help="share of labels; default: %(default)s"
+        "--max-flip", type=share, default=Rule.max_flip, help="allowed share of flips; default: %(default)s"
     )
     parser.add_argument(
-        "--alpha", type=share, default=Rule.alpha, help="false alarms of a single look; default: %(default)s"
+        "--alpha",
+        type=share,
+        default=Rule.alpha,
+        help="chance of a false alarm in a single look; default: %(default)s",
     )
     parser.add_argument(
         "--state",
@@ -94,7 +97,10 @@ def drift_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --state: least average number of texts between false alarms; default: %(default)s",
     )
     parser.add_argument(
-        "--least-texts", type=positive_int, default=Rule.least_texts, help="to judge; default: %(default)s"
+        "--least-texts",
+        type=positive_int,
+        default=Rule.least_texts,
+        help="fewest texts for a verdict; default: %(default)s",
     )
 
 

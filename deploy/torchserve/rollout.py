@@ -249,7 +249,9 @@ def rollout_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=not_negative_int, default=0, help="of the draw (default: %(default)s)")
     parser.add_argument("--name", default="hate", help="name of the model (default: %(default)s)")
     parser.add_argument("--workers", type=positive_int, default=1, help="of the new version (%(default)s)")
-    parser.add_argument("--max-flip", type=share, default=0.05, help="share of labels (default: %(default)s)")
+    parser.add_argument(
+        "--max-flip", type=share, default=0.05, help="allowed share of labels that differ (default: %(default)s)"
+    )
     parser.add_argument(
         "--alpha",
         type=share,
@@ -257,9 +259,14 @@ def rollout_arguments(parser: argparse.ArgumentParser) -> None:
         help="chance of a false alarm about the direction of flips, and of one while watching; with 0, flips "
         "may all go one way (default: %(default)s)",
     )
-    parser.add_argument("--max-shift", type=share, default=0.05, help="of scores (default: %(default)s)")
     parser.add_argument(
-        "--max-slowdown", type=positive_float, default=1.5, help="factor per request (default: %(default)s)"
+        "--max-shift", type=share, default=0.05, help="allowed mean change of scores (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-slowdown",
+        type=positive_float,
+        default=1.5,
+        help="allowed slowdown of a request, as a factor (default: %(default)s)",
     )
     parser.add_argument(
         "--watch-s", type=not_negative_float, default=10, help="seconds to watch it afterwards (%(default)s)"

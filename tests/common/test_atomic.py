@@ -335,7 +335,7 @@ def test_what_is_no_file_is_never_replaced_by_one(kind: str, tmp_path: Path) -> 
     place = tmp_path / "place"
     _make(kind, place)
     before = place.stat()
-    with pytest.raises(OSError, match="a device, a pipe or a folder stands there"), replacing(place) as file:
+    with pytest.raises(OSError, match="a device, a pipe or a folder is in the way"), replacing(place) as file:
         file.write(b"new")
     assert (place.stat().st_mode, place.stat().st_ino) == (before.st_mode, before.st_ino)
     assert list(tmp_path.iterdir()) == [place]
