@@ -1,1 +1,1 @@
-"""What every stage's tools need and no archive ships: command lines, writes, tables, storage."""
+"""Code that every stage needs and no archive contains: command lines, writes, tables, storage."""

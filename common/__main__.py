@@ -1,4 +1,4 @@
-"""`hate-speech-archive <stage> <verb> …`: what `python -m <stage>` is in a checkout, installed."""
+"""`hate-speech-archive <stage> <verb> …`: the installed form of a checkout's `python -m <stage>`."""
 
 import argparse
 import sys

@@ -1,6 +1,6 @@
-"""Writing so that a kill or a power cut at any moment leaves the old content or the new, never half of one.
+"""Atomic writes: a kill or a power cut at any moment leaves the old content or the new, never a mix.
 
-What has been written is on the disk when these functions return.
+The content is on the disk when these functions return.
 """
 
 import ctypes

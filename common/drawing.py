@@ -1,7 +1,7 @@
 """The drawing kit of training's and benchmarks' pictures: frame, colours, labels that keep apart, files.
 
-No state of `pyplot` is used and no user's configuration is read: the same figures are the same bytes. Needs
-matplotlib, and adjustText where labels are placed.
+It uses no `pyplot` state and reads no user configuration, so the same figures give the same bytes. Needs
+matplotlib, and adjustText to place labels.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""Labels that are not another classifier's on the same texts: which way they went, and whether by chance."""
+"""Labels that differ from another classifier's on the same texts: which way, and whether by chance."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

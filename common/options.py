@@ -1,4 +1,4 @@
-"""Options that several verbs share, each said once."""
+"""Options that several verbs share."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""The command line of every stage: a table of verbs, of which only the one that is called is imported.
+"""The command line of every stage: a table of verbs; only the verb that is called is imported.
 
 python -m <stage> <verb> …          from a checkout
 hate-speech-archive <stage> <verb> …  where the package is installed

@@ -1,4 +1,4 @@
-"""Which requests go through a proxy: none to this machine, others as the environment says."""
+"""Decides which requests use a proxy: none to this machine, others as the environment says."""
 
 import ipaddress
 import os

@@ -1,4 +1,4 @@
-"""Records that do not ship: the types are what may stand in a file, in it or read from it."""
+"""Records that do not ship: their types define what a file may contain."""
 
 from typing import Annotated, Any, Literal, TypeVar
 

@@ -1,4 +1,4 @@
-"""How sure a share is that was counted: the one interval that every stage uses."""
+"""The confidence interval of a counted share, the same in every stage."""
 
 from scipy.stats import beta
 

@@ -1,6 +1,6 @@
-"""The standard streams, whatever they are: closed, a pipe without a reader, a terminal of another encoding.
+"""Makes the standard streams safe: closed ones, a pipe without a reader, a terminal with another encoding.
 
-Tables and progress go to stderr, which never ends a job; what machines read goes to stdout, in UTF-8.
+Tables and progress go to stderr, whose failure never ends a job; output for machines goes to stdout in UTF-8.
 """
 
 import codecs

@@ -1,4 +1,4 @@
-"""Predictor, runtimes and the TorchServe handler: the bottom layer, which knows nothing of the rest."""
+"""Predictor, runtimes and the TorchServe handler: the bottom layer, which imports nothing from the rest."""
 
 import os
 import sys

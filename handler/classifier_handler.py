@@ -1,7 +1,7 @@
 """The TorchServe handler of every variant: batches of requests in, one JSON answer each.
 
-TorchServe loads this file from the root of the archive and wants exactly one class in it. It knows
-TorchServe's ways and nothing else: what arrived becomes replies in `replies`.
+TorchServe loads this file from the root of the archive and expects exactly one class in it. The class only
+deals with TorchServe; `replies` turns requests into replies.
 """
 
 import logging

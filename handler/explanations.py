@@ -1,8 +1,8 @@
 """Why a score is what it is: how much each token of a text moved it.
 
-Two methods, one unit. Occlusion puts the mask token in the place of one token after the other and runs all of
-these texts in one batched pass: any runtime can do that, so it is the default, and variants of one classifier
-can be compared.
+There are two methods with the same unit. Occlusion replaces each token in turn with the mask token, and runs
+all of these texts in one batched pass. Any runtime can do that, so it is the default, and lets you compare
+variants of a classifier.
 """
 
 import importlib.util

@@ -1,5 +1,5 @@
-"""What this machine is: its processor, the instruction sets that kernels need, the CPUs that we may use, and
-its NVIDIA GPUs."""
+"""This machine: its processor, the instruction sets that kernels need, the CPUs that we may use, and its
+NVIDIA GPUs."""
 
 import importlib.util
 import mmap

@@ -1,7 +1,7 @@
-"""What the worker counts, for Prometheus: sums over a second, so that a request costs no log line.
+"""The worker's counters for Prometheus: sums over a second, so that a request costs no log line.
 
 TorchServe reads metrics from the worker's output, one line for each. A line for each request would cost more
-than the request's tokenizing; sums of what happened since the last line tell Prometheus the same.
+than tokenizing it. Sums since the last line give Prometheus the same information.
 """
 
 import re

@@ -1,7 +1,7 @@
 """A classifier over any backbone of transformers: its hidden states, pooled, under a head of our own.
 
-For what transformers has no fitting classification head for: decoder language models (the last token has read
-all of the text), sentence-embedding models (the mean of the tokens), and models with code of their own.
+For models without a suitable head in transformers: decoder language models (pooled by the last token, which
+has read all of the text), sentence-embedding models (by the mean), and models with their own code.
 Config and weights are plain transformers files; importing this module makes
 `AutoModelForSequenceClassification` read them.
 """

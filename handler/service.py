@@ -1,6 +1,6 @@
-"""From requests to answers, whatever the server: all rows of a batch are classified together.
+"""From requests to answers, for any server: all rows of a batch are classified together.
 
-A bad row is answered with its error in its own place, and explanations come after the predictions.
+A bad row gets its error in its place, and explanations come after the predictions.
 """
 
 import time

@@ -1,6 +1,6 @@
 """Lines of a text file in any encoding, each with the place where it ends, in bounded memory.
 
-A line ends in \\n, \\r\\n or \\r and nowhere else. Leaves out: what lines hold (`records`).
+A line ends in \\n, \\r\\n or \\r and nowhere else. `records` parses the lines.
 """
 
 import codecs

@@ -1,7 +1,7 @@
-"""Rows of a Parquet file as Arrow batches, in memory that is bounded whatever the file unfolds to.
+"""Rows of a Parquet file as Arrow batches, in bounded memory, however large the file unpacks.
 
-Texts stay in the dictionaries that they are stored in, pages are measured before they are unpacked, and a
-batch has as many rows as fit. Columns stay Arrow's until somebody asks for Python's values.
+Texts stay in their stored dictionaries, pages are measured before they are unpacked, and a batch has as many
+rows as fit. Columns become Python values only on request.
 """
 
 import base64

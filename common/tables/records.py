@@ -1,7 +1,7 @@
 """Records of a text file: the rows of a CSV, the objects of JSONL, the lines of a text.
 
-Each knows the line that it begins at, the byte that it ends at, and what is wrong with it. A quote that is
-opened and never closes costs its own line.
+Each has the line where it begins, the byte where it ends, and what is wrong with it. A quote that is never
+closed only spoils its own line.
 """
 
 import csv

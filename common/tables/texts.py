@@ -1,4 +1,4 @@
-"""Texts of a file, one a line: those to ask a server with, to learn from, to compare by."""
+"""Texts of a file, one per line: to send to a server, to learn from, or to compare with."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """Answers requests of many clients in batches, as TorchServe does: bounded queues before one model thread.
 
 When the model is free, the waiting requests become one batch, up to a size; a batch that is not full waits a
-moment for more. A batch takes at most one large request, every other batch none; explanations come last.
+moment for more. Large requests come one at a time, in every other batch; explanations give way to both.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """HTTP connections of the app, bounded before it sees a request: their number, their heads, and every wait.
 
-uvicorn has no settings for these where httptools parses; h11 has one for heads, and answers 0.7 times as many
-requests in a second of CPU. The connection that has waited longest for a request makes room for the next one,
-so that idle ones keep no client out.
+uvicorn has no settings for these with httptools as the parser; h11 has one for heads, but answers 0.7 times
+as many requests per second of CPU. The connection that has been idle longest is closed to make room for a new
+one, so idle connections keep no client out.
 """
 
 import asyncio

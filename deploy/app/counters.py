@@ -1,6 +1,6 @@
-"""The classifier's counters without TorchServe: what a `Tally` hands over, in Prometheus' text format.
+"""The classifier's counters without TorchServe: a `Tally`'s sums in Prometheus' text format.
 
-Names and labels are those of `deploy/metrics.yaml`, so that dashboards outlive the change of servers:
+Names and labels are those of `deploy/metrics.yaml`, so that dashboards work for both servers:
 prometheus_client would call every counter `…_total`.
 """
 

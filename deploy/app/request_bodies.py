@@ -1,8 +1,8 @@
 """Bodies of HTTP requests, as `handler.requests.read` takes them: bounded in size and time, forms as fields.
 
-What TorchServe's own HTTP server does before its handler is asked, and with its meaning: the last of several
-fields of one name counts, values stay bytes, and of a form's parts only files have a type of their own. What
-it breaks on is malformed here.
+It reads bodies in the same way as TorchServe's own HTTP server: the last of several fields with the same name
+counts, values stay bytes, and only a form's files have a type of their own. Bodies that make TorchServe fail
+are malformed here.
 """
 
 import asyncio

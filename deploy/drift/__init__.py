@@ -1,1 +1,1 @@
-"""What is served, compared with validation."""
+"""Compares the traffic with validation."""

@@ -1,7 +1,7 @@
-"""Where the counts come from that `drift` compares: a server's metrics, a Prometheus, what `predict` wrote.
+"""The sources of the counts that `drift` compares: a server's metrics, a Prometheus, the output of `predict`.
 
-TorchServe's counters live in its Java process: they outlast a worker that dies and begin anew with the
-server. Where one has fallen, all of them are taken to have begun anew.
+TorchServe's counters live in its Java process: they survive the death of a worker, and restart with the
+server. If one counter has fallen, all are taken to have restarted.
 """
 
 import json
@@ -30,7 +30,7 @@ from scoring.plan import plan, read_part
 TIMEOUT_S = 5
 LOOK_S = 5  # between two looks at a server: a restart is seen by counters that have fallen since
 MOST_BYTES = 256 << 20  # of an answer; a week of one server, looked at every 15 s, is 25 MB
-PREDICTED = "Give what python -m handler predict wrote with this artifact: .csv, .jsonl or .parquet"
+PREDICTED = "Give the output of python -m handler predict with this artifact: .csv, .jsonl or .parquet"
 STEPS = 240  # of a sliding window: its memory is bounded however often somebody looks
 # Every server has counted the look itself, so that a histogram that begins later is seen to begin at nothing.
 HEARTBEAT = "Requests2XX"

@@ -1,7 +1,7 @@
-"""Asking a running TorchServe from its own machine, over TLS and with its tokens where it wants them.
+"""Requests to a running TorchServe from its own machine, with TLS and tokens where it requires them.
 
-TorchServe wants one token for its inference API, `/ping` included, and another for its management API; its
-metrics API asks for none. It draws both when it starts and writes them into `key_file.json` in the folder
+TorchServe requires one token for its inference API, including `/ping`, and another for its management API;
+its metrics API needs none. It makes both when it starts, and writes them to `key_file.json` in the folder
 that it was started in.
 """
 

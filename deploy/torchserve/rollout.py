@@ -250,7 +250,7 @@ def rollout_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="hate", help="name of the model (default: %(default)s)")
     parser.add_argument("--workers", type=positive_int, default=1, help="of the new version (%(default)s)")
     parser.add_argument(
-        "--max-flip", type=share, default=0.05, help="allowed share of labels that differ (default: %(default)s)"
+        "--max-flip", type=share, default=0.05, help="allowed share of other labels (default: %(default)s)"
     )
     parser.add_argument(
         "--alpha",

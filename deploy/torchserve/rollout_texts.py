@@ -1,4 +1,4 @@
-"""The texts that a roll-out asks for, drawn at random, and what is made of the labels they were given."""
+"""The random texts that a roll-out sends, and the tests of the labels that they get."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

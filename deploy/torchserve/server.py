@@ -1,7 +1,7 @@
-"""Running servers: private ones on free ports for tests and benchmarks, the public one for people.
+"""Runs servers: private ones on free ports for tests and benchmarks, the public one for users.
 
-`private_server` boots a real TorchServe with the project's own `config.properties`, only the ports, the
-folders and the archives changed, and leaves nothing behind. Java comes from the environment.
+`private_server` starts a real TorchServe with the project's own `config.properties` except for ports, folders
+and archives, and leaves nothing behind. Java comes from the environment.
 """
 
 import fcntl

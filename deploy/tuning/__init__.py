@@ -1,1 +1,1 @@
-"""Finding the settings that suit a machine."""
+"""Finds the settings that suit a machine."""

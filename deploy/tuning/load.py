@@ -1,8 +1,8 @@
-"""The load generator: a closed loop of N clients, each of which asks again as soon as it has its answer.
+"""The load generator: a closed loop of N clients, each of which sends a request as soon as it has its answer.
 
 A closed loop slows down with the server, so its latencies are those of N patient clients, not of arrivals
-that do not wait (the benchmarks' `arrivals`). It shares the cores with the server; what it takes of them is
-measured and reported.
+that do not wait (the benchmarks' `arrivals`). It shares the cores with the server; its CPU time is measured
+and reported.
 """
 
 import asyncio
