@@ -31,10 +31,10 @@ NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES)  # net
 
 @contextmanager
 def replacing(path: Path, *, text: bool = False) -> Iterator[Any]:
-    """A file, bytes or UTF-8 `text`, that takes the place of `path` when it is complete and on the disk.
+    """A file, bytes or UTF-8 `text`, that replaces `path` when it is complete and on the disk.
 
-    Whatever is raised inside leaves what stood there. A link stays one: the file that it names is replaced. A
-    file that is replaced keeps its rights. Raises `OSError` with the file's name.
+    An exception inside leaves the old file. A link stays a link: its target is replaced. A replaced file
+    keeps its permissions. Raises `OSError` with the file's name.
     """
     path = Path(os.path.realpath(path))
     partial = _hidden(path, PARTIAL)
@@ -55,12 +55,12 @@ def replacing(path: Path, *, text: bool = False) -> Iterator[Any]:
 
 @contextmanager
 def replacing_folder(place: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `place` when it is complete and on the disk; its files may be
-    read by all whom the umask allows, whoever wrote them.
+    """An empty folder that replaces `place` when it is complete and on the disk; its files get the
+    permissions that the umask allows, whichever library wrote them.
 
-    Whatever is raised inside leaves what stood there. The two change places in one step where the file
-    system can; elsewhere what stood there is renamed first, and `recover` puts it back after a kill between
-    the two. Raises `OSError` with the folder's name.
+    An exception inside leaves the old folder. The two are exchanged in one step if the file system can;
+    otherwise the old one is renamed first, and `recover` puts it back after a kill between the two renames.
+    Raises `OSError` with the folder's name.
     """
     place = Path(os.path.realpath(place))
     make_folder(place.parent)
@@ -81,7 +81,7 @@ def replacing_folder(place: Path) -> Iterator[Path]:
 
 
 def recover(place: Path) -> None:
-    """Put back what stood at `place`, where a kill between two renames left nothing there."""
+    """Restore the folder at `place` if a kill between two renames left nothing there."""
     place = Path(os.path.realpath(place))
     if os.path.lexists(place):
         return
@@ -93,25 +93,25 @@ def recover(place: Path) -> None:
 
 
 def recover_all(folder: Path) -> None:
-    """`recover` of whatever may have stood in `folder`."""
+    """`recover` for everything in `folder`."""
     for old in folder.glob(f".*.{TOKEN}.{OLD}"):
         recover(old.with_name(old.name[1:].rsplit(".", 2)[0]))
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value`, which may hold records, to `path`, whose folder is made where it is missing."""
+    """Write `value`, which may contain records, to `path`; makes the folder if it is missing."""
     write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write `content` to `path`, whose folder is made where it is missing."""
+    """Write `content` to `path`; makes the folder if it is missing."""
     make_folder(path.parent)
     with replacing(path, text=True) as file:
         file.write(content)
 
 
 def create(path: Path, content: bytes) -> bool:
-    """Write a file that appears whole; False where one is there already. Of several writers one succeeds."""
+    """Write a new file atomically; False if it already exists. Of several writers only one succeeds."""
     partial = _hidden(path, PARTIAL)
     try:
         with _naming(path):

@@ -157,7 +157,7 @@ def _processor() -> Iterator[Finding]:
 
 
 def _settings(config: Config) -> Iterator[Finding]:
-    """What of the configuration is not what its writer thought."""
+    """Settings that TorchServe does not know, and metrics that are missing."""
     known = _known_keys()
     unknown = sorted(set(config.values) - known) if known else []
     seen = ", ".join(unknown) or f"{len(config.values)}, all known to TorchServe"

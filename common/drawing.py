@@ -110,8 +110,8 @@ def canvas(
 
 
 def svg(figure: Figure, name: str, title: str, description: str) -> str:
-    """The figure as SVG text for light and dark paper; `name` makes what is defined in it differ from other
-    pictures' on one page."""
+    """The figure as SVG text for light and dark paper; `name` keeps its definitions apart from those of other
+    pictures on the page."""
     text = re.sub(r"<g id=\"[^\"]*\">", "<g>", _svg(figure, name).decode())
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     text = ATTRIBUTE.sub(lambda found: LONG_NUMBER.sub(_short, found[0]), text)
@@ -177,7 +177,7 @@ class Label(NamedTuple):
 
 
 def label_points(axes: Axes, labels: Sequence[Label]) -> None:
-    """Write each label near its point, away from other points and labels; one that stands away gets a thin
+    """Write each label near its point, away from other points and labels; a label further away gets a thin
     line to its point. Freezes the figure's layout: call it last."""
     _freeze(axes)
     places = axes.transData.transform([(label.x, label.y) for label in labels])

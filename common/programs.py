@@ -50,7 +50,7 @@ class Verb:
         return getattr(import_module(module), name + suffix, None)
 
     def by_new_names(self, given: Sequence[str]) -> list[str]:
-        """The words of a command line, with renamed options as they are called now; a line says so."""
+        """The words of a command line with the new names of renamed options; prints a line for each."""
         words = []
         for word in given:
             option, equals, value = word.partition("=")

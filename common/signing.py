@@ -90,7 +90,7 @@ def make_keys(secret: Path) -> Path:
 
 
 def sign(path: Path, secret: Path) -> Path:
-    """Sign an archive or an artifact's folder; the path of the signature, which stands next to it.
+    """Sign an archive or an artifact's folder; returns the path of the signature next to it.
 
     The same file and key give the same bytes.
     """
@@ -112,7 +112,7 @@ def sign_bytes(content: bytes, name: str, key: SecretKey) -> str:
 
 
 def signature_text(digest: bytes, name: str, key: SecretKey) -> str:
-    """What stands in a file of a signature; `name` is for people and proves nothing."""
+    """The content of a signature file; `name` is for people and proves nothing."""
     signature, comment = key.sign(digest), f"file:{_printable(name)}"
     first = base64.b64encode(SIGNS_DIGEST + key.id + signature).decode()
     second = base64.b64encode(key.sign(signature + comment.encode())).decode()
@@ -122,7 +122,7 @@ def signature_text(digest: bytes, name: str, key: SecretKey) -> str:
 def verify(path: Path, trusted: Path | None) -> None:
     """`UserError` unless a key in the file `trusted` signed the archive, or the artifact's folder, at `path`.
 
-    Nothing of it is parsed before. Without `trusted` nothing is asked.
+    It is checked before anything is parsed. Without `trusted` there is no check.
     """
     if trusted is None:
         return
@@ -146,7 +146,7 @@ def verify_bytes(content: bytes, signature: bytes, trusted: Path, what: str) -> 
 
 
 def signed_file(path: Path) -> Path:
-    """What is signed of an archive, and of an artifact's folder; `UserError` where it is not there."""
+    """The file that is signed for an archive or an artifact's folder; `UserError` if it is missing."""
     file = path / DESCRIPTION if path.is_dir() else path
     if not file.is_file():
         remedy = "Give an archive, or the folder of an artifact"
@@ -155,7 +155,7 @@ def signed_file(path: Path) -> Path:
 
 
 def signature_of(file: Path) -> Path:
-    """Where the signature of a file stands."""
+    """The path of a file's signature."""
     return file.with_name(file.name + SUFFIX)
 
 

@@ -27,8 +27,8 @@ def cpu_features() -> tuple[str, ...]:
 
 
 def available_cpus() -> int:
-    """Whole CPUs that this process may use, at least 1: what its affinity and the quotas of its control
-    groups leave of the machine's."""
+    """The number of whole CPUs that this process may use under its affinity and its control groups' quotas;
+    at least 1."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min([count, *cpu_quotas()])))
 
@@ -50,8 +50,8 @@ def cpu_quotas(root: Path = Path("/")) -> list[float]:
 
 
 def memory_left(root: Path = Path("/")) -> int | None:
-    """Bytes that the process' control groups leave it, with what the cache of files would give up; None where
-    no group is limited."""
+    """Bytes that the process' control groups leave it, counting file cache that can be freed; None if no
+    group is limited."""
     found = []
     for group in _control_groups("memory", root):
         for limit, used in (
@@ -118,7 +118,7 @@ def unpacks_into() -> Path:
 
 
 def unpacking_fault(needed_bytes: int = 0) -> str | None:
-    """What keeps a compiled artifact of so many bytes from being unpacked and loaded; None for nothing."""
+    """Why a compiled artifact of this many bytes cannot be unpacked and loaded; None if it can."""
     folder = unpacks_into()
     if not folder.is_dir():
         return "there is no such folder"

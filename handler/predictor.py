@@ -92,8 +92,8 @@ class Predictor:
         return getattr(self._forward, "model", None)
 
     def warm(self) -> int:
-        """Run every shape of the grid that the runtime would compile, or capture, on first sight; how many
-        were run.
+        """Run every shape of the grid that the runtime would compile or capture at its first use; returns how
+        many were run.
 
         Other runtimes get one call of the smallest and one of the largest shape: their first call
         allocates, later ones do not depend on the shape.
@@ -139,9 +139,9 @@ class Predictor:
     def _encode_beginnings(
         self, texts: Sequence[str], whole: Sequence[bool]
     ) -> dict[int, tokenizers.Encoding]:
-        """By place, of texts far longer than what is read of them: tokens as of the whole text.
+        """By index, the tokens of very long texts, from their beginnings; the same as from the whole text.
 
-        A text that its beginning does not settle (it is one word, or spaces) is missing.
+        A text whose beginning does not decide them (it is one word, or spaces) is missing.
         """
         found: dict[int, tokenizers.Encoding] = {}
         if self.tokenizer.truncation["direction"] != "right":
@@ -166,7 +166,7 @@ class Predictor:
         return read is not None and last is not None and last - read >= self._settled_before
 
     def classify(self, encodings: Sequence[Encoding], aggregates: Sequence[str | None]) -> list[Prediction]:
-        """Predictions in the order given. Of each text the first window is read, or all, put together.
+        """Predictions in the order given, from each text's first window or from all of its windows.
 
         Aggregates: None, the first window; `max`, the scores of the window where the positive label is most
         probable (without one, of the window with the highest score), and of independent labels each one's

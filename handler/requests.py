@@ -187,7 +187,7 @@ def _is_known(kind: str) -> bool:
 
 
 def _charset(parameters: str) -> str:
-    """What a content type declares behind `charset=`, in lower case; utf-8 where it declares nothing."""
+    """The `charset=` of a content type, in lower case; utf-8 by default."""
     for parameter in parameters.split(";"):
         name, _, value = parameter.partition("=")
         if name.strip() == "charset":
@@ -214,7 +214,7 @@ def _decoded(body: bytes, kind: str) -> object:
 
 
 def _parsed(document: str, otherwise: object) -> object:
-    """The value of a JSON document; where it is none, a `Rejection` that says so, or `otherwise`."""
+    """The value of a JSON document; if it is not valid, a `Rejection` or `otherwise`."""
     try:
         return json.loads(document)
     except json.JSONDecodeError as error:
@@ -299,9 +299,9 @@ def _read_row(row: object, options: Options, limits: Limits) -> Row | Rejection:
 
 
 def read_options(given: Mapping[str, Any], options: Options) -> Options | Rejection:
-    """`options`, changed by what `given` (an object or a form) says; what is no option is left alone.
+    """`options`, changed by those in `given` (an object or a form); other fields are ignored.
 
-    `method` and `target`, which other fields of a row may be called too, are judged where they are used.
+    `method` and `target` are checked where they are used, since other fields of a row may have these names.
     """
     changed = {}
     for field in fields(Options):

@@ -46,7 +46,7 @@ class Service:
         self._lengths = reference.lengths.up_to
 
     def answer(self, requests: Sequence[Request]) -> list[list[dict[str, Any]]]:
-        """For each request the answers of its rows, in order. What raises leaves nothing counted."""
+        """For each request the answers of its rows, in order. If it raises, nothing is counted."""
         self._counted, computed = Counter[tuple[str, ...]](), self.predictor.computed_tokens
         begun = time.perf_counter()
         # One request after the other: what has too many windows is dropped before the next is tokenised.
@@ -79,7 +79,7 @@ class Service:
         return request.wrap(answers, self.model, self.predictor.artifact.labels)
 
     def describe(self) -> dict[str, Any]:
-        """What is served: the artifact with its proof and check, and what this worker makes of it."""
+        """The served artifact with its proof and check, and this worker's settings."""
         artifact = self.predictor.artifact
         hidden = ("files", "reference", "schema")
         return {
@@ -146,7 +146,7 @@ class Service:
         return None
 
     def _aggregate(self, options: Options) -> str | None:
-        """How windows are put together; None where only the first is read."""
+        """How to combine windows; None if only the first is read."""
         return (options.aggregate or self._default_aggregate()) if options.long == "chunks" else None
 
     def _default_aggregate(self) -> str:

@@ -81,7 +81,7 @@ def _flat(data: object) -> list[Any] | None:
 
 
 def _fits(shape: object, count: int) -> bool:
-    """Whether so many elements have this shape."""
+    """Whether this many elements fit the shape."""
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         return False
     # A product of sizes that a client chose may be a number of a million digits: stop beyond the count.

@@ -69,8 +69,8 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Job:
-    """What is scored by which artifact, and where to. `folder` holds the parts; `output` is the file that
-    they become, or None where they stay."""
+    """The input's plan, the artifact, and the output. `folder` contains the parts; `output` is the file that
+    they are joined into, or None if they stay."""
 
     plan: Plan
     artifact: Artifact
@@ -233,7 +233,7 @@ def _check_apart(source: str, found: Plan, output: str) -> None:
 
 
 def run_job(job: Job, engine: Engine) -> dict[str, Any]:
-    """Score what is missing and put the output in its place; what was done, in numbers.
+    """Score the missing parts and put the output in its place; returns the counts.
 
     Raises `UserError` where the output would not hold every row of the plan.
     """

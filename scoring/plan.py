@@ -43,8 +43,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is read and how it is cut. `columns` are those of all files, in order of their appearance; they
-    are not looked for where JSON is written as JSON."""
+    """The input and how it is cut. `columns` are those of all files, in order of appearance; they are not
+    collected if JSON is written as JSON."""
 
     form: str
     text_column: str

@@ -156,8 +156,8 @@ def rejected(sentence: str) -> dict[str, Any]:
 
 @cache
 def kept_name(column: str) -> str:
-    """What a column of the input is called in the output: a labelled set has a `label` of its own. What was
-    scored before has `label` and `input_label`: they become `input_label` and `input_input_label`."""
+    """The output's name of an input column. A labelled data set has a `label` of its own, which becomes
+    `input_label`; in a file that was scored before, `input_label` becomes `input_input_label`."""
     return f"input_{column}" if re.sub("^(input_)+", "", column) in RESULT else column
 
 

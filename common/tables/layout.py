@@ -35,8 +35,8 @@ PACKED = {
 
 @dataclass(frozen=True)
 class Reading:
-    """What the user says of how text files are written; None where the files say. `encoding` is Python's
-    name, `delimiter` and `escape` are a character (`escape` none, too) of CSV files."""
+    """The user's settings for reading text files; None means: detect it from the file. `encoding` is Python's
+    name; `delimiter` and `escape` are characters of CSV files (`escape` may be empty)."""
 
     encoding: str | None = None
     delimiter: str | None = None

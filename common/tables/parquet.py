@@ -130,12 +130,12 @@ class Table:
 
 
 def row_bytes(batch: Any) -> int:
-    """What a batch takes when it is written out."""
+    """The bytes of a batch when it is written out."""
     return int(sum(_row_bytes(column).sum() for column in batch.columns))
 
 
 def as_type(column: Any, kind: Any) -> Any:
-    """A column in the type that its file has, of which it is as texts were read as dictionaries."""
+    """A column with its file's type: texts were read as dictionaries."""
     pyarrow = arrow()
     if column.type.equals(kind):
         return column

@@ -61,8 +61,8 @@ def evidence(levels: np.ndarray) -> np.ndarray:
 
 
 class AnytimeTest:
-    """Whether a share is from `low` to `high`, asked after every text: that it is not is said wrongly with a
-    probability of at most `alpha`, however long the test goes on (Ville's inequality)."""
+    """Tests after every text whether a share is from `low` to `high`. The probability of a false rejection is
+    at most `alpha`, however long the test goes on (Ville's inequality)."""
 
     def __init__(self, low: float, high: float, alpha: float) -> None:
         self.is_rejected = False

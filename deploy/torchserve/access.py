@@ -39,7 +39,7 @@ class Access:
         return cls(read_config(path), path.parent if is_next else Path.cwd())
 
     def is_ready(self, name: str) -> bool:
-        """Whether the model answers. `/ping` alone says so too early, while the worker still warms up."""
+        """Whether the model answers. `/ping` alone reports it too early, while the worker still warms up."""
         return self.worker_status(name) == "READY" and self.is_healthy()
 
     def is_healthy(self) -> bool:
@@ -54,12 +54,12 @@ class Access:
         return min(statuses, key=lambda status: status == "READY", default=None)
 
     def answers(self, name: str) -> bool:
-        """Whether a worker of `name` answers within `PATIENCE_S`. It is asked to describe itself, which is no
-        prediction and so in no counter of texts. One that is at work on a long batch answers late, too."""
+        """Whether a worker of `name` answers within `PATIENCE_S`. The request is for its description, which
+        does not count as a text. A worker that is busy with a long batch may answer later."""
         return self.is_healthy() and bool(self._get("management_address", f"/models/{name}?customized=true"))
 
     def headers(self, interface: str) -> dict[str, str]:
-        """What a request to `interface`, a key of the configuration, must bear; nothing without tokens."""
+        """The headers that requests to `interface`, a key of the configuration, need; none without tokens."""
         if self.config.wants_tokens and interface in TOKENS:
             with suppress(OSError, ValueError, KeyError):
                 keys = json.loads((self.folder / KEY_FILE).read_text())

@@ -50,8 +50,8 @@ ROLLED_BACK = "The old version stays"
 
 @dataclass(frozen=True)
 class Limits:
-    """What a new version may differ by, and how long it is watched. `alpha` is the chance that flips which go
-    both ways alike are taken for a shift to one side, and that a watched version is taken for a worse one."""
+    """How much a new version may differ, and how long it is watched. `alpha` is the chance that balanced
+    flips are taken for a shift to one side, and that a watched version is wrongly taken for a worse one."""
 
     max_flip: float
     max_shift: float
@@ -62,10 +62,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Old and new on the same texts, asked in turn. `flips` is the share of labels that differ, with the
-    upper end of its 95 % interval and the way that most went; `fp32` the same against fp32's recorded
-    labels, None where there are none; `shift` the mean distance of scores; `slowdown` the median ratio of the
-    times of lone requests."""
+    """The old and the new version on the same texts, in turn. `flips` is the share of labels that differ,
+    with the upper end of its 95 % interval and the direction of most; `fp32` is the same against fp32's
+    recorded labels, or None without them; `shift` is the mean distance of scores; `slowdown` is the median
+    ratio of the times of lone requests."""
 
     texts: int
     flips: float
@@ -299,7 +299,7 @@ def rollout(options: argparse.Namespace) -> int:
 
 
 def _verify(url: str, store: Path, trusted_key: Path | None) -> None:
-    """`UserError` where a key is trusted that did not sign the archive, or cannot be known to have."""
+    """`UserError` if a key is trusted that did not sign the archive, or if that cannot be checked."""
     if trusted_key is not None and "://" in url:
         trusted_keys(trusted_key)
         raise UserError(
@@ -314,9 +314,9 @@ def _verify(url: str, store: Path, trusted_key: Path | None) -> None:
 def roll_out(
     fronts: Sequence[Front], url: str, sample: Sample, limits: Limits, workers: int, keep_old: bool
 ) -> dict[str, Any]:
-    """`done`: whether all servers answer with the new version, else `why` none does; `servers`: what was
-    compared; `not_rolled_back` and `left`: where the old version could not be brought back, and where a
-    version that serves no more could not be removed."""
+    """`done`: whether all servers answer with the new version; if not, `why` none does; `servers`: the
+    comparisons; `not_rolled_back` and `left`: servers where the old version could not be restored, and where
+    an unused version could not be removed."""
     texts = len(sample.compared)
     if (least := share_interval(0, texts)[1]) > limits.max_flip:
         seen = f"{texts} texts: even if no label differs, up to {least:.1%} might"
@@ -430,10 +430,10 @@ def _shift(old: dict[str, float], new: dict[str, float]) -> float:
 
 
 def watch(front: Front, old: str, new: str, sample: Sample, found: Comparison, limits: Limits) -> None:
-    """Ask the server as everybody does, for a while; `UserError` when an answer fails, they get slow, or the
-    labels of texts that were not compared before differ by more than is allowed.
+    """Send normal requests to the server for a while. `UserError` if one fails, if they get slow, or if the
+    labels of texts that were not compared before differ too much.
 
-    These are tested after each of them, by tests that allow for it.
+    The labels are tested after each text, by tests that are valid at any time.
     """
     deadline, times = time.monotonic() + limits.watch_s, []
     flips, of_fp32 = (Flipping(limits.max_flip, limits.alpha / 2) for _ in range(2))

@@ -206,8 +206,8 @@ def start(
 
 
 def checked_archive(config: Config, name: str, trusted_key: Path | None = None) -> Path:
-    """The archive `<name>.mar`; raises `UserError` where it, or a file that TLS needs, cannot be served, or
-    where there is a `trusted_key` that did not sign it."""
+    """The archive `<name>.mar`; raises `UserError` if it cannot be served, if a file that TLS needs is
+    missing, or if there is a `trusted_key` that did not sign it."""
     archive = config.model_store / f"{name}.mar"
     if not archive.is_file():
         raise UserError(
@@ -269,9 +269,9 @@ def workers_of(java: psutil.Process) -> list[psutil.Process]:
 
 
 def is_alive(access: Access, name: str) -> bool:
-    """Whether a worker of `name` answers in time or, where it does not, is at work: on a long batch, on a
-    full queue, or loading. One that hangs, is stopped or was given up is not alive, nor is a server that
-    gives its work to no worker. Takes up to 12 s."""
+    """Whether a worker of `name` answers in time or is busy: with a long batch, with a full queue, or loading.
+    A worker that hangs, is stopped or was given up is not alive, nor is a server that passes no work to any
+    worker. Takes up to 12 s."""
     if access.answers(name):
         return True
     workers = [worker for java in serving(access.config) for worker in workers_of(java)]
@@ -343,7 +343,7 @@ def free_ports(count: int) -> list[int]:
 def _wait_until_ready(
     process: subprocess.Popen[bytes], access: Access, name: str, said: Callable[[], str], timeout_s: float
 ) -> None:
-    """Until every worker of `name` reports READY; if not, `UserError` with the end of what it `said`."""
+    """Wait until every worker of `name` reports READY; otherwise `UserError` with the end of its log."""
     deadline = time.monotonic() + timeout_s
     answers_since: float | None = None
     while time.monotonic() < deadline:
@@ -386,7 +386,7 @@ def _read(log: Path, begin: int = 0) -> str:
 
 
 def _reason(said: str) -> str:
-    """The sentence that the handler wrote when it could not load, or the end of what was said."""
+    """The handler's sentence about why it could not load, or the end of the log."""
     found = re.findall(r"the model did not load: (.+)", said)
     return found[-1] if found else _last_lines(said)
 
@@ -396,7 +396,7 @@ def _last_lines(said: str, count: int = 15) -> str:
 
 
 def _stop(process: subprocess.Popen[bytes], patience_s: float = 5) -> None:
-    """End the whole process group, and not gently: TorchServe takes 4 s to tidy what is deleted here."""
+    """Kill the whole process group: TorchServe would take 4 s to tidy up files that are deleted anyway."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
         deadline = time.monotonic() + patience_s

@@ -58,7 +58,7 @@ class Settings:
     netty_threads: int
 
     def model_config(self) -> dict[str, Any]:
-        """As the archive says it; threads are 0, which is all that there are, where they are all here."""
+        """As in the archive; threads are 0, which means all CPUs, if they use all of this machine's."""
         threads = 0 if self.workers * self.threads == available_cpus() else self.threads
         return {
             "minWorkers": self.workers,
@@ -108,7 +108,7 @@ def tune_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def tune(arguments: argparse.Namespace) -> int:
-    """Search, measure against the start, write, and say what was found."""
+    """Search, compare the result with the start, write it, and print it."""
     verify(arguments.archive, arguments.trusted_key)
     artifact = archived_artifact(arguments.archive)
     texts = sample(arguments.archive, arguments.texts)
@@ -151,7 +151,7 @@ def tune(arguments: argparse.Namespace) -> int:
 
 
 def _earlier(output: Path) -> dict[str, Any]:
-    """What was tuned on this kind of machine before, to be added to."""
+    """Earlier results for this kind of machine, to add to."""
     content = read(output)
     if content is not None and content["machine"] == machine():
         return content
@@ -269,7 +269,7 @@ def served(archive: Path, settings: Settings) -> Iterator[Candidate]:
 def compare(
     best: Candidate, other: Candidate, bodies: Sequence[bytes], arguments: argparse.Namespace, times: int = 1
 ) -> None:
-    """Ask both in turn, each first in every second round; what was measured before is forgotten."""
+    """Measure both in turn, each first in every second round; earlier measurements are dropped."""
     for candidate in (best, other):
         candidate.rates, candidate.latencies_ms = [], []
     for turn in range(times * arguments.rounds):
