@@ -269,8 +269,8 @@ def workers_of(java: psutil.Process) -> list[psutil.Process]:
 
 
 def is_alive(access: Access, name: str) -> bool:
-    """Whether a worker of `name` answers in time or is busy: with a long batch, with a full queue, or loading.
-    A worker that hangs, is stopped or was given up is not alive, nor is a server that passes no work to any
+    """Whether a worker of `name` answers in time or is busy: with a long batch, a full queue, or loading. A
+    worker that hangs, is stopped or was given up is not alive, nor is a server that passes no work to any
     worker. Takes up to 12 s."""
     if access.answers(name):
         return True

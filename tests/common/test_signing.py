@@ -148,7 +148,7 @@ def test_a_trusted_key_that_cannot_be_read_is_what_is_said(
         verify(signed, place)
     assert str(error.value) == (
         f"the trusted keys cannot be read: {place}: {reason}. "
-        "Name the .pub file of python -m export keygen in --trusted-key or TRUSTED_KEY"
+        "Set --trusted-key or TRUSTED_KEY to the .pub file from python -m export keygen"
     )
 
 
@@ -192,7 +192,7 @@ def test_a_file_may_hold_the_new_key_and_the_old_one(signed: Path, keys) -> None
 @pytest.mark.parametrize("content", ["", "nonsense", "untrusted comment: x\nRWQAAA==\n"])
 def test_a_broken_secret_key_is_a_sentence(signed: Path, content: str) -> None:
     (signed.parent / "broken.key").write_text(content)
-    with pytest.raises(UserError, match="no secret key"):
+    with pytest.raises(UserError, match="not a secret key"):
         sign(signed, signed.parent / "broken.key")
 
 

@@ -58,7 +58,7 @@ def test_rows_without_an_answer_are_counted_and_strict_makes_them_a_failure(pred
 def test_an_option_that_is_not_one_character_is_a_sentence(predict, tmp_path, option) -> None:
     (tmp_path / "in.csv").write_text("id,text\n1,a\n")
     done = predict("--file", tmp_path / "in.csv", "--output", tmp_path / "out.csv", option, "||")
-    assert (done.returncode, "not one character" in done.stderr) == (2, True)
+    assert (done.returncode, "must be one character" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])

@@ -124,7 +124,7 @@ def test_other_thresholds_are_another_job(untidy, artifact, predictor, tmp_path)
 def test_a_folder_of_another_job_is_left_alone(untidy, artifact, tmp_path) -> None:
     (tmp_path / "out.csv.parts").mkdir()
     (tmp_path / "out.csv.parts" / "part-000000.csv").write_text("mine")
-    with pytest.raises(UserError, match="not this job's"):
+    with pytest.raises(UserError, match="not from this job"):
         open_job(str(untidy), str(tmp_path / "out.csv"), artifact, "text", None, 7)
     (tmp_path / "out.csv.parts" / "_plan.json").write_text('{"half')
     with pytest.raises(UserError, match=r"plan of the parts is damaged.*_plan\.json, 6 bytes"):
