@@ -73,7 +73,7 @@ def temporary_folder(archive_bytes: int, runtime: str) -> Iterator[Finding]:
         yield Finding("pid file", "fail", f"{pid_file} belongs to another user", remedy)
     if fault := unpacking_fault(archive_bytes):
         status = "fail" if runtime == "compiled" else "warn"
-        remedy = "Compiled archives are loaded from there: set TMPDIR to a folder with space, mounted exec"
+        remedy = "Compiled archives are loaded from there: set TMPDIR to one with space, without noexec"
         yield Finding("code in TMPDIR", status, f"{unpacks_into()}: {fault}", remedy)
 
 

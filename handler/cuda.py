@@ -53,7 +53,7 @@ def choose_device(meta: Description, asked: str | None = None) -> str:
         raise UnsupportedError(
             f"the artifact {meta.name} does not run on this GPU",
             seen=f"cuda:{place}, {reason}",
-            remedy="Build it on this kind of machine, or serve a variant for any CPU, such as fp32",
+            remedy="Build it on this kind of machine, or serve a less demanding variant, such as fp32",
         )
     return f"cuda:{place}"
 

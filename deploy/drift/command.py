@@ -49,7 +49,7 @@ def drift_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--prometheus", metavar="URL", help="use its samples, of all servers together")
     source.add_argument("--file", help="use the output of python -m handler predict")
     parser.add_argument("--reference", metavar="FILE", help="compare with these predictions, not validation")
-    parser.add_argument("--name", default="hate", help="the model's in the metrics; default: %(default)s")
+    parser.add_argument("--name", default="hate", help="model name in the metrics; default: %(default)s")
     parser.add_argument(
         "--window",
         type=_seconds,

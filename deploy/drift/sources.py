@@ -104,7 +104,7 @@ def recorded(url: str, name: str, window_s: float) -> Counts:
                 _add(look, labels["__name__"], labels, float(value), name)
     except (ValueError, KeyError, TypeError) as error:
         remedy = "Give the address of a Prometheus: --prometheus http://127.0.0.1:9090"
-        raise UserError("this is not Prometheus's API", seen=url, remedy=remedy) from error
+        raise UserError("this is not the API of a Prometheus", seen=url, remedy=remedy) from error
     return _sum(
         increase(before, after)
         for looks_of_one in looks.values()

@@ -43,7 +43,7 @@ def stop(arguments: argparse.Namespace) -> int:
     stopped = server.stop(public)
     if taken := [str(port) for port in public.ports if is_taken(port)]:
         answers = Access.of(arguments.config).is_healthy()
-        what = "another user's TorchServe" if answers else "a process that is not your TorchServe"
+        what = "a TorchServe that is not yours" if answers else "a process that is not your TorchServe"
         done = "stopped one, but" if stopped else "nothing was stopped:"
         say(f"{done} {', '.join(taken)} in use by {what}")
         return 1

@@ -329,9 +329,9 @@ def _spread(row: Mapping[str, Any]) -> str | None:
 
 def verdict(start: Settings, chosen: Settings, against: Mapping[str, Any] | None) -> str:
     if against is None:
-        return "no settings were faster in every round: nothing changes"
+        return "nothing changes: no settings were faster in every round"
     if chosen == start:
-        return f"the faster settings were not when measured again ({_spread(against)}): nothing changes"
+        return f"nothing changes: the best settings were not faster when measured again ({_spread(against)})"
     changed = ", ".join(
         f"{name} {old} -> {new}"
         for (name, old), new in zip(asdict(start).items(), asdict(chosen).values(), strict=True)

@@ -107,7 +107,7 @@ def test_luck_does_not_outlive_the_second_measurement() -> None:
     assert tune.is_confirmed(row, p99_ms=50)
     assert not tune.is_confirmed({"ratio": 1.1, "p99_ms": 35.0, "beside_p99_ms": 19.0}, p99_ms=20)
     assert tune.is_confirmed({"ratio": 1.3, "p99_ms": 35.0, "beside_p99_ms": 32.0}, p99_ms=20)
-    assert "not when measured again (0.98x (0.90 to 1.10))" in tune.verdict(START, START, row)
+    assert "not faster when measured again (0.98x (0.90 to 1.10))" in tune.verdict(START, START, row)
     assert tune.is_confirmed(row | {"ratio": 1.2}, None)
 
 
