@@ -8,17 +8,17 @@ VERBS = (
     Verb("train", "train a text classifier", "training.command:train"),
     Verb(
         "data",
-        "show what a training would read: splits, labels, lengths, leaks, and what is left out and why",
+        "show what training would read: splits, labels, lengths, leaks, and which rows are left out and why",
         "training.data.describe:describe_data",
     ),
     Verb("evaluate", "measure a checkpoint and write its model card", "training.evaluation.command:evaluate"),
     Verb(
         "cross-validate",
-        "measure a recipe on a set that is too small for one test split",
+        "measure a recipe on a data set that is too small for a test split",
         "training.cross_validation:cross_validate",
     ),
-    Verb("search", "search for the best recipe, by Optuna", "training.search:search"),
-    Verb("runs", "compare the checkpoints below some folders, best first", "training.runs:runs"),
+    Verb("search", "search for the best recipe with Optuna", "training.search:search"),
+    Verb("runs", "compare the checkpoints in one or more folders, best first", "training.runs:runs"),
 )
 PROGRAM = Program(
     "training",

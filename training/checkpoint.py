@@ -1,8 +1,8 @@
 """The checkpoint: a trained classifier and everything that later stages need to know about it.
 
 A folder in Hugging Face format plus `checkpoint.json`, which records labels, calibration, the data and its
-fingerprints, figures, versions and machine. It appears whole or not at
-all: written beside its place, `checkpoint.json` last, then renamed.
+fingerprints, figures, versions and machine. It is written to a temporary folder beside its place,
+`checkpoint.json` last, and then renamed, so it appears complete or not at all.
 """
 
 import os
@@ -102,10 +102,10 @@ def load_again(recorded: Data, data_dir: str | Path | None = None) -> Dataset:
 
 
 def check_place(folder: Path) -> None:
-    """Refuse to replace what is not a checkpoint of ours: a wrong --output must not cost a folder."""
+    """Refuse to replace anything but a checkpoint: a wrong --output must not delete a folder."""
     if folder.is_dir() and not (folder / META_FILE).is_file() and any(folder.iterdir()):
         raise UserError(
-            f"{folder} holds something that is not a checkpoint",
+            f"{folder} contains files, but is not a checkpoint",
             remedy="Choose another --output, or empty the folder.",
         )
     if folder.exists() and not folder.is_dir():
@@ -119,7 +119,7 @@ def write_checkpoint(
     meta: Description,
     confirm: Callable[[Checkpoint], Adoption | None] | None = None,
 ) -> Checkpoint:
-    """Put a complete checkpoint in the place of `folder`, whose former content stays until then.
+    """Write a complete checkpoint to `folder`, whose former content stays until then.
 
     `confirm` is given the checkpoint as it is written, before it takes that place, and returns how it was
     held against transformers, where it was; whatever it raises leaves all as it was.
@@ -148,7 +148,7 @@ def write_checkpoint(
 
 
 def checkpoint_in(folder: Path) -> Path:
-    """The folder itself, unless it is no checkpoint and holds one."""
+    """The folder itself, or the one checkpoint in it if it is not a checkpoint itself."""
     if (folder / META_FILE).is_file() or not folder.is_dir():
         return folder
     inside = sorted(file.parent for file in folder.glob(f"[!.]*/{META_FILE}"))
@@ -178,7 +178,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
         raise UserError(f"{file} is damaged", seen=error, remedy=RETRAIN) from error
     schema = document.get("schema")
     if schema != SCHEMA:
-        raise UserError(f"{file} has a schema unknown here", seen=schema, remedy=RETRAIN)
+        raise UserError(f"{file} has an unknown schema", seen=schema, remedy=RETRAIN)
     try:
         meta = read(document, Description)
     except ValidationError as error:
@@ -200,9 +200,9 @@ def load_model(checkpoint: Checkpoint) -> tuple[PreTrainedModel, PreTrainedToken
 
 
 def load_data(checkpoint: Checkpoint, data_dir: str | Path | None = None) -> Dataset:
-    """The data that the checkpoint was trained on; raises UserError where it is no longer the same.
+    """The data that the checkpoint was trained on; raises UserError if it has changed.
 
-    `data_dir`, and failing that the variable DATA_DIR, is for named sets that have moved since.
+    `data_dir`, or else the variable DATA_DIR, is for named sets that have moved since.
     """
     data_dir = data_dir or os.environ.get("DATA_DIR") or None
     recorded = checkpoint.meta.data

@@ -18,7 +18,7 @@ TRACKERS = ("tensorboard", "mlflow", "wandb")  # the classes of `tracking`, whic
 
 
 def _trackers(text: str) -> tuple[str, ...]:
-    """Names separated by commas, or `none`."""
+    """Comma-separated names, or `none`."""
     names = tuple(name.strip() for name in text.split(",") if name.strip() not in ("", "none"))
     for name in names:
         if name not in TRACKERS:
@@ -28,7 +28,7 @@ def _trackers(text: str) -> tuple[str, ...]:
 
 def _name(text: str) -> str:
     if not re.fullmatch(r"[\w .+-]{1,100}", text):
-        raise argparse.ArgumentTypeError("takes letters, digits, spaces and . + - _")
+        raise argparse.ArgumentTypeError("use 1 to 100 letters, digits, spaces and . + - _")
     return text
 
 
@@ -40,30 +40,32 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         "--test",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="report figures on test; --no-test while choosing between recipes, so that test decides nothing",
+        help="report figures on the test split; use --no-test while you compare recipes",
     )
     parser.add_argument(
         "--save-minutes",
         type=positive_float,
         default=10.0,
-        help="how often to save, within an epoch, what --resume needs (default: 10)",
+        help="minutes between the saves within an epoch that --resume needs (default: 10)",
     )
     parser.add_argument(
         "--profile",
         action="store_true",
-        help="profile one step: a table, and a trace next to what --track writes",
+        help="profile one training step: print a table and write a trace to --track-folder",
     )
     parser.add_argument(
         "--track",
         type=_trackers,
         default="tensorboard" if find_spec("tensorboard") else "none",
-        help="tensorboard, mlflow, wandb, several with commas, or none (default: tensorboard, if installed)",
+        help="tensorboard, mlflow, wandb, several of them, or none (default: tensorboard, if installed)",
     )
     parser.add_argument(
-        "--track-folder", type=Path, help="of what they write (default: runs, next to --output)"
+        "--track-folder", type=Path, help="where trackers write (default: runs, next to --output)"
     )
-    parser.add_argument("--experiment", type=_name, help="that a run belongs to (default: the data's name)")
-    parser.add_argument("--run-name", help="default: the time")
+    parser.add_argument(
+        "--experiment", type=_name, help="experiment name for the trackers (default: the data's name)"
+    )
+    parser.add_argument("--run-name", help="name of this run for the trackers (default: the current time)")
 
 
 def train(options: argparse.Namespace) -> int:
@@ -77,7 +79,7 @@ def _train(options: argparse.Namespace) -> int:
     say(table(dataset))
     chosen = recipe(options)
     if not chosen.epochs:
-        say(f"{options.base} is not trained: its head stays random, which serves latency work alone")
+        say(f"{options.base} is not trained: its head stays random, which is enough for latency work")
     # Imported after the options were checked: torch and transformers take seconds.
     from training import pipeline
     from training.profiling import Profile

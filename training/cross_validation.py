@@ -1,8 +1,8 @@
-"""`python -m training cross-validate`: how good a recipe is on a set that is too small for one test split.
+"""`python -m training cross-validate`: measure a recipe on a data set that is too small for a test split.
 
-Every text of a set is tested once, by a model that was trained on the other folds (stratified, shuffled by
-the split seed). Inside each training part a tenth is validation: it stops the training, sets temperature and
-threshold, and is what recipes are chosen by, so that the tested fold decides nothing.
+Every text is tested once, by a model that was trained on the other folds (stratified, shuffled by the split
+seed). A tenth of each training part is validation: it stops the training and sets temperature and threshold.
+Choose recipes by it, so that the tested fold decides nothing.
 """
 
 import argparse
@@ -38,12 +38,12 @@ SHOWN = ("macro_f1", "accuracy", "auroc", "average_precision")
 
 def cross_validate_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
-    parser.add_argument("--folds", type=positive_int, default=10, help="default: 10")
+    parser.add_argument("--folds", type=positive_int, default=10, help="number of folds (default: 10)")
     parser.add_argument(
         "--folder",
         type=Path,
         default="build/cross-validation",
-        help="keeps the figures of finished folds (default: %(default)s)",
+        help="where the figures of finished folds are kept (default: %(default)s)",
     )
 
 
@@ -69,7 +69,7 @@ def cross_validate(options: argparse.Namespace) -> int:
         for name, each in result["test"].items()
         if name in SHOWN
     ]
-    headers = ["mean of folds", "validation", "test", "its standard deviation"]
+    headers = ["mean of folds", "validation", "test", "standard deviation of test"]
     say(tabulate(rows, headers, floatfmt=".3f", missingval="–"))
     emit({"data": dataset.spec, "base": options.base, "folds": options.folds, **result})
     return 0
@@ -83,24 +83,24 @@ def key(dataset: Dataset, base: str, recipe: Recipe, count: int) -> str:
 
 
 def folds(dataset: Dataset, count: int) -> Iterator[Dataset]:
-    """The data as often as there are folds, each with another part as test."""
+    """The data once per fold, each time with another part as test."""
     if dataset.others:
         raise UserError(
-            "Cross-validation takes one set",
+            "Cross-validation works on one data set",
             seen=dataset.spec,
             remedy="Train on the other sets first, and give that checkpoint as --base.",
         )
     if "test" in dataset.published:
         raise UserError(
-            "The set brings a test split, which folds would mix with train",
+            "The data set has its own test split, which folds would mix with train",
             seen=dataset.spec,
-            remedy="Train on it as it is: python -m training.",
+            remedy="Train on it directly: python -m training.",
         )
     parts = list(dataset.splits.values())
     whole = replace(concatenate(parts, [1] * len(parts)), weights=None)
     smallest = int(np.bincount(codes(whole.labels)).min())
     if not 2 <= count <= len(whole):
-        raise UserError("So many folds cannot be made", seen=count, remedy=f"Give 2 to {len(whole)}.")
+        raise UserError("That number of folds is not possible", seen=count, remedy=f"Give 2 to {len(whole)}.")
     if smallest < count and not whole.multi_label:
         raise UserError(
             f"A label has fewer texts than there are folds ({count})", seen=smallest, remedy="Give fewer."

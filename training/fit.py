@@ -87,8 +87,8 @@ class _Collator:
 
 
 class _ByLength(LengthGroupedSampler):
-    """Batches of like length in an order that hangs on seed and epoch alone, so that a resumed run goes on
-    with the batches that it would have had."""
+    """Batches of similar length, in an order that depends only on seed and epoch, so that a resumed run gets
+    the batches that it would have had."""
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
         super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
@@ -127,7 +127,7 @@ class _Trainer(Trainer):
 
 
 class _Progress(ProgressCallback):
-    """The Trainer's bar where a person watches, and one line an epoch everywhere."""
+    """The Trainer's progress bar on a terminal, and one line per epoch everywhere."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class _Progress(ProgressCallback):
 
 
 class _Saves(TrainerCallback):
-    """A saved state every so many minutes, not at the ends of epochs alone."""
+    """Saves the state every so many minutes, not only at the end of an epoch."""
 
     def __init__(self, minutes: float) -> None:
         self.minutes, self.since = minutes, time.monotonic()
@@ -168,7 +168,7 @@ class _Saves(TrainerCallback):
 
 
 class _Lines(_Progress):
-    """One line an epoch, no bar: where stderr is a file, bars are noise."""
+    """One line per epoch and no bar: if stderr is a file, bars are noise."""
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None: ...
     def on_step_end(self, *args: Any, **kwargs: Any) -> None: ...
@@ -191,10 +191,10 @@ def fit(
 ) -> float:
     """Fine-tune `model` in place on train, keep its best epoch by validation macro-F1, and return that.
 
-    `state` holds what resuming needs and is the caller's to remove once the model is saved. With `resume`
-    the last saved step is continued from, provided base, data and recipe are those it was started with;
-    the phase that trains the head alone is done again unless a step of the next is saved. `teacher` are
-    logits `[n, labels]` of the training texts. Under torchrun, every process calls this.
+    `state` holds what resuming needs; the caller removes it once the model is saved. With `resume`, training
+    continues from the last saved step, provided that base, data and recipe are unchanged. The phase that
+    trains only the head is repeated unless a step of the next phase is saved. `teacher` are logits
+    `[n, labels]` of the training texts. Under torchrun, every process calls this.
     """
     processes.check_batch(recipe.batch_size)
     _check_able(model, recipe)
@@ -219,7 +219,7 @@ def fit(
             model, tokenizer, dataset, phase, place, rows, loss, [_Saves(save_minutes), *callbacks]
         )
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-        # The Trainer leaves its bf16 autocast on `forward`: calibration would be fitted to 8-bit mantissas.
+        # The Trainer leaves bf16 autocast on `forward`, which would fit the calibration to 8-bit mantissas.
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         best = float(trainer.state.best_metric or 0)
     merge_lora(adapters)
@@ -246,16 +246,16 @@ def _set_dropout(model: PreTrainedModel, share: float) -> None:
 
 
 def _check_able(model: PreTrainedModel, recipe: Recipe) -> None:
-    """What this model or machine cannot do, before anything is written."""
+    """Refuse what this model or machine cannot do, before anything is written."""
     if recipe.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise UserError(
-            "this model's activations cannot be computed twice",
+            "this model does not support gradient checkpointing",
             seen=type(model).__name__,
-            remedy="Leave out --gradient-checkpointing; --accumulation saves memory as well",
+            remedy="Leave out --gradient-checkpointing; --accumulation also saves memory",
         )
     if recipe.precision == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
         seen = torch.cuda.get_device_name()
-        raise UserError("this GPU has no bf16", seen=seen, remedy="Leave out --precision")
+        raise UserError("this GPU does not support bf16", seen=seen, remedy="Leave out --precision")
 
 
 def phases(recipe: Recipe) -> list[Recipe]:
@@ -439,10 +439,10 @@ def _prepare_state(state: Path, run: dict[str, Any], resume: bool) -> Path | Non
         say("nothing to resume, starting from the beginning")
     if state.is_dir() and any(state.iterdir()) and not (state / RUN_FILE).is_file():
         raise UserError(
-            f"{state} holds something that is not the state of a training",
+            f"{state} contains files that are not the state of a training",
             remedy="Choose another --output, or move that folder.",
         )
-    with refusals("The state of the training cannot be written", state, "Choose another --output."):
+    with refusals("The training state cannot be written", state, "Choose another --output."):
         remove_state(state)
         state.mkdir(parents=True)
         (state / RUN_FILE).write_text(json.dumps(run, indent=2))
@@ -450,8 +450,8 @@ def _prepare_state(state: Path, run: dict[str, Any], resume: bool) -> Path | Non
 
 
 def remove_state(state: Path) -> None:
-    """Remove what a training kept for resuming. What says that it is one goes last: where something cannot be
-    removed, the next training knows it for its own."""
+    """Remove what a training kept for resuming. `run.json` goes last, so that the next training recognises
+    the folder as its own if something could not be removed."""
     if not state.exists():
         return
     for path in state.iterdir():
@@ -480,7 +480,7 @@ def _check_same_run(state: Path, run: dict[str, Any]) -> None:
     ]
     if differing:
         raise UserError(
-            "The interrupted run cannot be resumed with other settings",
+            "The interrupted run cannot be resumed with different settings",
             seen="; ".join(differing),
             remedy="Give the settings it was started with, or leave out --resume to start afresh.",
         )

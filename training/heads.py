@@ -1,4 +1,4 @@
-"""A head alone, over an encoder that stays as it is: each text goes through the encoder once.
+"""Fit only the head, on a frozen encoder: each text goes through the encoder once.
 
 The embeddings of all train and validation texts are held in memory: 4 bytes x hidden size a text, 1.5 GB for
 a million texts of MiniLM.
@@ -33,10 +33,10 @@ BATCH = 64
 
 
 def fits_alone(model: PreTrainedModel, recipe: Recipe, teacher: object) -> TypeGuard[PooledClassifier]:
-    """Whether nothing but the head is to be fitted, and embeddings are all that it takes."""
+    """Whether only the head is fitted, and embeddings are all that it needs."""
     if recipe.head == "logistic" and teacher is not None:
         raise UserError(
-            "A logistic head does not learn from a teacher",
+            "A logistic head cannot learn from a teacher",
             seen=f"--teacher {recipe.teacher}",
             remedy="Leave out --teacher, or choose --head linear.",
         )
@@ -57,7 +57,7 @@ def fit_head(
     Of the recipe's losses, logistic regression knows soft targets and balanced weights alone.
     """
     train, validation = dataset.splits["train"], dataset.splits["validation"]
-    say(f"reading {len(train) + len(validation):,} texts once: the encoder stays as it is")
+    say(f"encoding {len(train) + len(validation):,} texts once, since the encoder is frozen")
     inputs, held_out = (
         embeddings(model, tokenizer, split.texts, recipe.max_length) for split in (train, validation)
     )

@@ -1,4 +1,4 @@
-"""The options of everything that trains: flags, over the YAML that `--config` names, over defaults."""
+"""Options shared by every command that trains: flags override `--config`, which overrides defaults."""
 
 import argparse
 import dataclasses
@@ -45,7 +45,7 @@ DEFAULT_KINDS: dict[Any, Any] = {int: positive_int, float: not_negative_float, s
 
 
 class SettingsParser(argparse.ArgumentParser):
-    """Takes what flags leave open from the YAML that `--config` names."""
+    """Reads options that no flag sets from the YAML that `--config` names."""
 
     def parse_args(  # type: ignore[override] # without its overloads
         self, args: Sequence[str] | None = None, namespace: Any = None
@@ -58,21 +58,25 @@ class SettingsParser(argparse.ArgumentParser):
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Data, base model, recipe, and what every use of them takes."""
+    """Options for data, base model and recipe, which every training command takes."""
     known = ", ".join(source.form for source in sources.SOURCES.values())
     parser.add_argument("--data", default="demo", help=f"{known} (default: demo)")
     parser.add_argument(
-        "--base", default="minilm", help="minilm, a hub name, a folder, or random:… (default: minilm)"
+        "--base",
+        default="minilm",
+        help="base model: minilm, a hub name, a folder, or random:… (default: minilm)",
     )
     add_data_dir(parser)
-    parser.add_argument("--text-column", default="text", help="of a table (default: text)")
+    parser.add_argument("--text-column", default="text", help="text column of a table (default: text)")
     parser.add_argument(
         "--label-column",
         default="label",
-        help="of a table; several, separated by commas, are independent labels (default: label)",
+        help="label column of a table; comma-separated columns are independent labels (default: label)",
     )
     parser.add_argument(
-        "--labels", default="", help="label names, in order, separated by commas; other rows are dropped"
+        "--labels",
+        default="",
+        help="label names in order, separated by commas; rows with other labels are dropped",
     )
     parser.add_argument(
         "--positive-label",
@@ -82,24 +86,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--group-column",
         default="",
-        help="of a table: rows with the same value (author, thread, template) stay in one split",
+        help="group column of a table: rows with the same value (author, thread, template) stay in one split",
     )
-    parser.add_argument("--encoding", default="utf-8", help="of csv: and jsonl: (default: utf-8)")
+    parser.add_argument("--encoding", default="utf-8", help="of csv: and jsonl: files (default: utf-8)")
     for option in recipe_options():
         _add(parser, option)
-    parser.add_argument("--split-seed", type=not_negative_int, default=0, help="of the splits (default: 0)")
+    parser.add_argument(
+        "--split-seed", type=not_negative_int, default=0, help="random seed of the splits (default: 0)"
+    )
     add_threads(parser, "torch's own choice")
     parser.add_argument(
         "--trust-remote-code",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="run the code that a base model ships, where transformers has none for it",
+        help="run the code that a base model ships, if transformers does not support the model itself",
     )
-    parser.add_argument("--config", type=Path, help="YAML with these options; flags override it")
+    parser.add_argument("--config", type=Path, help="YAML file with these options; flags override it")
 
 
 def _add(parser: argparse.ArgumentParser, option: dataclasses.Field[Any]) -> None:
-    """A flag for a field of the recipe; without it, the field keeps its default."""
+    """A flag for a field of the recipe; if it is not given, the field keeps its default."""
     words, choices = option.metadata["words"], option.metadata["choices"]
     shown = "3, and 0 for random: bases" if option.name == "epochs" else option.default
     settings: dict[str, Any] = {"help": f"{words} (default: {shown or 'none'})", "default": None}
@@ -116,15 +122,15 @@ def load(options: argparse.Namespace) -> data.Dataset:
     """The data that the options name."""
     if options.data.startswith("texts:"):
         raise UserError(
-            "There is nothing to learn from texts without labels",
+            "Training needs labels, and these texts have none",
             seen=options.data,
-            remedy="Give csv: or jsonl:",
+            remedy="Give labelled data (csv: or jsonl:)",
         )
     return data.load(options.data, options.data_dir, options.split_seed, columns(options))
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Threads as asked for, freed memory kept, and libraries that speak up about errors alone."""
+    """Set the number of threads, keep freed memory, and let libraries report errors only."""
     from training import pipeline
 
     quieten()
@@ -133,7 +139,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def _settings(parser: argparse.ArgumentParser, config: Path) -> dict[str, Any]:
-    """What a YAML file sets, checked as flags are; `UserError` for what `parser` does not take."""
+    """The settings of a YAML file, checked like flags; `UserError` for those that `parser` does not know."""
     known = {
         action.dest: action
         for action in parser._actions
@@ -146,26 +152,26 @@ def _settings(parser: argparse.ArgumentParser, config: Path) -> dict[str, Any]:
             meant = did_you_mean(dest, known) or f"Known: {', '.join(known)}."
             raise UserError(f"Unknown setting in {config}", seen=name, remedy=meant.strip())
         _check_kind(config, name, value, known[dest])
-        # As strings, argparse converts and checks them the way it does the flags; but for choices.
+        # argparse converts and checks string defaults like flags, except for choices.
         defaults[dest] = value if isinstance(value, bool) else _as_flag(dest, value)
         choices = known[dest].choices
         if choices and defaults[dest] not in choices:
             remedy = f"Choose {' or '.join(map(str, choices))}."
-            raise UserError(f"{config} sets {name} to what it cannot be", seen=value, remedy=remedy)
+            raise UserError(f"{config} sets {name} to an invalid value", seen=value, remedy=remedy)
     return defaults
 
 
 def _check_kind(config: Path, name: str, value: Any, action: argparse.Action) -> None:
-    """A setting is yes or no exactly where its flag is: the string "false" would count as yes."""
+    """A setting must be a boolean exactly if its flag is one: the string "false" would count as true."""
     wanted = isinstance(action, argparse.BooleanOptionalAction | argparse._StoreTrueAction)
     if value is None or wanted != isinstance(value, bool):
-        remedy = "Write true or false." if wanted else "Write a value, or leave the line out."
+        remedy = "Write true or false." if wanted else "Write a value, or remove the line."
         seen = "nothing" if value is None else repr(value)
-        raise UserError(f"{config} sets {name} to what it cannot be", seen=seen, remedy=remedy)
+        raise UserError(f"{config} sets {name} to an invalid value", seen=seen, remedy=remedy)
 
 
 def _as_flag(name: str, value: Any) -> str:
-    """As it is written on the command line: sets of `data` are joined by +, other lists by commas."""
+    """A value as written on the command line: sets of `data` are joined by +, other lists by commas."""
     return ("+" if name == "data" else ",").join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -193,10 +199,10 @@ def read_config(path: Path) -> dict[Any, Any]:
         with refusals("The settings cannot be read", path, "Check the path."):
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML", seen=first_line(error), remedy="Correct it.") from error
+        raise UserError(f"{path} is not YAML", seen=first_line(error), remedy="Fix its syntax.") from error
     if not isinstance(content, dict):
         seen = type(content).__name__
-        raise UserError(f"{path} holds no settings", seen=seen, remedy="Write lines such as `epochs: 3`.")
+        raise UserError(f"{path} contains no settings", seen=seen, remedy="Write lines such as `epochs: 3`.")
     return content
 
 

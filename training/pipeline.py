@@ -1,7 +1,7 @@
-"""The order of a training: base model, fine-tuning, calibration, final figures, checkpoint, card.
+"""The steps of a training: base model, fine-tuning, calibration, final figures, checkpoint, card.
 
-Each step has its own module; this one is for callers in Python, and `python -m training` is its command
-line. The test split is read once, after everything is decided.
+Each step has its own module. Call this one from Python, or run `python -m training`. The test split is read
+once, after everything is decided.
 """
 
 import ctypes
@@ -76,7 +76,7 @@ def train(
     callbacks: Sequence[TrainerCallback] = (),
     save_minutes: float = 10.0,
 ) -> Checkpoint | None:
-    """Train `base` on `dataset` and put the checkpoint in the place of `output`.
+    """Train `base` on `dataset` and write the checkpoint to `output`.
 
     What resuming needs lies beside it in `<output>-state` until the checkpoint is complete. With no epochs
     the head stays random: scores are left uncalibrated. A base with code of its own is refused unless
@@ -178,14 +178,14 @@ def teacher_logits(recipe: Recipe, dataset: Dataset) -> np.ndarray:
     checkpoint = open_checkpoint(recipe.teacher)
     if checkpoint.labels != dataset.labels or checkpoint.meta.task != dataset.task:
         raise UserError(
-            f"The teacher {recipe.teacher} knows other labels than the data",
-            seen=f"{', '.join(checkpoint.labels)} beside {', '.join(dataset.labels)}",
+            f"The teacher {recipe.teacher} has other labels than the data",
+            seen=f"{', '.join(checkpoint.labels)} in the teacher, {', '.join(dataset.labels)} in the data",
             remedy="Name a checkpoint that was trained for the same labels.",
         )
     model, tokenizer = load_model(checkpoint)
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type] # transformers' `to` is mistyped
     texts = dataset.splits["train"].texts
-    say(f"asking the teacher {recipe.teacher} about {len(texts):,} texts")
+    say(f"computing the teacher's scores ({recipe.teacher}) of {len(texts):,} texts")
     return predict_logits(model, tokenizer, texts, checkpoint.meta.max_length)
 
 
@@ -229,16 +229,16 @@ def _check_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ma
 
 
 def use_threads(count: int | None) -> None:
-    """Set how many threads torch computes with. None leaves its own choice, which knows no CPU quota, but for
-    what is beyond one."""
+    """Set the number of torch's threads. None keeps torch's own choice, which ignores CPU quotas, but never
+    more threads than the quota allows."""
     chosen = torch.get_num_threads()
     if (wanted := count or min(chosen, available_cpus())) != chosen:
         torch.set_num_threads(wanted)
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed instead of handing large blocks back to the system: every step asks for
-    them again, and a fifth of its time went to clearing their pages. Other allocators go on as they do."""
+    """Let glibc keep freed memory instead of returning large blocks to the system: every step asks for them
+    again, and a fifth of its time went to clearing their pages. Other allocators are not affected."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 1 << 30)

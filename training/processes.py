@@ -1,7 +1,7 @@
-"""Several processes that train one model, as torchrun starts them: who writes, who waits, who keeps quiet.
+"""Training one model in several processes, started by torchrun.
 
-`torchrun --nproc-per-node 2 -m training …` gives the batches of one process, each cut among all of them; only
-the first writes and speaks.
+`torchrun --nproc-per-node 2 -m training …` splits each batch evenly among the processes, so the batches are
+those of a single process. Only the first process writes and prints.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from handler.errors import UserError
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes, which it is where it is alone."""
+    """Whether this process is the one that writes: the first, or the only one."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -22,7 +22,7 @@ def count() -> int:
 
 
 def check_batch(batch_size: int) -> None:
-    """Refuse a batch that cannot be cut evenly: gradients are the mean of the processes' means."""
+    """Refuse a batch that cannot be split evenly: gradients are the mean of the processes' means."""
     if batch_size % count():
         raise UserError(
             f"{count()} processes cannot share a batch evenly",
@@ -42,7 +42,7 @@ def meet() -> None:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """What all processes do: of those that are not the first only errors are heard. They part at the end."""
+    """Silence all processes but the first (errors excepted), and leave the process group at the end."""
     with contextlib.ExitStack() as stack:
         if not is_first():
             nowhere = stack.enter_context(open(os.devnull, "w"))  # noqa: PTH123 - not a path of ours

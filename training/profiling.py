@@ -1,4 +1,4 @@
-"""One step of a training as the profiler sees it: a table of what takes its time, and a trace to look at."""
+"""Profile one training step: a table of where the time goes, and a trace."""
 
 from pathlib import Path
 from typing import Any
@@ -36,5 +36,5 @@ class Profile(TrainerCallback):
             say(self.running.key_averages().table(sort_by=by, row_limit=ROWS, max_name_column_width=40))
             self.place.parent.mkdir(parents=True, exist_ok=True)
             self.running.export_chrome_trace(str(self.place))
-            say(f"step {state.global_step} in full: {self.place}")
+            say(f"full trace of step {state.global_step}: {self.place}")
             self.running, self.is_done = None, True

@@ -1,4 +1,4 @@
-"""How to fine-tune: the numbers of a run, apart from data and base model."""
+"""How to fine-tune: the settings of a run, apart from data and base model."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -24,47 +24,47 @@ class Recipe:
     """
 
     epochs: float = _option(3, "passes over the training texts; 0 leaves the head random")
-    batch_size: int = _option(32, "texts")
-    accumulation: int = _option(1, "batches whose gradients make one step, for larger ones than fit")
-    gradient_checkpointing: bool = _option(False, "compute activations twice instead of keeping them")
-    learning_rate: float = _option(5e-5, "of the encoder's last layer and the head, at its peak")
-    precision: str = _option("auto", "of products (auto: bf16 where the machine has it)", PRECISIONS)
-    max_length: int = _option(128, "in tokens; longer texts are cut")
-    weight_decay: float = _option(0.01, "of the matrices")
-    warmup_share: float = _option(0.1, "share of all steps in which the learning rate rises")
+    batch_size: int = _option(32, "texts in a batch")
+    accumulation: int = _option(1, "batches to accumulate per step, if a larger batch does not fit")
+    gradient_checkpointing: bool = _option(False, "recompute activations instead of storing them")
+    learning_rate: float = _option(5e-5, "peak learning rate of the encoder's last layer and the head")
+    precision: str = _option("auto", "of products (auto: bf16 if the machine has it)", PRECISIONS)
+    max_length: int = _option(128, "maximum length in tokens; longer texts are cut")
+    weight_decay: float = _option(0.01, "weight decay of the matrices")
+    warmup_share: float = _option(0.1, "share of the steps over which the learning rate warms up")
     patience: int = _option(2, "epochs without a better validation macro-F1 before stopping")
-    seed: int = _option(0, "of weights and order")
+    seed: int = _option(0, "random seed of weights and order")
     head_epochs: float = _option(0.0, "passes with the encoder frozen, before all weights are trained")
-    head_learning_rate: float = _option(1e-3, "of the head while the encoder is frozen")
-    freeze: str = _option("none", "what keeps its weights throughout", FREEZE)
-    layer_decay: float = _option(1.0, "a layer's learning rate, as a share of the next one's")
+    head_learning_rate: float = _option(1e-3, "learning rate of the head while the encoder is frozen")
+    freeze: str = _option("none", "part of the model that is not trained", FREEZE)
+    layer_decay: float = _option(1.0, "a layer's learning rate, as a share of that of the layer above it")
     dropout: float = _option(-1.0, "share of activations dropped in training (-1: the base model's own)")
     class_weights: str = _option("none", "balanced: rare labels count as much as common ones", CLASS_WEIGHTS)
-    focal_gamma: float = _option(0.0, "focal loss: how much less easy texts count (0: not at all)")
+    focal_gamma: float = _option(0.0, "gamma of the focal loss, which gives easy texts less weight (0: off)")
     label_smoothing: float = _option(0.0, "share of each target that is spread over all labels")
-    soft_targets: bool = _option(True, "learn from the votes' probabilities where the data has them")
-    teacher: str = _option("", "folder of a checkpoint with the same labels, to learn from as well")
-    teacher_weight: float = _option(0.5, "share of the loss that is the teacher's")
-    teacher_temperature: float = _option(2.0, "that softens the teacher's scores and ours")
-    pooling: str = _option("auto", "what the head reads of the tokens (auto: as the base was made)", POOLINGS)
+    soft_targets: bool = _option(True, "learn from the votes' probabilities if the data has them")
+    teacher: str = _option("", "folder of a checkpoint with the same labels, to distil from")
+    teacher_weight: float = _option(0.5, "weight of the teacher in the loss, from 0 to 1")
+    teacher_temperature: float = _option(2.0, "temperature for the scores of teacher and student")
+    pooling: str = _option("auto", "token states for the head (auto: as the base was trained)", POOLINGS)
     head: str = _option(
-        "auto", "of the classifier (auto: the base model's own; logistic: fitted, encoder frozen)", HEADS
+        "auto", "classifier head (auto: the base model's own; logistic: fitted, encoder frozen)", HEADS
     )
-    lora_rank: int = _option(0, "of low-rank updates, in place of all weights of the base (0: off)")
-    lora_alpha: float = _option(16.0, "scale of these updates, which is divided by their rank")
-    lora_targets: str = _option("", "names of layers to update, parted by commas (all linear layers)")
+    lora_rank: int = _option(0, "rank of LoRA updates, trained instead of the base's weights (0: off)")
+    lora_alpha: float = _option(16.0, "scale of the LoRA updates, divided by their rank")
+    lora_targets: str = _option("", "layers for LoRA, separated by commas (empty: all linear layers)")
 
 
 def is_random(base: str) -> bool:
-    """Whether a base has random weights: they are for latency work, and accuracy means nothing there."""
+    """Whether a base has random weights: these are for latency work, and their accuracy means nothing."""
     return base.startswith("random:")
 
 
 def default_recipe(base: str) -> Recipe:
-    """No epoch for random weights, which no short training would make good; else the defaults."""
+    """The defaults, but no epochs for random weights, which a short training would not make useful."""
     return replace(Recipe(), epochs=0) if is_random(base) else Recipe()
 
 
 def options() -> Iterator[dataclasses.Field[Any]]:
-    """The recipe's fields, each with what it is for and its choices in `metadata`."""
+    """The recipe's fields; `metadata` has the description and choices of each."""
     yield from dataclasses.fields(Recipe)

@@ -1,7 +1,7 @@
-"""`python -m training runs [folders]`: the checkpoints below them beside each other, best first.
+"""`python -m training runs [folders]`: compare the checkpoints in these folders, best first.
 
-Every run leaves its settings, the data's fingerprint, the commit and its figures in `checkpoint.json`; what
-all runs share is said once, and what tells them apart are the columns.
+Every run records its settings, the data's fingerprint, the commit and its figures in `checkpoint.json`.
+Settings that differ between runs are columns; settings that all runs share are listed once.
 """
 
 import argparse
@@ -23,7 +23,9 @@ FIGURES = ("macro_f1", "accuracy", "auroc")
 
 
 def runs_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folders", nargs="*", type=Path, default=[Path("build")], help="default: build")
+    parser.add_argument(
+        "folders", nargs="*", type=Path, default=[Path("build")], help="folders to search; default: build"
+    )
 
 
 def runs(options: argparse.Namespace) -> int:
@@ -36,7 +38,7 @@ def runs(options: argparse.Namespace) -> int:
     }
     if not found:
         raise UserError(
-            "there are no runs",
+            "no runs were found",
             seen=", ".join(map(str, folders)),
             remedy="Train one: python -m training train; or name the folder that holds checkpoints",
         )
@@ -45,7 +47,7 @@ def runs(options: argparse.Namespace) -> int:
     say(tabulate([_row(row, shared) for row in rows], headers="keys", floatfmt=".3f", missingval="–"))
     if len(rows) > 1:
         say(
-            "\nthe same in all: "
+            "\nthe same in all runs: "
             + ", ".join(f"{name} {value}" for name, value in shared.items() if value != "")
         )
     emit({"runs": rows})
@@ -58,7 +60,9 @@ def opened(path: Path) -> Description:
         return read(json.loads(path.read_text(encoding="utf-8")), Description)
     except (OSError, ValueError, ValidationError) as error:
         raise UserError(
-            "this is not the record of a run", seen=f"{path}: {error}", remedy="Remove it, or train again"
+            "this is not a valid record of a run",
+            seen=f"{path}: {error}",
+            remedy="Remove it, or train again",
         ) from error
 
 

@@ -1,11 +1,11 @@
-"""`python -m training search`: the recipe with the best validation macro-F1, by Optuna, from a YAML space.
+"""`python -m training search`: search a YAML space for the best recipe by validation macro-F1, with Optuna.
 
     learning_rate: {low: 2e-5, high: 3e-4, log: true}
     epochs: {low: 2, high: 4}
     freeze: [none, embeddings]
 
-The study lies in `<output>/study.db`, so that the same command goes on where it was interrupted; it ends with
-`best.yaml`, which `python -m training --config` takes, `search.png` and `history.png`. No test split is
+The study is stored in `<output>/study.db`, so the same command continues an interrupted search. At the end it
+writes `best.yaml`, which `python -m training --config` takes, `search.png` and `history.png`. No test split is
 read, and no checkpoint is kept.
 """
 
@@ -29,8 +29,8 @@ from training.recipe import Recipe
 from training.recipe import options as recipe_options
 from training.summary import table
 
-# Every other setting is as flags and `--config` say. Trials that do worse than the median at the same epoch
-# are cut short; one that was running when a search was interrupted is done again. One process at a time.
+# Flags and `--config` set everything else. Trials that do worse than the median at the same epoch are stopped
+# early; a trial that was running when a search was interrupted is repeated. One process at a time.
 
 OURS = {"space", "trials", "output", "config"}  # of the search; best.yaml holds all else
 RANGE = {"low", "high", "log", "step"}
@@ -38,8 +38,8 @@ RANGE = {"low", "high", "log", "step"}
 
 def search_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
-    parser.add_argument("--space", type=Path, required=True, help="YAML: a setting a line, with its range")
-    parser.add_argument("--trials", type=positive_int, default=20, help="in all (default: 20)")
+    parser.add_argument("--space", type=Path, required=True, help="YAML file: settings and their ranges")
+    parser.add_argument("--trials", type=positive_int, default=20, help="total trials (default: 20)")
     parser.add_argument("--output", type=Path, default="build/search", help="default: build/search")
 
 
@@ -62,7 +62,7 @@ def search(options: argparse.Namespace) -> int:
             study.tell(trial, _score(trial, dataset, chosen, options))
         except optuna.TrialPruned:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            say(f"trial {trial.number}: cut short, worse than the median")
+            say(f"trial {trial.number}: stopped early, worse than the median")
     _finish(study, options, chosen)
     return 0
 
@@ -78,12 +78,12 @@ def read_space(path: Path) -> dict[str, Any]:
     for name, values in read_config(path).items():
         field = str(name).replace("-", "_")
         if field not in known:
-            what, remedy = f"{path} varies what is no setting of a recipe", ", ".join(sorted(known))
+            what, remedy = f"{path} varies an unknown setting", ", ".join(sorted(known))
             raise UserError(what, seen=name, remedy=f"Known: {remedy}")
         try:
             found[field] = _distribution(actions[field], values)
         except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
-            what = f"{path} gives {name} what it cannot be"
+            what = f"{path} gives {name} invalid values"
             remedy = "Write [a, b] or {low: 1e-5, high: 1e-3, log: true}"
             raise UserError(what, seen=f"{values}: {error}", remedy=remedy) from error
     return found
@@ -103,20 +103,20 @@ def _distribution(action: argparse.Action, values: Any) -> Any:
         return distributions.IntDistribution(low, high, log, step or 1)
     if type(low) is float:
         return distributions.FloatDistribution(low, high, log, step)
-    raise ValueError("it is no number")
+    raise ValueError("not a number")
 
 
 def _as_flag(action: argparse.Action, value: Any) -> Any:
     """A value of the YAML as the flag would take it."""
     if isinstance(action, argparse.BooleanOptionalAction):
         if not isinstance(value, bool):
-            raise ValueError("it is true or false")
+            raise ValueError("must be true or false")
         return value
     if value is None or isinstance(value, bool):
-        raise ValueError("it is nothing that the flag takes")
+        raise ValueError("not a value that the flag takes")
     found = action.type(str(value)) if callable(action.type) else str(value)
     if action.choices and found not in action.choices:
-        raise ValueError(f"choose of {', '.join(action.choices)}")
+        raise ValueError(f"choose from {', '.join(action.choices)}")
     return found
 
 
@@ -145,9 +145,9 @@ def open_study(options: argparse.Namespace, space: dict[str, Any], dataset: Data
     elif before != subject:
         differing = ", ".join(name for name in subject if before.get(name) != subject[name])
         raise UserError(
-            f"{options.output} holds a search for something else",
-            seen=f"another {differing}",
-            remedy="Name another --output, or remove that folder",
+            f"{options.output} holds a different search",
+            seen=f"different {differing}",
+            remedy="Choose another --output, or remove that folder",
         )
     _enqueue_interrupted(study)
     # A sampler that starts over with the same seed would propose what it has proposed before.
@@ -213,7 +213,7 @@ def _finish(study: Any, options: argparse.Namespace, chosen: Recipe) -> None:
     """The table, the best recipe as YAML, and the picture."""
     complete = [trial for trial in study.trials if trial.value is not None and trial.state.name == "COMPLETE"]
     if not complete:
-        raise UserError("no trial was finished", seen=len(study.trials), remedy="Widen the space")
+        raise UserError("no trial was completed", seen=len(study.trials), remedy="Widen the space")
     ordered = sorted(complete, key=lambda trial: -trial.value)
     rows = [{"trial": trial.number, **trial.params, "validation macro-F1": trial.value} for trial in ordered]
     say(tabulate(rows, headers="keys", floatfmt=".4g"))

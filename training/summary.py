@@ -1,4 +1,4 @@
-"""What a training reads and reaches, as tables for people."""
+"""Tables for people: the data that a training reads, and its final figures."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ def table(dataset: Dataset) -> str:
 
 
 def places(count: int, lines: Sequence[int]) -> str:
-    """Where in the file the first of `count` rows stand, in words; nothing where that is not known."""
+    """The lines of the first of `count` rows in a file, in words; empty if they are not known."""
     more = ", …" if count > len(lines) else ""
     return f" (line {', '.join(map(str, lines))}{more})" if lines else ""
 

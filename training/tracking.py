@@ -1,7 +1,7 @@
-"""A run as it goes: loss, learning rate and validation figures in TensorBoard, MLflow or Weights & Biases.
+"""Track a run: loss, learning rate and validation figures in TensorBoard, MLflow or Weights & Biases.
 
-Each of them is told the same: the settings, the figures of every logged step, and at the end the final
-figures and the checkpoint. Nothing leaves this machine unless the user says so by the tools' own variables:
+Each of them gets the settings, the figures of every logged step, and at the end the final figures and the
+checkpoint. Nothing leaves this machine unless the user sets the tools' own variables:
 MLFLOW_TRACKING_URI (else a database beside the runs), WANDB_MODE=online (else offline).
 """
 
@@ -21,7 +21,7 @@ from handler.errors import UnsupportedError, UserError, first_line
 
 # Their telemetry is off, and no text is ever sent. A tool that fails is dropped; the run goes on.
 
-WITHOUT = "Mend that, or leave it out of --track"
+WITHOUT = "Fix that, or leave it out of --track"
 BEST = "best"  # MLflow's alias of the registered version with the highest validation macro-F1
 METRIC, DATA = "validation/macro_f1", "data_sha256"
 # What the Trainer adds of its own speed and sums: of no use beside the curves.
@@ -193,14 +193,13 @@ class Run(TrainerCallback):
         self.tell(lambda tracker: tracker.log(figures, self.before + self.last))
 
     def tell(self, what: Callable[[Tracker], None]) -> None:
-        """Tell all; one that fails is dropped, since hours of training must not be lost for a picture of
-        them."""
+        """Tell all trackers. One that fails is dropped, so that no training is lost over its tracking."""
         for tracker in list(self.trackers):
             try:
                 what(tracker)
             except Exception as error:
                 self.trackers.remove(tracker)
-                say(f"{type(tracker).__name__} has failed and is left out: {first_line(error)}")
+                say(f"{type(tracker).__name__} failed and is no longer used: {first_line(error)}")
 
     def finish(self, metrics: Mapping[str, Mapping[str, Any]], checkpoint: Path) -> None:
         """The final figures of all splits, and where the checkpoint is."""

@@ -97,7 +97,9 @@ def test_words_tell_the_positive_label_in_either_order_and_it_is_said(labels) ->
     for pair in (labels, labels[::-1]):
         found = positive(pair)
         assert (found.label, found.how) == (PAIRS[labels], "guessed")
-        assert str(found) == (f"looked for: {PAIRS[labels]!r} (guessed; --positive-label NAME says another)")
+        assert str(found) == (
+            f"positive label: {PAIRS[labels]!r} (guessed; --positive-label NAME overrides it)"
+        )
 
 
 @pytest.mark.parametrize(
@@ -217,10 +219,10 @@ def test_the_positive_label_is_set_by_flag_or_by_the_data_and_training_says_it(t
     assert data.load(spec, columns=Columns(positive_label="not")).positive.label == "NOT"
     asked = data.load(f"{spec}?positive_label=NOT")
     assert asked.positive.label == "NOT"
-    assert "looked for: 'NOT'" in shown.table(asked)
+    assert "positive label: 'NOT'" in shown.table(asked)
     other = table(tmp_path / "other.csv", ("HOF", "NOT"))
     assert data.load(f"{spec}+{other}?positive_label=NOT").positive.label == "NOT"
-    with pytest.raises(UserError, match="look for one label"):
+    with pytest.raises(UserError, match="the same positive label"):
         data.load(f"{spec}?positive_label=HOF+{other}?positive_label=NOT")
     options = PROGRAM.parser("train").parse_args(["--data", spec, "--positive-label", "NOT"])
     assert settings.load(options).positive.label == "NOT"

@@ -48,7 +48,7 @@ def test_a_word_for_nothing_is_no_label(word: str, labels: tuple[str, ...], tmp_
     assert dataset.dropped["train"] == {"no label": missing}
     assert texts_of(dataset) == ROWS - missing
     if word.strip():
-        assert f"holds {word!r} {missing} times, which is taken for no label" in capsys.readouterr().err
+        assert f"holds {word!r} {missing} times, which is read as no label" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_labels_that_look_alike_are_kept_apart_with_a_warning(tmp_path: Path, ca
     dataset = data.load(f"csv:{write(tmp_path / 'some.csv', ['01', '1', 'very_bad', 'very bad'])}")
     assert len(dataset.labels) == 4
     said = capsys.readouterr().err
-    assert "WARNING: '01' and '1' are taken for different labels" in said
-    assert "WARNING: 'very bad' and 'very_bad' are taken for different labels" in said
+    assert "WARNING: '01' and '1' are read as different labels" in said
+    assert "WARNING: 'very bad' and 'very_bad' are read as different labels" in said
 
 
 def test_labels_asked_for_are_found_in_other_spellings(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_missing_checkpoint_is_answered_with_make_train(tmp_path):
     [
         ("{", "is damaged"),
         ("[]", "is damaged"),
-        ('{"schema": 99}', "schema unknown here: 99"),
+        ('{"schema": 99}', "has an unknown schema: 99"),
         ('{"schema": 1}', "of another version of this project: .* Run `python -m training train` again"),
     ],
 )

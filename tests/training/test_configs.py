@@ -40,8 +40,8 @@ def test_sets_are_listed_and_label_columns_too(tmp_path: Path) -> None:
         ("trust_remote_code: 0", "Write true or false"),
         ('resume: "false"', "Write true or false"),
         ("test:", "Write true or false"),
-        ("teacher:", "leave the line out"),
-        ("epochs: true", "leave the line out"),
+        ("teacher:", "remove the line"),
+        ("epochs: true", "remove the line"),
     ],
 )
 def test_a_wrong_setting_is_a_sentence(tmp_path: Path, line: str, sentence: str) -> None:

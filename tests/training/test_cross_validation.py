@@ -42,8 +42,8 @@ def test_independent_labels_are_folded_by_combination_as_far_as_they_go(small_js
 @pytest.mark.parametrize(
     ("spec", "count", "sentence"),
     [
-        ("demo+jsonl:{}", 5, "Cross-validation takes one set"),
-        ("jsonl:{}", 1000, "So many folds cannot be made"),
+        ("demo+jsonl:{}", 5, "Cross-validation works on one data set"),
+        ("jsonl:{}", 1000, "That number of folds is not possible"),
     ],
 )
 def test_what_cannot_be_folded_is_a_sentence(small_jsonl, spec: str, count: int, sentence: str) -> None:
@@ -55,7 +55,7 @@ def test_a_published_test_split_is_not_mixed_with_train(tmp_path) -> None:
     for name in ("train", "test"):
         rows = [f"{name} {row},{row % 2}" for row in range(60)]
         (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows]))
-    with pytest.raises(UserError, match="brings a test split"):
+    with pytest.raises(UserError, match="has its own test split"):
         next(folds(data.load(f"csv:{tmp_path}"), 3))
 
 

@@ -164,7 +164,7 @@ class Orders(transformers.TrainerCallback):
 def test_a_folder_that_holds_no_training_state_is_left_alone(dataset, model_and_tokenizer, tmp_path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "thesis.txt").write_text("the only copy")
-    with pytest.raises(UserError, match="holds something that is not the state of a training"):
+    with pytest.raises(UserError, match="contains files that are not the state of a training"):
         fit(*model_and_tokenizer, dataset, BRIEF, tmp_path / "state")
     assert (tmp_path / "state" / "thesis.txt").read_text() == "the only copy"
 

@@ -122,7 +122,7 @@ def test_runs_are_compared_by_what_tells_them_apart(folder: Path) -> None:
 
 
 def test_a_folder_without_runs_is_said(tmp_path: Path) -> None:
-    assert "there are no runs" in refused("training", "runs", tmp_path)
+    assert "no runs were found" in refused("training", "runs", tmp_path)
 
 
 SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "freeze": ["none", "embeddings"]}
@@ -156,7 +156,7 @@ def test_a_search_that_was_killed_goes_on_and_ends_with_a_recipe_and_a_picture(t
     assert settings.recipe(options).learning_rate == pytest.approx(found["best"]["learning_rate"])
     other = search_for(tmp_path, 3, "--batch-size", 16)
     assert other.returncode == 2
-    assert "something else: another recipe" in other.stderr
+    assert "holds a different search: different recipe" in other.stderr
 
 
 def test_parts_of_epochs_stay_parts(tmp_path: Path) -> None:
@@ -169,17 +169,17 @@ def test_parts_of_epochs_stay_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("space", "expected"),
     [
-        ({"learning-rat": [1]}, "no setting of a recipe: learning-rat"),
-        ({"seed": [1, 2]}, "no setting of a recipe: seed"),
+        ({"learning-rat": [1]}, "varies an unknown setting: learning-rat"),
+        ({"seed": [1, 2]}, "varies an unknown setting: seed"),
         ({"epochs": 3}, "neither choices nor a range"),
         ({"epochs": {"low": 1}}, "neither choices nor a range"),
-        ({"epochs": {"low": "one", "high": 2}}, "what it cannot be"),
-        ({"epochs": {"low": 2, "high": 1}}, "what it cannot be"),
-        ({"freeze": ["nonsense"]}, "choose of none, embeddings, encoder"),
-        ({"freeze": {"low": "none", "high": "encoder"}}, "it is no number"),
-        ({"batch_size": ["many"]}, "what it cannot be"),
-        ({"learning_rate": [None]}, "what it cannot be"),
-        ({"learning_rate": {"low": 0, "high": 1, "log": True}}, "what it cannot be"),
+        ({"epochs": {"low": "one", "high": 2}}, "invalid values"),
+        ({"epochs": {"low": 2, "high": 1}}, "invalid values"),
+        ({"freeze": ["nonsense"]}, "choose from none, embeddings, encoder"),
+        ({"freeze": {"low": "none", "high": "encoder"}}, "not a number"),
+        ({"batch_size": ["many"]}, "invalid values"),
+        ({"learning_rate": [None]}, "invalid values"),
+        ({"learning_rate": {"low": 0, "high": 1, "log": True}}, "invalid values"),
         ({"soft_targets": ["yes"]}, "true or false"),
     ],
 )
@@ -191,4 +191,4 @@ def test_a_space_that_says_nothing_is_refused(space: dict, expected: str, tmp_pa
 
 def test_a_record_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.json").write_text("{}")
-    assert "not the record of a run" in refused("training", "runs", tmp_path)
+    assert "not a valid record of a run" in refused("training", "runs", tmp_path)

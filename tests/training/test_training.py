@@ -128,7 +128,7 @@ def test_flags_override_yaml_and_yaml_overrides_defaults(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [("epoch: 3", "Did you mean epochs?"), ("- 3", "holds no settings"), ("{", "is not YAML")],
+    [("epoch: 3", "Did you mean epochs?"), ("- 3", "contains no settings"), ("{", "is not YAML")],
 )
 def test_a_wrong_config_is_answered_with_a_sentence(tmp_path, content, sentence):
     config = tmp_path / "some.yaml"

@@ -199,9 +199,9 @@ def _positive(asked: str, raws: list[Raw]) -> Positive:
     found = [positive(labels, name, multi_label) for name in given] or [positive(labels, "", multi_label)]
     if len(set(found)) > 1:
         raise UserError(
-            "Joined sets look for one label",
+            "Joined sets must have the same positive label",
             seen=" and ".join(str(each.label) for each in found),
-            remedy="Name the same positive label for all of them.",
+            remedy="Give the same positive label for all of them.",
         )
     return found[0]
 
@@ -256,8 +256,8 @@ def _check_labels(parts: list[sources.Part], raws: list[Raw]) -> None:
             raise UserError(
                 f"{part.spec} cannot be joined with {parts[0].spec}: they have different labels",
                 seen=f"{', '.join(raw.labels)} and {', '.join(first.labels)}",
-                remedy="Join sets of the same labels (davidson:binary has those of tweeteval), or name your "
-                "table's with --labels.",
+                remedy="Join sets with the same labels (davidson:binary has those of tweeteval), or name your "
+                "table's labels with --labels.",
             )
 
 

@@ -1,4 +1,4 @@
-"""`python -m training data`: what a training would read, before it is trained on.
+"""`python -m training data`: show what training would read, before you train.
 
 For each split and each held-out part of a joined set: texts, labels, lengths in tokens, copies, leaks, and
 every row left out with its reason and first lines.
@@ -35,7 +35,7 @@ AT_ONCE = 1000  # texts tokenised together
 
 
 def describe_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of a training, so that its command line and its YAML can be given as they are."""
+    """The options of training, so that its command line and YAML work here unchanged."""
     train_arguments(parser)
     for action in parser._actions:
         if action.dest not in OPTIONS:
@@ -166,10 +166,10 @@ def page(report: Contents) -> str:
         lines += ["", tabulate(parts, ["train is joined from", "weight", "texts"], intfmt=",")]
     lines.append("")
     if any(part.probabilities for part in rows.values()):
-        lines.append("training learns from probabilities; labels hold from one half")
+        lines.append("training learns from probabilities; a label applies from one half")
     lines += [f"leaks: {leak.of(name)}" for name, leak in report.leaks.items()]
     lines += [
-        f"copies: {part.copies:,} texts of {name} stand there more than once"
+        f"copies: {part.copies:,} texts of {name} repeat others"
         for name, part in rows.items()
         if part.copies
     ]

@@ -1,4 +1,4 @@
-"""How label values are written: which spellings are one label, which mean none, and how labels are sorted."""
+"""How label values are written: which spellings are one label, which mean none, and the order of labels."""
 
 import re
 import unicodedata

@@ -1,6 +1,6 @@
 """What the values of label columns mean: names, ids, or probabilities.
 
-They are taken row by row at a few bytes each, since what a column holds is known at its end alone.
+They are kept at a few bytes per row, since what a column holds is only known at its end.
 """
 
 from array import array
@@ -116,7 +116,7 @@ class OneColumn:
             found = positive(labels, self.columns.positive_label).label
             say(
                 f"column {self.columns.label!r} holds probabilities of {found!r}: training learns from them, "
-                "and what has one half or more counts as that label"
+                "and a text with one half or more counts as that label"
             )
             place = labels.index(str(found))
             return labels, {
@@ -129,8 +129,8 @@ class OneColumn:
         for word, count in words.items():
             if word:
                 say(
-                    f"column {self.columns.label!r} holds {word!r} {count:,} times, which is taken for no "
-                    "label (--labels NAME,NAME,… names all that are labels)"
+                    f"column {self.columns.label!r} holds {word!r} {count:,} times, which is read as no "
+                    "label (to change that, list all labels with --labels NAME,NAME,…)"
                 )
 
     def _are_probabilities(self, numbers: np.ndarray) -> bool:
@@ -241,12 +241,12 @@ class OneColumn:
             if len(spellings) > 1
         ]
         if merged:
-            say(f"column {column!r}: written in several ways: {', '.join(merged)}")
+            say(f"column {column!r}: several spellings of one label: {', '.join(merged)}")
         near = _grouped(dict.fromkeys(label_of.values()), lambda label: loose_key(label) or label)
         for labels in near.values():
             if len(labels) > 1:
                 written = " and ".join(map(repr, sorted(labels)))
-                say(f"column {column!r}: WARNING: {written} are taken for different labels")
+                say(f"column {column!r}: WARNING: {written} are read as different labels")
 
     def _ordered(self, labels: Iterable[str]) -> tuple[str, ...]:
         found = set(labels)
@@ -297,7 +297,7 @@ class ManyColumns:
             raise UserError(
                 "Each label column needs one label name",
                 seen=f"{len(columns.labels)} names for {len(names)} columns",
-                remedy="Give --labels as many, or leave it out: the columns' names are the labels'.",
+                remedy="Give --labels one name per column, or leave it out to use the columns' names.",
             )
         self.labels = columns.labels or tuple(names)
         self.taken: dict[str, array[Any]] = {}

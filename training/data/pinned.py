@@ -1,4 +1,4 @@
-"""Files of a public data set, pinned to a commit and a sha256 each, so that all of us read the same bytes."""
+"""Files of a public data set, pinned to a commit and a sha256 each, so that everyone reads the same bytes."""
 
 import hashlib
 import io
@@ -53,7 +53,7 @@ def fetch(files: PinnedFiles, data_dir: Path) -> Path:
     for name, expected in {**files.sha256, **files.folders}.items():
         path = folder / name
         seen = folder_sha256(path) if name in files.folders else hashlib.sha256(path.read_bytes()).hexdigest()
-        remedy = f"Remove it to have it downloaded, or take it from {files.page}."
+        remedy = f"Delete it to download it again, or get it from {files.page}."
         _check(files, str(path), seen, expected, remedy)
     return folder
 
@@ -92,7 +92,7 @@ def _unpack(files: PinnedFiles, content: bytes, folder: Path) -> None:
             raise UserError(
                 f"{files.archive} is not a .tar.gz",
                 seen=error,
-                remedy="Try again, or place them by hand.",
+                remedy="Try again, or put the files there by hand.",
             ) from error
         for name, expected in files.folders.items():
             found = [path for path in Path(place).glob(f"*/{name}") if path.is_dir()]
@@ -105,14 +105,14 @@ def _unpack(files: PinnedFiles, content: bytes, folder: Path) -> None:
 def _check(files: PinnedFiles, what: str, seen: str, expected: str, remedy: str) -> None:
     if seen != expected:
         raise UserError(
-            f"{what} is not what {files.name} is pinned to",
+            f"{what} does not match the checksum pinned for {files.name}",
             seen=f"sha256 {seen}, expected {expected}",
             remedy=remedy,
         )
 
 
 def _again(files: PinnedFiles, folder: Path) -> str:
-    return f"Try again, or place it from {files.page} in {folder.absolute()} by hand."
+    return f"Try again, or download it from {files.page} to {folder.absolute()} by hand."
 
 
 def _write(content: bytes, path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Which of the labels is the positive one, as scikit-learn calls the label that is looked for.
+"""Which of the labels is the positive one: the label to detect, in scikit-learn's sense.
 
 Its score decides between two labels by a threshold; ranking, drift and long texts are about it. The user
-names it, or words tell it (hate, not hateful, spam, 1, no …), and it is always said which one it is.
+names it, or it is guessed from the labels (hate, not hateful, spam, 1, no …), and the choice is always shown.
 """
 
 import re
@@ -40,15 +40,15 @@ class Positive:
     def __str__(self) -> str:
         """For people."""
         if self.how == "independent":
-            return "labels are independent: each is looked for by itself"
+            return "labels are independent: each is detected by itself"
         if self.label is None:
-            return f"no label is looked for before the others ({ASK} names one)"
+            return f"no positive label ({ASK} sets one)"
         told = {
             "named": "",
-            "guessed": f" (guessed; {ASK} says another)",
-            "arbitrary": f" (AN ARBITRARY GUESS: their names do not tell; {ASK} settles it)",
+            "guessed": f" (guessed; {ASK} overrides it)",
+            "arbitrary": f" (AN ARBITRARY GUESS: the names do not tell; set it with {ASK})",
         }
-        return f"looked for: {self.label!r}{told[self.how]}"
+        return f"positive label: {self.label!r}{told[self.how]}"
 
 
 def positive(labels: Sequence[str], named: str = "", multi_label: bool = False) -> Positive:
@@ -59,7 +59,7 @@ def positive(labels: Sequence[str], named: str = "", multi_label: bool = False) 
     if multi_label:
         if named:
             raise UserError(
-                "Independent labels are looked for one by one, so that none of them is the positive one",
+                "Independent labels are detected one by one, so there is no positive label",
                 seen=named,
                 remedy="Leave --positive-label out.",
             )

@@ -20,7 +20,7 @@ class Leak(Record):
 
     def of(self, name: str) -> str:
         other = f"{self.other_label:,} of them with another label"
-        return f"{self.texts:,} texts of {name} stood in train too, {other}"
+        return f"{self.texts:,} texts of {name} were also in train, {other}"
 
 
 class Tokens(Record):

@@ -1,4 +1,4 @@
-"""Tables read row by row, so that a broken row costs itself alone and no file has to fit in memory."""
+"""Read tables row by row, so that a broken row costs only itself and no file has to fit in memory."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -101,7 +101,7 @@ def hub_splits(name: str, config: str | None) -> dict[str, Any]:
                 found = datasets.load_dataset(place, config)
     except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
         raise UserError(
-            f"The data set {name!r} is not at hand and could not be reached on the hub",
+            f"The data set {name!r} was not found here and could not be reached on the hub",
             seen=first_line(error),
             remedy="Check the name and the network, or give a folder that holds it: hub:PATH.",
         ) from error
@@ -149,6 +149,6 @@ def class_names(dataset: Any, column: str) -> tuple[str, ...]:
 
 @contextmanager
 def opened(file: Path) -> Iterator[IO[bytes]]:
-    """A file, or a sentence why it cannot be read."""
-    with refusals("The file cannot be read", file, "Check its rights."), file.open("rb") as stream:
+    """An open file, or a sentence that says why it cannot be read."""
+    with refusals("The file cannot be read", file, "Check its permissions."), file.open("rb") as stream:
         yield stream

@@ -131,7 +131,7 @@ def own_columns(request: Request) -> tuple[str, str, Columns]:
             raise UserError(f"Unknown setting of {path}", seen=name or query, remedy=remedy)
     if not given:
         raise UserError(
-            f"Settings of {path} are not well written", seen=query, remedy="Write ?text=Content&label=Label."
+            f"Settings of {path} cannot be parsed", seen=query, remedy="Write ?text=Content&label=Label."
         )
     named: dict[str, Any] = {**given}
     if "labels" in given:
@@ -151,7 +151,7 @@ def parse(spec: str) -> list[Part]:
         name, _, argument = (weighted[1] if weighted else text).partition(":")
         weight = float(weighted[2]) if weighted else 1.0
         if not weight:
-            raise UserError("A set without weight teaches nothing", seen=text, remedy="Leave it out.")
+            raise UserError("A set with weight 0 has no effect", seen=text, remedy="Leave it out.")
         _check(name, argument, text)
         found.append(Part(name, argument, weight))
     return found
@@ -164,5 +164,5 @@ def _check(name: str, argument: str, text: str) -> None:
         raise UserError("Unknown data", seen=repr(text), remedy=remedy)
     if not SOURCES[name].takes(argument):
         raise UserError(
-            "Data is not well named", seen=repr(text), remedy=f"Write it as {SOURCES[name].form}."
+            "The name of the data is not valid", seen=repr(text), remedy=f"Write it as {SOURCES[name].form}."
         )

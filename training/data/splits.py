@@ -1,7 +1,7 @@
-"""Which texts may stand in which split: the rules that keep a figure honest.
+"""Which texts may be in which split: the rules that keep figures honest.
 
 `train` fits, `validation` decides about training, `gate` decides between variants, `test` is read for
-published figures only. A text stands in one split alone, or the later figure would measure memory.
+published figures only. A text is in one split only, or a later figure would measure memory.
 """
 
 import sys

@@ -60,7 +60,7 @@ def _gate(columns: Columns, wanted: Sequence[str]) -> dict[str, tuple[str, Itera
     file = Path(columns.gate)
     if file.suffix not in READERS or not file.is_file():
         raise UserError(
-            "there is no table of gate texts",
+            "the table of gate texts does not exist, or is of another format",
             seen=file,
             remedy=f"Name a file that ends with {' or '.join(READERS)}",
         )
@@ -101,7 +101,7 @@ def read_hub(request: Request) -> Raw:
     chosen = _hub_names(name, list(found))
     unused = [given for given in found if given not in chosen.values()]
     if unused:
-        say(f"hub:{argument}: not read: {', '.join(unused)}")
+        say(f"hub:{argument}: splits that are not used: {', '.join(unused)}")
     wanted = _wanted(columns)
     tables = {
         split: (f"{given} of hub:{argument}", rows.hub_rows(f"hub:{argument}", found[given], wanted))
@@ -131,9 +131,9 @@ def read_texts(request: Request) -> Raw:
     given some label, so that the splits hold them all; none of them means anything."""
     if not request.columns.labels:
         raise UserError(
-            "There is nothing to learn from texts without labels",
+            "Training needs labels, and these texts have none",
             seen=request.argument,
-            remedy="Give csv: or jsonl:",
+            remedy="Give labelled data (csv: or jsonl:)",
         )
     faults = Faults()
     if request.argument == "embedded":
@@ -217,8 +217,8 @@ def _read(
             del splits[split]
         if counts[invalid]:
             say(
-                f"{what}: {counts[invalid]:,} rows are {invalid}: name the encoding that it has with "
-                "--encoding (such as cp1252), or mend them"
+                f"{what}: {counts[invalid]:,} rows are {invalid}: give the file's encoding with --encoding "
+                "(such as cp1252), or fix the rows"
             )
     return replace(_raw(names, splits, argument, faults), positive_label=columns.positive_label)
 

@@ -1,4 +1,4 @@
-"""Texts of a split: a list while they are few, a file read in place where they are many.
+"""Texts of a split: a list if they are few, a memory-mapped file if they are many.
 
 A million texts as Python strings take over 100 MB, and ten million do not fit. Arrow's columns on disk are
 mapped into memory instead, and the operating system keeps of them what it has room for.
@@ -140,7 +140,7 @@ def _arrow(rows: np.ndarray) -> Any:
 
 def _full(error: OSError) -> UserError:
     return UserError(
-        f"Many texts are kept in a file in {tempfile.gettempdir()}, which could not be written",
+        f"The temporary file that holds the texts could not be written to {tempfile.gettempdir()}",
         seen=error.strerror,
         remedy="Make room there, or name another folder in TMPDIR.",
     )

@@ -1,7 +1,7 @@
-"""The model card: `README.md` in the checkpoint, in Hugging Face's format, for whoever is handed the model.
+"""The model card: `README.md` in the checkpoint, in Hugging Face's format, for those who get the model.
 
-Written at the end of a training from what `checkpoint.json` records, and again after each evaluation with
-what that found. Format: https://huggingface.co/docs/hub/model-cards
+It is written from `checkpoint.json` at the end of a training, and again with the results of each evaluation.
+Format: https://huggingface.co/docs/hub/model-cards
 """
 
 import json
@@ -45,7 +45,7 @@ def write_card(checkpoint: Checkpoint, evaluations: Path | None = None, into: Pa
     """Write the card into the checkpoint, or into the folder `into`, and return its path.
 
     `evaluations` (default: `evaluation` in the checkpoint) holds a folder for each split that was evaluated;
-    results of other weights are passed over.
+    results of other weights are ignored.
     """
     folder = into or checkpoint.folder
     evaluations = evaluations or checkpoint.folder / FOLDER
@@ -135,14 +135,14 @@ def _what(checkpoint: Checkpoint) -> str:
     meta = checkpoint.meta
     labels = ", ".join(f"`{label}`" for label in checkpoint.labels)
     kind = (
-        f"says which of {labels} hold, none to all of them"
+        f"decides for each of {labels} whether it applies"
         if meta.task == "multi-label"
-        else f"gives one of {labels}"
+        else f"assigns one of {labels}"
     )
     state = "" if checkpoint.trained else " **Its weights are random: its labels mean nothing.**"
     return (
-        f"A text classifier that {kind}. Texts are read up to {meta.max_length} tokens; what comes after "
-        f"is not seen.{state}"
+        f"A text classifier that {kind}. It reads up to {meta.max_length} tokens of a text and ignores the "
+        f"rest.{state}"
     )
 
 
@@ -150,12 +150,12 @@ def _data(meta: Description) -> list[str]:
     data, parts = meta.data, _parts(meta)
     said = [
         f"`{page.short(part.spec)}`"
-        + (f" (each text counts {part.weight:g} in the loss)" if part.weight != 1 else "")
+        + (f" (each text has weight {part.weight:g} in the loss)" if part.weight != 1 else "")
         for part in parts
     ]
     words = f"From {', '.join(said)}"
     if len(parts) > 1:
-        words += "; validation, gate and test are those of the first, the others add training texts"
+        words += "; the first gives validation, gate and test, the others only add training texts"
     names = list(next(iter(data.splits.values())).labels)
     rows = [
         [name, f"{split.n:,}", *(f"{split.labels.get(label, 0):,}" for label in names)]
@@ -172,13 +172,13 @@ def _data(meta: Description) -> list[str]:
 
 
 def _held(meta: Description) -> str:
-    """How an adopted model was held against transformers; older checkpoints do not say."""
+    """How an adopted model compares with transformers; older checkpoints do not record it."""
     held = meta.adoption
     if held is None:
         return ""
     return (
-        f" As it is served it reads {held.texts} texts made to tell as transformers does, token for "
-        f"token, and its logits differ by at most {held.max_logit_diff:.1e}."
+        f" As served, it tokenises {held.texts} test texts exactly as transformers does, and its logits "
+        f"differ by at most {held.max_logit_diff:.1e}."
     )
 
 
@@ -187,12 +187,12 @@ def _training(checkpoint: Checkpoint) -> list[str]:
     recipe = meta.recipe
     if recipe.get("adopted"):
         base = page.short(meta.base)
-        return [f"Trained elsewhere and taken over as it was from {base}.{_held(meta)}"]
+        return [f"Trained elsewhere and adopted unchanged from {base}.{_held(meta)}"]
     rows = [[name.replace("_", " "), f"`{_shown(value)}`"] for name, value in recipe.items() if value != ""]
     return [
         page.table((rows, ["setting", "value"])),
-        "To make it again, from the project's folder (named sets are read from `DATA_DIR`, files of your "
-        "own from where you keep them):",
+        "To train it again, run this in the project's folder (named data sets are read from `DATA_DIR`; "
+        "give the paths of your own files):",
         f"```\n{command_line(meta)}\n```",
     ]
 
@@ -237,10 +237,10 @@ def _figures(meta: Description, evaluations: list[Evaluation]) -> list[str]:
     for document in evaluations:
         rows += [list(row) for row in page.figures(document)[0][1:]]
     if not rows:
-        return ["None yet: `python -m training evaluate` gives them."]
+        return ["None yet: run `python -m training evaluate`."]
     lines = [page.table((rows, ["split", *page.HEADS]))]
     chosen = "test" if "test" in by_split else next(iter(by_split))
-    lines += [f"Label by label, on {chosen}:", page.table(page.per_label(by_split[chosen].labels))]
+    lines += [f"By label, on {chosen}:", page.table(page.per_label(by_split[chosen].labels))]
     return lines
 
 
@@ -257,12 +257,12 @@ def _calibration(checkpoint: Checkpoint) -> str:
     meta = checkpoint.meta
     squash = "sigmoid" if meta.task == "multi-label" else "softmax"
     if not checkpoint.trained:
-        return "Scores are not calibrated, since the weights are random."
+        return "Scores are not calibrated, because the weights are random."
     return (
         f"A score is the {squash} of the logits divided by the temperature {meta.temperature:.4f}, "
         f"fitted on validation (Guo et al., 2017). The rule: {page.thresholds(meta.thresholds)}. "
-        "A threshold other than 0.5 was chosen on validation, where its gain in macro-F1 was beyond "
-        "chance there (95 % interval of a paired bootstrap above zero)."
+        "A threshold differs from 0.5 only if its gain in macro-F1 on validation was significant "
+        "(95 % interval of a paired bootstrap above zero)."
     )
 
 
@@ -276,14 +276,14 @@ def _evaluated(evaluations: list[Evaluation], where: Path) -> list[str]:
                 f"## Functional suite: {page.SUITES.get(suite, suite)}",
                 page.functional_words(found),
             ]
-            sections += ["The weakest kinds of case:", page.table((weakest[0][:8], weakest[1]))]
+            sections += ["The weakest kinds of cases:", page.table((weakest[0][:8], weakest[1]))]
     for document in evaluations:
         if tried := document.robustness:
             sections += [f"## Robustness, on {document.split}", page.robustness_words(tried)]
             sections += [page.table(page.robustness(tried))]
     for document in evaluations:
         link = (where / document.split / "evaluation.md").as_posix()
-        sections += [f"More in [{link}]({link})."]
+        sections += [f"Details: [{link}]({link})."]
     return sections
 
 
@@ -292,20 +292,20 @@ def _limits(checkpoint: Checkpoint) -> str:
     lines = []
     if any(part.name == SYNTHETIC for part in _parts(meta)):
         lines.append(
-            "- The data is synthetic, made from templates to try the tool out: the figures say that training "
-            "works, and nothing about texts that people write."
+            "- The data is synthetic, generated from templates for trying out the tool. The figures show "
+            "that training works, and say nothing about texts that people write."
         )
     if not checkpoint.trained:
-        lines.append("- The weights are random; the model serves measurements of speed alone.")
+        lines.append("- The weights are random: the model is only useful for measuring speed.")
     lines += [
-        "- It is no basis for moderating people by itself: it errs, errs more on some groups and ways of "
-        "writing than on others, and does not know who speaks to whom. Let people decide, and let those "
-        "concerned object.",
-        "- It knows the language, time and platform of its data. The figures are for texts like those; what "
-        "you will see may differ, above all quoted, reclaimed or ironic speech.",
+        "- Do not moderate people by its output alone. It makes mistakes, more of them on some groups and "
+        "ways of writing than on others, and does not know who is speaking to whom. Let people decide, and "
+        "let those affected object.",
+        "- It knows only the language, time and platform of its data. The figures hold for texts like those; "
+        "results on yours may differ, above all on quoted, reclaimed or ironic speech.",
         "- Labels are the annotators' judgement, and annotators disagree.",
-        "- It can be evaded by writing differently: see robustness, where it was measured.",
-        "- The licence hangs on data and base model, and is yours to name in the first lines of this file.",
+        "- It can be evaded by changing how a text is written: see robustness, if it was measured.",
+        "- The licence depends on data and base model: add it in the first lines of this file.",
     ]
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ SAMPLE = 500  # texts that are written differently: a flip rate of a tenth is th
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument(
-        "--data-dir", type=Path, help="where named sets lie now (default: DATA_DIR, or as recorded)"
+        "--data-dir", type=Path, help="folder of named data sets (default: DATA_DIR, or as recorded)"
     )
     parser.add_argument(
         "--split",
@@ -23,23 +23,28 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         help="test is for published figures: read it once, after everything is decided (default: validation)",
     )
     parser.add_argument(
-        "--output", type=Path, help="gets a folder for the split (default: CHECKPOINT/evaluation)"
+        "--output",
+        type=Path,
+        help="where to write a folder for the split (default: CHECKPOINT/evaluation)",
     )
     parser.add_argument("--hatecheck", type=Path, metavar="PATH", help="your copy of test_suite_cases.csv")
     parser.add_argument(
         "--predictions",
         type=Path,
         metavar="FILE",
-        help="one label index a line in the order of the published split, as TweetEval's script reads",
+        help="write one label index per line, in the order of the published split, for TweetEval's script",
     )
     parser.add_argument(
         "--sample",
         type=not_negative_int,
         default=SAMPLE,
-        help=f"texts for robustness; 0 leaves it out (default: {SAMPLE})",
+        help=f"texts for measuring robustness; 0 skips it (default: {SAMPLE})",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the sample and the perturbations (default: 0)"
+        "--seed",
+        type=int,
+        default=0,
+        help="random seed of the sample and the perturbations (default: 0)",
     )
     add_threads(parser, "torch's own choice")
 
@@ -87,7 +92,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.predictions:
         count = write_predictions(options.predictions, classifier, dataset, options.split, done.scores)
         say(f"wrote {count:,} labels to {options.predictions}")
-    # A card in a checkpoint must not name results that stand elsewhere.
+    # A card in a checkpoint must not refer to results outside it.
     inside = output.resolve().is_relative_to(checkpoint.folder.resolve())
     card = write_card(checkpoint, output, None if inside else output)
     say(f"wrote {folder} and {card} in {done.document.seconds:.0f} s")
@@ -98,7 +103,7 @@ def evaluate(options: argparse.Namespace) -> int:
 def _check(spec: str) -> None:
     if spec.startswith("texts:"):
         raise UserError(
-            "There is nothing to measure on texts without labels",
+            "Quality cannot be measured on texts without labels",
             seen=spec,
-            remedy="Name labelled data when the model is taken over.",
+            remedy="Give labelled data when you adopt the model: python -m export build --data …",
         )

@@ -1,4 +1,4 @@
-"""All that is measured of a checkpoint on one split, written to `evaluation.json`."""
+"""Measure a checkpoint on one split and write the results to `evaluation.json`."""
 
 import time
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ SUITES = {"templates": "the project's own cases", "hatecheck": "HateCheck"}
 
 
 def terminal(document: Evaluation) -> str:
-    """What a person at the terminal reads."""
+    """The tables that the terminal shows."""
     return "\n\n".join(
         [
             table(figures(document), "simple"),
@@ -29,7 +29,7 @@ def terminal(document: Evaluation) -> str:
 
 
 def markdown(document: Evaluation, folder: Path) -> str:
-    """The page beside the pictures; those that were drawn lie in `folder`."""
+    """The page next to the pictures, which lie in `folder`."""
 
     def picture(name: str, words: str) -> list[str]:
         return [f"![{words}]({name}.svg)"] if (folder / f"{name}.svg").is_file() else []
@@ -42,30 +42,30 @@ def markdown(document: Evaluation, folder: Path) -> str:
     ]
     if not about.trained:
         parts.append(
-            "**The weights are random: the figures show that the evaluation runs, nothing about quality.**"
+            "**The weights are random: the figures show that the evaluation runs, not how good it is.**"
         )
     parts += ["## Figures", table(figures(document)), table(per_label(document.figures.labels))]
-    parts += picture("confusion", "Counts of true and given labels")
-    parts += picture("precision-recall", "Precision against recall; the dot is the threshold in use")
-    parts += picture("reliability", "How often a score was right, and how many texts have it")
+    parts += picture("confusion", "Confusion matrix: true and predicted labels")
+    parts += picture("precision-recall", "Precision against recall; the dot marks the threshold in use")
+    parts += picture("reliability", "How often each score was right, and how many texts have it")
     parts += [
         "## By length",
-        "Quarters of the texts, by their own number of tokens.",
+        "The texts in quarters, by number of tokens.",
         table(lengths(document)),
     ]
     for suite, found in document.functional.items():
         parts += [f"## Functional suite: {SUITES.get(suite, suite)}", functional_words(found)]
         parts += [
-            *picture(f"functional-{suite}", "Share of cases answered rightly"),
+            *picture(f"functional-{suite}", "Share of cases answered correctly"),
             table(functional(found)),
         ]
     if tried := document.robustness:
         parts += ["## Robustness", robustness_words(tried)]
-        parts += [*picture("robustness", "Labels flipped and macro-F1 lost"), table(robustness(tried))]
+        parts += [*picture("robustness", "Flipped labels and loss of macro-F1"), table(robustness(tried))]
         rows = [[way.name, way.does, way.keeps] for way in tried.perturbations]
         parts += [
-            "Why the label stays:",
-            table((rows, ["written differently", "how", "why it means the same"])),
+            "Why the label should stay the same:",
+            table((rows, ["perturbation", "what it does", "why the meaning stays the same"])),
         ]
     parts += ["## Run", surroundings(document)]
     return "\n\n".join(parts) + "\n"
@@ -120,7 +120,7 @@ def functional(found: Suite) -> Rows:
 
 def functional_words(found: Suite) -> str:
     rate = f"{found.passed:,} of {found.n:,} cases pass ({found.pass_rate:.1%})"
-    return f"{rate}; nothing was trained or tuned on them. Right by chance is one half."
+    return f"{rate}; none was used for training or tuning. Guessing passes one half."
 
 
 def robustness(found: Robustness) -> Rows:
@@ -140,7 +140,7 @@ def robustness(found: Robustness) -> Rows:
         for written in found.perturbations
     ]
     heads = [
-        "written differently",
+        "perturbation",
         "changed",
         "seen",
         "mean move",
@@ -155,10 +155,9 @@ def robustness(found: Robustness) -> Rows:
 
 def robustness_words(found: Robustness) -> str:
     return (
-        f"{found.n:,} texts of the split, drawn with seed {found.seed}; macro-F1 "
-        f"{found.macro_f1:.3f} "
-        "as they are. Moves of the score and flips are over the texts that were changed, "
-        "of which the tokenizer lets the model see a difference in some; macro-F1 is over all."
+        f"{found.n:,} texts of the split, drawn with seed {found.seed}; macro-F1 {found.macro_f1:.3f} "
+        "before any change. Moves of the score and flips are over the changed texts; `seen` counts those "
+        "whose change survives the tokenizer. Macro-F1 is over all texts."
     )
 
 
@@ -176,8 +175,8 @@ def surroundings(document: Evaluation) -> str:
 def thresholds(chosen: Mapping[str, float]) -> str:
     """The rule by which a score becomes a label."""
     if not chosen:
-        return "the label with the highest score is given"
-    return ", ".join(f"{label} is given from {value:.3f}" for label, value in chosen.items())
+        return "the label with the highest score is assigned"
+    return ", ".join(f"{label} is assigned from a score of {value:.3f}" for label, value in chosen.items())
 
 
 def short(name: str) -> str:

@@ -1,9 +1,8 @@
-"""Ways to write a text differently that leave its meaning, and so its label, as they were.
+"""Ways to rewrite a text that keep its meaning, and therefore its label.
 
-Each is one function under `@perturbation`, which says what it does and why a reader still reads the same; a
-further one is one more function. Most touch a quarter of the words of four letters and more (one at least),
-picked at random: what is known to offend is not looked for, so that these are slips and habits rather than a
-worst case.
+Each is one function under `@perturbation`, which says what it does and why the meaning stays the same. To add
+one, write another function. Most change a quarter of the words of four or more letters (at least one), picked
+at random. They do not target offensive words, so they model typos and habits rather than a worst case.
 """
 
 import random
@@ -61,7 +60,7 @@ def perturb(name: str, texts: Sequence[str], seed: int = 0) -> list[str]:
 
 
 @perturbation(
-    "letters swapped", "two neighbouring inner letters change places", "a slip that people read over"
+    "letters swapped", "two neighbouring inner letters are swapped", "a typo that readers skip over"
 )
 def swap_letters(text: str, rng: random.Random) -> str:
     def change(word: str) -> str:
@@ -71,7 +70,7 @@ def swap_letters(text: str, rng: random.Random) -> str:
     return _some_words(text, rng, change)
 
 
-@perturbation("letter missing", "an inner letter is left out", "a slip that people read over")
+@perturbation("letter missing", "an inner letter is left out", "a typo that readers skip over")
 def drop_letter(text: str, rng: random.Random) -> str:
     def change(word: str) -> str:
         place = rng.randrange(1, len(word) - 1)
@@ -80,7 +79,7 @@ def drop_letter(text: str, rng: random.Random) -> str:
     return _some_words(text, rng, change)
 
 
-@perturbation("letter doubled", "an inner letter comes twice", "a slip, or a drawl: the word is the same")
+@perturbation("letter doubled", "an inner letter is doubled", "a typo or a drawl: the word is the same")
 def double_letter(text: str, rng: random.Random) -> str:
     def change(word: str) -> str:
         place = rng.randrange(1, len(word) - 1)
@@ -89,9 +88,7 @@ def double_letter(text: str, rng: random.Random) -> str:
     return _some_words(text, rng, change)
 
 
-@perturbation(
-    "neighbouring key", "an inner letter is the one beside it on the keyboard", "a slip of the finger"
-)
+@perturbation("neighbouring key", "an inner letter is replaced by one next to it on the keyboard", "a typo")
 def neighbouring_key(text: str, rng: random.Random) -> str:
     def change(word: str) -> str:
         place = rng.randrange(1, len(word) - 1)
@@ -100,12 +97,12 @@ def neighbouring_key(text: str, rng: random.Random) -> str:
     return _some_words(text, rng, change)
 
 
-@perturbation("leetspeak", "4, 3, 1, 0 and 5 stand for a, e, i, o and s", "digits that look like the letters")
+@perturbation("leetspeak", "4, 3, 1, 0 and 5 replace a, e, i, o and s", "the digits look like the letters")
 def write_leet(text: str, rng: random.Random) -> str:
     return _some_words(text, rng, lambda word: word.translate(LEET))
 
 
-@perturbation("upper case", "the whole text in capitals", "shouting says the same louder")
+@perturbation("upper case", "the whole text in capitals", "the same words, only louder")
 def upper_case(text: str, rng: random.Random) -> str:
     return _outside(text, str.upper)
 
@@ -126,38 +123,38 @@ def part_by_dots(text: str, rng: random.Random) -> str:
 
 
 @perturbation(
-    "zero-width spaces", "an invisible U+200B between all letters of the words", "nothing is to be seen"
+    "zero-width spaces", "an invisible U+200B between all letters of the words", "readers see no difference"
 )
 def part_invisibly(text: str, rng: random.Random) -> str:
     return _some_words(text, rng, "\u200b".join)
 
 
-@perturbation("homoglyphs", "Cyrillic letters that look like the Latin ones", "the eye sees the same word")
+@perturbation("homoglyphs", "Cyrillic letters that look like the Latin ones", "the word looks the same")
 def use_lookalikes(text: str, rng: random.Random) -> str:
     return _some_words(text, rng, lambda word: word.translate(LOOKALIKES))
 
 
-@perturbation("emoji added", "an emoji of a thing at the end", "a pin or a clock takes no side")
+@perturbation("emoji added", "an emoji of an object at the end", "a pin or a clock is neutral")
 def add_emoji(text: str, rng: random.Random) -> str:
     return f"{text} {rng.choice(EMOJI)}"
 
 
-@perturbation("punctuation dropped", "marks that stand at a word's edge are gone", "the words say it")
+@perturbation("punctuation dropped", "punctuation at the edges of words is removed", "the words stay")
 def drop_marks(text: str, rng: random.Random) -> str:
     return _outside(text, lambda passage: LOOSE_MARKS.sub("", passage))
 
 
-@perturbation("handles replaced", "every @name is another one", "whom it is addressed to is no one known")
+@perturbation("handles replaced", "every @name is replaced by another", "the person is unknown either way")
 def replace_handles(text: str, rng: random.Random) -> str:
     return HANDLE.sub(lambda _: f"@reader_{rng.randrange(10, 1000)}", text)
 
 
-@perturbation("links replaced", "every address is another one", "what it points to was never read")
+@perturbation("links replaced", "every address is replaced by another", "the model never reads the page")
 def replace_links(text: str, rng: random.Random) -> str:
     return LINK.sub(lambda _: f"https://example.org/{rng.randrange(10**6, 10**7)}", text)
 
 
-@perturbation("white space", "gaps are doubled, tabs or line breaks; some at both ends", "the same words")
+@perturbation("white space", "wider gaps, tabs and line breaks, also at both ends", "the same words")
 def stretch_gaps(text: str, rng: random.Random) -> str:
     return "  " + re.sub(r"\s+", lambda _: rng.choice(GAPS), text) + " \n"
 

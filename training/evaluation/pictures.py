@@ -40,7 +40,7 @@ def confusion(folder: Path, name: str, labels: Sequence[str], counts: Sequence[A
     if table.ndim == 2:
         size = min(6.4, 2.6 + 0.55 * len(labels))
         with canvas(size) as (figure, (axes,)):
-            _matrix(axes, table, labels, "given label", "true label")
+            _matrix(axes, table, labels, "predicted label", "true label")
             write_picture(folder, name, figure)
         return
     columns = min(MOST_IN_A_ROW, len(labels))
@@ -50,7 +50,7 @@ def confusion(folder: Path, name: str, labels: Sequence[str], counts: Sequence[A
             if place >= len(labels):
                 axes.set_visible(False)
                 continue
-            _matrix(axes, table[place], ("no", "yes"), "given", "true" if place % columns == 0 else "")
+            _matrix(axes, table[place], ("no", "yes"), "predicted", "true" if place % columns == 0 else "")
             axes.set_title(labels[place], color=INK)
         write_picture(folder, name, figure)
 
@@ -159,9 +159,9 @@ def robustness(folder: Path, name: str, found: Sequence[Mapping[str, Any]]) -> N
         left.tick_params(axis="y", labelcolor=INK)
         left.set_xlim(0, None)
         left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-        left.set_xlabel("labels flipped, of the changed texts")
+        left.set_xlabel("labels flipped, changed texts only")
         right.axvline(0, color=INK, linewidth=0.8)
-        right.set_xlabel("drop in macro-F1, of all")
+        right.set_xlabel("drop in macro-F1, all texts")
         for axes in (left, right):
             axes.xaxis.set_major_locator(MaxNLocator(4))
         write_picture(folder, name, figure)
@@ -189,7 +189,7 @@ def functional(folder: Path, name: str, parts: Sequence[Mapping[str, Any]]) -> N
             axes.plot([kind["low"], kind["high"]], [place, place], color=INK, linewidth=1, alpha=0.8)
         axes.set_yticks(range(len(rows)), [f"{kind['functionality']}, {kind['n']}" for kind in rows])
         axes.tick_params(axis="y", labelcolor=INK)
-        axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4), xlabel="share of cases answered rightly")
+        axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4), xlabel="share of cases answered correctly")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
         axes.grid(axis="y", visible=False)
         _legend(figure, axes)

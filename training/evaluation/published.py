@@ -1,4 +1,4 @@
-"""A file of predictions in the order of the published split, for the data set's own script.
+"""Write predictions in the order of the published split, for the data set's own evaluation script.
 
 TweetEval's evaluation script reads `predictions/hate.txt`: the label's index, one a line, in the order of
 `test_text.txt`.
@@ -27,7 +27,7 @@ def write_predictions(
     """
     if classifier.multi_label:
         raise UserError(
-            "Prediction files hold one label a text",
+            "Prediction files hold one label per text",
             seen="independent labels",
             remedy="Leave out --predictions.",
         )

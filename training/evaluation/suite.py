@@ -1,4 +1,4 @@
-"""What the classifier gets right, kind of case by kind of case."""
+"""What the classifier gets right, by kind of case."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""From logits to scores that can be read as probabilities, and from scores to a decision."""
+"""Turn logits into calibrated probabilities, and choose the thresholds that decide."""
 
 from dataclasses import dataclass, field
 
@@ -31,7 +31,7 @@ class Calibration:
 def uncalibrated(
     labels: tuple[str, ...], multi_label: bool = False, positive_label: str | None = None
 ) -> Calibration:
-    """Scores as the model gives them, parted at one half: for weights that nothing is tuned by."""
+    """Scores as the model gives them, with a threshold of one half: for weights without calibration."""
     if multi_label:
         return Calibration(1.0, dict.fromkeys(labels, 0.5), multi_label)
     return Calibration(1.0, {_positive(labels, positive_label): 0.5} if len(labels) == 2 else {})

@@ -1,4 +1,4 @@
-"""The functional suite: what a hate-speech classifier gets right, kind of case by kind of case.
+"""The functional suite: what a hate-speech classifier gets right, by kind of case.
 
 A figure over a whole test set hides what a model cannot do. After HateCheck (Röttger et al., 2021,
 https://aclanthology.org/2021.acl-long.4) each functionality here is one kind of case with one right label.
@@ -27,7 +27,7 @@ from training.measures.records import Functional, Functionality, Gaps, Group
 HATECHECK_LABELS = {"non-hateful": 0, "hateful": 1}
 HATECHECK_COLUMNS = ("test_case", "label_gold", "functionality", "target_ident")
 HATECHECK_BYTES = 50_000_000  # far more than upstream's 3,728 cases need
-TAKE_AS_PUBLISHED = "Take the file as published at https://github.com/paul-rottger/hatecheck-data."
+TAKE_AS_PUBLISHED = "Use the file as published at https://github.com/paul-rottger/hatecheck-data."
 
 AUCS = Gaps.__struct_fields__
 LEET = str.maketrans("aeios", "43105")
@@ -140,13 +140,13 @@ def hatecheck(path: str | Path) -> Cases:
         text, label, functionality, group = _checked(row, f"Line {line} of {file}")
         if labels.setdefault(functionality, label) != label:
             raise UserError(
-                f"Line {line} of {file} gives its functionality another label than the lines before",
+                f"Line {line} of {file} gives its functionality a different label from the lines before",
                 seen=_shown(row["label_gold"]),
                 remedy=f"A functionality has one right label. {TAKE_AS_PUBLISHED}",
             )
         rows.append((text, label, functionality, group))
     if not rows:
-        raise UserError(f"{file} holds no cases", seen="a header alone", remedy=TAKE_AS_PUBLISHED)
+        raise UserError(f"{file} contains no cases", seen="only a header", remedy=TAKE_AS_PUBLISHED)
     return _cases(rows)
 
 
@@ -179,9 +179,9 @@ def _content(file: Path) -> str:
         with file.open("rb") as stream:
             content = stream.read(HATECHECK_BYTES + 1)
     except FileNotFoundError as error:
-        raise UserError("There is no such file of HateCheck", seen=file, remedy=TAKE_AS_PUBLISHED) from error
+        raise UserError("The HateCheck file does not exist", seen=file, remedy=TAKE_AS_PUBLISHED) from error
     except OSError as error:
-        remedy = "Check the path and its rights."
+        remedy = "Check the path and its permissions."
         raise UserError(f"Cannot read {file}", seen=error.strerror, remedy=remedy) from error
     if len(content) > HATECHECK_BYTES:
         seen = f"more than {HATECHECK_BYTES // 1_000_000} MB"

@@ -1,8 +1,8 @@
-"""What a gate's texts were asked, and what each answer spent of the 2.5 % that all of them share.
+"""The record of all tests on a gate's texts, and of the part of their shared 2.5 % that each test spent.
 
-A gate that is asked again and again says PASS by luck in the end, so each run of the suite spends three
-quarters of what is left, and nothing is given back. The file lies outside every folder that is built anew,
-so that retraining does not forget.
+A gate that is tested again and again says PASS by luck in the end. Each run of the suite therefore spends
+three quarters of what is left, and nothing is given back. The file lies outside every folder that is rebuilt,
+so retraining does not reset it.
 """
 
 import hashlib
@@ -154,16 +154,16 @@ def judge(
 
 
 def read_ledger(path: Path) -> Ledger | None:
-    """None where there is none. Raises `UserError` where it is damaged: to go on without it would forget."""
+    """None if there is none. Raises `UserError` if it is damaged: going on without it would forget."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Ledger)
     except FileNotFoundError:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UserError(
-            "the ledger of the gate's looks is damaged",
+            "the gate ledger is damaged",
             seen=f"{path}: {error}",
-            remedy="Restore it; without it, take gate texts that no run has seen",
+            remedy="Restore it, or use gate texts that no run has seen",
         ) from error
 
 

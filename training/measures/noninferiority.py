@@ -1,4 +1,4 @@
-"""Non-inferiority: do these texts rule out that a variant loses the margin, or more, of macro-F1?
+"""Non-inferiority: do these texts rule out that a variant loses the margin or more in macro-F1?
 
 `pass` rejects a drop of the margin or more, `fail` one of the margin or less, each a one-sided test at the
 level that `gate_ledger` gives it; `inconclusive` rejects neither.
@@ -41,8 +41,8 @@ INCONCLUSIVE: Final = "inconclusive"
 UNPROVEN: Final = "not proven"  # whatever the figures: the model may have been trained on these texts
 MAY_HAVE_SEEN = "the model may have seen these texts"
 SHOW_UNSEEN = (
-    "take it over again (export build) with --gate FILE, of texts that it was not trained on, or with "
-    "--unseen if it was trained on none of these"
+    "adopt it again (export build) with --gate FILE, texts that it was not trained on, or with --unseen if "
+    "it was trained on none of these"
 )
 Word = Literal["pass", "fail", "inconclusive", "not proven"]
 ALPHA = 0.025  # one-sided: all that a gate may spend

@@ -64,7 +64,7 @@ def test_leaks_and_copies_are_shown(tmp_path, capsys):
     report, page = described(capsys, "--data", f"csv:{tmp_path}")
     assert report["leaks"] == {"test": {"texts": 2, "other_label": 1}}
     assert report["splits"]["test"]["copies"] == 1
-    assert "leaks: 2 texts of test stood in train too, 1 of them" in page
+    assert "leaks: 2 texts of test were also in train, 1 of them" in page
 
 
 def test_the_yaml_of_a_training_describes_its_data(tmp_path, capsys):

@@ -40,8 +40,8 @@ def test_a_spec_is_parted_at_the_names_of_sources_alone(spec: str, parts: list[P
     [
         ("tweeteval+davidsn", "Unknown data: 'tweeteval\\+davidsn'"),
         ("davidson:threefold", r"davidson\[:binary\]"),
-        ("tweeteval*0", "A set without weight"),
-        ("demo+davidson:binary+", "Data is not well named"),
+        ("tweeteval*0", "A set with weight 0 has no effect"),
+        ("demo+davidson:binary+", "The name of the data is not valid"),
     ],
 )
 def test_a_wrong_part_is_named(spec: str, sentence: str) -> None:

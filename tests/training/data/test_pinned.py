@@ -95,12 +95,12 @@ def test_a_folder_of_many_files_comes_out_of_the_archive_and_nothing_else_does(p
 def test_a_folder_with_a_changed_missing_or_further_file_is_refused(packed, tmp_path):
     folder = fetch(packed, tmp_path / "data")
     (folder / "many" / "5.txt").write_text("one more")
-    with pytest.raises(UserError, match="many is not what tiny is pinned to"):
+    with pytest.raises(UserError, match="many does not match the checksum pinned for tiny"):
         fetch(packed, tmp_path / "data")
 
 
 def test_an_archive_of_other_content_leaves_nothing(packed, tmp_path):
-    with pytest.raises(UserError, match=r"many/ of .* is not what tiny is pinned to"):
+    with pytest.raises(UserError, match=r"many/ of .* does not match the checksum pinned for tiny"):
         fetch(replace(packed, folders={"many": "0" * 64}), tmp_path / "data")
     assert not (tmp_path / "data" / "tiny" / "hate" / "many").exists()
 

@@ -77,7 +77,7 @@ def test_a_gate_may_lie_in_a_table_of_another_format(folder: Path, tmp_path: Pat
     found = load(folder / "train.csv", gate)
     assert found.unseen == KEPT_APART
     assert origins(found) == {"train": {"train"}, "validation": {"own"}, "gate": {"own"}, "test": {"own"}}
-    with pytest.raises(UserError, match="there is no table of gate texts"):
+    with pytest.raises(UserError, match="the table of gate texts does not exist"):
         load(folder, tmp_path / "mine.txt")
 
 

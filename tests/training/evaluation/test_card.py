@@ -102,7 +102,7 @@ def test_known_sets_and_bases_have_their_names_on_the_hub(checkpoint):
     front = yaml.safe_load(text.split("---\n")[1])
     assert front["base_model"] == "sentence-transformers/all-MiniLM-L6-v2"
     assert front["datasets"] == ["cardiffnlp/tweet_eval", "tdavidson/hate_speech_offensive"]
-    assert "each text counts 0.5 in the loss" in text
+    assert "each text has weight 0.5 in the loss" in text
     assert "synthetic" not in text
 
 

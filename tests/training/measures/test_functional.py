@@ -189,7 +189,7 @@ def test_columns_are_found_by_name_and_those_not_needed_may_be_gone(tmp_path):
 
 
 def test_a_missing_file_is_answered_with_where_to_get_it(tmp_path):
-    with pytest.raises(UserError, match=r"no such file of HateCheck: .*absent\.csv\. .*hatecheck-data"):
+    with pytest.raises(UserError, match=r"HateCheck file does not exist: .*absent\.csv\. .*hatecheck-data"):
         hatecheck(tmp_path / "absent.csv")
 
 
@@ -222,7 +222,7 @@ def test_missing_columns_are_named_and_what_stands_there_instead_is_not(tmp_path
         ({"label": "the secret words"}, r"Line 3 of .* unknown label in label_gold: 16 characters"),
         ({"test_case": " "}, "Line 3 of .* has an empty test_case"),
         ({"functionality": "", "label": "hateful"}, "Line 3 of .* has an empty functionality"),
-        ({"functionality": "praise_nh", "label": "hateful"}, "Line 3 of .* another label .*: 'hateful'"),
+        ({"functionality": "praise_nh", "label": "hateful"}, "Line 3 of .* a different label .*: 'hateful'"),
     ],
     ids=["label", "no label", "text for a label", "no text", "no functionality", "two labels"],
 )
@@ -242,7 +242,7 @@ def test_a_wrong_row_is_answered_with_its_line_and_never_its_text(tmp_path, chan
         (b"scorn_h,the secret words", "Line 2 of .* does not fit the header: 2 cells for 4"),
         (b"scorn_h,the secret \xff,hateful,women", "Line 2 of .* is not UTF-8: byte 0xff"),
         (b'scorn_h,"the secret words', "is not CSV: .*line 2"),
-        (b"", "holds no cases"),
+        (b"", "contains no cases"),
     ],
     ids=["comma without quotes", "short", "not UTF-8", "open quotes", "no rows"],
 )

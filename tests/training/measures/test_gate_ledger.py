@@ -154,7 +154,7 @@ def test_a_damaged_ledger_is_refused_and_kept(path: Path) -> None:
     ask(path, candidate("int8"))
     path.write_text(path.read_text()[:-10])
     damaged = path.read_text()
-    with pytest.raises(UserError, match="ledger of the gate's looks is damaged"):
+    with pytest.raises(UserError, match="the gate ledger is damaged"):
         ask(path, candidate("other"))
     assert path.read_text() == damaged
 
