@@ -1,8 +1,8 @@
-"""Build variants: only what is stale, one after the other, never half.
+"""Build variants one after the other: only stale ones, and never half an artifact.
 
-A build happens in a hidden folder beside its place and is renamed when its description has been written: a
-kill at any moment leaves no half artifact. Freshness is decided by content: weights, data, the variant's
-source, the versions of what it requires.
+A variant is built in a hidden folder next to its place, which is renamed once its description is written, so
+a kill leaves no half artifact. Content decides what is fresh: weights, data, the variant's source, and the
+versions of what it requires.
 """
 
 import ast
@@ -119,7 +119,7 @@ def _widened(
     """Build again with more and more layers in float until the check holds. Where none helps, `first` stands,
     and its note says so."""
     retry, tried = folder / RETRY, 0
-    say(f"{variant.name}: {first.check.note}; ranking its layers by what static int8 does to them")
+    say(f"{variant.name}: {first.check.note}; ranking its layers by their sensitivity to static int8")
     try:
         for leave in _ladder(source):
             tried = len(leave)

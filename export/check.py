@@ -1,7 +1,7 @@
-"""A screen before the gate: is the reloaded artifact, on validation and through the Predictor, about as good?
+"""A screen before the gate: is the reloaded artifact about as good on validation, through the Predictor?
 
-The reference is the fp32 artifact; fp32 itself is held against transformers' own tokenizer and model, so that
-a fault of the Predictor cannot hide in both sides.
+The reference is the fp32 artifact. fp32 itself is compared with transformers' own tokenizer and model, so
+that an error of the Predictor cannot hide on both sides.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""`python -m export list|build`: what can be made of a checkpoint here, and making it."""
+"""`python -m export list|build`: list the variants that can be built here, and build them."""
 
 import argparse
 import json
@@ -48,42 +48,46 @@ def list_variants(_: argparse.Namespace) -> int:
 
 def build_arguments(parser: argparse.ArgumentParser) -> None:
     add_artifacts(parser)
-    parser.add_argument("variants", nargs="*", help="names, or default, all, cpu or gpu; default: default")
+    parser.add_argument("variants", nargs="*", help="names, or default, all, cpu, gpu; default: default")
     parser.add_argument(
         "--checkpoint",
-        help="of this project, or a folder or hub name of any fine-tuned encoder classifier; "
+        help="a checkpoint of this project, or a folder or hub name of any fine-tuned encoder classifier; "
         "default: build/checkpoint",
     )
     parser.add_argument(
         "--keep",
         type=positive_share,
         default=0.5,
-        help="share of the encoder that pruning leaves; default: %(default)s",
+        help="share of the encoder's arithmetic that pruning keeps; default: %(default)s",
     )
     parser.add_argument(
         "--unlabelled",
         type=Path,
         metavar="FILE",
-        help="texts, one a line, like those you will serve: pruned models learn from fp32 on these as well",
+        help="texts like those you will serve, one per line: pruned models also learn from fp32 on these",
     )
     elsewhere = parser.add_argument_group("for a classifier that was not trained here")
-    elsewhere.add_argument("--data", help="to judge it on, as in training; default: texts without labels")
+    elsewhere.add_argument("--data", help="data to judge it on, as in training; default: unlabelled texts")
     elsewhere.add_argument(
         "--gate",
         type=Path,
         metavar="FILE",
-        help="a table of texts that the model was not trained on, to prove its variants by",
+        help="a table of texts that the model was not trained on, for the verdicts on its variants",
     )
     elsewhere.add_argument(
-        "--unseen", action="store_true", help="the model was trained on none of the texts of --data"
+        "--unseen",
+        action="store_true",
+        help="state that the model was trained on none of the texts of --data",
     )
-    elsewhere.add_argument("--data-dir", default=os.environ.get("DATA_DIR") or "data", help="of named data")
-    elsewhere.add_argument("--text-column", default="text", help="default: %(default)s")
-    elsewhere.add_argument("--label-column", default="label", help="default: %(default)s")
+    elsewhere.add_argument(
+        "--data-dir", default=os.environ.get("DATA_DIR") or "data", help="folder of named data sets"
+    )
+    elsewhere.add_argument("--text-column", default="text", help="text column; default: %(default)s")
+    elsewhere.add_argument("--label-column", default="label", help="label column; default: %(default)s")
     elsewhere.add_argument(
         "--group-column",
         default="",
-        help="rows with the same value (author, thread, template) are weighed as one",
+        help="group column: rows with the same value (author, thread, template) are weighed as one",
     )
     elsewhere.add_argument(
         "--labels", default="", help="label names in the model's order, separated by commas"
@@ -92,12 +96,12 @@ def build_arguments(parser: argparse.ArgumentParser) -> None:
         "--positive-label", default="", help="the label to detect; default: a guess, which is shown"
     )
     elsewhere.add_argument(
-        "--max-length", type=positive_int, help="in tokens; default: 128, or what the model can read"
+        "--max-length", type=positive_int, help="in tokens; default: 128, or less if the model reads less"
     )
     elsewhere.add_argument(
         "--task",
         choices=("single-label", "multi-label"),
-        help="whether labels exclude each other, where the model's configuration does not say",
+        help="whether a text has one label or several, if the model's configuration does not say",
     )
 
 
@@ -113,12 +117,12 @@ def build(arguments: argparse.Namespace) -> int:
     kind = kind_of(json.loads((checkpoint.folder / "config.json").read_text()))
     chosen, left_out = choose(arguments.variants, kind)
     for name, lacking in left_out.items():
-        say(f"{name}: left out, it needs {'; '.join(lacking)}")
+        say(f"{name}: left out, because it needs {'; '.join(lacking)}")
     dataset = load_data(checkpoint)
     unlabelled: tuple[str, ...] = ()
     if arguments.unlabelled is not None:
         unlabelled = read_unlabelled(arguments.unlabelled, dataset)
-        say(f"{len(unlabelled):,} unlabelled texts to distil on; those of the data's own splits are left out")
+        say(f"{len(unlabelled):,} unlabelled texts to distil on, without those in the data's own splits")
     source = Source(checkpoint, dataset, arguments.artifacts, arguments.keep, unlabelled)
     built, failed = _build_all(chosen, source)
     say(f"\n{_checks(built)}\n\n{_proofs(built)}")
@@ -140,8 +144,8 @@ def build(arguments: argparse.Namespace) -> int:
 
 
 def _build_all(chosen: Sequence[Variant], source: "Source") -> tuple[list[Artifact], dict[str, str]]:
-    """What could be built, and why the others failed. Raises what the reference does, without which there is
-    nothing to compare with, and what the only variant does."""
+    """The artifacts that could be built, and why the others failed. Errors of the reference are raised, since
+    there is nothing to compare with without it, and so are those of the only variant."""
     from export.build import build as build_one
 
     built: list[Artifact] = []
@@ -150,7 +154,7 @@ def _build_all(chosen: Sequence[Variant], source: "Source") -> tuple[list[Artifa
     for variant in chosen:
         is_essential = variant.parent is None or len(chosen) <= 2
         if variant.parent in unfit:
-            say(f"{variant.name}: left out, since {variant.parent} is")
+            say(f"{variant.name}: left out, because {variant.parent} is")
             unfit.add(variant.name)
             continue
         if variant.parent in failed:
@@ -172,7 +176,7 @@ def _build_all(chosen: Sequence[Variant], source: "Source") -> tuple[list[Artifa
 
 
 def _checkpoint(arguments: argparse.Namespace) -> "Checkpoint":
-    """The checkpoint that is asked for; one that was trained elsewhere is converted first."""
+    """The checkpoint to build from; a model that was trained elsewhere is adopted first."""
     from training.checkpoint import META_FILE, checkpoint_in, open_checkpoint
     from training.data.sources import Columns
 
@@ -186,9 +190,9 @@ def _checkpoint(arguments: argparse.Namespace) -> "Checkpoint":
         checkpoint = open_checkpoint(place)
         if arguments.positive_label not in ("", checkpoint.positive_label):
             raise UserError(
-                "The positive label of a checkpoint is that of its training, which fitted its threshold",
+                "The positive label of a checkpoint was fixed in training, along with its threshold",
                 seen=f"{checkpoint.positive_label}, not {arguments.positive_label}",
-                remedy="Train, or take over, with --positive-label",
+                remedy="Train or adopt the model again with --positive-label",
             )
         return checkpoint
     from export.adoption.adopt import adopt
@@ -207,7 +211,7 @@ def _checkpoint(arguments: argparse.Namespace) -> "Checkpoint":
     checkpoint = adopt(
         arguments.checkpoint, folder, *data, arguments.max_length, arguments.task, arguments.unseen
     )
-    say(f"{arguments.checkpoint} is now {folder}; to the stages after this one give CHECKPOINT={folder}")
+    say(f"{arguments.checkpoint} is now {folder}; give CHECKPOINT={folder} to the next steps")
     return checkpoint
 
 

@@ -1,7 +1,7 @@
-"""Offsets of a variant's logits: at fp32's thresholds it then gives each label to as many texts as fp32 does.
+"""Offsets for a variant's logits, so that it gives each label to as many texts as fp32 at fp32's thresholds.
 
-Quantisation moves all scores a little to one side, so that a threshold parts other texts than it did.
-Macro-F1 cannot see that: what is lost in recall is won in precision.
+Quantisation moves all scores a little to one side, so some texts end up on the other side of a threshold.
+Macro-F1 does not show that, because what is lost in recall is gained in precision.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
-"""Evidence, read from what the runtime executes, that an optimisation really happened.
+"""Evidence that an optimisation really happened, read from what the runtime executes.
 
-A quantised graph that runs in fp32 or a compiled one without its kernels looks fine from outside. Each
+A quantised graph that runs in fp32, or a compiled one without its kernels, looks fine from outside. Each
 function returns facts for `artifact.json`; `require` turns a missing fact into a failed export.
 """
 
@@ -33,10 +33,10 @@ def require(fact: bool, expected: str, seen: object) -> None:
 
 
 def require_all_found(found: int, expected: int, parts: str) -> None:
-    """Refuse a model of whose `parts` a graph does not show each: nothing could be proven of such a one."""
+    """Refuse a model if its graph does not show all of its `parts`: nothing could be proven for it."""
     if found != expected:
         raise UnsupportedError(
-            f"nothing can be proven of this architecture: not each of its {parts} is found in the graph",
+            f"nothing can be proven for this architecture: not all of its {parts} are found in the graph",
             seen=f"{found} of {expected}",
             remedy="Serve fp32, or a variant of another runtime",
         )
@@ -91,9 +91,9 @@ def profiled(run: Callable[[], object]) -> Profile:
         on_gpu[event.device_type == DeviceType.CUDA][event.key] += event.count
     if torch.cuda.is_initialized() and not on_gpu[True]:
         raise UnsupportedError(
-            "torch's profiler does not see what runs on this GPU, so that nothing is proven",
+            "torch's profiler does not see what runs on this GPU, so nothing can be proven",
             seen=torch.cuda.get_device_name(),
-            remedy="Let it: another profiler may hold the GPU, or the driver may keep its counters for root",
+            remedy="Give it access: another profiler may hold the GPU, or only root may read its counters",
         )
     return Profile(dict(on_gpu[False]), dict(on_gpu[True]))
 

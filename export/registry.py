@@ -1,11 +1,11 @@
-"""The variants: one decorated function each, and everything else sees them from here.
+"""The registry of variants: each is one decorated function.
 
     @variant("openvino-int8", runtime="openvino", summary="…", requires=("openvino", "nncf"))
     def openvino_int8(source: Source, folder: Path) -> Built:
         ...write the model into folder...
         return Built(proof={"summary": "…", ...})
 
-What this machine lacks of its requirements is found before anything is built.
+Requirements that this machine lacks are found before anything is built.
 """
 
 import inspect
@@ -26,8 +26,8 @@ REFERENCE = "fp32"
 DEFAULT, DEVICES = "default", ("cpu", "cuda")
 # What classifiers are made of, as far as variants care.
 KINDS = {
-    "encoder": "an encoder under the head that transformers has for it",
-    "pooled": "an encoder under the project's own head (sentence embeddings, --pooling, --head)",
+    "encoder": "an encoder with the head that transformers has for it",
+    "pooled": "an encoder with the project's own head (sentence embeddings, --pooling, --head)",
     "decoder": "a decoder language model",
 }
 ANY, TRACED = tuple(KINDS), ("encoder", "pooled")
@@ -82,7 +82,7 @@ class Variant:
         return max((capability_of(need) for need in self.requires if _is_cuda(need)), default=(0, 0))
 
     def lacks(self) -> list[str]:
-        """What of `requires` this machine has not, in words; empty when it can be built."""
+        """The `requires` that this machine lacks, in words; empty if it can be built."""
         return [_describe(need) for need in self.requires if not _present(need)]
 
 
@@ -146,7 +146,7 @@ def choose(names: Sequence[str], kind: str | None = None) -> tuple[list[Variant]
             lacking = _lacking(candidate, kind)
             if lacking and group is None:
                 raise UnsupportedError(
-                    f"{candidate.name} cannot be built here, it needs",
+                    f"{candidate.name} cannot be built here, because it needs",
                     seen="; ".join(lacking),
                     remedy="Install it, or name others (python -m export --list, docs/variants.md)",
                 )
@@ -157,9 +157,9 @@ def choose(names: Sequence[str], kind: str | None = None) -> tuple[list[Variant]
     if not chosen:
         reasons = "; ".join(f"{name} needs {', '.join(lacking)}" for name, lacking in left_out.items())
         raise UnsupportedError(
-            f"nothing of {' '.join(names)} can be built here",
+            f"no variant of {' '.join(names)} can be built here",
             seen=reasons or "no such variants",
-            remedy="See python -m export --list",
+            remedy="See python -m export --list for what they need",
         )
     return list(chosen.values()), left_out
 
@@ -168,7 +168,7 @@ def _lacking(variant: Variant, kind: str | None) -> list[str]:
     """What this machine, or a classifier of that kind, lacks for the variant and its ancestors."""
     needs = [need for ancestor in _lineage(variant) for need in ancestor.lacks()]
     if kind is not None and not suits(variant, kind):
-        needs.append(f"another classifier than {KINDS[kind]}")
+        needs.append(f"a classifier other than {KINDS[kind]}")
     return list(dict.fromkeys(needs))
 
 
@@ -184,7 +184,7 @@ def _group(name: str) -> list[Variant] | None:
 
 def _find(name: str) -> Variant:
     if name not in VARIANTS:
-        known = f"Known are {', '.join(VARIANTS)}; and {DEFAULT}, all, cpu, gpu."
+        known = f"Known: {', '.join(VARIANTS)}; and {DEFAULT}, all, cpu, gpu."
         remedy = known + did_you_mean(name, VARIANTS)
         raise UserError("there is no such variant", seen=name, remedy=remedy)
     return VARIANTS[name]

@@ -1,4 +1,4 @@
-"""What a variant is made from: its parent's model, and real texts to calibrate and to check with."""
+"""What a variant is made from: its parent's model, and real texts to calibrate and check it with."""
 
 import hashlib
 import itertools
@@ -47,7 +47,7 @@ def read_unlabelled(path: Path, dataset: Dataset) -> tuple[str, ...]:
     texts = tuple(itertools.compress(given, ~np.isin(digests(given), known)))
     if not texts:
         raise UserError(
-            "no unlabelled text is left that is not in the data already",
+            "no unlabelled text is left: all are in the data already",
             seen=f"{len(given)} texts in {path}",
             remedy="Give other texts",
         )
@@ -164,7 +164,7 @@ class Source:
             raise UserError(
                 "there are too few texts to calibrate int8 with",
                 seen=f"{len(texts)} texts",
-                remedy=f"Give {LEAST_CALIBRATION_TEXTS} or more, or build variants that need none",
+                remedy=f"Give {LEAST_CALIBRATION_TEXTS} or more, or build variants without static int8",
             )
         sample = random.Random(0).sample(list(texts), min(CALIBRATION_TEXTS, len(texts)))
         return [

@@ -204,7 +204,7 @@ def test_a_model_of_independent_labels_that_was_trained_elsewhere_is_adopted(
         assert check.equal, check
         assert check.macro_f1 is None
     assert (Texts.of(own, "validation").labels == -100).all()
-    with pytest.raises(UserError, match="on one side they exclude each other"):
+    with pytest.raises(UserError, match="disagree on whether labels exclude each other"):
         adopt(str(theirs), tmp_path / "mixed", _exclusive(tmp_path))
 
 

@@ -1,8 +1,8 @@
-"""A classifier that was trained elsewhere, made a checkpoint of ours, so that every later stage can take it.
+"""Adopt a classifier that was trained elsewhere: turn it into a checkpoint that every later stage can use.
 
-Its decisions are kept as they are: no temperature is fitted, a score of one half decides. Before anything is
-built, what would be served is held against transformers itself (`conformance`), and the outputs' labels are
-put on them in a table (`assignment`).
+Its decisions stay as they are: no temperature is fitted, and a score of one half decides. Before anything is
+built, the model as served is compared with transformers itself (`conformance`), and a table shows which label
+each output stands for (`assignment`).
 """
 
 import copy
@@ -116,12 +116,12 @@ def adopt(
 def _sides(model: Any, tokenizer: Any, max_length: int) -> Iterator[str]:
     """What is to be known of a tokenizer that cuts or pads on the left."""
     if tokenizer.truncation_side == "left":
-        yield "of a text that is too long the end is read, as its tokenizer says (truncation_side left)"
+        yield "if a text is too long, the end is read, as its tokenizer says (truncation_side left)"
     if tokenizer.padding_side == "left":
         batches = model.config.pad_token_id is not None  # else transformers answers no two texts at once
         moved = own_batches_differ(model, tokenizer, max_length) if batches else 0.0
         differs = f"; its own batches, padded on the left, differ by up to {moved:.2g}"
-        said = "texts are padded on the right, and answered as each alone"
+        said = "texts are padded on the right, and each is answered as if it were alone"
         yield said + (differs if moved > LOGIT_MARGIN else "")
 
 
@@ -130,18 +130,18 @@ def _judged_on(dataset: Dataset) -> str:
     if dataset.unseen == UNKNOWN:
         return (
             f"WARNING: {MAY_HAVE_SEEN}: every verdict will be {UNPROVEN!r}. If it was trained on none of "
-            "them, give --unseen; else name texts that it was not trained on: --gate FILE, or --data with a "
-            "folder that has a gate, test or validation file"
+            "them, give --unseen; otherwise give texts that it was not trained on: --gate FILE, or --data "
+            "with a folder that has a gate, test or validation file"
         )
     if dataset.unseen == STATED:
-        return "judged on texts that it was not trained on, as you state (--unseen)"
+        return "judged on texts that it was not trained on, as --unseen states"
     if dataset.spec == UNLABELLED:
-        return "judged on texts that the project made up"
+        return "judged on this project's synthetic texts"
     counts = ", ".join(f"{len(dataset.splits[name]):,} {name}" for name in ("gate", "validation", "test"))
-    said = f"judged on texts that are not for training alone: {counts}"
+    said = f"judged only on texts that are not for training: {counts}"
     if "gate" not in dataset.published:
         given = "test" if "test" in dataset.published else "validation"
-        said += f"; the gate is taken from {given}, which is no longer for final figures alone"
+        said += f"; the gate is taken from {given}, which is therefore not only for final figures"
     return said
 
 
@@ -152,7 +152,7 @@ def _load(spec: str, data_dir: str | Path, columns: Columns, own: tuple[str, ...
         )
     if columns.gate and not _is_table(spec):
         raise UserError(
-            "--gate goes with a table of your own",
+            "--gate needs a table of your own as --data",
             seen=spec,
             remedy="Give --data csv:PATH, jsonl:, parquet: or hub:",
         )
@@ -162,7 +162,7 @@ def _load(spec: str, data_dir: str | Path, columns: Columns, own: tuple[str, ...
             raise UserError(
                 "--labels names other labels than the data has",
                 seen=f"{', '.join(columns.labels)}; {', '.join(dataset.labels)}",
-                remedy="Name the data's labels, in the order of the model's outputs",
+                remedy="Give the data's labels, in the order of the model's outputs",
             )
         return dataset
     if columns.labels and len(columns.labels) != len(own):
@@ -182,7 +182,7 @@ def _independent(problem_type: str | None, task: str | None, dataset: Dataset, n
         raise UserError(
             "--task contradicts the model's configuration",
             seen=f"{task}; problem_type is {problem_type}",
-            remedy="Leave --task out, or mend problem_type in a copy's config.json",
+            remedy="Leave --task out, or correct problem_type in the config.json of a copy",
         )
     unlabelled = dataset.spec.startswith("texts:")
     judged = None if unlabelled else TASKS[dataset.multi_label]
@@ -190,21 +190,21 @@ def _independent(problem_type: str | None, task: str | None, dataset: Dataset, n
         raise UserError(
             "the model does not say whether its labels exclude each other, and in the data they do not",
             seen="no problem_type in its config.json",
-            remedy="Give --task multi-label if it was trained so (a sigmoid for each label), or data of "
-            "one label a text",
+            remedy="Give --task multi-label if it was trained that way (a sigmoid for each label), or data "
+            "with one label per text",
         )
     taken = known or task or TASKS[0]
     if judged and judged != taken:
         words = {TASKS[1]: "independent", TASKS[0]: "one of several"}
         raise UserError(
-            "the model's labels are not those of the data: on one side they exclude each other",
+            "the model and the data disagree on whether labels exclude each other",
             seen=f"{words[taken]} in the model, {words[judged]} in the data",
-            remedy="Give data of the model's kind, or none",
+            remedy="Give data of the model's kind, or leave --data out",
         )
     if not known and not task and unlabelled:
         notes.append(
-            "its configuration does not say whether labels exclude each other; they are taken to, as by "
-            "transformers' pipeline (--task multi-label if it was trained with a sigmoid for each)"
+            "its configuration does not say whether labels exclude each other; they are assumed to, as in "
+            "transformers' pipeline (give --task multi-label if it was trained with a sigmoid for each)"
         )
     return taken == TASKS[1]
 
@@ -212,7 +212,7 @@ def _independent(problem_type: str | None, task: str | None, dataset: Dataset, n
 def _assign(
     model: Any, tokenizer: Any, dataset: Dataset, own: tuple[str, ...], columns: Columns, max_length: int
 ) -> tuple[Assignment, Dataset, Fit | None]:
-    """The labels on the outputs, said in a table; the data with its labels in that order; and how they fit.
+    """The labels of the outputs, which are shown in a table; the data with its labels in that order; the fit.
 
     Raises `UserError` where it would be a guess."""
     if dataset.spec.startswith("texts:"):
@@ -220,7 +220,7 @@ def _assign(
         alone = Assignment(own, dataset.labels, how, assigning.CERTAIN)
         say(assigning.table(alone))
         if assigning.numbered(alone.names):
-            say("the outputs have numbers alone: --labels names them, in their order")
+            say("the outputs have only numbers: name them in order with --labels")
         return alone, dataset, None
     named = columns.labels or (dataset.labels if _names_labels(dataset.spec) else ())
     assigned = assign(own, dataset.labels, named, public=not _is_table(dataset.spec))
@@ -229,7 +229,7 @@ def _assign(
     say(assigning.table(assigned, found))
     assigning.require_known(assigned, found, dataset.multi_label)
     if found.clearly_better:
-        say(f"WARNING: {assigned.how} they fit far worse than in another order; check the model's names")
+        say(f"WARNING: labels {assigned.how} fit far worse than in another order; check the model's names")
     if assigned.names != dataset.labels:
         ordered = _ordered(dataset, assigned.names)
         stated = dataset.unseen == STATED
@@ -238,9 +238,9 @@ def _assign(
         )
         if dataset.labels != assigned.names:
             raise UserError(
-                "the model has the data's labels in another order, which this data cannot be read in",
+                "the model has the data's labels in an order in which this data cannot be read",
                 seen=f"{', '.join(assigned.names)}; {', '.join(dataset.labels)} in {dataset.spec}",
-                remedy="Write the texts to a table of your own (csv:PATH): its labels may stand in any order",
+                remedy="Write the texts to a table of your own (csv:PATH), whose labels may be in any order",
             )
     return assigned, dataset, found
 
@@ -331,7 +331,7 @@ def _write(
             model, tokenizer, _predictor(written, dataset), texts[::step][:OWN_TEXTS]
         )
         say(
-            f"held against transformers itself on {record.texts} texts: the same token ids, logits "
+            f"compared with transformers itself on {record.texts} texts: the same token ids, logits "
             f"differ by at most {record.max_logit_diff:.1e} ({LOGIT_MARGIN} is allowed)"
         )
         return replace(record, labels=labels, notes=list(notes))
@@ -361,13 +361,13 @@ def _max_length(place: str, model: Any, tokenizer: Any, asked: int | None, notes
     longest = readable_tokens(model, tokenizer)
     if longest < special + LEAST_OWN:
         raise UserError(
-            f"the classifier at {place} can read no text",
+            f"the classifier at {place} cannot read any text",
             seen=f"{longest} tokens, by its max_position_embeddings and its tokenizer's model_max_length",
-            remedy="Mend these in a copy of its config.json and tokenizer_config.json",
+            remedy="Correct these in a copy of its config.json and tokenizer_config.json",
         )
     taken = min(asked or MAX_LENGTH, longest)
     if asked and taken < asked:
-        notes.append(f"texts are cut at {taken} tokens, not {asked}: it can read no more")
+        notes.append(f"texts are cut at {taken} tokens, not {asked}: it cannot read more")
     elif not asked and taken < longest:
         known = f"up to {longest}" if longest < UNLIMITED else "more"
         notes.append(f"texts are cut at {taken} tokens; it can read {known} (--max-length)")

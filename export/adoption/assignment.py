@@ -1,8 +1,7 @@
 """Which of the data's labels each output of an adopted model stands for, and how well that fits.
 
-An assignment by equal names, or by the user's word, is certain; one by numbers is a convention; one in the
-order in which the data's names happen to stand is a guess, and is asked for. All are shown in a table, with
-the accuracy that follows.
+An assignment by equal names, or by the user, is certain; one by numbers is a convention; one in the order of
+the data's names is a guess, so the user has to give it. All are shown in a table, with their accuracy.
 """
 
 import math
@@ -67,7 +66,7 @@ def assign(
         raise UserError(
             "the model's labels are not those of the data",
             seen=f"{', '.join(own)} and {', '.join(given)}",
-            remedy="Name a label for each output, in the model's order (--labels; of tables)",
+            remedy="Give a label for each output in the model's order (--labels; for tables)",
         )
     if named:
         ours, theirs = [loose_key(name) for name in named], [loose_key(name) for name in own]
@@ -162,10 +161,10 @@ def table(assignment: Assignment, found: Fit | None = None) -> str:
     for output, (own, name) in enumerate(zip(assignment.own, assignment.names, strict=True)):
         row: dict[str, object] = {"output": output, "the model's own name": own, "label": name}
         if found is not None:
-            row |= {"texts of the label": found.texts[output], "answered so": found.right[output]}
+            row |= {"texts with the label": found.texts[output], "of these right": found.right[output]}
         rows.append(row)
     lines = [tabulate(rows, headers="keys", disable_numparse=True, colalign=("right",))]
-    lines.append(f"labels stand on the outputs {assignment.how}")
+    lines.append(f"labels are assigned to the outputs {assignment.how}")
     if found is not None:
         lines[-1] += (
             f": accuracy {found.accuracy:.3f}, macro-F1 {found.macro_f1:.3f} on {found.total:,} texts "
@@ -185,15 +184,15 @@ def require_known(assignment: Assignment, found: Fit, independent: bool = False)
     options = f"--label-column {order} --labels {order}" if independent else f"--labels {order}"
     if assignment.trust == GUESS:
         raise UserError(
-            "which label each output of the model stands for is not said by its names",
+            "the model's names do not tell which label each output stands for",
             seen=f"{', '.join(assignment.own)} and {', '.join(assignment.names)}",
-            remedy=f"Name the data's labels in the model's order; what fits best is {options}",
+            remedy=f"Give the data's labels in the model's order; the best fit is {options}",
         )
     if assignment.trust == CONVENTION and found.clearly_better:
         raise UserError(
-            "the data's labels do not seem to stand on the model's outputs by their numbers",
+            "the data's labels do not seem to match the model's outputs by number",
             seen=f"accuracy {found.accuracy:.3f}, and {found.best_accuracy:.3f} in another order",
-            remedy=f"Name the data's labels in the model's order; what fits best is {options}",
+            remedy=f"Give the data's labels in the model's order; the best fit is {options}",
         )
 
 

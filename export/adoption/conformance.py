@@ -1,7 +1,7 @@
-"""Whether a classifier, as it would be served, reads and answers texts as transformers itself does.
+"""Check that a classifier, as served, reads and answers texts as transformers itself does.
 
-The user's own folder, read by transformers, is held against the Predictor on texts made to tell and on some
-of the data's: token ids exactly, logits of each text alone and among others. A difference is a refusal.
+The user's own folder, read by transformers, is compared with the Predictor on test texts and on some of the
+data's: token ids exactly, and logits of each text alone and in a batch. A model that differs is refused.
 """
 
 import inspect
@@ -172,9 +172,9 @@ def _answers(predictor: Predictor, encodings: Sequence[Encoding]) -> tuple[np.nd
         return alone, predictor.logits(encodings)
     except Exception as error:  # of the model's own, whatever it is
         raise UserError(
-            "the classifier cannot run padded texts in batches, as they are served",
+            "the classifier cannot run batches of padded texts, as serving does",
             seen=f"{type(error).__name__}: {first_line(error)}",
-            remedy="Serve it by transformers, text by text",
+            remedy="Serve it with transformers, one text at a time",
         ) from error
 
 
@@ -183,7 +183,7 @@ def unreadable(length: int, error: Exception) -> UserError:
     return UserError(
         f"transformers' own model cannot read {length} tokens of its tokenizer",
         seen=f"{type(error).__name__}: {first_line(error)}",
-        remedy="Give the length that it was trained with (--max-length), or mend its config.json",
+        remedy="Give the length that it was trained with (--max-length), or fix its config.json",
     )
 
 
@@ -223,14 +223,14 @@ def _require_same_ids(
         pairs = itertools.zip_longest(theirs["input_ids"], own.ids)
         place, (expected, found) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
         differing.setdefault(
-            probe.kind, f"{probe.kind}: token {place + 1} is {expected} there, {found} as served"
+            probe.kind, f"{probe.kind}: token {place + 1} is {expected} in transformers, {found} as served"
         )
     if differing:
         raise UserError(
-            "texts would not be read as transformers reads them",
+            "texts would not be tokenised as transformers does",
             seen=f"{count} of {len(tried)} texts, such as {'; '.join(list(differing.values())[:SHOWN])}",
-            remedy="A setting of tokenizer_config.json is not in its tokenizer.json: save it again by "
-            "transformers (save_pretrained), or take the setting out",
+            remedy="A setting of tokenizer_config.json is not in its tokenizer.json: save it again with "
+            "transformers (save_pretrained), or remove the setting",
         )
 
 
@@ -253,9 +253,9 @@ def _explain(
     if np.abs(theirs.logits(plain) - full).max() > LOGIT_MARGIN:
         others = sorted(set(encoded) & theirs.accepted - set(plain))
         return UserError(
-            "the classifier needs inputs that are not served, ids and a mask being all",
+            "the classifier needs inputs that are not served: token ids and a mask are all it gets",
             seen=f"{', '.join(others) or 'no attention_mask'}; {seen}",
-            remedy="Serve it by transformers, or fine-tune a model that does without",
+            remedy="Serve it with transformers, or fine-tune a model that does not need them",
         )
     for bucket in predictor.grid.lengths:
         more = bucket - len(ids)
@@ -266,15 +266,16 @@ def _explain(
         moved = float(np.abs(theirs.logits(padded) - full).max())
         if not moved <= LOGIT_MARGIN:
             return UserError(
-                "padding on the right changes the answers of this model, and texts are served padded",
+                "padding on the right changes the answers of this model, and texts are padded when served",
                 seen=f"{theirs.model.config.model_type}, logits of {len(ids)} tokens padded to {bucket} move "
                 f"by {moved:.2g}",
-                remedy="Serve it by transformers, text by text, or fine-tune a model that heeds its mask",
+                remedy="Serve it with transformers, one text at a time, or fine-tune a model that heeds its "
+                "mask",
             )
     return UserError(
         "the classifier does not answer as transformers does",
         seen=seen,
-        remedy="Check its config.json, the padding token first",
+        remedy="Check its config.json, starting with the padding token",
     )
 
 

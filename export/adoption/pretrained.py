@@ -1,4 +1,4 @@
-"""A fine-tuned classifier as its makers saved it: read by transformers, or refused in one sentence.
+"""Read a fine-tuned classifier as its authors saved it, with transformers, or refuse it in one sentence.
 
 Takes a folder or a hub name in Hugging Face format. Runs no code of the model's own and unpickles nothing.
 """
@@ -10,18 +10,18 @@ from typing import Any
 from handler.errors import UserError, first_line
 from training.backbones import require_embeddings
 
-ELSEWHERE = "Name a folder or hub model of an encoder fine-tuned to classify (…ForSequenceClassification)"
-SAVE_AGAIN = "Load it by transformers' own class and save it again (save_pretrained), then name that folder"
+ELSEWHERE = "Give a folder or hub name of an encoder fine-tuned to classify (…ForSequenceClassification)"
+SAVE_AGAIN = "Load it with transformers' own class, save it again (save_pretrained), and give that folder"
 LFS_POINTER = b"version https://git-lfs"
 # What other libraries leave in place of safetensors.
 OTHER_WEIGHTS = {
     ".bin": "pickled weights, which are not read because reading them can run code",
     ".pt": "pickled weights, which are not read because reading them can run code",
     ".ckpt": "pickled weights, which are not read because reading them can run code",
-    ".h5": "TensorFlow's weights alone",
-    ".msgpack": "Flax's weights alone",
-    ".onnx": "an ONNX graph alone",
-    ".gguf": "GGUF weights alone",
+    ".h5": "only TensorFlow weights",
+    ".msgpack": "only Flax weights",
+    ".onnx": "only an ONNX graph",
+    ".gguf": "only GGUF weights",
 }
 # Weights that a classifier of the same architecture does without: heads and poolers of the pretraining.
 UNUSED = ("pooler.", "cls.", "lm_head.", "position_ids", "vocab_", "mlm_", "generator_", "discriminator_")
@@ -105,7 +105,7 @@ def _given_config(place: str) -> dict[str, Any]:
     adapter = UserError(
         f"{place} is an adapter (PEFT), not a whole classifier",
         seen="adapter_config.json",
-        remedy="Merge it into its base (merge_and_unload) and save that (save_pretrained)",
+        remedy="Merge it into its base (merge_and_unload) and save the result (save_pretrained)",
     )
     try:
         given, _ = PretrainedConfig.get_config_dict(place, trust_remote_code=False)
@@ -121,16 +121,16 @@ def _given_config(place: str) -> dict[str, Any]:
         raise UserError(f"there is no classifier at {place}", seen="no config.json", remedy=ELSEWHERE)
     if given.get("auto_map"):
         raise UserError(
-            f"{place} brings code of its own, which is not run",
+            f"{place} ships its own code, which is not run",
             seen=", ".join(sorted(given["auto_map"])),
-            remedy="If transformers' own class computes the same, take auto_map out of a copy's config.json",
+            remedy="If transformers' own class computes the same, remove auto_map from config.json in a copy",
         )
     if method := given.get("quantization_config"):
         name = method.get("quant_method") if isinstance(method, dict) else method
         raise UserError(
             f"the weights at {place} are quantised already",
             seen=name or "quantization_config",
-            remedy="Name the classifier that it was made of, in float32, float16 or bfloat16",
+            remedy="Give the classifier that it was made from, in float32, float16 or bfloat16",
         )
     return dict(given)
 
@@ -156,7 +156,7 @@ def _read_config(place: str) -> Any:
     labels = label_names(place, given)
     if len(labels) < 2 or config.problem_type == "regression":
         raise UserError(
-            f"{place} does not choose among several labels: it is a regression, which is not served",
+            f"{place} does not choose among several labels; regression models are not served",
             seen=f"{len(labels)} outputs, problem_type {config.problem_type}",
             remedy=ELSEWHERE,
         )
@@ -185,7 +185,7 @@ def _read_model(place: str, config: Any) -> Any:
     _require_fit(place, model, found)
     if "attention_mask" not in inspect.signature(model.forward).parameters:
         raise UserError(
-            f"{place} takes no attention_mask, so that padding would change its answers",
+            f"{place} takes no attention_mask, so padding would change its answers",
             seen=config.model_type,
             remedy=ELSEWHERE,
         )
@@ -194,14 +194,14 @@ def _read_model(place: str, config: Any) -> Any:
             raise UserError(
                 f"the weights at {place} are not all finite numbers",
                 seen=f"{name} holds {int((~torch.isfinite(tensor)).sum())} NaN or infinite values",
-                remedy="Take an earlier checkpoint of the training",
+                remedy="Use an earlier checkpoint of its training",
             )
     notes = []
     unused = sorted(name for name in found["unexpected_keys"] if not any(known in name for known in UNUSED))
     if unused:
         notes.append(
-            f"transformers uses {len(unused)} of its weights for nothing ({_some(unused)}): "
-            f"is {type(model).__name__} what it was trained as?"
+            f"transformers does not use {len(unused)} of its weights ({_some(unused)}): "
+            f"was it trained as a {type(model).__name__}?"
         )
     return model.eval(), notes
 
@@ -214,16 +214,16 @@ def _require_fit(place: str, model: Any, found: dict[str, Any]) -> None:
         raise UserError(
             f"the weights at {place} do not fit its config.json",
             seen=f"{_some(mismatched)}; config.json asks for {expected} in {name}",
-            remedy="Put the config.json there that these weights were saved with",
+            remedy="Use the config.json that was saved with these weights",
         )
     if lacking := sorted(found["missing_keys"]):  # transformers would draw them at random
         head = [name for name in lacking if not name.startswith(f"{model.base_model_prefix}.")]
         raise UserError(
             f"the classifier's weights are not in {place}"
             if head
-            else f"the weights at {place} are not whole",
+            else f"the weights at {place} are incomplete",
             seen=f"missing {_some(lacking)}",
-            remedy="Save all of the fine-tuned model (save_pretrained), not the encoder alone",
+            remedy="Save the whole fine-tuned model (save_pretrained), not only the encoder",
         )
 
 
@@ -236,7 +236,7 @@ def _read_tokenizer(place: str) -> Any:
         raise UserError(
             f"the classifier at {place} has no tokenizer that can be read",
             seen=first_line(error),
-            remedy="Put its tokenizer.json beside the weights (tokenizer.save_pretrained)",
+            remedy="Put its tokenizer.json next to the weights (tokenizer.save_pretrained)",
         ) from error
 
     def refuse(why: str, seen: object, remedy: str) -> UserError:
@@ -245,23 +245,23 @@ def _read_tokenizer(place: str) -> Any:
     kind = type(tokenizer).__name__
     if tokenizer.init_kwargs.get("auto_map"):
         raise refuse(
-            "it brings code of its own, which is not run",
+            "it ships its own code, which is not run",
             "auto_map in tokenizer_config.json",
-            "If transformers' own class reads the same, take auto_map out of a copy's tokenizer_config.json",
+            "If transformers' own class reads the same, remove auto_map from tokenizer_config.json in a copy",
         )
     if not tokenizer.is_fast:
-        raise refuse("it is a slow one", kind, "Convert it to a tokenizer.json")
+        raise refuse("it is a slow tokenizer", kind, "Convert it to a tokenizer.json")
     if tokenizer.pad_token_id is None:
         raise refuse(
             "it has no padding token",
             kind,
-            "Name the one it was trained with (tokenizer.pad_token = …) and save it (save_pretrained)",
+            "Set the one it was trained with (tokenizer.pad_token = …) and save it (save_pretrained)",
         )
     if tokenizer.init_kwargs.get("split_special_tokens"):
         raise refuse(
-            "it reads its special tokens as words, which a tokenizer.json cannot say",
+            "it reads its special tokens as words, which a tokenizer.json cannot express",
             "split_special_tokens in tokenizer_config.json",
-            "Take the setting out of a copy's tokenizer_config.json, if the model was not trained with it",
+            "Remove the setting from tokenizer_config.json in a copy, if the model was not trained with it",
         )
     return tokenizer
 

@@ -1,4 +1,4 @@
-"""`python -m export package|promote|publish|fetch|verify|keygen|sign`: what becomes of artifacts."""
+"""`python -m export package|promote|publish|fetch|verify|keygen|sign`: everything that handles archives."""
 
 import argparse
 import json
@@ -21,19 +21,20 @@ def package_arguments(parser: argparse.ArgumentParser) -> None:
     add_artifacts(parser)
     add_store(parser)
     add_name(parser)
-    parser.add_argument("--version", default="1.0", help="of the model; default: %(default)s")
+    parser.add_argument("--version", default="1.0", help="version of the model; default: %(default)s")
     parser.add_argument(
         "--promote",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="the selected variant; --no-promote before a rollout, so that a restart serves the old version",
+        help="promote the selected variant; use --no-promote before a rollout, so that a restart serves the "
+        "old version",
     )
     parser.add_argument(
         "--tuning",
         type=Path,
-        help="what python -m deploy tune wrote; default: tuning.json next to --artifacts",
+        help="file written by python -m deploy tune; default: tuning.json next to --artifacts",
     )
-    parser.add_argument("--sign-key", type=Path, metavar="FILE", help="a secret key, to sign each archive")
+    parser.add_argument("--sign-key", type=Path, metavar="FILE", help="secret key to sign each archive with")
 
 
 def package(arguments: argparse.Namespace) -> int:
@@ -42,7 +43,9 @@ def package(arguments: argparse.Namespace) -> int:
 
     if arguments.tuning and not arguments.tuning.is_file():
         raise UserError(
-            "there is no such tuning", seen=arguments.tuning, remedy="Make it: python -m deploy tune"
+            "the tuning file does not exist",
+            seen=arguments.tuning,
+            remedy="Make it: python -m deploy tune",
         )
     tuning = arguments.tuning or arguments.artifacts.parent / "tuning.json"
     recover_all(arguments.artifacts)
@@ -58,7 +61,7 @@ def package(arguments: argparse.Namespace) -> int:
     for folder in folders:
         artifact = open_artifact(folder)
         if artifact.meta.build.checkpoint_sha256 != reference:
-            say(f"{folder.name}: left out, made from another checkpoint than fp32: python -m export build")
+            say(f"{folder.name}: left out, not made from fp32's checkpoint; run python -m export build")
             continue
         tuned = settings_for(tuning, artifact.name, artifact.sha256)
         path = packaging.package(
@@ -80,8 +83,8 @@ def promote_arguments(parser: argparse.ArgumentParser) -> None:
     add_artifacts(parser)
     add_store(parser)
     add_name(parser)
-    parser.add_argument("variant", nargs="?", help="default: the selected one")
-    parser.add_argument("--archives", type=Path, help="where those of the variants lie; default: --store")
+    parser.add_argument("variant", nargs="?", help="variant to promote; default: the selected one")
+    parser.add_argument("--archives", type=Path, help="folder of the variants' archives; default: --store")
     add_ledger(parser)
     parser.add_argument("--force", action="store_true", help="even if it is not proven to be equal to fp32")
     add_trusted_key(parser)
@@ -156,7 +159,7 @@ def _selected(arguments: argparse.Namespace) -> tuple[str, str] | None:
         return None
     folder = arguments.artifacts / variant
     if not (folder / DESCRIPTION).is_file() or open_artifact(folder, verify=False).sha256 != sha256:
-        say(f"{variant} was selected, and {folder} holds another now: python -m benchmarks run, then select")
+        say(f"{folder} has changed since {variant} was selected: run python -m benchmarks run, then select")
         return None
     return variant, sha256
 
@@ -165,17 +168,17 @@ def publish_arguments(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     add_name(parser)
     parser.add_argument("destination", help="a path, s3://bucket/… or gs://bucket/…")
-    parser.add_argument("variants", nargs="*", help="default: the archive that is served")
-    parser.add_argument("--checkpoint", type=Path, help="the folder of a checkpoint to publish as well")
+    parser.add_argument("variants", nargs="*", help="variants to publish; default: the served archive")
+    parser.add_argument("--checkpoint", type=Path, help="folder of a checkpoint to publish as well")
     parser.add_argument(
-        "--sign-key", type=Path, metavar="FILE", help="a secret key, to sign what is published"
+        "--sign-key", type=Path, metavar="FILE", help="secret key to sign archives and record with"
     )
     parser.add_argument("--force", action="store_true", help="replace what is published under this version")
     parser.add_argument(
         "--valid-s",
         type=positive_int,
         default=3600,
-        help="how long the signed addresses of archives work; default: %(default)s",
+        help="seconds for which signed addresses of archives are valid; default: %(default)s",
     )
 
 
@@ -197,8 +200,8 @@ def publish(arguments: argparse.Namespace) -> int:
         key=arguments.sign_key,
         force=arguments.force,
     )
-    said = "published" if published.is_new else "is published already, the same"
-    say(f"{published.place}: {said}, {len(published.record.files)} files with their sums")
+    said = "published" if published.is_new else "already published with the same content"
+    say(f"{published.place}: {said}, {len(published.record.files)} files with checksums")
     found = publishing.addresses(published, arguments.valid_s)
     emit({"place": published.place, **plain(published.record), "addresses": found})
     return 0
@@ -206,8 +209,12 @@ def publish(arguments: argparse.Namespace) -> int:
 
 def fetch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("place", help="…/<name>/<version>")
-    parser.add_argument("--to", type=Path, default=Path("build/fetched"), help="default: %(default)s")
-    parser.add_argument("--most-gb", type=positive_float, default=20.0, help="default: %(default)g")
+    parser.add_argument(
+        "--to", type=Path, default=Path("build/fetched"), help="folder to write; default: %(default)s"
+    )
+    parser.add_argument(
+        "--most-gb", type=positive_float, default=20.0, help="largest version to accept; default: %(default)g"
+    )
     add_trusted_key(parser)
 
 
@@ -217,7 +224,7 @@ def fetch(arguments: argparse.Namespace) -> int:
     key = arguments.trusted_key
     fetched = publishing.fetch(arguments.place, arguments.to, trusted_key=key, most_gb=arguments.most_gb)
     signed = f", signed by a key of {key}" if key else ""
-    say(f"{arguments.to}: {len(fetched.record.files)} files, their sums match{signed}")
+    say(f"{arguments.to}: {len(fetched.record.files)} files, all checksums match{signed}")
     emit(fetched.record)
     return 0
 
@@ -252,15 +259,13 @@ def keygen_arguments(parser: argparse.ArgumentParser) -> None:
 
 def keygen(arguments: argparse.Namespace) -> int:
     public = make_keys(arguments.key)
-    say(
-        f"{arguments.key} signs: keep it to yourself. {public} is for those who trust it: {VARIABLE}={public}"
-    )
+    say(f"{arguments.key} is the secret key: keep it private. {public} verifies: set {VARIABLE}={public}")
     emit({"secret": str(arguments.key), "public": str(public)})
     return 0
 
 
 def sign_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", type=Path, nargs="+", help="such as model_store/hate.mar")
+    parser.add_argument("paths", type=Path, nargs="+", help="what to sign, such as model_store/hate.mar")
     parser.add_argument("--key", type=Path, required=True, help="the secret key")
 
 

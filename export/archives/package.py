@@ -74,7 +74,7 @@ def package(
             check_identifier(given)
         except ValueError as error:
             remedy = "Choose another --name or --version"
-            raise UserError("no archive can be called this", seen=error, remedy=remedy) from error
+            raise UserError("an archive cannot have this name", seen=error, remedy=remedy) from error
     make_folder(store)
     target = store / f"{name}-{artifact.name}.mar"
     # A scratch folder of our own: the archiver stages under the model's name in the temporary folder,

@@ -1,4 +1,4 @@
-"""Promotion: an archive becomes the one that is served, if its variant is proven to be equal to fp32."""
+"""Promotion: make an archive the served one, if its variant is proven to be equal to fp32."""
 
 import shutil
 from pathlib import Path
@@ -47,7 +47,7 @@ def promote(
         raise UserError(
             f"{variant} is not promoted",
             seen=check.note,
-            remedy="Choose another variant, or promote it all the same with --force",
+            remedy="Choose another variant, or promote it anyway with --force",
         )
     if ledger is not None and not force and inside.meta.parent is not None:
         _require_pass(variant, inside.sha256, ledger)
@@ -70,18 +70,18 @@ def _require_pass(variant: str, sha256: str, path: Path) -> None:
         raise UserError(
             f"nothing proves that {variant} is equal to fp32",
             seen=f"no verdict on it in {path}",
-            remedy=f"Measure it: python -m benchmarks run {variant}; or promote it all the same with --force",
+            remedy=f"Measure it: python -m benchmarks run {variant}; or promote it anyway with --force",
         )
     look, run = found
     if look.verdict == UNPROVEN:
         raise UserError(
             f"{variant} is not proven to be equal to fp32",
             seen=f"{look.verdict}: {MAY_HAVE_SEEN}",
-            remedy=f"Either {SHOW_UNSEEN}, or promote it all the same with --force",
+            remedy=f"Either {SHOW_UNSEEN}, or promote it anyway with --force",
         )
     if look.verdict != PASS:
         raise UserError(
             f"{variant} is not proven to be equal to fp32",
             seen=f"{look.verdict} at a margin of {run.margin:g} (p = {look.p:.2g}, {look.level:.2g} needed)",
-            remedy="Choose another variant, or promote it all the same with --force",
+            remedy="Choose another variant, or promote it anyway with --force",
         )

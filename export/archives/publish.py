@@ -1,8 +1,8 @@
-"""Publishing: archives and checkpoints to a folder or an object store, versioned, with their sums.
+"""Publish archives and checkpoints to a folder or an object store, as versions with checksums.
 
-`<destination>/<name>/<version>/` holds the archives (`hate-1.0.mar`), the description of the artifact inside
-each, the checkpoint where it is asked for, and `published.json`, written last: without it a version is not
-there yet. What is published under a version stays what it is; other content needs another version, or force.
+`<destination>/<name>/<version>/` holds the archives (`hate-1.0.mar`), the description of the artifact in
+each, the checkpoint if you asked for it, and `published.json`, which is written last: without it, a version
+does not exist yet. A published version does not change: different content needs another version, or force.
 """
 
 import hashlib
@@ -96,9 +96,9 @@ def publish(
                 return Published(whole, there)
             if there:
                 raise UserError(
-                    f"version {version} is published with other content",
+                    f"version {version} is already published with different content",
                     seen=whole,
-                    remedy="Package another one: python -m export package --version 1.1; or --force",
+                    remedy="Package another version: python -m export package --version 1.1; or --force",
                 )
             if filesystem.exists(f"{place}/{RECORD}"):
                 filesystem.rm_file(f"{place}/{RECORD}")  # a half-replaced version is none
@@ -153,11 +153,11 @@ def fetch(
     not what it says; no more than it says, and than `most_gb`, is read.
     """
     if folder.exists():
-        raise UserError("the folder is there already", seen=folder, remedy="Name another with --to")
+        raise UserError("the folder exists already", seen=folder, remedy="Choose another with --to")
     with _storage(place) as (filesystem, root):
         record = _record(filesystem, root, place, trusted_key)
         if record is None:
-            raise UserError("nothing is published there", seen=place, remedy=f"Is there a {RECORD}?")
+            raise UserError("nothing is published there", seen=place, remedy=f"Check for its {RECORD}")
         make_folder(folder.parent)
         _check_room(record, folder.parent, most_gb)
         with replacing_folder(folder) as partial:
@@ -172,10 +172,10 @@ def _check_room(record: Version, folder: Path, most_gb: float) -> None:
     total = sum(known.bytes for known in record.files.values())
     if total > most_gb * 1e9:
         seen = f"{total / 1e9:,.1f} GB, {most_gb:g} are allowed"
-        raise UserError("what is published is large", seen=seen, remedy="Allow more with --most-gb")
+        raise UserError("the published version is too large", seen=seen, remedy="Allow more with --most-gb")
     if total > (free := shutil.disk_usage(folder).free):
         seen = f"{total / 1e9:,.1f} GB, {free / 1e9:,.1f} are free in {folder}"
-        raise UserError("there is no room for what is published", seen=seen, remedy="Name another --to")
+        raise UserError("there is no room for the version", seen=seen, remedy="Choose another --to")
 
 
 def _receive(filesystem: Any, place: str, file: Path, known: File) -> None:
@@ -195,7 +195,7 @@ def _receive(filesystem: Any, place: str, file: Path, known: File) -> None:
             bar.update(len(block))
     if left or digest.hexdigest() != known.sha256:
         raise UserError(
-            "a published file is not what was published",
+            "a file has changed since it was published",
             seen=place,
             remedy="Publish again with --force",
         )
@@ -221,7 +221,7 @@ def _version(archives: Sequence[Path]) -> str:
     versions = {archive_manifest(archive)["modelVersion"] for archive in archives}
     if len(versions) != 1:
         seen = ", ".join(sorted(versions)) or "no archive"
-        raise UserError("the archives are not of one version", seen=seen, remedy="Package them again")
+        raise UserError("the archives must have one version", seen=seen, remedy="Package them again")
     return versions.pop()
 
 
@@ -230,7 +230,7 @@ def _check_name(name: str) -> None:
         check_identifier(name)
     except ValueError as error:
         raise UserError(
-            "this cannot be a model's name", seen=error, remedy="Choose another --name"
+            "this is not a valid model name", seen=error, remedy="Choose another --name"
         ) from error
 
 

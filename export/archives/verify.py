@@ -1,7 +1,7 @@
-"""Does an archive serve the artifact that it claims to hold? Asked of a real server, not of the file.
+"""Check on a real server that an archive serves the artifact that it holds.
 
-The artifact inside is unpacked, its sums are checked, and a private TorchServe on free ports answers texts of
-many lengths; its scores must be those of the Predictor in process.
+The artifact inside is unpacked and its checksums are verified. A private TorchServe on free ports then
+answers texts of many lengths; its scores must be those of the Predictor in process.
 """
 
 import json
@@ -74,7 +74,7 @@ def _ask(url: str, archive: Path) -> list[dict[str, Any]]:
             raise KeyError("scores")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            "the archive does not answer as ours do",
+            "the archive's answers are not in this project's format",
             seen=archive,
             remedy="Build it: python -m export package",
         ) from error

@@ -1,4 +1,4 @@
-"""Recovery: a pruned student learns to say, and to see on the way there, what its fp32 teacher does."""
+"""Recovery: a pruned student learns its fp32 teacher's logits and hidden states."""
 
 import math
 import sys

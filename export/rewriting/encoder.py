@@ -85,7 +85,7 @@ def _computes(encoder: Encoder, inputs: dict[str, torch.Tensor], expected: torch
 
 def _other_form(seen: str) -> UnsupportedError:
     return UnsupportedError(
-        "this classifier cannot be made into the project's own encoder",
+        "this classifier cannot be converted to the project's own encoder",
         seen=seen,
-        remedy="DistilBERT, BERT and RoBERTa can; for others choose cuda-fp16 or cuda-compiled-fp16",
+        remedy="DistilBERT, BERT and RoBERTa can be; for others choose cuda-fp16 or cuda-compiled-fp16",
     )

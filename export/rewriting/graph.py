@@ -1,4 +1,4 @@
-"""The classifier as one graph with the contract of every runtime: two inputs, fp32 logits.
+"""The classifier as one graph with the interface of every runtime: two inputs, fp32 logits.
 
 `lean` rewrites the encoder layers of DistilBERT, BERT and RoBERTa (and whoever is built like them) into one
 form that converters and kernels like: query, key and value as one matrix product, attention that names its
@@ -213,7 +213,7 @@ def compile_ahead(model: nn.Module, max_length: int, package: Path, options: dic
             raise UserError(
                 "the model did not compile",
                 seen=_why_it_failed(str(error)),
-                remedy=f"Check the compiler ({compiler} --version; for GPUs CUDA_HOME, too), and the free "
+                remedy=f"Check the compiler ({compiler} --version; for GPUs also CUDA_HOME), and the free "
                 "memory and disk space",
             ) from error
         finally:

@@ -39,7 +39,7 @@ TRACED_OPSET = 18  # as optimum's; LayerNormalization is one operator since 17
 OPSET = 23  # the first that has Attention; ONNX Runtime has a CPU kernel for it
 # Sums in another order; a wrong mask or head count moves logits by far more.
 EXACT = 1e-5
-OTHER = "This encoder is of another form than is known here; choose another variant"
+OTHER = "The structure of this encoder is not supported; choose another variant"
 
 
 @dataclass(frozen=True)

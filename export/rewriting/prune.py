@@ -1,4 +1,4 @@
-"""Pruning: a smaller encoder from a trained one, by what its parts were measured to contribute.
+"""Pruning: make a trained encoder smaller, by the measured contribution of its parts.
 
 Whole layers, attention heads and feed-forward neurons go, and what is left is a dense model, faster on any
 machine. Or single weights become zero: any of them, which compresses well and runs no faster, or two in every
@@ -173,7 +173,7 @@ def prune(model: PreTrainedModel, measured: Importance, shape: Shape) -> PreTrai
     """
     if model.config.pruned_heads:
         raise UserError(
-            "the model has been pruned before", seen=model.config.pruned_heads, remedy="Prune the whole model"
+            "the model has been pruned before", seen=model.config.pruned_heads, remedy="Prune the original"
         )
     parts = anatomy(model)
     for layer, scores in zip(layers_of(model), measured.neurons, strict=True):

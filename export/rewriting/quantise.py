@@ -1,4 +1,4 @@
-"""Int8 of linear layers in torch: the ranges of their inputs, the layer itself, and which layers suffer most.
+"""Int8 linear layers in torch: the ranges of their inputs, the layer itself, and the most sensitive layers.
 
 The static layer is what PT2E lowers a linear layer to on x86 (quantize_per_tensor, then oneDNN's product of
 int8): an input scale observed on training texts, its channels smoothed, and one weight scale per output

@@ -1,7 +1,7 @@
 """For NVIDIA GPUs: from eager PyTorch in four precisions to CUDA graphs, no padding, int8, fp8 and ONNX
 Runtime.
 
-No GPU was at hand when these were written: what needs one proves itself, or fails, when it is built.
+These were written without a GPU: what needs one is proven when it is built, or the build fails.
 """
 
 from collections import Counter
@@ -64,7 +64,7 @@ for _name, _gpu, _build, _summary in (
 @in_torch(
     "cuda-graphs-fp16",
     requires=("cuda",),
-    summary="fp16, each shape of the grid one CUDA graph",
+    summary="fp16, one CUDA graph for each shape of the grid",
 )
 def cuda_graphs_fp16(source: Source, folder: Path) -> Built:
     facts, options = _half(source, folder)
@@ -77,7 +77,7 @@ def cuda_graphs_fp16(source: Source, folder: Path) -> Built:
 @in_torch(
     "cuda-packed-fp16",
     requires=("cuda:8.0",),  # flash attention's
-    summary="fp16, texts side by side without padding",
+    summary="fp16, texts packed side by side without padding",
 )
 def cuda_packed_fp16(source: Source, folder: Path) -> Built:
     facts, options = _half(source, folder)
@@ -120,12 +120,12 @@ def _scaled(dtype: str, rest: str) -> Callable[..., Built]:
 in_torch(
     "cuda-int8",
     requires=("cuda:7.5",),  # the first whose tensor cores multiply int8
-    summary="int8 weights per output, activations quantised per token as they come; CUDA graphs",
+    summary="int8 weights per output, activations quantised per token at run time; CUDA graphs",
 )(_scaled("int8", "float16"))
 in_torch(
     "cuda-fp8",
     requires=("cuda:8.9",),
-    summary="fp8 (e4m3) weights per output, activations scaled per token as they come; CUDA graphs",
+    summary="fp8 (e4m3) weights per output, activations scaled per token at run time; CUDA graphs",
 )(_scaled("float8_e4m3fn", "bfloat16"))
 
 
@@ -177,7 +177,7 @@ def cuda_onnx_fp16(source: Source, folder: Path) -> Built:
 @in_onnx(
     "cuda-tensorrt-fp16",
     requires=("onnx", "optimum-onnx", "onnxruntime-gpu", "tensorrt", "cuda"),
-    summary="TensorRT in fp16, behind ONNX Runtime; its engine is in the artifact",
+    summary="TensorRT in fp16, through ONNX Runtime; its engine is in the artifact",
 )
 def cuda_tensorrt_fp16(source: Source, folder: Path) -> Built:
     grid = source.gpu_grid

@@ -30,7 +30,7 @@ def fp32(source: Source, folder: Path) -> Built:
 @variant(
     "torch-int8-dynamic",
     runtime="torch",
-    summary="eager PyTorch, int8 weights per channel, activations quantised as they come",
+    summary="eager PyTorch, int8 weights per channel, activations quantised at run time",
     kinds=TRACED,
 )
 def torch_int8_dynamic(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:

@@ -38,7 +38,7 @@ OPTIONS = {
 
 @in_onnx(
     "onnx-fp32",
-    summary="ONNX Runtime in fp32, each attention one operator",
+    summary="ONNX Runtime in fp32, each attention fused into one operator",
     kinds=ANY,
 )
 def onnx_fp32(source: Source, folder: Path) -> Built:
@@ -56,7 +56,7 @@ def onnx_fp32(source: Source, folder: Path) -> Built:
 
 @in_onnx(
     "onnx-int8-dynamic",
-    summary="ONNX Runtime, int8 weights per channel, activations quantised as they come",
+    summary="ONNX Runtime, int8 weights per channel, activations quantised at run time",
     kinds=TRACED,
 )
 def onnx_int8_dynamic(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:

@@ -21,7 +21,7 @@ in_openvino = partial(variant, runtime="openvino")
 @in_openvino(
     "openvino-fp32",
     requires=("openvino",),
-    summary="OpenVINO in fp32, told to stay there",
+    summary="OpenVINO, fixed to fp32",
     kinds=ANY,
 )
 def openvino_fp32(source: Source, folder: Path) -> Built:
@@ -115,7 +115,7 @@ def _compiled(graph: Path, options: Mapping[str, str]) -> Any:
     done = subprocess.run(command, capture_output=True)
     if done.returncode < 0:
         raise UnsupportedError(
-            "OpenVINO crashes where it compiles this model for one thread of this CPU",
+            "OpenVINO crashes when it compiles this model for one thread on this CPU",
             seen=signal.Signals(-done.returncode).name,
             remedy="Serve openvino-fp32, or a variant of another runtime",
         )

@@ -1,8 +1,8 @@
-"""A smaller classifier: parts that contribute little are removed, and distillation wins the accuracy back.
+"""Smaller classifiers: parts that contribute little are removed, and distillation recovers the accuracy.
 
-What stays is chosen by measurement on training and validation texts and recovered on training texts; gate
-and test are never seen. The first two are dense models of their own, from which others can be made; in the
-third the zeros stay where they are.
+What stays is chosen by measurement on training and validation texts and recovered on training texts; gate and
+test are never used. `pruned` and `shallow` are dense models, from which other variants can be made; the sparse
+ones keep their shape and hold zeros.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def shallow(source: Source, folder: Path) -> Built:
     depth = len(layers_of(teacher))
     if depth < 2:
         raise UserError(
-            "there is no half of the layers to remove", seen=f"{depth} layer", remedy="Leave shallow out"
+            "there are too few layers to remove half", seen=f"{depth} layer", remedy="Leave shallow out"
         )
     layers = _layers(source, depth // 2)
     keep_layers(student, layers)
@@ -59,7 +59,7 @@ def shallow(source: Source, folder: Path) -> Built:
 
 @distilled(
     "sparse",
-    summary="half of the encoder's weights zero: smaller when compressed, not faster",
+    summary="half of the encoder's weights set to zero: smaller when compressed, not faster",
 )
 def sparse(source: Source, folder: Path) -> Built:
     from export.rewriting.prune import compressed_bytes, mask_smallest, zeros
@@ -128,7 +128,7 @@ def _recover(
     from export.rewriting.prune import layers_of
 
     if not source.checkpoint.trained:
-        return {"epochs": 0, "note": "none: the weights are random, there is no accuracy to win back"}
+        return {"epochs": 0, "note": "none: the weights are random, so there is no accuracy to recover"}
     train, validation = (Texts.of(source, split) for split in ("train", "validation"))
     layer_map = takes_over(layers, len(layers_of(teacher)))
     decides, labelled = decision(source), source.checkpoint.judged

@@ -51,7 +51,7 @@ def test_numbers_stand_on_the_outputs_as_numbers(
     checkpoint = adopt(str(place), tmp_path / "ours", f"csv:{write(tmp_path / 'data.csv', values)}")
     assert [float(label) for label in checkpoint.labels] == expected
     said = capsys.readouterr().err
-    assert "labels stand on the outputs by number: accuracy 0." in said
+    assert "labels are assigned to the outputs by number: accuracy 0." in said
     assert "LABEL_2" in said
     assert load_data(checkpoint).labels == checkpoint.labels
     assert checkpoint.meta.adoption.labels["own"] == numbered(len(values))
@@ -63,14 +63,14 @@ def test_names_of_the_data_on_numbered_outputs_are_asked_for(tmp_path: Path) -> 
     arguments = ("--checkpoint", place, "--data", f"csv:{data}", "--artifacts", tmp_path / "b" / "a")
     done = run_stage("export", "build", "fp32", *arguments)
     assert done.returncode == 2
-    assert "which label each output of the model stands for is not said by its names" in done.stderr
-    assert "what fits best is --labels " in done.stderr
-    for word in ("LABEL_0", "texts of the label", "in the order of the data's names, a guess"):
+    assert "the model's names do not tell which label each output stands for" in done.stderr
+    assert "the best fit is --labels " in done.stderr
+    for word in ("LABEL_0", "texts with the label", "in the order of the data's names, a guess"):
         assert word in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "b").exists()
     done = ran("export", "build", "fp32", *arguments, "--labels", "sad,glad,angry")
-    assert "labels stand on the outputs as --labels says: accuracy" in done.stderr
+    assert "labels are assigned to the outputs as --labels says: accuracy" in done.stderr
     meta = json.loads((tmp_path / "b" / "a" / "fp32" / "artifact.json").read_text())
     assert meta["labels"] == ["sad", "glad", "angry"]
     assert meta["adoption"]["labels"]["accuracy"] <= 1
@@ -125,7 +125,7 @@ def test_a_model_that_does_not_say_whether_labels_exclude_each_other_is_asked_ab
     assert meta["task"] == "multi-label"
     capsys.readouterr()
     assert not adopt(str(place), tmp_path / "ours").multi_label
-    assert "does not say whether labels exclude each other; they are taken to" in capsys.readouterr().err
+    assert "does not say whether labels exclude each other; they are assumed to" in capsys.readouterr().err
     edit_json(place / "config.json", problem_type="single_label_classification")
     with pytest.raises(UserError, match="--task contradicts the model's configuration"):
         adopt(str(place), tmp_path / "again", task="multi-label")
@@ -166,7 +166,7 @@ def test_an_order_that_fits_far_better_is_seen_and_named() -> None:
     assert found.best == ("1", "2", "0")
     assert found.accuracy < 0.1 < 0.9 < found.best_accuracy
     numbers = assign(("LABEL_0", "LABEL_1", "LABEL_2"), ("0", "1", "2"), ())
-    with pytest.raises(UserError, match="what fits best is --labels 1,2,0"):
+    with pytest.raises(UserError, match="the best fit is --labels 1,2,0"):
         require_known(numbers, found)
     assert "the order 1,2,0 fits far better" in table(numbers, found)
 

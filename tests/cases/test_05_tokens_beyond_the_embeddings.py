@@ -186,7 +186,7 @@ def test_token_types_that_the_answers_depend_on_are_refused(tmp_path: Path) -> N
     [
         ({"pad_token": None}, "it has no padding token"),
         ({"split_special_tokens": True}, "it reads its special tokens as words"),
-        ({"auto_map": {"AutoTokenizer": ["own.Own", None]}}, "it brings code of its own"),
+        ({"auto_map": {"AutoTokenizer": ["own.Own", None]}}, "it ships its own code"),
     ],
     ids=["no padding token", "special tokens split", "own code"],
 )
@@ -209,7 +209,7 @@ def test_a_tokenizer_that_reads_otherwise_as_served_is_refused_by_its_ids(
         return call(self, f"the {text}" if isinstance(text, str) else text, **options)
 
     monkeypatch.setattr(transformers.PreTrainedTokenizerFast, "__call__", prefixed)
-    with pytest.raises(UserError, match=r"would not be read as transformers reads them: \d+ of \d+ texts"):
+    with pytest.raises(UserError, match=r"would not be tokenised as transformers does: \d+ of \d+ texts"):
         adopt(str(place), tmp_path / "ours")
     assert list(tmp_path.iterdir()) == [place]
 

@@ -62,5 +62,5 @@ def test_a_model_that_fails_in_transformers_itself_is_a_sentence(spec: str | Non
 
 def test_a_model_that_takes_no_mask_is_refused(tmp_path: Path) -> None:
     place = make_classifier(tmp_path / "theirs", "FNet")
-    with pytest.raises(UserError, match=r"takes no attention_mask, so that padding would .*: fnet"):
+    with pytest.raises(UserError, match=r"takes no attention_mask, so padding would .*: fnet"):
         adopt(str(place), tmp_path / "ours")

@@ -93,10 +93,10 @@ DAMAGES = {
         config(id2label=TWO | {"2": "mixed"}, label2id=None),
         "do not fit its config",
     ),
-    "one output": (config(id2label={"0": "score"}, label2id=None), "it is a regression"),
+    "one output": (config(id2label={"0": "score"}, label2id=None), "regression models are not served"),
     "a regression": (
         config(problem_type="regression"),
-        "does not choose among several labels: it is a regression",
+        "does not choose among several labels; regression models are not served",
     ),
     "another problem": (config(problem_type="multilabel"), "no classifier that can be read"),
     "tokens": (config(architectures=["DistilBertForTokenClassification"]), "is not a fine-tuned classifier"),
@@ -108,7 +108,7 @@ DAMAGES = {
     "no architecture": (config(architectures=None), "is not a fine-tuned classifier: no architecture"),
     "own code": (
         config(auto_map={"AutoModel": "own.Own"}),
-        "brings code of its own, which is not run: AutoModel",
+        "ships its own code, which is not run: AutoModel",
     ),
     "quantised": (
         config(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}),
@@ -118,15 +118,15 @@ DAMAGES = {
     "an unknown kind": (config(model_type="nothing-known"), "no classifier that can be read"),
     "other sizes": (config(dim=64), "do not fit its config.json"),
     "fewer layers than weights": (config(n_layers=1), None),
-    "more layers than weights": (config(n_layers=3), "the weights at .* are not whole"),
+    "more layers than weights": (config(n_layers=3), "the weights at .* are incomplete"),
     "no positions": (config(max_position_embeddings=0), "do not fit its config.json|can be read at"),
     "an adapter": (adapter, "is an adapter"),
     "no head": (weights(without("classifier")), "the classifier's weights are not in"),
-    "no encoder layer": (weights(without("distilbert.transformer.layer.1")), "are not whole"),
+    "no encoder layer": (weights(without("distilbert.transformer.layer.1")), "are incomplete"),
     "not a number": (weights(with_nan), r"not all finite numbers: classifier\.weight holds 1 NaN"),
     "pickled weights": (others("pytorch_model.bin"), "holds pickled weights.*: pytorch_model.bin"),
-    "TensorFlow": (others("tf_model.h5"), "holds TensorFlow's weights alone: tf_model.h5"),
-    "Flax": (others("flax_model.msgpack"), "holds Flax's weights alone: flax_model.msgpack"),
+    "TensorFlow": (others("tf_model.h5"), "holds only TensorFlow weights: tf_model.h5"),
+    "Flax": (others("flax_model.msgpack"), "holds only Flax weights: flax_model.msgpack"),
     "no weights": (others(), "no classifier that can be read"),
     "a pointer": (pointer, "holds a pointer in place of the weights: model.safetensors.*git lfs pull"),
     "cut weights": (cut, "no classifier that can be read"),
@@ -156,7 +156,7 @@ def test_weights_that_are_not_used_are_said(
     shutil.copytree(theirs, tmp_path / "theirs")
     edit_json(tmp_path / "theirs" / "config.json", n_layers=1)
     adopt(str(tmp_path / "theirs"), tmp_path / "ours")
-    assert "transformers uses 16 of its weights for nothing" in capsys.readouterr().err
+    assert "transformers does not use 16 of its weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])

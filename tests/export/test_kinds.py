@@ -130,7 +130,7 @@ def test_what_cannot_be_made_of_a_decoder_is_refused_before_any_work(made, tmp_p
     folder = made("gpt2").checkpoint.folder
     arguments = ("--checkpoint", folder, "--artifacts", tmp_path / "artifacts")
     said = refused("export", "build", "pruned", *arguments)
-    assert "pruned cannot be built here, it needs: another classifier than a decoder" in said
+    assert "pruned cannot be built here, because it needs: a classifier other than a decoder" in said
     assert not (tmp_path / "artifacts").exists()
 
 

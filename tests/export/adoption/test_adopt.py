@@ -103,7 +103,7 @@ def test_what_it_may_have_seen_is_a_state_of_the_checkpoint(
     assert seen
     assert not not_seen
     assert "WARNING: the model may have seen these texts: every verdict will be 'not proven'" in warned
-    assert "as you state (--unseen)" in said
+    assert "as --unseen states" in said
     assert not adopt(place, tmp_path / "other").may_have_seen, "of the texts that the project made up"
 
 

@@ -81,7 +81,7 @@ def test_the_texts_tell_every_added_token_and_both_ends_of_a_long_text() -> None
 
 def test_an_architecture_of_which_nothing_can_be_proven_is_a_sentence() -> None:
     with pytest.raises(
-        UnsupportedError, match="not each of its linear layers is found in the graph: 3 of 15"
+        UnsupportedError, match="not all of its linear layers are found in the graph: 3 of 15"
     ):
         proof.require_all_found(3, 15, "linear layers")
     with pytest.raises(UserError) as failed:

@@ -40,7 +40,7 @@ def test_a_version_is_published_once_and_fetched_as_it_was(
     assert first.is_new
     assert first.place == f"{destination}/hate/1.0"
     assert not publish([archive], destination, "hate", checkpoint=checkpoint_folder).is_new
-    with pytest.raises(UserError, match="other content"):
+    with pytest.raises(UserError, match="already published with different content"):
         publish([archive], destination, "hate")
     assert publish([archive], destination, "hate", force=True).is_new
     fetched = fetch(first.place, tmp_path / "fetched")
@@ -48,7 +48,7 @@ def test_a_version_is_published_once_and_fetched_as_it_was(
     described = json.loads((tmp_path / "fetched" / "hate-1.0.artifact.json").read_text())
     assert described["name"] == "fp32"
     assert fetched.record.files.keys() == {"hate-1.0.mar", "hate-1.0.artifact.json"}
-    with pytest.raises(UserError, match="there already"):
+    with pytest.raises(UserError, match="the folder exists already"):
         fetch(first.place, tmp_path / "fetched")
 
 
@@ -69,7 +69,7 @@ def test_a_file_that_was_changed_in_the_storage_is_not_fetched(stores, tmp_path)
     with (Path(place) / "hate-1.0.mar").open("r+b") as file:
         file.seek(1000)
         file.write(b"other")
-    with pytest.raises(UserError, match="not what was published"):
+    with pytest.raises(UserError, match="has changed since it was published"):
         fetch(place, tmp_path / "fetched")
     publish([stores["1.0"] / "hate.mar"], str(tmp_path / "registry"), "hate", force=True)
     fetch(place, tmp_path / "mended")

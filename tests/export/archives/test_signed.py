@@ -225,7 +225,7 @@ def test_a_broken_record_is_a_sentence(published: Path, tmp_path: Path, content:
 def test_no_more_is_read_than_the_record_says(published: Path, tmp_path: Path) -> None:
     with (published / "hate-fp32-1.0.mar").open("ab") as file:
         file.truncate(10 << 30)  # sparse: a stranger's file of any size
-    with pytest.raises(UserError, match="not what was published"):
+    with pytest.raises(UserError, match="has changed since it was published"):
         fetch(str(published), tmp_path / "fetched")
 
 
@@ -244,7 +244,7 @@ def test_a_version_that_is_no_part_of_a_path_is_a_sentence(
     build_once, store: Path, tmp_path: Path, version: str
 ) -> None:
     for given in ({"version": version}, {"name": version}):
-        with pytest.raises(UserError, match="no archive can be called this"):
+        with pytest.raises(UserError, match="an archive cannot have this name"):
             package(build_once("fp32"), tmp_path / "more", **given)
     odd = _with_manifest(store / "hate-fp32.mar", {"model": {"modelName": "hate", "modelVersion": version}})
     said = refused("export", "publish", tmp_path / "registry", "odd", "--store", odd.parent)

@@ -80,7 +80,7 @@ def test_pruned_heads_and_other_activations_are_taken_over() -> None:
     [("Electra", {}), ("MPNet", {}), ("DebertaV2", {}), ("Bert", {"hidden_act": "silu"})],
 )
 def test_another_form_is_refused_with_a_sentence(family: str, more: dict) -> None:
-    with pytest.raises(UnsupportedError, match=r"cannot be made into the project's own encoder: .*cuda-fp16"):
+    with pytest.raises(UnsupportedError, match=r"cannot be converted to .* own encoder: .*cuda-fp16"):
         encoder_of(classifier(family, **more))
 
 
