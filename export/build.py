@@ -52,12 +52,12 @@ from handler.records import plain
 from handler.runtimes import RUNTIMES
 from training.checkpoint import portable
 
-# A quantised variant that the check finds not equal is built again with its most sensitive linear layers left
-# in float, more of them each time, until it is equal; where half of them do not help, all are int8 again and
-# the artifact says so. Both the order of the layers and the verdict come from validation texts.
+# If the check finds that a quantised variant is not equal, it is rebuilt with its most sensitive linear
+# layers in float, more of them each time, until it is equal. If half of the layers do not help, all are int8
+# again and the artifact says so. Both the order of the layers and the check use validation texts.
 
-# What every variant is made and judged with, beside the modules that its own names: a change of these makes
-# artifacts stale.
+# The modules that every variant is made and judged with, besides those that its own module imports: a change
+# of these makes artifacts stale.
 ROOT = Path(__file__).parents[1]
 MADE_BY = (
     *(f"export/{name}.py" for name in ("build", "check", "operating_point", "proof", "source")),
@@ -67,13 +67,13 @@ MADE_BY = (
     *(f"training/{name}.py" for name in ("anatomies", "measures/noninferiority", "measures/statistics")),
 )
 RETRY = ".retry"  # below the folder of the first attempt
-# What stands in a description until the artifact that it is of has been checked.
+# Placeholders in a description until its artifact has been checked.
 UNCHECKED = Check("validation", 1, 0, 0, 0, None, None, 0, equal=False, note="not checked yet")
 UNKNOWN = Reference(Scores([], []), Lengths([], []))
 
 
 def build(variant: Variant, source: Source, say: Callable[[str], None]) -> Artifact:
-    """The artifact of `variant`: the fresh one that stands there, or a new one, proven and checked."""
+    """The artifact of `variant`: the existing one if it is fresh, else a new one, proven and checked."""
     place = source.artifacts / variant.name
     inputs = fingerprint(variant, source)
     if existing := _fresh(place, inputs):
@@ -97,7 +97,7 @@ def build(variant: Variant, source: Source, say: Callable[[str], None]) -> Artif
 def _build_into(
     folder: Path, variant: Variant, source: Source, inputs: str, say: Callable[[str], None]
 ) -> None:
-    """Build, check, and where the check fails and layers can be left in float, build again with some left."""
+    """Build and check; if the check fails and layers can stay in float, build again with some in float."""
     started = time.perf_counter()
     own = source.below(variant.parent)
     meta = _attempt(folder, variant, own, inputs)
@@ -116,7 +116,7 @@ def _widened(
     first: Description,
     say: Callable[[str], None],
 ) -> Description:
-    """Build again with more and more layers in float until the check holds. Where none helps, `first` stands,
+    """Build again with more and more layers in float until the check passes. If none helps, `first` stays,
     and its note says so."""
     retry, tried = folder / RETRY, 0
     say(f"{variant.name}: {first.check.note}; ranking its layers by their sensitivity to static int8")
@@ -138,7 +138,7 @@ def _widened(
 
 
 def _take_over(folder: Path, retry: Path) -> None:
-    """What the retry below `folder` built, in the place of what was built there at first."""
+    """Replace what was first built in `folder` with what the retry in it built."""
     for path in folder.iterdir():
         if path == retry:
             continue
@@ -156,7 +156,7 @@ def _log(source: Source, variant: Variant) -> Path:
 
 
 def _may_be_equal(source: Source, variant: Variant) -> bool:
-    """Whether more precision can help: a child cannot be better than a parent that is not equal itself."""
+    """Whether more precision can help: a child cannot be better than a parent that is not equal."""
     if variant.parent in (None, REFERENCE):
         return True
     return artifacts.open_artifact(source.weights, verify=False).meta.check.equal
@@ -183,7 +183,7 @@ def _attempt(
             built = variant.build(source, folder, leave) if variant.leaves else variant.build(source, folder)
     except UserError:
         raise
-    except Exception as error:  # of whatever kind an exporter or a quantiser raises
+    except Exception as error:  # exporters and quantisers raise all kinds
         if told := of_this_moment(error):
             raise told from error
         log = _log(source, variant)
@@ -215,7 +215,7 @@ def _tokens(predictor: Predictor, lengths: Sequence[int]) -> dict[str, int]:
 
 
 def describe(variant: Variant, source: Source, folder: Path, built: Built, inputs: str = "") -> Description:
-    """What stands in `folder`, not checked yet."""
+    """The description of what is in `folder`, before it is checked."""
     meta = source.checkpoint.meta
     capability = list(built.exact_capability or variant.capability)
     proof.require("summary" in built.proof, "evidence of the optimisation", built.proof)

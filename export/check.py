@@ -20,16 +20,16 @@ from handler.predictor import Predictor, decide
 from training.measures.noninferiority import Drop, drop_between
 from training.measures.statistics import indicators, macro_f1, same_labels
 
-# It proves nothing: variants are built until they pass it, on texts that offsets and students were fitted to.
-# It spares the gate what would fail there. A bad check is recorded, not raised: it is selection and promotion
-# that refuse.
+# The check proves nothing: variants are rebuilt until they pass it, on texts that offsets and students were
+# fitted to. It only spares the gate variants that would fail there. A bad check is recorded, not raised:
+# selection and promotion refuse the variant.
 
-# By the verdict's own estimator; the gate decides at the user's margin. Without labels it bounds the share of
-# texts whose label changes, and so the loss of accuracy.
+# Uses the verdict's own estimator; the gate decides at the user's margin. Without labels, the margin bounds
+# the share of texts whose label changes, and therefore the loss of accuracy.
 MARGIN = 0.02
-# Random weights have no labels worth counting: there, equality is one of probabilities.
+# Labels of random weights mean nothing, so their probabilities are compared instead.
 RANDOM_MARGIN = 0.02
-# fp32 itself is compared with transformers, and there is no reason for it to differ.
+# fp32 itself is compared with transformers, from which it should not differ.
 FP32_MARGIN = 0.001
 # A text's score may move by this much with its batch mates; more is a runtime that computes something else.
 COMPANY_MARGIN = 0.05
@@ -101,21 +101,21 @@ def _macro_f1(truth: np.ndarray, given: np.ndarray, labels: int) -> float:
 def _judge(
     source: Source, drop: Drop | None, few: bool, differing: int, max_difference: float
 ) -> tuple[str, list[str]]:
-    """The rule by which this source's variants pass the screen, and in which words it is broken: by the drop,
-    where texts have labels. `differing` texts have another label than by fp32. So `few` texts that not even
-    fp32 itself could pass refuse only what they show."""
+    """The rule by which this source's variants pass the screen, and a sentence for each way it is broken. If
+    texts have labels, the drop decides. `differing` texts have another label than with fp32. If texts are so
+    `few` that not even fp32 itself could pass, only a measured drop counts."""
     n = len(source.dataset.splits["validation"].texts)
     if drop is not None:
-        rule = f"screened: on validation it does not seem to lose {MARGIN} of macro-F1"
+        rule = f"screened: validation shows no macro-F1 drop of over {MARGIN}"
         if drop.high <= MARGIN:
             return rule, []
         if few and drop.drop <= MARGIN:
             return f"{rule}, as far as {n} texts can tell", []
         return rule, [
-            f"its macro-F1 on validation may lie {drop.high:.3f} below fp32's ({MARGIN} is allowed)"
+            f"its macro-F1 on validation may be {drop.high:.3f} below fp32's ({MARGIN} is allowed)"
         ]
     if source.checkpoint.trained:
-        rule = f"screened without labels: on validation at most {MARGIN:.0%} of labels seem to differ"
+        rule = f"screened without labels: validation shows at most {MARGIN:.0%} of labels that differ"
         _, share = share_interval(differing, n)
         if share <= MARGIN:
             return rule, []
@@ -123,16 +123,16 @@ def _judge(
             return f"{rule}, as far as {n} texts can tell", []
         broken = f"{differing} of {n} labels differ from fp32's, so up to {share:.1%} may"
         return rule, [f"{broken} ({MARGIN:.0%} is allowed)"]
-    rule = f"random weights: labels mean nothing, equal: no probability differs by over {RANDOM_MARGIN}"
+    rule = f"random weights, so labels mean nothing; no probability differs by over {RANDOM_MARGIN}"
     broken = f"a probability differs by {max_difference:.3f} ({RANDOM_MARGIN} is allowed)"
     return rule, [broken] if max_difference > RANDOM_MARGIN else []
 
 
 def batch_mate_difference(predictor: Predictor, texts: Sequence[str]) -> float:
-    """The most that a text's score moved between being asked alone and in another shape, full of others.
+    """The largest change of a text's score between a request of its own and a full batch of any shape.
 
-    Every shape of the grid is run: a text may meet each of them, depending on its company, and a kernel
-    that is wrong for one shape alone would be seen nowhere else.
+    Every shape of the grid is run: a text may end up in any of them, depending on the other texts, and a
+    kernel that is wrong for one shape only shows nowhere else.
     """
     encodings = predictor.encode(texts)
     alone = np.concatenate([predictor.scores(predictor.logits([encoding])) for encoding in encodings])

@@ -96,12 +96,12 @@ def variant(
     requires: Sequence[str] = (),
     **properties: Any,
 ) -> Callable[..., Any]:
-    """Register the decorated function as the variant `name`, and as `<parent>-<name>` of every other parent:
-    it converts whatever model its source holds. `properties` are those of `Variant`, and `SOURCE` is required
-    by all. `parents=(None,)` is for the reference alone.
+    """Register the decorated function as the variant `name`, and as `<parent>-<name>` for every other parent:
+    it converts the model that its source holds. `properties` are those of `Variant`; all variants require
+    `SOURCE`. `parents=(None,)` is only for the reference.
 
-    A function that quantises may take a third argument, `leave`: the linear layers that are to stay in float,
-    which `build` widens until the check holds.
+    A function that quantises may take a third argument, `leave`: the linear layers that stay in float.
+    `build` adds layers to it until the check passes.
     """
 
     def register(build: Callable[..., Built]) -> Callable[..., Built]:
@@ -119,7 +119,7 @@ def variant(
 
 
 def kind_of(config: Mapping[str, Any]) -> str:
-    """Which of `KINDS` a classifier is, by its config.json."""
+    """The kind of a classifier (`KINDS`), from its config.json."""
     if config["model_type"] != "pooled-classifier":
         return "encoder"
     return "decoder" if config["causal"] else "pooled"
@@ -131,12 +131,12 @@ def suits(variant: Variant, kind: str) -> bool:
 
 
 def choose(names: Sequence[str], kind: str | None = None) -> tuple[list[Variant], dict[str, list[str]]]:
-    """The variants to build of a classifier of that kind (None: of any), parents before children, and those
+    """The variants to build from a classifier of that kind (None: any), parents before children, and those
     left out with what they lack.
 
-    Beside names: `default` (or none at all), `all`, `cpu` and `cuda` (or `gpu`) stand for those variants of
-    the kind that this machine can build. One asked for by its name that the machine cannot build raises
-    `UnsupportedError`; an unknown name, `UserError`.
+    Besides names, `default` (or nothing), `all`, `cpu` and `cuda` (or `gpu`) stand for those variants that
+    this machine can build. A variant that is named and cannot be built raises `UnsupportedError`; an unknown
+    name raises `UserError`.
     """
     left_out: dict[str, list[str]] = {}
     chosen: dict[str, Variant] = {}
@@ -165,7 +165,7 @@ def choose(names: Sequence[str], kind: str | None = None) -> tuple[list[Variant]
 
 
 def _lacking(variant: Variant, kind: str | None) -> list[str]:
-    """What this machine, or a classifier of that kind, lacks for the variant and its ancestors."""
+    """What the variant and its ancestors need that this machine, or a classifier of that kind, lacks."""
     needs = [need for ancestor in _lineage(variant) for need in ancestor.lacks()]
     if kind is not None and not suits(variant, kind):
         needs.append(f"a classifier other than {KINDS[kind]}")

@@ -36,10 +36,10 @@ PACKED_TOKENS = 32_768
 
 
 def read_unlabelled(path: Path, dataset: Dataset) -> tuple[str, ...]:
-    """The texts of a file, one a line, each once, and without those that stand in a split of `dataset` or are
-    held out of a joined set.
+    """The texts of a file (one per line), each once, without those in a split of `dataset` or held out of a
+    joined set.
 
-    Raises `UserError` where there is no such file, or no text is left.
+    Raises `UserError` if the file does not exist, or no text is left.
     """
     given = list(dict.fromkeys(read_texts(path)))
     held = [*dataset.splits.values(), *(split for own in dataset.others.values() for split in own.values())]

@@ -259,8 +259,8 @@ def tokenizer_of(name: str, where: str) -> PreTrainedTokenizerBase:
 
 
 def readable_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of the longest text that both read, `UNLIMITED` where neither says. RoBERTa and its kin count
-    positions from behind the padding id; some models have no positions that end."""
+    """Tokens of the longest text that both read, `UNLIMITED` if neither says. RoBERTa and similar models
+    count positions from the padding id on; some models have no last position."""
     positions = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:
         positions = UNLIMITED
@@ -271,8 +271,8 @@ def readable_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
 
 
 def require_embeddings(what: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer that gives out ids which the model has no embedding for, as where tokens were added
-    later; `what` names it for people."""
+    """Refuse a tokenizer with ids that the model has no embedding for, such as tokens that were added later;
+    `what` names it for people."""
     rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[index] # a Tensor | Module
     beyond = sorted((index, token) for token, index in tokenizer.get_vocab().items() if index >= rows)
     if beyond:
@@ -287,8 +287,8 @@ def require_embeddings(what: str, model: PreTrainedModel, tokenizer: PreTrainedT
 
 
 def pad(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Have texts padded on the right, with a token that means something else where there is none for it: the
-    mask says what is padding."""
+    """Pad texts on the right, with a token of another meaning if there is no padding token: the mask says
+    what is padding."""
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     if tokenizer.pad_token_id is None:
         stands_in = tokenizer.eos_token or tokenizer.unk_token
@@ -306,7 +306,7 @@ def _own(head: str) -> str:
 
 
 def _own_code(name: str, where: str, trust: bool) -> dict[str, str]:
-    """The classes that a model brings along, by transformers' names; none where that knows its kind."""
+    """The classes that a model ships, by transformers' names; none if transformers knows its kind."""
     given, _ = PretrainedConfig.get_config_dict(where)
     found = given.get("auto_map") or {}
     if not found or given.get("model_type") in CONFIG_MAPPING:
@@ -337,7 +337,7 @@ def _encoder(where: str, own_code: dict[str, str]) -> PreTrainedModel:
 
 
 def _made_for(name: str, where: str) -> str:
-    """How sentence-transformers pools this model's tokens; "auto" where it is none of theirs."""
+    """How sentence-transformers pools this model's tokens; "auto" if it is not one of theirs."""
     file = cached_file(
         where,
         "1_Pooling/config.json",
@@ -359,8 +359,8 @@ def _made_for(name: str, where: str) -> str:
 
 
 def _has_head(config: PretrainedConfig) -> bool:
-    """Whether transformers has a classifier for it that reads all of a text wherever it reads: not for models
-    that are for generating alone, which need the right token, and a token to pad with."""
+    """Whether transformers has a classifier for it that reads the whole text at every position: not for
+    models that only generate, which need the right token, and a padding token."""
     kind = type(config)
     generates = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
     return kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not generates
@@ -411,6 +411,6 @@ def add_lora(model: PreTrainedModel, recipe: Recipe) -> Any:
 
 
 def merge_lora(added: Any) -> None:
-    """Put what `add_lora` gave into the base's own weights, so that the model is as plain as it was."""
+    """Merge what `add_lora` gave into the base's own weights, so that the model is plain again."""
     if added is not None:
         added.merge_and_unload()

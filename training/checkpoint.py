@@ -121,8 +121,8 @@ def write_checkpoint(
 ) -> Checkpoint:
     """Write a complete checkpoint to `folder`, whose former content stays until then.
 
-    `confirm` is given the checkpoint as it is written, before it takes that place, and returns how it was
-    held against transformers, where it was; whatever it raises leaves all as it was.
+    `confirm` gets the written checkpoint before it takes its place, and may return how it compared with
+    transformers; if it raises, nothing changes.
     """
     check_place(folder)
     if tokenizer.truncation_side == "left":
@@ -163,7 +163,7 @@ def checkpoint_in(folder: Path) -> Path:
 
 def open_checkpoint(folder: str | Path) -> Checkpoint:
     """Read `checkpoint.json` of a folder, or of the one checkpoint in it: `build/adopted` has each by its
-    name. Raises UserError where there is none, where there are several, or where it is not what we wrote."""
+    name. Raises UserError if there is none, if there are several, or if it is not what we wrote."""
     folder = checkpoint_in(Path(folder))
     recover(folder)
     file = folder / META_FILE
@@ -243,8 +243,8 @@ def describe_data(dataset: Dataset) -> Data:
 
 
 def portable(name: str) -> str:
-    """The name of data or of a base model for the world: of each path only its last part, since archives
-    travel. Takes what is made of such names as well, such as `test of csv:/home/me/table.csv`."""
+    """The name of data or of a base model without folders of this machine, since archives travel. Also takes
+    names made from such names, such as `test of csv:/home/me/table.csv`."""
     parts = []
     for part in re.split(r"\+(?=\w+(?:[:*+]|$))", name):  # a path may hold a plus sign
         kind, colon, place = part.rpartition(":")

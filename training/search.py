@@ -5,8 +5,8 @@
     freeze: [none, embeddings]
 
 The study is stored in `<output>/study.db`, so the same command continues an interrupted search. At the end it
-writes `best.yaml`, which `python -m training --config` takes, `search.png` and `history.png`. No test split is
-read, and no checkpoint is kept.
+writes `best.yaml`, which `python -m training --config` takes, `search.png` and `history.png`. No test split
+is read, and no checkpoint is kept.
 """
 
 import argparse

@@ -68,12 +68,11 @@ def adopt(
 ) -> Checkpoint:
     """Write the classifier at `place` (a folder, or a name on the hub) as a checkpoint to `folder`.
 
-    `spec` names data as training does; None stands for texts without labels. `max_length` (tokens, 128 where
-    it is None) is cut to what the model can read. `task` says whether labels exclude each other, for a model
-    whose configuration does not. `unseen` states that the model was trained on none of these texts; without
-    it, it is judged on files that are not for training, where there are any. Raises `UserError` for what is
-    not such a classifier, that would not be served as transformers reads it, or whose labels have to be
-    guessed.
+    `spec` names data as training does; None stands for texts without labels. `max_length` (in tokens, 128 if
+    None) is limited to what the model can read. `task` says whether labels exclude each other, if the model's
+    configuration does not. `unseen` states that the model was trained on none of these texts; without it, the
+    model is judged on files that are not for training, if there are any. Raises `UserError` if it is not such
+    a classifier, would not be served as transformers reads it, or its labels would have to be guessed.
     """
     check_place(folder)
     columns = columns or Columns()
@@ -126,7 +125,7 @@ def _sides(model: Any, tokenizer: Any, max_length: int) -> Iterator[str]:
 
 
 def _judged_on(dataset: Dataset) -> str:
-    """What the model is judged on, and whether it has seen that."""
+    """The texts that the model is judged on, and whether it may have seen them."""
     if dataset.unseen == UNKNOWN:
         return (
             f"WARNING: {MAY_HAVE_SEEN}: every verdict will be {UNPROVEN!r}. If it was trained on none of "
@@ -313,8 +312,7 @@ def _write(
     labels: dict[str, Any],
     notes: Sequence[str],
 ) -> Checkpoint:
-    """Write the checkpoint, and hold what it would serve against `model` and `tokenizer` before it takes its
-    place."""
+    """Write the checkpoint, after comparing what it would serve with `model` and `tokenizer`."""
     model.config.id2label = dict(enumerate(meta.labels))
     model.config.label2id = {label: index for index, label in enumerate(meta.labels)}
     padding = model.config.pad_token_id

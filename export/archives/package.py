@@ -23,7 +23,7 @@ from handler.errors import UserError
 
 HANDLER = Path(__file__).parents[2] / "handler"
 
-# What ships is the folder, but for its command line. TorchServe is given the handler itself by name.
+# The folder ships without its command line. TorchServe gets the handler itself by name.
 ENTRY = "classifier_handler.py"
 SHIPPED = tuple(sorted({path.name for path in HANDLER.glob("*.py")} - {"__main__.py", ENTRY}))
 
@@ -37,8 +37,8 @@ MODEL_CONFIG: dict[str, Any] = {
     # A full batch of full requests, 32 x 128 texts of full length, takes fp32 of 66 M about 160 s on 2 cores.
     "responseTimeout": 300,
     "startupTimeout": 300,
-    # A worker that dies is started again and again, every 89 s in the end; after this TorchServe gives it up
-    # for good. A week: by its own five minutes, a short lack of memory or disk would be the end.
+    # TorchServe restarts a worker that dies, in the end every 89 s, and gives up for good after this time. A
+    # week: with its default of five minutes, a short lack of memory or disk would end the service.
     "maxRetryTimeoutInSec": 604_800,
     "deviceType": "cpu",
     "handler": {
@@ -51,10 +51,10 @@ MODEL_CONFIG: dict[str, Any] = {
     },
 }
 
-# What differs on GPUs. Without numbers of workers TorchServe starts one for each GPU that nvidia-smi shows,
-# deals the GPUs out to them in turn, and warns of an invalid model config (seen with TorchServe 0.12 and an
-# nvidia-smi that told of three). default_workers_per_model in config.properties says another number. The
-# batch is a guess, unmeasured: a GPU has hardly begun at 32 texts.
+# Settings that differ on GPUs. Without numbers of workers, TorchServe starts one for each GPU that nvidia-smi
+# shows, assigns the GPUs to them in turn, and warns of an invalid model config (seen with TorchServe 0.12 and
+# an nvidia-smi that reported three). default_workers_per_model in config.properties overrides the number. The
+# batch size is a guess and not measured: 32 texts hardly use a GPU.
 ON_GPU: dict[str, Any] = {"deviceType": "gpu", "batchSize": 256}
 WORKERS = ("minWorkers", "maxWorkers")
 CHUNK = 1 << 20  # bytes that are copied at once
@@ -68,7 +68,7 @@ def package(
     version: str = "1.0",
     tuned: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write `store/<name>-<variant>.mar` atomically and return its path; `tuned` settings go before ours."""
+    """Write `store/<name>-<variant>.mar` atomically and return its path; `tuned` settings override ours."""
     for given in (name, version):
         try:
             check_identifier(given)

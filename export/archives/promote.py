@@ -23,13 +23,13 @@ def promote(
     force: bool = False,
     trusted_key: Path | None = None,
 ) -> Path:
-    """Make `<name>-<variant>.mar` of the folder `archives` (None: `store`) the archive that is served from
-    `store` as `<name>.mar`.
+    """Copy `<name>-<variant>.mar` from the folder `archives` (None: `store`) to `store` as `<name>.mar`, the
+    archive that is served.
 
-    Judged by what the archive holds; its signature goes along. Raises `UserError` when there is no such
-    archive, when a `trusted_key` did not sign it, when it does not hold the artifact `sha256` (where that is
-    given), when the screen at export found that it is not equal to fp32, or when the gate's `ledger` (where
-    that is given) has no PASS for it.
+    The archive's content decides; its signature is copied too. Raises `UserError` if there is no such
+    archive, if no `trusted_key` signed it, if it does not hold the artifact `sha256` (if given), if the
+    screen at export found that it is not equal to fp32, or if the gate's `ledger` (if given) has no PASS for
+    it.
     """
     archive = (archives or store) / f"{name}-{variant}.mar"
     if not archive.is_file():
@@ -63,7 +63,7 @@ def promote(
 
 
 def _require_pass(variant: str, sha256: str, path: Path) -> None:
-    """Refuse what was not proven on the gate's texts. fp32 is what the others are proven to equal."""
+    """Refuse a variant that was not proven on the gate's texts."""
     ledger = read_ledger(path)
     found = look_at(ledger, sha256) if ledger else None
     if found is None:

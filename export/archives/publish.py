@@ -35,8 +35,8 @@ from handler.description import File
 from handler.errors import UserError
 from handler.records import plain, read
 
-# With a key its record and archives are signed, and whoever trusts that key fetches nothing else. Storage is
-# what fsspec opens: a path, `s3://…` or `gs://…`.
+# With a key, the record and the archives are signed, and those who trust that key fetch nothing else. Storage
+# is anything that fsspec opens: a path, `s3://…` or `gs://…`.
 
 RECORD = "published.json"
 SCHEMA = 1
@@ -76,11 +76,11 @@ def publish(
     key: Path | None = None,
     force: bool = False,
 ) -> Published:
-    """Send `archives` (of one version, which they hold) and a checkpoint's folder to `destination`.
+    """Send `archives` (which hold their one version) and a checkpoint's folder to `destination`.
 
-    The same content again changes nothing; an upload that broke off is begun again. Signatures of archives go
-    along; with a secret `key` all are signed anew, and so is the record. Raises `UserError` when the version
-    is there with other content, or the storage cannot be reached.
+    Publishing the same content again changes nothing; an interrupted upload starts again. Signatures of
+    archives are published too; with a secret `key`, all archives and the record are signed anew. Raises
+    `UserError` if the version exists with different content, or the storage cannot be reached.
     """
     secret = None if key is None else SecretKey.read(key)
     version = _version(archives)
@@ -147,10 +147,10 @@ def _write_record(filesystem: Any, place: str, record: Version, secret: SecretKe
 def fetch(
     place: str, folder: Path, *, trusted_key: Path | None = None, most_gb: float = MOST_GB
 ) -> Published:
-    """Bring a published version to `folder`, which must not be there yet, and check its sums.
+    """Fetch a published version to `folder`, which must not exist yet, and verify its checksums.
 
-    Raises `UserError` where a `trusted_key` did not sign its record, the record is not ours, or the files are
-    not what it says; no more than it says, and than `most_gb`, is read.
+    Raises `UserError` if no `trusted_key` signed its record, the record is not ours, or the files do not
+    match it. Reads no more than the record lists, and no more than `most_gb`.
     """
     if folder.exists():
         raise UserError("the folder exists already", seen=folder, remedy="Choose another with --to")

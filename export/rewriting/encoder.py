@@ -55,9 +55,9 @@ def encoder_of(model: Any) -> Encoder:
 
 
 def quantise(encoder: Encoder, model: Any, dtype: torch.dtype, leave: Collection[str] = ()) -> list[str]:
-    """Make the products of the encoder's layers, in place, products of `dtype` (int8, fp8), but for those
-    that compute a linear layer named in `leave`, as it is called in `model`, the leaned one that the encoder
-    was made of; which were left."""
+    """Replace the products of the encoder's layers, in place, by products of `dtype` (int8, fp8), except
+    those that compute a linear layer in `leave` (named as in `model`, the leaned model that the encoder was
+    made from). Returns the names of those that were left."""
     left = []
     for own, theirs in _products(encoder, model):
         if set(parts(theirs)) & set(leave):

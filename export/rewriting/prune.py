@@ -132,7 +132,7 @@ def importance(model: PreTrainedModel, batches: Iterable[Batch], *, labelled: bo
 
 
 def fit_depth(depth: int, keep: float) -> int:
-    """How many of `depth` layers to keep for the share `keep`: the cut is parted between depth and width.
+    """How many of `depth` layers to keep for the share `keep`: both depth and width are cut.
 
     Both by the square root, depth rounded down: of 6 layers, 4 with three quarters of each at a half, 3 with
     a half of each at a quarter. Fewer layers were as accurate as narrower ones, and call fewer kernels.

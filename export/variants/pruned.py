@@ -1,8 +1,8 @@
 """Smaller classifiers: parts that contribute little are removed, and distillation recovers the accuracy.
 
 What stays is chosen by measurement on training and validation texts and recovered on training texts; gate and
-test are never used. `pruned` and `shallow` are dense models, from which other variants can be made; the sparse
-ones keep their shape and hold zeros.
+test are never used. `pruned` and `shallow` are dense models, from which other variants can be made; the
+sparse ones keep their shape and hold zeros.
 """
 
 from collections.abc import Sequence

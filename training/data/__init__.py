@@ -74,7 +74,7 @@ class Dataset:
     @property
     def calibration(self) -> Split:
         """The split whose texts set the scales of int8: train, unless the model may have been trained on it
-        and other texts are at hand."""
+        and there are other texts."""
         return self.splits["validation" if self.unseen == KEPT_APART else "train"]
 
     @property
@@ -82,7 +82,7 @@ class Dataset:
         return self.task == "multi-label"
 
     def warnings(self) -> list[str]:
-        """Sentences on labels that training cannot learn, or has hardly a text to learn from."""
+        """Sentences on labels for which train has no texts, or hardly any."""
         counts, found = self.counts(), []
         for label in self.labels:
             taught = counts["train"][label]
@@ -113,17 +113,18 @@ def load(
     elsewhere: bool = False,
     unseen: bool = False,
 ) -> Dataset:
-    """Read, clean and split the data that `spec` names; `seed` decides what is carved, not the training.
+    """Read, clean and split the data that `spec` names; `seed` decides how splits are carved, not the
+    training.
 
-    Of several sets joined by `+` the first is the one that the model is for: its validation, gate and test
-    splits decide and judge. The others add training texts; their own validation and test parts are held out,
-    so that the figures on them are honest as well.
+    If several sets are joined by `+`, the model is for the first: its validation, gate and test splits decide
+    and judge. The others add training texts; their own validation and test parts are held out, so that
+    figures on them are honest too.
 
-    For a model that was trained `elsewhere`, what is not for training stays so: gate, validation and test are
-    never carved from train where there is another file. `unseen` states that it was not trained on any of it.
+    For a model that was trained `elsewhere`, gate, validation and test are never carved from train if there
+    is another file. `unseen` states that it was not trained on any of the data.
 
-    Raises UserError where the spec is unknown, a file is missing or is not what it should be, or the joined
-    sets have other labels.
+    Raises UserError if the spec is unknown, a file is missing or not what it should be, or the labels of
+    joined sets differ.
     """
     parts = sources.parse(spec)
     columns = columns or Columns()
@@ -175,7 +176,7 @@ def load(
 
 
 def _why_unseen(raw: Raw, stated: bool) -> Unseen:
-    """Why a model that was trained elsewhere has not seen the texts that it is judged on."""
+    """Why a model that was trained elsewhere is taken not to have seen the texts that it is judged on."""
     if stated:
         return STATED
     return KEPT_APART if raw.made_up or set(raw.splits) - {"train"} else UNKNOWN
@@ -256,8 +257,8 @@ def _check_labels(parts: list[sources.Part], raws: list[Raw]) -> None:
             raise UserError(
                 f"{part.spec} cannot be joined with {parts[0].spec}: they have different labels",
                 seen=f"{', '.join(raw.labels)} and {', '.join(first.labels)}",
-                remedy="Join sets with the same labels (davidson:binary has those of tweeteval), or name your "
-                "table's labels with --labels.",
+                remedy="Join sets with the same labels (davidson:binary has those of tweeteval), or name "
+                "your table's labels with --labels.",
             )
 
 

@@ -260,9 +260,9 @@ class OneColumn:
 
 
 def _none_is_missing(none: str, others: Iterable[str]) -> bool:
-    """Whether "none", written as `none`, stands for a missing value among other labels, or for what is none
-    of them: the former among numbers and truth values, with a label that says "not" already, and where it
-    alone is written like Python's None."""
+    """Whether "none", written as `none`, is a missing value rather than a label of its own. It is one among
+    numbers and truth values, next to a label that says "not", and if only it is written like Python's
+    None."""
     named = [name for name in others if name.lower() != NONE]
     if any(number(name) is not None or name.lower() in ("true", "false") or sign(name) < 0 for name in named):
         return True
@@ -341,7 +341,7 @@ class ManyColumns:
 def label_columns(
     columns: Columns, order: Mapping[str, Sequence[str]] | None = None
 ) -> OneColumn | ManyColumns:
-    """What takes the values of the columns named; `order` are the classes of a column that knows them."""
+    """A reader for the label columns; `order` has the classes of a column that knows them."""
     names = names_of(columns)
     if len(names) > 1:
         return ManyColumns(names, columns)

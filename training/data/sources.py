@@ -1,6 +1,6 @@
-"""Where texts come from: one function for each data set or file format, found by its name.
+"""Sources of texts: one function for each data set or file format, found by its name.
 
-A further set is one function under `@source`, in `public` or `tables`.
+To add one, write a function under `@source` in `public` or `tables`.
 """
 
 import re
@@ -115,7 +115,7 @@ def source(
 
 
 def own_columns(request: Request) -> tuple[str, str, Columns]:
-    """The path of a table, the question mark and what follows it as it was written, and the table's columns.
+    """The path of a table, the question mark with what follows it, and the table's columns.
 
     `PATH?text=Content&label=Label` names columns for this table alone, as joined tables need; the settings
     are the fields of `Columns`. A file whose own name has a question mark is that file.
@@ -142,7 +142,7 @@ def own_columns(request: Request) -> tuple[str, str, Columns]:
 def parse(spec: str) -> list[Part]:
     """The sets that a spec joins by `+`, each with its weight after `*` (1 where none is given).
 
-    A plus sign parts sets only where the name of a source follows it, so that paths may hold one.
+    A plus sign separates sets only if the name of a source follows it, so paths may contain one.
     """
     names = "|".join(map(re.escape, SOURCES))
     found = []

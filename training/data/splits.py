@@ -27,11 +27,11 @@ VALIDATION_SHARE, MOST_VALIDATION = 0.1, 5000  # more would cost time, and tell 
 TEST_SHARE, MOST_TEST = 0.2, 10_000
 GROUP_IN = "its group is in"
 MOST = {"validation": MOST_VALIDATION, "gate": GATE_TEXTS, "test": MOST_TEST}
-# Where a text stands that stands in several: of a model that is trained here, training does without it; of
-# one that was trained elsewhere, it has been seen.
+# The order in which splits keep a text that is in several. For a model that is trained here, train gives it
+# up; a model that was trained elsewhere has seen it, so train keeps it.
 TRAIN_LAST = ("test", "validation", "gate", "train")
 TRAIN_FIRST = ("train", "gate", "test", "validation")
-# What a file that is not for training gives to the splits that have none: to one of them, or to several.
+# The shares of a file that is not for training which go to missing splits: if one is missing, or several.
 SHARE_OF_ONE = {"validation": 0.5, "gate": 0.8, "test": 0.5}
 SHARE_OF_SEVERAL = {"validation": 0.2, "gate": 0.6, "test": 0.2}
 
@@ -97,16 +97,16 @@ class Prepared:
 def prepare(
     raw: Mapping[str, Split], seed: int = 0, seen: Sequence[tuple[str, np.ndarray]] | None = None
 ) -> Prepared:
-    """Apply the rules to the splits that a source brought, and carve those that it did not.
+    """Apply the rules to the splits of a source, and carve those that it does not have.
 
-    Test is kept as published but for empty texts; of a text that stands in several splits the copy in
-    test stays, then the one in validation, then in gate. In train all copies of a text whose copies
-    disagree on the label are dropped, since nothing says which is right; of agreeing copies one stays.
+    Test is kept as published, except for empty texts. If a text is in several splits, the copy in test stays,
+    else the one in validation, else the one in gate. If copies in train disagree on the label, all are
+    dropped, since nothing says which is right; of copies that agree, one stays.
 
-    `seen` is given for a model that was trained elsewhere: what it has seen besides train, as named digests.
-    Then the copy in train stays, and no other split is carved from train.
+    `seen` is for a model that was trained elsewhere: what it has seen besides train, as named digests. Then
+    the copy in train stays, and no other split is carved from train.
 
-    A group stays in one split: of one that stands in several, the texts stay where a text would.
+    A group stays in one split: if it is in several, its texts stay where a single text would.
     """
     dropped: dict[str, Counter[str]] = {name: Counter() for name in SPLITS}
     stripped = {name: _without_empty(split, dropped[name]) for name, split in raw.items()}
@@ -145,7 +145,7 @@ def prepare(
 
 
 def _rows_apart(split: Split, earlier: Mapping[str, Split], dropped: Counter[str]) -> np.ndarray:
-    """The rows whose groups stand in no `earlier` split; the others are counted."""
+    """The rows whose groups are in no `earlier` split; the others are counted."""
     if split.groups is None:
         return np.arange(len(split))
     named = [(name, other.groups) for name, other in earlier.items() if other.groups is not None]
@@ -165,8 +165,8 @@ def _carve_missing(splits: dict[str, Split], seed: int) -> None:
 
 
 def _share_out(splits: dict[str, Split], seed: int) -> None:
-    """The splits that are missing, from files that are not for training: test first, whose texts are the
-    surest not to have had a say in the training."""
+    """Carve missing splits from files that are not for training: from test first, which is the least likely
+    to have influenced the training."""
     missing = [name for name in ("gate", "validation", "test") if name not in splits]
     source = next(name for name in ("test", "validation", "gate") if name in splits)
     shares = SHARE_OF_ONE if len(missing) == 1 else SHARE_OF_SEVERAL
@@ -177,8 +177,8 @@ def _share_out(splits: dict[str, Split], seed: int) -> None:
 
 
 def carve(split: Split, count: int, seed: int) -> tuple[Split, Split]:
-    """Part a split into (rest, carved): `count` texts, or about so many in whole groups, every label in its
-    share, order kept.
+    """Split into (rest, carved): `count` texts, or about that many in whole groups, stratified by label,
+    order kept.
 
     Systematic sampling over a shuffled order sorted by label, so that rare labels need no special case. Where
     labels are independent, every combination of them is a label here.
@@ -194,8 +194,9 @@ def carve(split: Split, count: int, seed: int) -> tuple[Split, Split]:
 
 
 def _chosen_groups(split: Split, count: int, seed: int) -> np.ndarray:
-    """Groups that hold about `count` texts, every label in its share: in a shuffled order sorted by the label
-    of a group's first text, each is taken that brings their number nearer to what it should be by then."""
+    """Groups with about `count` texts, stratified by label. They are visited in a shuffled order sorted by
+    the label of their first text; a group is taken if that brings the total closer to its target at that
+    point."""
     assert split.groups is not None
     found, first, sizes = np.unique(split.groups, return_index=True, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(found))
@@ -232,7 +233,7 @@ def without(
     dropped: Counter[str],
     reason: str = "also in",
 ) -> np.ndarray:
-    """The rows of those `keys` that stand in none of the named `earlier` ones; the others are counted."""
+    """The rows of the `keys` that are in none of the named `earlier` ones; the others are counted."""
     rows = np.arange(len(keys))
     for name, others in earlier:
         known = np.isin(keys[rows], others)
@@ -271,7 +272,7 @@ def _without_empty(split: Split, dropped: Counter[str]) -> Split:
 
 
 def _without_duplicates(split: Split, keys: np.ndarray, dropped: Counter[str]) -> np.ndarray:
-    """The rows of train that stay: the first of those copies that agree on the label."""
+    """The rows of train that stay: the first of the copies that agree on the label."""
     _, first, place, copies = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     low, high = _label_range(codes(split.labels), place, len(first))
     disputed = low != high

@@ -127,8 +127,8 @@ def _hub_names(name: str, given: Sequence[str]) -> dict[str, str]:
 
 @source("texts:PATH", "a text file, one text a line, without labels (PATH embedded: the demo's texts)")
 def read_texts(request: Request) -> Raw:
-    """Texts without labels, for a model that was trained elsewhere: `--labels` are the model's. Every text is
-    given some label, so that the splits hold them all; none of them means anything."""
+    """Texts without labels, for a model that was trained elsewhere: `--labels` are the model's. Every text
+    gets an arbitrary label, so that the splits hold them all; none of them means anything."""
     if not request.columns.labels:
         raise UserError(
             "Training needs labels, and these texts have none",

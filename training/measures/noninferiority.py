@@ -25,14 +25,13 @@ from training.measures.statistics import (
 )
 
 # A plain bootstrap knows only what it has seen: two classifiers that agree on all of 50 texts would agree for
-# ever. Texts are weighed by Gamma variates of their counts (a Bayesian bootstrap: Rubin, 1981,
-# https://doi.org/10.1214/aos/1176345338), with one more text that only fp32 gets right for the upper end of
-# the drop, and one more that only the variant gets right for the lower end, as Clopper and Pearson's interval
-# of a share is wide enough for what was not seen. `benchmarks power` counts how well that keeps its promise.
+# ever. Texts are weighted by Gamma variates of their counts (a Bayesian bootstrap: Rubin, 1981,
+# https://doi.org/10.1214/aos/1176345338). For the upper end of the drop, one text is added that only fp32
+# gets right, and for the lower end one that only the variant gets right, just as Clopper and Pearson's
+# interval of a share allows for what was not seen. `benchmarks power` measures how often the result is right.
 #
-# Texts that came together (of one author, thread or template) are no independent evidence: then it is groups
-# that are weighed, each as a whole, and what is added is one more group, of a size as that of the group which
-# a text taken at random stands in.
+# Texts that came together (of one author, thread or template) are not independent evidence. Then whole groups
+# are weighted instead, and one group is added, of the size of the group of a random text.
 
 MARGIN = 0.01
 PASS: Final = "pass"
