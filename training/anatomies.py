@@ -1,4 +1,4 @@
-"""Where transformers keeps the parts of DistilBERT, BERT and RoBERTa: one map for all who read or rewrite."""
+"""Where transformers keeps the parts of DistilBERT, BERT and RoBERTa: one map for all code that uses them."""
 
 from dataclasses import dataclass, replace
 

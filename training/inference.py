@@ -1,4 +1,4 @@
-"""Many texts through a tokenizer and a model: window by window, in batches of like length.
+"""Run many texts through a tokenizer and a model: window by window, in batches of similar length.
 
 `fit.predict_logits` and `heads.embeddings` say what is computed.
 """
@@ -13,8 +13,8 @@ WINDOW = 4096  # texts tokenised at once
 
 
 def token_lengths(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[int]:
-    """How many tokens the model reads of each text. Characters would order texts less well: on TweetEval,
-    batches by them are a third larger, with their padding, than batches by tokens."""
+    """How many tokens the model reads of each text. Ordering by characters is worse: on TweetEval, such
+    batches are a third larger, with their padding, than batches by tokens."""
     found: list[int] = []
     for begin in range(0, len(texts), WINDOW):
         window = list(texts[begin : begin + WINDOW])
@@ -31,8 +31,8 @@ def computed(
     width: int,
     batch_size: int,
 ) -> np.ndarray:
-    """What `compute` makes of each batch of inputs, [batch, width], put together as float32 `[n, width]`; the
-    model is in eval mode, without gradients."""
+    """The results of `compute` for all batches of inputs, [batch, width], as float32 `[n, width]`; the model
+    is in eval mode, without gradients."""
     model.eval()
     found = np.zeros((len(texts), width), dtype=np.float32)
     pad = DataCollatorWithPadding(tokenizer)

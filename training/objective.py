@@ -1,4 +1,4 @@
-"""What training minimises: how far the logits are from what a text is."""
+"""What training minimises: the loss of logits against the labels of texts."""
 
 from dataclasses import dataclass
 

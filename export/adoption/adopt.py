@@ -228,7 +228,7 @@ def _assign(
     say(assigning.table(assigned, found))
     assigning.require_known(assigned, found, dataset.multi_label)
     if found.clearly_better:
-        say(f"WARNING: labels {assigned.how} fit far worse than in another order; check the model's names")
+        say(f"WARNING: {assigned.how}, labels fit far worse than in another order; check the model's names")
     if assigned.names != dataset.labels:
         ordered = _ordered(dataset, assigned.names)
         stated = dataset.unseen == STATED

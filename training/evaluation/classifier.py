@@ -1,4 +1,4 @@
-"""A checkpoint that answers: calibrated scores and labels of texts, in fp32, with progress."""
+"""A checkpoint as a classifier: calibrated scores and labels of texts, in fp32, with progress."""
 
 import sys
 from collections.abc import Sequence
@@ -34,13 +34,13 @@ class Classifier:
 
     @property
     def positive(self) -> int | None:
-        """The place of the one of two exclusive labels that is looked for."""
+        """The index of the positive one of two exclusive labels."""
         is_pair = len(self.labels) == 2 and not self.multi_label
         return positive_of_two(self.labels, self.thresholds) if is_pair else None
 
     def scores(self, texts: Sequence[str], doing: str) -> np.ndarray:
-        """Calibrated probabilities, float64 [n, labels]; `doing` names the bar, or the line where stderr is a
-        file."""
+        """Calibrated probabilities, float64 [n, labels]; `doing` names the progress bar, or the line if
+        stderr is a file."""
         found = [np.zeros((0, len(self.labels)))]
         is_watched = sys.stderr.isatty()
         if texts and not is_watched:

@@ -44,8 +44,8 @@ def evaluate_checkpoint(
 ) -> Evaluated:
     """Measure the checkpoint on a split and write `evaluation.json` and the pictures into `folder`.
 
-    `sample` limits the texts that are written differently; 0 leaves robustness out. Of joined sets the
-    held-out part of the same name is measured, and validation for `gate`, which they have none of.
+    `sample` limits the texts that are perturbed; 0 leaves robustness out. Joined sets are measured on their
+    held-out part of the same name, and on validation for `gate`, which they do not have.
     """
     started = time.perf_counter()
     split = dataset.splits[split_name]
@@ -113,5 +113,5 @@ def _remove_former(folder: Path) -> None:
 
 
 def weights_sha256(checkpoint: Checkpoint) -> str:
-    """By which results are known to be this checkpoint's."""
+    """Identifies the results of this checkpoint."""
     return file_sha256(checkpoint.folder / "model.safetensors")

@@ -1,6 +1,6 @@
-"""A split's figures with what they rest on: intervals, lengths, confusion, curves.
+"""A split's figures in detail: intervals, lengths, confusion, curves.
 
-`measures.metrics.evaluate` has the figures themselves.
+`measures.metrics.evaluate` computes the figures themselves.
 """
 
 from typing import Any
@@ -30,8 +30,8 @@ def split_figures(classifier: Classifier, split: Split, scores: np.ndarray) -> F
 
 
 def by_length(classifier: Classifier, split: Split, scores: np.ndarray) -> list[LengthPart]:
-    """The figures of each quarter of the texts, from the shortest to the longest in tokens; fewer parts where
-    many texts have one length."""
+    """The figures of each quarter of the texts, from the shortest to the longest in tokens; fewer parts if
+    many texts have the same length."""
     lengths = np.array([len(ids) for ids in classifier.token_ids(split.texts)])
     edges = np.unique(np.quantile(lengths, np.arange(1, PARTS) / PARTS, method="lower"))
     which = np.searchsorted(edges, lengths, side="left")
@@ -67,9 +67,9 @@ def calibration_points(
 
 
 def precision_recall(classifier: Classifier, truth: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
-    """Of each label that is looked for (of two the positive one) the curve, its average precision and the
-    point at which the classifier stands, without a precision where it never gives the label; labels that all
-    texts or none have are left out."""
+    """For each label to detect (of two, the positive one): the curve, its average precision, and the point of
+    the classifier, without a precision if it never gives the label. Labels that all texts or none have are
+    left out."""
     held, given = classifier.indicators(truth), classifier.indicators(classifier.given(scores))
     places = range(len(classifier.labels)) if classifier.positive is None else [classifier.positive]
     curves = []

@@ -29,8 +29,8 @@ GAPS = ("  ", "\t", "\n", " \n ", "   ")
 
 @dataclass(frozen=True)
 class Perturbation:
-    """`change(text, rng)` is the text written differently, or the text itself where there is nothing to
-    change; `keeps` says why its label stays."""
+    """`change(text, rng)` is the changed text, or the text itself if there is nothing to change; `keeps` says
+    why its label stays."""
 
     name: str
     does: str
@@ -44,7 +44,7 @@ Change = Callable[[str, random.Random], str]
 
 
 def perturbation(name: str, does: str, keeps: str) -> Callable[[Change], Change]:
-    """Register a way to write a text differently."""
+    """Register a perturbation."""
 
     def register(change: Change) -> Change:
         PERTURBATIONS[name] = Perturbation(name, does, keeps, change)
@@ -54,7 +54,7 @@ def perturbation(name: str, does: str, keeps: str) -> Callable[[Change], Change]
 
 
 def perturb(name: str, texts: Sequence[str], seed: int = 0) -> list[str]:
-    """The texts, each changed by a generator of its own: what happens to one hangs on it and `seed` alone."""
+    """The changed texts. Each has its own generator: its change depends only on the text and `seed`."""
     change = PERTURBATIONS[name].change
     return [change(text, random.Random(f"{seed} {name} {text}")) for text in texts]
 
@@ -160,7 +160,7 @@ def stretch_gaps(text: str, rng: random.Random) -> str:
 
 
 def _some_words(text: str, rng: random.Random, change: Callable[[str], str]) -> str:
-    """Change a quarter of the text's words, one at least."""
+    """Change a quarter of the text's words, at least one."""
     guarded = [found.span() for found in LEFT_ALONE.finditer(text)]
     words = [
         found.span()

@@ -1,4 +1,4 @@
-"""The results as pictures: SVG for pages, PNG for where SVG is not shown, the same bytes every time."""
+"""The results as pictures: SVG for pages, PNG where SVG is not shown, with the same bytes every time."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -34,8 +34,8 @@ MANY_LABELS = 12  # beyond, counts no longer fit into the cells of a confusion m
 
 
 def confusion(folder: Path, name: str, labels: Sequence[str], counts: Sequence[Any]) -> None:
-    """Who is taken for whom: counts [true][given], coloured by their share of the true label; of independent
-    labels one small matrix each."""
+    """Confusion matrix: counts [true][given], coloured by their share of the true label; for independent
+    labels, one small matrix each."""
     table = np.array(counts)
     if table.ndim == 2:
         size = min(6.4, 2.6 + 0.55 * len(labels))
@@ -81,8 +81,8 @@ def _matrix(axes: Axes, table: np.ndarray, names: Sequence[str], across: str, do
 
 
 def precision_recall(folder: Path, name: str, curves: Sequence[Mapping[str, Any]]) -> None:
-    """Precision against recall over all thresholds; the dot is the threshold in use, the dashed line what
-    guessing gives."""
+    """Precision against recall over all thresholds; the dot marks the threshold in use, the dashed line the
+    precision of guessing."""
     with canvas(4.2) as (figure, (axes,)):
         for place, curve in enumerate(curves):
             colour = LINES[place % len(LINES)]
@@ -112,8 +112,8 @@ def precision_recall(folder: Path, name: str, curves: Sequence[Mapping[str, Any]
 
 
 def reliability(folder: Path, name: str, points: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Above, how often a score was right; below, how many texts have it. On the diagonal, of the texts scored
-    0.7 seven in ten are what they are said to be."""
+    """Top: how often each score was right; bottom: how many texts have it. On the diagonal, seven in ten of
+    the texts scored 0.7 have the label."""
     with canvas(4.8, 2, 1, sharex=True, height_ratios=(3, 1)) as (figure, (above, below)):
         above.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=DASHED)
         for place, (label, parts) in enumerate(points.items()):
@@ -146,8 +146,8 @@ def reliability(folder: Path, name: str, points: Mapping[str, Sequence[Mapping[s
 
 
 def robustness(folder: Path, name: str, found: Sequence[Mapping[str, Any]]) -> None:
-    """Left, the share of labels that a way of writing flips; right, what it takes from macro-F1; lines are
-    95 % intervals. Those that changed hardly any text are left out."""
+    """Left, the share of labels that each perturbation flips; right, its drop in macro-F1; lines are 95 %
+    intervals. Perturbations that changed hardly any text are left out."""
     rows = sorted(
         (way for way in found if way["changed"] >= FEWEST_TEXTS),
         key=lambda way: (way["flip_rate"], way["name"]),
@@ -168,7 +168,7 @@ def robustness(folder: Path, name: str, found: Sequence[Mapping[str, Any]]) -> N
 
 
 def functional(folder: Path, name: str, parts: Sequence[Mapping[str, Any]]) -> None:
-    """The pass rate of each kind of case, worst at the bottom of its label; lines are 95 % intervals."""
+    """The pass rate of each kind of case, the worst of each label at the bottom; lines are 95 % intervals."""
     rows = sorted(parts, key=lambda kind: (kind["label"], kind["pass_rate"]))
     colours = {
         label: LINES[place]

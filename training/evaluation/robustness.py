@@ -1,4 +1,4 @@
-"""How far a classifier's scores and labels move when its texts are written differently.
+"""How far a classifier's scores and labels move when its texts are perturbed.
 
 Every registered perturbation is tried on a seeded sample of a split.
 """
@@ -16,12 +16,12 @@ from training.measures.statistics import compare, macro_f1
 def robustness(
     classifier: Classifier, split: Split, scores: np.ndarray, most: int, seed: int = 0
 ) -> Robustness:
-    """Each perturbation's moves, flips and drop in macro-F1, on up to `most` texts of `split`, whose clean
-    `scores` [n, labels] are known.
+    """Each perturbation's moves, flips and drop in macro-F1, on up to `most` texts of `split`, whose
+    unchanged `scores` [n, labels] are known.
 
-    A move is the largest change of a score of the text, 0 to 1. Moves and flips are over the texts that the
-    perturbation `changed`, None where it changed none; in `seen` of these the tokenizer lets the model see a
-    difference. Macro-F1 is over all `n`.
+    A move is the largest change of any score of a text, 0 to 1. Moves and flips are over the texts that the
+    perturbation `changed`, None if it changed none; for `seen` of these the model's tokens differ. Macro-F1
+    is over all `n`.
     """
     rows = np.arange(len(split))
     if most < len(split):
@@ -38,7 +38,7 @@ def _measure(
 ) -> Perturbed:
     written = perturb(name, texts, seed)
     changed = np.flatnonzero([new != old for new, old in zip(written, texts, strict=True)])
-    # Many a change is undone by the tokenizer (an uncased one sees no capitals): nothing to compute then.
+    # The tokenizer undoes many changes (an uncased one sees no capitals): then there is nothing to compute.
     pairs = zip(classifier.token_ids(written), classifier.token_ids(texts), strict=True)
     seen = np.flatnonzero([new != old for new, old in pairs])
     scores = clean.copy()

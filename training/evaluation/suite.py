@@ -11,9 +11,9 @@ from training.measures.records import Functional, Functionality
 
 
 def functional_suites(classifier: Classifier, hatecheck: Path | None = None) -> dict[str, Suite]:
-    """Pass rates with their exact 95 % intervals by suite; empty for a classifier that cannot be asked.
+    """Pass rates with their exact 95 % intervals by suite; empty if the labels are not those of the cases.
 
-    Raises UserError where the file of HateCheck is not what it should be.
+    Raises UserError if the HateCheck file is not what it should be.
     """
     if classifier.multi_label or not functional.applies_to(classifier.labels):
         return {}

@@ -10,7 +10,7 @@ from training.data.positive import positive
 from training.measures.statistics import compare
 
 LOG_TEMPERATURE_BOUNDS = (-3.0, 3.0)  # e^±3: beyond, the model is broken rather than miscalibrated
-LEAST_POSITIVES = 20  # of fewer texts that have a label, resampling tells little of what others would do
+LEAST_POSITIVES = 20  # with fewer texts that have a label, resampling says little about other texts
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
 
 
 def choose_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
-    """The threshold on scores `[n]` of label 1 with the highest macro-F1, or 0.5 where that gains nothing.
+    """The threshold on scores `[n]` of label 1 with the highest macro-F1, or 0.5 if that is not better.
 
-    The rule: 0.5, unless the 95 % interval of the best threshold's gain over it (paired bootstrap) lies
+    The rule: 0.5, unless the 95 % interval of the best threshold's gain over it (paired bootstrap) is
     above zero. The best of a thousand candidates is partly luck: on random halves of TweetEval's
     validation split, the best of one half scored 0.777 on the other, and 0.5 scored 0.779.
     """

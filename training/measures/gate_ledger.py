@@ -22,8 +22,8 @@ from training.measures.noninferiority import ALPHA, INCONCLUSIVE, UNPROVEN, Word
 
 SCHEMA = 1
 SHARE_OF_A_RUN = 0.75  # of what is left
-# Two gates with this share of the smaller one's texts in common are one gate: a gate that grows goes on
-# spending, while a text that two of them have by chance does not matter.
+# Two gates with this share of the smaller one's texts in common are one gate: a gate that grows keeps
+# spending, while a few texts in common by chance do not matter.
 SAME_GATE = 0.05
 DIGEST_BYTES = 8
 
@@ -128,17 +128,17 @@ class Judged:
 
 
 def share_of(run: int) -> float:
-    """What the run of this number, counted from 1, may spend."""
+    """What the run of this number (from 1) may spend."""
     return float(ALPHA * SHARE_OF_A_RUN * (1 - SHARE_OF_A_RUN) ** (run - 1))
 
 
 def judge(
     path: Path | None, texts: Sequence[str], candidates: Sequence[Candidate], margin: float
 ) -> dict[str, Judged]:
-    """The verdict of each candidate on the gate's `texts`, by name; what is new is written to the ledger.
+    """The verdict of each candidate on the gate's `texts`, by name; new looks are written to the ledger.
 
-    Decisions that were asked before are answered from the ledger, whatever the artifact's digest. Without a
-    `path` nothing is remembered: each call is the first run.
+    Decisions that were tested before are answered from the ledger, whatever the artifact's digest. Without a
+    `path`, nothing is recorded and each call is the first run.
     """
     if not candidates:
         return {}
@@ -209,10 +209,11 @@ def judge_in(
 
 
 def at_margin(evidence: Evidence, terms: Terms, margin: float) -> Judged:
-    """The verdict of a look at a margin that may be another than it was asked at.
+    """The verdict of a look at a margin that may differ from its own.
 
-    What is handed on was earned at the look's own margin. It counts for a wider one too, since whoever loses
-    less than that loses less than a wider one; for a narrower one the look has its own part alone.
+    What is handed on was earned at the look's own margin. It also counts for a wider one, since a variant
+    that loses less than the margin loses less than a wider one; for a narrower one, the look has only its own
+    part.
     """
     level = terms.level if margin >= terms.margin else terms.share
     level_worse = terms.level_worse if margin <= terms.margin else terms.share
@@ -234,7 +235,7 @@ def at_margin(evidence: Evidence, terms: Terms, margin: float) -> Judged:
 
 
 def _gate_of(ledger: Ledger, texts: Sequence[str]) -> Gate:
-    """The gate of these texts: all that share texts with it are one, and go on as one."""
+    """The gate of these texts: all gates that share texts with it are merged."""
     digests = {_digest(ledger.salt, text) for text in texts}
 
     def shares_texts(gate: Gate) -> bool:
@@ -255,8 +256,8 @@ def _digest(salt: str, text: str) -> str:
 
 
 def _run(gate: Gate, texts: int, candidates: Sequence[Candidate], margin: float) -> GateRun:
-    """The looks of one more run. What is shown to be better is tested from the surest variant to the most
-    doubtful, what is shown to be worse the other way round."""
+    """The looks of one more run. Non-inferiority is tested from the surest variant to the most doubtful,
+    inferiority the other way round."""
     share = share_of(len(gate.runs) + 1)
     left, left_worse = _left(gate, margin)
     p = [candidate.evidence.p(margin) for candidate in candidates]
@@ -282,7 +283,7 @@ def _run(gate: Gate, texts: int, candidates: Sequence[Candidate], margin: float)
 
 
 def _left(gate: Gate, margin: float) -> tuple[float, float]:
-    """What the last run hands on, for either test: what it earned at another margin counts on one side."""
+    """What the last run hands on to each test: what it earned at another margin counts on one side only."""
     if not gate.runs:
         return 0.0, 0.0
     last = gate.runs[-1]

@@ -1,4 +1,4 @@
-"""How good calibrated scores are: labels, ranking, and the scores as probabilities."""
+"""Figures of calibrated scores: labels, ranking, and calibration."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -76,7 +76,7 @@ def _per_label(labels: Sequence[str], *figures: np.ndarray) -> dict[str, LabelFi
 
 
 def _questions(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every decision about an independent label as a text of its own with two labels, no and yes: scores
+    """Every decision about an independent label as a separate text with two labels, no and yes: scores
     `[n * labels, 2]` and indices `[n * labels]`."""
     return np.stack([1 - scores, scores], axis=-1).reshape(-1, 2), truth.reshape(-1)
 
@@ -93,8 +93,8 @@ def expected_calibration_error(scores: np.ndarray, truth: np.ndarray, bins: int 
 
 
 def perfect_calibration_error(scores: np.ndarray, truth: np.ndarray, bins: int = ECE_BINS) -> float:
-    """About what `ece` would be, on average, if these very scores were perfectly calibrated: as many texts
-    show no smaller error. `truth` tells independent labels, `[n, labels]`, from others."""
+    """About what `ece` would be, on average, if these scores were perfectly calibrated: a sample of this size
+    shows no smaller error. Independent labels have a `truth` of `[n, labels]`."""
     confidence = (_questions(scores, truth)[0] if truth.ndim == 2 else scores).max(axis=1)
     which = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     variances = np.bincount(which, weights=confidence * (1 - confidence), minlength=bins)

@@ -1,6 +1,6 @@
-"""What macro-F1 cannot see of a variant: the recall of each label, and how often it gives the label.
+"""What macro-F1 does not show of a variant: the recall of each label, and how often it gives the label.
 
-Both are tested as the drop in macro-F1 is, from the same counts.
+Both are tested like the drop in macro-F1, from the same counts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,10 +56,10 @@ def of_kinds(kinds: Mapping[str, int], groups: Groups | None = None) -> Operatin
 def _share_drop(
     lost: np.ndarray, won: np.ndarray, among: np.ndarray, counts: np.ndarray, groups: Groups | None
 ) -> Drop:
-    """Among texts of some kinds, with their `counts`, the share that lost the label less the one that won it.
+    """Among texts of some kinds, with `counts`, the share that lost the label minus the share that won it.
 
-    One more text, that only one of the two gives the label, speaks against each end; where texts came in
-    groups, one more group. So the bound of a variant that never differed is Clopper and Pearson's.
+    Each end of the interval gets one more text, to which only one of the two gives the label (one more group
+    if texts came in groups). So the bound of a variant that never differed is Clopper and Pearson's.
     """
     outcomes = np.stack([lost & among, won & among, ~(lost | won) & among], axis=1).astype(float)
     if groups is None:

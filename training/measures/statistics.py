@@ -1,7 +1,7 @@
-"""Whether two classifiers differ, judged on the same texts: by macro-F1, by who is right, and by ranking.
+"""Whether two classifiers differ on the same texts: by macro-F1, by who is right, and by ranking.
 
-Labels that exclude each other and independent ones go the same way, as booleans `[texts, labels]`
-(`indicators`). The verdict on a margin is `training.measures.noninferiority`'s.
+Exclusive and independent labels are treated alike, as booleans `[texts, labels]` (`indicators`).
+`training.measures.noninferiority` gives the verdict on a margin.
 """
 
 import itertools
