@@ -12,7 +12,7 @@ from handler.artifact import Artifact
 from handler.predictor import positive_of_two
 
 # Shares are counted over a band around the threshold, not at it. On a thousand texts a dozen labels flip: an
-# offset that made up for these twelve alone would move the next thousand by as much as it is to mend.
+# offset that corrected only these twelve would move the next thousand by as much as it should correct.
 IN_BAND = 100  # texts, those that fp32 was the least sure of
 LEAST_SCORE = 5e-7  # scores have six decimals
 PRECISION = 1e-6  # of a share
@@ -39,13 +39,13 @@ def fit_offsets(artifact: Artifact, logits: np.ndarray, reference: np.ndarray) -
 
 
 def _limits(artifact: Artifact) -> np.ndarray:
-    """By label, the logit from which it is given; 0 of labels that are given where they are the largest."""
+    """For each label, the logit from which it is given; 0 for labels that are given if they score highest."""
     thresholds = np.array([artifact.meta.thresholds.get(label, 0.5) for label in artifact.labels])
     return np.asarray(artifact.meta.temperature * logit(_inside(thresholds)))
 
 
 def _logits(artifact: Artifact, scores: np.ndarray) -> np.ndarray:
-    """Of calibrated scores; of labels that exclude each other, but for a number that all of a text share."""
+    """Logits of calibrated scores; for exclusive labels, up to a constant for each text."""
     scaled = logit(_inside(scores)) if artifact.multi_label else np.log(_inside(scores))
     return np.asarray(artifact.meta.temperature * scaled)
 
@@ -55,7 +55,7 @@ def _inside(scores: np.ndarray) -> np.ndarray:
 
 
 def _two(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The offset of a label that is given where its logit, `[texts]`, is above zero."""
+    """The offset of a label that is given if its logit, `[texts]`, is above zero."""
     no, yes = _fit(*(np.stack([np.zeros_like(values), values], axis=1) for values in (ours, theirs)))
     return float(yes - no)
 

@@ -48,7 +48,7 @@ def _short(seen: object) -> str:
 
 
 def torch_weights(model: Any) -> dict[str, Any]:
-    """Parameters, those of them that are not zero, and the dtypes of linear weights of a torch module."""
+    """Parameters, non-zero parameters, and the dtypes of linear weights of a torch module."""
     import torch
 
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
@@ -100,7 +100,7 @@ def profiled(run: Callable[[], object]) -> Profile:
 
 def keeps_fp32(device: str) -> bool:
     """Whether products of fp32 on `device` keep fp32's 23 bits of each factor: TensorFloat-32 has 10, and
-    makes 1 of 1 + 2^-12. Products large enough that its kernels are chosen."""
+    rounds 1 + 2^-12 to 1. The products are large enough for its kernels to be chosen."""
     import torch
 
     factor = torch.full((1024, 1024), 1 + 2**-12, device=device)

@@ -1,1 +1,1 @@
-"""Classifiers that were trained elsewhere, held against transformers before anything is built."""
+"""Classifiers that were trained elsewhere, compared with transformers before anything is built."""

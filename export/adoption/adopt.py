@@ -52,7 +52,7 @@ from training.measures.noninferiority import MAY_HAVE_SEEN, UNPROVEN
 
 MAX_LENGTH = 128
 TASKS = ("single-label", "multi-label")
-# Labelled texts on which the labels' places are tried, and texts of the data held against transformers.
+# Labelled texts to check the order of the labels on, and texts of the data to compare with transformers.
 JUDGED_TEXTS, OWN_TEXTS = 500, 32
 
 
@@ -113,7 +113,7 @@ def adopt(
 
 
 def _sides(model: Any, tokenizer: Any, max_length: int) -> Iterator[str]:
-    """What is to be known of a tokenizer that cuts or pads on the left."""
+    """Notes on a tokenizer that truncates or pads on the left."""
     if tokenizer.truncation_side == "left":
         yield "if a text is too long, the end is read, as its tokenizer says (truncation_side left)"
     if tokenizer.padding_side == "left":
@@ -175,7 +175,7 @@ def _load(spec: str, data_dir: str | Path, columns: Columns, own: tuple[str, ...
 
 
 def _independent(problem_type: str | None, task: str | None, dataset: Dataset, notes: list[str]) -> bool:
-    """Whether labels are independent: as the configuration says, or the user where it does not."""
+    """Whether labels are independent, from the configuration, or else from the user."""
     known = {MULTI_LABEL: TASKS[1], None: None}.get(problem_type, TASKS[0])
     if task and known and task != known:
         raise UserError(
@@ -213,7 +213,7 @@ def _assign(
 ) -> tuple[Assignment, Dataset, Fit | None]:
     """The labels of the outputs, which are shown in a table; the data with its labels in that order; the fit.
 
-    Raises `UserError` where it would be a guess."""
+    Raises `UserError` if it would be a guess."""
     if dataset.spec.startswith("texts:"):
         how = "as --labels says" if columns.labels else "by the model's own names"
         alone = Assignment(own, dataset.labels, how, assigning.CERTAIN)
@@ -245,8 +245,8 @@ def _assign(
 
 
 def _ordered(dataset: Dataset, names: tuple[str, ...]) -> Columns:
-    """The columns that bring the data's labels in the order of `names`. Several label columns stand in the
-    order in which they are named; their `labels`, if they have any, rename them."""
+    """The columns that give the data's labels in the order of `names`. Several label columns keep the order
+    in which they are named; their `labels`, if any, rename them."""
     columns = dataset.columns
     if not dataset.multi_label:
         return replace(columns, labels=names)
@@ -265,7 +265,7 @@ def _names_labels(spec: str) -> bool:
 
 
 def _judged(dataset: Dataset) -> tuple[list[str], np.ndarray]:
-    """Labelled texts of validation, and of train where those are few; never of gate and test."""
+    """Labelled texts of validation, and of train if those are few; never of gate and test."""
     splits = [dataset.splits[name] for name in ("validation", "train")]
     texts: list[str] = []
     labels = []
@@ -348,7 +348,7 @@ def _predictor(checkpoint: Checkpoint, dataset: Dataset) -> Predictor:
 
 
 def _max_length(place: str, model: Any, tokenizer: Any, asked: int | None, notes: list[str]) -> int:
-    """Tokens that are read of a text: what is asked for, and no more than model and tokenizer can read."""
+    """How many tokens of a text are read: as many as asked for, within what model and tokenizer can read."""
     special = tokenizer.num_special_tokens_to_add(pair=False)
     if asked is not None and asked < special + LEAST_OWN:
         raise UserError(

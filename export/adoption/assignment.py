@@ -22,16 +22,16 @@ from training.data.sources import HATE_LABELS
 
 IN_ORDER = "in the order of the data's names, a guess"
 NUMBERED = re.compile(r"(?:label|class)?[ _-]?(\d+)", re.IGNORECASE)
-# Another assignment is better beyond chance: at this level, over all the orders that there are, and by this
-# much accuracy (of independent labels, by this much macro-F1).
+# Another assignment is clearly better if it is significant at this level, corrected for all possible orders,
+# and gains this much accuracy (for independent labels, this much macro-F1).
 LEVEL, GAIN, F1_GAIN = 1e-3, 0.05, 0.1
 CERTAIN, CONVENTION, GUESS = "certain", "convention", "guess"
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """`names` are the labels in the order of the outputs, `own` the model's names of these; `how` they came
-    together, and whether that is `CERTAIN`, a `CONVENTION` or a `GUESS`."""
+    """`names` are the labels in the order of the outputs, `own` the model's names for them; `how` says how
+    they were matched, and `trust` whether that is `CERTAIN`, a `CONVENTION` or a `GUESS`."""
 
     own: tuple[str, ...]
     names: tuple[str, ...]
@@ -41,8 +41,8 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Fit:
-    """How an assignment fits labelled texts: how many there are of each label, how many of those are answered
-    so, and the names in the order that fits best, with its accuracy."""
+    """How an assignment fits labelled texts: how many texts each label has, how many of them are right, and
+    the names in the order that fits best, with its accuracy."""
 
     texts: tuple[int, ...]
     right: tuple[int, ...]
@@ -57,10 +57,10 @@ class Fit:
 def assign(
     own: tuple[str, ...], given: tuple[str, ...], named: tuple[str, ...], public: bool = False
 ) -> Assignment:
-    """Put the data's labels `given` on a model's outputs, which it calls `own`; `named` are the names that
-    the user gave in the order of the outputs, `public` says that the data is a set of known numbers.
+    """Assign the data's labels `given` to a model's outputs, which it calls `own`. `named` are the user's
+    names in the order of the outputs; `public` says that the data is a set whose numbers are known.
 
-    Raises `UserError` where there are not as many of one as of the other, or the user contradicts the model.
+    Raises `UserError` if there are not as many labels as outputs, or the user contradicts the model.
     """
     if len(given) != len(own):
         raise UserError(
@@ -87,7 +87,7 @@ def assign(
 
 
 def _by_number(own: tuple[str, ...], order: list[int], given: tuple[str, ...], public: bool) -> Assignment:
-    """For outputs that have no other names than their numbers."""
+    """For outputs that are only numbered."""
     values = {name: value for name in given if (value := number(name)) is not None}
     if len(values) == len(given):
         ascending = sorted(given, key=values.__getitem__)
@@ -99,14 +99,14 @@ def _by_number(own: tuple[str, ...], order: list[int], given: tuple[str, ...], p
 
 
 def numbered(names: Sequence[str]) -> list[int]:
-    """The numbers of names that say no more than these (LABEL_1, LABEL_0), from 0 on; else none."""
+    """The numbers of names that are only numbers from 0 on (LABEL_1, LABEL_0); else none."""
     found = [match for name in names if (match := NUMBERED.fullmatch(name.strip()))]
     order = [int(match[1]) for match in found]
     return order if sorted(order) == list(range(len(names))) else []
 
 
 def fit(assignment: Assignment, logits: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> Fit:
-    """Hold an assignment against `logits` [texts, outputs] of texts whose labels are `truth`: indices of
+    """Compare an assignment with `logits` [texts, outputs] of texts whose labels are `truth`: indices of
     `labels` [texts], or 0 and 1 [texts, labels]."""
     place = [labels.index(name) for name in assignment.names]  # of the label of each output
     if truth.ndim == 2:
@@ -137,7 +137,7 @@ def fit(assignment: Assignment, logits: np.ndarray, truth: np.ndarray, labels: S
 def _fit_independent(
     answers: np.ndarray, truth: np.ndarray, place: Sequence[int], labels: Sequence[str]
 ) -> Fit:
-    """Of independent labels: the F1 of each output as each label decides which order fits best."""
+    """For independent labels: the F1 of every output for every label decides which order fits best."""
     both = answers.T.astype(np.int64) @ truth
     f1 = 2 * both / np.maximum(1, answers.sum(axis=0)[:, None] + truth.sum(axis=0)[None])
     best = linear_sum_assignment(-f1)[1]
@@ -156,7 +156,7 @@ def _fit_independent(
 
 
 def table(assignment: Assignment, found: Fit | None = None) -> str:
-    """The assignment for people, one row an output; with how it fits, where there are labelled texts."""
+    """The assignment as a table, one row per output, with its fit if there are labelled texts."""
     rows = []
     for output, (own, name) in enumerate(zip(assignment.own, assignment.names, strict=True)):
         row: dict[str, object] = {"output": output, "the model's own name": own, "label": name}
@@ -178,7 +178,7 @@ def table(assignment: Assignment, found: Fit | None = None) -> str:
 
 
 def require_known(assignment: Assignment, found: Fit, independent: bool = False) -> None:
-    """Raise `UserError` where the assignment is a guess, or a convention that the data contradicts."""
+    """Raise `UserError` if the assignment is a guess, or a convention that the data contradicts."""
     order = ",".join(found.best)
     # Independent labels are columns, which --labels renames: both are given in the model's order.
     options = f"--label-column {order} --labels {order}" if independent else f"--labels {order}"

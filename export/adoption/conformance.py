@@ -92,7 +92,7 @@ class Probe:
 
 
 def probes(tokenizer: Any, max_length: int) -> list[Probe]:
-    """Texts that tell one reading from another, most of their words from the tokenizer's vocabulary."""
+    """Test texts that show differences in tokenising, with most words from the tokenizer's vocabulary."""
     words = _words(tokenizer, 2 * max_length)
     made = [Probe(kind, text) for kind, texts in ODD.items() for text in texts]
     made.append(Probe("one token", words[0]))
@@ -153,7 +153,7 @@ def hold_against_transformers(
 
 
 def own_batches_differ(model: Any, tokenizer: Any, max_length: int) -> float:
-    """The most that transformers' own logits of texts move when it pads them, on the tokenizer's own side."""
+    """The largest change of transformers' own logits when it pads texts, on the tokenizer's side."""
     theirs = _Reference(model, tokenizer, max_length)
     words = _words(tokenizer, max_length)
     texts = [" ".join(words[:count]) for count in (1, 3, 8)]
@@ -179,7 +179,7 @@ def _answers(predictor: Predictor, encodings: Sequence[Encoding]) -> tuple[np.nd
 
 
 def unreadable(length: int, error: Exception) -> UserError:
-    """The sentence for what transformers' own model raises at `length` tokens, of whatever kind."""
+    """The error for anything that transformers' own model raises at `length` tokens."""
     return UserError(
         f"transformers' own model cannot read {length} tokens of its tokenizer",
         seen=f"{type(error).__name__}: {first_line(error)}",
@@ -188,7 +188,7 @@ def unreadable(length: int, error: Exception) -> UserError:
 
 
 class _Reference:
-    """transformers' own reading and answers, text by text, as its text-classification pipeline does it."""
+    """transformers' own token ids and logits, text by text, as in its text-classification pipeline."""
 
     def __init__(self, model: Any, tokenizer: Any, max_length: int) -> None:
         self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
@@ -235,7 +235,7 @@ def _require_same_ids(
 
 
 def _to_compute(tried: Sequence[Probe]) -> list[int]:
-    """The rows whose logits are compared: all but those of many added tokens."""
+    """The rows whose logits are compared: all, except that many added tokens are sampled."""
     added = [row for row, probe in enumerate(tried) if probe.kind == "an added token"]
     step = max(1, len(added) // (5 * ADDED_TO_COMPUTE))
     left_out = set(added) - set(added[::step])
@@ -245,7 +245,7 @@ def _to_compute(tried: Sequence[Probe]) -> list[int]:
 def _explain(
     theirs: _Reference, predictor: Predictor, encoded: dict[str, list[int]], probe: Probe, difference: float
 ) -> UserError:
-    """The sentence for a text whose logits differ though its ids do not: what of the inputs is the cause."""
+    """The error for a text whose logits differ although its ids do not, with the cause if it is found."""
     ids = encoded["input_ids"]
     plain = {"input_ids": ids, "attention_mask": [1] * len(ids)}
     full = theirs.logits(encoded)
@@ -280,7 +280,7 @@ def _explain(
 
 
 def _words(tokenizer: Any, count: int) -> list[str]:
-    """Words of the tokenizer's vocabulary, from all over it, the same each time."""
+    """Words from all over the tokenizer's vocabulary, the same each time."""
     special = set(tokenizer.all_special_tokens)
     plain = (re.sub(r"^(##|Ġ|▁)", "", token) for token in sorted(set(tokenizer.get_vocab()) - special))
     known = [word for word in dict.fromkeys(plain) if len(word) > 1 and word.isalpha()] or ["good", "day"]

@@ -26,7 +26,7 @@ OTHER_WEIGHTS = {
 # Weights that a classifier of the same architecture does without: heads and poolers of the pretraining.
 UNUSED = ("pooler.", "cls.", "lm_head.", "position_ids", "vocab_", "mlm_", "generator_", "discriminator_")
 MOST_NAMED = 5
-KNOWN_LEAST = 0.9  # share of the embeddings that a tokenizer has tokens for: the rest rounds sizes up
+KNOWN_LEAST = 0.9  # share of the embeddings that have a token: the rest only rounds sizes up
 
 
 def read(place: str) -> Any:
@@ -38,7 +38,7 @@ def read(place: str) -> Any:
     import huggingface_hub
     from transformers.utils import logging as transformers_logging
 
-    # Of retries, and of weights that are missing: how these end is told below.
+    # Retries and missing weights are reported below.
     huggingface_hub.utils.logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
     config = _read_config(place)
@@ -99,7 +99,7 @@ def label_names(place: str, given: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _given_config(place: str) -> dict[str, Any]:
-    """The config.json as it stands there, of a classifier that is whole, plain and without code."""
+    """The content of config.json, if the classifier is complete, not quantised and without code."""
     from transformers import PretrainedConfig
 
     adapter = UserError(
@@ -110,7 +110,7 @@ def _given_config(place: str) -> dict[str, Any]:
     try:
         given, _ = PretrainedConfig.get_config_dict(place, trust_remote_code=False)
     except Exception as error:  # of whatever kind transformers raises at files that are not its own
-        # Not where the hub could not be reached: that would be waited for twice.
+        # Not if the hub could not be reached: that would mean waiting twice.
         found = Path(place).is_dir() or "does not appear to have" in str(error)
         if found and _has(place, "adapter_config.json"):
             raise adapter from error
@@ -207,7 +207,7 @@ def _read_model(place: str, config: Any) -> Any:
 
 
 def _require_fit(place: str, model: Any, found: dict[str, Any]) -> None:
-    """`UserError` where the weights that were `found` have other shapes than the model's, or some lack."""
+    """`UserError` if the weights `found` have other shapes than the model's, or some are missing."""
     if mismatched := sorted(key if isinstance(key, str) else key[0] for key in found["mismatched_keys"]):
         name = mismatched[0]
         expected = "x".join(map(str, model.state_dict()[name].shape))
@@ -267,7 +267,7 @@ def _read_tokenizer(place: str) -> Any:
 
 
 def _check_files(place: str) -> None:
-    """What a folder holds in place of weights that can be read."""
+    """Refuse a folder that holds something else in place of readable weights."""
     folder = Path(place)
     if not folder.is_dir():
         return

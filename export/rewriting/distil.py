@@ -119,16 +119,16 @@ class Texts:
         }
 
     def by_length(self, size: int) -> list[list[int]]:
-        """All rows, in chunks of like length."""
+        """All rows, in chunks of similar length."""
         return _chunks(np.argsort(self.lengths, kind="stable").tolist(), size)
 
     def batches(self, size: int = 32) -> list[dict[str, torch.Tensor]]:
-        """All texts in batches of like length."""
+        """All texts in batches of similar length."""
         return [self.batch(rows) for rows in self.by_length(size)]
 
 
 def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What of a batch the model reads."""
+    """The part of a batch that the model reads."""
     return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
 
@@ -147,7 +147,7 @@ def decision(source: Source) -> Decision:
 def takes_over(kept: Sequence[int], depth: int) -> tuple[int, ...]:
     """For each kept layer, the teacher's layer whose output it should have: the last before the next kept.
 
-    What dropped layers did is so learnt by the one before them; the last gives what the teacher's last does.
+    So a kept layer learns what the dropped layers after it did; the last learns the teacher's last output.
     """
     return tuple(following - 1 for following in (*kept[1:], depth))
 
@@ -163,7 +163,7 @@ def distil(
     *,
     labelled: bool = True,
 ) -> dict[str, Any]:
-    """Train `student` in place towards `teacher`, and leave it, in eval mode, as it was in its best epoch.
+    """Train `student` in place towards `teacher`, and return it to its best epoch, in eval mode.
 
     Its output after layer i is held to the teacher's after layer `layer_map[i]` (squared error relative to
     the teacher's square; TinyBERT, Jiao et al. 2020, arXiv:1909.10351), its logits to the teacher's (KL at

@@ -61,9 +61,9 @@ class Layer(encoder.Layer):
 
 
 def lean(model: Any) -> Any:
-    """`model` with its layers as `Layer`s, the last of them for the first token alone, where that is exact;
-    with whole ones, where that is; else `model` itself. A `PreTrainedModel` in eval mode with SDPA attention;
-    it is changed in place."""
+    """`model` with its layers as `Layer`s, the last one for the first token only, if that is exact; else with
+    whole layers, if that is exact; else `model` unchanged. `model` is a `PreTrainedModel` in eval mode with
+    SDPA attention, and is changed in place."""
     blocks = _blocks(with_linears(model))
     if blocks is None:
         return model
@@ -118,12 +118,12 @@ _PARTS = {  # a leaned module's linear layers, as fields of `Anatomy`
 
 
 def anatomy_of(block: nn.Module) -> Anatomy:
-    """Where a layer of DistilBERT, or of BERT, RoBERTa and their kin, keeps its parts."""
+    """Where a layer of DistilBERT, or of BERT, RoBERTa and similar models, keeps its parts."""
     return DISTILBERT if hasattr(block, DISTILBERT.attention_norm) else BERT
 
 
 def _blocks(model: Any) -> nn.ModuleList | None:
-    """The encoder's layers, where they have a form that `Layer` reads."""
+    """The encoder's layers, if `Layer` can read them; else None."""
     encoder = getattr(model, model.base_model_prefix, None)
     stack = getattr(encoder, "transformer", None) or getattr(encoder, "encoder", None)
     blocks = getattr(stack, "layer", None)
@@ -221,7 +221,7 @@ def compile_ahead(model: nn.Module, max_length: int, package: Path, options: dic
 
 
 def _why_it_failed(message: str) -> str:
-    """The line of Inductor's message that says why: the compiler's first error, or Inductor's first."""
+    """The line of Inductor's message that gives the cause: the compiler's first error, or Inductor's own."""
     own, _, printed = message.partition("Output:\n")
     lines = [line.strip() for line in (printed.strip() or own).splitlines() if line.strip()]
     errors = [line for line in lines if "error: " in line]

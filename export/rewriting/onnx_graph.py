@@ -138,8 +138,8 @@ def _traced(model: Any) -> onnx.ModelProto:
 
 
 class Graph:
-    """An ONNX graph being rewritten: a new maker for a value replaces the old one, and what nothing reads any
-    more is left behind by `rebuilt`."""
+    """An ONNX graph being rewritten: a new maker for a value replaces the old one, and `rebuilt` drops what
+    nothing reads any more."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         self.proto = proto
@@ -200,7 +200,7 @@ class Graph:
         )
 
     def _match(self, softmax: NodeProto) -> "Match | None":
-        """The attention around `softmax`; None where its surroundings are others."""
+        """The attention around `softmax`; None if its surroundings differ."""
         product, scores = self._reader(softmax.output[0], "MatMul"), self._maker(softmax.input[0], "Add")
         if product is None or scores is None:
             return None

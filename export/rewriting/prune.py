@@ -29,7 +29,7 @@ WIDTH_MULTIPLES = (64, 16)  # int8 kernels work in tiles of 64; what is narrower
 
 @dataclass(frozen=True)
 class Importance:
-    """The loss that hangs on a part, on average: heads [layers, heads], neurons [layers, width]."""
+    """The mean contribution of each part to the loss: heads [layers, heads], neurons [layers, width]."""
 
     heads: torch.Tensor
     neurons: torch.Tensor
@@ -37,7 +37,7 @@ class Importance:
 
 @dataclass(frozen=True)
 class Shape:
-    """What to keep: layers by their number, and in each of them so many heads and feed-forward neurons."""
+    """What to keep: layers by number, and how many heads and feed-forward neurons in each of them."""
 
     layers: tuple[int, ...]
     heads: int
@@ -45,7 +45,7 @@ class Shape:
 
 
 def anatomy(model: PreTrainedModel) -> Anatomy:
-    """Where this model keeps its parts; raises UserError for an architecture that is not known here."""
+    """Where this model keeps its parts; raises UserError for an unknown architecture."""
     kind = model.config.model_type
     if kind not in ANATOMIES:
         raise UserError(
@@ -64,7 +64,7 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def encoder_linears(model: PreTrainedModel) -> list[nn.Linear]:
-    """The linear layers that pruning is about: not the embeddings, not the classifier's head."""
+    """The linear layers that can be pruned: not the embeddings, not the classifier's head."""
     return [module for module in layers_of(model).modules() if isinstance(module, nn.Linear)]
 
 
@@ -204,10 +204,10 @@ def spaced_layers(depth: int, count: int) -> tuple[int, ...]:
 
 @torch.no_grad()
 def choose_layers(model: PreTrainedModel, count: int, batches: Sequence[Batch]) -> tuple[int, ...]:
-    """`count` layers that come closest, alone and untrained, to the whole model's logits (mean square).
+    """The `count` layers that come closest, without training, to the whole model's logits (mean square).
 
-    Two candidates compete: even spacing, and what is left when, one after the other, the layer goes whose
-    absence moves the logits the least.
+    Two candidates compete: even spacing, and what is left after removing, one by one, the layer whose absence
+    moves the logits the least.
     """
     whole = [model(**inputs_of(batch)).logits for batch in batches]
 
@@ -268,7 +268,7 @@ def fits_two_of_four(weight: torch.Tensor) -> float:
 
 
 class _Taps:
-    """Hooks that hold what attention and feed-forward hand to their last matrix, with its gradient."""
+    """Hooks that keep the inputs of the last matrix of attention and feed-forward, with their gradients."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         parts = anatomy(model)

@@ -44,7 +44,7 @@ def linears(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def observe(model: nn.Module, inputs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Range]:
-    """What every linear layer of `model` is given over `inputs`."""
+    """The range of inputs of every linear layer of `model` over `inputs`."""
     ranges: dict[str, Range] = {}
 
     def watch(name: str) -> Any:
@@ -120,14 +120,14 @@ class StaticLinear(nn.Module):
 
 @torch.library.register_fake("onednn::qlinear_prepack")  # type: ignore[untyped-decorator]  # torch's own
 def _packed_shape(weight: torch.Tensor, _: object) -> torch.Tensor:
-    """What tracing needs to know of packing, which torch leaves unsaid."""
+    """The shape of packed weights, which tracing needs and torch does not give."""
     return weight.new_empty((weight.shape[1], weight.shape[0]))
 
 
 def make_static(
     model: nn.Module, ranges: Mapping[str, Range], leave: Collection[str], dtype: torch.dtype
 ) -> int:
-    """Replace the linear layers of `model` by `StaticLinear`s, but for those in `leave`; how many were.
+    """Replace the linear layers of `model`, except those in `leave`, by `StaticLinear`s. Returns how many.
 
     The rest of the model is cast to `dtype`.
     """
@@ -140,7 +140,7 @@ def make_static(
 
 
 def most_sensitive(source: Source) -> list[str]:
-    """Names of the linear layers of `source.model()`, those first whose int8 moves the scores most.
+    """Names of the linear layers of `source.model()`, the most sensitive to int8 first.
 
     Each layer alone is computed with rounded weights and inputs, the others in fp32; the measure is the mean
     change of the logits on validation texts, by which the layers' order varies little between runtimes.

@@ -218,7 +218,7 @@ def scaled_calls(encoder: "Encoder", token: int) -> int:
 
 
 def to_float(encoder: "Encoder", dtype: "torch.dtype") -> "Encoder":
-    """`encoder` with what is fp32 in `dtype`, but for the scales of its products."""
+    """`encoder` with its fp32 parameters in `dtype`, except for the scales of its products."""
     for parameter in encoder.parameters():
         parameter.data = parameter.data.to(dtype)
     return encoder

@@ -153,7 +153,7 @@ def _recover_masked(source: Source, student: Any, teacher: Any) -> dict[str, Any
 def _smaller(
     source: Source, student: Any, teacher: Any, folder: Path, keep: float, layers: list[int]
 ) -> Built:
-    """Recover, save, reload, and hold what came back to the promise."""
+    """Recover, save and reload the model, and check that it has the promised size."""
     from export.rewriting.prune import describe
 
     recovery = _recover(source, student, teacher, layers)
@@ -175,7 +175,7 @@ def _smaller(
 
 
 def _save(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
-    """Write the model and read it back: what is proven is what stands in the folder."""
+    """Write the model and read it back, so that the proof is about what is in the folder."""
     from handler.pooled_classifier import read_classifier
 
     model.save_pretrained(folder, safe_serialization=True)
