@@ -88,7 +88,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="",
         help="group column of a table: rows with the same value (author, thread, template) stay in one split",
     )
-    parser.add_argument("--encoding", default="utf-8", help="of csv: and jsonl: files (default: utf-8)")
+    parser.add_argument("--encoding", default="utf-8", help="encoding of csv: and jsonl: (default: utf-8)")
     for option in recipe_options():
         _add(parser, option)
     parser.add_argument(
