@@ -1,8 +1,8 @@
-"""Which variant to ship: the fastest that is proven to be the same classifier and keeps the objective.
+"""Which variant to ship: the fastest that is proven to be the same classifier and meets the objective.
 
-"Proven" is the verdict on the gate at the margin that was asked for; what was shown to be worse and what was
-not shown to be as good both lose, and the reasons tell them apart. An objective of latency or rate is held
-against open loops, since users do not wait for each other, from the lowest rate to the first that fails.
+"Proven" is the verdict on the gate at the given margin. Variants that are shown to be worse and variants that
+are not shown to be as good both lose; the reasons tell them apart. An objective of latency or rate is tested
+with open loops, since users do not wait for each other, from the lowest rate to the first that fails.
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,10 +72,10 @@ class Objective:
 def choose_served(candidates: Sequence[Variant], best: int | None) -> Serving:
     """The reference and the `best` others (None: all) among variants measured in process that have archives.
 
-    What is not equal by its check at export can never be selected and is not served. Of the others those
-    that pass the run's margin come first, then the quickest on batches of real texts, by the ratio that is
-    paired with fp32's rounds: a neighbour disturbs it less than a rate. Where a GPU took part, by the rate:
-    no ratio is between devices.
+    A variant that the check at export found not equal can never be selected and is not served. Of the others,
+    those that pass at the run's margin come first, then the fastest on batches of real texts, by the ratio
+    that is paired with fp32's rounds: other load disturbs it less than a rate. If a GPU took part, by the
+    rate: ratios are never between devices.
     """
     if best is None:
         return Serving(names=[variant.name for variant in candidates], rule="every archive")
@@ -93,14 +93,14 @@ def choose_served(candidates: Sequence[Variant], best: int | None) -> Serving:
     if not names:
         return Serving(names=[], rule="nothing")
     rule = (
-        f"{REFERENCE} and the {best} fastest on real texts in process, among those equal to it by their "
-        "check; those whose verdict is pass go first"
+        f"{REFERENCE} and the {best} fastest on real texts in process, among those that the check at export "
+        "found equal; those with the verdict pass come first"
     )
     return Serving(names=names, rule=rule)
 
 
 def _verdict_of(variant: Variant) -> str:
-    """As it was found in the run; where there are no labels to judge by, the check has passed it."""
+    """The verdict of the run; without labels to judge by, the check at export has passed it."""
     if variant.judged.may_have_seen:
         return UNPROVEN
     found = variant.judged.noninferiority
@@ -126,8 +126,8 @@ class Speed:
 
 
 class Selection(Record):
-    """`selected` is None when no variant qualifies, `runners_up` are those that qualify but are slower or
-    not shown to differ, the fastest first; a reason is a sentence."""
+    """`selected` is None when no variant qualifies; `runners_up` qualify but are slower, or not shown to
+    differ in speed, the fastest first; a reason is a sentence."""
 
     schema: int
     selected: str | None
@@ -139,17 +139,17 @@ class Selection(Record):
 
 
 def select(document: Report, objective: Objective) -> Selection:
-    """The fastest variant of the report that qualifies; of those that are not shown to differ from it, the
-    one that takes the least CPU time for a text.
+    """The fastest variant of the report that qualifies; of those that are not shown to differ from it in
+    speed, the one that takes the least CPU time per text.
 
-    Raises `UserError` when the objective is about serving and nothing was measured as served, or by an
-    earlier version that did not say how many requests were late.
+    Raises `UserError` when the objective is about serving and nothing was measured as served, or the report
+    is from an earlier version that did not record how many requests were late.
     """
     variants = document.variants
     served = any(variant.served for variant in variants)
     if objective.is_served and not served:
         raise UserError(
-            "the objective is about serving, and nothing was measured as served",
+            "the objective is about serving, but nothing was measured as served",
             seen=f"run {document.run.id}",
             remedy=f"Package first, then measure: {command('export package', 'package benchmark')}",
         )
@@ -190,7 +190,7 @@ def _lacks(
     reasons = _unlike(variant, objective, verdict, labels)
     megabytes = variant.resources.artifact_mb
     if objective.max_mb is not None and megabytes and megabytes > objective.max_mb:
-        reasons.append(f"it takes {megabytes:.0f} MB, and {objective.max_mb:g} MB are allowed")
+        reasons.append(f"it takes {megabytes:.0f} MB, but at most {objective.max_mb:g} MB are allowed")
     if served:
         reasons += _unfit_to_serve(variant, objective)
     return reasons
@@ -204,7 +204,7 @@ def _unlike(
         return []
     reasons = []
     if not variant.built.check.equal:
-        reasons.append(f"by its check at export it is {variant.built.check.note or 'not equal'}")
+        reasons.append(f"the check at export found it {variant.built.check.note or 'not equal'}")
     if verdict and verdict.verdict == UNPROVEN:
         reasons.append(f"{UNPROVEN}: {MAY_HAVE_SEEN}; {SHOW_UNSEEN}")
     elif verdict and verdict.verdict != PASS:
@@ -217,18 +217,18 @@ def _unlike(
 
 
 def _moved(parity: Parity, objective: Objective, verdict: Verdict | None, labels: Sequence[str]) -> list[str]:
-    """Which label's recall, or share of texts, is not shown to have stayed within what is allowed.
+    """Which label's recall, or share of texts, is not shown to have stayed within the allowed limit.
 
-    All that is asked has to hold, so that each is tested at the same level: the variant's own part of what
-    the gate may spend, since what was handed on to it was earned by macro-F1 alone.
+    All demands must hold, so each is tested at the same level: the variant's own part of what the gate may
+    spend, since the level that was passed on to it was earned by macro-F1 alone.
     """
     point = operating_point(parity, len(labels))
     if point is None or not isinstance(verdict, Noninferiority) or verdict.share is None:
-        return ["recall and rates cannot be judged: no counts of labelled gate texts in the report"]
+        return ["recall and rates cannot be judged: the report has no counts of labelled gate texts"]
     asked = []
     if (most := objective.max_recall_drop) is not None:
         asked += [
-            (f"the recall of {label}", drop, drop.p(most), f"a drop of {most:g}")
+            (f"the recall of {label}", drop, drop.p(most), f"a drop of at most {most:g}")
             for label, drop in zip(labels, point.recall, strict=True)
         ]
     if (most := objective.max_rate_shift) is not None:
@@ -237,7 +237,7 @@ def _moved(parity: Parity, objective: Objective, verdict: Verdict | None, labels
                 f"the share of texts called {label}",
                 drop,
                 p_of_shift(drop, most),
-                f"a shift of {most:g} either way",
+                f"a shift of at most {most:g} either way",
             )
             for label, drop in zip(labels, point.rate, strict=True)
         ]
@@ -254,10 +254,10 @@ def _not_proven(parity: Parity, verdict: Verdict, margin: float) -> str:
     drop = parity.macro_f1_drop
     if drop is None:
         assert isinstance(verdict, Noninferiority)
-        found = f"{differing(parity)}, and a share of {margin:g} is allowed"
+        found = f"{differing(parity)}, and a share of at most {margin:g} is allowed"
         return f"it is not proven to be as good: {found}, but {level_words(verdict)}; {settled_by(verdict)}"
     found = f"its macro-F1 lies {_span(drop)} fp32's (95 % interval, {parity.n:,} gate texts)"
-    allowed = f"and a drop of {margin:g} is allowed"
+    allowed = f"and a drop of at most {margin:g} is allowed"
     if verdict.verdict == FAIL:
         return f"it is worse: {found}, {allowed}"
     more = settled_by(verdict)
@@ -269,14 +269,14 @@ def _not_proven(parity: Parity, verdict: Verdict, margin: float) -> str:
 
 
 def differing(parity: Parity) -> str:
-    """Of texts without labels, how many have another than by fp32."""
-    label = "a label" if parity.unlabelled_flips == parity.flip_rates["any"].n else "one label"
-    return f"{parity.unlabelled_flips} of {parity.n:,} gate texts differ from fp32's in {label}"
+    """For texts without labels: on how many the variant's label differs from fp32's."""
+    label = "the label" if parity.unlabelled_flips == parity.flip_rates["any"].n else "one label"
+    return f"{label} differs from fp32's on {parity.unlabelled_flips} of {parity.n:,} gate texts"
 
 
 def level_words(tested: Noninferiority, worse: bool = False) -> str:
-    """The p-value, of a drop within the margin where `worse`, and the level that it had to reach, with what
-    that follows from."""
+    """The p-value (for a drop within the margin if `worse`), the level that it had to reach, and where that
+    level comes from."""
     if tested.level is None or tested.level_worse is None:
         p = tested.p_worse_adjusted if worse else tested.p_adjusted
         return f"{chance(p or 0.0)}, Holm over {tested.variants} variants"
@@ -289,15 +289,16 @@ def level_words(tested: Noninferiority, worse: bool = False) -> str:
 
 
 def chance(p: float) -> str:
-    """A p-value in a sentence; its spaces do not break."""
+    """A p-value in a sentence, with no-break spaces."""
     words = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     return words.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def settled_by(verdict: Verdict) -> str:
-    """How many texts would do, in words, to two digits: more would pretend."""
+    """How many texts would be enough, in words, to two digits: more would be false precision."""
     by_flips = isinstance(verdict, Noninferiority) and verdict.measure == ACCURACY
-    labelled, seen = ("", "if as many flip") if by_flips else ("labelled ", "if the drop is as seen")
+    labelled = "" if by_flips else "labelled "
+    seen = f"if the {'share of flips' if by_flips else 'drop'} stays as measured"
     if texts := verdict.texts_to_settle:
         about = f"{int(float(f'{texts:.2g}')):,}"
         return f"a new gate of about {about} {labelled}texts would settle it, {seen}"
@@ -309,13 +310,13 @@ def _too_many_flips(parity: Parity, most: float) -> list[str]:
     if rate is None:
         raise UserError(
             "the report does not say how many labels flip",
-            seen="a report of an earlier version",
+            seen="a report from an earlier version",
             remedy=f"Measure again: {command('benchmarks run', 'benchmark')}",
         )
     if rate.high <= most:
         return []
     seen = f"{rate.n} of {parity.n:,} gate texts do"
-    return [f"up to {rate.high:.1%} of labels may differ from fp32's ({seen}), and {most:.1%} are allowed"]
+    return [f"up to {rate.high:.1%} of labels may differ from fp32's ({seen}); {most:.1%} are allowed"]
 
 
 def _span(drop: Interval | Drop) -> str:
@@ -332,13 +333,13 @@ def _unfit_to_serve(variant: Variant, objective: Objective) -> list[str]:
             return ["it was not measured as served (no archive)"]
         name_it = command(f"benchmarks run {variant.name}", f"benchmark VARIANTS={variant.name}")
         return [
-            "it was not measured as served, not being among the fastest (of those that pass first); to have "
-            f"it served, name it: {name_it}"
+            "it was not measured as served, because it was not among the fastest (those that pass come "
+            f"first); to have it served, name it: {name_it}"
         ]
     reasons = []
     strayed = [split for split, parity in variant.parity_served.items() if not parity.within_bound]
     if strayed:
-        reasons.append(f"its answers through the server are not those in process (on {', '.join(strayed)})")
+        reasons.append(f"its answers through the server differ from those in process ({', '.join(strayed)})")
     if not _kept(variant, objective):
         reasons.append(_missed(variant, objective))
     return reasons
@@ -346,9 +347,9 @@ def _unfit_to_serve(variant: Variant, objective: Objective) -> list[str]:
 
 @dataclass(frozen=True)
 class Level:
-    """A level of load: the rate that is asked for or reached, between which it lies, what it was in words,
-    whether it is shown to keep the objective's latency with requests answered and none piling up, whether it
-    is shown not to, and whether there are requests enough to show anything."""
+    """A level of load: the rate that is offered or reached, its range, what happened in words, whether it is
+    shown to meet the objective's latency with all requests answered and none piling up, whether it is shown
+    not to, and whether there are enough requests to show anything."""
 
     rps: float
     range: tuple[float, float]
@@ -359,8 +360,8 @@ class Level:
 
 
 def _levels(variant: Variant, objective: Objective) -> list[Level]:
-    """The levels that the objective is about, from the lowest up: open loops for a latency or a rate, and
-    closed ones else."""
+    """The levels that the objective is about, from the lowest up: open loops for a latency or a rate,
+    otherwise closed loops."""
     if objective.is_served:
         opened = sorted(variant.open, key=lambda level: level.offered_rps)
         return [_open_level(level, objective.p99_ms) for level in opened]
@@ -373,16 +374,16 @@ def _open_level(level: OpenLevel, p99_ms: float | None) -> Level:
     if late is None:
         raise UserError(
             "the report does not say how many requests were late",
-            seen="a report of an earlier version",
+            seen="a report from an earlier version",
             remedy=f"Measure again: {command('benchmarks run', 'benchmark')}",
         )
     rps = level.offered_rps
     said = late.words if p99_ms is not None else late.words.replace("late", "not answered")
     words = f"{rps:.0f} requests a second arriving at random, {said}"
     if level.saturated:
-        words += ", more than it keeps up with"
+        words += ", more than it can keep up with"
     elif late.share <= LATE and late.worth < LEAST:
-        words += f", which tells as much as {int(late.worth)} independent requests, and {LEAST} are the least"
+        words += f", worth only {int(late.worth)} independent requests, and at least {LEAST} are needed"
     is_sound, is_tested = not level.saturated, level.arrivals >= LEAST or level.saturated
     return Level(rps, (rps, rps), words, late.holds and is_sound, late.fails or not is_sound, is_tested)
 
@@ -399,9 +400,9 @@ def _closed_level(level: records.Level) -> Level:
 
 
 def _kept(variant: Variant, objective: Objective) -> list[Level]:
-    """Levels that hold and reach the rate that is asked for. Of open loops none counts above one that does
-    not hold: by testing them in this order, each at 97.5 %, a rate that is too high is credited in 2.5 % of
-    runs. Too few requests to show anything are no test."""
+    """Levels that hold and reach the requested rate. Open loops above one that does not hold do not count:
+    tested in this order, each at 97.5 %, a rate that is too high is credited in 2.5 % of runs. Levels with
+    too few requests to show anything are skipped."""
     levels = _levels(variant, objective)
     tested = [level for level in levels if level.is_tested]
     held = takewhile(_holds, tested) if objective.is_served else filter(_holds, tested)
@@ -413,7 +414,7 @@ def _holds(level: Level) -> bool:
 
 
 def _missed(variant: Variant, objective: Objective) -> str:
-    """Which part of the objective no level of load keeps, and what was seen instead."""
+    """Which part of the objective no level of load meets, and what was measured instead."""
     demands = []
     if objective.rps is not None:
         demands.append(f"{objective.rps:g} requests a second")
@@ -429,15 +430,15 @@ def _missed(variant: Variant, objective: Objective) -> str:
         try_it = command(f"benchmarks run --rps {rate}", f"benchmark RPS={rate}")
         return (
             f"it was not tried at {rate} requests a second: {try_it}; "
-            f"it is not shown to reach {wanted} at the rates that it was tried at: {seen}"
+            f"at the rates that were tried, it is not shown to reach {wanted}: {seen}"
         )
-    return f"it is not shown to reach {wanted} as served; seen: {seen}"
+    return f"it is not shown to reach {wanted} as served; measured: {seen}"
 
 
 def _speed(variant: Variant, objective: Objective, served: bool) -> Speed:
-    """With an objective, the highest rate that is shown to keep it, which it may exceed up to the first that
-    is shown not to; else the rate at the highest concurrency; in process, texts per second, when nothing was
-    served."""
+    """With an objective, the highest rate that is shown to meet it; the true one may be higher, up to the
+    first rate that is shown not to. Without one, the rate at the highest concurrency. If nothing was served,
+    texts per second in process."""
     if not served:
         entry = _batch(variant)
         rate, ratio = entry.texts_per_second, entry.speedup
@@ -455,12 +456,12 @@ def _speed(variant: Variant, objective: Objective, served: bool) -> Speed:
 
 
 def _cpu_s(variant: Variant) -> float:
-    """CPU seconds per 1,000 texts; where it is not known, no reason to prefer it."""
+    """CPU seconds per 1,000 texts; infinite where unknown, so that it is not preferred."""
     return variant.resources.cpu_s_per_1000_texts or inf
 
 
 def _ms(value: float | None) -> str:
-    return "unknown, too few requests" if value is None else f"{value:.0f} ms"
+    return "unknown (too few requests)" if value is None else f"{value:.0f} ms"
 
 
 def _why_chosen(
@@ -470,11 +471,11 @@ def _why_chosen(
     objective: Objective,
     verdict: Verdict | None,
 ) -> str:
-    """`alike` are the others that no difference in speed was shown of."""
+    """`alike` are the others that are not shown to differ from it in speed."""
     speed = speeds[variant.name]
     why = "the fastest that qualifies"
     if alike:
-        why = f"no difference in speed shown from {', '.join(alike)}, and of these it {_preferred(variant)}"
+        why = f"not shown to differ in speed from {', '.join(alike)}, and of these it {_preferred(variant)}"
     return (
         f"chosen: {why}, {speed.words}{_times(variant, speeds, objective)}; "
         f"{_sameness(variant, objective)}{_changed_margin(verdict)}"
@@ -482,19 +483,19 @@ def _why_chosen(
 
 
 def _changed_margin(verdict: Verdict | None) -> str:
-    """A warning where the margin was chosen after a look at the gate."""
+    """A warning if the margin was chosen after a look at the gate."""
     if not isinstance(verdict, Noninferiority) or verdict.first_margin in (None, verdict.margin):
         return ""
     first = f"{verdict.first_margin:g}"
     return (
-        f"; WARNING: the margin was {first} at the first look at this gate and was changed since, so the "
-        "proof is not at 97.5 %"
+        f"; WARNING: the margin was {first} at the first look at this gate and has been changed since, so "
+        "the proof does not hold at 97.5 %"
     )
 
 
 def _preferred(variant: Variant) -> str:
     """Why it was chosen among those that are not shown to differ in speed."""
-    return "takes the least CPU time for a text" if _cpu_s(variant) < inf else "was the fastest as measured"
+    return "takes the least CPU time per text" if _cpu_s(variant) < inf else "was the fastest as measured"
 
 
 def _why_not(name: str, chosen: Variant, speeds: Mapping[str, Speed], equals: Sequence[str]) -> str:
@@ -502,7 +503,7 @@ def _why_not(name: str, chosen: Variant, speeds: Mapping[str, Speed], equals: Se
     found = f"{speeds[name].words}, against {speeds[chosen.name].value:.0f}"
     if name in equals:
         return (
-            f"not chosen: it qualifies, and no difference in speed from {chosen.name} is shown, which "
+            f"not chosen: it qualifies but is not shown to differ in speed from {chosen.name}, which "
             f"{_preferred(chosen)}: {found}"
         )
     return f"not chosen: it qualifies but is slower than {chosen.name}: {found}"
@@ -521,14 +522,14 @@ def _sameness(variant: Variant, objective: Objective) -> str:
     if variant.name == REFERENCE:
         return "it is the reference itself"
     parity = variant.judged
-    agreement = f"{parity.label_agreement:.2%} of the labels of {parity.n:,} gate texts are fp32's"
+    agreement = f"{parity.label_agreement:.2%} of the labels on {parity.n:,} gate texts match fp32's"
     drop = parity.macro_f1_drop
     if drop is None:
         if parity.unlabelled_flips is None:
-            return f"{agreement}; weights are random or texts unlabelled, so quality cannot be judged"
+            return f"{agreement}; the weights are random or the texts unlabelled, so quality cannot be judged"
         ruled_out = f"an accuracy drop of {objective.max_f1_drop:g} is ruled out"
-        return f"{agreement}, so {ruled_out}; without labels nothing is known of macro-F1"
+        return f"{agreement}, so {ruled_out}; without labels, macro-F1 cannot be judged"
     return (
         f"{agreement}, and its macro-F1 lies {_span(drop)} fp32's (95 % interval), "
-        f"within the drop of {objective.max_f1_drop:g} that is allowed"
+        f"within the allowed drop of {objective.max_f1_drop:g}"
     )

@@ -48,11 +48,11 @@ from training.measures.noninferiority import FAIL, INCONCLUSIVE, PASS, UNPROVEN
 MARKS: dict[str, tuple[str, str, str]] = {
     IS_REFERENCE: ("s", INK, "fp32"),
     PASS: ("o", BLUE, "passes"),
-    EQUAL: ("o", BLUE, "equal by its check"),
+    EQUAL: ("o", BLUE, "equal (check)"),
     INCONCLUSIVE: ("D", AMBER, "inconclusive"),
     UNPROVEN: ("D", AMBER, "not proven: the texts may have been seen"),
     FAIL: ("v", RED, "fails"),
-    NOT_EQUAL: ("X", RED, "not equal by its check"),
+    NOT_EQUAL: ("X", RED, "not equal (check)"),
     BASELINE: ("o", MUTED, "baseline"),
 }
 
@@ -74,7 +74,7 @@ def bars(document: Report) -> str:
             axes.barh(place, bar.speed, height=0.66, color=REST if is_baseline else colour, linewidth=0)
             if is_baseline or bar.name == REFERENCE:
                 words = "what you run today" if bar.name == today(document) else ""
-            words = words.removesuffix(" by its check")
+            words = words.removesuffix(" (check)")
             gain = f"{bar.times:.1f}x" if bar.times else ""
             axes.annotate(
                 " \N{MIDDLE DOT} ".join(filter(None, (f"{bar.speed:,.0f}", gain, words))),
@@ -103,7 +103,7 @@ def pareto(document: Report) -> str:
 
 def pareto_served(document: Report) -> str:
     """Requests per second as served against the same."""
-    return _pareto(document, pictures.as_served(document), "pareto-served", "requests/s, waiting clients")
+    return _pareto(document, pictures.as_served(document), "pareto-served", "requests/s, closed loop")
 
 
 def _pareto(document: Report, points: Sequence[pictures.Point], name: str, speed: str) -> str:
@@ -155,14 +155,14 @@ def _scale(axes: Axes, points: Sequence[pictures.Point], allowed: float | None) 
     low, high = min(point.low for point in points), max(point.high for point in points)
     if allowed is None:
         above = 0.02
-        axes.set_ylabel("labels that are fp32's, gate")
+        axes.set_ylabel("labels that match fp32's, gate")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2%}" if value <= 1 else ""))
     else:
         above = 0.1
         low = min(low, -1.15 * allowed)
         axes.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
         axes.axhline(-allowed, color=MUTED, linewidth=1, linestyle=DASHED, zorder=1)
-        axes.set_ylabel("change of macro-F1 from fp32, gate")
+        axes.set_ylabel("change in macro-F1 from fp32, gate")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(value)))
     reach = (high - low) or 0.01
     axes.set_ylim(low - 0.07 * reach, high + above * reach)
@@ -397,7 +397,7 @@ def functional(document: Report) -> str:
         axes.set_ylim(-0.7, len(names) - 0.3)
         axes.set_xlim(-0.03, 1.03)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-        axes.set_xlabel("share of cases answered rightly")
+        axes.set_xlabel("share of cases answered correctly")
         handles, words = axes.get_legend_handles_labels()
         figure.legend(
             handles[::-1],

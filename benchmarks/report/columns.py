@@ -1,4 +1,4 @@
-"""What each table of a report shows, once for Markdown, for HTML and for a variant's own page.
+"""What each table of a report shows, defined once for Markdown, HTML and a variant's own page.
 
 A new column is one line in its list. Leaves out how a table is made and rendered (`tables`).
 """
@@ -79,7 +79,7 @@ PRECISIONS = ("int8", "bf16", "fp32")
 
 
 def timed(name: str, pick: Callable[[Latency], X]) -> Callable[[Row], X | None]:
-    """Of the case of that name in process."""
+    """Picks from the case of that name in process."""
 
     def found(row: Row) -> X | None:
         entry = row.case(name)
@@ -138,8 +138,8 @@ def main(report: Report) -> list[Column[Row]]:
             compared,
             shown=TERMINAL,
         ),
-        Column(f"{SMALL} by int8 bound", timed(SMALL, lambda entry: entry.int8_bounds), _multiple),
-        Column(f"{LARGE} by int8 bound", timed(LARGE, lambda entry: entry.int8_bounds), _multiple),
+        Column(f"{SMALL}, times int8 bound", timed(SMALL, lambda entry: entry.int8_bounds), _multiple),
+        Column(f"{LARGE}, times int8 bound", timed(LARGE, lambda entry: entry.int8_bounds), _multiple),
         Column(
             f"{LARGE} roofline", timed(LARGE, lambda entry: entry.roofline and entry.roofline.share), ".0%"
         ),
@@ -152,15 +152,15 @@ def main(report: Report) -> list[Column[Row]]:
             shown=TERMINAL,
         ),
         Column(f"served p99 ms at {busiest}", lambda row: row.busiest and row.busiest.p99_ms, ".0f"),
-        Column("most in time/s", _goodput, three_digits, in_markdown=False),
+        Column("most answered in time/s", _goodput, three_digits, in_markdown=False),
         Column(
-            f"served texts/s, {texts} a request",
+            f"served texts/s, {texts} per request",
             lambda row: row.many and row.many.texts_per_second,
             ",.0f",
         ),
         Column("artifact MB", lambda row: row.resources.artifact_mb, ".1f", shown=TERMINAL),
         Column("peak memory MB", lambda row: row.resources.peak_rss_mb, ".0f", shown=SUMMARY),
-        Column("CPU ms a text, of 32", lambda row: row.resources.cpu_s_per_1000_texts, ".2f"),
+        Column("CPU ms per text, batch of 32", lambda row: row.resources.cpu_s_per_1000_texts, ".2f"),
         Column("load s", lambda row: row.resources.load_s, ".1f"),
     ]
 
@@ -177,7 +177,7 @@ def brief(report: Report) -> list[Column[Row]]:
 
 
 def verdicts_of(report: Report) -> Column[Row]:
-    """The verdict, or by an older report the check at export; loud in Markdown where it is one."""
+    """The verdict (in an older report, the check at export); in capitals in Markdown where it is one."""
     allowed, tested = margin(report), is_tested(report)
 
     def loud(row: Row) -> str:
@@ -275,15 +275,15 @@ ON_GPU: list[Column[Row]] = [
     rate_of(CUDA_BATCH, f"{CUDA_BATCH_TEXTS:,} real texts/s", TERMINAL),
     rate_of(CUDA_MODEL, f"{CUDA_BATCH_TEXTS:,} tokenised texts/s"),
     Column("best texts/s (texts x tokens)", _best, _best_words, shown=TERMINAL),
-    Column("there of the fp16 peak", lambda row: (best := _best(row)) and best.peak, _peak_words),
-    Column(f"{SMALL} GPU at work ms", timed(SMALL, lambda entry: entry.gpu_busy_ms), ".3f"),
+    Column("share of the fp16 peak there", lambda row: (best := _best(row)) and best.peak, _peak_words),
+    Column(f"{SMALL} GPU busy ms", timed(SMALL, lambda entry: entry.gpu_busy_ms), ".3f"),
     Column("GPU memory MB", lambda row: row.resources.gpu_reserved_mb, ".0f", shown=SUMMARY),
     Column("GPU J per 1,000 texts", lambda row: row.resources.gpu_j_per_1000_texts, ".2f", shown=SUMMARY),
 ]
 
 
 def percentiles(kinds: Sequence[str] = ("p50", "p90", "p99")) -> list[Column[Any]]:
-    """Of anything that has them."""
+    """Columns for anything that has percentiles."""
     return [Column(f"{kind} ms", _picked(f"{kind}_ms"), three_digits) for kind in kinds]
 
 
@@ -313,7 +313,7 @@ CLOSED: list[Column[Level]] = [
     Column("errors", errors, kind="name"),
 ]
 MANY: list[Column[Many]] = [
-    Column("texts a request", lambda many: many.texts, "d"),
+    Column("texts per request", lambda many: many.texts, "d"),
     Column("clients", lambda many: many.concurrency, "d"),
     Column("requests", lambda many: many.requests, "d"),
     Column("texts/s", lambda many: many.texts_per_second, ",.0f"),
@@ -344,10 +344,10 @@ def open_loop(limit_ms: float | None) -> list[Column[OpenLevel]]:
     return [
         Column("offered requests/s", lambda level: level.offered_rps, ",.0f"),
         Column("answered/s", lambda level: level.answered_rps, ",.0f"),
-        Column("in time/s", lambda level: level.goodput_rps, ",.0f"),
+        Column("answered in time/s", lambda level: level.goodput_rps, ",.0f"),
         *percentiles(),
         Column(
-            f"after {limit_ms or 0:g} ms",
+            f"later than {limit_ms or 0:g} ms",
             lambda level: share_late(level, limit_ms) if limit_ms else None,
             lambda late: late.words,
             kind="name",
@@ -386,16 +386,16 @@ ROOFLINE: list[Column[Latency]] = [
 GPU_SHAPES: list[Column[Latency]] = [
     Column("texts x tokens", lambda entry: entry.case, kind="name"),
     *percentiles(("p50",)),
-    Column("GPU at work ms", lambda entry: entry.gpu_busy_ms, three_digits),
-    Column("of the time", lambda entry: entry.gpu_busy_ms and entry.gpu_busy_ms / entry.p50_ms, ".0%"),
+    Column("GPU busy ms", lambda entry: entry.gpu_busy_ms, three_digits),
+    Column("share busy", lambda entry: entry.gpu_busy_ms and entry.gpu_busy_ms / entry.p50_ms, ".0%"),
     Column("texts/s", lambda entry: entry.texts_per_second, ",.0f"),
     Column("TFLOP/s", lambda entry: entry.peak and entry.peak.tflops, ",.1f"),
-    Column("of this run's fp16 products", lambda entry: entry.peak and entry.peak.of_measured, ".1%"),
-    Column("of the data sheet's", lambda entry: entry.peak and entry.peak.of_datasheet, ".1%"),
+    Column("share of this run's fp16 peak", lambda entry: entry.peak and entry.peak.of_measured, ".1%"),
+    Column("share of the data sheet's peak", lambda entry: entry.peak and entry.peak.of_datasheet, ".1%"),
 ]
 GPU_TAKEN: list[Column[Row]] = [
-    Column("memory in use MB, at most", lambda row: row.resources.gpu_allocated_mb, ",.0f"),
-    Column("memory taken MB, at most", lambda row: row.resources.gpu_reserved_mb, ",.0f"),
+    Column("peak memory in use MB", lambda row: row.resources.gpu_allocated_mb, ",.0f"),
+    Column("peak memory reserved MB", lambda row: row.resources.gpu_reserved_mb, ",.0f"),
     Column("J per 1,000 texts of 32 tokens", lambda row: row.resources.gpu_j_per_1000_texts, ".2f"),
 ]
 CALIBRATION: list[Column[Quality]] = [
@@ -433,7 +433,7 @@ def _of_label(label: str, field: str) -> Callable[[Quality], Any]:
 
 
 def flipped(data: Data, texts: Texts | None = None) -> list[Column[Flipped]]:
-    """`texts` by split and row, for a page that stays here."""
+    """`texts` by split and row, for a page that is not published."""
     return [
         Column("split", lambda flip: flip.split, kind="name"),
         Column(
@@ -459,7 +459,7 @@ def parity(directions: Sequence[str]) -> list[Column[Parity]]:
         ]
     return [
         Column("texts", lambda found: found.n, ",d"),
-        Column("labels that are fp32's", lambda found: found.label_agreement, ".2%"),
+        Column("labels that match fp32's", lambda found: found.label_agreement, ".2%"),
         Column("flips, 95 %", _rate_of("any"), rate),
         *flips,
         Column(
@@ -474,7 +474,7 @@ def parity(directions: Sequence[str]) -> list[Column[Parity]]:
         Column("McNemar p", lambda found: found.macro_f1_drop and found.macro_f1_drop.mcnemar_p, ".3g"),
         Column("AUROC drop, 95 %", lambda found: found.auroc_drop, _drop_words),
         Column("average precision drop, 95 %", lambda found: found.average_precision_drop, _drop_words),
-        Column("Brier, fp32's less this one's, 95 %", lambda found: found.brier_drop, _drop_words),
+        Column("Brier, fp32's minus this variant's, 95 %", lambda found: found.brier_drop, _drop_words),
     ]
 
 
@@ -519,8 +519,8 @@ def verdicts(allowed: float) -> list[Column[Variant]]:
             "95 % interval", lambda variant: variant.judged.macro_f1_drop, lambda drop: span(drop, "+.4f")
         ),
         *_tests(said),
-        Column("smallest margin to show", said(lambda test: test.smallest_margin), ".4f"),
-        Column("texts to settle it", said(lambda test: test.texts_to_settle), ",d"),
+        Column("smallest margin", said(lambda test: test.smallest_margin), ".4f"),
+        Column("texts needed to settle it", said(lambda test: test.texts_to_settle), ",d"),
     ]
 
 
@@ -575,10 +575,10 @@ def proofs() -> list[Column[Variant]]:
         Column("largest score difference", told(lambda variant: variant.built.check.max_prob_diff), ".4f"),
         Column("macro-F1 drop, 95 %", told(drop)),
         Column(
-            "largest move with batch mates", told(lambda variant: variant.built.check.batch_mate_diff), ".4f"
+            "largest change by batch mates", told(lambda variant: variant.built.check.batch_mate_diff), ".4f"
         ),
         Column("artifact MB", told(lambda variant: variant.resources.artifact_mb), ".1f"),
-        Column("built in s", told(lambda variant: variant.built.build_seconds or None), ".0f"),
+        Column("build time s", told(lambda variant: variant.built.build_seconds or None), ".0f"),
         Column(f"{LARGE} against fp32", told(timed(LARGE, lambda entry: entry.speedup.verdict)), kind="name"),
     ]
 
@@ -600,13 +600,13 @@ def speed(row: Row) -> list[Column[Latency]]:
         Column("p99 ms", lambda entry: entry.p99_ms, three_digits),
         Column("tokenise p50 ms", lambda entry: entry.tokenise_p50_ms, ".2f"),
         Column("model p50 ms", lambda entry: entry.model_p50_ms, three_digits),
-        Column("by int8 bound", lambda entry: entry.int8_bounds, lambda bounds: f"{bounds:.2f}x"),
-        Column("GPU at work ms", lambda entry: entry.gpu_busy_ms, ".3f"),
+        Column("times int8 bound", lambda entry: entry.int8_bounds, lambda bounds: f"{bounds:.2f}x"),
+        Column("GPU busy ms", lambda entry: entry.gpu_busy_ms, ".3f"),
     ]
 
 
 def real_texts(report: Report) -> list[Column[Latency]]:
-    """In process, of all rows: how well the ratios on real texts are known."""
+    """In process, for all rows: how precise the ratios on real texts are."""
     return [Column("case", lambda entry: entry.case, kind="name"), *_timed_columns(today(report))]
 
 
@@ -659,7 +659,7 @@ SERVED_PARITY: list[Column[ServedParity]] = [
 ]
 FUNCTIONAL: list[Column[Functionality]] = [
     Column("functionality", lambda kind: kind.functionality, kind="kind"),
-    Column("right answer", lambda kind: kind.label, kind="name"),
+    Column("correct answer", lambda kind: kind.label, kind="name"),
     Column("n", lambda kind: kind.n, "d"),
     Column("accuracy", lambda kind: kind.accuracy, ".1%"),
     Column("fp32's accuracy", lambda kind: kind.reference_accuracy, ".1%"),
@@ -710,7 +710,7 @@ RESOURCES: list[Column[Resources]] = [
     Column("artifact MB", lambda taken: taken.artifact_mb, plain),
     Column("archive MB", lambda taken: taken.archive_mb, plain),
     Column("peak memory MB", lambda taken: taken.peak_rss_mb, plain),
-    Column("of it above a bare interpreter MB", lambda taken: taken.peak_above_bare_mb, plain),
+    Column("peak memory above a bare interpreter MB", lambda taken: taken.peak_above_bare_mb, plain),
     Column("bare interpreter MB", lambda taken: taken.bare_interpreter_mb, plain),
     Column("load s", lambda taken: taken.load_s, plain),
     Column("warm-up s", lambda taken: taken.warm_s, plain),
@@ -720,8 +720,8 @@ RESOURCES: list[Column[Resources]] = [
     Column("server memory MB, worker and Java", lambda taken: taken.server_rss_mb, plain),
     Column("CPU s per 1,000 texts", lambda taken: taken.cpu_s_per_1000_texts, plain),
     Column("device", lambda taken: taken.device),
-    Column("GPU memory in use MB, at most", lambda taken: taken.gpu_allocated_mb, plain),
-    Column("GPU memory taken MB, at most", lambda taken: taken.gpu_reserved_mb, plain),
+    Column("peak GPU memory in use MB", lambda taken: taken.gpu_allocated_mb, plain),
+    Column("peak GPU memory reserved MB", lambda taken: taken.gpu_reserved_mb, plain),
     Column("GPU J per 1,000 texts", lambda taken: taken.gpu_j_per_1000_texts, plain),
     Column("threads", lambda taken: taken.threads, plain),
 ]

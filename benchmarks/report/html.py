@@ -1,7 +1,7 @@
-"""A report as one page for a browser: self-contained, sortable, light and dark, no text of a data set in it.
+"""A report as one page for a browser: self-contained, sortable, light and dark, without texts of a data set.
 
-What a report lacks has no section. Everything from a report is escaped, scripts are allowed by their hash
-alone, nothing is loaded.
+The page has no empty sections. Everything from a report is escaped, scripts are allowed only by their hash,
+and nothing is loaded.
 """
 
 import base64
@@ -127,7 +127,7 @@ def _render(document: Report, texts: Texts | None, **content: Any) -> str:
             sections=[found for make in SECTIONS if (found := make(document, texts))],
             provenance=provenance_lines(document),
             foot=f"Run {run.id}, profile {run.profile}. "
-            + ("It shows texts: keep it to yourself." if texts else "It holds no text of a data set."),
+            + ("It shows texts: do not share it." if texts else "It contains no text of a data set."),
         )
     )
 
@@ -190,7 +190,7 @@ def _answer(document: Report, selection: Selection | None) -> tuple[str, list[st
     chosen = selection if selection and selection.run == document.run.id else None
     if chosen:
         if chosen.selected is None:
-            return "No variant keeps the objective", [
+            return "No variant meets the objective", [
                 f"{name}: {why}." for name, why in chosen.reasons.items()
             ]
         if chosen.selected == REFERENCE:
@@ -199,7 +199,8 @@ def _answer(document: Report, selection: Selection | None) -> tuple[str, list[st
     if best is None or best.name == REFERENCE:
         words = Counter(verdict(variant, allowed) for variant in document.variants)
         seen = ", ".join(f"{count} {word}" for word, count in words.items() if word != IS_REFERENCE)
-        return "No variant passes: fp32 stays", [f"Of the others: {seen}." if seen else "fp32 was alone."]
+        others = f"Of the others: {seen}." if seen else "Only fp32 was measured."
+        return "No variant passes: fp32 stays", [others]
     if chosen:
         lead = [f"{sentence_case(chosen.reasons[best.name])}."]
     else:
@@ -221,7 +222,8 @@ def _headline(document: Report, best: Variant) -> str:
         speed = f"within 5 % of {best.today}"
     else:
         speed = f"as fast as {best.today}, as far as this run can tell"
-    what = "still the same classifier" if document.data.labels_meaningful else "equal by its check at export"
+    is_judged = document.data.labels_meaningful
+    what = "still the same classifier" if is_judged else "found equal by the check at export"
     return f"{best.name}: {speed}, and {what}{_rehearsal(document)}"
 
 
@@ -278,7 +280,7 @@ def _variant_cards(row: Entry, document: Report, of: str = "") -> list[dict[str,
         )
     flips = row.gate
     if flips:
-        add(f"{1 - flips.label_agreement:.2%}", "of the gate labels are not fp32's")
+        add(f"{1 - flips.label_agreement:.2%}", "of the gate labels differ from fp32's")
     theirs_mb = base and base.resources.artifact_mb and f"{base.resources.artifact_mb:.0f} MB"
     add(f"{row.resources.artifact_mb:.0f} MB", "artifact", theirs_mb or None)
     return cards
@@ -289,7 +291,7 @@ def _how_to_read(document: Report) -> str:
     gpu = ", on a GPU to cuda-fp32" if document.on_cuda else ""
     return (
         f"Pass: a macro-F1 drop of {allowed:g} is ruled out on the gate texts. Ratios are to "
-        f"{today(document)} in the same run{gpu}; equal is within 5 %. Choose a heading to sort by it."
+        f"{today(document)} in the same run{gpu}; equal means within 5 %. Click a heading to sort by it."
     )
 
 

@@ -1,7 +1,7 @@
-"""The side-by-side report as people read it: a Markdown page, and the table for a terminal.
+"""The side-by-side report for people: a Markdown page, and the table for a terminal.
 
-A speed never stands without accuracy, memory, versions and machine; a difference within the noise is called
-one; every number has its unit.
+A speed is always shown with accuracy, memory, versions and machine; a difference within the noise is called
+that; every number has its unit.
 """
 
 from msgspec import UNSET
@@ -53,9 +53,9 @@ def side_by_side(document: Report, pictures: str | None = None) -> str:
     sections = {
         "Verdicts": verdict_table(document),
         "Speed in process": markdown(real_texts(document)),
-        "Arrivals that do not wait": open_table(document),
+        "Open loop: random arrivals": open_table(document),
         **functional_tables(document),
-        "GEMM lower bound: the matrix products alone": bound_table(document),
+        "GEMM lower bound: only the matrix products": bound_table(document),
         "Proof and check": proof_table(document) if _has_builds(document) else "",
     }
     for heading, body in sections.items():
@@ -83,8 +83,8 @@ def terminal_table(document: Report) -> str:
 
 
 def summary(document: Report) -> str:
-    """The main figures of every variant and baseline, and what they rest on in short: for a document that
-    links to the whole page."""
+    """The main figures of every variant and baseline, and in short how they were measured: for a document
+    that links to the whole page."""
     return f"{markdown(_main(document, SUMMARY))}\n\n{provenance_in_short(document)}"
 
 
@@ -142,12 +142,12 @@ def proof_table(document: Report) -> str:
 
 
 def proof_note(document: Report) -> str:
-    """What the table of proofs rests on."""
+    """How the table of proofs was made."""
     run, first = document.run, document.variants[0].artifact
     texts = first and first.check.n
     return (
-        f"Each artifact was reloaded and compared with fp32 on {texts or 'the'} validation texts. Faster "
-        f"or slower: in process, {run.threads} threads of {document.machine.cpu}, run {run.id}."
+        f"Each artifact was reloaded and compared with fp32 on {texts or 'the'} validation texts. Faster or "
+        f"slower: measured in process, {run.threads} threads of {document.machine.cpu}, run {run.id}."
     )
 
 

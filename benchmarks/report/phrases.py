@@ -71,7 +71,7 @@ def times(ratio: Ratio | None) -> str:
 
 
 def compared(ratio: Ratio) -> str:
-    """The same, or what is said in its place where neither is shown to be faster."""
+    """The same; or the verdict, where neither is shown to be faster."""
     if ratio.is_decided:
         return times(ratio)
     ends = f" ({ratio.low:.2f} to {ratio.high:.2f})"
@@ -131,9 +131,9 @@ def reason(row: Row, allowed: float) -> str:
     if row.error:
         return f"It failed during {row.error.stage}: {row.error.message}"
     if word == IS_REFERENCE:
-        return "It is what the others are held against."
+        return "It is the reference that all others are compared with."
     if not isinstance(row, Variant):
-        return "It is a baseline: measured and not judged."
+        return "It is a baseline: measured, but not judged."
     parts = []
     check = row.built.check
     if word == NOT_EQUAL:
@@ -146,7 +146,7 @@ def reason(row: Row, allowed: float) -> str:
         return _without_labels(tested, row.judged)
     if drop is None:
         agreement = row.judged.label_agreement
-        parts.append(f"Labels mean nothing here; {agreement:.2%} of them are fp32's.")
+        parts.append(f"The labels mean nothing here; {agreement:.2%} of them match fp32's.")
         if word == EQUAL:
             parts.append("The check at export found it equal.")
         return " ".join(parts)
@@ -154,9 +154,9 @@ def reason(row: Row, allowed: float) -> str:
     if word == UNPROVEN or (word == NOT_EQUAL and tested):
         return " ".join([*parts, f"{sentence_case(found)}."])
     if tested is None:
-        ends = {PASS: "stays within", FAIL: "lies beyond", NOT_EQUAL: "was measured against"}
+        ends = {PASS: "stays within", FAIL: "lies beyond", NOT_EQUAL: "was compared with"}
         parts.append(
-            f"{sentence_case(found)}: the interval {ends.get(word, 'reaches across')} the margin "
+            f"{sentence_case(found)}: the interval {ends.get(word, 'reaches beyond')} the margin "
             f"of {allowed:g}."
         )
         return " ".join(parts)
@@ -176,7 +176,7 @@ def _without_labels(tested: Noninferiority, parity: Parity) -> str:
     if tested.verdict == PASS:
         return (
             f"An accuracy drop of {limit} or more is ruled out ({level_words(tested)}): {found}. "
-            "Without labels nothing is known of macro-F1."
+            "Without labels, macro-F1 cannot be judged."
         )
     return (
         f"An accuracy drop of {limit} is not ruled out ({level_words(tested)}): {found}. "
@@ -192,8 +192,8 @@ def _tested(tested: Noninferiority, found: str) -> str:
     if tested.verdict == FAIL:
         return f"It is worse by more than {limit} ({level_words(tested, worse=True)}): {found}."
     sentence = (
-        f"Neither a drop of {limit} nor its absence is shown ({level_words(tested)}): {found}. "
-        f"So many texts let an equal variant pass at a margin of {tested.smallest_margin:.4f} or more."
+        f"The texts neither show nor rule out a drop of {limit} ({level_words(tested)}): {found}. "
+        f"With this many, an equal variant would pass at a margin of {tested.smallest_margin:.4f} or more."
     )
     return f"{sentence} {sentence_case(settled_by(tested))}."
 
@@ -201,10 +201,10 @@ def _tested(tested: Noninferiority, found: str) -> str:
 def is_proven(row: Variant, allowed: float) -> str:
     """The end of a headline's sentence: what is known of a variant that passes."""
     gate = row.judged
-    agreement = f"{gate.label_agreement:.2%} of the labels of {gate.n:,} gate texts are fp32's"
+    agreement = f"{gate.label_agreement:.2%} of the labels on {gate.n:,} gate texts match fp32's"
     tested, drop = noninferiority(row), gate.macro_f1_drop
     if drop is None and not tested:
-        return f"{agreement}; weights are random or texts unlabelled, so quality cannot be judged"
+        return f"{agreement}; the weights are random or the texts unlabelled, so quality cannot be judged"
     if tested:
         article = "an" if tested.measure == ACCURACY else "a"
         ruled_out = f"{article} {tested.measure} drop of {tested.margin:g} or more is ruled out"
@@ -213,7 +213,7 @@ def is_proven(row: Variant, allowed: float) -> str:
 
 
 def how_fast(row: Row, document: Report) -> str:
-    """How many times as fast as what a user runs today (else as fp32; on a GPU, as cuda-fp32), in process and
+    """How many times as fast as what a user runs today (otherwise fp32; on a GPU, cuda-fp32), in process and
     as served."""
     entry = row.batch
     if row.name == REFERENCE or entry is None:
@@ -242,13 +242,13 @@ def proof_words(proof: Mapping[str, Any]) -> str:
 
 
 def github(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
-    """A table in Markdown; what would end a cell is escaped."""
+    """A table in Markdown; characters that would end a cell are escaped."""
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
     return tabulate(cells, headers, "github", disable_numparse=True)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Pairs of a name and a figure; what is nested is named after all that it is in."""
+    """Pairs of a name and a figure; a nested figure's name includes those of its parents."""
     pairs: list[tuple[str, Any]] = []
     for key, value in values.items():
         name = prefix + key.replace("_", " ")

@@ -1,7 +1,7 @@
 """Which pictures a side-by-side report has the data for, and the figures that each one shows.
 
 Covers picking figures out of a document and one sentence per picture on how to read it. Leaves out drawing
-(`charts`), so that who only wants to know which pictures there are needs no plotting library.
+(`charts`), so that listing the pictures needs no plotting library.
 """
 
 from collections.abc import Callable, Sequence
@@ -110,7 +110,7 @@ def _change(gate: Parity, judged: bool, is_reference: bool) -> tuple[float, floa
 
 
 def bars(document: Report) -> list[Bar]:
-    """What there is to gain, slowest first."""
+    """The rows of the chart of gains, slowest first."""
     allowed = margin(document)
     found = []
     for row in in_brief(document):
@@ -243,63 +243,64 @@ def _row(document: Report, name: str) -> Variant:
 PICTURES = (
     Picture(
         "bars",
-        "What there is to gain",
-        "Real texts per second in batches of 32, in process. Blue may be shipped; red may not, being another "
-        "classifier; grey is what other projects' documentation shows.",
+        "What you can gain",
+        "Real texts per second in batches of 32, in process. Blue variants may be shipped; red ones may not, "
+        "because they are no longer the same classifier. Grey bars are baselines, run as other projects' "
+        "documentation shows.",
         bars,
     ),
     Picture(
         "pareto",
         "Speed against sameness, in process",
-        "Right is faster, up is better; whiskers are 95 % intervals. The line joins the variants that may be "
-        "shipped and that no other beats both in speed and in the loss that the data cannot rule out.",
+        "Further right is faster, higher is better; whiskers are 95 % intervals. The line joins the variants "
+        "that may be shipped and that no other beats on both speed and the loss that the data cannot rule "
+        "out.",
         in_process,
     ),
     Picture(
         "pareto-served",
         "Speed against sameness, as served",
-        "The same, with the requests per second that waiting clients got from TorchServe.",
+        "The same, with the requests per second that TorchServe answered in a closed loop.",
         as_served,
     ),
     Picture(
         "length",
         "One text, by its length",
-        "How long a single real text takes at the median, by its own number of tokens; grey lines are the "
-        "other variants.",
+        "Median time for a single real text, by its number of tokens; grey lines are the other variants.",
         lambda document: by_length(document)[1],
     ),
     Picture(
         "batch",
         "Time per text, by batch",
-        "What one text of 32 tokens costs when 1, 8 or 32 are computed together; a falling line gains from "
-        "batches.",
+        "Time per text of 32 tokens when 1, 8 or 32 are computed together; a falling line means that "
+        "batching helps.",
         by_batch,
     ),
     Picture(
         "flips",
-        "Labels that are no longer fp32's",
-        "Bars to the left are texts that the variant lets go, bars to the right those that it newly flags, "
-        "as shares with their 95 % intervals.",
+        "Labels that differ from fp32's",
+        "Bars to the left are texts that the variant no longer flags, bars to the right texts that it newly "
+        "flags, as shares with 95 % intervals.",
         flips,
     ),
     Picture(
         "reliability",
         "Does a score mean what it says?",
-        "On the diagonal, of the texts scored 0.7 seven in ten have that label; below it, scores are too "
+        "On the diagonal, seven in ten of the texts scored 0.7 have that label; below it, scores are too "
         "high.",
         reliability,
     ),
     Picture(
         "load",
-        "Under arrivals that do not wait",
-        "Above, the slowest hundredth of answers as the offered rate grows; below, the answers that came in "
-        "time. Crosses: the server could not keep up. Dotted: the most that waiting clients reached.",
+        "Under random arrivals (open loop)",
+        "Top: p99 latency as the offered rate grows. Bottom: answers that came in time. Crosses: the server "
+        "could not keep up. Dotted: the highest rate that the closed loop reached.",
         loads,
     ),
     Picture(
         "functional",
         "Which cases it gets right",
-        "Each row is a kind of case; dots away from fp32's mark are cases that the variant gets right more "
+        "Each row is a kind of case; a dot away from fp32's mark is a kind that the variant gets right more "
         "or less often.",
         lambda document: functional(document)[2],
     ),

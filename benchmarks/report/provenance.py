@@ -1,4 +1,4 @@
-"""What the figures of a report rest on, in sentences: machine, versions, data, noise, and what failed.
+"""How the figures of a report were measured, in sentences: machine, versions, data, noise and failures.
 
 Covers the list below every table. Leaves out the figures themselves (`markdown`, `variant_page`).
 """
@@ -14,15 +14,15 @@ from benchmarks.report.verdicts import noninferiority, today
 from training.data.records import KEPT_APART, STATED, UNKNOWN
 
 WHY_UNSEEN = {
-    KEPT_APART: "The model was trained elsewhere; it is judged on texts of files that are not for training",
-    STATED: "The model was trained elsewhere, and not on these texts, as its user states (--unseen)",
-    UNKNOWN: "NOT PROVEN: the model was trained elsewhere, and may have seen these texts",
+    KEPT_APART: "The model was trained elsewhere; it is judged on files that are not meant for training",
+    STATED: "The model was trained elsewhere; its user states that it has not seen these texts (--unseen)",
+    UNKNOWN: "NOT PROVEN: the model was trained elsewhere and may have seen these texts",
 }
-NOISY = 1.25  # intervals this wide, or fp32 so far from itself, deserve a warning
-# Ours sleep (`handler` asks OpenMP for it); a baseline is left as its user would have it.
+NOISY = 1.25  # intervals this wide, or two runs of fp32 this far apart, deserve a warning
+# Our own threads sleep (`handler` asks OpenMP for it); a baseline runs as its user would run it.
 SPINNING = (
-    " WARNING: the machine was in use, and baselines' threads spin while they wait, which is their default: "
-    "among others they lose more than on a quiet machine."
+    " WARNING: the machine was in use. By default, the baselines' threads spin while they wait, which costs "
+    "them more on a busy machine than on a quiet one."
 )
 
 
@@ -36,7 +36,7 @@ def failures(document: Report) -> list[str]:
             lines.append(f"{variant.name} could not be served: {variant.served_error}")
     for baseline in document.baselines:
         if baseline.served_error:
-            lines.append(f"{baseline.name} could not be served to the end: {baseline.served_error}")
+            lines.append(f"{baseline.name} failed while it was served: {baseline.served_error}")
         if baseline.error and baseline.status == "left out":
             lines.append(f"{baseline.name} was left out: {baseline.error.message}")
         elif baseline.error:
@@ -47,7 +47,7 @@ def failures(document: Report) -> list[str]:
 
 
 def provenance(document: Report) -> str:
-    """Machine, versions, data, and how the figures are to be read, as a Markdown list."""
+    """Machine, versions, data, and how to read the figures, as a Markdown list."""
     return "\n".join(f"- {line}" for line in provenance_lines(document))
 
 
@@ -65,18 +65,18 @@ def provenance_lines(document: Report) -> list[str]:
     """The lines of that list; links are as in Markdown."""
     run, machine, data = document.run, document.machine, document.data
     software = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
-    features = ", ".join(machine.cpu_features) or "none that matters here"
+    features = ", ".join(machine.cpu_features) or "none that matter here"
     tokens = data.tokens
     lines = [
         f"Machine: {machine.cpu}, {machine.cores} cores, {machine.memory_gb} GB, "
         f"{machine.system}; instruction sets: {features}.",
         f"Software: {software}; commit {run.commit or 'unknown'}.",
         f"Run {run.id} of {run.seconds:.0f} s, profile {run.profile}, {run.threads} threads; "
-        f"load average before it {run.load_average_before}"
+        f"load average before the run {run.load_average_before}"
         + (" (the machine was in use)." if _was_busy(run, machine) else "."),
-        f"Data: {data.spec}; real texts are those of the split {data.timed_split}, "
+        f"Data: {data.spec}; the real texts are those of the {data.timed_split} split, "
         f"{tokens.mean:.0f} tokens on average, p90 {tokens.p90:.0f}, p99 {tokens.p99:.0f}.",
-        "1x32: one text of 32 tokens. Memory is the peak of a process that holds this variant alone.",
+        "1x32: one text of 32 tokens. Memory is the peak of a process that holds only this variant.",
         f"{_ratios_line(document)} They hold within this run only.",
         *_gpu_lines(document),
         *_run_lines(document),
@@ -90,7 +90,7 @@ def provenance_lines(document: Report) -> list[str]:
 
 
 def _gpu_lines(document: Report) -> list[str]:
-    """What rows on a GPU rest on; empty without them."""
+    """How rows on a GPU were measured; empty without them."""
     rows = document.on_cuda
     if not rows:
         return []
@@ -102,19 +102,19 @@ def _gpu_lines(document: Report) -> list[str]:
         (entry.speedup.noise for row in rows for entry in row.latency if entry.speedup.noise),
         default=None,
     )
-    apart = "" if noise is None else f"; a second {CUDA_REFERENCE} may lie up to {noise:.2f}x apart (95 %)"
+    apart = "" if noise is None else f"; a second {CUDA_REFERENCE} may differ by up to {noise:.2f}x (95 %)"
     lines = [
         f"GPU: {cards}. Ratios of rows on it are to {CUDA_REFERENCE} and never to a row on the CPU"
-        f"{apart}. Times are the host's: of shapes and of tokenised texts from token ids there to logits "
-        "there, of real texts from the text to its answer.",
-        "At work: the time in which the GPU computed or copied in such a call, by torch's profiler after the "
-        "rounds; the rest is the host's. Energy is that of the whole card, its rest included, for texts of "
-        "32 tokens in the largest batch.",
+        f"{apart}. Times are measured on the host: for shapes and tokenised texts, from token ids on the "
+        "host to logits on the host; for real texts, from the text to its answer.",
+        "GPU busy: the time in which the GPU computed or copied during such a call, from torch's profiler, "
+        "after the rounds; the rest is the host's. Energy is that of the whole card, idle power included, "
+        "for texts of 32 tokens in the largest batch.",
     ]
     if peak := document.bound and document.bound.cuda:
         promised = peak.datasheet_tflops
         lines.append(
-            f"Its fp16 peak: the encoder's own matrix products alone, {peak.tflops:.0f} TFLOP/s at "
+            f"The GPU's fp16 peak: only the encoder's own matrix products, {peak.tflops:.0f} TFLOP/s at "
             f"{peak.case}"
             + (f"; the data sheet promises {promised:.0f}." if promised else "; its data sheet is not known.")
         )
@@ -126,11 +126,11 @@ def _run_lines(document: Report) -> list[str]:
     """What newer reports know of the run."""
     run, machine, lines = document.run, document.machine, []
     if (others := run.others_cores) is not None:
-        share = " WARNING: that is much." if others > BUSY_SHARE * machine.cores else ""
-        lines.append(f"Other processes took {others:.2f} cores while latency was measured.{share}")
+        share = " WARNING: that is a lot." if others > BUSY_SHARE * machine.cores else ""
+        lines.append(f"Other processes used {others:.2f} cores while latency was measured.{share}")
     if run.resumed:
         often = "once" if run.resumed == 1 else f"{run.resumed} times"
-        lines.append(f"The run was interrupted and resumed {often}: its rounds are not all of one stretch.")
+        lines.append(f"The run was interrupted and resumed {often}; its rounds come from several sessions.")
     if document.data.is_synthetic:
         lines.append(f"Every verdict is {REHEARSAL}: it is about the demo's grammar (docs/training.md).")
     if why := document.data.unseen:
@@ -138,8 +138,8 @@ def _run_lines(document: Report) -> list[str]:
     if run.margin is not None and document.data.labels_meaningful:
         lines.append(
             f"PASS: a macro-F1 drop of {run.margin:g} or more is ruled out on the gate texts, with 97.5 % "
-            f"confidence over {_counted(document)}. FAIL: a larger drop is "
-            "shown. INCONCLUSIVE: neither is. NOT EQUAL: refused by the check at export."
+            f"confidence across {_counted(document)}. FAIL: a larger drop is "
+            "shown. INCONCLUSIVE: neither. NOT EQUAL: refused by the check at export."
         )
     return lines
 
@@ -163,8 +163,8 @@ def _baseline_lines(document: Report) -> list[str]:
         for baseline in baselines
     )
     return [
-        "Baselines are the same checkpoint, run as other projects' documentation shows, with as many "
-        "threads: "
+        "Baselines are the same checkpoint, run as other projects' documentation shows, with the same "
+        "number of threads: "
         + told
         + (f" ({', '.join(also)})." if also else ".")
         + (SPINNING if _was_busy(document.run, document.machine) else "")
@@ -180,10 +180,9 @@ def _bound_lines(document: Report) -> list[str]:
     )
     sizes = bound.encoder
     return [
-        f"Int8 lower bound: the {sizes.layers} layers' matrix products alone (width {sizes.width}, "
-        f"feed-forward {sizes.feed_forward}) by oneDNN, percentile {bound.percentile} of each: "
-        f"{rates}. A variant "
-        "that computes less than all tokens in all layers may go below it."
+        f"Int8 lower bound: only the matrix products of the {sizes.layers} layers (width {sizes.width}, "
+        f"feed-forward {sizes.feed_forward}), computed by oneDNN, percentile {bound.percentile} of each: "
+        f"{rates}. A variant that skips tokens or layers may go below it."
     ]
 
 
@@ -193,7 +192,7 @@ def _was_busy(run: Run, machine: Machine) -> bool:
 
 
 def _ratios_line(document: Report) -> str:
-    """What ratios are to, what they are made of, and how well they are known."""
+    """What ratios are relative to, how they are computed, and how precise they are."""
     apart = f", on a GPU to {CUDA_REFERENCE}" if document.on_cuda else ""
     to = f"Ratios are to {today(document)} in the same run{apart}"
     real = [entry for row in document.rows for entry in row.latency if entry.turns and entry.tokens is None]
@@ -207,11 +206,11 @@ def _ratios_line(document: Report) -> str:
             "most."
         )
         if np.median(widths) > NOISY - 1:
-            known += " WARNING: that is much: few blocks, or a machine that was not quiet."
+            known += " WARNING: that is wide; there were few blocks, or the machine was not quiet."
     blocks = [entry.rounds for entry in real]
     return (
-        f"{to}: 10th percentiles of short turns, in {_range(blocks)} blocks, with every process started "
-        f"again in each. An interval (95 %) is over blocks; equal is within 5 %.{known}"
+        f"{to}: 10th percentiles of short turns, in {_range(blocks)} blocks; every process is restarted for "
+        f"each block. Intervals (95 %) are over blocks; equal means within 5 %.{known}"
     )
 
 
@@ -221,14 +220,14 @@ def _range(counts: Sequence[int]) -> str:
 
 
 def _noise_line(document: Report) -> str:
-    """Of a report of an earlier version."""
+    """For a report of an earlier version."""
     factors = [entry.speedup.noise for entry in document.variants[0].latency]
     known = [factor for factor in factors if factor is not None]
     if not known:
         return "The noise of this run is unknown."
-    line = f"A second fp32 may lie up to {max(known):.2f}x apart (95 %); less is called not different."
+    line = f"A second fp32 may differ by up to {max(known):.2f}x (95 %); less is called not different."
     if max(known) > NOISY:
-        line += " WARNING: that is much: few rounds, or a machine that was not quiet."
+        line += " WARNING: that is a lot; there were few rounds, or the machine was not quiet."
     return line
 
 
@@ -238,12 +237,12 @@ def _served_lines(document: Report) -> list[str]:
     if not levels:
         return []
     serving = document.run.serving
-    which = f" Which: {serving.rule}." if serving and len(serving.names) < len(measured) else ""
+    which = f" Variants served: {serving.rule}." if serving and len(serving.names) < len(measured) else ""
     passes, cores = levels[0].passes, max(level.load_generator_cores for level in levels)
-    often = "one pass, so no interval" if passes == 1 else f"visited {passes} times"
+    often = "one pass, so no interval" if passes == 1 else f"{passes} passes"
     lines = [
         f"Served: TorchServe, closed loop, one text per request, {often}. The load generator ran on the "
-        f"same cores and took up to {cores:.2f} of them.{which}"
+        f"same cores and used up to {cores:.2f} of them.{which}"
     ]
     objective = document.run.objective_p99_ms
     if any(variant.open for variant in measured):
@@ -251,11 +250,11 @@ def _served_lines(document: Report) -> list[str]:
         late = ""
         if any(level.lateness for variant in measured for level in variant.open):
             late = (
-                " A share that is late has its 95 % interval, which counts that requests of a burst are late "
-                "together: a p99 is kept where the upper end is at most 1 %."
+                " The share of late requests has a 95 % interval, which allows for the requests of a burst "
+                "being late together; a p99 is kept if the upper end is at most 1 %."
             )
         lines.append(
             "Open loop: requests arrive at random (Poisson) whether or not earlier ones were answered, and "
-            f"latency counts from the moment at which a request was due{good}.{late}"
+            f"latency counts from the time at which a request was due{good}.{late}"
         )
     return lines

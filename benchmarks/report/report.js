@@ -1,5 +1,5 @@
-// The report's page: sort and filter the table of variants, switch between light and dark. Without it the page
-// is complete and in the order of the report.
+// The report's page: sort and filter the table of variants, switch between light and dark. Without this script
+// the page is complete and in the order of the report.
 "use strict";
 (() => {
   const root = document.documentElement;
@@ -38,7 +38,7 @@
         const words = first.cells[column].textContent.localeCompare(second.cells[column].textContent);
         return sign * words || given.get(first) - given.get(second);
       }
-      if (a === null || b === null) return a === null ? 1 : -1; // what has no figure stands last
+      if (a === null || b === null) return a === null ? 1 : -1; // rows without a figure come last
       return sign * (a - b) || given.get(first) - given.get(second);
     };
     heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {

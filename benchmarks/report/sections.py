@@ -1,4 +1,4 @@
-"""The sections of a report's page, one per thing that was measured; what a report lacks has no section.
+"""The sections of a report's page, one per thing that was measured; a report has no empty sections.
 
 The tables' columns are in `columns`.
 """
@@ -26,9 +26,9 @@ Texts = Mapping[tuple[str, int], str]
 def _verdicts(document: Report, texts: Texts | None) -> Section | None:
     others = [variant for variant in document.measured if variant.name != REFERENCE]
     how = (
-        "A p below what is needed rules out a drop of at least the margin (p of worse: a drop within it). "
-        "What is needed follows from the runs on this gate: all of them share 2.5 %. The smallest margin is "
-        "what so many texts let an equal variant pass."
+        "A p below the needed level rules out a drop of the margin or more (p of worse: a drop within the "
+        "margin). The needed level depends on the runs on this gate, which share 2.5 % between them. The "
+        "smallest margin is the one at which an equal variant would pass with this many texts."
     )
     return _section(
         "verdicts", "Verdicts", how, table("Verdicts", columns.verdicts(margin(document)), others)
@@ -36,14 +36,14 @@ def _verdicts(document: Report, texts: Texts | None) -> Section | None:
 
 
 def _parity(document: Report, texts: Texts | None) -> Section | None:
-    """Flip rates by direction, and the drops of ranking figures, on gate."""
+    """Flip rates by direction, and the drops in ranking metrics, on gate."""
     ways = list(dict.fromkeys(way for variant in document.measured for way in variant.judged.flips))
     found = [
         (variant.name, variant.judged)
         for variant in document.measured
         if variant.name != REFERENCE and variant.judged.flip_rates
     ]
-    how = "How often the label is not fp32's, on gate, by direction, each with its 95 % interval."
+    how = "How often the label differs from fp32's on gate, by direction, with 95 % intervals."
     return _section(
         "sameness", "Flip rates", how, named("Flip rates", "variant", columns.parity(ways), found)
     )
@@ -58,8 +58,8 @@ def _flips(document: Report, texts: Texts | None) -> Section | None:
         counts = ", ".join(f"{count} {arrow(way)}" for way, count in variant.judged.flips.items())
         listed = table(f"Flips of {variant.name}", columns.flipped(document.data, texts), found)
         parts.append(Part(listed, variant.name, f"on gate: {counts}; {len(found)} rows shown", True))
-    how = "Texts whose label is not fp32's, those that moved farthest first, by their row in the split" + (
-        ". The texts are shown: this page is not for others." if texts else "; the texts themselves stay out."
+    how = "Texts whose label differs from fp32's, largest change first, with their row in the split" + (
+        ". The texts are shown: do not share this page." if texts else "; the texts themselves are left out."
     )
     return Section("flips", "Flipped labels", how, parts) if parts else None
 
@@ -71,9 +71,9 @@ def _calibration(document: Report, texts: Texts | None) -> Section | None:
         if (quality := variant.quality.get(GATE)) and (quality.refitted or quality.ece is not None)
     ]
     how = (
-        "As shipped, with fp32's temperature and threshold; refitted, with both fitted to the variant's "
-        "own scores of validation. Lower Brier and ECE are better; on gate. So many texts show the ECE of a "
-        "perfect model even where nothing is wrong: only what lies well above it means something."
+        "On gate. As shipped, a variant uses fp32's temperature and threshold; refitted, both are fitted to "
+        "its own validation scores. Lower Brier and ECE are better. With this many texts, even a perfect "
+        "model has some ECE, shown in its own column; only an ECE well above that means something."
     )
     listed = named("Calibration", "variant", columns.CALIBRATION, found)
     return _section("calibration", "Calibration", how, listed)
@@ -86,14 +86,14 @@ def _functional(document: Report, texts: Texts | None) -> Section | None:
         parts.append(Part(cases, SUITES.get(suite, suite).removeprefix("Functional cases: ")))
         parts.append(Part(whole, "All cases, and gaps between groups"))
     how = (
-        "Share of cases answered rightly, with the change from fp32 in points. Blue cells are better, red "
+        "Share of cases answered correctly, with the change from fp32 in points. Blue cells are better, red "
         "ones worse. A gap is the best group's AUC minus the worst's: smaller is fairer."
     )
     return Section("functional", "Functional cases", how, parts) if parts else None
 
 
 def real_texts(document: Report) -> Table:
-    """Times of real texts and how well their ratios are known; empty for a report of an earlier version."""
+    """Times of real texts and how precise their ratios are; empty for a report of an earlier version."""
     found = [
         (row.name, entry)
         for row in document.rows
@@ -105,8 +105,8 @@ def real_texts(document: Report) -> Table:
 
 def _real_texts(document: Report, texts: Texts | None) -> Section | None:
     how = (
-        "Times of real texts: the 10th percentile of short turns, medians next to it, CPU time of all "
-        "threads. Intervals are over blocks, in each of which every process was started again; equal is "
+        "Times for real texts: the 10th percentile of short turns, the median, and the CPU time of all "
+        "threads. Intervals are over blocks, and every process is restarted for each block; equal means "
         "within 5 %."
     )
     return _section("speed", "Speed in process", how, real_texts(document))
@@ -120,13 +120,13 @@ def _load(document: Report, texts: Texts | None) -> Section | None:
         for found, title in (
             (
                 named("Open loop", "served", columns.open_loop(document.run.objective_p99_ms), opened),
-                "Arrivals that do not wait",
+                "Open loop: random arrivals",
             ),
-            (named("Closed loop", "served", columns.CLOSED, closed), "Clients that wait"),
+            (named("Closed loop", "served", columns.CLOSED, closed), "Closed loop: clients that wait"),
         )
         if found
     ]
-    how = "TorchServe with one text a request, the load generator on the same cores."
+    how = "TorchServe with one text per request; the load generator runs on the same cores."
     key = ("Queue", "Handler", "HTTP") if any(level.split_ms for _, level in opened) else ()
     return Section("load", "As served", how, parts, key) if parts else None
 
@@ -145,8 +145,8 @@ def _lengths(document: Report, texts: Texts | None) -> Section | None:
         rows.append([Cell(name, "name"), *(_slice(by_end.get(end)) for end in ends)])
     headers = [Header("variant", "name"), *(Header(f"{tokens} tokens") for tokens in bins(ends))]
     how = (
-        "Whether longer texts suffer more: the share of gate labels that are fp32's by length, and below "
-        "it the change of macro-F1 from fp32."
+        "Whether longer texts suffer more: the share of gate labels that match fp32's, by length, and below "
+        "it the change in macro-F1 from fp32."
     )
     return _section("lengths", "By length", how, of_cells("Sameness by length", headers, rows))
 
@@ -172,12 +172,12 @@ def _rooflines(document: Report, texts: Texts | None) -> Section | None:
         Part(listed, title)
         for listed, title in (
             (rooflines, "Each variant's own arithmetic and bytes"),
-            (table("GEMM lower bound", columns.GEMM_BOUND, cases), "The encoder's matrix products alone"),
+            (table("GEMM lower bound", columns.GEMM_BOUND, cases), "Only the encoder's matrix products"),
         )
         if listed
     ]
-    how = "How close each comes to what this machine can do: a share of 100 % would leave nothing to gain."
-    return Section("bound", "Against the machine", how, parts) if parts else None
+    how = "How close each comes to this machine's limits; a share of 100 % would leave nothing to gain."
+    return Section("bound", "Against the machine's limits", how, parts) if parts else None
 
 
 def _gpu(document: Report, texts: Texts | None) -> Section | None:
@@ -192,8 +192,8 @@ def _gpu(document: Report, texts: Texts | None) -> Section | None:
     if not shapes:
         return None
     how = (
-        "By the host's clock, from token ids there to logits there; what the GPU does not work of it is "
-        "launching, copying and waiting."
+        "Measured by the host's clock, from token ids on the host to logits on the host. While the GPU is "
+        "not busy, the host launches, copies and waits."
     )
     taken = named("Memory and energy", "on a GPU", columns.GPU_TAKEN, [(row.name, row) for row in rows])
     parts = [
@@ -204,7 +204,7 @@ def _gpu(document: Report, texts: Texts | None) -> Section | None:
 
 
 def _proofs(document: Report, texts: Texts | None) -> Section | None:
-    how = "What the runtime itself says was done, and how the reloaded artifact compared with fp32."
+    how = "What the runtime itself reports, and how the reloaded artifact compares with fp32."
     listed = table("Proof and check", columns.proofs(), document.measured)
     return _section("proof", "Proof and check", how, listed)
 

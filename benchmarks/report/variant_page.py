@@ -1,7 +1,7 @@
 """The page of one variant in Markdown: the verdict first, then speed, serving, sameness, calibration, cost.
 
 Every figure of a report has its place in a table with units in the headers. Leaves out the side-by-side page
-(`markdown`) and what figures rest on (`provenance`).
+(`markdown`) and how the figures were measured (`provenance`).
 """
 
 from collections.abc import Mapping
@@ -44,12 +44,13 @@ def report(document: Report) -> str:
     if offsets := variant.built.logit_offsets:
         by_label = zip(document.data.labels, offsets, strict=True)
         moved = ", ".join(f"{label} {offset:+.3f}" for label, offset in by_label)
-        parts.append(f"Added to its logits, so that it gives each label as often as fp32: {moved}.")
+        parts.append(f"Added to its logits, so that each label comes as often as with fp32: {moved}.")
     parts += ["\n".join(f"- {line}" for line in failures(document))]
     for heading, body in _sections(document).items():
         if body:
             parts += [f"## {heading}", body]
-    parts += ["## What this rests on", provenance(document), f"Artifact sha256 `{variant.artifact_sha256}`."]
+    parts += ["## How this was measured", provenance(document)]
+    parts += [f"Artifact sha256 `{variant.artifact_sha256}`."]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -62,17 +63,17 @@ def _sections(document: Report) -> dict[str, str]:
         "In short": transposed(short),
         "Speed in process": _speed(variant),
         "One text, by its length": _by_length(variant),
-        "Against the arithmetic": _roofline(variant),
+        "Against the roofline": _roofline(variant),
         "Against the GPU's peak": _peak(variant),
-        "As served: clients that wait": _closed(variant),
-        "As served: arrivals that do not wait": _open(variant, document.run.objective_p99_ms),
+        "As served: closed loop": _closed(variant),
+        "As served: open loop": _open(variant, document.run.objective_p99_ms),
         "As served: requests of many texts": _many(variant),
         "Is it still fp32?": _parity(variant),
         "Texts whose label changed": _flipped(document),
         "By length in tokens": _slices(variant),
         "Quality": _quality(variant.quality),
         "Quality through the server": _quality(variant.quality_served),
-        "Served scores against those in process": _served_parity(variant),
+        "Served scores compared with those in process": _served_parity(variant),
         "Calibration": _calibration(variant),
         **functional,
         "Resources": transposed(named("Resources", "", columns.RESOURCES, [("", variant.resources)])),
@@ -116,7 +117,7 @@ def _open(variant: Variant, limit_ms: float | None) -> str:
         return body
     knee = saturation.knee_rps
     kept = f"it kept up with {knee:,.0f}" if knee else "it kept up with none of these rates"
-    return f"{body}\n\nAt most {saturation.capacity_rps:,.0f} answers a second were seen; {kept}."
+    return f"{body}\n\nThe highest rate was {saturation.capacity_rps:,.0f} answers a second; {kept}."
 
 
 def _parity(variant: Variant) -> str:

@@ -158,13 +158,13 @@ def test_a_complete_report_has_a_table_for_everything(make) -> None:
         "## Verdicts",
         "A drop of 0.01 or more is ruled out",
         "A new gate of about 5,200 labelled texts would settle it",
-        "## Arrivals that do not wait",
+        "## Open loop: random arrivals",
         "queue + handler + HTTP ms",
         "## Functional cases: HateCheck",
         "subgroup AUC, best minus worst group",
         "flips on gate",
-        "CPU ms a text, of 32",
-        "Other processes took 0.12 cores",
+        "CPU ms per text, batch of 32",
+        "Other processes used 0.12 cores",
         "interrupted and resumed once",
     ):
         assert part in page, part
@@ -181,22 +181,22 @@ def test_a_complete_report_of_one_variant_starts_with_its_verdict(make) -> None:
         "In short",
         "Speed in process",
         "One text, by its length",
-        "Against the arithmetic",
-        "As served: clients that wait",
-        "As served: arrivals that do not wait",
+        "Against the roofline",
+        "As served: closed loop",
+        "As served: open loop",
         "As served: requests of many texts",
         "Is it still fp32?",
         "Texts whose label changed",
         "By length in tokens",
         "Quality",
         "Quality through the server",
-        "Served scores against those in process",
+        "Served scores compared with those in process",
         "Calibration",
         "Functional cases: HateCheck",
         "Functional cases: templates",
         "Resources",
         "Proof",
-        "What this rests on",
+        "How this was measured",
     ]
     assert "p99 times fp32, 95 %" in page
     assert "rate hate → not-hate, 95 %" in page
@@ -229,7 +229,7 @@ def test_the_page_says_which_were_served_and_why(make) -> None:
     document = make.document(make.variant("fp32", levels=(make.level(32, 60, 700),)), make.variant("a"))
     rule = "fp32 and the 0 fastest"
     document.run.serving = Serving(["fp32"], rule)
-    assert f"Which: {rule}." in markdown.provenance(document)
+    assert f"Variants served: {rule}." in markdown.provenance(document)
     document.run.serving.names = ["fp32", "a"]
     assert rule not in markdown.provenance(document)
 

@@ -104,7 +104,7 @@ def test_an_older_report_has_the_pictures_of_what_it_holds(make) -> None:
     old = make.document(make.variant("fp32"), make.variant("int8", speed=4, drop=(-0.004, 0.005)))
     assert list(charts.draw(old)) == ["bars", "pareto", "batch", "flips"]
     unjudged = make.document(make.variant("fp32", drop=None), make.variant("int8", speed=4, drop=None))
-    assert "labels that are fp32" in charts.pareto(unjudged)
+    assert "labels that match fp32" in charts.pareto(unjudged)
 
 
 def test_the_front_joins_what_may_be_shipped(make) -> None:

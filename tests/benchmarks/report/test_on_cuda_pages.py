@@ -37,7 +37,7 @@ def test_a_document_with_a_gpu_keeps_the_schema(mixed) -> None:
 def test_the_table_tells_devices_apart_and_what_only_a_gpu_has(mixed) -> None:
     page = markdown.side_by_side(mixed)
     header = page.splitlines()[2]
-    for words in ("device", "1,024 real texts/s", "best texts/s", "GPU at work ms", "GPU J per 1,000 texts"):
+    for words in ("device", "1,024 real texts/s", "best texts/s", "GPU busy ms", "GPU J per 1,000 texts"):
         assert words in header
     row = next(line for line in page.splitlines() if line.startswith("| cuda-fp16"))
     best = mixed.variants[3].case("1024x32")
@@ -69,7 +69,7 @@ def test_a_variant_on_a_gpu_has_a_page_of_its_own(mixed) -> None:
     assert "times cuda-fp32, 95 %" in page
     assert "times fp32" not in page
     assert "## Against the GPU's peak" in page
-    assert "| GPU memory taken MB, at most" in page
+    assert "| peak GPU memory reserved MB" in page
 
 
 def test_the_browsers_page_names_the_reference_of_the_gpu(mixed) -> None:
