@@ -1,7 +1,7 @@
-"""What a run is about: artifacts, archives, texts and baselines, opened and checked before any time is spent.
+"""The inputs of a run: artifacts, archives, texts and baselines, opened and checked before any time is spent.
 
-Covers what is refused (no reference, no such variant, stale archives, no Java, an artifact of other data) and
-which texts are scored and timed. Leaves out measuring (`suite`).
+Refuses a missing reference or variant, stale archives, a missing Java and artifacts of other data; chooses
+the texts that are scored and timed. Leaves out measuring (`suite`).
 """
 
 import hashlib
@@ -49,11 +49,11 @@ class Subject:
     """What a run is about: the checkpoint's folder, the artifacts to measure, their archives (none: in
     process only), the splits to score, the texts to time, and what the report says of the data.
 
-    `unusable` are variants that could not even be opened. All archives are served where variants were
-    `named`, else the most promising. `baselines` None: none take part, and no GEMM bound unless variants for
-    GPUs are held against it; `encoder` None: an architecture whose bound is not known. `load_average` is that
-    of others: taken before baselines are prepared, which loads the machine as well. `validation` (None where
-    labels mean nothing) is for refitting; `suites` are functional cases."""
+    `unusable` are variants that could not even be opened. All archives are served if variants were `named`,
+    otherwise the most promising. `baselines` None: none take part, and there is no GEMM bound unless variants
+    for GPUs need it; `encoder` None: an architecture whose bound is not known. `load_average` is that of the
+    other processes, taken before baselines are prepared, since that loads the machine too. `validation` (None
+    if labels mean nothing) is for refitting; `suites` are functional cases."""
 
     checkpoint: Path
     artifacts: dict[str, Artifact]
@@ -188,7 +188,7 @@ def prepare(
 def _sampled(dataset: Dataset, name: str, most: int | None) -> Split:
     split = sample(dataset.splits[name], most)
     if not len(split.texts):
-        raise UserError(f"the split {name} holds no text", seen=dataset.spec, remedy="Train on more data")
+        raise UserError(f"the {name} split has no texts", seen=dataset.spec, remedy="Train on more data")
     return split
 
 
@@ -198,7 +198,7 @@ def _suites(checkpoint: Checkpoint, hatecheck: Path | None) -> dict[str, Cases]:
     if checkpoint.multi_label or not functional.applies_to(labels):
         if hatecheck:
             raise UserError(
-                "functional cases are for the labels not-hate and hate, one of which a text has",
+                "functional cases need the labels not-hate and hate, and one label per text",
                 seen=f"labels {', '.join(labels)}",
                 remedy="Leave --hatecheck out",
             )
@@ -220,7 +220,7 @@ def find_artifacts(
         if name not in built:
             known = ", ".join(built) or "none"
             raise UserError(
-                f"there is no artifact {name} in {folder} (there: {known})",
+                f"there is no artifact {name} in {folder} (found: {known})",
                 remedy=f"Build it: {_build(name)}",
             )
     artifacts: dict[str, Artifact] = {}
@@ -258,7 +258,7 @@ def _with_cuda_reference(
         _check_checkpoint(reference, artifacts[REFERENCE])
     except UserError as error:
         raise UserError(
-            f"{', '.join(on_cuda)} cannot be compared without {CUDA_REFERENCE}: no ratio is between devices",
+            f"{', '.join(on_cuda)} cannot be compared without {CUDA_REFERENCE}, the reference on GPUs",
             seen=str(error),
             remedy=f"Build it: {_build(CUDA_REFERENCE)}",
         ) from error
@@ -270,7 +270,7 @@ def _check_data(artifact: Artifact, dataset: Dataset) -> None:
     if trained_on != dataset.sha256 or list(artifact.labels) != list(dataset.labels):
         raise UserError(
             f"the artifact {artifact.name} was built from a checkpoint of other data",
-            seen=f"data {trained_on[:12]}, the checkpoint's is {dataset.sha256[:12]}",
+            seen=f"its data is {trained_on[:12]}, the checkpoint's is {dataset.sha256[:12]}",
             remedy=f"Build it again: {_build(artifact.name)}",
         )
 
@@ -279,8 +279,8 @@ def _check_checkpoint(artifact: Artifact, reference: Artifact) -> None:
     ours, theirs = (variant.meta.build.checkpoint_sha256 for variant in (artifact, reference))
     if ours != theirs:
         raise UserError(
-            f"the artifact {artifact.name} was built from another checkpoint than {REFERENCE}",
-            seen=f"checkpoint {ours[:12]}, {REFERENCE}'s is {theirs[:12]}",
+            f"the artifact {artifact.name} and {REFERENCE} were built from different checkpoints",
+            seen=f"its checkpoint is {ours[:12]}, {REFERENCE}'s is {theirs[:12]}",
             remedy=f"Build it again: {_build(artifact.name)}",
         )
 
@@ -295,7 +295,7 @@ def find_archives(artifacts: Mapping[str, Artifact], store: Path, model: str) ->
             archives[name] = path
         else:
             make = command("export package", "package")
-            say(f"{name}: measured in process only, there is no archive {path} ({make} makes it)")
+            say(f"{name}: measured in process only, because there is no archive {path}; {make} builds it")
     return archives
 
 

@@ -1,7 +1,7 @@
-"""The progress bar of a run: what is being measured, and how long it will still take.
+"""The progress bar of a run: what is being measured, and how much longer it will take.
 
-Steps take very different times, so each counts as the seconds that it usually takes, and the time left
-that tqdm works out from them means something.
+Steps take very different times, so each counts as the seconds that it usually takes. This makes tqdm's
+estimate of the time left useful.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ from tqdm import tqdm
 Step = Callable[[str], AbstractContextManager[None]]
 """`with step("quality of fp32"):` around each step; its first word names its kind."""
 
-FORM = "{desc}{percentage:3.0f}%|{bar:30}| {elapsed} gone, {remaining} left"
+FORM = "{desc}{percentage:3.0f}%|{bar:30}| {elapsed} elapsed, {remaining} left"
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""What an unfinished run has measured so far, so that the next one goes on from there.
+"""What an unfinished run has measured so far, so that the next run can resume it.
 
-A file of JSON lines next to the reports, named after what it is of (artifacts, archives, texts, profile,
-machine, commit): another run does not touch it. Each line is a finished piece of work; one that a kill cut
-short is measured again.
+A file of JSON lines next to the reports, named after its inputs (artifacts, archives, texts, profile,
+machine, commit), so other runs do not touch it. Each line is a finished piece of work; one that was cut short
+is measured again.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class ResumeLog:
-    """Pieces of work by name; `resumed` counts how often an earlier run was taken up again."""
+    """Pieces of work by name; `resumed` counts how often the run was resumed."""
 
     def __init__(self, folder: Path | None, subject: Mapping[str, Any], fresh: bool = False) -> None:
         """`subject` is what must be the same for pieces to be of use. `folder` None: nothing is kept."""
@@ -81,5 +81,5 @@ def _lines(path: Path) -> Iterator[list[Any]]:
 
 
 def _rewrite(path: Path, lines: list[list[Any]]) -> None:
-    with refusals("the results cannot be written", path.parent, "Name another: --results"):
+    with refusals("the results cannot be written", path.parent, "Name another folder: --results"):
         write_text(path, "".join(json.dumps(line) + "\n" for line in lines))

@@ -1,7 +1,7 @@
 """One run: every variant measured side by side, and a report for each.
 
 Start, scores, latency and memory in process come first, then one server after another; baselines and the GEMM
-bound take part where asked for. An interrupted run goes on where it ended.
+bound take part on request. An interrupted run is resumed where it stopped.
 """
 
 import time
@@ -86,13 +86,11 @@ class InProcess:
 def open_resume_log(
     folder: Path, subject: Subject, profile: Profile, threads: int | None, fresh: bool
 ) -> ResumeLog:
-    """The resume log of this run, with what an interrupted one of the same subject left; said, if so."""
+    """The resume log of this run, with what an interrupted run of the same subject left; prints if so."""
     same = subject.identity() | {"profile": asdict(profile), "threads": threads}
     resume_log = ResumeLog(folder, same, fresh)
     if len(resume_log):
-        say(
-            f"going on where an earlier run ended ({len(resume_log)} pieces are done); to start over: --fresh"
-        )
+        say(f"resuming an interrupted run ({len(resume_log)} measurements are done); to start over: --fresh")
     return resume_log
 
 
@@ -104,14 +102,14 @@ def measure(
     resume_log: ResumeLog | None = None,
     ledger: Path | None = None,
 ) -> Report:
-    """Measure everything; the reference first, and last what failed. Verdicts spend what the `ledger` of the
-    gate's looks has left (None: as if nobody had looked before)."""
+    """Measure everything; the reference comes first, failures last. Verdicts spend what is left in the gate's
+    `ledger` of looks (None: as if nobody had looked before)."""
     objective = objective or Objective()
     resume_log = ResumeLog(None, {}) if resume_log is None else resume_log
     limit_ms = objective.p99_ms or OBJECTIVE_P99_MS
     started, began = datetime.now(UTC), time.perf_counter()
     if environment.is_busy(load := subject.load_average):
-        say(f"warning: the machine is busy (load {load}); intervals of timings will be wide")
+        say(f"warning: the machine is busy (load {load}); the intervals of timings will be wide")
     with progress(_steps(subject, profile)) as step:
         inside = _measure_in_process(subject, profile, threads, objective.max_f1_drop, step, resume_log)
         variants = {

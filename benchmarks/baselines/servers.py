@@ -77,7 +77,7 @@ def baseline_archive(name: str, handler: str, extra: Path | None, folder: Path) 
         command += ["--extra-files", str(holder)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TMPDIR": str(folder)})
     if done.returncode:
-        raise UserError("the archive could not be made", seen=done.stderr.strip()[-500:], remedy="Try again")
+        raise UserError("the archive could not be built", seen=done.stderr.strip()[-500:], remedy="Try again")
     return folder / f"{name}.mar"
 
 

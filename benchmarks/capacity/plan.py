@@ -1,7 +1,7 @@
-"""How many replicas a load needs: the rate that one can bear, and what all of them take and cost.
+"""How many replicas a load needs: the rate that one can sustain, and what all of them take and cost.
 
-A variant's highest rate of random arrivals at which p99 keeps an objective comes from a simulated queue
-(`queueing`) fitted to a report (`replica`). What the measurements cannot support is refused.
+A simulated queue (`queueing`), fitted to a report (`replica`), gives the highest rate of random arrivals at
+which a variant's p99 meets an objective. Plans that the measurements cannot support are refused.
 """
 
 import math
@@ -40,8 +40,8 @@ TOLERANCE = 0.2
 
 @dataclass(frozen=True)
 class Demand:
-    """What is asked: texts a second in all, the p99 of every replica, and how the texts come. `burstiness` is
-    the squared coefficient of variation of the gaps between arrivals, 1 for Poisson."""
+    """The demand: texts per second in total, the p99 of every replica, and how the texts arrive. `burstiness`
+    is the squared coefficient of variation of the gaps between arrivals, 1 for Poisson."""
 
     rps: float
     p99_ms: float
@@ -52,7 +52,7 @@ class Demand:
 
 @dataclass(frozen=True)
 class Prices:
-    """Of an hour, in whatever currency; None: not told. That of a GPU is with the host that carries it."""
+    """Per hour, in any currency; None: not given. The price of a GPU includes its host."""
 
     core_hour: float | None = None
     gb_hour: float | None = None
@@ -66,7 +66,7 @@ class Planned(Record):
 
 
 class OneReplica(Record):
-    """What it is, and what it bears."""
+    """What it is, and what it sustains."""
 
     cores: int
     memory_mb: float
@@ -81,7 +81,7 @@ class Point(Record):
 
 
 class Cost(Record):
-    """Of an hour and of a million texts, all paid for and exactly the demand asked."""
+    """Per hour and per million texts, when everything is paid for and exactly the demand arrives."""
 
     per_hour: float
     per_million_texts: float
@@ -146,9 +146,9 @@ def most_rps(p99_at: Callable[[float], float], p99_ms: float, saturation_rps: fl
 
 
 def plan(document: Report, variant: Variant, demand: Demand, prices: Prices) -> Plan:
-    """How many replicas of `variant` bear `demand`.
+    """How many replicas of `variant` meet `demand`.
 
-    `UserError` for what the measurements cannot support.
+    `UserError` if the measurements cannot support a plan.
     """
     _refuse_gpus(variant)
     known = measured(variant, document.data.tokens)
@@ -161,7 +161,7 @@ def plan(document: Report, variant: Variant, demand: Demand, prices: Prices) -> 
     def p99_at(rps: float) -> float:
         return float(np.percentile(open_latencies(asked, rps, draws), 99))
 
-    # Who waits longer than that has met a full queue: such requests are refused, not late.
+    # A request that would wait longer has met a full queue: it is refused, not late.
     longest_ms = 1000 * _setting("job_queue_size=") / saturation_rps
     rps = most_rps(p99_at, min(demand.p99_ms, longest_ms), saturation_rps)
     if rps is None:
@@ -169,7 +169,7 @@ def plan(document: Report, variant: Variant, demand: Demand, prices: Prices) -> 
             f"no rate keeps a p99 of {demand.p99_ms:g} ms",
             seen=f"one request in a hundred takes over {p99_at(0.01 * saturation_rps):.1f} ms on an idle "
             f"replica of {variant.name}",
-            remedy="Ask for a larger one, choose a faster variant, or measure on more cores",
+            remedy="Allow a higher p99, choose a faster variant, or measure on more cores",
         )
     replicas = math.ceil(demand.rps * demand.headroom / rps)
     machine = document.machine
@@ -210,9 +210,9 @@ def plan(document: Report, variant: Variant, demand: Demand, prices: Prices) -> 
 def _refuse_gpus(variant: Variant) -> None:
     if variant.device == "cuda":
         raise UserError(
-            "a plan is for replicas on CPUs",
+            "plans are only for replicas on CPUs",
             seen=f"{variant.name} runs on a GPU",
-            remedy="What a million texts cost at full load: " + command("benchmarks compare-machines --help"),
+            remedy="For the cost per million texts, see: " + command("benchmarks compare-machines --help"),
         )
 
 
@@ -222,10 +222,10 @@ def _lengths(known: Measured, mean_tokens: float | None) -> np.ndarray:
     longest = factor * float(np.percentile(known.lengths, 99))
     if not 1 / LENGTHS_ALIKE <= factor <= LENGTHS_ALIKE or longest > known.max_length:
         raise UserError(
-            "texts of such lengths were not measured",
-            seen=f"a mean of {mean_tokens:g} tokens, measured were {known.mean_tokens:.0f}, of "
-            f"{known.max_length} at most",
-            remedy="Train and measure on such texts",
+            "texts of these lengths were not measured",
+            seen=f"a mean of {mean_tokens:g} tokens; the measured mean is {known.mean_tokens:.0f}, the "
+            f"maximum {known.max_length}",
+            remedy="Train and measure on texts of these lengths",
         )
     return np.clip(factor * known.lengths, 1, known.max_length)
 
@@ -236,21 +236,21 @@ def _memory(variant: Variant) -> tuple[float, str]:
     if seen := resources.server_rss_mb:
         return (
             seen,
-            "Memory is what worker and Java held after the loads, summed; what they share counts twice.",
+            "Memory is the sum of what worker and Java held after the loads; shared memory counts twice.",
         )
     heap_mb = _setting("-Xmx") * 2**20 / 1e6
     peak_mb = resources.peak_rss_mb or 0.0
     return peak_mb + heap_mb, (
-        f"Memory is the peak in process ({peak_mb:.0f} MB) and the whole heap that "
-        f"config.properties allows Java ({heap_mb:.0f} MB): this report has no figure as served."
+        f"Memory is the peak in process ({peak_mb:.0f} MB) plus the whole heap that config.properties "
+        f"allows Java ({heap_mb:.0f} MB), because this report has no figure as served."
     )
 
 
 def _setting(name: str) -> int:
-    """A number that TorchServe is started with."""
+    """A number in TorchServe's configuration."""
     found = re.search(rf"{name}(\d+)", CONFIG.read_text(encoding="utf-8"))
     if found is None:
-        raise UserError(f"{name} is not set", seen=CONFIG, remedy="Set it: a plan counts with it")
+        raise UserError(f"{name} is not set", seen=CONFIG, remedy="Set it: plans depend on it")
     return int(found[1])
 
 
@@ -281,22 +281,22 @@ def _assumptions(
     return [
         f"A replica is one TorchServe with one worker, batchSize {replica.batching.size} and maxBatchDelay "
         f"{replica.batching.delay_ms:g} ms, alone on {machine.cores} cores of {machine.cpu}, as in run "
-        f"{run.id} (profile {run.profile}). Other cores, or other numbers of them, need a run of their "
+        f"{run.id} (profile {run.profile}). Other CPUs, and other numbers of cores, need a run of their "
         "own.",
         f"Requests hold one text each and arrive at random{gaps}. Each replica gets a random share of them, "
-        "and random shares of a Poisson stream are Poisson; a balancer that evens out does better.",
+        "and random shares of a Poisson stream are Poisson; a load balancer that evens out does better.",
         f"Texts have {mean:.0f} tokens on average and {p99:.0f} at the 99th percentile.",
-        "p99 is of a long steady load on warm replicas, without the network between client and server; fewer "
-        "than one request in a hundred finds TorchServe's queue full.",
-        f"The load generator ran on the same cores and took {busiest.load_generator_cores:.2f} of them at "
-        f"{busiest.requests_per_second:.0f} requests/s. A replica is not credited with them.",
-        f"Head-room is {demand.headroom:g} times the load. 1.25 is for a model that is 20 % wrong, or for a "
-        "fifth of the replicas being away (a rollout, a lost zone of five); not for both, nor for growth.",
+        "p99 is that of a long, steady load on warm replicas, without the network between client and server; "
+        "fewer than one request in a hundred finds TorchServe's queue full.",
+        f"The load generator ran on the same cores and used {busiest.load_generator_cores:.2f} of them at "
+        f"{busiest.requests_per_second:.0f} requests/s. The plan does not give these to the replicas.",
+        f"Headroom is {demand.headroom:g} times the load. 1.25 allows for a model that is 20 % wrong, or for "
+        "a fifth of the replicas being down (a rollout, a lost zone of five); not for both, nor for growth.",
     ]
 
 
 def _cautions(compared: Sequence[Compared], variant: Variant, rps: float, saturation_rps: float) -> list[str]:
-    """What the report's own open loops, up to about the chosen rate, say against the model."""
+    """Where the report's own open loops, up to about the chosen rate, contradict the model."""
     found = []
     for level in compared:
         seen, modelled = level.measured.p99_ms, level.modelled
@@ -304,14 +304,14 @@ def _cautions(compared: Sequence[Compared], variant: Variant, rps: float, satura
         ratio = modelled.p99_ms / seen
         if level.rps <= (1 + TOLERANCE) * rps and not explained and abs(ratio - 1) > TOLERANCE:
             found.append(
-                f"CAUTION: at {level.rps:g} requests/s the model's p99 is {ratio:.2f} times what was "
-                "measured, more than so short a load explains."
+                f"CAUTION: at {level.rps:g} requests/s the model's p99 is {ratio:.2f} times the measured "
+                "one, more than so short a load can explain."
             )
     capacity = variant.saturation.capacity_rps if variant.saturation else 0
     if capacity > (1 + TOLERANCE) * saturation_rps:
         found.append(
-            f"CAUTION: {capacity:.0f} requests/s were answered, and the model ends at {saturation_rps:.0f}."
+            f"CAUTION: the server answered {capacity:.0f} requests/s; the model ends at {saturation_rps:.0f}."
         )
     if variant.name != REFERENCE and not variant.built.check.equal:
-        found.append(f"CAUTION: {variant.name} is not equal to fp32 by its check.")
+        found.append(f"CAUTION: the check at export did not find {variant.name} equal to fp32.")
     return found

@@ -98,7 +98,7 @@ def measured(variant: Variant, tokens: Lengths) -> Measured:
     if variant.error or not variant.served:
         lost = variant.error.message if variant.error else variant.served_error or "in process only"
         raise UserError(
-            f"{variant.name} was not measured as served, so nothing is known of its server",
+            f"{variant.name} was not measured as served, so nothing is known about its server",
             seen=lost,
             remedy=f"Package it, then measure it: {again}; or choose another: --variant",
         )
@@ -107,13 +107,13 @@ def measured(variant: Variant, tokens: Lengths) -> Measured:
     single, batch = variant.case(SINGLE), variant.case(BATCH)
     if not (light and light.split_ms and single and single.by_length and batch):
         raise UserError(
-            f"the report does not tell where a request to {variant.name} spends its time",
+            f"the report does not say where a request to {variant.name} spends its time",
             seen="no open loop with TorchServe's counters, or no times by length",
             remedy=f"Measure again: {again}",
         )
     if len(answered) < 2:
         raise UserError(
-            f"{variant.name} was served at one number of clients only",
+            f"{variant.name} was served with one number of clients only",
             seen=f"{len(answered)} levels",
             remedy=f"Measure again: {again}",
         )

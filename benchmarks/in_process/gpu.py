@@ -49,13 +49,13 @@ def cards() -> list[dict[str, Any]]:
 
 
 def require_cards() -> list[dict[str, Any]]:
-    """As `cards`, with the promised peak of each (None: not known). Raises `UnsupportedError` without any."""
+    """Like `cards`, with each card's data-sheet peak (None: unknown). Raises `UnsupportedError` if none."""
     found = cards()
     if not found:
         raise UnsupportedError(
             "there is no GPU to measure",
             seen=_why_none(),
-            remedy="Run it on a machine with an NVIDIA GPU, its driver, and a torch that is built for CUDA",
+            remedy="Run this on a machine with an NVIDIA GPU, its driver, and a torch built for CUDA",
         )
     return [card | {"datasheet_tflops": DATASHEET_TFLOPS.get(card["name"])} for card in found]
 
@@ -68,7 +68,7 @@ def _why_none() -> str:
         return "torch is not installed"
     if torch.version.cuda is None:
         return f"torch {torch.__version__}, which is built without CUDA"
-    return f"torch {torch.__version__} for CUDA {torch.version.cuda}, to which the driver shows no card"
+    return f"torch {torch.__version__} for CUDA {torch.version.cuda}, but the driver shows no GPU"
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Do the verdicts on speed keep their promises? Counted over simulated runs whose true ratios are known.
 
-Turns are drawn as machines make them: each start of a process is lucky or not, and what others do only ever
-adds to a time. Which rows take part, and when it ends, is the rule of a real run.
+Turns are drawn as on real machines: each start of a process is lucky or not, and other processes only ever
+add to a time. The same rules as in a real run decide which rows take part and when the run ends.
 """
 
 from collections.abc import Callable, Iterator
@@ -134,7 +134,7 @@ def tables(simulated: Simulated) -> str:
         [
             timed.machine,
             f"{timed.ratio:g}x",
-            "until known" if timed.goes_on else "shared ones alone",
+            "until known" if timed.goes_on else "shared ones only",
             f"{timed.held:.1%}",
             *(f"{timed.verdicts[word]:.1%}" for word in WORDS),
             f"{timed.width:.0%}",
@@ -147,18 +147,18 @@ def tables(simulated: Simulated) -> str:
 
 
 def note(simulated: Simulated) -> str:
-    """How the table is to be read."""
+    """How to read the table."""
     seeds = simulated.timed[0].seeds
     low, high = share_interval(round(0.95 * seeds), seeds)
     machines = "; ".join(
         f"{machine.name}: {machine.start:.0%} of starts, {machine.turn:.0%} of turns" for machine in MACHINES
     )
     return (
-        f"Of {seeds:,} simulated runs each, by the profile {PROFILE.name}: {PROFILE.blocks} blocks that all "
-        f"rows share; those that may still be chosen get more, {PROFILE.most_blocks} at most, until all of "
-        f"them are known to within {WIDTH:.0%} or the time is up. Spreads: {machines}. An interval is "
-        f"promised to hold the true ratio in 95 % of runs; {low:.1%} to {high:.1%} is what so many may show "
-        "of that by chance. At 1.05x faster and equal are both errors, promised at 2.5 % each."
+        f"Of {seeds:,} simulated runs each, with the profile {PROFILE.name}: all rows share {PROFILE.blocks} "
+        f"blocks; rows that may still be chosen get more, {PROFILE.most_blocks} at most, until all of them "
+        f"are known to within {WIDTH:.0%} or the time is up. Spreads: {machines}. An interval is promised to "
+        f"hold the true ratio in 95 % of runs; so many runs may show {low:.1%} to {high:.1%} by chance. At "
+        "1.05x, faster and equal are both errors, promised at 2.5 % each."
     )
 
 

@@ -1,6 +1,6 @@
 """Runs of several machines in one table, such as a CPU server's and a GPU server's.
 
-Rates and costs of two machines stand in one table; no ratio is made across runs or devices.
+Rates and costs of several machines share one table; there are no ratios across runs or devices.
 """
 
 from collections.abc import Mapping, Sequence
@@ -62,7 +62,7 @@ def compare_machines(documents: Sequence[Report], prices: Prices) -> Machines:
             for document in documents
         ]
         raise UserError(
-            "the reports are of other models or other texts, whose rates are of other work",
+            "the reports are about different models or texts, so their rates cannot be compared",
             seen=" and ".join(dict.fromkeys(seen)),
             remedy="Measure the same checkpoint and data on each machine",
         )
@@ -108,7 +108,7 @@ def _row(row: Row, batch: Latency, document: Report, prices: Prices) -> MachineR
 
 
 def table(found: Machines) -> str:
-    """The same as people read it: one table, and what it rests on."""
+    """The same for people: one table, and how it was measured."""
     places = {machine.run: str(number) for number, machine in enumerate(found.machines, 1)}
     rows = [
         {
@@ -118,9 +118,9 @@ def table(found: Machines) -> str:
             "verdict": row.verdict,
             f"{SMALL} p50 ms": figure(row.p50_ms, ".2f"),
             "real texts/s in process": f"{row.texts_per_second:,.0f}",
-            "texts a call": f"{row.batch_texts:,}",
+            "texts per call": f"{row.batch_texts:,}",
             "times its reference, same run": _times(row),
-            "cost of a million texts": figure(row.cost_per_million_texts, ".3g"),
+            "cost per million texts": figure(row.cost_per_million_texts, ".3g"),
         }
         for row in found.rows
     ]
@@ -136,13 +136,13 @@ def _note(found: Machines, places: Mapping[str, str]) -> str:
         for machine in found.machines
     ]
     lines.append(
-        f"{found.data['base']} on {found.data['spec']}. Ratios hold within one device of one run: to "
+        f"{found.data['base']} on {found.data['spec']}. Ratios hold within one device and run: to "
         f"{REFERENCE} on a CPU, to {CUDA_REFERENCE} on a GPU."
     )
     if any(price is not None for price in vars(found.prices).values()):
         lines.append(
-            "Cost is that of all cores of a machine and of the process' memory, or of one GPU with its host, "
-            "at full load in process. What serving adds is not in it, nor are idle hours."
+            "Cost covers all cores of a machine and the memory of the process, or one GPU with its host, at "
+            "full load in process. It leaves out what serving adds, and idle hours."
         )
     return "\n".join(f"- {line}" for line in lines)
 

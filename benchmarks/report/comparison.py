@@ -1,8 +1,8 @@
 """Two variants of one run, with ratios.
 
-Covers speed, size, memory, load time and quality. A ratio of speeds from two machines, two devices or two
-runs would be a comparison of machines or moments: it is refused (`compare-machines` puts figures of two
-machines into one table).
+Covers speed, size, memory, load time and quality. Ratios of speeds from two machines, devices or runs are
+refused, because they would compare machines or moments (`compare-machines` puts figures of several machines
+into one table).
 """
 
 from tabulate import tabulate
@@ -53,10 +53,10 @@ def _check(first: Report, second: Report) -> None:
         if variant.error:
             message = f"{variant.name} failed during {variant.error.stage}"
             again = command("benchmarks run", "benchmark")
-            raise UserError(message, seen=variant.error.message, remedy=f"Mend it, then: {again}")
+            raise UserError(message, seen=variant.error.message, remedy=f"Fix it, then: {again}")
     if variants[0].device != variants[1].device:
         raise UserError(
-            "the two are of different devices, and no ratio is between devices",
+            "the two ran on different devices, and their speeds have no ratio",
             seen=" and ".join(f"{variant.name} on {variant.device}" for variant in variants),
             remedy=f"Put them into one table: {command('benchmarks compare-machines')}",
         )
@@ -92,7 +92,7 @@ def _latency(a: Variant, b: Variant) -> list[Figure]:
 
 
 def _paired(entry: Latency, other: Latency) -> tuple[float, str]:
-    """The ratio of turns in the same blocks, and its interval or what is said in its place.
+    """The ratio of turns in the same blocks, and its interval, or the verdict where it is not decided.
 
     An earlier version has no turns: both entries hold a ratio to fp32 in the same rounds, and the ends of the
     quotient's interval are at worst the quotients of their ends.
@@ -135,7 +135,7 @@ def _resources(a: Variant, b: Variant) -> list[Figure]:
 
 
 def _quality(a: Variant, b: Variant) -> list[Figure]:
-    """Quality is shown without a ratio: 0.98 times a macro-F1 is nothing that anybody asks for."""
+    """Quality is shown without a ratio: nobody asks for 0.98 times a macro-F1."""
     figures = []
     for split in (split for split in a.parity if split in b.parity):
         scored = [variant.quality.get(split) for variant in (a, b)]
@@ -168,8 +168,8 @@ def markdown(comparison: Comparison) -> str:
         if figure.a is not None or figure.b is not None
     ]
     foot = (
-        f"Above 1x, {b} is the faster or the smaller. Those with a 95 % interval are of turns in the same "
-        f"blocks; all hold within this run only: {comparison.run}."
+        f"Above 1x, {b} is faster or smaller. Ratios with a 95 % interval come from turns in the same "
+        f"blocks. All hold within this run only: {comparison.run}."
     )
     table = tabulate(rows, ["", a, b, f"{b} is better by"], "github", disable_numparse=True)
     return f"{table}\n\n{foot}"

@@ -1,7 +1,7 @@
 """The folder of results: `<variant>.json|.md|.html` of each variant, `side-by-side.json|.md|.html` of all.
 
-Nothing is written that its type refuses, and nothing is read that it would refuse. Reports of variants that a
-later run left out stay; their run's id tells them apart.
+Every document is checked against its type when written and when read. Reports of variants that a later run
+left out stay; the run's id tells them apart.
 """
 
 import json
@@ -85,7 +85,7 @@ def read_selection(folder: Path) -> Selection | None:
 def read_head_to_head(path: Path) -> HeadToHead:
     """The head-to-head document at `path`. Raises `UserError` when it is missing or damaged."""
     measure = command("benchmarks head-to-head openvino-int8")
-    return _read(path, partial(read, kind=HeadToHead), "there is no head-to-head", measure)
+    return _read(path, partial(read, kind=HeadToHead), "there is no head-to-head report", measure)
 
 
 def _of_simulation(kind: type[T], verb: str) -> Callable[[Path], T]:
@@ -104,7 +104,7 @@ read_timings = _of_simulation(SimulatedTimings, "benchmarks power --timings")
 
 def read_attack(path: Path) -> AttackReport:
     """The attacks, or the soak, at `path`. Raises `UserError` when they are missing or damaged."""
-    lacking = "nothing has been attacked yet"
+    lacking = "no attack has been measured yet"
     return _read(path, partial(read, kind=AttackReport), lacking, command("benchmarks attack"))
 
 

@@ -1,4 +1,4 @@
-"""A head-to-head document as people read it: Markdown, and the one table that the README shows."""
+"""A head-to-head document for people: Markdown, and the one table that the README shows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,19 +14,20 @@ def page(document: HeadToHead) -> str:
     """The document as Markdown."""
     ours = document.ours
     parts = [f"# {ours} and what others would serve\n"]
-    parts.append("## One text a request, closed loop\n\n" + loads_table(document) + "\n")
+    parts.append("## One text per request, closed loop\n\n" + loads_table(document) + "\n")
     parts.append(note(document))
     rows = [
         [name, *(f"{getattr(found, key):.1f}" for key in _FIRST), f"{found.new_by_known_p50:.2f}x"]
         for name, found in document.first.items()
     ]
-    heads = ["server", "first", "later, p50", "worst new length", "worst known length", "new by known, p50"]
+    heads = ["server", "first", "later, p50", "worst new length", "worst known length", "new / known, p50"]
     parts.append("\n## First answers, in milliseconds\n\n" + _table(rows, heads))
     many = document.many
     rows = [[key, f"{rate:.0f}", _percent(many.share[key])] for key, rate in many.texts_per_second.items()]
-    parts.append(f"\n## Requests of {MANY_TEXTS} texts\n\n" + _table(rows, ["", "texts/s", "of in process"]))
+    heads = ["", "texts/s", "share of in process"]
+    parts.append(f"\n## Requests of {MANY_TEXTS} texts\n\n" + _table(rows, heads))
     rows = [[what, _milliseconds(getattr(document.cost, key))] for key, what in _COSTS.items()]
-    parts.append("\n## What a lone request costs\n\n" + _table(rows, ["", "ms (least to most)"]))
+    parts.append("\n## Cost of a single request\n\n" + _table(rows, ["", "ms (min to max)"]))
     bare = document.starts[BARE]
     rows = [
         [
@@ -47,7 +48,7 @@ _FIRST = ("first_ms", "later_p50_ms", "new_length_worst_ms", "known_length_worst
 _COSTS = {
     "http": "as the client sees it",
     "bare": "of that, TorchServe with a handler that does nothing",
-    "handler": "in our handler, from bodies to bodies",
+    "handler": "in our handler, from request bodies to response bodies",
     "predictor": "in process, from a string to the answer as JSON",
 }
 
@@ -61,16 +62,16 @@ def note(document: HeadToHead) -> str:
         (
             f"- {document.ours}: this project's archive. "
             + " ".join(f"{name}: {SUMMARIES[name]}." for name in SUMMARIES if name in names),
-            f"- All servers up at once, loaded in turns of {document.seconds:g} s, {document.rounds} "
-            f"rounds, of which the ranges are; {machine.cpu}, {machine.cores} cores, which clients and "
-            f"servers share; load average before it {document.load_average_before}.",
+            f"- All servers ran at once and were loaded in turns of {document.seconds:g} s; ranges are over "
+            f"{document.rounds} rounds. {machine.cpu}, {machine.cores} cores, shared by clients and servers; "
+            f"load average before the run {document.load_average_before}.",
             f"- Software: {versions}; commit {document.commit}.",
         )
     )
 
 
 def loads_table(document: HeadToHead) -> str:
-    """Requests a second, p50 and p99 of each server at each concurrency, and our rate by theirs."""
+    """Requests a second, p50 and p99 of each server at each concurrency, and our rate divided by theirs."""
     rows = []
     for level in document.loads:
         for server in sorted(level.servers, key=lambda server: server.name != document.ours):
@@ -86,7 +87,7 @@ def loads_table(document: HeadToHead) -> str:
                     "" if server.name == document.ours else _times(ratio),
                 ]
             )
-    heads = ["clients", "server", "requests/s", "p50 ms", "p99 ms", "errors", "ours by theirs (range)"]
+    heads = ["clients", "server", "requests/s", "p50 ms", "p99 ms", "errors", "ours / theirs (range)"]
     return _table(rows, heads)
 
 

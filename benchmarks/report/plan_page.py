@@ -1,4 +1,4 @@
-"""A capacity plan, and the check of one, as people read them: tables for a terminal, and one picture."""
+"""A capacity plan, and the check of one, for people: tables for a terminal, and one chart."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ def plan_table(document: Plan) -> str:
         ("demand", f"{demand.rps:,g} texts/s, p99 at most {demand.p99_ms:g} ms"),
         ("variant", document.variant),
         ("one replica", f"{replica.cores} cores of {machine.cpu}, {replica.memory_mb:,.0f} MB"),
-        ("it bears", f"{replica.rps:.0f} texts/s with a p99 of {replica.p99_ms:.1f} ms"),
-        ("it is full at", f"{replica.saturation_rps:.0f} texts/s"),
+        ("its capacity", f"{replica.rps:.0f} texts/s with a p99 of {replica.p99_ms:.1f} ms"),
+        ("its saturation", f"{replica.saturation_rps:.0f} texts/s"),
         ("replicas", f"{document.replicas:,}, {document.rps_of_each:.0f} texts/s each"),
-        ("in all", f"{document.cores:,} cores, {document.memory_gb:,.1f} GB"),
+        ("in total", f"{document.cores:,} cores, {document.memory_gb:,.1f} GB"),
     ]
     if cost := document.cost:
-        rows.append(("cost", f"{cost.per_million_texts:.3g} a million texts, {cost.per_hour:.4g} an hour"))
+        rows.append(("cost", f"{cost.per_million_texts:.3g} per million texts, {cost.per_hour:.4g} per hour"))
     parts = [tabulate(rows, tablefmt="plain"), _loads(document)]
     return "\n\n".join([*parts, "\n".join(f"- {line}" for line in document.assumptions)])
 
@@ -32,12 +32,12 @@ def _loads(document: Plan) -> str:
     rows = []
     for level in document.fitted:
         seen, model = level.measured, level.modelled
-        load = f"{level.clients} clients that wait"
+        load = f"closed loop, {level.clients} clients"
         rows.append((load, f"{seen.rps:.0f}", f"{model.rps:.0f}", _ms(seen), _ms(model), "fitted"))
     for other in document.compared:
         tail = other.modelled
         span = f"{_ms(tail)} ({tail.p99_low_ms:.1f} to {tail.p99_high_ms:.1f})"
-        rows.append((f"{other.rps:g} texts/s at random", "", "", _ms(other.measured), span, "foretold"))
+        rows.append((f"open loop, {other.rps:g} texts/s", "", "", _ms(other.measured), span, "predicted"))
     heads = ["load", "texts/s", "model", "p99 ms", "model (90 % of such loads)", ""]
     return _table(rows, heads)
 

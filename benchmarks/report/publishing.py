@@ -122,7 +122,7 @@ EXCERPTS: dict[str | None, Callable[[Report], str]] = {
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise UserError(
-            "this is no name for a table", seen=name, remedy="Use small letters, digits and hyphens"
+            "this is not a valid table name", seen=name, remedy="Use lower-case letters, digits and hyphens"
         )
 
 
@@ -163,7 +163,7 @@ def read_published(name: str, published: Path) -> Report:
     if not path.is_file():
         known = ", ".join(sorted(path.stem for path in published.glob("*.json"))) or "none"
         raise UserError(
-            f"there is no published report {name} (there: {known})",
+            f"there is no published report {name} (published: {known})",
             seen=path,
             remedy=f"Measure, then publish it: {command(f'benchmarks publish {name}')}",
         )

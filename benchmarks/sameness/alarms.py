@@ -1,6 +1,6 @@
-"""Does the drift alarm keep its promise, and how soon is a change seen? Counted over simulated traffic.
+"""Does the drift alarm keep its promise, and how soon does it see a change? Counted over simulated traffic.
 
-Each run draws a reference of its own, so that references that mislead are among them.
+Each run draws its own reference, so that misleading references are included.
 """
 
 from collections.abc import Callable
@@ -205,18 +205,18 @@ def _texts(count: float | None) -> str:
 
 
 def note(found: Alarms) -> str:
-    """How the tables are to be read."""
+    """How to read the tables."""
     runs, rule = found.calm[0].runs, RULE
     means = " and ".join(f"{each.mean:,.0f}" for each in found.waits)
     return (
-        f"{runs:,} simulated runs each, with a reference of its own, {rule.texts_per_alarm:,.0f} texts per "
-        f"false alarm. First table, the share of runs with an alarm in {max(QUIET):,} texts that have not "
-        "changed, or by no more than the least change that matters; the promise is "
-        f"{max(QUIET) / rule.texts_per_alarm:.0%} at most, and {rule.alpha / 2:.1%} more for references that "
-        "mislead. Second, the texts from a change to the alarm, in half of the runs / in nine of ten (in "
-        f"brackets the runs in which it is seen within {WAITED:,}). Where what is allowed is known, the "
-        f"share is at its edge, and {SHORT_RUN:,.0f} texts per false alarm are promised, the first came "
-        f"after {means} on average."
+        f"{runs:,} simulated runs each, every run with its own reference; {rule.texts_per_alarm:,.0f} texts "
+        f"per false alarm. First table: the share of runs with an alarm within {max(QUIET):,} texts that have "
+        "not changed, or have changed by no more than the least change that matters. The promise is "
+        f"{max(QUIET) / rule.texts_per_alarm:.0%} at most, and {rule.alpha / 2:.1%} more for misleading "
+        "references. Second table: the number of texts from a change to the alarm, in half of the runs / in "
+        f"nine of ten (in brackets, the runs that see the change within {WAITED:,} texts). If the allowed "
+        f"range is known, the share is at its edge and {SHORT_RUN:,.0f} texts per false alarm are promised, "
+        f"the first alarm came after {means} texts on average."
     )
 
 

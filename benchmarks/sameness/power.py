@@ -1,7 +1,7 @@
 """Do the verdicts keep their promises? Counted over simulated pairs of classifiers whose true drop is known.
 
 A variant whose true drop is the margin may pass in 2.5 % of runs, however many labels there are, however rare
-one is and wherever the harm is done, and so may the best of ten, however often their gate is asked.
+one is and whichever label suffers; and so may the best of ten, however often the gate is used.
 """
 
 from collections import Counter
@@ -238,7 +238,7 @@ def _error_table(simulated: Simulated) -> str:
 
 def _asked_table(simulated: Simulated) -> str:
     rows = [[asked.way, f"{asked.any_passed:.1%}"] for asked in simulated.asked]
-    return _github(rows, ["asked", "some pass"])
+    return _github(rows, ["gate used for", "some pass"])
 
 
 def _github(rows: Sequence[Sequence[object]], heads: Sequence[str]) -> str:
@@ -246,18 +246,19 @@ def _github(rows: Sequence[Sequence[object]], heads: Sequence[str]) -> str:
 
 
 def note(simulated: Simulated) -> str:
-    """How the tables are to be read."""
+    """How to read the tables."""
     seeds = simulated.counted[0].seeds
     helped = ", ".join(f"{share:.1%}" for share in HELPED)
     texts = ", ".join(f"{count:,}" for count in ERROR_TEXTS)
     low, high = share_interval(round(ALPHA * seeds), seeds)
     return (
-        f"Of {seeds:,} simulated runs each, margin {MARGIN:g} of macro-F1, fp32 right on {ACCURACY:.0%} of "
-        f"texts. First table, two labels: the three figures are for variants that alone get {helped} of the "
-        "texts right, besides those that they alone get wrong: the more they differ, the harder the proof. "
-        f"Second, at a true drop of the margin: {texts} texts. Third, likewise: some look at one gate, of "
-        f"{GATE_TEXTS:,} texts or {FIRST_TEXTS} that double. At the margin pass and fail are both errors, "
-        f"promised at 2.5 % each; {low:.1%} to {high:.1%} is what so many runs may show of that by chance."
+        f"Shares are of {seeds:,} simulated runs each; the margin is {MARGIN:g} of macro-F1, and fp32 is right "
+        f"on {ACCURACY:.0%} of texts. First table, two labels: the three figures are for variants that get "
+        f"{helped} of the texts right that fp32 gets wrong, besides their own errors; the more a variant "
+        f"differs from fp32, the harder the proof. Second table, a true drop of the margin: {texts} texts. "
+        "Third table, the same drop: the share in which at least one look at the gate gives a pass, for gates "
+        f"of {GATE_TEXTS:,} texts, or of {FIRST_TEXTS} that double. At the margin, pass and fail are both "
+        f"errors, promised at 2.5 % each; so many runs may show {low:.1%} to {high:.1%} by chance."
         + (f"\n\n{late_note(simulated.late)}" if simulated.late else "")
     )
 

@@ -139,8 +139,9 @@ def late_table(held: Sequence[Held]) -> str:
 
 def late_note(held: Sequence[Held]) -> str:
     return (
-        f"Last table, of {held[0].seeds:,} simulated runs each: the share in which a level held, in two "
-        f"visits of {VISIT_S:g} s; after the slash, in which the p99 of one window of {BEFORE_S:g} s from an "
-        "idle server was within the limit, as versions before this rule counted. Where 1 % or more are late, "
-        "holding is an error, promised at 2.5 %. The load is of what the server can do."
+        f"Last table, of {held[0].seeds:,} simulated runs each: the share of runs in which a level held, in "
+        f"two visits of {VISIT_S:g} s; after the slash, the share in which the p99 of one window of "
+        f"{BEFORE_S:g} s from an idle server was within the limit, which was the rule of earlier versions. If "
+        "1 % or more are late, holding is an error, promised at 2.5 %. The load is a share of what the server "
+        "can do."
     )

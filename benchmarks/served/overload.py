@@ -1,7 +1,7 @@
-"""`python -m benchmarks overload`: what a server does with more than it can do, and when a worker dies.
+"""`python -m benchmarks overload`: what a server does under too much load, and when a worker dies.
 
-Arrivals come at `--factor` times the rate that waiting clients reach; then a worker of two is killed under a
-quarter of that rate. Client and server share the cores.
+Arrivals come at `--factor` times the rate that a closed loop reaches; then one of two workers is killed under
+a quarter of that rate. Client and server share the cores.
 """
 
 import argparse
@@ -72,9 +72,9 @@ class Resident(Record):
 
 
 class Flood(Record):
-    """More than a server can do: what was answered, refused and taken. A percentile is None where there is
-    none; `ahead_bound` are the requests that may be ahead of one that is accepted, `bound_ms` what they take
-    at the mean rate."""
+    """More load than a server can take: what was answered and refused, and the memory taken. A percentile is
+    None where there is none; `ahead_bound` are the requests that may be ahead of an accepted one, `bound_ms`
+    the time that they take at the mean rate."""
 
     saturation_rps: float
     offered_rps: float
@@ -129,7 +129,7 @@ def main(arguments: argparse.Namespace) -> int:
     result.objections = judge(result)
     say(table(result))
     for objection in result.objections:
-        say(f"NOT AS IT SHOULD BE: {objection}")
+        say(f"PROBLEM: {objection}")
     emit(plain(result))
     return int(bool(result.objections))
 
@@ -213,30 +213,30 @@ def measure_kill(
 
 
 def judge(result: Overload) -> list[str]:
-    """What a server under too much load must do, and did not; empty where it did all."""
+    """What a server under too much load must do and did not; empty if it did everything."""
     return [*_judge_flood(result.flood), *_judge_kill(result.worker_killed)]
 
 
 def _judge_flood(flood: Flood) -> Iterator[str]:
     if not flood.refused:
-        yield "nothing was refused: the load was not too much for it"
+        yield "nothing was refused: the load was not too much for the server"
     elif set(flood.refused_by) != {"503"}:
-        yield f"requests failed otherwise than by being refused: {flood.refused_by}"
+        yield f"requests failed in other ways than a refusal: {flood.refused_by}"
     if flood.ahead_p99 is None or flood.ahead_p99 > flood.ahead_bound:
-        yield "what was accepted waited for more requests than the queue and two batches hold"
+        yield "accepted requests waited for more requests than the queue and two batches hold"
     if flood.answered_p50_ms and flood.refused_p50_ms and flood.refused_p50_ms > flood.answered_p50_ms / 5:
-        yield "to be refused took long"
+        yield "refusals took too long"
     if flood.memory_growth_mb > 0.05 * flood.memory_mb.start:
         yield f"memory grew by {flood.memory_growth_mb:.0f} MB during the flood"
     if not flood.healthy_after or flood.errors_after:
-        yield "it was not well afterwards"
+        yield "the server was not healthy afterwards"
 
 
 def _judge_kill(killed: WorkerKilled) -> Iterator[str]:
     if not killed.is_back:
         yield "the killed worker did not come back"
     if killed.failed > killed.batch_size:
-        yield f"{killed.failed} requests failed with the worker, which held a batch at most"
+        yield f"{killed.failed} requests failed with the worker, which held at most one batch"
     if killed.errors_after:
         yield "requests failed after the worker was back"
 
@@ -250,24 +250,24 @@ def table(result: Overload) -> str:
         ("offered", f"{flood.offered_rps:.0f} requests/s for {flood.seconds:.0f} s"),
         ("answered", f"{flood.answered_rps:.0f} requests/s"),
         (
-            "p99 of these",
+            "p99 of answers",
             f"{_ms(flood.answered_p99_ms)}; {flood.ahead_bound} requests at that rate take "
             f"{_ms(flood.bound_ms)}",
         ),
         (
-            "ahead of these",
-            f"p99 {_count(flood.ahead_p99)} requests, {flood.ahead_bound} at most by the queue",
+            "requests ahead",
+            f"p99 {_count(flood.ahead_p99)}; the queue allows {flood.ahead_bound} at most",
         ),
         ("refused", f"{flood.refused:,}: {flood.refused_by}"),
         ("refused within", f"p50 {_ms(flood.refused_p50_ms)}, p99 {_ms(flood.refused_p99_ms)}"),
         ("memory", f"{memory.start:.0f} MB, at most {memory.most:.0f}, at the end {memory.end:.0f}"),
         ("afterwards", f"{flood.rps_after:.0f} requests/s, before {flood.saturation_rps:.0f}"),
         (
-            "a worker of two killed",
+            "one of two workers killed",
             f"at {killed.killed_at_s:.0f} s of {killed.seconds:.0f} s, {killed.offered_rps:.0f} requests/s",
         ),
         ("failed with it", f"{killed.failed}{due}: {killed.failed_by}"),
-        ("back again", "yes" if killed.is_back else "NO"),
+        ("worker restarted", "yes" if killed.is_back else "NO"),
     ]
     return tabulate(rows, tablefmt="plain")
 
@@ -300,8 +300,8 @@ def watched(server: HasMemory) -> Iterator[Memory]:
 
 
 def ahead(load: Arrivals) -> np.ndarray:
-    """Of each request that was answered, how many answers came between its sending and its own: what a bound
-    on the queue bounds, however fast the server is at that moment."""
+    """For each answered request, how many answers came between its sending and its own answer. A bound on the
+    queue limits this number, however fast the server is at that moment."""
     sent = np.array(load.due_s) + np.array(load.late_ms) / 1000
     took = np.array([np.nan if latency is None else latency for latency in load.latencies_ms], np.float64)
     done = np.array(load.due_s) + took / 1000

@@ -61,9 +61,9 @@ def check_archive(archive: Path, artifact: Artifact) -> None:
     """Raises `UserError` unless `archive` holds exactly `artifact`."""
     if archived_artifact(archive).sha256 != artifact.sha256:
         raise UserError(
-            f"the archive is stale: it does not hold what stands in {artifact.folder}",
+            f"the archive is stale: its artifact differs from {artifact.folder}",
             seen=archive,
-            remedy=f"Build it again: {command('export package', 'package')}; or measure in process alone: "
+            remedy=f"Build it again: {command('export package', 'package')}; or measure in process only: "
             "--no-serve",
         )
 

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.studies.epoch_time`: our epoch's time against a plain Trainer's.
+"""`python -m benchmarks.studies.epoch_time`: the time of our epoch compared with a plain Trainer's.
 
-The plain one is the Trainer by its defaults: fp32, texts in random order, each batch padded to its longest.
-Ours: bf16 where the CPU or GPU computes it, batches of like length, and memory that is kept instead of freed;
-all else is the same, and time is from the first step to the last.
+The plain one uses the Trainer's defaults: fp32, texts in random order, each batch padded to its longest text.
+Ours uses bf16 where the CPU or GPU supports it, batches of similar length, and keeps memory instead of
+freeing it. Everything else is the same; time is measured from the first step to the last.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Does a plan come true? What the queue forecasts of a real server, and what is then measured.
+"""Does a plan come true? The queue model's forecast for a real server, and what is then measured.
 
-Batches timed in process, closed loops and a light open one make a queue, by the code that plans (`replica`);
-open loops at shares of the rate at which it would be full are measured against its forecast.
+Batches timed in process, closed loops and a light open loop calibrate a queue, with the code that makes plans
+(`replica`); open loops at shares of its saturation are measured and compared with its forecast.
 """
 
 import argparse
@@ -199,7 +199,7 @@ def archived_batching(archive: Path) -> Batching:
         ) from error
     if workers != 1:
         raise UserError(
-            "the model is of one worker", seen=f"maxWorkers: {workers}", remedy="Check an archive with one"
+            "the queue model has one worker", seen=f"maxWorkers: {workers}", remedy="Use an archive with one"
         )
     return found
 
@@ -283,7 +283,9 @@ def _compare(
         seen = _open(running, bodies, rate, seconds, seed)
     if seen.p50_ms is None or seen.p99_ms is None:
         raise UserError(
-            "too few requests for a p99", seen=f"{seen.arrivals} in {seconds:g} s", remedy="--seconds 60"
+            "too few requests for a p99",
+            seen=f"{seen.arrivals} in {seconds:g} s",
+            remedy="Measure for longer: --seconds 60",
         )
     return CheckedRate(
         share=share,
@@ -322,14 +324,14 @@ def check_note(document: Checked) -> str:
     taken = document.others_cores
     verdict = "within" if document.within else "NOT within"
     return (
-        f"Saturation and p99 are {verdict} {document.tolerance:.0%} of what was measured. Client and "
-        f"server shared {document.machine.cores} cores, in the calibration as in the loads; other "
-        f"processes took {taken:.2f} of them{': too much for a verdict' if taken > QUIET_CORES else ''}."
+        f"The forecasts of saturation and p99 are {verdict} {document.tolerance:.0%} of the measured values. "
+        f"Client and server shared {document.machine.cores} cores, during calibration and loads; other "
+        f"processes used {taken:.2f} of them{': too much for a verdict' if taken > QUIET_CORES else ''}."
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 1 where the plan is off by more than is allowed."""
+    """Exit status 1 if a forecast is off by more than the tolerance."""
     arguments = _parser().parse_args(argv)
     if not arguments.archive.is_file():
         make = command("export package", "package")
@@ -347,7 +349,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.studies.plan_check",
-        description="Serve an archive, predict its saturation and p99, measure them; exit 1 beyond 20 %.",
+        description="Serve an archive, forecast its saturation and p99, and measure them; exit 1 if a "
+        "forecast is off by more than 20 %.",
     )
     add_results(parser)
     add_archive(parser)
@@ -356,7 +359,7 @@ def _parser() -> argparse.ArgumentParser:
         "--shares", type=share, nargs="+", default=[0.5, 0.8], help="of saturation; default: 0.5 0.8"
     )
     parser.add_argument(
-        "--seconds", type=positive_float, default=30.0, help="of each load; default: %(default)s"
+        "--seconds", type=positive_float, default=30.0, help="duration of each load; default: %(default)s"
     )
     return parser
 

@@ -12,27 +12,32 @@ from common.options import add_results
 
 def select_arguments(parser: argparse.ArgumentParser) -> None:
     add_results(parser)
-    parser.add_argument("--p99-ms", type=positive_float, help="as served, at most; default: no limit")
     parser.add_argument(
-        "--rps", type=positive_float, help="requests per second as served, at least; default: no minimum"
+        "--p99-ms", type=positive_float, help="highest p99 latency as served; default: no limit"
+    )
+    parser.add_argument(
+        "--rps", type=positive_float, help="lowest rate as served, requests per second; default: no minimum"
     )
     add_max_f1_drop(parser)
     parser.add_argument(
         "--max-recall-drop",
         type=positive_share,
-        help="of any label's recall, against fp32's, such as 0.02; default: no limit",
+        help="largest drop in any label's recall from fp32's, such as 0.02; default: no limit",
     )
     parser.add_argument(
         "--max-rate-shift",
         type=positive_share,
-        help="of the share of texts that any label is given, up or down, such as 0.01; default: no limit",
+        help="largest change, up or down, in the share of texts that get any one label, such as 0.01; "
+        "default: no limit",
     )
     parser.add_argument(
         "--max-flip",
         type=share,
-        help="share of labels that may differ from fp32's, such as 0.02; default: no limit",
+        help="largest share of labels that may differ from fp32's, such as 0.02; default: no limit",
     )
-    parser.add_argument("--max-mb", type=positive_float, help="size of the artifact; default: no limit")
+    parser.add_argument(
+        "--max-mb", type=positive_float, help="largest size of the artifact in MB; default: no limit"
+    )
 
 
 def select(arguments: argparse.Namespace) -> int:
@@ -55,20 +60,26 @@ def select(arguments: argparse.Namespace) -> int:
     for name, reason in sorted(found.reasons.items(), key=lambda item: item[0] != selected):
         say(f"{name}: {reason}")
     if selected is None:
-        say("no variant qualifies; what is served stays as it was")
+        say("no variant qualifies; the served variant stays as it is")
     emit(to_builtins(found))
     return 0 if selected else 1
 
 
 def power_arguments(parser: argparse.ArgumentParser) -> None:
     add_results(parser)
-    parser.add_argument("--seeds", type=positive_int, default=2000, help="of each case; default: %(default)s")
+    parser.add_argument(
+        "--seeds", type=positive_int, default=2000, help="simulated runs of each case; default: %(default)s"
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--alarms", action="store_true", help="the alarm of python -m deploy drift instead of the verdicts"
+        "--alarms",
+        action="store_true",
+        help="simulate the alarm of python -m deploy drift instead of the verdicts",
     )
     what.add_argument(
-        "--timings", action="store_true", help="the verdicts on speed instead of those on sameness"
+        "--timings",
+        action="store_true",
+        help="simulate the verdicts on speed instead of those on sameness",
     )
 
 

@@ -22,7 +22,9 @@ from handler.errors import UserError
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("variants", nargs="*", help="default: all that are built; fp32 is always among them")
+    parser.add_argument(
+        "variants", nargs="*", help="to measure; default: all that are built; fp32 is always included"
+    )
     add_artifacts(parser)
     add_checkpoint(parser)
     add_store(parser)
@@ -36,39 +38,39 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--baselines",
         action="store_true",
-        help="also baselines, each run as its own documentation shows, and the GEMM lower bound; the first "
-        "time takes minutes",
+        help="also measure the baselines, each run as its own documentation shows, and the GEMM lower bound; "
+        "the first time takes minutes",
     )
     parser.add_argument(
         "--baselines-folder",
         type=Path,
         default=Path("build/baselines"),
-        help="where baselines are kept; default: %(default)s",
+        help="where the baselines are kept; default: %(default)s",
     )
     parser.add_argument(
-        "--test", action="store_true", help="score the test split as well: for figures to be published"
+        "--test", action="store_true", help="score the test split as well, for figures to be published"
     )
     parser.add_argument(
         "--timed-split",
         choices=("gate", "test"),
         default="gate",
-        help="whose real texts are timed; default: %(default)s",
+        help="the split whose real texts are timed; default: %(default)s",
     )
     add_max_f1_drop(parser)
     parser.add_argument(
-        "--p99-ms", type=positive_float, help="answers slower than this do not count as good; default: 50"
+        "--p99-ms", type=positive_float, help="answers slower than this count as late; default: 50"
     )
     parser.add_argument(
         "--rps", type=positive_float, help="an arrival rate to measure in addition to the usual ones"
     )
     parser.add_argument(
-        "--unlabelled", type=Path, help="a file of texts, one a line, that count for agreement and flips"
+        "--unlabelled", type=Path, help="a file of texts, one per line, scored for agreement and flips too"
     )
     parser.add_argument("--hatecheck", type=Path, help="your copy of HateCheck's test_suite_cases.csv")
     parser.add_argument(
         "--show-texts",
         action="store_true",
-        help="show texts whose label flipped, in side-by-side.html only: not for publishing",
+        help="show texts whose label flipped, in side-by-side.html only; do not publish that page",
     )
     parser.add_argument(
         "--fresh", action="store_true", help="start over instead of resuming an interrupted run"
@@ -81,7 +83,7 @@ def add_max_f1_drop(parser: argparse.ArgumentParser) -> None:
         "--max-f1-drop",
         type=share,
         default=0.01,
-        help="margin of non-inferiority, in macro-F1 on gate; default: %(default)s",
+        help="non-inferiority margin, as a macro-F1 drop on gate; default: %(default)s",
     )
 
 
@@ -120,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         report = measure(subject, profile, arguments.threads, objective, resume_log, ledger_of(arguments))
     except KeyboardInterrupt:
-        say(f"\n{len(resume_log)} pieces are measured and kept; the same command goes on from here")
+        say(f"\n{len(resume_log)} measurements are kept; run the same command again to resume")
         raise
     texts = subject.flipped_texts(report) if arguments.show_texts else None
     document = write_reports(arguments.results, report, texts)
@@ -128,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"\n{terminal_table(document)}\n\n{provenance(document)}")
     for line in failures(document):
         say(line)
-    say(f"reports: {arguments.results}/side-by-side.html (and .md, .json), and one of each variant")
+    say(f"reports: {arguments.results}/side-by-side.html (and .md, .json), and one for each variant")
     emit(plain(document))
     return 0
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks plan`: from what was measured to the replicas that a load needs."""
+"""`python -m benchmarks plan`: from a measured report to the replicas that a load needs."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from benchmarks.records import plain
 from common.commands import emit, positive_float, say
 from common.options import add_prices, add_results
 
-# For a model that is 20 % wrong (1 / 0.8), or for a fifth of the replicas being away; not for both.
+# Allows for a model that is 20 % wrong (1 / 0.8), or for a fifth of the replicas being down; not for both.
 HEADROOM = 1.25
 
 
@@ -17,20 +17,20 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         "--rps", type=positive_float, required=True, help="texts per second, over all replicas"
     )
     parser.add_argument(
-        "--p99-ms", type=positive_float, required=True, help="99 of 100 answers are to come within this"
+        "--p99-ms", type=positive_float, required=True, help="p99 latency that every replica must keep"
     )
     parser.add_argument(
-        "--report", type=Path, help="what was measured; default: side-by-side.json among the results"
+        "--report", type=Path, help="the report to plan from; default: side-by-side.json in --results"
     )
     parser.add_argument(
-        "--variant", help="default: the selected one, or the fastest that is equal and served"
+        "--variant", help="to plan for; default: the selected one, or the fastest that is equal and served"
     )
     parser.add_argument(
         "--headroom",
         type=positive_float,
         default=HEADROOM,
-        help="replicas sustain this many times --rps: 1.25 allows for a model that is 20 %% wrong, or for a "
-        "fifth of the replicas being away; default: %(default)s",
+        help="the replicas together sustain this many times --rps: 1.25 allows for a model that is 20 %% "
+        "wrong, or for a fifth of the replicas being down; default: %(default)s",
     )
     parser.add_argument(
         "--burstiness",
@@ -38,7 +38,9 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="variance of the gaps between arrivals, relative to random ones (Poisson); default: %(default)s",
     )
-    parser.add_argument("--mean-tokens", type=positive_float, help="of your texts; default: as measured")
+    parser.add_argument(
+        "--mean-tokens", type=positive_float, help="average length of your texts; default: as measured"
+    )
     add_prices(parser, "core", "gb")
 
 
@@ -58,6 +60,6 @@ def plan(arguments: argparse.Namespace) -> int:
     drawn = arguments.results / "plan.svg"
     drawn.parent.mkdir(parents=True, exist_ok=True)
     drawn.write_text(picture(found), encoding="utf-8")
-    say(f"{plan_table(found)}\n\npicture: {drawn}")
+    say(f"{plan_table(found)}\n\nchart: {drawn}")
     emit(plain(found))
     return 0

@@ -1,4 +1,4 @@
-"""`python -m benchmarks compare|compare-machines|publish|tables`: what becomes of reports."""
+"""`python -m benchmarks compare|compare-machines|publish|tables`: compare and publish reports."""
 
 import argparse
 from pathlib import Path
@@ -16,14 +16,14 @@ KINDS = {
     "alarms": "the simulated drift alarm",
     "timings": "the simulated verdicts on speed",
     "attack": "the attacks",
-    "soak": "the hours of attacks",
+    "soak": "the soak test, hours of attacks,",
 }
 
 
 def compare_arguments(parser: argparse.ArgumentParser) -> None:
     add_results(parser)
-    parser.add_argument("a", help="variant, such as fp32")
-    parser.add_argument("b", help="variant to compare it with")
+    parser.add_argument("a", help="a variant, such as fp32")
+    parser.add_argument("b", help="the variant to compare with it")
 
 
 def compare(arguments: argparse.Namespace) -> int:
@@ -60,7 +60,7 @@ def compare_machines(arguments: argparse.Namespace) -> int:
 def publish_arguments(parser: argparse.ArgumentParser) -> None:
     add_results(parser)
     _add_published(parser)
-    parser.add_argument("name", help="of the published report, such as tweeteval-minilm")
+    parser.add_argument("name", help="name of the published report, such as tweeteval-minilm")
     kinds = parser.add_mutually_exclusive_group()
     for kind, what in KINDS.items():
         kinds.add_argument(
@@ -68,7 +68,7 @@ def publish_arguments(parser: argparse.ArgumentParser) -> None:
             action="store_const",
             const=kind,
             dest="kind",
-            help=f"{what} instead of the side-by-side report",
+            help=f"publish {what} instead of the side-by-side report",
         )
 
 
@@ -78,7 +78,7 @@ def publish(arguments: argparse.Namespace) -> int:
     what = (arguments.name, arguments.results, arguments.published)
     path = publishing.publish_kind(arguments.kind, *what) if arguments.kind else publishing.publish(*what)
     marker = f"<!-- table:{arguments.name}{f':{arguments.kind}' if arguments.kind else ''} -->"
-    say(f"{path} and its page; a document shows it between {marker} and <!-- /table -->")
+    say(f"wrote {path} and its page; to show it in a document, add {marker} and <!-- /table --> there")
     emit({"published": str(path)})
     return 0
 

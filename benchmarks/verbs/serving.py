@@ -15,14 +15,14 @@ OF_THE_APP = ("fastapi", "fastapi-offline", "uvicorn", "python-multipart")
 
 def head_to_head_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "variants", nargs="+", help="the first is loaded; start-up and memory are measured of all"
+        "variants", nargs="+", help="the first one gets the load; start-up and memory are measured for all"
     )
     add_results(parser)
     add_checkpoint(parser)
     add_store(parser)
     add_name(parser, "the archives")
     parser.add_argument("--rounds", type=positive_int, default=5, help="default: %(default)s")
-    parser.add_argument("--seconds", type=positive_float, default=8.0, help="of a turn; default: %(default)s")
+    parser.add_argument("--seconds", type=positive_float, default=8.0, help="per turn; default: %(default)s")
 
 
 def head_to_head(arguments: argparse.Namespace) -> int:
@@ -46,7 +46,7 @@ def head_to_head(arguments: argparse.Namespace) -> int:
     needed = [package for baseline in BASELINE_SERVERS.values() for package in baseline.requires]
     if absent := missing([*needed, *OF_THE_APP]):
         remedy = f"Install them: {install('app,benchmark')}"
-        raise UserError("a server lacks packages", seen=", ".join(absent), remedy=remedy)
+        raise UserError("packages that a server needs are missing", seen=", ".join(absent), remedy=remedy)
     texts = load_data(checkpoint).splits["test"].texts[:2000]
     rounds, seconds = arguments.rounds, arguments.seconds
     with progress(steps(len(archives), rounds, seconds)) as step:
@@ -54,7 +54,7 @@ def head_to_head(arguments: argparse.Namespace) -> int:
     arguments.results.mkdir(parents=True, exist_ok=True)
     write_json(arguments.results / f"{HEAD_TO_HEAD}.json", to_builtins(document))
     (arguments.results / f"{HEAD_TO_HEAD}.md").write_text(page(document), encoding="utf-8")
-    say(f"\n{loads_table(document)}\n\nall of it: {arguments.results}/{HEAD_TO_HEAD}.md")
+    say(f"\n{loads_table(document)}\n\nfull page: {arguments.results}/{HEAD_TO_HEAD}.md")
     emit(to_builtins(document))
     return 0
 
@@ -63,9 +63,11 @@ def overload_arguments(parser: argparse.ArgumentParser) -> None:
     add_archive(parser)
     add_texts(parser)
     parser.add_argument(
-        "--factor", type=positive_float, default=2.0, help="times saturation; default: %(default)s"
+        "--factor", type=positive_float, default=2.0, help="load, times saturation; default: %(default)s"
     )
-    parser.add_argument("--seconds", type=positive_float, default=60.0, help="of load; default: %(default)s")
+    parser.add_argument(
+        "--seconds", type=positive_float, default=60.0, help="duration of the load; default: %(default)s"
+    )
 
 
 def overload(arguments: argparse.Namespace) -> int:
@@ -80,10 +82,12 @@ def attack_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--servers", nargs="+", default=["app", "torchserve", "torchserve behind nginx"])
     parser.add_argument("--attacks", nargs="+", help="default: all")
     parser.add_argument(
-        "--seconds", type=positive_float, default=15.0, help="of each attack; default: %(default)s"
+        "--seconds", type=positive_float, default=15.0, help="duration of each attack; default: %(default)s"
     )
     parser.add_argument(
-        "--soak-minutes", type=positive_float, help="all servers at once, one attack after another"
+        "--soak-minutes",
+        type=positive_float,
+        help="attack all servers at once for so long, one attack after another",
     )
 
 
@@ -98,6 +102,6 @@ def attack(arguments: argparse.Namespace) -> int:
         ("--attacks", arguments.attacks, ATTACKS),
     ):
         if unknown := set(given) - set(known):
-            what = f"{option} names what there is not"
+            what = f"{option} has unknown names"
             raise UserError(what, seen=", ".join(sorted(unknown)), remedy=f"Known: {', '.join(known)}")
     return main(arguments)

@@ -204,7 +204,7 @@ def test_an_interrupted_run_goes_on_where_it_ended(
     again = asked.index((1, "1 text"))
     assert asked[again + 1] == (1, "1 text"), "what was measured is not measured again"
     assert len(asked) == len(set(asked)) + 1
-    assert "going on where an earlier run ended" in capsys.readouterr().err
+    assert "resuming an interrupted run" in capsys.readouterr().err
     assert report.run.resumed == 1
     assert found["copy"].case("1 text").samples == 12, "three texts there and back in both blocks"
     assert found["broken"].error.stage == "start"
@@ -281,7 +281,7 @@ def test_no_report_holds_a_text_or_a_path(whole, dataset, artifacts) -> None:
 
 
 def test_a_variant_that_was_not_built_is_refused_with_what_there_is(artifacts: Path, dataset) -> None:
-    with pytest.raises(UserError, match=r"no artifact openvin.*there: broken, copy, fp32"):
+    with pytest.raises(UserError, match=r"no artifact openvin.*found: broken, copy, fp32"):
         find_artifacts(["openvin"], artifacts, dataset)
 
 

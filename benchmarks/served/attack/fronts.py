@@ -91,7 +91,7 @@ def _wait_for(port: int) -> None:
     deadline = time.monotonic() + START_S
     while not is_taken(port):
         if time.monotonic() > deadline:
-            raise UnsupportedError("nginx did not start", remedy="Its message stands above")
+            raise UnsupportedError("nginx did not start", remedy="See its message above")
         time.sleep(0.05)
 
 

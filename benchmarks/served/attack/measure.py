@@ -1,7 +1,7 @@
 """`python -m benchmarks attack`: what an honest client notices while another one attacks.
 
-The honest client asks 20 times a second from 5 s before an attack until 5 s after the server is well again.
-Client, attacker and server share the cores, so a server alone does better than these figures.
+The honest client sends 20 requests a second, from 5 s before an attack until 5 s after the server has
+recovered. Client, attacker and server share the cores, so a server alone does better than these figures.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main(arguments: argparse.Namespace) -> int:
 def measure(
     archive: Path, bodies: Sequence[bytes], servers: Sequence[str], attacks: Sequence[str], seconds: float
 ) -> list[Outcome]:
-    """Every attack on every server; one that does not recover is started again for the next attack."""
+    """Every attack on every server; a server that does not recover is restarted for the next attack."""
     outcomes = []
     for server in servers:
         left = list(attacks)
@@ -99,7 +99,7 @@ def one_attack(front: Front, bodies: Sequence[bytes], server: str, attack: str, 
 
 
 def recovered(answers: Answers, end_s: float) -> float | None:
-    """Seconds from the attack's end to the last honest request that went wrong; None where that goes on."""
+    """Seconds from the attack's end to the last honest request that went wrong; None if that goes on."""
     while time.monotonic() < end_s + RECOVERY_S:
         time.sleep(0.5)
         ill = [answer.sent_s for answer in answers.all() if not answer.is_well]
@@ -111,7 +111,7 @@ def recovered(answers: Answers, end_s: float) -> float | None:
 
 
 def soak(archive: Path, bodies: Sequence[bytes], servers: Sequence[str], seconds: float) -> list[Soaked]:
-    """All servers at once under an honest client each and one attack after another, with pauses between."""
+    """All servers at once, each with an honest client, under one attack after another with pauses between."""
     with ExitStack() as stack:
         at_work = []
         for server in servers:

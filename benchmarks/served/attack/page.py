@@ -52,19 +52,19 @@ def soak_table(found: AttackReport, form: str = "simple") -> str:
 
 
 def note(found: AttackReport) -> str:
-    """How the table is to be read."""
+    """How to read the table."""
     machine = f"{found.machine.cpu}, {found.machine.cores} cores"
     if found.soak:
         what = "All servers ran at once; each attack of the other table lasted 10 s, with pauses of 5 s."
     else:
         seconds = min(entry.seconds for entry in found.attacks)
         what = (
-            f"Each attack lasted {seconds:.0f} s. Recovery counts from its end to the last honest request "
-            f"that failed or took over {SLOW_MS / 1000:g} s."
+            f"Each attack lasted {seconds:.0f} s. Recovery is the time from its end to the last honest "
+            f"request that failed or took over {SLOW_MS / 1000:g} s."
         )
     return (
-        f"{machine}, commit {found.commit}. An honest client asks {RATE:g} times a second from an address "
-        f"of its own. {what} Clients and servers share the cores: compare rows, not machines."
+        f"{machine}, commit {found.commit}. An honest client sends {RATE:g} requests a second from its own "
+        f"address. {what} Clients and servers share the cores: compare rows, not machines."
     )
 
 

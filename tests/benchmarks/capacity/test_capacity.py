@@ -122,12 +122,12 @@ def test_the_model_is_shown_with_every_load_that_the_server_kept_up_with(planned
     for level in found.fitted:
         assert level.modelled.rps == pytest.approx(level.measured.rps, rel=0.1)
     assert "fitted" in table
-    assert "foretold" in table
+    assert "predicted" in table
 
 
 def test_the_table_says_what_is_assumed_and_the_picture_is_drawn(planned) -> None:
     _, table, folder = planned
-    for words in ("maxBatchDelay 1 ms", "32 tokens", "load generator", "Head-room is 1.25", "Java"):
+    for words in ("maxBatchDelay 1 ms", "32 tokens", "load generator", "Headroom is 1.25", "Java"):
         assert words in table
     assert (folder / "plan.svg").read_text(encoding="utf-8").startswith("<svg")
 
@@ -179,8 +179,8 @@ def test_what_was_not_served_or_not_split_is_refused(published) -> None:
     ("demand", "words"),
     [
         pytest.param(Demand(1000, 5, 1.25), "no rate keeps a p99 of 5 ms", id="below the lone request"),
-        pytest.param(Demand(1000, 50, 1.25, mean_tokens=70), "such lengths were not measured", id="longer"),
-        pytest.param(Demand(1000, 50, 1.25, mean_tokens=10), "such lengths were not measured", id="shorter"),
+        pytest.param(Demand(1000, 50, 1.25, mean_tokens=70), "these lengths were not measured", id="longer"),
+        pytest.param(Demand(1000, 50, 1.25, mean_tokens=10), "these lengths were not measured", id="shorter"),
     ],
 )
 def test_what_the_measurements_cannot_support_is_refused(

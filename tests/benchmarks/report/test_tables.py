@@ -111,7 +111,7 @@ def test_an_unknown_table_and_an_open_marker_are_refused(project) -> None:
 
 
 def test_publishing_refuses_a_name_that_is_a_path(project) -> None:
-    with pytest.raises(UserError, match="no name"):
+    with pytest.raises(UserError, match="not a valid table name"):
         command(project, "publish", "../speed")
 
 
