@@ -51,7 +51,7 @@ def load_average() -> float | None:
 
 
 class Others:
-    """What other processes take of the CPU from now on: all that was used, less what is ours."""
+    """What other processes use of the CPU from now on: everything that was used, minus our share."""
 
     def __init__(self, ours: Sequence[int]) -> None:
         """`ours` are processes of this run; they and this one do not count, nor do children that ended."""
@@ -77,5 +77,5 @@ class Others:
 
 
 def is_busy(load: float | None) -> bool:
-    """Whether others used so much of the machine before the run that its timings deserve a warning."""
+    """Whether other processes used so much of the machine before the run that its timings need a warning."""
     return load is not None and load > BUSY_SHARE * available_cpus()

@@ -1,7 +1,7 @@
-"""How many requests of an open level are later than a limit, and how sure that is.
+"""How many requests of an open level are later than a limit, and how certain that is.
 
-Requests that meet the same queue are late together: a thousand of them tell less than a thousand independent
-ones. How much less is seen from how unequal short windows of the load are.
+Requests that meet the same queue are late together, so a thousand of them are worth fewer than a thousand
+independent ones. How many fewer is estimated from how unequal short windows of the load are.
 """
 
 from collections.abc import Sequence
@@ -68,13 +68,13 @@ def lateness(visits: Sequence[Sequence[float | None]]) -> Lateness:
 
 
 def can_hold(visit: Sequence[float | None], visits: int) -> bool:
-    """Whether so many `visits` like this one could show that at most `LATE` are late, if none were."""
+    """Whether this many `visits` like this one could show that at most `LATE` are late, if none were."""
     return visits * lateness([visit]).worth >= LEAST
 
 
 def share_late(level: OpenLevel, limit_ms: float | None) -> Late | None:
-    """The share of the level's requests that had no answer within `limit_ms` (None: none at all); None where
-    the report, of an earlier version, does not know."""
+    """The share of the level's requests that had no answer within `limit_ms` (None: no answer at all); None
+    if the report is of an earlier version that does not record it."""
     known = level.lateness
     if known is None:
         return None
@@ -97,9 +97,9 @@ def _windows(visit: Sequence[float | None]) -> list[np.ndarray]:
 
 
 def _inflation(counts: Sequence[int], n: int) -> float:
-    """By how much the counts of windows, of `n` requests together, vary more than those of independent
-    requests: so many requests tell as much as one (the design effect). At least 1; with a single window
-    nothing is known of it, and all of its requests count as one."""
+    """By which factor the counts of windows, of `n` requests in total, vary more than those of independent
+    requests: this many requests are worth one (the design effect). At least 1; with a single window it is
+    unknown, and all of its requests count as one."""
     if len(counts) < 2:
         return float(n)
     share, size = sum(counts) / n, n / len(counts)

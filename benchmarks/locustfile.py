@@ -1,9 +1,9 @@
-"""A load test for those who use locust, from any machine to any server: users that ask as they are answered.
+"""A load test with locust, from any machine to any server: each user sends a request once it has an answer.
 
     pip install locust
     locust -f benchmarks/locustfile.py --host http://localhost:8080 --headless -u 32 -r 32 -t 60s
 
-TEXTS_FILE names a file with one text a line; without it a few sentences are asked over and over. An answer
+TEXTS_FILE names a file with one text per line; without it, a few sentences are sent over and over. An answer
 counts as a failure unless its status is 200 and it names a label.
 """
 
@@ -25,13 +25,13 @@ SENTENCES = (
 
 
 def read_texts() -> list[str]:
-    """The texts to ask; those of a file without its empty lines."""
+    """The texts to send; from a file, without its empty lines."""
     if not (path := os.environ.get("TEXTS_FILE")):
         return list(SENTENCES)
     with Path(path).open(encoding="utf-8-sig") as file:  # str.splitlines would break texts at U+2028
         texts = [line.strip() for line in file if line.strip()]
     if not texts:
-        raise SystemExit(f"TEXTS_FILE={path} holds no text")
+        raise SystemExit(f"TEXTS_FILE={path} has no texts")
     return texts
 
 

@@ -1,7 +1,7 @@
-"""How thorough a run is: three named profiles, from a minute of demonstration to a quiet machine's hour.
+"""How thorough a run is: three named profiles, from a minute's demonstration to an hour on a quiet machine.
 
-Covers how often and how long each thing is measured. Leaves out what is measured: that is the same in
-every profile, so that their reports have the same fields.
+Covers how often and for how long each thing is measured. What is measured is the same in every profile, so
+their reports have the same fields.
 """
 
 from dataclasses import dataclass, replace
@@ -16,18 +16,18 @@ OBJECTIVE_P99_MS = 50.0  # a served answer later than this is not a good one, un
 class Profile:
     """Counts and durations of one run; times in seconds or milliseconds as named.
 
-    In each of `blocks` all processes start again, and all rows take turns at each case, there and back, for
+    In each of `blocks` all processes are restarted, and all rows take turns at each case, there and back, for
     about `sweep_s` and at least once: two calls of a fixed shape or of 32 texts, and `single_texts` texts
     one by one. Then rows that may still be chosen get more blocks on real texts, until their ratios are
-    known well enough, `most_blocks` are reached or `latency_s` is over, starts included. The GEMM bound's
+    precise enough, `most_blocks` are reached or `latency_s` is over, including starts. The GEMM bound's
     products get `turn_ms`. `splits` are scored for quality, at most `max_texts` of each.
     Besides fp32, the `served_best` fastest in process that are equal to it are served (None: all), `passes`
-    times, at each of `concurrencies` for `served_s` in two visits, longer where answers are too few for a
-    p99. `MANY_CLIENTS` ask with `MANY_TEXTS` a request, for `served_s`.
-    In between requests arrive that do not wait, in visits of `open_s` (two where they can show that few are
-    late) to each of `open_shares` of the rate that the variant reached at the highest concurrency, and to
-    each of `extra_rates` (requests per second) exactly. Visits to a slow one are up to three times as long,
-    and to as many times fewer levels.
+    times, at each of `concurrencies` for `served_s` in two visits, longer if there are too few answers for a
+    p99. `MANY_CLIENTS` send requests of `MANY_TEXTS` texts for `served_s`.
+    In between come open loops, in visits of `open_s` (two if they can show that few requests are late) to
+    each of `open_shares` of the rate that the variant reached at the highest concurrency, and to each of
+    `extra_rates` (requests per second) exactly. Visits to a slow variant are up to three times as long, and
+    to as many times fewer levels.
     `served_splits` are scored again through the server, about `served_texts` of each; None is all of them.
     """
 

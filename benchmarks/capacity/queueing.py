@@ -1,8 +1,8 @@
 """One replica as a queue, simulated: how long a request takes when TorchServe batches what has queued.
 
-A worker takes the oldest request, waits `delay_ms` for others unless the batch is full before, and computes
-them together in a time by their number and tokens. Lengths and what disturbs a batch are drawn beforehand, so
-that two rates or two replicas meet the same chance.
+A worker takes the oldest request, waits `delay_ms` for others unless the batch is full earlier, and computes
+them together in a time that depends on their number and tokens. Lengths and disturbances of batches are drawn
+beforehand, so that two rates or two replicas meet the same random draws.
 """
 
 from bisect import bisect_right

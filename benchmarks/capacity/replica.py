@@ -1,7 +1,7 @@
-"""A replica's queue from what was measured of it: the time of a batch, and what the server adds.
+"""A replica's queue, fitted to measurements: the time of a batch, and what the server adds.
 
-The queue is fitted to batches in process and to closed loops as served, and to none of the open ones. Client
-and server shared the cores: what the client took from the model is in the times of the server.
+The queue is fitted to batches in process and to closed loops as served, but to no open loop. Client and
+server shared the cores, so the server's times include what the client took from the model.
 """
 
 import math
@@ -92,7 +92,7 @@ class Measured:
 def measured(variant: Variant, tokens: Lengths) -> Measured:
     """What the report knows of `variant`, whose timed texts have the lengths `tokens` (mean, p50, p90, p99).
 
-    `UserError` where it was not measured as served, or by a version that did not split the time.
+    `UserError` if it was not measured as served, or by a version that did not split the time.
     """
     again = command(f"benchmarks run {variant.name}", f"benchmark VARIANTS={variant.name}")
     if variant.error or not variant.served:

@@ -1,8 +1,8 @@
 """How far each variant is from what its own arithmetic and bytes need on this machine.
 
 The roofline of Williams et al., 2009 (https://doi.org/10.1145/1498765.1498785): a call takes at least as long
-as its operations at the quickest matrix product measured in its precision, and as reading its weights once.
-The encoder's linear layers and attention count, without heads and neurons that pruning removed.
+as its operations at the rate of the fastest matrix product measured in its precision, and at least as long as
+reading its weights once. The encoder's linear layers and attention count, without pruned heads and neurons.
 """
 
 from collections.abc import Mapping, Sequence

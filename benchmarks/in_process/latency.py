@@ -1,9 +1,9 @@
 """Latency and throughput in process: all variants take short turns at one case, there and back, then at
 the next.
 
-Every process is started again for each block, so that the blocks' spread, of which a ratio's interval is made
-(`ratios`), holds what a start changes. After the blocks that all share, rows that may still be chosen go on
-until their ratios on real texts are known to within `WIDTH` or the time is up; then the others.
+Every process is restarted for each block, so the spread over blocks, which gives a ratio's interval
+(`ratios`), includes the effect of a start. After the blocks that all rows share, rows that may still be
+chosen go on until their ratios on real texts are known to within `WIDTH` or the time is up; then the others.
 """
 
 import random
@@ -68,8 +68,8 @@ class Swept(Record):
 
 
 class Timings:
-    """What the blocks brought. `tokens` are the lengths of the held texts, `standing` ranks those that may be
-    chosen (low is better), `most` is how many are; `on_cuda` who computes on a GPU."""
+    """The timings of all blocks. `tokens` are the lengths of the held texts, `standing` ranks the rows that
+    may be chosen (low is better), `most` is how many are; `on_cuda` are the rows that compute on a GPU."""
 
     def __init__(
         self,

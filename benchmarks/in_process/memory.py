@@ -1,8 +1,8 @@
-"""What a variant takes to have: start, memory, disk.
+"""What it costs to run a variant: start-up time, memory, disk.
 
-Every figure comes from a fresh process per variant (`worker`), so that no import and no page of another
-variant is in it. The files have been read before, when their sums were checked: start times are those of
-a warm page cache.
+Every figure comes from a fresh process per variant (`worker`), so it includes no import and no page of
+another variant. The files were read before, when their checksums were verified, so start times are those of a
+warm page cache.
 """
 
 import subprocess

@@ -1,7 +1,7 @@
-"""What only rows on a GPU have: memory on the card, energy, the time it works, and shares of its peak.
+"""Figures that only rows on a GPU have: memory on the card, energy, busy time, and shares of its peak.
 
-Taken once the rounds are over, one variant after the other while the others sleep, since a profiler slows
-what it looks at and energy is that of the whole card. What does not tell is left empty, with the reason.
+Measured after the rounds, one variant after the other while the others sleep, since a profiler slows down
+what it observes and energy is that of the whole card. Unknown figures are left empty, with the reason.
 """
 
 from collections.abc import Mapping, Sequence

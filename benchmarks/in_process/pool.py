@@ -1,7 +1,7 @@
-"""The workers of one run: who takes part, who has dropped out and why.
+"""The workers of one run: which take part, which have dropped out, and why.
 
-A variant that crashes must cost its own row and nothing else, so every question to a worker goes
-through `Pool.ask`, which records the failure and drops the worker. Leaves out what is asked.
+A variant that crashes must cost only its own row, so every request to a worker goes through `Pool.ask`, which
+records the failure and drops the worker. Leaves out the requests themselves.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,8 +1,8 @@
 """How many times as fast one row is as another, from the turns that both had in the same blocks.
 
-A block is one start of every process. In it a row's time is the 10th percentile of its turns: what other
-guests of the machine do only ever adds to a time. The interval is Student's over the blocks' log ratios,
-so that it holds what a restart changes."""
+A block is one start of every process. In it, a row's time is the 10th percentile of its turns, because other
+load on the machine only ever adds to a time. The interval is Student's over the blocks' log ratios, so it
+includes the effect of a restart."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -79,8 +79,8 @@ def student(logs: np.ndarray) -> tuple[float, float]:
 
 
 def verdict(low: float, high: float) -> Word:
-    """What an interval of a ratio says: it lies wholly within 5 % of 1, or wholly beyond (Kruschke's rule
-    for a region of practical equivalence). So no two of these verdicts can both be true."""
+    """The verdict of a ratio's interval: wholly within 5 % of 1, or wholly beyond (Kruschke's rule for a
+    region of practical equivalence). So no two of these verdicts can both be true."""
     if low > EQUAL_RATIO:
         return "faster"
     if high < 1 / EQUAL_RATIO:

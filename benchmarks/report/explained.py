@@ -1,4 +1,4 @@
-"""One row of a side-by-side report, step by step, for engineers who are no statisticians.
+"""One row of a side-by-side report, step by step, for engineers who are not statisticians.
 
 Every figure comes from the report; the words are in `explained.md.j2`. Leaves out the definitions
 (docs/measuring.md) and the claim (docs/claim.md).

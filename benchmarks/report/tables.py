@@ -1,7 +1,7 @@
-"""The one model of a report's tables: columns that say what they show of an item, and tables made of them.
+"""The model of a report's tables: columns that define what they show of an item, and tables made of them.
 
-A table is rendered as Markdown here and as HTML by `report.html.j2`; a column in which nothing has a figure
-is left out of it. Which columns there are is in `columns`.
+A table is rendered as Markdown here and as HTML by `report.html.j2`; empty columns are left out. The columns
+themselves are in `columns`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,9 +1,8 @@
-"""What a report says about each variant in one word, and which variants are worth a reader's eye.
+"""A report's verdict on each variant in one word, and which variants deserve a reader's attention.
 
-Covers the verdict (by the test for non-inferiority where a report has one, else by the interval against the
-margin, as `selection` decides), the front of speed against the drop that cannot be ruled out, and the
-fastest variant that passes. Leaves out objectives of latency and load (`selection`) and sentences
-(`wording`).
+Covers the verdict (by the non-inferiority test if the report has one, otherwise by the interval and the
+margin, as `selection` decides), the front of speed against the drop that cannot be ruled out, and the fastest
+variant that passes. Leaves out objectives of latency and load (`selection`) and sentences (`phrases`).
 """
 
 from benchmarks.names import FASTAPI, PIPELINE, REFERENCE
@@ -24,7 +23,7 @@ def margin(document: Report) -> float:
 
 
 def verdict(row: Row, allowed: float) -> str:
-    """One word for a variant or a baseline; what the check at export refused is never better than that."""
+    """One word for a variant or a baseline; a variant that the check at export refused stays refused."""
     if row.error:
         return FAILED
     if not isinstance(row, Variant):
@@ -64,12 +63,12 @@ def row_of(document: Report, name: str) -> Row | None:
 
 
 def today(document: Report) -> str:
-    """What ratios in process are to: what a user runs today, where that was measured; else fp32."""
+    """What ratios in process are relative to: what a user runs today if that was measured, otherwise fp32."""
     return PIPELINE if any(row.today == PIPELINE for row in document.rows) else REFERENCE
 
 
 def served_today(document: Report, row: Row | None = None) -> str:
-    """The same as served: a row on a GPU is held against the reference there."""
+    """The same as served: a row on a GPU is compared with the reference there."""
     on_gpu = row is not None and row.device == "cuda"
     pipeline = None if on_gpu else row_of(document, FASTAPI)
     if pipeline and pipeline.busiest:
@@ -89,8 +88,8 @@ def served_rate(row: Row) -> float | None:
 
 
 def worst(row: Row) -> float | None:
-    """What may be lost at worst: the upper end of the macro-F1 drop; where there is none, the share of
-    labels that are not fp32's."""
+    """The worst possible loss: the upper end of the macro-F1 drop or, without one, the share of labels that
+    differ from fp32's."""
     if row.name == REFERENCE:
         return 0.0
     gate = row.gate
@@ -144,10 +143,10 @@ def in_brief(document: Report) -> list[Row]:
 
 
 def fastest_passing(document: Report) -> Variant | None:
-    """The fastest variant, fp32 aside, that is proven equal and faster than fp32 (on a GPU, than cuda-fp32),
-    and that nothing went wrong with behind the server: as served where several were served, else on batches
-    of real texts in process, by the ratio that is paired with fp32's rounds. Where a GPU took part there is
-    no one such ratio: then by the rate."""
+    """The fastest variant besides fp32 that is proven equal, is faster than fp32 (on a GPU, than cuda-fp32),
+    and had no failure behind the server. Fastest as served if several were served; otherwise on batches of
+    real texts in process, by the ratio that is paired with fp32's rounds or, if a GPU took part and there is
+    no single such ratio, by the rate."""
     allowed = margin(document)
     passing = [
         variant

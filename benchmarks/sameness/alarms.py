@@ -210,8 +210,8 @@ def note(found: Alarms) -> str:
     means = " and ".join(f"{each.mean:,.0f}" for each in found.waits)
     return (
         f"{runs:,} simulated runs each, every run with its own reference; {rule.texts_per_alarm:,.0f} texts "
-        f"per false alarm. First table: the share of runs with an alarm within {max(QUIET):,} texts that have "
-        "not changed, or have changed by no more than the least change that matters. The promise is "
+        f"per false alarm. First table: the share of runs with an alarm within {max(QUIET):,} texts that "
+        "have not changed, or by no more than the least change that matters. The promise is "
         f"{max(QUIET) / rule.texts_per_alarm:.0%} at most, and {rule.alpha / 2:.1%} more for misleading "
         "references. Second table: the number of texts from a change to the alarm, in half of the runs / in "
         f"nine of ten (in brackets, the runs that see the change within {WAITED:,} texts). If the allowed "

@@ -1,6 +1,7 @@
-"""Verdicts on the gate's texts: of a run, by the ledger of its looks, and of a report, at any margin.
+"""Verdicts on the gate's texts: for a run, by the ledger of its looks; for a report, at any margin.
 
-What the check at export refused is not asked about: it is never selected, and would spend what others need.
+Variants that the check at export refused are not judged: they are never selected, and judging them would
+spend the error that others need.
 """
 
 from collections.abc import Sequence
@@ -30,8 +31,8 @@ SEEN = "may_have_seen"  # the field of `Terms` that a parity has
 
 
 def evidence_of(parity: Parity, labels: int) -> Evidence | None:
-    """What the texts say of the drop in macro-F1; without labels, of the drop in accuracy. None where the
-    record holds no counts, or the weights are random."""
+    """What the texts say about the drop in macro-F1 or, without labels, in accuracy. None if the record has
+    no counts, or the weights are random."""
     if drop := drop_of_parity(parity, labels):
         return drop
     return None if parity.unlabelled_flips is None else Flips(parity.n, parity.unlabelled_flips)
@@ -71,9 +72,9 @@ def judge_run(
 
 
 def verdicts_at(variants: Sequence[Variant], margin: float, labels: int) -> dict[str, Verdict]:
-    """The verdict of every variant at any margin, by the counts that its report holds.
+    """The verdict of every variant at any margin, from the counts in its report.
 
-    One from before the ledger is judged as the first run on its gate, one without counts by its interval.
+    A report from before the ledger is judged as the first run on its gate; without counts, by its interval.
     """
     found: dict[str, Verdict] = {}
     candidates = _candidates(variants, labels)
@@ -115,7 +116,7 @@ def _candidates(variants: Sequence[Variant], labels: int) -> list[Candidate]:
 
 
 def _terms(parity: Parity) -> Terms | None:
-    """None of a report from before the ledger."""
+    """None for a report from before the ledger."""
     judged = parity.noninferiority
     if judged is None or judged.run is None:
         return None
@@ -124,7 +125,7 @@ def _terms(parity: Parity) -> Terms | None:
 
 
 def by_interval(drop: Interval, margin: float) -> Word:
-    """The verdict on a report that has an interval alone, of an earlier version."""
+    """The verdict on a report of an earlier version, which has only an interval."""
     if drop.high <= margin:
         return PASS
     return FAIL if drop.low > margin else INCONCLUSIVE

@@ -1,7 +1,7 @@
 """How a variant's answers differ from fp32's on the same texts: labels, scores, ranking, and in which slices.
 
-A text flips where its label is another, or any of its independent labels; reports have its number, never the
-text. Texts without labels count for agreement and flips.
+A text flips if its label changes, or any of its independent labels does; reports have its row number, never
+the text. Texts without labels count for agreement and flips.
 """
 
 import hashlib

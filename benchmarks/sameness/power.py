@@ -238,7 +238,7 @@ def _error_table(simulated: Simulated) -> str:
 
 def _asked_table(simulated: Simulated) -> str:
     rows = [[asked.way, f"{asked.any_passed:.1%}"] for asked in simulated.asked]
-    return _github(rows, ["gate used for", "some pass"])
+    return _github(rows, ["looks at the gate", "some pass"])
 
 
 def _github(rows: Sequence[Sequence[object]], heads: Sequence[str]) -> str:
@@ -252,13 +252,13 @@ def note(simulated: Simulated) -> str:
     texts = ", ".join(f"{count:,}" for count in ERROR_TEXTS)
     low, high = share_interval(round(ALPHA * seeds), seeds)
     return (
-        f"Shares are of {seeds:,} simulated runs each; the margin is {MARGIN:g} of macro-F1, and fp32 is right "
-        f"on {ACCURACY:.0%} of texts. First table, two labels: the three figures are for variants that get "
-        f"{helped} of the texts right that fp32 gets wrong, besides their own errors; the more a variant "
+        f"Of {seeds:,} simulated runs each, with a margin of {MARGIN:g} in macro-F1 and fp32 right on "
+        f"{ACCURACY:.0%} of texts. First table, two labels: the three figures are for variants that get "
+        f"{helped} of all texts right that fp32 gets wrong, besides their own errors; the more a variant "
         f"differs from fp32, the harder the proof. Second table, a true drop of the margin: {texts} texts. "
-        "Third table, the same drop: the share in which at least one look at the gate gives a pass, for gates "
-        f"of {GATE_TEXTS:,} texts, or of {FIRST_TEXTS} that double. At the margin, pass and fail are both "
-        f"errors, promised at 2.5 % each; so many runs may show {low:.1%} to {high:.1%} by chance."
+        "Third table, the same drop: the share of runs in which at least one look at the gate gives a pass, "
+        f"with a gate of {GATE_TEXTS:,} texts, or of {FIRST_TEXTS} that double. At the margin, pass and fail "
+        f"are both errors, promised at 2.5 % each; so many runs may show {low:.1%} to {high:.1%} by chance."
         + (f"\n\n{late_note(simulated.late)}" if simulated.late else "")
     )
 

@@ -1,8 +1,8 @@
-"""How good a variant is, taken by itself: its scores of the texts, held against their labels.
+"""How good a variant is by itself: its scores of the texts, compared with their labels.
 
 Covers scoring, and macro-F1, accuracy, AUROC and calibration of each split, at the checkpoint's temperature
-and threshold and with both fitted anew to the variant's own scores of validation.
-Leaves out what differs from fp32 (`parity`) and the figures themselves (`training`).
+and threshold, and with both refitted to the variant's own validation scores. Leaves out differences from fp32
+(`parity`) and the metrics themselves (`training`).
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Does a level that holds keep its p99? Counted over simulated servers of which the true share is known.
+"""Does a level that holds keep its p99? Counted over simulated servers whose true share is known.
 
-A server of which one request in a hundred is late may hold in 2.5 % of runs, however near its capacity it is.
-The queue is that of `benchmarks.capacity.queueing`, its load that of a run of the suite.
+A server with one late request in a hundred may hold in 2.5 % of runs, however close to its capacity it runs.
+The queue is that of `benchmarks.capacity.queueing`, the load that of a run of the suite.
 """
 
 from collections.abc import Callable, Sequence
@@ -141,7 +141,7 @@ def late_note(held: Sequence[Held]) -> str:
     return (
         f"Last table, of {held[0].seeds:,} simulated runs each: the share of runs in which a level held, in "
         f"two visits of {VISIT_S:g} s; after the slash, the share in which the p99 of one window of "
-        f"{BEFORE_S:g} s from an idle server was within the limit, which was the rule of earlier versions. If "
-        "1 % or more are late, holding is an error, promised at 2.5 %. The load is a share of what the server "
-        "can do."
+        f"{BEFORE_S:g} s from an idle server was within the limit, which was the rule of earlier versions. "
+        "If 1 % or more are late, holding is an error, promised at 2.5 %. The load is a share of what the "
+        "server can do."
     )

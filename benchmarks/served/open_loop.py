@@ -1,8 +1,8 @@
-"""The open loop: requests that arrive when they are due, whatever became of those before, as users do.
+"""The open loop: requests arrive when they are due, whatever happened to earlier ones, as with real users.
 
-Latency counts from the *intended* arrival. A closed loop, and any generator that counts from the moment of
-sending, asks less while the server stalls and so leaves out just those who would have waited: coordinated
-omission (Gil Tene, "How NOT to Measure Latency"; his wrk2 counts as is done here).
+Latency counts from the *intended* arrival. A closed loop, and any generator that counts from the time of
+sending, sends less while the server stalls, and so leaves out exactly the requests that would have waited:
+coordinated omission (Gil Tene, "How NOT to Measure Latency"; his wrk2 counts in the same way).
 """
 
 import asyncio
@@ -35,10 +35,10 @@ LEAST_QUARTER = 5
 @dataclass(frozen=True)
 class Arrivals:
     """One level of open load, in plain numbers. `due_s`, `latencies_ms` and `late_ms` have one entry per
-    arrival: when it was intended, what passed from then to its answer (None where that was not status 200),
-    and how late it was sent. `errors` are as in `Load`, and `failed_ms` how long after their due time;
-    `warm_ms` are latencies of the arrivals before, which count for nothing; `counted` is what the server's
-    counters added, `cpu_s` what the generator took, both with the arrivals before."""
+    arrival: when it was due, the time from then to its answer (None unless that had status 200), and how late
+    it was sent. `errors` are as in `Load`, and `failed_ms` how long after their due time they came; `warm_ms`
+    are latencies of the warm-up arrivals, which do not count; `counted` is the increase of the server's
+    counters, `cpu_s` the CPU time of the generator, both including the warm-up."""
 
     offered_rps: float
     seconds: float
@@ -79,8 +79,8 @@ class Arrivals:
         return bool(rise_ms > MOST_GROWTH * passed_ms and last[1] > LEAST_RISE * first[1])
 
     def within(self, limit_ms: float = np.inf) -> int:
-        """Answers no later than `limit_ms` after the intended arrival. Of a saturated level only those
-        count that came while requests did: working off the backlog afterwards is no rate of this load."""
+        """Answers no later than `limit_ms` after the intended arrival. On a saturated level only answers that
+        came while requests arrived count: working off the backlog afterwards is not part of this load."""
         answered = self._answered()
         good = answered[:, 1] <= limit_ms
         if self.saturated:
@@ -94,15 +94,15 @@ class Arrivals:
 
 
 def is_failure(outcome: str) -> bool:
-    """Whether the server failed: a 4xx answers a bad text, but for 429, too many requests."""
+    """Whether the server failed: a 4xx other than 429 (too many requests) is the answer to a bad text."""
     return outcome != "200" and (outcome == "429" or not outcome.startswith("4"))
 
 
 def poisson_times(rate: float, seconds: float, seed: int) -> np.ndarray:
     """Seconds at which requests are due: exponential gaps, scaled so that `rate * seconds` fill the window.
 
-    That is a Poisson process given the number of its arrivals, and so it offers exactly `rate`: the chance
-    that remains is in when they come, not in how many.
+    This is a Poisson process conditioned on the number of arrivals, so it offers exactly `rate`: only their
+    times are random, not their number.
     """
     arrivals = max(1, round(rate * seconds))
     due = np.cumsum(np.random.default_rng(seed).exponential(size=arrivals + 1))

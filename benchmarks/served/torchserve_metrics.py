@@ -1,6 +1,6 @@
-"""TorchServe's own counters, as Prometheus reads them, and what they tell of where a request's time went.
+"""TorchServe's own counters, as Prometheus reads them, and where a request's time went according to them.
 
-As read from TorchServe 0.12 and seen on a live one: `ts_inference_latency` runs from the parsed request to
+From the source of TorchServe 0.12 and a live server: `ts_inference_latency` runs from the parsed request to
 its answer and *includes* `ts_queue_latency`, which ends when the worker takes the batch (and so includes
 `maxBatchDelay`); both count what the worker answered, refusals of the handler (4xx) too, but no 503, which
 `ts_inference_requests_total` counts.
