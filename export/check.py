@@ -111,9 +111,7 @@ def _judge(
             return rule, []
         if few and drop.drop <= MARGIN:
             return f"{rule}, as far as {n} texts can tell", []
-        return rule, [
-            f"its macro-F1 on validation may be {drop.high:.3f} below fp32's ({MARGIN} is allowed)"
-        ]
+        return rule, [f"its macro-F1 on validation may be {drop.high:.3f} below fp32's ({MARGIN} is allowed)"]
     if source.checkpoint.trained:
         rule = f"screened without labels: validation shows at most {MARGIN:.0%} of labels that differ"
         _, share = share_interval(differing, n)

@@ -100,7 +100,7 @@ def test_an_encoder_decoder_is_refused(tmp_path):
 
     config = T5Config(vocab_size=32, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=1)
     T5ForConditionalGeneration(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="is an encoder-decoder, .*: T5ForConditionalGeneration"):
+    with pytest.raises(UserError, match=r"is an encoder-decoder, .*: T5ForConditionalGeneration"):
         backbone(str(tmp_path), LABELS)
 
 

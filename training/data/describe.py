@@ -169,9 +169,7 @@ def page(report: Contents) -> str:
         lines.append("training learns from probabilities; a label applies from one half")
     lines += [f"leaks: {leak.of(name)}" for name, leak in report.leaks.items()]
     lines += [
-        f"copies: {part.copies:,} texts of {name} repeat others"
-        for name, part in rows.items()
-        if part.copies
+        f"copies: {part.copies:,} texts of {name} repeat others" for name, part in rows.items() if part.copies
     ]
     lines += [
         f"dropped from {name}: {found.rows:,} {reason}{places(found.rows, found.lines)}"
