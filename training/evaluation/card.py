@@ -258,6 +258,11 @@ def _calibration(checkpoint: Checkpoint) -> str:
     squash = "sigmoid" if meta.task == "multi-label" else "softmax"
     if not checkpoint.trained:
         return "Scores are not calibrated, because the weights are random."
+    if meta.recipe.get("adopted"):
+        return (
+            f"A score is the {squash} of the logits: neither a temperature nor a threshold was fitted here. "
+            f"The rule: {page.thresholds(meta.thresholds)}."
+        )
     return (
         f"A score is the {squash} of the logits divided by the temperature {meta.temperature:.4f}, "
         f"fitted on validation (Guo et al., 2017). The rule: {page.thresholds(meta.thresholds)}. "

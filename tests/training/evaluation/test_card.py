@@ -111,5 +111,7 @@ def test_synthetic_data_and_adopted_models_are_said_to_be_such(checkpoint):
     assert "The data is synthetic" in card(replace(checkpoint, meta=meta), [])
     adopted = structs.replace(meta, base="/models/theirs", recipe={"adopted": True, "epochs": 0}, metrics={})
     text = card(Checkpoint(checkpoint.folder, adopted), [])
+    assert "neither a temperature nor a threshold was fitted here" in text
+    assert "fitted on validation" not in text
     assert "Trained elsewhere" in text
     assert "/models" not in text
