@@ -26,6 +26,14 @@ def test_the_workflow_is_one() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_the_issue_forms_are_some() -> None:
+    forms = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
+    assert len(forms) == 2
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-issue-forms"]
+    done = subprocess.run([*command, *forms], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_workflow_calls_targets_that_there_are_for_the_pythons_that_are_declared() -> None:
     jobs = yaml.safe_load(WORKFLOW.read_text())["jobs"]
     commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
