@@ -20,7 +20,9 @@ PY := $(BIN)/python
 RUN = $(call q,$(PY))
 DEMO_JSON := {"text": "I made soup for my new neighbours today"}
 IMAGES = python:$(shell sed -n 's/^ARG PYTHON=//p' deploy/Dockerfile) $(shell sed -n 's/^ *image: \(.*\/.*\)/\1/p' deploy/compose.yaml)
-ARTIFACTS := $(BUILD)/artifacts
+# What `make ship` built under that name, if it did; its ledger is the one of all gates.
+SHIPPED = $(BUILD)/artifacts-$(NAME)
+ARTIFACTS = $(if $(wildcard $(SHIPPED)),$(SHIPPED),$(BUILD)/artifacts)
 OBJECTIVE = $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP))
 
 .PHONY: help demo ship install train evaluate export package serve stop ask doctor benchmark gpu compare select plan test test-all test-slow coverage counts docs lint lock sbom audit pins clean
@@ -53,14 +55,14 @@ demo: install ## run everything on a small synthetic corpus: train, export, pack
 	@printf '%s\n' '' 'Done; nothing is left running. The report: benchmarks/results/side-by-side.html. To serve the model:' \
 	  '  source ./activate && torchserve --start --models $(NAME)=$(NAME).mar'
 
-# Everything goes into a folder of its own, build/NAME/. Without texts no variant can be compared with fp32.
+# Without texts no variant can be compared with fp32.
 SHIP_NAME = $(if $(filter file,$(origin NAME)),$(shell basename -- $(call q,$(CHECKPOINT)) | tr -cs 'A-Za-z0-9\n' '-' | sed 's/^-*//; s/-*$$//'),$(NAME))
-SHIP_TEXTS = $(if $(DATA),--data $(call q,$(DATA)),$(if $(TEXTS),--data $(call q,texts:$(TEXTS)))) $(if $(UNSEEN),--unseen)
+SHIP_TEXTS = $(if $(DATA),--data $(call q,$(DATA)),$(if $(TEXTS),--data $(call q,texts:$(TEXTS)))) $(if $(filter-out 0 no false,$(UNSEEN)),--unseen)
 ship: install ## ship your own classifier: CHECKPOINT=folder or hub name, DATA=csv:… with labels [UNSEEN=1] or TEXTS=file with one text per line [NAME=] [P99_MS=] …
 	@[ -n "$(filter-out file,$(origin CHECKPOINT))" ] || \
 	  { echo "error: which classifier? Give its folder or its name on the hub: make ship CHECKPOINT=my-model DATA=csv:labelled.csv UNSEEN=1" >&2; exit 2; }
-	@$(RUN) -m export build $(if $(DATA)$(TEXTS),$(VARIANTS),fp32) --checkpoint $(call q,$(CHECKPOINT)) --artifacts $(call q,$(BUILD)/$(SHIP_NAME)/artifacts) $(SHIP_TEXTS) $(if $(DATA_DIR),--data-dir $(call q,$(DATA_DIR))) $(ARGS) >/dev/null
-	@$(MAKE) --no-print-directory package $(if $(DATA)$(TEXTS),benchmark select) BUILD=$(call q,$(BUILD)/$(SHIP_NAME)) NAME=$(call q,$(SHIP_NAME)) CHECKPOINT=$(call q,$(BUILD)/$(SHIP_NAME)/adopted) ARGS=
+	@$(RUN) -m export build $(if $(DATA)$(TEXTS),$(VARIANTS),fp32) --checkpoint $(call q,$(CHECKPOINT)) --artifacts $(call q,$(BUILD)/artifacts-$(SHIP_NAME)) $(SHIP_TEXTS) $(if $(DATA_DIR),--data-dir $(call q,$(DATA_DIR))) $(ARGS) >/dev/null
+	@$(MAKE) --no-print-directory package $(if $(DATA)$(TEXTS),benchmark select) NAME=$(call q,$(SHIP_NAME)) ARTIFACTS=$(call q,$(BUILD)/artifacts-$(SHIP_NAME)) CHECKPOINT=$(call q,$(BUILD))/adopted/"$$(basename -- $(call q,$(CHECKPOINT)))" ARGS=
 	@$(MAKE) --no-print-directory ask NAME=$(call q,$(SHIP_NAME))
 	@[ -n "$(DATA)$(TEXTS)" ] || printf '%s\n' '' 'Only fp32 is packaged: without texts, faster variants cannot be compared with it. To build them, run this again with texts' \
 	  'that the model was not trained on, with labels (DATA=csv:labelled.csv UNSEEN=1) or without (TEXTS=texts.txt).'
@@ -93,9 +95,9 @@ ask: install ## start TorchServe, send it a text, stop it
 doctor: install ## check what TorchServe needs on this machine, and how to fix what is missing [CONFIG=config.properties]
 	@$(if $(CONFIG),TS_CONFIG_FILE=$(call q,$(CONFIG))) $(RUN) -m handler doctor --name $(call q,$(NAME)) >/dev/null
 
-benchmark: install ## measure every built variant: a report for each, and all side by side [PROFILE=demo|quick|full] [BASELINES=1] [RPS=]
+benchmark: install ## measure every built variant: a report for each, and all side by side [PROFILE=demo|quick|full] [BASELINES=1] [P99_MS=] [RPS=] [MAX_F1_DROP=]
 	@$(if $(PEERS),echo "PEERS is now BASELINES; the next release removes the old name" >&2)
-	@$(RUN) -m benchmarks run $(OBJECTIVE) $(filter-out default all cpu gpu cuda,$(VARIANTS)) --name $(call q,$(NAME)) --artifacts $(call q,$(ARTIFACTS)) --checkpoint $(call q,$(CHECKPOINT)) --profile $(PROFILE) --baselines-folder $(call q,$(BUILD)/baselines) $(if $(BASELINES),--baselines) $(ARGS) >/dev/null
+	@$(RUN) -m benchmarks run $(OBJECTIVE) $(filter-out default all cpu gpu cuda,$(VARIANTS)) --name $(call q,$(NAME)) --artifacts $(call q,$(ARTIFACTS)) --checkpoint $(call q,$(CHECKPOINT)) --profile $(PROFILE) --baselines-folder $(call q,$(BUILD)/baselines) $(if $(filter-out 0 no false,$(BASELINES)),--baselines) $(ARGS) >/dev/null
 
 gpu: $(if $(filter $(BIN)/%,$(PY)),install) ## on a machine with an NVIDIA GPU: build the GPU variants from random full-size weights and measure them [DATA=] [GPU_PROFILE=demo] [PY=python3]
 	@$(RUN) -m benchmarks gpus >/dev/null
@@ -107,7 +109,7 @@ compare: install ## compare two reports, with ratios: A=fp32 B=openvino-int8
 	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "error: name two variants: make compare A=fp32 B=openvino-int8" >&2; exit 2; }
 	@$(RUN) -m benchmarks compare $(call q,$(A)) $(call q,$(B)) >/dev/null
 
-select: install ## [P99_MS=] [RPS=] [MAX_F1_DROP=0.01] [MAX_RECALL_DROP=] [MAX_RATE_SHIFT=] [MAX_FLIP=] [MAX_MB=]: choose a variant, explain the choice, promote it
+select: install ## choose a variant, explain the choice, promote it [P99_MS=] [RPS=] [MAX_F1_DROP=0.01] [MAX_RECALL_DROP=] [MAX_RATE_SHIFT=] [MAX_FLIP=] [MAX_MB=]
 	@$(RUN) -m benchmarks select $(OBJECTIVE) $(if $(MAX_RECALL_DROP),--max-recall-drop $(MAX_RECALL_DROP)) $(if $(MAX_RATE_SHIFT),--max-rate-shift $(MAX_RATE_SHIFT)) $(if $(MAX_FLIP),--max-flip $(MAX_FLIP)) $(if $(MAX_MB),--max-mb $(MAX_MB)) >/dev/null
 	@$(RUN) -m export promote --artifacts $(call q,$(ARTIFACTS)) --name $(call q,$(NAME)) >/dev/null
 

@@ -65,7 +65,7 @@ def test_a_classifier_of_ones_own_is_shipped_under_its_name(checkout: Path, monk
         f"BUILD={BUILD}",
     )
     calls = called(checkout, "ship", *values)
-    artifacts = f"{BUILD}/it-s-a-Model/artifacts"
+    artifacts = f"{BUILD}/artifacts-it-s-a-Model"
     build, *rest = calls
     assert build[:4] == ["-m", "export", "build", "--checkpoint"]
     assert build[4:] == [values[0][11:], "--artifacts", artifacts, "--data", "csv:/a b/c.csv", "--unseen"]
@@ -73,7 +73,7 @@ def test_a_classifier_of_ones_own_is_shipped_under_its_name(checkout: Path, monk
     measured = [["export", "package"], ["benchmarks", "run"], ["benchmarks", "select"], ["export", "promote"]]
     assert verbs == [*measured, ["deploy", "start"], ["deploy", "stop"]]
     assert rest[0][-2:] == ["--name", "it-s-a-Model"]
-    assert rest[1][rest[1].index("--checkpoint") + 1] == f"{BUILD}/it-s-a-Model/adopted"
+    assert rest[1][rest[1].index("--checkpoint") + 1] == f"{BUILD}/adopted/it's a Model"
     assert rest[2][-2:] == ["--p99-ms", "20"]
 
 
@@ -83,7 +83,7 @@ def test_without_texts_fp32_alone_is_shipped_and_without_a_classifier_nothing(
     (checkout / "curl").symlink_to("/bin/true")
     monkeypatch.setenv("PATH", f"{checkout}{os.pathsep}{os.environ['PATH']}")
     build, *rest = called(checkout, "ship", "CHECKPOINT=model", "NAME=mine", "VARIANTS=all")
-    assert build[2:] == ["build", "fp32", "--checkpoint", "model", "--artifacts", "build/mine/artifacts"]
+    assert build[2:] == ["build", "fp32", "--checkpoint", "model", "--artifacts", "build/artifacts-mine"]
     assert [call[1:3] for call in rest] == [["export", "package"], ["deploy", "start"], ["deploy", "stop"]]
     with pytest.raises(AssertionError, match="which classifier"):
         called(checkout, "ship")

@@ -25,7 +25,7 @@ from handler.errors import UserError
 from training import data
 from training.__main__ import PROGRAM
 from training.data import Dataset
-from training.data.splits import VALIDATION_SHARE, carve, codes, concatenate
+from training.data.splits import SHARE_OF_TRAIN, carve, codes, concatenate
 from training.measures.records import Figures
 from training.options import add_options, load, prepare
 from training.options import recipe as recipe_of
@@ -111,7 +111,7 @@ def folds(dataset: Dataset, count: int) -> Iterator[Dataset]:
     kind = StratifiedKFold if whole.groups is None else StratifiedGroupKFold
     splitter = kind(count, shuffle=True, random_state=dataset.seed)
     for rest, fold in splitter.split(whole.labels, _classes(whole, count), whole.groups):
-        train, validation = carve(whole.take(rest), round(len(rest) * VALIDATION_SHARE), dataset.seed)
+        train, validation = carve(whole.take(rest), round(len(rest) * SHARE_OF_TRAIN["validation"]), dataset.seed)
         splits = {"train": train, "validation": validation, "gate": validation, "test": whole.take(fold)}
         yield replace(dataset, splits=splits)
 
