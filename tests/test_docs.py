@@ -4,6 +4,7 @@ fresh, the example variant works, links and navigation are whole."""
 import importlib.util
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks.report.publishing import stale
 from export.build import build
@@ -62,6 +64,54 @@ def test_every_command_exists_and_has_the_options_that_are_shown(
     }
     known = set(re.findall(r"--[a-z][a-z0-9-]+", capsys.readouterr().out))
     assert shown - {"--help"} <= known
+
+
+PROGRAMS = (
+    "make|python -m|hate-speech-archive|curl|torchserve|torchrun|dvc|docker|kubectl|minisign|prometheus"
+    "|promtool|pip|pipx|pytest|pre-commit|source|tensorboard"
+)
+DOCUMENTED = re.compile(rf"(?:[A-Z_]+=\S* )*((?:{PROGRAMS}) \S.*)")
+LISTED = yaml.safe_load((ROOT / "tests" / "data" / "documented-commands.yaml").read_text())
+
+
+def documented() -> Iterator[str]:
+    """Every command line of code blocks, and of code within the text, but for tables that are generated."""
+    for text in (*TEXTS.values(), (ROOT / "CONTRIBUTING.md").read_text()):
+        written = re.sub(r"<!-- (table|list):.*?<!-- /\1 -->", "", text, flags=re.DOTALL)
+        for number, part in enumerate(written.replace("\\\n", "").split("```")):
+            inline = re.findall(r"`[^`]+`|^ {4}\S.*", part, re.MULTILINE)
+            for line in part.splitlines() if number % 2 else inline:
+                if found := DOCUMENTED.fullmatch(" ".join(line.strip("`").split())):
+                    yield found[1]
+
+
+def form(command: str) -> str:
+    """Its program, verb (of curl the path), and sorted long options or names of make's variables."""
+    words = shlex.split(command, comments=True)
+    size = {"python": 3, "hate-speech-archive": 2}.get(words[0], 1)
+    program, rest = words[:size], words[size:]
+    verb = [re.sub(r"^localhost:\d+|\?.*", "", word).replace("/hate", "/NAME") for word in rest[:1]]
+    verb = [word for word in verb if re.fullmatch(r"[a-z][a-z-]*|/.*", word)]
+    found = [re.match(r"--[a-z][a-z0-9.-]*|[A-Z][A-Z0-9_]*(?==)", word) for word in rest]
+    return " ".join([*program, *verb, *sorted({match[0] for match in found if match})])
+
+
+def test_every_command_is_listed_with_the_test_that_runs_it_or_the_reason_why_none_does() -> None:
+    forms = {form(command) for command in documented()}
+    assert sorted(forms - LISTED.keys()) == [], "add them to tests/data/documented-commands.yaml"
+    assert sorted(LISTED.keys() - forms) == [], "no document has these: remove them from the list"
+
+
+@pytest.mark.parametrize("command", LISTED)
+def test_what_the_list_names_is_a_test_that_exists_or_a_reason(command: str) -> None:
+    ((kind, said),) = LISTED[command].items()
+    assert kind in ("test", "tests", "not_run")
+    if kind == "not_run":
+        assert len(said.split()) >= 3
+        return
+    for test in [said] if kind == "test" else said:
+        path, _, name = test.partition("::")
+        assert f"def {name}(" in (ROOT / path).read_text(), test
 
 
 def test_the_lists_of_variants_and_data_sets_are_those_of_the_code() -> None:
