@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -77,6 +78,13 @@ def test_a_classifier_of_ones_own_is_shipped_under_its_name(checkout: Path, monk
     assert rest[2][-2:] == ["--p99-ms", "20"]
 
 
+def test_help_says_what_each_target_does(checkout: Path) -> None:
+    done = subprocess.run(["make", "help"], cwd=checkout, capture_output=True, text=True, timeout=60)
+    said = {line.split()[0] for line in done.stdout.splitlines()}
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert said == targets
+
+
 def test_without_texts_fp32_alone_is_shipped_and_without_a_classifier_nothing(
     checkout: Path, monkeypatch
 ) -> None:
@@ -96,6 +104,14 @@ def test_without_texts_fp32_alone_is_shipped_and_without_a_classifier_nothing(
         ("evaluate", [], ["--checkpoint", f"{BUILD}/checkpoint"]),
         ("export", [], ["--checkpoint", f"{BUILD}/checkpoint", "--artifacts", f"{BUILD}/artifacts"]),
         ("export", ["CHECKPOINT=/a b/c"], ["--checkpoint", "/a b/c", "--artifacts", f"{BUILD}/artifacts"]),
+        ("train", ["CONFIG=/a b/c.yaml", "ARGS=--epochs 2"], ["--config", "/a b/c.yaml", "--epochs", "2"]),
+        ("export", ["VARIANTS=fp32 onnx-int8"], ["build", "fp32", "onnx-int8", "--checkpoint"]),
+        ("export", ["CHECKPOINT=c", "ARGS=--labels a,b"], [f"{BUILD}/artifacts", "--labels", "a,b"]),
+        ("benchmark", ["BASELINES=1", "ARGS=--fresh"], ["--baselines", "--fresh"]),
+        ("benchmark", ["BASELINES=0", "RPS=9", "P99_MS=5"], ["run", "--p99-ms", "5", "--rps", "9", "--name"]),
+        ("select", ["MAX_FLIP=.1", "MAX_MB=5", "RPS=9"], ["--rps", "9", "--max-flip", ".1", "--max-mb", "5"]),
+        ("select", ["MAX_RECALL_DROP=.1", "MAX_RATE_SHIFT=.2"], [".1", "--max-rate-shift", ".2"]),
+        ("plan", ["RPS=9", "P99_MS=5", "ARGS=--zones 2"], ["--rps", "9", "--p99-ms", "5", "--zones", "2"]),
         ("package", ["NAME=my name"], ["--artifacts", f"{BUILD}/artifacts", "--name", "my name"]),
         ("serve", ["CONFIG=/a b/it's.properties"], ["--config", "/a b/it's.properties", "--name", "hate"]),
         ("stop", ["CONFIG=/a b/it's.properties"], ["--config", "/a b/it's.properties"]),
