@@ -49,7 +49,8 @@ demo: install ## run everything on a small synthetic corpus: train, export, pack
 	  { echo "error: curl 7.82 or later is needed (on Debian: apt-get install curl)" >&2; exit 2; }
 	@if [ -f $(call q,$(BUILD)/checkpoint/checkpoint.json) ] && ! grep -q '"spec": "demo"' $(call q,$(BUILD)/checkpoint/checkpoint.json); then \
 	  echo "error:" $(call q,$(BUILD)/) "holds your own model, which the demo would overwrite. Use another folder: make demo BUILD=build-demo" >&2; exit 2; fi
-	@$(MAKE) --no-print-directory train export package DATA=demo BASE=minilm
+	@$(MAKE) --no-print-directory train DATA=demo BASE=minilm ARGS="--epochs 2"
+	@$(MAKE) --no-print-directory export package
 	@$(MAKE) --no-print-directory ask
 	@$(MAKE) --no-print-directory benchmark select PROFILE=demo
 	@printf '%s\n' '' 'Done; nothing is left running. The report: benchmarks/results/side-by-side.html. To serve the model:' \

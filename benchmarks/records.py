@@ -390,23 +390,18 @@ class Noninferiority(Verdict):
     """By test: `p` is of a drop of at least the margin, tested at `level`, and `p_worse` of one of at most
     the margin, tested at `level_worse`; `share` is the part of the gate's 2.5 % in these levels, `run` the
     number of the run on this gate and `first_margin` that of its first; `smallest_margin` is what an equal
-    variant passes with 80 % probability on so many texts. An earlier version adjusted the p-values by Holm,
-    over the `variants` of one run. The drop is of `measure`: accuracy, where texts have no labels and flips
-    bound it."""
+    variant passes with 80 % probability on so many texts. The drop is of `measure`: accuracy, where texts
+    have no labels and flips bound it."""
 
     margin: Share
     p: Share
     p_worse: Share
     smallest_margin: NotNegative
-    share: Share | None = None
-    level: Share | None = None
-    level_worse: Share | None = None
-    run: Some | None = None
-    first_margin: Share | None = None
-    variants: Some | None = None
-    p_adjusted: Share | None = None
-    p_worse_adjusted: Share | None = None
-    confidence: Share | None = None
+    share: Share
+    level: Share
+    level_worse: Share
+    run: Some
+    first_margin: Share
     measure: Measure = MACRO_F1
 
 

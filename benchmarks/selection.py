@@ -223,7 +223,7 @@ def _moved(parity: Parity, objective: Objective, verdict: Verdict | None, labels
     spend, since the level that was passed on to it was earned by macro-F1 alone.
     """
     point = operating_point(parity, len(labels))
-    if point is None or not isinstance(verdict, Noninferiority) or verdict.share is None:
+    if point is None or not isinstance(verdict, Noninferiority):
         return ["recall and rates cannot be judged: the report has no counts of labelled gate texts"]
     asked = []
     if (most := objective.max_recall_drop) is not None:
@@ -277,9 +277,6 @@ def differing(parity: Parity) -> str:
 def level_words(tested: Noninferiority, worse: bool = False) -> str:
     """The p-value (for a drop within the margin if `worse`), the level that it had to reach, and where that
     level comes from."""
-    if tested.level is None or tested.level_worse is None:
-        p = tested.p_worse_adjusted if worse else tested.p_adjusted
-        return f"{chance(p or 0.0)}, Holm over {tested.variants} variants"
     p, level = (tested.p_worse, tested.level_worse) if worse else (tested.p, tested.level)
     look = "first look on this machine" if tested.run == 1 else f"run {tested.run} on this gate"
     words = f"{chance(p)}, {level:.2g} needed, {look}"
@@ -484,7 +481,7 @@ def _why_chosen(
 
 def _changed_margin(verdict: Verdict | None) -> str:
     """A warning if the margin was chosen after a look at the gate."""
-    if not isinstance(verdict, Noninferiority) or verdict.first_margin in (None, verdict.margin):
+    if not isinstance(verdict, Noninferiority) or verdict.first_margin == verdict.margin:
         return ""
     first = f"{verdict.first_margin:g}"
     return (

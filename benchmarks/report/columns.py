@@ -527,14 +527,11 @@ def verdicts(allowed: float) -> list[Column[Variant]]:
 def _tests(said: Callable[..., Callable[[Variant], Any]]) -> list[Column[Variant]]:
     """Both p-values, and the levels that the gate's ledger gave them."""
     return [
-        Column("p", said(lambda test: test.p if test.level else None), small),
+        Column("p", said(lambda test: test.p), small),
         Column("needed", said(lambda test: test.level), small),
-        Column("p of worse", said(lambda test: test.p_worse if test.level else None), small),
+        Column("p of worse", said(lambda test: test.p_worse), small),
         Column("needed for worse", said(lambda test: test.level_worse), small),
         Column("run on this gate", said(lambda test: test.run), "d"),
-        # Of earlier versions.
-        Column("p (Holm)", said(lambda test: test.p_adjusted), small),
-        Column("p of worse (Holm)", said(lambda test: test.p_worse_adjusted), small),
     ]
 
 

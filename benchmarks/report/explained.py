@@ -13,9 +13,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.lateness import LEAST, Late, share_late
 from benchmarks.names import GATE
+from benchmarks.profiles import TEST
 from benchmarks.records import Parity, Report, Variant
-from benchmarks.report.phrases import arrow, three_digits
+from benchmarks.report.phrases import UNEVEN_P, arrow, three_digits
 from benchmarks.report.verdicts import fastest_passing, reference
+from benchmarks.selection import chance
+from common.flips import one_way
 from training.measures.noninferiority import ALPHA
 
 LEAST_P = 0.0001  # below, digits say more than was drawn
@@ -59,6 +62,8 @@ def explained(document: Report) -> str:
         drop=drop,
         before=drop and fp32.quality[GATE].macro_f1,
         after=drop and variant.quality[GATE].macro_f1,
+        test=fp32.quality[TEST].macro_f1 if TEST in fp32.quality else None,
+        uneven=_uneven(gate),
         tested=tested,
         p=tested and (f"{tested.p:.2g}" if tested.p >= LEAST_P else f"less than {LEAST_P:g}"),
         alpha=ALPHA,
@@ -71,6 +76,12 @@ def explained(document: Report) -> str:
         next=following,
     )
     return re.sub(r"\n+(?=1\. )", "\n", text).strip()
+
+
+def _uneven(gate: Parity) -> str | None:
+    """The p-value of flips that go one way by more than chance."""
+    found = one_way(gate.flips, gate.group_flips)
+    return None if found is None or found.p > UNEVEN_P else chance(found.p)
 
 
 def _changed(gate: Parity, labels: int) -> Changed | None:
