@@ -79,7 +79,9 @@ def test_a_classifier_of_ones_own_is_shipped_under_its_name(checkout: Path, monk
 
 
 def test_help_says_what_each_target_does(checkout: Path) -> None:
-    done = subprocess.run(["make", "help"], cwd=checkout, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=checkout, capture_output=True, text=True, timeout=60
+    )
     said = {line.split()[0] for line in done.stdout.splitlines()}
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert said == targets

@@ -75,7 +75,7 @@ def explained(document: Report) -> str:
         held=held,
         next=following,
     )
-    return re.sub(r"\n+(?=1\. )", "\n", text).strip()
+    return re.sub(r"\n+(?=1\. )", "\n", text).replace("\nFrom run", "\n\nFrom run").strip()
 
 
 def _uneven(gate: Parity) -> str | None:

@@ -13,7 +13,7 @@ from benchmarks.report import columns
 from benchmarks.report.functional import by_suite, functional
 from benchmarks.report.phrases import SUITES, github, proof_words, reason
 from benchmarks.report.pictures import available
-from benchmarks.report.provenance import failures, provenance, provenance_in_short
+from benchmarks.report.provenance import failures, machine_and_run, provenance, provenance_in_short
 from benchmarks.report.sections import real_texts
 from benchmarks.report.tables import PAGE, SUMMARY, TERMINAL, Table, markdown, named, turned
 from benchmarks.report.tables import table as of_items
@@ -91,7 +91,7 @@ def summary(document: Report) -> str:
 def brief(document: Report) -> str:
     """A few rows and columns of that, for a front page."""
     found = of_items("Variants in brief", columns.brief(document), in_brief(document))
-    return f"{markdown(found)}\n\n{provenance_in_short(document)}"
+    return f"{markdown(found)}\n\n{machine_and_run(document)}"
 
 
 def _main(document: Report, shown: int = PAGE) -> Table:

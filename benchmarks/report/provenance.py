@@ -53,11 +53,16 @@ def provenance(document: Report) -> str:
 
 def provenance_in_short(document: Report) -> str:
     """Machine, run and noise in one paragraph."""
+    return f"{machine_and_run(document)} {_ratios_line(document)}"
+
+
+def machine_and_run(document: Report) -> str:
+    """In one sentence."""
     run, machine = document.run, document.machine
     of_gpus = "".join(f", {card.name}" for card in machine.gpus)
     return (
         f"{machine.cpu}, {machine.cores} cores{of_gpus}; run {run.id}, profile {run.profile}, "
-        f"{run.threads} threads, commit {run.commit or 'unknown'}. {_ratios_line(document)}"
+        f"{run.threads} threads, commit {run.commit or 'unknown'}."
     )
 
 

@@ -350,7 +350,7 @@ def test_texts_that_the_model_may_have_seen_prove_nothing(make, labelled: bool) 
         assert verdicts_at(document.variants, margin, 2)["int8"].verdict == "not proven"
     found = select(document, Objective())
     assert found.selected == "fp32"
-    assert "not proven: the model may have seen these texts; take it over again" in found.reasons["int8"]
+    assert "not proven: the model may have seen these texts; adopt it again" in found.reasons["int8"]
     assert verdict(int8, 0.01) == "not proven"
     assert "the model may have seen these texts" in reason(int8, 0.01)
 

@@ -106,9 +106,9 @@ def test_a_header_of_another_encoding_is_a_sentence(tmp_path) -> None:
         (b"\x1f\x8b\x08\0", "gzip. Unpack"),
         (b"PK\x03\x04", "zip"),
         (b"PAR1", "Parquet"),
-        (b'[{"text": "a"},\n {"text": "b"}]\n', "one JSON value.*jq -c"),
-        (b'[\n{"text": "a"}\n]', "one JSON value"),
-        (b'{\n  "text": "a"\n}\n', "one JSON value"),
+        (b'[{"text": "a"},\n {"text": "b"}]\n', "single JSON value.*jq -c"),
+        (b'[\n{"text": "a"}\n]', "single JSON value"),
+        (b'{\n  "text": "a"\n}\n', "single JSON value"),
     ],
     ids=["gzip", "zip", "parquet", "list", "list over lines", "object over lines"],
 )

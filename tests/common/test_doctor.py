@@ -242,7 +242,7 @@ def test_without_a_named_configuration_it_says_how_to_have_one(
 ) -> None:
     """`torchserve --start` would find the file in this folder, and no model store in it."""
     monkeypatch.delenv("TS_CONFIG_FILE")
-    with pytest.raises(UserError, match="no configuration"):
+    with pytest.raises(UserError, match="TS_CONFIG_FILE is not set"):
         configuration()
     assert status("configuration") == "fail"
 

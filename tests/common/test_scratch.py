@@ -53,7 +53,7 @@ def test_a_link_or_a_file_in_its_place_is_refused(shared: Path) -> None:
         private_folder()
     (shared / OWN).unlink()
     (shared / OWN).write_text("")
-    with pytest.raises(UserError, match="no temporary folder"):
+    with pytest.raises(UserError, match="temporary folder cannot be made"):
         private_folder()
 
 

@@ -121,7 +121,7 @@ def test_explanations_are_of_the_scores_that_are_served(method: str, build_once)
 @pytest.mark.parametrize(
     ("offsets", "said"),
     [
-        ([0.1], "2 labels and 1 offsets"),
+        ([0.1], "2 labels but 1 logit offsets"),
         ([0.0, float("nan")], "logit_offsets"),
         ([0.0, 1e9], "logit_offsets"),
     ],

@@ -25,7 +25,7 @@ def test_a_missing_artifact_is_a_sentence_that_says_how_to_build_it(tmp_path: Pa
 
 def test_another_schema_is_refused(artifact_copy: Artifact) -> None:
     change(artifact_copy, schema=99)
-    with pytest.raises(UserError, match="of another version"):
+    with pytest.raises(UserError, match="from another version"):
         open_artifact(artifact_copy.folder)
 
 

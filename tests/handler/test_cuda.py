@@ -43,7 +43,7 @@ def test_the_device_is_the_artifacts_own_where_none_is_asked_for(two_cards) -> N
         (ON_GPU, "cuda:x", "does not run on this device: cuda:x"),
         (ON_GPU, "cuda:-1", "does not run on this device: cuda:-1"),
         (ON_CPU, "cpu:1", "does not run on this device: cpu:1"),
-        (ON_GPU, "cuda:2", "not there: cuda:2; torch sees 2, counted from 0"),
+        (ON_GPU, "cuda:2", "a GPU that does not exist: cuda:2; torch sees 2, counted from 0"),
         (ON_GPU, "cuda:1", "cuda:1, Tesla T4 has compute capability 7.5, and it needs 8.0 or later"),
         (COMPILED, "cuda:0", "cuda:0, NVIDIA H200 has compute capability 9.0, and it needs 8.9. Build"),
     ],

@@ -120,7 +120,7 @@ def test_the_model_is_shown_with_every_load_that_the_server_kept_up_with(planned
     assert len(borne) > 2
     assert [point.rps for point in found.compared] == borne
     for level in found.fitted:
-        assert level.modelled.rps == pytest.approx(level.measured.rps, rel=0.1)
+        assert level.modelled.rps == pytest.approx(level.measured.rps, rel=0.25)
     assert "fitted" in table
     assert "predicted" in table
 

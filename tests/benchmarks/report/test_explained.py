@@ -27,8 +27,8 @@ def test_figures_are_those_of_the_row(make) -> None:
     assert "`int8`" in text
     assert "3 are now right where fp32 was wrong, and 5 are now wrong where fp32 was right" in text
     assert "a p99 of 50 ms" in text
-    assert "At 30 a second, 0.0 % of them were late, and the true share is at most 0.2 %" in text
-    assert "At 50 a second, 6.0 % were late, but the true share may be as high as 7.1 %" in text
+    assert "At 30 a second, 0.00 % of them were late, and the true share is at most 0.18 %" in text
+    assert "At 50 a second, 6.00 % were late, but the true share may be as high as 7.13 %" in text
     assert text.count("1. **") == 6, "the verdict's levels are there too"
     assert "4.00 times as fast" in text
 

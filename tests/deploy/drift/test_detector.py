@@ -123,7 +123,7 @@ def test_detection_goes_on_after_a_restart_and_begins_again_for_another_artifact
         watch_of(path, rule=replace(RULE, texts_per_alarm=1_000_000)),
     )
     assert [other.texts for other in others] == [0] * 4
-    assert capsys.readouterr().err.count("begins again") == 4
+    assert capsys.readouterr().err.count("detection starts over") == 4
     path.write_text('{"schema": 1}')
     with pytest.raises(UserError, match="not a drift state"):
         watch_of(path)
