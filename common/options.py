@@ -7,8 +7,9 @@ from pathlib import Path
 
 from common.commands import not_negative_float, positive_int
 
-ARTIFACTS = Path("build/artifacts")
-CHECKPOINT = Path("build/checkpoint")
+BUILD = Path("build")
+ARTIFACTS = BUILD / "artifacts"
+CHECKPOINT = BUILD / "checkpoint"
 STORE = Path("model_store")
 ARCHIVE = STORE / "hate.mar"
 RESULTS = Path("benchmarks/results")

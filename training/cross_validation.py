@@ -111,7 +111,8 @@ def folds(dataset: Dataset, count: int) -> Iterator[Dataset]:
     kind = StratifiedKFold if whole.groups is None else StratifiedGroupKFold
     splitter = kind(count, shuffle=True, random_state=dataset.seed)
     for rest, fold in splitter.split(whole.labels, _classes(whole, count), whole.groups):
-        train, validation = carve(whole.take(rest), round(len(rest) * SHARE_OF_TRAIN["validation"]), dataset.seed)
+        kept = round(len(rest) * SHARE_OF_TRAIN["validation"])
+        train, validation = carve(whole.take(rest), kept, dataset.seed)
         splits = {"train": train, "validation": validation, "gate": validation, "test": whole.take(fold)}
         yield replace(dataset, splits=splits)
 

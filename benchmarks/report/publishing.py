@@ -35,7 +35,8 @@ from benchmarks.report.files import (
 )
 from benchmarks.sameness import alarms, power
 from benchmarks.served.attack import page as attack_page
-from common.atomic import write_json
+from common.atomic import write_json, write_text
+from common.options import LEDGER
 from common.programs import command
 from handler.errors import UserError
 
@@ -51,8 +52,9 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 PATH = re.compile(r"(?<![\w/.])~?(?!(?<=:)//)/(?:[^\s:'\"(),]+/)*[^\s:'\"(),]+")
 
 
-def publish(name: str, results: Path, published: Path) -> Path:
-    """Copy `results/side-by-side.json` to `published/NAME.json` with its page; the JSON's path.
+def publish(name: str, results: Path, published: Path, ledger: Path | None = None) -> Path:
+    """Copy `results/side-by-side.json` to `published/NAME.json` with its page; the JSON's path. The gate's
+    `ledger`, if it exists, goes to `published/NAME/`: whoever reads a verdict can see all looks at its gate.
 
     Raises `UserError` for a name that cannot be a marker, and when nothing was measured.
     """
@@ -63,6 +65,8 @@ def publish(name: str, results: Path, published: Path) -> Path:
     path = published / f"{name}.json"
     write_json(path, without_places(plain(report)))
     _write(_page(path, read_side_by_side(path)))
+    if ledger and ledger.is_file():
+        write_text(path.with_suffix("") / LEDGER, ledger.read_text(encoding="utf-8"))
     return path
 
 

@@ -7,7 +7,7 @@ from msgspec import to_builtins
 
 from benchmarks.records import plain
 from common.commands import emit, say
-from common.options import add_prices, add_results
+from common.options import BUILD, LEDGER, add_prices, add_results
 from common.programs import command
 
 KINDS = {
@@ -60,6 +60,12 @@ def compare_machines(arguments: argparse.Namespace) -> int:
 def publish_arguments(parser: argparse.ArgumentParser) -> None:
     add_results(parser)
     _add_published(parser)
+    parser.add_argument(
+        "--ledger",
+        type=Path,
+        default=BUILD / LEDGER,
+        help="record of the gate's earlier use, published with the report; default: %(default)s",
+    )
     parser.add_argument("name", help="name of the published report, such as tweeteval-minilm")
     kinds = parser.add_mutually_exclusive_group()
     for kind, what in KINDS.items():
@@ -76,7 +82,10 @@ def publish(arguments: argparse.Namespace) -> int:
     from benchmarks.report import publishing
 
     what = (arguments.name, arguments.results, arguments.published)
-    path = publishing.publish_kind(arguments.kind, *what) if arguments.kind else publishing.publish(*what)
+    if arguments.kind:
+        path = publishing.publish_kind(arguments.kind, *what)
+    else:
+        path = publishing.publish(*what, arguments.ledger)
     marker = f"<!-- table:{arguments.name}{f':{arguments.kind}' if arguments.kind else ''} -->"
     say(f"wrote {path} and its page; to show it in a document, add {marker} and <!-- /table --> there")
     emit({"published": str(path)})

@@ -27,7 +27,7 @@ def project(make, tmp_path):
 def command(project, name: str, *more: str) -> int:
     where = ["--published", str(project / "published")]
     where += (
-        ["--results", str(project / "results")]
+        ["--results", str(project / "results"), "--ledger", str(project / "gate-ledger.json")]
         if name == "publish"
         else ["--readme", str(project / "README.md")]
     )
@@ -46,6 +46,17 @@ def test_a_published_report_fills_the_table_and_then_it_is_fresh(project) -> Non
     assert text.endswith("<!-- /table -->\n\nThe end.\n")
     command(project, "tables")
     assert (project / "README.md").read_text() == text
+
+
+def test_the_gates_ledger_is_published_with_its_report(project) -> None:
+    command(project, "publish", "speed")
+    published = project / "published" / "speed" / "gate-ledger.json"
+    assert not published.exists()
+    (project / "gate-ledger.json").write_text("{}")
+    command(project, "publish", "speed")
+    assert published.read_text() == "{}"
+    command(project, "tables")
+    assert command(project, "tables", "--check") == 0
 
 
 def test_a_table_changed_by_hand_is_stale(project, capsys) -> None:
