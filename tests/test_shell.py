@@ -43,7 +43,7 @@ def called(checkout: Path, *arguments: str) -> list[list[str]]:
     done = subprocess.run(
         ["make", "--no-print-directory", *arguments],
         cwd=checkout,
-        env={key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+        env={key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "DATA_DIR"))}
         | {"CALLS": str(calls)},
         capture_output=True,
         text=True,
