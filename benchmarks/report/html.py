@@ -63,15 +63,17 @@ def side_by_side(document: Report, selection: Selection | None = None, texts: Te
     """The page of all variants. `selection` is that of the same run, if one was made. `texts` by split and
     row are shown with the labels that flipped: for a page that stays here and is never published."""
     data, run = document.data, document.run
-    headline, lead = _answer(document, selection)
+    chosen = selection if selection and selection.run == run.id else None
+    best = _best(document, chosen)
+    headline, lead = _answer(document, chosen, best)
     return _render(
         document,
         title=f"{data.base} on {data.spec}: variants side by side",
         eyebrow=f"{data.base} on {data.spec} · {document.machine.cpu} · {run.started_at[:10]}",
         headline=headline,
         lead=lead,
-        cards=_cards(document),
-        variants=_variants(document),
+        cards=_cards(document, best),
+        variants=_variants(document, best),
         texts=texts,
     )
 
@@ -181,13 +183,18 @@ def _colours() -> str:
     )
 
 
-def _answer(document: Report, selection: Selection | None) -> tuple[str, list[str]]:
+def _best(document: Report, chosen: Selection | None) -> Variant | None:
+    """The variant that the page is about: the chosen one, else the fastest that passes."""
+    if chosen and chosen.selected and chosen.selected != REFERENCE:
+        return next(variant for variant in document.variants if variant.name == chosen.selected)
+    return fastest_passing(document)
+
+
+def _answer(document: Report, chosen: Selection | None, best: Variant | None) -> tuple[str, list[str]]:
     """The headline and the sentences below it: what to ship, how fast it is, what is proven."""
     allowed = margin(document)
     if not any(not variant.error for variant in document.variants):
         return "Nothing could be measured", ["Every variant failed; the reasons are below."]
-    best = fastest_passing(document)
-    chosen = selection if selection and selection.run == document.run.id else None
     if chosen:
         if chosen.selected is None:
             return "No variant meets the objective", [
@@ -195,7 +202,6 @@ def _answer(document: Report, selection: Selection | None) -> tuple[str, list[st
             ]
         if chosen.selected == REFERENCE:
             return "fp32 stays", [f"{sentence_case(chosen.reasons[REFERENCE])}."]
-        best = next(variant for variant in document.variants if variant.name == chosen.selected)
     if best is None or best.name == REFERENCE:
         words = Counter(verdict(variant, allowed) for variant in document.variants)
         seen = ", ".join(f"{count} {word}" for word, count in words.items() if word != IS_REFERENCE)
@@ -231,7 +237,7 @@ def _rehearsal(document: Report) -> str:
     return f" ({REHEARSAL})" if document.data.is_synthetic else ""
 
 
-def _cards(document: Report) -> list[dict[str, str]]:
+def _cards(document: Report, best: Variant | None) -> list[dict[str, str]]:
     """Counts of verdicts, and the main figures of the variant in the headline."""
     allowed = margin(document)
     ours = [variant for variant in document.variants if variant.name != REFERENCE]
@@ -245,7 +251,6 @@ def _cards(document: Report) -> list[dict[str, str]]:
     cards = [
         {"figure": f"{passing} of {len(ours)}", "words": f"variants pass{'; ' if others else ''}{others}"}
     ]
-    best = fastest_passing(document)
     return cards + (_variant_cards(best, document, best.name) if best else [])
 
 
@@ -295,9 +300,9 @@ def _how_to_read(document: Report) -> str:
     )
 
 
-def _variants(document: Report) -> Table:
-    """The table of all rows."""
-    allowed, best = margin(document), fastest_passing(document)
+def _variants(document: Report, best: Variant | None) -> Table:
+    """The table of all rows; that of `best` is marked."""
+    allowed = margin(document)
     found = table("Variants", columns.main(document), document.rows)
     rows = [
         Row(listed.cells, row.name, verdict(row, allowed), row is best)

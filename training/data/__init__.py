@@ -140,8 +140,8 @@ def load(
     why = _why_unseen(raws[0], unseen) if elsewhere else None
     prepared = [prepare(raw.splits, seed) for raw in raws[1:]]
     seen = _seen(parts, raws) if why == KEPT_APART else None
-    shares = splits.SHARE_OF_UNSEEN if why == STATED else splits.SHARE_OF_TRAIN
-    prepared.insert(0, prepare(raws[0].splits, seed, seen, shares))
+    carved = splits.SHARE_OF_UNSEEN if why == STATED else splits.SHARE_OF_TRAIN
+    prepared.insert(0, prepare(raws[0].splits, seed, seen, carved))
     dropped: Dropped = defaultdict(Counter)
     _count(dropped, "", raws[0].dropped, prepared[0].dropped)
     joined = dict(prepared[0].splits)

@@ -96,7 +96,9 @@ def test_the_headline_is_the_fastest_that_passes_and_what_is_proven(complete, pa
     assert "a macro-F1 drop of 0.01 or more is ruled out on 2,000 gate texts" in page
     reasons = {"bf16": "chosen: because", "fp32": "chosen: nothing else keeps the objective"}
     chosen = Selection(1, "bf16", None, Objective(), complete.run.id, [], reasons)
-    assert "<h1>bf16: 2.5 times" in html.side_by_side(complete, chosen)
+    of_bf16 = html.side_by_side(complete, chosen)
+    assert "<h1>bf16: 2.5 times" in of_bf16
+    assert "real texts/s in process, bf16" in of_bf16, "its figures, not those of the fastest"
     stays = structs.replace(chosen, selected="fp32")
     assert "<h1>fp32 stays</h1>" in html.side_by_side(complete, stays)
     other = structs.replace(chosen, run="another")
