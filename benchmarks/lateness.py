@@ -72,6 +72,11 @@ def can_hold(visit: Sequence[float | None], visits: int) -> bool:
     return visits * lateness([visit]).worth >= LEAST
 
 
+def is_tested(level: OpenLevel) -> bool:
+    """Whether there are requests enough to show anything of a level, or it is shown to be too much."""
+    return level.arrivals >= LEAST or level.saturated
+
+
 def share_late(level: OpenLevel, limit_ms: float | None) -> Late | None:
     """The share of the level's requests that had no answer within `limit_ms` (None: no answer at all); None
     if the report is of an earlier version that does not record it."""

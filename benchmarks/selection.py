@@ -11,7 +11,7 @@ from itertools import takewhile
 from math import inf
 
 from benchmarks import records
-from benchmarks.lateness import LATE, LEAST, share_late
+from benchmarks.lateness import LATE, LEAST, is_tested, share_late
 from benchmarks.names import REFERENCE
 from benchmarks.records import (
     ACCURACY,
@@ -381,8 +381,10 @@ def _open_level(level: OpenLevel, p99_ms: float | None) -> Level:
         words += ", more than it can keep up with"
     elif late.share <= LATE and late.worth < LEAST:
         words += f", worth only {int(late.worth)} independent requests, and at least {LEAST} are needed"
-    is_sound, is_tested = not level.saturated, level.arrivals >= LEAST or level.saturated
-    return Level(rps, (rps, rps), words, late.holds and is_sound, late.fails or not is_sound, is_tested)
+    is_sound = not level.saturated
+    return Level(
+        rps, (rps, rps), words, late.holds and is_sound, late.fails or not is_sound, is_tested(level)
+    )
 
 
 def _closed_level(level: records.Level) -> Level:

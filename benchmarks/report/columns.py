@@ -114,14 +114,14 @@ def main(report: Report) -> list[Column[Row]]:
     busiest = max((row.busiest.concurrency for row in report.rows if row.busiest), default=0)
     texts = next((row.many.texts for row in report.rows if row.many), 0)
     return [
-        Column("variant", lambda row: row.name, kind="name", shown=TERMINAL),
+        Column("variant", lambda row: row.name, kind="name", shown=TERMINAL, in_brief=True),
         verdicts_of(report),
         *([Column("device", _device, kind="name", shown=TERMINAL)] if report.on_cuda else []),
         Column(f"labels agree ({split})", lambda row: _agreement(row, split), ".2%", shown=TERMINAL),
         Column("flips on gate", lambda row: _flip_rate(row), ".2%"),
         Column("macro-F1 gate", lambda row: _macro_f1(row, "gate"), ".3f"),
         Column("macro-F1 test", lambda row: _macro_f1(row, "test"), ".3f"),
-        Column("macro-F1 drop on gate, 95 %", _drop, _ends, extra=_drop_sort, shown=SUMMARY),
+        Column("macro-F1 drop on gate, 95 %", _drop, _ends, extra=_drop_sort, shown=SUMMARY, in_brief=True),
         *times_of(SMALL, SMALL, report, TERMINAL),
         *times_of(LARGE, LARGE, report, TERMINAL),
         *times_of(SINGLE, "1 real text", report),
@@ -137,6 +137,7 @@ def main(report: Report) -> list[Column[Row]]:
             timed(BATCH, lambda entry: entry.against_today),
             compared,
             shown=TERMINAL,
+            in_brief=True,
         ),
         Column(f"{SMALL}, times int8 bound", timed(SMALL, lambda entry: entry.int8_bounds), _multiple),
         Column(f"{LARGE}, times int8 bound", timed(LARGE, lambda entry: entry.int8_bounds), _multiple),
@@ -150,6 +151,7 @@ def main(report: Report) -> list[Column[Row]]:
             ".0f",
             extra=lambda row: _served_ratio(row, report, busiest),
             shown=TERMINAL,
+            in_brief=True,
         ),
         Column(f"served p99 ms at {busiest}", lambda row: row.busiest and row.busiest.p99_ms, ".0f"),
         Column("most answered in time/s", _goodput, three_digits, in_markdown=False),
@@ -158,22 +160,11 @@ def main(report: Report) -> list[Column[Row]]:
             lambda row: row.many and row.many.texts_per_second,
             ",.0f",
         ),
-        Column("artifact MB", lambda row: row.resources.artifact_mb, ".1f", shown=TERMINAL),
+        Column("artifact MB", lambda row: row.resources.artifact_mb, ".1f", shown=TERMINAL, in_brief=True),
         Column("peak memory MB", lambda row: row.resources.peak_rss_mb, ".0f", shown=SUMMARY),
         Column("CPU ms per text, batch of 32", lambda row: row.resources.cpu_s_per_1000_texts, ".2f"),
         Column("load s", lambda row: row.resources.load_s, ".1f"),
     ]
-
-
-def brief(report: Report) -> list[Column[Row]]:
-    """The few columns of a front page."""
-    titles = ("macro-F1 drop on gate, 95 %", f"real texts/s against {today(report)}, 95 %", "artifact MB")
-    kept = [
-        column
-        for column in main(report)
-        if column.title in titles or column.title.startswith("served requests")
-    ]
-    return [Column("variant", lambda row: row.name, kind="name"), verdicts_of(report), *kept]
 
 
 def verdicts_of(report: Report) -> Column[Row]:
@@ -195,7 +186,14 @@ def verdicts_of(report: Report) -> Column[Row]:
     def word(row: Row) -> str:
         return "left out" if row.status == "left out" else verdict(row, allowed)
 
-    return Column("verdict" if tested else "equal to fp32", word, kind="name", extra=badge, shown=TERMINAL)
+    return Column(
+        "verdict" if tested else "equal to fp32",
+        word,
+        kind="name",
+        extra=badge,
+        shown=TERMINAL,
+        in_brief=True,
+    )
 
 
 def _device(row: Row) -> str | None:

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks.lateness import LEAST, Late, share_late
+from benchmarks.lateness import Late, is_tested, share_late
 from benchmarks.names import GATE
 from benchmarks.profiles import TEST
 from benchmarks.records import Parity, Report, Variant
-from benchmarks.report.phrases import UNEVEN_P, arrow, three_digits
+from benchmarks.report.phrases import arrow, three_digits, uneven
 from benchmarks.report.verdicts import fastest_passing, reference
 from benchmarks.selection import chance
-from common.flips import one_way
 from training.measures.noninferiority import ALPHA
 
 LEAST_P = 0.0001  # below, digits say more than was drawn
@@ -34,10 +33,11 @@ class Changed:
 
 @dataclass(frozen=True)
 class Load:
-    """Requests a second, and how many of them were late."""
+    """Requests a second, how many of them were late, and whether the server is shown to keep the limit."""
 
     rps: float
     late: Late
+    holds: bool
 
 
 def explained(document: Report) -> str:
@@ -52,6 +52,7 @@ def explained(document: Report) -> str:
     template = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True
     ).get_template("explained.md.j2")
+    one_sided = uneven(gate)
     text = template.render(
         document=document,
         variant=variant,
@@ -63,7 +64,7 @@ def explained(document: Report) -> str:
         before=drop and fp32.quality[GATE].macro_f1,
         after=drop and variant.quality[GATE].macro_f1,
         test=fp32.quality[TEST].macro_f1 if TEST in fp32.quality else None,
-        uneven=_uneven(gate),
+        uneven=one_sided and chance(one_sided.p),
         tested=tested,
         p=tested and (f"{tested.p:.2g}" if tested.p >= LEAST_P else f"less than {LEAST_P:g}"),
         alpha=ALPHA,
@@ -76,12 +77,6 @@ def explained(document: Report) -> str:
         next=following,
     )
     return re.sub(r"\n+(?=1\. )", "\n", text).replace("\nFrom run", "\n\nFrom run").strip()
-
-
-def _uneven(gate: Parity) -> str | None:
-    """The p-value of flips that go one way by more than chance."""
-    found = one_way(gate.flips, gate.group_flips)
-    return None if found is None or found.p > UNEVEN_P else chance(found.p)
 
 
 def _changed(gate: Parity, labels: int) -> Changed | None:
@@ -97,8 +92,11 @@ def _changed(gate: Parity, labels: int) -> Changed | None:
 def _loads(variant: Variant, limit_ms: float | None) -> tuple[Load | None, Load | None]:
     """The highest rate that is shown to keep the limit, with all below it, and the one after it. As in a
     selection, those with too few requests to show anything are passed over."""
-    tested = [level for level in variant.open if level.arrivals >= LEAST or level.saturated]
-    levels = sorted(tested, key=lambda level: level.offered_rps)
-    found = [Load(level.offered_rps, late) for level in levels if (late := share_late(level, limit_ms))]
-    place = next((place for place, load in enumerate(found) if not load.late.holds), len(found))
+    levels = sorted(filter(is_tested, variant.open), key=lambda level: level.offered_rps)
+    found = [
+        Load(level.offered_rps, late, late.holds and not level.saturated)
+        for level in levels
+        if (late := share_late(level, limit_ms))
+    ]
+    place = next((place for place, load in enumerate(found) if not load.holds), len(found))
     return found[place - 1] if place else None, found[place] if place < len(found) else None

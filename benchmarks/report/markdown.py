@@ -90,7 +90,8 @@ def summary(document: Report) -> str:
 
 def brief(document: Report) -> str:
     """A few rows and columns of that, for a front page."""
-    found = of_items("Variants in brief", columns.brief(document), in_brief(document))
+    kept = [column for column in columns.main(document) if column.in_brief]
+    found = of_items("Variants in brief", kept, in_brief(document))
     return f"{markdown(found)}\n\n{machine_and_run(document)}"
 
 

@@ -38,7 +38,7 @@ from benchmarks.report.verdicts import (
     verdict,
 )
 from benchmarks.selection import chance, differing, level_words, settled_by
-from common.flips import one_way
+from common.flips import OneWay, one_way
 from training.measures.noninferiority import FAIL, MAY_HAVE_SEEN, PASS, SHOW_UNSEEN, UNPROVEN
 
 NONE = "–"
@@ -163,10 +163,16 @@ def reason(row: Row, allowed: float) -> str:
     return " ".join([*parts, _tested(tested, found), *_uneven(row.judged)])
 
 
-def _uneven(parity: Parity) -> list[str]:
-    """A sentence where flips go one way by more than chance: macro-F1 can hide it."""
+def uneven(parity: Parity) -> OneWay | None:
+    """Flips that go one way by more than chance: macro-F1 can hide it."""
     found = one_way(parity.flips, parity.group_flips)
-    if found is None or found.p > UNEVEN_P:
+    return found if found and found.p <= UNEVEN_P else None
+
+
+def _uneven(parity: Parity) -> list[str]:
+    """A sentence on them, if there are such."""
+    found = uneven(parity)
+    if found is None:
         return []
     return [f"Flips go one way: {found.there} {arrow(found.way)}, {found.back} back ({chance(found.p)})."]
 

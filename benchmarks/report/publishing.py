@@ -54,7 +54,7 @@ PATH = re.compile(r"(?<![\w/.])~?(?!(?<=:)//)/(?:[^\s:'\"(),]+/)*[^\s:'\"(),]+")
 
 def publish(name: str, results: Path, published: Path, ledger: Path | None = None) -> Path:
     """Copy `results/side-by-side.json` to `published/NAME.json` with its page; the JSON's path. The gate's
-    `ledger`, if it exists, goes to `published/NAME/`: whoever reads a verdict can see all looks at its gate.
+    `ledger`, if it exists, goes to `published/NAME/`: so that its readers can see all looks at the gate.
 
     Raises `UserError` for a name that cannot be a marker, and when nothing was measured.
     """

@@ -84,7 +84,7 @@ class Section:
 class Column(Generic[T]):
     """`value` is what is shown of an item (None: nothing), `form` its format or what makes words of it,
     `ratio` how it compares, `extra` more fields of the cell. `shown` is the shortest table that has the
-    column."""
+    column, and `in_brief` says whether a front page has it."""
 
     title: str
     value: Callable[[T], Any]
@@ -93,6 +93,7 @@ class Column(Generic[T]):
     kind: str = "num"
     extra: Callable[[T], Mapping[str, Any] | None] | None = None
     shown: int = PAGE
+    in_brief: bool = False
     in_markdown: bool = True
 
     def cell(self, item: T) -> Cell:

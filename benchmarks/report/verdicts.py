@@ -131,7 +131,7 @@ def in_brief(document: Report) -> list[Row]:
     """The few rows that say what there is to gain, slowest first: what users run today, the fastest other
     baseline, fp32, the fastest variants that may be shipped, and the fastest that may not."""
     allowed = margin(document)
-    timed = sorted((rate, row.name) for row in document.rows if (rate := batch_rate(row)))
+    timed = sorted((rate, row.name) for row in document.rows if not row.error and (rate := batch_rate(row)))
     verdicts = {row.name: verdict(row, allowed) for row in document.rows}
     baselines = [name for _, name in timed if verdicts[name] == BASELINE]
     passing = [name for _, name in timed if verdicts[name] in (PASS, EQUAL)]

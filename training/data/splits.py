@@ -161,6 +161,7 @@ def _carve_missing(splits: dict[str, Split], seed: int, shares: Mapping[str, flo
     total = len(splits["train"])
     for name, share in shares.items():
         if name not in splits:
+            # Rounded down for the gate, as ever: another text would be another gate.
             count = min(MOST[name], int(total * share) if name == "gate" else round(total * share))
             splits["train"], splits[name] = carve(splits["train"], count, seed)
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 import benchmarks
+from benchmarks.records import Failed
 from benchmarks.report import charts, markdown, pictures
 from benchmarks.report.files import read_side_by_side
 from benchmarks.report.verdicts import front, in_brief
@@ -128,6 +129,9 @@ def test_a_front_page_shows_eight_rows_the_fastest_that_passes_and_what_is_refus
         make.variant("refused-and-slower", speed=2.5, equal=False),
         baselines=[make.baseline("slow", speed=0.8), make.baseline("quick", speed=5)],
     )
+    late = make.variant("failed-when-served", speed=20)
+    late.error = Failed("serving", "no memory")
+    document.variants.append(late)
     names = ["fp32", "pass-5", "quick", "pass-6", "pass-7", "pass-8", "refused"]
     assert {*names, "pass-4"} == {row.name for row in in_brief(document)}
     text = charts.bars(document)
