@@ -14,12 +14,13 @@ from common.shares import share_interval
 
 LATE = 0.01  # the share that a p99 allows
 LEAST = 368  # independent requests, none of them late, show that at most `LATE` are: 1 - 0.025 ** (1 / 368)
+ENOUGH = 2 * LEAST  # show it with two late ones among them
 WINDOWS = 20  # of a visit
 LEAST_IN_WINDOW = 5
 # Of the latencies, where windows are compared. A share beyond a limit that is met is too small to tell how
-# unequal windows are, and the slower the requests, the more of them come together: by the simulations, what
-# is found here is about what holds for the slowest in a hundred.
-PERCENTILES = (50, 75, 90, 95)
+# unequal windows are, and the slower the requests, the more of them come together: those of a queue that
+# swings at the lower percentiles, those of a machine that stalls at the upper ones.
+PERCENTILES = (50, 75, 90, 95, 98, 99)
 KEPT = 95  # percentile from which latencies are kept in a report
 
 
@@ -67,9 +68,13 @@ def lateness(visits: Sequence[Sequence[float | None]]) -> Lateness:
     )
 
 
-def can_hold(visit: Sequence[float | None], visits: int) -> bool:
-    """Whether this many `visits` like this one could show that at most `LATE` are late, if none were."""
-    return visits * lateness([visit]).worth >= LEAST
+def is_worth_another(visits: Sequence[Sequence[float | None]], most: int) -> bool:
+    """Whether a level should be visited again: a second time at least, and up to `most` times until `ENOUGH`
+    is known, if `most` visits like these could show that few requests are late. How many were late does not
+    count, or a level would be visited until it looks good."""
+    worth = lateness(visits).worth
+    is_known = len(visits) > 1 and worth >= ENOUGH
+    return len(visits) < most and not is_known and worth * most / len(visits) >= LEAST
 
 
 def is_tested(level: OpenLevel) -> bool:

@@ -27,7 +27,8 @@ class Profile:
     In between come open loops, in visits of `open_s` (two if they can show that few requests are late) to
     each of `open_shares` of the rate that the variant reached at the highest concurrency, and to each of
     `extra_rates` (requests per second) exactly. Visits to a slow variant are up to three times as long, and
-    to as many times fewer levels.
+    to as many times fewer levels. The lowest level and `extra_rates` are visited for up to `open_most_s`,
+    until it is known how many requests are late.
     `served_splits` are scored again through the server, about `served_texts` of each; None is all of them.
     """
 
@@ -46,6 +47,7 @@ class Profile:
     served_s: float
     open_shares: tuple[float, ...]
     open_s: float
+    open_most_s: float
     served_splits: tuple[str, ...]
     served_texts: int | None
     extra_rates: tuple[float, ...] = ()
@@ -76,6 +78,7 @@ PROFILES = {
             served_s=2.5,
             open_shares=(0.25, 0.5),
             open_s=6,
+            open_most_s=36,
             served_splits=("gate",),
             served_texts=256,
         ),
@@ -95,6 +98,7 @@ PROFILES = {
             served_s=5,
             open_shares=(0.15, 0.25, 0.4, 0.55, 0.8, 1.2),
             open_s=12,
+            open_most_s=72,
             served_splits=("gate",),
             served_texts=2000,
         ),
@@ -114,6 +118,7 @@ PROFILES = {
             served_s=15,
             open_shares=(0.15, 0.25, 0.4, 0.55, 0.7, 0.85, 1.2),
             open_s=15,
+            open_most_s=90,
             served_splits=("gate", "test"),
             served_texts=None,
         ),

@@ -400,16 +400,17 @@ def _closed_level(level: records.Level) -> Level:
 
 def _kept(variant: Variant, objective: Objective) -> list[Level]:
     """Levels that hold and reach the requested rate. Open loops above one that does not hold do not count:
-    tested in this order, each at 97.5 %, a rate that is too high is credited in 2.5 % of runs. Levels with
-    too few requests to show anything are skipped."""
-    levels = _levels(variant, objective)
-    tested = [level for level in levels if level.is_tested]
-    held = takewhile(_holds, tested) if objective.is_served else filter(_holds, tested)
-    return [level for level in held if level.rps >= (objective.rps or 0)]
+    tested in this order, each at 97.5 %, a rate that is too high is credited in 2.5 % of runs. Levels below
+    the requested rate are not tested, so they only must not fail. Levels with too few requests to show
+    anything are skipped."""
+    least = objective.rps or 0
 
+    def counts(level: Level) -> bool:
+        return level.holds or (level.rps < least and not level.fails)
 
-def _holds(level: Level) -> bool:
-    return level.holds
+    tested = [level for level in _levels(variant, objective) if level.is_tested]
+    walked = takewhile(counts, tested) if objective.is_served else tested
+    return [level for level in walked if level.holds and level.rps >= least]
 
 
 def _missed(variant: Variant, objective: Objective) -> str:

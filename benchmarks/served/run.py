@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, cycle, islice
+from itertools import chain, count, cycle, islice
 from math import ceil, isnan
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ import psutil
 from msgspec import field
 from scipy.stats import t
 
-from benchmarks.lateness import LEAST, can_hold
+from benchmarks.lateness import LEAST, is_worth_another
 from benchmarks.profiles import MANY_CLIENTS, MANY_TEXTS, Profile
 from benchmarks.progress import Step
 from benchmarks.records import Level, Many, OpenLevel, Saturation, ServedParity
@@ -265,7 +265,7 @@ def one_pass(
             outcome.loads += _closed_levels(running, bodies, profile, profile.concurrencies)
             stretch = _stretch(outcome.loads, profile)
             rates = rates or _rates(outcome.loads, profile, stretch)
-            outcome.opens += _open_levels(running, bodies, stretch * profile.open_s, rates, turn)
+            outcome.opens += _open_levels(running, bodies, profile, stretch, rates, turn)
             outcome.loads += _closed_levels(running, bodies, profile, profile.concurrencies[::-1])
             outcome.rss_mb = running.rss_mb()
             if many:
@@ -290,25 +290,38 @@ def _closed_levels(
 
 
 def _open_levels(
-    server: Running, bodies: Sequence[bytes], seconds: float, rates: Sequence[float], turn: int
+    server: Running,
+    bodies: Sequence[bytes],
+    profile: Profile,
+    stretch: int,
+    rates: Sequence[float],
+    turn: int,
 ) -> list[Arrivals]:
-    """Visits of so many seconds to each level: upward to the first that the server does not keep up with, and
-    then down again, so that what disturbs the machine for a while does not hit a level alone. A level where a
-    second visit could not show that few requests are late is not visited again."""
+    """Visits to each level, `stretch` times as long as the profile's: upward to the first that the server
+    does not keep up with, and then down again, so that what disturbs the machine for a while does not hit a
+    level alone. The lowest and those that the user asks for are visited until it is known how many requests
+    are late, others twice at most."""
     seeds = count(SEEDS * turn, 2)  # the next one is for the arrivals that count for nothing
+    seconds = stretch * profile.open_s
+    most = dict.fromkeys((*rates[:1], *profile.extra_rates), int(profile.open_most_s // seconds))
 
     def visit(rate: float) -> Arrivals:
         warm_s = min(WARM_S, seconds / 5)
         url, metrics = server.predictions, server.metrics
         return open_loop(url, bodies, rate, seconds, next(seeds), warm_s=warm_s, metrics=metrics)
 
-    visits = []
+    def is_due(rate: float) -> bool:
+        return is_worth_another([load.latencies_ms for load in levels[rate]], most.get(rate, 2))
+
+    levels: dict[float, list[Arrivals]] = {}
     for rate in rates:
-        visits.append(visit(rate))
-        if visits[-1].saturated:
+        levels[rate] = [visit(rate)]
+        if levels[rate][0].saturated:
             break
-    again = [first.offered_rps for first in visits if can_hold(first.latencies_ms, visits=2)]
-    return [*visits, *map(visit, reversed(again))]
+    while due := [rate for rate in reversed(levels) if is_due(rate)]:
+        for rate in due:
+            levels[rate].append(visit(rate))
+    return list(chain.from_iterable(levels.values()))
 
 
 def _most_rps(loads: Sequence[Load]) -> float:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.lateness import KEPT, LATE, LEAST, WINDOWS, can_hold, lateness, share_late
+from benchmarks.lateness import ENOUGH, KEPT, LATE, LEAST, WINDOWS, is_worth_another, lateness, share_late
 from benchmarks.records import OpenLevel, tidied
 from common.shares import share_interval
 
@@ -25,8 +25,19 @@ def test_the_least_that_shows_anything_is_368_requests_with_none_late() -> None:
     assert share_interval(0, LEAST)[1] <= LATE < share_interval(0, LEAST - 1)[1]
     assert share_late(level(spread(LEAST, 0)), 50).holds
     assert not share_late(level(spread(LEAST - 1, 0)), 50).holds
-    assert can_hold(spread(LEAST // 2, 0), visits=2)
-    assert not can_hold(spread(LEAST // 2 - 1, 0), visits=2)
+    assert is_worth_another([spread(LEAST // 2, 0)], most=2)
+    assert not is_worth_another([spread(LEAST // 2 - 1, 0)], most=2)
+
+
+def test_a_level_is_visited_until_it_is_known_whatever_was_late() -> None:
+    for late in (0, 100):
+        visits = [spread(250, late)]
+        while is_worth_another(visits, most=6):
+            visits.append(spread(250, late))
+        assert len(visits) == 3, "736 are enough"
+    assert is_worth_another([spread(ENOUGH, 0)], most=2), "a second time even so"
+    assert not is_worth_another([spread(100, 0)] * 6, most=6)
+    assert not is_worth_another([spread(60, 0)], most=6), "six of them would show nothing"
 
 
 def test_independent_requests_have_the_exact_interval() -> None:

@@ -172,6 +172,15 @@ def test_no_level_counts_above_one_that_fails(make) -> None:
     assert select(found, Objective(p99_ms=95, rps=200)).selected == "fp32"
 
 
+def test_a_level_below_the_requested_rate_must_not_fail_and_need_not_hold(make) -> None:
+    unclear, late = open_level(50, 20, n=400, lost=2), open_level(50, 20, saturated=True)
+    asked = open_level(100, 20)
+    for lower, chosen in ((unclear, "fp32"), (late, None)):
+        found = make.document(loaded(make, lower, asked))
+        assert select(found, Objective(p99_ms=20)).selected is None, "without a rate all levels are tested"
+        assert select(found, Objective(p99_ms=20, rps=100)).selected == chosen
+
+
 def test_few_requests_show_nothing_even_if_none_is_late(make) -> None:
     least = select(make.document(loaded(make, open_level(50, 20, n=LEAST))), Objective(p99_ms=20))
     assert least.selected == "fp32"
