@@ -33,8 +33,8 @@ help: ## show this list
 install: $(BIN)/.installed ## create .venv with pip; Java is included
 
 $(BIN)/.installed: requirements.lock
-	@$(call q,$(PYTHON)) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
-	  { echo "error: Python 3.11 or 3.12 is needed, not" $(call q,$(PYTHON)) "($$($(call q,$(PYTHON)) -V 2>&1)). Choose another: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(call q,$(PYTHON)) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' || \
+	  { echo "error: Python 3.11, 3.12 or 3.13 is needed (3.14 is untried), not" $(call q,$(PYTHON)) "($$($(call q,$(PYTHON)) -V 2>&1)). Choose another: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(call q,$(PYTHON)) -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "error:" $(call q,$(PYTHON)) "cannot create virtual environments. On Debian: apt-get install python3-venv" >&2; exit 2; }
 	@echo "installing into .venv (2.3 GB; this takes minutes on a slow connection)"

@@ -42,6 +42,8 @@ from handler.errors import UserError
 from handler.machine import available_cpus, cpu_features, cpu_model, cpu_quotas, gpus, memory_left
 from handler.runtimes import PACKAGES, RUNTIMES
 
+OLDEST, UNTRIED = (3, 11), (3, 14)  # of Python; nothing newer is admitted
+PYTHONS = "Use Python 3.11, 3.12 or 3.13 (3.14 is untried)"
 LEAST_JAVA = 17
 TESTED = {"torchserve": "0.12.0"} | PACKAGES
 # More than the JVM (220 MB) or a worker with the 22 M model (490) took: docs/running.md.
@@ -109,8 +111,10 @@ def table(findings: list[Finding]) -> str:
 
 
 def _interpreter() -> Iterator[Finding]:
-    supported = sys.version_info[:2] in ((3, 11), (3, 12))
-    yield judged("Python", supported, platform.python_version(), "Use Python 3.11 or 3.12", "fail")
+    series = sys.version_info[:2]
+    admitted = OLDEST <= series <= UNTRIED
+    worst = "warn" if admitted else "fail"
+    yield judged("Python", admitted and series != UNTRIED, platform.python_version(), PYTHONS, worst)
     present = installed(TESTED)
     for package, tested in TESTED.items():
         if found := present.get(package):

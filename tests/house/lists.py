@@ -1,4 +1,4 @@
-"""Writes the lists in docs/ that are the code's, variants and data sets: `python -m tests.house.lists`."""
+"""Writes the lists in docs/ that the code knows, such as the variants: `python -m tests.house.lists`."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,7 @@ from tabulate import tabulate
 
 import export.variants  # noqa: F401 - registers the variants
 from export.registry import KINDS, REFERENCE, VARIANTS, suits
+from tests.house import licences
 from training.data.sources import SOURCES
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -30,7 +31,7 @@ def data() -> str:
     return tabulate(rows, ["`DATA=`", "what it is"], "github")
 
 
-LISTS = {"variants": variants, "data": data}
+LISTS = {"variants": variants, "data": data, "licences": licences.table}
 
 
 def filled(text: str) -> str:
