@@ -50,11 +50,15 @@ demo: install ## run everything on a small synthetic corpus: train, export, pack
 	@if [ -f $(call q,$(BUILD)/checkpoint/checkpoint.json) ] && ! grep -q '"spec": "demo"' $(call q,$(BUILD)/checkpoint/checkpoint.json); then \
 	  echo "error:" $(call q,$(BUILD)/) "holds your own model, which the demo would overwrite. Use another folder: make demo BUILD=build-demo" >&2; exit 2; fi
 	@$(MAKE) --no-print-directory train DATA=demo BASE=minilm ARGS="--epochs 2"
-	@$(MAKE) --no-print-directory export package
+	@$(MAKE) --no-print-directory export package VARIANTS="default damaged"
 	@$(MAKE) --no-print-directory ask
 	@$(MAKE) --no-print-directory benchmark select PROFILE=demo
-	@printf '%s\n' '' 'Done; nothing is left running. The report: benchmarks/results/side-by-side.html. To serve the model:' \
-	  '  source ./activate && torchserve --start --models $(NAME)=$(NAME).mar'
+	@echo && $(RUN) -m benchmarks conclude >/dev/null
+	@printf '%s\n' '' 'Nothing is left running. Next:' \
+	  '  source ./activate && torchserve --start --models $(NAME)=$(NAME).mar   # serve it' \
+	  '  make ship CHECKPOINT=my-model DATA=csv:labelled.csv UNSEEN=1           # ship your own classifier' \
+	  '  make benchmark                                                         # measure for longer, not for a demo'
+	@[ -z "$$DISPLAY$$WAYLAND_DISPLAY" ] || xdg-open benchmarks/results/side-by-side.html 2>/dev/null || true
 
 # Without texts no variant can be compared with fp32.
 SHIP_NAME = $(if $(filter file,$(origin NAME)),$(shell basename -- $(call q,$(CHECKPOINT)) | tr -cs 'A-Za-z0-9\n' '-' | sed 's/^-*//; s/-*$$//'),$(NAME))

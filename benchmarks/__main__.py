@@ -33,6 +33,7 @@ VERBS = (
         f"{FOLDER}.judging:power",
     ),
     Verb("select", "pick the fastest variant that is proven the same", f"{FOLDER}.judging:select"),
+    Verb("conclude", "say in five lines what the last run found", f"{FOLDER}.judging:conclude"),
     Verb("plan", "see how many replicas a load needs, and what they cost", f"{FOLDER}.planning:plan"),
     Verb("compare", "compare two reports of one run", f"{FOLDER}.reporting:compare"),
     Verb(

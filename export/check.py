@@ -68,7 +68,7 @@ def check(
     differing = int((~same_labels(ours, theirs)).sum())
     company = batch_mate_difference(predictor, split.texts[:COMPANY_TEXTS])
     judged = source.checkpoint.judged  # else labels mean nothing, and no figure of theirs is kept
-    held_against_fp32 = partial(drop_between, truth, theirs, labels=len(artifact.labels))
+    held_against_fp32 = partial(drop_between, truth, theirs, labels=len(artifact.labels), groups=split.groups)
     drop = held_against_fp32(ours) if judged else None
     few = drop is not None and drop.high > MARGIN and held_against_fp32(theirs).high > MARGIN
     rule, broken = _judge(source, drop, few, differing, float(difference.max()))

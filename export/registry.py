@@ -56,8 +56,9 @@ class Variant:
     """One way to make the classifier smaller or faster.
 
     `requires` names packages, commands, CPU features, or `cuda` (`cuda:8.9`: a GPU of that compute capability
-    at least); `default` marks those that are built when none is named; `options` are the fields of
-    `Source` that decide what comes out; `kinds` are those of `KINDS` that it can be made from.
+    at least); `default` marks those that are built when none is named, `demonstration` those that are built
+    by their own name alone; `options` are the fields of `Source` that decide what comes out; `kinds` are
+    those of `KINDS` that it can be made from.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Variant:
     devices: tuple[Device, ...] = ("cpu",)
     requires: tuple[str, ...] = ()
     default: bool = False
+    demonstration: bool = False
     options: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ("encoder",)
 
@@ -178,7 +180,8 @@ def _group(name: str) -> list[Variant] | None:
     if name == DEFAULT:
         return [variant for variant in VARIANTS.values() if variant.default]
     if name == "all" or device in DEVICES:
-        return [variant for variant in VARIANTS.values() if name == "all" or device in variant.devices]
+        useful = [variant for variant in VARIANTS.values() if not variant.demonstration]
+        return [variant for variant in useful if name == "all" or device in variant.devices]
     return None
 
 

@@ -8,6 +8,8 @@ from msgspec import to_builtins
 from benchmarks.verbs.measuring import add_max_f1_drop
 from common.commands import emit, positive_float, positive_int, positive_share, say, share
 from common.options import add_results
+from common.programs import command
+from handler.errors import UserError
 
 
 def select_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +65,24 @@ def select(arguments: argparse.Namespace) -> int:
         say("no variant qualifies; the served variant stays as it is")
     emit(to_builtins(found))
     return 0 if selected else 1
+
+
+def conclude_arguments(parser: argparse.ArgumentParser) -> None:
+    add_results(parser)
+
+
+def conclude(arguments: argparse.Namespace) -> int:
+    from benchmarks.report.conclusion import conclusion
+    from benchmarks.report.files import SIDE_BY_SIDE, read_selection, read_side_by_side
+
+    document = read_side_by_side(arguments.results / f"{SIDE_BY_SIDE}.json")
+    found = read_selection(arguments.results)
+    if found is None or found.run != document.run.id:
+        seen = f"run {document.run.id}"
+        select_it = command("benchmarks select", "select")
+        raise UserError("nothing was selected from the last run", seen=seen, remedy=f"Select: {select_it}")
+    say(conclusion(document, found, str(arguments.results / f"{SIDE_BY_SIDE}.html")))
+    return 0
 
 
 def power_arguments(parser: argparse.ArgumentParser) -> None:

@@ -77,7 +77,19 @@ def recorded(asked: Asked, answer: Answer) -> Decision | None:
     """What fp32 said, in the form of `answer`."""
     if asked.fp32 is None or "label" in answer:
         return asked.fp32
-    return [label for label in asked.fp32.split("|") if label]
+    return _parted(asked.fp32, list(answer["scores"]))
+
+
+def _parted(joined: str, labels: Sequence[str]) -> list[str]:
+    """Labels that `|` joins, of which some may hold one themselves; what is none of `labels` ends at the
+    next."""
+    found = []
+    while joined:
+        known = [label for label in labels if f"{joined}|".startswith(f"{label}|")]
+        label = max(known, key=len, default=joined.partition("|")[0])
+        found.append(label)
+        joined = joined[len(label) + 1 :]
+    return found
 
 
 @dataclass(frozen=True)

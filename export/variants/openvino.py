@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from export.source import Source
 from handler.errors import UnsupportedError
 from handler.runtimes import compile_openvino
 
+DAMAGED_BITS = 5
 in_openvino = partial(variant, runtime="openvino")
 
 
@@ -37,6 +38,17 @@ def openvino_fp32(source: Source, folder: Path) -> Built:
 )
 def openvino_bf16(source: Source, folder: Path) -> Built:
     return _float(source, folder, "bf16")
+
+
+@in_openvino(
+    "damaged",
+    requires=("openvino",),
+    summary=f"every matrix rounded to {DAMAGED_BITS} bits: shows in the demo how a variant is refused",
+    demonstration=True,
+    kinds=TRACED,
+)
+def damaged(source: Source, folder: Path) -> Built:
+    return _float(source, folder, "f32", _round)
 
 
 @in_openvino(
@@ -81,11 +93,14 @@ def openvino_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> 
     return Built(facts | {"summary": f"{integer} of {len(linears)} products executed in int8"})
 
 
-def _float(source: Source, folder: Path, precision: str) -> Built:
-    """The graph in a float precision that OpenVINO would else choose by itself."""
+def _float(
+    source: Source, folder: Path, precision: str, change: Callable[[Any], None] | None = None
+) -> Built:
+    """The graph in a float precision that OpenVINO would else choose by itself; `change` is made to the model
+    before, in place."""
     import openvino
 
-    graph, linears = _convert(source)
+    graph, linears = _convert(source, change)
     # fp16 keeps three bits more of each weight than bf16 computes with.
     openvino.save_model(graph, folder / "model.xml", compress_to_fp16=precision == "bf16")
     options = {"INFERENCE_PRECISION_HINT": precision}
@@ -95,6 +110,16 @@ def _float(source: Source, folder: Path, precision: str) -> Built:
     proof.require(executed >= len(linears), f"{len(linears)} matrix products executed in {precision}", facts)
     facts["summary"] = f"{executed} products executed in {precision}"
     return Built(facts, options)
+
+
+def _round(model: Any) -> None:
+    """Round the weights of linear layers on one scale per matrix, without any calibration."""
+    from export.rewriting.quantise import linears
+
+    most = 2 ** (DAMAGED_BITS - 1) - 1
+    for layer in linears(model).values():
+        scale = layer.weight.data.abs().max() / most
+        layer.weight.data = (layer.weight.data / scale).round() * scale
 
 
 COMPILE = """
@@ -122,7 +147,7 @@ def _compiled(graph: Path, options: Mapping[str, str]) -> Any:
     return compile_openvino(graph, dict(options), 1)
 
 
-def _convert(source: Source) -> Any:
+def _convert(source: Source, change: Callable[[Any], None] | None = None) -> Any:
     """The traced graph as an `openvino.Model`, and of each call of a linear layer the layer's name and its
     product's: layers that share weights have one name."""
     import openvino
@@ -130,7 +155,10 @@ def _convert(source: Source) -> Any:
 
     from export.rewriting.graph import lean, trace
 
-    program = trace(lean(source.model()), source.checkpoint.meta.max_length)
+    model = source.model()
+    if change:
+        change(model)
+    program = trace(lean(model), source.checkpoint.meta.max_length)
     try:
         graph = openvino.convert_model(program)
     except Exception as error:  # of whatever kind its frontend raises at an operator that it does not know

@@ -21,6 +21,7 @@ from training.measures.statistics import (
     groups_of,
     macro_f1_drop,
     macro_f1_drop_with_one_more,
+    outcome_of_each,
     outcomes,
 )
 
@@ -202,14 +203,26 @@ def drop_of_labels(
     return Drop(int(counts.sum()), float(macro_f1_drop(counts[None], seen)[0]), *draws)
 
 
-def drop_between(truth: np.ndarray, reference: np.ndarray, candidate: np.ndarray, labels: int) -> Drop:
+def drop_between(
+    truth: np.ndarray,
+    reference: np.ndarray,
+    candidate: np.ndarray,
+    labels: int,
+    groups: np.ndarray | None = None,
+) -> Drop:
     """The drop on texts of which truth and both answers are label indices `[n]`, or independent labels, 0 and
-    1, `[n, labels]`; groups of texts are not heeded."""
+    1, `[n, labels]`; the texts of one of `groups` `[n]` weigh as one."""
     cells, kinds = counts_of(truth, reference, candidate, labels)
     if kinds is not None:
-        return drop_of_labels(kinds)
+        _, which = outcome_of_each(truth, reference, candidate)
+        return drop_of_labels(kinds, groups=_grouped(which, len(kinds), groups))
     assert cells is not None
-    return drop_of(cells, labels)
+    which = cells_of(truth, reference, candidate, labels)
+    return drop_of(cells, labels, groups=_grouped(which, len(cells), groups))
+
+
+def _grouped(which: np.ndarray, kinds: int, groups: np.ndarray | None) -> Groups | None:
+    return None if groups is None else groups_of(which, kinds, groups)
 
 
 def counts_of(

@@ -11,7 +11,7 @@ import pytest
 
 from deploy.drift.detector import ALTERNATIVES, bets, evidence, wagered
 from deploy.torchserve.rollout import Limits, compare, watch
-from deploy.torchserve.rollout_texts import Asked, Sample, drawn
+from deploy.torchserve.rollout_texts import Asked, Sample, drawn, recorded
 from handler.errors import UserError
 from tests.conftest import refused
 
@@ -123,3 +123,19 @@ def test_a_watched_version_that_differs_as_much_as_it_may_goes_back_as_seldom_as
         levels = wagered(levels, against, rng.binomial(1, share, runs), 1)
         rejected |= evidence(levels) >= -np.log(alpha)
     assert rejected.mean() <= alpha + 3 * (alpha * (1 - alpha) / runs) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("joined", "labels"),
+    [
+        ("a|b", ["a", "b"]),
+        ("a|b|c", ["a|b", "c"]),
+        ("c|a|b", ["c", "a|b"]),
+        ("", []),
+        ("old|c", ["old", "c"]),
+    ],
+)
+def test_labels_that_hold_a_bar_are_told_apart(joined: str, labels: list[str]) -> None:
+    named = ["a|b", "c"] if "a|b" in labels else ["a", "b", "c"]
+    answer = {"labels": [], "scores": dict.fromkeys(named, 0.5)}
+    assert recorded(Asked("text", joined), answer) == labels

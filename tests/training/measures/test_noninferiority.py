@@ -253,3 +253,15 @@ def test_the_drop_of_arrays_is_that_of_their_counts() -> None:
     assert drop_between(truth, theirs, ours, 3).high == drop_of(cells, 3).high
     held = [np.eye(3, dtype=np.int64)[labels] for labels in (truth, theirs, ours)]
     assert drop_between(*held, 3).drop == pytest.approx(drop_of(cells, 3).drop)
+
+
+def test_copies_of_a_text_in_one_group_are_no_more_evidence_than_the_text() -> None:
+    truth, theirs, ours = np.random.default_rng(0).integers(0, 2, (3, 300))
+    each = drop_between(truth, theirs, ours, 2)
+    copied = [np.repeat(labels, 4) for labels in (truth, theirs, ours)]
+    alone, grouped = (drop_between(*copied, 2, groups) for groups in (None, np.repeat(np.arange(300), 4)))
+    assert alone.high - alone.low < 0.6 * (each.high - each.low)
+    assert grouped.high - grouped.low == pytest.approx(each.high - each.low, rel=0.1)
+    held = [np.eye(2, dtype=np.int64)[labels] for labels in copied]
+    labels = drop_between(*held, 2, np.repeat(np.arange(300), 4))
+    assert labels.high - labels.low > 0.9 * (each.high - each.low)
