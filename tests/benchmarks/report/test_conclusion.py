@@ -17,9 +17,8 @@ def test_what_passed_what_was_refused_and_what_was_chosen(make) -> None:
     bad = make.variant("bad", speed=9, equal=False)
     found = lines(make, make.variant("fp32"), good, bad, spec="demo")
     assert len(found) == 5
-    assert found[0].startswith(
-        "Passed: good. A macro-F1 drop of 0.01 or more is ruled out on 2,000 gate texts"
-    )
+    assert found[0].startswith("Passed: good. ")
+    assert "2,000 gate texts" in found[0]
     assert found[1].startswith("Refused: bad (")
     assert "Chosen: good, " in found[2]
     assert "rehearsal" in found[3]
