@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks import environment
 from benchmarks.baselines.preparation import Prepared, prepare_baselines
 from benchmarks.ceilings.gemm_bound import encoder_of
@@ -27,7 +25,6 @@ from common.atomic import recover_all
 from common.commands import say
 from common.environment import commit
 from common.programs import command
-from common.tables.texts import read_texts
 from common.torchserve import java_home
 from handler.artifact import DESCRIPTION, Artifact, file_sha256, open_artifact
 from handler.errors import UserError
@@ -35,6 +32,7 @@ from training.checkpoint import Checkpoint, portable
 from training.data import Dataset
 from training.data.records import UNKNOWN
 from training.data.splits import Split
+from training.data.unlabelled import unlabelled_texts
 from training.measures import functional
 from training.measures.functional import Cases
 
@@ -143,12 +141,13 @@ def prepare(
     timed_split: str = LATENCY_SPLIT,
     baselines: Path | None = None,
     name: str = "hate",
-    unlabelled: Path | None = None,
+    unlabelled: str | Path | None = None,
     hatecheck: Path | None = None,
 ) -> Subject:
     """Open and check everything that the run needs. `store` None: nothing is served. `baselines` is the
     folder where they are kept between runs; None: none take part. `name` is that of the archives.
-    `unlabelled` is a file of texts, one a line; `hatecheck` the user's copy of that suite.
+    `unlabelled` is a file of texts, one a line, or names data sets; `hatecheck` the user's copy of that
+    suite.
 
     Raises `UserError` for what would spoil the run: no reference, no such variant, stale archives, no Java.
     """
@@ -163,8 +162,7 @@ def prepare(
     splits = {name: _sampled(dataset, name, most) for name in profile.splits}
     timed = _sampled(dataset, timed_split, profile.max_texts)
     if unlabelled:
-        texts = read_texts(unlabelled)
-        splits[UNLABELLED] = sample(Split(texts, np.full(len(texts), -1)), most)
+        splits[UNLABELLED] = sample(unlabelled_texts(unlabelled, dataset.data_dir), most)
     suites = _suites(checkpoint, hatecheck)
     return Subject(
         checkpoint.folder,

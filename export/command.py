@@ -62,9 +62,9 @@ def build_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--unlabelled",
-        type=Path,
-        metavar="FILE",
-        help="texts like those you will serve, one per line: pruned models also learn from fp32 on these",
+        metavar="FILE|SET",
+        help="texts like those you will serve, one per line, or a data set by its name "
+        "(tweeteval-sentiment): pruned models also learn from fp32 on these",
     )
     elsewhere = parser.add_argument_group("for a classifier that was not trained here")
     elsewhere.add_argument("--data", help="data to judge it on, as in training; default: unlabelled texts")

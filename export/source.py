@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from common.tables.texts import read_texts
 from export.registry import REFERENCE
 from handler.artifact import TOKENIZER, file_sha256
 from handler.batching import Grid, fit_grid
@@ -20,6 +19,7 @@ from handler.errors import UserError
 from training.checkpoint import Checkpoint
 from training.data import Dataset
 from training.data.splits import digests
+from training.data.unlabelled import unlabelled_texts
 
 # Calibration ranges settle after a few hundred texts (Krishnamoorthi 2018, arXiv:1806.08342, section 3.1.3).
 CALIBRATION_TEXTS = 300
@@ -35,20 +35,23 @@ GPU_TOKENS, GPU_CALL_TOKENS = 8_192, 1_024
 PACKED_TOKENS = 32_768
 
 
-def read_unlabelled(path: Path, dataset: Dataset) -> tuple[str, ...]:
-    """The texts of a file (one per line), each once, without those in a split of `dataset` or held out of a
-    joined set.
+def read_unlabelled(given: str | Path, dataset: Dataset) -> tuple[str, ...]:
+    """The texts of a file (one per line) or of named sets, each once, without those in a split of `dataset`
+    or held out of a joined set, and those of a group that a split other than train has.
 
-    Raises `UserError` if the file does not exist, or no text is left.
+    Raises `UserError` if there is no such file or set, or no text is left.
     """
-    given = list(dict.fromkeys(read_texts(path)))
-    held = [*dataset.splits.values(), *(split for own in dataset.others.values() for split in own.values())]
-    known = np.concatenate([digests(split.texts) for split in held])
-    texts = tuple(itertools.compress(given, ~np.isin(digests(given), known)))
+    found = unlabelled_texts(given, dataset.data_dir)
+    held = [*dataset.splits.items(), *(named for own in dataset.others.values() for named in own.items())]
+    known = np.isin(digests(found.texts), np.concatenate([digests(split.texts) for _, split in held]))
+    judging = [split.groups for name, split in held if name != "train" and split.groups is not None]
+    if found.groups is not None and judging:
+        known |= np.isin(found.groups, np.concatenate(judging))
+    texts = tuple(dict.fromkeys(itertools.compress(found.texts, ~known)))
     if not texts:
         raise UserError(
             "no unlabelled text is left: all are in the data already",
-            seen=f"{len(given)} texts in {path}",
+            seen=f"{len(found)} texts in {given}",
             remedy="Give other texts",
         )
     return texts

@@ -64,7 +64,10 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         "--rps", type=positive_float, help="an arrival rate to measure in addition to the usual ones"
     )
     parser.add_argument(
-        "--unlabelled", type=Path, help="a file of texts, one per line, scored for agreement and flips too"
+        "--unlabelled",
+        metavar="FILE|SET",
+        help="a file of texts, one per line, or a data set by its name (tweeteval-sentiment), scored for "
+        "agreement and flips too",
     )
     parser.add_argument("--hatecheck", type=Path, help="your copy of HateCheck's test_suite_cases.csv")
     parser.add_argument(

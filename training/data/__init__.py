@@ -9,6 +9,7 @@ and fingerprints. Leaves out: each set's own format (`public`, `tables`) and the
     rows      their formats, row by row                   demo     the embedded synthetic corpus
     labels    what their label columns mean               positive which label is looked for
     label_names  how they are written                     describe `python -m training data`
+    unlabelled   texts without labels, for `--unlabelled`
 """
 
 import hashlib
@@ -136,9 +137,11 @@ def load(
     parts = [
         sources.Part(part.name, raw.argument, part.weight) for part, raw in zip(parts, raws, strict=True)
     ]
+    _check_train(parts, raws)
     _check_labels(parts, raws)
     why = _why_unseen(raws[0], unseen) if elsewhere else None
-    prepared = [prepare(raw.splits, seed) for raw in raws[1:]]
+    # What a joined set lacks of the labels, the first has: it may be one of negatives alone.
+    prepared = [prepare(raw.splits, seed, least_labels=1) for raw in raws[1:]]
     seen = _seen(parts, raws) if why == KEPT_APART else None
     carved = splits.SHARE_OF_UNSEEN if why == STATED else splits.SHARE_OF_TRAIN
     prepared.insert(0, prepare(raws[0].splits, seed, seen, carved))
@@ -249,6 +252,16 @@ def _join(
 
 def _unused(name: str, taken: Mapping[str, object]) -> str:
     return name if name not in taken else f"{name} ({len(taken) + 1})"
+
+
+def _check_train(parts: list[sources.Part], raws: list[Raw]) -> None:
+    for part, raw in zip(parts, raws, strict=True):
+        if "train" not in raw.splits:
+            raise UserError(
+                f"Nothing can be trained on {part.spec}: it has no train split",
+                seen=", ".join(raw.splits),
+                remedy=f"Use its texts without their labels: python -m export build --unlabelled {part.spec}",
+            )
 
 
 def _check_labels(parts: list[sources.Part], raws: list[Raw]) -> None:

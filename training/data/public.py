@@ -1,7 +1,8 @@
 """Public data sets, in their upstream layouts, pinned to a commit and to the sums of their files."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,28 @@ from handler.errors import UserError
 from training.data import demo
 from training.data.pinned import PinnedFiles, fetch
 from training.data.sources import HATE_LABELS, Raw, Request, source
-from training.data.splits import Split
+from training.data.splits import Split, digests
 
 Read = Callable[[Path, str], Raw]
 TWEETEVAL_COMMIT = "4fbd22cd78421f05b1ecdb4fc5725bc7a7bd8f66"
-TWEETEVAL = PinnedFiles(
-    name="tweeteval",
-    folder="tweeteval/hate",
-    url=f"https://raw.githubusercontent.com/cardiffnlp/tweeteval/{TWEETEVAL_COMMIT}/datasets/hate",
-    page=f"https://github.com/cardiffnlp/tweeteval/tree/{TWEETEVAL_COMMIT}/datasets/hate",
-    sha256={
+TWEETEVAL_STEMS = {"train": "train", "validation": "val", "test": "test"}
+
+
+def _of_tweeteval(name: str, task: str, sha256: Mapping[str, str]) -> PinnedFiles:
+    where = f"{TWEETEVAL_COMMIT}/datasets/{task}"
+    return PinnedFiles(
+        name=name,
+        folder=f"tweeteval/{task}",
+        url=f"https://raw.githubusercontent.com/cardiffnlp/tweeteval/{where}",
+        page=f"https://github.com/cardiffnlp/tweeteval/tree/{where}",
+        sha256=sha256,
+    )
+
+
+TWEETEVAL = _of_tweeteval(
+    "tweeteval",
+    "hate",
+    {
         "mapping.txt": "3fc75504ffae64ddc82e13afb5790af7798cd3167d7d35790abe78b39b991896",
         "train_text.txt": "6572bb3a42143128a5dfa99af8debeb0668e637c34b2d1e3140dac47316fe2c2",
         "train_labels.txt": "4e8fde025a453a25c94632794254131dedeac4e57228ad64157c41571cc88f71",
@@ -28,6 +41,30 @@ TWEETEVAL = PinnedFiles(
         "val_labels.txt": "5092badf1a0e70036ea6264bcd0b78afc07d0f4a512fa6af34c2c4973600656b",
         "test_text.txt": "bc4762876a8dd8baa55c3cd7b03108e3231a5d691e80b8b1ef97c5be31b9da9a",
         "test_labels.txt": "c14adca6b3627616a835c5ccea8a1cceb0235cd79417257f093eb0e16a69c62f",
+    },
+)
+TWEETEVAL_OFFENSIVE = _of_tweeteval(
+    "tweeteval-offensive",
+    "offensive",
+    {
+        "mapping.txt": "3e427f483dd5d5be21ae85dcf224c36b3d024af27999939fa0d438d695801c50",
+        "train_text.txt": "78a7a32e38b10af7d8970b008bf17f661c8d0a90dad145fa0fa6a944669650db",
+        "train_labels.txt": "c0b7d6ebdaa4ebcf6fc557ef1e775d92eda160218a0e3b1dd48eb8234dc892a6",
+        "val_text.txt": "816f36d180c35f15a5104838cb73856a0bef42043482fe738f3481b06242a55c",
+        "val_labels.txt": "ed2deb776bd1c52fb8221fadd3360e32d9dfe46842d78053528126e46363a258",
+        "test_text.txt": "25b08c3333c26190f1023961c4508ec9aab24d4722b1a3ea7a6040724c120547",
+        "test_labels.txt": "41d05a7aa0b01f5dafab21b95adb4f979cb4226c046ff315702774d10dac1605",
+    },
+)
+TWEETEVAL_SENTIMENT = _of_tweeteval(
+    "tweeteval-sentiment",
+    "sentiment",
+    {  # train is not pinned: the set is for texts without labels, and these are 14,284
+        "mapping.txt": "c0572796fbe261d8ea5fd16c5061076fbba49bc69fc865d6abccaf60daacee24",
+        "val_text.txt": "e5b021e6fc45064c260b09814b803d8f56cada519c4d952d72f43d48a350a964",
+        "val_labels.txt": "b4566926c72e2e4e2916c864def94e76c4cdde52446af2c7ba4fc2006e057e51",
+        "test_text.txt": "09a93a55c63fd93f97485ef7302889d7edb4091cd49733aa37da094f0bfa0675",
+        "test_labels.txt": "6afb4afe9374d1f983bcf9a7c79b108d0f37fdf020a83f30488309bed215db9d",
     },
 )
 VICOMTECH_COMMIT = "b802137e8314c38a8d4faa965f9908d6c8e7a84d"
@@ -76,6 +113,18 @@ ETHOS_LABELS = (
     "religion",
     "sexual_orientation",
 )
+HATEMOJI_COMMIT = "a626f632"
+HATEMOJI = PinnedFiles(
+    name="hatemoji",
+    folder="hatemoji",
+    url=f"https://raw.githubusercontent.com/HannahKirk/Hatemoji/{HATEMOJI_COMMIT}/HatemojiBuild",
+    page=f"https://github.com/HannahKirk/Hatemoji/tree/{HATEMOJI_COMMIT}/HatemojiBuild",
+    sha256={
+        "train.csv": "2255818a5b10153876320068451be582ed876a2eefb22a250bd2f6478d1815e5",
+        "validation.csv": "721094d44fceb923a0b3897935126a654bbb1f092b1fed6a74d80e4a845c6f43",
+        "test.csv": "4b067b445c6445dbd4036d7c75dde21f72928bfd31db63d1c53d66226c53be99",
+    },
+)
 
 
 def pinned(
@@ -112,9 +161,14 @@ def read_demo(request: Request) -> Raw:
     hub=("cardiffnlp/tweet_eval", "hate"),
 )
 def tweeteval_from(folder: Path, argument: str = "") -> Raw:
+    return Raw(HATE_LABELS, _tweeteval_splits(folder))
+
+
+def _tweeteval_splits(folder: Path, names: Iterable[str] = TWEETEVAL_STEMS) -> dict[str, Split]:
     """TweetEval's layout: line N of `*_labels.txt` is the label of line N of `*_text.txt`."""
     splits = {}
-    for name, stem in {"train": "train", "validation": "val", "test": "test"}.items():
+    for name in names:
+        stem = TWEETEVAL_STEMS[name]
         # Only "\n" ends a line: tweets hold U+2028 and others that str.splitlines would break at.
         texts = (folder / f"{stem}_text.txt").read_bytes().decode().removesuffix("\n").split("\n")
         labels = np.array((folder / f"{stem}_labels.txt").read_text().split(), dtype=np.int64)
@@ -125,7 +179,7 @@ def tweeteval_from(folder: Path, argument: str = "") -> Raw:
                 remedy="Take both files from the same commit of the data set.",
             )
         splits[name] = Split(texts, labels)
-    return Raw(HATE_LABELS, splits)
+    return splits
 
 
 @pinned(
@@ -189,3 +243,51 @@ def ethos_from(folder: Path, argument: str = "") -> Raw:
     hate = np.array([float(row["isHate"]) for row in rows], dtype=np.float32)
     split = Split(texts, (hate >= 0.5).astype(np.int64), soft=np.stack([1 - hate, hate], axis=1))
     return Raw(HATE_LABELS, {"train": split})
+
+
+@pinned(
+    "hatemoji",
+    "HatemojiBuild: texts with emoji, each with a perturbed copy, most of the other label; CC BY 4.0",
+    HATEMOJI,
+    hub=("HannahRoseKirk/HatemojiBuild", None),
+)
+def hatemoji_from(folder: Path, argument: str = "") -> Raw:
+    """A text and its perturbation name each other by `matched_id`, and are one group.
+
+    A third of the pairs has its halves in two of the published splits; the rules keep one half.
+    """
+    splits = {}
+    for name in ("train", "validation", "test"):
+        rows = _rows(folder / f"{name}.csv")
+        labels = np.array([int(row["label_gold"]) for row in rows], dtype=np.int64)
+        pairs = [" ".join(sorted((row["entry_id"], row["matched_id"]))) for row in rows]
+        # With the set's name, or the groups of a joined set could have the same numbers.
+        groups = digests([f"hatemoji {pair}" for pair in pairs])
+        splits[name] = Split([row["text"] for row in rows], labels, groups=groups)
+    return Raw(HATE_LABELS, splits)
+
+
+@pinned(
+    "tweeteval-offensive[:as-not-hate]",
+    "OLID tweets (SemEval-2019 task 6): offensive or not, or all of them as not-hate; research use",
+    TWEETEVAL_OFFENSIVE,
+    hub=("cardiffnlp/tweet_eval", "offensive"),
+)
+def tweeteval_offensive_from(folder: Path, argument: str = "") -> Raw:
+    """`as-not-hate` gives every tweet the label not-hate. That is wrong for some: in OLID (arXiv:1902.09666)
+    a quarter of the offensive tweets insult a group, which may be hate, and this copy does not say which."""
+    splits = _tweeteval_splits(folder)
+    if not argument:
+        return Raw(("not-offensive", "offensive"), splits)
+    negatives = {name: replace(split, labels=np.zeros_like(split.labels)) for name, split in splits.items()}
+    return Raw(HATE_LABELS, negatives, argument)
+
+
+@pinned(
+    "tweeteval-sentiment",
+    "tweets (SemEval-2017 task 4) without a train split, for `--unlabelled` alone; research use",
+    TWEETEVAL_SENTIMENT,
+    hub=("cardiffnlp/tweet_eval", "sentiment"),
+)
+def tweeteval_sentiment_from(folder: Path, argument: str = "") -> Raw:
+    return Raw(("negative", "neutral", "positive"), _tweeteval_splits(folder, ("validation", "test")))

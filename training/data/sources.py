@@ -75,8 +75,13 @@ class Source:
     read: Callable[[Request], Raw]
     hub: tuple[str, str | None] | None = None
 
+    @property
+    def is_named(self) -> bool:
+        """Whether its name says which texts they are, without a path or the name of another set."""
+        return re.fullmatch(r"[\w-]+(\[:.*\])?", self.form) is not None
+
     def takes(self, argument: str) -> bool:
-        choices = re.fullmatch(r"\w+\[:(.*)\]", self.form)
+        choices = re.fullmatch(r"[\w-]+\[:(.*)\]", self.form)
         if choices:
             return argument in ("", *choices[1].split("|"))
         return (":" in self.form) == bool(argument)
@@ -163,6 +168,7 @@ def _check(name: str, argument: str, text: str) -> None:
         remedy = f"Known: {known}.{did_you_mean(name, SOURCES)}"
         raise UserError("Unknown data", seen=repr(text), remedy=remedy)
     if not SOURCES[name].takes(argument):
-        raise UserError(
-            "The name of the data is not valid", seen=repr(text), remedy=f"Write it as {SOURCES[name].form}."
-        )
+        # TweetEval's tasks are sets of their own here, under its name on the hub they are configurations.
+        meant = f" Did you mean {name}-{argument}?" if f"{name}-{argument}" in SOURCES else ""
+        remedy = f"Write it as {SOURCES[name].form}.{meant}"
+        raise UserError("The name of the data is not valid", seen=repr(text), remedy=remedy)

@@ -101,6 +101,7 @@ def prepare(
     seed: int = 0,
     seen: Sequence[tuple[str, np.ndarray]] | None = None,
     shares: Mapping[str, float] = SHARE_OF_TRAIN,
+    least_labels: int = 2,
 ) -> Prepared:
     """Apply the rules to the splits of a source, and carve those that it does not have: `shares` of train.
 
@@ -109,7 +110,8 @@ def prepare(
     dropped, since nothing says which is right; of copies that agree, one stays.
 
     `seen` is for a model that was trained elsewhere: what it has seen besides train, as named digests. Then
-    the copy in train stays, and no other split is carved from train.
+    the copy in train stays, and no other split is carved from train. Raises UserError where a split has no
+    text, or texts of fewer than `least_labels` labels that exclude each other.
 
     A group stays in one split: if it is in several, its texts stay where a single text would.
     """
@@ -140,7 +142,7 @@ def prepare(
         _carve_missing(splits, seed, shares)
     else:
         _share_out(splits, seed)
-    _check_size(splits)
+    _check_size(splits, least_labels)
     return Prepared(
         {name: splits[name] for name in SPLITS},
         {name: dict(+counts) for name, counts in dropped.items() if +counts},
@@ -304,13 +306,13 @@ def _label_range(labels: np.ndarray, place: np.ndarray, groups: int) -> tuple[np
     return low, high
 
 
-def _check_size(splits: Mapping[str, Split]) -> None:
+def _check_size(splits: Mapping[str, Split], least_labels: int) -> None:
     for name in SPLITS:
         split = splits[name]
-        short = not len(split) if split.multi_label else len(np.unique(split.labels)) < 2
+        short = not len(split) if split.multi_label else len(np.unique(split.labels)) < least_labels
         if short or (name == "train" and split.multi_label and _constant(split.labels)):
             raise UserError(
-                f"The {name} split needs texts of at least two labels",
+                f"The {name} split needs texts" + (" of at least two labels" if least_labels > 1 else ""),
                 seen=f"{len(split)} usable texts",
                 remedy="Give more texts, or check the text and label columns.",
             )

@@ -97,7 +97,7 @@ def _front(checkpoint: Checkpoint, evaluations: list[Evaluation]) -> str:
         pipeline_tag="text-classification",
         library_name="transformers",
         base_model=base if is_hub_name else None,
-        datasets=hub or None,
+        datasets=list(dict.fromkeys(hub)) or None,  # TweetEval's tasks are one set there
         metrics=["f1", "accuracy", "roc_auc"],
         model_name=_title(meta),
         eval_results=_results(checkpoint, evaluations) or None,

@@ -13,6 +13,7 @@ from export.rewriting import prune as pruning
 from export.rewriting.distil import Recovery, Texts, decision, distil, highest, predict, takes_over
 from export.source import Source, read_unlabelled
 from handler.errors import UserError
+from training.data import sources
 from training.data.splits import Split
 
 QUICK = Recovery(epochs=2, learning_rate=2e-3, noisy_copies=0)
@@ -167,6 +168,22 @@ def test_unlabelled_texts_are_those_of_no_split_each_once(source: Source, tmp_pa
         read_unlabelled(file, source.dataset)
     with pytest.raises(UserError, match="cannot be read"):
         read_unlabelled(tmp_path / "none.txt", source.dataset)
+    with pytest.raises(UserError, match="all are in the data already: 4000 texts in demo"):
+        read_unlabelled("demo", source.dataset)
+
+
+def test_the_other_half_of_a_pair_that_judges_is_not_learnt_from(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = np.array([1, 2, 3], np.uint64)
+    halves = Split(["its other half is in gate", "in train", "nowhere"], np.zeros(3, np.int64), groups=groups)
+    pairs = sources.Source("pairs", "made-up texts", lambda _: sources.Raw(("a", "b"), {"train": halves}))
+    monkeypatch.setitem(sources.SOURCES, "pairs", pairs)
+    splits = {
+        name: replace(split, groups=np.full(len(split), {"gate": 1, "train": 2}.get(name, 4), np.uint64))
+        for name, split in source.dataset.splits.items()
+    }
+    assert read_unlabelled("pairs", replace(source.dataset, splits=splits)) == ("in train", "nowhere")
 
 
 def test_a_student_learns_from_unlabelled_texts_what_the_teacher_says(

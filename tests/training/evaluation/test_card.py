@@ -106,6 +106,16 @@ def test_known_sets_and_bases_have_their_names_on_the_hub(checkpoint):
     assert "synthetic" not in text
 
 
+def test_two_tasks_of_tweeteval_are_one_set_on_the_hub(checkpoint):
+    spec = "tweeteval-offensive+tweeteval-offensive:as-not-hate"
+    data = structs.replace(checkpoint.meta.data, spec=spec)
+    text = card(replace(checkpoint, meta=structs.replace(checkpoint.meta, data=data)), [])
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert front["datasets"] == ["cardiffnlp/tweet_eval"]
+    results = front["model-index"][0]["results"]
+    assert {result["dataset"]["config"] for result in results} == {"offensive"}
+
+
 def test_synthetic_data_and_adopted_models_are_said_to_be_such(checkpoint):
     meta = structs.replace(checkpoint.meta, data=structs.replace(checkpoint.meta.data, spec="demo"))
     assert "The data is synthetic" in card(replace(checkpoint, meta=meta), [])

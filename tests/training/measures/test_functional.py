@@ -138,7 +138,7 @@ def test_no_case_fits_a_template_of_the_embedded_corpus_however_it_is_filled():
 
 
 @pytest.mark.skipif(not DATA_DIR, reason="needs DATA_DIR")
-@pytest.mark.parametrize("name", ["tweeteval", "davidson", "vicomtech", "ethos"])
+@pytest.mark.parametrize("name", ["tweeteval", "davidson", "vicomtech", "ethos", "hatemoji"])
 def test_no_case_stands_in_a_named_set(name):
     files = sorted(path for path in Path(DATA_DIR, name).rglob("*") if path.suffix in {".txt", ".csv"})
     if not files:
