@@ -50,7 +50,7 @@ demo: install ## run everything on a small synthetic corpus: train, export, pack
 	@if [ -f $(call q,$(BUILD)/checkpoint/checkpoint.json) ] && ! grep -q '"spec": "demo"' $(call q,$(BUILD)/checkpoint/checkpoint.json); then \
 	  echo "error:" $(call q,$(BUILD)/) "holds your own model, which the demo would overwrite. Use another folder: make demo BUILD=build-demo" >&2; exit 2; fi
 	@$(MAKE) --no-print-directory train DATA=demo BASE=minilm ARGS="--epochs 2"
-	@$(MAKE) --no-print-directory export package VARIANTS="default damaged"
+	@$(MAKE) --no-print-directory export package VARIANTS="fp32 openvino-int8 damaged"
 	@$(MAKE) --no-print-directory ask
 	@$(MAKE) --no-print-directory benchmark select PROFILE=demo
 	@echo && $(RUN) -m benchmarks conclude >/dev/null

@@ -50,7 +50,6 @@ ROUNDING = 1e-6 + 1e-9
 READY_S = 300
 WARM_S = 1.0  # at half of its capacity a queue has forgotten within a tenth of it that it was empty
 SEEDS = 1000  # of a pass: more than its visits take
-CLOSED_WINDOWS = 10  # of a visit
 # In the time in which a server at its limit would answer so many, at a sixth to a quarter of the rate, two
 # visits show that few requests are late, if hardly one is (by the simulations of `late_power`).
 REQUESTS_AT_MOST_RPS = 6000
@@ -364,26 +363,19 @@ def describe(loads: Sequence[Load]) -> Level:
         p99_ms=percentile(latencies, 99),
         errors=dict(sorted(errors.items())),
         load_generator_cores=sum(load.cpu_s for load in loads) / seconds,
-        requests_per_second_95=_rate_interval(loads, len(latencies) / seconds),
+        requests_per_second_95=_rate_interval(loads),
     )
 
 
-def _rate_interval(loads: Sequence[Load], rate: float) -> tuple[float, float] | None:
-    """Where the rate lies at 95 %, by the means of windows of the latencies: clients that wait ask the faster
-    the sooner they are answered."""
-    windows = [
-        float(window.mean())
-        for load in loads
-        for window in np.array_split(np.array(load.latencies_ms), CLOSED_WINDOWS)
-        if window.size
-    ]
-    if len(windows) < CLOSED_WINDOWS:
+def _rate_interval(loads: Sequence[Load]) -> tuple[float, float] | None:
+    """Where the rate lies at 95 %, by how much its visits differ: Student's t of the logarithms of their
+    rates. Windows within a visit would tell less: what slows a machine lasts longer than a visit."""
+    rates = [load.requests_per_second for load in loads if load.requests_per_second > 0]
+    if len(rates) < 2:
         return None
-    mean_ms = float(np.mean(windows))
-    half_ms = float(t.ppf(0.975, len(windows) - 1) * np.std(windows, ddof=1)) / len(windows) ** 0.5
-    if half_ms >= mean_ms:
-        return None
-    return rate * mean_ms / (mean_ms + half_ms), rate * mean_ms / (mean_ms - half_ms)
+    logs = np.log(rates)
+    half = float(t.ppf(0.975, len(logs) - 1) * np.std(logs, ddof=1)) / len(logs) ** 0.5
+    return float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
 
 
 def score_served(url: str, texts: Sequence[str], lists: Sequence[range], labels: Sequence[str]) -> np.ndarray:
