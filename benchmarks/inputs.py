@@ -35,10 +35,11 @@ from training.data.splits import Split
 from training.data.unlabelled import unlabelled_texts
 from training.measures import functional
 from training.measures.functional import Cases
+from training.measures.suites import PUBLISHED
 
 LATENCY_SPLIT = "gate"  # the texts that are timed unless told otherwise
 VALIDATION, UNLABELLED = "validation", "unlabelled"
-TEMPLATES, HATECHECK = "templates", "hatecheck"
+TEMPLATES = "templates"
 UNTRAINED_TEXTS = 500  # where labels mean nothing, more texts would tell nothing more about parity
 
 
@@ -142,12 +143,12 @@ def prepare(
     baselines: Path | None = None,
     name: str = "hate",
     unlabelled: str | Path | None = None,
-    hatecheck: Path | None = None,
+    copies: Mapping[str, Path] | None = None,
 ) -> Subject:
     """Open and check everything that the run needs. `store` None: nothing is served. `baselines` is the
     folder where they are kept between runs; None: none take part. `name` is that of the archives.
-    `unlabelled` is a file of texts, one a line, or names data sets; `hatecheck` the user's copy of that
-    suite.
+    `unlabelled` is a file of texts, one a line, or names data sets; `copies` are the user's copies of
+    published suites, by name.
 
     Raises `UserError` for what would spoil the run: no reference, no such variant, stale archives, no Java.
     """
@@ -163,7 +164,7 @@ def prepare(
     timed = _sampled(dataset, timed_split, profile.max_texts)
     if unlabelled:
         splits[UNLABELLED] = sample(unlabelled_texts(unlabelled, dataset.data_dir), most)
-    suites = _suites(checkpoint, hatecheck)
+    suites = _suites(checkpoint, copies or {})
     return Subject(
         checkpoint.folder,
         artifacts,
@@ -190,21 +191,21 @@ def _sampled(dataset: Dataset, name: str, most: int | None) -> Split:
     return split
 
 
-def _suites(checkpoint: Checkpoint, hatecheck: Path | None) -> dict[str, Cases]:
+def _suites(checkpoint: Checkpoint, copies: Mapping[str, Path]) -> dict[str, Cases]:
     """The functional cases that this classifier can be asked."""
     labels = checkpoint.labels
     if checkpoint.multi_label or not functional.applies_to(labels):
-        if hatecheck:
+        if copies:
             raise UserError(
                 "functional cases need the labels not-hate and hate, and one label per text",
                 seen=f"labels {', '.join(labels)}",
-                remedy="Leave --hatecheck out",
+                remedy=f"Leave out {', '.join(f'--{name}' for name in copies)}",
             )
         return {}
     if not checkpoint.judged:
         return {}
     own = {TEMPLATES: functional.templates()}
-    return own | ({HATECHECK: functional.hatecheck(hatecheck)} if hatecheck else {})
+    return own | {name: functional.read_published(PUBLISHED[name], path) for name, path in copies.items()}
 
 
 def find_artifacts(

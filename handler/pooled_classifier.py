@@ -33,9 +33,23 @@ from handler.errors import UnsupportedError
 
 TRUST = "TRUST_REMOTE_CODE"
 POOLINGS = ("first", "mean", "last")
-HEADS = ("linear", "mlp")
+HEADS = ("linear", "mlp", "fourier")
+FEATURES = 4096  # of a fourier head
 # What the stages read of a config, whatever the backbone calls it.
 SHARED = ("vocab_size", "pad_token_id", "max_position_embeddings", "num_hidden_layers", "num_attention_heads")
+
+
+class Direction(nn.Module):
+    """An embedding without its length, float32 [batch, hidden]."""
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        lengths = embeddings.square().sum(dim=1, keepdim=True).sqrt()
+        return embeddings / lengths.clamp(min=1e-12)
+
+
+class Cosine(nn.Module):
+    def forward(self, angles: torch.Tensor) -> torch.Tensor:
+        return angles.cos()
 
 
 class PooledClassifierConfig(PretrainedConfig):
@@ -79,9 +93,7 @@ class PooledClassifier(PreTrainedModel):
             backbone.pooler = None  # type: ignore[assignment]  # for another head
         self.backbone = backbone
         size = config.hidden_size
-        self.head: nn.Module = nn.Linear(size, config.num_labels)
-        if config.head == "mlp":
-            self.head = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Dropout(0.1), self.head)
+        self.head = _head(config.head, size, config.num_labels)
         self.post_init()  # type: ignore[no-untyped-call]  # transformers' own
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -110,6 +122,18 @@ class PooledClassifier(PreTrainedModel):
         if "auto_map" in self.config.backbone:
             for own in (self.backbone, self.backbone.config):
                 custom_object_save(own, save_directory)
+
+
+def _head(kind: str, size: int, labels: int) -> nn.Module:
+    """`fourier` approximates a Gaussian kernel on directions by random features (Rahimi and Recht, 2007):
+    the cosines of random projections, under a linear layer that `training.heads` fits."""
+    if kind == "fourier":
+        return nn.Sequential(
+            Direction(), nn.Linear(size, FEATURES), Cosine(), nn.Linear(FEATURES, labels)
+        )
+    if kind == "mlp":
+        return nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Dropout(0.1), nn.Linear(size, labels))
+    return nn.Linear(size, labels)
 
 
 def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:

@@ -17,6 +17,11 @@ VERBS = (
         "measure a recipe on a data set that is too small for a test split",
         "training.cross_validation:cross_validate",
     ),
+    Verb(
+        "leave-one-out",
+        "compare recipes on corpora that they were not trained on",
+        "training.leave_one_out:leave_one_out",
+    ),
     Verb("search", "search for the best recipe with Optuna", "training.search:search"),
     Verb("runs", "compare the checkpoints in one or more folders, best first", "training.runs:runs"),
 )

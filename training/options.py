@@ -33,6 +33,7 @@ def _dropout(text: str) -> float:
 KINDS = {
     "seed": not_negative_int,
     "dropout": _dropout,
+    "pretrained_share": share,
     "label_smoothing": share,
     "teacher_weight": share,
     "teacher_temperature": positive_float,

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from common.commands import say
 from handler.errors import UserError
 from handler.machine import available_cpus
+from handler.pooled_classifier import PooledClassifier
 from training import processes
 from training.backbones import LEAST_OWN, backbone, readable_tokens
 from training.checkpoint import (
@@ -32,7 +33,8 @@ from training.checkpoint import (
 from training.data import Dataset
 from training.description import SCHEMA, Description
 from training.evaluation.card import write_card
-from training.fit import fit, predict_logits, remove_state
+from training.fit import fit, predict_logits, remove_state, targets_of, to_device
+from training.heads import frozen_logits
 from training.measures.calibration import Calibration, calibrate, uncalibrated
 from training.measures.metrics import evaluate
 from training.measures.records import Figures
@@ -171,21 +173,32 @@ def fitted(
 
 
 def teacher_logits(recipe: Recipe, dataset: Dataset) -> np.ndarray:
-    """Logits `[n, labels]` of the training texts by the checkpoint that the recipe names as teacher.
+    """Logits `[n, labels]` of the training texts: the mean of the teachers that the recipe names.
 
-    They are computed once: the teacher has no dropout, and a text is the same in every epoch.
+    They are computed once: a teacher has no dropout, and a text is the same in every epoch.
     """
-    checkpoint = open_checkpoint(recipe.teacher)
+    names = [name.strip() for name in recipe.teacher.split(",") if name.strip()]
+    return np.mean([_logits_of(name, recipe, dataset) for name in names], axis=0, dtype=np.float32)
+
+
+def _logits_of(teacher: str, recipe: Recipe, dataset: Dataset) -> np.ndarray:
+    """Those of a checkpoint, or of the sentence encoder `mpnet` under a head that is fitted here."""
+    texts = dataset.splits["train"].texts
+    say(f"computing the teacher's scores ({teacher}) of {len(texts):,} texts")
+    if teacher == "mpnet":
+        encoder, tokenizer = backbone(teacher, dataset.labels, recipe.seed, head="linear")
+        assert isinstance(encoder, PooledClassifier)
+        to_device(encoder)
+        return frozen_logits(encoder, tokenizer, dataset, recipe, targets_of(dataset, recipe))
+    checkpoint = open_checkpoint(teacher)
     if checkpoint.labels != dataset.labels or checkpoint.meta.task != dataset.task:
         raise UserError(
-            f"The teacher {recipe.teacher} has other labels than the data",
+            f"The teacher {teacher} has other labels than the data",
             seen=f"{', '.join(checkpoint.labels)} in the teacher, {', '.join(dataset.labels)} in the data",
             remedy="Name a checkpoint that was trained for the same labels.",
         )
     model, tokenizer = load_model(checkpoint)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type] # transformers' `to` is mistyped
-    texts = dataset.splits["train"].texts
-    say(f"computing the teacher's scores ({recipe.teacher}) of {len(texts):,} texts")
+    to_device(model)
     return predict_logits(model, tokenizer, texts, checkpoint.meta.max_length)
 
 

@@ -9,7 +9,8 @@ FREEZE = ("none", "embeddings", "encoder")
 CLASS_WEIGHTS = ("none", "balanced")
 PRECISIONS = ("auto", "fp32", "bf16")
 POOLINGS = ("auto", "first", "mean", "last")
-HEADS = ("auto", "linear", "mlp", "logistic")
+HEADS = ("auto", "linear", "mlp", "logistic", "fourier")
+FITTED = ("logistic", "fourier")  # in closed form or by scikit-learn, on a frozen encoder
 
 
 def _option(default: Any, words: str, choices: tuple[str, ...] = ()) -> Any:
@@ -43,12 +44,17 @@ class Recipe:
     focal_gamma: float = _option(0.0, "gamma of the focal loss, which gives easy texts less weight (0: off)")
     label_smoothing: float = _option(0.0, "share of each target that is spread over all labels")
     soft_targets: bool = _option(True, "learn from the votes' probabilities if the data has them")
-    teacher: str = _option("", "folder of a checkpoint with the same labels, to distil from")
+    teacher: str = _option("", "teachers to distil from, separated by commas: checkpoint folders, or mpnet")
     teacher_weight: float = _option(0.5, "weight of the teacher in the loss, from 0 to 1")
     teacher_temperature: float = _option(2.0, "temperature for the scores of teacher and student")
     pooling: str = _option("auto", "token states for the head (auto: as the base was trained)", POOLINGS)
     head: str = _option(
-        "auto", "classifier head (auto: the base model's own; logistic: fitted, encoder frozen)", HEADS
+        "auto",
+        "classifier head (auto: the base model's own; logistic, fourier: fitted, encoder frozen)",
+        HEADS,
+    )
+    pretrained_share: float = _option(
+        0.0, "how far the encoder's weights move back to the pretrained ones after training (WiSE-FT; 0: off)"
     )
     lora_rank: int = _option(0, "rank of LoRA updates, trained instead of the base's weights (0: off)")
     lora_alpha: float = _option(16.0, "scale of the LoRA updates, divided by their rank")

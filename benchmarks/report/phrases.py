@@ -40,12 +40,15 @@ from benchmarks.report.verdicts import (
 from benchmarks.selection import chance, differing, level_words, settled_by
 from common.flips import OneWay, one_way
 from training.measures.noninferiority import FAIL, MAY_HAVE_SEEN, PASS, SHOW_UNSEEN, UNPROVEN
+from training.measures.suites import PUBLISHED
 
 NONE = "–"
 UNEVEN_P = 0.01
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 GAPS = {"subgroup_auc": "subgroup AUC", "bpsn_auc": "BPSN AUC", "bnsp_auc": "BNSP AUC"}
-SUITES = {"templates": "Functional cases: templates", "hatecheck": "Functional cases: HateCheck"}
+SUITES = {"templates": "Functional cases: templates"} | {
+    name: f"Functional cases: {suite.name}" for name, suite in PUBLISHED.items()
+}
 
 
 def figure(value: float | None, form: str) -> str:

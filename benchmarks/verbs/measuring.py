@@ -19,6 +19,7 @@ from common.options import (
 )
 from common.programs import command
 from handler.errors import UserError
+from training.measures.suites import add_suites, copies
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +70,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         help="a file of texts, one per line, or a data set by its name (tweeteval-sentiment), scored for "
         "agreement and flips too",
     )
-    parser.add_argument("--hatecheck", type=Path, help="your copy of HateCheck's test_suite_cases.csv")
+    add_suites(parser)
     parser.add_argument(
         "--show-texts",
         action="store_true",
@@ -118,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.baselines_folder if arguments.baselines else None,
         arguments.name,
         arguments.unlabelled,
-        arguments.hatecheck,
+        copies(arguments),
     )
     objective = Objective(arguments.p99_ms, arguments.rps, arguments.max_f1_drop)
     resume_log = open_resume_log(arguments.results, subject, profile, arguments.threads, arguments.fresh)

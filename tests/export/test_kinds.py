@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,14 @@ from training.recipe import Recipe
 RECIPE = Recipe(epochs=1, learning_rate=1e-3, max_length=32)
 TEXTS = ["short", "a text that is quite a bit longer than the first, so that padding matters", "and a third"]
 # Of each kind what is quick to build here: enough that none of the table's columns is an empty promise.
-BUILT = [(kind, "onnx-fp32") for kind in ("gpt2", "own-code", "sentences")]
+BUILT = [(kind, "onnx-fp32") for kind in ("gpt2", "own-code", "sentences", "fourier")]
 SLOW = [
     *(("gpt2", "openvino-fp32"), ("llama", "onnx-fp32")),
-    *(("sentences", name) for name in ("onnx-int8", "openvino-fp32")),
-    *(("sentences", name) for name in ("openvino-int8", "openvino-bf16", "onnx-int8-dynamic")),
-    *(("sentences", name) for name in ("torch-int8-dynamic", "compiled-fp32", "compiled-bf16")),
-    ("sentences", "compiled-int8"),
+    *((kind, name) for kind in ("sentences", "fourier") for name in ("onnx-int8", "openvino-fp32")),
+    *((kind, name) for kind in ("sentences", "fourier") for name in ("openvino-int8", "openvino-bf16")),
+    *((kind, name) for kind in ("sentences", "fourier") for name in ("onnx-int8-dynamic", "compiled-bf16")),
+    *((kind, name) for kind in ("sentences", "fourier") for name in ("torch-int8-dynamic", "compiled-fp32")),
+    *((kind, "compiled-int8") for kind in ("sentences", "fourier")),
     *(("llama", name) for name in ("openvino-fp32", "openvino-bf16")),
     ("own-code", "openvino-fp32"),
 ]
@@ -52,9 +54,11 @@ def made(tmp_path_factory: pytest.TempPathFactory):
 
     def get(kind: str) -> Source:
         if kind not in found:
-            base, output = save(kind, place / kind / "base"), place / kind / "checkpoint"
+            architecture = "sentences" if kind == "fourier" else kind
+            base, output = save(architecture, place / kind / "base"), place / kind / "checkpoint"
             dataset = data.load(f"jsonl:{place / 'small.jsonl'}")
-            pipeline.train(dataset, base, RECIPE, output, trust_remote_code=True)
+            recipe = replace(RECIPE, head="fourier") if kind == "fourier" else RECIPE
+            pipeline.train(dataset, base, recipe, output, trust_remote_code=True)
             checkpoint = open_checkpoint(output)
             found[kind] = Source(checkpoint, load_data(checkpoint), place / kind / "artifacts")
         return found[kind]

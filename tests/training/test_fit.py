@@ -223,6 +223,23 @@ def test_a_teacher_is_followed_where_the_labels_say_nothing(dataset, model_and_t
     assert (logits[:, 1] > logits[:, 0] + 1).all()
 
 
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_the_encoder_moves_back_to_its_pretrained_weights(share, dataset, tmp_path) -> None:
+    found = []
+    for part in (0.0, share):
+        model, tokenizer = backbone("random:tiny", LABELS)
+        before = snapshot(model)
+        recipe = replace(BRIEF, pretrained_share=part)
+        fit(model, tokenizer, dataset, recipe, tmp_path / "state")
+        found.append(snapshot(model))
+    trained, averaged = found
+    for name, value in trained.items():
+        moved = name.startswith("distilbert.")
+        expected = torch.lerp(value, before[name], share) if moved else value
+        torch.testing.assert_close(averaged[name], expected)
+    assert any(not torch.equal(trained[name], before[name]) for name in before)
+
+
 def test_independent_labels_are_trained_on_probabilities(dataset, tmp_path) -> None:
     rows = {
         name: replace(

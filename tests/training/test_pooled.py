@@ -173,7 +173,7 @@ def test_low_rank_updates_of_nothing_are_refused(settings, sentence):
         add_lora(model, replace(RECIPE, lora_rank=2, **settings))
 
 
-@pytest.mark.parametrize("head", ["linear", "mlp", "logistic"])
+@pytest.mark.parametrize("head", ["linear", "mlp", "logistic", "fourier"])
 def test_a_head_alone_is_fitted_and_the_encoder_stays_as_it_is(head, small_jsonl, tmp_path):
     dataset = data.load(f"jsonl:{small_jsonl}")
     recipe = replace(RECIPE, head=head, freeze="encoder", epochs=10, head_learning_rate=1e-2, patience=10)
@@ -213,12 +213,39 @@ def test_logistic_regression_writes_the_weights_that_scikit_learn_found(small_js
     assert min(np.abs(ours - scores).max() for scores in theirs) < 1e-3
 
 
-def test_independent_labels_get_a_regression_each(tmp_path):
+def test_a_fourier_head_computes_what_scikit_learn_fitted(small_jsonl, tmp_path):
+    from sklearn.kernel_approximation import RBFSampler
+    from sklearn.linear_model import Ridge
+
+    from handler.pooled_classifier import FEATURES
+    from training.heads import RIDGE, WIDTHS, embeddings
+
+    dataset = data.load(f"jsonl:{small_jsonl}")
+    train, validation = (dataset.splits[name] for name in ("train", "validation"))
+    teacher = np.random.default_rng(0).normal(size=(len(train), 2)).astype(np.float32)
+    model, tokenizer = backbone("random:tiny", LABELS, head="fourier")
+    recipe = replace(RECIPE, head="fourier", teacher_weight=1)
+    fit(model, tokenizer, dataset, recipe, tmp_path / "state", teacher=teacher)
+    rows = [embeddings(model, tokenizer, split.texts, 48) for split in (train, validation)]
+    known, judged = (row / np.linalg.norm(row, axis=1, keepdims=True) for row in rows)
+    wanted = teacher - teacher.mean(axis=1, keepdims=True)
+    found = logits(model, tokenizer, list(validation.texts))
+    theirs = []
+    for gamma in WIDTHS:
+        features = RBFSampler(gamma=gamma, n_components=FEATURES, random_state=0).fit(known)
+        for penalty in RIDGE:
+            fitted = Ridge(penalty).fit(features.transform(known), wanted / wanted.std())
+            theirs.append(fitted.predict(features.transform(judged)))
+    assert min(np.abs(found - values).max() for values in theirs) < 1e-3
+
+
+@pytest.mark.parametrize("head", ["logistic", "fourier"])
+def test_independent_labels_get_a_regression_each(head, tmp_path):
     from training.heads import fit_head
 
     dataset = _independent()
-    model, tokenizer = backbone("random:tiny", ("one", "two", "never"), head="logistic")
-    recipe = replace(RECIPE, head="logistic")
+    model, tokenizer = backbone("random:tiny", ("one", "two", "never"), head=head)
+    recipe = replace(RECIPE, head=head)
     fit_head(model, tokenizer, dataset, recipe, dataset.splits["train"].targets(3))
     scores = logits(model, tokenizer, list(dataset.splits["validation"].texts))
     held = dataset.splits["validation"].labels

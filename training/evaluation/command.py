@@ -7,6 +7,7 @@ from common.commands import emit, not_negative_int, say
 from common.options import add_checkpoint, add_threads
 from common.records import plain
 from handler.errors import UserError, refusals
+from training.measures.suites import PUBLISHED, add_suites, copies
 
 SAMPLE = 500  # texts that are written differently: a flip rate of a tenth is then known to about 3 points
 
@@ -27,7 +28,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="where to write a folder for the split (default: CHECKPOINT/evaluation)",
     )
-    parser.add_argument("--hatecheck", type=Path, metavar="PATH", help="your copy of test_suite_cases.csv")
+    add_suites(parser)
     parser.add_argument(
         "--predictions",
         type=Path,
@@ -57,7 +58,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from training.evaluation.document import evaluate_checkpoint
     from training.evaluation.page import markdown, terminal
     from training.evaluation.published import check_published, write_predictions
-    from training.measures.functional import hatecheck
+    from training.measures.functional import read_published
     from training.options import quieten
     from training.pipeline import use_threads
 
@@ -65,8 +66,8 @@ def evaluate(options: argparse.Namespace) -> int:
     checkpoint = open_checkpoint(options.checkpoint)
     _check(checkpoint.meta.data.spec)
     dataset = load_data(checkpoint, options.data_dir)
-    if options.hatecheck:
-        hatecheck(options.hatecheck)  # before minutes are spent
+    for name, path in copies(options).items():
+        read_published(PUBLISHED[name], path)  # before minutes are spent
     if options.predictions:
         check_published(dataset, options.split)
     output = options.output or checkpoint.folder / FOLDER
@@ -85,7 +86,7 @@ def evaluate(options: argparse.Namespace) -> int:
         folder,
         sample=options.sample,
         seed=options.seed,
-        hatecheck=options.hatecheck,
+        copies=copies(options),
     )
     (folder / "evaluation.md").write_text(markdown(done.document, folder), encoding="utf-8")
     say(terminal(done.document))

@@ -1,6 +1,7 @@
 """Measure a checkpoint on one split and write the results to `evaluation.json`."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,12 @@ def evaluate_checkpoint(
     *,
     sample: int,
     seed: int = 0,
-    hatecheck: Path | None = None,
+    copies: Mapping[str, Path] | None = None,
 ) -> Evaluated:
     """Measure the checkpoint on a split and write `evaluation.json` and the pictures into `folder`.
 
-    `sample` limits the texts that are perturbed; 0 leaves robustness out. Joined sets are measured on their
+    `sample` limits the texts that are perturbed; 0 leaves robustness out. `copies` are the user's of published
+    suites, by name. Joined sets are measured on their
     held-out part of the same name, and on validation for `gate`, which they do not have.
     """
     started = time.perf_counter()
@@ -77,7 +79,7 @@ def evaluate_checkpoint(
         by_length=figures.by_length(classifier, split, scores),
         confusion=figures.confusion(classifier, truth, given),
         reliability=figures.calibration_points(classifier, truth, scores),
-        functional=functional_suites(classifier, hatecheck),
+        functional=functional_suites(classifier, copies),
         robustness=robustness(classifier, split, scores, sample, seed) if sample else None,
         seconds=round(time.perf_counter() - started, 1),
         **describe_surroundings(),

@@ -1,5 +1,6 @@
 """What the classifier gets right, by kind of case."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +9,20 @@ from training.evaluation.classifier import Classifier
 from training.evaluation.records import Kind, Suite
 from training.measures import functional
 from training.measures.records import Functional, Functionality
+from training.measures.suites import PUBLISHED
 
 
-def functional_suites(classifier: Classifier, hatecheck: Path | None = None) -> dict[str, Suite]:
-    """Pass rates with their exact 95 % intervals by suite; empty if the labels are not those of the cases.
+def functional_suites(classifier: Classifier, copies: Mapping[str, Path] | None = None) -> dict[str, Suite]:
+    """Pass rates with their exact 95 % intervals, by suite: of the project's own cases and of the `copies` of
+    published suites. Empty if the labels are not those of the cases.
 
-    Raises UserError if the HateCheck file is not what it should be.
+    Raises UserError if a copy is not what it should be.
     """
     if classifier.multi_label or not functional.applies_to(classifier.labels):
         return {}
     suites = {"templates": functional.templates()}
-    if hatecheck is not None:
-        suites["hatecheck"] = functional.hatecheck(hatecheck)
+    for name, path in (copies or {}).items():
+        suites[name] = functional.read_published(PUBLISHED[name], path)
     return {name: _pass_rates(classifier, name, cases) for name, cases in suites.items()}
 
 

@@ -21,13 +21,10 @@ from handler.predictor import decide
 from training.data.sources import HATE_LABELS
 from training.measures.functional_templates import DISGUISED, FILLERS, GROUPS, HATEFUL, NOT_HATEFUL
 from training.measures.records import Functional, Functionality, Gaps, Group
+from training.measures.suites import MOST_BYTES, Published
 
 # All of these cases are for evaluation; nothing may be trained or tuned on them.
 
-HATECHECK_LABELS = {"non-hateful": 0, "hateful": 1}
-HATECHECK_COLUMNS = ("test_case", "label_gold", "functionality", "target_ident")
-HATECHECK_BYTES = 50_000_000  # far more than upstream's 3,728 cases need
-TAKE_AS_PUBLISHED = "Use the file as published at https://github.com/paul-rottger/hatecheck-data."
 
 AUCS = Gaps.__struct_fields__
 LEET = str.maketrans("aeios", "43105")
@@ -126,66 +123,66 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 """By functionality: how a word, given with the space on either side, is respelt."""
 
 
-def hatecheck(path: str | Path) -> Cases:
-    """The user's copy of HateCheck's `test_suite_cases.csv`, for evaluation only: a model that was
-    trained or tuned on its cases is no longer tested by them.
+def read_published(suite: Published, path: str | Path) -> Cases:
+    """The user's copy of a published suite, for evaluation only: a model that was trained or tuned on its
+    cases is no longer tested by them.
 
-    Raises UserError where the file is missing, too large, not UTF-8, not CSV or not HateCheck's; the
-    message names the line and never holds a text.
+    Raises UserError where the file is missing, too large, not UTF-8, not CSV or not the suite's; the message
+    names the line and never holds a text.
     """
     file = Path(path).expanduser()
     rows = []
     labels: dict[str, int] = {}
-    for line, row in _table(file):
-        text, label, functionality, group = _checked(row, f"Line {line} of {file}")
+    for line, row in _table(suite, file):
+        text, label, functionality, group = _checked(suite, row, f"Line {line} of {file}")
         if labels.setdefault(functionality, label) != label:
             raise UserError(
                 f"Line {line} of {file} gives its functionality a different label from the lines before",
-                seen=_shown(row["label_gold"]),
-                remedy=f"A functionality has one right label. {TAKE_AS_PUBLISHED}",
+                seen=_shown(row[suite.label]),
+                remedy=f"A functionality has one right label. {suite.remedy}",
             )
         rows.append((text, label, functionality, group))
     if not rows:
-        raise UserError(f"{file} contains no cases", seen="only a header", remedy=TAKE_AS_PUBLISHED)
+        raise UserError(f"{file} contains no cases", seen="only a header", remedy=suite.remedy)
     return _cases(rows)
 
 
-def _table(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _table(suite: Published, file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows with the line that each ends on."""
-    reader = csv.reader(io.StringIO(_content(file), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_content(suite, file), newline=""), strict=True)
     try:
         header = next(reader, [])
-        if missing := [column for column in HATECHECK_COLUMNS if column not in header]:
+        if missing := [column for column in suite.columns if column not in header]:
             raise UserError(
-                f"{file} lacks columns of HateCheck ({', '.join(missing)})",
+                f"{file} lacks columns of {suite.name} ({', '.join(missing)})",
                 seen=f"{len(header)} cells in line 1",  # not their words: without a header they are a case
-                remedy=TAKE_AS_PUBLISHED,
+                remedy=suite.remedy,
             )
         for cells in filter(None, reader):
             if len(cells) != len(header):
                 raise UserError(
                     f"Line {reader.line_num} of {file} does not fit the header",
                     seen=f"{len(cells)} cells for {len(header)} columns",
-                    remedy=f"A text with a comma needs quotes. {TAKE_AS_PUBLISHED}",
+                    remedy=f"A text with a comma needs quotes. {suite.remedy}",
                 )
             yield reader.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         seen = f"{error}, line {reader.line_num}"
-        raise UserError(f"{file} is not CSV", seen=seen, remedy=TAKE_AS_PUBLISHED) from error
+        raise UserError(f"{file} is not CSV", seen=seen, remedy=suite.remedy) from error
 
 
-def _content(file: Path) -> str:
+def _content(suite: Published, file: Path) -> str:
     try:
         with file.open("rb") as stream:
-            content = stream.read(HATECHECK_BYTES + 1)
+            content = stream.read(MOST_BYTES + 1)
     except FileNotFoundError as error:
-        raise UserError("The HateCheck file does not exist", seen=file, remedy=TAKE_AS_PUBLISHED) from error
+        raise UserError(f"The {suite.name} file does not exist", seen=file, remedy=suite.remedy) from error
     except OSError as error:
         remedy = "Check the path and its permissions."
         raise UserError(f"Cannot read {file}", seen=error.strerror, remedy=remedy) from error
-    if len(content) > HATECHECK_BYTES:
-        seen = f"more than {HATECHECK_BYTES // 1_000_000} MB"
-        raise UserError(f"{file} is too large for HateCheck", seen=seen, remedy=TAKE_AS_PUBLISHED)
+    if len(content) > MOST_BYTES:
+        seen = f"more than {MOST_BYTES // 1_000_000} MB"
+        raise UserError(f"{file} is too large for {suite.name}", seen=seen, remedy=suite.remedy)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -196,18 +193,22 @@ def _content(file: Path) -> str:
         ) from error
 
 
-def _checked(row: Mapping[str, str], place: str) -> Row:
-    text, label, functionality, group = (row[column].strip() for column in HATECHECK_COLUMNS)
-    if label not in HATECHECK_LABELS:
+def _checked(suite: Published, row: Mapping[str, str], place: str) -> Row:
+    text, label, functionality, group = (
+        row[column].strip() for column in (suite.text, suite.label, suite.functionality, suite.group)
+    )
+    if label not in suite.labels:
         raise UserError(
-            f"{place} has an unknown label in label_gold",
+            f"{place} has an unknown label in {suite.label}",
             seen=_shown(label),
-            remedy=f"Known: {', '.join(HATECHECK_LABELS)}. {TAKE_AS_PUBLISHED}",
+            remedy=f"Known: {', '.join(suite.labels)}. {suite.remedy}",
         )
-    for column, value in (("test_case", text), ("functionality", functionality)):
+    for column, value in ((suite.text, text), (suite.functionality, functionality)):
         if not value:
-            raise UserError(f"{place} has an empty {column}", seen="no characters", remedy=TAKE_AS_PUBLISHED)
-    return text, HATECHECK_LABELS[label], functionality, group or None
+            raise UserError(f"{place} has an empty {column}", seen="no characters", remedy=suite.remedy)
+    if suite.part:
+        functionality = f"{functionality}, {row[suite.part].strip()}, {HATE_LABELS[suite.labels[label]]}"
+    return text, suite.labels[label], functionality, group or None
 
 
 def _shown(value: str) -> str:

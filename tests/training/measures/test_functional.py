@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from string import Formatter
 
@@ -15,9 +16,10 @@ from common.records import plain
 from handler.errors import UserError
 from training.data import demo, demo_templates
 from training.measures import functional
-from training.measures.functional import Cases, applies_to, evaluate_cases, hatecheck, templates
+from training.measures.functional import Cases, applies_to, evaluate_cases, read_published, templates
 from training.measures.functional_templates import DISGUISED, GROUPS, HATEFUL, NOT_HATEFUL
 from training.measures.records import Gaps, Group
+from training.measures.suites import HATECHECK, HATEMOJICHECK
 
 DATA_DIR = os.environ.get("DATA_DIR")
 CASES = templates()
@@ -161,6 +163,9 @@ ROWS = [
 ]
 
 
+hatecheck = partial(read_published, HATECHECK)
+
+
 def write_hatecheck(path, rows=ROWS, header=HEADER, encoding="utf-8"):
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
@@ -199,7 +204,7 @@ def test_a_folder_is_no_file(tmp_path):
 
 
 def test_a_file_that_is_too_large_is_not_read_to_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(functional, "HATECHECK_BYTES", 100)
+    monkeypatch.setattr(functional, "MOST_BYTES", 100)
     with pytest.raises(UserError, match="too large"):
         hatecheck(write_hatecheck(tmp_path / "cases.csv"))
 
@@ -252,6 +257,21 @@ def test_a_broken_file_is_answered_with_the_place_and_without_its_text(tmp_path,
     with pytest.raises(UserError, match=sentence) as error:
         hatecheck(file)
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(("hateful", "other"), [("1", "0"), ("hateful", "non-hateful")])
+def test_hatemojicheck_has_a_functionality_for_each_way_and_label(tmp_path, hateful, other):
+    header = "case_id,templ_id,test_grp_id,text,target,functionality,set,label_gold,unrealistic_flags"
+    rows = [
+        f"1,1.0,1,A boat leaks.,women,f1,orig,{hateful},0",
+        f"2,1.2,1,A boat floats.,women,f1,polarity,{other},0",
+        f"3,2.2,2,A boat sinks.,,f1,polarity,{hateful},0",
+    ]
+    (tmp_path / "cases.csv").write_text("\n".join([header, *rows]))
+    cases = read_published(HATEMOJICHECK, tmp_path / "cases.csv")
+    assert cases.labels.tolist() == [1, 0, 1]
+    assert cases.functionality == ["f1, orig, hate", "f1, polarity, not-hate", "f1, polarity, hate"]
+    assert cases.group == ["women", "women", None]
 
 
 def test_an_empty_file_is_a_file_without_columns(tmp_path):
