@@ -128,9 +128,7 @@ def _head(kind: str, size: int, labels: int) -> nn.Module:
     """`fourier` approximates a Gaussian kernel on directions by random features (Rahimi and Recht, 2007):
     the cosines of random projections, under a linear layer that `training.heads` fits."""
     if kind == "fourier":
-        return nn.Sequential(
-            Direction(), nn.Linear(size, FEATURES), Cosine(), nn.Linear(FEATURES, labels)
-        )
+        return nn.Sequential(Direction(), nn.Linear(size, FEATURES), Cosine(), nn.Linear(FEATURES, labels))
     if kind == "mlp":
         return nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Dropout(0.1), nn.Linear(size, labels))
     return nn.Linear(size, labels)

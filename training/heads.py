@@ -249,9 +249,7 @@ def _one(
     return weight, bias
 
 
-def _wanted(
-    targets: np.ndarray, teacher: np.ndarray | None, multi_label: bool, share: float
-) -> np.ndarray:
+def _wanted(targets: np.ndarray, teacher: np.ndarray | None, multi_label: bool, share: float) -> np.ndarray:
     """What a least-squares fit is to predict, [texts, labels]: the labels, or, with a teacher, this `share`
     of its logits and the rest of the labels, both scaled to vary as much."""
 
@@ -269,7 +267,7 @@ def _counts(targets: np.ndarray, train: Split, recipe: Recipe) -> np.ndarray:
     if recipe.class_weights == "none":
         return counts
     by_label = balanced_weights(targets * counts[:, None], train.multi_label, float(counts.sum()))
-    return counts * (targets * by_label).sum(axis=1)
+    return np.asarray(counts * (targets * by_label).sum(axis=1))
 
 
 def _fourier(
@@ -286,7 +284,7 @@ def _fourier(
     directions, held_out = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (inputs, held_out))
     best, chosen = -1.0, (0.0, 0.0)
     assert isinstance(model.head, nn.Sequential)
-    _, projection, _, out = model.head
+    projection, out = (layer for layer in model.head if isinstance(layer, nn.Linear))
     for gamma in WIDTHS:
         features = RBFSampler(gamma=gamma, n_components=FEATURES, random_state=recipe.seed).fit(directions)
         train, judged = (features.transform(rows) for rows in (directions, held_out))
@@ -302,7 +300,8 @@ def _fourier(
                 projection.bias.copy_(_tensor(features.random_offset_, model.device))
                 out.weight.copy_(_tensor(size * fitted.coef_, model.device))
                 out.bias.copy_(_tensor(fitted.intercept_, model.device))
-    say(f"{FEATURES:,} Fourier features, gamma {chosen[0]:g}, ridge {chosen[1]:g}: validation macro-F1 {best:.3f}")
+    found = f"gamma {chosen[0]:g}, ridge {chosen[1]:g}"
+    say(f"{FEATURES:,} Fourier features, {found}: validation macro-F1 {best:.3f}")
     return best
 
 

@@ -178,7 +178,7 @@ def teacher_logits(recipe: Recipe, dataset: Dataset) -> np.ndarray:
     They are computed once: a teacher has no dropout, and a text is the same in every epoch.
     """
     names = [name.strip() for name in recipe.teacher.split(",") if name.strip()]
-    return np.mean([_logits_of(name, recipe, dataset) for name in names], axis=0, dtype=np.float32)
+    return np.asarray(np.mean([_logits_of(name, recipe, dataset) for name in names], axis=0))
 
 
 def _logits_of(teacher: str, recipe: Recipe, dataset: Dataset) -> np.ndarray:

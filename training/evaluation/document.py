@@ -45,9 +45,9 @@ def evaluate_checkpoint(
 ) -> Evaluated:
     """Measure the checkpoint on a split and write `evaluation.json` and the pictures into `folder`.
 
-    `sample` limits the texts that are perturbed; 0 leaves robustness out. `copies` are the user's of published
-    suites, by name. Joined sets are measured on their
-    held-out part of the same name, and on validation for `gate`, which they do not have.
+    `sample` limits the texts that are perturbed; 0 leaves robustness out. `copies` are the user's copies of
+    published suites, by name. Joined sets are measured on their held-out part of the same name, and on
+    validation for `gate`, which they do not have.
     """
     started = time.perf_counter()
     split = dataset.splits[split_name]
