@@ -33,7 +33,7 @@ from handler.errors import UserError, refusals
 from training import processes
 from training.backbones import add_lora, clear_limits, merge_lora
 from training.data import Dataset, Split
-from training.heads import fit_head, fits_alone
+from training.heads import Lesson, fit_head, fits_alone
 from training.inference import computed, token_lengths
 from training.measures.statistics import macro_f1_of_logits
 from training.objective import Objective, objective
@@ -186,15 +186,15 @@ def fit(
     base: str = "",
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
-    teacher: np.ndarray | None = None,
+    teacher: Lesson | None = None,
     save_minutes: float = 10.0,
 ) -> float:
     """Fine-tune `model` in place on train, keep its best epoch by validation macro-F1, and return that.
 
     `state` holds what resuming needs; the caller removes it once the model is saved. With `resume`, training
     continues from the last saved step, provided that base, data and recipe are unchanged. The phase that
-    trains only the head is repeated unless a step of the next phase is saved. `teacher` are logits
-    `[n, labels]` of the training texts. Under torchrun, every process calls this.
+    trains only the head is repeated unless a step of the next phase is saved. Under torchrun, every process
+    calls this.
     """
     processes.check_batch(recipe.batch_size)
     _check_able(model, recipe)
@@ -205,7 +205,7 @@ def fit(
         best = fit_head(model, tokenizer, dataset, recipe, targets, teacher)
         clear_limits(tokenizer)
         return best
-    rows = _Rows(split, targets, teacher)
+    rows = _Rows(split, targets, teacher.logits if teacher else None)
     loss = objective(recipe, targets, dataset.multi_label, split.weights)
     _set_dropout(model, recipe.dropout)
     pretrained = _weights(model) if recipe.pretrained_share else {}

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TypeGuard
 
 import numpy as np
@@ -39,6 +40,16 @@ BATCH = 64
 KEPT: ContextVar[dict[str, dict[str, np.ndarray]] | None] = ContextVar("KEPT", default=None)
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """Logits `[n, labels]` that a teacher gives the training texts, and those that it gives `more` texts,
+    which have no labels."""
+
+    logits: np.ndarray
+    more: Sequence[str] = ()
+    of_more: np.ndarray | None = None
+
+
 def fits_alone(model: PreTrainedModel, recipe: Recipe, teacher: object) -> TypeGuard[PooledClassifier]:
     """Whether only the head is fitted, and embeddings are all that it needs."""
     if recipe.head == "logistic" and teacher is not None:
@@ -57,13 +68,13 @@ def fit_head(
     dataset: Dataset,
     recipe: Recipe,
     targets: np.ndarray,
-    teacher: np.ndarray | None = None,
+    lesson: Lesson | None = None,
 ) -> float:
     """Fit the head in place on train and return its macro-F1 on validation, which chose it.
 
-    `targets` float32 [texts of train, labels], and so are the logits of a `teacher`. Gradient steps: `epochs`
-    passes at `head_learning_rate`. Of the recipe's losses, the other heads know soft targets and balanced
-    weights alone.
+    `targets` float32 [texts of train, labels]. Gradient steps: `epochs` passes at `head_learning_rate`. Of the
+    recipe's losses, the other heads know soft targets and balanced weights alone; a fourier head alone learns
+    from a teacher.
     """
     train, validation = dataset.splits["train"], dataset.splits["validation"]
     say(f"encoding {len(train) + len(validation):,} texts once, since the encoder is frozen")
@@ -73,8 +84,12 @@ def fit_head(
     if recipe.head == "logistic":
         return _logistic(model, inputs, targets, train.weights, held_out, validation, recipe)
     if recipe.head == "fourier":
-        wanted = _wanted(targets, teacher, validation.multi_label, recipe.teacher_weight)
-        return _fourier(model, inputs, wanted, _counts(targets, train, recipe), held_out, validation, recipe)
+        wanted = _wanted(targets, lesson, validation.multi_label, recipe.teacher_weight)
+        counts = _counts(targets, train, recipe)
+        if lesson is not None and lesson.of_more is not None:
+            more = embeddings(model, tokenizer, lesson.more, recipe.max_length)
+            inputs, counts = np.concatenate([inputs, more]), np.concatenate([counts, np.ones(len(more))])
+        return _fourier(model, inputs, wanted, counts, held_out, validation, recipe)
     return _gradient_steps(model, inputs, targets, train.weights, held_out, validation, recipe)
 
 
@@ -84,16 +99,18 @@ def frozen_logits(
     dataset: Dataset,
     recipe: Recipe,
     targets: np.ndarray,
+    more: Sequence[str],
 ) -> np.ndarray:
-    """Logits float32 [texts of train, labels] of a logistic head that is fitted here, in place, to the same
-    texts. On a frozen encoder it follows them loosely enough to be a teacher of them."""
+    """Logits float32 [texts of train, then `more`; labels] of a logistic head that is fitted here, in place,
+    to train. On a frozen encoder it follows those texts loosely enough to be a teacher of them."""
     train, validation = dataset.splits["train"], dataset.splits["validation"]
-    inputs, held_out = (
-        embeddings(model, tokenizer, split.texts, recipe.max_length) for split in (train, validation)
+    inputs, held_out, others = (
+        embeddings(model, tokenizer, texts, recipe.max_length)
+        for texts in (train.texts, validation.texts, more)
     )
     _logistic(model, inputs, targets, train.weights, held_out, validation, recipe)
     with torch.no_grad():
-        found: np.ndarray = model.head(_tensor(inputs, model.device)).cpu().numpy()
+        found: np.ndarray = model.head(_tensor(np.concatenate([inputs, others]), model.device)).cpu().numpy()
     return found
 
 
@@ -249,16 +266,21 @@ def _one(
     return weight, bias
 
 
-def _wanted(targets: np.ndarray, teacher: np.ndarray | None, multi_label: bool, share: float) -> np.ndarray:
+def _wanted(targets: np.ndarray, lesson: Lesson | None, multi_label: bool, share: float) -> np.ndarray:
     """What a least-squares fit is to predict, [texts, labels]: the labels, or, with a teacher, this `share`
-    of its logits and the rest of the labels, both scaled to vary as much."""
+    of its logits and the rest of the labels, both scaled to vary as much; of texts without labels, its
+    logits."""
 
     def scaled(values: np.ndarray) -> np.ndarray:
         centred = values if multi_label else values - values.mean(axis=1, keepdims=True)
         return np.asarray(centred / max(float(centred.std()), 1e-9))
 
     labels = scaled(targets - 0.5)
-    return labels if teacher is None else share * scaled(teacher) + (1 - share) * labels
+    if lesson is None:
+        return labels
+    taught = scaled(lesson.logits if lesson.of_more is None else np.concatenate([lesson.logits, lesson.of_more]))
+    taught[: len(labels)] = share * taught[: len(labels)] + (1 - share) * labels
+    return taught
 
 
 def _counts(targets: np.ndarray, train: Split, recipe: Recipe) -> np.ndarray:

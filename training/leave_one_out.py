@@ -23,6 +23,7 @@ from handler.errors import UserError
 from training import data
 from training.cross_validation import judge_with
 from training.data import Dataset, Split
+from training.data.sources import parse
 from training.data.splits import digests
 from training.options import SettingsParser, add_options, prepare
 from training.options import recipe as recipe_of
@@ -49,7 +50,7 @@ def leave_one_out_arguments(parser: argparse.ArgumentParser) -> None:
 
 def leave_one_out(options: argparse.Namespace) -> int:
     chosen = {path.stem: _settings(path, options) for path in options.recipes}
-    corpora = (options.corpora or next(iter(chosen.values())).data).split("+")
+    corpora = [part.spec for part in parse(options.corpora or next(iter(chosen.values())).data)]
     prepare(options)
     from training.heads import embeddings_kept
 
@@ -93,7 +94,7 @@ def _judged(name: str, settings: argparse.Namespace, corpus: str, folder: Path) 
 
 def without(spec: str, corpus: str) -> str:
     """The spec's corpora without one of them, whatever its weight."""
-    kept = [part for part in data.sources.parse(spec) if part.spec != corpus]
+    kept = [part for part in parse(spec) if part.spec != corpus]
     if not kept:
         raise UserError(
             f"Without {corpus} the recipe has nothing to train on",

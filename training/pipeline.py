@@ -34,7 +34,8 @@ from training.data import Dataset
 from training.description import SCHEMA, Description
 from training.evaluation.card import write_card
 from training.fit import fit, predict_logits, remove_state, targets_of, to_device
-from training.heads import frozen_logits
+from training.data.unlabelled import unlabelled_texts
+from training.heads import Lesson, frozen_logits
 from training.measures.calibration import Calibration, calibrate, uncalibrated
 from training.measures.metrics import evaluate
 from training.measures.records import Figures
@@ -152,8 +153,9 @@ def fitted(
     _check_length(model, tokenizer, recipe.max_length)
     calibration = uncalibrated(dataset.labels, dataset.multi_label, dataset.positive.label)
     if recipe.epochs:
+        _check_lesson(recipe)
         say(f"fine-tuning {base} on {len(dataset.splits['train']):,} texts")
-        teacher = teacher_logits(recipe, dataset) if recipe.teacher else None
+        teacher = lesson_of(recipe, dataset) if recipe.teacher else None
         fit(
             model,
             tokenizer,
@@ -172,24 +174,37 @@ def fitted(
     return Trained(model, tokenizer, calibration, dataset.labels, recipe.max_length)
 
 
-def teacher_logits(recipe: Recipe, dataset: Dataset) -> np.ndarray:
-    """Logits `[n, labels]` of the training texts: the mean of the teachers that the recipe names.
+def _check_lesson(recipe: Recipe) -> None:
+    if recipe.unlabelled and not (recipe.teacher and recipe.head == "fourier"):
+        raise UserError(
+            "Only a fourier head with a teacher learns from texts without labels",
+            seen=f"--head {recipe.head} --teacher {recipe.teacher or 'none'}",
+            remedy="Leave out --unlabelled, or give --head fourier and --teacher.",
+        )
 
-    They are computed once: a teacher has no dropout, and a text is the same in every epoch.
+
+def lesson_of(recipe: Recipe, dataset: Dataset) -> Lesson:
+    """What the recipe's teachers say, on average, of the training texts and of its unlabelled ones.
+
+    It is computed once: a teacher has no dropout, and a text is the same in every epoch.
     """
+    more = unlabelled_texts(recipe.unlabelled, dataset.data_dir).texts if recipe.unlabelled else ()
     names = [name.strip() for name in recipe.teacher.split(",") if name.strip()]
-    return np.asarray(np.mean([_logits_of(name, recipe, dataset) for name in names], axis=0))
+    logits = np.mean([_logits_of(name, recipe, dataset, more) for name in names], axis=0)
+    texts = len(dataset.splits["train"])
+    return Lesson(logits[:texts], more, logits[texts:] if len(more) else None)
 
 
-def _logits_of(teacher: str, recipe: Recipe, dataset: Dataset) -> np.ndarray:
-    """Those of a checkpoint, or of the sentence encoder `mpnet` under a head that is fitted here."""
-    texts = dataset.splits["train"].texts
+def _logits_of(teacher: str, recipe: Recipe, dataset: Dataset, more: Sequence[str]) -> np.ndarray:
+    """Logits `[texts of train, then more; labels]` by a checkpoint, or by the sentence encoder `mpnet` under a
+    head that is fitted here."""
+    texts = [*dataset.splits["train"].texts, *more]
     say(f"computing the teacher's scores ({teacher}) of {len(texts):,} texts")
     if teacher == "mpnet":
         encoder, tokenizer = backbone(teacher, dataset.labels, recipe.seed, head="linear")
         assert isinstance(encoder, PooledClassifier)
         to_device(encoder)
-        return frozen_logits(encoder, tokenizer, dataset, recipe, targets_of(dataset, recipe))
+        return frozen_logits(encoder, tokenizer, dataset, recipe, targets_of(dataset, recipe), more)
     checkpoint = open_checkpoint(teacher)
     if checkpoint.labels != dataset.labels or checkpoint.meta.task != dataset.task:
         raise UserError(

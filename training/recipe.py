@@ -45,6 +45,9 @@ class Recipe:
     label_smoothing: float = _option(0.0, "share of each target that is spread over all labels")
     soft_targets: bool = _option(True, "learn from the votes' probabilities if the data has them")
     teacher: str = _option("", "teachers to distil from, separated by commas: checkpoint folders, or mpnet")
+    unlabelled: str = _option(
+        "", "texts for the teacher to label, for a fourier head: a file, one a line, or named data sets"
+    )
     teacher_weight: float = _option(0.5, "weight of the teacher in the loss, from 0 to 1")
     teacher_temperature: float = _option(2.0, "temperature for the scores of teacher and student")
     pooling: str = _option("auto", "token states for the head (auto: as the base was trained)", POOLINGS)

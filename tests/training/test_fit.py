@@ -15,6 +15,7 @@ from handler.errors import UserError
 from training import data
 from training.backbones import backbone
 from training.fit import _ByLength, _last_complete, fit, freeze, parameter_groups, phases, remove_state
+from training.heads import Lesson
 from training.recipe import Recipe
 
 LABELS = ("not-hate", "hate")
@@ -216,7 +217,7 @@ def test_a_teacher_is_followed_where_the_labels_say_nothing(dataset, model_and_t
     model, tokenizer = model_and_tokenizer
     teacher = np.tile(np.array([-3.0, 3.0], np.float32), (len(dataset.splits["train"]), 1))
     recipe = replace(BRIEF, teacher_weight=1.0, epochs=2, patience=5)
-    fit(model, tokenizer, dataset, recipe, tmp_path / "state", teacher=teacher)
+    fit(model, tokenizer, dataset, recipe, tmp_path / "state", teacher=Lesson(teacher))
     encoded = tokenizer(dataset.splits["validation"].texts[:8], padding=True, return_tensors="pt")
     with torch.no_grad():
         logits = model.eval()(**encoded).logits

@@ -218,14 +218,14 @@ def test_a_fourier_head_computes_what_scikit_learn_fitted(small_jsonl, tmp_path)
     from sklearn.linear_model import Ridge
 
     from handler.pooled_classifier import FEATURES
-    from training.heads import RIDGE, WIDTHS, embeddings
+    from training.heads import RIDGE, WIDTHS, Lesson, embeddings
 
     dataset = data.load(f"jsonl:{small_jsonl}")
     train, validation = (dataset.splits[name] for name in ("train", "validation"))
     teacher = np.random.default_rng(0).normal(size=(len(train), 2)).astype(np.float32)
     model, tokenizer = backbone("random:tiny", LABELS, head="fourier")
     recipe = replace(RECIPE, head="fourier", teacher_weight=1)
-    fit(model, tokenizer, dataset, recipe, tmp_path / "state", teacher=teacher)
+    fit(model, tokenizer, dataset, recipe, tmp_path / "state", teacher=Lesson(teacher))
     rows = [embeddings(model, tokenizer, split.texts, 48) for split in (train, validation)]
     known, judged = (row / np.linalg.norm(row, axis=1, keepdims=True) for row in rows)
     wanted = teacher - teacher.mean(axis=1, keepdims=True)
@@ -237,6 +237,27 @@ def test_a_fourier_head_computes_what_scikit_learn_fitted(small_jsonl, tmp_path)
             fitted = Ridge(penalty).fit(features.transform(known), wanted / wanted.std())
             theirs.append(fitted.predict(features.transform(judged)))
     assert min(np.abs(found - values).max() for values in theirs) < 1e-3
+
+
+def test_a_fourier_head_learns_from_texts_without_labels_what_the_teacher_says(small_jsonl, tmp_path):
+    from training.heads import Lesson
+
+    dataset = data.load(f"jsonl:{small_jsonl}")
+    train, validation = (dataset.splits[name] for name in ("train", "validation"))
+    more = [text for text in validation.texts if text.strip()]
+    told = np.random.default_rng(0).choice([-2.0, 2.0], size=len(more)).astype(np.float32)
+    of_more = np.stack([-told, told], axis=1)
+    followed = []
+    for lesson in (
+        Lesson(np.zeros((len(train), 2), np.float32)),
+        Lesson(np.zeros((len(train), 2), np.float32), more, of_more),
+    ):
+        model, tokenizer = backbone("random:tiny", LABELS, head="fourier")
+        recipe = replace(RECIPE, head="fourier", teacher_weight=1)
+        fit(model, tokenizer, dataset, recipe, tmp_path / "state", teacher=lesson)
+        found = logits(model, tokenizer, more)
+        followed.append(((found[:, 1] > found[:, 0]) == (told > 0)).mean())
+    assert followed[1] > 0.9 > 0.7 > followed[0]
 
 
 @pytest.mark.parametrize("head", ["logistic", "fourier"])

@@ -1,0 +1,74 @@
+"""Recipes compared on corpora that they were not trained on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from handler.errors import UserError
+from tests.conftest import refused
+from training import data
+from training.__main__ import main
+from training.data import demo
+from training.leave_one_out import apart, mean, table, without
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Three files of made-up texts; the last repeats some of the first."""
+    place = tmp_path_factory.mktemp("corpora")
+    rows = demo.corpus(sizes={"train": 600})["train"]
+    specs = []
+    for name, part in (("a", rows[:250]), ("b", rows[250:450]), ("c", [*rows[450:], *rows[:50]])):
+        lines = [json.dumps({"text": row.text, "label": ("not-hate", "hate")[row.label]}) for row in part]
+        (place / f"{name}.jsonl").write_text("\n".join(lines))
+        specs.append(f"jsonl:{place / name}.jsonl")
+    return specs
+
+
+def test_each_recipe_is_judged_on_each_corpus_and_the_best_mean_wins(
+    corpora: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = []
+    for head in ("logistic", "fourier"):
+        config = tmp_path / f"{head}.yaml"
+        config.write_text(f"data: {json.dumps(corpora)}\nbase: random:tiny\nepochs: 1\nhead: {head}\n")
+        configs.append(str(config))
+    arguments = ["leave-one-out", *configs, "--folder", str(tmp_path / "kept")]
+    assert main(arguments) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["corpora"] == corpora
+    assert set(first["recipes"]) == {"logistic", "fourier"}
+    scores = {name: mean(found, "macro_f1") for name, found in first["recipes"].items()}
+    assert first["winner"] == max(scores, key=scores.__getitem__)
+    assert len(list((tmp_path / "kept").iterdir())) == 6
+    assert main(arguments) == 0
+    again = capsys.readouterr()
+    assert json.loads(again.out) == first
+    assert "training on" not in again.err, "figures are read back"
+
+
+def test_the_corpus_left_out_gives_nothing_to_the_training(corpora: list[str]) -> None:
+    joined = "+".join([corpora[0], f"{corpora[1]}*0.5", corpora[2]])
+    assert without(joined, corpora[1]) == f"{corpora[0]}+{corpora[2]}"
+    held_out = data.load(corpora[2]).splits["validation"]
+    rest = data.load(corpora[0])
+    known = {text for split in rest.splits.values() for text in split.texts}
+    kept = apart(held_out, rest)
+    assert 0 < len(kept) < len(held_out)
+    assert not set(kept.texts) & known
+    with pytest.raises(UserError, match="nothing to train on"):
+        without(corpora[0], corpora[0])
+
+
+def test_the_table_has_the_best_recipe_first() -> None:
+    figures = {"macro_f1": 0.5, "auroc": 0.75}
+    found = {"worse": {"x": figures}, "better": {"x": {**figures, "macro_f1": 0.625}}}
+    lines = table(found, ["better", "worse"], ["x"]).splitlines()
+    assert "0.625 0.750" in lines[2]
+    assert np.isclose(mean(found["better"], "macro_f1"), 0.625)
+
+
+def test_a_configuration_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    assert "The settings cannot be read" in refused("training", "leave-one-out", tmp_path / "none.yaml")
