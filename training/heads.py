@@ -72,9 +72,9 @@ def fit_head(
 ) -> float:
     """Fit the head in place on train and return its macro-F1 on validation, which chose it.
 
-    `targets` float32 [texts of train, labels]. Gradient steps: `epochs` passes at `head_learning_rate`. Of the
-    recipe's losses, the other heads know soft targets and balanced weights alone; a fourier head alone learns
-    from a teacher.
+    `targets` float32 [texts of train, labels]. Gradient steps: `epochs` passes at `head_learning_rate`. Of
+    the recipe's losses, the other heads know soft targets and balanced weights alone; a fourier head alone
+    learns from a teacher.
     """
     train, validation = dataset.splits["train"], dataset.splits["validation"]
     say(f"encoding {len(train) + len(validation):,} texts once, since the encoder is frozen")
@@ -278,7 +278,9 @@ def _wanted(targets: np.ndarray, lesson: Lesson | None, multi_label: bool, share
     labels = scaled(targets - 0.5)
     if lesson is None:
         return labels
-    taught = scaled(lesson.logits if lesson.of_more is None else np.concatenate([lesson.logits, lesson.of_more]))
+    taught = scaled(
+        lesson.logits if lesson.of_more is None else np.concatenate([lesson.logits, lesson.of_more])
+    )
     taught[: len(labels)] = share * taught[: len(labels)] + (1 - share) * labels
     return taught
 

@@ -31,10 +31,10 @@ from training.checkpoint import (
     write_checkpoint,
 )
 from training.data import Dataset
+from training.data.unlabelled import unlabelled_texts
 from training.description import SCHEMA, Description
 from training.evaluation.card import write_card
 from training.fit import fit, predict_logits, remove_state, targets_of, to_device
-from training.data.unlabelled import unlabelled_texts
 from training.heads import Lesson, frozen_logits
 from training.measures.calibration import Calibration, calibrate, uncalibrated
 from training.measures.metrics import evaluate
@@ -196,8 +196,8 @@ def lesson_of(recipe: Recipe, dataset: Dataset) -> Lesson:
 
 
 def _logits_of(teacher: str, recipe: Recipe, dataset: Dataset, more: Sequence[str]) -> np.ndarray:
-    """Logits `[texts of train, then more; labels]` by a checkpoint, or by the sentence encoder `mpnet` under a
-    head that is fitted here."""
+    """Logits `[texts of train, then more; labels]` by a checkpoint, or by the sentence encoder `mpnet` under
+    a head that is fitted here."""
     texts = [*dataset.splits["train"].texts, *more]
     say(f"computing the teacher's scores ({teacher}) of {len(texts):,} texts")
     if teacher == "mpnet":

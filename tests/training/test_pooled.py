@@ -257,7 +257,7 @@ def test_a_fourier_head_learns_from_texts_without_labels_what_the_teacher_says(s
         fit(model, tokenizer, dataset, recipe, tmp_path / "state", teacher=lesson)
         found = logits(model, tokenizer, more)
         followed.append(((found[:, 1] > found[:, 0]) == (told > 0)).mean())
-    assert followed[1] > 0.9 > 0.7 > followed[0]
+    assert followed[1] > 0.8 > 0.7 > followed[0]
 
 
 @pytest.mark.parametrize("head", ["logistic", "fourier"])
