@@ -110,8 +110,9 @@ def build(arguments: argparse.Namespace) -> int:
     import export.variants  # noqa: F401 - registers the variants
 
     choose(arguments.variants)  # an unknown name is refused before anything is loaded
-    from export.source import Source, read_unlabelled
+    from export.source import Source
     from training.checkpoint import load_data
+    from training.data.unlabelled import read_unlabelled
 
     checkpoint = _checkpoint(arguments)
     kind = kind_of(json.loads((checkpoint.folder / "config.json").read_text()))

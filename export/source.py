@@ -1,7 +1,6 @@
 """What a variant is made from: its parent's model, and real texts to calibrate and check it with."""
 
 import hashlib
-import itertools
 import json
 import random
 from dataclasses import dataclass, replace
@@ -18,8 +17,6 @@ from handler.description import Inputs
 from handler.errors import UserError
 from training.checkpoint import Checkpoint
 from training.data import Dataset
-from training.data.splits import digests
-from training.data.unlabelled import unlabelled_texts
 
 # Calibration ranges settle after a few hundred texts (Krishnamoorthi 2018, arXiv:1806.08342, section 3.1.3).
 CALIBRATION_TEXTS = 300
@@ -33,28 +30,6 @@ GPU_BATCHES = tuple(2**power for power in range(11))
 GPU_TOKENS, GPU_CALL_TOKENS = 8_192, 1_024
 # Packed, as many texts as fit if all were as long as can be; most are a quarter of that.
 PACKED_TOKENS = 32_768
-
-
-def read_unlabelled(given: str | Path, dataset: Dataset) -> tuple[str, ...]:
-    """The texts of a file (one per line) or of named sets, each once, without those in a split of `dataset`
-    or held out of a joined set, and those of a group that a split other than train has.
-
-    Raises `UserError` if there is no such file or set, or no text is left.
-    """
-    found = unlabelled_texts(given, dataset.data_dir)
-    held = [*dataset.splits.items(), *(named for own in dataset.others.values() for named in own.items())]
-    known = np.isin(digests(found.texts), np.concatenate([digests(split.texts) for _, split in held]))
-    judging = [split.groups for name, split in held if name != "train" and split.groups is not None]
-    if found.groups is not None and judging:
-        known |= np.isin(found.groups, np.concatenate(judging))
-    texts = tuple(dict.fromkeys(itertools.compress(found.texts, ~known)))
-    if not texts:
-        raise UserError(
-            "no unlabelled text is left: all are in the data already",
-            seen=f"{len(found)} texts in {given}",
-            remedy="Give other texts",
-        )
-    return texts
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from training.checkpoint import (
     write_checkpoint,
 )
 from training.data import Dataset
-from training.data.unlabelled import unlabelled_texts
+from training.data.unlabelled import read_unlabelled
 from training.description import SCHEMA, Description
 from training.evaluation.card import write_card
 from training.fit import fit, predict_logits, remove_state, targets_of, to_device
@@ -188,7 +188,7 @@ def lesson_of(recipe: Recipe, dataset: Dataset) -> Lesson:
 
     It is computed once: a teacher has no dropout, and a text is the same in every epoch.
     """
-    more = unlabelled_texts(recipe.unlabelled, dataset.data_dir).texts if recipe.unlabelled else ()
+    more = read_unlabelled(recipe.unlabelled, dataset) if recipe.unlabelled else ()
     names = [name.strip() for name in recipe.teacher.split(",") if name.strip()]
     logits = np.mean([_logits_of(name, recipe, dataset, more) for name in names], axis=0)
     texts = len(dataset.splits["train"])

@@ -1,5 +1,6 @@
 """Texts whose labels are unknown or not asked for: of a file, or of data sets by their names."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +9,9 @@ import numpy as np
 
 from common.tables.texts import REMEDY, read_texts
 from handler.errors import UserError
+from training.data import Dataset
 from training.data.sources import SOURCES, Part, Request, parse
-from training.data.splits import Split, concatenate
+from training.data.splits import Split, concatenate, digests
 
 NO_LABEL = -1
 
@@ -31,6 +33,28 @@ def unlabelled_texts(given: str | Path, data_dir: Path) -> Split:
                 remedy=f"{REMEDY}, or name one of {_known()}",
             )
     return _bare(read_texts(path))
+
+
+def read_unlabelled(given: str | Path, dataset: Dataset) -> tuple[str, ...]:
+    """The texts of a file (one per line) or of named sets, each once, without those in a split of `dataset`
+    or held out of a joined set, and those of a group that a split other than train has.
+
+    Raises `UserError` if there is no such file or set, or no text is left.
+    """
+    found = unlabelled_texts(given, dataset.data_dir)
+    held = [*dataset.splits.items(), *(named for own in dataset.others.values() for named in own.items())]
+    known = np.isin(digests(found.texts), np.concatenate([digests(split.texts) for _, split in held]))
+    judging = [split.groups for name, split in held if name != "train" and split.groups is not None]
+    if found.groups is not None and judging:
+        known |= np.isin(found.groups, np.concatenate(judging))
+    texts = tuple(dict.fromkeys(itertools.compress(found.texts, ~known)))
+    if not texts:
+        raise UserError(
+            "no unlabelled text is left: all are in the data already",
+            seen=f"{len(found)} texts in {given}",
+            remedy="Give other texts",
+        )
+    return texts
 
 
 def _parts(given: str) -> list[Part]:

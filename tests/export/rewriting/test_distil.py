@@ -11,10 +11,11 @@ from export.build import fingerprint
 from export.registry import VARIANTS
 from export.rewriting import prune as pruning
 from export.rewriting.distil import Recovery, Texts, decision, distil, highest, predict, takes_over
-from export.source import Source, read_unlabelled
+from export.source import Source
 from handler.errors import UserError
 from training.data import sources
 from training.data.splits import Split
+from training.data.unlabelled import read_unlabelled
 
 QUICK = Recovery(epochs=2, learning_rate=2e-3, noisy_copies=0)
 
