@@ -15,7 +15,7 @@ from export.source import Source
 from handler.errors import UnsupportedError
 from handler.runtimes import compile_openvino
 
-DAMAGED_BITS = 6  # on the demo's texts some 4 % of labels turn
+DAMAGED_BITS = 6  # turns an eighth of the labels of the demo's validation texts
 in_openvino = partial(variant, runtime="openvino")
 
 
