@@ -56,8 +56,8 @@ demo: install ## run everything on a small synthetic corpus: train, export, pack
 	@echo && $(RUN) -m benchmarks conclude >/dev/null
 	@printf '%s\n' '' 'Nothing is left running. Next:' \
 	  '  source ./activate && torchserve --start --models $(NAME)=$(NAME).mar   # serve it' \
-	  '  make ship CHECKPOINT=my-model DATA=csv:labelled.csv UNSEEN=1           # ship your own classifier' \
-	  '  make benchmark                                                         # measure for longer, not for a demo'
+	  '  make ship CHECKPOINT=my-model DATA=csv:labelled.csv UNSEEN=1   # ship your own classifier' \
+	  '  make benchmark   # measure for longer than a demo does'
 	@[ -z "$$DISPLAY$$WAYLAND_DISPLAY" ] || xdg-open benchmarks/results/side-by-side.html 2>/dev/null || true
 
 # Without texts no variant can be compared with fp32.
