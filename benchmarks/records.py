@@ -569,7 +569,8 @@ class Row(Record):
 
 class Variant(Row, kw_only=True):
     """`proof` is the artifact's own evidence of what its runtime does; `functional` is by suite; `flipped`
-    holds those that moved farthest first, and no texts."""
+    holds those that moved farthest first, and no texts. `served_turns` are requests per second at the highest
+    concurrency, in turns with the other variants that were served, which has the same machine for all."""
 
     artifact_sha256: Sha256 | None
     artifact: Built | None
@@ -580,6 +581,7 @@ class Variant(Row, kw_only=True):
     proof: dict[str, Any]
     functional: dict[str, Functional] = {}
     flipped: list[Flipped] = []
+    served_turns: list[Positive] = []
 
     def __post_init__(self) -> None:
         super().__post_init__()

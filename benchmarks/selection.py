@@ -8,7 +8,10 @@ with open loops, since users do not wait for each other, from the lowest rate to
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from math import inf
+from math import exp, inf
+
+import numpy as np
+from scipy.stats import t
 
 from benchmarks import records
 from benchmarks.lateness import LATE, LEAST, is_tested, share_late
@@ -43,6 +46,7 @@ from training.measures.operating_point import p_of_shift
 
 SCHEMA = 1
 MAX_ERROR_SHARE = 0.001  # of requests of clients that wait, at a level of load that is to count
+LEAST_TURNS = 3  # of servers that took turns
 NEARLY = 0.05  # where a report has no interval of a rate, so far to both sides
 
 
@@ -161,13 +165,16 @@ def select(document: Report, objective: Objective) -> Selection:
     qualified = {variant.name: variant for variant in variants if not lacking[variant.name]}
     speeds = {name: _speed(variant, objective, served) for name, variant in qualified.items()}
     ranked = sorted(speeds, key=lambda name: -speeds[name].value)
-    equals = [name for name in ranked if _alike(name, ranked[0], speeds, qualified)]
+    fastest = _fastest(ranked, qualified, objective)
+    equals = [name for name in ranked if fastest and _alike(name, fastest, speeds, qualified, objective)]
     selected = min(equals, key=lambda name: _cpu_s(qualified[name]), default=None)
     rehearsal = f" ({REHEARSAL})" if document.data.is_synthetic else ""
     reasons = {name: f"not chosen: {'; '.join(lost)}" for name, lost in lacking.items() if lost}
     if selected:
         others = [name for name in qualified if name != selected]
-        reasons |= {name: _why_not(name, qualified[selected], speeds, equals) for name in others}
+        reasons |= {
+            name: _why_not(qualified[name], qualified[selected], speeds, equals, objective) for name in others
+        }
         alike = [name for name in equals if name != selected]
         reasons[selected] = _why_chosen(qualified[selected], speeds, alike, objective, verdicts.get(selected))
     return Selection(
@@ -181,12 +188,43 @@ def select(document: Report, objective: Objective) -> Selection:
     )
 
 
-def _alike(name: str, fastest: str, speeds: Mapping[str, Speed], variants: Mapping[str, Variant]) -> bool:
-    """Whether the variant is not shown to be slower than the fastest, neither for the objective nor in
-    process. In process all rows take turns; as served each has its own few minutes, and two visits alone
-    could hardly tell fp32 from a variant of three times its speed."""
+def _alike(
+    name: str,
+    fastest: str,
+    speeds: Mapping[str, Speed],
+    variants: Mapping[str, Variant],
+    objective: Objective,
+) -> bool:
+    """Whether the variant is not shown to be slower than the fastest: by servers that took turns, where there
+    were any and no latency is asked for; otherwise by its speed for the objective and in process. There all
+    rows take turns; as served each has its own few minutes, and two visits alone could hardly tell fp32 from
+    a variant of three times its speed."""
+    if name == fastest:
+        return True
+    if not objective.is_served and (gained := _in_turns(variants[name], variants[fastest])):
+        return gained[1] >= 0
     ours, theirs = (_batch(variants[each]).speedup for each in (name, fastest))
     return speeds[name].high >= speeds[fastest].low and ours.high >= theirs.low
+
+
+def _in_turns(one: Variant, other: Variant) -> tuple[float, float] | None:
+    """Where the logarithm of the ratio of their served rates lies at 95 %, by Student's t of the turns; None
+    where they took none together."""
+    ours, theirs = one.served_turns, other.served_turns
+    if len(ours) < LEAST_TURNS or len(ours) != len(theirs):
+        return None
+    logs = np.log(ours) - np.log(theirs)
+    half = float(t.ppf(0.975, len(logs) - 1) * np.std(logs, ddof=1)) / len(logs) ** 0.5
+    return float(logs.mean()) - half, float(logs.mean()) + half
+
+
+def _fastest(ranked: Sequence[str], variants: Mapping[str, Variant], objective: Objective) -> str | None:
+    """The fastest of those that qualify: by turns if all but the reference took them and no latency is asked
+    for."""
+    took = [name for name in ranked if variants[name].served_turns]
+    if objective.is_served or set(ranked) - set(took) - {REFERENCE} or not took:
+        return ranked[0] if ranked else None
+    return max(took, key=lambda name: float(np.mean(np.log(variants[name].served_turns))))
 
 
 def _lacks(
@@ -506,10 +544,19 @@ def _preferred(variant: Variant) -> str:
     return "takes the least CPU time per text" if _cpu_s(variant) < inf else "was the fastest as measured"
 
 
-def _why_not(name: str, chosen: Variant, speeds: Mapping[str, Speed], equals: Sequence[str]) -> str:
+def _why_not(
+    variant: Variant,
+    chosen: Variant,
+    speeds: Mapping[str, Speed],
+    equals: Sequence[str],
+    objective: Objective,
+) -> str:
     """Why a variant that qualifies was not chosen."""
-    found = f"{speeds[name].words}, against {speeds[chosen.name].value:.0f}"
-    if name in equals:
+    found = f"{speeds[variant.name].words}, against {speeds[chosen.name].value:.0f}"
+    if not objective.is_served and (gained := _in_turns(variant, chosen)):
+        low, high = map(exp, gained)
+        found += f" (in turns, {low:.2f} to {high:.2f} times as many)"
+    if variant.name in equals:
         return (
             f"not chosen: it qualifies but is not shown to differ in speed from {chosen.name}, which "
             f"{_preferred(chosen)}: {found}"

@@ -313,7 +313,7 @@ def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
         "quality": (rows * len(subject.scored), weight * texts / 200),
         "latency,": (profile.most_blocks, profile.latency_s / profile.most_blocks),
         "GPU": (on_cuda, 5),
-        "serving": ((archives + servers) * profile.passes, 7 + 2 * weight + loads_s),
+        "serving": ((archives + servers) * profile.passes + 1, 7 + 2 * weight + loads_s),
     }
 
 
@@ -383,6 +383,7 @@ def _add_served(
     variant.resources.server_ready_s = min(served.ready_s, default=None)
     variant.resources.server_rss_mb = max(served.rss_mb, default=None)
     variant.many = served.many_record()
+    variant.served_turns = served.turns
     for split, scores in served.scores.items():
         content = subject.splits[split]
         lists = spread(in_lists(content.texts), profile.served_texts)

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count, cycle, islice
@@ -29,6 +29,7 @@ from msgspec import field
 from scipy.stats import t
 
 from benchmarks.lateness import LEAST, is_worth_another
+from benchmarks.names import REFERENCE
 from benchmarks.profiles import MANY_CLIENTS, MANY_TEXTS, Profile
 from benchmarks.progress import Step
 from benchmarks.records import Level, Many, OpenLevel, Saturation, ServedParity
@@ -36,6 +37,7 @@ from benchmarks.resume_log import ResumeLog
 from benchmarks.sameness.scores import Scores, in_lists, spread
 from benchmarks.samples import LEAST_SAMPLES, percentile
 from benchmarks.served.open_loop import Arrivals, describe_open, open_loop, saturation
+from common.commands import say
 from common.programs import command
 from common.proxies import open_url
 from common.records import Record
@@ -49,6 +51,7 @@ from training.data.splits import Split
 ROUNDING = 1e-6 + 1e-9
 READY_S = 300
 WARM_S = 1.0  # at half of its capacity a queue has forgotten within a tenth of it that it was empty
+TURNS = 6  # of each server
 SEEDS = 1000  # of a pass: more than its visits take
 # In the time in which a server at its limit would answer so many, at a sixth to a quarter of the rate, two
 # visits show that few requests are late, if hardly one is (by the simulations of `late_power`).
@@ -145,6 +148,12 @@ class Pass(Record):
     scores: dict[str, list[list[float | None]]] = field(default_factory=dict)
 
 
+class Turns(Record):
+    """Requests per second at the highest concurrency, by variant and turn; none where a server failed."""
+
+    rps: dict[str, list[float]] = field(default_factory=dict)
+
+
 class Served:
     """What was measured of one variant behind the server. Passes add up, whether just made or read back;
     with the first that went wrong it is over."""
@@ -156,6 +165,7 @@ class Served:
         self.scores: Scores = {}
         self.ready_s: list[float] = []
         self.rss_mb: list[float] = []
+        self.turns: list[float] = []
         self.error: str | None = None
 
     def add(self, outcome: Pass) -> None:
@@ -214,7 +224,8 @@ def measure_served(
     step: Step,
     resume_log: ResumeLog,
 ) -> dict[str, Served]:
-    """Every archive in turn, `profile.passes` times round robin. What fails is recorded, others go on."""
+    """Every archive in turn, `profile.passes` times round robin; then all but the reference together. What
+    fails is recorded, others go on."""
     bodies, many = as_bodies(texts), as_lists(texts)
     measured = {name: Served() for name in archives}
     for turn in range(profile.passes):
@@ -228,7 +239,32 @@ def measure_served(
                         one_pass, server, labels, bodies, scored, profile, served.rates, many, turn
                     )
                     served.add(resume_log.once(f"pass {turn} of {name}", asked, Pass))
+    rivals = {name: archives[name] for name in measured if name != REFERENCE and not measured[name].error}
+    with step("serving in turns"):
+        if len(rivals) > 1:
+            found = resume_log.once("served in turns", partial(in_turns, rivals, bodies, profile), Turns)
+            for name, rps in found.rps.items():
+                measured[name].turns = rps
     return measured
+
+
+def in_turns(archives: Mapping[str, Path], bodies: Sequence[bytes], profile: Profile) -> Turns:
+    """All servers run at once, and one at a time is loaded, there and back: what slows the machine for a
+    while slows them alike, so that their rates can be compared."""
+    clients, seconds = max(profile.concurrencies), profile.served_s / 2
+    rps: dict[str, list[float]] = {name: [] for name in archives}
+    try:
+        with ExitStack() as stack:
+            running = {name: stack.enter_context(serve(archive)) for name, archive in archives.items()}
+            for turn in range(TURNS):
+                for name in list(archives)[:: 1 if turn % 2 == 0 else -1]:
+                    load = closed_loop(running[name].predictions, bodies, clients, seconds, seconds / 5)
+                    rps[name].append(load.requests_per_second)
+    except (UserError, OSError, psutil.Error, http.client.HTTPException) as error:
+        say(f"not served in turns: {error}")
+        return Turns()
+    answered = all(rate > 0 for rates in rps.values() for rate in rates)
+    return Turns(rps=rps) if answered else Turns()
 
 
 def as_bodies(texts: Sequence[str]) -> list[bytes]:

@@ -181,6 +181,25 @@ def test_a_level_below_the_requested_rate_must_not_fail_and_need_not_hold(make) 
         assert select(found, Objective(p99_ms=20, rps=100)).selected == chosen
 
 
+def test_servers_that_took_turns_are_compared_by_them(make) -> None:
+    """As served alone, b seems the faster: the machine was slower while a had it."""
+    fp32 = make.variant("fp32", levels=(make.level(32, 100, 90),))
+    a = make.variant("a", speed=4, levels=(make.level(32, 350, 90),))
+    b = make.variant("b", speed=4, levels=(make.level(32, 450, 90),))
+    a.served_turns, b.served_turns = [400.0, 420, 410, 430, 405, 415], [300.0, 310, 312, 318, 305, 311]
+    slower = select(make.document(fp32, a, b), Objective())
+    assert slower.selected == "a"
+    assert "slower than a" in slower.reasons["b"]
+    assert "(in turns, 0.7" in slower.reasons["b"]
+    b.served_turns = [390.0, 440, 400, 445, 395, 420]
+    a.resources.cpu_s_per_1000_texts, b.resources.cpu_s_per_1000_texts = 3.0, 2.0
+    alike = select(make.document(fp32, a, b), Objective())
+    assert alike.selected == "b", "the least CPU time of two that are not shown to differ"
+    assert "not shown to differ in speed from b" in alike.reasons["a"]
+    b.served_turns = []
+    assert select(make.document(fp32, a, b), Objective()).selected is not None
+
+
 def test_few_requests_show_nothing_even_if_none_is_late(make) -> None:
     least = select(make.document(loaded(make, open_level(50, 20, n=LEAST))), Objective(p99_ms=20))
     assert least.selected == "fp32"

@@ -10,10 +10,11 @@ import pytest
 from benchmarks.profiles import MANY_TEXTS, PROFILES
 from benchmarks.records import tidied
 from benchmarks.served.open_loop import open_loop
-from benchmarks.served.run import Pass, Running, Served, as_bodies, as_lists, one_pass
+from benchmarks.served.run import TURNS, Pass, Running, Served, as_bodies, as_lists, in_turns, one_pass
 from benchmarks.served.torchserve_metrics import INFERENCE, QUEUE, REQUESTS, read_counters, spent, split
 from common.records import plain, read
 from deploy.tuning.load import closed_loop
+from export.archives.package import package
 from training.data.splits import Split
 
 TEXTS = ["a text", "another text that is somewhat longer than the first"]
@@ -135,3 +136,13 @@ def test_a_server_that_does_not_start_is_an_outcome_too() -> None:
     assert served.error
     assert served.record() == served.open_record(50) == served.ready_s == []
     assert served.saturation() is None
+
+
+def test_servers_in_turns_have_a_rate_each_time(served, tmp_path) -> None:
+    _, artifact = served
+    archives = {name: package(artifact, tmp_path / name) for name in ("one", "other")}
+    found = in_turns(archives, as_bodies(TEXTS), BRIEF)
+    assert {name: len(rates) for name, rates in found.rps.items()} == {"one": TURNS, "other": TURNS}
+    assert min(min(rates) for rates in found.rps.values()) > 0
+    missing = in_turns({**archives, "none": tmp_path / "none.mar"}, as_bodies(TEXTS), BRIEF)
+    assert missing.rps == {}, "what fails is left out, and nothing is made of the rest"
