@@ -338,7 +338,7 @@ def _open_levels(
     are late, others twice at most."""
     seeds = count(SEEDS * turn, 2)  # the next one is for the arrivals that count for nothing
     seconds = stretch * profile.open_s
-    most = dict.fromkeys((*rates[:1], *profile.extra_rates), int(profile.open_most_s // seconds))
+    most = dict.fromkeys((*rates[:1], *profile.extra_rates), max(2, int(profile.open_most_s // seconds)))
 
     def visit(rate: float) -> Arrivals:
         warm_s = min(WARM_S, seconds / 5)
