@@ -245,7 +245,8 @@ def tokenizer_of(name: str, where: str) -> PreTrainedTokenizerBase:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"Base model {name!r} has no tokenizer that can be read",
-            seen=_gist(error),
+            # Where files are missing, transformers fails with a TypeError about a path that is None.
+            seen="no tokenizer files" if isinstance(error, TypeError) else _gist(error),
             remedy="Copy its folder, add the tokenizer.json and tokenizer_config.json that it was trained "
             "with, and give that folder.",
         ) from error

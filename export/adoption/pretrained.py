@@ -235,7 +235,8 @@ def _read_tokenizer(place: str) -> Any:
     except Exception as error:
         raise UserError(
             f"the classifier at {place} has no tokenizer that can be read",
-            seen=first_line(error),
+            # Where files are missing, transformers fails with a TypeError about a path that is None.
+            seen="no tokenizer files" if isinstance(error, TypeError) else first_line(error),
             remedy="Put its tokenizer.json next to the weights (tokenizer.save_pretrained)",
         ) from error
 

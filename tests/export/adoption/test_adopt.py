@@ -77,7 +77,7 @@ def test_a_classifier_without_a_tokenizer_is_one_sentence_and_status_2(tmp_path:
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         (place / name).unlink(missing_ok=True)
     said = refused("export", "build", "--checkpoint", place, "--artifacts", tmp_path / "artifacts")
-    assert "has no tokenizer that can be read" in said
+    assert "has no tokenizer that can be read: no tokenizer files. Put its tokenizer.json" in said
     assert not (tmp_path / "adopted").exists()
 
 
