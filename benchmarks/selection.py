@@ -8,12 +8,12 @@ with open loops, since users do not wait for each other, from the lowest rate to
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from math import exp, inf
+from math import inf
 
 import numpy as np
-from scipy.stats import t
 
 from benchmarks import records
+from benchmarks.in_process.ratios import student
 from benchmarks.lateness import LATE, LEAST, is_tested, share_late
 from benchmarks.names import REFERENCE
 from benchmarks.records import (
@@ -202,20 +202,18 @@ def _alike(
     if name == fastest:
         return True
     if not objective.is_served and (gained := _in_turns(variants[name], variants[fastest])):
-        return gained[1] >= 0
+        return gained[1] >= 1
     ours, theirs = (_batch(variants[each]).speedup for each in (name, fastest))
     return speeds[name].high >= speeds[fastest].low and ours.high >= theirs.low
 
 
 def _in_turns(one: Variant, other: Variant) -> tuple[float, float] | None:
-    """Where the logarithm of the ratio of their served rates lies at 95 %, by Student's t of the turns; None
-    where they took none together."""
+    """Where the ratio of their served rates lies at 95 %, by Student's t of the turns; None where they took
+    none together."""
     ours, theirs = one.served_turns, other.served_turns
     if len(ours) < LEAST_TURNS or len(ours) != len(theirs):
         return None
-    logs = np.log(ours) - np.log(theirs)
-    half = float(t.ppf(0.975, len(logs) - 1) * np.std(logs, ddof=1)) / len(logs) ** 0.5
-    return float(logs.mean()) - half, float(logs.mean()) + half
+    return student(np.log(ours) - np.log(theirs))
 
 
 def _fastest(ranked: Sequence[str], variants: Mapping[str, Variant], objective: Objective) -> str | None:
@@ -554,8 +552,7 @@ def _why_not(
     """Why a variant that qualifies was not chosen."""
     found = f"{speeds[variant.name].words}, against {speeds[chosen.name].value:.0f}"
     if not objective.is_served and (gained := _in_turns(variant, chosen)):
-        low, high = map(exp, gained)
-        found += f" (in turns, {low:.2f} to {high:.2f} times as many)"
+        found += " (in turns, {:.2f} to {:.2f} times as many)".format(*gained)
     if variant.name in equals:
         return (
             f"not chosen: it qualifies but is not shown to differ in speed from {chosen.name}, which "

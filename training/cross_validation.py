@@ -75,10 +75,11 @@ def cross_validate(options: argparse.Namespace) -> int:
     return 0
 
 
-def key(dataset: Dataset, base: str, recipe: Recipe, count: int) -> str:
-    """A name for all that the figures depend on: data, base weights, recipe and folds."""
+def key(dataset: Dataset, base: str, recipe: Recipe, judged: int | str) -> str:
+    """A name for all that the figures depend on: data, base weights, recipe, and what is `judged`: the number
+    of folds, or the sum of a split."""
     weights = [file_sha256(path) for path in sorted(Path(base).glob("*.safetensors"))]
-    settings = [dataset.sha256, dataset.seed, base, weights, asdict(recipe), count]
+    settings = [dataset.sha256, dataset.seed, base, weights, asdict(recipe), judged]
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
 
 

@@ -5,10 +5,8 @@ left out. The recipe with the highest mean macro-F1 over all corpora wins; no te
 """
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from common.options import add_data_dir, add_threads
 from common.records import plain
 from handler.errors import UserError
 from training import data
-from training.cross_validation import judge_with
+from training.cross_validation import judge_with, key
 from training.data import Dataset, Split
 from training.data.sources import parse
 from training.data.splits import digests
@@ -82,7 +80,7 @@ def _judged(name: str, settings: argparse.Namespace, corpus: str, folder: Path) 
     held_out = data.load(corpus, settings.data_dir, settings.split_seed).splits["validation"]
     held_out = apart(held_out, dataset)
     recipe = recipe_of(settings)
-    kept = folder / f"{key(dataset, held_out, settings.base, asdict(recipe))}.json"
+    kept = folder / f"{key(dataset, settings.base, recipe, data.fingerprint(held_out))}.json"
     if not kept.is_file():
         say(f"{name}: training on {rest}, judged on {corpus}")
         figures = judge_with(dataset, {corpus: held_out}, settings.base, recipe)[corpus]
@@ -108,12 +106,6 @@ def apart(split: Split, dataset: Dataset) -> Split:
     """The texts of a split that no split of the data holds."""
     known = np.concatenate([digests(part.texts) for part in dataset.splits.values()])
     return split.take(np.flatnonzero(~np.isin(digests(split.texts), known)))
-
-
-def key(dataset: Dataset, held_out: Split, base: str, recipe: dict[str, Any]) -> str:
-    """A name for all that the figures depend on."""
-    settings = [dataset.sha256, data.fingerprint(held_out), dataset.seed, base, recipe]
-    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
 
 
 def mean(found: dict[str, dict[str, Any]], figure: str) -> float:

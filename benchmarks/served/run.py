@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import psutil
 from msgspec import field
-from scipy.stats import t
 
+from benchmarks.in_process.ratios import student
 from benchmarks.lateness import LEAST, is_worth_another
 from benchmarks.names import REFERENCE
 from benchmarks.profiles import MANY_CLIENTS, MANY_TEXTS, Profile
@@ -407,11 +407,7 @@ def _rate_interval(loads: Sequence[Load]) -> tuple[float, float] | None:
     """Where the rate lies at 95 %, by how much its visits differ: Student's t of the logarithms of their
     rates. Windows within a visit would tell less: what slows a machine lasts longer than a visit."""
     rates = [load.requests_per_second for load in loads if load.requests_per_second > 0]
-    if len(rates) < 2:
-        return None
-    logs = np.log(rates)
-    half = float(t.ppf(0.975, len(logs) - 1) * np.std(logs, ddof=1)) / len(logs) ** 0.5
-    return float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
+    return student(np.log(rates)) if len(rates) > 1 else None
 
 
 def score_served(url: str, texts: Sequence[str], lists: Sequence[range], labels: Sequence[str]) -> np.ndarray:
