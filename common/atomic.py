@@ -47,7 +47,7 @@ def replacing(path: Path, *, text: bool = False) -> Iterator[Any]:
                     os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
                 yield file
                 _sync(file, path)
-            os.replace(partial, path)
+                os.replace(partial, path)  # while it is locked, or another writer sweeps it
             sync_folder(path.parent)
     finally:
         remove(partial)
@@ -115,9 +115,11 @@ def create(path: Path, content: bytes) -> bool:
     partial = _hidden(path, PARTIAL)
     try:
         with _naming(path):
-            _fill(_begun(partial, path), content, path)
-            if not _link(partial, path):
-                _fill(path.open("xb"), content, path)  # another may see it half written
+            with _begun(partial, path) as file:
+                file.write(content)
+                _sync(file, path)
+                if not _link(partial, path):  # while it is locked, or another writer sweeps it
+                    _name_alone(partial, path, content)
             sync_folder(path.parent)
     except FileExistsError:
         return False
@@ -174,17 +176,6 @@ def _sync(file: IO[Any], path: Path) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _fill(file: IO[bytes], content: bytes, path: Path) -> None:
-    """Write all of a file that is new, or nothing."""
-    try:
-        with file:
-            file.write(content)
-            _sync(file, path)
-    except BaseException:
-        remove(Path(file.name))
-        raise
-
-
 def _link(one: Path, other: Path) -> bool:
     """A second name of a file; False where the file system has no hard links."""
     try:
@@ -194,6 +185,29 @@ def _link(one: Path, other: Path) -> bool:
             return False
         raise
     return True
+
+
+def _name_alone(partial: Path, path: Path, content: bytes) -> None:
+    """What `_link` does, where there are no links: writers wait for one another, and readers see all of the
+    file or none. Raises `FileExistsError`."""
+    with _locked(path.parent, wait=True) as alone:
+        if not alone:  # a file system without locks: a reader may see the file half written
+            _write_new(path, content)
+        elif os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        else:
+            os.replace(partial, path)
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Write all of a file that is new, or nothing."""
+    with path.open("xb") as file:
+        try:
+            file.write(content)
+            _sync(file, path)
+        except BaseException:
+            remove(path)
+            raise
 
 
 def _swap(partial: Path, place: Path) -> None:

@@ -255,11 +255,65 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_file_is_created_once(tmp_path, monkeypatch) -> None:
+def without(monkeypatch, *calls: str) -> None:
+    """A file system that has neither."""
+
+    def refused(*_) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    for name in calls:
+        monkeypatch.setattr(atomic.os if name == "link" else atomic.fcntl, name, refused)
+
+
+@pytest.mark.parametrize("missing", [(), ("link",), ("link", "flock")], ids=lambda calls: f"no {calls}")
+def test_a_file_is_created_once(missing, tmp_path, monkeypatch) -> None:
+    without(monkeypatch, *missing)
     assert create(tmp_path / "it", b"first")
     assert not create(tmp_path / "it", b"second")
     assert (tmp_path / "it").read_bytes() == b"first"
-    assert len(list(tmp_path.iterdir())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
+
+
+@pytest.mark.parametrize("missing", [(), ("link",)], ids=lambda calls: f"no {calls}")
+def test_nobody_sees_a_new_file_half_written(missing, tmp_path, monkeypatch) -> None:
+    without(monkeypatch, *missing)
+    seen = []
+    sync_file, sync_folder = atomic._sync, atomic.sync_folder
+
+    def look() -> None:
+        if (tmp_path / "it").exists():
+            seen.append((tmp_path / "it").read_bytes())
+
+    def syncs_file(*arguments) -> None:
+        look()
+        sync_file(*arguments)
+
+    def syncs_folder(folder) -> None:
+        look()
+        sync_folder(folder)
+
+    monkeypatch.setattr(atomic, "_sync", syncs_file)
+    monkeypatch.setattr(atomic, "sync_folder", syncs_folder)
+    assert create(tmp_path / "it", b"all of it")
+    assert seen == [b"all of it"]
+
+
+@pytest.mark.parametrize("way", ["replaced", "created"])
+def test_what_is_being_named_is_not_swept(way: str, tmp_path: Path, monkeypatch) -> None:
+    """Another writer of the same file may begin at the last moment before the name is given."""
+    write = atomic.os.replace if way == "replaced" else atomic.os.link
+
+    def late(*names) -> None:
+        atomic._sweep(tmp_path / "it")
+        write(*names)
+
+    monkeypatch.setattr(atomic.os, "replace" if way == "replaced" else "link", late)
+    if way == "created":
+        assert create(tmp_path / "it", b"new")
+    else:
+        with replacing(tmp_path / "it") as file:
+            file.write(b"new")
+    assert (tmp_path / "it").read_bytes() == b"new"
 
 
 def test_all_is_synced_before_the_rename_and_the_name_after_it(tmp_path, monkeypatch) -> None:
