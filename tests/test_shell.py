@@ -30,8 +30,10 @@ def checkout(tmp_path: Path) -> Path:
     (folder / ".venv" / "bin").mkdir(parents=True)
     for name in ("Makefile", "activate", "config.properties"):
         shutil.copy(ROOT / name, folder)
-    (folder / "requirements.lock").write_text("")
-    (folder / ".venv" / "bin" / ".installed").write_text("")
+    for name in ("requirements-core.lock", "requirements.lock"):
+        (folder / name).write_text("")
+    for name in (".installed", ".installed-all"):
+        (folder / ".venv" / "bin" / name).write_text("")
     stub = folder / ".venv" / "bin" / "python"
     stub.write_text(STUB.format(python=shlex.quote(sys.executable)))
     stub.chmod(0o755)
@@ -143,8 +145,21 @@ def test_a_python_whose_path_has_a_blank_makes_the_environment(checkout: Path, t
     calls = called(checkout, "install", f"PYTHON={own}")
     assert ["-m", "venv", ".venv"] in calls
     assert [call[:3] for call in calls][-2:] == [["-m", "pip", "install"]] * 2
-    assert {"--no-deps", "--require-hashes", "requirements.lock"} <= set(calls[-2])
+    assert {"--no-deps", "--require-hashes", "requirements-core.lock"} <= set(calls[-2])
     assert calls[-1][-1].startswith("torch==")
+
+
+@pytest.mark.parametrize("target", ["install-all", "test", "lint"])
+def test_what_tests_need_is_added_before_they_run(checkout: Path, target: str) -> None:
+    (checkout / ".venv" / "bin" / ".installed-all").unlink()
+    added = called(checkout, target)[0]
+    assert added[:3] == ["-m", "pip", "install"]
+    assert {"--no-deps", "--require-hashes", "requirements.lock"} <= set(added)
+
+
+def test_the_demo_does_without_it(checkout: Path) -> None:
+    (checkout / ".venv" / "bin" / ".installed-all").unlink()
+    assert called(checkout, "install", "train", "export")[0][1] == "training"
 
 
 def test_an_environment_that_is_a_link_is_kept(checkout: Path, tmp_path: Path) -> None:

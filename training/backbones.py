@@ -37,6 +37,7 @@ from common.atomic import recover
 from handler.errors import UserError
 from handler.pooled_classifier import pooled
 from training.anatomies import BERT, DISTILBERT
+from training.emoji import name_emoji
 from training.mpnet import mpnet_folder
 from training.recipe import FITTED, Recipe
 
@@ -84,12 +85,13 @@ def backbone(
     *,
     pooling: str = "auto",
     head: str = "auto",
+    emoji: bool = False,
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A classifier over `labels` in fp32 and its tokenizer; `seed` decides all weights that are not read.
 
-    `pooling` and `head` are those of `Recipe`; `trust_remote_code` lets a base run code of its own. Raises
-    UserError for unknown names, missing network, broken files, and models that cannot classify.
+    `pooling`, `head` and `emoji` are those of `Recipe`; `trust_remote_code` lets a base run code of its own.
+    Raises UserError for unknown names, missing network, broken files, and models that cannot classify.
     """
     names = {
         "id2label": dict(enumerate(labels)),
@@ -99,12 +101,14 @@ def backbone(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if name != "minilm" and name not in RANDOM:
-            return _pretrained(name, names, pooling, head, trust_remote_code)
+            return _pretrained(name, names, pooling, head, emoji, trust_remote_code)
         if name == "minilm":
             model = _minilm(names)
         else:
             model = DistilBertForSequenceClassification(DistilBertConfig(**RANDOM[name], **names))
         tokenizer = _minilm_tokenizer()
+        if emoji:
+            name_emoji(model, tokenizer)
         if (pooling, head) != ("auto", "auto"):
             pooling = "mean" if pooling == "auto" else pooling  # what MiniLM was trained with
             encoder = model.base_model
@@ -181,7 +185,7 @@ def clear_limits(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _pretrained(
-    name: str, names: dict[str, Any], pooling: str, head: str, trust: bool
+    name: str, names: dict[str, Any], pooling: str, head: str, emoji: bool, trust: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     local = mpnet_folder() if name == "mpnet" else Path(name).expanduser()
     recover(local)
@@ -201,11 +205,11 @@ def _pretrained(
         pooling = _made_for(name, where) if pooling == "auto" else pooling
         plain = pooling in ("auto", "first") and head == "auto" and _has_head(config)
         if plain:
-            model = AutoModelForSequenceClassification.from_pretrained(
+            read = AutoModelForSequenceClassification.from_pretrained(
                 where, **names, ignore_mismatched_sizes=True, dtype=torch.float32, trust_remote_code=False
             )
         else:
-            encoder = _encoder(where, own_code)
+            read = _encoder(where, own_code)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"Base model {name!r} could not be loaded",
@@ -214,14 +218,16 @@ def _pretrained(
             "which needs neither.",
         ) from error
     tokenizer = tokenizer_of(name, where)
+    if not plain:
+        pad(name, tokenizer)
+    require_embeddings(f"The tokenizer of base model {name!r}", read, tokenizer)
+    if emoji:
+        name_emoji(read, tokenizer)
     if plain:
-        require_embeddings(f"The tokenizer of base model {name!r}", model, tokenizer)
-        return model, tokenizer
-    pad(name, tokenizer)
-    require_embeddings(f"The tokenizer of base model {name!r}", encoder, tokenizer)
+        return read, tokenizer
     if pooling == "auto" and _has_head(config):
         pooling = "first"
-    model = pooled(encoder, pooling, _own(head), tokenizer.pad_token_id, names)
+    model = pooled(read, pooling, _own(head), tokenizer.pad_token_id, names)
     if model.config.causal and model.config.pooling == "first":
         raise UserError(
             f"The first token of {name!r} sees no other token",

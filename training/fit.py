@@ -34,7 +34,7 @@ from training import processes
 from training.backbones import add_lora, clear_limits, merge_lora
 from training.data import Dataset, Split
 from training.heads import Lesson, fit_head, fits_alone
-from training.inference import computed, token_lengths
+from training.inference import computed, token_lengths, uses_bf16
 from training.measures.statistics import macro_f1_of_logits
 from training.objective import Objective, objective
 from training.recipe import Recipe
@@ -381,14 +381,6 @@ def _layer(name: str, layers: int) -> int:
     return int(found[1]) if found else layers - 1
 
 
-def has_bf16() -> bool:
-    """Whether the Trainer's device computes bf16 itself: where it is emulated, fp32 is faster."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
-
-
 def predict_logits(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -429,7 +421,7 @@ def _arguments(recipe: Recipe, state: Path, texts: int) -> TrainingArguments:
         remove_unused_columns=False,  # the collator reads them
         restore_callback_states_from_checkpoint=True,  # patience goes on where it was
         label_names=["labels"],  # else it looks for them among the arguments of the model's forward
-        bf16=has_bf16() if recipe.precision == "auto" else recipe.precision == "bf16",
+        bf16=uses_bf16(recipe),
         use_cpu=not cuda,
         dataloader_pin_memory=cuda,
         eval_strategy="epoch",

@@ -9,7 +9,21 @@ import numpy as np
 import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
+from training.recipe import Recipe
+
 WINDOW = 4096  # texts tokenised at once
+
+
+def has_bf16() -> bool:
+    """Whether torch's device computes bf16 itself: where it is emulated, fp32 is faster."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def uses_bf16(recipe: Recipe) -> bool:
+    return has_bf16() if recipe.precision == "auto" else recipe.precision == "bf16"
 
 
 def token_lengths(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[int]:

@@ -148,6 +148,7 @@ def fitted(
         recipe.seed,
         pooling=recipe.pooling,
         head=recipe.head,
+        emoji=recipe.emoji,
         trust_remote_code=trust_remote_code,
     )
     _check_length(model, tokenizer, recipe.max_length)
@@ -201,7 +202,7 @@ def _logits_of(teacher: str, recipe: Recipe, dataset: Dataset, more: Sequence[st
     texts = [*dataset.splits["train"].texts, *more]
     say(f"computing the teacher's scores ({teacher}) of {len(texts):,} texts")
     if teacher == "mpnet":
-        encoder, tokenizer = backbone(teacher, dataset.labels, recipe.seed, head="linear")
+        encoder, tokenizer = backbone(teacher, dataset.labels, recipe.seed, head="linear", emoji=recipe.emoji)
         assert isinstance(encoder, PooledClassifier)
         to_device(encoder)
         return frozen_logits(encoder, tokenizer, dataset, recipe, targets_of(dataset, recipe), more)

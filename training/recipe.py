@@ -56,6 +56,9 @@ class Recipe:
         "classifier head (auto: the base model's own; logistic, fourier: fitted, encoder frozen)",
         HEADS,
     )
+    emoji: bool = _option(
+        False, "give emoji that the base cannot read a token each, which starts as the mean of its name's"
+    )
     pretrained_share: float = _option(
         0.0, "how far the encoder's weights move back to the pretrained ones after training (WiSE-FT; 0: off)"
     )

@@ -4,7 +4,7 @@ Turns are drawn as on real machines: each start of a process is lucky or not, an
 add to a time. The same rules as in a real run decide which rows take part and when the run ends.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, get_args
@@ -128,8 +128,21 @@ def _turns(machine: Machine, mean_ms: float, rng: np.random.Generator) -> list[T
     return [Turn(times_ms=turn, cpu_ms=0) for turn in times_ms.tolist()]
 
 
+def excerpt(simulated: Simulated) -> str:
+    """How often each verdict is found, as variants that may be chosen are measured."""
+    seeds = simulated.timed[0].seeds
+    return (
+        f"{_table([timed for timed in simulated.timed if timed.goes_on])}\n\nOf {seeds:,} simulated runs "
+        "each. At 1.05x, faster and equal are both errors, promised at 2.5 % each."
+    )
+
+
 def tables(simulated: Simulated) -> str:
     """The counts as Markdown."""
+    return _table(simulated.timed)
+
+
+def _table(several: Sequence[Timed]) -> str:
     rows = [
         [
             timed.machine,
@@ -140,7 +153,7 @@ def tables(simulated: Simulated) -> str:
             f"{timed.width:.0%}",
             f"{timed.contradicted:.1%}",
         ]
-        for timed in simulated.timed
+        for timed in several
     ]
     heads = ["machine", "true ratio", "blocks", "interval holds it", *WORDS, "width", "two runs contradict"]
     return tabulate(rows, heads, "github", disable_numparse=True)

@@ -90,16 +90,9 @@ KINDS = {
     ),
     "attack": Kind(ATTACK, read_attack, attack_page.page, attack_page.excerpt),
     "soak": Kind(SOAK, read_attack, attack_page.page, attack_page.excerpt),
-    "power": Kind(
-        POWER, read_power, power.page, lambda found: f"{power.tables(found)}\n\n{power.note(found)}"
-    ),
+    "power": Kind(POWER, read_power, power.page, power.excerpt),
     "alarms": Kind(ALARMS, read_alarms, alarms.page, alarms.excerpt),
-    "timings": Kind(
-        TIMINGS,
-        read_timings,
-        simulated.page,
-        lambda found: f"{simulated.tables(found)}\n\n{simulated.note(found)}",
-    ),
+    "timings": Kind(TIMINGS, read_timings, simulated.page, simulated.excerpt),
 }
 
 

@@ -19,7 +19,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from common.commands import say
 from export.source import Source
 from handler.predictor import decide
-from training.fit import has_bf16
+from training.inference import has_bf16
 from training.measures.calibration import Calibration
 from training.measures.statistics import indicators, macro_f1, same_labels
 

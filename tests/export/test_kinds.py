@@ -28,7 +28,11 @@ from training.data import demo
 from training.recipe import Recipe
 
 RECIPE = Recipe(epochs=1, learning_rate=1e-3, max_length=32)
-TEXTS = ["short", "a text that is quite a bit longer than the first, so that padding matters", "and a third"]
+TEXTS = [
+    "short",
+    "a text that is quite a bit longer than the first, so that padding matters",
+    "and a third 🐒",
+]
 # Of each kind what is quick to build here: enough that none of the table's columns is an empty promise.
 BUILT = [(kind, "onnx-fp32") for kind in ("gpt2", "own-code", "sentences", "fourier")]
 SLOW = [
@@ -57,7 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory):
             architecture = "sentences" if kind == "fourier" else kind
             base, output = save(architecture, place / kind / "base"), place / kind / "checkpoint"
             dataset = data.load(f"jsonl:{place / 'small.jsonl'}")
-            recipe = replace(RECIPE, head="fourier") if kind == "fourier" else RECIPE
+            recipe = replace(RECIPE, head="fourier", emoji=True) if kind == "fourier" else RECIPE
             pipeline.train(dataset, base, recipe, output, trust_remote_code=True)
             checkpoint = open_checkpoint(output)
             found[kind] = Source(checkpoint, load_data(checkpoint), place / kind / "artifacts")

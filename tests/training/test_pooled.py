@@ -197,9 +197,10 @@ def test_logistic_regression_writes_the_weights_that_scikit_learn_found(small_js
 
     dataset = data.load(f"jsonl:{small_jsonl}")
     model, tokenizer = backbone("random:tiny", LABELS, head="logistic")
-    fit(model, tokenizer, dataset, replace(RECIPE, head="logistic"), tmp_path / "state")
+    recipe = replace(RECIPE, head="logistic", precision="fp32")
+    fit(model, tokenizer, dataset, recipe, tmp_path / "state")
     train, validation = (
-        embeddings(model, tokenizer, dataset.splits[name].texts, 48) for name in ("train", "validation")
+        embeddings(model, tokenizer, dataset.splits[name].texts, recipe) for name in ("train", "validation")
     )
     mean, scale = train.mean(axis=0), train.std(axis=0)
     found = logits(model, tokenizer, list(dataset.splits["validation"].texts))
@@ -224,9 +225,9 @@ def test_a_fourier_head_computes_what_scikit_learn_fitted(small_jsonl, tmp_path)
     train, validation = (dataset.splits[name] for name in ("train", "validation"))
     teacher = np.random.default_rng(0).normal(size=(len(train), 2)).astype(np.float32)
     model, tokenizer = backbone("random:tiny", LABELS, head="fourier")
-    recipe = replace(RECIPE, head="fourier", teacher_weight=1)
+    recipe = replace(RECIPE, head="fourier", teacher_weight=1, precision="fp32")
     fit(model, tokenizer, dataset, recipe, tmp_path / "state", teacher=Lesson(teacher))
-    rows = [embeddings(model, tokenizer, split.texts, 48) for split in (train, validation)]
+    rows = [embeddings(model, tokenizer, split.texts, recipe) for split in (train, validation)]
     known, judged = (row / np.linalg.norm(row, axis=1, keepdims=True) for row in rows)
     wanted = teacher - teacher.mean(axis=1, keepdims=True)
     found = logits(model, tokenizer, list(validation.texts))
