@@ -25,8 +25,11 @@ def against(reply: Reply, attack: Callable[[Target, float], Awaitable[Counter[st
 
     async def run() -> Counter[str]:
         (port,) = free_ports(1)
-        async with await asyncio.start_server(reply, "127.0.0.1", port):
+        server = await asyncio.start_server(reply, "127.0.0.1", port)
+        try:
             return await attack(Target(port), time.monotonic() + seconds)
+        finally:
+            server.close()  # without waiting: from Python 3.12 on, that waits for what nobody closes
 
     return asyncio.run(run())
 
