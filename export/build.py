@@ -63,7 +63,7 @@ MADE_BY = (
     *(f"export/{name}.py" for name in ("build", "check", "operating_point", "proof", "source")),
     # What computes the scores that are checked; how requests are read and answered does not change them.
     *(f"handler/{name}.py" for name in ("artifact", "batching", "cuda", "encoder", "machine")),
-    *(f"handler/{name}.py" for name in ("predictor", "runtimes")),
+    *(f"handler/{name}.py" for name in ("predictor", "recheck", "runtimes")),
     *(f"training/{name}.py" for name in ("anatomies", "measures/noninferiority", "measures/statistics")),
 )
 RETRY = ".retry"  # below the folder of the first attempt
@@ -200,7 +200,7 @@ def _attempt(
     answers = checking.ask(predictor, source)
     meta.proof["validation_tokens"] = _tokens(predictor, answers.tokens)
     expected = _reference(variant, source)
-    if variant.parent is not None and source.checkpoint.trained:
+    if variant.parent is not None and source.checkpoint.trained and built.needs_offsets:
         offsets = fit_offsets(predictor.artifact, answers.logits, expected)
         meta = replace(meta, logit_offsets=offsets)
         predictor.artifact = Artifact(folder, meta)

@@ -10,11 +10,11 @@ from scipy.special import logit, logsumexp, softmax
 
 from handler.artifact import Artifact
 from handler.predictor import positive_of_two
+from handler.recheck import LEAST_SCORE, limits
 
 # Shares are counted over a band around the threshold, not at it. On a thousand texts a dozen labels flip: an
 # offset that corrected only these twelve would move the next thousand by as much as it should correct.
 IN_BAND = 100  # texts, those that fp32 was the least sure of
-LEAST_SCORE = 5e-7  # scores have six decimals
 PRECISION = 1e-6  # of a share
 MOST = 100.0
 
@@ -24,8 +24,8 @@ def fit_offsets(artifact: Artifact, logits: np.ndarray, reference: np.ndarray) -
 
     Of two labels the positive one is moved; of three and more the offsets have a mean of zero.
     """
-    ours = logits - _limits(artifact)
-    theirs = _logits(artifact, reference) - _limits(artifact)
+    ours = logits - limits(artifact.meta)
+    theirs = _logits(artifact, reference) - limits(artifact.meta)
     if artifact.multi_label:
         offsets = np.array([_two(ours[:, label], theirs[:, label]) for label in range(ours.shape[1])])
     elif len(artifact.labels) == 2:
@@ -36,12 +36,6 @@ def fit_offsets(artifact: Artifact, logits: np.ndarray, reference: np.ndarray) -
         offsets = _fit(ours, theirs)
         offsets -= offsets.mean()
     return [round(float(offset), 6) for offset in offsets]
-
-
-def _limits(artifact: Artifact) -> np.ndarray:
-    """For each label, the logit from which it is given; 0 for labels that are given if they score highest."""
-    thresholds = np.array([artifact.meta.thresholds.get(label, 0.5) for label in artifact.labels])
-    return np.asarray(artifact.meta.temperature * logit(_inside(thresholds)))
 
 
 def _logits(artifact: Artifact, scores: np.ndarray) -> np.ndarray:

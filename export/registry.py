@@ -42,6 +42,7 @@ class Built:
 
     `proof["summary"]` is its gist in a few words, for tables. `grid` is for what wants other shapes than the
     source's; `exact_capability` is the GPU's compute capability, where what was compiled runs on no other.
+    Without `needs_offsets`, its logits already give each label to as many texts as fp32's.
     """
 
     proof: dict[str, Any]
@@ -49,6 +50,7 @@ class Built:
     cpu_features: tuple[str, ...] = ()
     exact_capability: tuple[int, int] | None = None
     grid: Grid | None = None
+    needs_offsets: bool = True
 
 
 @dataclass(frozen=True)

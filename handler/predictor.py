@@ -103,7 +103,8 @@ class Predictor:
         if not prepares_every_shape(self.artifact):
             shapes = [shapes[0], shapes[-1]]
         for batch, length in shapes:
-            self._forward(np.zeros((batch, length), np.int64), np.ones((batch, length), np.int64))
+            for stage in getattr(self._forward, "stages", (self._forward,)):
+                stage(np.zeros((batch, length), np.int64), np.ones((batch, length), np.int64))
         return len(shapes)
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:

@@ -15,6 +15,7 @@ from handler.batching import Forward
 from handler.cuda import Graphs, packed, set_kernels, staged
 from handler.errors import UnsupportedError, UserError, first_line
 from handler.machine import unpacking_fault, unpacks_into
+from handler.recheck import OPTION, load_both
 
 # What an artifact may ask of a runtime. It comes from elsewhere: an option that names a library or a place to
 # write is none of these.
@@ -61,6 +62,8 @@ def load_forward(artifact: Artifact, threads: int, device: str) -> Forward:
             remedy=f"This version supports {', '.join(RUNTIMES)}: build the artifact again with it",
         )
     try:
+        if OPTION in artifact.meta.runtime_options:
+            return load_both(artifact, lambda stage: runtime.load(stage, threads, device))
         return runtime.load(artifact, threads, device)
     except UserError:
         raise
