@@ -59,7 +59,7 @@ def _rechecked(source: Source, folder: Path, build_second: Callable[[Source, Pat
     found = _fit(whole, folder, int8, second)
     asked, seen = found["asked_again"], found["validation_texts"]
     proof.require(asked <= MOST_ASKED * seen, f"at most {MOST_ASKED:.0%} of texts asked again", found)
-    facts = {"first": int8.meta.proof, "second": second.proof} | found
+    facts = int8.meta.proof | {"second": second.proof} | found  # most products are int8's
     facts["summary"] = f"{asked / seen:.1%} of texts asked again; {int8.meta.proof['summary']}"
     options = {OPTION: _options(int8, second, found["width"])}
     return Built(facts, options, tuple(int8.meta.cpu_features), needs_offsets=False)
