@@ -22,6 +22,7 @@ from handler.batching import MicroBatch, plan
 from handler.cuda import choose_device
 from handler.errors import UserError
 from handler.machine import available_cpus
+from handler.recheck import Rechecked
 from handler.requests import LONE_SURROGATE
 from handler.runtimes import load_forward, prepares_every_shape
 
@@ -78,6 +79,7 @@ class Predictor:
         self.stride = self.tokenizer.truncation["stride"]
         self._settled_before = max(SETTLED_BEFORE, longest_added_token(self.tokenizer))
         self.computed_tokens = 0  # of all calls so far, padding included
+        self.asked_again = 0  # texts of all calls so far, by artifacts of two models
         self._forward = load_forward(artifact, self.threads, self.device)
 
     @classmethod
@@ -102,8 +104,9 @@ class Predictor:
         shapes = sorted(self.grid.shapes(), key=lambda shape: shape[0] * shape[1], reverse=True)
         if not prepares_every_shape(self.artifact):
             shapes = [shapes[0], shapes[-1]]
+        stages = self._forward.stages if isinstance(self._forward, Rechecked) else [self._forward]
         for batch, length in shapes:
-            for stage in getattr(self._forward, "stages", (self._forward,)):
+            for stage in stages:
                 stage(np.zeros((batch, length), np.int64), np.ones((batch, length), np.int64))
         return len(shapes)
 
@@ -218,7 +221,10 @@ class Predictor:
 
     def _call(self, micro_batch: MicroBatch, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         self.computed_tokens += micro_batch.tokens
-        return self._forward(ids, mask)[: len(micro_batch.rows)]
+        logits = self._forward(ids, mask)[: len(micro_batch.rows)]
+        if isinstance(self._forward, Rechecked):
+            self.asked_again += int((self._forward.asked_again < len(logits)).sum())
+        return logits
 
     def _inputs(
         self, encodings: Sequence[Encoding], micro_batches: Sequence[MicroBatch]

@@ -30,29 +30,32 @@ class Recheck:
     second: dict[str, Any]
 
 
-def load_both(artifact: Artifact, load: Callable[[Artifact], Forward]) -> Forward:
-    """One `Forward` of two; its attribute `stages` holds them, in order. `load` is that of the runtime."""
-    rule = read(Recheck, artifact.meta.runtime_options[OPTION])
-    if len(rule.offsets) != len(artifact.labels):
-        raise ValueError(f"it has {len(artifact.labels)} labels but {len(rule.offsets)} offsets")
-    first, second = (
-        load(Artifact(artifact.folder / name, replace(artifact.meta, runtime_options=options)))
-        for name, options in ((FIRST, rule.first), (SECOND, rule.second))
-    )
-    offsets = np.array(rule.offsets, np.float32)
+class Rechecked:
+    """A `Forward` of two, which lie in one artifact; `load` is that of their runtime."""
 
-    def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        logits = np.asarray(first(ids, mask) + offsets)
-        near = np.flatnonzero(margins(artifact.meta, logits) <= rule.width)
+    def __init__(self, artifact: Artifact, load: Callable[[Artifact], Forward]) -> None:
+        rule = read(Recheck, artifact.meta.runtime_options[OPTION])
+        if len(rule.offsets) != len(artifact.labels):
+            raise ValueError(f"it has {len(artifact.labels)} labels but {len(rule.offsets)} offsets")
+        self._meta, self._grid, self._width = artifact.meta, artifact.grid, rule.width
+        self._offsets = np.array(rule.offsets, np.float32)
+        self.stages = [
+            load(Artifact(artifact.folder / name, replace(artifact.meta, runtime_options=options)))
+            for name, options in ((FIRST, rule.first), (SECOND, rule.second))
+        ]
+        self.asked_again = np.zeros(0, np.int64)  # rows of the last call
+
+    def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        first, second = self.stages
+        logits = np.asarray(first(ids, mask) + self._offsets)
+        near = np.flatnonzero(margins(self._meta, logits) <= self._width)
         if len(near):
-            sizes = artifact.grid.batches_at(ids.shape[1])
+            sizes = self._grid.batches_at(ids.shape[1])
             size = next((size for size in sizes if size >= len(near)), len(ids))
-            rows = np.resize(near, size)  # the shapes that were warmed; what is repeated is thrown away
+            rows = np.resize(near, size)  # a shape that was warmed; what is repeated is thrown away
             logits[near] = second(ids[rows], mask[rows])[: len(near)]
+        self.asked_again = near
         return logits
-
-    forward.stages = (first, second)  # type: ignore[attr-defined] # functions may have attributes
-    return forward
 
 
 def margins(meta: Description, logits: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from handler.batching import Forward
 from handler.cuda import Graphs, packed, set_kernels, staged
 from handler.errors import UnsupportedError, UserError, first_line
 from handler.machine import unpacking_fault, unpacks_into
-from handler.recheck import OPTION, load_both
+from handler.recheck import OPTION, Rechecked
 
 # What an artifact may ask of a runtime. It comes from elsewhere: an option that names a library or a place to
 # write is none of these.
@@ -63,7 +63,7 @@ def load_forward(artifact: Artifact, threads: int, device: str) -> Forward:
         )
     try:
         if OPTION in artifact.meta.runtime_options:
-            return load_both(artifact, lambda stage: runtime.load(stage, threads, device))
+            return Rechecked(artifact, lambda stage: runtime.load(stage, threads, device))
         return runtime.load(artifact, threads, device)
     except UserError:
         raise

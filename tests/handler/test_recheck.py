@@ -8,7 +8,7 @@ from handler.artifact import Artifact
 from handler.batching import Grid
 from handler.errors import UserError
 from handler.predictor import Predictor, decide
-from handler.recheck import OPTION, load_both, margins
+from handler.recheck import OPTION, Rechecked, margins
 from handler.runtimes import load_forward
 from tests.descriptions import changed
 from tests.descriptions import description as described
@@ -75,7 +75,7 @@ def both(description, first: np.ndarray, second: np.ndarray):
 
         return forward
 
-    return load_both(Artifact(Path("artifact"), description), load), calls
+    return Rechecked(Artifact(Path("artifact"), description), load), calls
 
 
 @pytest.mark.parametrize("near", [0, 1, 3, 5])
@@ -90,6 +90,7 @@ def test_texts_near_another_label_alone_are_asked_again_in_shapes_that_were_warm
     np.testing.assert_array_equal(forward(ids, np.ones_like(ids)), expected)
     assert [len(call) for call in calls] == [size for size in (1, 2, 4, 8) if size >= near > 0][:1]
     assert {row for call in calls for row in call} == set(range(near))
+    assert forward.asked_again.tolist() == list(range(near))
 
 
 def test_the_first_models_offsets_decide_who_is_near_and_stay_in_its_answers() -> None:
@@ -125,10 +126,11 @@ def test_labels_are_those_of_the_second_model_near_another_label_and_int8s_elsew
     ours, theirs = (Predictor(each, threads=1) for each in (artifact, int8))
     encodings = ours.encode(texts)
     found = ours.logits(encodings)
+    counted = ours.asked_again
     before = theirs.logits(encodings) + np.array(int8.meta.logit_offsets, np.float32)
     margin = margins(int8.meta, before)
     assert (margin <= rule["width"]).sum() == built.meta.proof["asked_again"]
     asked = margin <= 0.2
-    assert 0 < asked.sum() < len(texts)
+    assert 0 < asked.sum() == counted < len(texts)
     np.testing.assert_array_equal(found[~asked], before[~asked])
     assert (found[asked] != before[asked]).any()
