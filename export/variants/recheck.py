@@ -1,5 +1,6 @@
 """Int8 with its labels back: texts that int8 nearly gave another label are asked again in more bits."""
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -91,7 +92,8 @@ def _fit(source: Source, folder: Path, int8: Artifact, second: Built) -> dict[st
 def rule(margin: np.ndarray, turned: np.ndarray, righted: np.ndarray) -> dict[str, Any]:
     """The width from each text's margin [texts], whether int8 turned its label, and whether the second model
     gives fp32's; and what follows."""
-    width = float(margin[turned & righted].max(initial=0.0))
+    largest = float(margin[turned & righted].max(initial=0.0))
+    width = math.ceil(largest * 1000) / 1000  # logits of another batch differ in their last digits
     return {
         "width": width,
         "validation_texts": len(margin),
