@@ -3,9 +3,10 @@
 They are kept at a few bytes per row, since what a column holds is only known at its end.
 """
 
+import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -28,6 +29,7 @@ from training.data.positive import positive, sign
 from training.data.sources import HATE_LABELS, Columns
 
 MOST_LABELS = 30  # more distinct values than this are ids or texts, not labels
+SEVERAL = re.compile(r"\s*[|;,]\s*")  # stands between labels that hold at once
 MOST_VALUES = 1000  # that are remembered; more are numbers, or no labels
 FIRST_LINES = 5
 LEAST_WITHIN = 0.9  # share of numbers from 0 to 1 in a column of probabilities; the others are broken rows
@@ -215,7 +217,7 @@ class OneColumn:
             raise UserError(
                 f"Column {self.columns.label!r} must hold between 2 and {MOST_LABELS} different labels",
                 seen=f"{'more than ' if too_many else ''}{len(labels)} different values",
-                remedy="Name the right one with --label-column.",
+                remedy=_remedy(labels),
             )
         if {hateful(label) for label in labels} == {False, True}:
             return {name: HATE_LABELS[bool(hateful(label))] for name, label in label_of.items()}
@@ -271,6 +273,17 @@ def _none_is_missing(none: str, others: Iterable[str]) -> bool:
 
 def _style(name: str) -> str:
     return "lower" if name.islower() else "upper" if name.isupper() else "title"
+
+
+def _remedy(labels: Collection[str]) -> str:
+    """What to do about a column of too few or too many labels. It may hold texts, so none is shown."""
+    parts = {part for label in labels for part in SEVERAL.split(label)}
+    if len(parts) > MOST_LABELS or not any(SEVERAL.search(label) for label in labels):
+        return "Name the right one with --label-column."
+    return (
+        "Its values seem to be several labels at once. Give each label a column of 0 and 1, and name those "
+        "columns: --label-column first,second (with make: ARGS='--label-column first,second')."
+    )
 
 
 def _grouped(names: Iterable[str], by: Callable[[str], Hashable]) -> dict[Hashable, list[str]]:

@@ -137,6 +137,21 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_with_lines_and_without
     assert "hate" not in str(error.value).replace('"label": "hate"', "")
 
 
+@pytest.mark.parametrize("kind", ["several labels", "texts"])
+def test_a_column_of_several_labels_at_once_is_told_apart_from_one_of_texts(tmp_path, kind):
+    names = [f"label {number}" for number in range(9)]
+    values = {
+        "several labels": [f"{first}|{second}" for first in names for second in names if first < second],
+        "texts": [f"words{row}, and more words{row}" for row in range(36)],
+    }[kind]
+    file = tmp_path / "some.csv"
+    file.write_text("text,label\n" + "".join(f't{row},"{value}"\n' for row, value in enumerate(values)))
+    with pytest.raises(UserError, match="between 2 and 30 different labels") as error:
+        data.load(f"csv:{file}")
+    assert ("--label-column first,second" in str(error.value)) == (kind == "several labels")
+    assert "words" not in str(error.value)
+
+
 def test_one_changed_text_or_label_changes_the_fingerprint(tmp_path):
     given = rows(60)
     first = data.load(f"jsonl:{write_jsonl(tmp_path / 'a.jsonl', given)}")
