@@ -236,9 +236,9 @@ def test_zeros_and_ones_that_stand_the_other_way_are_seen_and_the_remedy_works(t
     rows = [f"{text},{1 - output}" for text, output in zip(texts, outputs, strict=True)]
     (tmp_path / "data.csv").write_text("\n".join(["text,label", *rows]))
     spec = f"csv:{tmp_path / 'data.csv'}"
-    with pytest.raises(UserError, match=r"in another order\. .* --labels hate,not-hate") as refused:
+    with pytest.raises(UserError, match=r"in another order\. .* --labels 1,0") as refused:
         adopt(str(place), tmp_path / "ours", spec)
     assert "accuracy 0.0" in str(refused.value)
-    checkpoint = adopt(str(place), tmp_path / "ours", spec, columns=Columns(labels=("hate", "not-hate")))
-    assert checkpoint.labels == ("hate", "not-hate")
+    checkpoint = adopt(str(place), tmp_path / "ours", spec, columns=Columns(labels=("1", "0")))
+    assert checkpoint.labels == ("1", "0")
     assert checkpoint.meta.adoption.labels["accuracy"] > 0.95

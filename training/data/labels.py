@@ -219,7 +219,7 @@ class OneColumn:
                 seen=f"{'more than ' if too_many else ''}{len(labels)} different values",
                 remedy=_remedy(labels),
             )
-        if {hateful(label) for label in labels} == {False, True}:
+        if not self.columns.verbatim and {hateful(label) for label in labels} == {False, True}:
             return {name: HATE_LABELS[bool(hateful(label))] for name, label in label_of.items()}
         self._say_alike(groups.values(), label_of)
         return label_of

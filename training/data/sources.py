@@ -27,7 +27,8 @@ class Columns:
     Several label columns parted by commas are independent labels, each 0, 1 or a probability. `encoding` is
     that of CSV and JSONL files, by Python's name. `gate` is a table with the gate's texts, of the format that
     its name ends with. Rows with the same value of `group` (an author, a thread, a template) stay in one
-    split and are weighed as one.
+    split and are weighed as one. `verbatim` labels such as 0 and 1 stay what they are, where they would be
+    read as not-hate and hate.
     """
 
     text: str = "text"
@@ -37,6 +38,7 @@ class Columns:
     positive_label: str = ""
     gate: str = ""
     group: str = ""
+    verbatim: bool = False
 
 
 @dataclass(frozen=True)
