@@ -114,7 +114,7 @@ def test_labels_that_differ_in_writing_alone_are_the_same(tmp_path: Path) -> Non
 
 
 def test_zeros_and_ones_say_nothing_of_hate_where_the_outputs_are_only_numbered(tmp_path: Path) -> None:
-    place = save(tmp_path / "theirs", "DistilBert")
+    place = save(tmp_path / "theirs", "Bert")
     texts = [f"{words} number {row}" for row in range(300) for words in ("buy now", "see you")]
     model = transformers.AutoModelForSequenceClassification.from_pretrained(place).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(place)
