@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 import transformers
 
 from export.adoption.adopt import adopt
@@ -114,18 +113,8 @@ def test_labels_that_differ_in_writing_alone_are_the_same(tmp_path: Path) -> Non
 
 
 def test_zeros_and_ones_say_nothing_of_hate_where_the_outputs_are_only_numbered(tmp_path: Path) -> None:
-    place = save(tmp_path / "theirs", "Bert")
-    texts = [f"{words} number {row}" for row in range(300) for words in ("buy now", "see you")]
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(place).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-    with torch.inference_mode():
-        given = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
-    difference = given[:, 1] - given[:, 0]
-    labels = (difference > difference.median()).int().tolist()
-    table = tmp_path / "texts.csv"
-    table.write_text(
-        "text,label\n" + "".join(f"{text},{label}\n" for text, label in zip(texts, labels, strict=True))
-    )
+    place, table = save(tmp_path / "theirs", "Bert"), tmp_path / "texts.csv"
+    table.write_text("text,label\n" + "".join(f"text number {row},{row % 2}\n" for row in range(600)))
     checkpoint = adopt(str(place), tmp_path / "ours", f"csv:{table}", unseen=True)
     assert checkpoint.labels == ("0", "1")
     assert checkpoint.positive_label == "1"
