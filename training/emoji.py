@@ -15,8 +15,8 @@ def name_emoji(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> in
     """Give every emoji that is unknown to `tokenizer` a token and an embedding, both in place; returns how
     many. A base that reads bytes knows them all.
 
-    BERT's tokenizers split words at punctuation only, so one unknown emoji turns the word beside it into
-    an unknown one too. A token of its own is found anywhere.
+    BERT's tokenizers split only at spaces and punctuation, so an unknown emoji makes the whole word that it
+    touches unknown. An added token is found inside a word too.
     """
     names = {chr(code): unicodedata.name(chr(code), "").lower() for code in chain(*BLOCKS)}
     missing = [emoji for emoji, name in names.items() if name and _is_unknown(tokenizer, emoji)]

@@ -217,12 +217,17 @@ def tables(simulated: Simulated) -> str:
 def excerpt(simulated: Simulated) -> str:
     """How often each verdict is found on a gate of usual size."""
     seeds = simulated.counted[0].seeds
-    helped = ", ".join(f"{share:.1%}" for share in HELPED)
     return (
         f"{_power_table(simulated, (USUAL_TEXTS,))}\n\nOf {seeds:,} simulated runs each, with a margin of "
-        f"{MARGIN:g} and two labels. The three figures are for variants that get {helped} of all texts right "
-        "that fp32 gets wrong, besides their own errors: the more a variant differs from fp32, the harder "
-        "the proof."
+        f"{MARGIN:g} and two labels: {_three_figures()}."
+    )
+
+
+def _three_figures() -> str:
+    helped = ", ".join(f"{share:.1%}" for share in HELPED)
+    return (
+        f"the three figures are for variants that get {helped} of all texts right that fp32 gets wrong, "
+        "besides their own errors; the more a variant differs from fp32, the harder the proof"
     )
 
 
@@ -261,14 +266,12 @@ def _github(rows: Sequence[Sequence[object]], heads: Sequence[str]) -> str:
 def note(simulated: Simulated) -> str:
     """How to read the tables."""
     seeds = simulated.counted[0].seeds
-    helped = ", ".join(f"{share:.1%}" for share in HELPED)
     texts = ", ".join(f"{count:,}" for count in ERROR_TEXTS)
     low, high = share_interval(round(ALPHA * seeds), seeds)
     return (
         f"Of {seeds:,} simulated runs each, with a margin of {MARGIN:g} in macro-F1 and fp32 right on "
-        f"{ACCURACY:.0%} of texts. First table, two labels: the three figures are for variants that get "
-        f"{helped} of all texts right that fp32 gets wrong, besides their own errors; the more a variant "
-        f"differs from fp32, the harder the proof. Second table, a true drop of the margin: {texts} texts. "
+        f"{ACCURACY:.0%} of texts. First table, two labels: {_three_figures()}. Second table, a true drop of "
+        f"the margin: {texts} texts. "
         "Third table, the same drop: the share of runs in which at least one look at the gate gives a pass, "
         f"with a gate of {GATE_TEXTS:,} texts, or of {FIRST_TEXTS} that double. At the margin, pass and fail "
         f"are both errors, promised at 2.5 % each; so many runs may show {low:.1%} to {high:.1%} by chance."

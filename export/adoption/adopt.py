@@ -156,7 +156,7 @@ def _load(spec: str, data_dir: str | Path, columns: Columns, own: tuple[str, ...
             remedy="Give --data csv:PATH, jsonl:, parquet: or hub:",
         )
     if not spec.startswith("texts:"):
-        # Outputs that are only numbered say nothing of hate, and no more do 0 and 1 in a table.
+        # Outputs that are only numbered say nothing about hate, and neither do 0 and 1 in a table.
         columns = replace(columns, verbatim=bool(assigning.numbered(own)))
         dataset = data.load(spec, data_dir, 0, columns, elsewhere=True, unseen=unseen)
         if columns.labels and set(columns.labels) != set(dataset.labels):

@@ -50,7 +50,7 @@ def onnx_int8_rechecked(source: Source, folder: Path) -> Built:
 
 
 def _rechecked(source: Source, folder: Path, build_second: Callable[[Source, Path], Built]) -> Built:
-    """The int8 artifact that stands beside, as first model; the second is built here."""
+    """Copy the int8 artifact that was built before as the first model, and build the second."""
     whole = replace(source, weights_from=None)  # the reference's own weights, not those of int8
     int8 = open_artifact(source.weights)
     others = shutil.ignore_patterns(DESCRIPTION, SIGNATURE, TOKENIZER)

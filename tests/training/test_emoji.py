@@ -18,7 +18,7 @@ def ids(tokenizer, text: str) -> list[int]:
 
 @pytest.fixture(scope="module", params=["auto", "fourier"])
 def both(request):
-    """The same base without emoji and with them, as a plain classifier and under a head of ours."""
+    """The same base without and with emoji, once with its own head and once with ours."""
     return [backbone("random:tiny", LABELS, head=request.param, emoji=emoji) for emoji in (False, True)]
 
 

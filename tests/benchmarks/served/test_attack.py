@@ -29,7 +29,7 @@ def against(reply: Reply, attack: Callable[[Target, float], Awaitable[Counter[st
         try:
             return await attack(Target(port), time.monotonic() + seconds)
         finally:
-            server.close()  # without waiting: from Python 3.12 on, that waits for what nobody closes
+            server.close()  # not wait_closed(): since Python 3.12 it waits for open connections too
 
     return asyncio.run(run())
 
