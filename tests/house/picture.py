@@ -36,7 +36,7 @@ WORDS = {
 COMMAND = ROOT / "handler" / "__main__.py"  # does not ship, and calls scoring
 WIDTH, HEIGHT = 10.0, 7.9
 FLOOR, GAP = 1.1, 0.4
-CHARACTERS = 13.4  # in a unit of width
+CHARACTERS = 14.2  # in a unit of width
 BLUE, GREY = "#1f3357", "#444444"
 
 
@@ -96,7 +96,7 @@ def _box(axes: Axes, package: str) -> None:
     axes.text(left + 0.15, top - 0.27, f"{package}/", fontsize=12, weight="bold", color=BLUE)
     axes.text(right - 0.15, top - 0.27, WORDS[package], fontsize=9, ha="right", color=GREY)
     lines = wrap(" · ".join(rooms(package)), int(CHARACTERS * (right - left)), break_long_words=False)
-    axes.text(left + 0.15, top - 0.42, "\n".join(lines), fontsize=8.5, va="top", color="#333333")
+    axes.text(left + 0.15, top - 0.42, "\n".join(lines), fontsize=7.5, va="top", color="#333333")
 
 
 def _arrow(axes: Axes, package: str, other: str) -> None:
