@@ -130,8 +130,9 @@ plan: install ## RPS=50000 P99_MS=50 [VARIANT=]: how many replicas you need, and
 	@[ -n "$(RPS)" ] && [ -n "$(P99_MS)" ] || { echo "error: give a load and a latency objective: make plan RPS=50000 P99_MS=50" >&2; exit 2; }
 	@$(RUN) -m benchmarks plan --rps $(call q,$(RPS)) --p99-ms $(call q,$(P99_MS)) $(if $(VARIANT),--variant $(call q,$(VARIANT))) $(ARGS) >/dev/null
 
-# A file's tests stay in one worker, since they share fixtures.
-PYTEST = $(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+# A file's tests stay in one worker, since they share fixtures. A worker that dies ends the run: pytest-xdist can wait
+# for ever for the one that it starts in its place.
+PYTEST = $(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --max-worker-restart 0
 test: install-all ## run the tests that need no server and no compiler, in minutes (DATA_DIR= adds those on real data)
 	@$(PYTEST) $(ARGS)
 

@@ -63,7 +63,7 @@ MADE_BY = (
     *(f"export/{name}.py" for name in ("build", "check", "operating_point", "proof", "source")),
     # What computes the scores that are checked; how requests are read and answered does not change them.
     *(f"handler/{name}.py" for name in ("artifact", "batching", "cuda", "encoder", "machine")),
-    *(f"handler/{name}.py" for name in ("predictor", "recheck", "runtimes")),
+    *(f"handler/{name}.py" for name in ("predictor", "runtimes", "stages")),
     *(f"training/{name}.py" for name in ("anatomies", "measures/noninferiority", "measures/statistics")),
 )
 RETRY = ".retry"  # below the folder of the first attempt
@@ -262,20 +262,9 @@ def describe(variant: Variant, source: Source, folder: Path, built: Built, input
     )
 
 
-_references: dict[str, np.ndarray] = {}
-
-
 def _reference(variant: Variant, source: Source) -> np.ndarray:
-    """fp32's scores of the validation texts; for fp32 itself, those of transformers. Once per source."""
-    key = f"{source.sha256}:{'transformers' if variant.parent is None else 'fp32'}"
-    if key not in _references:
-        if variant.parent is None:
-            _references[key] = checking.reference_scores(source)
-        else:
-            fp32 = Predictor.load(source.artifacts / "fp32")
-            predictions = fp32.predict(source.dataset.splits["validation"].texts)
-            _references[key] = np.array([prediction.scores for prediction in predictions])
-    return _references[key]
+    """fp32's scores of the validation texts; for fp32 itself, those of transformers."""
+    return checking.reference_scores(source) if variant.parent is None else checking.fp32_scores(source)
 
 
 def fingerprint(variant: Variant, source: Source) -> str:
@@ -288,7 +277,7 @@ def fingerprint(variant: Variant, source: Source) -> str:
         parts += [str(gpu.capability) for gpu in gpus()[:1]]
     parts += [(ROOT / name).read_text() for name in dict.fromkeys((*MADE_BY, *_named_modules(own)))]
     if variant.parent is not None:
-        parts += [fingerprint(VARIANTS[variant.parent], source)]
+        parts += [fingerprint(VARIANTS[name], source) for name in (variant.parent, *variant.also)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

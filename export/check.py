@@ -8,10 +8,12 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from common.shares import share_interval
+from export.registry import REFERENCE
 from export.source import Source
 from handler.artifact import Artifact
 from handler.batching import MicroBatch
@@ -38,16 +40,20 @@ COMPANY_TEXTS = 256
 
 @dataclass(frozen=True)
 class Answers:
-    """Of the validation texts: their lengths in tokens, and what the model says of them, float32 [texts,
-    labels], before its offsets and temperature."""
+    """Of the validation texts: their lengths in tokens, what the model says of them, float32 [texts, labels],
+    before its offsets and temperature, and how many each later stage was asked."""
 
     tokens: list[int]
     logits: np.ndarray
+    asked: dict[str, int]
 
 
 def ask(predictor: Predictor, source: Source) -> Answers:
     encodings = predictor.encode(source.dataset.splits["validation"].texts)
-    return Answers([len(encoding.ids) for encoding in encodings], predictor.logits(encodings))
+    before = dict(predictor.asked_again)
+    logits = predictor.logits(encodings)
+    asked = {stage: texts - before[stage] for stage, texts in predictor.asked_again.items()}
+    return Answers([len(encoding.ids) for encoding in encodings], logits, asked)
 
 
 def check(
@@ -91,7 +97,7 @@ def check(
         equal=not broken,
         note=f"not equal: {'; '.join(broken)}" if broken else rule,
     )
-    return found, distributions(artifact, scores, answers.tokens)
+    return found, distributions(artifact, scores, answers.tokens, answers.asked)
 
 
 def _macro_f1(truth: np.ndarray, given: np.ndarray, labels: int) -> float:
@@ -129,20 +135,34 @@ def _judge(
 def batch_mate_difference(predictor: Predictor, texts: Sequence[str]) -> float:
     """The largest change of a text's score between a request of its own and a full batch of any shape.
 
-    Every shape of the grid is run: a text may end up in any of them, depending on the other texts, and a
-    kernel that is wrong for one shape only shows nowhere else.
+    Every shape of the grid is run by every model: a text may end up in any of them, depending on the other
+    texts, and a kernel that is wrong for one shape only shows nowhere else.
     """
     encodings = predictor.encode(texts)
-    alone = np.concatenate([predictor.scores(predictor.logits([encoding])) for encoding in encodings])
     largest = 0.0
-    for batch, length in predictor.grid.shapes():
-        fitting = [row for row, encoding in enumerate(encodings) if len(encoding.ids) <= length]
-        if not fitting:
-            continue
-        rows = tuple(itertools.islice(itertools.cycle(fitting), batch + length, 2 * batch + length))
-        logits = predictor.run(encodings, MicroBatch(rows, batch, length, batch * length))
-        largest = max(largest, float(np.abs(predictor.scores(logits) - alone[list(rows)]).max()))
+    for model in predictor.models:
+        alone = np.concatenate([predictor.scores(predictor.logits([each], [model])) for each in encodings])
+        for batch, length in predictor.grid.shapes():
+            fitting = [row for row, encoding in enumerate(encodings) if len(encoding.ids) <= length]
+            if not fitting:
+                continue
+            rows = tuple(itertools.islice(itertools.cycle(fitting), batch + length, 2 * batch + length))
+            logits = predictor.run(encodings, MicroBatch(rows, batch, length, batch * length), model)
+            largest = max(largest, float(np.abs(predictor.scores(logits) - alone[list(rows)]).max()))
     return largest
+
+
+_of_fp32: dict[tuple[str, Path], np.ndarray] = {}
+
+
+def fp32_scores(source: Source) -> np.ndarray:
+    """Scores of the validation texts by the fp32 artifact, float64 [texts, labels]; once for each source."""
+    key = source.sha256, source.artifacts
+    if key not in _of_fp32:
+        fp32 = Predictor.load(source.artifacts / REFERENCE)
+        predictions = fp32.predict(source.dataset.splits["validation"].texts)
+        _of_fp32[key] = np.array([prediction.scores for prediction in predictions])
+    return _of_fp32[key]
 
 
 def reference_scores(source: Source, batch: int = 32) -> np.ndarray:
@@ -174,9 +194,12 @@ def reference_scores(source: Source, batch: int = 32) -> np.ndarray:
     return np.round(np.concatenate(rows), 6)
 
 
-def distributions(artifact: Artifact, scores: np.ndarray, tokens: Sequence[int]) -> Reference:
+def distributions(
+    artifact: Artifact, scores: np.ndarray, tokens: Sequence[int], asked: dict[str, int] | None = None
+) -> Reference:
     """Histograms (ten bins) of the score of the positive one of two labels, else of every label's, and of the
-    lengths in tokens (by bucket); and how many texts were given each label."""
+    lengths in tokens (by bucket); how many texts were given each label, and how many each later stage was
+    asked."""
     lengths = artifact.grid.lengths
     counts = [np.histogram(column, bins=10, range=(0, 1))[0].tolist() for column in scores.T]
     of_lengths, _ = np.histogram(tokens, bins=[0, *(top + 1 for top in lengths)])
@@ -189,7 +212,7 @@ def distributions(artifact: Artifact, scores: np.ndarray, tokens: Sequence[int])
     decisions = decide(scores, artifact.labels, artifact.meta.thresholds, artifact.multi_label)
     given = indicators(decisions, len(artifact.labels)).sum(axis=0).tolist()
     of_labels = dict(zip(artifact.labels, given, strict=True))
-    return Reference(of_scores, Lengths(list(lengths), of_lengths.tolist()), of_labels)
+    return Reference(of_scores, Lengths(list(lengths), of_lengths.tolist()), of_labels, asked or None)
 
 
 def _rounded(value: float) -> float:

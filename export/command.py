@@ -64,7 +64,15 @@ def build_arguments(parser: argparse.ArgumentParser) -> None:
         "--unlabelled",
         metavar="FILE|SET",
         help="texts like those you will serve, one per line, or a data set by its name "
-        "(tweeteval-sentiment): pruned models also learn from fp32 on these",
+        "(tweeteval-sentiment): students also learn from fp32 on these",
+    )
+    parser.add_argument(
+        "--may-turn",
+        type=positive_share,
+        default=0.01,
+        metavar="SHARE",
+        help="at most this share of texts may get another label from a cascade's first stage than from fp32, "
+        "with 95 %% confidence; default: %(default)s",
     )
     elsewhere = parser.add_argument_group("for a classifier that was not trained here")
     elsewhere.add_argument("--data", help="data to judge it on, as in training; default: unlabelled texts")
@@ -124,7 +132,7 @@ def build(arguments: argparse.Namespace) -> int:
     if arguments.unlabelled is not None:
         unlabelled = read_unlabelled(arguments.unlabelled, dataset)
         say(f"{len(unlabelled):,} unlabelled texts to distil on, without those in the data's own splits")
-    source = Source(checkpoint, dataset, arguments.artifacts, arguments.keep, unlabelled)
+    source = Source(checkpoint, dataset, arguments.artifacts, arguments.keep, unlabelled, arguments.may_turn)
     built, failed = _build_all(chosen, source)
     say(f"\n{_checks(built)}\n\n{_proofs(built)}")
     checks = {artifact.name: artifact.meta.check for artifact in built}

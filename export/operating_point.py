@@ -10,7 +10,7 @@ from scipy.special import logit, logsumexp, softmax
 
 from handler.artifact import Artifact
 from handler.predictor import positive_of_two
-from handler.recheck import LEAST_SCORE, limits
+from handler.stages import LEAST_SCORE, limits
 
 # Shares are counted over a band around the threshold, not at it. On a thousand texts a dozen labels flip: an
 # offset that corrected only these twelve would move the next thousand by as much as it should correct.

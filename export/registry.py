@@ -60,7 +60,8 @@ class Variant:
     `requires` names packages, commands, CPU features, or `cuda` (`cuda:8.9`: a GPU of that compute capability
     at least); `default` marks those that are built when none is named, `demonstration` those that are built
     by their own name alone; `options` are the fields of `Source` that decide what comes out; `kinds` are
-    those of `KINDS` that it can be made from.
+    those of `KINDS` that it can be made from; `also` are variants besides the parent whose artifacts it takes
+    parts of.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Variant:
     runtime: str
     build: Callable[..., Built]
     parent: str | None = REFERENCE
+    also: tuple[str, ...] = ()
     devices: tuple[Device, ...] = ("cpu",)
     requires: tuple[str, ...] = ()
     default: bool = False
@@ -196,9 +198,10 @@ def _find(name: str) -> Variant:
 
 
 def _lineage(variant: Variant) -> list[Variant]:
-    """The variant and its ancestors, eldest first; fp32, the reference of every check, among them."""
-    above = [] if variant.parent is None else _lineage(_find(variant.parent))
-    return [*above, variant]
+    """The variant and what it is made from, eldest first; fp32, the reference of every check, among them."""
+    above = [] if variant.parent is None else [variant.parent, *variant.also]
+    found = [ancestor for name in above for ancestor in _lineage(_find(name))]
+    return [*{ancestor.name: ancestor for ancestor in found}.values(), variant]
 
 
 def capability_of(need: str) -> tuple[int, int]:

@@ -38,7 +38,8 @@ class Source:
 
     `weights` is the transformers folder that `model()` reads: the checkpoint's, or that of a parent variant.
     `keep` is the share of the encoder's arithmetic that pruning leaves; `unlabelled` are texts of no split,
-    on which a pruned model learns from fp32 as well.
+    on which students learn from fp32 as well; `may_turn` is the share of labels that a cascade's first stage
+    may turn.
     """
 
     checkpoint: Checkpoint
@@ -46,6 +47,7 @@ class Source:
     artifacts: Path
     keep: float = 0.5
     unlabelled: tuple[str, ...] = ()
+    may_turn: float = 0.01
     weights_from: Path | None = None
 
     @property

@@ -27,8 +27,7 @@ STEP = 16
 Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(input_ids, attention_mask), both int64 [batch, length] -> logits, float32 [batch, labels].
 
-One that is differentiable has an attribute `model`, the torch module that it runs. `handler.recheck` makes
-one of two.
+One that is differentiable has an attribute `model`, the torch module that it runs.
 """
 
 

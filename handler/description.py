@@ -103,11 +103,12 @@ class Lengths:
 @dataclass(frozen=True)
 class Reference:
     """What validation texts look like, for drift to be measured against; `labels` is how many were given each
-    label, which earlier versions did not write."""
+    label, which earlier versions did not write, and `asked` how many each later stage was asked."""
 
     scores: Scores
     lengths: Lengths
     labels: dict[str, Count] | None = None
+    asked: dict[str, Count] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,7 +84,8 @@ def _occlude(
     passes = []
     for start in range(0, len(texts), AT_ONCE):
         between()
-        passes.append(predictor.logits([Encoding(text) for text in texts[start : start + AT_ONCE]]))
+        encodings = [Encoding(text) for text in texts[start : start + AT_ONCE]]
+        passes.append(predictor.logits(encodings, [predictor.main]))
     odds = _log_odds(predictor.calibrated(np.concatenate(passes)), label, predictor.artifact.task)
     return np.asarray(odds[0] - odds[1:])
 

@@ -33,7 +33,7 @@ COUNTERS = {
     "classifier_windows": (),
     "classifier_tokens": (),
     "classifier_padded_tokens": (),
-    "classifier_asked_again": (),
+    "classifier_asked_again": ("stage",),
     "classifier_tokenise_seconds": (),
     "classifier_model_seconds": (),
     "classifier_explain_seconds": (),

@@ -32,9 +32,10 @@ from handler.errors import UnsupportedError
 # code at all.
 
 TRUST = "TRUST_REMOTE_CODE"
-POOLINGS = ("first", "mean", "last")
+POOLINGS = ("first", "mean", "last", "mean-max")
 HEADS = ("linear", "mlp", "fourier")
 FEATURES = 4096  # of a fourier head
+PADDED = 1e4  # taken from what padding holds, so that it is no maximum; within fp16
 # What the stages read of a config, whatever the backbone calls it.
 SHARED = ("vocab_size", "pad_token_id", "max_position_embeddings", "num_hidden_layers", "num_attention_heads")
 
@@ -92,8 +93,8 @@ class PooledClassifier(PreTrainedModel):
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None  # type: ignore[assignment]  # for another head
         self.backbone = backbone
-        size = config.hidden_size
-        self.head = _head(config.head, size, config.num_labels)
+        width = config.hidden_size * (2 if config.pooling == "mean-max" else 1)
+        self.head = _head(config.head, width, config.hidden_size, config.num_labels)
         self.post_init()  # type: ignore[no-untyped-call]  # transformers' own
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -124,23 +125,28 @@ class PooledClassifier(PreTrainedModel):
                 custom_object_save(own, save_directory)
 
 
-def _head(kind: str, size: int, labels: int) -> nn.Module:
-    """`fourier` approximates a Gaussian kernel on directions by random features (Rahimi and Recht, 2007):
-    the cosines of random projections, under a linear layer that `training.heads` fits."""
+def _head(kind: str, width: int, size: int, labels: int) -> nn.Module:
+    """Of inputs `width`; a hidden layer of an `mlp` has `size`. `fourier` approximates a Gaussian kernel on
+    directions by random features (Rahimi and Recht, 2007): the cosines of random projections, under a
+    linear layer that `training.heads` fits."""
     if kind == "fourier":
-        return nn.Sequential(Direction(), nn.Linear(size, FEATURES), Cosine(), nn.Linear(FEATURES, labels))
+        return nn.Sequential(Direction(), nn.Linear(width, FEATURES), Cosine(), nn.Linear(FEATURES, labels))
     if kind == "mlp":
-        return nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Dropout(0.1), nn.Linear(size, labels))
-    return nn.Linear(size, labels)
+        return nn.Sequential(nn.Linear(width, size), nn.GELU(), nn.Dropout(0.1), nn.Linear(size, labels))
+    return nn.Linear(width, labels)
 
 
 def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    """[batch, length, hidden] -> [batch, hidden]: the first token, the mean of the attended, or the last."""
+    """[batch, length, hidden] -> [batch, hidden]: the first token, the mean of the attended, or the last; or
+    [batch, 2 hidden], their mean and their maximum."""
     if pooling == "first":
         return hidden[:, 0]
-    if pooling == "mean":
+    if pooling in ("mean", "mean-max"):
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        if pooling == "mean":
+            return mean
+        return torch.cat([mean, (hidden - PADDED * (1 - mask)).amax(dim=1)], dim=1)
     last = (attention_mask.sum(dim=1) - 1).clamp(min=0)  # texts are padded on the right
     return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2])).squeeze(1)
 

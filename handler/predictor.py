@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from handler.batching import MicroBatch, plan
 from handler.cuda import choose_device
 from handler.errors import UserError
 from handler.machine import available_cpus
-from handler.recheck import Rechecked
 from handler.requests import LONE_SURROGATE
-from handler.runtimes import load_forward, prepares_every_shape
+from handler.runtimes import load_models, prepares_every_shape
+from handler.stages import Model
 
 # The window that is sorted by length at once: wide enough for full batches of one length, small enough
 # that memory stays flat over millions of texts.
@@ -41,12 +41,14 @@ class Encoding:
     """A tokenised text: `ids` with [CLS] and [SEP], cut to the model's maximum.
 
     `rest` is what does not fit, where it was asked for: windows of the same maximum that begin
-    `Predictor.stride` tokens before the end of the one before.
+    `Predictor.stride` tokens before the end of the one before. `is_window` marks one of several that a text
+    was cut into.
     """
 
     ids: list[int]
     truncated: bool = False
     rest: tuple[list[int], ...] = ()
+    is_window: bool = False
 
     @property
     def windows(self) -> list[list[int]]:
@@ -79,8 +81,9 @@ class Predictor:
         self.stride = self.tokenizer.truncation["stride"]
         self._settled_before = max(SETTLED_BEFORE, longest_added_token(self.tokenizer))
         self.computed_tokens = 0  # of all calls so far, padding included
-        self.asked_again = 0  # texts of all calls so far, by artifacts of two models
-        self._forward = load_forward(artifact, self.threads, self.device)
+        self.models = load_models(artifact, self.threads, self.device)
+        # Texts of all calls so far that each stage but the first was asked; windows are not counted.
+        self.asked_again = {model.name: 0 for model in self.models[1:]}
 
     @classmethod
     def load(cls, folder: str | Path, threads: int | None = None, device: str | None = None) -> "Predictor":
@@ -89,9 +92,14 @@ class Predictor:
         return cls(open_artifact(folder), threads, device)
 
     @property
+    def main(self) -> Model:
+        """The model that explanations are of: the first that may answer any text."""
+        return next((model for model in self.models if model.windows), self.models[-1])
+
+    @property
     def model(self) -> Any:
         """The torch module whose gradients explain a score, or None where the runtime has none."""
-        return getattr(self._forward, "model", None)
+        return getattr(self.main.forward, "model", None)
 
     def warm(self) -> int:
         """Run every shape of the grid that the runtime would compile or capture at its first use; returns how
@@ -104,10 +112,9 @@ class Predictor:
         shapes = sorted(self.grid.shapes(), key=lambda shape: shape[0] * shape[1], reverse=True)
         if not prepares_every_shape(self.artifact):
             shapes = [shapes[0], shapes[-1]]
-        stages = self._forward.stages if isinstance(self._forward, Rechecked) else [self._forward]
         for batch, length in shapes:
-            for stage in stages:
-                stage(np.zeros((batch, length), np.int64), np.ones((batch, length), np.int64))
+            for model in self.models:
+                model(np.zeros((batch, length), np.int64), np.ones((batch, length), np.int64))
         return len(shapes)
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
@@ -180,7 +187,9 @@ class Predictor:
             each.windows if aggregate else [each.ids]
             for each, aggregate in zip(encodings, aggregates, strict=True)
         ]
-        logits = self.logits([Encoding(window) for windows in read for window in windows])
+        logits = self.logits(
+            [Encoding(window, is_window=len(windows) > 1) for windows in read for window in windows]
+        )
         scores = iter(np.split(self.scores(logits), np.cumsum([len(windows) for windows in read])[:-1]))
         shared = self.stride + self.tokenizer.num_special_tokens_to_add(is_pair=False)
         predictions = []
@@ -207,24 +216,39 @@ class Predictor:
         place = self.artifact.positive
         return np.asarray(scores[(scores.max(axis=1) if place is None else scores[:, place]).argmax()])
 
-    def logits(self, encodings: Sequence[Encoding]) -> np.ndarray:
-        """Run the model: float32 [texts, labels], in the order given, in micro-batches of the grid."""
+    def logits(self, encodings: Sequence[Encoding], models: Sequence[Model] | None = None) -> np.ndarray:
+        """float32 [texts, labels], in the order given, of the artifact's models (or those `models` of it):
+        each is asked of the texts that those before it left open, in micro-batches of the grid."""
+        *before, last = self.models if models is None else models
+        if not before:
+            return self._logits(encodings, last)
+        logits = np.empty((len(encodings), len(self.artifact.labels)), np.float32)
+        whole = np.array([not encoding.is_window for encoding in encodings], bool)
+        left = np.arange(len(encodings))
+        for model, following in pairwise((*before, last)):
+            able = left if model.windows else left[whole[left]]
+            logits[able] = self._logits([encodings[row] for row in able.tolist()], model)
+            sure = able[~model.unsure(logits[able])]
+            left = np.setdiff1d(left, sure, assume_unique=True)
+            self.asked_again[following.name] += int(whole[left].sum())
+        logits[left] = self._logits([encodings[row] for row in left.tolist()], last)
+        return logits
+
+    def _logits(self, encodings: Sequence[Encoding], model: Model) -> np.ndarray:
+        """One model's, float32 [texts, labels]."""
         logits = np.empty((len(encodings), len(self.artifact.labels)), np.float32)
         micro_batches = plan([len(encoding.ids) for encoding in encodings], self.grid)
         for micro_batch, inputs in zip(micro_batches, self._inputs(encodings, micro_batches), strict=True):
-            logits[list(micro_batch.rows)] = self._call(micro_batch, *inputs)
+            logits[list(micro_batch.rows)] = self._call(model, micro_batch, *inputs)
         return logits
 
-    def run(self, encodings: Sequence[Encoding], micro_batch: MicroBatch) -> np.ndarray:
-        """One call of the model: float32 [rows of the micro-batch, labels]."""
-        return self._call(micro_batch, *self._pad(encodings, micro_batch))
+    def run(self, encodings: Sequence[Encoding], micro_batch: MicroBatch, model: Model) -> np.ndarray:
+        """One call of a model: float32 [rows of the micro-batch, labels]."""
+        return self._call(model, micro_batch, *self._pad(encodings, micro_batch))
 
-    def _call(self, micro_batch: MicroBatch, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    def _call(self, model: Model, micro_batch: MicroBatch, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         self.computed_tokens += micro_batch.tokens
-        logits = self._forward(ids, mask)[: len(micro_batch.rows)]
-        if isinstance(self._forward, Rechecked):
-            self.asked_again += int((self._forward.asked_again < len(logits)).sum())
-        return logits
+        return model(ids, mask)[: len(micro_batch.rows)]
 
     def _inputs(
         self, encodings: Sequence[Encoding], micro_batches: Sequence[MicroBatch]

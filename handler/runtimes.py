@@ -5,6 +5,7 @@ A loader takes the artifact, a thread count and a device and returns `Forward`. 
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from handler.batching import Forward
 from handler.cuda import Graphs, packed, set_kernels, staged
 from handler.errors import UnsupportedError, UserError, first_line
 from handler.machine import unpacking_fault, unpacks_into
-from handler.recheck import OPTION, Rechecked
+from handler.stages import Model, artifact_of, stages_of
 
 # What an artifact may ask of a runtime. It comes from elsewhere: an option that names a library or a place to
 # write is none of these.
@@ -52,8 +53,9 @@ class Runtime:
     compiles_per_shape: bool = False
 
 
-def load_forward(artifact: Artifact, threads: int, device: str) -> Forward:
-    """Load the artifact into its runtime, computing with `threads` threads on `device`."""
+def load_models(artifact: Artifact, threads: int, device: str) -> list[Model]:
+    """Load the artifact into its runtime, computing with `threads` threads on `device`: its one model, or
+    those of its stages in their order."""
     runtime = RUNTIMES.get(artifact.meta.runtime)
     if runtime is None:
         raise UserError(
@@ -62,9 +64,13 @@ def load_forward(artifact: Artifact, threads: int, device: str) -> Forward:
             remedy=f"This version supports {', '.join(RUNTIMES)}: build the artifact again with it",
         )
     try:
-        if OPTION in artifact.meta.runtime_options:
-            return Rechecked(artifact, lambda stage: runtime.load(stage, threads, device))
-        return runtime.load(artifact, threads, device)
+        stages = stages_of(artifact.meta)
+        if not stages:
+            return [Model(artifact.meta, runtime.load(artifact, threads, device))]
+        return [
+            Model(artifact.meta, runtime.load(artifact_of(artifact, stage), threads, device), stage)
+            for stage in stages
+        ]
     except UserError:
         raise
     except ModuleNotFoundError as error:
@@ -336,11 +342,19 @@ def _load_openvino(artifact: Artifact, threads: int, device: str) -> Forward:
 
 def compile_openvino(model: Any, options: dict[str, Any], threads: int) -> Any:
     """`openvino.CompiledModel` as it is served; export asks it which precision it executes."""
-    import openvino
-
     _allow("property", options.keys() - PROPERTIES)
     properties = {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(threads), **options}
-    return openvino.Core().compile_model(model, "CPU", properties)
+    return _openvino_core().compile_model(model, "CPU", properties)
+
+
+@cache
+def _openvino_core() -> Any:
+    """One for the process, for good. On AMX each gives its thread a stack for signals, and puts the one
+    before back when it goes: if an older one has gone before it, that stack is freed memory, and the next
+    signal that Python handles (SIGTERM, Ctrl-C) is a segmentation fault (OpenVINO 2026.4)."""
+    import openvino
+
+    return openvino.Core()
 
 
 TORCH, TRANSFORMERS = {"torch": "2.13.0"}, {"transformers": "4.57"}

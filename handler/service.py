@@ -48,7 +48,7 @@ class Service:
     def answer(self, requests: Sequence[Request]) -> list[list[dict[str, Any]]]:
         """For each request the answers of its rows, in order. If it raises, nothing is counted."""
         self._counted, computed = Counter[tuple[str, ...]](), self.predictor.computed_tokens
-        asked_again = self.predictor.asked_again
+        asked = dict(self.predictor.asked_again)
         begun = time.perf_counter()
         # One request after the other: what has too many windows is dropped before the next is tokenised.
         checked = [self._check(request, self._encode(request)) for request in requests]
@@ -62,7 +62,8 @@ class Service:
         self._count("tokenise_seconds", tokenised - begun)
         self._count("model_seconds", time.perf_counter() - tokenised)
         self._count("padded_tokens", self.predictor.computed_tokens - computed)
-        self._count("asked_again", self.predictor.asked_again - asked_again)
+        for stage, texts in self.predictor.asked_again.items():
+            self._count("asked_again", texts - asked[stage], stage)
         deadlines = self._deadlines(requests)
         answers = [
             [

@@ -134,7 +134,7 @@ def embeddings(
     known = kept.setdefault(repr(settings), {})
     missing = [text for text in dict.fromkeys(texts) if text not in known]
     known |= zip(missing, _embeddings(model, tokenizer, missing, recipe), strict=True)
-    return np.stack([known[text] for text in texts])
+    return np.array([known[text] for text in texts], np.float32).reshape(-1, model.config.hidden_size)
 
 
 def _weights_sha256(model: PooledClassifier) -> str:

@@ -6,12 +6,11 @@ left out. The recipe with the highest mean macro-F1 over all corpora wins; no te
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
-from tabulate import tabulate
 
 from common.atomic import write_json
 from common.commands import emit, say
@@ -23,10 +22,11 @@ from training.cross_validation import judge_with, key
 from training.data import Dataset, Split
 from training.data.sources import parse
 from training.data.splits import digests
+from training.measures.comparison import Comparison, table
 from training.options import SettingsParser, add_options, prepare
 from training.options import recipe as recipe_of
 
-FIGURES = ("macro_f1", "auroc")
+FIGURES = "leave-one-out.json"  # in the folder of finished figures
 
 
 def leave_one_out_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,10 +56,13 @@ def leave_one_out(options: argparse.Namespace) -> int:
     with embeddings_kept():
         for name, settings in chosen.items():
             found[name] = {corpus: _judged(name, settings, corpus, options.folder) for corpus in corpora}
-    ranked = sorted(found, key=lambda name: -mean(found[name], "macro_f1"))
-    say(table(found, ranked, corpora))
-    say(f"{ranked[0]}: the highest mean macro-F1 over corpora that were left out")
-    emit({"winner": ranked[0], "corpora": corpora, "recipes": found})
+    document = {"corpora": corpora, "recipes": found}
+    comparison = msgspec.convert(document, Comparison)
+    write_json(options.folder / FIGURES, plain(comparison))
+    winner = comparison.ranked[0]
+    say(table(comparison))
+    say(f"{winner}: the highest mean macro-F1 over corpora that were left out")
+    emit({"winner": winner, **document})
     return 0
 
 
@@ -106,21 +109,3 @@ def apart(split: Split, dataset: Dataset) -> Split:
     """The texts of a split that no split of the data holds."""
     known = np.concatenate([digests(part.texts) for part in dataset.splits.values()])
     return split.take(np.flatnonzero(~np.isin(digests(split.texts), known)))
-
-
-def mean(found: dict[str, dict[str, Any]], figure: str) -> float:
-    return float(np.mean([of_corpus[figure] for of_corpus in found.values()]))
-
-
-def table(found: dict[str, dict[str, Any]], ranked: Sequence[str], corpora: Sequence[str]) -> str:
-    """Macro-F1 and AUROC by recipe, best first, and corpus left out."""
-    rows = [
-        [
-            name,
-            *(" ".join(f"{found[name][corpus][figure]:.3f}" for figure in FIGURES) for corpus in corpora),
-            *(f"{mean(found[name], figure):.3f}" for figure in FIGURES),
-        ]
-        for name in ranked
-    ]
-    heads = ["macro-F1 and AUROC, left out:", *corpora, "mean macro-F1", "mean AUROC"]
-    return tabulate(rows, heads, "github", disable_numparse=True)

@@ -134,6 +134,7 @@ class _Tokens(NamedTuple):
     """A tokenised text, as far as a model looks at it."""
 
     ids: list[int]
+    is_window: bool = False
 
 
 class Bench:

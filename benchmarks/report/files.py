@@ -24,10 +24,11 @@ from common.atomic import write_json
 from common.programs import command
 from common.records import read
 from handler.errors import UserError
+from training.measures.comparison import Comparison
 
 SIDE_BY_SIDE = "side-by-side"
 HEAD_TO_HEAD = "head-to-head"
-POWER, ALARMS, TIMINGS = "power", "alarms", "timings"
+POWER, ALARMS, TIMINGS, RECIPES = "power", "alarms", "timings", "leave-one-out"
 T = TypeVar("T")
 
 
@@ -100,6 +101,12 @@ def _of_simulation(kind: type[T], verb: str) -> Callable[[Path], T]:
 read_power = _of_simulation(Simulated, "benchmarks power")
 read_alarms = _of_simulation(Alarms, "benchmarks power --alarms")
 read_timings = _of_simulation(SimulatedTimings, "benchmarks power --timings")
+
+
+def read_recipes(path: Path) -> Comparison:
+    """The comparison of recipes at `path`. Raises `UserError` when it is missing or damaged."""
+    compare = command("training leave-one-out training/configs/recipes/*.yaml")
+    return _read(path, partial(read, kind=Comparison), "no recipes have been compared yet", compare)
 
 
 def read_attack(path: Path) -> AttackReport:

@@ -24,12 +24,14 @@ from benchmarks.report.files import (
     ALARMS,
     HEAD_TO_HEAD,
     POWER,
+    RECIPES,
     SIDE_BY_SIDE,
     TIMINGS,
     read_alarms,
     read_attack,
     read_head_to_head,
     read_power,
+    read_recipes,
     read_side_by_side,
     read_timings,
 )
@@ -39,10 +41,11 @@ from common.atomic import write_json, write_text
 from common.options import LEDGER
 from common.programs import command
 from handler.errors import UserError
+from training.measures import comparison
 
 MARKED = re.compile(
     r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)"
-    r"(?::(?P<kind>brief|explained|proof|served|power|alarms|timings|attack|soak))? -->\n)"
+    r"(?::(?P<kind>brief|explained|proof|served|power|alarms|timings|attack|soak|recipes))? -->\n)"
     r".*?(?P<closing><!-- /table -->)",
     re.DOTALL,
 )
@@ -92,6 +95,7 @@ KINDS = {
     "soak": Kind(SOAK, read_attack, attack_page.page, attack_page.excerpt),
     "power": Kind(POWER, read_power, power.page, power.excerpt),
     "alarms": Kind(ALARMS, read_alarms, alarms.page, alarms.excerpt),
+    "recipes": Kind(RECIPES, read_recipes, comparison.page, comparison.excerpt),
     "timings": Kind(TIMINGS, read_timings, simulated.page, simulated.excerpt),
 }
 

@@ -15,6 +15,7 @@ KINDS = {
     "power": "the simulated verdicts",
     "alarms": "the simulated drift alarm",
     "timings": "the simulated verdicts on speed",
+    "recipes": "the comparison of recipes on corpora left out",
     "attack": "the attacks",
     "soak": "the soak test, hours of attacks,",
 }

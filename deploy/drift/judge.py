@@ -27,7 +27,7 @@ from handler.metrics import dimension, length_bin, score_bin
 Counts = Counter[tuple[str, str]]
 
 # Bins that hold less of the reference are put together with the next: chi-square needs counts, not traces.
-GIVEN, ELSE = "given", "else"  # the bins of a label
+GIVEN, ELSE = "given", "else"  # the bins of a label; of a stage, texts that it was asked
 LENGTHS = "length"
 LEAST_SHARE = 0.05
 LEAST_COUNT = 10
@@ -61,13 +61,13 @@ class Distribution:
     counts: tuple[int, ...]
 
     @property
-    def is_label(self) -> bool:
+    def is_share(self) -> bool:
         return self.bins == (GIVEN, ELSE)
 
     def of(self, counts: Counts) -> np.ndarray:
-        """What `counts` has in these bins, float64 [bins]. Texts that a label was not given to are counted by
-        their lengths alone."""
-        if self.is_label:
+        """What `counts` has in these bins, float64 [bins]. Texts that a label was not given to, or a stage
+        was not asked, are counted by their lengths alone."""
+        if self.is_share:
             given, texts = counts[self.name, GIVEN], texts_of(counts)
             return np.array([given, max(texts - given, 0)], dtype=np.float64)
         return np.array([counts[self.name, place] for place in self.bins], dtype=np.float64)
@@ -94,8 +94,9 @@ def texts_of(counts: Counts) -> int:
 
 def references(artifact: Artifact, replacement: Counts | None = None) -> tuple[Distribution, ...]:
     """What the artifact's validation texts looked like, or the texts of the `replacement`: the scores that
-    have a histogram, lengths, and how often each label was given (of two the positive one), which artifacts
-    of earlier versions do not say."""
+    have a histogram, lengths, how often each label was given (of two the positive one), which artifacts of
+    earlier versions do not say, and how often each later stage was asked, which a `replacement` does not
+    say."""
     scores, lengths = artifact.meta.reference.scores, artifact.meta.reference.lengths
     by_label = scores.labels or {_counted_label(artifact): scores.counts}
     score_bins = tuple(score_bin(low, scores.edges) for low in scores.edges[:-1])
@@ -112,7 +113,12 @@ def references(artifact: Artifact, replacement: Counts | None = None) -> tuple[D
         for label, count in given.items()
         if len(artifact.labels) > 2 or artifact.multi_label or label == artifact.positive_label
     ]
-    found = (*of_scores, Distribution(LENGTHS, length_bins, (*lengths.counts, 0)), *of_labels)
+    asked = {} if replacement is not None else artifact.meta.reference.asked or {}
+    of_stages = [
+        Distribution(f"asked:{dimension(stage)}", (GIVEN, ELSE), (count, texts - count))
+        for stage, count in asked.items()
+    ]
+    found = (*of_scores, Distribution(LENGTHS, length_bins, (*lengths.counts, 0)), *of_labels, *of_stages)
     return found if replacement is None else replaced(found, replacement)
 
 
@@ -143,7 +149,7 @@ def assess(reference: Sequence[Distribution], counts: Counts, rule: Rule = DEFAU
     check_bins(reference, counts)
     texts = {distribution.name: distribution.of(counts).sum() for distribution in reference}
     lacking = sorted(name for name, count in texts.items() if not count)
-    reference = [distribution for distribution in reference if not distribution.is_label]
+    reference = [distribution for distribution in reference if not distribution.is_share]
     if lacking and max(texts.values()) >= rule.least_texts:  # fewer may be on their way
         raise _foreign(f"no texts counted for {', '.join(lacking)}")
     level = rule.alpha / 2 / (2 * len(reference))  # the other half is for labels

@@ -1,5 +1,5 @@
-"""The shares of texts that are watched for drift: of each label, of scores and lengths up to each edge of a
-bin, and of labels that differ from fp32's.
+"""The shares of texts that are watched for drift: of each label and stage, of scores and lengths up to each
+edge of a bin, and of labels that differ from fp32's.
 
 A share may differ from the reference by less than the smallest change that matters. The reference is a
 sample, so its share is known to within an interval.
@@ -35,8 +35,8 @@ class Share:
     counted: Callable[[Counts], tuple[int, int]] = field(compare=False)
 
     @property
-    def is_of_labels(self) -> bool:
-        return self.distribution.startswith("label:") or self.distribution == FLIPS
+    def is_of_decisions(self) -> bool:
+        return self.distribution.startswith(("label:", "asked:")) or self.distribution == FLIPS
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ def shares_of(
     reference: Sequence[Distribution], rule: Rule, flips_of: Artifact | None = None
 ) -> tuple[Share, ...]:
     """All that the `reference` has; and flips against fp32, where the artifact is given whose labels flip."""
-    of_labels = [_share(each, 0, rule.min_shift) for each in reference if each.is_label]
+    of_labels = [_share(each, 0, rule.min_shift) for each in reference if each.is_share]
     if flips_of:
         of_labels += _flips(flips_of, rule.max_flip)
     others = [
         _share(each, place, rule.ks)
         for each in reference
-        if not each.is_label
+        if not each.is_share
         for place in range(len(each.bins) - 1)
     ]
     return tuple(build(HALF / len(group), rule.alpha) for group in (of_labels, others) for build in group)
@@ -75,7 +75,7 @@ _Build = Callable[[float, float], Share]  # of its weight, and of what may go wr
 def _share(of: Distribution, place: int, least: float) -> _Build:
     """The texts in the bins up to `place`."""
     hits, texts = sum(of.counts[: place + 1]), sum(of.counts)
-    name = of.name if of.is_label else f"{of.name} up to {of.bins[place]}"
+    name = of.name if of.is_share else f"{of.name} up to {of.bins[place]}"
 
     def counted(counts: Counts) -> tuple[int, int]:
         found = of.of(counts)

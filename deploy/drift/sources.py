@@ -35,7 +35,7 @@ STEPS = 240  # of a sliding window: its memory is bounded however often somebody
 # Every server has counted the look itself, so that a histogram that begins later is seen to begin at nothing.
 HEARTBEAT = "Requests2XX"
 HISTOGRAMS = {"classifier_scores": "score", "classifier_lengths": LENGTHS}
-LABELS = "classifier_labels"
+LABELS, ASKED = "classifier_labels", "classifier_asked_again"
 # The worker hands its sums over once a second, a line for each: a look may fall between two lines, where a
 # label was counted and the texts without it were not. A tenth of a second later it would have gone on.
 SETTLING_S = 0.1
@@ -90,7 +90,7 @@ def recorded(url: str, name: str, window_s: float) -> Counts:
     From the samples as they were scraped: `increase()` would guess beyond them, and leave out what a counter
     held when it appeared.
     """
-    series = "|".join((*HISTOGRAMS, LABELS, HEARTBEAT))
+    series = "|".join((*HISTOGRAMS, LABELS, ASKED, HEARTBEAT))
     query = urlencode({"query": f'{{__name__=~"{series}"}}[{math.ceil(window_s)}s]'})
     try:
         found = json.loads(_read(f"{url.rstrip('/')}/api/v1/query?{query}"))["data"]["result"]
@@ -245,11 +245,13 @@ def _sum(each: Iterable[Counts]) -> Counts:
 
 
 def _add(counts: Counts, metric: str, labels: dict[str, str], value: float, name: str) -> None:
-    """Add a sample where it is the heartbeat, or a label or of a histogram of the model `name`."""
+    """Add a sample where it is the heartbeat, or a label, a stage or of a histogram of the model `name`."""
     if metric == HEARTBEAT:
         counts[HEARTBEAT, ""] += int(value)
     elif metric == LABELS and labels.get("ModelName") == dimension(name):
         counts[f"label:{labels['label']}", GIVEN] += int(value)
+    elif metric == ASKED and labels.get("ModelName") == dimension(name):
+        counts[f"asked:{labels['stage']}", GIVEN] += int(value)
     elif metric in HISTOGRAMS and labels.get("ModelName") == dimension(name):
         label = labels.get("label")
         distribution = f"{HISTOGRAMS[metric]}:{label}" if label else HISTOGRAMS[metric]

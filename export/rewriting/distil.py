@@ -234,7 +234,7 @@ def predict(model: PreTrainedModel, texts: Texts, batch_size: int = 64) -> np.nd
     model.eval()
     logits = np.zeros((len(texts), model.config.num_labels), dtype=np.float32)
     for rows in texts.by_length(batch_size):
-        logits[rows] = model(**inputs_of(texts.batch(rows, model.device))).logits.cpu().numpy()
+        logits[rows] = model(**inputs_of(texts.batch(rows, model.device))).logits.float().cpu().numpy()
     return logits
 
 
@@ -300,9 +300,8 @@ def _loss(
 ) -> torch.Tensor:
     (logits, hidden), (wanted, states) = output, targets
     warmth = recipe.temperature
-    independent = batch["labels"].dim() == 2
-    divergence = _divergence_of_labels if independent else _divergence
-    loss = warmth**2 * divergence(logits / warmth, wanted / warmth)
+    distance = divergence(multi_label=batch["labels"].dim() == 2)
+    loss = warmth**2 * distance(logits / warmth, wanted / warmth)
     if recipe.hidden_weight:
         real = batch["attention_mask"][..., None]
         errors = [
@@ -314,6 +313,11 @@ def _loss(
         labels = label_loss(logits, batch["labels"])  # of no labelled text it has no mean
         loss = loss + recipe.label_weight * labels / len(logits)
     return loss
+
+
+def divergence(multi_label: bool) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """How far logits are from those that are wanted, both [n, labels]: the mean over texts."""
+    return _divergence_of_labels if multi_label else _divergence
 
 
 def _divergence(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

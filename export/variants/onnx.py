@@ -38,6 +38,7 @@ OPTIONS = {
 
 @in_onnx(
     "onnx-fp32",
+    parents=("fp32", "static"),
     summary="ONNX Runtime in fp32, each attention fused into one operator",
     kinds=ANY,
 )

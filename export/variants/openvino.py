@@ -21,6 +21,7 @@ in_openvino = partial(variant, runtime="openvino")
 
 @in_openvino(
     "openvino-fp32",
+    parents=("fp32", "static"),
     requires=("openvino",),
     summary="OpenVINO, fixed to fp32",
     kinds=ANY,

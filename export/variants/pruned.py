@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export import proof
-from export.registry import Built, variant
+from export.registry import TRACED, Built, variant
 from export.source import Source
 from handler.errors import UserError
 
@@ -55,6 +55,32 @@ def shallow(source: Source, folder: Path) -> Built:
     layers = _layers(source, depth // 2)
     keep_layers(student, layers)
     return _smaller(source, student, teacher, folder, 0.5, layers)
+
+
+@distilled(
+    "static",
+    kinds=TRACED,
+    summary="no encoder: mean and maximum of word embeddings, distilled from fp32",
+)
+def static(source: Source, folder: Path) -> Built:
+    from export.rewriting.distil import Texts
+    from export.rewriting.static import Lessons, student_of, teach
+
+    teacher = source.model()
+    student = student_of(teacher, source.checkpoint.meta.max_length)
+    facts: dict[str, Any] = {"encoder_layers": 0}
+    if source.checkpoint.trained:
+        train = Texts.of(source, "train")
+        texts = train.with_unlabelled(source)
+        facts["lessons"] = teach(
+            student, teacher, texts, len(train), Lessons(), source.checkpoint.multi_label
+        )
+    reloaded = _save(student, folder)
+    facts |= proof.torch_weights(reloaded)
+    proof.require(facts["linear_layers"] == 2, "two linear layers and no others", facts["linear_layers"])
+    sizes = reloaded.config
+    facts["summary"] = f"{sizes.vocab_size:,} embeddings of {sizes.hidden_size}, two linear layers"
+    return Built(facts, {"dtype": "float32"})
 
 
 @distilled(

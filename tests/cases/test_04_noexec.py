@@ -21,7 +21,7 @@ from handler import machine, runtimes
 from handler.artifact import Artifact
 from handler.errors import UnsupportedError, UserError
 from handler.machine import unpacking_fault
-from handler.runtimes import load_forward
+from handler.runtimes import load_models
 from tests.conftest import ROOT
 
 # Without a file system that anything could be mounted on, such as in a container without that right.
@@ -95,7 +95,7 @@ def test_loading_says_which_folder_and_what_to_do(compiled: Artifact, monkeypatc
     if raising is not None:
         monkeypatch.setattr("torch._inductor.aoti_load_package", lambda *given, **options: refuse(raising))
     with pytest.raises(UnsupportedError) as told:
-        load_forward(compiled, 1, "cpu")
+        load_models(compiled, 1, "cpu")
     assert "/tmp/here, mounted noexec" in str(told.value)
     assert "Set TMPDIR to a folder with 2 MB free, not mounted noexec" in str(told.value)
 
@@ -106,7 +106,7 @@ def refuse(error: Exception) -> None:
 
 def test_a_package_that_is_damaged_is_a_sentence_of_its_own(compiled: Artifact) -> None:
     with pytest.raises(UserError, match="the runtime compiled cannot load"):
-        load_forward(compiled, 1, "cpu")
+        load_models(compiled, 1, "cpu")
 
 
 @needs_mounts
@@ -114,11 +114,11 @@ def test_loading_from_a_noexec_folder_is_that_sentence(compiled: Artifact, tmp_p
     code = f"""
 from pathlib import Path
 from types import SimpleNamespace
-from handler.runtimes import load_forward
+from handler.runtimes import load_models
 meta = SimpleNamespace(runtime="compiled", runtime_options={{}})
 one = SimpleNamespace(folder=Path({str(compiled.folder)!r}), name="compiled-bf16", meta=meta)
 try:
-    load_forward(one, 1, "cpu")
+    load_models(one, 1, "cpu")
 except Exception as error:
     print(type(error).__name__, error)
 """
@@ -137,7 +137,7 @@ def test_a_runtime_that_is_installed_and_cannot_be_loaded_is_not_called_missing(
     fake = runtimes.Runtime(lambda *given: refuse(error), {"torch": ""}, "torch")
     monkeypatch.setitem(runtimes.RUNTIMES, "compiled", fake)
     with pytest.raises(UnsupportedError, match=r"installed but cannot be loaded: libtorch.so: failed to map"):
-        load_forward(compiled, 1, "cpu")
+        load_models(compiled, 1, "cpu")
 
 
 def test_nothing_is_compiled_where_the_compiler_would_silently_leave_out_vectors(monkeypatch) -> None:

@@ -15,6 +15,7 @@ from handler.metrics import Tally, counted_scores
 from handler.predictor import Prediction, Predictor, decide
 from handler.requests import Limits, read
 from handler.service import Service
+from handler.stages import Model
 from tests.descriptions import EXAMPLE, changed, description
 from tests.tiny import word_tokenizer
 from training import data
@@ -65,8 +66,8 @@ def predictor_of(tmp_path: Path, monkeypatch):
             logits[:, labels.index(speaks)] = (ids == hate).sum(axis=1) - LENGTH / 2
             return logits
 
-        monkeypatch.setattr(predicting, "load_forward", lambda *_: forward)
         said = description(**{"labels": list(labels), "thresholds": {}, **changes})
+        monkeypatch.setattr(predicting, "load_models", lambda *_: [Model(said, forward)])
         return Predictor(Artifact(tmp_path, said), 1)
 
     return make

@@ -39,11 +39,15 @@ def test_the_reloaded_artifact_agrees_with_fp32_within_its_recorded_check(
         for folder in (artifact.folder, source.artifacts / "fp32")
     )
     recorded = artifact.meta.check
-    # 600 texts of a tiny classifier cannot always prove it: a few that lie at the threshold decide.
-    assert recorded.equal or recorded.label_agreement >= 0.98, str(recorded)
     assert np.abs(scores - reference).max() <= recorded.max_prob_diff + recorded.batch_mate_diff + 1e-6
     assert reference[:, 1].std() > 0.1, "the tiny classifier tells texts apart"
-    assert np.corrcoef(scores[:, 1], reference[:, 1])[0, 1] > 0.99
+    alike = np.corrcoef(scores[:, 1], reference[:, 1])[0, 1]
+    if "static" in name or "cascade" in name:  # word embeddings are another classifier, and answer much here
+        assert alike > 0.6
+        return
+    # 600 texts of a tiny classifier cannot always prove it: a few that lie at the threshold decide.
+    assert recorded.equal or recorded.label_agreement >= 0.98, str(recorded)
+    assert alike > 0.99
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -97,14 +101,15 @@ def test_the_traced_graph_reads_the_texts_and_the_mask(source) -> None:
 
 def test_a_runtime_that_is_wrong_for_one_shape_alone_is_not_equal(build_once, source) -> None:
     predictor = Predictor(build_once("fp32"))
-    sound = predictor._forward
+    (model,) = predictor.models
+    sound = model.forward
 
     def wrong_at_one_length(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return sound(ids, mask) + 3 * (ids.shape == (4, predictor.grid.lengths[1])) * np.array(
             [-1, 1], np.float32
         )
 
-    predictor._forward = wrong_at_one_length
+    model.forward = wrong_at_one_length
     answers = ask(predictor, source)
     assert not check(predictor, source, answers, predictor.scores(answers.logits))[0].equal
 

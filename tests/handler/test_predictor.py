@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from handler.answers import COLUMNS, EXAMPLE
 from handler.artifact import Artifact
 from handler.predictor import Prediction, Predictor, decide
 from tests.asking import held_to_schema
+from tests.conftest import ROOT
 from tests.descriptions import changed
 from tests.house import schemas
 
@@ -104,3 +108,25 @@ def test_the_public_schemas_are_those_of_the_types() -> None:
     assert schemas.text(schemas.artifact_schema()) == schemas.ARTIFACT.read_text()
     held_to_schema(EXAMPLE)
     assert COLUMNS.keys() <= EXAMPLE.keys()
+
+
+TWO = """
+import gc, os, signal, sys
+from handler.predictor import Predictor
+first, second = (Predictor.load(sys.argv[1], 1) for _ in range(2))
+second.predict(["a text"])
+first.predict(["a text"])
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_finds_its_handler_after_two_openvino_models_have_come_and_gone(build_once) -> None:
+    """On AMX it was a segmentation fault, whichever of the two went first."""
+    folder = build_once("openvino-int8").folder
+    done = subprocess.run([sys.executable, "-c", TWO, folder], cwd=ROOT, timeout=120, capture_output=True)
+    assert done.returncode == 7, done.stderr.decode()

@@ -295,7 +295,9 @@ def test_predictions_and_explanations_share_a_batch(predictor: Predictor) -> Non
 
 def test_three_labels_that_exclude_each_other_are_averaged_over_windows(predictor: Predictor) -> None:
     three = Predictor(changed(predictor.artifact, labels=["a", "b", "c"], thresholds={}, positive_label=None))
-    three._forward = lambda ids, mask: np.stack([ids.sum(1) % 7, ids.sum(1) % 5, mask.sum(1) % 3], 1) / 2.0
+    three.models[0].forward = lambda ids, mask: (
+        np.stack([ids.sum(1) % 7, ids.sum(1) % 5, mask.sum(1) % 3], 1) / 2.0
+    )
     refused, answered = ask(
         serve(three),
         {"text": LONG, "long": "chunks", "aggregate": "max"},

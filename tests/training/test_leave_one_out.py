@@ -3,15 +3,16 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from benchmarks.report.files import read_recipes
 from handler.errors import UserError
 from tests.conftest import refused
 from training import data
 from training.__main__ import main
 from training.data import demo
-from training.leave_one_out import apart, mean, table, without
+from training.leave_one_out import FIGURES, apart, without
+from training.measures.comparison import Comparison, Judged, excerpt, table
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +41,10 @@ def test_each_recipe_is_judged_on_each_corpus_and_the_best_mean_wins(
     first = json.loads(capsys.readouterr().out)
     assert first["corpora"] == corpora
     assert set(first["recipes"]) == {"logistic", "fourier"}
-    scores = {name: mean(found, "macro_f1") for name, found in first["recipes"].items()}
+    found = read_recipes(tmp_path / "kept" / FIGURES)
+    scores = {name: found.mean(name) for name in first["recipes"]}
     assert first["winner"] == max(scores, key=scores.__getitem__)
-    assert len(list((tmp_path / "kept").iterdir())) == 6
+    assert len(list((tmp_path / "kept").iterdir())) == 6 + 1
     assert main(arguments) == 0
     again = capsys.readouterr()
     assert json.loads(again.out) == first
@@ -62,12 +64,23 @@ def test_the_corpus_left_out_gives_nothing_to_the_training(corpora: list[str]) -
         without(corpora[0], corpora[0])
 
 
-def test_the_table_has_the_best_recipe_first() -> None:
-    figures = {"macro_f1": 0.5, "auroc": 0.75}
-    found = {"worse": {"x": figures}, "better": {"x": {**figures, "macro_f1": 0.625}}}
-    lines = table(found, ["better", "worse"], ["x"]).splitlines()
-    assert "0.625 0.750" in lines[2]
-    assert np.isclose(mean(found["better"], "macro_f1"), 0.625)
+def test_the_table_has_the_best_recipe_first_and_says_what_it_loses_to_the_best_of_each_corpus() -> None:
+    recipes = {
+        "worse": {"x": Judged(10, 0.4, 0.6), "y": Judged(1200, 0.8, None)},
+        "better": {"x": Judged(10, 0.7, 0.6), "y": Judged(1200, 0.6, 0.9)},
+    }
+    found = Comparison(["x", "y"], recipes)
+    lines = table(found).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["better", "worse", "best of each corpus"]
+    assert [cell.strip() for cell in lines[2].split("|")[2:-1]] == [
+        "0.700 0.600",
+        "0.600 0.900",
+        "0.650",
+        "0.750",
+    ]
+    assert [cell.strip() for cell in lines[3].split("|")[3:-1]] == ["0.800 –", "0.600", "–"]
+    assert found.regret == pytest.approx(0.1)
+    assert "1,200 of y" in excerpt(found)
 
 
 def test_a_configuration_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:

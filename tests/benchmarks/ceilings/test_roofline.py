@@ -84,3 +84,13 @@ def test_the_larger_of_arithmetic_and_reading_is_the_lower_bound() -> None:
 def test_a_precision_without_a_peak_has_no_roofline() -> None:
     work = Arithmetic((Layer(384, 1536),), 384, "bf16", False)
     assert roofline(work, timed(1, 1, 2.0), PEAKS) is None
+
+
+def test_what_does_not_always_run_the_encoder_has_no_roofline() -> None:
+    family = {"fp32": artifact("fp32", parent=None), "static": artifact("static", encoder_layers=0)}
+    family["openvino-int8"] = artifact("openvino-int8", "openvino", integer_matmuls=27)
+    assert arithmetic(family["openvino-int8"], family, ENCODER) is not None
+    assert arithmetic(family["static"], family, ENCODER) is None
+    assert arithmetic(artifact("static-openvino-fp32", "openvino", "static"), family, ENCODER) is None
+    cascade = artifact("openvino-int8-cascade", "openvino", "openvino-int8", answered_first=400)
+    assert arithmetic(cascade, family, ENCODER) is None

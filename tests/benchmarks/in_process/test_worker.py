@@ -17,10 +17,11 @@ TEXTS = [
 ]
 
 
-def test_a_worker_answers_as_the_predictor_does(build_once) -> None:
-    artifact: Artifact = build_once("fp32")
+@pytest.mark.parametrize("name", ["fp32", "openvino-int8-rechecked-cascade"])
+def test_a_worker_answers_as_the_predictor_does(build_once, name: str) -> None:
+    artifact: Artifact = build_once(name)
     expected = [prediction.scores.tolist() for prediction in Predictor(artifact, 1).predict(TEXTS)]
-    with open_worker("fp32") as worker:
+    with open_worker(name) as worker:
         worker.ask("hold", texts=TEXTS)
         started = worker.ask("load", folder=str(artifact.folder), threads=1, first_text=TEXTS[0])
         assert started["threads"] == 1

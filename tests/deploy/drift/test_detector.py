@@ -32,7 +32,7 @@ def counts(hits: int, texts: int) -> Counts:
 
 
 def share_of(hits: int, texts: int, rule: Rule = RULE) -> Share:
-    (share,) = (each for each in shares_of(label_of(hits, texts), rule) if each.is_of_labels)
+    (share,) = (each for each in shares_of(label_of(hits, texts), rule) if each.is_of_decisions)
     return share
 
 
@@ -173,9 +173,9 @@ def test_an_artifact_of_an_earlier_version_is_watched_without_its_labels(build_o
     known = replace(artifact.meta.reference, labels=None)
     older = replace(artifact, meta=replace(artifact.meta, reference=known))
     assert [each.name for each in references(older)] == ["score:hate", "length"]
-    assert not [each for each in shares_of(references(older), RULE) if each.is_of_labels]
+    assert not [each for each in shares_of(references(older), RULE) if each.is_of_decisions]
     others = Counts({("length", str(known.lengths.up_to[0])): 300, ("label:hate", GIVEN): 60})
-    (share,) = (each for each in shares_of(references(older, others), RULE) if each.is_of_labels)
+    (share,) = (each for each in shares_of(references(older, others), RULE) if each.is_of_decisions)
     assert share.reference == 0.2
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from scipy.stats import binom
 
 from common.proxies import open_url
@@ -26,7 +27,7 @@ from deploy.drift.judge import (
     stability_index,
     worst,
 )
-from deploy.drift.shares import shares_of
+from deploy.drift.shares import look, shares_of
 from deploy.drift.sources import Window, increase
 from deploy.drift.watch import Watch
 from deploy.torchserve.server import free_ports
@@ -259,6 +260,31 @@ def test_independent_labels_have_a_distribution_each(artifact: Artifact, tmp_pat
         ("score:to_x", "0.5"): 1,
         ("score:b", "1"): 1,
     }
+
+
+OF_STAGES = """# TYPE {name} counter
+{name}{{ModelName="hate",stage="int8"}} {asked}
+{name}{{ModelName="another",stage="int8"}} 999
+"""
+
+
+def test_a_stage_that_is_asked_more_often_than_of_validation_texts_is_drift(artifact: Artifact) -> None:
+    held = artifact.meta.reference
+    texts = sum(held.lengths.counts)
+    reference = {"scores": held.scores, "lengths": held.lengths, "labels": held.labels}
+    cascade = changed(artifact, reference=reference | {"asked": {"int8": texts // 3}})
+    known = references(cascade)
+    assert known[-1].name == "asked:int8"
+    assert known[-1].counts == (texts // 3, texts - texts // 3)
+    (share,) = (each for each in shares_of(known, Rule()) if each.distribution == "asked:int8")
+    counts = Counts({("length", known[-2].bins[0]): 3000})
+    for asked, verdict in ((1000, "no drift"), (1500, "drift"), (500, "drift")):
+        found = Counts(counts)
+        page = OF_STAGES.format(name=sources.ASKED, asked=asked)
+        for family in text_string_to_metric_families(page):
+            for sample in family.samples:
+                sources._add(found, sources.ASKED, sample.labels, sample.value, "hate")
+        assert look(share, found, Rule()).verdict == verdict
 
 
 @pytest.mark.parametrize(

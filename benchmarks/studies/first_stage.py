@@ -1,0 +1,128 @@
+"""Does a cascade's first stage keep its promise? Rules fitted to draws from a known population of texts.
+
+Validation and gate together are taken as all texts there are. Each rule is fitted to as many of them as there
+are validation texts, drawn with replacement, and judged on all of them. The labels are fp32's.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+from tqdm import tqdm
+
+from common.atomic import write_json
+from common.commands import emit, positive_int, run, say
+from common.options import add_artifacts, add_checkpoint
+from common.records import plain
+from common.shares import share_interval
+from export.registry import REFERENCE
+from export.variants.stages import STATIC, first_stage, fit_first
+from handler.artifact import Artifact
+from handler.predictor import Predictor
+from handler.stages import OPTION
+from training.checkpoint import load_data, open_checkpoint
+
+SHARES = (0.005, 0.01, 0.02)  # of labels that a first stage may turn
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Of a split: the first stage's own logits and fp32's scores, both [texts, labels]."""
+
+    logits: np.ndarray
+    reference: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Texts":
+        return Texts(self.logits[rows], self.reference[rows])
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Of `rules`, how many turn more of the population's labels than `allowed`, and the mean share of texts
+    that they answer; and what the rule fitted to validation does on gate."""
+
+    allowed: float
+    rules: int
+    broken: int
+    answered: float
+    answered_gate: float
+    turned_gate: float
+
+
+def kept(artifact: Artifact, validation: Texts, gate: Texts, allowed: float, rules: int) -> Kept:
+    population = Texts(
+        np.concatenate([validation.logits, gate.logits]),
+        np.concatenate([validation.reference, gate.reference]),
+    )
+    rng, broken, answered = np.random.default_rng(0), 0, 0.0
+    for _ in tqdm(range(rules), f"{allowed:.1%}", disable=None):
+        drawn = population.take(rng.integers(len(population.logits), size=len(validation.logits)))
+        share, turned = _outcome(artifact, drawn, population, allowed)
+        broken += turned > allowed
+        answered += share / rules
+    return Kept(allowed, rules, broken, answered, *_outcome(artifact, validation, gate, allowed))
+
+
+def _outcome(artifact: Artifact, fitted: Texts, judged: Texts, allowed: float) -> tuple[float, float]:
+    """A rule is fitted to some texts: the shares of others that it answers, and whose labels it turns."""
+    scale, offsets, found = fit_first(artifact, fitted.logits, fitted.reference, allowed)
+    margin, turned = first_stage(artifact, scale * judged.logits + offsets, judged.reference)
+    answered = margin > found["first_width"]
+    return float(answered.mean()), float((answered & turned).mean())
+
+
+def _texts(cascade: Predictor, fp32: Predictor, texts: Sequence[str]) -> Texts:
+    first, *_ = cascade.models
+    assert first.stage is not None
+    on_scale = cascade.logits(cascade.encode(texts), [first])
+    own = (on_scale - np.array(first.stage.offsets)) / first.stage.scale
+    return Texts(own, np.array([each.scores for each in fp32.predict(texts)]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.first_stage", description=__doc__)
+    add_artifacts(parser)
+    add_checkpoint(parser)
+    parser.add_argument("variant", help="a cascade, such as openvino-int8-cascade")
+    parser.add_argument("--rules", type=positive_int, default=200, help="default: %(default)s")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    arguments = parser.parse_args(argv)
+    cascade, fp32 = (Predictor.load(arguments.artifacts / name) for name in (arguments.variant, REFERENCE))
+    if cascade.models[0].name != STATIC:
+        parser.error(f"{arguments.variant} has no first stage of word embeddings: {OPTION} is for cascades")
+    splits = load_data(open_checkpoint(arguments.checkpoint)).splits
+    validation, gate = (_texts(cascade, fp32, splits[name].texts) for name in ("validation", "gate"))
+    found = [kept(cascade.artifact, validation, gate, allowed, arguments.rules) for allowed in SHARES]
+    say(table(found))
+    document = {
+        "variant": arguments.variant,
+        "validation_texts": len(validation.logits),
+        "rules": plain(found),
+    }
+    if arguments.output:
+        write_json(arguments.output, document)
+    emit(document)
+    return 0
+
+
+def table(found: Sequence[Kept]) -> str:
+    """For people."""
+    rows = [
+        (
+            f"{each.allowed:.1%}",
+            f"{each.broken} of {each.rules} ({share_interval(each.broken, each.rules)[1]:.1%} at most)",
+            f"{each.answered:.0%}",
+            f"{each.answered_gate:.0%}",
+            f"{each.turned_gate:.2%}",
+        )
+        for each in found
+    ]
+    heads = ("may turn", "rules that turn more", "answered", "answered on gate", "turned on gate")
+    return tabulate(rows, heads, "github", disable_numparse=True)
+
+
+if __name__ == "__main__":
+    run(main)

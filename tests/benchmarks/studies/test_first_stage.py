@@ -1,0 +1,37 @@
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.studies import first_stage
+
+
+def test_rules_from_draws_are_judged_on_all_texts(build_once, source, tmp_path, capsys) -> None:
+    build_once("openvino-int8-cascade")
+    capsys.readouterr()
+    given = ("--checkpoint", source.checkpoint.folder, "--artifacts", source.artifacts, "--rules", 3)
+    output = tmp_path / "found.json"
+    assert first_stage.main([*map(str, given), "--output", str(output), "openvino-int8-cascade"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads(output.read_text())
+    assert [each["allowed"] for each in found["rules"]] == list(first_stage.SHARES)
+    answered = [each["answered"] for each in found["rules"]]
+    assert answered == sorted(answered), "who may turn more may answer more"
+    assert all(0 <= each["broken"] <= each["rules"] == 3 for each in found["rules"])
+
+
+def test_a_variant_without_a_first_stage_is_refused(build_once, source, capsys) -> None:
+    build_once("openvino-int8-rechecked")
+    given = ("--checkpoint", source.checkpoint.folder, "--artifacts", source.artifacts)
+    with pytest.raises(SystemExit) as left:
+        first_stage.main([*map(str, given), "openvino-int8-rechecked"])
+    assert left.value.code == 2
+    assert "has no first stage" in capsys.readouterr().err
+
+
+def test_the_logits_are_the_students_own(build_once, source) -> None:
+    cascade, fp32 = (first_stage.Predictor(build_once(name), 1) for name in ("openvino-int8-cascade", "fp32"))
+    student = first_stage.Predictor(build_once("static-openvino-fp32"), 1)
+    texts = source.dataset.splits["gate"].texts[:20]
+    found = first_stage._texts(cascade, fp32, texts)
+    np.testing.assert_allclose(found.logits, student.logits(student.encode(texts)), atol=1e-4)
