@@ -48,11 +48,9 @@ class Model:
     def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """int64 [batch, length], twice -> logits on fp32's scale, float32 [batch, labels]."""
         logits = self.forward(ids, mask)
-        return (
-            logits
-            if self.stage is None
-            else np.asarray(np.float32(self.stage.scale) * logits + self._offsets)
-        )
+        if self.stage is not None:
+            logits = np.float32(self.stage.scale) * logits + self._offsets
+        return logits
 
     def unsure(self, logits: np.ndarray) -> np.ndarray:
         """Of each text, bool [texts], whether the next stage is to be asked."""
@@ -71,6 +69,8 @@ def stages_of(meta: Description) -> list[Stage]:
             raise ValueError(f"it has {len(meta.labels)} labels but {len(stage.offsets)} offsets")
         if OPTION in stage.options:
             raise ValueError("a stage has stages of its own")
+    if len({stage.name for stage in stages}) < len(stages):
+        raise ValueError("two of its stages have one name")
     return stages
 
 

@@ -164,7 +164,7 @@ def test_three_stages_each_ask_the_next_of_what_they_leave_open(monkeypatch) -> 
 def test_an_artifact_with_another_rule_is_a_sentence(wrong: dict, build_once) -> None:
     artifact = build_once("openvino-int8-rechecked")
     first, second = artifact.meta.runtime_options[OPTION]
-    for stages in ([first | wrong, second], []):
+    for stages in ([first | wrong, second], [], [first, first]):
         hostile = replace(artifact.meta, runtime_options={OPTION: stages})
         with pytest.raises(UserError, match="cannot load"):
             load_models(Artifact(artifact.folder, hostile), 1, "cpu")
