@@ -22,7 +22,6 @@ from export.registry import REFERENCE
 from export.variants.stages import STATIC, first_stage, fit_first
 from handler.artifact import Artifact
 from handler.predictor import Predictor
-from handler.stages import OPTION
 from training.checkpoint import load_data, open_checkpoint
 
 SHARES = (0.005, 0.01, 0.02)  # of labels that a first stage may turn
@@ -92,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     cascade, fp32 = (Predictor.load(arguments.artifacts / name) for name in (arguments.variant, REFERENCE))
     if cascade.models[0].name != STATIC:
-        parser.error(f"{arguments.variant} has no first stage of word embeddings: {OPTION} is for cascades")
+        parser.error(f"{arguments.variant} does not begin with word embeddings; name a cascade")
     splits = load_data(open_checkpoint(arguments.checkpoint)).splits
     validation, gate = (_texts(cascade, fp32, splits[name].texts) for name in ("validation", "gate"))
     found = [kept(cascade.artifact, validation, gate, allowed, arguments.rules) for allowed in SHARES]

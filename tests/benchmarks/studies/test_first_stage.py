@@ -26,7 +26,7 @@ def test_a_variant_without_a_first_stage_is_refused(build_once, source, capsys) 
     with pytest.raises(SystemExit) as left:
         first_stage.main([*map(str, given), "openvino-int8-rechecked"])
     assert left.value.code == 2
-    assert "has no first stage" in capsys.readouterr().err
+    assert "does not begin with word embeddings" in capsys.readouterr().err
 
 
 def test_the_logits_are_the_students_own(build_once, source) -> None:
