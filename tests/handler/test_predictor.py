@@ -126,7 +126,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_signal_finds_its_handler_after_two_openvino_models_have_come_and_gone(build_once) -> None:
-    """On AMX it was a segmentation fault, whichever of the two went first."""
+    """On AMX it was a segmentation fault where the older of the two went first."""
     folder = build_once("openvino-int8").folder
     done = subprocess.run([sys.executable, "-c", TWO, folder], cwd=ROOT, timeout=120, capture_output=True)
     assert done.returncode == 7, done.stderr.decode()
