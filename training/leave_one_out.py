@@ -22,11 +22,9 @@ from training.cross_validation import judge_with, key
 from training.data import Dataset, Split
 from training.data.sources import parse
 from training.data.splits import digests
-from training.measures.comparison import Comparison, table
+from training.measures.comparison import NAME, Comparison, table
 from training.options import SettingsParser, add_options, prepare
 from training.options import recipe as recipe_of
-
-FIGURES = "leave-one-out.json"  # in the folder of finished figures
 
 
 def leave_one_out_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +56,7 @@ def leave_one_out(options: argparse.Namespace) -> int:
             found[name] = {corpus: _judged(name, settings, corpus, options.folder) for corpus in corpora}
     document = {"corpora": corpora, "recipes": found}
     comparison = msgspec.convert(document, Comparison)
-    write_json(options.folder / FIGURES, plain(comparison))
+    write_json(options.folder / f"{NAME}.json", plain(comparison))
     winner = comparison.ranked[0]
     say(table(comparison))
     say(f"{winner}: the highest mean macro-F1 over corpora that were left out")

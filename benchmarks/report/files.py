@@ -28,7 +28,7 @@ from training.measures.comparison import Comparison
 
 SIDE_BY_SIDE = "side-by-side"
 HEAD_TO_HEAD = "head-to-head"
-POWER, ALARMS, TIMINGS, RECIPES = "power", "alarms", "timings", "leave-one-out"
+POWER, ALARMS, TIMINGS = "power", "alarms", "timings"
 T = TypeVar("T")
 
 

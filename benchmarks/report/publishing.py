@@ -24,7 +24,6 @@ from benchmarks.report.files import (
     ALARMS,
     HEAD_TO_HEAD,
     POWER,
-    RECIPES,
     SIDE_BY_SIDE,
     TIMINGS,
     read_alarms,
@@ -95,7 +94,7 @@ KINDS = {
     "soak": Kind(SOAK, read_attack, attack_page.page, attack_page.excerpt),
     "power": Kind(POWER, read_power, power.page, power.excerpt),
     "alarms": Kind(ALARMS, read_alarms, alarms.page, alarms.excerpt),
-    "recipes": Kind(RECIPES, read_recipes, comparison.page, comparison.excerpt),
+    "recipes": Kind(comparison.NAME, read_recipes, comparison.page, comparison.excerpt),
     "timings": Kind(TIMINGS, read_timings, simulated.page, simulated.excerpt),
 }
 

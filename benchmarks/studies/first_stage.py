@@ -19,7 +19,7 @@ from common.options import add_artifacts, add_checkpoint
 from common.records import plain
 from common.shares import share_interval
 from export.registry import REFERENCE
-from export.variants.stages import STATIC, first_stage, fit_first
+from export.variants.stages import STATIC, against_fp32, fit_first
 from handler.artifact import Artifact
 from handler.predictor import Predictor
 from training.checkpoint import load_data, open_checkpoint
@@ -68,7 +68,7 @@ def kept(artifact: Artifact, validation: Texts, gate: Texts, allowed: float, rul
 def _outcome(artifact: Artifact, fitted: Texts, judged: Texts, allowed: float) -> tuple[float, float]:
     """A rule is fitted to some texts: the shares of others that it answers, and whose labels it turns."""
     scale, offsets, found = fit_first(artifact, fitted.logits, fitted.reference, allowed)
-    margin, turned = first_stage(artifact, scale * judged.logits + offsets, judged.reference)
+    margin, turned = against_fp32(artifact, scale * judged.logits + offsets, judged.reference)
     answered = margin > found["first_width"]
     return float(answered.mean()), float((answered & turned).mean())
 

@@ -64,7 +64,7 @@ def teach(
 ) -> dict[str, Any]:
     """Train `student` in place towards the teacher's scores of the texts, of which the first `labelled` are
     training texts; in eval mode afterwards. Returns facts."""
-    begun = time.perf_counter()
+    started = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16()):
@@ -76,7 +76,7 @@ def teach(
         loss = _train(student, wanted, texts, labelled, lessons, divergence(multi_label))
     student.cpu()
     student.train(False)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     say(f"word embeddings learnt from fp32 on {len(texts):,} texts: loss {loss:.4f}, {seconds:.0f} s")
     return {
         "texts": len(texts),

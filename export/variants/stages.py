@@ -7,7 +7,7 @@ They are put together from artifacts that were built before. Every rule comes fr
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,16 +42,6 @@ WIDTHS = np.arange(400, -1, -1) / 20
 
 rechecked = partial(variant, "rechecked", kinds=TRACED)
 cascade = partial(variant, "cascade", kinds=TRACED, options=("may_turn",))
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the models of an artifact say of the validation texts: labels as `decide` gives them, logits on
-    fp32's scale [texts, labels] and margins [texts]."""
-
-    labels: np.ndarray
-    logits: np.ndarray
-    margins: np.ndarray
 
 
 @rechecked(
@@ -105,9 +95,11 @@ def _rechecked(source: Source, folder: Path, build_exact: Callable[[Source, Path
     exact = build_exact(whole, folder / EXACT)
     first, *_ = _copied(int8, folder, INT8)
     stages = [first, Stage(EXACT, [0.0] * len(int8.labels), options=exact.runtime_options)]
-    labels = _fp32_labels(source, int8)
-    ours, theirs = _ask(source, folder, int8, stages)
-    found = recheck_rule(ours.margins, ~same_labels(ours.labels, labels), same_labels(theirs.labels, labels))
+    reference = fp32_scores(source)
+    (margin, turned), (_, still_turned) = (
+        against_fp32(int8, logits, reference) for logits in _ask(source, folder, int8, stages)
+    )
+    found = recheck_rule(margin, turned, ~still_turned)
     asked, seen = found["asked_again"], found["validation_texts"]
     proof.require(asked <= MOST_ASKED * seen, f"at most {MOST_ASKED:.0%} of texts asked again", found)
     facts = int8.meta.proof | {"second": exact.proof} | found  # most products are int8's
@@ -120,7 +112,7 @@ def recheck_rule(margin: np.ndarray, turned: np.ndarray, righted: np.ndarray) ->
     and what follows: from each text's margin [texts], whether int8 turned its label, and whether the exact
     model gives fp32's."""
     largest = float(margin[turned & righted].max(initial=0.0))
-    width = _rounded_up(largest)
+    width = math.ceil(largest * 1000) / 1000  # logits of another batch differ in their last digits
     return {
         "width": width,
         "validation_texts": len(margin),
@@ -137,8 +129,8 @@ def _cascade(source: Source, folder: Path, student: str) -> Built:
     parent, cheap = open_artifact(source.weights), open_artifact(source.artifacts / student)
     first, *_ = _copied(cheap, folder, STATIC)
     rest = _copied(parent, folder, INT8)
-    raw, *_ = _ask(source, folder, parent, [replace(first, offsets=[0.0] * len(parent.labels))])
-    scale, offsets, found = fit_first(parent, raw.logits, fp32_scores(source), source.may_turn)
+    (raw,) = _ask(source, folder, parent, [replace(first, offsets=[0.0] * len(parent.labels))])
+    scale, offsets, found = fit_first(parent, raw, fp32_scores(source), source.may_turn)
     first = replace(first, scale=scale, offsets=offsets, windows=False)
     answered, seen = found["answered_first"], found["validation_texts"]
     if answered < LEAST_ANSWERED * seen:
@@ -161,19 +153,22 @@ def fit_first(
     [texts, labels]."""
     scale = fit_scale(logits, reference, artifact)
     offsets = fit_offsets(artifact, scale * logits, reference)
-    margin, turned = first_stage(artifact, scale * logits + offsets, reference)
+    margin, turned = against_fp32(artifact, scale * logits + offsets, reference)
     return scale, offsets, cascade_rule(margin, turned, most)
 
 
-def first_stage(
+def against_fp32(
     artifact: Artifact, logits: np.ndarray, reference: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of a first stage's logits on fp32's scale: margins, and whether the label is another than fp32's, both
-    [texts]."""
-    meta = artifact.meta
-    scores = Calibration(meta.temperature, meta.thresholds, artifact.multi_label).scores(logits)
-    same = same_labels(_labels(artifact, scores), _labels(artifact, reference))
-    return margins(meta, logits), ~same
+    """Of logits on fp32's scale and fp32's scores, both [texts, labels]: margins, and whether the label is
+    another than fp32's, both [texts]."""
+    meta, independent = artifact.meta, artifact.multi_label
+    scores = Calibration(meta.temperature, meta.thresholds, independent).scores(logits)
+    ours, theirs = (
+        decide(values, artifact.labels, meta.thresholds, independent)
+        for values in (np.round(scores, 6), reference)  # as they are served
+    )
+    return margins(meta, logits), ~same_labels(ours, theirs)
 
 
 def cascade_rule(margin: np.ndarray, turned: np.ndarray, most: float) -> dict[str, Any]:
@@ -232,33 +227,16 @@ def _copied(artifact: Artifact, folder: Path, name: str) -> list[Stage]:
     return [Stage(name, offsets, options=artifact.meta.runtime_options)]
 
 
-def _ask(source: Source, folder: Path, parent: Artifact, stages: Sequence[Stage]) -> list[Found]:
-    """What each stage alone says of the validation texts."""
+def _ask(source: Source, folder: Path, parent: Artifact, stages: Sequence[Stage]) -> list[np.ndarray]:
+    """What each stage alone says of the validation texts: logits on fp32's scale [texts, labels]."""
     shutil.copy(parent.folder / TOKENIZER, folder / TOKENIZER)
     options = {OPTION: [plain(stage) for stage in stages]}
     meta = replace(parent.meta, runtime_options=options, logit_offsets=None)
     predictor = Predictor(Artifact(folder, meta))
     encodings = predictor.encode(source.dataset.splits["validation"].texts)
-    found = []
-    for model in predictor.models:
-        logits = predictor.logits(encodings, [model])
-        found.append(Found(_labels(parent, predictor.scores(logits)), logits, margins(meta, logits)))
-    return found
-
-
-def _fp32_labels(source: Source, artifact: Artifact) -> np.ndarray:
-    return _labels(artifact, fp32_scores(source))
-
-
-def _labels(artifact: Artifact, scores: np.ndarray) -> np.ndarray:
-    return decide(scores, artifact.labels, artifact.meta.thresholds, artifact.multi_label)
+    return [predictor.logits(encodings, [model]) for model in predictor.models]
 
 
 def _built(parent: Artifact, facts: dict[str, Any], stages: Sequence[Stage]) -> Built:
     options = {OPTION: [plain(stage) for stage in stages]}
     return Built(facts, options, tuple(parent.meta.cpu_features), needs_offsets=False)
-
-
-def _rounded_up(width: float) -> float:
-    """Logits of another batch differ in their last digits."""
-    return math.ceil(width * 1000) / 1000

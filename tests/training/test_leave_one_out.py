@@ -11,8 +11,8 @@ from tests.conftest import refused
 from training import data
 from training.__main__ import main
 from training.data import demo
-from training.leave_one_out import FIGURES, apart, without
-from training.measures.comparison import Comparison, Judged, excerpt, table
+from training.leave_one_out import apart, without
+from training.measures.comparison import NAME, Comparison, Judged, excerpt, table
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_each_recipe_is_judged_on_each_corpus_and_the_best_mean_wins(
     first = json.loads(capsys.readouterr().out)
     assert first["corpora"] == corpora
     assert set(first["recipes"]) == {"logistic", "fourier"}
-    found = read_recipes(tmp_path / "kept" / FIGURES)
+    found = read_recipes(tmp_path / "kept" / f"{NAME}.json")
     scores = {name: found.mean(name) for name in first["recipes"]}
     assert first["winner"] == max(scores, key=scores.__getitem__)
     assert len(list((tmp_path / "kept").iterdir())) == 6 + 1

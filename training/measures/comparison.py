@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from tabulate import tabulate
 
+NAME = "leave-one-out"  # of the file
 FIGURES = ("macro_f1", "auroc")
 
 
@@ -35,7 +36,7 @@ class Comparison:
 
     @property
     def best(self) -> dict[str, float]:
-        """For each corpus the highest macro-F1 of any recipe: what nobody can know beforehand."""
+        """For each corpus the highest macro-F1 of any recipe: known only in hindsight."""
         return {
             corpus: max(judged[corpus].macro_f1 for judged in self.recipes.values())
             for corpus in self.corpora
