@@ -18,10 +18,11 @@ VERBS = (
         "training.cross_validation:cross_validate",
     ),
     Verb(
-        "leave-one-out",
-        "compare recipes on corpora that they were not trained on",
-        "training.leave_one_out:leave_one_out",
+        "compare",
+        "compare recipes on validation texts, or on corpora that they were not trained on",
+        "training.compare:compare",
     ),
+    Verb("seeds", "compare trainings that differ in their seed alone", "training.seeds:seeds"),
     Verb("search", "search for the best recipe with Optuna", "training.search:search"),
     Verb("runs", "compare the checkpoints in one or more folders, best first", "training.runs:runs"),
 )

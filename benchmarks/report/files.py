@@ -25,6 +25,7 @@ from common.programs import command
 from common.records import read
 from handler.errors import UserError
 from training.measures.comparison import Comparison
+from training.measures.seeds import Seeds
 
 SIDE_BY_SIDE = "side-by-side"
 HEAD_TO_HEAD = "head-to-head"
@@ -105,8 +106,14 @@ read_timings = _of_simulation(SimulatedTimings, "benchmarks power --timings")
 
 def read_recipes(path: Path) -> Comparison:
     """The comparison of recipes at `path`. Raises `UserError` when it is missing or damaged."""
-    compare = command("training leave-one-out training/configs/recipes/*.yaml")
+    compare = command("training compare --leave-one-out training/configs/recipes/*.yaml")
     return _read(path, partial(read, kind=Comparison), "no recipes have been compared yet", compare)
+
+
+def read_seeds(path: Path) -> Seeds:
+    """The trainings of one recipe at `path`. Raises `UserError` when it is missing or damaged."""
+    compare = command("training seeds CHECKPOINT…")
+    return _read(path, partial(read, kind=Seeds), "no trainings have been compared yet", compare)
 
 
 def read_attack(path: Path) -> AttackReport:

@@ -31,6 +31,7 @@ from benchmarks.report.files import (
     read_head_to_head,
     read_power,
     read_recipes,
+    read_seeds,
     read_side_by_side,
     read_timings,
 )
@@ -40,11 +41,11 @@ from common.atomic import write_json, write_text
 from common.options import LEDGER
 from common.programs import command
 from handler.errors import UserError
-from training.measures import comparison
+from training.measures import comparison, seeds
 
 MARKED = re.compile(
     r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)"
-    r"(?::(?P<kind>brief|explained|proof|served|power|alarms|timings|attack|soak|recipes))? -->\n)"
+    r"(?::(?P<kind>brief|explained|proof|served|power|alarms|timings|attack|soak|recipes|seeds))? -->\n)"
     r".*?(?P<closing><!-- /table -->)",
     re.DOTALL,
 )
@@ -95,6 +96,7 @@ KINDS = {
     "power": Kind(POWER, read_power, power.page, power.excerpt),
     "alarms": Kind(ALARMS, read_alarms, alarms.page, alarms.excerpt),
     "recipes": Kind(comparison.NAME, read_recipes, comparison.page, comparison.excerpt),
+    "seeds": Kind(seeds.NAME, read_seeds, seeds.page, seeds.excerpt),
     "timings": Kind(TIMINGS, read_timings, simulated.page, simulated.excerpt),
 }
 

@@ -15,7 +15,8 @@ KINDS = {
     "power": "the simulated verdicts",
     "alarms": "the simulated drift alarm",
     "timings": "the simulated verdicts on speed",
-    "recipes": "the comparison of recipes on corpora left out",
+    "recipes": "the comparison of recipes",
+    "seeds": "trainings with several seeds",
     "attack": "the attacks",
     "soak": "the soak test, hours of attacks,",
 }

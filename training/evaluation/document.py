@@ -18,6 +18,7 @@ from training.evaluation.classifier import Classifier
 from training.evaluation.records import SCHEMA, Evaluation, Judged, SplitName
 from training.evaluation.robustness import robustness
 from training.evaluation.suite import functional_suites
+from training.measures.records import Figures
 
 FILE = "evaluation.json"
 SPLITS = ("validation", "gate", "test")
@@ -75,6 +76,7 @@ def evaluate_checkpoint(
         ),
         split=split_name,
         figures=figures.split_figures(classifier, split, scores),
+        without_leaks=_without_leaks(classifier, dataset, split_name, scores),
         others=others,
         by_length=figures.by_length(classifier, split, scores),
         confusion=figures.confusion(classifier, truth, given),
@@ -88,6 +90,17 @@ def evaluate_checkpoint(
     write_json(folder / FILE, plain(document))
     _draw(folder, document, figures.precision_recall(classifier, truth, scores))
     return Evaluated(document, scores)
+
+
+def _without_leaks(
+    classifier: Classifier, dataset: Dataset, split_name: SplitName, scores: np.ndarray
+) -> Figures | None:
+    split = dataset.splits[split_name]
+    leaked = dataset.leaked.get(split_name, ())
+    if not 0 < len(leaked) < len(split):
+        return None
+    kept = np.setdiff1d(np.arange(len(split)), leaked)
+    return figures.split_figures(classifier, split.take(kept), scores[kept])
 
 
 def _is_usable(part: Split) -> bool:

@@ -84,6 +84,8 @@ def table(rows: Rows, form: str = "github") -> str:
 
 def figures(document: Evaluation) -> Rows:
     rows = [[document.split, *cells(document.figures)]]
+    if document.without_leaks:
+        rows.append([f"{document.split}, without texts of train", *cells(document.without_leaks)])
     own = "test" if document.split == "test" else "validation"
     rows += [[f"{own} of {short(name)}", *cells(found)] for name, found in document.others.items()]
     return rows, ["split", *HEADS]

@@ -86,7 +86,8 @@ class Robustness(Record):
 
 
 class Evaluation(Made, kw_only=True):
-    """`others` are the held-out parts of joined sets; `confusion` counts [true label][given label], of
+    """`without_leaks` are the figures without the texts that train held too, before they were dropped there;
+    `others` are the held-out parts of joined sets; `confusion` counts [true label][given label], of
     independent labels [label][true][given]; `reliability` is by what is scored, `functional` by suite, empty
     where the labels are not those of the cases."""
 
@@ -94,6 +95,7 @@ class Evaluation(Made, kw_only=True):
     checkpoint: Judged
     split: SplitName
     figures: Figures
+    without_leaks: Figures | None = None
     others: dict[str, Figures] = {}
     by_length: Annotated[list[LengthPart], Meta(min_length=1, max_length=4)]
     confusion: Annotated[list[Any], Meta(min_length=2)]

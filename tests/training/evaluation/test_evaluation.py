@@ -144,6 +144,17 @@ def test_joined_sets_are_measured_on_their_held_out_parts(
     assert "validation of other" in markdown(done.document, tmp_path)
 
 
+def test_texts_that_train_held_too_are_left_out_of_a_second_row(tmp_path, checkpoint, dataset, classifier):
+    count = len(dataset.splits["validation"])
+    leaked = replace(dataset, leaked={"validation": np.arange(10)})
+    done = evaluate_checkpoint(checkpoint, leaked, classifier, "validation", tmp_path, sample=0)
+    assert done.document.without_leaks.n == count - 10
+    assert done.document.figures.n == count
+    assert "validation, without texts of train" in markdown(done.document, tmp_path)
+    clean = evaluate_checkpoint(checkpoint, dataset, classifier, "validation", tmp_path, sample=0)
+    assert clean.document.without_leaks is None
+
+
 def test_three_labels_have_no_cases_but_all_else(dataset, tmp_path, checkpoint):
     rng = np.random.default_rng(0)
     labels = ("neither", "offensive|rude", "hate")

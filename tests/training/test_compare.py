@@ -1,4 +1,4 @@
-"""Recipes compared on corpora that they were not trained on."""
+"""Recipes compared on validation texts, of their own corpora and of others."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.conftest import refused
 from training import data
 from training.__main__ import main
 from training.data import demo
-from training.leave_one_out import apart, without
+from training.compare import apart, without
 from training.measures.comparison import NAME, Comparison, Judged, excerpt, table
 
 
@@ -36,7 +36,7 @@ def test_each_recipe_is_judged_on_each_corpus_and_the_best_mean_wins(
         config = tmp_path / f"{head}.yaml"
         config.write_text(f"data: {json.dumps(corpora)}\nbase: random:tiny\nepochs: 1\nhead: {head}\n")
         configs.append(str(config))
-    arguments = ["leave-one-out", *configs, "--folder", str(tmp_path / "kept")]
+    arguments = ["compare", "--leave-one-out", *configs, "--folder", str(tmp_path / "kept")]
     assert main(arguments) == 0
     first = json.loads(capsys.readouterr().out)
     assert first["corpora"] == corpora
@@ -49,6 +49,35 @@ def test_each_recipe_is_judged_on_each_corpus_and_the_best_mean_wins(
     again = capsys.readouterr()
     assert json.loads(again.out) == first
     assert "training on" not in again.err, "figures are read back"
+
+
+def test_recipes_and_data_are_compared_on_their_own_validation_texts(
+    corpora: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "logistic.yaml"
+    config.write_text(f"data: {json.dumps(corpora[1])}\nbase: random:tiny\nhead: logistic\n")
+    datas = [corpora[0], f"{corpora[0]}+{corpora[1]}"]
+    on = [argument for spec in datas for argument in ("--on", spec)]
+    arguments = ["compare", config, *on, "--seeds", "2", "--folder", tmp_path / "kept"]
+    assert main(list(map(str, arguments))) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["corpora"] == [corpora[0]]
+    assert list(document["recipes"]) == [f"logistic on {spec}" for spec in datas]
+    assert (document["left_out"], document["seeds"]) == (False, 2)
+    kept = [path for path in (tmp_path / "kept").iterdir() if path.stem != NAME]
+    assert len(kept) == len(datas) * 2
+    validation = data.load(corpora[0]).splits["validation"]
+    assert {judged[corpora[0]]["n"] for judged in document["recipes"].values()} == {len(validation)}
+    page = excerpt(read_recipes(tmp_path / "kept" / f"{NAME}.json"))
+    assert "best of each corpus" not in page
+    assert "the mean of 2 seeds" in page
+
+
+def test_recipes_that_are_judged_on_different_texts_are_refused(corpora: list[str], tmp_path: Path) -> None:
+    config = tmp_path / "logistic.yaml"
+    config.write_text(f"data: {json.dumps(corpora[1])}\nbase: random:tiny\nhead: logistic\n")
+    arguments = ["training", "compare", config, "--on", corpora[0], "--on", corpora[1]]
+    assert "not judged on the same texts" in refused(*arguments)
 
 
 def test_the_corpus_left_out_gives_nothing_to_the_training(corpora: list[str]) -> None:
@@ -84,4 +113,4 @@ def test_the_table_has_the_best_recipe_first_and_says_what_it_loses_to_the_best_
 
 
 def test_a_configuration_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
-    assert "The settings cannot be read" in refused("training", "leave-one-out", tmp_path / "none.yaml")
+    assert "The settings cannot be read" in refused("training", "compare", tmp_path / "none.yaml")
