@@ -10,8 +10,8 @@ from handler.errors import UserError
 from tests.conftest import refused
 from training import data
 from training.__main__ import main
-from training.data import demo
 from training.compare import apart, without
+from training.data import demo
 from training.measures.comparison import NAME, Comparison, Judged, excerpt, table
 
 
