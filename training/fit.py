@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from training.heads import Lesson, fit_head, fits_alone
 from training.inference import computed, token_lengths, uses_bf16
 from training.measures.statistics import macro_f1_of_logits
 from training.objective import Objective, objective
-from training.recipe import Recipe
+from training.recipe import FITTED, Recipe
 
 RUN_FILE = "run.json"
 LOGGED = 100  # points of a loss curve
@@ -88,12 +88,20 @@ class _Collator:
 
 class _ByLength(LengthGroupedSampler):
     """Batches of similar length, in an order that depends only on seed and epoch, so that a resumed run gets
-    the batches that it would have had."""
+    the batches that it would have had. The rows of each of `units` stay next to each other."""
 
-    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
-        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
-        self.seed = seed
+    def __init__(self, batch_size: int, lengths: list[int], units: list[list[int]], seed: int) -> None:
+        longest = [max(lengths[row] for row in unit) for unit in units]
+        super().__init__(batch_size, lengths=longest, generator=torch.Generator())
+        self.units, self.rows, self.seed = units, len(lengths), seed
         self.set_epoch(0)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[int]:
+        for unit in super().__iter__():  # type: ignore[no-untyped-call] # transformers'
+            yield from self.units[unit]
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -103,9 +111,10 @@ class _ByLength(LengthGroupedSampler):
 class _Trainer(Trainer):
     """The Trainer with our loss, and batches of like length."""
 
-    def __init__(self, *args: Any, loss: Objective, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, loss: Objective, pairs: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.loss = loss
+        self.pairs = pairs
         self.model_accepts_loss_kwargs = (
             False  # ours is a mean: of accumulated batches, too, the mean is taken
         )
@@ -123,7 +132,8 @@ class _Trainer(Trainer):
         rows: Any = self.train_dataset
         collator: Any = self.data_collator
         lengths = token_lengths(collator.tokenizer, rows.split.texts, collator.max_length)
-        return _ByLength(self.args.per_device_train_batch_size, lengths, self.args.seed)
+        units = units_of(rows.split) if self.pairs else [[row] for row in range(len(rows))]
+        return _ByLength(self.args.per_device_train_batch_size, lengths, units, self.args.seed)
 
 
 class _Progress(ProgressCallback):
@@ -197,7 +207,7 @@ def fit(
     calls this.
     """
     processes.check_batch(recipe.batch_size)
-    _check_able(model, recipe)
+    _check_able(model, dataset, recipe)
     last = _last_step(state, {"base": base, "data": dataset.sha256, **asdict(recipe)}, resume)
     split, targets = dataset.splits["train"], targets_of(dataset, recipe)
     if fits_alone(model, recipe, teacher):
@@ -242,6 +252,15 @@ def _average(model: PreTrainedModel, pretrained: Mapping[str, torch.Tensor], sha
         value.lerp_(pretrained[name].to(value.device), share)
 
 
+def units_of(split: Split) -> list[list[int]]:
+    """The rows of each group; a row without a group is alone."""
+    if split.groups is None:
+        return [[row] for row in range(len(split))]
+    order = np.argsort(split.groups, kind="stable")
+    edges = np.flatnonzero(np.diff(split.groups[order])) + 1
+    return [rows.tolist() for rows in np.split(order, edges)]
+
+
 def targets_of(dataset: Dataset, recipe: Recipe) -> np.ndarray:
     """What train is to be given, float32 [texts, labels]: the votes' shares if the recipe takes them."""
     split = dataset.splits["train"]
@@ -270,13 +289,25 @@ def _set_dropout(model: PreTrainedModel, share: float) -> None:
             module.p = share
 
 
-def _check_able(model: PreTrainedModel, recipe: Recipe) -> None:
+def _check_able(model: PreTrainedModel, dataset: Dataset, recipe: Recipe) -> None:
     """Refuse what this model or machine cannot do, before anything is written."""
     if recipe.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise UserError(
             "this model does not support gradient checkpointing",
             seen=type(model).__name__,
             remedy="Leave out --gradient-checkpointing; --accumulation also saves memory",
+        )
+    if recipe.pairs and dataset.splits["train"].groups is None:
+        raise UserError(
+            "The data has no groups whose texts could be kept together",
+            seen="--pairs",
+            remedy="Name the column of groups (--group-column), or leave out --pairs.",
+        )
+    if recipe.pairs and recipe.head in FITTED:
+        raise UserError(
+            "A fitted head reads all texts at once, not in batches",
+            seen=f"--pairs --head {recipe.head}",
+            remedy="Leave out --pairs, or choose --head linear.",
         )
     if recipe.precision == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
         seen = torch.cuda.get_device_name()
@@ -327,6 +358,7 @@ def _trainer(
         optimizers=(optimizer, None),
         callbacks=[EarlyStoppingCallback(early_stopping_patience=recipe.patience), *callbacks],
         loss=loss,
+        pairs=recipe.pairs,
     )
     untyped: Any = trainer
     untyped.remove_callback(PrinterCallback)  # it prints to stdout, which is for JSON

@@ -59,6 +59,9 @@ class Recipe:
     emoji: bool = _option(
         False, "give emoji that the base cannot read a token each, which starts as the mean of its name's"
     )
+    pairs: bool = _option(
+        False, "keep the texts of a group together in a batch, such as a text and its perturbation"
+    )
     pretrained_share: float = _option(
         0.0, "how far the encoder's weights move back to the pretrained ones after training (WiSE-FT; 0: off)"
     )

@@ -14,7 +14,16 @@ import transformers
 from handler.errors import UserError
 from training import data
 from training.backbones import backbone
-from training.fit import _ByLength, _last_complete, fit, freeze, parameter_groups, phases, remove_state
+from training.fit import (
+    _ByLength,
+    _last_complete,
+    fit,
+    freeze,
+    parameter_groups,
+    phases,
+    remove_state,
+    units_of,
+)
 from training.heads import Lesson
 from training.recipe import Recipe
 
@@ -123,13 +132,45 @@ def test_each_epoch_has_its_own_order_and_a_resumed_one_has_it_too(dataset, tmp_
             fit(model, tokenizer, dataset, recipe, tmp_path / run, resume=resume, callbacks=[watcher])
         orders.setdefault(run, []).extend(watcher.seen)
     assert orders["whole"] == orders["parts"] == [0, 1, 2]
-    sampler = _ByLength(4, [len(text) for text in dataset.splits["train"].texts], seed=0)
+    lengths = [len(text) for text in dataset.splits["train"].texts]
+    sampler = _ByLength(4, lengths, [[row] for row in range(len(lengths))], seed=0)
     first = list(sampler)
     sampler.set_epoch(1)
     second = list(sampler)
     assert first != second
     sampler.set_epoch(1)
     assert list(sampler) == second
+
+
+def test_the_texts_of_a_group_stay_together_in_every_epoch(dataset) -> None:
+    split = dataset.splits["train"]
+    groups = np.arange(len(split), dtype=np.uint64) // 2
+    order = np.random.default_rng(0).permutation(len(split))
+    paired = replace(split.take(order), groups=groups[order])
+    units = units_of(paired)
+    assert {len(unit) for unit in units} <= {1, 2}
+    assert {tuple(paired.groups[unit]) for unit in units if len(unit) == 2} == {
+        (group, group) for group in range(len(split) // 2)
+    }
+    sampler = _ByLength(4, [len(text) for text in paired.texts], units, seed=0)
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        rows = list(sampler)
+        assert sorted(rows) == list(range(len(split)))
+        assert len(sampler) == len(split)
+        places = {row: place for place, row in enumerate(rows)}
+        assert all(max(map(places.get, unit)) - min(map(places.get, unit)) == len(unit) - 1 for unit in units)
+
+
+def test_pairs_need_groups_and_batches(dataset, tmp_path) -> None:
+    model, tokenizer = backbone("random:tiny", LABELS)
+    with pytest.raises(UserError, match="no groups"):
+        fit(model, tokenizer, dataset, replace(BRIEF, pairs=True), tmp_path / "state")
+    train = dataset.splits["train"]
+    grouped = replace(train, groups=np.arange(len(train), dtype=np.uint64))
+    paired = replace(dataset, splits={**dataset.splits, "train": grouped})
+    with pytest.raises(UserError, match="not in batches"):
+        fit(model, tokenizer, paired, replace(BRIEF, pairs=True, head="fourier"), tmp_path / "state")
 
 
 def test_a_cut_while_a_state_is_saved_leaves_the_one_before(dataset, tmp_path, monkeypatch) -> None:
