@@ -54,15 +54,18 @@ def cross_validate(options: argparse.Namespace) -> int:
     recipe = recipe_of(options)
     place = options.folder / key(dataset, options.base, recipe, options.folds)
     figures: dict[str, list[dict[str, Any]]] = {split: [] for split in JUDGED}
-    for number, fold in enumerate(folds(dataset, options.folds), start=1):
-        kept = place / f"fold-{number}.json"
-        if not kept.is_file():
-            write_json(kept, plain(judge(fold, options.base, recipe, options.trust_remote_code)))
-        found = json.loads(kept.read_text())
-        for split in JUDGED:
-            figures[split].append(found[split])
-        said = ", ".join(f"{split} {found[split]['macro_f1']:.3f}" for split in JUDGED)
-        say(f"fold {number} of {options.folds}: macro-F1 {said}")
+    from training.heads import embeddings_kept  # takes seconds, which --help has not
+
+    with embeddings_kept():
+        for number, fold in enumerate(folds(dataset, options.folds), start=1):
+            kept = place / f"fold-{number}.json"
+            if not kept.is_file():
+                write_json(kept, plain(judge(fold, options.base, recipe, options.trust_remote_code)))
+            found = json.loads(kept.read_text())
+            for split in JUDGED:
+                figures[split].append(found[split])
+            said = ", ".join(f"{split} {found[split]['macro_f1']:.3f}" for split in JUDGED)
+            say(f"fold {number} of {options.folds}: macro-F1 {said}")
     result = {split: summarise(figures[split]) for split in JUDGED}
     rows = [
         [name, result["validation"].get(name, {}).get("mean"), each["mean"], each["standard_deviation"]]
