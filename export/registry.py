@@ -151,10 +151,11 @@ def choose(names: Sequence[str], kind: str | None = None) -> tuple[list[Variant]
         for candidate in [_find(name)] if group is None else group:
             lacking = _lacking(candidate, kind)
             if lacking and group is None:
+                name = "Install it, or name" if kind is None or suits(candidate, kind) else "Name"
                 raise UnsupportedError(
                     f"{candidate.name} cannot be built here, because it needs",
                     seen="; ".join(lacking),
-                    remedy="Install it, or name others (python -m export --list, docs/variants.md)",
+                    remedy=f"{name} others (python -m export --list, docs/variants.md)",
                 )
             if lacking:
                 left_out[candidate.name] = lacking

@@ -139,6 +139,7 @@ def test_what_cannot_be_made_of_a_decoder_is_refused_before_any_work(made, tmp_p
     arguments = ("--checkpoint", folder, "--artifacts", tmp_path / "artifacts")
     said = refused("export", "build", "pruned", *arguments)
     assert "pruned cannot be built here, because it needs: a classifier other than a decoder" in said
+    assert "Install it" not in said
     assert not (tmp_path / "artifacts").exists()
 
 
