@@ -294,6 +294,8 @@ def _load_openvino(folder: Path, threads: int, max_length: int) -> Classifier:
     import openvino
     from transformers import AutoConfig, AutoTokenizer
 
+    import handler.pooled_classifier  # noqa: F401 - makes transformers know it
+
     compiled = openvino.compile_model(folder / "model.xml", "CPU", {"INFERENCE_NUM_THREADS": threads})
     config, tokenizer = (
         AutoConfig.from_pretrained(folder, trust_remote_code=False),

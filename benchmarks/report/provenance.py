@@ -31,19 +31,26 @@ def failures(document: Report) -> list[str]:
     lines = []
     for variant in document.variants:
         if variant.error:
-            lines.append(f"{variant.name} failed during {variant.error.stage}: {variant.error.message}")
+            said = first_line(variant.error.message)
+            lines.append(f"{variant.name} failed during {variant.error.stage}: {said}")
         if variant.served_error:
-            lines.append(f"{variant.name} could not be served: {variant.served_error}")
+            lines.append(f"{variant.name} could not be served: {first_line(variant.served_error)}")
     for baseline in document.baselines:
         if baseline.served_error:
-            lines.append(f"{baseline.name} failed while it was served: {baseline.served_error}")
+            lines.append(f"{baseline.name} failed while it was served: {first_line(baseline.served_error)}")
         if baseline.error and baseline.status == "left out":
-            lines.append(f"{baseline.name} was left out: {baseline.error.message}")
+            lines.append(f"{baseline.name} was left out: {first_line(baseline.error.message)}")
         elif baseline.error:
-            lines.append(f"{baseline.name} failed during {baseline.error.stage}: {baseline.error.message}")
+            said = first_line(baseline.error.message)
+            lines.append(f"{baseline.name} failed during {baseline.error.stage}: {said}")
     if document.bound and document.bound.error:
         lines.append(f"The GEMM lower bound could not be measured: {document.bound.error}")
     return lines
+
+
+def first_line(message: str) -> str:
+    """A library's message may go on for a page; the report's JSON holds all of it."""
+    return message.strip().partition("\n")[0]
 
 
 def provenance(document: Report) -> str:

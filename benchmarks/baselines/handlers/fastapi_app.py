@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from transformers import pipeline
 
+import handler.pooled_classifier  # noqa: F401 - makes transformers know it
+
 app = FastAPI()
 classify = pipeline(
     "text-classification", model=os.environ["CHECKPOINT"], device="cpu", trust_remote_code=False
