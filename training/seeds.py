@@ -84,8 +84,9 @@ def _figures(folder: Path, split: str) -> Iterator[tuple[str, Measured]]:
     yield split, _measured(document.figures)
     if document.without_leaks:
         yield f"{split}, without texts of train", _measured(document.without_leaks)
+    own = "test" if split == "test" else "validation"
     for name, figures in document.others.items():
-        yield name, _measured(figures)
+        yield f"{own} of {name}", _measured(figures)
 
 
 def _measured(figures: Figures) -> Measured:
