@@ -416,6 +416,28 @@ class Slice(Record):
     reference_macro_f1: float | None
 
 
+class Kept(Record):
+    """A promise of the bands and what a split shows of it: `found` of the `n` texts that it is about, between
+    `low` and `high` at 95 %."""
+
+    kind: Text
+    promised: NotNegative
+    n: Count
+    found: Share
+    low: Share
+    high: Share
+
+
+class Decided(Record):
+    """What an artifact's bands decide on a split: the `shares` of texts by decision, those that `differ` from
+    fp32's decision, by the `ways` in which they do, and what is found of each promise but that of a cost."""
+
+    shares: dict[str, Share]
+    differ: Rate
+    ways: dict[str, Some]
+    kept: list[Kept] = []
+
+
 class AlikeGroups(Record):
     """`groups` of texts that came together, each with so many `texts` of each kind: by the kind's place among
     `cells`, or of independent labels by its name among `kinds`."""
@@ -432,7 +454,7 @@ class Parity(Record):
     that the model may have been trained on these texts. Where texts came in groups, `groups` counts the kinds
     by group, and `group_flips` the groups that flip oftener in a direction than back. Where they have no
     labels, `unlabelled_flips` are texts whose label is not fp32's: of independent labels, in the label where
-    they are the most."""
+    they are the most. `decided` is there where the artifact has bands."""
 
     n: Some
     label_agreement: Share
@@ -453,6 +475,7 @@ class Parity(Record):
     groups: list[AlikeGroups] | None = None
     group_flips: dict[str, Count] | None = None
     unlabelled_flips: Count | None = None
+    decided: Decided | None = None
 
     @property
     def texts(self) -> str:

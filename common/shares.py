@@ -1,4 +1,6 @@
-"""The confidence interval of a counted share, the same in every stage."""
+"""The confidence interval of a counted share, and rules that keep one; the same in every stage."""
+
+from collections.abc import Iterable
 
 from scipy.stats import beta
 
@@ -13,3 +15,25 @@ def share_interval(count: float, n: float, confidence: float = 0.95) -> tuple[fl
     low = beta.ppf(tail, count, n - count + 1) if count > 0 else 0.0
     high = beta.isf(tail, count + 1, n - count) if count < n else 1.0
     return float(low), float(high)
+
+
+def kept_in_sequence(counts: Iterable[tuple[int, int]], most: float, confidence: float) -> tuple[int, float]:
+    """How many rules of a sequence are shown to keep a share of at most `most`, and the bound of the last.
+
+    `counts` are, for each rule, the texts that break it and the texts that it is about, in an order that was
+    set before the texts were seen. Rules are tested one after the other until the exact upper bound exceeds
+    `most`: a fixed sequence of tests (Learn then Test, Angelopoulos et al. 2021, arXiv:2110.01052), so that
+    none need be corrected for the others. A bound of 0 is that of no rule.
+    """
+    kept, bound = 0, 0.0
+    for broken, among in counts:
+        upper = upper_share(broken, among, confidence)
+        if upper > most:
+            break
+        kept, bound = kept + 1, upper
+    return kept, bound
+
+
+def upper_share(count: float, n: float, confidence: float) -> float:
+    """The exact upper bound alone: the share is below it with this confidence."""
+    return share_interval(count, n, 2 * confidence - 1)[1]

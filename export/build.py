@@ -63,7 +63,7 @@ MADE_BY = (
     *(f"export/{name}.py" for name in ("build", "check", "operating_point", "proof", "source")),
     # What computes the scores that are checked; how requests are read and answered does not change them.
     *(f"handler/{name}.py" for name in ("artifact", "batching", "cuda", "encoder", "machine")),
-    *(f"handler/{name}.py" for name in ("predictor", "runtimes", "stages")),
+    *(f"handler/{name}.py" for name in ("bands", "predictor", "runtimes", "stages")),
     *(f"training/{name}.py" for name in ("anatomies", "measures/noninferiority", "measures/statistics")),
 )
 RETRY = ".retry"  # below the folder of the first attempt
@@ -238,6 +238,7 @@ def describe(variant: Variant, source: Source, folder: Path, built: Built, input
         positive_label=source.checkpoint.positive_label,
         temperature=meta.temperature,
         thresholds=meta.thresholds,
+        bands=meta.bands,
         training=Training(
             base=portable(meta.base),
             trained=source.checkpoint.trained,

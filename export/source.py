@@ -15,6 +15,7 @@ from handler.artifact import TOKENIZER, file_sha256
 from handler.batching import Grid, fit_grid
 from handler.description import Inputs
 from handler.errors import UserError
+from handler.records import plain
 from training.checkpoint import Checkpoint
 from training.data import Dataset
 
@@ -73,6 +74,8 @@ class Source:
         if self.checkpoint.truncation_side != "right":
             parts["truncation_side"] = self.checkpoint.truncation_side
         parts["positive_label"] = self.checkpoint.positive_label
+        if self.checkpoint.meta.bands is not None:
+            parts["bands"] = plain(self.checkpoint.meta.bands)
         parts["data"] = self.checkpoint.meta.data.sha256
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

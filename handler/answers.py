@@ -12,6 +12,8 @@ CODES = (400, 403, 404, 405, 408, 413, 415, 422, 429, 431, 500, 503)
 INTEGRATED_GRADIENTS, OCCLUSION = "integrated-gradients", "occlusion"
 
 
+DECISIONS = ("pass", "review", "act")
+Decision = Annotated[str, Bounds(enum=DECISIONS)]
 Scores = Annotated[dict[str, Share], Bounds(minProperties=2)]
 
 
@@ -54,12 +56,14 @@ class Read(TypedDict):
 
 
 class Single(Read):
-    """Of labels that exclude each other; `threshold` is that of the positive one of two."""
+    """Of labels that exclude each other; `threshold` is that of the positive one of two, `decision` there
+    where the model has bands."""
 
     label: str
     score: Share
     scores: Scores
     threshold: Share | None
+    decision: NotRequired[Decision]
 
 
 class Multi(Read):

@@ -38,8 +38,8 @@ MOST_INFLATION = 100
 ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 ENCRYPTED = 1  # flag of a zip's entry
 
-# What scores are made of. Artifacts older than `positive_label` and `logit_offsets` keep the identity that
-# they were selected by.
+# What scores and decisions are made of. Artifacts older than `positive_label`, `logit_offsets` and `bands`
+# keep the identity that they were selected by.
 IDENTITY = frozenset(
     {
         "runtime",
@@ -51,6 +51,7 @@ IDENTITY = frozenset(
         "temperature",
         "logit_offsets",
         "thresholds",
+        "bands",
         "files",
     }
 )
@@ -321,6 +322,10 @@ def described(document: dict[str, Any]) -> Description:
         raise ValueError(f"it has no threshold for {positive[:100]!r}")
     if meta.logit_offsets is not None and len(meta.logit_offsets) != len(meta.labels):
         raise ValueError(f"it has {len(meta.labels)} labels but {len(meta.logit_offsets)} logit offsets")
+    if meta.bands is not None and (positive is None or meta.task == "multi-label"):
+        raise ValueError("it decides by a positive label, but has none")
+    if meta.bands is not None and meta.bands.review > meta.bands.act:
+        raise ValueError(f"it reviews from {meta.bands.review}, but acts from {meta.bands.act} on already")
     check_listed(meta.files)
     return meta
 

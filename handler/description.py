@@ -68,6 +68,30 @@ class Adoption:
 
 
 @dataclass(frozen=True)
+class Promise:
+    """What bands keep: `promised` is the least precision or recall, the most of the other kinds, and `found`
+    what the `texts` that it is about showed at the fit."""
+
+    kind: Literal["precision", "recall", "false-positive-rate", "review-share", "cost"]
+    promised: Annotated[float, Bounds(minimum=0)]
+    found: Annotated[float, Bounds(minimum=0)]
+    texts: Count
+
+
+@dataclass(frozen=True)
+class Bands:
+    """The scores of the positive label from which on to `act` and to `review`: what is below both may pass.
+    All `promises` hold at once with this `confidence`; `fitted_on` names the labelled texts."""
+
+    act: Share
+    review: Share
+    confidence: Share
+    fitted_on: str
+    texts: Some
+    promises: list[Promise]
+
+
+@dataclass(frozen=True)
 class Check:
     """The comparison with fp32 on validation texts; no macro-F1 where labels mean nothing."""
 
@@ -116,6 +140,7 @@ class Description:
     """`runtime` is one of `handler.runtimes.RUNTIMES`. `positive_label` is the one that is looked for: null
     where labels are independent, or none of three and more was named; where it is missing, the second of two.
     `logit_offsets`, one for each label, are added to the model's logits before these are scaled.
+    `bands` are the positive label's, where decisions were fitted.
     """
 
     schema: Literal[1]
@@ -137,6 +162,7 @@ class Description:
     temperature: Annotated[float, Bounds(exclusiveMinimum=0)]
     logit_offsets: list[Offset] | None = None
     thresholds: dict[str, Share]
+    bands: Bands | None = None
     training: Training
     build: Build
     proof: Annotated[dict[str, Any], Bounds(minProperties=1)]

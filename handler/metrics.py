@@ -27,6 +27,7 @@ COUNTERS = {
     "classifier_rejected": ("code", "field"),
     "classifier_explained": ("method",),
     "classifier_labels": ("label",),
+    "classifier_decisions": ("decision",),
     "classifier_scores": ("label", "up_to"),
     "classifier_lengths": ("up_to",),
     "classifier_truncated": (),

@@ -16,8 +16,9 @@ import numpy as np
 import tokenizers
 from tokenizers import Tokenizer
 
-from handler.answers import Answer, Read
+from handler.answers import DECISIONS, Answer, Read, Single
 from handler.artifact import TOKENIZER, Artifact, open_artifact
+from handler.bands import decisions
 from handler.batching import MicroBatch, plan
 from handler.cuda import choose_device
 from handler.errors import UserError
@@ -304,7 +305,19 @@ class Predictor:
             return {"labels": chosen, "scores": scores, "thresholds": thresholds, **read}
         label = labels[decide(prediction.scores[None], labels, thresholds)[0]]
         threshold = thresholds[labels[positive_of_two(labels, thresholds)]] if len(labels) == 2 else None
-        return {"label": label, "score": scores[label], "scores": scores, "threshold": threshold, **read}
+        answer: Single = {
+            "label": label,
+            "score": scores[label],
+            "scores": scores,
+            "threshold": threshold,
+            **read,
+        }
+        if (bands := self.artifact.meta.bands) is not None:
+            assert self.artifact.positive is not None
+            answer["decision"] = DECISIONS[
+                decisions(prediction.scores[None], self.artifact.positive, bands)[0]
+            ]
+        return answer
 
 
 def decide(

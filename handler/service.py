@@ -208,5 +208,7 @@ class Service:
         count("truncated", prediction.truncated)
         for label in answer.get("labels", [answer.get("label")]):
             count("labels", 1, label)
+        if "decision" in answer:
+            count("decisions", 1, answer["decision"])
         for label, score in counted_scores(artifact.labels, artifact.positive_label, prediction.scores):
             count("scores", 1, label, score_bin(score, self._score_edges))

@@ -15,6 +15,7 @@ from handler.description import Description, Offset
 from handler.records import Bounds, read
 
 OPTION = "stages"  # of `Description.runtime_options`
+BANDS = "bands"  # another: the ends of the bands that the stages' widths were fitted for
 LEAST_SCORE = 5e-7  # scores have six decimals
 
 
@@ -71,7 +72,14 @@ def stages_of(meta: Description) -> list[Stage]:
             raise ValueError("a stage has stages of its own")
     if len({stage.name for stage in stages}) < len(stages):
         raise ValueError("two of its stages have one name")
+    if stages and meta.runtime_options.get(BANDS) != ends_of(meta):
+        raise ValueError("its stages were fitted for other bands: build it again, which fits them anew")
     return stages
+
+
+def ends_of(meta: Description) -> list[float] | None:
+    """The scores from which on to act and to review; None where nothing is decided."""
+    return None if meta.bands is None else [meta.bands.act, meta.bands.review]
 
 
 def artifact_of(artifact: Artifact, stage: Stage) -> Artifact:
@@ -80,12 +88,28 @@ def artifact_of(artifact: Artifact, stage: Stage) -> Artifact:
 
 
 def margins(meta: Description, logits: np.ndarray) -> np.ndarray:
-    """How far each text is from another label, in logits: float64 [texts] from [texts, labels]."""
+    """How far each text is from another label or decision, in logits: float64 [texts] from
+    [texts, labels]."""
     above = logits - limits(meta)
     if meta.task == "multi-label":
         return np.asarray(np.abs(above).min(axis=1))
     second, first = np.sort(above, axis=1)[:, -2:].T
-    return np.asarray(first - second)
+    return np.asarray(
+        first - second if meta.bands is None else np.minimum(first - second, _apart(meta, logits))
+    )
+
+
+def _apart(meta: Description, logits: np.ndarray) -> np.ndarray:
+    """How far each text is from another decision, [texts]: the log-odds of the positive label's score move by
+    no more than the logits do, one against the others."""
+    assert meta.positive_label
+    assert meta.bands is not None
+    place = meta.labels.index(meta.positive_label)
+    scaled = logits.astype(np.float64) / meta.temperature
+    odds = scaled[:, place] - np.logaddexp.reduce(np.delete(scaled, place, axis=1), axis=1)
+    ends = np.clip([meta.bands.act, meta.bands.review], LEAST_SCORE, 1 - LEAST_SCORE)
+    apart = np.abs(odds[:, None] - np.log(ends / (1 - ends))).min(axis=1)
+    return np.asarray(meta.temperature * apart)
 
 
 def limits(meta: Description) -> np.ndarray:

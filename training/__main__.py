@@ -12,6 +12,7 @@ VERBS = (
         "training.data.describe:describe_data",
     ),
     Verb("evaluate", "measure a checkpoint and write its model card", "training.evaluation.command:evaluate"),
+    Verb("decide", "choose the scores from which on to act and to review", "training.decide:decide"),
     Verb(
         "cross-validate",
         "measure a recipe on a data set that is too small for a test split",

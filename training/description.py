@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from common.records import Count, NotNegative, Positive, Record, Sha256, Share, Some, Task, Text
-from handler.description import Adoption
+from handler.description import Adoption, Bands
 from training.data.records import Leak, Unseen
 from training.data.sources import Columns
 from training.measures.records import Figures
@@ -58,8 +58,9 @@ class Data(Record, kw_only=True):
 
 class Description(Made, kw_only=True):
     """`positive_label` is the one that is looked for: None where labels are independent, or none of three and
-    more was named; where it is missing, the second of two. `seed` is that of weights and order, `max_length`
-    is in tokens, `metrics` are by split (none for a model that was trained elsewhere)."""
+    more was named; where it is missing, the second of two. `bands` are there where decisions were fitted.
+    `seed` is that of weights and order, `max_length` is in tokens, `metrics` are by split (none for a model
+    that was trained elsewhere)."""
 
     schema: Literal[1]
     base: Text
@@ -68,6 +69,7 @@ class Description(Made, kw_only=True):
     positive_label: str | UnsetType | None = UNSET
     temperature: Positive
     thresholds: dict[str, Share]
+    bands: Bands | None = None
     max_length: Some
     truncation_side: Literal["left"] | None = None
     adoption: Adoption | None = None

@@ -19,6 +19,7 @@ from benchmarks.names import (
 )
 from benchmarks.records import (
     Data,
+    Decided,
     Drop,
     Flipped,
     GemmCase,
@@ -69,7 +70,9 @@ from benchmarks.report.verdicts import (
     today,
     verdict,
 )
+from benchmarks.sameness.decisions import words
 from common.flips import one_way
+from handler.answers import DECISIONS
 from training.measures.records import Functional, Functionality, Group
 
 T = TypeVar("T")
@@ -474,6 +477,21 @@ def parity(directions: Sequence[str]) -> list[Column[Parity]]:
         Column("average precision drop, 95 %", lambda found: found.average_precision_drop, _drop_words),
         Column("Brier, fp32's minus this variant's, 95 %", lambda found: found.brier_drop, _drop_words),
     ]
+
+
+DECIDED: list[Column[Decided]] = [
+    Column("decisions that differ from fp32's, 95 %", lambda found: found.differ, rate),
+    *(
+        Column(f"{word}", lambda found, word=word: found.shares[word], ".1%")  # type: ignore[misc]
+        for word in reversed(DECISIONS)
+    ),
+    Column("which way", lambda found: _ways(found.ways), kind="words"),
+    Column("promises on gate, 95 %", lambda found: words(found.kept), kind="words"),
+]
+
+
+def _ways(ways: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {arrow(way)}" for way, count in sorted(ways.items()))
 
 
 def _count_of(way: str) -> Callable[[Parity], int]:

@@ -17,6 +17,7 @@ from benchmarks.records import Report, as_report, flat, plain, tidied
 from benchmarks.report import markdown
 from benchmarks.sameness.alarms import Alarms
 from benchmarks.sameness.power import Simulated
+from benchmarks.sameness.promises import Promises
 from benchmarks.selection import Selection
 from benchmarks.served.attack.records import AttackReport
 from benchmarks.served.head_to_head import HeadToHead
@@ -114,6 +115,12 @@ def read_seeds(path: Path) -> Seeds:
     """The trainings of one recipe at `path`. Raises `UserError` when it is missing or damaged."""
     compare = command("training seeds CHECKPOINT…")
     return _read(path, partial(read, kind=Seeds), "no trainings have been compared yet", compare)
+
+
+def read_promises(path: Path) -> Promises:
+    """The promises of bands at `path`. Raises `UserError` when they are missing or damaged."""
+    study = "python -m benchmarks.studies.decisions"
+    return _read(path, partial(read, kind=Promises), "no decisions have been studied yet", study)
 
 
 def read_attack(path: Path) -> AttackReport:

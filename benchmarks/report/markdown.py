@@ -14,7 +14,7 @@ from benchmarks.report.functional import by_suite, functional
 from benchmarks.report.phrases import SUITES, github, proof_words, reason
 from benchmarks.report.pictures import available
 from benchmarks.report.provenance import failures, machine_and_run, provenance, provenance_in_short
-from benchmarks.report.sections import real_texts
+from benchmarks.report.sections import decisions, real_texts
 from benchmarks.report.tables import PAGE, SUMMARY, TERMINAL, Table, markdown, named, turned
 from benchmarks.report.tables import table as of_items
 from benchmarks.report.variant_page import report
@@ -52,6 +52,7 @@ def side_by_side(document: Report, pictures: str | None = None) -> str:
         ]
     sections = {
         "Verdicts": verdict_table(document),
+        "Decisions": markdown(decisions(document)),
         "Speed in process": markdown(real_texts(document)),
         "Open loop: random arrivals": open_table(document),
         **functional_tables(document),

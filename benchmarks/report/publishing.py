@@ -30,12 +30,13 @@ from benchmarks.report.files import (
     read_attack,
     read_head_to_head,
     read_power,
+    read_promises,
     read_recipes,
     read_seeds,
     read_side_by_side,
     read_timings,
 )
-from benchmarks.sameness import alarms, power
+from benchmarks.sameness import alarms, power, promises
 from benchmarks.served.attack import page as attack_page
 from common.atomic import write_json, write_text
 from common.options import LEDGER
@@ -45,7 +46,8 @@ from training.measures import comparison, seeds
 
 MARKED = re.compile(
     r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)"
-    r"(?::(?P<kind>brief|explained|proof|served|power|alarms|timings|attack|soak|recipes|seeds))? -->\n)"
+    r"(?::(?P<kind>brief|explained|proof|served|power|alarms|timings|attack|soak|recipes|seeds"
+    r"|decisions))? -->\n)"
     r".*?(?P<closing><!-- /table -->)",
     re.DOTALL,
 )
@@ -97,6 +99,7 @@ KINDS = {
     "alarms": Kind(ALARMS, read_alarms, alarms.page, alarms.excerpt),
     "recipes": Kind(comparison.NAME, read_recipes, comparison.page, comparison.excerpt),
     "seeds": Kind(seeds.NAME, read_seeds, seeds.page, seeds.excerpt),
+    "decisions": Kind(promises.NAME, read_promises, promises.page, promises.excerpt),
     "timings": Kind(TIMINGS, read_timings, simulated.page, simulated.excerpt),
 }
 

@@ -49,6 +49,20 @@ def _parity(document: Report, texts: Texts | None) -> Section | None:
     )
 
 
+def decisions(document: Report) -> Table:
+    """What the bands decide on gate; empty where no artifact has any."""
+    found = [(variant.name, decided) for variant in document.measured if (decided := variant.judged.decided)]
+    return named("Decisions", "variant", columns.DECIDED, found)
+
+
+def _decisions(document: Report, texts: Texts | None) -> Section | None:
+    how = (
+        "What the bands decide on gate: how often not as fp32 does, the share of texts in each band, and "
+        "what is found of each promise, which was made on other texts."
+    )
+    return _section("decisions", "Decisions", how, decisions(document))
+
+
 def _flips(document: Report, texts: Texts | None) -> Section | None:
     parts = []
     for variant in document.measured:
@@ -226,6 +240,7 @@ def _minus(words: str) -> str:
 SECTIONS: tuple[Callable[[Report, Texts | None], Section | None], ...] = (
     _verdicts,
     _parity,
+    _decisions,
     _flips,
     _calibration,
     _functional,

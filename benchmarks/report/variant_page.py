@@ -69,6 +69,7 @@ def _sections(document: Report) -> dict[str, str]:
         "As served: open loop": _open(variant, document.run.objective_p99_ms),
         "As served: requests of many texts": _many(variant),
         "Is it still fp32?": _parity(variant),
+        "What it decides on gate": _decided(variant),
         "Texts whose label changed": _flipped(document),
         "By length in tokens": _slices(variant),
         "Quality": _quality(variant.quality),
@@ -140,6 +141,11 @@ def _slices(variant: Variant) -> str:
 
 def _quality(splits: Mapping[str, Quality]) -> str:
     return transposed(named("Quality", "split", columns.quality(splits.values()), splits.items()))
+
+
+def _decided(variant: Variant) -> str:
+    found = variant.judged.decided
+    return transposed(named("Decisions", "", columns.DECIDED, [("", found)])) if found else ""
 
 
 def _served_parity(variant: Variant) -> str:

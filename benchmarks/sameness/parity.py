@@ -12,6 +12,7 @@ from scipy.stats import norm
 
 from benchmarks import records
 from benchmarks.records import AlikeGroups, Flipped, Interval, Parity, Rate, Slice
+from benchmarks.sameness.decisions import decided as bands_decided
 from benchmarks.sameness.gate import drop_of_parity
 from benchmarks.sameness.scores import Scores
 from benchmarks.samples import by_length
@@ -65,6 +66,7 @@ def parity(
             macro_f1_drop=None,
             slices=slices(tokens[name], truth, wanted, given, len(artifact.labels)),
         )
+        found.decided = bands_decided(artifact, values, reference, theirs, truth, groups)
         if truth is None and reference.meta.training.trained:
             found.unlabelled_flips = _most_flips(wanted, given)
             found.decisions = digest_of(wanted, given)

@@ -17,6 +17,7 @@ KINDS = {
     "timings": "the simulated verdicts on speed",
     "recipes": "the comparison of recipes",
     "seeds": "trainings with several seeds",
+    "decisions": "what decisions promised and what was found",
     "attack": "the attacks",
     "soak": "the soak test, hours of attacks,",
 }

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_expit, log_softmax
 
-from common.shares import share_interval
+from common.shares import kept_in_sequence, share_interval
 from export import proof
 from export.check import fp32_scores
 from export.operating_point import fit_offsets
@@ -25,11 +25,13 @@ from export.source import Source
 from export.variants.onnx import onnx_fp32
 from export.variants.openvino import openvino_bf16, openvino_fp32
 from handler.artifact import DESCRIPTION, SIGNATURE, TOKENIZER, Artifact, open_artifact
+from handler.bands import decisions
+from handler.description import Description
 from handler.errors import UnsupportedError
 from handler.machine import cpu_features
 from handler.predictor import Predictor, decide
 from handler.records import plain
-from handler.stages import OPTION, Stage, margins, stages_of
+from handler.stages import BANDS, OPTION, Stage, ends_of, margins, stages_of
 from training.measures.calibration import Calibration
 from training.measures.statistics import same_labels
 
@@ -160,32 +162,30 @@ def fit_first(
 def against_fp32(
     artifact: Artifact, logits: np.ndarray, reference: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of logits on fp32's scale and fp32's scores, both [texts, labels]: margins, and whether the label is
-    another than fp32's, both [texts]."""
+    """Of logits on fp32's scale and fp32's scores, both [texts, labels]: margins, and whether the label or
+    the decision is another than fp32's, both [texts]."""
     meta, independent = artifact.meta, artifact.multi_label
     scores = Calibration(meta.temperature, meta.thresholds, independent).scores(logits)
-    ours, theirs = (
-        decide(values, artifact.labels, meta.thresholds, independent)
-        for values in (np.round(scores, 6), reference)  # as they are served
-    )
-    return margins(meta, logits), ~same_labels(ours, theirs)
+    served = (np.round(scores, 6), reference)
+    ours, theirs = (decide(values, artifact.labels, meta.thresholds, independent) for values in served)
+    turned = ~same_labels(ours, theirs)
+    if meta.bands is not None:
+        assert artifact.positive is not None
+        ours, theirs = (decisions(values, artifact.positive, meta.bands) for values in served)
+        turned |= ours != theirs
+    return margins(meta, logits), turned
 
 
 def cascade_rule(margin: np.ndarray, turned: np.ndarray, most: float) -> dict[str, Any]:
     """The least width beyond which a first stage may answer, and what follows: from each text's margin
     [texts] and whether it gives it another label than fp32.
 
-    Widths are tried from strict to loose until the exact bound on the share of all texts that are answered
-    with another label exceeds `most`: a fixed sequence of tests (Learn then Test, Angelopoulos et al. 2021,
-    arXiv:2110.01052), so that none need be corrected for the others.
+    Widths are tried from strict to loose (`kept_in_sequence`), as long as the share of all texts that are
+    answered with another label is at most `most`.
     """
-    width, bound = math.inf, 0.0
-    for tried in WIDTHS:
-        count = int(turned[margin > tried].sum())
-        upper = share_interval(count, len(margin), 2 * CONFIDENCE - 1)[1]
-        if upper > most:
-            break
-        width, bound = float(tried), upper
+    counts = ((int(turned[margin > tried].sum()), len(margin)) for tried in WIDTHS)
+    kept, bound = kept_in_sequence(counts, most, CONFIDENCE)
+    width = float(WIDTHS[kept - 1]) if kept else math.inf
     answered = margin > width
     return {
         "first_width": width,
@@ -230,7 +230,7 @@ def _copied(artifact: Artifact, folder: Path, name: str) -> list[Stage]:
 def _ask(source: Source, folder: Path, parent: Artifact, stages: Sequence[Stage]) -> list[np.ndarray]:
     """What each stage alone says of the validation texts: logits on fp32's scale [texts, labels]."""
     shutil.copy(parent.folder / TOKENIZER, folder / TOKENIZER)
-    options = {OPTION: [plain(stage) for stage in stages]}
+    options = _options(parent.meta, stages)
     meta = replace(parent.meta, runtime_options=options, logit_offsets=None)
     predictor = Predictor(Artifact(folder, meta))
     encodings = predictor.encode(source.dataset.splits["validation"].texts)
@@ -238,5 +238,11 @@ def _ask(source: Source, folder: Path, parent: Artifact, stages: Sequence[Stage]
 
 
 def _built(parent: Artifact, facts: dict[str, Any], stages: Sequence[Stage]) -> Built:
-    options = {OPTION: [plain(stage) for stage in stages]}
+    options = _options(parent.meta, stages)
     return Built(facts, options, tuple(parent.meta.cpu_features), needs_offsets=False)
+
+
+def _options(meta: Description, stages: Sequence[Stage]) -> dict[str, Any]:
+    """Of a runtime: the stages, and the bands that their widths are fitted for."""
+    bands = {} if meta.bands is None else {BANDS: ends_of(meta)}
+    return {OPTION: [plain(stage) for stage in stages]} | bands

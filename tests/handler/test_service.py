@@ -376,6 +376,28 @@ def test_what_happened_is_counted_without_a_word_of_any_text(predictor: Predicto
     assert not metrics.values, "sums are handed over once"
 
 
+def test_decisions_are_answered_and_counted_where_the_artifact_has_bands(predictor: Predictor) -> None:
+    metrics, before = Counted(), predictor.artifact
+    bands = {
+        "act": 1.0,
+        "review": 0.0,
+        "confidence": 0.95,
+        "fitted_on": "validation",
+        "texts": 9,
+        "promises": [],
+    }
+    predictor.artifact = changed(before, bands=bands)
+    try:
+        service = serve(predictor, metrics)
+        (answers,) = ask(service, ["good day", "zebra"])
+        assert [answer["decision"] for answer in answers] == ["review", "review"]
+        assert service.describe()["bands"]["review"] == 0
+    finally:
+        predictor.artifact = before
+    service.tally.emit()
+    assert metrics.values["classifier_decisions", "review"] == 2
+
+
 def test_a_server_that_declares_none_of_our_metrics_is_served_all_the_same(predictor: Predictor) -> None:
     class Nothing:
         def get_metric(self, name: str):

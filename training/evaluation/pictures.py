@@ -24,6 +24,7 @@ from common.drawing import (
     canvas,
     write_picture,
 )
+from handler.description import Bands
 
 LINES = (BLUE, RED, GREEN, PURPLE, AMBER, INK, MUTED, "#56b4e9")
 SHADES = LinearSegmentedColormap.from_list("share", [PAPER, "#7fb8d8", BLUE])
@@ -142,6 +143,33 @@ def reliability(folder: Path, name: str, points: Mapping[str, Sequence[Mapping[s
         below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         if len(points) > 1:
             _legend(figure, above)
+        write_picture(folder, name, figure)
+
+
+def bands(folder: Path, name: str, label: str, scores: np.ndarray, truth: np.ndarray, found: Bands) -> None:
+    """Top: how many texts with and without the label have each score, [texts], over the bands. Bottom: the
+    precision and recall of acting from a score on."""
+    edges = np.linspace(0, 1, 41)
+    with canvas(4.8, 2, 1, sharex=True, height_ratios=(3, 2)) as (figure, (above, below)):
+        parts = (scores[~truth], scores[truth])
+        names = (f"not {label}", label)
+        above.hist(parts, edges, stacked=True, color=(MUTED, RED), label=names, alpha=0.85)
+        order = np.sort(scores)
+        acted = truth[np.argsort(scores, kind="stable")][::-1].cumsum()[::-1]
+        below.plot(order, acted / np.arange(len(order), 0, -1), color=BLUE, label="precision", linewidth=1.6)
+        below.plot(order, acted / max(1, truth.sum()), color=PURPLE, label="recall", linewidth=1.6)
+        for axes in (above, below):
+            axes.axvspan(found.review, found.act, color=AMBER, alpha=0.15, linewidth=0, label="review")
+            axes.axvspan(found.act, 1, color=RED, alpha=0.12, linewidth=0, label="act")
+            axes.set_xlim(0, 1)
+        above.set(ylabel="texts")
+        above.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        below.set(xlabel=f"score of {label}", ylim=(0, 1.02), ylabel="acting from here on")
+        handles, words = above.get_legend_handles_labels()
+        lines, more = below.get_legend_handles_labels()
+        figure.legend(
+            handles + lines[:2], words + more[:2], loc="outside upper left", ncols=6, borderaxespad=0.2
+        )
         write_picture(folder, name, figure)
 
 
