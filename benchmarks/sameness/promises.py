@@ -115,9 +115,9 @@ def note(document: Promises) -> str:
     """How to read the tables."""
     fitted = " and ".join(f"{each.fitted:,} ({each.data})" for each in document.classifiers)
     return (
-        f"Bands are fitted to fp32's scores of {fitted} validation texts, with 95 % confidence. The first table "
-        "is what other texts show of each promise, with its exact interval. Gate is carved from the data's own "
-        "train; test is as its authors published it. For the second, validation and gate are taken as all texts "
-        "there are, and bands are fitted to as many texts as validation has, drawn from them. Of 100 draws, at "
-        "most 5 should break their promise."
+        f"Bands are fitted to fp32's scores of {fitted} validation texts, with 95 % confidence. The first "
+        "table is what other texts show of each promise, with its exact interval. Gate is carved from the "
+        "data's own train; test is as its authors published it. For the second, validation and gate are "
+        "taken as all texts there are, and bands are fitted to as many texts as validation has. Of "
+        "100 draws, at most 5 should break their promise."
     )
