@@ -6,6 +6,8 @@ CUDA_REFERENCE = "cuda-fp32"  # the same for what computes on a GPU: no ratio cr
 # The matrix products alone, timed in a process of their own.
 GEMM_BOUND = "GEMM bound"
 REFERENCES = (REFERENCE, CUDA_REFERENCE)
+PLAIN_INT8 = ("onnx-int8", "openvino-int8")  # what a variant of several stages is to beat
+TFIDF = "tfidf-logistic"  # the baseline that runs no transformer
 PIPELINE = "hf-pipeline"  # the baseline that most start from: what a user runs today
 
 # The cases that are timed in process: matrices [texts, tokens], and real texts.

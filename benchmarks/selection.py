@@ -11,11 +11,12 @@ from itertools import takewhile
 from math import inf
 
 import numpy as np
+from scipy.stats import norm
 
 from benchmarks import records
-from benchmarks.in_process.ratios import student
+from benchmarks.in_process.ratios import between, student
 from benchmarks.lateness import LATE, LEAST, is_tested, share_late
-from benchmarks.names import REFERENCE
+from benchmarks.names import PLAIN_INT8, REFERENCE
 from benchmarks.records import (
     ACCURACY,
     REHEARSAL,
@@ -34,6 +35,7 @@ from common.programs import command
 from common.records import Record
 from handler.errors import UserError
 from training.measures.noninferiority import (
+    ALPHA,
     FAIL,
     MARGIN,
     MAY_HAVE_SEEN,
@@ -53,8 +55,8 @@ NEARLY = 0.05  # where a report has no interval of a rate, so far to both sides
 @dataclass(frozen=True)
 class Objective:
     """What must hold; None is no demand. Latency in ms and requests per second are as served. On the gate
-    texts: by how much macro-F1 and any label's recall may drop, the share of texts that a label is given may
-    move up or down, and the share of labels that may differ from fp32's."""
+    texts: by how much macro-F1, any label's recall and AUROC may drop, the share of texts that a label is
+    given may move up or down, and the share of labels that may differ from fp32's."""
 
     p99_ms: float | None = None
     rps: float | None = None
@@ -63,6 +65,7 @@ class Objective:
     max_rate_shift: float | None = None
     max_flip: float | None = None
     max_mb: float | None = None
+    max_auroc_drop: float | None = None
 
     @property
     def asks_by_label(self) -> bool:
@@ -176,7 +179,9 @@ def select(document: Report, objective: Objective) -> Selection:
             name: _why_not(qualified[name], qualified[selected], speeds, equals, objective) for name in others
         }
         alike = [name for name in equals if name != selected]
-        reasons[selected] = _why_chosen(qualified[selected], speeds, alike, objective, verdicts.get(selected))
+        gain = over_int8(qualified[selected], document)
+        verdict = verdicts.get(selected)
+        reasons[selected] = _why_chosen(qualified[selected], speeds, alike, objective, verdict, gain)
     return Selection(
         schema=SCHEMA,
         selected=selected,
@@ -255,6 +260,8 @@ def _unlike(
         reasons.append(_not_proven(variant.judged, verdict, objective.max_f1_drop))
     if objective.asks_by_label:
         reasons += _moved(variant.judged, objective, verdict, labels)
+    if objective.max_auroc_drop is not None:
+        reasons += _ranks_worse(variant.judged, objective.max_auroc_drop, verdict)
     if objective.max_flip is not None:
         reasons += _too_many_flips(variant.judged, objective.max_flip)
     return reasons
@@ -290,6 +297,26 @@ def _moved(parity: Parity, objective: Objective, verdict: Verdict | None, labels
         f"({chance(p)}, {verdict.share:.2g} needed)"
         for what, drop, p, allowed in asked
         if p > verdict.share
+    ]
+
+
+def _ranks_worse(parity: Parity, most: float, verdict: Verdict | None) -> list[str]:
+    """Why it is not shown to order the gate's texts as well, tested at the same level as recall. The report
+    has the ends of the drop's interval and no draws of it, so its upper half is taken for a normal one."""
+    drop = parity.auroc_drop
+    if drop is None or not isinstance(verdict, Noninferiority):
+        again = command("benchmarks run", "benchmark")
+        return [
+            "AUROC cannot be judged: the report does not say by how much it drops. Gate texts without labels "
+            f"tell nothing of it, and neither did an earlier version (measure again: {again})"
+        ]
+    error = (drop.high - drop.drop) / norm.isf(ALPHA)
+    p = float(norm.sf((most - drop.drop) / error)) if error else float(drop.drop >= most)
+    if p <= verdict.share:
+        return []
+    return [
+        f"its AUROC lies {_span(drop)} fp32's (95 % interval), and a drop of at most {most:g} is allowed "
+        f"({chance(p)}, {verdict.share:.2g} needed)"
     ]
 
 
@@ -514,6 +541,7 @@ def _why_chosen(
     alike: Sequence[str],
     objective: Objective,
     verdict: Verdict | None,
+    gain: str,
 ) -> str:
     """`alike` are the others that are not shown to differ from it in speed."""
     speed = speeds[variant.name]
@@ -521,7 +549,7 @@ def _why_chosen(
     if alike:
         why = f"not shown to differ in speed from {', '.join(alike)}, and of these it {_preferred(variant)}"
     return (
-        f"chosen: {why}, {speed.words}{_times(variant, speeds, objective)}; "
+        f"chosen: {why}, {speed.words}{_times(variant, speeds, objective)}; {gain and f'{gain}; '}"
         f"{_sameness(variant, objective)}{_changed_margin(verdict)}"
     )
 
@@ -568,6 +596,21 @@ def _times(variant: Variant, speeds: Mapping[str, Speed], objective: Objective) 
         return ""
     times = f", {speed.value / reference.value:.1f} times "
     return times + (f"what {name} reaches under the same objective" if objective.is_served else name)
+
+
+def over_int8(variant: Variant, document: Report) -> str:
+    """How many times as fast as the fastest plain int8 it is: on batches of real texts in process, and as
+    served where both took turns. Words, empty for that itself and where none was measured."""
+    plain = [other for other in document.measured if other.name in PLAIN_INT8]
+    if variant.name in PLAIN_INT8 or variant.device != "cpu" or not plain:
+        return ""
+    fastest = max(plain, key=lambda other: _batch(other).speedup.ratio)
+    ratio = between(_batch(fastest), _batch(variant))
+    found = f"{ratio.ratio:.2f} times {fastest.name} in process (95 %: {ratio.low:.2f} to {ratio.high:.2f})"
+    if not ratio.is_decided:
+        found += f", {ratio.verdict}"
+    served = _in_turns(variant, fastest)
+    return "{}, {:.2f} to {:.2f} times as served".format(found, *served) if served else found
 
 
 def _sameness(variant: Variant, objective: Objective) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.stats import t
 
 from benchmarks import records
+from benchmarks.names import BY_TEXT
 
 LOW, MEDIAN = 0.1, 0.5
 EQUAL_RATIO = 1.05  # two that are this close are equal: there is no reason to ship another for less
@@ -49,6 +50,21 @@ def compared(reference: Sequence[Block], candidate: Sequence[Block], by_text: bo
     found = of_times(*low)
     if found is not None:
         found.of_medians = float(np.exp(_logs(*middle).mean()))
+    return found
+
+
+def between(reference: records.Latency, candidate: records.Latency) -> records.Ratio:
+    """As `compared`, of a case that both rows of a report have.
+
+    An earlier version has no turns: both entries hold a ratio to fp32 in the same rounds, and the ends of the
+    quotient's interval are at worst the quotients of their ends.
+    """
+    blocks = unpacked(reference.turns), unpacked(candidate.turns)
+    found = compared(*blocks, by_text=reference.case in BY_TEXT)
+    if found is None:
+        ours, theirs = reference.speedup, candidate.speedup
+        low, high = theirs.low / ours.high, theirs.high / ours.low
+        found = records.Ratio(ratio=theirs.ratio / ours.ratio, low=low, high=high, verdict=verdict(low, high))
     return found
 
 

@@ -7,9 +7,8 @@ into one table).
 
 from tabulate import tabulate
 
-from benchmarks.in_process.ratios import compared, unpacked, verdict
-from benchmarks.names import BY_TEXT
-from benchmarks.records import Latency, Ratio, Report, Variant
+from benchmarks.in_process.ratios import between
+from benchmarks.records import Latency, Report, Variant
 from common.programs import command
 from common.records import Record
 from handler.errors import UserError
@@ -92,17 +91,8 @@ def _latency(a: Variant, b: Variant) -> list[Figure]:
 
 
 def _paired(entry: Latency, other: Latency) -> tuple[float, str]:
-    """The ratio of turns in the same blocks, and its interval, or the verdict where it is not decided.
-
-    An earlier version has no turns: both entries hold a ratio to fp32 in the same rounds, and the ends of the
-    quotient's interval are at worst the quotients of their ends.
-    """
-    blocks = unpacked(entry.turns), unpacked(other.turns)
-    found = compared(*blocks, by_text=entry.case in BY_TEXT)
-    if found is None:
-        ours, theirs = entry.speedup, other.speedup
-        low, high = theirs.low / ours.high, theirs.high / ours.low
-        found = Ratio(ratio=theirs.ratio / ours.ratio, low=low, high=high, verdict=verdict(low, high))
+    """The ratio of turns in the same blocks, and its interval, or the verdict where it is not decided."""
+    found = between(entry, other)
     ends = f"{found.low:.2f} to {found.high:.2f}"
     return float(f"{found.ratio:.4g}"), ends if found.is_decided else f"{found.verdict}, {ends}"
 

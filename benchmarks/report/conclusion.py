@@ -6,7 +6,7 @@ from benchmarks.names import REFERENCE
 from benchmarks.records import Report, Variant
 from benchmarks.report.phrases import how_fast, is_proven, sentence_case
 from benchmarks.report.verdicts import NOT_EQUAL, margin, verdict
-from benchmarks.selection import Selection
+from benchmarks.selection import Selection, over_int8
 from training.measures.noninferiority import FAIL, PASS
 
 
@@ -29,7 +29,8 @@ def _lines(report: Report, selection: Selection, page: str) -> Iterator[str]:
         yield "Nothing faster than fp32 may be served in its place."
     else:
         chosen = by_name[str(selection.selected)]
-        yield f"Chosen: {chosen.name}, {how_fast(chosen, report)}. You can serve it in place of fp32."
+        fast = "; ".join(filter(None, (how_fast(chosen, report), over_int8(chosen, report))))
+        yield f"Chosen: {chosen.name}, {fast}. You can serve it in place of fp32."
     if report.data.is_synthetic:
         yield "This was a rehearsal: its texts are made up, so it proves nothing about texts of yours."
     yield f"The report: {page}"

@@ -34,6 +34,7 @@ from training.measures.statistics import (
 )
 
 MOST_FLIPPED = 200  # of one variant and split
+MOST_RANKED = 100  # labels whose rankings are compared
 NONE = "(none)"  # of the independent labels
 
 
@@ -181,14 +182,17 @@ def ranking_drops(
     groups: np.ndarray | None = None,
 ) -> dict[str, Interval | None]:
     """The drops of `auroc` and `average_precision` of the positive one of two labels, or of the mean over
-    independent ones; none for more labels that exclude each other."""
-    if truth.ndim == 2:
-        found = compare_ranking(truth, reference, candidate, groups=groups)
-    elif reference.shape[1] == 2 and positive is not None:
-        ours, theirs = candidate[:, positive], reference[:, positive]
-        found = compare_ranking(truth == positive, theirs, ours, groups=groups)
-    else:
+    more, independent or each against the rest. None for two of which neither is looked for, and for more than
+    `MOST_RANKED` labels: they would take minutes."""
+    if truth.ndim == 1 and reference.shape[1] == 2:
+        if positive is None:
+            return {}
+        truth, reference, candidate = truth == positive, reference[:, positive], candidate[:, positive]
+    elif reference.shape[1] > MOST_RANKED:
         return {}
+    else:
+        truth = indicators(truth, reference.shape[1])
+    found = compare_ranking(truth, reference, candidate, groups=groups)
     return {name: Interval(**vars(interval)) if interval else None for name, interval in found.items()}
 
 

@@ -27,6 +27,11 @@ def select_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest drop in any label's recall from fp32's, such as 0.02; default: no limit",
     )
     parser.add_argument(
+        "--max-auroc-drop",
+        type=positive_share,
+        help="largest drop in AUROC from fp32's, such as 0.01; default: no limit",
+    )
+    parser.add_argument(
         "--max-rate-shift",
         type=positive_share,
         help="largest change, up or down, in the share of texts that get any one label, such as 0.01; "
@@ -55,6 +60,7 @@ def select(arguments: argparse.Namespace) -> int:
         max_rate_shift=arguments.max_rate_shift,
         max_flip=arguments.max_flip,
         max_mb=arguments.max_mb,
+        max_auroc_drop=arguments.max_auroc_drop,
     )
     found = selection.select(document, objective)
     add_selection(arguments.results, document, found)

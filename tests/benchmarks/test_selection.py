@@ -9,11 +9,11 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.lateness import LEAST, lateness
-from benchmarks.records import OpenLevel, Rate, Report, plain
+from benchmarks.records import Interval, OpenLevel, Rate, Report, plain
 from benchmarks.report.phrases import reason
 from benchmarks.report.verdicts import verdict
 from benchmarks.sameness.gate import judge_run
-from benchmarks.selection import Objective, choose_served, select, verdicts_at
+from benchmarks.selection import Objective, choose_served, over_int8, select, verdicts_at
 from handler.errors import UserError
 from training.measures.gate_ledger import share_of
 from training.measures.noninferiority import drop_of
@@ -404,6 +404,51 @@ def test_recall_without_labels_cannot_be_judged(make) -> None:
     chosen = select(found, Objective(max_recall_drop=0.1))
     assert chosen.selected == "fp32"
     assert "recall and rates cannot be judged" in chosen.reasons["a"]
+
+
+def test_a_drop_in_auroc_is_an_objective_that_only_its_interval_can_meet(make) -> None:
+    variant = make.variant("a", speed=2)
+    variant.judged.cells = [1000, 0, 0, 5, 5, 0, 0, 990]
+    found = make.document(make.variant("fp32"), variant)
+    asked = Objective(max_auroc_drop=0.01)
+    unknown = select(found, asked)
+    assert unknown.selected == "fp32"
+    assert "AUROC cannot be judged" in unknown.reasons["a"], "of an earlier version"
+    variant.judged.auroc_drop = Interval(drop=0.004, low=0.001, high=0.009)
+    assert select(found, asked).selected == "a"
+    assert select(found, replace(asked, max_auroc_drop=0.0085)).selected == "fp32"
+    variant.judged.auroc_drop = Interval(drop=0.004, low=-0.003, high=0.011)
+    lost = select(found, asked)
+    assert lost.selected == "fp32"
+    assert "its AUROC lies from 0.003 above to 0.011 below fp32's" in lost.reasons["a"]
+    assert "a drop of at most 0.01 is allowed" in lost.reasons["a"]
+    variant.judged.auroc_drop = Interval(drop=0.0, low=0.0, high=0.0)
+    assert select(found, asked).selected == "a"
+    judge_run(None, ["texts"], found.variants, 0.01, 2)
+    variant.judged.noninferiority.share = 0.005  # what the ledger of a gate that was seen before leaves
+    variant.judged.auroc_drop = Interval(drop=0.004, low=0.001, high=0.009)
+    assert select(found, asked).selected == "fp32", "a gate that was seen before asks for more"
+
+
+@pytest.mark.parametrize(
+    ("rivals", "said"),
+    [
+        ({"openvino-int8": 2.0}, "2.00 times openvino-int8 in process (95 %: 1.92 to 2.08)"),
+        ({"openvino-int8": 2.0, "onnx-int8": 3.2}, "1.25 times onnx-int8 in process"),
+        ({"openvino-int8": 3.9}, "times openvino-int8 in process (95 %: 0.99 to 1.07), not resolved"),
+        ({"openvino-bf16": 2.0}, ""),
+    ],
+)
+def test_what_is_chosen_is_held_against_int8_alone(make, rivals: dict[str, float], said: str) -> None:
+    others = [make.variant(name, speed=speed) for name, speed in rivals.items()]
+    found = make.document(make.variant("fp32"), make.variant("cascade", speed=4), *others)
+    why = select(found, Objective()).reasons["cascade"]
+    assert said in why
+    assert ("int8" in why.partition("times fp32")[2]) == bool(said)
+    assert "times openvino-int8" not in select(found, Objective()).reasons.get("openvino-int8", "")
+    for variant, pace in zip(found.variants[1:], (3.0, 2.0, 2.0), strict=False):
+        variant.served_turns = [pace * 100, pace * 101, pace * 99]
+    assert (", 1.50 to 1.50 times as served" in over_int8(found.variants[1], found)) == bool(said)
 
 
 @pytest.mark.parametrize(("flips", "chosen"), [(3, "a"), (12, "fp32")])

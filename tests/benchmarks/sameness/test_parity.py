@@ -14,6 +14,7 @@ from common.records import read
 from handler.artifact import Artifact
 from tests.descriptions import changed, description
 from training.data.splits import Split
+from training.measures.metrics import evaluate
 from training.measures.statistics import indicators
 
 LABELS = ["not-hate", "hate"]
@@ -94,6 +95,20 @@ def test_flips_of_three_labels_name_every_direction() -> None:
     assert found["c -> a"] == 1
     assert sum(found.values()) == 2
     assert len(found) == 6
+
+
+def test_of_three_labels_rankings_are_those_of_each_against_the_rest() -> None:
+    three = Artifact(Path(), description(labels=["a", "b", "c"], thresholds={}, positive_label=None))
+    before = np.array([[0.8, 0.1, 0.1], [0.2, 0.6, 0.2], [0.1, 0.2, 0.7], [0.7, 0.2, 0.1]])
+    after = np.array([[0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [0.5, 0.3, 0.2], [0.7, 0.2, 0.1]])
+    truth = np.array([0, 1, 2, 0])
+    split = {"gate": Split(["a", "b", "c", "d"], truth)}
+    found = parity(three, {"gate": after}, three, {"gate": before}, split, TOKENS)["gate"]
+    means = [evaluate(scores, truth, {}, three.labels) for scores in (before, after)]
+    assert found.auroc_drop.drop == pytest.approx(means[0].auroc - means[1].auroc) == pytest.approx(1 / 9)
+    drop = found.average_precision_drop.drop
+    assert drop == pytest.approx(means[0].average_precision - means[1].average_precision)
+    assert found.auroc_drop.low <= found.auroc_drop.drop <= found.auroc_drop.high
 
 
 INDEPENDENT = Artifact(
