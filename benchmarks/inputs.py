@@ -174,7 +174,9 @@ def prepare(
         timed.texts,
         _describe_data(checkpoint, dataset) | {"timed_split": timed_split},
         bool(wanted),
-        prepare_baselines(checkpoint, dataset.calibration.texts, baselines, CUDA_REFERENCE in artifacts)
+        prepare_baselines(
+            checkpoint, dataset.calibration.texts, baselines, CUDA_REFERENCE in artifacts, dataset
+        )
         if baselines
         else None,
         encoder_of(json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))),

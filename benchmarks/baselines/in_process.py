@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.names import PIPELINE
+from benchmarks.names import PIPELINE, TFIDF
 
 BATCH_SIZE = 32
 CUDA_BATCH_SIZE = 256
@@ -116,16 +116,18 @@ class Baseline:
     """`documentation` is where it says so; `requires` are packages; `prepare(checkpoint, folder, texts,
     max_length)` exports and quantises (None: the checkpoint is used as it is); `load(folder, threads,
     max_length)` makes the classifier; `file` is what it computes with, whose size is reported. Those
-    `on_cuda` are compared with variants for GPUs, and take part where those do."""
+    `on_cuda` are compared with variants for GPUs, and take part where those do. One that is `fitted` is
+    another classifier, made from the checkpoint's training texts."""
 
     name: str
     summary: str
     documentation: str
     requires: tuple[str, ...]
     file: str
-    load: Callable[[Path, int, int], Classifier]
+    load: Callable[[Path, int, int], Any]
     prepare: Callable[[Path, Path, list[str], int], None] | None = None
     on_cuda: bool = False
+    fitted: bool = False
 
 
 def _load_pipeline(folder: Path, threads: int, max_length: int) -> Classifier:
@@ -304,6 +306,12 @@ def _load_openvino(folder: Path, threads: int, max_length: int) -> Classifier:
     return Classifier(tokenizer, lambda inputs: compiled(inputs)[0], config, max_length)
 
 
+def _load_bag_of_words(folder: Path, threads: int, max_length: int) -> Any:
+    from benchmarks.baselines.bag_of_words import BagOfWords
+
+    return BagOfWords(folder)
+
+
 BASELINES = {
     baseline.name: baseline
     for baseline in (
@@ -352,6 +360,15 @@ BASELINES = {
             WEIGHTS,
             _load_torchao,
             _prepare_torchao,
+        ),
+        Baseline(
+            TFIDF,
+            "scikit-learn's TF-IDF and logistic regression, no transformer",
+            "https://scikit-learn.org/stable/auto_examples/text/plot_document_classification_20newsgroups.html",
+            ("scikit-learn", "scipy"),
+            "weights.npz",
+            _load_bag_of_words,
+            fitted=True,
         ),
         Baseline(
             "cuda-torch-compile-fp16",

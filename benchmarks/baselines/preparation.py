@@ -10,9 +10,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.baselines import in_process
+from benchmarks.baselines import bag_of_words, in_process
 from benchmarks.baselines.in_process import BASELINES, CALIBRATION_TEXTS, Baseline
 from benchmarks.in_process.pool import Failure
 from benchmarks.in_process.worker import WorkerError, open_worker
@@ -23,6 +24,7 @@ from handler.artifact import file_sha256
 
 if TYPE_CHECKING:  # it imports transformers, which comparing and selecting reports need not wait for
     from training.checkpoint import Checkpoint
+    from training.data import Dataset
 
 MADE_OF = ("model.safetensors", "config.json", "tokenizer.json")
 PREPARED = "baseline.json"
@@ -49,22 +51,31 @@ class Prepared:
 
 
 def prepare_baselines(
-    checkpoint: "Checkpoint", texts: Sequence[str], cache: Path, on_cuda: bool = False
+    checkpoint: "Checkpoint",
+    texts: Sequence[str],
+    cache: Path,
+    on_cuda: bool = False,
+    dataset: "Dataset | None" = None,
 ) -> Prepared:
     """Every baseline that can be had here, those for GPUs only where variants for them take part; `texts` are
-    training texts, of which the first calibrate."""
+    training texts, of which the first calibrate, and `dataset` is what others are fitted to."""
     prepared = Prepared()
     calibration = list(texts[:CALIBRATION_TEXTS])
     for name, baseline in BASELINES.items():
         if baseline.on_cuda and not on_cuda:
             continue
-        if absent := missing(baseline.requires):
-            prepared.left_out[name] = why_left_out(absent)
+        if why := _why_not(baseline, checkpoint, dataset):
+            prepared.left_out[name] = why
             say(f"{name} is left out: {prepared.left_out[name]}")
             continue
         try:
-            folder, facts = _prepare(baseline, checkpoint, calibration, cache, installed(baseline.requires))
-        except (WorkerError, OSError) as error:
+            versions = installed(baseline.requires)
+            if baseline.fitted:
+                assert dataset is not None
+                folder, facts = _fit(baseline, checkpoint, dataset, cache, versions)
+            else:
+                folder, facts = _prepare(baseline, checkpoint, calibration, cache, versions)
+        except (WorkerError, OSError, ValueError) as error:  # too few texts to fit to are a ValueError
             prepared.failures[name] = Failure("preparation", str(error))
             say(f"{name} could not be prepared: {error}")
             continue
@@ -75,6 +86,34 @@ def prepare_baselines(
 def why_left_out(names: Sequence[str]) -> str:
     """Why something is left out."""
     return f"{', '.join(names)} not installed: pip install {' '.join(names)}"
+
+
+def _why_not(baseline: Baseline, checkpoint: "Checkpoint", dataset: "Dataset | None") -> str | None:
+    """Why a baseline is left out; None where it can be had."""
+    if absent := missing(baseline.requires):
+        return why_left_out(absent)
+    if not baseline.fitted:
+        return None
+    if dataset is None:
+        return "there are no training texts to fit it to"
+    return bag_of_words.lacks(checkpoint, dataset)
+
+
+def _fit(
+    baseline: Baseline, checkpoint: "Checkpoint", dataset: "Dataset", cache: Path, versions: dict[str, str]
+) -> tuple[Path, dict[str, Any]]:
+    """As `_prepare`, of a baseline that is fitted to the checkpoint's training texts."""
+    key = _key(baseline, checkpoint, [dataset.sha256], versions, bag_of_words)
+    folder = cache / baseline.name / key[:12]
+    if kept := _kept(folder, key):
+        return folder, kept
+    say(f"{baseline.name}: fitting ({baseline.summary})")
+    began = time.perf_counter()
+    with replacing_folder(folder) as scratch:
+        bag_of_words.fit(checkpoint, dataset, scratch)
+        facts = {"key": key, "seconds": round(time.perf_counter() - began, 1), "versions": versions}
+        write_json(scratch / PREPARED, facts)
+    return folder, facts
 
 
 def _prepare(
@@ -105,10 +144,16 @@ def _prepare(
     return folder, facts
 
 
-def _key(baseline: Baseline, checkpoint: "Checkpoint", texts: list[str], versions: dict[str, str]) -> str:
+def _key(
+    baseline: Baseline,
+    checkpoint: "Checkpoint",
+    texts: list[str],
+    versions: dict[str, str],
+    recipe: ModuleType = in_process,
+) -> str:
     sums = [file_sha256(checkpoint.folder / name) for name in MADE_OF if (checkpoint.folder / name).is_file()]
     parts = [baseline.name, *sums, json.dumps([versions, texts, checkpoint.meta.max_length])]
-    parts.append(Path(in_process.__file__).read_text(encoding="utf-8"))
+    parts.append(Path(str(recipe.__file__)).read_text(encoding="utf-8"))
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.environment import BUSY_SHARE
-from benchmarks.names import CUDA_REFERENCE
+from benchmarks.names import CUDA_REFERENCE, TFIDF
 from benchmarks.records import REHEARSAL, Machine, Report, Run
 from benchmarks.report.verdicts import today
 from training.data.records import KEPT_APART, STATED, UNKNOWN
@@ -163,15 +163,17 @@ def _baseline_lines(document: Report) -> list[str]:
         return []
     versions = {name: version for baseline in baselines for name, version in baseline.versions.items()}
     also = [f"{name} {versions[name]}" for name in versions if name not in document.machine.versions]
-    told = "; ".join(
-        f"{baseline.name}: [{baseline.summary}]({baseline.documentation})"
+    told = {
+        baseline.name: f"{baseline.name}: [{baseline.summary}]({baseline.documentation})"
         + (f", prepared in {baseline.preparation_s:.0f} s" if baseline.preparation_s else "")
         for baseline in baselines
-    )
+    }
+    other = told.pop(TFIDF, None)
     return [
         "Baselines are the same checkpoint, run as other projects' documentation shows, with the same "
         "number of threads: "
-        + told
+        + "; ".join(told.values())
+        + (f". Another classifier, fitted to the same training texts, is {other}" if other else "")
         + (f" ({', '.join(also)})." if also else ".")
         + (SPINNING if _was_busy(document.run, document.machine) else "")
     ]

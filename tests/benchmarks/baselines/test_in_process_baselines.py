@@ -14,7 +14,7 @@ from benchmarks.baselines.in_process import BASELINES, CALIBRATION_TEXTS
 from benchmarks.baselines.preparation import prepare_baselines
 from benchmarks.in_process.pool import open_pool
 from benchmarks.in_process.worker import ROOT, WorkerError, open_worker
-from benchmarks.names import GEMM_BOUND, PIPELINE, REFERENCE
+from benchmarks.names import GEMM_BOUND, PIPELINE, REFERENCE, TFIDF
 from benchmarks.rows import baseline_row
 from benchmarks.sameness.scores import calibrated
 from handler.machine import has_cuda
@@ -23,6 +23,7 @@ from handler.predictor import Predictor
 GPU = pytest.mark.skipif(not has_cuda(), reason="no NVIDIA GPU, or a torch without CUDA")
 APART = "torchao-int8"  # downloaded when it is wanted, and compiled for half a minute
 LONG = ("ort-fp32", "plain-openvino-int8")  # exported as two others are: proven by make test-slow
+ANOTHER = (TFIDF,)  # classifier: `test_bag_of_words`
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def prepared(checkpoint, dataset, baselines_folder, alone):
         patch.setattr(
             preparation,
             "BASELINES",
-            {name: baseline for name, baseline in BASELINES.items() if name not in (APART, *LONG)},
+            {name: baseline for name, baseline in BASELINES.items() if name not in (APART, *LONG, *ANOTHER)},
         )
         with alone("baselines"):
             found = prepare_baselines(checkpoint, dataset.splits["train"].texts, baselines_folder, has_cuda())
@@ -64,7 +65,7 @@ def test_torchao_is_installed_apart(prepared_slowly) -> None:
     [
         pytest.param(name, marks=GPU if baseline.on_cuda else ())
         for name, baseline in BASELINES.items()
-        if name not in (APART, *LONG)
+        if name not in (APART, *LONG, *ANOTHER)
     ],
 )
 def test_a_baseline_is_the_same_classifier_run_by_other_means(
