@@ -594,7 +594,8 @@ class Row(Record):
 class Variant(Row, kw_only=True):
     """`proof` is the artifact's own evidence of what its runtime does; `functional` is by suite; `flipped`
     holds those that moved farthest first, and no texts. `served_turns` are requests per second at the highest
-    concurrency, in turns with the other variants that were served, which has the same machine for all."""
+    concurrency, in turns with the other variants that were served, which has the same machine for all.
+    `asked` are texts by split and by stage, of those after the first: how many it was asked."""
 
     artifact_sha256: Sha256 | None
     artifact: Built | None
@@ -606,6 +607,7 @@ class Variant(Row, kw_only=True):
     functional: dict[str, Functional] = {}
     flipped: list[Flipped] = []
     served_turns: list[Positive] = []
+    asked: dict[str, dict[str, Count]] = {}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -45,6 +45,7 @@ from benchmarks.rows import baseline_row, describe, failed
 from benchmarks.sameness.gate import by_interval, judge_run
 from benchmarks.sameness.parity import flipped, parity
 from benchmarks.sameness.scores import (
+    Asked,
     Scores,
     calibrated,
     in_lists,
@@ -68,12 +69,13 @@ BF16 = {"avx512_bf16", "amx_bf16"}
 
 @dataclass(frozen=True)
 class InProcess:
-    """What the workers brought, each by variant or baseline; `parity` is of their `scores`, by split.
-    `tokens` are the lengths of the timed texts and `lengths` those of the scored ones, by split;
-    `others_cores` is what other processes took meanwhile."""
+    """What the workers brought, each by variant or baseline; `parity` is of their `scores`, by split, and
+    `asked` what later stages were asked for these. `tokens` are the lengths of the timed texts and `lengths`
+    those of the scored ones, by split; `others_cores` is what other processes took meanwhile."""
 
     resources: dict[str, Resources]
     scores: dict[str, Scores]
+    asked: dict[str, Asked]
     parity: dict[str, dict[str, Parity]]
     lengths: dict[str, np.ndarray]
     latency: dict[str, list[Latency]]
@@ -185,7 +187,7 @@ def _measure_in_process(
         if bound and GEMM_BOUND in pool.names:
             bound.start(pool, started[REFERENCE]["threads"], bool(BF16 & set(cpu_features())), step)
         pool.stage = "scoring"
-        scores, lengths = score(pool, subject.scored, subject.splits, step, resume_log)
+        scores, asked, lengths = score(pool, subject.scored, subject.splits, step, resume_log)
         reference = artifacts[REFERENCE]
         scores |= {
             name: calibrated(scores[name], reference.meta.temperature, reference.multi_label)
@@ -232,7 +234,16 @@ def _measure_in_process(
         for name, found in taken.items()
     }
     return InProcess(
-        resources, scores, compared, lengths, entries, tokens, pool.failures, recorded, timings.others_cores
+        resources,
+        scores,
+        asked,
+        compared,
+        lengths,
+        entries,
+        tokens,
+        pool.failures,
+        recorded,
+        timings.others_cores,
     )
 
 
@@ -286,7 +297,7 @@ def _add_bounds(name: str, entries: list[Latency], subject: Subject, bound: reco
         if work and bound and bound.cuda:
             add_peak_share(entries, work, bound.cuda)
         return
-    if name in subject.places and BASELINES[name].on_cuda:
+    if name in subject.places and (BASELINES[name].on_cuda or BASELINES[name].fitted):
         return
     add_multiples(entries, bound)
     if work and bound:
@@ -347,6 +358,7 @@ def _variant(name: str, subject: Subject, inside: InProcess) -> Variant:
         quality_served={},
         parity_served={},
         proof=artifact.meta.proof,
+        asked={split: inside.asked[name][split] for split in on_splits if name in inside.asked},
         flipped=flipped(artifact, on_splits, reference, theirs, labelled, inside.lengths),
         **_row(name, subject, inside),
     )

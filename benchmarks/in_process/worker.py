@@ -142,17 +142,19 @@ class Bench:
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.predictor: Any = None
 
     def hold(self, texts: list[str]) -> None:
         """The texts that later commands name by their place."""
         self.texts = texts
+        self._asked_before = self._asked_so_far()
 
     def load(self, folder: str, threads: int | None, first_text: str) -> dict[str, Any]:
         """Load and warm as the server does, then answer once."""
         started = time.perf_counter()
         from handler.predictor import Predictor  # part of the load: runtimes are imported here
 
-        self.predictor: Any = Predictor.load(folder, threads)
+        self.predictor = Predictor.load(folder, threads)
         return self._started(started, self.predictor.threads, first_text)
 
     def load_baseline(
@@ -290,6 +292,16 @@ class Bench:
     def score(self, start: int, stop: int) -> list[list[float]]:
         """Calibrated scores [texts, labels]."""
         return [prediction.scores.tolist() for prediction in self.predictor.predict(self.texts[start:stop])]
+
+    def asked(self) -> dict[str, int]:
+        """How many texts each later stage of an artifact was asked since texts were held."""
+        return {
+            stage: texts - self._asked_before.get(stage, 0) for stage, texts in self._asked_so_far().items()
+        }
+
+    def _asked_so_far(self) -> dict[str, int]:
+        """Empty for a baseline, and for an artifact of one model."""
+        return dict(getattr(self.predictor, "asked_again", {}))
 
     def lengths(self) -> list[int]:
         """Of all texts that are held, in tokens."""

@@ -12,6 +12,7 @@ from benchmarks.names import (
     CUDA_BATCH,
     CUDA_BATCH_TEXTS,
     CUDA_MODEL,
+    GATE,
     LARGE,
     REFERENCE,
     SINGLE,
@@ -20,7 +21,6 @@ from benchmarks.names import (
 from benchmarks.records import (
     Data,
     Decided,
-    Drop,
     Flipped,
     GemmCase,
     Interval,
@@ -97,6 +97,20 @@ def rate_of(name: str, title: str, shown: int = 0) -> Column[Row]:
     return Column(title, timed(name, lambda entry: entry.texts_per_second), ".0f", ratio, shown=shown)
 
 
+def drop_of(figure: str, name: str, **shown: Any) -> Column[Row]:
+    """fp32's figure on gate less the row's: where it lies at 95 %, sorted by the drop."""
+
+    def found(row: Row) -> Interval | str | None:
+        drop = getattr(row.gate, name) if row.gate else None
+        return "reference" if drop and row.name == REFERENCE else drop
+
+    def sort(row: Row) -> dict[str, Any]:
+        drop = found(row)
+        return {"sort": drop.drop} if isinstance(drop, Interval) else {}
+
+    return Column(f"{figure} drop on gate, 95 %", found, _ends, extra=sort, **shown)
+
+
 def times_of(name: str, title: str, report: Report, shown: int = 0) -> list[Column[Row]]:
     """Milliseconds with their ratio, and medians next to them; an earlier version has medians alone."""
     has_low = any(entry.low_ms for row in report.rows for entry in row.latency)
@@ -124,7 +138,10 @@ def main(report: Report) -> list[Column[Row]]:
         Column("flips on gate", lambda row: _flip_rate(row), ".2%"),
         Column("macro-F1 gate", lambda row: _macro_f1(row, "gate"), ".3f"),
         Column("macro-F1 test", lambda row: _macro_f1(row, "test"), ".3f"),
-        Column("macro-F1 drop on gate, 95 %", _drop, _ends, extra=_drop_sort, shown=SUMMARY, in_brief=True),
+        drop_of("macro-F1", "macro_f1_drop", shown=SUMMARY, in_brief=True),
+        drop_of("AUROC", "auroc_drop"),
+        drop_of("average precision", "average_precision_drop"),
+        Column("texts that later stages are asked, gate", _asked, kind="name"),
         *times_of(SMALL, SMALL, report, TERMINAL),
         *times_of(LARGE, LARGE, report, TERMINAL),
         *times_of(SINGLE, "1 real text", report),
@@ -218,18 +235,15 @@ def _macro_f1(row: Row, split: str) -> float | None:
     return quality.macro_f1 if quality else None
 
 
-def _drop(row: Row) -> Drop | str | None:
-    drop = row.gate.macro_f1_drop if row.gate else None
-    return "reference" if drop and row.name == REFERENCE else drop
+def _asked(row: Row) -> str | None:
+    """Of a variant of several stages, the share of texts that each but the first was asked."""
+    asked = row.asked.get(GATE, {}) if isinstance(row, Variant) else {}
+    n = row.gate.n if row.gate else 0
+    return ", ".join(f"{stage} {texts / n:.1%}" for stage, texts in asked.items()) or None
 
 
-def _ends(drop: Drop | str) -> str:
+def _ends(drop: Interval | str) -> str:
     return drop if isinstance(drop, str) else span(drop)
-
-
-def _drop_sort(row: Row) -> dict[str, Any]:
-    drop = _drop(row)
-    return {"sort": drop.drop} if isinstance(drop, Drop) else {}
 
 
 def _multiple(value: float) -> str:

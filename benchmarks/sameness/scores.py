@@ -8,6 +8,7 @@ and threshold, and with both refitted to the variant's own validation scores. Le
 import json
 from collections.abc import Container, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
@@ -30,6 +31,8 @@ LIST_BYTES = 500_000  # as JSON; the server takes bodies of up to 2 MiB
 
 Scores = dict[str, np.ndarray]
 """By split: calibrated scores, float64 [texts, labels]."""
+Asked = dict[str, dict[str, int]]
+"""By split and later stage of an artifact: how many texts that stage was asked."""
 
 
 def score(
@@ -38,32 +41,36 @@ def score(
     of_baselines: Container[str],
     step: Step,
     resume_log: ResumeLog,
-) -> tuple[dict[str, Scores], dict[str, np.ndarray]]:
-    """Every variant's scores of all texts, every baseline's of those `of_baselines`, by name and split; and
-    the lengths of the texts in tokens, int [texts], by split."""
+) -> tuple[dict[str, Scores], dict[str, Asked], dict[str, np.ndarray]]:
+    """Every variant's scores of all texts, every baseline's of those `of_baselines`, by name and split; what
+    stages were asked, of variants that have some; and the lengths of the texts in tokens, int [texts], by
+    split."""
     scores: dict[str, Scores] = {}
+    asked: dict[str, Asked] = {}
     lengths = {}
     for split, content in texts.items():
         for name in [*pool.variants, *(pool.baselines if split in of_baselines else [])]:
             with step(f"quality of {name} on {split}"):
-                asked = partial(_score, pool, name, content)
-                rows = resume_log.once(f"scores of {name} on {split}", asked)
-            if rows is not None:
-                scores.setdefault(name, {})[split] = np.array(rows)
+                found = resume_log.once(f"scores of {name} on {split}", partial(_score, pool, name, content))
+            if found is not None:
+                scores.setdefault(name, {})[split] = np.array(found["scores"])
+                if found["asked"]:
+                    asked.setdefault(name, {})[split] = found["asked"]
         pool.ask(REFERENCE, "hold", texts=list(content))
         lengths[split] = np.array(pool.ask(REFERENCE, "lengths"))
-    return scores, lengths
+    return scores, asked, lengths
 
 
-def _score(pool: Pool, name: str, texts: Sequence[str]) -> list[list[float]] | None:
-    """One variant's scores, or None when it drops out."""
+def _score(pool: Pool, name: str, texts: Sequence[str]) -> dict[str, Any] | None:
+    """One variant's `scores`, and how many texts its later stages were `asked`; None when it drops out."""
     pool.ask(name, "hold", texts=list(texts))
     rows: list[list[float]] = []
     for part in in_lists(texts):
         if name not in pool.names:
             return None
         rows += pool.ask(name, "score", start=part.start, stop=part.stop) or []
-    return rows if name in pool.names else None
+    asked = pool.ask(name, "asked") if name in pool.names else None
+    return {"scores": rows, "asked": asked} if name in pool.names else None
 
 
 def calibrated(scores: Scores, temperature: float, multi_label: bool = False) -> Scores:

@@ -20,13 +20,16 @@ TEXTS = [
 @pytest.mark.parametrize("name", ["fp32", "openvino-int8-rechecked-cascade"])
 def test_a_worker_answers_as_the_predictor_does(build_once, name: str) -> None:
     artifact: Artifact = build_once(name)
-    expected = [prediction.scores.tolist() for prediction in Predictor(artifact, 1).predict(TEXTS)]
+    ours = Predictor(artifact, 1)
+    expected = [prediction.scores.tolist() for prediction in ours.predict(TEXTS)]
     with open_worker(name) as worker:
         worker.ask("hold", texts=TEXTS)
         started = worker.ask("load", folder=str(artifact.folder), threads=1, first_text=TEXTS[0])
         assert started["threads"] == 1
         assert started["load_s"] > 0
+        worker.ask("hold", texts=TEXTS)
         assert worker.ask("score", start=0, stop=6) == expected
+        assert worker.ask("asked") == ours.asked_again, "of these texts, not of those before"
         assert len(worker.ask("single", start=1, stop=4)["times_ms"]) == 3
         assert len(worker.ask("together", start=0, stop=6)["times_ms"]) == KEPT
         assert len(worker.ask("model", start=1, stop=4)["times_ms"]) == 3
