@@ -70,11 +70,11 @@ demo: install ## run everything on a small synthetic corpus: train, export, pack
 
 # Without texts no variant can be compared with fp32.
 SHIP_NAME = $(if $(filter file,$(origin NAME)),$(shell basename -- $(call q,$(CHECKPOINT)) | tr -cs 'A-Za-z0-9\n' '-' | sed 's/^-*//; s/-*$$//'),$(NAME))
-SHIP_TEXTS = $(if $(DATA),--data $(call q,$(DATA)),$(if $(TEXTS),--data $(call q,texts:$(TEXTS)))) $(if $(filter-out 0 no false,$(UNSEEN)),--unseen)
-ship: install ## ship your own classifier: CHECKPOINT=folder or hub name, DATA=csv:… with labels [UNSEEN=1] or TEXTS=file with one text per line [NAME=] [P99_MS=] …
+SHIP_TEXTS = $(if $(DATA),--data $(call q,$(DATA)) $(if $(TEXTS),--unlabelled $(call q,$(TEXTS))),$(if $(TEXTS),--data $(call q,texts:$(TEXTS)))) $(if $(filter-out 0 no false,$(UNSEEN)),--unseen)
+ship: install ## ship your own classifier: CHECKPOINT=folder or hub name, DATA=csv:… with labels [UNSEEN=1] and/or TEXTS=file with one text per line [NAME=] [P99_MS=] …
 	@[ -n "$(filter-out file,$(origin CHECKPOINT))" ] || \
 	  { echo "error: which classifier? Give its folder or its name on the hub: make ship CHECKPOINT=my-model DATA=csv:labelled.csv UNSEEN=1" >&2; exit 2; }
-	@$(RUN) -m export build $(if $(DATA)$(TEXTS),$(VARIANTS),fp32) --checkpoint $(call q,$(CHECKPOINT)) --artifacts $(call q,$(BUILD)/artifacts-$(SHIP_NAME)) $(SHIP_TEXTS) $(if $(DATA_DIR),--data-dir $(call q,$(DATA_DIR))) $(ARGS) >/dev/null
+	@$(RUN) -m export build $(if $(DATA)$(TEXTS),$(or $(VARIANTS),ship),fp32) --checkpoint $(call q,$(CHECKPOINT)) --artifacts $(call q,$(BUILD)/artifacts-$(SHIP_NAME)) $(SHIP_TEXTS) $(if $(DATA_DIR),--data-dir $(call q,$(DATA_DIR))) $(ARGS) >/dev/null
 	@$(MAKE) --no-print-directory package $(if $(DATA)$(TEXTS),benchmark select) NAME=$(call q,$(SHIP_NAME)) ARTIFACTS=$(call q,$(BUILD)/artifacts-$(SHIP_NAME)) CHECKPOINT=$(call q,$(BUILD))/adopted/"$$(basename -- $(call q,$(CHECKPOINT)))" ARGS=
 	@$(MAKE) --no-print-directory ask NAME=$(call q,$(SHIP_NAME))
 	@[ -n "$(DATA)$(TEXTS)" ] || printf '%s\n' '' 'Only fp32 is packaged: without texts, faster variants cannot be compared with it. To build them, run this again with texts' \
@@ -88,7 +88,7 @@ train: install ## train a classifier: DATA=demo|tweeteval|csv:PATH… BASE=minil
 evaluate: install ## evaluate the checkpoint: figures, cases, robustness, model card [SPLIT=validation|gate|test] [SAMPLE=500] -> build/checkpoint/
 	@$(RUN) -m training evaluate --checkpoint $(call q,$(CHECKPOINT)) $(if $(SPLIT),--split $(call q,$(SPLIT))) $(if $(SAMPLE),--sample $(call q,$(SAMPLE))) $(if $(DATA_DIR),--data-dir $(call q,$(DATA_DIR))) $(ARGS) >/dev/null
 
-export: install ## build variants and check them [VARIANTS="fp32 openvino-int8"|all|cpu|gpu] [CHECKPOINT=folder or hub name] -> build/artifacts/<variant>/
+export: install ## build variants and check them [VARIANTS="fp32 openvino-int8"|ship|all|cpu|gpu] [CHECKPOINT=folder or hub name] -> build/artifacts/<variant>/
 	@$(RUN) -m export build $(VARIANTS) --checkpoint $(call q,$(CHECKPOINT)) --artifacts $(call q,$(ARTIFACTS)) $(ARGS) >/dev/null
 
 package: install ## package every variant as model_store/hate-<variant>.mar, and the selected one as hate.mar [SIGN_KEY=signing.key]
@@ -110,7 +110,7 @@ doctor: install ## check what TorchServe needs on this machine, and how to fix w
 
 benchmark: install ## measure every built variant: a report for each, and all side by side [PROFILE=demo|quick|full] [BASELINES=1] [P99_MS=] [RPS=] [MAX_F1_DROP=]
 	@$(if $(PEERS),echo "PEERS is now BASELINES; the next release removes the old name" >&2)
-	@$(RUN) -m benchmarks run $(OBJECTIVE) $(filter-out default all cpu gpu cuda,$(VARIANTS)) --name $(call q,$(NAME)) --artifacts $(call q,$(ARTIFACTS)) --checkpoint $(call q,$(CHECKPOINT)) --profile $(PROFILE) --baselines-folder $(call q,$(BUILD)/baselines) $(if $(filter-out 0 no false,$(BASELINES)),--baselines) $(ARGS) >/dev/null
+	@$(RUN) -m benchmarks run $(OBJECTIVE) $(filter-out default ship all cpu gpu cuda,$(VARIANTS)) --name $(call q,$(NAME)) --artifacts $(call q,$(ARTIFACTS)) --checkpoint $(call q,$(CHECKPOINT)) --profile $(PROFILE) --baselines-folder $(call q,$(BUILD)/baselines) $(if $(filter-out 0 no false,$(BASELINES)),--baselines) $(ARGS) >/dev/null
 
 gpu: $(if $(filter $(BIN)/%,$(PY)),install) ## on a machine with an NVIDIA GPU: build the GPU variants from random full-size weights and measure them [DATA=] [GPU_PROFILE=demo] [PY=python3]
 	@$(RUN) -m benchmarks gpus >/dev/null
@@ -122,8 +122,8 @@ compare: install ## compare two reports, with ratios: A=fp32 B=openvino-int8
 	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "error: name two variants: make compare A=fp32 B=openvino-int8" >&2; exit 2; }
 	@$(RUN) -m benchmarks compare $(call q,$(A)) $(call q,$(B)) >/dev/null
 
-select: install ## choose a variant, explain the choice, promote it [P99_MS=] [RPS=] [MAX_F1_DROP=0.01] [MAX_RECALL_DROP=] [MAX_RATE_SHIFT=] [MAX_FLIP=] [MAX_MB=]
-	@$(RUN) -m benchmarks select $(OBJECTIVE) $(if $(MAX_RECALL_DROP),--max-recall-drop $(MAX_RECALL_DROP)) $(if $(MAX_RATE_SHIFT),--max-rate-shift $(MAX_RATE_SHIFT)) $(if $(MAX_FLIP),--max-flip $(MAX_FLIP)) $(if $(MAX_MB),--max-mb $(MAX_MB)) >/dev/null
+select: install ## choose a variant, explain the choice, promote it [P99_MS=] [RPS=] [MAX_F1_DROP=0.01] [MAX_RECALL_DROP=] [MAX_AUROC_DROP=] [MAX_RATE_SHIFT=] [MAX_FLIP=] [MAX_MB=]
+	@$(RUN) -m benchmarks select $(OBJECTIVE) $(if $(MAX_RECALL_DROP),--max-recall-drop $(MAX_RECALL_DROP)) $(if $(MAX_AUROC_DROP),--max-auroc-drop $(MAX_AUROC_DROP)) $(if $(MAX_RATE_SHIFT),--max-rate-shift $(MAX_RATE_SHIFT)) $(if $(MAX_FLIP),--max-flip $(MAX_FLIP)) $(if $(MAX_MB),--max-mb $(MAX_MB)) >/dev/null
 	@$(RUN) -m export promote --artifacts $(call q,$(ARTIFACTS)) --name $(call q,$(NAME)) >/dev/null
 
 plan: install ## RPS=50000 P99_MS=50 [VARIANT=]: how many replicas you need, and their CPUs and memory [ARGS="--price-core-hour 0.04"]

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from common.commands import emit, positive_int, positive_share, say
 from common.options import CHECKPOINT, add_artifacts
-from export.registry import VARIANTS, Variant, choose, kind_of
+from export.registry import VARIANTS, RefusedError, Variant, choose, kind_of
 from handler.artifact import Artifact
 from handler.errors import UnsupportedError, UserError
 
@@ -35,7 +35,7 @@ def list_variants(_: argparse.Namespace) -> int:
             "devices": ", ".join(variant.devices),
             "parent": variant.parent or "",
             "what it is": variant.summary,
-            "by default": "yes" if variant.default else "",
+            "by default": "yes" if variant.default else "in ship" if variant.tried else "",
             "can be built and run here": "; ".join(lacking) if (lacking := variant.lacks()) else "yes",
         }
         for variant in sorted(
@@ -48,7 +48,9 @@ def list_variants(_: argparse.Namespace) -> int:
 
 def build_arguments(parser: argparse.ArgumentParser) -> None:
     add_artifacts(parser)
-    parser.add_argument("variants", nargs="*", help="names, or default, all, cpu, gpu; default: default")
+    parser.add_argument(
+        "variants", nargs="*", help="names, or default, ship, all, cpu, gpu; default: default"
+    )
     parser.add_argument(
         "--checkpoint",
         help="a checkpoint of this project, or a folder or hub name of any fine-tuned encoder classifier; "
@@ -114,7 +116,7 @@ def build_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def build(arguments: argparse.Namespace) -> int:
-    """Exit status 1 where a variant failed."""
+    """Exit status 1 where a variant failed, or one that was named is refused by its own rule."""
     import export.variants  # noqa: F401 - registers the variants
 
     choose(arguments.variants)  # an unknown name is refused before anything is loaded
@@ -124,16 +126,17 @@ def build(arguments: argparse.Namespace) -> int:
 
     checkpoint = _checkpoint(arguments)
     kind = kind_of(json.loads((checkpoint.folder / "config.json").read_text()))
-    chosen, left_out = choose(arguments.variants, kind)
+    dataset = load_data(checkpoint)
+    seen = len(dataset.splits["validation"].texts)
+    chosen, left_out = choose(arguments.variants, kind, _few_texts(seen, arguments.may_turn))
     for name, lacking in left_out.items():
         say(f"{name}: left out, because it needs {'; '.join(lacking)}")
-    dataset = load_data(checkpoint)
     unlabelled: tuple[str, ...] = ()
     if arguments.unlabelled is not None:
         unlabelled = read_unlabelled(arguments.unlabelled, dataset)
         say(f"{len(unlabelled):,} unlabelled texts to distil on, without those in the data's own splits")
     source = Source(checkpoint, dataset, arguments.artifacts, arguments.keep, unlabelled, arguments.may_turn)
-    built, failed = _build_all(chosen, source)
+    built, failed = _build_all(chosen, source, arguments.variants)
     say(f"\n{_checks(built)}\n\n{_proofs(built)}")
     checks = {artifact.name: artifact.meta.check for artifact in built}
     for note in dict.fromkeys(check.note for check in checks.values() if check.equal):
@@ -152,30 +155,51 @@ def build(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _build_all(chosen: Sequence[Variant], source: "Source") -> tuple[list[Artifact], dict[str, str]]:
+def _few_texts(seen: int, may_turn: float) -> dict[str, str]:
+    """By name, what cascades need where so few validation texts are `seen` that no rule could be shown."""
+    from export.variants.stages import least_texts
+
+    least = least_texts(may_turn)
+    if seen >= least:
+        return {}
+    need = f"{least} validation texts, to show that at most {may_turn:.1%} of labels turn ({seen} were found)"
+    return {variant.name: need for variant in VARIANTS.values() if "may_turn" in variant.options}
+
+
+def _build_all(
+    chosen: Sequence[Variant], source: "Source", named: Sequence[str]
+) -> tuple[list[Artifact], dict[str, str]]:
     """The artifacts that could be built, and why the others failed. Errors of the reference are raised, since
-    there is nothing to compare with without it, and so are those of the only variant."""
+    there is nothing to compare with without it, and so are those of the only variant. A variant that does not
+    suit this classifier, or that its own rule refuses, has failed if it was `named`; else it is left out."""
     from export.build import build as build_one
 
     built: list[Artifact] = []
     failed: dict[str, str] = {}
     unfit: set[str] = set()
+
+    def leave_out(variant: Variant, why: str) -> None:
+        say(f"{variant.name}: left out, {why}")
+        if variant.name in named:
+            failed[variant.name] = why
+        else:
+            unfit.add(variant.name)
+
     for variant in chosen:
         is_essential = variant.parent is None or len(chosen) <= 2
-        if variant.parent in unfit:
-            say(f"{variant.name}: left out, because {variant.parent} is")
-            unfit.add(variant.name)
+        made_of = (variant.parent, *variant.also)
+        if lost := next((name for name in made_of if name in failed), None):
+            failed[variant.name] = f"{lost}, which it is made of, failed"
             continue
-        if variant.parent in failed:
-            failed[variant.name] = f"its parent {variant.parent} failed"
+        if lost := next((name for name in made_of if name in unfit), None):
+            leave_out(variant, f"because {lost} is")
             continue
         try:
             built.append(build_one(variant, source, say))
-        except UnsupportedError as error:  # seen while building, such as a model of another form
+        except (UnsupportedError, RefusedError) as error:  # such as a model of another form
             if is_essential:
                 raise
-            say(f"{variant.name}: left out, {error}")
-            unfit.add(variant.name)
+            leave_out(variant, str(error))
         except UserError as error:
             if is_essential:
                 raise

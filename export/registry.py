@@ -23,7 +23,10 @@ from handler.errors import UnsupportedError, UserError
 from handler.machine import cpu_features, gpus, unpacking_fault, unpacks_into
 
 REFERENCE = "fp32"
-DEFAULT, DEVICES = "default", ("cpu", "cuda")
+DEFAULT, SHIP, DEVICES = "default", "ship", ("cpu", "cuda")
+# What `ship` tries variants of several stages on: the first that can be built here. Two families would share
+# the error that the gate may spend, and OpenVINO's was the faster one on every CPU that was measured.
+SHIPPED = ("openvino", "onnx")
 # What classifiers are made of, as far as variants care.
 KINDS = {
     "encoder": "an encoder with the head that transformers has for it",
@@ -53,15 +56,19 @@ class Built:
     needs_offsets: bool = True
 
 
+class RefusedError(UserError):
+    """A variant that its own rule refuses: it could be built, but it would not help."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """One way to make the classifier smaller or faster.
 
     `requires` names packages, commands, CPU features, or `cuda` (`cuda:8.9`: a GPU of that compute capability
-    at least); `default` marks those that are built when none is named, `demonstration` those that are built
-    by their own name alone; `options` are the fields of `Source` that decide what comes out; `kinds` are
-    those of `KINDS` that it can be made from; `also` are variants besides the parent whose artifacts it takes
-    parts of.
+    at least); `default` marks those that are built when none is named, `tried` those that `ship` builds
+    besides, `demonstration` those that are built by their own name alone; `options` are the fields of
+    `Source` that decide what comes out; `kinds` are those of `KINDS` that it can be made from; `also` are
+    variants besides the parent whose artifacts it takes parts of.
     """
 
     name: str
@@ -73,6 +80,7 @@ class Variant:
     devices: tuple[Device, ...] = ("cpu",)
     requires: tuple[str, ...] = ()
     default: bool = False
+    tried: bool = False
     demonstration: bool = False
     options: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ("encoder",)
@@ -136,13 +144,15 @@ def suits(variant: Variant, kind: str) -> bool:
     return all(kind in ancestor.kinds for ancestor in _lineage(variant))
 
 
-def choose(names: Sequence[str], kind: str | None = None) -> tuple[list[Variant], dict[str, list[str]]]:
+def choose(
+    names: Sequence[str], kind: str | None = None, unfit: Mapping[str, str] | None = None
+) -> tuple[list[Variant], dict[str, list[str]]]:
     """The variants to build from a classifier of that kind (None: any), parents before children, and those
     left out with what they lack.
 
-    Besides names, `default` (or nothing), `all`, `cpu` and `cuda` (or `gpu`) stand for those variants that
-    this machine can build. A variant that is named and cannot be built raises `UnsupportedError`; an unknown
-    name raises `UserError`.
+    Besides names, `default` (or nothing), `ship`, `all`, `cpu` and `cuda` (or `gpu`) stand for those variants
+    that this machine can build, but for the `unfit`: by name, what they need of a classifier's texts. A
+    variant that is named and cannot be built raises `UnsupportedError`; an unknown name raises `UserError`.
     """
     left_out: dict[str, list[str]] = {}
     chosen: dict[str, Variant] = {}
@@ -150,6 +160,8 @@ def choose(names: Sequence[str], kind: str | None = None) -> tuple[list[Variant]
         group = _group(name)
         for candidate in [_find(name)] if group is None else group:
             lacking = _lacking(candidate, kind)
+            if group is not None and candidate.name in (unfit or {}):
+                lacking = [*lacking, (unfit or {})[candidate.name]]
             if lacking and group is None:
                 name = "Install it, or name" if kind is None or suits(candidate, kind) else "Name"
                 raise UnsupportedError(
@@ -182,8 +194,14 @@ def _lacking(variant: Variant, kind: str | None) -> list[str]:
 def _group(name: str) -> list[Variant] | None:
     """The variants that a collective name stands for; None for any other name."""
     device = {"gpu": "cuda"}.get(name, name)
+    default = [variant for variant in VARIANTS.values() if variant.default]
     if name == DEFAULT:
-        return [variant for variant in VARIANTS.values() if variant.default]
+        return default
+    if name == SHIP:
+        tried = [variant for variant in VARIANTS.values() if variant.tried]
+        able = {variant.runtime for variant in tried if not _lacking(variant, None)}
+        runtime = next((runtime for runtime in SHIPPED if runtime in able), SHIPPED[0])
+        return [*default, *(variant for variant in tried if variant.runtime == runtime)]
     if name == "all" or device in DEVICES:
         useful = [variant for variant in VARIANTS.values() if not variant.demonstration]
         return [variant for variant in useful if name == "all" or device in variant.devices]
@@ -192,7 +210,7 @@ def _group(name: str) -> list[Variant] | None:
 
 def _find(name: str) -> Variant:
     if name not in VARIANTS:
-        known = f"Known: {', '.join(VARIANTS)}; and {DEFAULT}, all, cpu, gpu."
+        known = f"Known: {', '.join(VARIANTS)}; and {DEFAULT}, {SHIP}, all, cpu, gpu."
         remedy = known + did_you_mean(name, VARIANTS)
         raise UserError("there is no such variant", seen=name, remedy=remedy)
     return VARIANTS[name]

@@ -70,8 +70,8 @@ def test_a_classifier_of_ones_own_is_shipped_under_its_name(checkout: Path, monk
     calls = called(checkout, "ship", *values)
     artifacts = f"{BUILD}/artifacts-it-s-a-Model"
     build, *rest = calls
-    assert build[:4] == ["-m", "export", "build", "--checkpoint"]
-    assert build[4:] == [values[0][11:], "--artifacts", artifacts, "--data", "csv:/a b/c.csv", "--unseen"]
+    assert build[:5] == ["-m", "export", "build", "ship", "--checkpoint"]
+    assert build[5:] == [values[0][11:], "--artifacts", artifacts, "--data", "csv:/a b/c.csv", "--unseen"]
     verbs = [call[1:3] for call in rest]
     measured = [["export", "package"], ["benchmarks", "run"], ["benchmarks", "select"], ["export", "promote"]]
     assert verbs == [*measured, ["deploy", "start"], ["deploy", "stop"]]
@@ -102,6 +102,24 @@ def test_without_texts_fp32_alone_is_shipped_and_without_a_classifier_nothing(
 
 
 @pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["TEXTS=a b.txt"], ["build", "ship", "--data", "texts:a b.txt"]),
+        (["TEXTS=a b.txt", "DATA=csv:c"], ["build", "ship", "--data", "csv:c", "--unlabelled", "a b.txt"]),
+        (["DATA=csv:c", "VARIANTS=fp32 onnx-int8"], ["build", "fp32", "onnx-int8", "--data", "csv:c"]),
+    ],
+)
+def test_texts_stand_for_data_or_are_what_students_learn_from(
+    values: list[str], expected: list[str], checkout: Path, monkeypatch
+) -> None:
+    (checkout / "curl").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", f"{checkout}{os.pathsep}{os.environ['PATH']}")
+    build = called(checkout, "ship", "CHECKPOINT=model", "NAME=mine", *values)[0][2:]
+    place = build.index("--checkpoint")
+    assert build[:place] + build[place + 4 :] == expected
+
+
+@pytest.mark.parametrize(
     ("target", "values", "expected"),
     [
         ("train", ["DATA=csv:/a b/it's"], ["--data", "csv:/a b/it's", "--output", f"{BUILD}/checkpoint"]),
@@ -115,6 +133,7 @@ def test_without_texts_fp32_alone_is_shipped_and_without_a_classifier_nothing(
         ("benchmark", ["BASELINES=0", "RPS=9", "P99_MS=5"], ["run", "--p99-ms", "5", "--rps", "9", "--name"]),
         ("select", ["MAX_FLIP=.1", "MAX_MB=5", "RPS=9"], ["--rps", "9", "--max-flip", ".1", "--max-mb", "5"]),
         ("select", ["MAX_RECALL_DROP=.1", "MAX_RATE_SHIFT=.2"], [".1", "--max-rate-shift", ".2"]),
+        ("select", ["MAX_AUROC_DROP=.01"], ["select", "--max-auroc-drop", ".01"]),
         ("plan", ["RPS=9", "P99_MS=5", "ARGS=--zones 2"], ["--rps", "9", "--p99-ms", "5", "--zones", "2"]),
         ("package", ["NAME=my name"], ["--artifacts", f"{BUILD}/artifacts", "--name", "my name"]),
         ("serve", ["CONFIG=/a b/it's.properties"], ["--config", "/a b/it's.properties", "--name", "hate"]),

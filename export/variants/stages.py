@@ -20,7 +20,7 @@ from common.shares import kept_in_sequence, share_interval
 from export import proof
 from export.check import fp32_scores
 from export.operating_point import fit_offsets
-from export.registry import TRACED, Built, variant
+from export.registry import TRACED, Built, RefusedError, variant
 from export.source import Source
 from export.variants.onnx import onnx_fp32
 from export.variants.openvino import openvino_bf16, openvino_fp32
@@ -42,8 +42,8 @@ CONFIDENCE = 0.95  # of the bound on labels that a first stage turns
 # Widths, in logits, that are tried from strict to loose: set before any text is seen.
 WIDTHS = np.arange(400, -1, -1) / 20
 
-rechecked = partial(variant, "rechecked", kinds=TRACED)
-cascade = partial(variant, "cascade", kinds=TRACED, options=("may_turn",))
+rechecked = partial(variant, "rechecked", kinds=TRACED, tried=True)
+cascade = partial(variant, "cascade", kinds=TRACED, options=("may_turn",), tried=True)
 
 
 @rechecked(
@@ -103,7 +103,12 @@ def _rechecked(source: Source, folder: Path, build_exact: Callable[[Source, Path
     )
     found = recheck_rule(margin, turned, ~still_turned)
     asked, seen = found["asked_again"], found["validation_texts"]
-    proof.require(asked <= MOST_ASKED * seen, f"at most {MOST_ASKED:.0%} of texts asked again", found)
+    if asked > MOST_ASKED * seen:
+        raise RefusedError(
+            "a re-check would ask too many texts again to save time",
+            seen=f"{asked} of {seen} validation texts; at most {MOST_ASKED:.0%} may be",
+            remedy=f"Serve {int8.name}, or a variant in more bits",
+        )
     facts = int8.meta.proof | {"second": exact.proof} | found  # most products are int8's
     facts["summary"] = f"{asked / seen:.1%} of texts asked again; {int8.meta.proof['summary']}"
     return _built(int8, facts, [replace(first, width=found["width"]), stages[1]])
@@ -136,7 +141,7 @@ def _cascade(source: Source, folder: Path, student: str) -> Built:
     first = replace(first, scale=scale, offsets=offsets, windows=False)
     answered, seen = found["answered_first"], found["validation_texts"]
     if answered < LEAST_ANSWERED * seen:
-        raise UnsupportedError(
+        raise RefusedError(
             "word embeddings answer too few texts for a cascade to help",
             seen=f"{answered} of {seen} validation texts, if at most {source.may_turn:.1%} of all may get "
             "another label than from fp32",
@@ -194,6 +199,11 @@ def cascade_rule(margin: np.ndarray, turned: np.ndarray, most: float) -> dict[st
         "turned_first": int((answered & turned).sum()),
         "turned_first_at_most": round(bound, 6),  # with 95 % confidence, of all texts
     }
+
+
+def least_texts(most: float) -> int:
+    """So many validation texts without a single label turned prove that at most the share `most` is."""
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-most))
 
 
 def fit_scale(logits: np.ndarray, reference: np.ndarray, artifact: Artifact) -> float:
