@@ -17,7 +17,6 @@ from scipy.optimize import minimize
 from scipy.special import log_expit, log_softmax
 
 from common.shares import kept_in_sequence, share_interval
-from export import proof
 from export.check import fp32_scores
 from export.operating_point import fit_offsets
 from export.registry import TRACED, Built, RefusedError, variant
@@ -27,7 +26,6 @@ from export.variants.openvino import openvino_bf16, openvino_fp32
 from handler.artifact import DESCRIPTION, SIGNATURE, TOKENIZER, Artifact, open_artifact
 from handler.bands import decisions
 from handler.description import Description
-from handler.errors import UnsupportedError
 from handler.machine import cpu_features
 from handler.predictor import Predictor, decide
 from handler.records import plain
