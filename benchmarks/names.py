@@ -35,3 +35,5 @@ SUMMARIES = {
 # Documents about servers under attack.
 ATTACK = "attack"
 SOAK = "soak"
+
+FLIPS = "flips"  # the document about intervals from labelled flips

@@ -15,6 +15,7 @@ KINDS = {
     "power": "the simulated verdicts",
     "alarms": "the simulated drift alarm",
     "timings": "the simulated verdicts on speed",
+    "flips": "the simulated intervals from labelled flips",
     "recipes": "the comparison of recipes",
     "seeds": "trainings with several seeds",
     "decisions": "what decisions promised and what was found",

@@ -148,7 +148,7 @@ def drop_of(
     truth, theirs, ours = np.indices((labels, labels, labels)).reshape(3, -1)
     harmed, helped = (theirs == truth) & (ours != truth), (theirs != truth) & (ours == truth)
     more = [
-        _one_more(counts, labels, np.flatnonzero(ways), sign) for ways, sign in ((harmed, 1), (helped, -1))
+        one_more(counts, labels, np.flatnonzero(ways), sign) for ways, sign in ((harmed, 1), (helped, -1))
     ]
     may_occur = np.flatnonzero(counts + sum(more))  # of ten labels there are a thousand cells
     counts, kinds = counts[may_occur], kinds_of_cells(labels, may_occur)
@@ -158,8 +158,9 @@ def drop_of(
     return Drop(int(counts.sum()), float(macro_f1_drop(counts[None], kinds)[0]), most, least)
 
 
-def _one_more(counts: np.ndarray, labels: int, ways: np.ndarray, sign: int) -> np.ndarray:
-    """Weights `[cells]` of one text in the cells `ways`, half of it in the one that moves the drop most."""
+def one_more(counts: np.ndarray, labels: int, ways: np.ndarray, sign: int) -> np.ndarray:
+    """Weights `[cells]` of one text in the cells `ways`, half of it in the one that moves the drop most: up
+    with a `sign` of 1, down with -1."""
     seen = np.flatnonzero(counts)
     seen_kinds, kinds = (kinds_of_cells(labels, cells) for cells in (seen, ways))
     costliest = (sign * macro_f1_drop_with_one_more(counts[seen], seen_kinds, kinds)).argmax()

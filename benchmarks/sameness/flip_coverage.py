@@ -1,0 +1,246 @@
+"""Do intervals from labelled flips hold the true drop as often as promised? Counted over simulated samples.
+
+Populations are the outcome counts of published variants, and made ones that lose exactly the margin. Each run
+draws a labelled gate and unlabelled texts, and labels those that flip.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby, product
+
+import msgspec
+import numpy as np
+from tabulate import tabulate
+
+from benchmarks.sameness.power import GATE_TEXTS, Case
+from common.records import Count, Share, Some
+from common.shares import share_interval
+from training.measures.labelled_flips import Checked, FlipSample, drop_of_flips
+from training.measures.noninferiority import ALPHA, MARGIN, Drop, drop_of, kinds_of_cells
+from training.measures.statistics import macro_f1_drop
+
+PUBLISHED, MADE = "published", "made"
+UNLABELLED = (5000, 20_000)  # texts
+CHECKED = 50  # texts that show how often the labeller errs
+WRONG = (0.0, 0.05)  # of the labels that the labeller gives
+RESAMPLES = 1000
+# At a drop of the margin, while the variant alone gets half a percent of all texts right.
+MADE_CASES = [
+    Case("the margin", labels, prevalence, harm, 0.005)
+    for labels, prevalence, harm in product((2, 3), (0.42, 0.1, 0.02), ("each", "first"))
+]
+
+
+class Covered(msgspec.Struct, forbid_unknown_fields=True):
+    """Of `runs` samples of a population whose true drop is `drop`: the shares whose 95 % interval lies `under`
+    it or `over` it, and that pass at the margin. `labelled` is the mean number of flips that got a label, of
+    which the labeller gives the share `wrong`; half-widths are means; `gate_…` is of the gate alone."""
+
+    source: str
+    population: str
+    labels: Some
+    drop: float
+    gate: Some
+    unlabelled: Some
+    wrong: Share
+    runs: Some
+    labelled: float
+    under: Share
+    over: Share
+    passed: Share
+    half_width: float
+    gate_passed: Share
+    gate_half_width: float
+
+
+class Coverage(msgspec.Struct, forbid_unknown_fields=True):
+    """All that is counted, and the number of check texts."""
+
+    checked: Count
+    counted: list[Covered]
+
+
+Populations = Mapping[tuple[str, str], np.ndarray]
+"""By source and name: shares of texts by (truth, fp32's label, the variant's), [labels, labels, labels]."""
+
+
+def made() -> dict[tuple[str, str], np.ndarray]:
+    """Populations at a drop of the margin."""
+    named = {}
+    for case in MADE_CASES:
+        harmed = "all labels" if case.harm == "each" else "the first label"
+        name = f"{case.labels} labels, {case.prevalence:.0%} have the first, harm to {harmed}"
+        named[MADE, name] = case.population()
+    return named
+
+
+def simulate(populations: Populations, runs: int, tick: Callable[[], object]) -> Coverage:
+    """Every population with every number of texts; `tick` is called after each of the `steps`."""
+    found = [
+        _count(source, name, shares, unlabelled, wrong, runs, tick)
+        for (source, name), shares in populations.items()
+        for unlabelled, wrong in product(UNLABELLED, WRONG)
+    ]
+    return Coverage(CHECKED, found)
+
+
+def steps(populations: Populations, runs: int) -> int:
+    return runs * len(populations) * len(UNLABELLED) * len(WRONG)
+
+
+def _count(
+    source: str,
+    name: str,
+    shares: np.ndarray,
+    unlabelled: int,
+    wrong: float,
+    runs: int,
+    tick: Callable[[], object],
+) -> Covered:
+    labels = len(shares)
+    kinds = kinds_of_cells(labels, np.arange(labels**3))
+    true = float(macro_f1_drop(shares.reshape(1, -1), kinds)[0])
+    by_flips: list[Drop] = []
+    by_gate: list[Drop] = []
+    labelled = 0
+    for seed in range(runs):
+        sample = draw(np.random.default_rng(seed), shares, GATE_TEXTS, unlabelled, wrong)
+        by_flips.append(_ends(drop_of_flips(sample, RESAMPLES)))
+        by_gate.append(_ends(drop_of(sample.gate.ravel(), labels, RESAMPLES)))
+        labelled += int(sample.labelled.sum())
+        tick()
+    return Covered(
+        source=source,
+        population=name,
+        labels=labels,
+        drop=true,
+        gate=GATE_TEXTS,
+        unlabelled=unlabelled,
+        wrong=wrong,
+        runs=runs,
+        labelled=labelled / runs,
+        under=sum(drop.high < true for drop in by_flips) / runs,
+        over=sum(drop.low > true for drop in by_flips) / runs,
+        passed=_passed(by_flips),
+        half_width=_half_width(by_flips),
+        gate_passed=_passed(by_gate),
+        gate_half_width=_half_width(by_gate),
+    )
+
+
+def draw(
+    rng: np.random.Generator, shares: np.ndarray, gate: int, unlabelled: int, wrong: float = 0.0
+) -> FlipSample:
+    """A labelled gate, and texts whose flips a labeller labels who gives the share `wrong` any other label."""
+    labels = len(shares)
+    drawn_gate, texts = (
+        rng.multinomial(count, shares.ravel()).reshape(shares.shape) for count in (gate, unlabelled)
+    )
+    true_labels = texts * ~np.eye(labels, dtype=bool)
+    given = np.zeros_like(true_labels)
+    for label in range(labels):
+        chances = np.full(labels, wrong / (labels - 1))
+        chances[label] = 1 - wrong
+        given += np.moveaxis(rng.multinomial(true_labels[label], chances), -1, 0)
+    checked = Checked(CHECKED, int(rng.binomial(CHECKED, wrong)))
+    return FlipSample(drawn_gate, texts.sum(axis=0), given, checked)
+
+
+def _ends(drop: Drop) -> Drop:
+    """With the interval alone: the draws of a thousand runs would not fit into memory."""
+    return Drop(drop.n, drop.drop, np.array([drop.high]), np.array([drop.low]))
+
+
+def _passed(drops: Iterable[Drop]) -> float:
+    return float(np.mean([drop.high < MARGIN for drop in drops]))
+
+
+def _half_width(drops: Iterable[Drop]) -> float:
+    return float(np.mean([(drop.high - drop.low) / 2 for drop in drops]))
+
+
+def page(coverage: Coverage) -> str:
+    """All of it as a Markdown page."""
+    rows = [
+        (
+            each.population,
+            f"{each.drop:.4f}",
+            f"{each.unlabelled:,}",
+            f"{each.wrong:.0%}",
+            f"{each.labelled:.0f}",
+            f"{each.half_width:.4f}",
+            f"{each.gate_half_width:.4f}",
+            f"{each.under:.1%}",
+            f"{each.over:.1%}",
+            f"{each.passed:.1%}",
+            f"{each.gate_passed:.1%}",
+        )
+        for each in coverage.counted
+    ]
+    heads = (
+        "population",
+        "true drop",
+        "unlabelled",
+        "labels wrong",
+        "flips labelled",
+        "half-width",
+        "of the gate alone",
+        "upper end too low",
+        "lower end too high",
+        "pass",
+        "by the gate alone",
+    )
+    table = tabulate(rows, heads, "github", disable_numparse=True)
+    return f"# Intervals from labelled flips\n\n{table}\n\n{note(coverage)}\n"
+
+
+def excerpt(coverage: Coverage) -> str:
+    """By kind of population, number of texts and labeller: the ranges over the populations."""
+
+    def kind(each: Covered) -> tuple[str, int, float, int]:
+        return each.source, each.labels, each.wrong, each.unlabelled
+
+    rows = []
+    for (source, labels, wrong, unlabelled), group in groupby(sorted(coverage.counted, key=kind), kind):
+        same = list(group)
+        rows.append(
+            (
+                f"{len(same)} {source}, {labels} labels",
+                f"{wrong:.0%}",
+                f"{unlabelled:,}",
+                _range([each.labelled for each in same], ".0f"),
+                _range([each.half_width for each in same], ".4f"),
+                _range([each.gate_half_width for each in same], ".4f"),
+                _range([each.under for each in same], ".1%"),
+                _range([each.over for each in same], ".1%"),
+            )
+        )
+    heads = (
+        "populations",
+        "labels wrong",
+        "unlabelled",
+        "flips labelled",
+        "half-width",
+        "of the gate alone",
+        "upper end too low",
+        "lower end too high",
+    )
+    return f"{tabulate(rows, heads, 'github', disable_numparse=True)}\n\n{note(coverage)}"
+
+
+def note(coverage: Coverage) -> str:
+    """How to read the tables."""
+    runs, gate = coverage.counted[0].runs, coverage.counted[0].gate
+    low, high = share_interval(round(ALPHA * runs), runs)
+    return (
+        f"Of {runs:,} simulated samples of each population: a gate of {gate:,} labelled texts, and unlabelled "
+        f"ones. Published populations are the outcome counts of published variants on their gates; made ones "
+        f"lose exactly the margin, {MARGIN:g}, and 42 %, 10 % or 2 % of their texts have the first label. The "
+        f"half-width is that of the 95 % interval. Each end may be wrong in 2.5 % of samples; so many samples "
+        f"may show {low:.1%} to {high:.1%} by chance. Of labels that are wrong the estimate knows what "
+        f"{coverage.checked} check texts show."
+    )
+
+
+def _range(values: list[float], form: str) -> str:
+    low, high = (format(end, form) for end in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
