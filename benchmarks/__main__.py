@@ -29,8 +29,13 @@ VERBS = (
     ),
     Verb(
         "power",
-        "simulate classifiers with a known drop, and count how often the verdicts are wrong",
+        "simulate how often the verdicts are wrong, or plan how many labels one takes (--texts)",
         f"{FOLDER}.judging:power",
+    ),
+    Verb(
+        "flips",
+        "label only texts whose label a variant changes, and judge every variant by them",
+        f"{FOLDER}.labelling:flips",
     ),
     Verb("select", "pick the fastest variant that is proven the same", f"{FOLDER}.judging:select"),
     Verb("conclude", "say in five lines what the last run found", f"{FOLDER}.judging:conclude"),

@@ -4,14 +4,14 @@ Populations are the outcome counts of published variants, and made ones that los
 draws a labelled gate and unlabelled texts, and labels those that flip.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby, product
 
 import msgspec
 import numpy as np
 from tabulate import tabulate
 
-from benchmarks.sameness.power import GATE_TEXTS, Case
+from benchmarks.sameness.power import GATE_TEXTS, HARM, Case
 from common.records import Count, Share, Some
 from common.shares import share_interval
 from training.measures.labelled_flips import Checked, FlipSample, drop_of_flips
@@ -19,21 +19,25 @@ from training.measures.noninferiority import ALPHA, MARGIN, Drop, drop_of, kinds
 from training.measures.statistics import macro_f1_drop
 
 PUBLISHED, MADE = "published", "made"
-UNLABELLED = (5000, 20_000)  # texts
 CHECKED = 50  # texts that show how often the labeller errs
-WRONG = (0.0, 0.05)  # of the labels that the labeller gives
+# By source: numbers of unlabelled texts, and the share of wrong labels that the labeller gives.
+ASKED = {
+    PUBLISHED: ((20_000, 0.0),),
+    MADE: ((5000, 0.0), (20_000, 0.0), (20_000, 0.05)),
+}
 RESAMPLES = 1000
 # At a drop of the margin, while the variant alone gets half a percent of all texts right.
 MADE_CASES = [
     Case("the margin", labels, prevalence, harm, 0.005)
-    for labels, prevalence, harm in product((2, 3), (0.42, 0.1, 0.02), ("each", "first"))
+    for labels, prevalence, harm in product((2, 3), (0.42, 0.1, 0.02), HARM.values())
 ]
 
 
 class Covered(msgspec.Struct, forbid_unknown_fields=True):
-    """Of `runs` samples of a population whose true drop is `drop`: the shares whose 95 % interval lies `under`
-    it or `over` it, and that pass at the margin. `labelled` is the mean number of flips that got a label, of
-    which the labeller gives the share `wrong`; half-widths are means; `gate_…` is of the gate alone."""
+    """Of `runs` samples of a population whose true drop is `drop`: the shares whose 95 % interval lies
+    `under` it or `over` it, and that pass at the margin. `labelled` is the mean number of flips that got a
+    label, of which the share `wrong` is another than the true one; half-widths are means; `gate_…` is of the
+    gate alone."""
 
     source: str
     population: str
@@ -74,47 +78,48 @@ def made() -> dict[tuple[str, str], np.ndarray]:
 
 
 def simulate(populations: Populations, runs: int, tick: Callable[[], object]) -> Coverage:
-    """Every population with every number of texts; `tick` is called after each of the `steps`."""
-    found = [
-        _count(source, name, shares, unlabelled, wrong, runs, tick)
-        for (source, name), shares in populations.items()
-        for unlabelled, wrong in product(UNLABELLED, WRONG)
-    ]
+    """Every population with the numbers of texts of its source; `tick` is called after each of the
+    `steps`."""
+    found = []
+    for (source, name), shares in populations.items():
+        seeds = range(runs)
+        by_gate = [
+            _ends(drop_of(draw(seed, shares, 0).gate.ravel(), len(shares), RESAMPLES)) for seed in seeds
+        ]
+        for unlabelled, wrong in ASKED[source]:
+            samples = (draw(seed, shares, unlabelled, wrong) for seed in seeds)
+            found.append(_count(source, name, shares, samples, wrong, by_gate, tick))
     return Coverage(CHECKED, found)
 
 
 def steps(populations: Populations, runs: int) -> int:
-    return runs * len(populations) * len(UNLABELLED) * len(WRONG)
+    return runs * sum(len(ASKED[source]) for source, _ in populations)
 
 
 def _count(
     source: str,
     name: str,
     shares: np.ndarray,
-    unlabelled: int,
+    samples: Iterable[FlipSample],
     wrong: float,
-    runs: int,
+    by_gate: Sequence[Drop],
     tick: Callable[[], object],
 ) -> Covered:
-    labels = len(shares)
-    kinds = kinds_of_cells(labels, np.arange(labels**3))
-    true = float(macro_f1_drop(shares.reshape(1, -1), kinds)[0])
+    true = float(macro_f1_drop(shares.reshape(1, -1), kinds_of_cells(len(shares), np.arange(shares.size)))[0])
     by_flips: list[Drop] = []
-    by_gate: list[Drop] = []
     labelled = 0
-    for seed in range(runs):
-        sample = draw(np.random.default_rng(seed), shares, GATE_TEXTS, unlabelled, wrong)
+    for sample in samples:
         by_flips.append(_ends(drop_of_flips(sample, RESAMPLES)))
-        by_gate.append(_ends(drop_of(sample.gate.ravel(), labels, RESAMPLES)))
         labelled += int(sample.labelled.sum())
         tick()
+    runs = len(by_flips)
     return Covered(
         source=source,
         population=name,
-        labels=labels,
+        labels=len(shares),
         drop=true,
         gate=GATE_TEXTS,
-        unlabelled=unlabelled,
+        unlabelled=int(sample.unlabelled.sum()),
         wrong=wrong,
         runs=runs,
         labelled=labelled / runs,
@@ -128,10 +133,11 @@ def _count(
 
 
 def draw(
-    rng: np.random.Generator, shares: np.ndarray, gate: int, unlabelled: int, wrong: float = 0.0
+    seed: int, shares: np.ndarray, unlabelled: int, wrong: float = 0.0, gate: int = GATE_TEXTS
 ) -> FlipSample:
-    """A labelled gate, and texts whose flips a labeller labels who gives the share `wrong` any other label."""
-    labels = len(shares)
+    """A labelled gate, and texts whose flips get a label: the share `wrong` of them any other than the true
+    one."""
+    rng, labels = np.random.default_rng(seed), len(shares)
     drawn_gate, texts = (
         rng.multinomial(count, shares.ravel()).reshape(shares.shape) for count in (gate, unlabelled)
     )
@@ -232,12 +238,12 @@ def note(coverage: Coverage) -> str:
     runs, gate = coverage.counted[0].runs, coverage.counted[0].gate
     low, high = share_interval(round(ALPHA * runs), runs)
     return (
-        f"Of {runs:,} simulated samples of each population: a gate of {gate:,} labelled texts, and unlabelled "
-        f"ones. Published populations are the outcome counts of published variants on their gates; made ones "
-        f"lose exactly the margin, {MARGIN:g}, and 42 %, 10 % or 2 % of their texts have the first label. The "
-        f"half-width is that of the 95 % interval. Each end may be wrong in 2.5 % of samples; so many samples "
-        f"may show {low:.1%} to {high:.1%} by chance. Of labels that are wrong the estimate knows what "
-        f"{coverage.checked} check texts show."
+        f"Of {runs:,} simulated samples of each population: a gate of {gate:,} labelled texts, and "
+        "unlabelled ones. Published populations are the outcome counts of published variants on their gates; "
+        f"made ones lose exactly the margin, {MARGIN:g}, and 42 %, 10 % or 2 % of their texts have the first "
+        "label. The half-width is that of the 95 % interval. Each end may be wrong in 2.5 % of samples; so "
+        f"many samples may show {low:.1%} to {high:.1%} by chance. Of labels that are wrong the estimate "
+        f"knows what {coverage.checked} check texts show."
     )
 
 

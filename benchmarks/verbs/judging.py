@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import to_builtins
 
+from benchmarks.verbs.labelling import add_opened, plan_labels
 from benchmarks.verbs.measuring import add_max_f1_drop
 from common.commands import emit, positive_float, positive_int, positive_share, say, share
 from common.options import add_results
@@ -107,9 +108,23 @@ def power_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="simulate the verdicts on speed instead of those on sameness",
     )
+    what.add_argument(
+        "--texts",
+        metavar="FILE|SET",
+        help="simulate nothing: plan how many labels a verdict takes on texts like these, a file with "
+        "one per line, or a data set by its name",
+    )
+    parser.add_argument(
+        "--margin", type=positive_share, help="macro-F1 drop that a plan is about; default: 0.01"
+    )
+    add_opened(parser)
 
 
 def power(arguments: argparse.Namespace) -> int:
+    if arguments.texts:
+        return plan_labels(arguments)
+    if arguments.margin or arguments.variants:
+        raise UserError("--margin and --variants are of a plan", remedy="Give --texts as well")
     from tqdm import tqdm
 
     from benchmarks.in_process import simulated as timings

@@ -20,6 +20,7 @@ PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "export": ("export.__main__", ()),
     "benchmarks": ("benchmarks.__main__", ("plan-check", "beside")),
     "benchmarks.studies.epoch_time": ("benchmarks.studies.epoch_time", ()),
+    "benchmarks.studies.flip_coverage": ("benchmarks.studies.flip_coverage", ()),
     "benchmarks.studies.plan_check": ("benchmarks.studies.plan_check", ()),
     "deploy": ("deploy.__main__", ()),
     "deploy.container": ("deploy.torchserve.container", ()),

@@ -167,6 +167,13 @@ def read_ledger(path: Path) -> Ledger | None:
         ) from error
 
 
+def next_run(path: Path, texts: Sequence[str]) -> int:
+    """The number, from 1, that the next run on the gate of these texts will have. Raises `UserError` as
+    `read_ledger` does."""
+    ledger = read_ledger(path)
+    return 1 + len(_gate_of(ledger, texts).runs) if ledger else 1
+
+
 def look_at(ledger: Ledger, artifact_sha256: str) -> tuple[Look, GateRun] | None:
     """The latest look at this artifact, and its run."""
     found = [

@@ -1,4 +1,4 @@
-"""The drop in macro-F1 from unlabelled texts, of which only those that flip are labelled, and a labelled gate.
+"""The drop in macro-F1 from a labelled gate and unlabelled texts, of which only those that flip get labels.
 
 Texts on which fp32 and the variant agree count only through how often each label is right there, which the
 gate says. docs/flips.md has the derivation, and what it assumes.
@@ -139,11 +139,7 @@ def _check(sample: FlipSample) -> None:
             remedy="Label a gate instead",
         )
     agreeing = np.einsum("taa->ta", sample.gate)
-    silent = [
-        place
-        for place in range(labels)
-        if not agreeing[:, place].sum() or not agreeing[place].sum()
-    ]
+    silent = [place for place in range(labels) if not agreeing[:, place].sum() or not agreeing[place].sum()]
     if silent:
         raise UserError(
             "the gate is too small for a verdict from flips: of some labels it has no text on which fp32 and "
