@@ -37,3 +37,4 @@ ATTACK = "attack"
 SOAK = "soak"
 
 FLIPS = "flips"  # the document about intervals from labelled flips
+NEEDED = "labels"  # the document about how many labels verdicts took

@@ -17,6 +17,7 @@ from benchmarks.records import Report, as_report, flat, plain, tidied
 from benchmarks.report import markdown
 from benchmarks.sameness.alarms import Alarms
 from benchmarks.sameness.flip_coverage import Coverage
+from benchmarks.sameness.flips_needed import LabelsNeeded
 from benchmarks.sameness.power import Simulated
 from benchmarks.sameness.promises import Promises
 from benchmarks.selection import Selection
@@ -104,6 +105,7 @@ def _of_simulation(kind: type[T], verb: str) -> Callable[[Path], T]:
 read_power = _of_simulation(Simulated, "benchmarks power")
 read_alarms = _of_simulation(Alarms, "benchmarks power --alarms")
 read_coverage = _of_simulation(Coverage, "benchmarks.studies.flip_coverage")
+read_needed = _of_simulation(LabelsNeeded, "benchmarks.studies.flips_needed")
 read_timings = _of_simulation(SimulatedTimings, "benchmarks power --timings")
 
 

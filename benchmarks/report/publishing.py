@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.in_process import simulated
-from benchmarks.names import ATTACK, FLIPS, SOAK
+from benchmarks.names import ATTACK, FLIPS, NEEDED, SOAK
 from benchmarks.records import Report, plain
 from benchmarks.report import head_to_head_page, markdown
 from benchmarks.report.explained import explained
@@ -30,6 +30,7 @@ from benchmarks.report.files import (
     read_attack,
     read_coverage,
     read_head_to_head,
+    read_needed,
     read_power,
     read_promises,
     read_recipes,
@@ -37,7 +38,7 @@ from benchmarks.report.files import (
     read_side_by_side,
     read_timings,
 )
-from benchmarks.sameness import alarms, flip_coverage, power, promises
+from benchmarks.sameness import alarms, flip_coverage, flips_needed, power, promises
 from benchmarks.served.attack import page as attack_page
 from common.atomic import write_json, write_text
 from common.options import LEDGER
@@ -48,7 +49,7 @@ from training.measures import comparison, seeds
 MARKED = re.compile(
     r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)"
     r"(?::(?P<kind>brief|explained|proof|served|power|alarms|timings|attack|soak|recipes|seeds"
-    r"|decisions|flips))? -->\n)"
+    r"|decisions|flips|labels))? -->\n)"
     r".*?(?P<closing><!-- /table -->)",
     re.DOTALL,
 )
@@ -99,6 +100,7 @@ KINDS = {
     "power": Kind(POWER, read_power, power.page, power.excerpt),
     "alarms": Kind(ALARMS, read_alarms, alarms.page, alarms.excerpt),
     "flips": Kind(FLIPS, read_coverage, flip_coverage.page, flip_coverage.excerpt),
+    "labels": Kind(NEEDED, read_needed, flips_needed.page, flips_needed.excerpt),
     "recipes": Kind(comparison.NAME, read_recipes, comparison.page, comparison.excerpt),
     "seeds": Kind(seeds.NAME, read_seeds, seeds.page, seeds.excerpt),
     "decisions": Kind(promises.NAME, read_promises, promises.page, promises.excerpt),

@@ -358,12 +358,11 @@ def verdicts(
         for name, asked in key.variants.items()
     }
     drops = {name: drop_of_flips(sample) for name, sample in samples.items()}
-    everything = np.concatenate([gate.labels, truth])
     candidates = [
         Candidate(
             name=name,
             artifact_sha256=asked.artifact_sha256,
-            decisions=digest_of(everything, _all(key.reference), _all(asked)),
+            decisions=_decisions(key.reference, asked, gate.labels, truth, checked),
             agreement=asked.agreement,
             evidence=drops[name],
             may_have_seen=may_have_seen,
@@ -401,8 +400,12 @@ def count(labels: int, *places: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _all(asked: Asked) -> np.ndarray:
-    return np.array([*asked.gate, *asked.unlabelled])
+def _decisions(reference: Asked, asked: Asked, gate: np.ndarray, truth: np.ndarray, checked: Checked) -> str:
+    """A digest of all that the verdict is found from: what else was labelled for other variants is not."""
+    theirs, ours = (np.array([*each.gate, *each.unlabelled]) for each in (reference, asked))
+    known = np.concatenate([gate, np.where(theirs[len(gate) :] != ours[len(gate) :], truth, NO_LABEL)])
+    answered = digest_of(known, theirs, ours)
+    return hashlib.sha256(f"{answered} {checked.texts} {checked.wrong}".encode()).hexdigest()
 
 
 def _likeness(key: Key) -> Likeness:

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import to_builtins
 
-from benchmarks.verbs.labelling import add_opened, plan_labels
+from benchmarks.verbs.labelling import add_subject, plan_labels
 from benchmarks.verbs.measuring import add_max_f1_drop
 from common.commands import emit, positive_float, positive_int, positive_share, say, share
 from common.options import add_results
@@ -117,7 +117,7 @@ def power_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--margin", type=positive_share, help="macro-F1 drop that a plan is about; default: 0.01"
     )
-    add_opened(parser)
+    add_subject(parser)
 
 
 def power(arguments: argparse.Namespace) -> int:

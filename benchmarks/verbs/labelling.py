@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +24,8 @@ SAMPLE = 2000  # texts that a plan looks at
 MARGIN = 0.01  # in macro-F1, of a plan
 
 
-def add_opened(parser: argparse.ArgumentParser) -> None:
-    """The options of what `open_all` opens."""
+def add_subject(parser: argparse.ArgumentParser) -> None:
+    """Options of both commands."""
     add_artifacts(parser)
     add_checkpoint(parser)
     add_ledger(parser)
@@ -57,7 +56,7 @@ def flips_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--read", type=Path, metavar="CSV", help="read the labelled file, and judge every variant by it"
     )
-    add_opened(parser)
+    add_subject(parser)
     parser.add_argument(
         "--most",
         type=positive_int,
@@ -67,28 +66,23 @@ def flips_arguments(parser: argparse.ArgumentParser) -> None:
     add_max_f1_drop(parser)
 
 
-@dataclass(frozen=True)
-class Opened:
-    """What labels of flips are about."""
-
-    checkpoint: "Checkpoint"
-    dataset: "Dataset"
-    artifacts: "dict[str, Artifact]"
-
-
-def open_all(arguments: argparse.Namespace) -> Opened:
-    """The checkpoint, its data, fp32 and the variants that the check at export accepted.
-
-    Raises `UserError` where labels of flips would prove nothing, or no variant is left.
-    """
-    from benchmarks.inputs import find_artifacts, is_for_cuda
-    from benchmarks.names import REFERENCE
+def open_data(arguments: argparse.Namespace) -> "tuple[Checkpoint, Dataset]":
+    """The checkpoint and its data. Raises `UserError` where labels of flips would prove nothing."""
     from benchmarks.sameness.flips import require_exclusive
     from training.checkpoint import load_data, open_checkpoint
 
     checkpoint = open_checkpoint(arguments.checkpoint)
     dataset = load_data(checkpoint)
     require_exclusive(checkpoint.labels, checkpoint.multi_label, checkpoint.judged, dataset.splits["gate"])
+    return checkpoint, dataset
+
+
+def open_variants(arguments: argparse.Namespace, dataset: "Dataset") -> "dict[str, Artifact]":
+    """Fp32, and the variants for CPUs that the check at export accepted. Raises `UserError` where none is
+    left."""
+    from benchmarks.inputs import find_artifacts, is_for_cuda
+    from benchmarks.names import REFERENCE
+
     found, unusable = find_artifacts(arguments.variants or [], arguments.artifacts, dataset)
     for name, failure in unusable.items():
         say(f"{name} is left out: {failure.message}")
@@ -106,7 +100,7 @@ def open_all(arguments: argparse.Namespace) -> Opened:
             seen=arguments.artifacts,
             remedy=f"Build some: {command('export build', 'export')}",
         )
-    return Opened(checkpoint, dataset, artifacts)
+    return artifacts
 
 
 def shown(stream: "Iterator[np.ndarray]", name: str, texts: int) -> "Iterator[np.ndarray]":
@@ -117,20 +111,19 @@ def shown(stream: "Iterator[np.ndarray]", name: str, texts: int) -> "Iterator[np
 
 
 def flips(arguments: argparse.Namespace) -> int:
+    return _write(arguments) if arguments.write else _read(arguments)
+
+
+def _write(arguments: argparse.Namespace) -> int:
+    from benchmarks.sameness.flips import answers, key_of, write_flips
     from training.data.unlabelled import read_unlabelled
 
-    opened = open_all(arguments)
-    texts = read_unlabelled(arguments.texts, opened.dataset)
-    return _write(arguments, opened, texts) if arguments.write else _read(arguments, opened, texts)
-
-
-def _write(arguments: argparse.Namespace, opened: Opened, texts: tuple[str, ...]) -> int:
-    from benchmarks.sameness.flips import answers, key_of, write_flips
-
-    gate = opened.dataset.splits["gate"].texts
-    found = answers(opened.artifacts, gate, texts, arguments.threads, shown)
+    _, dataset = open_data(arguments)
+    artifacts = open_variants(arguments, dataset)
+    gate, texts = dataset.splits["gate"].texts, read_unlabelled(arguments.texts, dataset)
+    found = answers(artifacts, gate, texts, arguments.threads, shown)
     path = arguments.write
-    key = write_flips(path, found, opened.artifacts, gate, texts, arguments.checks, arguments.most)
+    key = write_flips(path, found, artifacts, gate, texts, arguments.checks, arguments.most)
     sampled = sum(row.source != "gate" for row in key.rows)
     say(
         f"{path}: {len(key.rows):,} texts to label with {', '.join(key.labels)}: {sampled:,} of the "
@@ -151,13 +144,16 @@ def _write(arguments: argparse.Namespace, opened: Opened, texts: tuple[str, ...]
     return 0
 
 
-def _read(arguments: argparse.Namespace, opened: Opened, texts: tuple[str, ...]) -> int:
+def _read(arguments: argparse.Namespace) -> int:
     from benchmarks.records import plain
     from benchmarks.report.labels_page import verdict_table
     from benchmarks.sameness.flips import read_key, read_labels, verdicts
+    from training.data.unlabelled import read_unlabelled
 
-    gate, path = opened.dataset.splits["gate"], arguments.read
-    key = read_key(path, opened.checkpoint.labels, gate.texts, texts)
+    checkpoint, dataset = open_data(arguments)
+    gate, path = dataset.splits["gate"], arguments.read
+    texts = read_unlabelled(arguments.texts, dataset)
+    key = read_key(path, checkpoint.labels, gate.texts, texts)
     given = read_labels(path, key, gate.texts, texts)
     found = verdicts(
         ledger_of(arguments),
@@ -166,7 +162,7 @@ def _read(arguments: argparse.Namespace, opened: Opened, texts: tuple[str, ...])
         gate,
         texts,
         arguments.max_f1_drop,
-        opened.checkpoint.may_have_seen,
+        checkpoint.may_have_seen,
     )
     say(verdict_table(found))
     emit(plain(found))
@@ -185,16 +181,17 @@ def plan_labels(arguments: argparse.Namespace) -> int:
     from training.data.unlabelled import read_unlabelled
     from training.measures.gate_ledger import next_run, share_of
 
-    opened = open_all(arguments)
-    texts = read_unlabelled(arguments.texts, opened.dataset)
+    checkpoint, dataset = open_data(arguments)
+    artifacts = open_variants(arguments, dataset)
+    texts = read_unlabelled(arguments.texts, dataset)
     if len(texts) > SAMPLE:
         rows = np.random.default_rng(0).choice(len(texts), SAMPLE, replace=False)
         texts = tuple(texts[row] for row in rows)
-    validation, gate = (opened.dataset.splits[name] for name in ("validation", "gate"))
-    reference = {REFERENCE: opened.artifacts[REFERENCE]}
+    validation, gate = (dataset.splits[name] for name in ("validation", "gate"))
+    reference = {REFERENCE: artifacts[REFERENCE]}
     on_validation = answers(reference, [], validation.texts, arguments.threads, shown).unlabelled[REFERENCE]
-    found = answers(opened.artifacts, [], texts, arguments.threads, shown).unlabelled
-    labels, names = len(opened.checkpoint.labels), [name for name in found if name != REFERENCE]
+    found = answers(artifacts, [], texts, arguments.threads, shown).unlabelled
+    labels, names = len(checkpoint.labels), [name for name in found if name != REFERENCE]
     planned = plan(
         {name: count(labels, found[REFERENCE], found[name]) for name in names},
         count(labels, validation.labels, on_validation),

@@ -16,6 +16,7 @@ KINDS = {
     "alarms": "the simulated drift alarm",
     "timings": "the simulated verdicts on speed",
     "flips": "the simulated intervals from labelled flips",
+    "labels": "how many labels verdicts took",
     "recipes": "the comparison of recipes",
     "seeds": "trainings with several seeds",
     "decisions": "what decisions promised and what was found",

@@ -11,6 +11,7 @@ from benchmarks.__main__ import main
 from benchmarks.sameness import flips
 from benchmarks.sameness.flips import Answers, answers
 from benchmarks.sameness.parity import decided
+from benchmarks.studies import flips_needed
 from handler.errors import UserError
 from handler.predictor import Predictor
 from training.measures.gate_ledger import read_ledger
@@ -107,3 +108,25 @@ def test_a_plan_says_how_many_labels_it_takes(
 def test_a_margin_without_texts_is_refused() -> None:
     with pytest.raises(UserError, match="--margin and --variants are of a plan"):
         main(["power", "--margin", "0.01"])
+
+
+def test_the_study_of_labels_needed_reads_what_the_commands_wrote(
+    texts, given, flipping, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, hidden, plan = (tmp_path / name for name in ("to-label.csv", "hidden.csv", "plan.json"))
+    assert main(["flips", *given, "--write", str(path)]) == 0
+    capsys.readouterr()
+    assert main(["power", *given, "--results", str(tmp_path)]) == 0
+    plan.write_text(capsys.readouterr().out)
+    hidden.write_text("text,label\n")
+    checkpoint = given[given.index("--checkpoint") : given.index("--checkpoint") + 2]
+    asked = [*checkpoint, "--results", str(tmp_path), "--texts", str(tmp_path / "mine.txt")]
+    asked += ["--written", str(path), "--hidden", str(hidden), "--plan", str(plan), "--data", "demo"]
+    with pytest.raises(UserError, match="300 of 300"):
+        flips_needed.main(asked)
+    with hidden.open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *((text, "hate") for text in texts)])
+    assert flips_needed.main(asked) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {each["variant"] for each in found["needed"]} == {VARIANT}
+    assert (found["unlabelled"], found["needed"][0]["flip_rate"]) == (300, pytest.approx(1 / 30))

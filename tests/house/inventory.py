@@ -21,6 +21,7 @@ PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "benchmarks": ("benchmarks.__main__", ("plan-check", "beside")),
     "benchmarks.studies.epoch_time": ("benchmarks.studies.epoch_time", ()),
     "benchmarks.studies.flip_coverage": ("benchmarks.studies.flip_coverage", ()),
+    "benchmarks.studies.flips_needed": ("benchmarks.studies.flips_needed", ()),
     "benchmarks.studies.plan_check": ("benchmarks.studies.plan_check", ()),
     "deploy": ("deploy.__main__", ()),
     "deploy.container": ("deploy.torchserve.container", ()),

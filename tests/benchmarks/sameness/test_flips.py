@@ -189,6 +189,19 @@ def test_another_label_is_another_look(path: Path) -> None:
     assert found.level < 0.025 * 0.75
 
 
+def test_labels_that_other_variants_needed_change_nothing_for_one(path: Path) -> None:
+    label(path)
+    ledger = path.parent / "ledger.json"
+    first = judged(path, ledger).verdicts["first"].judged
+    key = read_key(path, LABELS, GATE, TEXTS)
+    given = read_labels(path, key, GATE, TEXTS)
+    (own_of_second,) = (place for place, row in enumerate(key.rows) if row.row == 7 and row.source != "gate")
+    given[own_of_second] = 1 - given[own_of_second]
+    found = verdicts(ledger, key, given, Split(GATE, TRUTH), TEXTS, 0.01, False).verdicts
+    assert found["first"].judged == first
+    assert found["second"].judged.run == 2
+
+
 def test_a_labeller_who_errs_widens_the_interval(path: Path) -> None:
     label(path)
     sure = judged(path)
