@@ -38,6 +38,7 @@ UNLABELLED = "unlabelled"
 MOST_TOLD = 10  # rows of a labelled file that are wrong
 UNLIKE = 0.01  # p-value below which gate and unlabelled texts do not look alike
 NO_LABEL = -1
+LEAST_OF_A_LABEL = 100  # texts of the gate; with 35, a drop of the margin passed too often
 REMEDY_ROWS = "Correct these rows, then read the file again"
 
 
@@ -347,6 +348,12 @@ def verdicts(
 ) -> Found:
     """The verdict of each variant from the labels `given` int [rows]; each new one is a look at the gate."""
     labels = len(key.labels)
+    if (least := int(np.bincount(gate.labels, minlength=labels).min())) < LEAST_OF_A_LABEL:
+        raise UserError(
+            "the gate has too few texts of some label for a verdict from flips",
+            seen=f"{least}, at least {LEAST_OF_A_LABEL} are needed",
+            remedy="Use a larger gate",
+        )
     is_check = np.array([row.source == GATE_CHECK for row in key.rows])
     rows = np.array([row.row for row in key.rows])
     truth = np.full(len(unlabelled), NO_LABEL)

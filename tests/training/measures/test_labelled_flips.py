@@ -78,9 +78,9 @@ def test_texts_are_shared_out_as_those_of_their_pair_that_have_a_label() -> None
 
 NAMES = (
     "2 labels, 42% have the first, harm to all labels",
-    "2 labels, 2% have the first, harm to the first label",
+    "2 labels, 10% have the first, harm to the first label",
     "3 labels, 10% have the first, harm to all labels",
-    "3 labels, 2% have the first, harm to the first label",
+    "3 labels, 10% have the first, harm to the first label",
 )
 
 
