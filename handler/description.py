@@ -67,12 +67,15 @@ class Adoption:
     notes: list[str] = field(default_factory=list)
 
 
+PromiseKind = Literal["precision", "recall", "false-positive-rate", "review-share", "cost"]
+
+
 @dataclass(frozen=True)
 class Promise:
     """What bands keep: `promised` is the least precision or recall, the most of the other kinds, and `found`
     what the `texts` that it is about showed at the fit."""
 
-    kind: Literal["precision", "recall", "false-positive-rate", "review-share", "cost"]
+    kind: PromiseKind
     promised: Annotated[float, Bounds(minimum=0)]
     found: Annotated[float, Bounds(minimum=0)]
     texts: Count

@@ -296,10 +296,10 @@ class Predictor:
         """One answer as it is served (`answer.schema.json`), without the server's `model` field."""
         labels, thresholds = self.artifact.labels, self.artifact.meta.thresholds
         scores = dict(zip(labels, prediction.scores.tolist(), strict=True))
-        read: Read = {"tokens": prediction.tokens, "truncated": prediction.truncated}
-        if prediction.windows > 1:
-            read["windows"] = prediction.windows
         if self.artifact.multi_label:
+            read: Read = {"tokens": prediction.tokens, "truncated": prediction.truncated}
+            if prediction.windows > 1:
+                read["windows"] = prediction.windows
             (held,) = decide(prediction.scores[None], labels, thresholds, multi_label=True)
             chosen = [label for label, holds in zip(labels, held, strict=True) if holds]
             return {"labels": chosen, "scores": scores, "thresholds": thresholds, **read}
@@ -310,13 +310,15 @@ class Predictor:
             "score": scores[label],
             "scores": scores,
             "threshold": threshold,
-            **read,
+            "tokens": prediction.tokens,
+            "truncated": prediction.truncated,
         }
+        if prediction.windows > 1:
+            answer["windows"] = prediction.windows
         if (bands := self.artifact.meta.bands) is not None:
             assert self.artifact.positive is not None
-            answer["decision"] = DECISIONS[
-                decisions(prediction.scores[None], self.artifact.positive, bands)[0]
-            ]
+            decided = decisions(prediction.scores[None], self.artifact.positive, bands)[0]
+            answer["decision"] = DECISIONS[decided]
         return answer
 
 

@@ -153,7 +153,7 @@ def bands(folder: Path, name: str, label: str, scores: np.ndarray, truth: np.nda
     with canvas(4.8, 2, 1, sharex=True, height_ratios=(3, 2)) as (figure, (above, below)):
         parts = (scores[~truth], scores[truth])
         names = (f"not {label}", label)
-        above.hist(parts, edges, stacked=True, color=(MUTED, RED), label=names, alpha=0.85)
+        above.hist(parts, edges.tolist(), stacked=True, color=(MUTED, RED), label=names, alpha=0.85)
         order = np.sort(scores)
         acted = truth[np.argsort(scores, kind="stable")][::-1].cumsum()[::-1]
         below.plot(order, acted / np.arange(len(order), 0, -1), color=BLUE, label="precision", linewidth=1.6)

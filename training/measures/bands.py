@@ -7,17 +7,21 @@ over thresholds that were set before the texts were seen.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from scipy.special import expit, logit
 
 from common.shares import kept_in_sequence, upper_share
 from handler.bands import ACT, PASS, REVIEW, decide_bands
-from handler.description import Bands, Promise
+from handler.description import Bands, Promise, PromiseKind
 from handler.errors import UserError
 
-PRECISION, RECALL = "precision", "recall"
-FALSE_POSITIVES, REVIEWED, COST = "false-positive-rate", "review-share", "cost"
+PRECISION: Final = "precision"
+RECALL: Final = "recall"
+FALSE_POSITIVES: Final = "false-positive-rate"
+REVIEWED: Final = "review-share"
+COST: Final = "cost"
 WORDS = {
     PRECISION: "precision",
     RECALL: "recall",
@@ -146,11 +150,11 @@ def fit(
 
 def _walked(
     texts: Judged, goals: Goals, threshold: float, confidence: float
-) -> tuple[Ends, dict[str, float]]:
+) -> tuple[Ends, dict[PromiseKind, float]]:
     """Both ends, and what is promised of them by kind."""
     act: float | None = None
     review: float | None = None
-    promised: dict[str, float] = {}
+    promised: dict[PromiseKind, float] = {}
     if goals.precision is not None:
         promised[PRECISION] = goals.precision
         act = act_by_precision(texts, goals.precision, confidence)
@@ -199,7 +203,7 @@ def act_by_precision(texts: Judged, goal: float, confidence: float) -> float:
     if not last:
         best = min(upper_share(*counts[start], each) for start in STARTS)
         raise cannot_promise(PRECISION, goal, share_of(PRECISION, best), len(texts))
-    return THRESHOLDS[max(last)]
+    return float(THRESHOLDS[max(last)])
 
 
 def bands_to_review(act: float | None, review: float | None, threshold: float) -> list[Ends]:
@@ -245,7 +249,7 @@ def _priced(decided: np.ndarray, truth: np.ndarray, costs: Costs) -> Iterator[tu
         yield costs.review, int((decided == REVIEW).sum())
 
 
-def _promise(texts: Judged, ends: Ends, kind: str, promised: float) -> Promise:
+def _promise(texts: Judged, ends: Ends, kind: PromiseKind, promised: float) -> Promise:
     broken, among = texts.counted(kind, ends)
     return Promise(kind, promised, _rounded(share_of(kind, broken / among if among else 0.0)), among)
 
