@@ -61,14 +61,14 @@ class Arithmetic:
 def arithmetic(artifact: Artifact, artifacts: Mapping[str, Artifact], encoder: Encoder) -> Arithmetic | None:
     """Of `artifact`, whose ancestors among `artifacts` may be pruned ones; `encoder` is the checkpoint's.
 
-    None where an ancestor did not take part, so that its sizes are not known; also of a student, which has an
-    encoder of its own or none, and of a cascade, whose arithmetic depends on the texts.
+    None where an ancestor did not take part, so that its sizes are not known; also of a student without an
+    encoder, and of a cascade, whose arithmetic depends on the texts.
     """
     layers = (Layer(encoder.width, encoder.feed_forward),) * encoder.layers
     ancestor: Artifact | None = artifact
     while ancestor is not None:
         proof = ancestor.meta.proof
-        if "answered_first" in proof or "encoder_layers" in proof:
+        if "answered_first" in proof or proof.get("encoder_layers") == 0:
             return None
         if "after" in proof:
             head_size = encoder.width // proof["before"]["heads"][0]

@@ -23,9 +23,8 @@ from training.inference import has_bf16
 @dataclass(frozen=True)
 class Lessons:
     """The numbers of the distillation; each training text is seen `repeats` times an epoch, and each text
-    without labels once. `who` learns, in words."""
+    without labels once."""
 
-    who: str = "word embeddings"
     epochs: int = 2
     repeats: int = 3
     batch_size: int = 128
@@ -78,7 +77,7 @@ def teach(
     student.cpu()
     student.train(False)
     seconds = time.perf_counter() - started
-    say(f"{lessons.who} learnt from fp32 on {len(texts):,} texts: loss {loss:.4f}, {seconds:.0f} s")
+    say(f"word embeddings learnt from fp32 on {len(texts):,} texts: loss {loss:.4f}, {seconds:.0f} s")
     return {
         "texts": len(texts),
         "epochs": lessons.epochs,
@@ -112,7 +111,7 @@ def _train(
         losses = []
         batches = _batches(rows, lengths, lessons.batch_size, rng)
         for chosen in tqdm(
-            batches, f"{lessons.who} {epoch}/{lessons.epochs}", disable=not sys.stderr.isatty()
+            batches, f"word embeddings {epoch}/{lessons.epochs}", disable=not sys.stderr.isatty()
         ):
             inputs = inputs_of(texts.batch(chosen.tolist(), student.device))
             loss = loss_of(student(**inputs).logits, wanted[chosen])

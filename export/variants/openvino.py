@@ -54,7 +54,7 @@ def damaged(source: Source, folder: Path) -> Built:
 
 @in_openvino(
     "openvino-int8",
-    parents=("fp32", "pruned", "shallow", "tiny"),
+    parents=("fp32", "pruned", "shallow"),
     requires=("openvino", "nncf"),
     default=True,
     summary="OpenVINO, static int8 with SmoothQuant, scales from calibration texts",

@@ -63,47 +63,24 @@ def shallow(source: Source, folder: Path) -> Built:
     summary="no encoder: mean and maximum of word embeddings, distilled from fp32",
 )
 def static(source: Source, folder: Path) -> Built:
-    from export.rewriting.static import Lessons, student_of
+    from export.rewriting.distil import Texts
+    from export.rewriting.static import Lessons, student_of, teach
 
     teacher = source.model()
     student = student_of(teacher, source.checkpoint.meta.max_length)
-    facts, sizes = _taught(source, student, teacher, Lessons(), folder)
-    proof.require(facts["linear_layers"] == 2, "two linear layers and no others", facts["linear_layers"])
-    facts["summary"] = f"{sizes.vocab_size:,} embeddings of {sizes.hidden_size}, two linear layers"
-    return Built(facts | {"encoder_layers": 0}, {"dtype": "float32"})
-
-
-@distilled(
-    "tiny",
-    kinds=TRACED,
-    summary="two encoder layers of width 128, distilled from fp32",
-)
-def tiny(source: Source, folder: Path) -> Built:
-    from export.rewriting.tiny import LAYERS, LESSONS, tiny_student_of
-
-    teacher = source.model()
-    student = tiny_student_of(teacher, source.checkpoint.meta.max_length)
-    facts, sizes = _taught(source, student, teacher, LESSONS, folder)
-    linear = 6 * LAYERS + 2  # four of attention, two of the feed-forward part; and the head's
-    proof.require(facts["linear_layers"] == linear, f"{linear} linear layers", facts["linear_layers"])
-    facts["summary"] = f"{LAYERS} layers of {sizes.hidden_size}, {facts['parameters'] / 1e6:.1f} M parameters"
-    return Built(facts | {"encoder_layers": LAYERS}, {"dtype": "float32"})
-
-
-def _taught(
-    source: Source, student: Any, teacher: Any, lessons: Any, folder: Path
-) -> tuple[dict[str, Any], Any]:
-    """Distil a student that is no part of its teacher, save it, and read it back: facts, and its sizes."""
-    from export.rewriting.distil import Texts
-    from export.rewriting.static import teach
-
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"encoder_layers": 0}
     if source.checkpoint.trained:
         train = Texts.of(source, "train")
         texts = train.with_unlabelled(source)
-        facts["lessons"] = teach(student, teacher, texts, len(train), lessons, source.checkpoint.multi_label)
+        facts["lessons"] = teach(
+            student, teacher, texts, len(train), Lessons(), source.checkpoint.multi_label
+        )
     reloaded = _save(student, folder)
-    return facts | proof.torch_weights(reloaded), reloaded.config
+    facts |= proof.torch_weights(reloaded)
+    proof.require(facts["linear_layers"] == 2, "two linear layers and no others", facts["linear_layers"])
+    sizes = reloaded.config
+    facts["summary"] = f"{sizes.vocab_size:,} embeddings of {sizes.hidden_size}, two linear layers"
+    return Built(facts, {"dtype": "float32"})
 
 
 @distilled(

@@ -42,8 +42,7 @@ def test_the_reloaded_artifact_agrees_with_fp32_within_its_recorded_check(
     assert np.abs(scores - reference).max() <= recorded.max_prob_diff + recorded.batch_mate_diff + 1e-6
     assert reference[:, 1].std() > 0.1, "the tiny classifier tells texts apart"
     alike = np.corrcoef(scores[:, 1], reference[:, 1])[0, 1]
-    # A student is another classifier, and answers much of a cascade here.
-    if any(part in name for part in ("static", "cascade", "tiny")):
+    if "static" in name or "cascade" in name:  # word embeddings are another classifier, and answer much here
         assert alike > 0.6
         return
     # 600 texts of a tiny classifier cannot always prove it: a few that lie at the threshold decide.

@@ -92,6 +92,5 @@ def test_what_does_not_always_run_the_encoder_has_no_roofline() -> None:
     assert arithmetic(family["openvino-int8"], family, ENCODER) is not None
     assert arithmetic(family["static"], family, ENCODER) is None
     assert arithmetic(artifact("static-openvino-fp32", "openvino", "static"), family, ENCODER) is None
-    assert arithmetic(artifact("tiny", encoder_layers=2), family, ENCODER) is None
     cascade = artifact("openvino-int8-cascade", "openvino", "openvino-int8", answered_first=400)
     assert arithmetic(cascade, family, ENCODER) is None
