@@ -43,7 +43,7 @@ class BagOfWords:
         from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
         facts = json.loads((folder / WORDS).read_text(encoding="utf-8"))
-        weights = np.load(folder / WEIGHTS, allow_pickle=False)
+        weights = np.load(folder / WEIGHTS)  # refuses pickles
         self.labels: list[str] = facts["labels"]
         self._independent: bool = facts["independent"]
         self._counter = CountVectorizer(vocabulary=facts["words"], **COUNTED)

@@ -496,7 +496,7 @@ def parity(directions: Sequence[str]) -> list[Column[Parity]]:
 DECIDED: list[Column[Decided]] = [
     Column("decisions that differ from fp32's, 95 %", lambda found: found.differ, rate),
     *(
-        Column(f"{word}", lambda found, word=word: found.shares[word], ".1%")  # type: ignore[misc]
+        Column(f"{word}", lambda found, word=word: found.shares.get(word), ".1%")  # type: ignore[misc]
         for word in reversed(DECISIONS)
     ),
     Column("which way", lambda found: _ways(found.ways), kind="words"),

@@ -186,6 +186,7 @@ def test_a_complete_report_of_one_variant_starts_with_its_verdict(make) -> None:
         "As served: open loop",
         "As served: requests of many texts",
         "Is it still fp32?",
+        "What it decides on gate",
         "Texts whose label changed",
         "By length in tokens",
         "Quality",

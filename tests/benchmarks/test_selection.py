@@ -410,6 +410,7 @@ def test_a_drop_in_auroc_is_an_objective_that_only_its_interval_can_meet(make) -
     variant = make.variant("a", speed=2)
     variant.judged.cells = [1000, 0, 0, 5, 5, 0, 0, 990]
     found = make.document(make.variant("fp32"), variant)
+    variant = found.variants[1]  # a document has copies
     asked = Objective(max_auroc_drop=0.01)
     unknown = select(found, asked)
     assert unknown.selected == "fp32"

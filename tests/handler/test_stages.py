@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from export.build import build
-from export.registry import VARIANTS
+from export.registry import VARIANTS, RefusedError
 from handler.artifact import Artifact
 from handler.batching import Grid
-from handler.errors import UnsupportedError, UserError
+from handler.errors import UserError
 from handler.explanations import explain
 from handler.predictor import Encoding, Predictor, decide
 from handler.runtimes import RUNTIMES, load_models
@@ -229,5 +229,5 @@ def test_a_first_stage_that_may_answer_little_is_refused_with_a_remedy(source, b
     for name in ("fp32", "openvino-int8", "static-openvino-fp32"):
         shutil.copytree(build_once(name).folder, tmp_path / name)
     strict = replace(source, artifacts=tmp_path, may_turn=1e-6)
-    with pytest.raises(UnsupportedError, match=r"too few texts.*0 of 600.*--unlabelled"):
+    with pytest.raises(RefusedError, match=r"too few texts.*0 of 600.*--unlabelled"):
         build(VARIANTS["openvino-int8-cascade"], strict, print)

@@ -21,7 +21,7 @@ from handler.errors import UserError
 from tests.benchmarks.conftest import document, served_level, variant
 from tests.conftest import ROOT, ran
 
-REPORT = ROOT / "benchmarks/published/tweeteval.json"
+REPORT = ROOT / "benchmarks/published/tweeteval-fine-tuned.json"
 TOKENS = Lengths(30.0, 28.0, 52.0, 70.0)
 LENGTHS = quantiles(TOKENS, 128)
 FULL = LENGTHS.mean() * 32

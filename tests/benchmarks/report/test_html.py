@@ -75,6 +75,7 @@ def test_every_row_and_every_section_is_on_the_page(complete, page: str) -> None
         "pictures",
         "verdicts",
         "sameness",
+        "decisions",
         "flips",
         "calibration",
         "functional",

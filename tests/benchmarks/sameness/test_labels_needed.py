@@ -29,10 +29,10 @@ def planned(margin: float, gate: int = 1750, **given: np.ndarray) -> LabelPlan:
 def test_where_both_agree_fp32_is_right_as_on_validation_and_flips_are_shared_alike() -> None:
     found = population(pairs(0.01, 0.02), OF_REFERENCE).shares
     assert found.sum() == pytest.approx(1)
-    assert found[:, 0, 0] == pytest.approx(0.64 * np.array([520, 130]) / 650)
-    assert found[:, 1, 1] == pytest.approx(0.33 * np.array([80, 270]) / 350)
-    assert found[:, 0, 1] == pytest.approx([0.005, 0.005])
-    assert found[:, 1, 0] == pytest.approx([0.01, 0.01])
+    assert found[:, 0, 0] == pytest.approx(0.64 * np.array([520, 130]) / 650, rel=2e-3)
+    assert found[:, 1, 1] == pytest.approx(0.33 * np.array([80, 270]) / 350, rel=2e-3)
+    assert found[:, 0, 1] == pytest.approx([0.005, 0.005], rel=2e-3)
+    assert found[:, 1, 0] == pytest.approx([0.01, 0.01], rel=2e-3)
 
 
 def test_a_gate_needs_what_the_rate_of_flips_says() -> None:
