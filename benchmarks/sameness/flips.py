@@ -298,8 +298,9 @@ def read_labels(path: Path, key: Key, gate: Sequence[str], unlabelled: Sequence[
             elif not label:
                 unlabelled_lines.append(record.line)
             elif label not in key.labels:
-                hint = did_you_mean(label, key.labels)
-                faults.append(f"line {record.line}: unknown label {label!r}.{hint}".rstrip("."))
+                close = did_you_mean(label, key.labels).strip().replace("Did", "did")
+                hint = f" ({close})" if close else ""
+                faults.append(f"line {record.line}: unknown label {label!r}{hint}")
             else:
                 found[int(number) - 1] = key.labels.index(label)
     if faults:

@@ -168,7 +168,7 @@ def bands(folder: Path, name: str, label: str, scores: np.ndarray, truth: np.nda
         handles, words = above.get_legend_handles_labels()
         lines, more = below.get_legend_handles_labels()
         figure.legend(
-            handles + lines[:2], words + more[:2], loc="outside upper left", ncols=6, borderaxespad=0.2
+            handles + lines[:2], words + more[:2], loc="outside upper left", ncols=3, borderaxespad=0.2
         )
         write_picture(folder, name, figure)
 

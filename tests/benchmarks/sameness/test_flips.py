@@ -115,7 +115,7 @@ def test_labels_come_back_in_the_order_of_ids_from_a_spreadsheet_too(path: Path)
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda rows: rows[3].update(label="hatee"), "line 5: unknown label 'hatee'. Did you mean hate?"),
+        (lambda rows: rows[3].update(label="hatee"), "line 5: unknown label 'hatee' (did you mean hate?)"),
         (lambda rows: rows[0].update(id="99"), "line 2: unknown id '99'"),
         (lambda rows: rows[1].update(rows[0]), "line 3: id 1 is there twice"),
         (lambda rows: rows[2].update(text="another"), "line 4: the text is not that of id 3"),
