@@ -8,6 +8,7 @@ GEMM_BOUND = "GEMM bound"
 REFERENCES = (REFERENCE, CUDA_REFERENCE)
 PLAIN_INT8 = ("onnx-int8", "openvino-int8")  # what a variant of several stages is to beat
 TFIDF = "tfidf-logistic"  # the baseline that runs no transformer
+STUDENT = "static"  # the variant that runs none, and the first part of its children's names
 PIPELINE = "hf-pipeline"  # the baseline that most start from: what a user runs today
 
 # The cases that are timed in process: matrices [texts, tokens], and real texts.
@@ -38,3 +39,8 @@ SOAK = "soak"
 
 FLIPS = "flips"  # the document about intervals from labelled flips
 NEEDED = "labels"  # the document about how many labels verdicts took
+
+
+def runs_no_transformer(name: str) -> bool:
+    """Of a row: it would set the scale of every picture of speed."""
+    return name == TFIDF or name.split("-")[0] == STUDENT

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.names import CUDA_SHAPES, GATE, REFERENCE, SHAPES, SINGLE, TFIDF
+from benchmarks.names import CUDA_SHAPES, GATE, REFERENCE, SHAPES, SINGLE, runs_no_transformer
 from benchmarks.records import LengthBin, OpenLevel, Parity, Report, Row, Variant
 from benchmarks.report.phrases import SUITES, bins, positive_label
 from benchmarks.report.verdicts import batch_rate, in_brief, margin, reference, served_rate, shown, verdict
@@ -92,7 +92,7 @@ def _points(document: Report, speed: Callable[[Row], float | None]) -> list[Poin
     points = []
     for row in document.rows:
         rate = None if row.error else speed(row)
-        if row.gate is None or rate is None or row.name == TFIDF:  # it would set the scale of both axes
+        if row.gate is None or rate is None or runs_no_transformer(row.name):
             continue
         if ends := _change(row.gate, judged, row.name == REFERENCE):
             points.append(Point(row.name, rate, *ends, verdict(row, allowed)))

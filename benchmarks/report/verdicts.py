@@ -5,7 +5,7 @@ margin, as `selection` decides), the front of speed against the drop that cannot
 variant that passes. Leaves out objectives of latency and load (`selection`) and sentences (`phrases`).
 """
 
-from benchmarks.names import FASTAPI, PIPELINE, REFERENCE, TFIDF
+from benchmarks.names import FASTAPI, PIPELINE, REFERENCE, runs_no_transformer
 from benchmarks.records import Noninferiority, Report, Row, Variant
 from benchmarks.sameness.gate import by_interval
 from training.measures.noninferiority import MARGIN, PASS, UNPROVEN
@@ -132,9 +132,13 @@ def in_brief(document: Report) -> list[Row]:
     baseline of the same checkpoint, fp32, the fastest variants that may be shipped, and the fastest that may
     not."""
     allowed = margin(document)
-    timed = sorted((rate, row.name) for row in document.rows if not row.error and (rate := batch_rate(row)))
+    timed = sorted(
+        (rate, row.name)
+        for row in document.rows
+        if not row.error and (rate := batch_rate(row)) and not runs_no_transformer(row.name)
+    )
     verdicts = {row.name: verdict(row, allowed) for row in document.rows}
-    baselines = [name for _, name in timed if verdicts[name] == BASELINE and name != TFIDF]
+    baselines = [name for _, name in timed if verdicts[name] == BASELINE]
     passing = [name for _, name in timed if verdicts[name] in (PASS, EQUAL)]
     refused = [name for _, name in timed if verdicts[name] not in (BASELINE, *SHIPPABLE)]
     kept = {REFERENCE, today(document), *baselines[-1:], *refused[-1:]}
