@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 import benchmarks
+from benchmarks.names import runs_no_transformer
 from benchmarks.records import Failed
 from benchmarks.report import charts, markdown, pictures
 from benchmarks.report.files import read_side_by_side
@@ -73,7 +74,9 @@ def test_variants_and_baselines_are_named_at_their_points(complete) -> None:
 
 
 def test_labels_of_a_crowded_picture_do_not_cover_each_other(monkeypatch) -> None:
-    document = read_side_by_side(Path(benchmarks.__file__).with_name("published") / "tweeteval.json")
+    document = read_side_by_side(
+        Path(benchmarks.__file__).with_name("published") / "tweeteval-fine-tuned.json"
+    )
     boxes = {}
 
     def look(figure: Figure, *words: str) -> str:
@@ -86,6 +89,14 @@ def test_labels_of_a_crowded_picture_do_not_cover_each_other(monkeypatch) -> Non
     charts.pareto(document)
     assert boxes.keys() == {"margin 0.01", *(row.name for row in document.rows if row.latency)}
     assert [pair for pair in combinations(boxes, 2) if _covered(*map(boxes.get, pair)) > 1] == []
+
+
+def test_a_student_without_a_transformer_does_not_set_the_scale_of_speed() -> None:
+    document = read_side_by_side(Path(benchmarks.__file__).with_name("published") / "tweeteval.json")
+    assert "static-openvino-fp32" in [row.name for row in document.rows if row.latency]
+    shown = [row.name for row in in_brief(document)] + [point.name for point in pictures.in_process(document)]
+    assert [name for name in shown if runs_no_transformer(name)] == []
+    assert "openvino-int8-cascade" in shown
 
 
 def _covered(a: Bbox, b: Bbox) -> float:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_what_is_wrong_with_a_row_is_told_by_its_line(path: Path, change, told: 
     rows = rows_of(path)
     change(rows)
     save(path, rows)
-    with pytest.raises(UserError, match=told.replace("?", r"\?")):
+    with pytest.raises(UserError, match=re.sub(r"[?()]", r"\\\g<0>", told)):
         read_labels(path, read_key(path, LABELS, GATE, TEXTS), GATE, TEXTS)
 
 
