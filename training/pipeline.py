@@ -233,9 +233,7 @@ def _figures(trained: Trained, dataset: Dataset, test: bool) -> dict[str, Figure
     for name, split in judged.items():
         scores = trained.scores(split.texts)
         figures[name] = trained.figures(scores, split.labels)
-        leaked = dataset.leaked.get(name, ())
-        if name == "test" and 0 < len(leaked) < len(split):
-            kept = np.setdiff1d(np.arange(len(split)), leaked)
+        if name == "test" and (kept := dataset.unleaked(name)) is not None:
             figures["test_without_leaks"] = trained.figures(scores[kept], split.labels[kept])
     return figures
 

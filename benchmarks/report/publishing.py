@@ -46,13 +46,6 @@ from common.programs import command
 from handler.errors import UserError
 from training.measures import comparison, seeds
 
-MARKED = re.compile(
-    r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)"
-    r"(?::(?P<kind>brief|explained|proof|served|power|alarms|timings|attack|soak|recipes|seeds"
-    r"|decisions|flips|labels))? -->\n)"
-    r".*?(?P<closing><!-- /table -->)",
-    re.DOTALL,
-)
 OPENING = re.compile(r"<!-- table:")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 # An absolute path, but not what follows the colon of https:.
@@ -126,6 +119,12 @@ EXCERPTS: dict[str | None, Callable[[Report], str]] = {
     "explained": explained,
     "proof": lambda document: f"{markdown.proof_table(document)}\n\n{markdown.proof_note(document)}",
 }
+MARKED = re.compile(
+    r"(?P<opening><!-- table:(?P<name>[a-z0-9][a-z0-9-]*)"
+    rf"(?::(?P<kind>{'|'.join(filter(None, (*EXCERPTS, *KINDS)))}))? -->\n)"
+    r".*?(?P<closing><!-- /table -->)",
+    re.DOTALL,
+)
 
 
 def _check_name(name: str) -> None:

@@ -79,7 +79,7 @@ class Population:
         return drop_of(counts.ravel(), len(counts), RESAMPLES).smallest_margin(level)
 
     def by_flips(self, texts: float, gate: float, checks: int, level: float) -> float:
-        """The same with so many unlabelled texts whose flips are labelled, beside a `gate`."""
+        """The same with so many unlabelled texts whose flips are labelled, and a labelled `gate`."""
         counts = texts * self.shares
         flips = counts * ~np.eye(len(counts), dtype=bool)
         sample = FlipSample(gate * self.shares, counts.sum(axis=0), flips, Checked(checks))

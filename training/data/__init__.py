@@ -82,6 +82,11 @@ class Dataset:
     def multi_label(self) -> bool:
         return self.task == "multi-label"
 
+    def unleaked(self, split: str) -> np.ndarray | None:
+        """Rows of the split that train did not hold too; None where that is all of them, or none."""
+        texts, leaked = len(self.splits[split]), self.leaked.get(split, ())
+        return np.setdiff1d(np.arange(texts), leaked) if 0 < len(leaked) < texts else None
+
     def warnings(self) -> list[str]:
         """Sentences on labels for which train has no texts, or hardly any."""
         counts, found = self.counts(), []

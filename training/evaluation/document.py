@@ -95,12 +95,10 @@ def evaluate_checkpoint(
 def _without_leaks(
     classifier: Classifier, dataset: Dataset, split_name: SplitName, scores: np.ndarray
 ) -> Figures | None:
-    split = dataset.splits[split_name]
-    leaked = dataset.leaked.get(split_name, ())
-    if not 0 < len(leaked) < len(split):
+    kept = dataset.unleaked(split_name)
+    if kept is None:
         return None
-    kept = np.setdiff1d(np.arange(len(split)), leaked)
-    return figures.split_figures(classifier, split.take(kept), scores[kept])
+    return figures.split_figures(classifier, dataset.splits[split_name].take(kept), scores[kept])
 
 
 def _is_usable(part: Split) -> bool:

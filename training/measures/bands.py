@@ -167,7 +167,7 @@ def _walked(
     if goals.review_share is not None:
         promised[REVIEWED] = goals.review_share
         ends = bands_to_review(act, review, threshold)
-        # An end that these texts chose: the share is bounded beside every one that they could have chosen.
+        # These texts chose one end, so the share is bounded for every end that they could have chosen.
         if act is not None or review is not None:
             confidence = 1 - (1 - confidence) / len(THRESHOLDS)
         act, review = last_kept(texts, REVIEWED, goals.review_share, ends, confidence)
