@@ -70,11 +70,10 @@ class BagOfWords:
         return self._of_counts(csr_matrix((np.ones(len(ids)), ids, ends), shape))
 
     def predict(self, texts: Sequence[str]) -> list[Scored]:
+        from scipy.special import expit, softmax
+
         logits = self._of_counts(self._counter.transform(list(texts)))
-        if self._independent:
-            return [Scored(row) for row in 1 / (1 + np.exp(-logits))]
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return [Scored(row) for row in exponentials / exponentials.sum(axis=1, keepdims=True)]
+        return [Scored(row) for row in (expit(logits) if self._independent else softmax(logits, axis=1))]
 
     def answer(self, prediction: Scored) -> dict[str, Any]:
         best = int(prediction.scores.argmax())

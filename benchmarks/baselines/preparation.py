@@ -7,7 +7,7 @@ the weights, the tokenizer, the calibration texts, the recipe and the versions o
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -104,16 +104,14 @@ def _fit(
 ) -> tuple[Path, dict[str, Any]]:
     """As `_prepare`, of a baseline that is fitted to the checkpoint's training texts."""
     key = _key(baseline, checkpoint, [dataset.sha256], versions, bag_of_words)
-    folder = cache / baseline.name / key[:12]
-    if kept := _kept(folder, key):
-        return folder, kept
-    say(f"{baseline.name}: fitting ({baseline.summary})")
-    began = time.perf_counter()
-    with replacing_folder(folder) as scratch:
-        bag_of_words.fit(checkpoint, dataset, scratch)
-        facts = {"key": key, "seconds": round(time.perf_counter() - began, 1), "versions": versions}
-        write_json(scratch / PREPARED, facts)
-    return folder, facts
+    return _made(
+        baseline,
+        key,
+        cache,
+        versions,
+        "fitting",
+        lambda folder: bag_of_words.fit(checkpoint, dataset, folder),
+    )
 
 
 def _prepare(
@@ -122,23 +120,39 @@ def _prepare(
     """The baseline's folder, fresh or as it was kept, and the facts that stand in its `baseline.json`."""
     if baseline.prepare is None:
         return checkpoint.folder, {"seconds": 0.0, "versions": versions}
-    key = _key(baseline, checkpoint, texts, versions)
-    folder = cache / baseline.name / key[:12]
-    if kept := _kept(folder, key):
-        return folder, kept
-    say(f"{baseline.name}: preparing ({baseline.summary})")
-    began = time.perf_counter()
-    with replacing_folder(folder) as scratch:
+
+    def prepare(folder: Path) -> None:
         with open_worker(baseline.name, ours=False) as worker:
             worker.ask(
                 "prepare_baseline",
                 PATIENCE_S,
                 baseline=baseline.name,
                 checkpoint=str(checkpoint.folder.resolve()),
-                folder=str(scratch.resolve()),
+                folder=str(folder.resolve()),
                 texts=texts,
                 max_length=checkpoint.meta.max_length,
             )
+
+    key = _key(baseline, checkpoint, texts, versions)
+    return _made(baseline, key, cache, versions, "preparing", prepare)
+
+
+def _made(
+    baseline: Baseline,
+    key: str,
+    cache: Path,
+    versions: dict[str, str],
+    doing: str,
+    make: Callable[[Path], None],
+) -> tuple[Path, dict[str, Any]]:
+    """The folder that `make` fills, or the one kept under this key, and the facts in its `baseline.json`."""
+    folder = cache / baseline.name / key[:12]
+    if kept := _kept(folder, key):
+        return folder, kept
+    say(f"{baseline.name}: {doing} ({baseline.summary})")
+    began = time.perf_counter()
+    with replacing_folder(folder) as scratch:
+        make(scratch)
         facts = {"key": key, "seconds": round(time.perf_counter() - began, 1), "versions": versions}
         write_json(scratch / PREPARED, facts)
     return folder, facts
