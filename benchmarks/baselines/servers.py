@@ -27,7 +27,7 @@ from benchmarks.resume_log import ResumeLog
 from benchmarks.rows import baseline_row
 from benchmarks.served.run import Pass, Running, Served, as_bodies, launched, one_pass, serve
 from common.commands import say
-from common.environment import installed, missing
+from common.environment import ROOT, installed, missing
 from deploy.torchserve.server import free_ports
 from handler.errors import UserError
 
@@ -61,7 +61,8 @@ def fastapi_server(checkpoint: Path) -> Iterator[Running]:
 
 
 def baseline_archive(name: str, handler: str, extra: Path | None, folder: Path) -> Path:
-    """An archive of `handlers/<handler>` by torch-model-archiver alone; `extra` is its checkpoint."""
+    """An archive of `handlers/<handler>` by torch-model-archiver alone. `extra` is its checkpoint: beside it
+    goes the package that reads models with a head of this project."""
     config = folder / "model-config.yaml"
     settings = {"minWorkers": 1, "maxWorkers": 1, "responseTimeout": 300, "startupTimeout": 300}
     settings |= {"batchSize": 32 if extra is None else 1, "maxBatchDelay": 1}
@@ -72,8 +73,9 @@ def baseline_archive(name: str, handler: str, extra: Path | None, folder: Path) 
     if extra is not None:
         holder = folder / "extra"
         holder.mkdir(exist_ok=True)
-        with suppress(FileExistsError):
-            (holder / "checkpoint").symlink_to(extra.resolve(), target_is_directory=True)
+        for link, target in (("checkpoint", extra.resolve()), ("handler", ROOT / "handler")):
+            with suppress(FileExistsError):
+                (holder / link).symlink_to(target, target_is_directory=True)
         command += ["--extra-files", str(holder)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TMPDIR": str(folder)})
     if done.returncode:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import handler.pooled_classifier  # noqa: F401 - makes transformers know it
+
 MAX_LENGTH = 150
 
 

@@ -128,6 +128,18 @@ def test_a_baseline_whose_package_is_missing_is_left_out_with_a_sentence(
     assert "ort-int8 is left out: no-such-package" in capsys.readouterr().err
 
 
+def test_optimum_is_left_out_with_a_sentence_where_the_model_has_a_head_of_ours(
+    checkpoint, monkeypatch, tmp_path
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "pooled-classifier"}')
+    by_optimum = {name: BASELINES[name] for name in ("ort-fp32", "ort-int8")}
+    monkeypatch.setattr(preparation, "BASELINES", by_optimum)
+    found = prepare_baselines(replace(checkpoint, folder=tmp_path), ["a text"], tmp_path / "cache")
+    assert set(found.left_out) == set(by_optimum)
+    assert "a head of this project" in found.left_out["ort-int8"]
+    assert not found.failures
+
+
 def test_a_preparation_that_crashes_costs_that_baseline_alone_and_leaves_nothing_half(
     checkpoint, monkeypatch, tmp_path
 ) -> None:
