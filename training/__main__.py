@@ -24,6 +24,11 @@ VERBS = (
         "training.compare:compare",
     ),
     Verb("seeds", "compare trainings that differ in their seed alone", "training.seeds:seeds"),
+    Verb(
+        "ablation",
+        "compare what checkpoints of several recipes get right",
+        "training.evaluation.ablation:ablation",
+    ),
     Verb("search", "search for the best recipe with Optuna", "training.search:search"),
     Verb("runs", "compare the checkpoints in one or more folders, best first", "training.runs:runs"),
 )

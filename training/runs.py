@@ -14,9 +14,11 @@ from msgspec import ValidationError
 from tabulate import tabulate
 
 from common.commands import emit, say
+from common.programs import command
 from common.records import read
 from handler.errors import UserError
 from training.description import Description
+from training.evaluation.records import FILE, FOLDER, Evaluation
 
 META_FILE = "checkpoint.json"
 FIGURES = ("macro_f1", "accuracy", "auroc")
@@ -63,6 +65,18 @@ def opened(path: Path) -> Description:
             "this is not a valid record of a run",
             seen=f"{path}: {error}",
             remedy="Remove it, or train again",
+        ) from error
+
+
+def evaluated(checkpoint: Path, split: str) -> Evaluation:
+    """What `python -m training evaluate` wrote of a checkpoint's split."""
+    path = checkpoint / FOLDER / split / FILE
+    try:
+        return read(json.loads(path.read_text(encoding="utf-8")), Evaluation)
+    except (OSError, ValueError, ValidationError) as error:
+        evaluate = command(f"training evaluate --checkpoint {checkpoint} --split {split}")
+        raise UserError(
+            "A checkpoint has no valid evaluation", seen=f"{path}: {error}", remedy=f"Make it: {evaluate}"
         ) from error
 
 

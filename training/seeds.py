@@ -4,23 +4,18 @@ It reads what `python -m training evaluate` wrote for each checkpoint, and measu
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
-
-from msgspec import ValidationError
 
 from common.atomic import write_json
 from common.commands import emit, say
 from common.options import BUILD
-from common.programs import command
-from common.records import plain, read
+from common.records import plain
 from handler.errors import UserError
 from training.description import Description
-from training.evaluation.records import Evaluation
 from training.measures.records import Figures
 from training.measures.seeds import NAME, Measured, Run, Seeds, table
-from training.runs import META_FILE, opened
+from training.runs import META_FILE, evaluated, opened
 
 
 def seeds_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,14 +68,7 @@ def _check_one_recipe(descriptions: dict[Path, Description]) -> None:
 
 
 def _figures(folder: Path, split: str) -> Iterator[tuple[str, Measured]]:
-    path = folder / "evaluation" / split / "evaluation.json"
-    evaluate = command(f"training evaluate --checkpoint {folder} --split {split}")
-    try:
-        document = read(json.loads(path.read_text(encoding="utf-8")), Evaluation)
-    except (OSError, ValueError, ValidationError) as error:
-        raise UserError(
-            "A checkpoint has no valid evaluation", seen=f"{path}: {error}", remedy=f"Make it: {evaluate}"
-        ) from error
+    document = evaluated(folder, split)
     yield split, _measured(document.figures)
     if document.without_leaks:
         yield f"{split}, without texts of train", _measured(document.without_leaks)

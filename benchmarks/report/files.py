@@ -27,6 +27,7 @@ from common.atomic import write_json
 from common.programs import command
 from common.records import read
 from handler.errors import UserError
+from training.measures.ablation import Ablation
 from training.measures.comparison import Comparison
 from training.measures.seeds import Seeds
 
@@ -119,6 +120,12 @@ def read_seeds(path: Path) -> Seeds:
     """The trainings of one recipe at `path`. Raises `UserError` when it is missing or damaged."""
     compare = command("training seeds CHECKPOINT…")
     return _read(path, partial(read, kind=Seeds), "no trainings have been compared yet", compare)
+
+
+def read_ablation(path: Path) -> Ablation:
+    """What several recipes get right, at `path`. Raises `UserError` when it is missing or damaged."""
+    compare = command("training ablation CHECKPOINT…")
+    return _read(path, partial(read, kind=Ablation), "no recipes have been taken apart yet", compare)
 
 
 def read_promises(path: Path) -> Promises:

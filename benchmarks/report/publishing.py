@@ -26,6 +26,7 @@ from benchmarks.report.files import (
     POWER,
     SIDE_BY_SIDE,
     TIMINGS,
+    read_ablation,
     read_alarms,
     read_attack,
     read_coverage,
@@ -44,7 +45,7 @@ from common.atomic import write_json, write_text
 from common.options import LEDGER
 from common.programs import command
 from handler.errors import UserError
-from training.measures import comparison, seeds
+from training.measures import ablation, comparison, seeds
 
 OPENING = re.compile(r"<!-- table:")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -95,6 +96,7 @@ KINDS = {
     "flips": Kind(FLIPS, read_coverage, flip_coverage.page, flip_coverage.excerpt),
     "labels": Kind(NEEDED, read_needed, flips_needed.page, flips_needed.excerpt),
     "recipes": Kind(comparison.NAME, read_recipes, comparison.page, comparison.excerpt),
+    "ablation": Kind(ablation.NAME, read_ablation, ablation.page, ablation.excerpt),
     "seeds": Kind(seeds.NAME, read_seeds, seeds.page, seeds.excerpt),
     "decisions": Kind(promises.NAME, read_promises, promises.page, promises.excerpt),
     "timings": Kind(TIMINGS, read_timings, simulated.page, simulated.excerpt),

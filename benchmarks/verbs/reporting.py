@@ -18,6 +18,7 @@ KINDS = {
     "flips": "the simulated intervals from labelled flips",
     "labels": "how many labels verdicts took",
     "recipes": "the comparison of recipes",
+    "ablation": "what each part of the recipe gives",
     "seeds": "trainings with several seeds",
     "decisions": "what decisions promised and what was found",
     "attack": "the attacks",

@@ -22,14 +22,13 @@ from training.checkpoint import Checkpoint
 from training.data import sources
 from training.description import Description
 from training.evaluation import page
-from training.evaluation.document import FILE, SPLITS, weights_sha256
-from training.evaluation.records import Evaluation
+from training.evaluation.document import SPLITS, weights_sha256
+from training.evaluation.records import FILE, FOLDER, Evaluation
 from training.measures.records import Figures
 from training.recipe import default_recipe
 from training.recipe import options as recipe_options
 
 CARD = "README.md"
-FOLDER = "evaluation"
 HUB_BASES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 SYNTHETIC = "demo"
@@ -233,12 +232,12 @@ def command_line(meta: Description) -> str:
 
 def _figures(meta: Description, evaluations: list[Evaluation]) -> list[str]:
     by_split = _figures_by_split(meta, evaluations)
-    rows = [[split, *page.cells(found)] for split, found in by_split.items()]
-    for document in evaluations:
-        rows += [list(row) for row in page.figures(document)[0][1:]]
+    rows = {split: [split, *page.cells(found)] for split, found in by_split.items()}
+    for document in evaluations:  # what the training had measured without an interval has one here
+        rows |= {row[0]: list(row) for row in page.figures(document)[0][1:]}
     if not rows:
         return ["None yet: run `python -m training evaluate`."]
-    lines = [page.table((rows, ["split", *page.HEADS]))]
+    lines = [page.table((list(rows.values()), ["split", *page.HEADS]))]
     chosen = "test" if "test" in by_split else next(iter(by_split))
     lines += [f"By label, on {chosen}:", page.table(page.per_label(by_split[chosen].labels))]
     return lines

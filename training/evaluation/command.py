@@ -7,6 +7,7 @@ from common.commands import emit, not_negative_int, say
 from common.options import add_checkpoint, add_threads
 from common.records import plain
 from handler.errors import UserError, refusals
+from training.evaluation.records import FOLDER
 from training.measures.suites import PUBLISHED, add_suites, copies
 
 SAMPLE = 500  # texts that are written differently: a flip rate of a tenth is then known to about 3 points
@@ -53,7 +54,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 def evaluate(options: argparse.Namespace) -> int:
     # Here, after the options were checked: torch and transformers take seconds.
     from training.checkpoint import load_data, open_checkpoint
-    from training.evaluation.card import FOLDER, write_card
+    from training.evaluation.card import write_card
     from training.evaluation.classifier import load_classifier
     from training.evaluation.document import evaluate_checkpoint
     from training.evaluation.page import markdown, terminal

@@ -15,12 +15,11 @@ from training.checkpoint import Checkpoint, describe_surroundings
 from training.data import Dataset, Split
 from training.evaluation import figures, pictures
 from training.evaluation.classifier import Classifier
-from training.evaluation.records import SCHEMA, Evaluation, Judged, SplitName
+from training.evaluation.records import FILE, SCHEMA, Evaluation, Judged, SplitName
 from training.evaluation.robustness import robustness
 from training.evaluation.suite import functional_suites
 from training.measures.records import Figures
 
-FILE = "evaluation.json"
 SPLITS = ("validation", "gate", "test")
 PICTURES = ("confusion", "precision-recall", "reliability", "robustness")  # and functional-SUITE
 

@@ -9,12 +9,12 @@ from tabulate import tabulate
 
 from training.evaluation.records import Evaluation, Robustness, Suite
 from training.measures.records import LabelFigures, Rates
-from training.measures.suites import PUBLISHED
+from training.measures.suites import PUBLISHED, TEMPLATES
 
 NONE = "–"
 FOLDERS = re.compile(r"(?<![\w./~])(?:~|\.{1,2})?/(?:[^/:]*/)*")
 HEADS = ["texts", "macro-F1, 95 %", "accuracy", "AUROC", "AP", "Brier", "ECE"]
-SUITES = {"templates": "the project's own cases"} | {name: suite.name for name, suite in PUBLISHED.items()}
+SUITES = {TEMPLATES: "the project's own cases"} | {name: suite.name for name, suite in PUBLISHED.items()}
 
 
 def terminal(document: Evaluation) -> str:

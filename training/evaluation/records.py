@@ -9,6 +9,8 @@ from training.description import Made
 from training.measures.records import Figures, Gaps, Group, Rates, Reliability
 
 SCHEMA: Literal[1] = 1
+FOLDER = "evaluation"  # in a checkpoint, one folder a split
+FILE = "evaluation.json"
 SplitName = Literal["validation", "gate", "test"]
 Drop = Annotated[float, Meta(ge=-1, le=1)]
 

@@ -9,7 +9,7 @@ from training.evaluation.classifier import Classifier
 from training.evaluation.records import Kind, Suite
 from training.measures import functional
 from training.measures.records import Functional, Functionality
-from training.measures.suites import PUBLISHED
+from training.measures.suites import PUBLISHED, TEMPLATES
 
 
 def functional_suites(classifier: Classifier, copies: Mapping[str, Path] | None = None) -> dict[str, Suite]:
@@ -20,7 +20,7 @@ def functional_suites(classifier: Classifier, copies: Mapping[str, Path] | None 
     """
     if classifier.multi_label or not functional.applies_to(classifier.labels):
         return {}
-    suites = {"templates": functional.templates()}
+    suites = {TEMPLATES: functional.templates()}
     for name, path in (copies or {}).items():
         suites[name] = functional.read_published(PUBLISHED[name], path)
     return {name: _pass_rates(classifier, name, cases) for name, cases in suites.items()}

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+TEMPLATES = "templates"  # the name of the project's own cases
 MOST_BYTES = 50_000_000  # far more than 4,000 cases need
 
 

@@ -63,6 +63,18 @@ def test_results_of_other_weights_are_passed_over(copy, evaluated):
     assert "## Robustness" not in (copy.folder / "README.md").read_text()
 
 
+def test_what_training_measured_too_has_one_row_with_its_interval(copy, evaluated):
+    shutil.copytree(evaluated, copy.folder / "evaluation" / "validation")
+    (evaluation,) = read_evaluations(copy, copy.folder / "evaluation")
+    joined = structs.replace(evaluation, others={"other": evaluation.figures})
+    plain = structs.replace(evaluation.figures, macro_f1_low=None, macro_f1_high=None)
+    metrics = copy.meta.metrics | {"validation of other": plain}
+    meta = structs.replace(copy.meta, metrics=metrics)
+    shown = card(replace(copy, meta=meta), [joined])
+    (row,) = [line for line in shown.splitlines() if line.startswith("| validation of other")]
+    assert " to " in row.split("|")[3]
+
+
 def test_an_evaluation_that_lies_elsewhere_has_its_card_there(evaluated, checkpoint):
     assert "## Robustness" in (evaluated.parent / "README.md").read_text()
     assert "## Robustness" not in (checkpoint.folder / "README.md").read_text()
