@@ -20,6 +20,7 @@ from benchmarks.sameness.flip_coverage import Coverage
 from benchmarks.sameness.flips_needed import LabelsNeeded
 from benchmarks.sameness.power import Simulated
 from benchmarks.sameness.promises import Promises
+from benchmarks.sameness.shift import Shift
 from benchmarks.selection import Selection
 from benchmarks.served.attack.records import AttackReport
 from benchmarks.served.head_to_head import HeadToHead
@@ -132,6 +133,12 @@ def read_promises(path: Path) -> Promises:
     """The promises of bands at `path`. Raises `UserError` when they are missing or damaged."""
     study = "python -m benchmarks.studies.decisions"
     return _read(path, partial(read, kind=Promises), "no decisions have been studied yet", study)
+
+
+def read_shift(path: Path) -> Shift:
+    """What a cascade does on other texts, at `path`. Raises `UserError` when it is missing or damaged."""
+    study = "python -m benchmarks.studies.cascade_shift"
+    return _read(path, partial(read, kind=Shift), "no cascade has been tried on other texts", study)
 
 
 def read_attack(path: Path) -> AttackReport:

@@ -36,10 +36,11 @@ from benchmarks.report.files import (
     read_promises,
     read_recipes,
     read_seeds,
+    read_shift,
     read_side_by_side,
     read_timings,
 )
-from benchmarks.sameness import alarms, flip_coverage, flips_needed, power, promises
+from benchmarks.sameness import alarms, flip_coverage, flips_needed, power, promises, shift
 from benchmarks.served.attack import page as attack_page
 from common.atomic import write_json, write_text
 from common.options import LEDGER
@@ -99,6 +100,7 @@ KINDS = {
     "ablation": Kind(ablation.NAME, read_ablation, ablation.page, ablation.excerpt),
     "seeds": Kind(seeds.NAME, read_seeds, seeds.page, seeds.excerpt),
     "decisions": Kind(promises.NAME, read_promises, promises.page, promises.excerpt),
+    "shift": Kind(shift.NAME, read_shift, shift.page, shift.excerpt),
     "timings": Kind(TIMINGS, read_timings, simulated.page, simulated.excerpt),
 }
 

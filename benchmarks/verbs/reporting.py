@@ -21,6 +21,7 @@ KINDS = {
     "ablation": "what each part of the recipe gives",
     "seeds": "trainings with several seeds",
     "decisions": "what decisions promised and what was found",
+    "shift": "how a cascade does on other texts",
     "attack": "the attacks",
     "soak": "the soak test, hours of attacks,",
 }
