@@ -25,7 +25,7 @@ SHIPPED = $(BUILD)/artifacts-$(NAME)
 ARTIFACTS = $(if $(wildcard $(SHIPPED)),$(SHIPPED),$(BUILD)/artifacts)
 OBJECTIVE = $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP))
 
-.PHONY: help demo ship install install-all train evaluate export package serve stop ask doctor benchmark gpu compare select plan test test-all test-slow coverage counts docs lint lock sbom audit pins clean
+.PHONY: help demo ship compress install install-all train evaluate export package serve stop ask doctor benchmark gpu compare select plan test test-all test-slow coverage counts docs lint lock sbom audit pins clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -121,6 +121,10 @@ gpu: $(if $(filter $(BIN)/%,$(PY)),install) ## on a machine with an NVIDIA GPU: 
 compare: install ## compare two reports, with ratios: A=fp32 B=openvino-int8
 	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "error: name two variants: make compare A=fp32 B=openvino-int8" >&2; exit 2; }
 	@$(RUN) -m benchmarks compare $(call q,$(A)) $(call q,$(B)) >/dev/null
+
+compress: install ## search for the fastest variant that passes: pruning, int8, re-check, cascade [MAX_F1_DROP=0.01] [MINUTES=30] [TEXTS=file] -> build/compression/
+	@$(RUN) -m benchmarks compress $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(TEXTS),--unlabelled $(call q,$(TEXTS))) --checkpoint $(call q,$(CHECKPOINT)) --output $(call q,$(BUILD)/compression) $(ARGS) >/dev/null
+	@$(MAKE) --no-print-directory package benchmark select NAME=$(call q,$(NAME)) ARTIFACTS=$(call q,$(BUILD)/compression/artifacts) ARGS=
 
 select: install ## choose a variant, explain the choice, promote it [P99_MS=] [RPS=] [MAX_F1_DROP=0.01] [MAX_RECALL_DROP=] [MAX_AUROC_DROP=] [MAX_RATE_SHIFT=] [MAX_FLIP=] [MAX_MB=]
 	@$(RUN) -m benchmarks select $(OBJECTIVE) $(if $(MAX_RECALL_DROP),--max-recall-drop $(MAX_RECALL_DROP)) $(if $(MAX_AUROC_DROP),--max-auroc-drop $(MAX_AUROC_DROP)) $(if $(MAX_RATE_SHIFT),--max-rate-shift $(MAX_RATE_SHIFT)) $(if $(MAX_FLIP),--max-flip $(MAX_FLIP)) $(if $(MAX_MB),--max-mb $(MAX_MB)) >/dev/null

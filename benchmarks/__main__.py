@@ -37,6 +37,11 @@ VERBS = (
         "label only texts whose label a variant changes, and judge every variant by them",
         f"{FOLDER}.labelling:flips",
     ),
+    Verb(
+        "compress",
+        "search for the fastest combination of pruning, re-check and first stage that is likely to pass",
+        f"{FOLDER}.compressing:compress",
+    ),
     Verb("select", "pick the fastest variant that is proven the same", f"{FOLDER}.judging:select"),
     Verb("conclude", "say in five lines what the last run found", f"{FOLDER}.judging:conclude"),
     Verb("plan", "see how many replicas a load needs, and what they cost", f"{FOLDER}.planning:plan"),

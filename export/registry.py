@@ -126,6 +126,7 @@ def variant(
             own = properties | {"requires": (*SOURCE, *requires)}
             if parent not in (None, REFERENCE):  # by default, no child of what takes a training to make
                 own["default"] = False
+                own["tried"] = own.get("tried", False) and not parent.startswith("pruned")
             VARIANTS[full] = Variant(name=full, build=build, parent=parent, **own)
         return build
 

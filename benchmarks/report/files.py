@@ -12,10 +12,12 @@ from typing import TypeVar
 
 import msgspec
 
+from benchmarks.compression.records import Compression
 from benchmarks.in_process.simulated import Simulated as SimulatedTimings
 from benchmarks.records import Report, as_report, flat, plain, tidied
 from benchmarks.report import markdown
 from benchmarks.sameness.alarms import Alarms
+from benchmarks.sameness.first_stages import FirstStages
 from benchmarks.sameness.flip_coverage import Coverage
 from benchmarks.sameness.flips_needed import LabelsNeeded
 from benchmarks.sameness.power import Simulated
@@ -133,6 +135,18 @@ def read_promises(path: Path) -> Promises:
     """The promises of bands at `path`. Raises `UserError` when they are missing or damaged."""
     study = "python -m benchmarks.studies.decisions"
     return _read(path, partial(read, kind=Promises), "no decisions have been studied yet", study)
+
+
+def read_compression(path: Path) -> Compression:
+    """What a search tried, at `path`. Raises `UserError` when it is missing or damaged."""
+    search = command("benchmarks compress")
+    return _read(path, partial(read, kind=Compression), "nothing has been searched yet", search)
+
+
+def read_rules(path: Path) -> FirstStages:
+    """How often first stages break promises, at `path`. Raises `UserError` if it is missing or damaged."""
+    study = "python -m benchmarks.studies.first_stage"
+    return _read(path, partial(read, kind=FirstStages), "no first stages have been studied yet", study)
 
 
 def read_shift(path: Path) -> Shift:

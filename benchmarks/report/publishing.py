@@ -15,10 +15,11 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.compression.records import NAME as COMPRESSION
 from benchmarks.in_process import simulated
 from benchmarks.names import ATTACK, FLIPS, NEEDED, SOAK
 from benchmarks.records import Report, plain
-from benchmarks.report import head_to_head_page, markdown
+from benchmarks.report import frontier, head_to_head_page, markdown
 from benchmarks.report.explained import explained
 from benchmarks.report.files import (
     ALARMS,
@@ -29,18 +30,20 @@ from benchmarks.report.files import (
     read_ablation,
     read_alarms,
     read_attack,
+    read_compression,
     read_coverage,
     read_head_to_head,
     read_needed,
     read_power,
     read_promises,
     read_recipes,
+    read_rules,
     read_seeds,
     read_shift,
     read_side_by_side,
     read_timings,
 )
-from benchmarks.sameness import alarms, flip_coverage, flips_needed, power, promises, shift
+from benchmarks.sameness import alarms, first_stages, flip_coverage, flips_needed, power, promises, shift
 from benchmarks.served.attack import page as attack_page
 from common.atomic import write_json, write_text
 from common.options import LEDGER
@@ -100,6 +103,8 @@ KINDS = {
     "ablation": Kind(ablation.NAME, read_ablation, ablation.page, ablation.excerpt),
     "seeds": Kind(seeds.NAME, read_seeds, seeds.page, seeds.excerpt),
     "decisions": Kind(promises.NAME, read_promises, promises.page, promises.excerpt),
+    "compression": Kind(COMPRESSION, read_compression, frontier.page, frontier.excerpt),
+    "rules": Kind(first_stages.NAME, read_rules, first_stages.page, first_stages.excerpt),
     "shift": Kind(shift.NAME, read_shift, shift.page, shift.excerpt),
     "timings": Kind(TIMINGS, read_timings, simulated.page, simulated.excerpt),
 }

@@ -7,17 +7,15 @@ are validation texts, drawn with replacement, and judged on all of them. The lab
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from tabulate import tabulate
 from tqdm import tqdm
 
+from benchmarks.sameness.first_stages import NAME, FirstStages, Kept, table
 from common.atomic import write_json
 from common.commands import emit, positive_int, run, say
-from common.options import add_artifacts, add_checkpoint
+from common.options import add_artifacts, add_checkpoint, add_results
 from common.records import plain
-from common.shares import share_interval
 from export.registry import REFERENCE
 from export.variants.stages import STATIC, against_fp32, fit_first
 from handler.artifact import Artifact
@@ -38,19 +36,6 @@ class Texts:
         return Texts(self.logits[rows], self.reference[rows])
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Of `rules`, how many turn more of the population's labels than `allowed`, and the mean share of texts
-    that they answer; and what the rule fitted to validation does on gate."""
-
-    allowed: float
-    rules: int
-    broken: int
-    answered: float
-    answered_gate: float
-    turned_gate: float
-
-
 def kept(artifact: Artifact, validation: Texts, gate: Texts, allowed: float, rules: int) -> Kept:
     population = Texts(
         np.concatenate([validation.logits, gate.logits]),
@@ -62,7 +47,15 @@ def kept(artifact: Artifact, validation: Texts, gate: Texts, allowed: float, rul
         share, turned = _outcome(artifact, drawn, population, allowed)
         broken += turned > allowed
         answered += share / rules
-    return Kept(allowed, rules, broken, answered, *_outcome(artifact, validation, gate, allowed))
+    answered_gate, turned_gate = _outcome(artifact, validation, gate, allowed)
+    return Kept(
+        allowed=allowed,
+        rules=rules,
+        broken=broken,
+        answered=answered,
+        answered_gate=answered_gate,
+        turned_gate=turned_gate,
+    )
 
 
 def _outcome(artifact: Artifact, fitted: Texts, judged: Texts, allowed: float) -> tuple[float, float]:
@@ -85,9 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.first_stage", description=__doc__)
     add_artifacts(parser)
     add_checkpoint(parser)
+    add_results(parser)
     parser.add_argument("variant", help="a cascade, such as openvino-int8-cascade")
     parser.add_argument("--rules", type=positive_int, default=200, help="default: %(default)s")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args(argv)
     cascade, fp32 = (Predictor.load(arguments.artifacts / name) for name in (arguments.variant, REFERENCE))
     if cascade.models[0].name != STATIC:
@@ -95,32 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     splits = load_data(open_checkpoint(arguments.checkpoint)).splits
     validation, gate = (_texts(cascade, fp32, splits[name].texts) for name in ("validation", "gate"))
     found = [kept(cascade.artifact, validation, gate, allowed, arguments.rules) for allowed in SHARES]
-    say(table(found))
-    document = {
-        "variant": arguments.variant,
-        "validation_texts": len(validation.logits),
-        "rules": plain(found),
-    }
-    if arguments.output:
-        write_json(arguments.output, document)
-    emit(document)
+    document = FirstStages(variant=arguments.variant, validation_texts=len(validation.logits), rules=found)
+    write_json(arguments.results / f"{NAME}.json", plain(document))
+    say(table(document))
+    emit(plain(document))
     return 0
-
-
-def table(found: Sequence[Kept]) -> str:
-    """For people."""
-    rows = [
-        (
-            f"{each.allowed:.1%}",
-            f"{each.broken} of {each.rules} ({share_interval(each.broken, each.rules)[1]:.1%} at most)",
-            f"{each.answered:.0%}",
-            f"{each.answered_gate:.0%}",
-            f"{each.turned_gate:.2%}",
-        )
-        for each in found
-    ]
-    heads = ("may turn", "rules that turn more", "answered", "answered on gate", "turned on gate")
-    return tabulate(rows, heads, "github", disable_numparse=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ KINDS = {
     "ablation": "what each part of the recipe gives",
     "seeds": "trainings with several seeds",
     "decisions": "what decisions promised and what was found",
+    "compression": "the search for the fastest variant",
+    "rules": "how often a cascade's first stage breaks its promise",
     "shift": "how a cascade does on other texts",
     "attack": "the attacks",
     "soak": "the soak test, hours of attacks,",

@@ -46,7 +46,7 @@ cascade = partial(variant, "cascade", kinds=TRACED, options=("may_turn",), tried
 
 @rechecked(
     runtime="openvino",
-    parents=("openvino-int8",),
+    parents=("openvino-int8", "pruned-openvino-int8"),
     requires=("openvino", "nncf"),
     summary="OpenVINO in int8; texts near another label are asked again in bf16, or fp32 without AVX-512",
 )
@@ -67,7 +67,12 @@ def onnx_int8_rechecked(source: Source, folder: Path) -> Built:
 
 @cascade(
     runtime="openvino",
-    parents=("openvino-int8", "openvino-int8-rechecked"),
+    parents=(
+        "openvino-int8",
+        "openvino-int8-rechecked",
+        "pruned-openvino-int8",
+        "pruned-openvino-int8-rechecked",
+    ),
     also=("static-openvino-fp32",),
     requires=("openvino", "nncf"),
     summary="word embeddings answer the easy texts, OpenVINO in int8 the rest",

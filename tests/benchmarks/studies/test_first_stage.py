@@ -3,17 +3,18 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks.report.files import read_rules
 from benchmarks.studies import first_stage
+from common.records import plain
 
 
 def test_rules_from_draws_are_judged_on_all_texts(build_once, source, tmp_path, capsys) -> None:
     build_once("openvino-int8-cascade")
     capsys.readouterr()
     given = ("--checkpoint", source.checkpoint.folder, "--artifacts", source.artifacts, "--rules", 3)
-    output = tmp_path / "found.json"
-    assert first_stage.main([*map(str, given), "--output", str(output), "openvino-int8-cascade"]) == 0
+    assert first_stage.main([*map(str, given), "--results", str(tmp_path), "openvino-int8-cascade"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found == json.loads(output.read_text())
+    assert found == plain(read_rules(tmp_path / f"{first_stage.NAME}.json"))
     assert [each["allowed"] for each in found["rules"]] == list(first_stage.SHARES)
     answered = [each["answered"] for each in found["rules"]]
     assert answered == sorted(answered), "who may turn more may answer more"
