@@ -124,7 +124,7 @@ compare: install ## compare two reports, with ratios: A=fp32 B=openvino-int8
 
 compress: install ## search for the fastest variant that passes: pruning, int8, re-check, cascade [MAX_F1_DROP=0.01] [MINUTES=30] [TEXTS=file] -> build/compression/
 	@$(RUN) -m benchmarks compress $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(TEXTS),--unlabelled $(call q,$(TEXTS))) --checkpoint $(call q,$(CHECKPOINT)) --output $(call q,$(BUILD)/compression) $(ARGS) >/dev/null
-	@$(MAKE) --no-print-directory package benchmark select NAME=$(call q,$(NAME)) ARTIFACTS=$(call q,$(BUILD)/compression/artifacts) ARGS=
+	@$(MAKE) --no-print-directory package benchmark select NAME=$(call q,$(NAME)) ARTIFACTS=$(call q,$(BUILD)/artifacts-compression) ARGS=
 
 select: install ## choose a variant, explain the choice, promote it [P99_MS=] [RPS=] [MAX_F1_DROP=0.01] [MAX_RECALL_DROP=] [MAX_AUROC_DROP=] [MAX_RATE_SHIFT=] [MAX_FLIP=] [MAX_MB=]
 	@$(RUN) -m benchmarks select $(OBJECTIVE) $(if $(MAX_RECALL_DROP),--max-recall-drop $(MAX_RECALL_DROP)) $(if $(MAX_AUROC_DROP),--max-auroc-drop $(MAX_AUROC_DROP)) $(if $(MAX_RATE_SHIFT),--max-rate-shift $(MAX_RATE_SHIFT)) $(if $(MAX_FLIP),--max-flip $(MAX_FLIP)) $(if $(MAX_MB),--max-mb $(MAX_MB)) >/dev/null

@@ -88,7 +88,8 @@ def compress(arguments: argparse.Namespace) -> int:
     write_json(arguments.output / f"{NAME}.json", plain(found))
     write_text(arguments.output / "frontier.svg", picture(found))
     say(f"\n{table(found)}\n")
-    _hand_over(bench, found, arguments.output / "artifacts")
+    # Beside the other artifacts, where the ledger of all gates lies.
+    _hand_over(bench, found, arguments.output.with_name(f"artifacts-{arguments.output.name}"))
     emit(plain(found))
     return 0 if found.best else 1
 
@@ -96,16 +97,17 @@ def compress(arguments: argparse.Namespace) -> int:
 def _hand_over(bench: "Bench", found: "Compression", folder: Path) -> None:
     """The winner, plain int8 and fp32 in one folder, for the one look at the gate."""
     from benchmarks.compression.candidates import Candidate
+    from common.atomic import replacing_folder
+    from export.registry import REFERENCE
 
     if found.best is None:
         say("no candidate is likely to pass: serve fp32 or bf16")
         return
-    artifacts = {Candidate().variant: bench.build(Candidate())}
-    artifacts[found.best.variant] = bench.build(found.best.candidate)
-    shutil.rmtree(folder, ignore_errors=True)
-    for artifact in artifacts.values():
-        shutil.copytree(artifact.folder, folder / artifact.name)
-    reference = bench.of(Candidate()).artifacts / "fp32"
-    shutil.copytree(reference, folder / "fp32")
+    chosen = {Candidate(), found.best.candidate}
+    with replacing_folder(folder) as scratch:
+        shutil.copytree(bench.of(Candidate()).artifacts / REFERENCE, scratch / REFERENCE)
+        for candidate in chosen:
+            artifact = bench.build(candidate)
+            shutil.copytree(artifact.folder, scratch / artifact.name)
     judge = command(f"benchmarks run --no-serve --artifacts {folder}")
     say(f"{found.best.variant}: {found.best.candidate}. What the gate says of it: {judge}")

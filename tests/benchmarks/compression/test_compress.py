@@ -129,14 +129,22 @@ def test_the_table_says_what_is_chosen_and_why_others_were_refused() -> None:
 
 @pytest.mark.slow
 def test_a_search_builds_measures_and_hands_over(checkpoint, tmp_path, capsys) -> None:
-    given = ["compress", "--checkpoint", checkpoint.folder, "--output", tmp_path, "--minutes", 0.001]
+    given = [
+        "compress",
+        "--checkpoint",
+        checkpoint.folder,
+        "--output",
+        tmp_path / "search",
+        "--minutes",
+        0.001,
+    ]
     status = main(list(map(str, given)))
     shown = json.loads(capsys.readouterr().out)
-    found = read_compression(tmp_path / f"{NAME}.json")
+    found = read_compression(tmp_path / "search" / f"{NAME}.json")
     assert [each["variant"] for each in shown["tried"]] == ["openvino-int8"]
     (int8,) = found.tried
     assert int8.low is not None
     assert int8.low < 1.25
     assert status == (0 if found.best else 1)
     if found.best:
-        assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {"fp32", "openvino-int8"}
+        assert {path.name for path in (tmp_path / "artifacts-search").iterdir()} == {"fp32", "openvino-int8"}
