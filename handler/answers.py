@@ -99,5 +99,5 @@ EXAMPLE: Single = {
     "truncated": False,
     "model": {"name": "hate", "version": "1.0", "variant": "fp32"},
 }
-# Of scored tables.
-COLUMNS: dict[str, type] = {"label": str, "score": float, "tokens": int, "truncated": bool}
+# Of scored tables; a decision is given where the model has bands.
+COLUMNS: dict[str, type] = {"label": str, "score": float, "decision": str, "tokens": int, "truncated": bool}

@@ -30,7 +30,7 @@ def test_a_csv_keeps_its_columns_and_a_bad_row_its_place(fp32: Artifact, tmp_pat
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(target.open(newline="")))
     assert [row["id"] for row in rows] == ["7", "8", "9"]
-    assert list(rows[0]) == ["id", "text", "label", "score", "tokens", "truncated", "error"]
+    assert list(rows[0]) == ["id", "text", "label", "score", "decision", "tokens", "truncated", "error"]
     assert [bool(row["error"]) for row in rows] == [False, True, False]
 
 

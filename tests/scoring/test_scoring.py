@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -15,10 +16,12 @@ import pyarrow.parquet as parquet
 import pytest
 
 from handler.artifact import Artifact
+from handler.description import Bands, Promise
 from handler.errors import UserError
 from handler.predictor import Predictor
 from scoring.job import here, open_job, run_job
 from scoring.plan import plan, read_part
+from scoring.rows import Window, classify
 from tests.conftest import ran
 from tests.descriptions import changed
 
@@ -35,6 +38,20 @@ def artifact(build_once) -> Artifact:
 @pytest.fixture(scope="module")
 def predictor(artifact: Artifact) -> Predictor:
     return Predictor(artifact, threads=1)
+
+
+def test_a_table_has_the_decision_of_a_model_with_bands(artifact: Artifact) -> None:
+    texts = ["a friendly text", "get lost, all of you"]
+    (top, low) = sorted((each.scores[1] for each in Predictor(artifact, 1).predict(texts)), reverse=True)
+    middle = float(top + low) / 2
+    bands = Bands(middle, middle, 0.95, "validation", 100, [Promise("precision", 0.9, 0.9, 100)])
+    deciding = Predictor(Artifact(artifact.folder, replace(artifact.meta, bands=bands)), threads=1)
+    window = Window([*texts, ""], ["", "", ""], [{}, {}, {}])
+    ((_, results),) = classify(deciding, [window])
+    assert sorted(result["decision"] or "" for result in results) == ["", "act", "pass"]
+    assert results[2]["error"]
+    ((_, plain),) = classify(Predictor(artifact, 1), [window])
+    assert [result["decision"] for result in plain] == [None] * 3
 
 
 @pytest.fixture
