@@ -19,6 +19,7 @@ from common.records import plain
 from deploy.drift.judge import GIVEN, LENGTHS, Counts, Rule, references
 from deploy.drift.shares import look, shares_of
 from export.registry import REFERENCE
+from handler.errors import UserError
 from handler.metrics import dimension
 from handler.predictor import Predictor, decide
 from training import data
@@ -90,6 +91,12 @@ def _others(spec: str, options: argparse.Namespace, own: Dataset) -> list[str]:
     texts = [text for name, split in splits.items() if name != "test" for text in split.texts]
     known = np.concatenate([digests(split.texts) for split in own.splits.values()])
     unknown = np.flatnonzero(~np.isin(digests(texts), known))[: options.texts]
+    if not len(unknown):
+        raise UserError(
+            f"{spec} has no texts that the model does not know",
+            seen=f"{len(texts):,} texts, all of {own.spec}",
+            remedy="Name data that it was not trained on",
+        )
     return [texts[row] for row in unknown]
 
 

@@ -5,6 +5,7 @@ import pytest
 from benchmarks.report.files import read_shift
 from benchmarks.sameness.shift import NAME, Asked, Shift, Shifted, excerpt, table
 from benchmarks.studies import cascade_shift
+from handler.errors import UserError
 from handler.predictor import Predictor
 from training.measures import functional
 
@@ -15,7 +16,11 @@ def test_counts_are_those_of_the_two_predictors(build_once, source, tmp_path, ca
     cascade, fp32 = (Predictor(build_once(name), 1) for name in (VARIANT, "fp32"))
     capsys.readouterr()
     given = ("--checkpoint", source.checkpoint.folder, "--artifacts", source.artifacts, "--results", tmp_path)
-    assert cascade_shift.main([*map(str, given), "--on", "demo", VARIANT]) == 0
+    others = f"csv:{tmp_path / 'others.csv'}"
+    labels = ("not-hate", "hate")
+    lines = [f"A letter about shelf {row} of the library,{labels[row % 2]}" for row in range(200)]
+    (tmp_path / "others.csv").write_text("\n".join(["text,label", *lines]))
+    assert cascade_shift.main([*map(str, given), "--on", others, "--texts", "30", VARIANT]) == 0
     found = read_shift(tmp_path / f"{NAME}.json")
     assert json.loads(capsys.readouterr().out)["variant"] == found.variant == VARIANT
     rows = {row.texts: row for row in found.rows}
@@ -24,6 +29,7 @@ def test_counts_are_those_of_the_two_predictors(build_once, source, tmp_path, ca
     assert rows["gate"].n == len(gate)
     assert rows["gate"].turned == int((labels[0] != labels[1]).sum())
     assert [asked.texts for asked in rows["gate"].asked] == list(cascade.asked_again.values())
+    assert rows[others].n == 30
     assert rows["functional cases"].n == len(functional.templates())
     assert rows["gate, upper case"].lost_fp32 == 0, "the tokenizer lower-cases"
     assert rows["gate, upper case"].turned == rows["gate"].turned
@@ -32,7 +38,8 @@ def test_counts_are_those_of_the_two_predictors(build_once, source, tmp_path, ca
 
 def test_texts_that_the_model_knows_are_not_other_texts(source) -> None:
     options = cascade_shift.argparse.Namespace(data_dir=source.checkpoint.folder, texts=50)
-    assert cascade_shift._others(source.dataset.spec, options, source.dataset) == []
+    with pytest.raises(UserError, match="no texts that the model does not know"):
+        cascade_shift._others(source.dataset.spec, options, source.dataset)
 
 
 def test_drift_is_said_where_a_stage_is_asked_more(build_once) -> None:
@@ -41,8 +48,8 @@ def test_drift_is_said_where_a_stage_is_asked_more(build_once) -> None:
     asked, texts = reference.asked or {}, sum(reference.lengths.counts)
     same = pair._asked({stage: 10 * count for stage, count in asked.items()}, 10 * texts)
     assert {each.drift for each in same} == {"no drift"}
-    none = pair._asked(dict.fromkeys(asked, 0), 10 * texts)
-    assert [each.drift for each in none] == ["drift"]
+    far = {stage: 0 if 2 * count > texts else 10 * texts for stage, count in asked.items()}
+    assert [each.drift for each in pair._asked(far, 10 * texts)] == ["drift"]
 
 
 def test_one_stage_is_refused(build_once, source, capsys) -> None:
