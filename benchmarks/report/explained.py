@@ -6,16 +6,15 @@ Every figure comes from the report; the words are in `explained.md.j2`. Leaves o
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.lateness import Late, is_tested, share_late
 from benchmarks.names import GATE
 from benchmarks.profiles import TEST
 from benchmarks.records import Parity, Report, Variant
 from benchmarks.report.phrases import arrow, three_digits, uneven
+from benchmarks.report.templates import render
 from benchmarks.report.verdicts import fastest_passing, reference
 from benchmarks.selection import chance
 from training.measures.noninferiority import ALPHA
@@ -45,15 +44,15 @@ def explained(document: Report) -> str:
     variant, fp32 = fastest_passing(document), reference(document)
     if variant is None or fp32 is None:
         return "No variant of this report passes."
-    gate, entry = variant.judged, variant.batch
+    gate = variant.judged
+    entry = variant.batch
     base = next(row for row in document.rows if row.batch and row.batch.against_today.verdict == "reference")
-    drop, tested = gate.macro_f1_drop, gate.noninferiority
+    drop = gate.macro_f1_drop
+    tested = gate.noninferiority
     held, following = _loads(variant, document.run.objective_p99_ms)
-    template = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True
-    ).get_template("explained.md.j2")
     one_sided = uneven(gate)
-    text = template.render(
+    text = render(
+        "explained.md.j2",
         document=document,
         variant=variant,
         gate=gate,

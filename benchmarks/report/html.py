@@ -8,12 +8,10 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from benchmarks.names import REFERENCE, SINGLE
 from benchmarks.records import REHEARSAL, Report, Variant
@@ -30,6 +28,7 @@ from benchmarks.report.phrases import (
 from benchmarks.report.provenance import failures, provenance_lines
 from benchmarks.report.sections import SECTIONS, Texts
 from benchmarks.report.tables import Row, Table, table
+from benchmarks.report.templates import render
 from benchmarks.report.verdicts import (
     FAILED,
     IS_REFERENCE,
@@ -46,7 +45,6 @@ from benchmarks.selection import Selection
 from common.drawing import COLOURS
 from training.measures.noninferiority import FAIL, INCONCLUSIVE, UNPROVEN
 
-LINK = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+)\)")
 # The chosen theme is set before anything is shown, so that the page does not flash.
 THEME = (
     'try{const t=localStorage.getItem("report-theme");if(t)document.documentElement.dataset.theme=t}catch{}'
@@ -62,7 +60,8 @@ PAGE_COLOURS = {
 def side_by_side(document: Report, selection: Selection | None = None, texts: Texts | None = None) -> str:
     """The page of all variants. `selection` is that of the same run, if one was made. `texts` by split and
     row are shown with the labels that flipped: for a page that stays here and is never published."""
-    data, run = document.data, document.run
+    data = document.data
+    run = document.run
     chosen = selection if selection and selection.run == run.id else None
     best = _best(document, chosen)
     headline, lead = _answer(document, chosen, best)
@@ -104,56 +103,31 @@ def _render(document: Report, texts: Texts | None, **content: Any) -> str:
     drawn = charts.draw(document)
     script = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
     run = document.run
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            **content,
-            colours=Markup(_colours()),
-            theme_script=Markup(THEME),
-            page_script=Markup(script),
-            script_hashes=" ".join(map(_hash, (THEME, script))),
-            failures=failures(document) if content["variants"] else [],
-            variants_how=_how_to_read(document),
-            has_baselines=bool(document.baselines),
-            pictures=[
-                {
-                    "name": picture.name,
-                    "title": picture.title,
-                    "reading": picture.reading,
-                    "svg": _inline(drawn[picture.name]),
-                }
-                for picture in pictures.PICTURES
-                if picture.name in drawn
-            ],
-            sections=[found for make in SECTIONS if (found := make(document, texts))],
-            provenance=provenance_lines(document),
-            foot=f"Run {run.id}, profile {run.profile}. "
-            + ("It shows texts: do not share it." if texts else "It contains no text of a data set."),
-        )
+    return render(
+        "report.html.j2",
+        **content,
+        colours=Markup(_colours()),
+        theme_script=Markup(THEME),
+        page_script=Markup(script),
+        script_hashes=" ".join(map(_hash, (THEME, script))),
+        failures=failures(document) if content["variants"] else [],
+        variants_how=_how_to_read(document),
+        has_baselines=bool(document.baselines),
+        pictures=[
+            {
+                "name": picture.name,
+                "title": picture.title,
+                "reading": picture.reading,
+                "svg": _inline(drawn[picture.name]),
+            }
+            for picture in pictures.PICTURES
+            if picture.name in drawn
+        ],
+        sections=[found for make in SECTIONS if (found := make(document, texts))],
+        provenance=provenance_lines(document),
+        foot=f"Run {run.id}, profile {run.profile}. "
+        + ("It shows texts: do not share it." if texts else "It contains no text of a data set."),
     )
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["links"] = _links
-    return environment
-
-
-def _links(line: str) -> Markup:
-    """Markdown's links as HTML's; all else is escaped."""
-    pieces, end = [], 0
-    for found in LINK.finditer(line):
-        pieces += [escape(line[end : found.start()]), Markup('<a href="{1}">{0}</a>').format(*found.groups())]
-        end = found.end()
-    return Markup("").join([*pieces, escape(line[end:])])
 
 
 def _hash(script: str) -> str:
