@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox, offset_copy
 
 # Of Okabe and Ito's palette, which the colour-blind tell apart; darker here, to be read on white.
@@ -164,6 +166,28 @@ def style_sheet() -> str:
         # A rim of paper around letters, so that lines behind them do not strike them through.
         f".chart text{{paint-order:stroke;stroke:var(--chart-paper,{PAPER});stroke-width:3px}}"
     )
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """A row for each name, from below, without lines between them."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.grid(axis="y", visible=False)
+
+
+def in_percent(axis: Axis) -> None:
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+
+
+def diagonal(axes: Axes) -> None:
+    """Where two shares are the same."""
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=DASHED)
+
+
+def interval(axes: Axes, low: float, high: float, row: float, alpha: float = 0.8) -> None:
+    """A thin line from `low` to `high`, over the bar of a row."""
+    axes.plot([low, high], [row, row], color=INK, linewidth=1, alpha=alpha)
 
 
 class Label(NamedTuple):

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks.names import REFERENCE
-from benchmarks.records import Report
+from benchmarks.records import OpenLevel, Report
 from benchmarks.report import pictures
 from benchmarks.report.verdicts import (
     BASELINE,
@@ -39,8 +39,12 @@ from common.drawing import (
     REST,
     Label,
     canvas,
+    diagonal,
+    in_percent,
+    interval,
     label_ends,
     label_points,
+    name_rows,
     svg,
 )
 from training.measures.noninferiority import FAIL, INCONCLUSIVE, PASS, UNPROVEN
@@ -84,11 +88,8 @@ def bars(document: Report) -> str:
                 va="center_baseline",
                 color=INK,
             )
-        axes.set_yticks(range(len(found)), [bar.name for bar in found])
-        axes.tick_params(axis="y", labelcolor=INK)
-        axes.grid(axis="y", visible=False)
+        name_rows(axes, [bar.name for bar in found])
         axes.set_xlim(0, 1.65 * max(bar.speed for bar in found))  # room for words
-        axes.set_ylim(-0.6, len(found) - 0.4)
         axes.set_xlabel("real texts/s in batches of 32, in process")
         sentence = "; ".join(f"{bar.name} {bar.speed:.0f} ({bar.verdict})" for bar in found)
         return svg(figure, "bars", _title("bars"), sentence)
@@ -109,7 +110,8 @@ def pareto_served(document: Report) -> str:
 def _pareto(document: Report, points: Sequence[pictures.Point], name: str, speed: str) -> str:
     if not points:
         return ""
-    judged, allowed = pictures.is_judged(document), margin(document)
+    judged = pictures.is_judged(document)
+    allowed = margin(document)
     best = [point for wanted in front(document) for point in points if point.name == wanted]
     with canvas(4.4 + 0.1 * max(0, len(points) - 8)) as (figure, (axes,)):
         for point in points:
@@ -120,17 +122,7 @@ def _pareto(document: Report, points: Sequence[pictures.Point], name: str, speed
         _scale(axes, points, allowed if judged else None)
         axes.set_xlabel(f"{speed}  (faster →)")
         _legend(axes, dict.fromkeys(point.verdict for point in points))
-        labels = [
-            Label(
-                point.speed,
-                point.change,
-                point.name,
-                INK if point.verdict in SHIPPABLE else MUTED,
-                point in best,
-            )
-            for point in points
-        ]
-        label_points(axes, labels)
+        label_points(axes, [_label(point, point in best) for point in points])
         if judged:
             axes.annotate(
                 f"margin {allowed:g}",
@@ -144,6 +136,11 @@ def _pareto(document: Report, points: Sequence[pictures.Point], name: str, speed
             )
         sentence = "; ".join(f"{point.name} {point.speed:.0f} at {point.change:+.4f}" for point in points)
         return svg(figure, name, _title(name), sentence)
+
+
+def _label(point: pictures.Point, is_best: bool) -> Label:
+    colour = INK if point.verdict in SHIPPABLE else MUTED
+    return Label(point.speed, point.change, point.name, colour, is_best)
 
 
 def _scale(axes: Axes, points: Sequence[pictures.Point], allowed: float | None) -> None:
@@ -244,7 +241,7 @@ def flips(document: Report) -> str:
             for sign, (share, low, high) in ((-1, flips.lost), (1, flips.gained)):
                 axes.barh(place, sign * share, height=0.62, color=colour, linewidth=0)
                 if low != high:
-                    axes.plot([sign * low, sign * high], [place] * 2, color=INK, linewidth=1, alpha=0.7)
+                    interval(axes, sign * low, sign * high, place, alpha=0.7)
                 axes.annotate(
                     f"{share:.2%}",
                     (sign * max(share, high), place),
@@ -255,12 +252,9 @@ def flips(document: Report) -> str:
                     color=MUTED,
                 )
         axes.axvline(0, color=INK, linewidth=1)
-        axes.set_yticks(range(len(found)), [flips.name for flips in reversed(found)])
-        axes.tick_params(axis="y", labelcolor=INK)
-        axes.grid(axis="y", visible=False)
+        name_rows(axes, [flips.name for flips in reversed(found)])
         most = max(max(*flips.lost, *flips.gained) for flips in found) or 0.001
         axes.set_xlim(-1.45 * most, 1.45 * most)
-        axes.set_ylim(-0.6, len(found) - 0.4)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.1%}"))
         axes.xaxis.set_major_locator(FixedLocator(_round_ticks(most)))
         axes.set_xlabel("share of gate texts")
@@ -281,7 +275,7 @@ def reliability(document: Report) -> str:
     if document.data.multi_label:
         what = "any label"
     with canvas(4.4) as (figure, (axes,)):
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=DASHED)
+        diagonal(axes)
         for (name, ece, parts), (colour, mark) in zip(
             found, _styles([name for name, *_ in found]), strict=True
         ):
@@ -326,23 +320,27 @@ def load_curves(document: Report) -> str:
         above.set_ylabel("p99, ms")
         _log_axis(above.yaxis, [*times, *([objective] if objective else [])], room=(0.7, 1.6))
         if objective:
-            above.axhline(objective, color=MUTED, linewidth=1, linestyle=DASHED)
-            above.annotate(
-                f"objective {objective:g} ms",
-                (1, objective),
-                (-2, 3),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                va="bottom",
-                color=MUTED,
-            )
+            _draw_objective(above, objective)
         if ends:
             label_ends(above, ends)
         sentence = "; ".join(
             f"{served.name} up to {served.levels[-1].offered_rps:.0f} requests/s" for served in found
         )
         return svg(figure, "load", _title("load"), sentence)
+
+
+def _draw_objective(axes: Axes, objective_ms: float) -> None:
+    axes.axhline(objective_ms, color=MUTED, linewidth=1, linestyle=DASHED)
+    axes.annotate(
+        f"objective {objective_ms:g} ms",
+        (1, objective_ms),
+        (-2, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color=MUTED,
+    )
 
 
 def _load_line(above: Axes, below: Axes, served: pictures.Load, colour: str, mark: str) -> Label | None:
@@ -353,22 +351,26 @@ def _load_line(above: Axes, below: Axes, served: pictures.Load, colour: str, mar
         above.plot(*zip(*timed, strict=True), color=colour)
     below.plot(offered, [level.goodput_rps for level in served.levels], color=colour)
     for level in served.levels:
-        shape, size = ("X", 8.0) if level.saturated else (mark, 6.5)
-        places = [(below, level.goodput_rps), *([(above, level.p99_ms)] if level.p99_ms else [])]
-        for axes, height in places:
-            axes.plot(
-                level.offered_rps,
-                height,
-                shape,
-                color=colour,
-                markersize=size,
-                markeredgecolor=PAPER,
-                markeredgewidth=0.8,
-            )
+        _draw_level(below, level, level.goodput_rps, colour, mark)
+        if level.p99_ms:
+            _draw_level(above, level, level.p99_ms, colour, mark)
     if served.closed_rps:
         for axes in (above, below):
             axes.axvline(served.closed_rps, color=colour, linewidth=1, linestyle=DOTTED)
     return Label(*timed[-1], served.name, colour) if timed else None
+
+
+def _draw_level(axes: Axes, level: OpenLevel, height: float, colour: str, mark: str) -> None:
+    """Its own mark, or a cross where the server was saturated."""
+    axes.plot(
+        level.offered_rps,
+        height,
+        "X" if level.saturated else mark,
+        color=colour,
+        markersize=8.0 if level.saturated else 6.5,
+        markeredgecolor=PAPER,
+        markeredgewidth=0.8,
+    )
 
 
 def functional(document: Report) -> str:
@@ -396,7 +398,7 @@ def functional(document: Report) -> str:
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(-0.7, len(names) - 0.3)
         axes.set_xlim(-0.03, 1.03)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        in_percent(axes.xaxis)
         axes.set_xlabel("share of cases answered correctly")
         handles, words = axes.get_legend_handles_labels()
         figure.legend(

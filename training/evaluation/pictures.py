@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from common.drawing import (
     AMBER,
@@ -22,6 +22,10 @@ from common.drawing import (
     PURPLE,
     RED,
     canvas,
+    diagonal,
+    in_percent,
+    interval,
+    name_rows,
     write_picture,
 )
 from handler.description import Bands
@@ -61,9 +65,10 @@ def _matrix(axes: Axes, table: np.ndarray, names: Sequence[str], across: str, do
     axes.imshow(shares, cmap=SHADES, vmin=0, vmax=1)
     axes.grid(visible=False)
     places = range(len(names))
-    axes.set_xticks(
-        places, names, rotation=0 if len(names) <= 4 else 45, ha="center" if len(names) <= 4 else "right"
-    )
+    if len(names) <= 4:
+        axes.set_xticks(places, names)
+    else:
+        axes.set_xticks(places, names, rotation=45, ha="right")
     axes.set_yticks(places, names)
     axes.tick_params(labelcolor=INK)
     axes.set_xlabel(across)
@@ -72,11 +77,9 @@ def _matrix(axes: Axes, table: np.ndarray, names: Sequence[str], across: str, do
     if len(names) > MANY_LABELS:
         return
     for row, column in np.ndindex(table.shape):
-        words = (
-            f"{table[row, column]:,}\n{shares[row, column]:.0%}"
-            if len(names) <= 6
-            else f"{table[row, column]:,}"
-        )
+        words = f"{table[row, column]:,}"
+        if len(names) <= 6:
+            words += f"\n{shares[row, column]:.0%}"
         colour = PAPER if shares[row, column] > 0.6 else INK
         axes.text(column, row, words, ha="center", va="center", color=colour)
 
@@ -116,7 +119,7 @@ def reliability(folder: Path, name: str, points: Mapping[str, Sequence[Mapping[s
     """Top: how often each score was right; bottom: how many texts have it. On the diagonal, seven in ten of
     the texts scored 0.7 have the label."""
     with canvas(4.8, 2, 1, sharex=True, height_ratios=(3, 1)) as (figure, (above, below)):
-        above.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=DASHED)
+        diagonal(above)
         for place, (label, parts) in enumerate(points.items()):
             colour = LINES[place % len(LINES)]
             scores = [part["score"] for part in parts]
@@ -183,15 +186,15 @@ def robustness(folder: Path, name: str, found: Sequence[Mapping[str, Any]]) -> N
     with canvas(1.1 + 0.27 * len(rows), 1, 2, sharey=True) as (figure, (left, right)):
         _bars(left, rows, "flip_rate", BLUE)
         _bars(right, rows, "macro_f1_drop", RED)
-        left.set_yticks(range(len(rows)), [way["name"] for way in rows])
-        left.tick_params(axis="y", labelcolor=INK)
+        names = [way["name"] for way in rows]
+        for axes in (left, right):
+            name_rows(axes, names)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
         left.set_xlim(0, None)
-        left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        in_percent(left.xaxis)
         left.set_xlabel("labels flipped, changed texts only")
         right.axvline(0, color=INK, linewidth=0.8)
         right.set_xlabel("drop in macro-F1, all texts")
-        for axes in (left, right):
-            axes.xaxis.set_major_locator(MaxNLocator(4))
         write_picture(folder, name, figure)
 
 
@@ -214,12 +217,10 @@ def functional(folder: Path, name: str, parts: Sequence[Mapping[str, Any]]) -> N
                 label=f"cases that are {label}",
             )
         for place, kind in enumerate(rows):
-            axes.plot([kind["low"], kind["high"]], [place, place], color=INK, linewidth=1, alpha=0.8)
-        axes.set_yticks(range(len(rows)), [f"{kind['functionality']}, {kind['n']}" for kind in rows])
-        axes.tick_params(axis="y", labelcolor=INK)
-        axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4), xlabel="share of cases answered correctly")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-        axes.grid(axis="y", visible=False)
+            interval(axes, kind["low"], kind["high"], place)
+        name_rows(axes, [f"{kind['functionality']}, {kind['n']}" for kind in rows])
+        axes.set(xlim=(0, 1), xlabel="share of cases answered correctly")
+        in_percent(axes.xaxis)
         _legend(figure, axes)
         write_picture(folder, name, figure)
 
@@ -227,11 +228,7 @@ def functional(folder: Path, name: str, parts: Sequence[Mapping[str, Any]]) -> N
 def _bars(axes: Axes, rows: Sequence[Mapping[str, Any]], figure: str, colour: str) -> None:
     axes.barh(range(len(rows)), [row[figure] for row in rows], height=0.62, color=colour, alpha=0.85)
     for place, row in enumerate(rows):
-        axes.plot(
-            [row[f"{figure}_low"], row[f"{figure}_high"]], [place, place], color=INK, linewidth=1, alpha=0.8
-        )
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.grid(axis="y", visible=False)
+        interval(axes, row[f"{figure}_low"], row[f"{figure}_high"], place)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
