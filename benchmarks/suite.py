@@ -109,7 +109,8 @@ def measure(
     objective = objective or Objective()
     resume_log = ResumeLog(None, {}) if resume_log is None else resume_log
     limit_ms = objective.p99_ms or OBJECTIVE_P99_MS
-    started, began = datetime.now(UTC), time.perf_counter()
+    started = datetime.now(UTC)
+    began = time.perf_counter()
     if environment.is_busy(load := subject.load_average):
         say(f"warning: the machine is busy (load {load}); the intervals of timings will be wide")
     with progress(_steps(subject, profile)) as step:
@@ -169,6 +170,28 @@ def _data(subject: Subject, tokens: list[int]) -> Data:
     return Data(**subject.data, tokens=lengths)
 
 
+def _sizes(subject: Subject) -> dict[str, int]:
+    """Bytes of each variant and baseline on the disk."""
+    sizes = {name: artifact.bytes for name, artifact in subject.artifacts.items()}
+    if subject.baselines:
+        sizes |= {name: subject.baselines.bytes(name) for name in subject.places}
+    return sizes
+
+
+def _resources(
+    taken: Mapping[str, Any], alone: Mapping[str, Any], timings: latency.Timings
+) -> dict[str, Resources]:
+    """What each row took on the CPU, on the GPU if it is there, and per text."""
+    return {
+        name: Resources(
+            **found,
+            **(resources_of(alone[name]) if name in alone else {}),
+            cpu_s_per_1000_texts=timings.cpu_s_per_1000_texts(name),
+        )
+        for name, found in taken.items()
+    }
+
+
 def _measure_in_process(
     subject: Subject,
     profile: Profile,
@@ -197,10 +220,7 @@ def _measure_in_process(
         compared = {name: _parity(name, subject, scores, lengths) for name in scores if name in pool.names}
         # Before the blocks start the processes again: what they took is of all that they were asked.
         pool.stage = "memory"
-        sizes = {name: artifact.bytes for name, artifact in artifacts.items()}
-        if subject.baselines:
-            sizes |= {name: subject.baselines.bytes(name) for name in subject.places}
-        finish = partial(memory.finish, pool, started, sizes, subject.archives)
+        finish = partial(memory.finish, pool, started, _sizes(subject), subject.archives)
         taken = resume_log.once("resources", finish)  # workers that have nothing left to do have no peak
         pool.stage = "GPU alone"
         shapes = latency.shapes_up_to(max_length, (*SHAPES, *CUDA_SHAPES))
@@ -225,14 +245,7 @@ def _measure_in_process(
         if name in alone:
             add_busy(timed, alone[name]["busy_ms"])
         _add_bounds(name, timed, subject, recorded)
-    resources = {
-        name: Resources(
-            **found,
-            **(resources_of(alone[name]) if name in alone else {}),
-            cpu_s_per_1000_texts=timings.cpu_s_per_1000_texts(name),
-        )
-        for name, found in taken.items()
-    }
+    resources = _resources(taken, alone, timings)
     return InProcess(
         resources,
         scores,
@@ -256,8 +269,8 @@ def _parity(
     on_splits = {split: scores[name][split] for split in subject.splits}
     theirs, is_reference = scores[REFERENCE], name == REFERENCE
     found = parity(artifact, on_splits, reference, theirs, subject.labelled, lengths, is_reference)
-    for each in found.values():
-        each.may_have_seen = subject.may_have_seen
+    for on_split in found.values():
+        on_split.may_have_seen = subject.may_have_seen
     return found
 
 

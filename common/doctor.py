@@ -332,9 +332,12 @@ def _gpus(meta: Description) -> Finding:
 
 
 def _threads(settings: dict[str, Any]) -> Finding:
-    workers, each = settings.get("minWorkers", 1), threads_of(settings)
+    workers = settings.get("minWorkers", 1)
+    threads = threads_of(settings)
     remedy = "There are more threads than CPUs: lower handler.threads or minWorkers in model-config.yaml"
-    return judged("threads", workers * each <= available_cpus(), f"{workers} worker(s) of {each}", remedy)
+    return judged(
+        "threads", workers * threads <= available_cpus(), f"{workers} worker(s) of {threads}", remedy
+    )
 
 
 def _is_loopback(host: str) -> bool:

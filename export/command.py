@@ -76,7 +76,10 @@ def build_arguments(parser: argparse.ArgumentParser) -> None:
         help="at most this share of texts may get another label from a cascade's first stage than from fp32, "
         "with 95 %% confidence; default: %(default)s",
     )
-    elsewhere = parser.add_argument_group("for a classifier that was not trained here")
+    _adoption_arguments(parser.add_argument_group("for a classifier that was not trained here"))
+
+
+def _adoption_arguments(elsewhere: argparse._ArgumentGroup) -> None:
     elsewhere.add_argument("--data", help="data to judge it on, as in training; default: unlabelled texts")
     elsewhere.add_argument(
         "--gate",
@@ -217,10 +220,10 @@ def _checkpoint(arguments: argparse.Namespace) -> "Checkpoint":
     # A name like owner/model may be the hub's, but what training writes (BUILD=…) is never asked for there;
     # anything else that is no folder is a path that is wrong.
     could_be_hubs = place.name != CHECKPOINT.name and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(place))
-    if (checkpoint_in(place) / META_FILE).is_file() or not (
-        place.is_dir() or (could_be_hubs and not place.parent.is_dir())
-    ):
-        checkpoint = open_checkpoint(place)
+    found = checkpoint_in(place)
+    is_elsewhere = place.is_dir() or (could_be_hubs and not place.parent.is_dir())
+    if (found / META_FILE).is_file() or not is_elsewhere:
+        checkpoint = open_checkpoint(found)
         if arguments.positive_label not in ("", checkpoint.positive_label):
             raise UserError(
                 "The positive label of a checkpoint was fixed in training, along with its threshold",

@@ -1,6 +1,6 @@
 """Base models: turns a name into a classifier with a new head, and its fast tokenizer.
 
-Encoders get the head that transformers has for them. Decoder language models, sentence-embedding models, and
+Encoders get the head that transformers has for them; decoder language models, sentence-embedding models, and
 any base with an explicit pooling or head get one of ours (`handler.pooled_classifier`). Models that ship
 their own code need explicit permission, and an encoder that transformers knows never runs such code.
 """
@@ -189,15 +189,9 @@ def _pretrained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     local = mpnet_folder() if name == "mpnet" else Path(name).expanduser()
     recover(local)
+    if not local.is_dir():
+        _refuse_unknown(name)
     where = str(local) if local.is_dir() else name
-    close = get_close_matches(name, KNOWN, n=1, cutoff=0.75)
-    if not local.is_dir() and (close or name.startswith("random:") or name.startswith((".", "/", "~"))):
-        meant = f" Did you mean {close[0]}?" if close else ""
-        raise UserError(
-            "Unknown base model",
-            seen=repr(name),
-            remedy=f"Give one of {', '.join(KNOWN)}, a model on the Hugging Face hub, or a folder.{meant}",
-        )
     try:
         own_code = _own_code(name, where, trust)
         config = AutoConfig.from_pretrained(where, trust_remote_code=bool(own_code))
@@ -235,6 +229,18 @@ def _pretrained(
             remedy="Leave --pooling out, or choose last or mean.",
         )
     return model, tokenizer
+
+
+def _refuse_unknown(name: str) -> None:
+    """Refuse what cannot be a model's name on the hub, or is nearly one of the names known here."""
+    close = get_close_matches(name, KNOWN, n=1, cutoff=0.75)
+    if close or name.startswith(("random:", ".", "/", "~")):
+        meant = f" Did you mean {close[0]}?" if close else ""
+        raise UserError(
+            "Unknown base model",
+            seen=repr(name),
+            remedy=f"Give one of {', '.join(KNOWN)}, a model on the Hugging Face hub, or a folder.{meant}",
+        )
 
 
 def _gist(error: Exception) -> str:

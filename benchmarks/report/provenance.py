@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.environment import BUSY_SHARE
 from benchmarks.names import CUDA_REFERENCE, TFIDF
-from benchmarks.records import REHEARSAL, Machine, Report, Run
+from benchmarks.records import REHEARSAL, Machine, OpenLevel, Report, Run
 from benchmarks.report.verdicts import today
 from training.data.records import KEPT_APART, STATED, UNKNOWN
 
@@ -246,23 +246,28 @@ def _served_lines(document: Report) -> list[str]:
         return []
     serving = document.run.serving
     which = f" Variants served: {serving.rule}." if serving and len(serving.names) < len(measured) else ""
-    passes, cores = levels[0].passes, max(level.load_generator_cores for level in levels)
+    passes = levels[0].passes
+    cores = max(level.load_generator_cores for level in levels)
     often = "one pass, so no interval" if passes == 1 else f"{passes} passes"
     lines = [
         f"Served: TorchServe, closed loop, one text per request, {often}. The load generator ran on the "
         f"same cores and used up to {cores:.2f} of them.{which}"
     ]
-    objective = document.run.objective_p99_ms
-    if any(variant.open for variant in measured):
-        good = f"; in time: within {objective:g} ms" if objective else ""
-        late = ""
-        if any(level.lateness for variant in measured for level in variant.open):
-            late = (
-                " The share of late requests has a 95 % interval, which allows for the requests of a burst "
-                "being late together; a p99 is kept if the upper end is at most 1 %."
-            )
-        lines.append(
-            "Open loop: requests arrive at random (Poisson) whether or not earlier ones were answered, and "
-            f"latency counts from the time at which a request was due{good}.{late}"
-        )
+    offered = [level for variant in measured for level in variant.open]
+    if offered:
+        lines.append(_open_loop_line(offered, document.run.objective_p99_ms))
     return lines
+
+
+def _open_loop_line(levels: Sequence[OpenLevel], objective_ms: float | None) -> str:
+    good = f"; in time: within {objective_ms:g} ms" if objective_ms else ""
+    late = ""
+    if any(level.lateness for level in levels):
+        late = (
+            " The share of late requests has a 95 % interval, which allows for the requests of a burst "
+            "being late together; a p99 is kept if the upper end is at most 1 %."
+        )
+    return (
+        "Open loop: requests arrive at random (Poisson) whether or not earlier ones were answered, and "
+        f"latency counts from the time at which a request was due{good}.{late}"
+    )

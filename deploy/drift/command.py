@@ -42,6 +42,11 @@ def drift_arguments(parser: argparse.ArgumentParser) -> None:
         help="the served artifact: a folder or an archive; default: %(default)s",
     )
     add_trusted_key(parser)
+    _source_arguments(parser)
+    _rule_arguments(parser)
+
+
+def _source_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--metrics", metavar="URL", default=METRICS, help="use TorchServe's metrics; default: %(default)s"
@@ -58,6 +63,9 @@ def drift_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--listen", metavar="HOST:PORT", type=_address, help="keep running, with metrics for Prometheus"
     )
+
+
+def _rule_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-shift",
         type=share,
@@ -113,7 +121,9 @@ def drift(arguments: argparse.Namespace) -> int:
     other = sources.written(arguments.reference, artifact) if arguments.reference else None
     reference = references(artifact, other)
     if arguments.file:  # predict does not write which stage answered
-        reference = tuple(each for each in reference if not each.name.startswith("asked:"))
+        reference = tuple(
+            distribution for distribution in reference if not distribution.name.startswith("asked:")
+        )
     if not any(distribution.name.startswith("label:") for distribution in reference):
         remedy = "build it again, or give --reference"
         say(f"{arguments.artifact} does not record how often it gave each label: skipping labels; {remedy}")
@@ -158,7 +168,7 @@ def _counts(arguments: argparse.Namespace, artifact: Artifact) -> Counts:
 def _single_look(
     verdicts: Sequence[Verdict], shares: Sequence[Share], found: Counts, rule: Rule
 ) -> dict[str, Any]:
-    looks = [look(each, found, rule) for each in shares if each.is_of_decisions]
+    looks = [look(share, found, rule) for share in shares if share.is_of_decisions]
     say(table(verdicts))
     if looks:
         say(looks_table(looks))
@@ -166,7 +176,7 @@ def _single_look(
         "verdict": worst([*verdicts, *looks]),
         "rule": asdict(rule),
         "distributions": [without_nan(verdict) for verdict in verdicts],
-        "shares": [without_nan(each) for each in looks],
+        "shares": [without_nan(share) for share in looks],
     }
 
 

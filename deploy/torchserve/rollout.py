@@ -1,9 +1,9 @@
 """`python -m deploy rollout`: roll out a new version, and roll it back if it is worse.
 
-One server after the other: the new version is registered beside the old one and warmed, and both classify the
-same texts. If they agree and the new one is not slower, it becomes the default and is watched. Any failure on
-any server brings the old version back on all of them. A note on the disk records the roll-out; if it is
-killed, the next one or `--back` undoes it.
+One server after the other: the new version is registered next to the old one, both classify the same texts,
+and if they agree and the new one is not slower, it becomes the default and is watched. Any failure on any
+server brings the old version back on all of them; a roll-out that was killed is undone by the next one, or by
+`--back`.
 """
 
 import argparse
@@ -321,10 +321,7 @@ def roll_out(
     if (least := share_interval(0, texts)[1]) > limits.max_flip:
         seen = f"{texts} texts: even if no label differs, up to {least:.1%} might"
         raise UserError("there are too few texts", seen=seen, remedy="Give more, or raise --max-flip")
-    for front in fronts:
-        note = read_note(front.note_file)
-        if note is not None and not note.is_done and (words := go_back(front)):
-            say(f"an earlier roll-out was interrupted. {words}")
+    _undo_interrupted(fronts)
     olds = [front.default() for front in fronts]  # before anything is touched: every server must be there
     outcome: dict[str, Any] = {"done": False, "why": None, "servers": [], "not_rolled_back": [], "left": []}
     changed: list[tuple[Front, str, str]] = []  # server, old version, new version
@@ -336,29 +333,49 @@ def roll_out(
             found = compare(front, old, new, sample.compared)
             outcome["servers"].append({"server": front.inference, "old": old, "new": new, **asdict(found)})
             if objections := found.objections(limits):
-                what, seen = f"version {new} is not served", "; ".join(objections)
-                raise UserError(what, seen=seen, remedy=ROLLED_BACK)
+                raise UserError(
+                    f"version {new} is not served", seen="; ".join(objections), remedy=ROLLED_BACK
+                )
             front.set_default(new)
             watch(front, old, new, sample, found, limits)
     except BaseException as error:
-        outcome["not_rolled_back"] = _each(changed, lambda front, old, new: front.set_default(old))
-        outcome["left"] = _each(changed, lambda front, old, new: front.remove(new))
+        outcome |= _rolled_back(fronts, changed)
         outcome["why"] = str(error) if isinstance(error, UserError) else "interrupted"
-        if not outcome["not_rolled_back"] and not outcome["left"]:
-            for front in fronts:
-                front.note_file.unlink(missing_ok=True)
         if not isinstance(error, UserError | KeyboardInterrupt):
             say(table(outcome))
             raise
         return outcome
+    outcome["left"] = _settled(fronts, changed, keep_old)
+    return outcome | {"done": True}
+
+
+def _undo_interrupted(fronts: Sequence[Front]) -> None:
+    for front in fronts:
+        note = read_note(front.note_file)
+        if note is not None and not note.is_done and (words := go_back(front)):
+            say(f"an earlier roll-out was interrupted. {words}")
+
+
+def _rolled_back(fronts: Sequence[Front], changed: Sequence[tuple[Front, str, str]]) -> dict[str, Any]:
+    """Bring the old version back on every server; where that failed."""
+    not_rolled_back = _each(changed, lambda front, old, new: front.set_default(old))
+    left = _each(changed, lambda front, old, new: front.remove(new))
+    if not not_rolled_back and not left:
+        for front in fronts:
+            front.note_file.unlink(missing_ok=True)
+    return {"not_rolled_back": not_rolled_back, "left": left}
+
+
+def _settled(
+    fronts: Sequence[Front], changed: Sequence[tuple[Front, str, str]], keep_old: bool
+) -> list[dict[str, str]]:
+    """Keep the old version for `--back`, or remove it; where that failed."""
     for front in fronts:
         if keep_old and (note := read_note(front.note_file)) is not None:
             write_note(front.note_file, replace(note, is_done=True))
         else:
             front.note_file.unlink(missing_ok=True)
-    if not keep_old:
-        outcome["left"] = _each(changed, lambda front, old, new: front.remove(old))
-    return outcome | {"done": True}
+    return [] if keep_old else _each(changed, lambda front, old, new: front.remove(old))
 
 
 def _each(
@@ -448,8 +465,8 @@ def watch(front: Front, old: str, new: str, sample: Sample, found: Comparison, l
             flips.add(decision(front.ask(asked.text, old)[0]), answer)
             if (fp32 := recorded(asked, answer)) is not None:
                 of_fp32.add(fp32, answer)
-            for each, whose in ((flips, "the old version's"), (of_fp32, "fp32's")):
-                if objection := each.objection():
+            for flipping, whose in ((flips, "the old version's"), (of_fp32, "fp32's")):
+                if objection := flipping.objection():
                     raise UserError(f"labels differ from {whose}", seen=objection, remedy=ROLLED_BACK)
         if time.monotonic() > deadline:
             break

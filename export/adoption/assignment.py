@@ -69,13 +69,7 @@ def assign(
             remedy="Give a label for each output in the model's order (--labels; for tables)",
         )
     if named:
-        ours, theirs = [loose_key(name) for name in named], [loose_key(name) for name in own]
-        if sorted(ours) == sorted(theirs) and ours != theirs:
-            raise UserError(
-                "--labels contradicts the model's own names",
-                seen=f"{', '.join(named)}; the outputs are {', '.join(own)}",
-                remedy="Give them in the order of the outputs, or leave --labels out",
-            )
+        _check_order(own, named)
         return Assignment(own, named, "as --labels says", CERTAIN)
     for written in (str, key, loose_key, hateful):  # the strictest first
         by_name = {written(name): name for name in given}
@@ -84,6 +78,18 @@ def assign(
     if order := numbered(own):
         return _by_number(own, order, given, public)
     return Assignment(own, given, IN_ORDER, GUESS)
+
+
+def _check_order(own: tuple[str, ...], named: tuple[str, ...]) -> None:
+    """Refuse the model's own names in another order."""
+    ours = [loose_key(name) for name in named]
+    theirs = [loose_key(name) for name in own]
+    if sorted(ours) == sorted(theirs) and ours != theirs:
+        raise UserError(
+            "--labels contradicts the model's own names",
+            seen=f"{', '.join(named)}; the outputs are {', '.join(own)}",
+            remedy="Give them in the order of the outputs, or leave --labels out",
+        )
 
 
 def _by_number(own: tuple[str, ...], order: list[int], given: tuple[str, ...], public: bool) -> Assignment:

@@ -158,7 +158,7 @@ def own_batches_differ(model: Any, tokenizer: Any, max_length: int) -> float:
     words = _words(tokenizer, max_length)
     texts = [" ".join(words[:count]) for count in (1, 3, 8)]
     encoded = [theirs.encode(text) for text in texts]
-    alone = np.concatenate([theirs.logits(each) for each in encoded])
+    alone = np.concatenate([theirs.logits(encoding) for encoding in encoded])
     together = theirs.logits(tokenizer.pad(encoded))
     return float(np.abs(together - alone).max())
 

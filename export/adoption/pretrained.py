@@ -62,40 +62,42 @@ def label_names(place: str, given: Mapping[str, Any]) -> tuple[str, ...]:
     written = given.get("id2label")
     if written is None:  # transformers' own names
         return tuple(f"LABEL_{index}" for index in range(given.get("num_labels", 2)))
-
-    def refuse(what: str, seen: object) -> UserError:
-        return UserError(
-            f"{what} in the config.json of {place}",
-            seen=seen,
-            remedy='Write "id2label" as {"0": "first label", "1": "second label"}, in the order of outputs',
-        )
-
     if not isinstance(written, dict):
-        raise refuse("id2label names no outputs", type(written).__name__)
-    names: dict[int, str] = {}
-    for key, name in written.items():
-        if not str(key).strip().isdecimal():
-            raise refuse("id2label does not number the outputs", f"{key!r}: {name!r}")
-        if not isinstance(name, (str, int, float)) or isinstance(name, bool) or not str(name).strip():
-            raise refuse("id2label has an output without a name", f"{key!r}: {name!r}")
-        if int(key) in names:
-            raise refuse("id2label numbers an output twice", f"{int(key)}")
-        names[int(key)] = str(name).strip()
+        raise _misnamed(place, "id2label names no outputs", type(written).__name__)
+    names = _numbered_names(place, written)
     if sorted(names) != list(range(len(names))):
-        raise refuse("id2label does not number the outputs 0, 1, 2 …", ", ".join(map(str, sorted(names))))
+        seen = ", ".join(map(str, sorted(names)))
+        raise _misnamed(place, "id2label does not number the outputs 0, 1, 2 …", seen)
     ordered = tuple(names[index] for index in range(len(names)))
     if twice := sorted({name for name in ordered if ordered.count(name) > 1}):
-        raise refuse("id2label gives one name to several outputs", ", ".join(twice))
+        raise _misnamed(place, "id2label gives one name to several outputs", ", ".join(twice))
     back = given.get("label2id")
     if not isinstance(back, dict):
         return ordered
     for index, name in enumerate(ordered):
         if str(back.get(name, index)) != str(index):
-            raise refuse(
-                "label2id contradicts id2label",
-                f"{name} is output {index} in id2label, {back[name]} in label2id",
-            )
+            seen = f"{name} is output {index} in id2label, {back[name]} in label2id"
+            raise _misnamed(place, "label2id contradicts id2label", seen)
     return ordered
+
+
+def _numbered_names(place: str, written: Mapping[Any, Any]) -> dict[int, str]:
+    """The names of `id2label` by the numbers of their outputs, each once."""
+    names: dict[int, str] = {}
+    for key, name in written.items():
+        if not str(key).strip().isdecimal():
+            raise _misnamed(place, "id2label does not number the outputs", f"{key!r}: {name!r}")
+        if not isinstance(name, (str, int, float)) or isinstance(name, bool) or not str(name).strip():
+            raise _misnamed(place, "id2label has an output without a name", f"{key!r}: {name!r}")
+        if int(key) in names:
+            raise _misnamed(place, "id2label numbers an output twice", f"{int(key)}")
+        names[int(key)] = str(name).strip()
+    return names
+
+
+def _misnamed(place: str, what: str, seen: str) -> UserError:
+    remedy = 'Write "id2label" as {"0": "first label", "1": "second label"}, in the order of outputs'
+    return UserError(f"{what} in the config.json of {place}", seen=seen, remedy=remedy)
 
 
 def _given_config(place: str) -> dict[str, Any]:

@@ -36,22 +36,26 @@ def encoder_of(model: Any) -> Encoder:
         raise _other_form(f"layers of {config.model_type} that are not its own")
     embeddings = getattr(model, model.base_model_prefix).embeddings
     names = ANATOMIES[kind]
-    places = embeddings.position_embeddings.weight
-    if getattr(embeddings, "token_type_embeddings", None) is not None:
-        places = places + embeddings.token_type_embeddings.weight[0]  # a lone text has but the first type
-    weights = {"words.weight": embeddings.word_embeddings.weight, "places.weight": places}
     modules = {"norm": embeddings.LayerNorm, "dense": model.get_submodule(names.dense)}
     modules |= {"out": model.get_submodule(names.out)}
     modules |= {f"layers.{place}": layer for place, layer in enumerate(layers)}
+    weights = _embedding_weights(embeddings)
     for prefix, module in modules.items():
         weights |= {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
     pad_id = embeddings.padding_idx if kind == "roberta" else None
-    heads, epsilon = tuple(layer.heads for layer in layers), embeddings.LayerNorm.eps
-    anatomy = Anatomy(heads, activation, names.head_activation, epsilon, pad_id)
+    heads = tuple(layer.heads for layer in layers)
+    anatomy = Anatomy(heads, activation, names.head_activation, embeddings.LayerNorm.eps, pad_id)
     encoder = Encoder(anatomy, {name: tensor.detach().contiguous() for name, tensor in weights.items()})
     if not _computes(encoder, inputs, expected):
         raise _other_form(f"{config.model_type} whose logits come out different")
     return encoder
+
+
+def _embedding_weights(embeddings: Any) -> dict[str, torch.Tensor]:
+    places = embeddings.position_embeddings.weight
+    if getattr(embeddings, "token_type_embeddings", None) is not None:
+        places = places + embeddings.token_type_embeddings.weight[0]  # a lone text has but the first type
+    return {"words.weight": embeddings.word_embeddings.weight, "places.weight": places}
 
 
 def quantise(encoder: Encoder, model: Any, dtype: torch.dtype, leave: Collection[str] = ()) -> list[str]:

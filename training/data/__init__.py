@@ -132,24 +132,11 @@ def load(
     Raises UserError if the spec is unknown, a file is missing or not what it should be, or the labels of
     joined sets differ.
     """
-    parts = sources.parse(spec)
     columns = columns or Columns()
     folder = Path(data_dir).expanduser().absolute()
-    raws = [
-        sources.SOURCES[part.name].read(sources.Request(part.argument, folder, own, seed))
-        for part, own in zip(parts, [columns, *[replace(columns, gate="")] * (len(parts) - 1)], strict=True)
-    ]
-    parts = [
-        sources.Part(part.name, raw.argument, part.weight) for part, raw in zip(parts, raws, strict=True)
-    ]
-    _check_train(parts, raws)
-    _check_labels(parts, raws)
+    parts, raws = _read(spec, folder, seed, columns)
     why = _why_unseen(raws[0], unseen) if elsewhere else None
-    # What a joined set lacks of the labels, the first has: it may be one of negatives alone.
-    prepared = [prepare(raw.splits, seed, least_labels=1) for raw in raws[1:]]
-    seen = _seen(parts, raws) if why == KEPT_APART else None
-    carved = splits.SHARE_OF_UNSEEN if why == STATED else splits.SHARE_OF_TRAIN
-    prepared.insert(0, prepare(raws[0].splits, seed, seen, carved))
+    prepared = _prepared(parts, raws, seed, why)
     dropped: Dropped = defaultdict(Counter)
     _count(dropped, "", raws[0].dropped, prepared[0].dropped)
     joined = dict(prepared[0].splits)
@@ -185,6 +172,29 @@ def load(
     )
 
 
+def _read(spec: str, folder: Path, seed: int, columns: Columns) -> tuple[list[sources.Part], list[Raw]]:
+    """The sets that a spec joins, and what each holds; a table of gate texts is the first one's."""
+    parts = []
+    raws: list[Raw] = []
+    for part in sources.parse(spec):
+        own = replace(columns, gate="") if raws else columns
+        raw = sources.SOURCES[part.name].read(sources.Request(part.argument, folder, own, seed))
+        raws.append(raw)
+        parts.append(sources.Part(part.name, raw.argument, part.weight))
+    _check_train(parts, raws)
+    _check_labels(parts, raws)
+    return parts, raws
+
+
+def _prepared(parts: list[sources.Part], raws: list[Raw], seed: int, why: Unseen | None) -> list[Prepared]:
+    """The splits of each set after the rules."""
+    seen = _seen(parts, raws) if why == KEPT_APART else None
+    carved = splits.SHARE_OF_UNSEEN if why == STATED else splits.SHARE_OF_TRAIN
+    first = prepare(raws[0].splits, seed, seen, carved)
+    # What a joined set lacks of the labels, the first has: it may be one of negatives alone.
+    return [first, *(prepare(raw.splits, seed, least_labels=1) for raw in raws[1:])]
+
+
 def _why_unseen(raw: Raw, stated: bool) -> Unseen:
     """Why a model that was trained elsewhere is taken not to have seen the texts that it is judged on."""
     if stated:
@@ -211,7 +221,7 @@ def _positive(asked: str, raws: list[Raw]) -> Positive:
     if len(set(found)) > 1:
         raise UserError(
             "Joined sets must have the same positive label",
-            seen=" and ".join(str(each.label) for each in found),
+            seen=" and ".join(str(chosen.label) for chosen in found),
             remedy="Give the same positive label for all of them.",
         )
     return found[0]

@@ -140,37 +140,18 @@ def token_lengths(texts: Sequence[str], tokenizer: Any, max_length: int, name: s
 
 def page(report: Contents) -> str:
     """The report for people."""
-    rows, labels = report.all_texts, report.labels
-    lines = [
-        f"{report.spec}: {report.task}, {len(labels)} labels",
-        "",
-        tabulate(
-            [[name, part.texts, *(_share(part, label) for label in labels)] for name, part in rows.items()],
-            ["texts of", "texts", *labels],
-            intfmt=",",
-        ),
-        "",
-        tabulate(
-            [
-                [name, *astuple(part.tokens)[:-1], f"{part.tokens.over_max_length:.2%}"]
-                for name, part in rows.items()
-            ],
-            ["tokens of", "mean", "p50", "p90", "p99", "max", f"over {report.max_length}"],
-            floatfmt=".1f",
-            intfmt=",",
-            missingval="–",
-        ),
-    ]
+    lines = [f"{report.spec}: {report.task}, {len(report.labels)} labels", ""]
+    lines += [_counts_table(report), "", _lengths_table(report)]
     if len(report.parts) > 1:
         parts = [[part.spec, f"{part.weight:g}", part.texts] for part in report.parts]
         lines += ["", tabulate(parts, ["train is joined from", "weight", "texts"], intfmt=",")]
     lines.append("")
-    if any(part.probabilities for part in rows.values()):
+    if any(part.probabilities for part in report.all_texts.values()):
         lines.append("training learns from probabilities; a label applies from one half")
     lines += [f"leaks: {leak.of(name)}" for name, leak in report.leaks.items()]
-    lines += [
-        f"copies: {part.copies:,} texts of {name} repeat others" for name, part in rows.items() if part.copies
-    ]
+    for name, part in report.all_texts.items():
+        if part.copies:
+            lines.append(f"copies: {part.copies:,} texts of {name} repeat others")
     lines += [
         f"dropped from {name}: {found.rows:,} {reason}{places(found.rows, found.lines)}"
         for name, reasons in report.dropped.items()
@@ -179,6 +160,25 @@ def page(report: Contents) -> str:
     if not report.dropped:
         lines.append("nothing was dropped")
     return "\n".join(lines)
+
+
+def _counts_table(report: Contents) -> str:
+    """Texts of each label in each split."""
+    rows = [
+        [name, part.texts, *(_share(part, label) for label in report.labels)]
+        for name, part in report.all_texts.items()
+    ]
+    return tabulate(rows, ["texts of", "texts", *report.labels], intfmt=",")
+
+
+def _lengths_table(report: Contents) -> str:
+    """Tokens a text in each split."""
+    rows = [
+        [name, *astuple(part.tokens)[:-1], f"{part.tokens.over_max_length:.2%}"]
+        for name, part in report.all_texts.items()
+    ]
+    headers = ["tokens of", "mean", "p50", "p90", "p99", "max", f"over {report.max_length}"]
+    return tabulate(rows, headers, floatfmt=".1f", intfmt=",", missingval="–")
 
 
 def _share(part: Texts, label: str) -> str:

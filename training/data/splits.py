@@ -126,15 +126,16 @@ def prepare(
     splits: dict[str, Split] = {}
     leaked: dict[str, np.ndarray] = {}
     earlier = list(seen or ())
-    for name in TRAIN_LAST if seen is None else TRAIN_FIRST:
-        if name in stripped:
-            others = () if name == "train" and seen is not None else earlier
-            kept = without(keys[name], others, dropped[name])
-            kept = kept[_rows_apart(stripped[name].take(kept), splits, dropped[name])]
-            splits[name], keys[name] = stripped[name].take(kept), keys[name][kept]
-            if name in found:
-                leaked[name] = np.flatnonzero(found[name][1][kept])
-            earlier.append((name, keys[name]))
+    order = TRAIN_LAST if seen is None else TRAIN_FIRST
+    for name in filter(stripped.__contains__, order):
+        others = () if name == "train" and seen is not None else earlier
+        kept = without(keys[name], others, dropped[name])
+        kept = kept[_rows_apart(stripped[name].take(kept), splits, dropped[name])]
+        splits[name] = stripped[name].take(kept)
+        keys[name] = keys[name][kept]
+        if name in found:
+            leaked[name] = np.flatnonzero(found[name][1][kept])
+        earlier.append((name, keys[name]))
     splits["train"] = splits["train"].take(
         _without_duplicates(splits["train"], keys["train"], dropped["train"])
     )
