@@ -169,9 +169,11 @@ def pooled(
         }
     hidden_size, causal = _tried(backbone)
     shared = {name: getattr(own, name, None) for name in SHARED} | {"pad_token_id": pad_id}
+    if pooling == "auto":
+        pooling = "last" if causal else "mean"
     config = PooledClassifierConfig(
         given,
-        ("last" if causal else "mean") if pooling == "auto" else pooling,
+        pooling,
         head,
         hidden_size,
         causal,

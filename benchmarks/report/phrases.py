@@ -60,7 +60,9 @@ def three_digits(value: float | None) -> str:
     """A time or a rate to three significant digits, without an exponent."""
     if value is None:
         return NONE
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def span(interval: Interval | None, form: str = "+.3f") -> str:
@@ -90,7 +92,9 @@ def rate(found: Rate | None) -> str:
 
 def small(p: float | None) -> str:
     """A p-value in a table."""
-    return NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    if p is None:
+        return NONE
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def bins(ends: list[int]) -> list[str]:

@@ -133,8 +133,13 @@ def power(arguments: argparse.Namespace) -> int:
     from benchmarks.sameness import power as verdicts
     from common.atomic import write_json
 
-    name = "alarms" if arguments.alarms else "timings" if arguments.timings else "power"
-    of: Any = {"alarms": alarms, "timings": timings, "power": verdicts}[name]
+    of: Any
+    if arguments.alarms:
+        name, of = "alarms", alarms
+    elif arguments.timings:
+        name, of = "timings", timings
+    else:
+        name, of = "power", verdicts
     kind = KINDS[name]
     with tqdm(total=of.steps(arguments.seeds), desc="simulated runs", smoothing=0) as bar:
         simulated = of.simulate(arguments.seeds, bar.update)

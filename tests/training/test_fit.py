@@ -48,10 +48,7 @@ def snapshot(model) -> dict[str, torch.Tensor]:
 def moved(model, before) -> set[str]:
     """The parts that changed: embeddings, transformer, or the head."""
     names = {name for name, now in model.named_parameters() if not torch.equal(now, before[name])}
-    return {
-        "embeddings" if "embeddings" in name else "transformer" if "transformer" in name else "head"
-        for name in names
-    }
+    return {next((part for part in ("embeddings", "transformer") if part in name), "head") for name in names}
 
 
 @pytest.mark.parametrize(

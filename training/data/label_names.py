@@ -57,4 +57,6 @@ def hateful(name: str) -> bool | None:
     if (found := number(name)) is not None:
         return bool(found) if found in (0, 1) else None
     plain = name.lower().replace("_", "-").replace(" ", "-")
-    return True if plain in HATE else False if plain in NOT_HATE else None
+    if plain in HATE:
+        return True
+    return False if plain in NOT_HATE else None

@@ -272,7 +272,9 @@ def _none_is_missing(none: str, others: Iterable[str]) -> bool:
 
 
 def _style(name: str) -> str:
-    return "lower" if name.islower() else "upper" if name.isupper() else "title"
+    if name.islower():
+        return "lower"
+    return "upper" if name.isupper() else "title"
 
 
 def _remedy(labels: Collection[str]) -> str:

@@ -110,10 +110,11 @@ def sign(name: str) -> int:
     words = re.findall(r"[^\W\d_]+", parted.casefold())
     negated = any(word in NEGATIONS for word in words)
     signs = [_sign(word) for word in words if word not in NEGATIONS]
-    told = 1 if 1 in signs else -1 if -1 in signs else 0
     if negated:
-        return 1 if told < 0 else -1
-    return told
+        return 1 if -1 in signs and 1 not in signs else -1
+    if 1 in signs:
+        return 1
+    return -1 if -1 in signs else 0
 
 
 def _sign(word: str) -> int:

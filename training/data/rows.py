@@ -125,21 +125,20 @@ def hub_rows(what: str, dataset: Any, wanted: Sequence[str]) -> Iterator[Row]:
             check_columns(what, wanted, list(batch))
             for values in zip(*(batch[column] for column in wanted), strict=True):
                 number += 1
-                yield Row(
-                    number,
-                    tuple(
-                        (known[value] if isinstance(value, int) and 0 <= value < len(known) else None)
-                        if known
-                        else value
-                        for value, known in zip(values, names, strict=True)
-                    ),
-                )
+                yield Row(number, tuple(map(_named, values, names)))
     except (ConnectionError, OSError, ValueError) as error:
         raise UserError(
             f"{what} could not be read beyond row {number}",
             seen=type(error).__name__,
             remedy="Check the network and try again.",
         ) from error
+
+
+def _named(value: Any, classes: Sequence[str]) -> Any:
+    """The class that an id stands for; the value itself where the column has no classes."""
+    if not classes:
+        return value
+    return classes[value] if isinstance(value, int) and 0 <= value < len(classes) else None
 
 
 def class_names(dataset: Any, column: str) -> tuple[str, ...]:

@@ -53,10 +53,10 @@ def evaluate_checkpoint(
     split = dataset.splits[split_name]
     scores = classifier.scores(split.texts, split_name)
     truth, given = np.asarray(split.labels), classifier.given(scores)
+    own = "test" if split_name == "test" else "validation"
     others = {
         name: figures.split_figures(classifier, part, classifier.scores(part.texts, f"{own} of {name}"))
         for name, parts in dataset.others.items()
-        for own in ["test" if split_name == "test" else "validation"]
         if _is_usable(part := parts[own])
     }
     meta = checkpoint.meta
