@@ -1,8 +1,8 @@
 """Which variant to ship: the fastest that is proven to be the same classifier and meets the objective.
 
-"Proven" is the verdict on the gate at the given margin. Variants that are shown to be worse and variants that
-are not shown to be as good both lose; the reasons tell them apart. An objective of latency or rate is tested
-with open loops, since users do not wait for each other, from the lowest rate to the first that fails.
+"Proven" is the verdict on the gate at the given margin: variants that are shown to be worse and variants that
+are not shown to be as good both lose, and the reasons tell them apart. An objective of latency or rate is
+tested with open loops, since users do not wait for each other, from the lowest rate to the first that fails.
 """
 
 from collections.abc import Mapping, Sequence

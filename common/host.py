@@ -95,7 +95,7 @@ def _home() -> Iterator[Finding]:
 
 def _logs() -> Iterator[Finding]:
     folder = Path(os.environ.get("LOG_LOCATION") or "logs").absolute()
-    there = next(each for each in (folder, *folder.parents) if each.exists())
+    there = next(place for place in (folder, *folder.parents) if place.exists())
     if not os.access(there, os.W_OK):
         remedy = "TorchServe writes its logs there: make it writable, or set LOG_LOCATION"
         yield Finding("logs", "fail", f"{there} is not writable", remedy)

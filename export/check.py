@@ -141,7 +141,9 @@ def batch_mate_difference(predictor: Predictor, texts: Sequence[str]) -> float:
     encodings = predictor.encode(texts)
     largest = 0.0
     for model in predictor.models:
-        alone = np.concatenate([predictor.scores(predictor.logits([each], [model])) for each in encodings])
+        alone = np.concatenate(
+            [predictor.scores(predictor.logits([encoding], [model])) for encoding in encodings]
+        )
         for batch, length in predictor.grid.shapes():
             fitting = [row for row, encoding in enumerate(encodings) if len(encoding.ids) <= length]
             if not fitting:

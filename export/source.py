@@ -24,7 +24,7 @@ CALIBRATION_TEXTS = 300
 # Fewer than this leave out words and lengths that will come: static scales would be those of a handful.
 LEAST_CALIBRATION_TEXTS = 50
 # A GPU of the largest kind is idle below thousands of tokens a call; more than it needs would be one call,
-# where several have their inputs laid out beside one another. Reckoned, not measured: 8,192 tokens are ten
+# where several have their inputs laid out side by side. Reckoned, not measured: 8,192 tokens are ten
 # rounds of its multiprocessors in a layer's product; at 150,000 texts of 32 tokens a second, what 0.2 ms of
 # starting kernels cost is 1,000 tokens.
 GPU_BATCHES = tuple(2**power for power in range(11))

@@ -1,8 +1,8 @@
 """An artifact: a self-contained folder that one variant wrote, described by its `artifact.json`.
 
-The description is written last and atomically, so a folder without one is not an artifact. It lists every
-other file with its sha256. A file that is missing, not listed or not a plain file raises an error, and so
-does an artifact that this machine cannot run.
+The description lists every other file with its sha256, and is written last and atomically: a folder without
+one is not an artifact. A file that is missing, not listed or not a plain file raises an error, and so does an
+artifact that this machine cannot run.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from handler.machine import cpu_features, has_cuda
 from handler.records import plain, read
 
 DESCRIPTION = "artifact.json"
-SIGNATURE = f"{DESCRIPTION}.minisig"  # may lie beside the description, which cannot list it
+SIGNATURE = f"{DESCRIPTION}.minisig"  # may lie next to the description, which cannot list it
 TOKENIZER = "tokenizer.json"
 MANIFEST = "MAR-INF/MANIFEST.json"
 

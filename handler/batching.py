@@ -1,8 +1,8 @@
 """Which texts run together: a finite grid of (batch, length) shapes and a plan that wastes the least.
 
-Runtimes that compile kernels per shape (OpenVINO) only get shapes of the grid. All of them are warmed at
-start, so the first text of a length is not slower. The plan is a pure function of the lengths: every process
-cuts the same texts in the same way, which keeps answers reproducible.
+Runtimes that compile kernels per shape (OpenVINO) only get shapes of the grid, all warmed at start, so the
+first text of a length is not slower. The plan is a pure function of the lengths: every process cuts the same
+texts in the same way, which keeps answers reproducible.
 """
 
 from bisect import bisect_right

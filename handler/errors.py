@@ -1,8 +1,8 @@
 """Errors, in words for the person who can fix them.
 
 `UserError` is the one exception meant for people: every command prints it as one sentence and exits with
-status 2. `Rejection` is its counterpart for one row of a request. It is a value, not an exception, because
-the other rows of the batch are still answered.
+status 2. `Rejection` is its counterpart for one row of a request: a value, not an exception, because the
+other rows of the batch are still answered.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,7 @@
 """Why a score is what it is: how much each token of a text moved it.
 
-There are two methods with the same unit. Occlusion replaces each token in turn with the mask token, and runs
-all of these texts in one batched pass. Any runtime can do that, so it is the default, and lets you compare
-variants of a classifier.
+There are two methods with the same unit, integrated gradients and occlusion. Occlusion, the default, replaces
+each token in turn with the mask token: any runtime can do that, so variants of a classifier can be compared.
 """
 
 import importlib.util

@@ -92,7 +92,7 @@ def _control_groups(controller: str, root: Path) -> Iterator[Path]:
                     below = Path()
                 else:
                     below = own.relative_to(inside) if own.is_relative_to(inside) else Path()
-                yield from (mounted / each for each in (below, *below.parents))
+                yield from (mounted / folder for folder in (below, *below.parents))
 
 
 def _unescaped(word: str) -> str:

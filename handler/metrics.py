@@ -1,7 +1,7 @@
 """The worker's counters for Prometheus: sums over a second, so that a request costs no log line.
 
-TorchServe reads metrics from the worker's output, one line for each. A line for each request would cost more
-than tokenizing it. Sums since the last line give Prometheus the same information.
+TorchServe reads metrics from the worker's output, one line for each, and a line for each request would cost
+more than tokenizing it. Sums since the last line give Prometheus the same information.
 """
 
 import re

@@ -137,10 +137,10 @@ class Predictor:
         found.update(zip(left, encoded, strict=True))
         encodings = []
         for place, all_of_it in enumerate(wanted):
-            each = found[place]
-            rest = tuple(window.ids for window in each.overflowing) if all_of_it else ()
+            encoding = found[place]
+            rest = tuple(window.ids for window in encoding.overflowing) if all_of_it else ()
             # A tokenizer without [CLS] and [SEP] may find nothing in a text: [PAD] stands for that.
-            encodings.append(Encoding(each.ids or [self._pad_id], bool(each.overflowing), rest))
+            encodings.append(Encoding(encoding.ids or [self._pad_id], bool(encoding.overflowing), rest))
         return encodings
 
     def tokenise(self, text: str) -> tokenizers.Encoding:
@@ -163,9 +163,9 @@ class Predictor:
         left = [place for place, text in enumerate(texts) if len(text) > 2 * size and not whole[place]]
         while left:
             beginnings = [clean(texts[place][:size]) for place in left]
-            for place, each in zip(left, self.tokenizer.encode_batch(beginnings), strict=True):
-                if self._is_settled(each):
-                    found[place] = each
+            for place, encoding in zip(left, self.tokenizer.encode_batch(beginnings), strict=True):
+                if self._is_settled(encoding):
+                    found[place] = encoding
             size *= 4
             left = [place for place in left if place not in found and len(texts[place]) > 2 * size]
         return found
@@ -185,8 +185,8 @@ class Predictor:
         largest; `mean`, weighted by tokens.
         """
         read = [
-            each.windows if aggregate else [each.ids]
-            for each, aggregate in zip(encodings, aggregates, strict=True)
+            encoding.windows if aggregate else [encoding.ids]
+            for encoding, aggregate in zip(encodings, aggregates, strict=True)
         ]
         logits = self.logits(
             [Encoding(window, is_window=len(windows) > 1) for windows in read for window in windows]
@@ -194,13 +194,13 @@ class Predictor:
         scores = iter(np.split(self.scores(logits), np.cumsum([len(windows) for windows in read])[:-1]))
         shared = self.stride + self.tokenizer.num_special_tokens_to_add(is_pair=False)
         predictions = []
-        for each, aggregate, windows in zip(encodings, aggregates, read, strict=True):
+        for encoding, aggregate, windows in zip(encodings, aggregates, read, strict=True):
             lengths = [len(window) for window in windows]
             predictions.append(
                 Prediction(
                     self._together(next(scores), lengths, aggregate),
                     sum(lengths) - shared * (len(windows) - 1),
-                    aggregate is None and each.truncated,
+                    aggregate is None and encoding.truncated,
                     len(windows),
                 )
             )
@@ -347,7 +347,7 @@ def clean(text: str) -> str:
 
 def longest_added_token(tokenizer: Tokenizer) -> int:
     """Its characters; added tokens are looked for in the whole text, before it is parted into words."""
-    return max((len(each.content) for each in tokenizer.get_added_tokens_decoder().values()), default=0)
+    return max((len(token.content) for token in tokenizer.get_added_tokens_decoder().values()), default=0)
 
 
 def load_tokenizer(artifact: Artifact) -> Tokenizer:

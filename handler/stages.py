@@ -64,7 +64,7 @@ def stages_of(meta: Description) -> list[Stage]:
     given = meta.runtime_options.get(OPTION, [])
     if not isinstance(given, list) or (OPTION in meta.runtime_options and not given):
         raise ValueError(f"its {OPTION} are not a list of models")
-    stages = [read(Stage, each) for each in given]
+    stages = [read(Stage, stage) for stage in given]
     for stage in stages:
         if len(stage.offsets) != len(meta.labels):
             raise ValueError(f"it has {len(meta.labels)} labels but {len(stage.offsets)} offsets")

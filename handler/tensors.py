@@ -43,10 +43,15 @@ def answer(
 
     A rejected row has an empty label and scores of 0; its error stands in `answer`.
     """
-    rows = [[each.get("scores", {}).get(label, 0.0) for label in labels] for each in answers]
+    rows = [[answer.get("scores", {}).get(label, 0.0) for label in labels] for answer in answers]
     count = len(answers)
     outputs = [
-        {"name": "label", "datatype": "BYTES", "shape": [count], "data": [_label(each) for each in answers]},
+        {
+            "name": "label",
+            "datatype": "BYTES",
+            "shape": [count],
+            "data": [_label(answer) for answer in answers],
+        },
         {
             "name": "scores",
             "datatype": "FP64",
@@ -58,7 +63,7 @@ def answer(
             "name": "answer",
             "datatype": "BYTES",
             "shape": [count],
-            "data": [json.dumps(each, ensure_ascii=False) for each in answers],
+            "data": [json.dumps(answer, ensure_ascii=False) for answer in answers],
         },
     ]
     named = {"model_name": model["name"], "model_version": model["version"]}

@@ -1,8 +1,8 @@
 """A job scores the parts that are still missing, then joins them.
 
 If the output is a file, parts wait in `<output>.parts/` until all are there; if it is a folder, they stay in
-it. A part counts once its manifest (rows, bytes, sha256) is in `_manifests/`. The manifest is written after
-the part is on the disk, so it does not matter who scores a part, how often, or when a run was interrupted.
+it. A part counts once its manifest (rows, bytes, sha256) is in `_manifests/`, written after the part is on
+the disk, so it does not matter who scores a part, how often, or when a run was interrupted.
 """
 
 import fcntl
@@ -224,7 +224,7 @@ def _check_apart(source: str, found: Plan, output: str) -> None:
     there, place = opened(output)
     whole = address(there, place)
     root = address(filesystem, path)
-    names = [each["path"] for each in found.files]
+    names = [file["path"] for file in found.files]
     inside = whole.startswith(f"{root.rstrip('/')}/") or fnmatch(whole, root)
     if whole in names or inside or any(name.startswith(f"{whole.rstrip('/')}/") for name in names):
         raise UserError(
@@ -281,7 +281,7 @@ def _complete(job: Job) -> list[Manifest]:
     """The manifests of all parts in their order; `UserError` where one is missing, or its part."""
     found = job.manifests()
     filesystem, folder = opened(job.folder)
-    sizes = {basename(each["name"]): each["size"] for each in filesystem.ls(folder, detail=True)}
+    sizes = {basename(file["name"]): file["size"] for file in filesystem.ls(folder, detail=True)}
     for part in job.plan.parts:
         manifest, name = found.get(part.number), basename(job.place(part))
         if manifest is None or manifest.rows != part.rows or sizes.get(name) != manifest.bytes:

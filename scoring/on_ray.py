@@ -1,8 +1,7 @@
 """Scores the parts of a job with Ray Data: an actor per worker, on this machine or on a cluster.
 
-Each actor loads the artifact once. Ray bounds how many parts wait (back-pressure), restarts an actor
-that died and gives its part to another. A part that is scored twice is written twice, to the same name with
-the same content.
+Ray bounds how many parts wait (back-pressure), restarts an actor that died and gives its part to another. A
+part that is scored twice is written twice, to the same name with the same content.
 """
 
 import logging
@@ -109,7 +108,7 @@ class _Worker:
         found = [
             score_part(self.job, self.job.plan.parts[number], self.predictor) for number in batch["item"]
         ]
-        return {name: [getattr(each, name) for each in found] for name in ("number", "rows", "rejected")}
+        return {name: [getattr(part, name) for part in found] for name in ("number", "rows", "rejected")}
 
 
 def _start(ray: Any, address: str | None, cpus: int, artifact_bytes: int) -> None:

@@ -180,8 +180,8 @@ class Writer:
             encoded = [self.encoded(window.rows, results)]
         except UNWRITABLE:
             encoded = [self._alone(*pair) for pair in zip(window.rows, results, strict=True)]
-        for each in encoded:
-            self.append(each)
+        for row in encoded:
+            self.append(row)
         return _unanswered(results)
 
     def _alone(self, row: dict[str, Any], result: dict[str, Any]) -> Any:

@@ -1,12 +1,13 @@
 """Imports flow one way, and what ships in an archive imports nothing of the toolkit."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 from export.archives.package import SHIPPED
-from tests.house.counts import import_cycles, working_tree
+from tests.house.counts import count, import_cycles, working_tree
 from tests.house.picture import TARGET, draw
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +67,19 @@ def test_measuring_never_imports_presenting() -> None:
 def test_no_module_imports_itself_by_way_of_others() -> None:
     """Imports within functions and those for types alone are counted too."""
     assert import_cycles(working_tree()) == []
+
+
+def test_a_module_says_what_it_is_for_in_three_sentences_at_most() -> None:
+    for path, text in working_tree().items():
+        if path.endswith(".py"):
+            words = ast.get_docstring(ast.parse(text)) or ""
+            words = re.sub(r"`[^`]*`", "code", words)
+            assert len(re.findall(r"[.!?](?=\s|$)", words)) <= 3, path
+
+
+def test_no_function_of_the_tools_has_more_than_60_lines() -> None:
+    counted = count(working_tree())
+    assert counted["source"].over_60_lines == 0, "python -m tests.house.counts"
 
 
 def test_the_picture_shows_the_rooms_and_imports_of_today(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The checkpoint: a trained classifier and everything that later stages need to know about it.
 
 A folder in Hugging Face format plus `checkpoint.json`, which records labels, calibration, the data and its
-fingerprints, figures, versions and machine. It is written to a temporary folder beside its place,
+fingerprints, figures, versions and machine. It is written to a temporary folder next to its place,
 `checkpoint.json` last, and then renamed, so it appears complete or not at all.
 """
 

@@ -1,8 +1,8 @@
 """`python -m training cross-validate`: measure a recipe on a data set that is too small for a test split.
 
 Every text is tested once, by a model that was trained on the other folds (stratified, shuffled by the split
-seed). A tenth of each training part is validation: it stops the training and sets temperature and threshold.
-Choose recipes by it, so that the tested fold decides nothing.
+seed). A tenth of each training part is validation, which stops the training and sets temperature and
+threshold: choose recipes by it, so that the tested fold decides nothing.
 """
 
 import argparse
@@ -68,8 +68,8 @@ def cross_validate(options: argparse.Namespace) -> int:
             say(f"fold {number} of {options.folds}: macro-F1 {said}")
     result = {split: summarise(figures[split]) for split in JUDGED}
     rows = [
-        [name, result["validation"].get(name, {}).get("mean"), each["mean"], each["standard_deviation"]]
-        for name, each in result["test"].items()
+        [name, result["validation"].get(name, {}).get("mean"), tested["mean"], tested["standard_deviation"]]
+        for name, tested in result["test"].items()
         if name in SHOWN
     ]
     headers = ["mean of folds", "validation", "test", "standard deviation of test"]
@@ -149,8 +149,8 @@ def judge_with(
 
 def summarise(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation over folds, and each fold's own."""
-    names = [name for name in figures[0] if any(isinstance(each[name], float) for each in figures)]
-    table = {name: [each[name] for each in figures if each[name] is not None] for name in names}
+    names = [name for name in figures[0] if any(isinstance(fold[name], float) for fold in figures)]
+    table = {name: [fold[name] for fold in figures if fold[name] is not None] for name in names}
     return {
         name: {
             "mean": float(np.mean(values)),

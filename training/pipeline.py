@@ -1,7 +1,7 @@
 """The steps of a training: base model, fine-tuning, calibration, final figures, checkpoint, card.
 
-Each step has its own module. Call this one from Python, or run `python -m training`. The test split is read
-once, after everything is decided.
+Call `train` from Python, or run `python -m training train`. The test split is read once, after everything is
+decided.
 """
 
 import ctypes
@@ -81,7 +81,7 @@ def train(
 ) -> Checkpoint | None:
     """Train `base` on `dataset` and write the checkpoint to `output`.
 
-    What resuming needs lies beside it in `<output>-state` until the checkpoint is complete. With no epochs
+    What resuming needs lies next to it in `<output>-state` until the checkpoint is complete. With no epochs
     the head stays random: scores are left uncalibrated. A base with code of its own is refused unless
     `trust_remote_code`. Without `test` no test split is read: for choosing between recipes. Of several
     processes, the first alone has a checkpoint to return.

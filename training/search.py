@@ -5,8 +5,8 @@
     freeze: [none, embeddings]
 
 The study is stored in `<output>/study.db`, so the same command continues an interrupted search. At the end it
-writes `best.yaml`, which `python -m training --config` takes, `search.png` and `history.png`. No test split
-is read, and no checkpoint is kept.
+writes `best.yaml`, which `python -m training train --config` takes, `search.png` and `history.png`; no test
+split is read, and no checkpoint is kept.
 """
 
 import argparse
@@ -134,7 +134,7 @@ def open_study(options: argparse.Namespace, space: dict[str, Any], dataset: Data
         load_if_exists=True,
     )
     subject = {
-        "space": {name: str(each) for name, each in space.items()},
+        "space": {name: str(choices) for name, choices in space.items()},
         "data": dataset.sha256,
         "base": options.base,
         "recipe": dataclasses.asdict(chosen),
@@ -162,8 +162,8 @@ def _enqueue_interrupted(study: Any) -> None:
     state = optuna.trial.TrialState
     for trial in study.get_trials(states=(state.RUNNING,)):  # killed
         study.tell(trial.number, state=state.FAIL)
-    kept = [each.params for each in study.get_trials(states=(state.COMPLETE, state.PRUNED))]
-    waiting = [each.system_attrs.get("fixed_params") for each in study.get_trials(states=(state.WAITING,))]
+    kept = [trial.params for trial in study.get_trials(states=(state.COMPLETE, state.PRUNED))]
+    waiting = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(states=(state.WAITING,))]
     for trial in study.get_trials(states=(state.FAIL,)):  # interrupted
         if trial.params and trial.params not in kept + waiting:
             study.enqueue_trial(trial.params)

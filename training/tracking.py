@@ -2,7 +2,7 @@
 
 Each of them gets the settings, the figures of every logged step, and at the end the final figures and the
 checkpoint. Nothing leaves this machine unless the user sets the tools' own variables:
-MLFLOW_TRACKING_URI (else a database beside the runs), WANDB_MODE=online (else offline).
+MLFLOW_TRACKING_URI (else a database next to the runs), WANDB_MODE=online (else offline).
 """
 
 import logging
@@ -24,7 +24,7 @@ from handler.errors import UnsupportedError, UserError, first_line
 WITHOUT = "Fix that, or leave it out of --track"
 BEST = "best"  # MLflow's alias of the registered version with the highest validation macro-F1
 METRIC, DATA = "validation/macro_f1", "data_sha256"
-# What the Trainer adds of its own speed and sums: of no use beside the curves.
+# What the Trainer adds of its own speed and sums: of no use next to the curves.
 LEFT_OUT = re.compile(r"total_flos|train_\w+|eval_(runtime|\w+_per_second)")
 
 

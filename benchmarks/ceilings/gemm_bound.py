@@ -1,9 +1,8 @@
 """The lower bound on every int8 variant's time: what its matrix products alone take on this machine.
 
 The linear layers of a BERT-like encoder are timed one by one, in turns between those of the variants
-(`gemms`). For each product the fastest times are the true ones, and the cost of calling torch is subtracted.
-The bound is that of the checkpoint's own architecture: a variant with fewer weights, or whose last layer
-computes only the first token, may go below it.
+(`gemms`). The bound is that of the checkpoint's own architecture: a variant with fewer weights, or whose last
+layer computes only the first token, may go below it.
 """
 
 from collections.abc import Mapping, Sequence

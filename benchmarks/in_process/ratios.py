@@ -1,8 +1,9 @@
 """How many times as fast one row is as another, from the turns that both had in the same blocks.
 
-A block is one start of every process. In it, a row's time is the 10th percentile of its turns, because other
-load on the machine only ever adds to a time. The interval is Student's over the blocks' log ratios, so it
-includes the effect of a restart."""
+In a block, which is one start of every process, a row's time is the 10th percentile of its turns: other load
+on the machine only ever adds to a time. The interval is Student's over the blocks' log ratios, so it includes
+the effect of a restart.
+"""
 
 from collections.abc import Sequence
 from typing import Literal

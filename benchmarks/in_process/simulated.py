@@ -1,4 +1,4 @@
-"""Do the verdicts on speed keep their promises? Counted over simulated runs whose true ratios are known.
+"""How often the verdicts on speed are right, counted over simulated runs whose true ratios are known.
 
 Turns are drawn as on real machines: each start of a process is lucky or not, and other processes only ever
 add to a time. The same rules as in a real run decide which rows take part and when the run ends.

@@ -174,13 +174,13 @@ def tables(found: Alarms) -> str:
 def _calm_table(found: Alarms) -> str:
     rows = [
         (
-            f"{each.share:.0%}",
-            f"{each.min_shift:.0%}",
-            f"{each.reference:,}",
-            f"{each.alarms:.1%}",
-            f"{each.alarms_at_edge:.1%}",
+            f"{calm.share:.0%}",
+            f"{calm.min_shift:.0%}",
+            f"{calm.reference:,}",
+            f"{calm.alarms:.1%}",
+            f"{calm.alarms_at_edge:.1%}",
         )
-        for each in found.calm
+        for calm in found.calm
     ]
     heads = ("share", "least change", "reference", "false alarms, no change", "false alarms, least change")
     return tabulate(rows, heads, "github", disable_numparse=True)
@@ -190,11 +190,13 @@ def _watched_table(found: Alarms) -> str:
     rows = []
     for (before, after, shift), reference in CALM:
         same = [
-            each
-            for each in found.watched
-            if (each.before, each.after, each.reference) == (before, after, reference)
+            watched
+            for watched in found.watched
+            if (watched.before, watched.after, watched.reference) == (before, after, reference)
         ]
-        cells = [f"{_texts(each.median)} / {_texts(each.most)} ({each.seen:.0%})" for each in same]
+        cells = [
+            f"{_texts(watched.median)} / {_texts(watched.most)} ({watched.seen:.0%})" for watched in same
+        ]
         rows.append((f"{before:.0%} to {after:.0%}", f"{shift:.0%}", f"{reference:,}", *cells))
     heads = ("change", "least change", "reference", *(f"after {quiet:,} texts" for quiet in QUIET))
     return tabulate(rows, heads, "github", disable_numparse=True)
@@ -207,7 +209,7 @@ def _texts(count: float | None) -> str:
 def note(found: Alarms) -> str:
     """How to read the tables."""
     runs, rule = found.calm[0].runs, RULE
-    means = " and ".join(f"{each.mean:,.0f}" for each in found.waits)
+    means = " and ".join(f"{wait.mean:,.0f}" for wait in found.waits)
     return (
         f"{runs:,} simulated runs each, every run with its own reference; {rule.texts_per_alarm:,.0f} texts "
         f"per false alarm. First table: the share of runs with an alarm within {max(QUIET):,} texts that "

@@ -233,7 +233,7 @@ def slices(
 
 
 def _macro_f1(truth: np.ndarray, given: np.ndarray, labels: int) -> float | None:
-    """None where a label is absent: the mean would be over other labels than in the slices beside it."""
+    """None where a label is absent: the mean would be over other labels than in its slices."""
     held = indicators(truth, labels)
     return macro_f1(held, indicators(given, labels)) if held.any(axis=0).all() else None
 

@@ -24,8 +24,8 @@ from training.data.splits import Split
 from training.measures.calibration import calibrate
 from training.measures.metrics import evaluate, perfect_calibration_error, reliability
 
-# Texts are scored in the same lists here and through the server. Which texts stand beside it decides how a
-# text is padded and, with dynamic quantisation, on what scale: the same company makes the scores comparable.
+# Texts are scored in the same lists here and through the server: the other texts of a list decide how a text
+# is padded and, with dynamic quantisation, on what scale, so only the scores of equal lists can be compared.
 LIST_TEXTS = 64
 LIST_BYTES = 500_000  # as JSON; the server takes bodies of up to 2 MiB
 

@@ -1,4 +1,4 @@
-"""Does a level that holds keep its p99? Counted over simulated servers whose true share is known.
+"""How often a level that holds keeps its p99, counted over simulated servers whose true share is known.
 
 A server with one late request in a hundred may hold in 2.5 % of runs, however close to its capacity it runs.
 The queue is that of `benchmarks.capacity.queueing`, the load that of a run of the suite.

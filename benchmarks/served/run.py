@@ -239,10 +239,10 @@ def measure_served(
                         one_pass, server, labels, bodies, scored, profile, served.rates, many, turn
                     )
                     served.add(resume_log.once(f"pass {turn} of {name}", asked, Pass))
-    rivals = {name: archives[name] for name in measured if name != REFERENCE and not measured[name].error}
+    compared = {name: archives[name] for name in measured if name != REFERENCE and not measured[name].error}
     with step("serving in turns"):
-        if len(rivals) > 1:
-            found = resume_log.once("served in turns", partial(in_turns, rivals, bodies, profile), Turns)
+        if len(compared) > 1:
+            found = resume_log.once("served in turns", partial(in_turns, compared, bodies, profile), Turns)
             for name, rps in found.rps.items():
                 measured[name].turns = rps
     return measured

@@ -2,7 +2,7 @@
 
 The plain one uses the Trainer's defaults: fp32, texts in random order, each batch padded to its longest text.
 Ours uses bf16 where the CPU or GPU supports it, batches of similar length, and keeps memory instead of
-freeing it. Everything else is the same; time is measured from the first step to the last.
+freeing it; all else is the same, and time is measured from the first step to the last.
 """
 
 import argparse

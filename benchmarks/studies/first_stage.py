@@ -1,7 +1,7 @@
-"""Does a cascade's first stage keep its promise? Rules fitted to draws from a known population of texts.
+"""How often a cascade's first stage keeps its promise, counted over draws from a known population of texts.
 
-Validation and gate together are taken as all texts there are. Each rule is fitted to as many of them as there
-are validation texts, drawn with replacement, and judged on all of them. The labels are fp32's.
+Validation and gate together are taken as all texts there are, with fp32's labels. Each rule is fitted to as
+many of them as there are validation texts, drawn with replacement, and judged on all of them.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def _texts(cascade: Predictor, fp32: Predictor, texts: Sequence[str]) -> Texts:
     assert first.stage is not None
     on_scale = cascade.logits(cascade.encode(texts), [first])
     own = (on_scale - np.array(first.stage.offsets)) / first.stage.scale
-    return Texts(own, np.array([each.scores for each in fp32.predict(texts)]))
+    return Texts(own, np.array([answer.scores for answer in fp32.predict(texts)]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -120,7 +120,7 @@ def _csv(file: IO[bytes], name: str, layout: Layout, column: str, reading: Readi
         [reading.delimiter] if reading.delimiter else [usual, *(sign for sign in DELIMITERS if sign != usual)]
     )
     read = [_headed(file, replace(layout, delimiter=sign)) for sign in signs]
-    found = next((each for each in read if column in each.header), read[0])
+    found = next((run for run in read if column in run.header), read[0])
     if not all(map(is_valid, found.header)):
         raise UserError(
             f"the header of {name} is not valid {layout.encoding.upper()}",

@@ -112,7 +112,7 @@ class Batcher:
 
     def _answer(self, batch: Sequence[_Waiting]) -> list[Reply]:
         assert self.service is not None
-        return reply(self.service, [each.arrival for each in batch])
+        return reply(self.service, [waiting.arrival for waiting in batch])
 
     def _answer_others(self, loop: asyncio.AbstractEventLoop) -> None:
         """In the model thread, between two passes of an explanation: what waits to be classified."""
@@ -148,6 +148,6 @@ class Batcher:
 
 
 def _give(batch: Sequence[_Waiting], replies: Sequence[Reply]) -> None:
-    for each, made in zip(batch, replies, strict=True):
-        if not each.reply.done():  # cancelled where the server's patience was over
-            each.reply.set_result(made)
+    for waiting, made in zip(batch, replies, strict=True):
+        if not waiting.reply.done():  # cancelled where the server's patience was over
+            waiting.reply.set_result(made)

@@ -62,7 +62,7 @@ class Memory:
     def take(self, held: "Held", count: int) -> bool:
         """Whether there is room for so many bytes more."""
         while self._left < count:
-            oldest = next((each for each in self._arriving if each is not held and each.count), None)
+            oldest = next((body for body in self._arriving if body is not held and body.count), None)
             if oldest is None:
                 return False
             self.give_back(oldest)

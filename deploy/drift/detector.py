@@ -1,9 +1,9 @@
 """An alarm for shares of texts that you may check as often as you like.
 
-A Shiryaev-Roberts sum of e-values (an e-detector: Shin, Ramdas and Rinaldo, 2023). As long as a share stays
-within its limits, however it moves there, the first false alarm comes after `texts_per_alarm` texts or more
-on average, and within n texts with a probability of at most n / `texts_per_alarm`. A change after a million
-quiet texts is detected as fast as one on the first day.
+A Shiryaev-Roberts sum of e-values (an e-detector: Shin, Ramdas and Rinaldo, 2023), which detects a change
+after a million quiet texts as fast as one on the first day. As long as a share stays within its limits,
+however it moves there, the first false alarm comes after `texts_per_alarm` texts or more on average, and
+within n texts with a probability of at most n / `texts_per_alarm`.
 """
 
 from dataclasses import dataclass

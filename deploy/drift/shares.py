@@ -57,14 +57,16 @@ def shares_of(
     reference: Sequence[Distribution], rule: Rule, flips_of: Artifact | None = None
 ) -> tuple[Share, ...]:
     """All that the `reference` has; and flips against fp32, where the artifact is given whose labels flip."""
-    of_labels = [_share(each, 0, rule.min_shift) for each in reference if each.is_share]
+    of_labels = [
+        _share(distribution, 0, rule.min_shift) for distribution in reference if distribution.is_share
+    ]
     if flips_of:
         of_labels += _flips(flips_of, rule.max_flip)
     others = [
-        _share(each, place, rule.ks)
-        for each in reference
-        if not each.is_share
-        for place in range(len(each.bins) - 1)
+        _share(distribution, place, rule.ks)
+        for distribution in reference
+        if not distribution.is_share
+        for place in range(len(distribution.bins) - 1)
     ]
     return tuple(build(HALF / len(group), rule.alpha) for group in (of_labels, others) for build in group)
 
@@ -129,15 +131,15 @@ def looks_table(looks: Sequence[Look]) -> str:
     """For people."""
     rows = [
         (
-            each.share,
-            f"{each.texts:,}",
-            "–" if not each.texts else f"{each.rate:.2%}",
-            f"{each.reference:.2%}",
-            f"{each.low:.2%} to {each.high:.2%}",
-            f"{each.p:.2g}",
-            each.verdict,
+            look.share,
+            f"{look.texts:,}",
+            "–" if not look.texts else f"{look.rate:.2%}",
+            f"{look.reference:.2%}",
+            f"{look.low:.2%} to {look.high:.2%}",
+            f"{look.p:.2g}",
+            look.verdict,
         )
-        for each in looks
+        for look in looks
     ]
     headers = ("share", "texts", "now", "reference", "no drift", "p", "verdict")
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)

@@ -97,9 +97,9 @@ def recorded(url: str, name: str, window_s: float) -> Counts:
         looks: defaultdict[tuple[Any, ...], defaultdict[float, Counts]] = defaultdict(
             lambda: defaultdict(Counts)
         )
-        for each in found:
-            labels = each["metric"]
-            for at_s, value in each["values"]:
+        for series in found:
+            labels = series["metric"]
+            for at_s, value in series["values"]:
                 look = looks[labels.get("job"), labels.get("instance")][at_s]
                 _add(look, labels["__name__"], labels, float(value), name)
     except (ValueError, KeyError, TypeError) as error:

@@ -41,7 +41,7 @@ def drawn(texts: Path | None, fp32: Path | None, count: int, seed: int) -> Sampl
     `MOST_TEXTS` others."""
     rng = np.random.default_rng(seed)
     found: Iterable[Asked] = map(Asked, read_texts(texts)) if texts else _predicted(str(fp32))
-    shortened = (Asked(each.text[:MOST_CHARACTERS], each.fp32) for each in found)
+    shortened = (Asked(asked.text[:MOST_CHARACTERS], asked.fp32) for asked in found)
     kept = _kept(shortened, count + MOST_TEXTS, rng)
     return Sample(kept[:count], kept[count:])
 
@@ -49,11 +49,11 @@ def drawn(texts: Path | None, fp32: Path | None, count: int, seed: int) -> Sampl
 def _kept(found: Iterable[Asked], most: int, rng: np.random.Generator) -> list[Asked]:
     """At most so many, each as likely as any other, in random order, whatever the size of the file."""
     kept: list[Asked] = []
-    for number, each in enumerate(found):
+    for number, asked in enumerate(found):
         if number < most:
-            kept.append(each)
+            kept.append(asked)
         elif (place := int(rng.integers(number + 1))) < most:
-            kept[place] = each
+            kept[place] = asked
     return [kept[place] for place in rng.permutation(len(kept))]
 
 

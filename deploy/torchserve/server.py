@@ -252,7 +252,9 @@ def serving(config: Config) -> list[psutil.Process]:
     for java in _servers():
         with suppress(psutil.Error):
             opened = java.net_connections("inet")
-            listening = {each.laddr.port for each in opened if each.status == psutil.CONN_LISTEN}
+            listening = {
+                connection.laddr.port for connection in opened if connection.status == psutil.CONN_LISTEN
+            }
             if listening & wanted:
                 found.append(java)
     return found

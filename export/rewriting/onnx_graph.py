@@ -359,7 +359,7 @@ def smooth(exported: Exported, nodes: Collection[str], texts: Sequence[Mapping[s
             weights[own] = numpy_helper.from_array(scaled, own)
             node.input[:] = [name, own]
     ordered = [
-        each for node in proto.graph.node for each in (before.get(node.name), node) if each is not None
+        placed for node in proto.graph.node for placed in (before.get(node.name), node) if placed is not None
     ]
     proto.graph.CopyFrom(_graph(ordered, proto.graph, weights))
     return replace(exported, proto=proto)

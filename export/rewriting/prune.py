@@ -161,7 +161,7 @@ def fit_shape(model: PreTrainedModel, keep: float, layers: Sequence[int]) -> Sha
             seen=keep,
             remedy=f"Keep more, or fewer layers: one head and {WIDTH_MULTIPLES[-1]} neurons are the least",
         )
-    multiple = next(each for each in WIDTH_MULTIPLES if left >= each)
+    multiple = next(multiple for multiple in WIDTH_MULTIPLES if left >= multiple)
     return Shape(tuple(layers), kept_heads, min(width, left // multiple * multiple))
 
 

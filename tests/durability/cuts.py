@@ -1,8 +1,8 @@
 """Power cuts at random moments of a scoring job, an export and a training, and what they leave.
 
 The work writes to an ext4 file system in an image, which the kernel's own switch (EXT4_IOC_SHUTDOWN) ends at
-once: what has not reached the device never does. The image is then mounted again, its journal replayed, and
-looked at. Leaves out: devices that lose what they have acknowledged.
+once; the image is then mounted again, its journal replayed, and looked at. Leaves out: devices that lose what
+they have acknowledged.
 
     unshare -m python -m tests.durability.cuts scoring --cuts 100 --folder /tmp/cuts
 """

@@ -1,8 +1,8 @@
 """Calls to the system that fail, one at a time, under whole commands: a scoring job, an export, a training.
 
 A first run, traced, finds the calls that touch the output (write, fsync, rename, open and their like); then
-the command runs once for each of them and each error that it may give. Needs strace. Leaves out calls that
-fail for good from some moment on: the tests of full disks do that.
+the command runs once for each of them and each error that it may give. Needs strace; leaves out calls that
+fail for good from some moment on, which the tests of full disks make.
 
     python -m tests.durability.faults scoring --of ARTIFACT --folder /tmp/faults --trials 60
 """

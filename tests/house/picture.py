@@ -13,7 +13,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 ROOT = Path(__file__).parents[2]
 TARGET = ROOT / "docs" / "architecture.svg"
-# Left edge, floor, width and floors of each package's box; a package imports only what stands below it.
+# Left edge, row from below, width and height in rows of each package's box; a package imports only what is
+# below it.
 PLACES = {
     "handler": (0.2, 0, 9.6, 1),
     "common": (0.2, 1, 9.6, 1),
@@ -35,7 +36,8 @@ WORDS = {
 }
 COMMAND = ROOT / "handler" / "__main__.py"  # does not ship, and calls scoring
 WIDTH, HEIGHT = 10.0, 7.9
-FLOOR, GAP = 1.1, 0.4
+ROW = 1.1
+GAP = 0.4
 CHARACTERS = 14.2  # in a unit of width
 BLUE, GREY = "#1f3357", "#444444"
 
@@ -77,9 +79,9 @@ def imports(package: str) -> set[str]:
 
 def _edges(package: str) -> tuple[float, float, float, float]:
     """Left, bottom, right and top of a package's box."""
-    left, floor, width, floors = PLACES[package]
-    bottom = floor * (FLOOR + GAP)
-    return left, bottom, left + width, bottom + floors * (FLOOR + GAP) - GAP
+    left, row, width, height = PLACES[package]
+    bottom = row * (ROW + GAP)
+    return left, bottom, left + width, bottom + height * (ROW + GAP) - GAP
 
 
 def _box(axes: Axes, package: str) -> None:

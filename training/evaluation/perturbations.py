@@ -1,8 +1,8 @@
 """Ways to rewrite a text that keep its meaning, and therefore its label.
 
-Each is one function under `@perturbation`, which says what it does and why the meaning stays the same. To add
-one, write another function. Most change a quarter of the words of four or more letters (at least one), picked
-at random. They do not target offensive words, so they model typos and habits rather than a worst case.
+Each is one function under `@perturbation`, which says what it does and why the meaning stays the same. Most
+change a quarter of the words of four or more letters (at least one), picked at random and not by offence, so
+they model typos and habits rather than a worst case.
 """
 
 import random

@@ -43,7 +43,7 @@ def _measure(
     seen = np.flatnonzero([new != old for new, old in pairs])
     scores = clean.copy()
     scores[seen] = classifier.scores([written[row] for row in seen], f"robustness, {name}")
-    before, after = (classifier.indicators(classifier.given(each)) for each in (clean, scores))
+    before, after = (classifier.indicators(classifier.given(values)) for values in (clean, scores))
     moves = np.abs(scores - clean).max(axis=1)[changed]
     flips = int((before != after).any(axis=1).sum())
     low, high = share_interval(flips, len(changed)) if len(changed) else (None, None)

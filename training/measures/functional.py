@@ -261,7 +261,7 @@ def evaluate_cases(
 
 def _ranking(cases: Cases, hate: np.ndarray, group: str) -> Group:
     """The three AUCs of Borkan et al. (2019); background is every case that is not about this group."""
-    inside = np.array([each == group for each in cases.group])
+    inside = np.array([held == group for held in cases.group])
     hateful = cases.labels == 1
     return Group(
         group=group,

@@ -1,6 +1,6 @@
 """The record of all tests on a gate's texts, and of the part of their shared 2.5 % that each test spent.
 
-A gate that is tested again and again says PASS by luck in the end. Each run of the suite therefore spends
+A gate that is tested again and again says PASS by luck in the end: each run of the suite therefore spends
 three quarters of what is left, and nothing is given back. The file lies outside every folder that is rebuilt,
 so retraining does not reset it.
 """

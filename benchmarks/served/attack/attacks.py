@@ -153,8 +153,8 @@ async def _repeated(
     _, waiting = await asyncio.wait(clients_at_work, timeout=until - time.monotonic() + 1)
     if waiting:
         outcomes["no answer"] += len(waiting)
-    for each in clients_at_work:
-        each.cancel()
+    for task in clients_at_work:
+        task.cancel()
     await asyncio.gather(*clients_at_work, return_exceptions=True)
     return outcomes
 

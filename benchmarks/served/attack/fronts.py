@@ -40,9 +40,9 @@ class Front:
         resident = 0
         for process in self.processes:
             with suppress(psutil.Error):
-                for each in (process, *process.children(recursive=True)):
+                for running in (process, *process.children(recursive=True)):
                     with suppress(psutil.Error):
-                        resident += each.memory_info().rss
+                        resident += running.memory_info().rss
         return resident / 2**20
 
 
