@@ -88,7 +88,8 @@ def share_late(level: OpenLevel, limit_ms: float | None) -> Late | None:
     known = level.lateness
     if known is None:
         return None
-    n, inflation = level.arrivals, level.arrivals / known.worth
+    n = level.arrivals
+    inflation = level.arrivals / known.worth
     if known.from_ms is None or (limit_ms is not None and limit_ms < known.from_ms):
         least = 1 - KEPT / 100
         return Late(least, share_interval(least * n / inflation, n / inflation)[0], 1.0, known.worth)
@@ -112,7 +113,8 @@ def _inflation(counts: Sequence[int], n: int) -> float:
     unknown, and all of its requests count as one."""
     if len(counts) < 2:
         return float(n)
-    share, size = sum(counts) / n, n / len(counts)
+    share = sum(counts) / n
+    size = n / len(counts)
     if share in (0, 1):
         return 1.0
     return max(1.0, float(np.var(counts, ddof=1)) / (size * share * (1 - share)))

@@ -226,7 +226,9 @@ def _tls(config: Config) -> Iterator[Finding]:
 
 
 def _certificate(config: Config) -> Finding:
-    name, key, certificate = "certificate", config["private_key_file"], config["certificate_file"]
+    name = "certificate"
+    key = config["private_key_file"]
+    certificate = config["certificate_file"]
     if config["keystore"]:
         remedy = "Use private_key_file and certificate_file: a keystore's password would be in this file"
         return Finding(name, "warn", config["keystore"], remedy)
@@ -296,7 +298,8 @@ def _archive(config: Config, name: str) -> Iterator[Finding]:
 
 def _fits(artifact: Artifact, settings: dict[str, Any]) -> Iterator[Finding]:
     """Whether the artifact can run here, with how many threads, in how much memory."""
-    meta, size = artifact.meta, artifact.bytes
+    meta = artifact.meta
+    size = artifact.bytes
     is_equal = meta.check.equal
     seen = f"{artifact.folder}: {artifact.name}, {'equal' if is_equal else 'NOT EQUAL'} to fp32"
     remedy = "Find one that is (python -m benchmarks select), and promote it (python -m export promote)"
@@ -314,7 +317,8 @@ def _fits(artifact: Artifact, settings: dict[str, Any]) -> Iterator[Finding]:
         )
     yield _threads(settings)
     workers = int(settings.get("maxWorkers", len(gpus()) if on_gpu else 1))
-    needed, left = BARE_BYTES + workers * (BARE_BYTES + 3 * size), memory_left()
+    needed = BARE_BYTES + workers * (BARE_BYTES + 3 * size)
+    left = memory_left()
     free = min(size for size in (psutil.virtual_memory().available, left) if size is not None)
     seen = f"{free / 1e9:.1f} GB free, about {needed / 1e9:.1f} GB needed"
     yield judged("memory", free > needed, seen, "Use fewer workers, or a smaller variant")

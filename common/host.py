@@ -59,7 +59,8 @@ def private_folder() -> Finding:
 
 def temporary_folder(archive_bytes: int, runtime: str) -> Iterator[Finding]:
     """Where archives are unpacked, and where torch loads compiled ones from."""
-    folder, named = tempfile.gettempdir(), os.environ.get("TMPDIR")
+    folder = tempfile.gettempdir()
+    named = os.environ.get("TMPDIR")
     if named and Path(folder).resolve() != Path(named).resolve():
         yield Finding(
             "TMPDIR", "fail", f"{named} is not writable", "Set it to a writable folder, or unset it"

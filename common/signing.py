@@ -94,7 +94,8 @@ def sign(path: Path, secret: Path) -> Path:
 
     The same file and key give the same bytes.
     """
-    file, key = signed_file(path), SecretKey.read(secret)
+    file = signed_file(path)
+    key = SecretKey.read(secret)
     signature = signature_of(file)
     with refusals("the signature cannot be written", signature, "Check the folder"):
         write_text(signature, sign_file(file, file.name, key))

@@ -85,7 +85,8 @@ class Config:
 
     def endpoint(self, interface: str) -> str:
         """Where this machine reaches one of `ADDRESSES`: on loopback, if it listens everywhere."""
-        address, port = urlsplit(self[interface]), self.ports[ADDRESSES.index(interface)]
+        address = urlsplit(self[interface])
+        port = self.ports[ADDRESSES.index(interface)]
         host = address.hostname or ""
         return f"{address.scheme}://{'127.0.0.1' if host in EVERYWHERE else host}:{port}"
 

@@ -118,7 +118,8 @@ def _widened(
 ) -> Description:
     """Build again with more and more layers in float until the check passes. If none helps, `first` stays,
     and its note says so."""
-    retry, tried = folder / RETRY, 0
+    retry = folder / RETRY
+    tried = 0
     say(f"{variant.name}: {first.check.note}; ranking its layers by their sensitivity to static int8")
     try:
         for leave in _ladder(source):

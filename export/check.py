@@ -63,7 +63,8 @@ def check(
     validation texts."""
     split = source.dataset.splits["validation"]
     artifact = predictor.artifact
-    thresholds, independent = artifact.meta.thresholds, artifact.multi_label
+    thresholds = artifact.meta.thresholds
+    independent = artifact.multi_label
     scores = predictor.scores(answers.logits)
     difference = np.abs(scores - reference).max(axis=1)
     ours, theirs = (
@@ -81,7 +82,8 @@ def check(
     if artifact.meta.parent is None:  # few texts could not prove that it is equal to itself
         beyond = difference.max() > FP32_MARGIN
         differs = f"it differs from transformers by {difference.max():.4f} ({FP32_MARGIN} is allowed)"
-        rule, broken = f"equal to transformers within {FP32_MARGIN}", [differs] if beyond else []
+        rule = f"equal to transformers within {FP32_MARGIN}"
+        broken = [differs] if beyond else []
     if company > COMPANY_MARGIN:
         broken.append(f"a score moved by {company:.2f} with its batch mates ({COMPANY_MARGIN} is allowed)")
     rule += f", and no score moves by over {COMPANY_MARGIN} with its batch mates"

@@ -340,7 +340,8 @@ def check_listed(names: Collection[str]) -> None:
 
 
 def _check_files(artifact: Artifact) -> None:
-    listed, folder = artifact.meta.files, artifact.folder
+    listed = artifact.meta.files
+    folder = artifact.folder
     for name, is_plain in _walk(folder):
         if not is_plain:
             what = "the artifact contains a link, or something else that is not a file"

@@ -100,7 +100,8 @@ def plan(lengths: Sequence[int], grid: Grid) -> list[MicroBatch]:
     end = len(order)
     while end:
         start = max(0, end - choice[end])
-        batch, length = choice[end], buckets[end - 1]
+        batch = choice[end]
+        length = buckets[end - 1]
         batches.append(MicroBatch(tuple(order[start:end]), batch, length, batch * length))
         end = start
     return batches

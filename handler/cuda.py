@@ -42,7 +42,8 @@ def choose_device(meta: Description, asked: str | None = None) -> str:
         )
     if kind == "cpu":
         return kind
-    present, place = gpus(), int(index or 0)
+    present = gpus()
+    place = int(index or 0)
     if place >= len(present):
         raise UnsupportedError(
             f"the artifact {meta.name} cannot run on a GPU that does not exist",
@@ -113,7 +114,8 @@ class Staging:
         if size > len(self._buffer):
             self._buffer = self._allocate(2 * size)
         filled = self._buffer[:size]
-        flat, place = filled.numpy(), 0
+        flat = filled.numpy()
+        place = 0
         for array in arrays:
             flat[place : place + array.size] = array.ravel()
             place += _room(array)
@@ -165,7 +167,8 @@ class Graphs:
     ) -> None:
         import torch
 
-        self._model, self._shapes = model, frozenset(shapes)
+        self._model = model
+        self._shapes = frozenset(shapes)
         self._device = torch.device(device)
         self.replays = 0
         self._staging = Staging(device)

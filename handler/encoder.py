@@ -107,7 +107,8 @@ class Layer(nn.Module):
 
     def __init__(self, weights: Mapping[str, torch.Tensor], heads: int, anatomy: Anatomy) -> None:
         super().__init__()
-        self.heads, self.activation = heads, ACTIVATIONS[anatomy.activation]
+        self.heads = heads
+        self.activation = ACTIVATIONS[anatomy.activation]
         if "query.weight" in weights:  # the last: keys and values of all tokens, queries of the first
             self.query, self.key_value = _linear(weights, "query"), _linear(weights, "key_value")
         else:

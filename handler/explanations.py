@@ -103,7 +103,8 @@ def _integrate(
     import torch
     from captum.attr import LayerIntegratedGradients
 
-    model, artifact = predictor.model, predictor.artifact
+    model = predictor.model
+    artifact = predictor.artifact
     device = model.device
     text = torch.tensor([ids], device=device)
     offsets = torch.tensor(artifact.meta.logit_offsets or 0.0, dtype=torch.float64, device=device)

@@ -294,7 +294,8 @@ class Predictor:
 
     def answer(self, prediction: Prediction) -> Answer:
         """One answer as it is served (`answer.schema.json`), without the server's `model` field."""
-        labels, thresholds = self.artifact.labels, self.artifact.meta.thresholds
+        labels = self.artifact.labels
+        thresholds = self.artifact.meta.thresholds
         scores = dict(zip(labels, prediction.scores.tolist(), strict=True))
         if self.artifact.multi_label:
             read: Read = {"tokens": prediction.tokens, "truncated": prediction.truncated}

@@ -106,7 +106,8 @@ def _alone(service: Service, arrival: Arrival) -> Reply:
     except Exception as error:
         report(error)
         service.tally.add({("classifier_rejected", "500", "body"): 1})
-        failed, tensors = failure().answer(), arrival.base64_tensors
+        failed = failure().answer()
+        tensors = arrival.base64_tensors
         request = Request([], "v2" if tensors else "one", id="", only_tensors=tensors)
         return Reply(request.status([failed]), as_json(service.wrap(request, [failed])))
     return answered

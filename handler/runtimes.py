@@ -259,7 +259,8 @@ def _load_compiled(artifact: Artifact, threads: int, device: str) -> Forward:
 
 
 def _load_onnx(artifact: Artifact, threads: int, device: str) -> Forward:
-    model, options = artifact.folder / "model.onnx", artifact.meta.runtime_options
+    model = artifact.folder / "model.onnx"
+    options = artifact.meta.runtime_options
     session = onnx_session(model, options, threads, device=device)
 
     def forward(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
@@ -299,7 +300,8 @@ def onnx_session(
     if executed is not None:
         settings.optimized_model_filepath = str(executed)
     if profile is not None:
-        settings.enable_profiling, settings.profile_file_prefix = True, str(profile)
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(profile)
     providers = [(name, _provider_options(own, model.parent, device)) for name, own in wanted_providers]
     wanted = providers[0][0]
     if "CUDAExecutionProvider" in dict(providers) and hasattr(onnxruntime, "preload_dlls"):

@@ -36,7 +36,10 @@ class Service:
     """A Predictor behind limits. `model` is the answers' field of that name."""
 
     def __init__(self, predictor: Predictor, limits: Limits, model: Model, tally: Tally) -> None:
-        self.predictor, self.limits, self.model, self.tally = predictor, limits, model, tally
+        self.predictor = predictor
+        self.limits = limits
+        self.model = model
+        self.tally = tally
         self.methods = methods(predictor) if limits.max_explained else ()
         self.stand_back: Callable[[], None] | None = None  # called before each pass of an explanation
         self._classified_at = float("-inf")
@@ -47,7 +50,8 @@ class Service:
 
     def answer(self, requests: Sequence[Request]) -> list[list[dict[str, Any]]]:
         """For each request the answers of its rows, in order. If it raises, nothing is counted."""
-        self._counted, computed = Counter[tuple[str, ...]](), self.predictor.computed_tokens
+        self._counted = Counter[tuple[str, ...]]()
+        computed = self.predictor.computed_tokens
         asked = dict(self.predictor.asked_again)
         begun = time.perf_counter()
         # One request after the other: what has too many windows is dropped before the next is tokenised.
@@ -119,7 +123,8 @@ class Service:
     def _deadlines(self, requests: Sequence[Request]) -> list[float]:
         """For each request the moment of `time.perf_counter` at which its explanations are given up. Where
         nothing was classified lately, the first request that is to be explained has all the time it takes."""
-        now, never = time.perf_counter(), float("inf")
+        now = time.perf_counter()
+        never = float("inf")
         if self.stand_back is not None:
             return [never] * len(requests)
         if not all(request.explain for request in requests):
@@ -170,7 +175,8 @@ class Service:
         return answer | {"model": self.model}
 
     def _explain(self, row: Row, prediction: Prediction, deadline: float) -> Explanation:
-        begun, stood_back = time.perf_counter(), 0.0
+        begun = time.perf_counter()
+        stood_back = 0.0
 
         def between() -> None:
             nonlocal stood_back
@@ -200,7 +206,8 @@ class Service:
         self._counted[f"classifier_{name}", *labels] += value  # type: ignore[assignment] # sums are floats
 
     def _count_answer(self, answer: dict[str, Any], prediction: Prediction) -> None:
-        artifact, count = self.predictor.artifact, self._count
+        artifact = self.predictor.artifact
+        count = self._count
         count("texts")
         count("tokens", prediction.tokens)
         count("windows", prediction.windows)

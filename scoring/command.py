@@ -119,7 +119,9 @@ def _predict_stream(arguments: argparse.Namespace) -> int:
     from scoring.plan import plan, read_windows
     from scoring.rows import CsvWriter, JsonWriter, Window, Writer, classify, windows
 
-    column, output, reading = arguments.text_column, arguments.output, _reading(arguments)
+    column = arguments.text_column
+    output = arguments.output
+    reading = _reading(arguments)
     written = "csv" if output is None else file_format(output, OUTPUTS)
     if written not in ("csv", "jsonl"):
         remedy = "Use .csv or .jsonl, or read from a --file"
@@ -130,7 +132,8 @@ def _predict_stream(arguments: argparse.Namespace) -> int:
     planned: int | None = None
     if arguments.file is not None:
         job = plan(arguments.file, column, arguments.part_rows, written, reading)
-        columns, planned = job.columns, job.rows
+        columns = job.columns
+        planned = job.rows
         read: Iterator[Window] = (window for part in job.parts for window in read_windows(part, column))
     else:
         if sys.stdin.isatty():

@@ -283,7 +283,8 @@ def _complete(job: Job) -> list[Manifest]:
     filesystem, folder = opened(job.folder)
     sizes = {basename(file["name"]): file["size"] for file in filesystem.ls(folder, detail=True)}
     for part in job.plan.parts:
-        manifest, name = found.get(part.number), basename(job.place(part))
+        manifest = found.get(part.number)
+        name = basename(job.place(part))
         if manifest is None or manifest.rows != part.rows or sizes.get(name) != manifest.bytes:
             raise UserError("a part is missing or incomplete", seen=job.place(part), remedy=AGAIN)
     return [found[part.number] for part in job.plan.parts]
@@ -319,7 +320,9 @@ class _Counted(io.RawIOBase):
     """What is written to a file, summed on its way; nothing seeks."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.bytes, self.content = file, 0, hashlib.sha256()
+        self.file = file
+        self.bytes = 0
+        self.content = hashlib.sha256()
 
     def writable(self) -> bool:
         return True

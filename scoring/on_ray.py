@@ -102,7 +102,8 @@ class _Worker:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(content)
         artifact = open_artifact(self.folder.name)
-        self.job, self.predictor = replace(job, artifact=artifact), Predictor(artifact, threads)
+        self.job = replace(job, artifact=artifact)
+        self.predictor = Predictor(artifact, threads)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         found = [

@@ -82,7 +82,8 @@ def _plan(source: str, text_column: str, part_rows: int, written: str | None, re
     for path in paths:
         name = address(filesystem, path)
         files.append(_identity(name, filesystem.info(path)))
-        layout, fitting = None, 0
+        layout = None
+        fitting = 0
         with filesystem.open(path, "rb") as file:
             if form == "parquet":
                 table = Table(file, name)
@@ -198,8 +199,11 @@ class _Cuts:
     """Boundaries as they are found: [start, stop, rows, line] of every part."""
 
     def __init__(self, start: int, part_rows: int) -> None:
-        self.start, self.part_rows, self.rows = start, part_rows, 0
-        self.stop, self.line = start, 1
+        self.start = start
+        self.part_rows = part_rows
+        self.rows = 0
+        self.stop = start
+        self.line = 1
         self.found: list[tuple[int, int, int, int]] = []
 
     def run(self, lines: Sequence[int], stops: list[int]) -> None:
@@ -254,7 +258,10 @@ def _cut_parquet(
                 seen=f"{types[field.name]} and {field.type}",
                 remedy="Score them one by one",
             )
-    found, start, rows, before = [], 0, 0, 0
+    found = []
+    start = 0
+    rows = 0
+    before = 0
     for group, count in enumerate(table.groups):
         rows += count
         if rows >= part_rows or group == len(table.groups) - 1:

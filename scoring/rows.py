@@ -41,7 +41,9 @@ class Window:
 
 def windows(read: Iterable[Run], layout: Layout, text_column: str, line: int = 1) -> Iterator[Window]:
     """The records of a text file as rows, named as its header does; the first of them is in line `line`."""
-    window, begin, before = Window([], [], []), -1, 0
+    window = Window([], [], [])
+    begin = -1
+    before = 0
     for run in read:
         if begin < 0 and run.lines:
             begin, before = run.stops[0], line - run.lines[0]
@@ -66,7 +68,9 @@ class ArrowWindow(Window):
     """Rows of Parquet. Their columns become Python's values only where `rows` is asked for."""
 
     def __init__(self, batch: Any, texts: list[Any], faults: list[str]) -> None:
-        self.batch, self.texts, self.faults = batch, texts, faults
+        self.batch = batch
+        self.texts = texts
+        self.faults = faults
 
     @property
     def rows(self) -> list[dict[str, Any]]:  # type: ignore[override] # made when asked for
@@ -256,7 +260,8 @@ class ParquetWriter(Writer):
         import pyarrow.parquet
 
         super().__init__(file)
-        self.schema, self.writer = schema, pyarrow.parquet.ParquetWriter(file, schema)
+        self.schema = schema
+        self.writer = pyarrow.parquet.ParquetWriter(file, schema)
         self.texts = [field.name for field in schema if pyarrow.types.is_string(field.type)]
 
     def write(self, window: Window, results: list[dict[str, Any]]) -> int:

@@ -49,7 +49,9 @@ class _Rows(TorchDataset[dict[str, Any]]):
     a file of many texts stays on disk."""
 
     def __init__(self, split: Split, targets: np.ndarray, teacher: np.ndarray | None = None) -> None:
-        self.split, self.targets, self.teacher = split, targets, teacher
+        self.split = split
+        self.targets = targets
+        self.teacher = teacher
 
     def __len__(self) -> int:
         return len(self.split)
@@ -68,7 +70,8 @@ class _Collator:
     tokens, which its matrix units ask for and a CPU does not."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        self.tokenizer, self.max_length = tokenizer, max_length
+        self.tokenizer = tokenizer
+        self.max_length = max_length
         self.step = 8 if torch.cuda.is_available() else None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -159,7 +162,8 @@ class _Saves(TrainerCallback):
     """Saves the state every so many minutes, not only at the end of an epoch."""
 
     def __init__(self, minutes: float) -> None:
-        self.minutes, self.since = minutes, time.monotonic()
+        self.minutes = minutes
+        self.since = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         # Several processes would have to agree on the time: they save at the ends of epochs.
@@ -209,7 +213,8 @@ def fit(
     processes.check_batch(recipe.batch_size)
     _check_able(model, dataset, recipe)
     last = _last_step(state, {"base": base, "data": dataset.sha256, **asdict(recipe)}, resume)
-    split, targets = dataset.splits["train"], targets_of(dataset, recipe)
+    split = dataset.splits["train"]
+    targets = targets_of(dataset, recipe)
     if fits_alone(model, recipe, teacher):
         to_device(model)
         best = fit_head(model, tokenizer, dataset, recipe, targets, teacher)

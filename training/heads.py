@@ -87,7 +87,8 @@ def fit_head(
         counts = _counts(targets, train, recipe)
         if lesson is not None and lesson.of_more is not None:
             more = embeddings(model, tokenizer, lesson.more, recipe)
-            inputs, counts = np.concatenate([inputs, more]), np.concatenate([counts, np.ones(len(more))])
+            inputs = np.concatenate([inputs, more])
+            counts = np.concatenate([counts, np.ones(len(more))])
         return _fourier(model, inputs, wanted, counts, held_out, validation, recipe)
     return _gradient_steps(model, inputs, targets, train.weights, held_out, validation, recipe)
 
@@ -164,14 +165,16 @@ def _gradient_steps(
     recipe: Recipe,
 ) -> float:
     """AdamW under a linear schedule, as in `fit`; the epoch that is best on validation is kept."""
-    head, device = model.head, model.device
+    head = model.head
+    device = model.device
     loss = objective(recipe, targets, validation.multi_label, weights)
     given = [torch.from_numpy(np.asarray(value, dtype=np.float32)).to(device) for value in (inputs, targets)]
     given.append(torch.ones(len(inputs), device=device) if weights is None else _tensor(weights, device))
     optimizer = torch.optim.AdamW(
         head.parameters(), lr=recipe.head_learning_rate, weight_decay=recipe.weight_decay
     )
-    epochs, per_epoch = math.ceil(recipe.epochs), math.ceil(len(inputs) / recipe.batch_size)
+    epochs = math.ceil(recipe.epochs)
+    per_epoch = math.ceil(len(inputs) / recipe.batch_size)
     steps = per_epoch * epochs
     schedule = get_linear_schedule_with_warmup(optimizer, round(steps * recipe.warmup_share), steps)
     for module in head.modules():

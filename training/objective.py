@@ -37,7 +37,8 @@ class Objective:
         logits = logits.float()
         each = self._hard(logits, self._smooth(targets.float()))
         if teacher is not None:
-            share, heat = self.recipe.teacher_weight, self.recipe.teacher_temperature
+            share = self.recipe.teacher_weight
+            heat = self.recipe.teacher_temperature
             each = (1 - share) * each + share * heat**2 * self._divergence(
                 logits / heat, teacher.float() / heat
             )

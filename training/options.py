@@ -107,7 +107,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _add(parser: argparse.ArgumentParser, option: dataclasses.Field[Any]) -> None:
     """A flag for a field of the recipe; if it is not given, the field keeps its default."""
-    words, choices = option.metadata["words"], option.metadata["choices"]
+    words = option.metadata["words"]
+    choices = option.metadata["choices"]
     shown = "3, and 0 for random: bases" if option.name == "epochs" else option.default
     settings: dict[str, Any] = {"help": f"{words} (default: {shown or 'none'})", "default": None}
     if isinstance(option.default, bool):

@@ -20,7 +20,8 @@ class Profile(TrainerCallback):
     def __init__(self, place: Path) -> None:
         self.place = place
         self.running: Any = None
-        self.seen, self.is_done = 0, False
+        self.seen = 0
+        self.is_done = False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.seen += 1
@@ -37,4 +38,5 @@ class Profile(TrainerCallback):
             self.place.parent.mkdir(parents=True, exist_ok=True)
             self.running.export_chrome_trace(str(self.place))
             say(f"full trace of step {state.global_step}: {self.place}")
-            self.running, self.is_done = None, True
+            self.running = None
+            self.is_done = True

@@ -98,7 +98,8 @@ def _distribution(action: argparse.Action, values: Any) -> Any:
     if not (isinstance(values, dict) and {"low", "high"} <= values.keys() <= RANGE):
         raise ValueError("neither choices nor a range")
     low, high = (_as_flag(action, values[end]) for end in ("low", "high"))
-    step, log = values.get("step"), values.get("log", False)
+    step = values.get("step")
+    log = values.get("log", False)
     if type(low) is int:
         return distributions.IntDistribution(low, high, log, step or 1)
     if type(low) is float:

@@ -71,7 +71,8 @@ class MLflow:
         (folder / "mlflow").mkdir(parents=True, exist_ok=True)
         own = f"sqlite:///{(folder / 'mlflow' / 'mlflow.db').absolute()}"
         address = os.environ.get("MLFLOW_TRACKING_URI") or own
-        self.name, self.data = experiment, str(settings.get(DATA))
+        self.name = experiment
+        self.data = str(settings.get(DATA))
         self.client = mlflow.MlflowClient(address, address)
         known = self.client.get_experiment_by_name(experiment)
         place = (folder / "mlflow" / "artifacts").absolute().as_uri() if address == own else None

@@ -249,10 +249,8 @@ def _load_cuda_compile(folder: Path, threads: int, max_length: int) -> Classifie
         .to("cuda", torch.float16)
         .eval()
     )
-    tokenizer, forward = (
-        AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
-        _compiled(model, "cuda"),
-    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    forward = _compiled(model, "cuda")
     return Classifier(tokenizer, forward, model.config, max_length, "cuda:0", CUDA_BATCH_SIZE)
 
 
@@ -299,10 +297,8 @@ def _load_openvino(folder: Path, threads: int, max_length: int) -> Classifier:
     import handler.pooled_classifier  # noqa: F401 - makes transformers know it
 
     compiled = openvino.compile_model(folder / "model.xml", "CPU", {"INFERENCE_NUM_THREADS": threads})
-    config, tokenizer = (
-        AutoConfig.from_pretrained(folder, trust_remote_code=False),
-        AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
-    )
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return Classifier(tokenizer, lambda inputs: compiled(inputs)[0], config, max_length)
 
 

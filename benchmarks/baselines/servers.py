@@ -126,7 +126,8 @@ def serve_baselines(
     """A row for each server: served as variants are, with half the time for arrivals that do not wait, since
     none is chosen by its p99; or why not. Steps are called `serving …`."""
     profile = replace(profile, open_s=profile.open_s / 2)
-    bodies, entries = as_bodies(texts), []
+    bodies = as_bodies(texts)
+    entries = []
     for name, baseline in BASELINE_SERVERS.items():
         if absent := missing(baseline.requires):
             say(f"{name} is left out: {why_left_out(absent)}")
@@ -136,7 +137,8 @@ def serve_baselines(
         for turn in range(profile.passes):
             with step(f"serving {name}"):
                 if not served.error:
-                    server, rates = baseline.serve(checkpoint), served.rates
+                    server = baseline.serve(checkpoint)
+                    rates = served.rates
                     asked = partial(one_pass, server, (), bodies, {}, profile, rates, turn=turn)
                     served.add(resume_log.once(f"pass {turn} of {name}", asked, Pass))
         if served.error:

@@ -273,11 +273,13 @@ def _at(hour: float, rps: float) -> Cost:
 def _assumptions(
     document: Report, variant: Variant, demand: Demand, lengths: np.ndarray, replica: Replica
 ) -> list[str]:
-    machine, run = document.machine, document.run
+    machine = document.machine
+    run = document.run
     busiest = variant.busiest
     assert busiest is not None  # or it would have been refused
     gaps = "" if demand.burstiness == 1 else f", gaps with {demand.burstiness:g} times Poisson's variance"
-    mean, p99 = float(np.mean(lengths)), float(np.percentile(lengths, 99))
+    mean = float(np.mean(lengths))
+    p99 = float(np.percentile(lengths, 99))
     return [
         f"A replica is one TorchServe with one worker, batchSize {replica.batching.size} and maxBatchDelay "
         f"{replica.batching.delay_ms:g} ms, alone on {machine.cores} cores of {machine.cpu}, as in run "

@@ -89,8 +89,11 @@ def open_latencies(replica: Replica, rps: float, draws: Draws) -> np.ndarray:
     """Milliseconds from each arrival to its answer, `rps` arriving a second; shape [requests]."""
     size, delay_ms = replica.batching.size, replica.batching.delay_ms
     due = np.cumsum(draws.gaps) * 1000 / rps
-    arrivals, sums, factors = due.tolist(), draws.token_sums, draws.factors(replica.spread)
-    ends, done = [0], list[float]()
+    arrivals = due.tolist()
+    sums = draws.token_sums
+    factors = draws.factors(replica.spread)
+    ends = [0]
+    done = list[float]()
     free = 0.0
     while (first := ends[-1]) < len(arrivals):
         taken = max(free, arrivals[first])
@@ -111,8 +114,10 @@ def closed_latencies(replica: Replica, clients: int, draws: Draws) -> np.ndarray
     A client's latency is the time between two of its requests, so that `clients` over the mean is the rate.
     """
     size, delay_ms = replica.batching.size, replica.batching.delay_ms
-    due, latencies = [0.0] * clients, list[float]()
-    sums, factors = draws.token_sums, draws.factors(replica.spread)
+    due = [0.0] * clients
+    latencies = list[float]()
+    sums = draws.token_sums
+    factors = draws.factors(replica.spread)
     free = 0.0
     while (answered := len(latencies)) + size < len(sums):
         due.sort()

@@ -197,7 +197,8 @@ def against_closed(replica: Replica, known: Measured) -> list[Fitted]:
     found = []
     for level in known.closed:
         latencies = closed_latencies(replica, level.concurrency, draws)
-        rps, p99_ms = 1000 * level.concurrency / latencies.mean(), float(np.percentile(latencies, 99))
+        rps = 1000 * level.concurrency / latencies.mean()
+        p99_ms = float(np.percentile(latencies, 99))
         found.append(
             Fitted(
                 clients=level.concurrency,

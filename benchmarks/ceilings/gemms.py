@@ -132,7 +132,8 @@ def _fp32(rows: int, outputs: int, inputs: int) -> Callable[[], object]:
     """What eager PyTorch calls for a linear layer."""
     import torch
 
-    values, weights = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+    values = torch.randn(rows, inputs)
+    weights = torch.randn(outputs, inputs)
     bias = torch.zeros(outputs)
     return lambda: torch.nn.functional.linear(values, weights, bias)
 

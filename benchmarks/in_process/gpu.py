@@ -130,7 +130,8 @@ def busy_ms(call: Callable[[], object], calls: int) -> float | None:
 
 def covered(spans: Sequence[tuple[float, float]]) -> float:
     """The length of the union of spans (begin, end): what two streams do at once counts once."""
-    total, reached = 0.0, float("-inf")
+    total = 0.0
+    reached = float("-inf")
     for begin, end in sorted(spans):
         total += max(0.0, end - max(begin, reached))
         reached = max(reached, end)
@@ -151,7 +152,9 @@ def energy_mj(call: Callable[[], object], seconds: float) -> tuple[float, int]:
     with _nvml() as nvml:
         try:
             card = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid.removeprefix('GPU-')}")
-            before, calls, began = nvml.nvmlDeviceGetTotalEnergyConsumption(card), 0, time.perf_counter()
+            before = nvml.nvmlDeviceGetTotalEnergyConsumption(card)
+            calls = 0
+            began = time.perf_counter()
             while time.perf_counter() - began < seconds:
                 call()
                 calls += 1

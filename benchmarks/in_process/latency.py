@@ -311,7 +311,8 @@ def one_case(
     order = random.Random(f"{block} {case}").sample(list(asked), len(asked))
     turns: dict[str, list[Turn]] = {name: [] for name in order}
     others = environment.Others(pool.processes)
-    began, seconds = time.perf_counter(), 0.0
+    began = time.perf_counter()
+    seconds = 0.0
     for sweep in range(MOST_SWEEPS):
         if sweep and seconds > profile.sweep_s:
             break

@@ -122,7 +122,8 @@ def open_pool(
     the run of `resume_log`."""
     resume_log = ResumeLog(None, {}) if resume_log is None else resume_log
     failures = {name: Failure(**found) for name, found in resume_log.under(DROPPED).items()}
-    workers, held = {}, {}
+    workers = {}
+    held = {}
     with ExitStack() as stack:
         for name in (*names, *extras):
             if name not in failures:

@@ -80,7 +80,8 @@ def compare_machines(documents: Sequence[Report], prices: Prices) -> Machines:
 
 
 def _place(document: Report) -> Place:
-    machine, run = document.machine, document.run
+    machine = document.machine
+    run = document.run
     cards = [card.name for card in machine.gpus]
     name = ", ".join([machine.cpu, f"{machine.cores} cores", *cards])
     return Place(id=machine.id, name=name, run=run.id, commit=run.commit, profile=run.profile)

@@ -41,7 +41,8 @@ class Load:
 
 def explained(document: Report) -> str:
     """The fastest variant that passes, as a numbered list in Markdown; a sentence where none does."""
-    variant, fp32 = fastest_passing(document), reference(document)
+    variant = fastest_passing(document)
+    fp32 = reference(document)
     if variant is None or fp32 is None:
         return "No variant of this report passes."
     gate = variant.judged

@@ -145,7 +145,8 @@ def proof_table(document: Report) -> str:
 
 def proof_note(document: Report) -> str:
     """How the table of proofs was made."""
-    run, first = document.run, document.variants[0].artifact
+    run = document.run
+    first = document.variants[0].artifact
     texts = first and first.check.n
     return (
         f"Each artifact was reloaded and compared with fp32 on {texts or 'the'} validation texts. Faster or "

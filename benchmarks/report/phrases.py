@@ -185,7 +185,8 @@ def _uneven(parity: Parity) -> list[str]:
 
 
 def _without_labels(tested: Noninferiority, parity: Parity) -> str:
-    limit, found = f"{tested.margin:g}", differing(parity)
+    limit = f"{tested.margin:g}"
+    found = differing(parity)
     if tested.verdict == PASS:
         return (
             f"An accuracy drop of {limit} or more is ruled out ({level_words(tested)}): {found}. "
@@ -215,7 +216,8 @@ def is_proven(row: Variant, allowed: float) -> str:
     """The end of a headline's sentence: what is known of a variant that passes."""
     gate = row.judged
     agreement = f"{gate.label_agreement:.2%} of the labels on {gate.n:,} gate texts match fp32's"
-    tested, drop = noninferiority(row), gate.macro_f1_drop
+    tested = noninferiority(row)
+    drop = gate.macro_f1_drop
     if drop is None and not tested:
         return f"{agreement}; the weights are random or the texts unlabelled, so quality cannot be judged"
     if tested:
@@ -237,7 +239,8 @@ def how_fast(row: Row, document: Report) -> str:
     alike = base and [level and level.concurrency for level in (row.busiest, base.busiest)]
     if base and ours and theirs and alike and alike[0] == alike[1]:
         parts.append(f"{ours:,.0f} requests/s as served, {ours / theirs:.1f} times {base.name}")
-    ratio, texts = entry.against_today, batch_rate(row)
+    ratio = entry.against_today
+    texts = batch_rate(row)
     if ratio.is_decided:
         against = f"{ratio.ratio:.1f} times {row.today} (95 %: {ratio.low:.1f} to {ratio.high:.1f})"
     else:

@@ -88,7 +88,8 @@ def is_judged(document: Report) -> bool:
 
 def _points(document: Report, speed: Callable[[Row], float | None]) -> list[Point]:
     """Two rows at least, or nothing: one point compares with nothing."""
-    allowed, judged = margin(document), is_judged(document)
+    allowed = margin(document)
+    judged = is_judged(document)
     points = []
     for row in document.rows:
         rate = None if row.error else speed(row)
@@ -123,7 +124,8 @@ def bars(document: Report) -> list[Bar]:
 
 def by_length(document: Report) -> tuple[list[str], list[Series]]:
     """Names of the bins of tokens, and each variant's p50 in ms by bin; empty without bins."""
-    chosen, found = shown(document), []
+    chosen = shown(document)
+    found = []
     ends = sorted({part.up_to for variant in document.variants for part in _lengths(variant)})
     for variant in document.variants:
         parts = {part.up_to: part.p50_ms for part in _lengths(variant)}
@@ -141,7 +143,8 @@ def _lengths(row: Row) -> list[LengthBin]:
 
 def by_batch(document: Report) -> list[Series]:
     """Each variant's p50 in ms per text by the number of texts of 32 tokens in a call."""
-    chosen, found = shown(document), []
+    chosen = shown(document)
+    found = []
     sizes = [batch for batch, tokens in (*SHAPES, *CUDA_SHAPES) if tokens == 32]
     for variant in document.variants:
         timed = {size: entry for size in sizes if (entry := variant.case(f"{size}x32"))}
@@ -163,7 +166,8 @@ class Flips:
 
 def positive_and_other(document: Report) -> tuple[str, str] | None:
     """The positive label and the other one; None where there are not two that exclude each other."""
-    found, labels = positive_label(document.data), document.data.labels
+    found = positive_label(document.data)
+    labels = document.data.labels
     if found is None or len(labels) != 2:
         return None
     return found, labels[1 - labels.index(found)]

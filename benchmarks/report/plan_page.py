@@ -11,7 +11,9 @@ from common.drawing import BLUE, DASHED, DOTTED, MUTED, PAPER, canvas, svg
 
 def plan_table(document: Plan) -> str:
     """The plan's figures, what was measured and modelled, and what is assumed."""
-    demand, replica, machine = document.demand, document.replica, document.machine
+    demand = document.demand
+    replica = document.replica
+    machine = document.machine
     rows = [
         ("demand", f"{demand.rps:,g} texts/s, p99 at most {demand.p99_ms:g} ms"),
         ("variant", document.variant),
@@ -44,7 +46,8 @@ def _loads(document: Plan) -> str:
 
 def picture(document: Plan) -> str:
     """p99 by the rate of one replica, with the objective and the rate that was chosen, as SVG."""
-    objective, chosen = document.demand.p99_ms, document.replica
+    objective = document.demand.p99_ms
+    chosen = document.replica
     shown = [point for point in document.curve if point.p99_ms <= 4 * objective]
     with canvas(3.6) as (figure, (axes,)):
         curve = [point.rps for point in shown], [point.p99_ms for point in shown]

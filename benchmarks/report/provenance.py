@@ -65,7 +65,8 @@ def provenance_in_short(document: Report) -> str:
 
 def machine_and_run(document: Report) -> str:
     """In one sentence."""
-    run, machine = document.run, document.machine
+    run = document.run
+    machine = document.machine
     of_gpus = "".join(f", {card.name}" for card in machine.gpus)
     return (
         f"{machine.cpu}, {machine.cores} cores{of_gpus}; run {run.id}, profile {run.profile}, "
@@ -75,7 +76,9 @@ def machine_and_run(document: Report) -> str:
 
 def provenance_lines(document: Report) -> list[str]:
     """The lines of that list; links are as in Markdown."""
-    run, machine, data = document.run, document.machine, document.data
+    run = document.run
+    machine = document.machine
+    data = document.data
     software = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     features = ", ".join(machine.cpu_features) or "none that matter here"
     tokens = data.tokens
@@ -136,7 +139,9 @@ def _gpu_lines(document: Report) -> list[str]:
 
 def _run_lines(document: Report) -> list[str]:
     """What newer reports know of the run."""
-    run, machine, lines = document.run, document.machine, []
+    run = document.run
+    machine = document.machine
+    lines = []
     if (others := run.others_cores) is not None:
         share = " WARNING: that is a lot." if others > BUSY_SHARE * machine.cores else ""
         lines.append(f"Other processes used {others:.2f} cores while latency was measured.{share}")

@@ -118,7 +118,8 @@ def measure(
     step: Step,
 ) -> HeadToHead:
     """The document: the first of `archives` against the baselines, and start-up and memory of all of them."""
-    ours, load = next(iter(archives)), environment.load_average()
+    ours = next(iter(archives))
+    load = environment.load_average()
     turns = Turns(rounds, seconds, step)
     with tempfile.TemporaryDirectory(prefix="head-to-head-") as scratch:
         folder = Path(scratch)
@@ -194,7 +195,8 @@ class Turns:
     def closed_loops(self, servers: Mapping[str, Running], texts: Sequence[str]) -> list[LoadLevel]:
         """By concurrency: each server's latencies and rate, and ours (the first) over theirs in the same
         rounds."""
-        bodies, names = as_bodies(texts), list(servers)
+        bodies = as_bodies(texts)
+        names = list(servers)
         loads: dict[int, dict[str, list[Load]]] = {level: {} for level in CONCURRENCIES}
         for turn in range(self.rounds):
             order = np.random.default_rng(turn).permutation(len(names))
@@ -290,7 +292,8 @@ def _range(values: Sequence[float] | np.ndarray) -> Range:
 
 def _in_process(predictor: Predictor, lists: Sequence[Sequence[str]], seconds: float) -> float:
     """Lists a second, from strings to answers as JSON."""
-    calls, begun = 0, time.perf_counter()
+    calls = 0
+    begun = time.perf_counter()
     while (taken := time.perf_counter() - begun) < seconds:
         part = lists[calls % len(lists)]
         json.dumps([predictor.answer(prediction) for prediction in predictor.predict(part)])

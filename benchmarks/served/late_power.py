@@ -128,7 +128,8 @@ def simulate_late(seeds: int, tick: Callable[[], object], servers: Sequence[Serv
     found = []
     for server in servers:
         limits_ms = server.limits_ms()
-        held, within = np.zeros(len(TRUE)), np.zeros(len(TRUE))
+        held = np.zeros(len(TRUE))
+        within = np.zeros(len(TRUE))
         for seed in range(seeds):
             measured = server.level(seed)
             held += [_late(measured, limit_ms).holds for limit_ms in limits_ms]

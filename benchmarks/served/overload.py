@@ -243,8 +243,10 @@ def _judge_kill(killed: WorkerKilled) -> Iterator[str]:
 
 def table(result: Overload) -> str:
     """For people."""
-    flood, killed = result.flood, result.worker_killed
-    memory, times = flood.memory_mb, killed.failed_due_s
+    flood = result.flood
+    killed = result.worker_killed
+    memory = flood.memory_mb
+    times = killed.failed_due_s
     due = f", due from {min(times):.2f} to {max(times):.2f} s" if times else ""
     rows = [
         ("offered", f"{flood.offered_rps:.0f} requests/s for {flood.seconds:.0f} s"),
@@ -281,7 +283,8 @@ class HasMemory(Protocol):
 @contextmanager
 def watched(server: HasMemory) -> Iterator[Memory]:
     """Its memory, every half second, while the block runs."""
-    memory, is_over = Memory(), threading.Event()
+    memory = Memory()
+    is_over = threading.Event()
 
     def look() -> None:
         while True:

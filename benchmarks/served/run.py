@@ -109,7 +109,8 @@ def launched(
     command: Sequence[str], port: int, ready: str, predictions: str, environment: Mapping[str, str]
 ) -> Iterator[Running]:
     """A server that `python …` starts, from when its path `ready` answers 200 until it has ended."""
-    begun, root = time.perf_counter(), f"http://127.0.0.1:{port}"
+    begun = time.perf_counter()
+    root = f"http://127.0.0.1:{port}"
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment)
     try:
         while not _answers(root + ready):
@@ -226,7 +227,8 @@ def measure_served(
 ) -> dict[str, Served]:
     """Every archive in turn, `profile.passes` times round robin; then all but the reference together. What
     fails is recorded, others go on."""
-    bodies, many = as_bodies(texts), as_lists(texts)
+    bodies = as_bodies(texts)
+    many = as_lists(texts)
     measured = {name: Served() for name in archives}
     for turn in range(profile.passes):
         scored = splits if turn == 0 else {}
@@ -234,7 +236,8 @@ def measure_served(
             served = measured[name]
             with step(f"serving {name}"):
                 if not served.error:
-                    server, labels = serve(archive), artifacts[name].labels
+                    server = serve(archive)
+                    labels = artifacts[name].labels
                     asked = partial(
                         one_pass, server, labels, bodies, scored, profile, served.rates, many, turn
                     )
@@ -251,7 +254,8 @@ def measure_served(
 def in_turns(archives: Mapping[str, Path], bodies: Sequence[bytes], profile: Profile) -> Turns:
     """All servers run at once, and one at a time is loaded, there and back: what slows the machine for a
     while slows them alike, so that their rates can be compared."""
-    clients, seconds = max(profile.concurrencies), profile.served_s / 2
+    clients = max(profile.concurrencies)
+    seconds = profile.served_s / 2
     rps: dict[str, list[float]] = {name: [] for name in archives}
     try:
         with ExitStack() as stack:
@@ -304,7 +308,8 @@ def one_pass(
             outcome.loads += _closed_levels(running, bodies, profile, profile.concurrencies[::-1])
             outcome.rss_mb = running.rss_mb()
             if many:
-                seconds, warm_s = profile.served_s, profile.served_s / 5
+                seconds = profile.served_s
+                warm_s = profile.served_s / 5
                 outcome.many.append(closed_loop(running.predictions, many, MANY_CLIENTS, seconds, warm_s))
             for name, split in splits.items():
                 lists = spread(in_lists(split.texts), profile.served_texts)
@@ -319,7 +324,8 @@ def _closed_levels(
     server: Running, bodies: Sequence[bytes], profile: Profile, concurrencies: Sequence[int]
 ) -> Iterator[Load]:
     """One of two visits to each level."""
-    seconds, least = profile.served_s / 2, LEAST_SAMPLES[99] // 2
+    seconds = profile.served_s / 2
+    least = LEAST_SAMPLES[99] // 2
     for concurrency in concurrencies:
         yield closed_loop(server.predictions, bodies, concurrency, seconds, seconds / 5, least)
 
@@ -342,7 +348,8 @@ def _open_levels(
 
     def visit(rate: float) -> Arrivals:
         warm_s = min(WARM_S, seconds / 5)
-        url, metrics = server.predictions, server.metrics
+        url = server.predictions
+        metrics = server.metrics
         return open_loop(url, bodies, rate, seconds, next(seeds), warm_s=warm_s, metrics=metrics)
 
     def is_due(rate: float) -> bool:
@@ -373,7 +380,8 @@ def _stretch(loads: Sequence[Load], profile: Profile) -> int:
 def _rates(loads: Sequence[Load], profile: Profile, stretch: int) -> list[float]:
     """Shares of the rate at the highest concurrency, in three digits, and what the user asks for. Of the
     shares at which two visits bring fewer requests than show anything, the lowest alone."""
-    most_rps, chosen = _most_rps(loads), sorted(profile.open_shares)[::stretch]
+    most_rps = _most_rps(loads)
+    chosen = sorted(profile.open_shares)[::stretch]
     shares = [float(f"{share * most_rps:.3g}") for share in chosen]
     enough = {rate for rate in shares if 2 * stretch * profile.open_s * rate >= LEAST}
     return sorted(rate for rate in {*shares[:1], *enough, *profile.extra_rates} if rate > 0)

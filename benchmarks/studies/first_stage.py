@@ -41,7 +41,9 @@ def kept(artifact: Artifact, validation: Texts, gate: Texts, allowed: float, rul
         np.concatenate([validation.logits, gate.logits]),
         np.concatenate([validation.reference, gate.reference]),
     )
-    rng, broken, answered = np.random.default_rng(0), 0, 0.0
+    rng = np.random.default_rng(0)
+    broken = 0
+    answered = 0.0
     for _ in tqdm(range(rules), f"{allowed:.1%}", disable=None):
         drawn = population.take(rng.integers(len(population.logits), size=len(validation.logits)))
         share, turned = _outcome(artifact, drawn, population, allowed)

@@ -48,7 +48,8 @@ def head_to_head(arguments: argparse.Namespace) -> int:
         remedy = f"Install them: {install('app,benchmark')}"
         raise UserError("packages that a server needs are missing", seen=", ".join(absent), remedy=remedy)
     texts = load_data(checkpoint).splits["test"].texts[:2000]
-    rounds, seconds = arguments.rounds, arguments.seconds
+    rounds = arguments.rounds
+    seconds = arguments.seconds
     with progress(steps(len(archives), rounds, seconds)) as step:
         document = measure(archives, checkpoint.folder, texts, rounds, seconds, step)
     arguments.results.mkdir(parents=True, exist_ok=True)

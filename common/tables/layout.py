@@ -154,7 +154,8 @@ def _headed(file: IO[bytes], layout: Layout) -> Layout:
     run = next(iter(rows), None)
     if run is None:
         return layout
-    names, stop = run.values[0], run.stops[0]
+    names = run.values[0]
+    stop = run.stops[0]
     if names.count("") > 1:  # one is the index of pandas
         names = [name or f"column_{place}" for place, name in enumerate(names, 1)]
     first = rows.first + bisect_right(rows.stops, stop)

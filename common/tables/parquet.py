@@ -64,7 +64,8 @@ class Table:
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         parquet = arrow().parquet
-        self.file, self.name = file, name
+        self.file = file
+        self.name = name
         with reading(name):
             found = parquet.ParquetFile(file)
             self.schema, self.metadata = found.schema_arrow, found.metadata
@@ -216,7 +217,8 @@ def _row_bytes(column: Any) -> np.ndarray:
     from pyarrow import compute
 
     types = arrow().types
-    kind, rows = column.type, len(column)
+    kind = column.type
+    rows = len(column)
     if types.is_dictionary(kind):
         if not len(column.dictionary):
             return np.zeros(rows, np.int64)

@@ -205,7 +205,8 @@ class CsvRecords:
     def _odd(self) -> tuple[list[str], int, str]:
         """The cells of the row that the first line begins, how many lines it has, and what is wrong with
         it."""
-        taken, is_open = 0, False
+        taken = 0
+        is_open = False
 
         def following() -> Iterator[str]:
             nonlocal taken, is_open

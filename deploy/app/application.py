@@ -63,7 +63,8 @@ class Model:
     @classmethod
     def of_archive(cls, archive: Path, scratch: Path) -> "Model":
         """Unpacked below `scratch` and verified; raises `UserError` where it is none of this project's."""
-        artifact, manifest = unpacked(archive, scratch), archive_manifest(archive)
+        artifact = unpacked(archive, scratch)
+        manifest = archive_manifest(archive)
         return cls(artifact, manifest["modelName"], manifest["modelVersion"], model_config(archive))
 
     def batching(self, size: int | None, delay_s: float | None, queue_size: int | None) -> Batching:
@@ -267,7 +268,8 @@ class AppServer(uvicorn.Server):
                 timeout_graceful_shutdown=STOP_S,
             )
         )
-        self._batcher, self._drain_s = batcher, drain_s
+        self._batcher = batcher
+        self._drain_s = drain_s
         logging.getLogger("uvicorn.error").addFilter(Seldom())
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

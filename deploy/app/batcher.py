@@ -50,7 +50,8 @@ class Batcher:
         self.service: Service | None = None  # until it is loaded and warm
         self.failure: Exception | None = None  # what ended `work`
         self.is_closing = False  # the server still answers, and should be asked no more
-        self._load, self._batching = load, batching
+        self._load = load
+        self._batching = batching
         self._small: deque[_Waiting] = deque()
         self._large: deque[_Waiting] = deque()
         self._explanations: deque[_Waiting] = deque()

@@ -74,7 +74,8 @@ class Admission:
     """All connections of one server; `count` takes the status and the field of each refusal."""
 
     def __init__(self, bounds: Bounds, count: Callable[[str, str], None]) -> None:
-        self.bounds, self.count = bounds, count
+        self.bounds = bounds
+        self.count = count
         self._open: set[Connection] = set()
         self._by_client: Counter[str] = Counter()
         # What a connection waits for, by client, the longest wait first. Those in front make room first.
@@ -141,7 +142,8 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, admission: Admission, **given: Any) -> None:
         super().__init__(**given)
-        self.admission, self.host = admission, ""
+        self.admission = admission
+        self.host = ""
         self.wait: str | None = None  # kept by `Admission.waits`
         self._is_admitted = True
         self._in_body = False
@@ -177,7 +179,9 @@ class Connection(HttpToolsProtocol):
                 self.transport.abort()
 
     def on_headers_complete(self) -> None:
-        self._in_body, self._head_bytes, self._lingered_bytes = True, 0, 0
+        self._in_body = True
+        self._head_bytes = 0
+        self._lingered_bytes = 0
         self._deadline = None  # a body's time is `bodies.PATIENCE_S`
         self.admission.waits(self, BODY)
         if not self._is_admitted and self.url.partition(b"?")[0] not in ALWAYS:
@@ -194,7 +198,8 @@ class Connection(HttpToolsProtocol):
                 self.give_up()
 
     def on_message_complete(self) -> None:
-        self._in_body, self._head_bytes = False, 0
+        self._in_body = False
+        self._head_bytes = 0
         self.admission.waits(self, None)
         super().on_message_complete()
         if self.cycle.response_complete:
@@ -270,7 +275,8 @@ class Seldom(logging.Filter):
         self._said: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        line, now = str(record.msg), time.monotonic()
+        line = str(record.msg)
+        now = time.monotonic()
         if record.exc_info:
             return True
         if now - self._said.get(line, -SAID_AGAIN_S) < SAID_AGAIN_S:

@@ -26,7 +26,10 @@ class DriftCollector(Collector):
     def __init__(
         self, url: str, name: str, reference: Sequence[Distribution], watch: Watch, window_s: float
     ) -> None:
-        self.url, self.name, self.reference, self.watch = url, name, reference, watch
+        self.url = url
+        self.name = name
+        self.reference = reference
+        self.watch = watch
         self._window = Window(window_s)
         self._lock = threading.Lock()  # two may scrape at once
         self._failure = ""

@@ -68,7 +68,8 @@ class Distribution:
         """What `counts` has in these bins, float64 [bins]. Texts that a label was not given to, or a stage
         was not asked, are counted by their lengths alone."""
         if self.is_share:
-            given, texts = counts[self.name, GIVEN], texts_of(counts)
+            given = counts[self.name, GIVEN]
+            texts = texts_of(counts)
             return np.array([given, max(texts - given, 0)], dtype=np.float64)
         return np.array([counts[self.name, place] for place in self.bins], dtype=np.float64)
 
@@ -105,7 +106,8 @@ def references(artifact: Artifact, replacement: Counts | None = None) -> tuple[D
         Distribution(f"score:{dimension(label)}", score_bins, tuple(counts))
         for label, counts in by_label.items()
     ]
-    given, texts = artifact.meta.reference.labels, sum(lengths.counts)
+    given = artifact.meta.reference.labels
+    texts = sum(lengths.counts)
     if given is None:
         given = {} if replacement is None else dict.fromkeys(artifact.labels, 0)
     of_labels = [

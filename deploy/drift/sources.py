@@ -72,7 +72,8 @@ def settled(url: str, name: str) -> Counts | None:
 
 def watched(url: str, name: str, window_s: float) -> Counts:
     """What the server counts in the `window_s` seconds from now."""
-    window, end = Window(window_s), time.monotonic() + window_s
+    window = Window(window_s)
+    end = time.monotonic() + window_s
     with tqdm(total=round(window_s), unit=" s", disable=None) as progress:
         while True:
             if (counts := settled(url, name)) is not None:
@@ -180,7 +181,8 @@ def _decision(row: dict[str, Any], artifact: Artifact) -> Decision:
 def _labels(row: dict[str, Any], artifact: Artifact) -> list[str]:
     """The labels that a written row was given."""
     if artifact.multi_label:  # their names may hold the sign that parts them
-        scores, thresholds = json.loads(row["score"]), artifact.meta.thresholds
+        scores = json.loads(row["score"])
+        thresholds = artifact.meta.thresholds
         return [label for label in artifact.labels if float(scores[label]) >= thresholds[label]]
     if row["label"] not in artifact.labels:
         raise ValueError(row["label"])

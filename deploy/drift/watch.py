@@ -44,7 +44,10 @@ class Watch:
     """Detectors for `shares` of what `artifact_sha256` answers; raises `UserError` for a damaged file."""
 
     def __init__(self, shares: Sequence[Share], rule: Rule, artifact_sha256: str, path: Path) -> None:
-        self.shares, self.rule, self.path, self.texts = tuple(shares), rule, path, 0
+        self.shares = tuple(shares)
+        self.rule = rule
+        self.path = path
+        self.texts = 0
         self.detectors = {
             share.name: Detector(share.low, share.high, rule.texts_per_alarm / share.weight)
             for share in self.shares

@@ -57,7 +57,8 @@ def status_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    public, access = read_config(arguments.config), Access.of(arguments.config)
+    public = read_config(arguments.config)
+    access = Access.of(arguments.config)
     ports = {port: "in use" if is_taken(port) else "free" for port in public.ports}
     runs = bool(server.serving(public))
     found = {

@@ -78,7 +78,8 @@ def _run(config: Config, name: str, trusted_key: Path | None) -> int:
     java = subprocess.Popen(java_command(config, name, folder), env=os.environ | own)
     for number in PASSED_ON:
         signal.signal(number, lambda number, _: java.send_signal(number))
-    access, failures = Access(config, Path.cwd()), MOST_FAILURES - OF_A_START
+    access = Access(config, Path.cwd())
+    failures = MOST_FAILURES - OF_A_START
     while failures < MOST_FAILURES:
         try:
             status = java.wait(EVERY_S)

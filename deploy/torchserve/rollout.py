@@ -111,7 +111,8 @@ class Front:
     """One TorchServe and its model `name`."""
 
     def __init__(self, access: Access, name: str) -> None:
-        self.access, self.name = access, name
+        self.access = access
+        self.name = name
         self.inference = access.config.endpoint("inference_address")
         self.management = access.config.endpoint("management_address")
         self.session = requests.Session()
@@ -163,7 +164,8 @@ class Front:
     def ask(self, text: str, version: str | None = None) -> tuple[dict[str, Any], float]:
         """The answer and the milliseconds that it took; `UserError` where it was not 200."""
         place = f"{self.inference}/predictions/{self.name}" + (f"/{version}" if version else "")
-        headers, begun = self.access.headers("inference_address"), time.perf_counter()
+        headers = self.access.headers("inference_address")
+        begun = time.perf_counter()
         try:
             answer = self.session.post(place, json={"text": text}, headers=headers, timeout=60)
         except requests.RequestException as error:
@@ -179,7 +181,8 @@ class Front:
 
     def _manage(self, method: str, path: str, options: dict[str, str] | None = None) -> Any:
         try:
-            place, headers = self.management + path, self.access.headers("management_address")
+            place = self.management + path
+            headers = self.access.headers("management_address")
             answer = self.session.request(method, place, params=options, headers=headers, timeout=TIMEOUT_S)
         except requests.RequestException as error:
             raise UserError(
@@ -452,7 +455,8 @@ def watch(front: Front, old: str, new: str, sample: Sample, found: Comparison, l
 
     The labels are tested after each text, by tests that are valid at any time.
     """
-    deadline, times = time.monotonic() + limits.watch_s, []
+    deadline = time.monotonic() + limits.watch_s
+    times = []
     flips, of_fp32 = (Flipping(limits.max_flip, limits.alpha / 2) for _ in range(2))
     for number in count():
         is_fresh = number < len(sample.fresh)

@@ -108,7 +108,8 @@ class Flipping:
     whether of each kind as many go the one way as the other."""
 
     def __init__(self, most: float, alpha: float) -> None:
-        self._most, self._alpha = most, alpha
+        self._most = most
+        self._alpha = alpha
         self._tests: dict[str, tuple[AnytimeTest, str]] = {}
         self._rate: AnytimeTest | None = None
         self._ways: Counter[str] = Counter()

@@ -229,7 +229,8 @@ def stop(config: Config, patience_s: float = 30) -> bool:
     found = serving(config)
     for java in found:
         with suppress(psutil.Error):
-            folder, cwd = _temporary_folder(java), Path(java.cwd())
+            folder = _temporary_folder(java)
+            cwd = Path(java.cwd())
             below = java.children(recursive=True)
             java.terminate()
             _, left = psutil.wait_procs([java], timeout=patience_s)

@@ -271,7 +271,8 @@ def compare(
 ) -> None:
     """Measure both in turn, each first in every second round; earlier measurements are dropped."""
     for candidate in (best, other):
-        candidate.rates, candidate.latencies_ms = [], []
+        candidate.rates = []
+        candidate.latencies_ms = []
     for turn in range(times * arguments.rounds):
         for candidate in (best, other) if turn % 2 else (other, best):
             candidate.ask(bodies, arguments.concurrency, arguments.seconds)
@@ -342,6 +343,7 @@ def verdict(start: Settings, chosen: Settings, against: Mapping[str, Any] | None
 
 def set_netty_threads(config: Path, number: int) -> None:
     """Replace that line of a `config.properties`, or add it; the rest stays as it is."""
-    line, content = f"{NETTY}={number}", config.read_text(encoding="utf-8").rstrip("\n")
+    line = f"{NETTY}={number}"
+    content = config.read_text(encoding="utf-8").rstrip("\n")
     changed, found = re.subn(rf"(?m)^[ \t]*{NETTY}[ \t]*=.*$", line, content)
     write_text(config, changed + ("\n" if found else f"\n{line}\n"))

@@ -285,7 +285,8 @@ def _logits(model: Any, tokenizer: Any, texts: Sequence[str], max_length: int, b
 
     padding = model.config.pad_token_id
     if padding is None:  # transformers answers no two texts at once then
-        padding, batch = tokenizer.pad_token_id, 1
+        padding = tokenizer.pad_token_id
+        batch = 1
     found = np.empty((len(texts), model.config.num_labels), np.float32)
     encoded = [tokenizer(text, truncation=True, max_length=max_length)["input_ids"] for text in texts]
     order = sorted(range(len(texts)), key=lambda row: len(encoded[row]))

@@ -117,7 +117,8 @@ def fit(assignment: Assignment, logits: np.ndarray, truth: np.ndarray, labels: S
     place = [labels.index(name) for name in assignment.names]  # of the label of each output
     if truth.ndim == 2:
         return _fit_independent(logits > 0, truth, place, labels)
-    answers, count = logits.argmax(axis=1), len(labels)
+    answers = logits.argmax(axis=1)
+    count = len(labels)
     table = np.zeros((count, count), np.int64)  # outputs by labels
     np.add.at(table, (answers, truth), 1)
     best = linear_sum_assignment(-table)[1]

@@ -191,7 +191,9 @@ class _Reference:
     """transformers' own token ids and logits, text by text, as in its text-classification pipeline."""
 
     def __init__(self, model: Any, tokenizer: Any, max_length: int) -> None:
-        self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_length = max_length
         self.accepted = set(inspect.signature(model.forward).parameters)
 
     def encode(self, text: str) -> dict[str, list[int]]:

@@ -92,7 +92,8 @@ def promote_arguments(parser: argparse.ArgumentParser) -> None:
 
 def promote(arguments: argparse.Namespace) -> int:
     if arguments.variant:
-        variant, sha256 = arguments.variant, None
+        variant = arguments.variant
+        sha256 = None
     elif selected := _selected(arguments):
         variant, sha256 = selected
     else:
@@ -149,7 +150,8 @@ def _selected(arguments: argparse.Namespace) -> tuple[str, str] | None:
         return None
     try:
         choice = json.loads(SELECTION.read_text())
-        variant, sha256 = choice["selected"], choice["artifact_sha256"]
+        variant = choice["selected"]
+        sha256 = choice["artifact_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             "the selection cannot be read", seen=SELECTION, remedy="Run python -m benchmarks select again"

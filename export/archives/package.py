@@ -96,7 +96,9 @@ def package(
 
 def _lay_out(scratch: Path, name: str, version: str, settings: Mapping[str, Any]) -> Path:
     """Let torch-model-archiver lay out handler, settings and manifest; the folder in which they lie."""
-    extra, staging, laid_out = scratch / "extra", scratch / "staging", scratch / "laid-out"
+    extra = scratch / "extra"
+    staging = scratch / "staging"
+    laid_out = scratch / "laid-out"
     for folder in (extra / "handler", staging, laid_out):
         folder.mkdir(parents=True)
     for module in SHIPPED:

@@ -180,7 +180,8 @@ def _check_room(record: Version, folder: Path, most_gb: float) -> None:
 
 def _receive(filesystem: Any, place: str, file: Path, known: File) -> None:
     """One file of the size and the sum that are `known`; no byte more of it is read."""
-    digest, left = hashlib.sha256(), known.bytes
+    digest = hashlib.sha256()
+    left = known.bytes
     with (
         filesystem.open(place, "rb") as source,
         file.open("wb") as target,

@@ -139,7 +139,8 @@ def highest(logits: np.ndarray) -> np.ndarray:
 
 def decision(source: Source) -> Decision:
     """How the checkpoint turns logits into labels: by its own temperature and thresholds."""
-    meta, independent = source.checkpoint.meta, source.checkpoint.multi_label
+    meta = source.checkpoint.meta
+    independent = source.checkpoint.multi_label
     calibration = Calibration(meta.temperature, meta.thresholds, independent)
     return lambda logits: decide(calibration.scores(logits), meta.labels, meta.thresholds, independent)
 

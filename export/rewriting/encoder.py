@@ -82,7 +82,8 @@ def _products(encoder: Encoder, model: Any) -> Iterator[tuple[str, str]]:
 
 @torch.no_grad()
 def _computes(encoder: Encoder, inputs: dict[str, torch.Tensor], expected: torch.Tensor) -> bool:
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    ids = inputs["input_ids"]
+    mask = inputs["attention_mask"]
     without_padding = torch.from_numpy(packed(encoder, "cpu")(ids.numpy(), mask.numpy()))
     return all(torch.allclose(found, expected, atol=EXACT) for found in (encoder(ids, mask), without_padding))
 

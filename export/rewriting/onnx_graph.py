@@ -201,7 +201,8 @@ class Graph:
 
     def _match(self, softmax: NodeProto) -> "Match | None":
         """The attention around `softmax`; None if its surroundings differ."""
-        product, scores = self._reader(softmax.output[0], "MatMul"), self._maker(softmax.input[0], "Add")
+        product = self._reader(softmax.output[0], "MatMul")
+        scores = self._maker(softmax.input[0], "Add")
         if product is None or scores is None:
             return None
         products = [made for name in scores.input if (made := self._maker(name, "MatMul")) is not None]

@@ -70,7 +70,8 @@ def encoder_linears(model: PreTrainedModel) -> list[nn.Linear]:
 
 def head_counts(model: PreTrainedModel) -> list[int]:
     """Attention heads of each layer."""
-    size, query = _head_size(model), anatomy(model).query
+    size = _head_size(model)
+    query = anatomy(model).query
     return [_linear(layer, query).out_features // size for layer in layers_of(model)]
 
 
@@ -145,8 +146,10 @@ def fit_shape(model: PreTrainedModel, keep: float, layers: Sequence[int]) -> Sha
 
     Heads and neurons are cut by the same share, to whole tiles of what int8 kernels work in.
     """
-    size, hidden = _head_size(model), model.config.hidden_size
-    heads, width = head_counts(model)[0], widths(model)[0]
+    size = _head_size(model)
+    hidden = model.config.hidden_size
+    heads = head_counts(model)[0]
+    width = widths(model)[0]
     budget = keep * linear_flops(model) / 2 / len(layers)  # weights of one layer
     share = min(1.0, budget / (4 * hidden * heads * size + 2 * hidden * width))
     step = max(1, WIDTH_MULTIPLES[0] // size) if heads * size >= 2 * WIDTH_MULTIPLES[0] else 1
@@ -191,7 +194,8 @@ def prune(model: PreTrainedModel, measured: Importance, shape: Shape) -> PreTrai
 
 def keep_layers(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     """Drop, in place, every layer that is not named, as in Sajjad et al. 2020 (arXiv:2004.03844)."""
-    parts, layers = anatomy(model), layers_of(model)
+    parts = anatomy(model)
+    layers = layers_of(model)
     model.base_model.set_submodule(parts.layers, nn.ModuleList(layers[number] for number in kept))
     setattr(model.config, parts.depth_field, len(kept))
     return model

@@ -83,7 +83,8 @@ def cuda_packed_fp16(source: Source, folder: Path) -> Built:
     facts, options = _half(source, folder)
     encoder = read_encoder(folder, options, DEVICE)
     profile = proof.profiled(lambda: _packed_once(encoder))
-    layers, seen = len(encoder.layers), profile.calls.get("aten::_flash_attention_forward", 0)
+    layers = len(encoder.layers)
+    seen = profile.calls.get("aten::_flash_attention_forward", 0)
     proof.require(seen == layers, f"{layers} flash attentions over packed texts", profile)
     facts |= {"flash_attentions": seen, "kernels": profile.kernels}
     facts["summary"] = f"{seen} flash attentions over texts without padding"

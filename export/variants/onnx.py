@@ -48,7 +48,8 @@ def onnx_fp32(source: Source, folder: Path) -> Built:
     exported, layers = _export(source)
     onnx.save(exported.proto, folder / "model.onnx")
     facts = _executed(exported, layers, folder / "model.onnx")
-    norms, gelus = facts["fused_layer_norms"], facts["fused_gelus"]
+    norms = facts["fused_layer_norms"]
+    gelus = facts["fused_gelus"]
     facts["summary"] = f"{layers} fused attentions, {norms} layer norms, {gelus} gelus"
     if not layers:  # of a decoder
         facts["summary"] = f"{len(exported.nodes(exported.products))} products in fp32, attention as exported"
@@ -159,7 +160,8 @@ def _proven(exported: "Exported", layers: int, leave: Collection[str], path: Pat
     """One executed integer product for every linear layer that is not left in float."""
     facts = _executed(exported, layers, path)
     integer = sum(facts["executed_operators"].get(name, 0) for name in INTEGER_PRODUCTS)
-    products, asked = len(exported.nodes(exported.products)), len(_chosen(exported, leave))
+    products = len(exported.nodes(exported.products))
+    asked = len(_chosen(exported, leave))
     proof.require(integer >= asked, f"{asked} integer matrix products", facts["executed_operators"])
     facts |= {"integer_matmuls": integer, "left_in_float": sorted(set(leave) & set(exported.products))}
     facts["summary"] = f"{layers} fused attentions, {integer} of {products} products in int8"

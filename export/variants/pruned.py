@@ -94,7 +94,9 @@ def sparse(source: Source, folder: Path) -> Built:
     mask_smallest(student, SPARSITY)
     recovery = _recover_masked(source, student, teacher)
     reloaded = _save(student, folder)
-    share, before, after = zeros(reloaded), compressed_bytes(teacher), compressed_bytes(reloaded)
+    share = zeros(reloaded)
+    before = compressed_bytes(teacher)
+    after = compressed_bytes(reloaded)
     proof.require(share >= SPARSITY - 1e-4, f"{SPARSITY:.0%} of the encoder's weights zero", f"{share:.2%}")
     proof.require(after < before, "weights that compress better than fp32's", f"{before} to {after} bytes")
     facts = {
@@ -157,7 +159,8 @@ def _recover(
         return {"epochs": 0, "note": "none: the weights are random, so there is no accuracy to recover"}
     train, validation = (Texts.of(source, split) for split in ("train", "validation"))
     layer_map = takes_over(layers, len(layers_of(teacher)))
-    decides, labelled = decision(source), source.checkpoint.judged
+    decides = decision(source)
+    labelled = source.checkpoint.judged
     if source.unlabelled:
         train = train.with_unlabelled(source)
         recipe = replace(recipe or Recovery(), noisy_copies=0)  # real texts do better than spoilt ones

@@ -89,7 +89,8 @@ class Dataset:
 
     def warnings(self) -> list[str]:
         """Sentences on labels for which train has no texts, or hardly any."""
-        counts, found = self.counts(), []
+        counts = self.counts()
+        found = []
         for label in self.labels:
             taught = counts["train"][label]
             if taught < FEW_TEXTS:
@@ -215,7 +216,8 @@ def _seen(parts: list[sources.Part], raws: list[Raw]) -> list[tuple[str, np.ndar
 
 def _positive(asked: str, raws: list[Raw]) -> Positive:
     """The positive label, for all sets or for one of them named, or guessed."""
-    labels, multi_label = raws[0].labels, raws[0].splits["train"].multi_label
+    labels = raws[0].labels
+    multi_label = raws[0].splits["train"].multi_label
     given = dict.fromkeys(name for raw in raws if (name := raw.positive_label or asked))
     found = [positive(labels, name, multi_label) for name in given] or [positive(labels, "", multi_label)]
     if len(set(found)) > 1:

@@ -70,7 +70,8 @@ class OneColumn:
     """A column of names or ids, or of the probability of the positive label."""
 
     def __init__(self, columns: Columns, order: Sequence[str] = ()) -> None:
-        self.columns, self.order = columns, order
+        self.columns = columns
+        self.order = order
         self.codes: dict[str, int] = {}
         self.number_of: dict[str, float] = {}
         self.taken: dict[str, array[Any]] = {}  # of each row, its value's code, or -1 for one too many
@@ -180,7 +181,8 @@ class OneColumn:
         for split in splits:
             for name, reason in reasons.items():
                 code = self.codes.get(name, -1)
-                count, lines = int(counts[split][code + 1]), self.first.get((split, code), ())
+                count = int(counts[split][code + 1])
+                lines = self.first.get((split, code), ())
                 faults.add(split, reason, count, lines)
             places = place_of[codes[split] + 1]
             rows = np.flatnonzero(places >= 0)

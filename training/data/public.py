@@ -149,7 +149,8 @@ def read_demo(request: Request) -> Raw:
     splits = {}
     for name, examples in demo.corpus(request.seed).items():
         labels = np.array([example.label for example in examples], dtype=np.int64)
-        texts, cases = [example.text for example in examples], tuple(example.case for example in examples)
+        texts = [example.text for example in examples]
+        cases = tuple(example.case for example in examples)
         splits[name] = Split(texts, labels, cases)
     return Raw(HATE_LABELS, splits)
 
@@ -192,7 +193,8 @@ def vicomtech_from(folder: Path, argument: str = "") -> Raw:
     """One sentence a file, its label in `annotations_metadata.csv`; other labels than hate and noHate
     (relations between sentences, and what annotators skipped) are left out and counted."""
     label_of = {row["file_id"]: row["label"] for row in _rows(folder / "annotations_metadata.csv")}
-    splits, dropped = {}, {}
+    splits = {}
+    dropped = {}
     for name, sample in {"train": "sampled_train", "test": "sampled_test"}.items():
         files = sorted((folder / sample).glob("*.txt"))
         kept = [file for file in files if label_of.get(file.stem) in ("hate", "noHate")]
@@ -216,7 +218,8 @@ def davidson_from(folder: Path, argument: str = "") -> Raw:
     labels = np.array([2 - int(row["class"]) for row in rows], dtype=np.int64)  # upstream: 0 is hate
     names = tuple(DAVIDSON_LABELS.values())
     if argument == "binary":
-        names, labels = HATE_LABELS, (labels == 2).astype(np.int64)
+        names = HATE_LABELS
+        labels = (labels == 2).astype(np.int64)
         votes = np.stack([votes[:, :2].sum(axis=1), votes[:, 2]], axis=1)
     soft = votes / votes.sum(axis=1, keepdims=True)
     return Raw(names, {"train": Split([row["tweet"] for row in rows], labels, soft=soft)}, argument)

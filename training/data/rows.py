@@ -67,7 +67,8 @@ def parquet_rows(file: Path, wanted: Sequence[str], encoding: str) -> Iterator[R
     with opened(file) as stream:
         table = parquet.Table(stream, str(file))
         check_columns(str(file), wanted, table.schema.names)
-        groups, columns = range(len(table.groups)), list(dict.fromkeys(wanted))
+        groups = range(len(table.groups))
+        columns = list(dict.fromkeys(wanted))
         fitting = table.fitting(groups, columns)
         batches = table.batches(groups, fitting, ROWS, parquet.BATCH_BYTES, columns)
         columns_of = ([parquet.texts(batch.column(name)) for name in wanted] for batch in batches)

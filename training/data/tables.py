@@ -141,7 +141,9 @@ def read_texts(request: Request) -> Raw:
         argument = request.argument
     else:
         path = Path(request.argument).expanduser().absolute()
-        texts, argument, encoding = [], str(path), request.columns.encoding
+        texts = []
+        argument = str(path)
+        encoding = request.columns.encoding
         for record in rows.text_rows(path, encoding):
             fault = record.fault or ("" if is_valid(record.values) else f"not valid {encoding.upper()}")
             if fault:
@@ -183,10 +185,13 @@ def _read(
     """Splits of tables, each with its name for people; `order` has the classes of label columns."""
     labels = label_columns(columns, order)
     invalid = f"not valid {columns.encoding.upper()}"
-    faults, texts, groups = Faults(), {}, {}
+    faults = Faults()
+    texts = {}
+    groups = {}
     held = 1 + len(names_of(columns))  # text and labels; the group comes last
     for split, (what, table) in tables.items():
-        writer, ids = TextWriter(), array("Q")
+        writer = TextWriter()
+        ids = array("Q")
         for row in tqdm(
             table, what, unit=" rows", unit_scale=True, delay=PATIENCE_S, disable=None, leave=False
         ):
@@ -203,7 +208,8 @@ def _read(
     names, found = labels.finish(tables, faults)
     splits = {}
     for split, (what, _) in tables.items():
-        kept, taken = found[split], texts[split]
+        kept = found[split]
+        taken = texts[split]
         few = len(kept.rows) < len(taken)
         splits[split] = Split(
             pick(taken, kept.rows) if few else taken,

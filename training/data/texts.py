@@ -117,7 +117,9 @@ def join(parts: Sequence[Sequence[str]]) -> Sequence[str]:
         return [text for part in parts for text in part]
     import pyarrow
 
-    chunks, rows, before = [], [], 0
+    chunks = []
+    rows = []
+    before = 0
     for part in parts:
         stored = part if isinstance(part, StoredTexts) else _as_stored(part)
         chunks += stored.column.chunks

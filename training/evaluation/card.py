@@ -146,7 +146,8 @@ def _what(checkpoint: Checkpoint) -> str:
 
 
 def _data(meta: Description) -> list[str]:
-    data, parts = meta.data, _parts(meta)
+    data = meta.data
+    parts = _parts(meta)
     said = [
         f"`{page.short(part.spec)}`"
         + (f" (each text has weight {part.weight:g} in the loss)" if part.weight != 1 else "")

@@ -35,7 +35,8 @@ def markdown(document: Evaluation, folder: Path) -> str:
     def picture(name: str, words: str) -> list[str]:
         return [f"![{words}]({name}.svg)"] if (folder / f"{name}.svg").is_file() else []
 
-    about, split = document.checkpoint, document.split
+    about = document.checkpoint
+    split = document.split
     parts = [
         f"# Evaluation on {split}",
         f"{short(about.base)}, trained on {short(about.data)}. Scores are calibrated (temperature "

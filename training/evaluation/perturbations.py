@@ -177,7 +177,8 @@ def _some_words(text: str, rng: random.Random, change: Callable[[str], str]) -> 
 
 def _outside(text: str, change: Callable[[str], str]) -> str:
     """Change all but handles, links, entities and emoticons."""
-    pieces, last = [], 0
+    pieces = []
+    last = 0
     for found in LEFT_ALONE.finditer(text):
         pieces += [change(text[last : found.start()]), found[0]]
         last = found.end()

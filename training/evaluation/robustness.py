@@ -26,7 +26,8 @@ def robustness(
     rows = np.arange(len(split))
     if most < len(split):
         rows = np.sort(np.random.default_rng(seed).choice(len(split), most, replace=False))
-    texts, scores = list(split.take(rows).texts), scores[rows]
+    texts = list(split.take(rows).texts)
+    scores = scores[rows]
     truth = classifier.indicators(np.asarray(split.labels)[rows])
     found = [_measure(classifier, name, texts, truth, scores, seed) for name in PERTURBATIONS]
     clean = classifier.indicators(classifier.given(scores))

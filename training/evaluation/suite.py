@@ -27,7 +27,8 @@ def functional_suites(classifier: Classifier, copies: Mapping[str, Path] | None 
 
 
 def _pass_rates(classifier: Classifier, name: str, cases: functional.Cases) -> Suite:
-    scores, thresholds = classifier.scores(cases.texts, f"functional suite: {name}"), classifier.thresholds
+    scores = classifier.scores(cases.texts, f"functional suite: {name}")
+    thresholds = classifier.thresholds
     # Its own reference: flips are for comparing two models.
     found = functional.evaluate_cases(cases, scores, scores, thresholds, thresholds)
     kinds = [

@@ -122,9 +122,11 @@ def reliability(
         scores, truth = _questions(scores, truth)
         positive = 1
     if scores.shape[1] == 2 and positive is not None:
-        score, right = scores[:, positive], truth == positive
+        score = scores[:, positive]
+        right = truth == positive
     else:
-        score, right = scores.max(axis=1), scores.argmax(axis=1) == truth
+        score = scores.max(axis=1)
+        right = scores.argmax(axis=1) == truth
     which = np.minimum((score * bins).astype(np.int64), bins - 1)
     return [
         Reliability(score=float(score[rows].mean()), rate=float(right[rows].mean()), n=int(rows.sum()))

@@ -268,7 +268,8 @@ def compare_ranking(
     told = [place for place, column in enumerate(truth.T) if column.any() and not column.all()]
     if not told:
         return {"auroc": None, "average_precision": None}
-    n, rng = len(truth), np.random.default_rng(seed)
+    n = len(truth)
+    rng = np.random.default_rng(seed)
     pairs = [
         (_Ranking(truth[:, place], reference[:, place]), _Ranking(truth[:, place], candidate[:, place]))
         for place in told

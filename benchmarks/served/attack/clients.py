@@ -47,7 +47,8 @@ class Answers:
     """What the honest client has seen so far."""
 
     def __init__(self, told: "multiprocessing.Queue[Honest]") -> None:
-        self._told, self._seen = told, list[Honest]()
+        self._told = told
+        self._seen = list[Honest]()
 
     def all(self) -> list[Honest]:
         with suppress(queue.Empty):
@@ -59,7 +60,8 @@ class Answers:
 @contextmanager
 def honest_client(url: str, bodies: Sequence[bytes]) -> Iterator[Answers]:
     """A process that asks `url` `RATE` times a second until the block is left and all answers are in."""
-    stop, told = processes.Event(), processes.Queue()
+    stop = processes.Event()
+    told = processes.Queue()
     client = processes.Process(target=_ask_until, args=(url, list(bodies), stop, told), daemon=True)
     client.start()
     answers = Answers(told)
@@ -83,7 +85,8 @@ def _ask_until(url: str, bodies: list[bytes], stop: Event, told: "multiprocessin
 async def _open_loop(
     url: str, bodies: list[bytes], stop: Event, told: "multiprocessing.Queue[Honest]"
 ) -> None:
-    gaps, bodies_in_turn = np.random.default_rng(0), cycle(bodies)
+    gaps = np.random.default_rng(0)
+    bodies_in_turn = cycle(bodies)
     timeout = aiohttp.ClientTimeout(total=GIVE_UP_S)
     asking: set[asyncio.Task[None]] = set()
 
