@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from bisect import bisect_left, bisect_right
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +19,8 @@ import numpy as np
 # them. No value and no label ever comes from a text.
 
 INTERVAL_S = 1.0
+Sums = defaultdict[tuple[str, ...], float]
+"""By a counter's name and the values of its labels; made as `Sums(int)`, so that counts stay whole."""
 # Name of each counter, and the labels that it has besides the model's name.
 COUNTERS = {
     "classifier_requests": (),
@@ -46,8 +48,9 @@ class Tally:
     """Sums by counter and labels; a thread of its own gives them to TorchServe every `INTERVAL_S`."""
 
     def __init__(self, metrics: Any, model: str) -> None:
-        self._metrics, self._model = metrics, model
-        self._sums: Counter[tuple[str, ...]] = Counter()
+        self._metrics = metrics
+        self._model = model
+        self._sums = Sums(int)
         self._lock = threading.Lock()
         self.declared = frozenset(name for name in COUNTERS if _counter(metrics, name) is not None)
         if self.declared:
@@ -58,12 +61,12 @@ class Tally:
         with self._lock:
             for key, value in sums.items():
                 if key[0] in self.declared:
-                    self._sums[key] += value  # type: ignore[assignment] # sums are floats
+                    self._sums[key] += value
 
     def emit(self) -> None:
         """Write what has been added since the last time."""
         with self._lock:
-            sums, self._sums = self._sums, Counter()
+            sums, self._sums = self._sums, Sums(int)
         for (name, *labels), value in sorted(sums.items()):
             if value:
                 dimensions = [dimension(label) for label in (self._model, *labels)]

@@ -60,14 +60,16 @@ class Limits:
     @classmethod
     def of(cls, settings: Mapping[str, object]) -> "Limits":
         """The limits that `settings` changes; raises `UserError` where one is no count."""
-        changed = {key: settings[key] for key in SETTINGS if key in settings}
-        for key, value in changed.items():
+        changed: dict[str, int] = {}
+        for key in filter(settings.__contains__, SETTINGS):
+            value = settings[key]
             least = 0 if key == "maxExplained" else 1
-            if type(value) is not int or value < least:
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise UserError(
                     f"{key} is not a count of {least} or more", seen=value, remedy="Change model-config.yaml"
                 )
-        return replace(cls(), **{SETTINGS[key]: value for key, value in changed.items()})  # type: ignore[arg-type] # checked field by field
+            changed[SETTINGS[key]] = value
+        return replace(cls(), **changed)
 
 
 @dataclass(frozen=True)

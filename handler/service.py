@@ -4,7 +4,6 @@ A bad row gets its error in its place, and explanations come after the predictio
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from handler.answers import Explanation, Model
 from handler.errors import Rejection
 from handler.explanations import default_target, explain, methods
-from handler.metrics import Tally, counted_scores, length_bin, score_bin
+from handler.metrics import Sums, Tally, counted_scores, length_bin, score_bin
 from handler.predictor import Encoding, Prediction, Predictor
 from handler.records import plain
 from handler.requests import Limits, Options, Request, Row
@@ -43,14 +42,14 @@ class Service:
         self.methods = methods(predictor) if limits.max_explained else ()
         self.stand_back: Callable[[], None] | None = None  # called before each pass of an explanation
         self._classified_at = float("-inf")
-        self._counted: Counter[tuple[str, ...]] = Counter()
+        self._counted = Sums(int)
         reference = predictor.artifact.meta.reference
         self._score_edges = reference.scores.edges
         self._lengths = reference.lengths.up_to
 
     def answer(self, requests: Sequence[Request]) -> list[list[dict[str, Any]]]:
         """For each request the answers of its rows, in order. If it raises, nothing is counted."""
-        self._counted = Counter[tuple[str, ...]]()
+        self._counted = Sums(int)
         computed = self.predictor.computed_tokens
         asked = dict(self.predictor.asked_again)
         begun = time.perf_counter()
@@ -203,7 +202,7 @@ class Service:
         return row.answer()
 
     def _count(self, name: str, value: float = 1, *labels: str) -> None:
-        self._counted[f"classifier_{name}", *labels] += value  # type: ignore[assignment] # sums are floats
+        self._counted[f"classifier_{name}", *labels] += value
 
     def _count_answer(self, answer: dict[str, Any], prediction: Prediction) -> None:
         artifact = self.predictor.artifact

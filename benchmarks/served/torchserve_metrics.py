@@ -7,7 +7,7 @@ its answer and *includes* `ts_queue_latency`, which ends when the worker takes t
 """
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 
 from common.proxies import open_url
@@ -22,10 +22,10 @@ def read_counters(metrics: str) -> dict[str, float]:
     time.sleep(SETTLE_S)
     with open_url(metrics, 10) as response:
         lines = response.read().decode().splitlines()
-    sums: Counter[str] = Counter()
+    sums: defaultdict[str, float] = defaultdict(float)
     for line in lines:
         if line and not line.startswith("#"):
-            sums[line.split("{")[0].split()[0]] += float(line.split()[-1])  # type: ignore[assignment] # sums are floats
+            sums[line.split("{")[0].split()[0]] += float(line.split()[-1])
     return dict(sums)
 
 

@@ -5,12 +5,11 @@ prometheus_client would call every counter `…_total`.
 """
 
 import threading
-from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from types import SimpleNamespace
 
-from handler.metrics import COUNTERS
+from handler.metrics import COUNTERS, Sums
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -19,7 +18,7 @@ class Counters:
     """Stands where TorchServe's metrics cache does: sums by name and the values of labels."""
 
     def __init__(self) -> None:
-        self._sums: Counter[tuple[str, ...]] = Counter()
+        self._sums = Sums(int)
         self._lock = threading.Lock()
 
     def get_metric(self, name: str) -> SimpleNamespace:
@@ -27,7 +26,7 @@ class Counters:
 
     def add(self, name: str, value: float, labels: list[str]) -> None:
         with self._lock:
-            self._sums[name, *labels] += value  # type: ignore[assignment] # sums are floats
+            self._sums[name, *labels] += value
 
     def text(self) -> str:
         """All counters; those of which nothing was counted yet have no line."""
