@@ -123,21 +123,11 @@ def prepare(
         for name, split in stripped.items()
         if name != "train"
     }
-    splits: dict[str, Split] = {}
-    leaked: dict[str, np.ndarray] = {}
-    earlier = list(seen or ())
-    order = TRAIN_LAST if seen is None else TRAIN_FIRST
-    for name in filter(stripped.__contains__, order):
-        others = () if name == "train" and seen is not None else earlier
-        kept = without(keys[name], others, dropped[name])
-        kept = kept[_rows_apart(stripped[name].take(kept), splits, dropped[name])]
-        splits[name] = stripped[name].take(kept)
-        keys[name] = keys[name][kept]
-        if name in found:
-            leaked[name] = np.flatnonzero(found[name][1][kept])
-        earlier.append((name, keys[name]))
+    splits, kept = _apart(stripped, keys, seen, dropped)
+    leaked = {name: np.flatnonzero(shared[kept[name]]) for name, (_, shared) in found.items()}
+    train_keys = keys["train"][kept["train"]]
     splits["train"] = splits["train"].take(
-        _without_duplicates(splits["train"], keys["train"], dropped["train"])
+        _without_duplicates(splits["train"], train_keys, dropped["train"])
     )
     if seen is None:
         _carve_missing(splits, seed, shares)
@@ -150,6 +140,27 @@ def prepare(
         {name: leak for name, (leak, _) in found.items() if leak.texts},
         {name: rows for name, rows in leaked.items() if len(rows)},
     )
+
+
+def _apart(
+    stripped: Mapping[str, Split],
+    keys: Mapping[str, np.ndarray],
+    seen: Sequence[tuple[str, np.ndarray]] | None,
+    dropped: Mapping[str, Counter[str]],
+) -> tuple[dict[str, Split], dict[str, np.ndarray]]:
+    """The splits without the texts and groups of those that come before them, and which rows that leaves."""
+    splits: dict[str, Split] = {}
+    kept: dict[str, np.ndarray] = {}
+    earlier = list(seen or ())
+    order = TRAIN_LAST if seen is None else TRAIN_FIRST
+    for name in filter(stripped.__contains__, order):
+        others = () if name == "train" and seen is not None else earlier
+        rows = without(keys[name], others, dropped[name])
+        rows = rows[_rows_apart(stripped[name].take(rows), splits, dropped[name])]
+        splits[name] = stripped[name].take(rows)
+        kept[name] = rows
+        earlier.append((name, keys[name][rows]))
+    return splits, kept
 
 
 def _rows_apart(split: Split, earlier: Mapping[str, Split], dropped: Counter[str]) -> np.ndarray:
