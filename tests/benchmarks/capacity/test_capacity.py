@@ -18,7 +18,8 @@ from benchmarks.selection import Objective, Selection
 from common.records import read
 from deploy.torchserve.server import CONFIG
 from handler.errors import UserError
-from tests.benchmarks.conftest import document, served_level, variant
+from tests.benchmarks.reports import document, variant
+from tests.benchmarks.reports import level as served_level
 from tests.conftest import ROOT, ran
 
 REPORT = ROOT / "benchmarks/published/tweeteval-fine-tuned.json"

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.ceilings.gemms import Encoder
 from benchmarks.ceilings.roofline import Arithmetic, Layer, arithmetic, precision, roofline
 from benchmarks.records import CpuPeak, Latency
-from tests.benchmarks.conftest import latency_entry
+from tests.benchmarks.reports import latency_entry
 
 ENCODER = Encoder(layers=6, width=384, feed_forward=1536)
 PEAKS = {"int8": CpuPeak(1.0, 10.0)}

@@ -37,7 +37,7 @@ from benchmarks.resume_log import ResumeLog
 from handler.artifact import open_artifact
 from handler.errors import UnsupportedError, UserError
 from handler.machine import Gpu, has_cuda
-from tests.benchmarks.conftest import latency_entry
+from tests.benchmarks.reports import latency_entry
 from tests.conftest import run_stage
 
 GPU = pytest.mark.skipif(not has_cuda(), reason="no NVIDIA GPU, or a torch without CUDA")
