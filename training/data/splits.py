@@ -126,9 +126,7 @@ def prepare(
     splits, kept = _apart(stripped, keys, seen, dropped)
     leaked = {name: np.flatnonzero(shared[kept[name]]) for name, (_, shared) in found.items()}
     train_keys = keys["train"][kept["train"]]
-    splits["train"] = splits["train"].take(
-        _without_duplicates(splits["train"], train_keys, dropped["train"])
-    )
+    splits["train"] = splits["train"].take(_without_duplicates(splits["train"], train_keys, dropped["train"]))
     if seen is None:
         _carve_missing(splits, seed, shares)
     else:
