@@ -208,7 +208,7 @@ def _alike(
         return True
     if not objective.is_served and (gained := _in_turns(variants[name], variants[fastest])):
         return gained[1] >= 1
-    ours, theirs = (_batch(variants[each]).speedup for each in (name, fastest))
+    ours, theirs = (_batch(variants[variant]).speedup for variant in (name, fastest))
     return speeds[name].high >= speeds[fastest].low and ours.high >= theirs.low
 
 

@@ -22,7 +22,7 @@ from benchmarks.ceilings.gemm_bound import GemmBound, add_multiples
 from benchmarks.ceilings.roofline import add_rooflines, arithmetic
 from benchmarks.in_process import latency, memory
 from benchmarks.in_process.on_cuda import add_busy, add_peak_share, measure_on_cuda, resources_of
-from benchmarks.in_process.pool import Failure, open_pool
+from benchmarks.in_process.pool import Failure, Pool, open_pool
 from benchmarks.inputs import VALIDATION, Subject, is_for_cuda
 from benchmarks.names import CUDA_SHAPES, GATE, GEMM_BOUND, REFERENCE, REFERENCES, SHAPES
 from benchmarks.profiles import OBJECTIVE_P99_MS, Profile
@@ -192,6 +192,13 @@ def _resources(
     }
 
 
+def _measure_alone(pool: Pool, max_length: int, step: Step, resume_log: ResumeLog) -> dict[str, Any]:
+    """What rows on a GPU say of themselves while it does nothing else."""
+    shapes = latency.shapes_up_to(max_length, (*SHAPES, *CUDA_SHAPES))
+    found: dict[str, Any] = resume_log.once("GPU alone", partial(measure_on_cuda, pool, shapes, step))
+    return found
+
+
 def _measure_in_process(
     subject: Subject,
     profile: Profile,
@@ -211,21 +218,14 @@ def _measure_in_process(
             bound.start(pool, started[REFERENCE]["threads"], bool(BF16 & set(cpu_features())), step)
         pool.stage = "scoring"
         scores, asked, lengths = score(pool, subject.scored, subject.splits, step, resume_log)
-        reference = artifacts[REFERENCE]
-        scores |= {
-            name: calibrated(scores[name], reference.meta.temperature, reference.multi_label)
-            for name in subject.places
-            if name in scores
-        }
+        scores |= _calibrated(scores, subject)
         compared = {name: _parity(name, subject, scores, lengths) for name in scores if name in pool.names}
         # Before the blocks start the processes again: what they took is of all that they were asked.
         pool.stage = "memory"
         finish = partial(memory.finish, pool, started, _sizes(subject), subject.archives)
         taken = resume_log.once("resources", finish)  # workers that have nothing left to do have no peak
         pool.stage = "GPU alone"
-        shapes = latency.shapes_up_to(max_length, (*SHAPES, *CUDA_SHAPES))
-        ask = partial(measure_on_cuda, pool, shapes, step)
-        alone = resume_log.once("GPU alone", ask) if pool.on_cuda else {}
+        alone = _measure_alone(pool, max_length, step, resume_log) if pool.on_cuda else {}
         pool.stage = "latency"
         timings = latency.measure_latency(
             pool,
@@ -258,6 +258,16 @@ def _measure_in_process(
         recorded,
         timings.others_cores,
     )
+
+
+def _calibrated(scores: Mapping[str, Scores], subject: Subject) -> dict[str, Scores]:
+    """The baselines' scores, at the temperature of the classifier."""
+    reference = subject.artifacts[REFERENCE]
+    return {
+        name: calibrated(scores[name], reference.meta.temperature, reference.multi_label)
+        for name in subject.places
+        if name in scores
+    }
 
 
 def _parity(

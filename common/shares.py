@@ -25,12 +25,14 @@ def kept_in_sequence(counts: Iterable[tuple[int, int]], most: float, confidence:
     `most`: a fixed sequence of tests (Learn then Test, Angelopoulos et al. 2021, arXiv:2110.01052), so that
     none need be corrected for the others. A bound of 0 is that of no rule.
     """
-    kept, bound = 0, 0.0
+    kept = 0
+    bound = 0.0
     for broken, among in counts:
         upper = upper_share(broken, among, confidence)
         if upper > most:
             break
-        kept, bound = kept + 1, upper
+        kept += 1
+        bound = upper
     return kept, bound
 
 

@@ -23,7 +23,9 @@ from handler.errors import UnsupportedError, UserError
 from handler.machine import cpu_features, gpus, unpacking_fault, unpacks_into
 
 REFERENCE = "fp32"
-DEFAULT, SHIP, DEVICES = "default", "ship", ("cpu", "cuda")
+DEFAULT = "default"
+SHIP = "ship"
+DEVICES = ("cpu", "cuda")
 # What `ship` tries variants of several stages on: the first that can be built here. Two families would share
 # the error that the gate may spend, and OpenVINO's was the faster one on every CPU that was measured.
 SHIPPED = ("openvino", "onnx")

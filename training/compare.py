@@ -140,10 +140,10 @@ def _judged(
     for seed in range(recipe.seed, recipe.seed + options.seeds):
         seeded = replace(recipe, seed=seed)
         figures.append(_figures(name, settings.base, seeded, dataset, held_out, options.folder))
-    areas = [each.auroc for each in figures if each.auroc is not None]
+    areas = [judged.auroc for judged in figures if judged.auroc is not None]
     found = Judged(
         len(held_out),
-        float(np.mean([each.macro_f1 for each in figures])),
+        float(np.mean([judged.macro_f1 for judged in figures])),
         float(np.mean(areas)) if areas else None,
     )
     say(f"{name}, on {corpus}: macro-F1 {found.macro_f1:.3f}")

@@ -145,9 +145,11 @@ def labelled(checkpoint: "Checkpoint", spec: str | None, data_dir: Path | None) 
 
     dataset = load_data(checkpoint, data_dir)
     if spec is None:
-        split, name = dataset.splits[VALIDATION], VALIDATION
+        name = VALIDATION
+        split = dataset.splits[VALIDATION]
     else:
-        split, name = _unseen(checkpoint, spec, data_dir, dataset.splits), portable(spec)
+        name = portable(spec)
+        split = _unseen(checkpoint, spec, data_dir, dataset.splits)
     if split.groups is None:
         return split, name
     # The texts of a group are no independent evidence; which of them stands for it is drawn.

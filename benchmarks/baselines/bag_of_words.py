@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # this project's own code stays out of a baseline's process
     from training.checkpoint import Checkpoint
     from training.data import Dataset
 
-WORDS, WEIGHTS = "words.json", "weights.npz"
+WORDS = "words.json"
+WEIGHTS = "weights.npz"
 COUNTED: dict[str, Any] = {"ngram_range": (1, 2)}  # single words and pairs
 LEAST_TEXTS = 2  # with a word, or it is dropped
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # C of logistic regression; validation chooses
@@ -23,7 +24,7 @@ NEVER = -30.0  # the logit of a label that no training text has
 
 
 class Terms(NamedTuple):
-    """The known words and pairs of a text, as often as they stand in it."""
+    """The known words and pairs of a text, as often as they occur in it."""
 
     ids: list[int]
 
@@ -51,7 +52,8 @@ class BagOfWords:
         self._places = {word: place for place, word in enumerate(facts["words"])}
         self._weigher = TfidfTransformer(sublinear_tf=True)
         self._weigher.idf_ = weights["idf"]
-        self._coefficients, self._intercepts = weights["coefficients"], weights["intercepts"]
+        self._coefficients = weights["coefficients"]
+        self._intercepts = weights["intercepts"]
 
     def warm(self) -> int:
         return 0
@@ -64,8 +66,8 @@ class BagOfWords:
         """Logits [texts, labels] of texts whose terms are known."""
         from scipy.sparse import csr_matrix
 
-        ids = np.fromiter(chain.from_iterable(each.ids for each in encodings), np.int64)
-        ends = np.cumsum([0, *(len(each.ids) for each in encodings)])
+        ids = np.fromiter(chain.from_iterable(terms.ids for terms in encodings), np.int64)
+        ends = np.cumsum([0, *(len(terms.ids) for terms in encodings)])
         shape = (len(encodings), len(self._places))
         return self._of_counts(csr_matrix((np.ones(len(ids)), ids, ends), shape))
 
@@ -105,9 +107,11 @@ def fit(checkpoint: "Checkpoint", dataset: "Dataset", folder: Path) -> None:
 
     from training.measures.calibration import calibrate
 
-    train, validation = dataset.splits["train"], dataset.splits["validation"]
+    train = dataset.splits["train"]
+    validation = dataset.splits["validation"]
     labels = tuple(dataset.labels)
-    counter, weigher = CountVectorizer(min_df=LEAST_TEXTS, **COUNTED), TfidfTransformer(sublinear_tf=True)
+    counter = CountVectorizer(min_df=LEAST_TEXTS, **COUNTED)
+    weigher = TfidfTransformer(sublinear_tf=True)
     features = weigher.fit_transform(counter.fit_transform(list(train.texts)))
     seen = weigher.transform(counter.transform(list(validation.texts)))
     tried = [_linear(features, train.labels, len(labels), train.weights, strength) for strength in STRENGTHS]
@@ -135,22 +139,26 @@ def _linear(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients [features, labels] and intercepts [labels], whose softmax (of independent labels,
     sigmoids) are probabilities."""
-    coefficients, intercepts = np.zeros((features.shape[1], labels)), np.full(labels, NEVER)
+    coefficients = np.zeros((features.shape[1], labels))
+    intercepts = np.full(labels, NEVER)
     if truth.ndim == 2:
         for place, column in enumerate(truth.T):
             if column.all():
                 intercepts[place] = -NEVER
             elif column.any():
                 fitted = _regression(strength).fit(features, column, weights)
-                coefficients[:, place], intercepts[place] = fitted.coef_[0], fitted.intercept_[0]
+                coefficients[:, place] = fitted.coef_[0]
+                intercepts[place] = fitted.intercept_[0]
         return coefficients, intercepts
     fitted = _regression(strength).fit(features, truth, weights)
     if len(fitted.classes_) == 2:  # one row, of the second: the first is at 0
         first, second = fitted.classes_
         intercepts[first] = 0.0
-        coefficients[:, second], intercepts[second] = fitted.coef_[0], fitted.intercept_[0]
+        coefficients[:, second] = fitted.coef_[0]
+        intercepts[second] = fitted.intercept_[0]
     else:
-        coefficients[:, fitted.classes_], intercepts[fitted.classes_] = fitted.coef_.T, fitted.intercept_
+        coefficients[:, fitted.classes_] = fitted.coef_.T
+        intercepts[fitted.classes_] = fitted.intercept_
     return coefficients, intercepts
 
 

@@ -64,7 +64,8 @@ def between(reference: records.Latency, candidate: records.Latency) -> records.R
     found = compared(*blocks, by_text=reference.case in BY_TEXT)
     if found is None:
         ours, theirs = reference.speedup, candidate.speedup
-        low, high = theirs.low / ours.high, theirs.high / ours.low
+        low = theirs.low / ours.high
+        high = theirs.high / ours.low
         found = records.Ratio(ratio=theirs.ratio / ours.ratio, low=low, high=high, verdict=verdict(low, high))
     return found
 

@@ -75,15 +75,15 @@ def picture(plan: LabelPlan) -> str:
 def verdict_table(found: Found) -> str:
     """The verdicts from labelled flips, what they rest on, and what would settle those that are open."""
     rows = []
-    for name, each in found.verdicts.items():
-        judged = each.judged
-        more = "" if judged.verdict != INCONCLUSIVE else _count(each.unlabelled_to_settle)
+    for name, tested in found.verdicts.items():
+        judged = tested.judged
+        more = "" if judged.verdict != INCONCLUSIVE else _count(tested.unlabelled_to_settle)
         rows.append(
             (
                 name,
-                f"{each.flips:,}",
-                f"{each.labelled:,}",
-                f"{each.drop:+.4f} ({each.low:+.4f} to {each.high:+.4f})",
+                f"{tested.flips:,}",
+                f"{tested.labelled:,}",
+                f"{tested.drop:+.4f} ({tested.low:+.4f} to {tested.high:+.4f})",
                 judged.verdict.upper(),
                 f"{judged.p:.2g} ({judged.level:.2g})",
                 more,
@@ -98,7 +98,8 @@ def verdict_table(found: Found) -> str:
         "p (level)",
         "texts to settle it",
     )
-    checked, likeness = found.checked, found.likeness
+    checked = found.checked
+    likeness = found.likeness
     lines = [
         f"{found.unlabelled:,} unlabelled texts. Of {checked.texts} check texts, {checked.wrong} got another "
         "label than the known one; the intervals allow for as many wrong ones among the flips."

@@ -46,7 +46,8 @@ def decided(
 
 def rate_of(held: np.ndarray, groups: np.ndarray | None) -> Rate:
     """The share of texts that are `held`, bool [texts], with its 95 % interval, exact or of `groups`."""
-    count, n = int(held.sum()), len(held)
+    count = int(held.sum())
+    n = len(held)
     low, high = share_interval(count, n) if groups is None else share_of_groups(held, groups)
     return Rate(n=count, rate=count / n, low=low, high=high)
 
@@ -71,6 +72,7 @@ def kept_of(kind: str, promised: float, broken: int, among: int) -> Kept:
 def words(kept: Sequence[Kept]) -> str:
     """Each promise with what was found of it."""
     return "; ".join(
-        f"{one.kind} {one.found:.1%} ({one.low:.1%} to {one.high:.1%}), promised {one.promised:.4g}"
-        for one in kept
+        f"{promise.kind} {promise.found:.1%} ({promise.low:.1%} to {promise.high:.1%}), "
+        f"promised {promise.promised:.4g}"
+        for promise in kept
     )

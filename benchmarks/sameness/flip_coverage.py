@@ -1,4 +1,4 @@
-"""Do intervals from labelled flips hold the true drop as often as promised? Counted over simulated samples.
+"""How often intervals from labelled flips hold the true drop, counted over simulated samples.
 
 Populations are the outcome counts of published variants, and made ones that lose exactly the margin. Each run
 draws a labelled gate and unlabelled texts, and labels those that flip.
@@ -18,7 +18,8 @@ from training.measures.labelled_flips import Checked, FlipSample, drop_of_flips
 from training.measures.noninferiority import ALPHA, MARGIN, Drop, drop_of, kinds_of_cells
 from training.measures.statistics import macro_f1_drop
 
-PUBLISHED, MADE = "published", "made"
+PUBLISHED = "published"
+MADE = "made"
 CHECKED = 50  # texts that show how often the labeller errs
 # By source: numbers of unlabelled texts, and the share of wrong labels that the labeller gives.
 ASKED = {
@@ -137,7 +138,8 @@ def draw(
 ) -> FlipSample:
     """A labelled gate, and texts whose flips get a label: the share `wrong` of them any other than the true
     one."""
-    rng, labels = np.random.default_rng(seed), len(shares)
+    rng = np.random.default_rng(seed)
+    labels = len(shares)
     drawn_gate, texts = (
         rng.multinomial(count, shares.ravel()).reshape(shares.shape) for count in (gate, unlabelled)
     )
@@ -168,19 +170,19 @@ def page(coverage: Coverage) -> str:
     """All of it as a Markdown page."""
     rows = [
         (
-            each.population,
-            f"{each.drop:.4f}",
-            f"{each.unlabelled:,}",
-            f"{each.wrong:.0%}",
-            f"{each.labelled:.0f}",
-            f"{each.half_width:.4f}",
-            f"{each.gate_half_width:.4f}",
-            f"{each.under:.1%}",
-            f"{each.over:.1%}",
-            f"{each.passed:.1%}",
-            f"{each.gate_passed:.1%}",
+            covered.population,
+            f"{covered.drop:.4f}",
+            f"{covered.unlabelled:,}",
+            f"{covered.wrong:.0%}",
+            f"{covered.labelled:.0f}",
+            f"{covered.half_width:.4f}",
+            f"{covered.gate_half_width:.4f}",
+            f"{covered.under:.1%}",
+            f"{covered.over:.1%}",
+            f"{covered.passed:.1%}",
+            f"{covered.gate_passed:.1%}",
         )
-        for each in coverage.counted
+        for covered in coverage.counted
     ]
     heads = (
         "population",
@@ -202,8 +204,8 @@ def page(coverage: Coverage) -> str:
 def excerpt(coverage: Coverage) -> str:
     """By kind of population, number of texts and labeller: the ranges over the populations."""
 
-    def kind(each: Covered) -> tuple[str, int, float, int]:
-        return each.source, each.labels, each.wrong, each.unlabelled
+    def kind(covered: Covered) -> tuple[str, int, float, int]:
+        return covered.source, covered.labels, covered.wrong, covered.unlabelled
 
     rows = []
     for (source, labels, wrong, unlabelled), group in groupby(sorted(coverage.counted, key=kind), kind):
@@ -213,11 +215,11 @@ def excerpt(coverage: Coverage) -> str:
                 f"{len(same)} {source}, {labels} labels",
                 f"{wrong:.0%}",
                 f"{unlabelled:,}",
-                _range([each.labelled for each in same], ".0f"),
-                _range([each.half_width for each in same], ".4f"),
-                _range([each.gate_half_width for each in same], ".4f"),
-                _range([each.under for each in same], ".1%"),
-                _range([each.over for each in same], ".1%"),
+                _range([covered.labelled for covered in same], ".0f"),
+                _range([covered.half_width for covered in same], ".4f"),
+                _range([covered.gate_half_width for covered in same], ".4f"),
+                _range([covered.under for covered in same], ".1%"),
+                _range([covered.over for covered in same], ".1%"),
             )
         )
     heads = (
@@ -235,7 +237,8 @@ def excerpt(coverage: Coverage) -> str:
 
 def note(coverage: Coverage) -> str:
     """How to read the tables."""
-    runs, gate = coverage.counted[0].runs, coverage.counted[0].gate
+    runs = coverage.counted[0].runs
+    gate = coverage.counted[0].gate
     low, high = share_interval(round(ALPHA * runs), runs)
     return (
         f"Of {runs:,} simulated samples of each population: a gate of {gate:,} labelled texts, and "

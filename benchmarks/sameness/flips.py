@@ -155,9 +155,10 @@ def answers(
     found = Answers({}, {})
     texts = [*gate, *unlabelled]
     for name, artifact in artifacts.items():
-        stream = (each.scores for each in Predictor(artifact, threads).stream(texts))
+        stream = (answer.scores for answer in Predictor(artifact, threads).stream(texts))
         places = decided(artifact, np.array(list(progress(stream, name, len(texts)))))
-        found.gate[name], found.unlabelled[name] = places[: len(gate)], places[len(gate) :]
+        found.gate[name] = places[: len(gate)]
+        found.unlabelled[name] = places[len(gate) :]
     return found
 
 
@@ -303,6 +304,14 @@ def read_labels(path: Path, key: Key, gate: Sequence[str], unlabelled: Sequence[
                 faults.append(f"line {record.line}: unknown label {label!r}{hint}")
             else:
                 found[int(number) - 1] = key.labels.index(label)
+    _require_labelled(path, key, found, faults, unlabelled_lines)
+    return found
+
+
+def _require_labelled(
+    path: Path, key: Key, found: np.ndarray, faults: Sequence[str], unlabelled_lines: Sequence[int]
+) -> None:
+    """Raises `UserError` unless every row is as it was written and has a label."""
     if faults:
         more = f"; and {len(faults) - MOST_TOLD} more" if len(faults) > MOST_TOLD else ""
         raise UserError(
@@ -322,7 +331,6 @@ def read_labels(path: Path, key: Key, gate: Sequence[str], unlabelled: Sequence[
             seen=f"{path}: {len(gone)}, the first has the id {gone[0] + 1}",
             remedy="Put them back: a verdict without them would be wrong",
         )
-    return found
 
 
 def _fault(number: str, text: str, key: Key, texts: Mapping[str, Sequence[str]], found: np.ndarray) -> str:
@@ -410,7 +418,7 @@ def count(labels: int, *places: np.ndarray) -> np.ndarray:
 
 def _decisions(reference: Asked, asked: Asked, gate: np.ndarray, truth: np.ndarray, checked: Checked) -> str:
     """A digest of all that the verdict is found from: what else was labelled for other variants is not."""
-    theirs, ours = (np.array([*each.gate, *each.unlabelled]) for each in (reference, asked))
+    theirs, ours = (np.array([*row.gate, *row.unlabelled]) for row in (reference, asked))
     known = np.concatenate([gate, np.where(theirs[len(gate) :] != ours[len(gate) :], truth, NO_LABEL)])
     answered = digest_of(known, theirs, ours)
     return hashlib.sha256(f"{answered} {checked.texts} {checked.wrong}".encode()).hexdigest()

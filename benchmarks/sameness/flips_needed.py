@@ -4,8 +4,10 @@ Texts are taken in random order until a look at the gate would say pass or fail.
 knows the true labels, and gives a share of others.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -68,6 +70,14 @@ class LabelsNeeded(msgspec.Struct, forbid_unknown_fields=True):
     needed: list[Needed]
 
 
+class Settled(NamedTuple):
+    """A verdict, and how many texts and labels it took."""
+
+    word: str
+    texts: int
+    labels: int
+
+
 def needed(
     data: str,
     reference: Asked,
@@ -78,54 +88,61 @@ def needed(
     forecast: LabelPlan,
 ) -> LabelsNeeded:
     """`gate` and `hidden` are the true labels of the gate and of the unlabelled texts, int [texts]."""
-    level = forecast.level_now
-    found = []
-    for name, asked in variants.items():
-        cells = count(labels, gate, np.array(reference.gate), np.array(asked.gate))
-        theirs, ours = np.array(reference.unlabelled), np.array(asked.unlabelled)
-        on_gate = drop_of(cells.ravel(), labels)
-        everything = count(labels, hidden, theirs, ours).reshape(1, -1)
-        true = float(macro_f1_drop(everything, kinds_of_cells(labels, np.arange(labels**3)))[0])
-        need = next((need for need in forecast.needs if need.variant == name), None)
-        for wrong in WRONG:
-            each = [
-                _settled(
-                    np.random.default_rng(order), cells, hidden, theirs, ours, wrong, level, forecast.margin
-                )
-                for order in range(ORDERS)
-            ]
-            settled = [one for one in each if one is not None]
-            half = len(settled) > ORDERS / 2
-            words = [one[0] for one in settled]
-            found.append(
-                Needed(
-                    variant=name,
-                    flip_rate=float((theirs != ours).mean()),
-                    gate_drop=on_gate.drop,
-                    gate_low=on_gate.low,
-                    gate_high=on_gate.high,
-                    gate_verdict=_word(on_gate, forecast.level, forecast.margin),
-                    true_drop=true,
-                    forecast_unlabelled=need.unlabelled if need else None,
-                    forecast_labels=need.labels if need else None,
-                    wrong=wrong,
-                    orders=ORDERS,
-                    settled=len(settled),
-                    words={word: words.count(word) for word in sorted(set(words))},
-                    unlabelled=median(one[1] for one in settled) if half else None,
-                    labels=median(one[2] for one in settled) if half else None,
-                )
-            )
     return LabelsNeeded(
         data=data,
         gate=len(gate),
         unlabelled=len(hidden),
         margin=forecast.margin,
         run=forecast.run,
-        level=level,
+        level=forecast.level_now,
         first_level=forecast.level,
-        needed=found,
+        needed=[
+            row
+            for name, asked in variants.items()
+            for row in _of_variant(name, reference, asked, gate, hidden, labels, forecast)
+        ],
     )
+
+
+def _of_variant(
+    name: str,
+    reference: Asked,
+    asked: Asked,
+    gate: np.ndarray,
+    hidden: np.ndarray,
+    labels: int,
+    forecast: LabelPlan,
+) -> Iterator[Needed]:
+    """By the share of labels that are wrong."""
+    cells = count(labels, gate, np.array(reference.gate), np.array(asked.gate))
+    theirs, ours = np.array(reference.unlabelled), np.array(asked.unlabelled)
+    on_gate = drop_of(cells.ravel(), labels)
+    everything = count(labels, hidden, theirs, ours).reshape(1, -1)
+    true = float(macro_f1_drop(everything, kinds_of_cells(labels, np.arange(labels**3)))[0])
+    need = next((need for need in forecast.needs if need.variant == name), None)
+    for wrong in WRONG:
+        orders = [
+            _settled(np.random.default_rng(seed), cells, hidden, theirs, ours, wrong, forecast)
+            for seed in range(ORDERS)
+        ]
+        settled = [order for order in orders if order is not None]
+        yield Needed(
+            variant=name,
+            flip_rate=float((theirs != ours).mean()),
+            gate_drop=on_gate.drop,
+            gate_low=on_gate.low,
+            gate_high=on_gate.high,
+            gate_verdict=_word(on_gate, forecast.level, forecast.margin),
+            true_drop=true,
+            forecast_unlabelled=need.unlabelled if need else None,
+            forecast_labels=need.labels if need else None,
+            wrong=wrong,
+            orders=ORDERS,
+            settled=len(settled),
+            words=dict(sorted(Counter(order.word for order in settled).items())),
+            unlabelled=_middle([order.texts for order in settled]),
+            labels=_middle([order.labels for order in settled]),
+        )
 
 
 def _settled(
@@ -135,10 +152,9 @@ def _settled(
     theirs: np.ndarray,
     ours: np.ndarray,
     wrong: float,
-    level: float,
-    margin: float,
-) -> tuple[str, int, int] | None:
-    """The verdict, and how many texts and labels it took; None where all do not settle it."""
+    forecast: LabelPlan,
+) -> Settled | None:
+    """None where all texts do not settle it."""
     labels = len(gate)
     order = rng.permutation(len(hidden))
     errs = rng.random(len(hidden)) < wrong
@@ -154,12 +170,17 @@ def _settled(
             labelled=count(labels, given[flipped], theirs[flipped], ours[flipped]),
             checked=checked,
         )
-        word = _word(drop_of_flips(sample, RESAMPLES), level, margin)
+        word = _word(drop_of_flips(sample, RESAMPLES), forecast.level_now, forecast.margin)
         if word != INCONCLUSIVE:
-            return word, texts, len(flipped) + CHECKS
+            return Settled(word, texts, len(flipped) + CHECKS)
         if texts == len(hidden):
             return None
         texts = min(round(STEP * texts), len(hidden))
+
+
+def _middle(counts: Sequence[int]) -> float | None:
+    """The median; None where only half of the orders, or fewer, settled it."""
+    return median(counts) if len(counts) > ORDERS / 2 else None
 
 
 def _word(drop: Drop, level: float, margin: float) -> str:
@@ -175,17 +196,17 @@ def excerpt(found: LabelsNeeded) -> str:
     """A row for each variant and labeller."""
     rows = [
         (
-            each.variant,
-            f"{each.flip_rate:.2%}",
-            f"{each.gate_drop:+.4f} ({each.gate_low:+.4f} to {each.gate_high:+.4f})",
-            each.gate_verdict.upper(),
-            f"{each.true_drop:+.4f}",
-            f"{_count(each.forecast_unlabelled)} / {_count(each.forecast_labels)}",
-            f"{each.wrong:.0%}",
-            f"{_count(each.unlabelled)} / {_count(each.labels)}",
-            ", ".join(f"{often} {word.upper()}" for word, often in each.words.items()) or "none",
+            row.variant,
+            f"{row.flip_rate:.2%}",
+            f"{row.gate_drop:+.4f} ({row.gate_low:+.4f} to {row.gate_high:+.4f})",
+            row.gate_verdict.upper(),
+            f"{row.true_drop:+.4f}",
+            f"{_count(row.forecast_unlabelled)} / {_count(row.forecast_labels)}",
+            f"{row.wrong:.0%}",
+            f"{_count(row.unlabelled)} / {_count(row.labels)}",
+            ", ".join(f"{often} {word.upper()}" for word, often in row.words.items()) or "none",
         )
-        for each in found.needed
+        for row in found.needed
     ]
     heads = (
         "variant",

@@ -110,8 +110,10 @@ def plan(
 ) -> LabelPlan:
     """`pairs` by variant and `of_reference` are as `population` takes them; `any_flips` is the share of texts
     that some variant flips, all of which get a label; `level_of` is what a run may spend on each variant."""
-    level, level_now = level_of(1), level_of(run)
-    needs, populations = [], {}
+    level = level_of(1)
+    level_now = level_of(run)
+    needs = []
+    populations = {}
     for name, counts in pairs.items():
         found = populations[name] = population(counts, of_reference)
         texts = int(counts.sum())
@@ -154,7 +156,8 @@ def plan(
 
 def _fewest(shown: Callable[[float], float], margin: float) -> int | None:
     """The fewest texts that show the margin, to `NEAR`."""
-    few, many = 1.0, float(MOST)
+    few = 1.0
+    many = float(MOST)
     if shown(many) > margin:
         return None
     while many / few > 1 + NEAR:

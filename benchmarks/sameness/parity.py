@@ -187,7 +187,9 @@ def ranking_drops(
     if truth.ndim == 1 and reference.shape[1] == 2:
         if positive is None:
             return {}
-        truth, reference, candidate = truth == positive, reference[:, positive], candidate[:, positive]
+        truth = truth == positive
+        reference = reference[:, positive]
+        candidate = candidate[:, positive]
     elif reference.shape[1] > MOST_RANKED:
         return {}
     else:

@@ -78,7 +78,7 @@ def _found(document: Promises) -> str:
 
 
 def _words(kept: Sequence[Kept]) -> list[str]:
-    return ["; ".join(f"{one.found:.1%} ({one.low:.1%} to {one.high:.1%})" for one in kept)]
+    return ["; ".join(f"{promise.found:.1%} ({promise.low:.1%} to {promise.high:.1%})" for promise in kept)]
 
 
 def _differ(found: Found) -> str:
@@ -113,7 +113,7 @@ def _github(rows: Sequence[Sequence[object]], heads: Sequence[str]) -> str:
 
 def note(document: Promises) -> str:
     """How to read the tables."""
-    fitted = " and ".join(f"{each.fitted:,} ({each.data})" for each in document.classifiers)
+    fitted = " and ".join(f"{promised.fitted:,} ({promised.data})" for promised in document.classifiers)
     return (
         f"Bands are fitted to fp32's scores of {fitted} validation texts, with 95 % confidence. The first "
         "table is what other texts show of each promise, with its exact interval. Gate is carved from the "

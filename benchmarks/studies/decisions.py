@@ -5,9 +5,10 @@ judged on all of them, which counts how often a promise is broken.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -21,9 +22,11 @@ from common.records import plain, read
 from export.registry import REFERENCE
 from handler.artifact import Artifact, read_json
 from handler.bands import decide_bands
+from handler.description import Bands
 from handler.errors import UserError
 from handler.predictor import Predictor
 from training.checkpoint import load_data, open_checkpoint
+from training.data.splits import Split
 from training.measures.bands import Goals, Judged, counted, fit, share_of
 
 ASKED = {
@@ -37,7 +40,9 @@ ASKED = {
 
 def draws_of(population: Judged, texts: int, goals: Goals, threshold: float, draws: int) -> tuple[int, int]:
     """Of so many fits to draws of so many `texts`, how many promise, and how many break their promise."""
-    rng, promised, broken = np.random.default_rng(0), 0, 0
+    rng = np.random.default_rng(0)
+    promised = 0
+    broken = 0
     for _ in tqdm(range(draws), "draws", disable=None, leave=False):
         try:
             bands = fit(population.take(rng.integers(len(population), size=texts)), goals, threshold)
@@ -49,6 +54,41 @@ def draws_of(population: Judged, texts: int, goals: Goals, threshold: float, dra
         wrong, among = counted(promise.kind, ends, population.truth)
         broken += wrong > share_of(promise.kind, promise.promised) * among
     return promised, broken
+
+
+class Scored(NamedTuple):
+    """A variant, and its scores [texts, labels] by split."""
+
+    name: str
+    artifact: Artifact
+    scores: dict[str, np.ndarray]
+
+    def with_bands(self, bands: Bands) -> Artifact:
+        return Artifact(self.artifact.folder, replace(self.artifact.meta, bands=bands))
+
+
+def _scored(folder: Path, name: str, splits: Mapping[str, Split]) -> Scored:
+    predictor = Predictor.load(folder)
+    scores = {
+        split: np.array([answer.scores for answer in predictor.predict(list(texts.texts))])
+        for split, texts in splits.items()
+    }
+    say(f"{name}: scored")
+    return Scored(name, predictor.artifact, scores)
+
+
+def _found(goal: str, variant: Scored, fp32: Scored, bands: Bands, name: str, split: Split) -> Found:
+    """What the variant decides by these bands, on the split of this name."""
+    outcome = decided(
+        variant.with_bands(bands),
+        variant.scores[name],
+        fp32.with_bands(bands),
+        fp32.scores[name],
+        split.labels,
+        split.groups,
+    )
+    assert outcome is not None
+    return Found(goal=goal, variant=variant.name, split=name, n=len(split), decided=outcome)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,34 +103,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     checkpoint = open_checkpoint(arguments.checkpoint)
     names = ["validation", "gate", *(["test"] if arguments.test else [])]
     splits = {name: load_data(checkpoint).splits[name] for name in names}
-    scores: dict[str, dict[str, np.ndarray]] = {}
-    artifacts: dict[str, Artifact] = {}
-    for variant in (REFERENCE, *arguments.variants):
-        predictor = Predictor.load(arguments.artifacts / variant)
-        artifacts[variant] = predictor.artifact
-        scores[variant] = {
-            name: np.array([each.scores for each in predictor.predict(list(split.texts))])
-            for name, split in splits.items()
-        }
-        say(f"{variant}: scored")
-    reference = artifacts[REFERENCE]
+    variants = [
+        _scored(arguments.artifacts / variant, variant, splits)
+        for variant in (REFERENCE, *arguments.variants)
+    ]
+    fp32 = variants[0]
+    reference = fp32.artifact
     place = reference.positive
     if place is None or reference.positive_label is None:
         parser.error("the classifier has no positive label")
     judged = {
-        name: Judged(scores[REFERENCE][name][:, place], split.labels == place)
-        for name, split in splits.items()
+        name: Judged(fp32.scores[name][:, place], split.labels == place) for name, split in splits.items()
     }
+    both = [judged[name] for name in ("validation", "gate")]
     population = Judged(
-        *(
-            np.concatenate(parts)
-            for parts in zip(
-                *((judged[name].scores, judged[name].truth) for name in ("validation", "gate")), strict=True
-            )
-        )
+        np.concatenate([texts.scores for texts in both]), np.concatenate([texts.truth for texts in both])
     )
     threshold = reference.meta.thresholds.get(reference.positive_label, 0.5)
-    asked, found = [], []
+    asked = []
+    found = []
     for words, goals in ASKED.items():
         validation = judged["validation"]
         drawn = draws_of(population, len(validation), goals, threshold, arguments.draws)
@@ -101,24 +132,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         except UserError as error:
             goal.refused = f"{error.seen}"
             continue
-        goal.act, goal.review = bands.act, bands.review
-        with_bands = {
-            name: Artifact(own.folder, replace(own.meta, bands=bands)) for name, own in artifacts.items()
-        }
-        for name in names[1:]:
-            for variant, artifact in with_bands.items():
-                outcome = decided(
-                    artifact,
-                    scores[variant][name],
-                    with_bands[REFERENCE],
-                    scores[REFERENCE][name],
-                    splits[name].labels,
-                    splits[name].groups,
-                )
-                assert outcome is not None
-                found.append(
-                    Found(goal=words, variant=variant, split=name, n=len(splits[name]), decided=outcome)
-                )
+        goal.act = bands.act
+        goal.review = bands.review
+        found += [
+            _found(words, variant, fp32, bands, name, splits[name])
+            for name in names[1:]
+            for variant in variants
+        ]
     own = Promised(
         data=checkpoint.meta.data.spec,
         label=reference.positive_label,
@@ -135,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _with(path: Path, own: Promised) -> Promises:
     """The file with these promises among those of other data."""
     document = read(read_json(path), Promises) if path.is_file() else Promises(classifiers=[])
-    others = [each for each in document.classifiers if each.data != own.data]
+    others = [promised for promised in document.classifiers if promised.data != own.data]
     document = Promises(classifiers=[*others, own])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, plain(document))

@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     checkpoint = open_checkpoint(arguments.checkpoint)
     dataset = load_data(checkpoint)
-    gate, texts = dataset.splits["gate"], read_unlabelled(arguments.texts, dataset)
+    gate = dataset.splits["gate"]
+    texts = read_unlabelled(arguments.texts, dataset)
     key = read_key(arguments.written, checkpoint.labels, gate.texts, texts)
     found = needed(
         arguments.data,

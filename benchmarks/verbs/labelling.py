@@ -120,7 +120,8 @@ def _write(arguments: argparse.Namespace) -> int:
 
     _, dataset = open_data(arguments)
     artifacts = open_variants(arguments, dataset)
-    gate, texts = dataset.splits["gate"].texts, read_unlabelled(arguments.texts, dataset)
+    gate = dataset.splits["gate"].texts
+    texts = read_unlabelled(arguments.texts, dataset)
     found = answers(artifacts, gate, texts, arguments.threads, shown)
     path = arguments.write
     key = write_flips(path, found, artifacts, gate, texts, arguments.checks, arguments.most)
@@ -151,7 +152,8 @@ def _read(arguments: argparse.Namespace) -> int:
     from training.data.unlabelled import read_unlabelled
 
     checkpoint, dataset = open_data(arguments)
-    gate, path = dataset.splits["gate"], arguments.read
+    gate = dataset.splits["gate"]
+    path = arguments.read
     texts = read_unlabelled(arguments.texts, dataset)
     key = read_key(path, checkpoint.labels, gate.texts, texts)
     given = read_labels(path, key, gate.texts, texts)
@@ -191,7 +193,8 @@ def plan_labels(arguments: argparse.Namespace) -> int:
     reference = {REFERENCE: artifacts[REFERENCE]}
     on_validation = answers(reference, [], validation.texts, arguments.threads, shown).unlabelled[REFERENCE]
     found = answers(artifacts, [], texts, arguments.threads, shown).unlabelled
-    labels, names = len(checkpoint.labels), [name for name in found if name != REFERENCE]
+    labels = len(checkpoint.labels)
+    names = [name for name in found if name != REFERENCE]
     planned = plan(
         {name: count(labels, found[REFERENCE], found[name]) for name in names},
         count(labels, validation.labels, on_validation),

@@ -84,7 +84,8 @@ class Dataset:
 
     def unleaked(self, split: str) -> np.ndarray | None:
         """Rows of the split that train did not hold too; None where that is all of them, or none."""
-        texts, leaked = len(self.splits[split]), self.leaked.get(split, ())
+        texts = len(self.splits[split])
+        leaked = self.leaked.get(split, ())
         return np.setdiff1d(np.arange(texts), leaked) if 0 < len(leaked) < texts else None
 
     def warnings(self) -> list[str]:

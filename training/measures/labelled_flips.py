@@ -73,7 +73,8 @@ def drop_of_flips(sample: FlipSample, resamples: int | None = None) -> Drop:
     expected = expected_cells(sample).ravel()
     labels = sample.labels
     truth, theirs, ours = np.indices((labels, labels, labels)).reshape(3, -1)
-    harmed, helped = (theirs == truth) & (ours != truth), (theirs != truth) & (ours == truth)
+    harmed = (theirs == truth) & (ours != truth)
+    helped = (theirs != truth) & (ours == truth)
     kinds = kinds_of_cells(labels, np.arange(labels**3))
     most, least = (
         _drawn(sample, one_more(expected, labels, np.flatnonzero(ways), sign), sign, kinds, resamples)
