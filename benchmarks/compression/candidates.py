@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
+from typing import Any
 
 KEPT = (1.0, 0.9, 0.75, 0.6, 0.5)  # of the encoder's arithmetic; 1: not pruned
 MAY_TURN = (0.0, 0.005, 0.01, 0.02)  # of labels, by a first stage; 0: there is none
@@ -31,12 +32,12 @@ class Candidate:
         return "-".join(parts)
 
     @property
-    def params(self) -> dict[str, float | bool]:
+    def params(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def of(cls, params: Mapping[str, float | bool]) -> "Candidate":
-        return cls(**params)  # type: ignore[arg-type] # a study gives back what it was given
+    def of(cls, params: Mapping[str, Any]) -> "Candidate":
+        return cls(**params)
 
     def __str__(self) -> str:
         words = [f"{self.keep:.0%} of the encoder" if self.keep < 1 else "the whole encoder", "int8"]

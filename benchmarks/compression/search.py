@@ -31,10 +31,10 @@ def search(
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = _open(folder, subject)
-    distributions = {
+    distributions: dict[str, Any] = {
         name: optuna.distributions.CategoricalDistribution(values) for name, values in space(prunable).items()
     }
-    known = {each.candidate: each for each in _known(study)}
+    known = {tried.candidate: tried for tried in _known(study)}
     ends = time.monotonic() + 60 * minutes
     waiting = candidates(prunable)
     with tqdm(total=len(waiting), initial=len(known), desc="candidates", disable=None) as bar:
@@ -57,20 +57,21 @@ def search(
 
 def outcome(tried: Tried, margin: float) -> str:
     """One candidate in a sentence."""
-    if tried.refused:
+    found = tried.measured
+    if found is None:
         return f"  refused: {tried.refused}"
     word = "likely to pass" if tried.may_pass(margin) else "not likely to pass"
     return (
-        f"  {tried.faster:.2f} times int8 ({tried.low:.2f} to {tried.high:.2f}), "
-        f"{tried.agreement:.2%} of labels agree, {word} at {margin:g}"
+        f"  {found.faster:.2f} times int8 ({found.low:.2f} to {found.high:.2f}), "
+        f"{found.agreement:.2%} of labels agree, {word} at {margin:g}"
     )
 
 
 def _worth(tried: Tried, margin: float) -> float:
     """What the sampler is to raise: the speed of what may pass, and less than any speed of what may not."""
-    if tried.faster is None:
+    if tried.measured is None:
         return -1.0
-    return tried.faster if tried.may_pass(margin) else -min(tried.margin or 1.0, 1.0)
+    return tried.faster if tried.may_pass(margin) else -min(tried.measured.margin, 1.0)
 
 
 def _proposed(
@@ -82,7 +83,7 @@ def _proposed(
     candidate = Candidate.of(trial.params)
     if candidate not in known:
         return candidate
-    return next(each for each in waiting if each not in known)
+    return next(unknown for unknown in waiting if unknown not in known)
 
 
 def _failed() -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.compression.candidates import Candidate
-from benchmarks.compression.records import Tried
+from benchmarks.compression.records import Measured, Tried
 from benchmarks.in_process.ratios import student
 from benchmarks.sameness.labels_needed import population
 from common.commands import say
@@ -64,23 +64,28 @@ class Bench:
         except (RefusedError, UnsupportedError) as error:
             tried.refused = f"{error.what}: {error.seen}"
             return tried
-        return self._measured(tried, Predictor(artifact))
+        tried.measured = self._measured(Predictor(artifact))
+        return tried
 
-    def _measured(self, tried: Tried, predictor: Predictor) -> Tried:
+    def _measured(self, predictor: Predictor) -> Measured:
         int8 = Predictor(self.build(Candidate()))
         reference = Predictor.load(self.of(Candidate()).artifacts / REFERENCE)
         split = self.source.dataset.splits["validation"]
         texts = list(split.texts)
         logs = _log_ratios(int8, predictor, texts)
-        tried.faster, (tried.low, tried.high) = float(np.exp(logs.mean())), student(logs)
+        low, high = student(logs)
         given, theirs = (_labels(each, texts) for each in (predictor, reference))
         labels = len(predictor.artifact.labels)
         found = population(_counts(theirs, given, labels), _counts(np.asarray(split.labels), theirs, labels))
         gate = len(self.source.dataset.splits["gate"])
-        tried.margin = found.by_gate(gate, share_of(1))
-        check = predictor.artifact.meta.check
-        tried.agreement, tried.equal = check.label_agreement, check.equal
-        return tried
+        return Measured(
+            faster=float(np.exp(logs.mean())),
+            low=low,
+            high=high,
+            agreement=float((given == theirs).mean()),
+            margin=found.by_gate(gate, share_of(1)),
+            equal=predictor.artifact.meta.check.equal,
+        )
 
 
 def _log_ratios(base: Predictor, other: Predictor, texts: Sequence[str]) -> np.ndarray:

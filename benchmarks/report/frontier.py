@@ -2,7 +2,7 @@
 
 from tabulate import tabulate
 
-from benchmarks.compression.records import Compression, Tried
+from benchmarks.compression.records import Compression, Measured, Tried
 from common.drawing import (
     BLUE,
     DASHED,
@@ -18,31 +18,38 @@ from common.drawing import (
     svg,
 )
 
+Point = tuple[Tried, Measured]
 
-def front(found: Compression) -> list[Tried]:
-    """Measured candidates that no other beats both in speed and in the margin that a gate would show."""
-    measured = [each for each in found.tried if each.faster is not None]
-    best: list[Tried] = []
-    for each in sorted(measured, key=lambda tried: -(tried.faster or 0)):
-        if not best or (each.margin or 1) < (best[-1].margin or 1):
-            best.append(each)
+
+def front(found: Compression) -> list[Point]:
+    """Measured candidates that no other beats both in speed and in the margin that a gate would show, the
+    fastest first."""
+    best: list[Point] = []
+    for tried, measured in sorted(_points(found), key=lambda point: -point[1].faster):
+        if not best or measured.margin < best[-1][1].margin:
+            best.append((tried, measured))
     return best
+
+
+def _points(found: Compression) -> list[Point]:
+    return [(tried, tried.measured) for tried in found.tried if tried.measured is not None]
 
 
 def table(found: Compression) -> str:
     """A row for each candidate, the fastest first, as Markdown."""
     rows = [
-        [
-            f"{each.candidate}",
-            "–" if each.faster is None else f"{each.faster:.2f} ({each.low:.2f} to {each.high:.2f})",
-            "–" if each.agreement is None else f"{each.agreement:.2%}",
-            "–" if each.margin is None else f"{each.margin:.4f}",
-            _said(each, found),
-        ]
-        for each in sorted(found.tried, key=lambda tried: -(tried.faster or 0))
+        [f"{tried.candidate}", *_cells(tried.measured), _said(tried, found)]
+        for tried in sorted(found.tried, key=lambda tried: -tried.faster)
     ]
     heads = ["candidate", "times int8, 95 %", "labels that agree", "margin that a gate would show", ""]
     return tabulate(rows, heads, "github", disable_numparse=True)
+
+
+def _cells(measured: Measured | None) -> list[str]:
+    if measured is None:
+        return ["–"] * 3
+    faster = f"{measured.faster:.2f} ({measured.low:.2f} to {measured.high:.2f})"
+    return [faster, f"{measured.agreement:.2%}", f"{measured.margin:.4f}"]
 
 
 def _said(tried: Tried, found: Compression) -> str:
@@ -55,23 +62,18 @@ def _said(tried: Tried, found: Compression) -> str:
 
 def picture(found: Compression) -> str:
     """Speed against the margin that a gate would show, as SVG; empty where nothing was measured."""
-    measured = [each for each in found.tried if each.faster is not None and each.margin is not None]
-    if not measured:
+    points, best = _points(found), front(found)
+    if not points:
         return ""
-    best = front(found)
     with canvas(4.0) as (figure, (axes,)):
         axes.axhline(found.margin, color=MUTED, linewidth=1, linestyle=DASHED, zorder=1)
-        axes.plot(
-            [each.faster for each in best],
-            [each.margin for each in best],
-            color=BLUE,
-            linewidth=1.4,
-            zorder=2,
-        )
-        for each in measured:
-            colour = GREEN if each.may_pass(found.margin) else REST
-            axes.plot([each.low, each.high], [each.margin] * 2, color=colour, linewidth=1, zorder=2)
-            axes.plot(each.faster, each.margin, "o", color=colour, markeredgecolor=PAPER, zorder=3)
+        ends = [(measured.faster, measured.margin) for _, measured in best]
+        axes.plot(*zip(*ends, strict=True), color=BLUE, linewidth=1.4, zorder=2)
+        for tried, measured in points:
+            colour = GREEN if tried.may_pass(found.margin) else REST
+            reach = [measured.low, measured.high]
+            axes.plot(reach, [measured.margin] * 2, color=colour, linewidth=1, zorder=2)
+            axes.plot(measured.faster, measured.margin, "o", color=colour, markeredgecolor=PAPER, zorder=3)
         axes.set_xlabel("texts/s as a multiple of int8's  (faster →)")
         axes.set_ylabel("margin that a gate would show  (closer ↓)")
         axes.set_ylim(bottom=0)
@@ -84,9 +86,13 @@ def picture(found: Compression) -> str:
             color=MUTED,
             size=FONT,
         )
-        labels = [Label(each.faster, each.margin, _short(each), INK, each in best) for each in best]
-        label_points(axes, labels)
-        sentence = "; ".join(f"{each.candidate} {each.faster:.2f} at {each.margin:.4f}" for each in measured)
+        label_points(
+            axes,
+            [Label(measured.faster, measured.margin, _short(tried), INK, True) for tried, measured in best],
+        )
+        sentence = "; ".join(
+            f"{tried.candidate} {measured.faster:.2f} at {measured.margin:.4f}" for tried, measured in points
+        )
         return svg(figure, "frontier", "Speed against closeness to fp32", sentence)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.compression.candidates import Candidate, candidates
-from benchmarks.compression.records import NAME, Compression, Tried
+from benchmarks.compression.records import NAME, Compression, Measured, Tried
 from benchmarks.compression.search import search
 from benchmarks.report.files import read_compression
 from benchmarks.report.frontier import excerpt, front, picture, table
@@ -21,16 +21,16 @@ def tried_of(candidate: Candidate) -> Tried:
     """A re-check makes it closer and slower, a first stage faster and less close, pruning far less close."""
     faster = (1 + 40 * candidate.may_turn) / candidate.keep * (0.9 if candidate.recheck else 1)
     margin = 0.006 + candidate.may_turn / 2 - 0.004 * candidate.recheck + 0.2 * (1 - candidate.keep)
-    return Tried(
-        **candidate.params,
-        variant=candidate.variant,
-        faster=faster,
-        low=faster * 0.97,
-        high=faster * 1.03,
-        agreement=0.99,
-        margin=margin,
-        equal=True,
+    measured = Measured(
+        faster=faster, low=faster * 0.97, high=faster * 1.03, agreement=0.99, margin=margin, equal=True
     )
+    return Tried(**candidate.params, variant=candidate.variant, measured=measured)
+
+
+def margin_of(candidate: Candidate) -> float:
+    measured = tried_of(candidate).measured
+    assert measured is not None
+    return measured.margin
 
 
 def test_every_candidate_is_a_variant() -> None:
@@ -59,9 +59,9 @@ def test_all_are_tried_once_and_plain_int8_first(tmp_path) -> None:
     assert asked[0] == Candidate()
     assert sorted(asked, key=str) == sorted(candidates(prunable=True), key=str)
     best = Compression(data="demo", margin=MARGIN, gate=1750, left=0, tried=found).best
-    passing = [each for each in candidates(True) if (tried_of(each).margin or 1) <= MARGIN]
+    passing = [candidate for candidate in candidates(True) if margin_of(candidate) <= MARGIN]
     assert best is not None
-    assert best.faster == max(tried_of(each).faster or 0 for each in passing)
+    assert best.faster == max(tried_of(candidate).faster for candidate in passing)
 
 
 def test_an_interrupted_search_goes_on(tmp_path) -> None:
@@ -95,7 +95,8 @@ def test_another_search_in_the_same_folder_is_refused(tmp_path) -> None:
 
 def test_what_fails_the_check_is_not_chosen_however_fast() -> None:
     slow, fast = (tried_of(candidate) for candidate in (Candidate(), Candidate(may_turn=0.005)))
-    fast.equal = False
+    assert fast.measured is not None
+    fast.measured.equal = False
     found = Compression(data="demo", margin=MARGIN, gate=1750, left=0, tried=[slow, fast])
     assert found.best == slow
 
@@ -104,13 +105,16 @@ def test_the_front_has_none_that_another_beats_in_both() -> None:
     every = [tried_of(candidate) for candidate in candidates(prunable=True)]
     found = Compression(data="demo", margin=MARGIN, gate=1750, left=0, tried=every)
     best = front(found)
-    for each in best:
-        assert not [
+    assert best
+    for tried, measured in best:
+        beaten_by = [
             other
             for other in every
-            if (other.faster or 0) > (each.faster or 0) and (other.margin or 1) < (each.margin or 1)
+            if other.faster > tried.faster and margin_of(other.candidate) < measured.margin
         ]
-    assert [each.faster for each in best] == sorted((each.faster for each in best), reverse=True)
+        assert not beaten_by
+    speeds = [measured.faster for _, measured in best]
+    assert speeds == sorted(speeds, reverse=True)
 
 
 def test_the_table_says_what_is_chosen_and_why_others_were_refused() -> None:
@@ -143,8 +147,8 @@ def test_a_search_builds_measures_and_hands_over(checkpoint, tmp_path, capsys) -
     found = read_compression(tmp_path / "search" / f"{NAME}.json")
     assert [each["variant"] for each in shown["tried"]] == ["openvino-int8"]
     (int8,) = found.tried
-    assert int8.low is not None
-    assert int8.low < 1.25
+    assert int8.measured is not None
+    assert int8.measured.low < 1.25
     assert status == (0 if found.best else 1)
     if found.best:
         assert {path.name for path in (tmp_path / "artifacts-search").iterdir()} == {"fp32", "openvino-int8"}
