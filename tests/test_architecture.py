@@ -59,7 +59,7 @@ def test_benchmarks_know_the_checkpoint_data_and_measures_of_training_and_no_mor
 
 
 def test_measuring_never_imports_presenting() -> None:
-    measuring = ("baselines", "capacity", "ceilings", "in_process", "sameness", "served")
+    measuring = ("baselines", "capacity", "ceilings", "compression", "in_process", "sameness", "served")
     for path in (path for room in measuring for path in modules(f"benchmarks/{room}")):
         assert not [name for name in imported(path) if name.startswith("benchmarks.report")], path
 

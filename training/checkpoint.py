@@ -28,7 +28,7 @@ from common.records import plain, read
 from handler.artifact import read_json
 from handler.description import Adoption
 from handler.errors import UserError
-from handler.pooled_classifier import read_classifier
+from handler.pooled_classifier import PooledClassifierConfig, read_classifier
 from handler.runtimes import refuse_code
 from training import data
 from training.backbones import clear_limits
@@ -53,6 +53,12 @@ class Checkpoint:
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(self.meta.labels)
+
+    @property
+    def has_own_head(self) -> bool:
+        """Whether the head is this project's, which nothing but this project reads."""
+        config = read_json(self.folder / "config.json")
+        return config.get("model_type") == PooledClassifierConfig.model_type
 
     @property
     def positive_label(self) -> str | None:

@@ -20,7 +20,7 @@ from benchmarks.in_process.worker import WorkerError, open_worker
 from common.atomic import replacing_folder, write_json
 from common.commands import say
 from common.environment import installed, missing
-from handler.artifact import file_sha256, read_json
+from handler.artifact import file_sha256
 
 if TYPE_CHECKING:  # it imports transformers, which comparing and selecting reports need not wait for
     from training.checkpoint import Checkpoint
@@ -92,20 +92,13 @@ def _why_not(baseline: Baseline, checkpoint: "Checkpoint", dataset: "Dataset | N
     """Why a baseline is left out; None where it can be had."""
     if absent := missing(baseline.requires):
         return why_left_out(absent)
-    if "optimum" in baseline.requires and _has_own_head(checkpoint):
+    if "optimum" in baseline.requires and checkpoint.has_own_head:
         return "optimum exports models of transformers, and this one has a head of this project"
     if not baseline.fitted:
         return None
     if dataset is None:
         return "there are no training texts to fit it to"
     return bag_of_words.lacks(checkpoint, dataset)
-
-
-def _has_own_head(checkpoint: "Checkpoint") -> bool:
-    from handler.pooled_classifier import PooledClassifierConfig
-
-    config = read_json(checkpoint.folder / "config.json")
-    return config.get("model_type") == PooledClassifierConfig.model_type
 
 
 def _fit(

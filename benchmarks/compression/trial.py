@@ -1,24 +1,24 @@
 """One candidate, built and measured on validation texts: its speed, and what a gate would show of it."""
 
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.compression.candidates import Candidate
+from benchmarks.compression.candidates import INT8, Candidate
 from benchmarks.compression.records import Measured, Tried
 from benchmarks.in_process.ratios import student
+from benchmarks.names import REFERENCE
 from benchmarks.sameness.labels_needed import population
-from common.commands import say
-from export.build import build
-from export.registry import REFERENCE, RefusedError, choose
-from export.source import Source
-from handler.artifact import Artifact
-from handler.errors import UnsupportedError
+from handler.artifact import Artifact, open_artifact
 from handler.predictor import Predictor, decide
+from training.checkpoint import Checkpoint
+from training.data import Dataset
 from training.measures.gate_ledger import share_of
 
 BATCH = 32
@@ -28,56 +28,60 @@ UNPRUNED = (REFERENCE, "static", "static-openvino-fp32")  # what other candidate
 
 @dataclass(frozen=True)
 class Bench:
-    """What candidates are built from and measured with; artifacts of one `keep` share a folder."""
+    """What candidates are built from and measured with; artifacts of one `keep` share a folder below
+    `artifacts`. `unlabelled` is what students also learn on, as `export build` takes it."""
 
-    source: Source
+    checkpoint: Checkpoint
+    dataset: Dataset
+    artifacts: Path
+    unlabelled: str | None = None
 
-    def of(self, candidate: Candidate) -> Source:
-        folder = self.source.artifacts / f"keep-{candidate.keep:g}"
-        may_turn = candidate.may_turn or self.source.may_turn
-        return replace(self.source, artifacts=folder, keep=candidate.keep, may_turn=may_turn)
+    def folder(self, candidate: Candidate) -> Path:
+        return self.artifacts / f"keep-{candidate.keep:g}"
 
-    def build(self, candidate: Candidate) -> Artifact:
-        """The candidate, and before it what it is made of. Raises `RefusedError` and `UnsupportedError`."""
-        source = self.of(candidate)
-        self._share(source.artifacts)
-        chosen, left_out = choose([candidate.variant])
-        if left_out:
-            raise UnsupportedError(
-                f"{candidate.variant} cannot be built here",
-                seen="; ".join(left_out[candidate.variant]),
-                remedy="Install what it needs",
-            )
-        return [build(variant, source, say) for variant in chosen][-1]
+    def build(self, candidate: Candidate) -> Artifact | str:
+        """The candidate, by `python -m export build`, or why it could not be built."""
+        folder = self.folder(candidate)
+        self._share(folder)
+        command = [sys.executable, "-m", "export", "build", candidate.variant, "--artifacts", folder]
+        command += ["--checkpoint", self.checkpoint.folder, "--keep", candidate.keep]
+        if candidate.may_turn:
+            command += ["--may-turn", candidate.may_turn]
+        if self.unlabelled is not None:
+            command += ["--unlabelled", self.unlabelled]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            return lines[-1].removeprefix("error: ") if lines else f"exit status {done.returncode}"
+        return open_artifact(folder / candidate.variant)
 
     def _share(self, folder: Path) -> None:
         """What pruning does not change is built once."""
-        first = self.of(Candidate()).artifacts
+        first = self.folder(Candidate())
         for name in UNPRUNED:
             if (first / name).is_dir() and not (folder / name).exists():
                 shutil.copytree(first / name, folder / name)
 
     def try_out(self, candidate: Candidate) -> Tried:
         tried = Tried(**candidate.params, variant=candidate.variant)
-        try:
-            artifact = self.build(candidate)
-        except (RefusedError, UnsupportedError) as error:
-            tried.refused = f"{error.what}: {error.seen}"
-            return tried
-        tried.measured = self._measured(Predictor(artifact))
+        built = self.build(candidate)
+        if isinstance(built, str):
+            tried.refused = built
+        else:
+            tried.measured = self._measured(Predictor(built))
         return tried
 
     def _measured(self, predictor: Predictor) -> Measured:
-        int8 = Predictor(self.build(Candidate()))
-        reference = Predictor.load(self.of(Candidate()).artifacts / REFERENCE)
-        split = self.source.dataset.splits["validation"]
+        first = self.folder(Candidate())
+        int8, reference = (Predictor.load(first / name) for name in (INT8, REFERENCE))
+        split = self.dataset.splits["validation"]
         texts = list(split.texts)
         logs = _log_ratios(int8, predictor, texts)
         low, high = student(logs)
         given, theirs = (_labels(each, texts) for each in (predictor, reference))
         labels = len(predictor.artifact.labels)
         found = population(_counts(theirs, given, labels), _counts(np.asarray(split.labels), theirs, labels))
-        gate = len(self.source.dataset.splits["gate"])
+        gate = len(self.dataset.splits["gate"])
         return Measured(
             faster=float(np.exp(logs.mean())),
             low=low,

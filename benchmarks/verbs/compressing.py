@@ -1,8 +1,6 @@
 """`python -m benchmarks compress`: search for the fastest variant that is likely to pass."""
 
 import argparse
-import hashlib
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +9,11 @@ from benchmarks.verbs.measuring import add_max_f1_drop
 from common.commands import emit, positive_float, say
 from common.options import BUILD, add_checkpoint
 from common.programs import command
+from handler.artifact import file_sha256
 from handler.errors import UserError
 
 if TYPE_CHECKING:  # torch takes seconds, and --help needs none of it
-    from benchmarks.compression.records import Compression
+    from benchmarks.compression.records import Tried
     from benchmarks.compression.trial import Bench
 
 
@@ -42,7 +41,6 @@ def compress_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def compress(arguments: argparse.Namespace) -> int:
-    import export.variants  # noqa: F401 - registers the variants
     from benchmarks.compression.candidates import candidates
     from benchmarks.compression.records import NAME, Compression
     from benchmarks.compression.search import search
@@ -50,10 +48,7 @@ def compress(arguments: argparse.Namespace) -> int:
     from benchmarks.report.frontier import picture, table
     from common.atomic import write_json, write_text
     from common.records import plain
-    from export.registry import kind_of
-    from export.source import Source
     from training.checkpoint import load_data, open_checkpoint
-    from training.data.unlabelled import read_unlabelled
 
     checkpoint = open_checkpoint(arguments.checkpoint)
     if not checkpoint.judged:
@@ -63,24 +58,21 @@ def compress(arguments: argparse.Namespace) -> int:
             remedy="Train one, or adopt yours with labelled --data: python -m export build --data …",
         )
     dataset = load_data(checkpoint)
-    unlabelled = read_unlabelled(arguments.unlabelled, dataset) if arguments.unlabelled else ()
-    source = Source(checkpoint, dataset, arguments.output / "trials", unlabelled=unlabelled)
-    config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
-    prunable = kind_of(config) == "encoder"
+    prunable = not checkpoint.has_own_head
     if not prunable:
         say("only an encoder with a head of transformers can be pruned: the search combines the other parts")
+    margin = arguments.max_f1_drop
     subject = {
-        "checkpoint": source.sha256,
-        "unlabelled texts": hashlib.sha256("\0".join(unlabelled).encode()).hexdigest(),
-        "margin": arguments.max_f1_drop,
+        "checkpoint": file_sha256(checkpoint.folder / "model.safetensors"),
+        "data": dataset.sha256,
+        "unlabelled": arguments.unlabelled,
+        "margin": margin,
     }
-    bench = Bench(source)
-    tried = search(
-        arguments.output, subject, prunable, arguments.minutes, arguments.max_f1_drop, bench.try_out
-    )
+    bench = Bench(checkpoint, dataset, arguments.output / "trials", arguments.unlabelled)
+    tried = search(arguments.output, subject, prunable, arguments.minutes, margin, bench.try_out)
     found = Compression(
         data=dataset.spec,
-        margin=arguments.max_f1_drop,
+        margin=margin,
         gate=len(dataset.splits["gate"]),
         left=len(candidates(prunable)) - len(tried),
         tried=tried,
@@ -88,26 +80,28 @@ def compress(arguments: argparse.Namespace) -> int:
     write_json(arguments.output / f"{NAME}.json", plain(found))
     write_text(arguments.output / "frontier.svg", picture(found))
     say(f"\n{table(found)}\n")
-    # Beside the other artifacts, where the ledger of all gates lies.
-    _hand_over(bench, found, arguments.output.with_name(f"artifacts-{arguments.output.name}"))
+    if found.best is None:
+        say("no candidate is likely to pass: serve fp32 or bf16")
+    else:
+        # Beside the other artifacts, where the ledger of all gates lies.
+        _hand_over(bench, found.best, arguments.output.with_name(f"artifacts-{arguments.output.name}"))
     emit(plain(found))
     return 0 if found.best else 1
 
 
-def _hand_over(bench: "Bench", found: "Compression", folder: Path) -> None:
+def _hand_over(bench: "Bench", best: "Tried", folder: Path) -> None:
     """The winner, plain int8 and fp32 in one folder, for the one look at the gate."""
-    from benchmarks.compression.candidates import Candidate
+    from benchmarks.compression.candidates import INT8, Candidate
+    from benchmarks.names import REFERENCE
     from common.atomic import replacing_folder
-    from export.registry import REFERENCE
 
-    if found.best is None:
-        say("no candidate is likely to pass: serve fp32 or bf16")
-        return
-    chosen = {Candidate(), found.best.candidate}
+    bench.build(best.candidate)  # another with its name may have been built since
+    first = bench.folder(Candidate())
+    artifacts = [first / REFERENCE, first / INT8]
+    if best.variant != INT8:
+        artifacts.append(bench.folder(best.candidate) / best.variant)
     with replacing_folder(folder) as scratch:
-        shutil.copytree(bench.of(Candidate()).artifacts / REFERENCE, scratch / REFERENCE)
-        for candidate in chosen:
-            artifact = bench.build(candidate)
-            shutil.copytree(artifact.folder, scratch / artifact.name)
+        for artifact in artifacts:
+            shutil.copytree(artifact, scratch / artifact.name)
     judge = command(f"benchmarks run --no-serve --artifacts {folder}")
-    say(f"{found.best.variant}: {found.best.candidate}. What the gate says of it: {judge}")
+    say(f"{best.variant}: {best.candidate}. What the gate says of it: {judge}")
