@@ -41,8 +41,9 @@ class Pair:
     cascade: Predictor
     fp32: Predictor
 
-    def row(self, name: str, texts: Sequence[str], before: Sequence[str] | None = None) -> Shifted:
-        """Of `texts`, which stood as `before` until they were rewritten."""
+    def row(self, name: str, texts: Sequence[str], found: np.ndarray | None = None) -> Shifted:
+        """Of `texts`; of rewritten ones, `found` says which fp32 called positive as they were, bool
+        [texts]."""
         say(f"{name}: {len(texts):,} texts")
         counted = dict(self.cascade.asked_again)
         given = _labels(self.cascade, texts)
@@ -54,13 +55,17 @@ class Pair:
             asked=self._asked(asked, len(texts)),
             turned=int((~same_labels(given, reference)).sum()),
         )
-        positive = self.fp32.artifact.positive
-        if before is not None and positive is not None and given.ndim == 1:
-            found = _labels(self.fp32, before) == positive
+        if found is not None:
+            positive = self.fp32.artifact.positive
             row.found = int(found.sum())
             row.lost_fp32 = int((found & (reference != positive)).sum())
             row.lost = int((found & (given != positive)).sum())
         return row
+
+    def found(self, texts: Sequence[str]) -> np.ndarray | None:
+        """Which of the texts fp32 calls positive; None where no one label is looked for."""
+        positive = self.fp32.artifact.positive
+        return None if positive is None else _labels(self.fp32, texts) == positive
 
     def _asked(self, asked: dict[str, int], texts: int) -> list[Asked]:
         """With what one look at each share says."""
@@ -130,16 +135,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows += [pair.row(spec, _others(spec, options, dataset)) for spec in options.on]
     if functional.applies_to(dataset.labels):
         rows.append(pair.row("functional cases", functional.templates().texts))
-    rows += [pair.row(f"gate, {name}", texts, gate) for name, texts in _rewritten(gate)]
-    found = Shift(
+    found = pair.found(gate)
+    rows += [pair.row(f"gate, {name}", texts, found) for name, texts in _rewritten(gate)]
+    document = Shift(
         variant=options.variant,
         data=dataset.spec,
         promised=pair.cascade.artifact.meta.proof.get(PROMISED),
         rows=rows,
     )
-    write_json(options.results / f"{NAME}.json", plain(found))
-    say(excerpt(found))
-    emit(plain(found))
+    write_json(options.results / f"{NAME}.json", plain(document))
+    say(excerpt(document))
+    emit(plain(document))
     return 0
 
 
