@@ -28,7 +28,7 @@ from common.atomic import recover, replacing_folder, write_json
 from common.commands import of_this_moment
 from common.environment import installed
 from export import check as checking
-from export import proof
+from export import proof, self_check
 from export.operating_point import fit_offsets
 from export.registry import REFERENCE, VARIANTS, Built, Variant
 from export.source import Source
@@ -60,10 +60,10 @@ from training.checkpoint import portable
 # of these makes artifacts stale.
 ROOT = Path(__file__).parents[1]
 MADE_BY = (
-    *(f"export/{name}.py" for name in ("build", "check", "operating_point", "proof", "source")),
+    *(f"export/{name}.py" for name in ("build", "check", "operating_point", "proof", "self_check", "source")),
     # What computes the scores that are checked; how requests are read and answered does not change them.
     *(f"handler/{name}.py" for name in ("artifact", "batching", "cuda", "encoder", "machine")),
-    *(f"handler/{name}.py" for name in ("bands", "predictor", "runtimes", "stages")),
+    *(f"handler/{name}.py" for name in ("bands", "predictor", "runtimes", "self_check", "stages")),
     *(f"training/{name}.py" for name in ("anatomies", "measures/noninferiority", "measures/statistics")),
 )
 RETRY = ".retry"  # below the folder of the first attempt
@@ -206,7 +206,8 @@ def _attempt(
         meta = replace(meta, logit_offsets=offsets)
         predictor.artifact = Artifact(folder, meta)
     check, reference = checking.check(predictor, source, answers, expected)
-    return replace(meta, check=check, reference=reference)
+    self_check.write(folder, self_check.record(predictor, source, answers.logits))
+    return replace(meta, check=check, reference=reference, files=artifacts.describe_files(folder))
 
 
 def _tokens(predictor: Predictor, lengths: Sequence[int]) -> dict[str, int]:

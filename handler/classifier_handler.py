@@ -18,6 +18,7 @@ from handler.metrics import Tally
 from handler.predictor import Predictor
 from handler.replies import Arrival, reply
 from handler.requests import Limits
+from handler.self_check import Tolerance
 from handler.service import Service
 
 # Requests to predict, to explain and to describe may share a batch. It logs no text.
@@ -40,7 +41,7 @@ class ClassifierHandler:
             workers = config.get("minWorkers") or (1 if gpu is None else max(1, len(gpus())))
             threads = settings.get("threads") or max(1, available_cpus() // workers)
             device = None if gpu is None else f"cuda:{gpu}"
-            predictor = Predictor.load(folder / "artifact", threads, device)
+            predictor = Predictor.load(folder / "artifact", threads, device, Tolerance.of(settings))
         except UserError as error:
             # TorchServe hides what a worker logs below warnings; what it writes to stderr is kept.
             print(f"the model did not load: {error}", file=sys.stderr, flush=True)
@@ -51,6 +52,7 @@ class ClassifierHandler:
         named = Model(name=name, version=version, variant=predictor.artifact.name)
         self.service = Service(predictor, limits, named, Tally(context.metrics, name))
         logger.info("%s is ready: %d shapes warmed, %d threads", named["variant"], shapes, threads)
+        logger.info("%s: %s", named["variant"], predictor.self_check)
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """One UTF-8 JSON answer per request, in order; statuses of single rows are set on `context`."""

@@ -4,6 +4,8 @@ The server, export's check, the command line and the benchmarks all use this one
 measured is what is shipped. It knows nothing of TorchServe and nothing of how artifacts are made.
 """
 
+import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,11 +23,14 @@ from handler.artifact import TOKENIZER, Artifact, open_artifact
 from handler.bands import decisions
 from handler.batching import MicroBatch, plan
 from handler.cuda import choose_device
-from handler.errors import UserError
+from handler.errors import UnsupportedError, UserError
 from handler.machine import available_cpus
 from handler.requests import LONE_SURROGATE
 from handler.runtimes import load_models, prepares_every_shape
+from handler.self_check import NONE, Outcome, Tolerance, judge, read_made
 from handler.stages import Model
+
+logger = logging.getLogger(__name__)
 
 # The window that is sorted by length at once: wide enough for full batches of one length, small enough
 # that memory stays flat over millions of texts.
@@ -70,9 +75,16 @@ class Prediction:
 class Predictor:
     """An artifact, loaded. `threads` defaults to the CPUs that this process may use, `device` (such as
     "cuda:1") to the one that the artifact is made for: the CPU, or the first GPU. One call at a time: inputs
-    lie in a buffer that the next call writes."""
+    lie in a buffer that the next call writes. Once loaded it checks itself: `self_check` says what was found,
+    and where more labels may change than `tolerance` allows, `UnsupportedError` is raised."""
 
-    def __init__(self, artifact: Artifact, threads: int | None = None, device: str | None = None) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        threads: int | None = None,
+        device: str | None = None,
+        tolerance: Tolerance | None = None,
+    ) -> None:
         self.artifact = artifact
         self.threads = threads or available_cpus()
         self.device = choose_device(artifact.meta, device)
@@ -85,12 +97,19 @@ class Predictor:
         self.models = load_models(artifact, self.threads, self.device)
         # Texts of all calls so far that each stage but the first was asked; windows are not counted.
         self.asked_again = {model.name: 0 for model in self.models[1:]}
+        self.self_check = self._check_itself(tolerance or Tolerance.of())
 
     @classmethod
-    def load(cls, folder: str | Path, threads: int | None = None, device: str | None = None) -> "Predictor":
+    def load(
+        cls,
+        folder: str | Path,
+        threads: int | None = None,
+        device: str | None = None,
+        tolerance: Tolerance | None = None,
+    ) -> "Predictor":
         """Open, verify and load the artifact at `folder`. Raises `UserError` as `open_artifact` does, and
-        `UnsupportedError` where the device is missing or cannot run it."""
-        return cls(open_artifact(folder), threads, device)
+        `UnsupportedError` where the device is missing or cannot run it, or its scores are others here."""
+        return cls(open_artifact(folder), threads, device, tolerance)
 
     @property
     def main(self) -> Model:
@@ -101,6 +120,41 @@ class Predictor:
     def model(self) -> Any:
         """The torch module whose gradients explain a score, or None where the runtime has none."""
         return getattr(self.main.forward, "model", None)
+
+    def _check_itself(self, tolerance: Tolerance) -> Outcome:
+        """Compare with what was recorded at export; `UnsupportedError` where it is not to be served."""
+        begun = time.perf_counter()
+        made = read_made(self.artifact, len(self.models), self.tokenizer)
+        if made is None:
+            return NONE
+        logits, tokens = self.logits_of_each(made.sequences), self.tokens(made.texts)
+        taken_ms = (time.perf_counter() - begun) * 1000
+        outcome = judge(self.artifact.meta, made, logits, tokens, tolerance, taken_ms)
+        if outcome.status == "mismatch":
+            name = self.artifact.name
+            if tolerance.on_mismatch == "refuse":
+                raise UnsupportedError(
+                    f"the artifact {name} gives other scores here than where it was exported",
+                    seen=outcome,
+                    remedy="Build it on this kind of CPU with these versions (python -m export build "
+                    f"{name}), or accept it: SELF_CHECK_ON_MISMATCH=warn",
+                )
+            logger.warning("%s is served although %s", name, outcome)
+        return outcome
+
+    def logits_of_each(self, sequences: Sequence[list[int]]) -> list[np.ndarray]:
+        """What each model says of all sequences of token ids, float32 [sequences, labels]; not counted."""
+        computed = self.computed_tokens
+        encodings = [Encoding(ids) for ids in sequences]
+        if self.artifact.meta.runtime_options.get("graphs"):
+            self._run_shape(*max(self.grid.shapes(), key=lambda shape: shape[0] * shape[1]))
+        found = [self._logits(encodings, model) for model in self.models]
+        self.computed_tokens = computed
+        return found
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids that are read of each text."""
+        return [encoding.ids for encoding in self.encode(texts)]
 
     def warm(self) -> int:
         """Run every shape of the grid that the runtime would compile or capture at its first use; returns how
@@ -114,9 +168,12 @@ class Predictor:
         if not prepares_every_shape(self.artifact):
             shapes = [shapes[0], shapes[-1]]
         for batch, length in shapes:
-            for model in self.models:
-                model(np.zeros((batch, length), np.int64), np.ones((batch, length), np.int64))
+            self._run_shape(batch, length)
         return len(shapes)
+
+    def _run_shape(self, batch: int, length: int) -> None:
+        for model in self.models:
+            model(np.zeros((batch, length), np.int64), np.ones((batch, length), np.int64))
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """Predictions in the order of `texts`."""

@@ -46,6 +46,7 @@ class Service:
         reference = predictor.artifact.meta.reference
         self._score_edges = reference.scores.edges
         self._lengths = reference.lengths.up_to
+        tally.add({("classifier_self_check", predictor.self_check.status): 1})
 
     def answer(self, requests: Sequence[Request]) -> list[list[dict[str, Any]]]:
         """For each request the answers of its rows, in order. If it raises, nothing is counted."""
@@ -92,6 +93,7 @@ class Service:
             **{key: value for key, value in plain(artifact.meta).items() if key not in hidden},
             "model": self.model,
             "artifact_sha256": artifact.sha256,
+            "self_check": {**asdict(self.predictor.self_check), "note": str(self.predictor.self_check)},
             "threads": self.predictor.threads,
             "limits": asdict(self.limits),
             "explanations": list(self.methods),

@@ -24,6 +24,8 @@ from handler.artifact import Artifact
 from handler.errors import UnsupportedError, UserError
 from handler.explanations import OCCLUSION, default_target, explain
 from handler.predictor import Prediction, Predictor
+from handler.self_check import Tolerance, judge, read_made
+from handler.stages import limits
 from tests.asking import held_to_schema
 from tests.conftest import ran
 from training import data, pipeline
@@ -87,6 +89,28 @@ def artifact_of(source: Source):
         return next(artifact for artifact in built if artifact.name == name)
 
     return get
+
+
+@pytest.mark.parametrize("name", ["fp32", "openvino-int8"])
+def test_the_self_check_has_sequences_on_both_sides_of_each_labels_threshold(artifact_of, name: str) -> None:
+    predictor = Predictor(artifact_of(name))
+    assert predictor.self_check.status == "same"
+    made = read_made(predictor.artifact, 1, predictor.tokenizer)
+    assert len(made.models[0].within) == len(LABELS)
+    given = np.array(made.models[0].logits) + (predictor.artifact.meta.logit_offsets or 0.0)
+    for label, column in zip(LABELS, (given - limits(predictor.artifact.meta)).T, strict=True):
+        assert (column > 0).sum() >= 8 <= (column < 0).sum(), label
+
+
+def test_a_move_of_one_independent_labels_logits_alone_is_refused(artifact_of) -> None:
+    predictor = Predictor(artifact_of("fp32"))
+    made = read_made(predictor.artifact, 1, predictor.tokenizer)
+    logits = np.array(made.models[0].logits)
+    for column in range(len(LABELS)):
+        moved = logits.copy()
+        moved[:, column] += 3
+        found = judge(predictor.artifact.meta, made, [moved], made.tokens, Tolerance(), 0)
+        assert found.status == "mismatch"
 
 
 def test_the_checkpoint_records_independent_labels_their_thresholds_and_figures(source: Source) -> None:

@@ -29,6 +29,7 @@ from handler.description import Description
 from handler.machine import cpu_features
 from handler.predictor import Predictor, decide
 from handler.records import plain
+from handler.self_check import FILE
 from handler.stages import BANDS, OPTION, Stage, ends_of, margins, stages_of
 from training.measures.calibration import Calibration
 from training.measures.statistics import same_labels
@@ -229,7 +230,7 @@ def fit_scale(logits: np.ndarray, reference: np.ndarray, artifact: Artifact) -> 
 
 def _copied(artifact: Artifact, folder: Path, name: str) -> list[Stage]:
     """The models of an artifact, copied into `folder`: under its stages' names, or `name` if it is one."""
-    others = shutil.ignore_patterns(DESCRIPTION, SIGNATURE, TOKENIZER)
+    others = shutil.ignore_patterns(DESCRIPTION, SIGNATURE, TOKENIZER, FILE)
     stages = stages_of(artifact.meta)
     if stages:
         for stage in stages:

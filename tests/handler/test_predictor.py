@@ -107,6 +107,7 @@ def test_the_public_schemas_are_those_of_the_types() -> None:
     """Made by `python -m tests.house.schemas`."""
     assert schemas.text(schemas.answer_schema()) == schemas.ANSWER.read_text()
     assert schemas.text(schemas.artifact_schema()) == schemas.ARTIFACT.read_text()
+    assert schemas.text(schemas.self_check_schema()) == schemas.SELF_CHECK.read_text()
     held_to_schema(EXAMPLE)
     assert COLUMNS.keys() <= get_type_hints(Single).keys()
 

@@ -20,9 +20,11 @@ from handler import answers
 from handler.artifact import DESCRIPTION
 from handler.description import Description
 from handler.records import Bounds
+from handler.self_check import FILE, Made
 
 HANDLER = Path(answers.__file__).parent
 ANSWER, ARTIFACT = HANDLER / "answer.schema.json", HANDLER / "artifact.schema.json"
+SELF_CHECK = HANDLER / "self-check.schema.json"
 HEAD = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
 PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null"}
 
@@ -36,6 +38,11 @@ def answer_schema() -> dict[str, Any]:
 def artifact_schema() -> dict[str, Any]:
     found: dict[str, Any] = {}
     return HEAD | {"title": DESCRIPTION, **schema(Description, found), "$defs": found}
+
+
+def self_check_schema() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    return HEAD | {"title": FILE, **schema(Made, found), "$defs": found}
 
 
 def schema(kind: Any, found: dict[str, Any]) -> dict[str, Any]:
@@ -95,3 +102,4 @@ def text(whole: dict[str, Any]) -> str:
 if __name__ == "__main__":
     ANSWER.write_text(text(answer_schema()))
     ARTIFACT.write_text(text(artifact_schema()))
+    SELF_CHECK.write_text(text(self_check_schema()))
