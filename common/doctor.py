@@ -13,6 +13,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -35,12 +36,14 @@ from common.torchserve import (
     read_config,
     threads_of,
 )
-from handler.artifact import Artifact, archived_artifact
+from handler.artifact import Artifact, archived_artifact, unpacked
 from handler.cuda import misfit
 from handler.description import Description
 from handler.errors import UserError
 from handler.machine import available_cpus, cpu_features, cpu_model, cpu_quotas, gpus, memory_left
+from handler.predictor import Predictor
 from handler.runtimes import PACKAGES, RUNTIMES
+from handler.self_check import Tolerance
 
 OLDEST, UNTRIED = (3, 11), (3, 14)  # of Python; nothing newer is admitted
 PYTHONS = "Use Python 3.11, 3.12 or 3.13 (3.14 is untried)"
@@ -293,7 +296,26 @@ def _archive(config: Config, name: str) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("archive", "fail", str(error), error.remedy)
         return
-    yield from _fits(artifact, settings)
+    found = list(_fits(artifact, settings))
+    yield from found
+    if not any(finding.status == "fail" for finding in found):
+        yield _self_check(archive, settings)
+
+
+def _self_check(archive: Path, settings: dict[str, Any]) -> Finding:
+    """Whether the model gives the scores here that it gave where it was exported."""
+    try:
+        tolerance = Tolerance.of(settings.get("handler"))
+        with tempfile.TemporaryDirectory(prefix="doctor-") as scratch:
+            predictor = Predictor(unpacked(archive, Path(scratch)), threads_of(settings), tolerance=tolerance)
+    except UserError as error:
+        return Finding("self-check", "fail", str(error), error.remedy)
+    except OSError as error:
+        remedy = "Set TMPDIR to a folder with room for the archive"
+        return Finding("self-check", "warn", f"not run: {error.strerror or error}", remedy)
+    outcome = predictor.self_check
+    remedy = "Build it on this kind of CPU, with this version: python -m export build"
+    return judged("self-check", outcome.status in ("same", "close"), str(outcome), remedy)
 
 
 def _fits(artifact: Artifact, settings: dict[str, Any]) -> Iterator[Finding]:

@@ -5,7 +5,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from common.commands import not_negative_float, positive_int
+from common.commands import not_negative_float, positive_int, share
+from handler.self_check import CHOICES, FLIPS, ON_MISMATCH, VARIABLES, Tolerance
 
 BUILD = Path("build")
 ARTIFACTS = BUILD / "artifacts"
@@ -51,6 +52,27 @@ def add_name(parser: argparse.ArgumentParser, of: str = "the model and its archi
 
 def add_threads(parser: argparse.ArgumentParser, default: str = "all CPUs of this process") -> None:
     parser.add_argument("--threads", type=positive_int, help=f"default: {default}")
+
+
+def add_self_check(parser: argparse.ArgumentParser, otherwise: str = "default:") -> None:
+    """What is done where a model gives other scores than at its export."""
+    usual = Tolerance()
+    parser.add_argument(
+        "--self-check-flips",
+        type=share,
+        metavar="SHARE",
+        help="of labels that may change because this machine computes in another way than the one that built "
+        f"the model; {otherwise} {usual.flips} (${VARIABLES[FLIPS]})",
+    )
+    parser.add_argument(
+        "--on-mismatch",
+        choices=CHOICES,
+        help=f"what to do where more may change; {otherwise} {usual.on_mismatch} (${VARIABLES[ON_MISMATCH]})",
+    )
+
+
+def tolerance_of(arguments: argparse.Namespace) -> Tolerance:
+    return Tolerance.of({}, arguments.self_check_flips, arguments.on_mismatch)
 
 
 def add_texts(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from common.atomic import recover, replacing
 from common.commands import emit, positive_int, say
-from common.options import add_threads
+from common.options import add_self_check, add_threads, tolerance_of
 from common.signing import add_trusted_key, verify
 from common.tables.layout import Reading
 from handler.artifact import open_artifact
@@ -45,6 +45,7 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--strict", action="store_true", help="exit status 1 if any row has no answer")
     add_threads(parser)
+    add_self_check(parser)
     parser.add_argument(
         "--part-rows",
         type=positive_int,
@@ -74,7 +75,7 @@ def predict(arguments: argparse.Namespace) -> int:
         text = read_text(arguments.text, Limits())
         if isinstance(text, Rejection):
             raise UserError(text.message, remedy="Give a text in quotes")
-        predictor = Predictor.load(arguments.artifact, arguments.threads)
+        predictor = _loaded(arguments)
         (prediction,) = predictor.predict([text])
         emit(predictor.answer(prediction))
         return 0
@@ -102,9 +103,9 @@ def _predict_job(arguments: argparse.Namespace) -> int:
         from scoring.on_ray import on_ray
 
         threads = arguments.threads or max(1, available_cpus() // arguments.workers)
-        engine = on_ray(arguments.address, arguments.workers, threads)
+        engine = on_ray(arguments.address, arguments.workers, threads, tolerance_of(arguments))
     else:
-        engine = here(Predictor(job.artifact, arguments.threads))
+        engine = here(Predictor(job.artifact, arguments.threads, tolerance=tolerance_of(arguments)))
     with redirect_stdout(sys.stderr):  # Ray tells of workers that died where we print JSON
         done = run_job(job, engine)
     say(f"{done['rows']:,} rows -> {done['output']}")
@@ -141,7 +142,7 @@ def _predict_stream(arguments: argparse.Namespace) -> int:
         layout = piped(sys.stdin.buffer, reading)
         columns = (column,)
         read = windows(runs(sys.stdin.buffer, layout), layout, column)
-    predictor = Predictor.load(arguments.artifact, arguments.threads)
+    predictor = _loaded(arguments)
     count = rejected = 0
     with _open_output(output) as target, tqdm(total=planned, unit=" texts", disable=None) as bar:
         writer: Writer = CsvWriter(target, columns) if written == "csv" else JsonWriter(target)
@@ -153,6 +154,10 @@ def _predict_stream(arguments: argparse.Namespace) -> int:
     if output is not None:
         say(f"{count:,} rows -> {output}")
     return _told_of_rejected(rejected, arguments.strict)
+
+
+def _loaded(arguments: argparse.Namespace) -> Predictor:
+    return Predictor.load(arguments.artifact, arguments.threads, tolerance=tolerance_of(arguments))
 
 
 def _reading(arguments: argparse.Namespace) -> Reading:

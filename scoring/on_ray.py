@@ -21,6 +21,7 @@ import scoring
 from handler.artifact import DESCRIPTION, open_artifact
 from handler.errors import UnsupportedError, UserError
 from handler.predictor import Predictor
+from handler.self_check import Tolerance
 from scoring.job import Engine, Job, Scored, score_part
 from scoring.plan import Part
 
@@ -31,9 +32,9 @@ TOKEN_BYTES = 32
 RETRIES = 3  # of a part whose worker died, or could not read or write; beyond, the part itself is at fault
 
 
-def on_ray(address: str | None, workers: int, threads: int) -> Engine:
+def on_ray(address: str | None, workers: int, threads: int, tolerance: Tolerance | None = None) -> Engine:
     """The engine of `workers` actors with `threads` CPUs each, on the cluster at `address`, or on a Ray of
-    this machine alone, which starts and ends with the job.
+    this machine alone, which starts and ends with the job. Each actor's self-check has the same `tolerance`.
 
     Ray's ports are open on every address of the machine, whatever its settings; who reaches them and has its
     token runs code. For its own Ray each job makes a new token; for a cluster the environment says which.
@@ -51,11 +52,17 @@ def on_ray(address: str | None, workers: int, threads: int) -> Engine:
             "Ray is not installed", remedy="Install it: .venv/bin/pip install 'ray[data]==2.60.*'"
         ) from error
 
-    return partial(_scored, ray, address, workers, threads)
+    return partial(_scored, ray, address, workers, threads, tolerance or Tolerance.of())
 
 
 def _scored(
-    ray: Any, address: str | None, workers: int, threads: int, job: Job, parts: list[Part]
+    ray: Any,
+    address: str | None,
+    workers: int,
+    threads: int,
+    tolerance: Tolerance,
+    job: Job,
+    parts: list[Part],
 ) -> Iterator[Scored]:
     if not parts:
         return
@@ -70,7 +77,7 @@ def _scored(
         rows = ray.data.from_items([part.number for part in parts], override_num_blocks=len(parts))
         done = rows.map_batches(
             _Worker,
-            fn_constructor_args=([shared], threads),
+            fn_constructor_args=([shared], threads, tolerance),
             batch_size=1,
             batch_format="numpy",
             num_cpus=threads,
@@ -92,7 +99,7 @@ def _scored(
 class _Worker:
     """An actor: the artifact from Ray's object store onto this worker's disk, loaded once."""
 
-    def __init__(self, shared: Any, threads: int) -> None:
+    def __init__(self, shared: Any, threads: int, tolerance: Tolerance) -> None:
         import ray
 
         job, files = ray.get(shared[0])
@@ -103,7 +110,7 @@ class _Worker:
             place.write_bytes(content)
         artifact = open_artifact(self.folder.name)
         self.job = replace(job, artifact=artifact)
-        self.predictor = Predictor(artifact, threads)
+        self.predictor = Predictor(artifact, threads, tolerance=tolerance)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         found = [

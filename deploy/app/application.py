@@ -37,6 +37,7 @@ from handler.metrics import Tally
 from handler.predictor import Predictor
 from handler.replies import Arrival, Reply, as_json, failure, refuse, report
 from handler.requests import Limits
+from handler.self_check import Tolerance
 from handler.service import Service
 
 STOP_S = 300  # for what was accepted to be answered: as long as a batch may take in an archive
@@ -77,13 +78,23 @@ class Model:
             queue_size or settings.get("jobQueueSize", usual.queue_size),
         )
 
-    def load(self, counted: counters.Counters, threads: int | None = None, explains: bool = True) -> Service:
-        """Loaded, with every shape warmed. Raises `UserError` where a runtime or a limit will not do."""
+    def load(
+        self,
+        counted: counters.Counters,
+        threads: int | None = None,
+        explains: bool = True,
+        flips: float | None = None,
+        on_mismatch: str | None = None,
+    ) -> Service:
+        """Loaded, with every shape warmed. `flips` and `on_mismatch` are those of `Tolerance`; the archive's
+        where they are None. Raises `UserError` where a runtime or a limit will not do, or where the
+        self-check says so."""
         settings = (self.settings or {}).get("handler") or {}
         if not explains:
             settings = {**settings, "maxExplained": 0}
         limits = Limits.of(settings)
-        predictor = Predictor(self.artifact, threads or settings.get("threads") or None)
+        tolerance = Tolerance.of(settings, flips, on_mismatch)
+        predictor = Predictor(self.artifact, threads or settings.get("threads") or None, tolerance=tolerance)
         predictor.warm()
         named = answers.Model(name=self.name, version=self.version, variant=self.artifact.name)
         return Service(predictor, limits, named, Tally(counted, self.name))
@@ -176,9 +187,12 @@ def _add_states(app: FastAPI, batcher: Batcher) -> None:
         return {"status": "Healthy"}
 
     async def ready() -> Response:
-        """Whether to send requests here: 503 until the model is warm, and while the server stops."""
-        if batcher.is_ready:
-            return JSONResponse({"status": "Ready"})
+        """Whether to send requests here: 503 until the model is warm, and while the server stops. It says so
+        where the model is served although its self-check found other scores."""
+        if batcher.service is not None and batcher.is_ready:
+            return JSONResponse(
+                {"status": "Ready", "self_check": batcher.service.predictor.self_check.status}
+            )
         return _response(refuse(STOPPING if batcher.is_closing else LOADING))
 
     _add_get(app, "/ping", ping)
@@ -307,6 +321,8 @@ class Settings:
     held_bytes: int = MOST_HELD
     without: tuple[str, ...] = ()
     explains: bool = True
+    flips: float | None = None
+    on_mismatch: str | None = None
 
 
 def serve(model: Model, batching: Batching, settings: Settings) -> None:
@@ -315,7 +331,10 @@ def serve(model: Model, batching: Batching, settings: Settings) -> None:
     host = settings.host
 
     def load() -> Service:
-        service = model.load(counted, settings.threads, settings.explains)
+        service = model.load(
+            counted, settings.threads, settings.explains, settings.flips, settings.on_mismatch
+        )
+        say(str(service.predictor.self_check))
         say(f'ready. Try it:\n  curl {address}/predict --json \'{{"text": "text to classify"}}\'')
         return service
 

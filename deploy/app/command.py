@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.atomic import recover
 from common.commands import not_negative_float, not_negative_int, positive_int
+from common.options import add_self_check
 from common.signing import add_trusted_key, verify
 from deploy.app.application import PAGES, Model, Settings, serve
 from deploy.app.connections import Bounds
@@ -43,6 +44,7 @@ def app_arguments(parser: argparse.ArgumentParser) -> None:
         default=MOST_HELD // (1024 * 1024),
         help="memory for request bodies that arrive or wait; default: %(default)s",
     )
+    add_self_check(parser, "default: the archive's, or")
     parser.add_argument("--no-explanations", action="store_true", help="refuse explanations")
     parser.add_argument("--without", nargs="+", choices=PAGES, default=(), help="pages to leave out")
     parser.add_argument(
@@ -73,6 +75,8 @@ def app(options: argparse.Namespace) -> int:
             options.body_memory_mib * 1024 * 1024,
             tuple(options.without),
             not options.no_explanations,
+            options.self_check_flips,
+            options.on_mismatch,
         )
         serve(model, batching, settings)
     return 0

@@ -217,18 +217,35 @@ def fetch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--most-gb", type=positive_float, default=20.0, help="largest version to accept; default: %(default)g"
     )
+    parser.add_argument(
+        "--self-check",
+        action="store_true",
+        help="load every archive, and see whether it gives the scores of its export here; this runs what is "
+        "inside, so only for those whom you trust",
+    )
     add_trusted_key(parser)
 
 
 def fetch(arguments: argparse.Namespace) -> int:
+    """Exit status 1 where an archive does not load here, or gives other scores."""
     from export.archives import publish as publishing
 
     key = arguments.trusted_key
     fetched = publishing.fetch(arguments.place, arguments.to, trusted_key=key, most_gb=arguments.most_gb)
     signed = f", signed by a key of {key}" if key else ""
     say(f"{arguments.to}: {len(fetched.record.files)} files, all checksums match{signed}")
+    refused = 0
+    if arguments.self_check:
+        from export.archives.verify import self_check
+
+        for archive in sorted(arguments.to.glob("*.mar")):
+            try:
+                say(f"{archive}: {self_check(archive)}")
+            except UserError as error:
+                refused += 1
+                say(f"{archive}: NOT FOR THIS MACHINE: {error}")
     emit(fetched.record)
-    return 0
+    return int(refused > 0)
 
 
 def verify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -245,6 +262,7 @@ def verify(arguments: argparse.Namespace) -> int:
         f"{arguments.archive} ({verdict.variant}) {outcome}: {verdict.texts} texts, "
         f"largest difference {verdict.max_diff:.1e}, allowed {verdict.bound:.1e}"
     )
+    say(f"self-check: {verdict.self_check}")
     emit({**asdict(verdict), "same": verdict.same})
     return 0 if verdict.same else 1
 

@@ -15,10 +15,12 @@ import numpy as np
 
 from common import signing
 from common.proxies import open_url
+from common.torchserve import model_config
 from deploy.torchserve.server import private_server
 from handler.artifact import archived_artifact, unpacked
 from handler.errors import UserError
 from handler.predictor import Predictor
+from handler.self_check import Outcome, Tolerance
 
 # Of every length up to beyond the usual maximum, with what tokenizers trip over.
 TEXTS = [
@@ -34,12 +36,14 @@ BOUND = 1e-4
 
 @dataclass(frozen=True)
 class Verdict:
-    """Largest difference of a score between server and process, and what the check allows."""
+    """Largest difference of a score between server and process, and what the check allows; and what the
+    artifact's self-check says of this machine."""
 
     variant: str
     texts: int
     max_diff: float
     bound: float
+    self_check: Outcome
 
     @property
     def same(self) -> bool:
@@ -49,18 +53,30 @@ class Verdict:
 def verify(archive: Path, trusted_key: Path | None = None) -> Verdict:
     """Boot a private server on `archive`, ask it, compare.
 
-    Raises `UserError` when a `trusted_key` did not sign the archive, or when it is not ours, damaged, or does
-    not load.
+    Raises `UserError` when a `trusted_key` did not sign the archive, or when it is not ours, damaged, does
+    not load, or gives other scores here than at its export.
     """
     signing.verify(archive, trusted_key)
     labels = archived_artifact(archive).labels
     with tempfile.TemporaryDirectory(prefix="verify-") as scratch:
-        predictor = Predictor(unpacked(archive, Path(scratch)))
+        artifact = unpacked(archive, Path(scratch))
+        predictor = Predictor(artifact, tolerance=Tolerance.of(model_config(archive).get("handler")))
         expected = np.array([prediction.scores for prediction in predictor.predict(TEXTS)])
     with private_server(archive) as server:
         answers = _ask(server.predictions, archive)
     served = np.array([[answer["scores"][label] for label in labels] for answer in answers])
-    return Verdict(predictor.artifact.name, len(TEXTS), float(np.abs(served - expected).max()), BOUND)
+    difference = float(np.abs(served - expected).max())
+    return Verdict(artifact.name, len(TEXTS), difference, BOUND, predictor.self_check)
+
+
+def self_check(archive: Path) -> Outcome:
+    """What the artifact in an archive says of this machine, without a server.
+
+    Raises `UserError` when it is not ours or damaged, and `UnsupportedError` when it does not load here.
+    """
+    with tempfile.TemporaryDirectory(prefix="self-check-") as scratch:
+        tolerance = Tolerance.of(model_config(archive).get("handler"))
+        return Predictor(unpacked(archive, Path(scratch)), tolerance=tolerance).self_check
 
 
 def _ask(url: str, archive: Path) -> list[dict[str, Any]]:

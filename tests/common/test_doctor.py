@@ -18,6 +18,7 @@ from handler.errors import UserError
 from handler.machine import Gpu
 from tests.conftest import ROOT, run_stage
 from tests.descriptions import changed
+from tests.handler.test_self_check import flipped
 
 
 @pytest.fixture
@@ -206,6 +207,17 @@ def test_an_artifact_for_gpus_is_held_against_every_gpu(
     assert shown == (expected_shown or ["none"])
     if (7, 5) in capabilities:
         assert "a card has compute capability 7.5, and it needs 8.0 or later" in table(findings)
+
+
+def test_a_model_that_gives_other_scores_here_fails(
+    shop: Path, artifact_copy: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert status("self-check") == "ok"
+    archive = package(flipped(artifact_copy, "classifier.weight"), shop / "model_store")
+    archive.rename(shop / "model_store" / "hate.mar")
+    assert status("self-check") == "fail"
+    monkeypatch.setenv("SELF_CHECK_ON_MISMATCH", "warn")
+    assert status("self-check") == "warn"
 
 
 @pytest.mark.parametrize("content", ["- a", "minWorkers: [1]", "handler: {threads: two}", "a: b: c"])

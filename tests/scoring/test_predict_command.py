@@ -1,11 +1,13 @@
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from handler.artifact import Artifact
 from tests.conftest import ran, run_stage
+from tests.handler.test_self_check import flipped
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,24 @@ def test_a_csv_keeps_its_columns_and_a_bad_row_its_place(fp32: Artifact, tmp_pat
     assert [row["id"] for row in rows] == ["7", "8", "9"]
     assert list(rows[0]) == ["id", "text", "label", "score", "decision", "tokens", "truncated", "error"]
     assert [bool(row["error"]) for row in rows] == [False, True, False]
+
+
+def test_a_model_that_gives_other_scores_here_answers_only_if_told_to(
+    artifact_copy: Artifact, tmp_path: Path
+) -> None:
+    damaged = flipped(artifact_copy, "classifier.weight")
+    (tmp_path / "in.txt").write_text("a text\n")
+    for arguments in (
+        ("a text",),
+        ("--file", tmp_path / "in.txt"),
+        ("--file", tmp_path / "in.txt", "--output", tmp_path / "out.csv"),
+    ):
+        done = predict(damaged, *arguments)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+        assert "gives other scores here than where it was exported" in done.stderr
+        assert predict(damaged, *arguments, "--on-mismatch", "warn").returncode == 0
+        shutil.rmtree(tmp_path / "out.csv.parts", ignore_errors=True)
+    assert predict(damaged, "a text", "--self-check-flips", 1).returncode == 0
 
 
 def test_jsonl_with_a_broken_line_loses_no_row(fp32: Artifact, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from tests.asking import FORM, GOOD, JSON, PREDICT, ask, counter, get, held_to_s
 from tests.conftest import ROOT, refused
 from tests.deploy.app.test_hostile import generated
 from tests.deploy.torchserve.test_server import ask_about_a_xylophone
+from tests.handler.test_self_check import flipped
 
 MULTIPART = "multipart/form-data; boundary=XX"
 TENSORS = {
@@ -389,6 +390,21 @@ def test_until_the_model_is_loaded_the_server_lives_and_is_not_ready(model: Mode
         loaded.set()
         wait_until(lambda: get(app.port, "/ready")[0] == 200)
         assert ask(app.port, PREDICT)[0] == 200
+
+
+def test_a_model_whose_scores_are_others_is_refused_or_served_with_a_warning(artifact_copy: Artifact) -> None:
+    damaged = Model(flipped(artifact_copy, "classifier.weight"))
+    with running(damaged) as app:
+        app.thread.join(60)
+        assert not app.thread.is_alive()
+    assert "gives other scores here" in str(app.batcher.failure)
+    counted = Counters()
+    with running(damaged, lambda: damaged.load(counted, on_mismatch="warn"), counted) as app:
+        wait_until(lambda: app.batcher.is_ready)
+        assert json.loads(get(app.port, "/ready")[1]) == {"status": "Ready", "self_check": "mismatch"}
+        assert json.loads(get(app.port, "/models/hate")[1])["self_check"]["status"] == "mismatch"
+        metrics = get(app.port, "/metrics")[1].decode()
+        assert 'classifier_self_check{ModelName="hate",status="mismatch"} 1.0' in metrics
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_server_with_its_sentence(model: Model) -> None:

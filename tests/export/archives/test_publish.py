@@ -13,9 +13,10 @@ from common.proxies import open_url
 from deploy.torchserve.server import Server
 from export.archives.package import package
 from export.archives.publish import addresses, fetch, publish
-from handler.artifact import file_sha256
+from handler.artifact import Artifact, file_sha256
 from handler.errors import UserError
-from tests.conftest import ran, refused
+from tests.conftest import ran, refused, run_stage
+from tests.handler.test_self_check import flipped
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,19 @@ def test_a_version_is_published_once_and_fetched_as_it_was(
     assert fetched.record.files.keys() == {"hate-1.0.mar", "hate-1.0.artifact.json"}
     with pytest.raises(UserError, match="the folder exists already"):
         fetch(first.place, tmp_path / "fetched")
+
+
+def test_what_is_fetched_is_checked_on_this_machine_where_that_is_asked_for(
+    stores, artifact_copy: Artifact, tmp_path: Path
+) -> None:
+    damaged = package(flipped(artifact_copy, "classifier.weight"), tmp_path / "store", version="3.0")
+    for archive, status in ((stores["1.0"] / "hate.mar", 0), (damaged, 1)):
+        place = publish([archive], str(tmp_path / "registry"), "hate").place
+        done = run_stage("export", "fetch", place, "--to", tmp_path / str(status), "--self-check")
+        assert done.returncode == status, done.stderr
+        assert ("NOT FOR THIS MACHINE" in done.stderr) == bool(status)
+        assert ("the scores of the export" in done.stderr) != bool(status)
+        ran("export", "fetch", place, "--to", tmp_path / f"{status}-unasked")
 
 
 def test_a_published_checkpoint_can_be_opened_again(s3, stores, checkpoint_folder, tmp_path) -> None:
