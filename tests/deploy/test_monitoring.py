@@ -26,6 +26,7 @@ MONITORING = ROOT / "deploy" / "monitoring"
 RULES = ("recording.yml", "alerts.yml")
 EMPTY = {
     "ServerUnwatched",  # the alert on what a healthy server does not lack
+    "SelfCheckMismatch",  # no worker found one
     # A model of one stage asks no other.
     "instance_stage:texts_asked_again:ratio_rate1h",
     "Texts truncated, or asked of another stage B",
