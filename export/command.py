@@ -76,6 +76,12 @@ def build_arguments(parser: argparse.ArgumentParser) -> None:
         help="at most this share of texts may get another label from a cascade's first stage than from fp32, "
         "with 95 %% confidence; default: %(default)s",
     )
+    parser.add_argument(
+        "--portable",
+        action="store_true",
+        help="int8 with weights of seven bits: for CPUs without VNNI, whose sums of products of eight bits "
+        "overflow (OpenVINO, ONNX Runtime)",
+    )
     _adoption_arguments(parser.add_argument_group("for a classifier that was not trained here"))
 
 
@@ -138,7 +144,15 @@ def build(arguments: argparse.Namespace) -> int:
     if arguments.unlabelled is not None:
         unlabelled = read_unlabelled(arguments.unlabelled, dataset)
         say(f"{len(unlabelled):,} unlabelled texts to distil on, without those in the data's own splits")
-    source = Source(checkpoint, dataset, arguments.artifacts, arguments.keep, unlabelled, arguments.may_turn)
+    source = Source(
+        checkpoint,
+        dataset,
+        arguments.artifacts,
+        arguments.keep,
+        unlabelled,
+        arguments.may_turn,
+        arguments.portable,
+    )
     built, failed = _build_all(chosen, source, arguments.variants)
     say(f"\n{_checks(built)}\n\n{_proofs(built)}")
     checks = {artifact.name: artifact.meta.check for artifact in built}

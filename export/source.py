@@ -40,7 +40,7 @@ class Source:
     `weights` is the transformers folder that `model()` reads: the checkpoint's, or that of a parent variant.
     `keep` is the share of the encoder's arithmetic that pruning leaves; `unlabelled` are texts of no split,
     on which students learn from fp32 as well; `may_turn` is the share of labels that a cascade's first stage
-    may turn.
+    may turn. With `portable`, int8 weights have seven bits, whose products no kernel cuts off.
     """
 
     checkpoint: Checkpoint
@@ -49,6 +49,7 @@ class Source:
     keep: float = 0.5
     unlabelled: tuple[str, ...] = ()
     may_turn: float = 0.01
+    portable: bool = False
     weights_from: Path | None = None
 
     @property

@@ -59,6 +59,7 @@ def onnx_fp32(source: Source, folder: Path) -> Built:
 @in_onnx(
     "onnx-int8-dynamic",
     summary="ONNX Runtime, int8 weights per channel, activations quantised at run time",
+    options=("portable",),
     kinds=TRACED,
 )
 def onnx_int8_dynamic(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
@@ -76,8 +77,9 @@ def onnx_int8_dynamic(source: Source, folder: Path, leave: Collection[str] = ())
         # Signed weights: U8 activations with S8 weights are the pair that VNNI and AMX multiply.
         weight_type=QuantType.QInt8,
         per_channel=True,
+        reduce_range=source.portable,
     )
-    return _proven(exported, layers, leave, folder / "model.onnx")
+    return _proven(exported, layers, leave, folder / "model.onnx", source.portable)
 
 
 @in_onnx(
@@ -85,6 +87,7 @@ def onnx_int8_dynamic(source: Source, folder: Path, leave: Collection[str] = ())
     parents=("fp32", "pruned"),
     default=True,
     summary="ONNX Runtime, static int8 with SmoothQuant, scales from calibration texts",
+    options=("portable",),
     kinds=TRACED,
 )
 def onnx_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Built:
@@ -115,10 +118,11 @@ def onnx_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> Buil
             activation_type=QuantType.QUInt8,
             # Signed weights: U8 activations with S8 weights are the pair that VNNI and AMX multiply.
             weight_type=QuantType.QInt8,
+            reduce_range=source.portable,
             # What a product gives goes into a sum in float: rounding it would cost accuracy and gain nothing.
             extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
         )
-    return _proven(exported, layers, leave, folder / "model.onnx")
+    return _proven(exported, layers, leave, folder / "model.onnx", source.portable)
 
 
 def _reader(source: Source) -> Any:
@@ -156,7 +160,7 @@ def _chosen(exported: "Exported", leave: Collection[str]) -> set[str]:
     return exported.nodes(exported.products) - exported.nodes(leave)
 
 
-def _proven(exported: "Exported", layers: int, leave: Collection[str], path: Path) -> Built:
+def _proven(exported: "Exported", layers: int, leave: Collection[str], path: Path, portable: bool) -> Built:
     """One executed integer product for every linear layer that is not left in float."""
     facts = _executed(exported, layers, path)
     integer = sum(facts["executed_operators"].get(name, 0) for name in INTEGER_PRODUCTS)
@@ -164,6 +168,7 @@ def _proven(exported: "Exported", layers: int, leave: Collection[str], path: Pat
     asked = len(_chosen(exported, leave))
     proof.require(integer >= asked, f"{asked} integer matrix products", facts["executed_operators"])
     facts |= {"integer_matmuls": integer, "left_in_float": sorted(set(leave) & set(exported.products))}
+    facts["portable"] = portable
     facts["summary"] = f"{layers} fused attentions, {integer} of {products} products in int8"
     return Built(facts, OPTIONS)
 

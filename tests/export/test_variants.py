@@ -1,7 +1,9 @@
 """Every variant, whatever is registered: build, write, reload, compare."""
 
 import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -9,11 +11,13 @@ import numpy as np
 import pytest
 
 import export.variants  # noqa: F401
+from export.build import build, fingerprint
 from export.check import ask, check
 from export.registry import VARIANTS
 from export.variants import openvino
 from handler.errors import UnsupportedError
 from handler.predictor import Predictor
+from handler.runtimes import _openvino_core
 from tests.house import schemas
 
 LONG = ("shallow", "shallow-openvino-int8")  # trained
@@ -62,6 +66,12 @@ def test_the_description_fits_its_schema_and_lists_every_file(name: str, build_o
 
 
 @pytest.mark.parametrize("name", EACH)
+def test_loaded_again_it_gives_the_scores_of_its_export_to_made_sequences(name: str, build_once) -> None:
+    found = Predictor(build_once(name)).self_check
+    assert (found.status, found.sequences) == ("same", 64), found
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_a_score_hardly_depends_on_the_batch_mates_in_any_shape(name: str, build_once) -> None:
     assert build_once(name).meta.check.batch_mate_diff < 0.05
 
@@ -72,6 +82,35 @@ def test_quantised_artifacts_prove_that_they_are(build_once) -> None:
     assert build_once("fp32").meta.proof["linear_dtypes"] == {"float32": 14}
     assert build_once("torch-int8-dynamic").meta.proof["int8_linears"] == 14
     assert build_once("openvino-int8").meta.proof["integer_matmuls"] >= 11
+
+
+def largest_int8(folder: Path) -> int:
+    """Of all weights that are stored as int8."""
+    if (folder / "model.onnx").exists():
+        import onnx
+
+        graph = onnx.load(folder / "model.onnx").graph
+        weights = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer]
+    else:
+        constants = _openvino_core().read_model(folder / "model.xml").get_ops()
+        weights = [op.data for op in constants if op.get_type_name() == "Constant"]
+    # Scalars are zero points, and of embeddings no product is made.
+    return max(
+        int(np.abs(each.astype(int)).max()) for each in weights if each.dtype == np.int8 and each.size > 1
+    )
+
+
+@pytest.mark.parametrize("name", ["openvino-int8", "onnx-int8"])
+def test_portable_int8_has_weights_of_seven_bits(name: str, build_once, source, tmp_path: Path) -> None:
+    assert largest_int8(build_once(name).folder) >= 127
+    own = replace(source, artifacts=tmp_path, portable=True)
+    shutil.copytree(build_once("fp32").folder, tmp_path / "fp32")
+    portable = build(VARIANTS[name], own, print)
+    assert largest_int8(portable.folder) <= 64
+    assert portable.meta.proof["portable"]
+    assert portable.meta.check.label_agreement >= 0.97
+    assert build(VARIANTS[name], own, print).meta.build == portable.meta.build, "it is fresh"
+    assert fingerprint(VARIANTS[name], own) != fingerprint(VARIANTS[name], source)
 
 
 @pytest.mark.compiler
