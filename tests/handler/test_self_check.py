@@ -44,10 +44,14 @@ def rewritten(artifact: Artifact) -> Artifact:
     return open_artifact(artifact.folder)
 
 
+def weights_of(path: Path) -> dict[str, np.ndarray]:
+    return {name: values.copy() for name, values in load_file(path).items()}
+
+
 def flipped(artifact: Artifact, name: str) -> Artifact:
     """With the sign of the largest weight of a tensor turned."""
     path = artifact.folder / "model.safetensors"
-    weights = load_file(path)
+    weights = weights_of(path)
     flat = weights[name].reshape(-1)
     flat[np.abs(flat).argmax()] *= -1
     save_file(weights, path, metadata={"format": "pt"})
@@ -99,7 +103,7 @@ def test_more_is_allowed_to_whom_more_is_given(artifact_copy: Artifact) -> None:
 
 def test_weights_that_are_not_numbers_are_refused(artifact_copy: Artifact) -> None:
     path = artifact_copy.folder / "model.safetensors"
-    weights = load_file(path)
+    weights = weights_of(path)
     weights["classifier.bias"][:] = np.nan
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(UnsupportedError, match="not all logits of 64 made sequences are numbers"):
