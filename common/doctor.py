@@ -299,23 +299,24 @@ def _archive(config: Config, name: str) -> Iterator[Finding]:
     found = list(_fits(artifact, settings))
     yield from found
     if not any(finding.status == "fail" for finding in found):
-        yield _self_check(archive, settings)
+        yield self_check(archive)
 
 
-def _self_check(archive: Path, settings: dict[str, Any]) -> Finding:
-    """Whether the model gives the scores here that it gave where it was exported."""
+def self_check(archive: Path) -> Finding:
+    """Whether the model in an archive gives the scores here that it gave where it was exported."""
+    name, remedy = "self-check", "Build it on this kind of CPU, with this version: python -m export build"
     try:
+        settings = model_config(archive)
         tolerance = Tolerance.of(settings.get("handler"))
-        with tempfile.TemporaryDirectory(prefix="doctor-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="self-check-") as scratch:
             predictor = Predictor(unpacked(archive, Path(scratch)), threads_of(settings), tolerance=tolerance)
     except UserError as error:
-        return Finding("self-check", "fail", str(error), error.remedy)
+        return Finding(name, "fail", str(error), error.remedy)
     except OSError as error:
-        remedy = "Set TMPDIR to a folder with room for the archive"
-        return Finding("self-check", "warn", f"not run: {error.strerror or error}", remedy)
+        room = "Set TMPDIR to a folder with room for the archive"
+        return Finding(name, "warn", f"not run: {error.strerror or error}", room)
     outcome = predictor.self_check
-    remedy = "Build it on this kind of CPU, with this version: python -m export build"
-    return judged("self-check", outcome.status in ("same", "close"), str(outcome), remedy)
+    return judged(name, outcome.status in ("same", "close"), str(outcome), remedy)
 
 
 def _fits(artifact: Artifact, settings: dict[str, Any]) -> Iterator[Finding]:

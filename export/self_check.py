@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.special import softmax
 
 from common.atomic import write_json
 from common.shares import share_interval
@@ -19,17 +20,20 @@ from handler.description import Description
 from handler.predictor import Predictor
 from handler.records import plain
 from handler.self_check import FILE, SCHEMA, Made, Recorded, distances, read_made
-from handler.stages import limits
+from handler.stages import above_bands, limits
 
 SEQUENCES = 64  # of two labels: a tenth of a second for int8, and half of them near the threshold
-FOR_A_LABEL, MOST = 24, 256  # of more labels
+FOR_A_LABEL = 24  # of more labels
+MOST = 256
+LONGEST = 128  # tokens: more would take more than a second at each start
 NEAR = 0.6  # of the sequences are aimed at the texts nearest a threshold, the others at the whole scale
 NEAREST = 0.1  # of the validation texts
 # Tokens that sequences are made of: half of them from the whole vocabulary, half from what validation texts
 # say often, since a small classifier may go by a few words. What few texts say is not told.
 WORDS = 512
 OFTEN = 5  # texts
-HALVINGS, SWAPS = 6, 6  # rounds of the search
+HALVINGS = 6  # rounds of the search
+SWAPS = 6
 LEAST_COUNTED = 20  # texts: of fewer, their number near a threshold is chance
 # For the tokenizer: what tokenizers trip over.
 TEXTS = (
@@ -56,8 +60,9 @@ class Frame:
         """From the tokens of many texts."""
         tokenizer = predictor.tokenizer
         example = tokenizer.encode("a")
-        own = [place for place, special in enumerate(example.special_tokens_mask) if not special]
-        first, last = (own[0], own[-1] + 1) if own else (len(example.ids), len(example.ids))
+        own = np.flatnonzero(np.array(example.special_tokens_mask) == 0).tolist()
+        first = own[0] if own else len(example.ids)
+        last = own[-1] + 1 if own else len(example.ids)
         added = set(tokenizer.get_added_tokens_decoder())
         words = np.array(sorted(set(tokenizer.get_vocab().values()) - added), np.int64)
         said, counts = np.unique([token for ids in texts for token in set(ids)], return_counts=True)
@@ -74,17 +79,17 @@ def record(predictor: Predictor, source: Source, logits: np.ndarray) -> Made:
     meta = predictor.artifact.meta
     sequences = _sequences(predictor, source, logits)
     of_validation = [logits] if len(predictor.models) == 1 else _of_validation(predictor, source)
+    of_sequences = predictor.logits_of_each(sequences)
     left = np.ones(len(logits), bool)
     models = []
-    for model, found, said in zip(
-        predictor.models, of_validation, predictor.logits_of_each(sequences), strict=True
-    ):
-        answered = left & (True if model is predictor.models[-1] else ~model.unsure(found))
-        left &= ~answered
+    for model, found, said in zip(predictor.models, of_validation, of_sequences, strict=True):
+        is_last = model is predictor.models[-1]
+        answered = left if is_last else left & ~model.unsure(found)
+        left = left & ~answered
         apart = distances(meta, found[answered] + (meta.logit_offsets or 0.0))
-        width = model.stage.width if model.stage and model is not predictor.models[-1] else 0.0
-        within = [points(apart[:, rule], len(logits), width) for rule in range(apart.shape[1])]
-        models.append(Recorded([[round(float(each), 7) for each in row] for row in said], within))
+        width = model.stage.width if model.stage and not is_last else 0.0
+        within = [points(rule, len(logits), width) for rule in apart.T]
+        models.append(Recorded(said.astype(float).round(7).tolist(), within))
     return Made(SCHEMA, sequences, models, list(TEXTS), predictor.tokens(TEXTS))
 
 
@@ -96,14 +101,14 @@ def points(apart: np.ndarray, texts: int, least: float = 0.0) -> list[list[float
     """Points [distance, share] below which the share of `texts` lies that are within a distance of another
     label: with 97.5 % confidence each, from the distances `apart` of those that count. None is below `least`.
     """
-    ordered, ranks = np.sort(apart), []
-    rank = LEAST_COUNTED
-    while rank < len(ordered):
-        ranks.append(rank)
-        rank *= 2
-    ranks += [len(ordered)] if len(ordered) else []
-    found = [(float(ordered[rank - 1]), share_interval(rank, texts)[1]) for rank in ranks]
-    return [[least, 0.0], *([round(max(least, at), 6), round(share, 6)] for at, share in found)]
+    found = [[least, 0.0]]
+    ordered = np.sort(apart)
+    rank = min(LEAST_COUNTED, len(ordered))
+    while rank:
+        share = share_interval(rank, texts)[1]
+        found.append([round(max(least, float(ordered[rank - 1])), 6), round(share, 6)])
+        rank = min(2 * rank, len(ordered)) if rank < len(ordered) else 0
+    return found
 
 
 def _of_validation(predictor: Predictor, source: Source) -> list[np.ndarray]:
@@ -114,12 +119,11 @@ def _of_validation(predictor: Predictor, source: Source) -> list[np.ndarray]:
 
 def _sequences(predictor: Predictor, source: Source, logits: np.ndarray) -> list[list[int]]:
     """fp32's are searched; those of all other variants are the same."""
-    if predictor.artifact.meta.parent is not None:
-        fp32 = open_artifact(source.artifacts / REFERENCE, verify=False)
-        if (made := read_made(fp32, 1, predictor.tokenizer)) is not None:
-            return made.sequences
-        predictor = Predictor(fp32)
     meta = predictor.artifact.meta
+    if meta.parent is not None:
+        made = read_made(open_artifact(source.artifacts / REFERENCE, verify=False), 1, predictor.tokenizer)
+        assert made is not None  # what makes it is part of the fingerprint
+        return made.sequences
 
     def sides(sequences: Sequence[list[int]]) -> np.ndarray:
         (found,) = predictor.logits_of_each(sequences)
@@ -132,14 +136,31 @@ def _sequences(predictor: Predictor, source: Source, logits: np.ndarray) -> list
 
 def signed(meta: Description, logits: np.ndarray) -> np.ndarray:
     """How far texts are on a label's side, in logits, negative without it: [texts, labels], of two labels
-    that exclude each other [texts, 1]."""
-    above = logits + (meta.logit_offsets or 0.0) - limits(meta)
+    that exclude each other [texts, 1]; then how far above the ends of the bands, where there are any."""
+    moved = logits + (meta.logit_offsets or 0.0)
+    above = moved - limits(meta)
     if meta.task == "multi-label":
         return np.asarray(above)
     if above.shape[1] == 2:
-        return np.asarray(above[:, 1:] - above[:, :1])
-    others = np.where(np.eye(above.shape[1], dtype=bool), -np.inf, above[:, None]).max(axis=2)
-    return np.asarray(above - others)
+        sides = above[:, 1:] - above[:, :1]
+    else:
+        sides = above - np.where(np.eye(above.shape[1], dtype=bool), -np.inf, above[:, None]).max(axis=2)
+    return np.asarray(sides if meta.bands is None else np.hstack([sides, above_bands(meta, moved)]))
+
+
+class Best:
+    """Of all tokens that were tried for each sequence, those whose score is nearest to its aim."""
+
+    def __init__(self, aims: np.ndarray, tokens: Sequence[np.ndarray], scores: np.ndarray) -> None:
+        self.tokens = list(tokens)
+        self._aims = aims
+        self._scores = scores.copy()
+
+    def offer(self, tokens: Sequence[np.ndarray], scores: np.ndarray) -> None:
+        nearer = np.abs(scores - self._aims) < np.abs(self._scores - self._aims)
+        for place in np.flatnonzero(nearer):
+            self.tokens[place] = tokens[place]
+            self._scores[place] = scores[place]
 
 
 def search(
@@ -148,57 +169,66 @@ def search(
     lengths: Sequence[int],
     nearest: np.ndarray,
 ) -> list[list[int]]:
-    """Sequences of token ids as long as texts of these `lengths`; the same for the same classifier.
+    """Sequences of token ids as long as texts of these `lengths`, up to `LONGEST`; the same for the same
+    classifier.
 
     `sides` scores sequences, [sequences, rules]: what is aimed at are zeros, within `nearest` [rules], and
     the whole scale. Sequences of tokens that raise a score are mixed with others that lower it, by halving
     what stands between; single tokens are then exchanged.
     """
-    rng, rules = np.random.default_rng(0), len(nearest)
+    rng = np.random.default_rng(0)
     halves = [rng.permutation(tokens)[: WORDS // 2] for tokens in (frame.often, frame.vocabulary)]
     words = np.unique(np.concatenate(halves))
-    alone = sides([frame.around(word[None]) for word in words])
-    lifts = (alone - alone.mean(axis=0)) / np.maximum(alone.std(axis=0), 1e-9)
+    rules = len(nearest)
     count = SEQUENCES if rules == 1 else min(MOST, max(SEQUENCES, FOR_A_LABEL * rules))
     rule = np.arange(count) % rules
+    alone = sides([frame.around(word[None]) for word in words])
+    lifts = ((alone - alone.mean(axis=0)) / np.maximum(alone.std(axis=0), 1e-9))[:, rule].T
+    shares = (np.arange(count) + 0.5) / count
     room = len(frame.before) + len(frame.after)
-    sizes = rng.permutation(np.quantile(lengths, (np.arange(count) + 0.5) / count)).astype(int)
+    sizes = rng.permutation(np.quantile(np.minimum(lengths, LONGEST), shares)).astype(int)
     sizes = np.maximum(sizes - room, 1)
 
-    def mixed(least: float, most: float) -> list[np.ndarray]:
-        """One for each sequence, of tokens whose lifts are preferred more or less."""
-        found = []
-        for size, of, slope in zip(sizes, rule, rng.uniform(least, most, count), strict=True):
-            weights = np.exp(slope * lifts[:, of] - (slope * lifts[:, of]).max())
-            found.append(rng.choice(words, size, p=weights / weights.sum()))
-        return found
-
     def scored(tokens: Sequence[np.ndarray]) -> np.ndarray:
-        return sides([frame.around(each) for each in tokens])[np.arange(count), rule]
+        return sides([frame.around(ids) for ids in tokens])[np.arange(count), rule]
 
-    high, low = mixed(2, 5), mixed(-3, 0)
-    at_high, at_low = scored(high), scored(low)
-    aims = _aims(rule, nearest, at_low, at_high)
-    is_nearer = np.abs(at_high - aims) < np.abs(at_low - aims)
-    best = [one if nearer else other for one, other, nearer in zip(high, low, is_nearer, strict=True)]
-    reached = np.where(is_nearer, at_high, at_low)
-    least, most = np.zeros(count, int), sizes.copy()
-    for step in range(HALVINGS + SWAPS):
-        if step < HALVINGS:
-            cut = (least + most) // 2
-            tried = [
-                np.concatenate([one[:at], other[at:]]) for one, other, at in zip(high, low, cut, strict=True)
-            ]
-        else:
-            tried = [each.copy() for each in best]
-            for each in tried:
-                each[rng.integers(len(each))] = rng.choice(words)
-        found = scored(tried)
-        for place in np.flatnonzero(np.abs(found - aims) < np.abs(reached - aims)):
-            best[place], reached[place] = tried[place], found[place]
-        if step < HALVINGS:
-            least, most = np.where(found < aims, cut, least), np.where(found < aims, most, cut)
-    return [frame.around(each) for each in best]
+    high = _mixed(rng, words, rng.uniform(2, 5, (count, 1)) * lifts, sizes)
+    low = _mixed(rng, words, rng.uniform(-3, 0, (count, 1)) * lifts, sizes)
+    high_scores = scored(high)
+    low_scores = scored(low)
+    aims = _aims(rule, nearest, low_scores, high_scores)
+    best = Best(aims, low, low_scores)
+    best.offer(high, high_scores)
+    least = np.zeros(count, int)
+    most = sizes
+    for _ in range(HALVINGS):
+        cuts = (least + most) // 2
+        tried = [
+            np.concatenate([up[:cut], down[cut:]]) for up, down, cut in zip(high, low, cuts, strict=True)
+        ]
+        scores = scored(tried)
+        best.offer(tried, scores)
+        least = np.where(scores < aims, cuts, least)
+        most = np.where(scores < aims, most, cuts)
+    for _ in range(SWAPS):
+        tried = [_swapped(rng, words, tokens) for tokens in best.tokens]
+        best.offer(tried, scored(tried))
+    return [frame.around(tokens) for tokens in best.tokens]
+
+
+def _mixed(
+    rng: np.random.Generator, words: np.ndarray, preferred: np.ndarray, sizes: np.ndarray
+) -> list[np.ndarray]:
+    """For each sequence so many `words`, drawn by how much they are `preferred`, [sequences, words]."""
+    chances = softmax(preferred, axis=1)
+    return [rng.choice(words, size, p=own) for size, own in zip(sizes, chances, strict=True)]
+
+
+def _swapped(rng: np.random.Generator, words: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """With one token exchanged."""
+    tried = tokens.copy()
+    tried[rng.integers(len(tried))] = rng.choice(words)
+    return tried
 
 
 def _aims(rule: np.ndarray, nearest: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -27,7 +27,8 @@ ROUNDING = 1e-4
 # One-sided 95 % of a normal distribution: the sequences are a sample of what could be made.
 DEVIATIONS = 1.645
 # By handler's settings in model-config.yaml, and by the variables that overrule them.
-FLIPS, ON_MISMATCH = "selfCheckFlips", "onMismatch"
+FLIPS = "selfCheckFlips"
+ON_MISMATCH = "onMismatch"
 VARIABLES = {FLIPS: "SELF_CHECK_FLIPS", ON_MISMATCH: "SELF_CHECK_ON_MISMATCH"}
 CHOICES = ("refuse", "warn")
 
@@ -38,7 +39,7 @@ Status = Literal["none", "same", "close", "mismatch"]
 class Recorded:
     """Of one model: its `logits` of the sequences, [sequences, labels], and for each rule that gives labels
     (one of labels that exclude each other, else one a label) points [distance, share]: at most that share of
-    texts is answered by this model and lies within that distance, in logits, of another label."""
+    texts is answered by this model and lies within that distance, in logits, of another label or decision."""
 
     logits: list[list[float]]
     within: list[list[list[float]]]
@@ -73,12 +74,15 @@ class Tolerance:
     ) -> "Tolerance":
         """`flips` and `on_mismatch` where they are given, else what the environment says (`VARIABLES`), else
         `settings`, the handler's in model-config.yaml. Raises `UserError` where a value is none."""
-        found: dict[str, object] = {name: (settings or {}).get(name) for name in VARIABLES}
-        found |= {name: value for name, variable in VARIABLES.items() if (value := os.environ.get(variable))}
-        found |= {
-            name: value for name, value in ((FLIPS, flips), (ON_MISMATCH, on_mismatch)) if value is not None
-        }
-        return cls(_share(found[FLIPS]), _choice(found[ON_MISMATCH]))
+        options = {FLIPS: flips, ON_MISMATCH: on_mismatch}
+
+        def first(name: str) -> object:
+            given = options[name]
+            return (
+                given if given is not None else os.environ.get(VARIABLES[name]) or (settings or {}).get(name)
+            )
+
+        return cls(_share(first(FLIPS)), _choice(first(ON_MISMATCH)))
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class Outcome:
 
     def __str__(self) -> str:
         if self.status == "none":
-            return "no self-check: the artifact was built before there was one"
+            return "not self-checked: the artifact was built before artifacts checked themselves"
         if self.tokens_differ:
             return f"the tokenizer cuts {self.tokens_differ} of the texts that it is checked with differently"
         if self.largest_move is None:
@@ -124,27 +128,10 @@ def read_made(artifact: Artifact, models: int, tokenizer: Tokenizer) -> Made | N
     """
     if FILE not in artifact.meta.files:
         return None
-    path, labels = artifact.folder / FILE, len(artifact.labels)
+    path = artifact.folder / FILE
     try:
         made = read(Made, read_json(path))
-        rules = labels if artifact.multi_label else 1
-        if len(made.models) != models:
-            raise ValueError(f"it is of {len(made.models)} models, not {models}")
-        if len(made.texts) != len(made.tokens):
-            raise ValueError(f"it has {len(made.texts)} texts, but tokens of {len(made.tokens)}")
-        if not all(0 < len(ids) <= artifact.max_length for ids in made.sequences):
-            raise ValueError("a sequence is empty or too long")
-        tokens = {token for ids in made.sequences for token in ids}
-        if max(tokens) > MOST_ID or any(tokenizer.id_to_token(token) is None for token in tokens):
-            raise ValueError("a sequence has a token that the tokenizer does not know")
-        for each in made.models:
-            shape, points = np.shape(each.logits), [np.array(rule, float) for rule in each.within]
-            if shape != (len(made.sequences), labels) or len(points) != rules:
-                raise ValueError(f"its logits are {shape}")
-            if any(
-                rule.ndim != 2 or rule.shape[1] != 2 or (np.diff(rule[:, 0]) < 0).any() for rule in points
-            ):
-                raise ValueError("its distances do not ascend")
+        _fits(made, artifact, models, tokenizer)
     except (OSError, ValueError) as error:
         raise UserError(
             "the artifact's self-check is damaged, or from another version of this project",
@@ -152,6 +139,29 @@ def read_made(artifact: Artifact, models: int, tokenizer: Tokenizer) -> Made | N
             remedy=f"Build it again: python -m export build {artifact.name}",
         ) from error
     return made
+
+
+def _fits(made: Made, artifact: Artifact, models: int, tokenizer: Tokenizer) -> None:
+    """ValueError where it does not fit the artifact."""
+    labels = len(artifact.labels)
+    rules = labels if artifact.multi_label else 1
+    if len(made.models) != models:
+        raise ValueError(f"it is of {len(made.models)} models, not {models}")
+    if len(made.texts) != len(made.tokens):
+        raise ValueError(f"it has {len(made.texts)} texts, but tokens of {len(made.tokens)}")
+    if not all(0 < len(ids) <= artifact.max_length for ids in made.sequences):
+        raise ValueError("a sequence is empty or too long")
+    tokens = {token for ids in made.sequences for token in ids}
+    if max(tokens) > MOST_ID or any(tokenizer.id_to_token(token) is None for token in tokens):
+        raise ValueError("a sequence has a token that the tokenizer does not know")
+    for model in made.models:
+        shape = np.shape(model.logits)
+        if shape != (len(made.sequences), labels) or len(model.within) != rules:
+            raise ValueError(f"its logits are {shape}")
+        for rule in model.within:
+            points = np.array(rule, float)
+            if points.ndim != 2 or points.shape[1] != 2 or (np.diff(points[:, 0]) < 0).any():
+                raise ValueError("its distances do not ascend")
 
 
 def judge(
@@ -185,11 +195,13 @@ def compared(meta: Description, recorded: Recorded, now: np.ndarray) -> tuple[fl
     move. Of a mean over few sequences the upper confidence limit is taken.
     """
     before = np.array(recorded.logits)
-    moves, near = moved(meta, now - before), distances(meta, before + (meta.logit_offsets or 0.0))
-    some, flips = max(2, len(before) // (2 * len(recorded.within))), 0.0
+    moves = moved(meta, now - before)
+    apart = distances(meta, before + (meta.logit_offsets or 0.0))
+    some = max(2, len(before) // (2 * len(recorded.within)))
+    flips = 0.0
     for rule, points in enumerate(recorded.within):
         distance, share = np.array(points).T
-        nearest = np.argsort(near[:, rule], kind="stable")[:some]
+        nearest = np.argsort(apart[:, rule], kind="stable")[:some]
         reached = np.interp(moves[nearest, rule], distance, share)
         flips += float(reached.mean() + DEVIATIONS * reached.std() / np.sqrt(some))
     return float(moves.max()), flips

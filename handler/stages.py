@@ -94,22 +94,20 @@ def margins(meta: Description, logits: np.ndarray) -> np.ndarray:
     if meta.task == "multi-label":
         return np.asarray(np.abs(above).min(axis=1))
     second, first = np.sort(above, axis=1)[:, -2:].T
-    return np.asarray(
-        first - second if meta.bands is None else np.minimum(first - second, _apart(meta, logits))
-    )
+    apart = np.asarray(first - second)
+    return apart if meta.bands is None else np.minimum(apart, np.abs(above_bands(meta, logits)).min(axis=1))
 
 
-def _apart(meta: Description, logits: np.ndarray) -> np.ndarray:
-    """How far each text is from another decision, [texts]: the log-odds of the positive label's score move by
-    no more than the logits do, one against the others."""
+def above_bands(meta: Description, logits: np.ndarray) -> np.ndarray:
+    """How far each text is above the ends of the bands, [texts, 2], negative below: the log-odds of the
+    positive label's score move by no more than the logits do, one against the others."""
     assert meta.positive_label
     assert meta.bands is not None
     place = meta.labels.index(meta.positive_label)
     scaled = logits.astype(np.float64) / meta.temperature
     odds = scaled[:, place] - np.logaddexp.reduce(np.delete(scaled, place, axis=1), axis=1)
     ends = np.clip([meta.bands.act, meta.bands.review], LEAST_SCORE, 1 - LEAST_SCORE)
-    apart = np.abs(odds[:, None] - np.log(ends / (1 - ends))).min(axis=1)
-    return np.asarray(meta.temperature * apart)
+    return np.asarray(meta.temperature * (odds[:, None] - np.log(ends / (1 - ends))))
 
 
 def limits(meta: Description) -> np.ndarray:

@@ -22,6 +22,7 @@ from benchmarks.sameness.flip_coverage import Coverage
 from benchmarks.sameness.flips_needed import LabelsNeeded
 from benchmarks.sameness.power import Simulated
 from benchmarks.sameness.promises import Promises
+from benchmarks.sameness.self_checks import SelfChecks
 from benchmarks.sameness.shift import Shift
 from benchmarks.selection import Selection
 from benchmarks.served.attack.records import AttackReport
@@ -153,6 +154,12 @@ def read_shift(path: Path) -> Shift:
     """What a cascade does on other texts, at `path`. Raises `UserError` when it is missing or damaged."""
     study = "python -m benchmarks.studies.cascade_shift"
     return _read(path, partial(read, kind=Shift), "no cascade has been tried on other texts", study)
+
+
+def read_self_checks(path: Path) -> SelfChecks:
+    """What the self-check saw, at `path`. Raises `UserError` when it is missing or damaged."""
+    study = "python -m benchmarks.studies.self_check"
+    return _read(path, partial(read, kind=SelfChecks), "no self-check has been studied yet", study)
 
 
 def read_attack(path: Path) -> AttackReport:

@@ -39,11 +39,21 @@ from benchmarks.report.files import (
     read_recipes,
     read_rules,
     read_seeds,
+    read_self_checks,
     read_shift,
     read_side_by_side,
     read_timings,
 )
-from benchmarks.sameness import alarms, first_stages, flip_coverage, flips_needed, power, promises, shift
+from benchmarks.sameness import (
+    alarms,
+    first_stages,
+    flip_coverage,
+    flips_needed,
+    power,
+    promises,
+    self_checks,
+    shift,
+)
 from benchmarks.served.attack import page as attack_page
 from common.atomic import write_json, write_text
 from common.options import LEDGER
@@ -106,6 +116,7 @@ KINDS = {
     "compression": Kind(COMPRESSION, read_compression, frontier.page, frontier.excerpt),
     "rules": Kind(first_stages.NAME, read_rules, first_stages.page, first_stages.excerpt),
     "shift": Kind(shift.NAME, read_shift, shift.page, shift.excerpt),
+    self_checks.NAME: Kind(self_checks.NAME, read_self_checks, self_checks.page, self_checks.excerpt),
     "timings": Kind(TIMINGS, read_timings, simulated.page, simulated.excerpt),
 }
 

@@ -1,217 +1,283 @@
-"""Does the self-check see what changes labels, and is it silent otherwise? Changes whose effect is counted.
+"""`python -m benchmarks.studies.self_check`: what changes labels, and does the self-check see it?
 
-Each variant is loaded in a fresh process with other kernels, threads, precision or damaged weights; beside
-its self-check stand the labels of real texts that truly changed. Then it is loaded often, unchanged.
+Each variant is loaded in a fresh process with other kernels, threads, precision or packages, or with damaged
+files; in addition to its self-check, labels of real texts are compared. Then it is loaded often, unchanged.
 """
 
 import argparse
-import multiprocessing
+import importlib.metadata
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 from tqdm import tqdm
 
+from benchmarks.names import REFERENCE
+from benchmarks.sameness.self_checks import NAME, Loads, SelfChecks, Tried, excerpt
 from common.atomic import write_json
 from common.commands import emit, positive_int, run, say
-from common.environment import machine
-from common.options import add_artifacts, add_checkpoint
+from common.environment import ROOT, machine, versions
+from common.options import add_artifacts, add_checkpoint, add_results
 from common.records import plain
-from handler.artifact import DESCRIPTION, Artifact, describe_files, open_artifact
+from handler.artifact import DESCRIPTION, TOKENIZER, Artifact, describe_files, open_artifact, read_json
+from handler.errors import UserError
 from handler.machine import available_cpus
 from handler.predictor import Predictor, decide
+from handler.runtimes import RUNTIMES
 from handler.self_check import Outcome, Tolerance
+from handler.stages import stages_of
 from training.checkpoint import load_data, open_checkpoint
 from training.measures.statistics import same_labels
 
-ISA = "ONEDNN_MAX_CPU_ISA"  # of oneDNN, which OpenVINO and torch compute with
-KERNELS = ("AVX512_CORE_BF16", "AVX512_CORE_VNNI", "AVX512_CORE")
+# Of oneDNN, with which OpenVINO and torch compute. OpenVINO compiles nothing for AVX2 on a CPU with AVX-512.
+ISA = "ONEDNN_MAX_CPU_ISA"
+KERNELS = ("AVX512_CORE_FP16", "AVX512_CORE_BF16", "AVX512_CORE_VNNI", "AVX512_CORE", "AVX2")
+OF_TORCH = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", ISA: "AVX2"}
+HINT = "INFERENCE_PRECISION_HINT"
 FLIPPED = (1, 100, 10_000)  # weights
-WEIGHTS = ("model.bin", "model.safetensors")
-SERVED = Tolerance(on_mismatch="warn")  # what would be refused is to be counted, too
+WEIGHTS = ("model.bin", "model.safetensors", "model.onnx")
+EMULATED = "Haswell"  # AVX2 and no more
+CHILD = "from benchmarks.studies.self_check import answer; answer()"
 
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to an artifact's surroundings or, in a copy, to itself."""
+    """What is done to an artifact's surroundings or, in a copy, to itself. `before` is what runs Python."""
 
     name: str
     environment: Mapping[str, str] = field(default_factory=dict)
     threads: int | None = None
     make: Callable[[Artifact], None] | None = None
+    before: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the self-check said, and how many labels of the real texts changed."""
+class Answered:
+    """The self-check's outcome and the labels of the texts."""
 
-    variant: str
-    change: str
     outcome: Outcome
-    changed: int
-    texts: int
+    labels: np.ndarray
 
 
-@dataclass(frozen=True)
-class Loads:
-    """Unchanged artifacts, loaded again and again with one thread and with all of them."""
-
-    variant: str
-    loads: int
-    alarms: int  # that were not `same`
-    largest_move: float
-    median_ms: float
-    most_ms: float
-
-
-def changes(artifact: Artifact) -> list[Change]:
-    """Those that apply to this artifact, the unchanged one first."""
-    found = [Change("none"), Change("one thread", threads=1)]
-    if artifact.meta.runtime in ("openvino", "torch"):
+def changes(artifact: Artifact, emulator: str | None, packages: Sequence[Path]) -> list[Change]:
+    """Those that apply to this artifact, after none at all."""
+    runtime = artifact.meta.runtime
+    found = [Change("nothing"), Change("one thread", threads=1)]
+    if runtime == "openvino":
         found += [Change(f"kernels of {isa}", {ISA: isa}) for isa in KERNELS]
-    if artifact.meta.runtime == "openvino":
-        hints = {"f32", "bf16"} - {artifact.meta.runtime_options.get("INFERENCE_PRECISION_HINT")}
-        found += [Change(f"precision {hint}", make=_hinted(hint)) for hint in sorted(hints)]
+        if not stages_of(artifact.meta):
+            found += [
+                Change(f"precision {hint}", make=partial(_hint, hint)) for hint in ("f32", "bf16", "f16")
+            ]
+    if runtime == "torch":
+        found.append(Change("kernels of AVX2", OF_TORCH))
     if any(name in artifact.meta.files for name in WEIGHTS):
-        found += [Change(f"{count:,} weights flipped", make=_flipped(count)) for count in FLIPPED]
+        found += [Change(f"{count:,} weights flipped", make=partial(_flip, count)) for count in FLIPPED]
+    found.append(Change("the tokenizer's case", make=_keep_case))
+    for folder in packages:
+        if named := _of_runtime(folder, runtime):
+            found.append(Change(named, {"PYTHONPATH": str(folder)}))
+    if emulator:
+        found.append(Change(f"an emulated {EMULATED}", before=(emulator, "-cpu", EMULATED)))
     return found
 
 
-def _hinted(hint: str) -> Callable[[Artifact], None]:
-    def make(artifact: Artifact) -> None:
-        options = artifact.meta.runtime_options | {"INFERENCE_PRECISION_HINT": hint}
-        write_json(artifact.folder / DESCRIPTION, replace(artifact.meta, runtime_options=options))
+def _of_runtime(folder: Path, runtime: str) -> str:
+    """The runtime's packages that are installed in a folder, with their versions."""
+    found = {
+        each.metadata["Name"]: each.version for each in importlib.metadata.distributions(path=[str(folder)])
+    }
+    return ", ".join(f"{name} {found[name]}" for name in RUNTIMES[runtime].packages if name in found)
 
-    return make
+
+def _hint(hint: str, artifact: Artifact) -> None:
+    options = artifact.meta.runtime_options | {HINT: hint}
+    write_json(artifact.folder / DESCRIPTION, replace(artifact.meta, runtime_options=options))
 
 
-def _flipped(count: int) -> Callable[[Artifact], None]:
+def _flip(count: int, artifact: Artifact) -> None:
     """The highest bit of so many bytes of the second half of the weights, drawn at random."""
-
-    def make(artifact: Artifact) -> None:
-        path = next(artifact.folder / name for name in WEIGHTS if name in artifact.meta.files)
-        content = np.fromfile(path, np.uint8)
-        places = np.random.default_rng(0).integers(len(content) // 2, len(content), count)
-        content[places] ^= 0x80
-        content.tofile(path)
-        files = describe_files(artifact.folder)  # whose sums then fit: it is the scores that must tell
-        write_json(artifact.folder / DESCRIPTION, replace(artifact.meta, files=files))
-
-    return make
+    path = next(artifact.folder / name for name in WEIGHTS if name in artifact.meta.files)
+    content = np.fromfile(path, np.uint8)
+    places = np.random.default_rng(0).integers(len(content) // 2, len(content), count)
+    content[places] ^= 0x80
+    content.tofile(path)
+    _describe(artifact)
 
 
-def _answered(folder: Path, threads: int | None, texts: Sequence[str]) -> tuple[Outcome, np.ndarray]:
-    """In a process of its own: the self-check, and the labels of the texts."""
-    predictor = Predictor.load(folder, threads, tolerance=SERVED)
-    artifact = predictor.artifact
-    scores = predictor.scores(predictor.logits(predictor.encode(texts)))
-    given = decide(scores, artifact.labels, artifact.meta.thresholds, artifact.multi_label)
-    return predictor.self_check, given
+def _keep_case(artifact: Artifact) -> None:
+    """The tokenizer lowers letters no more, or lowers them where it did not."""
+    path = artifact.folder / TOKENIZER
+    content: Any = read_json(path)
+    content["normalizer"]["lowercase"] = not content["normalizer"]["lowercase"]
+    write_json(path, content)
+    _describe(artifact)
 
 
-def answered(folder: Path, change: Change, texts: Sequence[str]) -> tuple[Outcome, np.ndarray]:
-    before = {name: os.environ.get(name) for name in change.environment}
-    os.environ.update(change.environment)
+def _describe(artifact: Artifact) -> None:
+    """With sums that fit the files: it is the scores that must tell."""
+    files = describe_files(artifact.folder)
+    write_json(artifact.folder / DESCRIPTION, replace(artifact.meta, files=files))
+
+
+def answer() -> None:
+    """In a process of its own: what is asked comes in, and what is found goes out."""
+    asked = json.load(sys.stdin)
     try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-            return fresh.submit(_answered, folder, change.threads, list(texts)).result()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        predictor = Predictor.load(asked["folder"], asked["threads"], tolerance=Tolerance(on_mismatch="warn"))
+    except UserError as error:
+        found = {"refused": str(error)}
+    else:
+        artifact = predictor.artifact
+        scores = predictor.scores(predictor.logits(predictor.encode(asked["texts"])))
+        labels = decide(scores, artifact.labels, artifact.meta.thresholds, artifact.multi_label)
+        found = {"outcome": asdict(predictor.self_check), "labels": labels.tolist()}
+    Path(asked["answer"]).write_text(json.dumps(found))
 
 
-def changed(artifact: Artifact, texts: Sequence[str]) -> list[Found]:
-    """Every change, and what came of it."""
-    found: list[Found] = []
+def answered(folder: Path, change: Change, texts: Sequence[str]) -> Answered | str:
+    """What a fresh process finds, or why it does not load the artifact."""
+    with tempfile.TemporaryDirectory(prefix="self-check-") as scratch:
+        file = Path(scratch) / "answer.json"
+        asked = {"folder": str(folder), "threads": change.threads, "texts": list(texts), "answer": str(file)}
+        done = subprocess.run(
+            [*change.before, sys.executable, "-c", CHILD],
+            input=json.dumps(asked),
+            cwd=ROOT,
+            env=os.environ | change.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if not file.is_file():
+            return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        found = json.loads(file.read_text())
+    if "refused" in found:
+        return str(found["refused"])
+    return Answered(Outcome(**found["outcome"]), np.array(found["labels"]))
+
+
+def named(artifact: Artifact) -> str:
+    return f"{artifact.name}, portable" if artifact.meta.proof.get("portable") else artifact.name
+
+
+def tried(
+    artifact: Artifact, all_changes: Sequence[Change], texts: Sequence[str], fp32: np.ndarray
+) -> list[Tried]:
+    """Every change, and what came of it; `fp32` are the labels that the reference gives."""
+    found: list[Tried] = []
     usual: np.ndarray | None = None
-    for change in tqdm(changes(artifact), artifact.name, disable=None):
+    for change in tqdm(all_changes, named(artifact), disable=None):
         with tempfile.TemporaryDirectory(prefix="self-check-") as scratch:
             folder = artifact.folder
             if change.make is not None:
                 folder = Path(shutil.copytree(folder, Path(scratch) / artifact.name))
                 change.make(Artifact(folder, artifact.meta))
-            outcome, given = answered(folder, change, texts)
-        usual = given if usual is None else usual
-        differing = int((~same_labels(given, usual)).sum())
-        found.append(Found(artifact.name, change.name, outcome, differing, len(texts)))
+            found_here = answered(folder, change, texts)
+        row = Tried(variant=named(artifact), change=change.name)
+        found.append(row)
+        if isinstance(found_here, str):
+            row.refused = found_here
+            continue
+        usual = found_here.labels if usual is None else usual
+        row.status = found_here.outcome.status
+        row.move = found_here.outcome.largest_move
+        row.at_most = found_here.outcome.flips_at_most
+        row.tokens_differ = found_here.outcome.tokens_differ
+        row.changed = int((~same_labels(found_here.labels, usual)).sum())
+        row.unlike_fp32 = int((~same_labels(found_here.labels, fp32)).sum())
     return found
 
 
-def loads(artifact: Artifact, count: int) -> Loads:
-    """False alarms, and the cost. Half of the loads are with one thread; each process begins anew."""
+def loads(artifact: Artifact, threads: int, count: int) -> Loads:
+    """False alarms, and the cost."""
     outcomes = []
-    for number in tqdm(range(count), f"{artifact.name}, loads", disable=None):
-        threads = 1 if number % 2 else available_cpus()
-        outcomes.append(answered(artifact.folder, Change("none", threads=threads), ())[0])
+    for _ in tqdm(range(count), f"{named(artifact)}, {threads} threads", disable=None):
+        found = answered(artifact.folder, Change("nothing", threads=threads), ())
+        if isinstance(found, str):
+            raise UserError("a variant does not load", seen=found, remedy="Build it on this machine")
+        outcomes.append(found.outcome)
     taken = [outcome.ms for outcome in outcomes]
     return Loads(
-        artifact.name,
-        count,
-        sum(outcome.status != "same" for outcome in outcomes),
-        max(outcome.largest_move or 0.0 for outcome in outcomes),
-        float(np.median(taken)),
-        max(taken),
+        variant=named(artifact),
+        threads=threads,
+        loads=count,
+        alarms=sum(outcome.status != "same" for outcome in outcomes),
+        move=max(outcome.largest_move or 0.0 for outcome in outcomes),
+        median_ms=float(np.median(taken)),
+        most_ms=max(taken),
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.self_check", description=__doc__)
-    add_artifacts(parser)
-    add_checkpoint(parser)
-    parser.add_argument("variants", nargs="+", help="such as fp32 and openvino-int8")
-    parser.add_argument("--texts", type=positive_int, default=400, help="of validation; default: %(default)s")
-    parser.add_argument("--loads", type=positive_int, default=50, help="of each; default: %(default)s")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser = _parser()
     arguments = parser.parse_args(argv)
+    checkpoint = open_checkpoint(arguments.checkpoint)
+    texts = load_data(checkpoint).splits["validation"].texts[: arguments.texts]
     artifacts = [open_artifact(arguments.artifacts / name) for name in arguments.variants]
-    texts = load_data(open_checkpoint(arguments.checkpoint)).splits["validation"].texts[: arguments.texts]
-    found = [each for artifact in artifacts for each in changed(artifact, texts)]
-    again = [loads(artifact, arguments.loads) for artifact in artifacts]
-    say(f"{table(found)}\n\n{table_of_loads(again)}")
-    document = {"machine": machine(), "changes": plain(found), "loads": plain(again)}
-    if arguments.output:
-        write_json(arguments.output, document)
-    emit(document)
+    packages = {package for artifact in artifacts for package in RUNTIMES[artifact.meta.runtime].packages}
+    reference = answered(arguments.artifacts / REFERENCE, Change("nothing"), texts)
+    if isinstance(reference, str):
+        parser.error(f"{REFERENCE} does not load: {reference}")
+    document = SelfChecks(
+        data=checkpoint.meta.data.spec,
+        machine=machine(),
+        versions=versions(sorted(packages)),
+        texts=len(texts),
+        allowed=Tolerance.flips,
+        tried=[
+            row
+            for artifact in artifacts
+            for row in tried(
+                artifact, changes(artifact, arguments.emulator, arguments.packages), texts, reference.labels
+            )
+        ],
+        loads=[
+            loads(artifact, threads, arguments.loads)
+            for artifact, threads in product(artifacts, sorted({1, available_cpus()}))
+        ],
+    )
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    write_json(arguments.results / f"{NAME}.json", plain(document))
+    say(excerpt(document))
+    emit(plain(document))
     return 0
 
 
-def table(found: Sequence[Found]) -> str:
-    """For people."""
-    rows = [
-        (
-            each.variant,
-            each.change,
-            each.outcome.status,
-            "none" if each.outcome.largest_move is None else f"{each.outcome.largest_move:.2g}",
-            f"{each.outcome.flips_at_most:.2%}",
-            f"{each.changed} of {each.texts} ({each.changed / max(1, each.texts):.2%})",
-        )
-        for each in found
-    ]
-    heads = ("variant", "change", "self-check", "largest move", "labels, at most", "labels that changed")
-    return tabulate(rows, heads, "github", disable_numparse=True)
-
-
-def table_of_loads(found: Sequence[Loads]) -> str:
-    rows = [
-        (
-            each.variant,
-            each.loads,
-            each.alarms,
-            f"{each.largest_move:.2g}",
-            f"{each.median_ms:.0f}",
-            f"{each.most_ms:.0f}",
-        )
-        for each in found
-    ]
-    heads = ("variant", "loads", "alarms", "largest move", "median ms", "most ms")
-    return tabulate(rows, heads, "github", disable_numparse=True)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.self_check", description=__doc__.split("\n")[0]
+    )
+    add_artifacts(parser)
+    add_checkpoint(parser)
+    add_results(parser)
+    parser.add_argument("variants", nargs="+", help="names such as openvino-int8, or folders of artifacts")
+    parser.add_argument("--texts", type=positive_int, default=400, help="of validation; default: %(default)s")
+    parser.add_argument(
+        "--loads",
+        type=positive_int,
+        default=25,
+        help="of each, with each number of threads; default: %(default)s",
+    )
+    parser.add_argument("--emulator", help="qemu-x86_64 or qemu-x86_64-static, to try another kind of CPU")
+    parser.add_argument(
+        "--packages",
+        type=Path,
+        nargs="+",
+        default=(),
+        help="folders with other versions of runtimes, from pip install --target",
+    )
+    return parser
 
 
 if __name__ == "__main__":

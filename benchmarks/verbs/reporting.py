@@ -24,6 +24,7 @@ KINDS = {
     "compression": "the search for the fastest variant",
     "rules": "how often a cascade's first stage breaks its promise",
     "shift": "how a cascade does on other texts",
+    "self-check": "what the self-check saw of changes",
     "attack": "the attacks",
     "soak": "the soak test, hours of attacks,",
 }

@@ -7,6 +7,7 @@ server brings the old version back on all of them; a roll-out that was killed is
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -160,6 +161,13 @@ class Front:
 
     def _describe(self, version: str) -> dict[str, Any]:
         return dict(self._manage("GET", f"/models/{self.name}/{version}")[0])
+
+    def self_check(self, version: str) -> str:
+        """What the model found on this machine when it was loaded; empty where its archive is older."""
+        (found,) = self._manage("GET", f"/models/{self.name}/{version}", {"customized": "true"})
+        described = found.get("customizedMetadata") or {}
+        described = json.loads(described) if isinstance(described, str) else described
+        return str(described.get("self_check", {}).get("note", ""))
 
     def ask(self, text: str, version: str | None = None) -> tuple[dict[str, Any], float]:
         """The answer and the milliseconds that it took; `UserError` where it was not 200."""
@@ -334,7 +342,15 @@ def roll_out(
             new = add_version(front, url, workers)
             changed.append((front, old, new))
             found = compare(front, old, new, sample.compared)
-            outcome["servers"].append({"server": front.inference, "old": old, "new": new, **asdict(found)})
+            outcome["servers"].append(
+                {
+                    "server": front.inference,
+                    "old": old,
+                    "new": new,
+                    "self_check": front.self_check(new),
+                    **asdict(found),
+                }
+            )
             if objections := found.objections(limits):
                 raise UserError(
                     f"version {new} is not served", seen="; ".join(objections), remedy=ROLLED_BACK
@@ -498,7 +514,8 @@ def table(outcome: dict[str, Any]) -> str:
     said = "done" if outcome["done"] else f"the old version stays: {outcome['why']}"
     if outcome["not_rolled_back"]:
         said = f"NOT ROLLED BACK EVERYWHERE, after: {outcome['why']}"
-    lines = [
+    lines = [f"{row['server']}: {row['self_check']}" for row in outcome["servers"] if row["self_check"]]
+    lines += [
         f"{failure['server']} could not be rolled back: {failure['why']}"
         for failure in outcome["not_rolled_back"]
     ]

@@ -234,18 +234,17 @@ def fetch(arguments: argparse.Namespace) -> int:
     fetched = publishing.fetch(arguments.place, arguments.to, trusted_key=key, most_gb=arguments.most_gb)
     signed = f", signed by a key of {key}" if key else ""
     say(f"{arguments.to}: {len(fetched.record.files)} files, all checksums match{signed}")
-    refused = 0
+    refused = False
     if arguments.self_check:
-        from export.archives.verify import self_check
+        from common.doctor import self_check
 
         for archive in sorted(arguments.to.glob("*.mar")):
-            try:
-                say(f"{archive}: {self_check(archive)}")
-            except UserError as error:
-                refused += 1
-                say(f"{archive}: NOT FOR THIS MACHINE: {error}")
+            found = self_check(archive)
+            fails = found.status == "fail"
+            refused |= fails
+            say(f"{archive}: {'NOT FOR THIS MACHINE: ' if fails else ''}{found.seen}")
     emit(fetched.record)
-    return int(refused > 0)
+    return int(refused)
 
 
 def verify_arguments(parser: argparse.ArgumentParser) -> None:

@@ -69,16 +69,6 @@ def verify(archive: Path, trusted_key: Path | None = None) -> Verdict:
     return Verdict(artifact.name, len(TEXTS), difference, BOUND, predictor.self_check)
 
 
-def self_check(archive: Path) -> Outcome:
-    """What the artifact in an archive says of this machine, without a server.
-
-    Raises `UserError` when it is not ours or damaged, and `UnsupportedError` when it does not load here.
-    """
-    with tempfile.TemporaryDirectory(prefix="self-check-") as scratch:
-        tolerance = Tolerance.of(model_config(archive).get("handler"))
-        return Predictor(unpacked(archive, Path(scratch)), tolerance=tolerance).self_check
-
-
 def _ask(url: str, archive: Path) -> list[dict[str, Any]]:
     """Answers to `TEXTS`, asked in one request: the same plan as in process, so the same scores."""
     body = json.dumps({"texts": TEXTS}).encode()

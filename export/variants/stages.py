@@ -245,7 +245,8 @@ def _ask(source: Source, folder: Path, parent: Artifact, stages: Sequence[Stage]
     """What each stage alone says of the validation texts: logits on fp32's scale [texts, labels]."""
     shutil.copy(parent.folder / TOKENIZER, folder / TOKENIZER)
     options = _options(parent.meta, stages)
-    meta = replace(parent.meta, runtime_options=options, logit_offsets=None)
+    # What is put together has no self-check yet, though its parent does.
+    meta = replace(parent.meta, files={}, runtime_options=options, logit_offsets=None)
     predictor = Predictor(Artifact(folder, meta))
     encodings = predictor.encode(source.dataset.splits["validation"].texts)
     return [predictor.logits(encodings, [model]) for model in predictor.models]

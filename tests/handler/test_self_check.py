@@ -124,7 +124,7 @@ def test_an_artifact_of_earlier_versions_loads_and_says_that_it_has_none(artifac
     predictor = Predictor(rewritten(artifact_copy))
     assert predictor.self_check == NONE
     service = Service(predictor, Limits(), MODEL, Tally(Counted(), "hate"))
-    assert service.describe()["self_check"]["note"].startswith("no self-check")
+    assert service.describe()["self_check"]["note"].startswith("not self-checked")
 
 
 def test_what_it_computes_is_not_counted(build_once) -> None:

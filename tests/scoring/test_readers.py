@@ -25,11 +25,11 @@ SHORT = 1_000_000
 
 
 class Loaded(Echo):
-    def __init__(self, *_) -> None:
+    def __init__(self, *_, **__) -> None:
         pass
 
     @classmethod
-    def load(cls, *_) -> "Loaded":
+    def load(cls, *_, **__) -> "Loaded":
         return cls()
 
 

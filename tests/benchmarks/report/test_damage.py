@@ -15,6 +15,7 @@ from benchmarks.records import Variant
 from benchmarks.suite import measure
 from common.atomic import write_json
 from handler.artifact import DESCRIPTION, describe_files
+from handler.self_check import FILE as SELF_CHECK
 
 WEIGHTS = "model.safetensors"
 WHOLE = replace(PROFILES["demo"], max_texts=None, blocks=6, most_blocks=6, single_texts=5)
@@ -22,9 +23,10 @@ WHOLE = replace(PROFILES["demo"], max_texts=None, blocks=6, most_blocks=6, singl
 
 def damaged(source: Path, folder: Path, noise: float = 0.0, threshold: float | None = None) -> None:
     """A copy of fp32's artifact with noise on every weight, in shares of its tensor's spread, or with another
-    threshold; sealed as an export would."""
+    threshold; sealed as an export would, but noise is not refused by its self-check."""
     shutil.copytree(source, folder)
     if noise:
+        (folder / SELF_CHECK).unlink()
         generator = torch.Generator().manual_seed(0)
         weights = load_file(folder / WEIGHTS)
         noisy = {

@@ -24,7 +24,9 @@ from deploy.tuning.load import Load, closed_loop
 from export.archives.package import package
 from handler.artifact import DESCRIPTION, Artifact, describe_files, open_artifact
 from handler.errors import UserError
+from handler.self_check import FILE as SELF_CHECK
 from tests.deploy.nginx import needs_nginx, nginx
+from tests.handler.test_self_check import flipped
 from training import data
 
 LIMITS = Limits(max_flip=0.05, max_shift=0.05, max_slowdown=5.0, watch_s=0.5)
@@ -42,9 +44,11 @@ def sample(texts: list[str]) -> Sample:
 
 @pytest.fixture(scope="module")
 def wrong(build_once, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """fp32 with the head's weights negated: it loads, answers at the same speed, and says the opposite."""
+    """fp32 with the head's weights negated: it answers at the same speed, and says the opposite. It loads
+    because it has no self-check."""
     folder = tmp_path_factory.mktemp("wrong") / "fp32"
     shutil.copytree(build_once("fp32").folder, folder)
+    (folder / SELF_CHECK).unlink()
     weights = load_file(folder / "model.safetensors")
     weights |= {name: -each for name, each in weights.items() if name.startswith("classifier.")}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -61,7 +65,7 @@ def put(artifact: Artifact, store: Path, version: str) -> str:
 
 
 def test_the_better_version_takes_over_and_the_wrong_one_goes_back(
-    open_server, build_once, wrong, texts, sample, tmp_path, capsys
+    open_server, build_once, wrong, artifact_copy, texts, sample, tmp_path, capsys
 ) -> None:
     server, store = open_server
     one = Front(server.access, "first")
@@ -81,6 +85,8 @@ def test_the_better_version_takes_over_and_the_wrong_one_goes_back(
     assert outcome["done"]
     assert outcome["servers"][0]["flips_high"] <= 0.05
     assert "1.0 -> 2.0" in said.err
+    assert "the scores of the export, to rounding" in outcome["servers"][0]["self_check"]
+    assert outcome["servers"][0]["self_check"] in said.err
     assert one.default() == "2.0"
     assert one.versions().keys() == {"2.0"}, "nothing waits for the old one: it is gone"
     assert one.ask(texts[0])[0]["model"]["variant"] == "openvino-int8"
@@ -91,6 +97,11 @@ def test_the_better_version_takes_over_and_the_wrong_one_goes_back(
     assert "the old version stays: version 3.0 is not served" in said.err
     assert one.versions().keys() == {"2.0"}
     assert one.ask(texts[0])[0]["model"]["variant"] == "openvino-int8"
+
+    damaged = put(flipped(artifact_copy, "classifier.weight"), store, "3.5")
+    assert main(["rollout", damaged, *options]) == 1
+    assert "the old version stays: TorchServe refused" in capsys.readouterr().err
+    assert one.versions().keys() == {"2.0"}, "its self-check did not let it load"
 
     with pytest.raises(UserError, match="TorchServe refused"):
         one.register("nonsense.mar", 1)
