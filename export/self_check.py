@@ -33,7 +33,7 @@ NEAREST = 0.1  # of the validation texts
 WORDS = 512
 OFTEN = 5  # texts
 HALVINGS = 6  # rounds of the search
-SWAPS = 6
+SWAPS = 12
 LEAST_COUNTED = 20  # texts: of fewer, their number near a threshold is chance
 # For the tokenizer: what tokenizers trip over.
 TEXTS = (
@@ -149,18 +149,18 @@ def signed(meta: Description, logits: np.ndarray) -> np.ndarray:
 
 
 class Best:
-    """Of all tokens that were tried for each sequence, those whose score is nearest to its aim."""
+    """Of all sequences of words that were tried for each aim, the one that scores nearest to it."""
 
-    def __init__(self, aims: np.ndarray, tokens: Sequence[np.ndarray], scores: np.ndarray) -> None:
-        self.tokens = list(tokens)
-        self._aims = aims
-        self._scores = scores.copy()
+    def __init__(self, aims: np.ndarray, tried: Sequence[np.ndarray], scores: np.ndarray) -> None:
+        self.aims = aims
+        self.words = list(tried)
+        self.scores = scores.copy()
 
-    def offer(self, tokens: Sequence[np.ndarray], scores: np.ndarray) -> None:
-        nearer = np.abs(scores - self._aims) < np.abs(self._scores - self._aims)
+    def offer(self, tried: Sequence[np.ndarray], scores: np.ndarray) -> None:
+        nearer = np.abs(scores - self.aims) < np.abs(self.scores - self.aims)
         for place in np.flatnonzero(nearer):
-            self.tokens[place] = tokens[place]
-            self._scores[place] = scores[place]
+            self.words[place] = tried[place]
+            self.scores[place] = scores[place]
 
 
 def search(
@@ -173,8 +173,8 @@ def search(
     classifier.
 
     `sides` scores sequences, [sequences, rules]: what is aimed at are zeros, within `nearest` [rules], and
-    the whole scale. Sequences of tokens that raise a score are mixed with others that lower it, by halving
-    what stands between; single tokens are then exchanged.
+    the whole scale. Sequences of words that raise a score are mixed with others that lower it, by halving
+    what stands between; single words are then exchanged.
     """
     rng = np.random.default_rng(0)
     halves = [rng.permutation(tokens)[: WORDS // 2] for tokens in (frame.often, frame.vocabulary)]
@@ -184,50 +184,53 @@ def search(
     rule = np.arange(count) % rules
     alone = sides([frame.around(word[None]) for word in words])
     lifts = ((alone - alone.mean(axis=0)) / np.maximum(alone.std(axis=0), 1e-9))[:, rule].T
-    shares = (np.arange(count) + 0.5) / count
-    room = len(frame.before) + len(frame.after)
-    sizes = rng.permutation(np.quantile(np.minimum(lengths, LONGEST), shares)).astype(int)
-    sizes = np.maximum(sizes - room, 1)
+    sizes = _sizes(rng, lengths, count, len(frame.before) + len(frame.after))
 
-    def scored(tokens: Sequence[np.ndarray]) -> np.ndarray:
-        return sides([frame.around(ids) for ids in tokens])[np.arange(count), rule]
+    def scored(tried: Sequence[np.ndarray]) -> np.ndarray:
+        return sides([frame.around(words[places]) for places in tried])[np.arange(count), rule]
 
-    high = _mixed(rng, words, rng.uniform(2, 5, (count, 1)) * lifts, sizes)
-    low = _mixed(rng, words, rng.uniform(-3, 0, (count, 1)) * lifts, sizes)
+    high = _mixed(rng, rng.uniform(2, 5, (count, 1)) * lifts, sizes)
+    low = _mixed(rng, rng.uniform(-3, 0, (count, 1)) * lifts, sizes)
     high_scores = scored(high)
     low_scores = scored(low)
-    aims = _aims(rule, nearest, low_scores, high_scores)
-    best = Best(aims, low, low_scores)
+    best = Best(_aims(rule, nearest, low_scores, high_scores), low, low_scores)
     best.offer(high, high_scores)
     least = np.zeros(count, int)
     most = sizes
     for _ in range(HALVINGS):
         cuts = (least + most) // 2
-        tried = [
-            np.concatenate([up[:cut], down[cut:]]) for up, down, cut in zip(high, low, cuts, strict=True)
-        ]
+        tried = [np.append(up[:cut], down[cut:]) for up, down, cut in zip(high, low, cuts, strict=True)]
         scores = scored(tried)
         best.offer(tried, scores)
-        least = np.where(scores < aims, cuts, least)
-        most = np.where(scores < aims, most, cuts)
+        least = np.where(scores < best.aims, cuts, least)
+        most = np.where(scores < best.aims, most, cuts)
     for _ in range(SWAPS):
-        tried = [_swapped(rng, words, tokens) for tokens in best.tokens]
+        ways = np.sign(best.aims - best.scores)[:, None] * lifts
+        tried = [_swapped(rng, places, way) for places, way in zip(best.words, ways, strict=True)]
         best.offer(tried, scored(tried))
-    return [frame.around(tokens) for tokens in best.tokens]
+    return [frame.around(words[places]) for places in best.words]
 
 
-def _mixed(
-    rng: np.random.Generator, words: np.ndarray, preferred: np.ndarray, sizes: np.ndarray
-) -> list[np.ndarray]:
-    """For each sequence so many `words`, drawn by how much they are `preferred`, [sequences, words]."""
+def _sizes(rng: np.random.Generator, lengths: Sequence[int], count: int, room: int) -> np.ndarray:
+    """Numbers of words, of sequences as long as the texts."""
+    shares = (np.arange(count) + 0.5) / count
+    found = rng.permutation(np.quantile(np.minimum(lengths, LONGEST), shares)).astype(int)
+    return np.maximum(found - room, 1)
+
+
+def _mixed(rng: np.random.Generator, preferred: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """For each sequence so many words, drawn by how much they are `preferred`, [sequences, words]."""
     chances = softmax(preferred, axis=1)
-    return [rng.choice(words, size, p=own) for size, own in zip(sizes, chances, strict=True)]
+    return [rng.choice(len(own), size, p=own) for size, own in zip(sizes, chances, strict=True)]
 
 
-def _swapped(rng: np.random.Generator, words: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """With one token exchanged."""
-    tried = tokens.copy()
-    tried[rng.integers(len(tried))] = rng.choice(words)
+def _swapped(rng: np.random.Generator, places: np.ndarray, way: np.ndarray) -> np.ndarray:
+    """With one word exchanged for another that is further on the `way`, [words]."""
+    tried = places.copy()
+    place = rng.integers(len(tried))
+    further = np.flatnonzero(way > way[tried[place]])
+    if len(further):
+        tried[place] = rng.choice(further)
     return tried
 
 

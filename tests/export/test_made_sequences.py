@@ -4,10 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from export.self_check import NEAREST, Frame, points, search, signed
+from handler.bands import decisions
+from handler.description import Bands
 from handler.predictor import Predictor
+from handler.records import plain
 from handler.self_check import FILE, read_made
+from tests.descriptions import description as described
 from tests.handler.test_stages import LABELS, labels_of, meta
 
 
@@ -30,17 +35,6 @@ def test_sequences_surround_the_threshold_and_cover_the_scale(fp32: Predictor, s
     assert len(near) >= len(found) / 2
     assert (near > 0).sum() >= 10 <= (near < 0).sum()
     assert found.min() < np.quantile(of_texts, 0.25) < np.quantile(of_texts, 0.75) < found.max()
-
-
-def test_random_sequences_would_miss_the_threshold(fp32: Predictor) -> None:
-    """Which is why they are searched."""
-    frame, rng = Frame.of(fp32, [[1]]), np.random.default_rng(0)
-    (random,) = fp32.logits_of_each([frame.around(rng.choice(frame.vocabulary, 20)) for _ in range(64)])
-    made = read_made(fp32.artifact, 1, fp32.tokenizer)
-    sides = [
-        np.abs(signed(fp32.artifact.meta, np.array(logits))) for logits in (random, made.models[0].logits)
-    ]
-    assert np.median(sides[0]) > 3 * np.median(sides[1])
 
 
 def test_all_variants_have_the_same_sequences(build_once) -> None:
@@ -78,6 +72,14 @@ def test_every_threshold_of_several_labels_is_surrounded(rules: int) -> None:
         assert (near > 0).sum() >= 3 <= (near < 0).sum(), rule
 
 
+def test_random_sequences_would_miss_the_threshold() -> None:
+    """Which is why they are searched."""
+    words = np.random.default_rng(0).choice(FRAME.vocabulary, (64, 20))
+    found = search(bag(1), FRAME, [20], np.full(1, 0.2))
+    random, made = (np.abs(bag(1)(sequences)) for sequences in (words, found))
+    assert np.median(random) > 3 * np.median(made)
+
+
 def test_words_that_few_texts_say_are_not_told_more_than_others(fp32: Predictor) -> None:
     rare, usual, third = fp32.tokenizer.encode("soup river house", add_special_tokens=False).ids
     frame = Frame.of(fp32, [[rare, usual]] * 2 + [[usual, third, third]] * 3)
@@ -104,6 +106,21 @@ def test_a_text_is_on_a_labels_side_exactly_where_it_is_given(kind: str) -> None
     else:
         np.testing.assert_array_equal(sides.argmax(axis=1), given)
         np.testing.assert_array_equal((sides > 0).sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("labels", [["no", "yes"], ["a", "yes", "b"]])
+def test_a_text_is_above_the_end_of_a_band_exactly_where_it_is_decided_so(labels: list[str]) -> None:
+    thresholds = {"yes": 0.3} if len(labels) == 2 else {}
+    bands = Bands(0.8, 0.4, 0.95, "validation", 100, [])
+    known = described(
+        labels=labels, thresholds=thresholds, positive_label="yes", temperature=1.5, bands=plain(bands)
+    )
+    logits = np.random.default_rng(0).normal(size=(200, len(labels))) * 2
+    scores = softmax(logits / 1.5, axis=1)
+    acts, reviews = signed(known, logits)[:, -2:].T >= 0
+    expected = decisions(scores, labels.index("yes"), bands)
+    np.testing.assert_array_equal(acts.astype(int) + reviews, expected)
+    assert {*expected.tolist()} == {0, 1, 2}
 
 
 def test_points_hold_more_than_the_texts_that_were_counted() -> None:

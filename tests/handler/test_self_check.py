@@ -17,6 +17,7 @@ from common.atomic import write_json
 from export.self_check import points
 from handler import self_check
 from handler.artifact import DESCRIPTION, Artifact, describe_files, open_artifact
+from handler.description import Bands
 from handler.errors import UnsupportedError, UserError
 from handler.machine import cpu_features
 from handler.metrics import Tally
@@ -75,11 +76,16 @@ def test_an_untouched_artifact_gives_the_scores_of_its_export(build_once, name: 
         "distilbert.transformer.layer.1.ffn.lin1.weight",
     ],
 )
-def test_a_flipped_weight_is_refused(artifact_copy: Artifact, tensor: str) -> None:
+def test_one_flipped_weight_is_seen(artifact_copy: Artifact, tensor: str) -> None:
     changed = flipped(artifact_copy, tensor)
-    with pytest.raises(UnsupportedError, match="other scores here than where it was exported") as refused:
-        Predictor(changed)
-    assert "% of labels may change (0.20% is allowed)" in str(refused.value)
+    assert Predictor(changed, tolerance=Tolerance(1.0)).self_check.largest_move > 10 * ROUNDING
+    with pytest.raises(UnsupportedError, match="other scores here than where it was exported"):
+        Predictor(changed, tolerance=Tolerance(0.0))
+
+
+def test_what_may_change_too_many_labels_is_refused(artifact_copy: Artifact) -> None:
+    with pytest.raises(UnsupportedError, match=r"% of labels may change \(0.20% is allowed\)") as refused:
+        Predictor(flipped(artifact_copy, "classifier.weight"))
     assert refused.value.remedy.endswith("SELF_CHECK_ON_MISMATCH=warn")
 
 
@@ -223,6 +229,14 @@ def test_a_move_of_all_exclusive_labels_at_once_changes_nothing_and_one_of_indep
         largest, bound = compared(description, recorded, logits + 0.5)
         assert largest == expected
         assert bound == pytest.approx(rules * 0.05 if expected else 0)
+
+
+def test_a_move_over_the_end_of_a_band_counts_as_one_over_a_threshold() -> None:
+    description = replace(meta("two"), bands=Bands(0.9, 0.6, 0.95, "validation", 100, []))
+    apart = 1.5 * np.log(0.9 / 0.1)  # of the temperature
+    recorded = Recorded([[0.0, apart]] * 4, [[[0.0, 0.0], [1.0, 0.1]]])
+    assert self_check.distances(description, np.array(recorded.logits)) == pytest.approx(np.zeros((4, 1)))
+    assert compared(description, recorded, np.array([[0.0, apart + 0.5]] * 4))[1] == pytest.approx(0.05)
 
 
 def test_what_no_text_lies_within_changes_no_label() -> None:
