@@ -33,7 +33,7 @@ NEAREST = 0.1  # of the validation texts
 WORDS = 512
 OFTEN = 5  # texts
 HALVINGS = 6  # rounds of the search
-SWAPS = 12
+SWAPS = 24
 LEAST_COUNTED = 20  # texts: of fewer, their number near a threshold is chance
 # For the tokenizer: what tokenizers trip over.
 TEXTS = (
@@ -195,6 +195,8 @@ def search(
     low_scores = scored(low)
     best = Best(_aims(rule, nearest, low_scores, high_scores), low, low_scores)
     best.offer(high, high_scores)
+    low = _beyond(low, low_scores, best.aims, rule, -1)
+    high = _beyond(high, high_scores, best.aims, rule, 1)
     least = np.zeros(count, int)
     most = sizes
     for _ in range(HALVINGS):
@@ -222,6 +224,18 @@ def _mixed(rng: np.random.Generator, preferred: np.ndarray, sizes: np.ndarray) -
     """For each sequence so many words, drawn by how much they are `preferred`, [sequences, words]."""
     chances = softmax(preferred, axis=1)
     return [rng.choice(len(own), size, p=own) for size, own in zip(sizes, chances, strict=True)]
+
+
+def _beyond(
+    tried: Sequence[np.ndarray], scores: np.ndarray, aims: np.ndarray, rule: np.ndarray, way: int
+) -> list[np.ndarray]:
+    """Those that do not reach their aims, above (1) or below (-1), replaced by what goes furthest that way."""
+    found = list(tried)
+    for place in np.flatnonzero(way * (scores - aims) < 0):
+        own = np.flatnonzero(rule == rule[place])
+        furthest = tried[own[(way * scores[own]).argmax()]]
+        found[place] = np.resize(furthest, len(tried[place]))
+    return found
 
 
 def _swapped(rng: np.random.Generator, places: np.ndarray, way: np.ndarray) -> np.ndarray:
