@@ -229,7 +229,7 @@ def _mixed(rng: np.random.Generator, preferred: np.ndarray, sizes: np.ndarray) -
 def _beyond(
     tried: Sequence[np.ndarray], scores: np.ndarray, aims: np.ndarray, rule: np.ndarray, way: int
 ) -> list[np.ndarray]:
-    """Those that do not reach their aims, above (1) or below (-1), replaced by what goes furthest that way."""
+    """Those that do not reach their aims, above (1) or below (-1), replaced by what goes furthest there."""
     found = list(tried)
     for place in np.flatnonzero(way * (scores - aims) < 0):
         own = np.flatnonzero(rule == rule[place])
