@@ -158,7 +158,7 @@ class Best:
 
     def offer(self, tried: Sequence[np.ndarray], scores: np.ndarray) -> None:
         nearer = np.abs(scores - self.aims) < np.abs(self.scores - self.aims)
-        for place in np.flatnonzero(nearer):
+        for place in np.flatnonzero(nearer).tolist():
             self.words[place] = tried[place]
             self.scores[place] = scores[place]
 
@@ -217,7 +217,7 @@ def _sizes(rng: np.random.Generator, lengths: Sequence[int], count: int, room: i
     """Numbers of words, of sequences as long as the texts."""
     shares = (np.arange(count) + 0.5) / count
     found = rng.permutation(np.quantile(np.minimum(lengths, LONGEST), shares)).astype(int)
-    return np.maximum(found - room, 1)
+    return np.asarray(np.maximum(found - room, 1))
 
 
 def _mixed(rng: np.random.Generator, preferred: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
@@ -231,7 +231,7 @@ def _beyond(
 ) -> list[np.ndarray]:
     """Those that do not reach their aims, above (1) or below (-1), replaced by what goes furthest there."""
     found = list(tried)
-    for place in np.flatnonzero(way * (scores - aims) < 0):
+    for place in np.flatnonzero(way * (scores - aims) < 0).tolist():
         own = np.flatnonzero(rule == rule[place])
         furthest = tried[own[(way * scores[own]).argmax()]]
         found[place] = np.resize(furthest, len(tried[place]))

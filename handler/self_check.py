@@ -211,13 +211,15 @@ def distances(meta: Description, logits: np.ndarray) -> np.ndarray:
     """How far texts are from another label by each rule that gives labels, in logits: [texts, rules] from
     [texts, labels]."""
     if meta.task == "multi-label":
-        return np.abs(logits - limits(meta))
+        return np.asarray(np.abs(logits - limits(meta)))
     return margins(meta, logits)[:, None]
 
 
 def moved(meta: Description, differences: np.ndarray) -> np.ndarray:
     """By how much differences of logits, [texts, labels], can at most change these distances."""
-    return np.abs(differences) if meta.task == "multi-label" else np.ptp(differences, axis=1)[:, None]
+    if meta.task == "multi-label":
+        return np.asarray(np.abs(differences))
+    return np.asarray(np.ptp(differences, axis=1)[:, None])
 
 
 def _share(value: object) -> float:

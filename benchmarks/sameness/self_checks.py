@@ -106,8 +106,8 @@ def loads_table(document: SelfChecks) -> str:
 
 def note(document: SelfChecks) -> str:
     """How to read the tables, and in how many cases the bound held."""
-    loaded = [tried for tried in document.tried if tried.changed is not None]
-    bounded = sum(tried.changed <= tried.at_most * document.texts for tried in loaded)
+    loaded = [tried for tried in document.tried if not tried.refused]
+    bounded = sum((tried.changed or 0) <= tried.at_most * document.texts for tried in loaded)
     turned = [tried for tried in loaded if tried.changed]
     seen = sum(tried.status != "same" for tried in turned)
     loads = sum(variant.loads for variant in document.loads)

@@ -136,7 +136,7 @@ def answer() -> None:
     try:
         predictor = Predictor.load(asked["folder"], asked["threads"], tolerance=Tolerance(on_mismatch="warn"))
     except UserError as error:
-        found = {"refused": str(error)}
+        found: dict[str, Any] = {"refused": str(error)}
     else:
         artifact = predictor.artifact
         scores = predictor.scores(predictor.logits(predictor.encode(asked["texts"])))
