@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.records import Lateness, OpenLevel
-from common.shares import share_interval
+from common.shares import P99_LATE, share_interval
 
-LATE = 0.01  # the share that a p99 allows
+LATE = P99_LATE
 LEAST = 368  # independent requests, none of them late, show that at most `LATE` are: 1 - 0.025 ** (1 / 368)
 ENOUGH = 2 * LEAST  # show it with two late ones among them
 WINDOWS = 20  # of a visit

@@ -19,9 +19,9 @@ from common import records
 from common.records import Count, NotNegative, Positive, Record, Sha256, Share, Some, Task, Text, read
 from training.data.records import Unseen
 from training.measures.noninferiority import Word
+from training.measures.outcomes import AlikeGroups
 from training.measures.records import Functional, Reliability
 
-REHEARSAL = "a rehearsal on synthetic text"  # what any verdict on the demo's texts is
 DIGITS = 5  # significant: more than any of the measurements has, fewer than hide what is the same
 LEAST_CASES = 3  # of latency, in a row that was measured
 
@@ -436,14 +436,6 @@ class Decided(Record):
     differ: Rate
     ways: dict[str, Some]
     kept: list[Kept] = []
-
-
-class AlikeGroups(Record):
-    """`groups` of texts that came together, each with so many `texts` of each kind: by the kind's place among
-    `cells`, or of independent labels by its name among `kinds`."""
-
-    groups: Some
-    texts: dict[str, Some]
 
 
 class Parity(Record):

@@ -19,7 +19,6 @@ from benchmarks.lateness import LATE, LEAST, is_tested, share_late
 from benchmarks.names import PLAIN_INT8, REFERENCE
 from benchmarks.records import (
     ACCURACY,
-    REHEARSAL,
     Interval,
     Latency,
     Noninferiority,
@@ -30,7 +29,7 @@ from benchmarks.records import (
     Variant,
     Verdict,
 )
-from benchmarks.sameness.gate import operating_point, verdicts_at
+from benchmarks.sameness.gate import verdicts_at
 from common.programs import command
 from common.records import Record
 from handler.errors import UserError
@@ -40,11 +39,13 @@ from training.measures.noninferiority import (
     MARGIN,
     MAY_HAVE_SEEN,
     PASS,
+    REHEARSAL,
     SHOW_UNSEEN,
     UNPROVEN,
     Drop,
 )
 from training.measures.operating_point import p_of_shift
+from training.measures.outcomes import operating_point
 
 SCHEMA = 1
 MAX_ERROR_SHARE = 0.001  # of requests of clients that wait, at a level of load that is to count

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from scipy.stats import beta
 
+P99_LATE = 0.01  # the share of late requests that a p99 allows
+
 
 def share_interval(count: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of a share of `count` in `n`, exact (Clopper and Pearson, 1934).

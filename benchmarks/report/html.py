@@ -14,7 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from benchmarks.names import REFERENCE, SINGLE
-from benchmarks.records import REHEARSAL, Report, Variant
+from benchmarks.records import Report, Variant
 from benchmarks.records import Row as Entry
 from benchmarks.report import charts, columns, pictures
 from benchmarks.report.phrases import (
@@ -43,7 +43,7 @@ from benchmarks.report.verdicts import (
 )
 from benchmarks.selection import Selection
 from common.drawing import COLOURS
-from training.measures.noninferiority import FAIL, INCONCLUSIVE, UNPROVEN
+from training.measures.noninferiority import FAIL, INCONCLUSIVE, REHEARSAL, UNPROVEN
 
 # The chosen theme is set before anything is shown, so that the page does not flash.
 THEME = (

@@ -9,9 +9,10 @@ import numpy as np
 
 from benchmarks.environment import BUSY_SHARE
 from benchmarks.names import CUDA_REFERENCE, TFIDF
-from benchmarks.records import REHEARSAL, Machine, OpenLevel, Report, Run
+from benchmarks.records import Machine, OpenLevel, Report, Run
 from benchmarks.report.verdicts import today
 from training.data.records import KEPT_APART, STATED, UNKNOWN
+from training.measures.noninferiority import REHEARSAL
 
 WHY_UNSEEN = {
     KEPT_APART: "The model was trained elsewhere; it is judged on files that are not meant for training",

@@ -8,57 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.names import REFERENCE
 from benchmarks.records import ACCURACY, MACRO_F1, Interval, Noninferiority, Parity, Variant, Verdict
-from training.measures.gate_ledger import Candidate, Evidence, Judged, Terms, at_margin, judge
-from training.measures.noninferiority import (
-    FAIL,
-    INCONCLUSIVE,
-    PASS,
-    UNPROVEN,
-    Drop,
-    Flips,
-    Word,
-    drop_of,
-    drop_of_labels,
-)
-from training.measures.operating_point import OperatingPoint, of_cells, of_kinds
-from training.measures.statistics import Groups
+from training.measures.gate_ledger import Candidate, Judged, Terms, at_margin, judge
+from training.measures.noninferiority import FAIL, INCONCLUSIVE, PASS, UNPROVEN, Word
+from training.measures.outcomes import evidence_of
 
 SEEN = "may_have_seen"  # the field of `Terms` that a parity has
-
-
-def evidence_of(parity: Parity, labels: int) -> Evidence | None:
-    """What the texts say about the drop in macro-F1 or, without labels, in accuracy. None if the record has
-    no counts, or the weights are random."""
-    if drop := drop_of_parity(parity, labels):
-        return drop
-    return None if parity.unlabelled_flips is None else Flips(parity.n, parity.unlabelled_flips)
-
-
-def drop_of_parity(parity: Parity, labels: int) -> Drop | None:
-    """The drop on one split; None where its record holds no counts."""
-    if parity.kinds is not None:
-        return drop_of_labels(parity.kinds, groups=_groups(parity))
-    return None if parity.cells is None else drop_of(parity.cells, labels, groups=_groups(parity))
-
-
-def operating_point(parity: Parity, labels: int) -> OperatingPoint | None:
-    """Recall and rate of each label on one split; None where its record holds no counts."""
-    if parity.kinds is not None:
-        return of_kinds(parity.kinds, _groups(parity))
-    return None if parity.cells is None else of_cells(parity.cells, labels, _groups(parity))
-
-
-def _groups(parity: Parity) -> Groups | None:
-    """The groups, by the kinds or cells of the record in their order."""
-    if parity.groups is None:
-        return None
-    kinds = list(parity.kinds or map(str, range(len(parity.cells or ()))))
-    texts = np.array([[alike.texts.get(kind, 0) for kind in kinds] for alike in parity.groups], np.float64)
-    return Groups(np.array([alike.groups for alike in parity.groups], np.float64), texts)
 
 
 def judge_run(

@@ -11,9 +11,8 @@ import numpy as np
 from scipy.stats import norm
 
 from benchmarks import records
-from benchmarks.records import AlikeGroups, Flipped, Interval, Parity, Rate, Slice
+from benchmarks.records import Flipped, Interval, Parity, Rate, Slice
 from benchmarks.sameness.decisions import decided as bands_decided
-from benchmarks.sameness.gate import drop_of_parity
 from benchmarks.sameness.scores import Scores
 from benchmarks.samples import by_length
 from common.flips import ARROW, mcnemar, opposite
@@ -23,6 +22,7 @@ from handler.predictor import decide
 from training.data.splits import Split
 from training.measures.metrics import brier_of_texts
 from training.measures.noninferiority import ALPHA, Drop, cells_of, counts_of, share_of_groups
+from training.measures.outcomes import AlikeGroups, Outcomes, drop_of_counts
 from training.measures.statistics import (
     alike_groups,
     compare_ranking,
@@ -68,16 +68,17 @@ def parity(
             slices=slices(tokens[name], truth, wanted, given, len(artifact.labels)),
         )
         found.decided = bands_decided(artifact, values, reference, theirs, truth, groups)
-        if truth is None and reference.meta.training.trained:
-            found.unlabelled_flips = _most_flips(wanted, given)
-            found.decisions = digest_of(wanted, given)
+        if truth is not None or reference.meta.training.trained:
+            counted = outcomes_of(truth, wanted, given, len(artifact.labels), groups)
+            found.cells = counted.cells
+            found.kinds = counted.kinds
+            found.groups = counted.groups
+            found.unlabelled_flips = counted.unlabelled_flips
+            found.decisions = counted.decisions
         if truth is not None:
-            found.cells, found.kinds = counts_of(truth, wanted, given, len(artifact.labels))
-            found.decisions = digest_of(truth, wanted, given)
             if groups is not None:
-                found.groups = alike_of(truth, wanted, given, len(artifact.labels), groups)
                 found.group_flips = group_flips(ways, groups)
-            drawn = drop_of_parity(found, len(artifact.labels))
+            drawn = drop_of_counts(found, len(artifact.labels))
             assert drawn is not None
             found.macro_f1_drop = drop(drawn, truth, wanted, given, is_reference, groups)
             ranked = ranking_drops(truth, theirs, values, artifact.positive, groups)
@@ -90,6 +91,31 @@ def parity(
 def decided(artifact: Artifact, scores: np.ndarray) -> np.ndarray:
     """Label indices by the artifact's own thresholds, or independent labels, 0 and 1, [texts, labels]."""
     return decide(scores, artifact.labels, artifact.meta.thresholds, artifact.multi_label)
+
+
+def outcomes_of(
+    truth: np.ndarray | None,
+    reference: np.ndarray,
+    candidate: np.ndarray,
+    labels: int,
+    groups: np.ndarray | None = None,
+) -> Outcomes:
+    """The counts of label indices `[n]`, or independent labels `[n, labels]`; of texts without a `truth`,
+    those that flip."""
+    if truth is None:
+        return Outcomes(
+            n=len(candidate),
+            decisions=digest_of(reference, candidate),
+            unlabelled_flips=_most_flips(reference, candidate),
+        )
+    cells, kinds = counts_of(truth, reference, candidate, labels)
+    return Outcomes(
+        n=len(candidate),
+        decisions=digest_of(truth, reference, candidate),
+        cells=cells,
+        kinds=kinds,
+        groups=None if groups is None else alike_of(truth, reference, candidate, labels, groups),
+    )
 
 
 def alike_of(

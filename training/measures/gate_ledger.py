@@ -7,7 +7,7 @@ so retraining does not reset it.
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,7 +45,8 @@ class Look(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 class GateRun(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The looks of one run, in the order of their tests; `left` and `left_worse` are what the next run gets
-    on top of its own share, since the last test of this one rejected."""
+    on top of its own share, since the last test of this one rejected. `texts_sha256` is `digest_of_gate` of
+    its texts, which earlier versions did not keep."""
 
     at: str
     texts: int
@@ -53,6 +54,7 @@ class GateRun(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     looks: list[Look]
     left: float
     left_worse: float
+    texts_sha256: str | None = None
 
 
 class Gate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -106,6 +108,17 @@ class Terms:
     run: int
     first_margin: float
     may_have_seen: bool = False
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What the tests of a run spend, in their order: each its `share`, at its level; and what is left."""
+
+    share: float
+    levels: list[float]
+    levels_worse: list[float]
+    left: float
+    left_worse: float
 
 
 @dataclass(frozen=True)
@@ -174,6 +187,21 @@ def next_run(path: Path, texts: Sequence[str]) -> int:
     return 1 + len(_gate_of(ledger, texts).runs) if ledger else 1
 
 
+def gate_of(ledger: Ledger, decisions: str) -> Gate | None:
+    """The gate at which these decisions were looked at."""
+    return next((gate for gate in ledger.gates if terms_of(gate.runs, decisions)), None)
+
+
+def terms_of(runs: Sequence[GateRun], decisions: str, may_have_seen: bool = False) -> Terms | None:
+    """The terms of the latest look at these decisions; None if there was none in the runs of a gate."""
+    for number, run in reversed(list(enumerate(runs, 1))):
+        for look in run.looks:
+            if look.decisions == decisions:
+                levels = (look.share, look.level, look.level_worse)
+                return Terms(run.margin, *levels, number, runs[0].margin, may_have_seen)
+    return None
+
+
 def look_at(ledger: Ledger, artifact_sha256: str) -> tuple[Look, GateRun] | None:
     """The latest look at this artifact, and its run."""
     found = [
@@ -197,21 +225,18 @@ def judge_in(
         asked.setdefault(candidate.decisions, []).append(candidate)
     new = {decisions: same[0] for decisions, same in asked.items() if decisions not in known}
     if new:
-        gate.runs.append(_run(gate, len(texts), list(new.values()), margin))
+        texts_sha256 = digest_of_gate(digests_of(ledger.salt, texts))
+        gate.runs.append(_run(gate.runs, len(texts), texts_sha256, list(new.values()), margin))
     found = {}
-    for number, run in enumerate(gate.runs, 1):
-        for look in run.looks:
-            for candidate in asked.get(look.decisions, []):
-                if candidate.artifact_sha256 not in look.artifacts:
-                    look.artifacts.append(candidate.artifact_sha256)
-                seen = candidate.may_have_seen
-                look.verdict = (
-                    UNPROVEN if seen else verdict(look.p, look.level, look.p_worse, look.level_worse)
-                )
-                terms = Terms(
-                    run.margin, look.share, look.level, look.level_worse, number, gate.runs[0].margin, seen
-                )
-                found[candidate.name] = at_margin(candidate.evidence, terms, margin)
+    for look in (look for run in gate.runs for look in run.looks):
+        for candidate in asked.get(look.decisions, []):
+            if candidate.artifact_sha256 not in look.artifacts:
+                look.artifacts.append(candidate.artifact_sha256)
+            seen = candidate.may_have_seen
+            look.verdict = UNPROVEN if seen else verdict(look.p, look.level, look.p_worse, look.level_worse)
+            terms = terms_of(gate.runs, look.decisions, seen)
+            assert terms is not None
+            found[candidate.name] = at_margin(candidate.evidence, terms, margin)
     return found
 
 
@@ -243,7 +268,7 @@ def at_margin(evidence: Evidence, terms: Terms, margin: float) -> Judged:
 
 def _gate_of(ledger: Ledger, texts: Sequence[str]) -> Gate:
     """The gate of these texts: all gates that share texts with it are merged."""
-    digests = {_digest(ledger.salt, text) for text in texts}
+    digests = digests_of(ledger.salt, texts)
 
     def shares_texts(gate: Gate) -> bool:
         common = len(digests.intersection(gate.texts))
@@ -258,42 +283,67 @@ def _gate_of(ledger: Ledger, texts: Sequence[str]) -> Gate:
     return merged
 
 
-def _digest(salt: str, text: str) -> str:
-    return hashlib.blake2b(text.encode(), key=salt.encode(), digest_size=DIGEST_BYTES).hexdigest()
+def digests_of(salt: str, texts: Sequence[str]) -> set[str]:
+    """What a ledger keeps of the texts."""
+    return {
+        hashlib.blake2b(text.encode(), key=salt.encode(), digest_size=DIGEST_BYTES).hexdigest()
+        for text in texts
+    }
 
 
-def _run(gate: Gate, texts: int, candidates: Sequence[Candidate], margin: float) -> GateRun:
-    """The looks of one more run. Non-inferiority is tested from the surest variant to the most doubtful,
-    inferiority the other way round."""
-    share = share_of(len(gate.runs) + 1)
-    left, left_worse = _left(gate, margin)
-    p = [candidate.evidence.p(margin) for candidate in candidates]
-    p_worse = [candidate.evidence.p_worse(margin) for candidate in candidates]
+def digest_of_gate(digests: Collection[str]) -> str:
+    """One digest of those of all texts, whatever their order: it confirms the texts to who has all of them,
+    and none to who guesses one."""
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+
+
+def spend(earlier: Sequence[GateRun], p: Sequence[float], p_worse: Sequence[float], margin: float) -> Spent:
+    """What a run spends after the `earlier` ones on its gate, by the p-values of its tests. Non-inferiority
+    is tested from the surest variant to the most doubtful, inferiority the other way round."""
+    share = share_of(len(earlier) + 1)
+    left, left_worse = _left(earlier, margin)
     levels, left = in_sequence(p, share + left)
     levels_worse, left_worse = in_sequence(p_worse[::-1], share + left_worse)
+    return Spent(share / len(p), levels, levels_worse[::-1], left, left_worse)
+
+
+def _run(
+    earlier: Sequence[GateRun], texts: int, texts_sha256: str, candidates: Sequence[Candidate], margin: float
+) -> GateRun:
+    """The looks of one more run."""
+    p = [candidate.evidence.p(margin) for candidate in candidates]
+    p_worse = [candidate.evidence.p_worse(margin) for candidate in candidates]
+    spent = spend(earlier, p, p_worse, margin)
     looks = [
         Look(
             decisions=candidate.decisions,
             variant=candidate.name,
             artifacts=[],
-            share=share / len(candidates),
+            share=spent.share,
             p=p[place],
-            level=levels[place],
+            level=spent.levels[place],
             p_worse=p_worse[place],
-            level_worse=levels_worse[-1 - place],
-            verdict=verdict(p[place], levels[place], p_worse[place], levels_worse[-1 - place]),
+            level_worse=spent.levels_worse[place],
+            verdict=verdict(p[place], spent.levels[place], p_worse[place], spent.levels_worse[place]),
         )
         for place, candidate in enumerate(candidates)
     ]
-    now = datetime.now(UTC).isoformat(timespec="microseconds")
-    return GateRun(at=now, texts=texts, margin=margin, looks=looks, left=left, left_worse=left_worse)
+    return GateRun(
+        at=datetime.now(UTC).isoformat(timespec="microseconds"),
+        texts=texts,
+        margin=margin,
+        looks=looks,
+        left=spent.left,
+        left_worse=spent.left_worse,
+        texts_sha256=texts_sha256,
+    )
 
 
-def _left(gate: Gate, margin: float) -> tuple[float, float]:
+def _left(earlier: Sequence[GateRun], margin: float) -> tuple[float, float]:
     """What the last run hands on to each test: what it earned at another margin counts on one side only."""
-    if not gate.runs:
+    if not earlier:
         return 0.0, 0.0
-    last = gate.runs[-1]
+    last = earlier[-1]
     return (
         last.left if margin >= last.margin else 0.0,
         last.left_worse if margin <= last.margin else 0.0,

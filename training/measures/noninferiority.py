@@ -39,6 +39,7 @@ PASS: Final = "pass"
 FAIL: Final = "fail"
 INCONCLUSIVE: Final = "inconclusive"
 UNPROVEN: Final = "not proven"  # whatever the figures: the model may have been trained on these texts
+REHEARSAL = "a rehearsal on synthetic text"  # what any verdict on the demo's texts is
 MAY_HAVE_SEEN = "the model may have seen these texts"
 SHOW_UNSEEN = (
     "adopt it again (export build) with --gate FILE, texts that it was not trained on, or with --unseen if "

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from benchmarks.records import Parity, plain
-from benchmarks.sameness.gate import drop_of_parity
 from benchmarks.sameness.parity import brier_drop, flipped, flipped_ways, parity
 from benchmarks.samples import by_length
 from common.flips import one_way
@@ -15,6 +14,7 @@ from handler.artifact import Artifact
 from tests.descriptions import changed, description
 from training.data.splits import Split
 from training.measures.metrics import evaluate
+from training.measures.outcomes import drop_of_counts
 from training.measures.statistics import indicators
 
 LABELS = ["not-hate", "hate"]
@@ -224,7 +224,7 @@ def test_what_a_report_holds_of_groups_gives_the_drop_again_and_no_text(independ
     assert by_text.flips == by_group.flips
     assert by_group.texts == "300 gate texts in 50 groups"
     assert sum(alike.groups for alike in by_group.groups) == 50
-    again = drop_of_parity(by_group, labels)
+    again = drop_of_counts(by_group, labels)
     assert [again.low, again.high] == pytest.approx(
         [by_group.macro_f1_drop.low, by_group.macro_f1_drop.high], rel=1e-4
     )
