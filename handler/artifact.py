@@ -29,6 +29,7 @@ DESCRIPTION = "artifact.json"
 SIGNATURE = f"{DESCRIPTION}.minisig"  # may lie next to the description, which cannot list it
 TOKENIZER = "tokenizer.json"
 MANIFEST = "MAR-INF/MANIFEST.json"
+CERTIFICATE = "certificate.json"  # at the root of an archive that selection promoted
 
 # Bounds on what is read of an archive or a description before it is trusted. Ours are far below: 100 files,
 # 100 kB of description, and weights that deflate leaves as they are.
@@ -158,13 +159,16 @@ def archived_artifact(archive: Path) -> Artifact:
 def unpacked(archive: Path, folder: Path) -> Artifact:
     """The artifact inside an archive, unpacked below `folder` and verified; `UserError` for a corrupt one.
 
-    Written are its own files and the archive's manifest, each of the size that the description records.
+    Written are its own files, each of the size that the description records, and the archive's manifest and
+    certificate.
     """
     with _opened(archive) as (opened, meta):
         try:
             for name in (DESCRIPTION, *meta.files):
                 opened.extract(f"artifact/{name}", folder)
             opened.extract(MANIFEST, folder)
+            if CERTIFICATE in opened.namelist():
+                (folder / CERTIFICATE).write_bytes(_small(opened, CERTIFICATE))
         except KeyError as error:
             raise _not_ours(archive, f"it has no {MANIFEST}") from error
         except ZIP_FAULTS as error:  # an entry's CRC is wrong
@@ -172,6 +176,40 @@ def unpacked(archive: Path, folder: Path) -> Artifact:
                 "the archive is corrupt", seen=archive, remedy="Build it again: python -m export package"
             ) from error
     return open_artifact(folder / "artifact")
+
+
+def archived_certificate(archive: Path) -> dict[str, Any] | None:
+    """What the certificate in an archive says; None where there is none, `UserError` for a damaged one."""
+    with _opened(archive) as (opened, _):
+        if CERTIFICATE not in opened.namelist():
+            return None
+        try:
+            return parse_json(_small(opened, CERTIFICATE))
+        except ZIP_FAULTS as error:
+            raise bad_certificate(archive, error) from error
+
+
+def bad_certificate(archive: Path, error: Exception) -> UserError:
+    return UserError(
+        "the archive's certificate cannot be read",
+        seen=f"{archive}: {_reason(error)}",
+        remedy="Select and promote again: python -m benchmarks select, python -m export promote",
+    )
+
+
+def certificate_of(artifact: Artifact, folder: Path) -> dict[str, Any] | None:
+    """What the certificate in the folder of an unpacked archive says of its artifact, for its description: of
+    one that is damaged or of another artifact, its `fault`. None where there is none."""
+    path = folder / CERTIFICATE
+    if not path.is_file():
+        return None
+    try:
+        found = read_json(path)
+    except ValueError as error:
+        return {"fault": f"it cannot be read: {error}"}
+    if found.get("artifact_sha256") != artifact.sha256:
+        return {"fault": "it is of another artifact"}
+    return found
 
 
 def archive_entry(archive: Path, name: str) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from handler.answers import Model
+from handler.artifact import certificate_of
 from handler.errors import UserError
 from handler.machine import available_cpus, gpus
 from handler.metrics import Tally
@@ -50,7 +51,8 @@ class ClassifierHandler:
         model = context.manifest["model"]
         name, version = model["modelName"], model["modelVersion"]
         named = Model(name=name, version=version, variant=predictor.artifact.name)
-        self.service = Service(predictor, limits, named, Tally(context.metrics, name))
+        certificate = certificate_of(predictor.artifact, folder)
+        self.service = Service(predictor, limits, named, Tally(context.metrics, name), certificate)
         logger.info("%s is ready: %d shapes warmed, %d threads", named["variant"], shapes, threads)
         logger.info("%s: %s", named["variant"], predictor.self_check)
 

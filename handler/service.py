@@ -32,13 +32,22 @@ class _OutOfTimeError(Exception):
 
 
 class Service:
-    """A Predictor behind limits. `model` is the answers' field of that name."""
+    """A Predictor behind limits. `model` is the answers' field of that name, `certificate` what describes how
+    the artifact was proven."""
 
-    def __init__(self, predictor: Predictor, limits: Limits, model: Model, tally: Tally) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        limits: Limits,
+        model: Model,
+        tally: Tally,
+        certificate: dict[str, Any] | None = None,
+    ) -> None:
         self.predictor = predictor
         self.limits = limits
         self.model = model
         self.tally = tally
+        self.certificate = certificate
         self.methods = methods(predictor) if limits.max_explained else ()
         self.stand_back: Callable[[], None] | None = None  # called before each pass of an explanation
         self._classified_at = float("-inf")
@@ -86,7 +95,7 @@ class Service:
         return request.wrap(answers, self.model, self.predictor.artifact.labels)
 
     def describe(self) -> dict[str, Any]:
-        """The served artifact with its proof and check, and this worker's settings."""
+        """The served artifact with its proof, check and certificate, and this worker's settings."""
         artifact = self.predictor.artifact
         hidden = ("files", "reference", "schema")
         return {
@@ -97,6 +106,7 @@ class Service:
             "threads": self.predictor.threads,
             "limits": asdict(self.limits),
             "explanations": list(self.methods),
+            "certificate": self.certificate,
         }
 
     def _encode(self, request: Request) -> list[Encoded | Rejection]:

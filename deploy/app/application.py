@@ -31,7 +31,7 @@ from deploy.app.batcher import LOADING, STOPPING, Batcher, Batching
 from deploy.app.connections import KEEP_ALIVE_S, Admission, Bounds, Connection, Seldom
 from deploy.app.request_bodies import MOST_HELD, Held, Memory, is_form, read_body, read_form
 from handler import answers
-from handler.artifact import Artifact, archive_manifest, open_artifact, unpacked
+from handler.artifact import Artifact, archive_manifest, certificate_of, open_artifact, unpacked
 from handler.errors import Rejection, refusals
 from handler.metrics import Tally
 from handler.predictor import Predictor
@@ -49,12 +49,14 @@ PAGES = ("docs", "metrics", "description")  # what --without leaves out
 
 @dataclass(frozen=True)
 class Model:
-    """What is served: an artifact, its name and version, and the settings of its archive, if it has one."""
+    """What is served: an artifact, its name and version, and of its archive, if it has one, settings and
+    certificate."""
 
     artifact: Artifact
     name: str = "hate"
     version: str = "1.0"
     settings: Mapping[str, Any] | None = None
+    certificate: dict[str, Any] | None = None
 
     @classmethod
     def of_artifact(cls, folder: Path) -> "Model":
@@ -66,7 +68,13 @@ class Model:
         """Unpacked below `scratch` and verified; raises `UserError` where it is none of this project's."""
         artifact = unpacked(archive, scratch)
         manifest = archive_manifest(archive)
-        return cls(artifact, manifest["modelName"], manifest["modelVersion"], model_config(archive))
+        return cls(
+            artifact,
+            manifest["modelName"],
+            manifest["modelVersion"],
+            model_config(archive),
+            certificate_of(artifact, scratch),
+        )
 
     def batching(self, size: int | None, delay_s: float | None, queue_size: int | None) -> Batching:
         """As asked for, or as the archive says."""
@@ -97,7 +105,7 @@ class Model:
         predictor = Predictor(self.artifact, threads or settings.get("threads") or None, tolerance=tolerance)
         predictor.warm()
         named = answers.Model(name=self.name, version=self.version, variant=self.artifact.name)
-        return Service(predictor, limits, named, Tally(counted, self.name))
+        return Service(predictor, limits, named, Tally(counted, self.name), self.certificate)
 
 
 def create_app(
@@ -201,7 +209,7 @@ def _add_states(app: FastAPI, batcher: Batcher) -> None:
 
 def _add_description(app: FastAPI, model: Model, batcher: Batcher) -> None:
     async def describe() -> Response:
-        """The served artifact with its proof and check, its limits and threads."""
+        """The served artifact with its proof, check and certificate, its limits and threads."""
         if batcher.service is None:
             return _response(refuse(LOADING))
         return _response(Reply(200, as_json(batcher.service.describe())))

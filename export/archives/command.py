@@ -2,19 +2,34 @@
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.atomic import recover, recover_all
 from common.commands import emit, positive_float, positive_int, say
 from common.options import ARCHIVE, RESULTS, add_artifacts, add_ledger, add_name, add_store, ledger_of
-from common.signing import VARIABLE, add_trusted_key, make_keys
+from common.records import read
+from common.signing import VARIABLE, add_trusted_key, make_keys, signature_of
 from common.signing import sign as sign_file
 from handler.artifact import DESCRIPTION, open_artifact
 from handler.errors import UserError
 from handler.records import plain
 
+if TYPE_CHECKING:
+    from training.measures.certificate import Certificate
+
 SELECTION = RESULTS / "selection.json"
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A variant to promote. Of one that selection chose, the identity that was measured, and its certificate
+    where there is one."""
+
+    variant: str
+    sha256: str | None = None
+    certificate: "Certificate | None" = None
 
 
 def package_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,8 +88,8 @@ def package(arguments: argparse.Namespace) -> int:
         say(f"{path} ({path.stat().st_size / 1e6:.1f} MB{', tuned' if tuned else ''})")
     promoted = None
     if arguments.promote:
-        variant, sha256 = _selected(arguments) or ("fp32", None)
-        promoted = str(_promote_to(arguments, variant, arguments.store, sha256=sha256))
+        selected = _selected(arguments) or Selected("fp32")
+        promoted = str(_promote_to(arguments, selected, arguments.store))
     emit({"archives": archives, "promoted": promoted})
     return 0
 
@@ -86,17 +101,16 @@ def promote_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("variant", nargs="?", help="variant to promote; default: the selected one")
     parser.add_argument("--archives", type=Path, help="folder of the variants' archives; default: --store")
     add_ledger(parser)
+    parser.add_argument(
+        "--sign-key", type=Path, metavar="FILE", help="secret key to sign the promoted archive with"
+    )
     parser.add_argument("--force", action="store_true", help="even if it is not proven to be equal to fp32")
     add_trusted_key(parser)
 
 
 def promote(arguments: argparse.Namespace) -> int:
-    if arguments.variant:
-        variant = arguments.variant
-        sha256 = None
-    elif selected := _selected(arguments):
-        variant, sha256 = selected
-    else:
+    selected = Selected(arguments.variant) if arguments.variant else _selected(arguments)
+    if selected is None:
         raise UserError(
             "no variant is selected",
             seen=SELECTION,
@@ -105,10 +119,9 @@ def promote(arguments: argparse.Namespace) -> int:
     archives = arguments.archives or arguments.store
     promoted = _promote_to(
         arguments,
-        variant,
+        selected,
         archives,
-        sha256=sha256,
-        ledger=None if sha256 else ledger_of(arguments),
+        ledger=None if selected.sha256 else ledger_of(arguments),
         force=arguments.force,
         trusted_key=arguments.trusted_key,
     )
@@ -118,10 +131,9 @@ def promote(arguments: argparse.Namespace) -> int:
 
 def _promote_to(
     arguments: argparse.Namespace,
-    variant: str,
+    selected: Selected,
     archives: Path,
     *,
-    sha256: str | None,
     ledger: Path | None = None,
     force: bool = False,
     trusted_key: Path | None = None,
@@ -129,22 +141,31 @@ def _promote_to(
     from export.archives.promote import promote as promote_archive
 
     recover(archives)
+    certificate = selected.certificate
+    archive = archives / f"{arguments.name}-{selected.variant}.mar"
+    if certificate and not arguments.sign_key and signature_of(archive).is_file():
+        say(f"{archive} is signed, so it is copied without its certificate; to have both, give --sign-key")
+        certificate = None
     target = promote_archive(
-        variant,
+        selected.variant,
         arguments.store,
         name=arguments.name,
         archives=archives,
-        sha256=sha256,
+        sha256=selected.sha256,
         ledger=ledger,
         force=force,
         trusted_key=trusted_key,
+        certificate=certificate,
+        sign_key=arguments.sign_key,
     )
-    say(f"{target} is now {variant}")
+    say(f"{target} is now {selected.variant}{', with its certificate' if certificate else ''}")
     return target
 
 
-def _selected(arguments: argparse.Namespace) -> tuple[str, str] | None:
-    """The variant that selection chose and the identity that was measured; None where it has changed."""
+def _selected(arguments: argparse.Namespace) -> Selected | None:
+    """What selection chose; None where it has changed since."""
+    from training.measures.certificate import Certificate
+
     if not SELECTION.is_file():
         say("nothing is selected yet (python -m benchmarks run, then select)")
         return None
@@ -152,6 +173,8 @@ def _selected(arguments: argparse.Namespace) -> tuple[str, str] | None:
         choice = json.loads(SELECTION.read_text())
         variant = choice["selected"]
         sha256 = choice["artifact_sha256"]
+        document = choice.get("certificate")
+        certificate = None if document is None else read(document, Certificate)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             "the selection cannot be read", seen=SELECTION, remedy="Run python -m benchmarks select again"
@@ -163,7 +186,7 @@ def _selected(arguments: argparse.Namespace) -> tuple[str, str] | None:
     if not (folder / DESCRIPTION).is_file() or open_artifact(folder, verify=False).sha256 != sha256:
         say(f"{folder} has changed since {variant} was selected: run python -m benchmarks run, then select")
         return None
-    return variant, sha256
+    return Selected(variant, sha256, certificate)
 
 
 def publish_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 The same artifact gives the same bytes. All archives carry the same model name, so promotion is a copy.
 """
 
+import io
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import yaml
 
 from common.atomic import make_folder, replacing
 from common.signing import signature_of
-from handler.artifact import DESCRIPTION, Artifact, check_identifier
+from handler.artifact import CERTIFICATE, DESCRIPTION, Artifact, check_identifier
 from handler.errors import UserError
 
 HANDLER = Path(__file__).parents[2] / "handler"
@@ -128,7 +129,22 @@ def _write_zip(files: Mapping[str, Path], target: IO[bytes]) -> None:
     """Sorted entries, fixed dates, no compression: weights hardly shrink, and workers start sooner."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for name, path in sorted(files.items()):
-            entry = zipfile.ZipInfo(name)  # dated 1980, the zip format's zero
-            entry.external_attr = 0o644 << 16
-            with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as destination:
-                shutil.copyfileobj(source, destination, CHUNK)
+            with path.open("rb") as source:
+                _add_entry(archive, name, source)
+
+
+def _add_entry(archive: zipfile.ZipFile, name: str, source: IO[bytes]) -> None:
+    entry = zipfile.ZipInfo(name)  # dated 1980, the zip format's zero
+    entry.external_attr = 0o644 << 16
+    with archive.open(entry, "w", force_zip64=True) as destination:
+        shutil.copyfileobj(source, destination, CHUNK)
+
+
+def write_certified(archive: Path, certificate: str, target: IO[bytes]) -> None:
+    """Copy an archive to `target` with this certificate, its last entry, in the place of any other."""
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as new:
+        for name in old.namelist():
+            if name != CERTIFICATE:
+                with old.open(name) as source:
+                    _add_entry(new, name, source)
+        _add_entry(new, CERTIFICATE, io.BytesIO(certificate.encode()))

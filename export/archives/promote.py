@@ -1,13 +1,16 @@
 """Promotion: make an archive the served one, if its variant is proven to be equal to fp32."""
 
+import json
 import shutil
 from pathlib import Path
 
 from common.atomic import make_folder, replacing
-from common.signing import signature_of, verify
-from export.archives.package import CHUNK
-from handler.artifact import archived_artifact
+from common.records import plain
+from common.signing import SecretKey, sign, signature_of, verify
+from export.archives.package import CHUNK, write_certified
+from handler.artifact import Artifact, archived_artifact
 from handler.errors import UserError
+from training.measures.certificate import Certificate, archived, faults, strangers
 from training.measures.gate_ledger import look_at, read_ledger
 from training.measures.noninferiority import MAY_HAVE_SEEN, PASS, SHOW_UNSEEN, UNPROVEN
 
@@ -22,15 +25,20 @@ def promote(
     ledger: Path | None = None,
     force: bool = False,
     trusted_key: Path | None = None,
+    certificate: Certificate | None = None,
+    sign_key: Path | None = None,
 ) -> Path:
     """Copy `<name>-<variant>.mar` from the folder `archives` (None: `store`) to `store` as `<name>.mar`, the
     archive that is served.
 
-    The archive's content decides; its signature is copied too. Raises `UserError` if there is no such
-    archive, if no `trusted_key` signed it, if it does not hold the artifact `sha256` (if given), if the
-    screen at export found that it is not equal to fp32, or if the gate's `ledger` (if given) has no PASS for
-    it.
+    The archive's content decides. Its signature is copied too, unless it gets a `certificate`: then it is
+    signed anew with the `sign_key`, or not at all. Raises `UserError` if there is no such archive, if no
+    `trusted_key` signed it, if it does not hold the artifact `sha256` (if given) or that of the certificate,
+    if the screen at export found that it is not equal to fp32, or if the gate's `ledger` (if given) has no
+    PASS for it; where there is no such file, if its own certificate has none.
     """
+    if sign_key is not None:
+        SecretKey.read(sign_key)  # before anything is written
     archive = (archives or store) / f"{name}-{variant}.mar"
     if not archive.is_file():
         raise UserError("there is no such archive", seen=archive, remedy="Build it: python -m export package")
@@ -50,22 +58,46 @@ def promote(
             remedy="Choose another variant, or promote it anyway with --force",
         )
     if ledger is not None and not force and inside.meta.parent is not None:
-        _require_pass(variant, inside.sha256, ledger)
+        _require_pass(variant, inside, ledger)
+    if certificate is not None and (differing := strangers(certificate, inside)):
+        raise UserError(
+            "the certificate is not that of the archive",
+            seen=f"{archive}: {'; '.join(differing)}",
+            remedy="Select again: python -m benchmarks select",
+        )
     make_folder(store)
     target = store / f"{name}.mar"
-    with archive.open("rb") as source, replacing(target) as file:
-        shutil.copyfileobj(source, file, CHUNK)
-        signature_of(target).unlink(missing_ok=True)  # never that of another archive
-    if signature_of(archive).is_file():
-        with signature_of(archive).open("rb") as source, replacing(signature_of(target)) as file:
-            shutil.copyfileobj(source, file, CHUNK)
+    _write(archive, target, certificate, sign_key)
     return target
 
 
-def _require_pass(variant: str, sha256: str, path: Path) -> None:
-    """Refuse a variant that was not proven on the gate's texts."""
+def _write(archive: Path, target: Path, certificate: Certificate | None, sign_key: Path | None) -> None:
+    with archive.open("rb") as source, replacing(target) as file:
+        if certificate is None:
+            shutil.copyfileobj(source, file, CHUNK)
+        else:
+            write_certified(archive, json.dumps(plain(certificate), indent=2, ensure_ascii=False), file)
+        signature_of(target).unlink(missing_ok=True)  # never that of another archive
+    if sign_key is not None:
+        sign(target, sign_key)
+    elif certificate is None and signature_of(archive).is_file():
+        with signature_of(archive).open("rb") as source, replacing(signature_of(target)) as file:
+            shutil.copyfileobj(source, file, CHUNK)
+
+
+def _require_pass(variant: str, inside: Artifact, path: Path) -> None:
+    """Refuse a variant that was not proven on the gate's texts: by the ledger at `path`, or by the archive's
+    certificate where there is no ledger."""
     ledger = read_ledger(path)
-    found = look_at(ledger, sha256) if ledger else None
+    if ledger is None and (certificate := archived(inside.folder)):
+        if wrong := strangers(certificate, inside) + faults(certificate):
+            raise UserError(
+                f"the certificate of {variant} proves nothing",
+                seen="; ".join(wrong),
+                remedy="Fetch the archive again, or promote it anyway with --force",
+            )
+        return
+    found = look_at(ledger, inside.sha256) if ledger else None
     if found is None:
         raise UserError(
             f"nothing proves that {variant} is equal to fp32",
