@@ -126,9 +126,9 @@ compress: install ## search for the fastest variant that passes: pruning, int8, 
 	@$(RUN) -m benchmarks compress $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(TEXTS),--unlabelled $(call q,$(TEXTS))) --checkpoint $(call q,$(CHECKPOINT)) --output $(call q,$(BUILD)/compression) $(ARGS) >/dev/null
 	@$(MAKE) --no-print-directory package benchmark select NAME=$(call q,$(NAME)) ARTIFACTS=$(call q,$(BUILD)/artifacts-compression) ARGS=
 
-select: install ## choose a variant, explain the choice, promote it [P99_MS=] [RPS=] [MAX_F1_DROP=0.01] [MAX_RECALL_DROP=] [MAX_AUROC_DROP=] [MAX_RATE_SHIFT=] [MAX_FLIP=] [MAX_MB=]
-	@$(RUN) -m benchmarks select $(OBJECTIVE) $(if $(MAX_RECALL_DROP),--max-recall-drop $(MAX_RECALL_DROP)) $(if $(MAX_AUROC_DROP),--max-auroc-drop $(MAX_AUROC_DROP)) $(if $(MAX_RATE_SHIFT),--max-rate-shift $(MAX_RATE_SHIFT)) $(if $(MAX_FLIP),--max-flip $(MAX_FLIP)) $(if $(MAX_MB),--max-mb $(MAX_MB)) >/dev/null
-	@$(RUN) -m export promote --artifacts $(call q,$(ARTIFACTS)) --name $(call q,$(NAME)) >/dev/null
+select: install ## choose a variant, explain the choice, promote it with its certificate [P99_MS=] [RPS=] [MAX_F1_DROP=0.01] [MAX_RECALL_DROP=] [MAX_AUROC_DROP=] [MAX_RATE_SHIFT=] [MAX_FLIP=] [MAX_MB=] [SIGN_KEY=]
+	@$(RUN) -m benchmarks select $(OBJECTIVE) $(if $(MAX_RECALL_DROP),--max-recall-drop $(MAX_RECALL_DROP)) $(if $(MAX_AUROC_DROP),--max-auroc-drop $(MAX_AUROC_DROP)) $(if $(MAX_RATE_SHIFT),--max-rate-shift $(MAX_RATE_SHIFT)) $(if $(MAX_FLIP),--max-flip $(MAX_FLIP)) $(if $(MAX_MB),--max-mb $(MAX_MB)) --artifacts $(call q,$(ARTIFACTS)) >/dev/null
+	@$(RUN) -m export promote --artifacts $(call q,$(ARTIFACTS)) --name $(call q,$(NAME)) $(if $(SIGN_KEY),--sign-key $(call q,$(SIGN_KEY))) >/dev/null
 
 plan: install ## RPS=50000 P99_MS=50 [VARIANT=]: how many replicas you need, and their CPUs and memory [ARGS="--price-core-hour 0.04"]
 	@[ -n "$(RPS)" ] && [ -n "$(P99_MS)" ] || { echo "error: give a load and a latency objective: make plan RPS=50000 P99_MS=50" >&2; exit 2; }

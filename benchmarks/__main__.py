@@ -43,6 +43,11 @@ VERBS = (
         f"{FOLDER}.compressing:compress",
     ),
     Verb("select", "pick the fastest variant that is proven the same", f"{FOLDER}.judging:select"),
+    Verb(
+        "certify",
+        "recompute an archive's certificate: from itself, from the ledger, or from the gate's texts",
+        f"{FOLDER}.certifying:certify",
+    ),
     Verb("conclude", "say in five lines what the last run found", f"{FOLDER}.judging:conclude"),
     Verb("plan", "see how many replicas a load needs, and what they cost", f"{FOLDER}.planning:plan"),
     Verb("compare", "compare two reports of one run", f"{FOLDER}.reporting:compare"),

@@ -33,6 +33,7 @@ from benchmarks.sameness.gate import verdicts_at
 from common.programs import command
 from common.records import Record
 from handler.errors import UserError
+from training.measures.certificate import Certificate
 from training.measures.noninferiority import (
     ALPHA,
     FAIL,
@@ -135,7 +136,8 @@ class Speed:
 
 class Selection(Record):
     """`selected` is None when no variant qualifies; `runners_up` qualify but are slower, or not shown to
-    differ in speed, the fastest first; a reason is a sentence."""
+    differ in speed, the fastest first; a reason is a sentence. The `certificate` is that of the selected
+    variant, for its archive."""
 
     schema: int
     selected: str | None
@@ -144,6 +146,7 @@ class Selection(Record):
     run: str
     runners_up: list[str]
     reasons: dict[str, str]
+    certificate: Certificate | None = None
 
 
 def select(document: Report, objective: Objective) -> Selection:
@@ -483,6 +486,11 @@ def _kept(variant: Variant, objective: Objective) -> list[Level]:
     tested = [level for level in _levels(variant, objective) if level.is_tested]
     walked = takewhile(counts, tested) if objective.is_served else tested
     return [level for level in walked if level.holds and level.rps >= least]
+
+
+def kept_rates(variant: Variant, objective: Objective) -> list[float]:
+    """Requests a second, from the lowest up, at which the objective is shown to be kept."""
+    return [level.rps for level in _kept(variant, objective)]
 
 
 def _missed(variant: Variant, objective: Objective) -> str:

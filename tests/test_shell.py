@@ -134,6 +134,7 @@ def test_texts_stand_for_data_or_are_what_students_learn_from(
         ("select", ["MAX_FLIP=.1", "MAX_MB=5", "RPS=9"], ["--rps", "9", "--max-flip", ".1", "--max-mb", "5"]),
         ("select", ["MAX_RECALL_DROP=.1", "MAX_RATE_SHIFT=.2"], [".1", "--max-rate-shift", ".2"]),
         ("select", ["MAX_AUROC_DROP=.01"], ["select", "--max-auroc-drop", ".01"]),
+        ("select", ["SIGN_KEY=/a b/key"], ["--name", "hate", "--sign-key", "/a b/key"]),
         ("plan", ["RPS=9", "P99_MS=5", "ARGS=--zones 2"], ["--rps", "9", "--p99-ms", "5", "--zones", "2"]),
         ("package", ["NAME=my name"], ["--artifacts", f"{BUILD}/artifacts", "--name", "my name"]),
         ("serve", ["CONFIG=/a b/it's.properties"], ["--config", "/a b/it's.properties", "--name", "hate"]),

@@ -17,6 +17,7 @@ from benchmarks.names import REFERENCE, SINGLE
 from benchmarks.records import Report, Variant
 from benchmarks.records import Row as Entry
 from benchmarks.report import charts, columns, pictures
+from benchmarks.report.certificate_card import card
 from benchmarks.report.phrases import (
     how_fast,
     is_proven,
@@ -73,6 +74,7 @@ def side_by_side(document: Report, selection: Selection | None = None, texts: Te
         lead=lead,
         cards=_cards(document, best),
         variants=_variants(document, best),
+        certificate=card(chosen.certificate) if chosen and chosen.certificate else [],
         texts=texts,
     )
 
@@ -95,6 +97,7 @@ def variant_page(document: Report, texts: Texts | None = None) -> str:
         lead=lead,
         cards=[] if report.error else _variant_cards(report, document),
         variants=None,
+        certificate=[],
         texts=texts,
     )
 

@@ -1,20 +1,29 @@
 """`python -m benchmarks select|power`: which variant to serve, and how often verdicts or alarms are wrong."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
 
+from benchmarks.names import REFERENCE
 from benchmarks.verbs.labelling import add_subject, plan_labels
 from benchmarks.verbs.measuring import add_max_f1_drop
 from common.commands import emit, positive_float, positive_int, positive_share, say, share
-from common.options import add_results
+from common.options import add_artifacts, add_ledger, add_results, ledger_of
 from common.programs import command
+from handler.artifact import open_artifact
 from handler.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmarks.records import Report
+    from benchmarks.selection import Selection
+    from training.measures.certificate import Certificate
 
 
 def select_arguments(parser: argparse.ArgumentParser) -> None:
     add_results(parser)
+    add_artifacts(parser)
+    add_ledger(parser)
     parser.add_argument(
         "--p99-ms", type=positive_float, help="highest p99 latency as served; default: no limit"
     )
@@ -64,6 +73,7 @@ def select(arguments: argparse.Namespace) -> int:
         max_auroc_drop=arguments.max_auroc_drop,
     )
     found = selection.select(document, objective)
+    found.certificate = _certified(arguments, document, found)
     add_selection(arguments.results, document, found)
     selected = found.selected
     for name, reason in sorted(found.reasons.items(), key=lambda item: item[0] != selected):
@@ -72,6 +82,24 @@ def select(arguments: argparse.Namespace) -> int:
         say("no variant qualifies; the served variant stays as it is")
     emit(to_builtins(found))
     return 0 if selected else 1
+
+
+def _certified(arguments: argparse.Namespace, document: "Report", found: "Selection") -> "Certificate | None":
+    """The certificate of the selected variant; None, with the reason printed, where there can be none."""
+    from benchmarks.certificate import certificate_of
+    from training.measures.gate_ledger import read_ledger
+
+    if found.selected in (None, REFERENCE):
+        return None
+    try:
+        artifact = open_artifact(arguments.artifacts / found.selected, verify=False)
+        if (ledger := read_ledger(path := ledger_of(arguments))) is None:
+            remedy = "Name that of the run: --ledger"
+            raise UserError("there is no ledger of its gate", seen=path, remedy=remedy)
+        return certificate_of(document, found, artifact, ledger)
+    except UserError as error:
+        say(f"no certificate for {found.selected}: {error}")
+        return None
 
 
 def conclude_arguments(parser: argparse.ArgumentParser) -> None:
