@@ -77,7 +77,7 @@ def test_a_classifier_of_ones_own_is_shipped_under_its_name(checkout: Path, monk
     assert verbs == [*measured, ["deploy", "start"], ["deploy", "stop"]]
     assert rest[0][-2:] == ["--name", "it-s-a-Model"]
     assert rest[1][rest[1].index("--checkpoint") + 1] == f"{BUILD}/adopted/it's a Model"
-    assert rest[2][-2:] == ["--p99-ms", "20"]
+    assert rest[2][3:] == ["--p99-ms", "20", "--artifacts", artifacts]
 
 
 def test_help_says_what_each_target_does(checkout: Path) -> None:
