@@ -64,19 +64,13 @@ def certificate_of(report: Report, selection: Selection, artifact: Artifact, led
     """
     by_name = {variant.name: variant for variant in report.variants}
     variant = by_name[str(selection.selected)]
-    again = command("benchmarks run", "benchmark")
     if artifact.sha256 != variant.artifact_sha256:
-        remedy = f"Measure again: {again}"
+        remedy = f"Measure again: {command('benchmarks run', 'benchmark')}"
         raise UserError("the artifact has changed since it was measured", seen=artifact.folder, remedy=remedy)
-    outcomes = _outcomes(variant)
-    gate = gate_of(ledger, outcomes.decisions)
-    terms = terms_of(gate.runs, outcomes.decisions) if gate else None
-    if gate is None or terms is None:
-        remedy = f"Give the ledger of that run (--ledger), or measure again: {again}"
-        raise UserError("the ledger has no look at it", seen=variant.name, remedy=remedy)
     reference = by_name[REFERENCE].artifact_sha256
     assert reference is not None
-    run = gate.runs[terms.run - 1]
+    outcomes = _outcomes(variant)
+    gate, looks = _gate_and_looks(ledger, outcomes.decisions)
     made = concluded(
         Certificate(
             schema=SCHEMA,
@@ -90,8 +84,8 @@ def certificate_of(report: Report, selection: Selection, artifact: Artifact, led
             labels=report.data.labels,
             rehearsal=report.data.is_synthetic,
             outcomes=outcomes,
-            gate=Gate(texts=run.texts, salt=ledger.salt, sha256=_digest(gate.texts, run)),
-            looks=gate.runs,
+            gate=gate,
+            looks=looks,
             p99=_on_time(variant, selection.objective),
             measured=_measured(report),
         )
@@ -122,6 +116,20 @@ def _outcomes(variant: Variant) -> Outcomes:
         groups=found.groups,
         unlabelled_flips=found.unlabelled_flips,
     )
+
+
+def _gate_and_looks(ledger: Ledger, decisions: str) -> tuple[Gate, list[GateRun]]:
+    found = gate_of(ledger, decisions)
+    terms = terms_of(found.runs, decisions) if found else None
+    if found is None or terms is None:
+        again = command("benchmarks run", "benchmark")
+        raise UserError(
+            "the ledger has no look at these decisions",
+            seen=decisions[:12],
+            remedy=f"Give the ledger of that run (--ledger), or measure again: {again}",
+        )
+    run = found.runs[terms.run - 1]
+    return Gate(texts=run.texts, salt=ledger.salt, sha256=_digest(found.texts, run)), found.runs
 
 
 def _digest(digests: Sequence[str], run: GateRun) -> str | None:
@@ -209,7 +217,8 @@ def check_ledger(certificate: Certificate, ledger: Ledger) -> Check:
     terms = terms_of(gate.runs, decisions) if gate else None
     if gate is None or terms is None:
         return Check("the ledger", "no look at it", ["this is not the ledger of its gate: no look is at it"])
-    known, today = certificate.looks, gate.runs
+    known = certificate.looks
+    today = gate.runs
     found = [
         f"run {number} of the ledger is not run {number} of the certificate"
         for number, (theirs, ours) in enumerate(zip(known, today, strict=False), 1)

@@ -129,7 +129,8 @@ def faults(certificate: Certificate) -> list[str]:
     if again.verdict != PASS:
         found.append(f"its counts and looks give the verdict {again.verdict}, not {PASS}")
     for name in ("claim", "verdict", "confidence", "drop", "level"):
-        said, follows = getattr(certificate, name), getattr(again, name)
+        said = getattr(certificate, name)
+        follows = getattr(again, name)
         if not _agree(said, follows):
             found.append(
                 f"it says {name} {_shown(said)}, and {_shown(follows)} follows from its counts and looks"
@@ -193,7 +194,8 @@ def archived(archive: Path) -> Certificate | None:
 
 
 def _evidence(certificate: Certificate) -> Evidence:
-    labels, outcomes = len(certificate.labels), certificate.outcomes
+    labels = len(certificate.labels)
+    outcomes = certificate.outcomes
     if outcomes.cells is not None and len(outcomes.cells) != labels**3:
         raise ValueError(f"it has {len(outcomes.cells)} counts, and {labels} labels have {labels**3}")
     for kind in outcomes.kinds or ():
