@@ -4,8 +4,9 @@ A bad row gets its error in its place, and explanations come after the predictio
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 from handler.answers import Explanation, Model
@@ -50,6 +51,8 @@ class Service:
         self.certificate = certificate
         self.methods = methods(predictor) if limits.max_explained else ()
         self.stand_back: Callable[[], None] | None = None  # called before each pass of an explanation
+        # Called with each text, how its windows are combined, and its answer.
+        self.observe: Callable[[str, str | None, Mapping[str, Any]], None] | None = None
         self._classified_at = float("-inf")
         self._counted = Sums(int)
         reference = predictor.artifact.meta.reference
@@ -88,6 +91,10 @@ class Service:
             for request, rows, deadline in zip(requests, checked, deadlines, strict=True)
         ]
         self.tally.add(self._counted)
+        if self.observe is not None:
+            for row, answer in zip(chain(*checked), chain(*answers), strict=True):
+                if not isinstance(row, Rejection) and "error" not in answer:
+                    self.observe(row[0].text, self._aggregate(row[0].options), answer)
         return answers
 
     def wrap(self, request: Request, answers: list[dict[str, Any]]) -> dict[str, Any] | list[Any]:

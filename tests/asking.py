@@ -61,9 +61,9 @@ def counter(port: int, name: str) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{"))
 
 
-def wait_until(holds: Callable[[], Any], what: object = "") -> None:
-    """For at most 100 s, enough where a machine is busy; else `what`, or what it gives, is said."""
-    deadline = time.monotonic() + 100
+def wait_until(holds: Callable[[], Any], what: object = "", patience_s: float = 100) -> None:
+    """By default 100 s, enough where a machine is busy; else `what`, or what it gives, is said."""
+    deadline = time.monotonic() + patience_s
     while not holds():
         assert time.monotonic() < deadline, what() if callable(what) else what
         time.sleep(0.02)

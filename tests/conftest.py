@@ -6,6 +6,7 @@ Sizes and texts come from the embedded demo data; nothing is downloaded.
 """
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -20,12 +21,14 @@ from pathlib import Path
 import fsspec
 import pytest
 from filelock import FileLock
+from safetensors.torch import load_file, save_file
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test needs the hub
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: before torch and NumPy start their threads
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
 
 import export.variants  # noqa: F401 - registers the variants
+from common.atomic import write_json
 from common.commands import run
 from common.proxies import spare_loopback
 from deploy.torchserve.server import Server, private_server
@@ -33,8 +36,9 @@ from export.archives.package import package
 from export.build import build
 from export.registry import choose
 from export.source import Source
-from handler.artifact import Artifact, open_artifact
+from handler.artifact import DESCRIPTION, Artifact, describe_files, open_artifact
 from handler.errors import UnsupportedError
+from handler.self_check import FILE as SELF_CHECK
 from training.checkpoint import load_data, open_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -195,6 +199,21 @@ def build_once(source: Source, alone):
         return built[name]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def wrong(build_once, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """fp32 with the head's weights negated: it answers at the same speed, and says the opposite. It loads
+    because it has no self-check."""
+    folder = tmp_path_factory.mktemp("wrong") / "fp32"
+    shutil.copytree(build_once("fp32").folder, folder)
+    (folder / SELF_CHECK).unlink()
+    weights = load_file(folder / "model.safetensors")
+    weights |= {name: -each for name, each in weights.items() if name.startswith("classifier.")}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    meta = json.loads((folder / DESCRIPTION).read_text())
+    write_json(folder / DESCRIPTION, meta | {"files": describe_files(folder)})
+    return open_artifact(folder)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from deploy.app import counters, openapi
 from deploy.app.batcher import LOADING, STOPPING, Batcher, Batching
 from deploy.app.connections import KEEP_ALIVE_S, Admission, Bounds, Connection, Seldom
 from deploy.app.request_bodies import MOST_HELD, Held, Memory, is_form, read_body, read_form
+from deploy.app.shadow import Shadow
 from handler import answers
 from handler.artifact import Artifact, archive_manifest, certificate_of, open_artifact, unpacked
 from handler.errors import Rejection, refusals
@@ -114,18 +115,20 @@ def create_app(
     counted: counters.Counters,
     memory: Memory | None = None,
     without: Collection[str] = (),
+    shadow: Shadow | None = None,
 ) -> FastAPI:
     """The routes, less those of `PAGES` in `without`; bodies lie in `memory`.
 
-    `batcher.work` runs from the start of the app to its end.
+    `batcher.work` runs from the start of the app to its end, and so does that of the `shadow`.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        working = asyncio.create_task(batcher.work())
+        working = [asyncio.create_task(each.work()) for each in (batcher, shadow) if each is not None]
         yield
-        working.cancel()
-        await asyncio.wait([working])
+        for task in working:
+            task.cancel()
+        await asyncio.wait(working)
 
     has_docs = "docs" not in without
     app = (
@@ -144,9 +147,9 @@ def create_app(
     _add_questions(app, model, batcher, memory or Memory())
     _add_states(app, batcher)
     if "description" not in without:
-        _add_description(app, model, batcher)
+        _add_description(app, model, batcher, shadow)
     if "metrics" not in without:
-        _add_metrics(app, model, batcher, counted)
+        _add_metrics(app, model, batcher, counted, shadow)
     return app
 
 
@@ -207,23 +210,27 @@ def _add_states(app: FastAPI, batcher: Batcher) -> None:
     _add_get(app, "/ready", ready)
 
 
-def _add_description(app: FastAPI, model: Model, batcher: Batcher) -> None:
+def _add_description(app: FastAPI, model: Model, batcher: Batcher, shadow: Shadow | None) -> None:
     async def describe() -> Response:
-        """The served artifact with its proof, check and certificate, its limits and threads."""
+        """The served artifact: its proof, check and certificate, its limits and threads, and its shadow."""
         if batcher.service is None:
             return _response(refuse(LOADING))
-        return _response(Reply(200, as_json(batcher.service.describe())))
+        beside = {"shadow": shadow.describe()} if shadow else {}
+        return _response(Reply(200, as_json(batcher.service.describe() | beside)))
 
     _add_get(app, f"/models/{model.name}", describe)
 
 
-def _add_metrics(app: FastAPI, model: Model, batcher: Batcher, counted: counters.Counters) -> None:
+def _add_metrics(
+    app: FastAPI, model: Model, batcher: Batcher, counted: counters.Counters, shadow: Shadow | None
+) -> None:
     async def metrics() -> Response:
-        """The archive's counters and the number of waiting requests, for Prometheus."""
+        """The archive's counters, the number of waiting requests, and the shadow's flips, for Prometheus."""
         if batcher.service is not None:
             batcher.service.tally.emit()
         waiting = counters.gauge("classifier_waiting_requests", model.name, batcher.waiting)
-        return Response(counted.text() + waiting, media_type=counters.MEDIA_TYPE)
+        flips = shadow.metrics(model.name) if shadow else ""
+        return Response(counted.text() + waiting + flips, media_type=counters.MEDIA_TYPE)
 
     _add_get(app, "/metrics", metrics)
 
@@ -333,7 +340,7 @@ class Settings:
     on_mismatch: str | None = None
 
 
-def serve(model: Model, batching: Batching, settings: Settings) -> None:
+def serve(model: Model, batching: Batching, settings: Settings, shadow: Shadow | None = None) -> None:
     """Answer until SIGTERM or Ctrl-C; `UserError` where the port is taken or the model cannot be loaded."""
     counted = counters.Counters()
     host = settings.host
@@ -343,11 +350,12 @@ def serve(model: Model, batching: Batching, settings: Settings) -> None:
             counted, settings.threads, settings.explains, settings.flips, settings.on_mismatch
         )
         say(str(service.predictor.self_check))
+        service.observe = shadow.offer if shadow else None
         say(f'ready. Try it:\n  curl {address}/predict --json \'{{"text": "text to classify"}}\'')
         return service
 
     batcher = Batcher(load, batching)
-    app = create_app(model, batcher, counted, Memory(settings.held_bytes), settings.without)
+    app = create_app(model, batcher, counted, Memory(settings.held_bytes), settings.without, shadow)
 
     def count(code: str, field: str) -> None:
         counted.add("classifier_rejected", 1, [model.name, code, field])

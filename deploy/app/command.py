@@ -5,12 +5,13 @@ import tempfile
 from pathlib import Path
 
 from common.atomic import recover
-from common.commands import not_negative_float, not_negative_int, positive_int
+from common.commands import not_negative_float, not_negative_int, positive_int, share
 from common.options import add_self_check
 from common.signing import add_trusted_key, verify
 from deploy.app.application import PAGES, Model, Settings, serve
 from deploy.app.connections import Bounds
 from deploy.app.request_bodies import MOST_HELD
+from deploy.app.shadow import Shadow
 
 
 def app_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,17 +54,34 @@ def app_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="seconds to go on answering after SIGTERM, with 503 at /ready; default: %(default)g",
     )
+    _add_shadow(parser)
+
+
+def _add_shadow(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shadow",
+        type=Path,
+        metavar="ARTIFACT",
+        help="a folder or an archive that a share of the texts goes to as well, to count labels that differ",
+    )
+    parser.add_argument(
+        "--shadow-share", type=share, default=0.1, help="of the texts that it gets; default: %(default)s"
+    )
+    parser.add_argument(
+        "--shadow-max-flip",
+        type=share,
+        default=0.05,
+        help="share of labels that may differ without an alarm; default: %(default)s",
+    )
 
 
 def app(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="app-") as scratch:
-        if options.archive is None:
-            recover(options.artifact)
-            verify(options.artifact, options.trusted_key)
-            model = Model.of_artifact(options.artifact)
-        else:
-            verify(options.archive, options.trusted_key)
-            model = Model.of_archive(options.archive, Path(scratch))
+        model = _opened(options.archive or options.artifact, Path(scratch, "served"), options.trusted_key)
+        shadow = None
+        if options.shadow:
+            beside = _opened(options.shadow, Path(scratch, "shadow"), options.trusted_key).artifact
+            shadow = Shadow(model.artifact, beside, options.shadow_share, options.shadow_max_flip)
         delay_s = None if options.batch_delay_ms is None else options.batch_delay_ms / 1000
         batching = model.batching(options.batch_size, delay_s, options.queue_size)
         settings = Settings(
@@ -78,5 +96,15 @@ def app(options: argparse.Namespace) -> int:
             options.self_check_flips,
             options.on_mismatch,
         )
-        serve(model, batching, settings)
+        serve(model, batching, settings, shadow)
     return 0
+
+
+def _opened(path: Path, scratch: Path, trusted_key: Path | None) -> Model:
+    """An artifact's folder, or an archive."""
+    if path.is_file() or path.suffix == ".mar":
+        verify(path, trusted_key)
+        return Model.of_archive(path, scratch)
+    recover(path)
+    verify(path, trusted_key)
+    return Model.of_artifact(path)

@@ -5,7 +5,7 @@ prometheus_client would call every counter `…_total`.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from types import SimpleNamespace
 
@@ -43,8 +43,14 @@ class Counters:
 
 
 def gauge(name: str, model: str, value: float) -> str:
-    """The lines of a metric that is what it is now."""
-    return f"# TYPE {name} gauge\n{_line(name, {'ModelName': model}, value)}\n"
+    """The lines of a metric that is a single number now."""
+    return metric(name, "gauge", model, [({}, value)])
+
+
+def metric(name: str, kind: str, model: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> str:
+    """The lines of one metric: each sample is labels besides the model's name, and a value."""
+    lines = [_line(name, {"ModelName": model, **labels}, value) for labels, value in samples]
+    return "\n".join([f"# TYPE {name} {kind}", *lines, ""])
 
 
 def _line(name: str, labels: Mapping[str, str], value: float) -> str:

@@ -80,7 +80,7 @@ def _alarms(watch: Watch) -> Iterator[Metric]:
     evidence = GaugeMetricFamily("classifier_drift_evidence", told, labels=labels)
     drift = GaugeMetricFamily("classifier_drift_detected", "1 if the distribution has drifted", labels=labels)
     for distribution in dict.fromkeys(share.distribution for share in watch.shares):
-        of = [watch.detectors[share.name] for share in watch.shares if share.distribution == distribution]
+        of = watch.of(distribution)
         evidence.add_metric([distribution], max(detector.progress for detector in of))
         drift.add_metric([distribution], float(any(detector.is_alarmed for detector in of)))
     texts = GaugeMetricFamily("classifier_drift_watched_texts", "texts counted", value=watch.texts)

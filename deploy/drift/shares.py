@@ -5,13 +5,13 @@ A share may differ from the reference by less than the smallest change that matt
 sample, so its share is known to within an interval.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scipy.stats import binom
 from tabulate import tabulate
 
-from common.flips import ways
+from common.flips import Decision, flips_of, ways
 from common.shares import share_interval
 from deploy.drift.judge import Counts, Distribution, Rule, texts_of
 from handler.artifact import Artifact
@@ -61,7 +61,7 @@ def shares_of(
         _share(distribution, 0, rule.min_shift) for distribution in reference if distribution.is_share
     ]
     if flips_of:
-        of_labels += _flips(flips_of, rule.max_flip)
+        of_labels += _flips(FLIPS, ways(flips_of.labels, flips_of.multi_label), rule.max_flip)
     others = [
         _share(distribution, place, rule.ks)
         for distribution in reference
@@ -69,6 +69,20 @@ def shares_of(
         for place in range(len(distribution.bins) - 1)
     ]
     return tuple(build(HALF / len(group), rule.alpha) for group in (of_labels, others) for build in group)
+
+
+def flip_shares(kinds: Mapping[str, Sequence[tuple[str, str]]], rule: Rule) -> tuple[Share, ...]:
+    """Flips alone: of each kind, by its name in the counts, with its ways."""
+    builds = [build for name, pairs in kinds.items() for build in _flips(name, pairs, rule.max_flip)]
+    return tuple(build(1 / len(builds), rule.alpha) for build in builds)
+
+
+def count_flips(counts: Counts, name: str, before: Decision, after: Decision) -> None:
+    """Count a text among those that were compared, and how it flipped."""
+    found = flips_of(before, after)
+    counts[name, COMPARED] += 1
+    counts[name, FLIPPED] += bool(found)
+    counts.update((name, way) for way in found)
 
 
 _Build = Callable[[float, float], Share]  # of its weight, and of what may go wrong in all
@@ -92,21 +106,22 @@ def _share(of: Distribution, place: int, least: float) -> _Build:
     return build
 
 
-def _flips(artifact: Artifact, most: float) -> list[_Build]:
-    """The texts that flipped; then, of each kind of flip, the part that went one way rather than back."""
+def _flips(name: str, pairs: Sequence[tuple[str, str]], most: float) -> list[_Build]:
+    """The texts that flipped; then, of each pair of ways, the part that went one way rather than back."""
 
     def way(there: str, back: str) -> _Build:
         def counted(counts: Counts) -> tuple[int, int]:
-            return counts[FLIPS, there], counts[FLIPS, there] + counts[FLIPS, back]
+            return counts[name, there], counts[name, there] + counts[name, back]
 
-        return lambda weight, _: Share(there, FLIPS, 0.5, 0.5, 0.5, weight, counted)
+        own = there if name == FLIPS else f"{name}: {there}"
+        return lambda weight, _: Share(own, name, 0.5, 0.5, 0.5, weight, counted)
 
     def flipped(counts: Counts) -> tuple[int, int]:
-        return counts[FLIPS, FLIPPED], counts[FLIPS, COMPARED]
+        return counts[name, FLIPPED], counts[name, COMPARED]
 
     return [
-        lambda weight, _: Share(FLIPS, FLIPS, 0.0, 0.0, most, weight, flipped),
-        *(way(*pair) for pair in ways(artifact.labels, artifact.multi_label)),
+        lambda weight, _: Share(name, name, 0.0, 0.0, most, weight, flipped),
+        *(way(*pair) for pair in pairs),
     ]
 
 

@@ -18,10 +18,10 @@ from urllib.parse import urlencode
 from prometheus_client.parser import text_string_to_metric_families
 from tqdm import tqdm
 
-from common.flips import Decision, flips_of
+from common.flips import Decision
 from common.proxies import open_url
 from deploy.drift.judge import GIVEN, LENGTHS, Counts
-from deploy.drift.shares import COMPARED, FLIPPED, FLIPS
+from deploy.drift.shares import FLIPS, count_flips
 from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.metrics import dimension, length_bin, score_bin
@@ -143,10 +143,7 @@ def flipped(path: str, fp32_path: str, artifact: Artifact) -> Counts:
             if int(ours["tokens"]) != int(theirs["tokens"]):
                 raise _other_rows(f"texts of {ours['tokens']} and {theirs['tokens']} tokens")
             before, after = (_decision(row, artifact) for row in (theirs, ours))
-            ways = flips_of(before, after)
-            counts[FLIPS, COMPARED] += 1
-            counts[FLIPS, FLIPPED] += bool(ways)
-            counts.update((FLIPS, way) for way in ways)
+            count_flips(counts, FLIPS, before, after)
     return counts
 
 

@@ -40,18 +40,39 @@ class State:
     shares: dict[str, Stored]
 
 
-class Watch:
-    """Detectors for `shares` of what `artifact_sha256` answers; raises `UserError` for a damaged file."""
+class Detectors:
+    """One for each of `shares`."""
 
-    def __init__(self, shares: Sequence[Share], rule: Rule, artifact_sha256: str, path: Path) -> None:
+    def __init__(self, shares: Sequence[Share], rule: Rule) -> None:
         self.shares = tuple(shares)
         self.rule = rule
-        self.path = path
-        self.texts = 0
         self.detectors = {
             share.name: Detector(share.low, share.high, rule.texts_per_alarm / share.weight)
             for share in self.shares
         }
+
+    def add(self, counts: Counts) -> None:
+        """Texts that were not counted before."""
+        for share in self.shares:
+            hits, texts = share.counted(counts)
+            self.detectors[share.name].add(min(hits, texts), texts)
+
+    def alarmed(self) -> list[str]:
+        """The shares that are outside what is allowed."""
+        return [name for name, detector in self.detectors.items() if detector.is_alarmed]
+
+    def of(self, distribution: str) -> list[Detector]:
+        """Those of its shares."""
+        return [self.detectors[each.name] for each in self.shares if each.distribution == distribution]
+
+
+class Watch(Detectors):
+    """Detectors of what `artifact_sha256` answers, in a file; raises `UserError` for a damaged one."""
+
+    def __init__(self, shares: Sequence[Share], rule: Rule, artifact_sha256: str, path: Path) -> None:
+        super().__init__(shares, rule)
+        self.path = path
+        self.texts = 0
         allowed = [[share.name, share.low, share.high, share.weight] for share in self.shares]
         made_of = json.dumps([artifact_sha256, rule.texts_per_alarm, allowed])
         self._watched = hashlib.sha256(made_of.encode()).hexdigest()
@@ -60,9 +81,7 @@ class Watch:
     def add(self, counts: Counts) -> None:
         """Texts that were not counted before. What is left is on the disk."""
         self.texts += texts_of(counts)
-        for share in self.shares:
-            hits, texts = share.counted(counts)
-            self.detectors[share.name].add(min(hits, texts), texts)
+        super().add(counts)
         stored = {
             name: Stored(
                 [None if math.isinf(level) else level for level in detector.levels.tolist()],
@@ -73,10 +92,6 @@ class Watch:
         with refusals("the drift evidence cannot be saved", self.path, "Choose another --state"):
             make_folder(self.path.parent)
             write_json(self.path, asdict(State(1, self._watched, self.texts, stored)))
-
-    def alarmed(self) -> list[str]:
-        """The shares that are outside what is allowed."""
-        return [name for name, detector in self.detectors.items() if detector.is_alarmed]
 
     def record(self) -> dict[str, Any]:
         """For machines."""

@@ -39,6 +39,7 @@ from common.signing import add_trusted_key, trusted_keys, verify
 from common.torchserve import read_config
 from deploy.torchserve.access import Access
 from deploy.torchserve.rollout_note import Note, note_file, read_note, write_note
+from deploy.torchserve.rollout_shadow import Shadow, add_shadow
 from deploy.torchserve.rollout_texts import Asked, Flipping, Flips, Sample, decision, drawn, recorded, words
 from handler.errors import UserError
 
@@ -158,6 +159,12 @@ class Front:
             with suppress(UserError):  # a version that cannot answer holds nothing
                 self.ask("is anything left", version)
         self._manage("DELETE", f"/models/{self.name}/{version}")
+
+    def identity(self, version: str) -> str:
+        """The digest of what a version computes, by its worker's own description."""
+        path, options = f"/models/{self.name}/{version}", {"customized": "true"}
+        described = self._manage("GET", path, options)[0]["customizedMetadata"]
+        return str(json.loads(described)["artifact_sha256"])
 
     def _describe(self, version: str) -> dict[str, Any]:
         return dict(self._manage("GET", f"/models/{self.name}/{version}")[0])
@@ -279,6 +286,7 @@ def rollout_arguments(parser: argparse.ArgumentParser) -> None:
         default=1.5,
         help="allowed slowdown of a request, as a factor (default: %(default)s)",
     )
+    add_shadow(parser)
     parser.add_argument(
         "--watch-s", type=not_negative_float, default=10, help="seconds to watch it afterwards (%(default)s)"
     )
@@ -303,7 +311,8 @@ def rollout(options: argparse.Namespace) -> int:
     limits = Limits(options.max_flip, options.max_shift, options.max_slowdown, options.watch_s, options.alpha)
     sample = drawn(options.texts, options.fp32, options.count, options.seed)
     say(f"drew {len(sample.compared):,} texts from {options.texts or options.fp32}, seed {options.seed}")
-    outcome = roll_out(fronts, options.url, sample, limits, options.workers, options.keep_old)
+    shadow = Shadow(options.shadow, options.name, options.shadow_s) if options.shadow else None
+    outcome = roll_out(fronts, options.url, sample, limits, options.workers, options.keep_old, shadow)
     say(table(outcome))
     emit({"seed": options.seed, **outcome})
     return int(not outcome["done"])
@@ -323,11 +332,17 @@ def _verify(url: str, store: Path, trusted_key: Path | None) -> None:
 
 
 def roll_out(
-    fronts: Sequence[Front], url: str, sample: Sample, limits: Limits, workers: int, keep_old: bool
+    fronts: Sequence[Front],
+    url: str,
+    sample: Sample,
+    limits: Limits,
+    workers: int,
+    keep_old: bool,
+    shadow: Shadow | None = None,
 ) -> dict[str, Any]:
     """`done`: whether all servers answer with the new version; if not, `why` none does; `servers`: the
-    comparisons; `not_rolled_back` and `left`: servers where the old version could not be restored, and where
-    an unused version could not be removed."""
+    comparisons; `shadow`: what it found, if there is one; `not_rolled_back` and `left`: servers where the old
+    version could not be restored, and where an unused version could not be removed."""
     texts = len(sample.compared)
     if (least := share_interval(0, texts)[1]) > limits.max_flip:
         seen = f"{texts} texts: even if no label differs, up to {least:.1%} might"
@@ -355,8 +370,10 @@ def roll_out(
                 raise UserError(
                     f"version {new} is not served", seen="; ".join(objections), remedy=ROLLED_BACK
                 )
+            if shadow:
+                outcome["shadow"] = shadow.consult(front.identity(old), front.identity(new), limits.max_flip)
             front.set_default(new)
-            watch(front, old, new, sample, found, limits)
+            watch(front, old, new, sample, found, limits, shadow)
     except BaseException as error:
         outcome |= _rolled_back(fronts, changed)
         outcome["why"] = str(error) if isinstance(error, UserError) else "interrupted"
@@ -465,9 +482,17 @@ def _shift(old: dict[str, float], new: dict[str, float]) -> float:
     return max(abs(old[label] - new[label]) for label in old) if old.keys() == new.keys() else 1.0
 
 
-def watch(front: Front, old: str, new: str, sample: Sample, found: Comparison, limits: Limits) -> None:
-    """Send normal requests to the server for a while. `UserError` if one fails, if they get slow, or if the
-    labels of texts that were not compared before differ too much.
+def watch(
+    front: Front,
+    old: str,
+    new: str,
+    sample: Sample,
+    found: Comparison,
+    limits: Limits,
+    shadow: Shadow | None = None,
+) -> None:
+    """Send normal requests to the server for a while. `UserError` if one fails, if they get slow, if the
+    labels of texts that were not compared before differ too much, or if the shadow is alarmed.
 
     The labels are tested after each text, by tests that are valid at any time.
     """
@@ -488,6 +513,8 @@ def watch(front: Front, old: str, new: str, sample: Sample, found: Comparison, l
             for flipping, whose in ((flips, "the old version's"), (of_fp32, "fp32's")):
                 if objection := flipping.objection():
                     raise UserError(f"labels differ from {whose}", seen=objection, remedy=ROLLED_BACK)
+        if shadow:
+            shadow.look()
         if time.monotonic() > deadline:
             break
         time.sleep(POLL_S / 10)

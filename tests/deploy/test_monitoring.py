@@ -30,6 +30,10 @@ EMPTY = {
     # A model of one stage asks no other.
     "instance_stage:texts_asked_again:ratio_rate1h",
     "Texts truncated, or asked of another stage B",
+    # TorchServe has no shadow.
+    "ShadowDown",
+    "ShadowFlips",
+    *(f"Shadow: texts whose label differs {place}" for place in "ABC"),
     # An artifact without bands decides nothing.
     "instance_decision:texts:ratio_rate1h",
     "Labels and decisions B",

@@ -23,6 +23,7 @@ PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "benchmarks.studies.flip_coverage": ("benchmarks.studies.flip_coverage", ()),
     "benchmarks.studies.flips_needed": ("benchmarks.studies.flips_needed", ()),
     "benchmarks.studies.plan_check": ("benchmarks.studies.plan_check", ()),
+    "benchmarks.studies.shadow": ("benchmarks.studies.shadow", ()),
     "deploy": ("deploy.__main__", ()),
     "deploy.container": ("deploy.torchserve.container", ()),
 }

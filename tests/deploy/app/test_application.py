@@ -25,6 +25,7 @@ from deploy.app.batcher import Batcher, Batching
 from deploy.app.connections import Admission, Bounds
 from deploy.app.counters import Counters
 from deploy.app.request_bodies import Memory
+from deploy.app.shadow import Shadow
 from deploy.torchserve.server import Server, free_ports
 from export.archives.package import package
 from handler.artifact import Artifact
@@ -77,12 +78,14 @@ def running(
     drain_s: float = 0,
     bounds: Bounds | None = None,
     memory: Memory | None = None,
+    shadow: Shadow | None = None,
 ) -> Iterator[App]:
     """uvicorn in a thread, on a free port; `load` may give a service that is loaded already."""
     counted = counted or Counters()
     batcher = Batcher(load or (lambda: model.load(counted)), batching or Batching())
     admission = Admission(bounds or Bounds(), lambda code, field: None)
-    server = AppServer(create_app(model, batcher, counted, memory), batcher, drain_s, admission)
+    app = create_app(model, batcher, counted, memory, shadow=shadow)
+    server = AppServer(app, batcher, drain_s, admission)
     listening = listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

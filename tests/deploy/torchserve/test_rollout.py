@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -10,21 +9,26 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
-from safetensors.torch import load_file, save_file
 
-from common.atomic import write_json
 from deploy.__main__ import main
+from deploy.app.application import Model
+from deploy.app.counters import Counters
+from deploy.app.shadow import Shadow
+from deploy.torchserve import rollout_shadow
 from deploy.torchserve.rollout import Front, Limits, roll_out, table
 from deploy.torchserve.rollout_texts import Asked, Sample
 from deploy.torchserve.server import CONFIG, private_server
 from deploy.tuning.load import Load, closed_loop
 from export.archives.package import package
-from handler.artifact import DESCRIPTION, Artifact, describe_files, open_artifact
+from handler.artifact import Artifact
 from handler.errors import UserError
-from handler.self_check import FILE as SELF_CHECK
+from handler.service import Service
+from tests.asking import ask_json, wait_until
+from tests.deploy.app.test_application import running
 from tests.deploy.nginx import needs_nginx, nginx
 from tests.handler.test_self_check import flipped
 from training import data
@@ -40,21 +44,6 @@ def texts() -> list[str]:
 @pytest.fixture(scope="module")
 def sample(texts: list[str]) -> Sample:
     return Sample([Asked(text) for text in texts[:100]], [Asked(text) for text in texts[100:]])
-
-
-@pytest.fixture(scope="module")
-def wrong(build_once, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """fp32 with the head's weights negated: it answers at the same speed, and says the opposite. It loads
-    because it has no self-check."""
-    folder = tmp_path_factory.mktemp("wrong") / "fp32"
-    shutil.copytree(build_once("fp32").folder, folder)
-    (folder / SELF_CHECK).unlink()
-    weights = load_file(folder / "model.safetensors")
-    weights |= {name: -each for name, each in weights.items() if name.startswith("classifier.")}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    meta = json.loads((folder / DESCRIPTION).read_text())
-    write_json(folder / DESCRIPTION, meta | {"files": describe_files(folder)})
-    return open_artifact(folder)
 
 
 def put(artifact: Artifact, store: Path, version: str) -> str:
@@ -108,6 +97,46 @@ def test_the_better_version_takes_over_and_the_wrong_one_goes_back(
     outcome = roll_out([one], "nonsense.mar", sample, LIMITS, 1, keep_old=False)
     assert not outcome["done"]
     assert one.default() == "2.0"
+
+
+def test_the_alarm_of_a_shadow_on_live_texts_ends_a_roll_out(
+    open_server, build_once, wrong, texts, sample
+) -> None:
+    """Also one that the comparison would let pass: before the new version answers anybody."""
+    server, store = open_server
+    one = Front(server.access, "first")
+    before = one.default()
+    known = {each.sha256: each for each in map(build_once, ("fp32", "openvino-int8"))}
+    old = known[one.identity(before)]
+    (other,) = (each for each in known.values() if each is not old)
+    lenient = replace(LIMITS, max_flip=1.0, max_shift=1.0, alpha=0.0)
+
+    def rolled_out(new: Artifact, version: str, limits: Limits) -> dict[str, Any]:
+        compared = Shadow(old, new, 1.0, 0.05)
+        model = Model(old, name="first")
+
+        def load() -> Service:
+            service = model.load(Counters(), threads=1)
+            service.observe = compared.offer
+            return service
+
+        with running(model, load, shadow=compared) as app:
+            wait_until(lambda: app.batcher.is_ready and compared.is_up, patience_s=400)
+            ask_json(app.port, "/predictions/first", {"texts": texts})
+            wait_until(lambda: compared.report.compared == len(texts))
+            asked = rollout_shadow.Shadow(f"http://127.0.0.1:{app.port}", "first", 1)
+            return roll_out([one], put(new, store, version), sample, limits, 1, keep_old=False, shadow=asked)
+
+    outcome = rolled_out(wrong, "7.0", lenient)
+    assert not outcome["done"]
+    assert outcome["why"].startswith("live texts get other labels")
+    assert one.default() == before
+    assert one.versions().keys() == {before}
+
+    outcome = rolled_out(other, "8.0", replace(LIMITS, max_flip=0.06))
+    assert outcome["done"], outcome["why"]
+    assert outcome["shadow"]["texts"] == len(texts)
+    assert one.versions().keys() == {"8.0"}
 
 
 @pytest.mark.slow
