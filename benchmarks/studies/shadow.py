@@ -278,11 +278,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     texts = read_texts(options.texts)
     bodies = as_bodies(texts)
     found = costs(options.served, options.shadow, bodies, options) if options.turns else []
-    few, served, fp32 = (
-        texts[: options.most_texts],
-        open_artifact(options.served),
-        open_artifact(options.shadow),
-    )
+    few = texts[: options.most_texts]
+    served = open_artifact(options.served)
+    fp32 = open_artifact(options.shadow)
     own = labels(served, few)
     damages = [off_line(0.0, own, labels(fp32, few), served, options.orders)]
     with tempfile.TemporaryDirectory() as scratch:

@@ -68,7 +68,9 @@ class Shadow:
         if (artifact.labels, artifact.multi_label) != (served.labels, served.multi_label):
             seen = f"{', '.join(artifact.labels)}; served: {', '.join(served.labels)}"
             raise UserError("the shadow has other labels", seen=seen, remedy="Choose another --shadow")
-        self.artifact, self.share, self.max_flip = artifact, share, max_flip
+        self.artifact = artifact
+        self.share = share
+        self.max_flip = max_flip
         self.report = Report(0, {})
         self.is_up = False
         self.dropped = 0

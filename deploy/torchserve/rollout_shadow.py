@@ -34,7 +34,8 @@ class Shadow:
     """The app at `url`. The first time that it is consulted it is watched for `seconds`."""
 
     def __init__(self, url: str, name: str, seconds: float) -> None:
-        self._place, self._seconds = f"{url.rstrip('/')}/models/{name}", seconds
+        self._place = f"{url.rstrip('/')}/models/{name}"
+        self._seconds = seconds
         self._looked_at = float("-inf")
         self._session = requests.Session()
         self._session.trust_env = False  # as the servers: no proxy
@@ -44,7 +45,8 @@ class Shadow:
         """What it has found for the versions of these digests; `UserError` if it compares others, is alarmed,
         or has seen too few live texts."""
         described = self._describe()
-        seen, wanted = (described["artifact_sha256"], described["shadow"]["artifact_sha256"]), (old, new)
+        seen = described["artifact_sha256"], described["shadow"]["artifact_sha256"]
+        wanted = old, new
         if seen != wanted:
             shown = ", not ".join(" and ".join(each[:12] for each in pair) for pair in (seen, wanted))
             raise UserError("the shadow compares other versions", seen=shown, remedy=START_IT)
@@ -61,7 +63,8 @@ class Shadow:
         """`UserError` if it is alarmed or has ended; asks at most once in `LOOK_S`."""
         if time.monotonic() - self._looked_at < LOOK_S:
             return
-        self._found, self._looked_at = self._describe()["shadow"], time.monotonic()
+        self._found = self._describe()["shadow"]
+        self._looked_at = time.monotonic()
         if not self._found["is_up"]:
             raise UserError("the shadow compares nothing", seen=self._place, remedy="See the app's output")
         if alarms := [share for kind in self._found["kinds"].values() for share in kind["alarms"]]:
@@ -73,7 +76,8 @@ class Shadow:
         """As long as it is to be watched, once."""
         if self._seconds:
             say(f"live texts are compared at {self._place} for {self._seconds:,.0f} s")
-        deadline, self._seconds = time.monotonic() + self._seconds, 0
+        deadline = time.monotonic() + self._seconds
+        self._seconds = 0
         self.look()
         while (left_s := deadline - time.monotonic()) > 0:
             time.sleep(min(LOOK_S, left_s))

@@ -92,7 +92,8 @@ def test_a_damaged_version_raises_the_alarm_and_is_counted_as_it_answers(
     ways = Counter(zip(before, after, strict=True))
     flipped = sum(count for (one, other), count in ways.items() if one != other)
     assert flipped > 60, "the shadow says the opposite"
-    unshadowed = [service.predictor.answer(each) for each in service.predictor.predict(texts)]
+    predictor = service.predictor
+    unshadowed = [predictor.answer(*predictor.predict([text])) for text in texts]
     with shadowed(model, service, counted, wrong) as (app, shadow):
         answered = [ask_json(app.port, PREDICT, {"text": text}) for text in texts]
         assert [status for status, _ in answered] == [200] * len(texts)
@@ -154,7 +155,7 @@ def test_a_shadow_that_dies_is_reported_and_nothing_else_happens(
         (worker,) = (
             each for each in psutil.Process().children() if "deploy.app.shadow_worker" in each.cmdline()
         )
-        assert worker.nice() == 19
+        assert Path(f"/proc/{worker.pid}/oom_score_adj").read_text().strip() == "1000"
         worker.send_signal(signal.SIGSTOP)  # it hangs: what it cannot take is dropped
         for _ in range(4):
             assert ask_json(app.port, PREDICT, {"texts": texts})[0] == 200
@@ -166,6 +167,12 @@ def test_a_shadow_that_dies_is_reported_and_nothing_else_happens(
         assert counter(app.port, "classifier_shadow_up") == 0
         assert not described(app)["is_up"]
         assert get(app.port, "/ready")[0] == 200
+
+
+def test_its_process_leaves_the_cpus_to_others() -> None:
+    code = "import os; from deploy.app.shadow_worker import step_back; step_back(); print(os.nice(0))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout == "19\n"
 
 
 def test_what_waits_is_bounded_in_number_and_size_and_the_share_is_kept(model: Model) -> None:
