@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -82,7 +83,7 @@ class App:
     address: str
     process: psutil.Process
 
-    def shadow(self) -> dict:
+    def shadow(self) -> dict[str, Any]:
         with open_url(f"{self.address}/models/hate", 10) as response:
             return dict(json.load(response).get("shadow", {}))
 
@@ -126,7 +127,8 @@ def costs(served: Path, shadow: Path, bodies: Sequence[bytes], options: argparse
             name,
             sum(map(len, turns)),
             errors[name],
-            *np.percentile(np.concatenate(turns), (50, 99)).tolist(),
+            float(np.percentile(np.concatenate(turns), 50)),
+            float(np.percentile(np.concatenate(turns), 99)),
             [float(np.percentile(each, 99)) for each in turns],
             state["compared"] if name != "none" else 0,
             state["dropped"] if name != "none" else 0,
@@ -168,12 +170,13 @@ def to_alarm(before: Sequence[str], after: Sequence[str], kinds: Sequence[tuple[
 
 
 def off_line(noise: float, served: Sequence[str], found: Sequence[str], of: Artifact, orders: int) -> Damage:
-    rng, kinds = np.random.default_rng(0), ways(of.labels, of.multi_label)
-    before, after = np.array(served, object), np.array(found, object)
+    rng = np.random.default_rng(0)
+    kinds = ways(of.labels, of.multi_label)
     taken = []
     for _ in tqdm(range(orders), f"orders, noise {noise:g}", disable=None):
-        order = rng.permutation(len(before))
-        taken.append(to_alarm(before[order], after[order], kinds))
+        order = rng.permutation(len(served))
+        before, after = ([each[place] for place in order] for each in (served, found))
+        taken.append(to_alarm(before, after, kinds))
     ordered = sorted(each if each is not None else np.inf for each in taken)
     middle, late = ordered[len(ordered) // 2], ordered[int(0.9 * len(ordered))]
     went = [way for one, other in zip(served, found, strict=True) for way in flips_of(one, other)]
