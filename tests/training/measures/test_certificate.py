@@ -242,5 +242,7 @@ def test_the_digest_of_a_gate_confirms_all_of_its_texts_and_no_single_one() -> N
     assert digest_of_gate(digests_of("salt", TEXTS[::-1])) == whole
     assert digest_of_gate(digests_of("salt", [*TEXTS[1:], "another"])) != whole
     assert digest_of_gate(digests_of("pepper", TEXTS)) != whole
-    assert made().gate.sha256 == whole
-    assert not [digest for digest in digests if digest in str(plain(made()))]
+    certificate = made()
+    assert certificate.gate.sha256 == whole
+    shown = str(plain(certificate))
+    assert not [digest for digest in digests if digest in shown]
