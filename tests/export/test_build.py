@@ -271,15 +271,12 @@ def test_a_change_of_a_module_that_a_variant_names_at_any_remove_makes_it_stale(
     } <= set(named)
 
 
-def test_a_child_of_what_is_not_equal_is_built_once(own: Source) -> None:
+def test_a_child_of_what_is_not_equal_is_built_once(own: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     build(FP32, own, quiet)
     tries: list[int] = []
-    VARIANTS["damaged"] = Variant("damaged", "", "torch", damaged)
-    try:
-        build(VARIANTS["damaged"], own, quiet)
-        check = build(replace(needing(3, tries), parent="damaged"), own, quiet).meta.check
-    finally:
-        del VARIANTS["damaged"]
+    monkeypatch.setitem(VARIANTS, "damaged", Variant("damaged", "", "torch", damaged))
+    build(VARIANTS["damaged"], own, quiet)
+    check = build(replace(needing(3, tries), parent="damaged"), own, quiet).meta.check
     assert tries == [0]
     assert not check.equal
 
