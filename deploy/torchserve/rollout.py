@@ -7,7 +7,6 @@ server brings the old version back on all of them; a roll-out that was killed is
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -163,8 +162,7 @@ class Front:
     def identity(self, version: str) -> str:
         """The digest of what a version computes, by its worker's own description."""
         path, options = f"/models/{self.name}/{version}", {"customized": "true"}
-        described = self._manage("GET", path, options)[0]["customizedMetadata"]
-        return str(json.loads(described)["artifact_sha256"])
+        return str(self._manage("GET", path, options)[0]["customizedMetadata"]["artifact_sha256"])
 
     def _describe(self, version: str) -> dict[str, Any]:
         return dict(self._manage("GET", f"/models/{self.name}/{version}")[0])
