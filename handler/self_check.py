@@ -7,16 +7,18 @@ how many validation texts lie that near to one, bound the share of labels that t
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from handler.artifact import Artifact, read_json
 from handler.description import Description
 from handler.errors import UserError
 from handler.records import Bounds, Count, Share, read
 from handler.stages import limits, margins
+
+if TYPE_CHECKING:  # the container's program reads settings, and its image has no tokenizers
+    from tokenizers import Tokenizer
 
 FILE = "self-check.json"  # in the artifact's folder; artifacts of earlier versions have none
 SCHEMA: Literal[1] = 1
@@ -121,7 +123,7 @@ class Outcome:
 NONE = Outcome("none")
 
 
-def read_made(artifact: Artifact, models: int, tokenizer: Tokenizer) -> Made | None:
+def read_made(artifact: Artifact, models: int, tokenizer: "Tokenizer") -> Made | None:
     """What the artifact ships to check itself with, for so many models; None where it is older.
 
     Raises `UserError` where the file does not fit the artifact.
@@ -141,7 +143,7 @@ def read_made(artifact: Artifact, models: int, tokenizer: Tokenizer) -> Made | N
     return made
 
 
-def _fits(made: Made, artifact: Artifact, models: int, tokenizer: Tokenizer) -> None:
+def _fits(made: Made, artifact: Artifact, models: int, tokenizer: "Tokenizer") -> None:
     """ValueError where it does not fit the artifact."""
     labels = len(artifact.labels)
     rules = labels if artifact.multi_label else 1

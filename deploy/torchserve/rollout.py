@@ -171,7 +171,6 @@ class Front:
         """What the model found on this machine when it was loaded; empty where its archive is older."""
         (found,) = self._manage("GET", f"/models/{self.name}/{version}", {"customized": "true"})
         described = found.get("customizedMetadata") or {}
-        described = json.loads(described) if isinstance(described, str) else described
         return str(described.get("self_check", {}).get("note", ""))
 
     def ask(self, text: str, version: str | None = None) -> tuple[dict[str, Any], float]:

@@ -228,6 +228,7 @@ def test_http_is_asked_in_one_place() -> None:
         "benchmarks/served/run.py": {"urllib.request"},
         "export/archives/verify.py": {"urllib.request"},
         "deploy/torchserve/rollout.py": {"requests"},  # sessions with trust_env off
+        "deploy/torchserve/rollout_shadow.py": {"requests"},
     }
     found: dict[str, set[str]] = {}
     opening = []

@@ -69,9 +69,9 @@ def test_standard_input_may_have_any_encoding(predict, monkeypatch, encoding) ->
     done = predict(*options, stdin="naïve\r\nzwei\n\n".encode(encoding))
     assert done.returncode == 0, done.stderr
     assert output.getvalue().decode().splitlines()[1:] == [
-        "naïve,naïve,0.5,5,False,",
-        "zwei,zwei,0.5,4,False,",
-        ",,,,,the text is empty",
+        "naïve,naïve,0.5,,5,False,",
+        "zwei,zwei,0.5,,4,False,",
+        ",,,,,,the text is empty",
     ]
 
 

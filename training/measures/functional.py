@@ -14,7 +14,6 @@ from string import Formatter
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from handler.errors import UserError
 from handler.predictor import decide
@@ -274,6 +273,10 @@ def _ranking(cases: Cases, hate: np.ndarray, group: str) -> Group:
 
 def _auc(hateful: np.ndarray, hate: np.ndarray, rows: np.ndarray) -> float | None:
     """None where the rows hold one label alone."""
+    from sklearn.metrics import (
+        roc_auc_score,  # it takes seconds, and a command's help lists the kinds of case
+    )
+
     if len(np.unique(hateful[rows])) < 2:
         return None
     return float(roc_auc_score(hateful[rows], hate[rows]))

@@ -16,6 +16,7 @@ from deploy.app.connections import Bounds, Seldom
 from deploy.app.request_bodies import Memory
 from handler.errors import Rejection
 from handler.requests import Limits, Request
+from handler.self_check import NONE
 from tests.asking import PREDICT, ask, get, wait_until
 from tests.deploy.app.test_application import App, running
 
@@ -27,6 +28,7 @@ class Stub:
     """Stands where a `Service` does, and finds every text good."""
 
     limits, stand_back = Limits(), None
+    predictor = SimpleNamespace(self_check=NONE)
     tally = SimpleNamespace(add=lambda sums: None, emit=lambda: None)
 
     def answer(self, requests: list[Request]) -> list[list[dict]]:

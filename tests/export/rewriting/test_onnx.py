@@ -144,6 +144,7 @@ def test_every_product_of_the_int8_variants_is_executed_in_int8(name: str, build
     assert {path.name for path in artifact.folder.iterdir()} == {
         "artifact.json",
         "tokenizer.json",
+        "self-check.json",
         "model.onnx",
     }
 
