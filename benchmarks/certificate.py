@@ -10,7 +10,7 @@ from msgspec import structs
 
 from benchmarks.lateness import share_late
 from benchmarks.names import GATE, REFERENCE
-from benchmarks.records import ACCURACY, MACRO_F1, Report, Variant
+from benchmarks.records import Report, Variant
 from benchmarks.sameness.parity import decided, outcomes_of
 from benchmarks.sameness.scores import in_lists, sample
 from benchmarks.selection import Objective, Selection, kept_rates
@@ -75,14 +75,12 @@ def certificate_of(report: Report, selection: Selection, artifact: Artifact, led
         Certificate(
             schema=SCHEMA,
             variant=variant.name,
-            measure=MACRO_F1 if outcomes.unlabelled_flips is None else ACCURACY,
             margin=selection.objective.max_f1_drop,
             confidence=CONFIDENCE,
             artifact_sha256=artifact.sha256,
             reference_sha256=reference,
             checkpoint_sha256=artifact.meta.build.checkpoint_sha256,
             labels=report.data.labels,
-            rehearsal=report.data.is_synthetic,
             outcomes=outcomes,
             gate=gate,
             looks=looks,

@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 from benchmarks.names import CUDA_REFERENCE, GATE, PIPELINE, REFERENCE
 from common import records
 from common.records import Count, NotNegative, Positive, Record, Sha256, Share, Some, Task, Text, read
-from training.data.records import Unseen
+from training.data.records import Unseen, is_synthetic
 from training.measures.noninferiority import Word
 from training.measures.outcomes import AlikeGroups
 from training.measures.records import Functional, Reliability
@@ -108,7 +108,7 @@ class Data(Record):
     @property
     def is_synthetic(self) -> bool:
         """Whether the texts are the demo's: a verdict on them is a rehearsal."""
-        return self.spec.partition("+")[0] in ("demo", "texts:embedded")
+        return is_synthetic(self.spec)
 
     @property
     def multi_label(self) -> bool:

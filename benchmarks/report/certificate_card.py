@@ -21,7 +21,7 @@ def card(certificate: Certificate) -> list[tuple[str, str]]:
             f"{certificate.verdict}: a drop of {certificate.margin:g} {certificate.measure} has "
             f"{chance(certificate.p or 0)}, {certificate.level or 0:.2g} needed",
         ),
-        ("confidence", f"{certificate.confidence:.1%}, over all looks at the gate"),
+        ("confidence", f"{100 * certificate.confidence:g} %, over all looks at the gate"),
         ("looks spent", f"{looks} in {len(certificate.looks)} run{'s' * (len(certificate.looks) != 1)}"),
         ("outcomes", _outcomes(certificate.outcomes, len(certificate.labels))),
         ("p99", certificate.p99.claim if certificate.p99 else "none was asked for"),

@@ -12,6 +12,11 @@ UNKNOWN: Final = "unknown"
 Unseen = Literal["kept apart", "stated", "unknown"]
 
 
+def is_synthetic(spec: str) -> bool:
+    """Whether the texts are the demo's: a verdict on them is a rehearsal."""
+    return spec.partition("+")[0] in ("demo", "texts:embedded")
+
+
 class Leak(Record):
     """`texts` of a split that train held too; `other_label` of these bore another label there."""
 

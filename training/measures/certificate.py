@@ -15,6 +15,7 @@ from msgspec import Meta, structs
 from common.records import Count, Positive, Record, Sha256, Share, Some, Text, read
 from common.shares import P99_LATE, share_interval
 from handler.artifact import Artifact, archived_certificate, bad_certificate
+from training.data.records import is_synthetic
 from training.measures.gate_ledger import (
     Evidence,
     GateRun,
@@ -31,6 +32,7 @@ from training.measures.outcomes import Outcomes, evidence_of
 SCHEMA: Literal[1] = 1
 REFERENCE = "fp32"
 CONFIDENCE = 1 - ALPHA
+SURELY = f"{100 * CONFIDENCE:g} %"
 SURE_ERRORS = 4  # standard errors by which a p-value that was drawn anew may differ
 
 
@@ -77,13 +79,14 @@ class Measured(Record):
 class Certificate(Record, kw_only=True):
     """Of the artifact `artifact_sha256`, against fp32's. `looks` are all runs on the gate up to the
     selection, as its ledger has them: what they spent decides the level. `concluded` fills in what follows
-    from the rest: the claim, the verdict at `margin`, the drop that was seen, the p-value and its level."""
+    from the rest: the claim, its measure, the verdict at `margin`, the drop that was seen, the p-value and
+    its level."""
 
     schema: Literal[1]
     claim: str = ""
     variant: Text
     verdict: Word | None = None
-    measure: Literal["macro-F1", "accuracy"]
+    measure: Literal["macro-F1", "accuracy"] | None = None
     margin: Share
     confidence: Share
     drop: float | None = None
@@ -93,7 +96,6 @@ class Certificate(Record, kw_only=True):
     reference_sha256: Sha256
     checkpoint_sha256: Sha256
     labels: list[str]
-    rehearsal: bool = False
     outcomes: Outcomes
     gate: Gate
     looks: list[GateRun]
@@ -107,10 +109,12 @@ def concluded(certificate: Certificate) -> Certificate:
     terms, _ = _look(certificate)
     judged = at_margin(evidence, terms, certificate.margin)
     p99 = certificate.p99
+    measure: Literal["macro-F1", "accuracy"] = "macro-F1" if isinstance(evidence, Drop) else "accuracy"
     return structs.replace(
         certificate,
-        claim=_claim(certificate, judged),
+        claim=_claim(certificate, measure, judged),
         verdict=judged.verdict,
+        measure=measure,
         confidence=CONFIDENCE,
         drop=evidence.drop if isinstance(evidence, Drop) else None,
         p=judged.p,
@@ -128,7 +132,7 @@ def faults(certificate: Certificate) -> list[str]:
     found = []
     if again.verdict != PASS:
         found.append(f"its counts and looks give the verdict {again.verdict}, not {PASS}")
-    for name in ("claim", "verdict", "confidence", "drop", "level"):
+    for name in ("claim", "verdict", "measure", "confidence", "drop", "level"):
         said = getattr(certificate, name)
         follows = getattr(again, name)
         if not _agree(said, follows):
@@ -137,6 +141,11 @@ def faults(certificate: Certificate) -> list[str]:
             )
     evidence = _evidence(certificate)
     terms, look = _look(certificate)
+    texts = {certificate.outcomes.n, certificate.gate.texts, certificate.looks[terms.run - 1].texts}
+    if len(texts) > 1:
+        found.append(
+            f"its counts, its gate and its look are of {' and '.join(map(str, sorted(texts)))} texts"
+        )
     for what, margin, said_p in (
         ("it", certificate.margin, certificate.p),
         ("its look", terms.margin, look.p),
@@ -221,27 +230,27 @@ def _look(certificate: Certificate) -> tuple[Terms, Look]:
     return replace(terms, may_have_seen=look.verdict == UNPROVEN), look
 
 
-def _claim(certificate: Certificate, judged: Judged) -> str:
+def _claim(certificate: Certificate, measure: str, judged: Judged) -> str:
     """In the words of docs/claim.md, with the values of this variant."""
     looks = sum(len(run.looks) for run in certificate.looks)
     at_gate = f"all {looks} looks" if looks > 1 else "the one look"
     claim = (
-        f"With {CONFIDENCE:.1%} confidence, {certificate.variant} loses less than {certificate.margin:g} "
-        f"{certificate.measure} against {REFERENCE}, on texts like the {certificate.outcomes.n:,} of its "
+        f"With {SURELY} confidence, {certificate.variant} loses less than {certificate.margin:g} "
+        f"{measure} against {REFERENCE}, on texts like the {certificate.outcomes.n:,} of its "
         f"gate; the confidence covers {at_gate} at that gate"
     )
     if judged.first_margin != judged.margin:
         claim += (
             f", but the margin was {judged.first_margin:g} at the first of them and has been changed since, "
-            f"so the proof does not hold at {CONFIDENCE:.1%}"
+            f"so the proof does not hold at {SURELY}"
         )
-    return f"{claim} ({REHEARSAL})." if certificate.rehearsal else f"{claim}."
+    return f"{claim} ({REHEARSAL})." if is_synthetic(certificate.measured.data) else f"{claim}."
 
 
 def _p99_claim(p99: OnTime) -> str:
     within = "" if p99.limit_ms is None else f" within {p99.limit_ms:g} ms"
     return (
-        f"With {CONFIDENCE:.1%} confidence, at most {P99_LATE:.0%} of requests that arrive at random at "
+        f"With {SURELY} confidence, at most {100 * P99_LATE:g} % of requests that arrive at random at "
         f"{p99.loads[-1].rps:,.0f} a second have no answer{within}, on the machine that was measured, in the "
         "state it was in."
     )
@@ -255,7 +264,7 @@ def _late(p99: OnTime | None) -> list[str]:
         if load.worth > load.arrivals or most > P99_LATE:
             found.append(
                 f"at {load.rps:,.0f} requests a second {load.late} of {load.arrivals:,} were late, so up to "
-                f"{most:.1%} may be"
+                f"{100 * most:.1f} % may be"
             )
     if p99 and (said := p99.claim) != (follows := _p99_claim(p99)):
         found.append(f"it says {said!r} of its p99, and {follows!r} follows")
@@ -275,4 +284,6 @@ def _chance(evidence: Evidence, p: float) -> float:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "nothing" if value is None else repr(value)
