@@ -76,9 +76,7 @@ def changes(artifact: Artifact, emulator: str | None, packages: Sequence[Path]) 
     if runtime == "openvino":
         found += [Change(f"kernels of {isa}", {ISA: isa}) for isa in KERNELS]
         if not stages_of(artifact.meta):
-            found += [
-                Change(f"precision {hint}", make=partial(_hint, hint)) for hint in ("f32", "bf16", "f16")
-            ]
+            found += [Change(f"precision {hint}", make=partial(_hint, hint)) for hint in ("f32", "bf16")]
     if runtime == "torch":
         found.append(Change("kernels of AVX2", OF_TORCH))
     if any(name in artifact.meta.files for name in WEIGHTS):
