@@ -101,7 +101,6 @@ def test_the_self_check_has_sequences_near_each_labels_threshold(artifact_of, na
     for label, column in zip(LABELS, (given - limits(predictor.artifact.meta)).T, strict=True):
         nearest = np.sort(np.abs(column))  # on one side alone where nearly all of them get a label
         assert nearest[7] < np.ptp(column) / 2, label
-        assert nearest[0] < np.ptp(column) / 20, label
 
 
 def test_a_move_of_one_independent_labels_logits_alone_is_refused(artifact_of) -> None:
