@@ -33,6 +33,7 @@ SCHEMA: Literal[1] = 1
 REFERENCE = "fp32"
 CONFIDENCE = 1 - ALPHA
 SURELY = f"{100 * CONFIDENCE:g} %"
+DIGITS = 12  # of a digest, as it is shown
 SURE_ERRORS = 4  # standard errors by which a p-value that was drawn anew may differ
 
 
@@ -160,12 +161,12 @@ def strangers(certificate: Certificate, artifact: Artifact) -> list[str]:
     """How the certificate shows that it is not that of the artifact."""
     checkpoint = artifact.meta.build.checkpoint_sha256
     return [
-        f"it certifies the {what} {said[:12]}, and the archive holds {held[:12]}"
-        for what, said, held in (
-            ("artifact", certificate.artifact_sha256, artifact.sha256),
-            ("variant", certificate.variant, artifact.name),
-            ("checkpoint", certificate.checkpoint_sha256, checkpoint),
-            ("labels", ", ".join(certificate.labels), ", ".join(artifact.labels)),
+        f"it certifies the {what} {said[:shown]}, and the archive holds {held[:shown]}"
+        for what, said, held, shown in (
+            ("artifact", certificate.artifact_sha256, artifact.sha256, DIGITS),
+            ("variant", certificate.variant, artifact.name, None),
+            ("checkpoint", certificate.checkpoint_sha256, checkpoint, DIGITS),
+            ("labels", ", ".join(certificate.labels), ", ".join(artifact.labels), None),
         )
         if said != held
     ]

@@ -243,7 +243,7 @@ def test_the_certificate_of_another_artifact_is_a_stranger() -> None:
     found = made(artifact_sha256="a" * 64, variant="openvino-int8")
     artifact, variant = strangers(found, ARTIFACT)
     assert artifact.startswith("it certifies the artifact aaaaaaaaaaaa, and the archive holds")
-    assert variant == "it certifies the variant openvino-int, and the archive holds int8"
+    assert variant == "it certifies the variant openvino-int8, and the archive holds int8"
     retrained = changed(ARTIFACT, build=vars(ARTIFACT.meta.build) | {"checkpoint_sha256": "d" * 64})
     assert [told for told in strangers(read(honest(), Certificate), retrained) if "checkpoint" in told]
 
