@@ -19,6 +19,7 @@ from common.drawing import (
 )
 
 Point = tuple[Tried, Measured]
+NEAR = 2  # margins: what is farther away has no name in the picture
 
 
 def front(found: Compression) -> list[Point]:
@@ -79,16 +80,18 @@ def picture(found: Compression) -> str:
         axes.set_ylim(bottom=0)
         axes.annotate(
             f"margin {found.margin:g}",
-            (0, found.margin),
-            (2, 2),
+            (1, found.margin),
+            (-2, 2),
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
+            ha="right",
             color=MUTED,
             size=FONT,
         )
+        near = [(tried, measured) for tried, measured in best if measured.margin <= NEAR * found.margin]
         label_points(
             axes,
-            [Label(measured.faster, measured.margin, _short(tried), INK, True) for tried, measured in best],
+            [Label(measured.faster, measured.margin, _short(tried), INK, False) for tried, measured in near],
         )
         sentence = "; ".join(
             f"{tried.candidate} {measured.faster:.2f} at {measured.margin:.4f}" for tried, measured in points
