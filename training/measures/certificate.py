@@ -96,7 +96,7 @@ class Certificate(Record, kw_only=True):
     artifact_sha256: Sha256
     reference_sha256: Sha256
     checkpoint_sha256: Sha256
-    labels: list[str]
+    labels: Annotated[list[str], Meta(min_length=2)]
     outcomes: Outcomes
     gate: Gate
     looks: list[GateRun]
@@ -108,6 +108,8 @@ def concluded(certificate: Certificate) -> Certificate:
     """The certificate with all that follows from its counts and looks. ValueError where nothing does."""
     evidence = _evidence(certificate)
     terms, _ = _look(certificate)
+    if not 0 < certificate.margin < 1:
+        raise ValueError(f"its margin is {certificate.margin}")
     judged = at_margin(evidence, terms, certificate.margin)
     p99 = certificate.p99
     measure: Literal["macro-F1", "accuracy"] = "macro-F1" if isinstance(evidence, Drop) else "accuracy"
@@ -152,7 +154,7 @@ def faults(certificate: Certificate) -> list[str]:
         ("its look", terms.margin, look.p),
     ):
         p = evidence.p(margin)
-        if said_p is None or abs(said_p - p) > _chance(evidence, max(said_p, p)):
+        if said_p is None or not abs(said_p - p) <= _chance(evidence, max(said_p, p)):
             found.append(f"{what} says p {_shown(said_p)}, and {_shown(p)} follows from its counts")
     return found + replay(certificate.looks) + _late(certificate.p99)
 
@@ -176,6 +178,9 @@ def replay(looks: Sequence[GateRun]) -> list[str]:
     """Where the levels of runs on a gate do not follow from the p-values before them, in sentences."""
     found = []
     for number, run in enumerate(looks, 1):
+        if not run.looks:
+            found.append(f"run {number} has no look")
+            continue
         p = [look.p for look in run.looks]
         p_worse = [look.p_worse for look in run.looks]
         spent = spend(looks[: number - 1], p, p_worse, run.margin)

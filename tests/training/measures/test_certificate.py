@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,12 @@ def _said_unproven(document: dict[str, Any]) -> None:
         pytest.param(_earlier_run_gone, "run 1 tested int8 at", id="an earlier run is gone"),
         pytest.param(_look_gone, "run 2 tested int8 at", id="a look is gone"),
         pytest.param(_higher_level, "run 2 tested int8 at", id="level"),
+        pytest.param(lambda it: it["looks"][1]["looks"].clear(), "none of its looks", id="no looks"),
+        pytest.param(lambda it: it["looks"][0]["looks"].clear(), "run 1 has no look", id="an empty run"),
+        pytest.param(
+            lambda it: it["looks"][1]["looks"][0].update(p=nan), "its look says p nan", id="no number"
+        ),
+        pytest.param(lambda it: it.update(margin=1.0), "its margin is 1.0", id="a margin that says nothing"),
         pytest.param(_said_unproven, "give the verdict not proven", id="seen in training"),
     ],
 )
