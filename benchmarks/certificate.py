@@ -49,11 +49,13 @@ Progress = Callable[[Iterator[np.ndarray], str, int], Iterator[np.ndarray]]
 
 @dataclass(frozen=True)
 class Check:
-    """What the certificate was held against, what that gave, and how it contradicts the certificate."""
+    """What the certificate was held against, what that gave, and how it contradicts the certificate, or shows
+    that it is out of date."""
 
     against: str
     found: str
     faults: list[str]
+    is_outdated: bool = False
 
 
 def certificate_of(report: Report, selection: Selection, artifact: Artifact, ledger: Ledger) -> Certificate:
@@ -227,13 +229,13 @@ def check_ledger(certificate: Certificate, ledger: Ledger) -> Check:
         found.append("its gate is not that of the ledger: salts or digests differ")
     if len(today) < len(known):
         found.append(f"the ledger has {_runs(today)}, and the certificate knows of {_runs(known)}")
-    if len(today) > len(known) and not found:
+    if is_outdated := len(today) > len(known) and not found:
         found.append(
             f"the ledger has grown since: it has {_runs(today)}, the certificate knows of {_runs(known)}. "
             "The verdict stands, since later runs spend only what earlier ones left; for a certificate with "
             f"all looks, select again: {command('benchmarks select', 'select')}"
         )
-    return Check("the ledger", _runs(today), found)
+    return Check("the ledger", _runs(today), found, is_outdated)
 
 
 def _runs(runs: Sequence[GateRun]) -> str:

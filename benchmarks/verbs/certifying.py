@@ -64,10 +64,19 @@ def certify(arguments: argparse.Namespace) -> int:
         say(f"against {check.against}: {'; '.join(check.faults) or f'it holds ({check.found})'}")
     if arguments.trusted_key is None:
         say("nobody vouches for its counts but who wrote the archive: no --trusted-key was given")
-    holds = not any(check.faults for check in checks)
-    say("the certificate holds" if holds else "THE CERTIFICATE DOES NOT HOLD")
+    contradicting = [check for check in checks if check.faults]
+    holds = not contradicting
+    say(_conclusion(contradicting))
     emit({"holds": holds, "checks": [asdict(check) for check in checks], "certificate": plain(certificate)})
     return 0 if holds else 1
+
+
+def _conclusion(contradicting: "list[Check]") -> str:
+    if not contradicting:
+        return "the certificate holds"
+    if all(check.is_outdated for check in contradicting):
+        return "the certificate is out of date"
+    return "THE CERTIFICATE DOES NOT HOLD"
 
 
 def _answered_anew(arguments: argparse.Namespace, certificate: "Certificate") -> "list[Check]":

@@ -232,6 +232,7 @@ def test_a_ledger_that_has_grown_since_is_told_from_one_of_another_gate(
         in said
     )
     assert "The verdict stands" in said
+    assert said.endswith("the certificate is out of date\n")
     judge(tmp_path / "other.json", ["another text"], [later], MARGIN)
     status, _, said = certify(chosen.served, "--ledger", tmp_path / "other.json")
     assert status == 1
