@@ -21,7 +21,7 @@ def test_damage_is_to_one_layer_and_found_in_every_order(build_once, tmp_path: P
 
     served = list(islice(cycle(fp32.labels), 400))
     assert off_line(0.0, served, served, fp32, 3).alarms == 0
-    one, other = fp32.labels
+    _, other = fp32.labels
     found = off_line(0.5, served, [other] * 400, fp32, 5)
     assert (found.flips, found.one_way, found.alarms) == (0.5, 1.0, 1.0)
     assert found.median_texts <= found.p90_texts <= 100
