@@ -38,6 +38,7 @@ from deploy.drift.watch import Detectors
 from deploy.torchserve.server import free_ports
 from handler.artifact import DESCRIPTION, Artifact, describe_files, open_artifact
 from handler.predictor import Predictor
+from handler.self_check import FILE as SELF_CHECK
 
 WARM_S = 3.0
 LOOK_S = 0.2
@@ -139,7 +140,9 @@ def costs(served: Path, shadow: Path, bodies: Sequence[bytes], options: argparse
 
 
 def damaged(fp32: Artifact, layer: str, noise: float, folder: Path) -> Artifact:
+    """Without its self-check, which would refuse it."""
     shutil.copytree(fp32.folder, folder)
+    (folder / SELF_CHECK).unlink(missing_ok=True)
     weights = load_file(folder / "model.safetensors")
     own = weights[layer]
     drawn = np.random.default_rng(0).normal(size=own.shape)
