@@ -28,7 +28,7 @@ from common.atomic import write_json
 from common.commands import emit, positive_int, run, say
 from common.environment import ROOT, machine, versions
 from common.options import add_artifacts, add_checkpoint, add_results
-from common.records import plain
+from common.records import plain, read
 from handler.artifact import DESCRIPTION, TOKENIZER, Artifact, describe_files, open_artifact, read_json
 from handler.errors import UserError
 from handler.machine import available_cpus
@@ -245,11 +245,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             for artifact, threads in product(artifacts, sorted({1, available_cpus()}))
         ],
     )
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.results / f"{NAME}.json", plain(document))
+    document = _with(arguments.results / f"{NAME}.json", document)
     say(excerpt(document))
     emit(plain(document))
     return 0
+
+
+def _with(path: Path, own: SelfChecks) -> SelfChecks:
+    """The file with these variants among others that were tried on the same texts."""
+    before = read(read_json(path), SelfChecks) if path.is_file() else None
+    if before and (before.data, before.machine, before.texts) == (own.data, own.machine, own.texts):
+        again = {row.variant for row in own.tried}
+        own.tried = [*(row for row in before.tried if row.variant not in again), *own.tried]
+        own.loads = [*(row for row in before.loads if row.variant not in again), *own.loads]
+        own.versions = {**before.versions, **own.versions}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, plain(own))
+    return own
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,7 +13,9 @@ from handler.self_check import Outcome
 
 
 def document(*tried: Tried) -> SelfChecks:
-    loads = Loads(variant="fp32", threads=1, loads=3, alarms=1, move=2e-6, median_ms=20.4, most_ms=99)
+    loads = Loads(
+        variant=tried[-1].variant, threads=1, loads=3, alarms=1, move=2e-6, median_ms=20.4, most_ms=99
+    )
     machine = {"cpu": "A CPU", "system": "Linux", "cores": 2}
     return SelfChecks(
         data="demo",
@@ -82,6 +84,18 @@ def test_labels_are_held_against_the_unchanged_variants_and_fp32s(build_once, mo
     assert (usual.changed, usual.unlike_fp32) == (0, 2)
     assert (refused.refused, refused.changed) == ("it does not compile", None)
     assert (changed.status, changed.at_most, changed.changed, changed.unlike_fp32) == ("close", 0.001, 1, 1)
+
+
+def test_variants_are_added_to_those_on_the_same_texts_and_replace_themselves(tmp_path: Path) -> None:
+    file = tmp_path / "results" / "self-check.json"
+    first = document(Tried(variant="fp32", change="a"), Tried(variant="int8", change="a"))
+    self_check._with(file, first)
+    again = self_check._with(file, document(Tried(variant="int8", change="b")))
+    assert [(row.variant, row.change) for row in again.tried] == [("fp32", "a"), ("int8", "b")]
+    assert [row.variant for row in again.loads] == ["int8"]
+    other = document(Tried(variant="int8", change="c"))
+    other.texts = 7
+    assert self_check._with(file, other).tried == other.tried
 
 
 @pytest.mark.slow
