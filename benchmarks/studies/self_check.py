@@ -25,7 +25,7 @@ from tqdm import tqdm
 from benchmarks.names import REFERENCE
 from benchmarks.sameness.self_checks import NAME, Loads, SelfChecks, Tried, excerpt
 from common.atomic import write_json
-from common.commands import emit, positive_int, run, say
+from common.commands import emit, not_negative_int, positive_int, run, say
 from common.environment import ROOT, machine, versions
 from common.options import add_artifacts, add_checkpoint, add_results
 from common.records import plain, read
@@ -236,13 +236,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         tried=[
             row
             for artifact in artifacts
-            for row in tried(
-                artifact, changes(artifact, arguments.emulator, arguments.packages), texts, reference.labels
-            )
+            for row in tried(artifact, _chosen(artifact, arguments), texts, reference.labels)
         ],
         loads=[
             loads(artifact, threads, arguments.loads)
             for artifact, threads in product(artifacts, sorted({1, available_cpus()}))
+            if arguments.loads
         ],
     )
     document = _with(arguments.results / f"{NAME}.json", document)
@@ -251,13 +250,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _chosen(artifact: Artifact, arguments: argparse.Namespace) -> list[Change]:
+    """Without any change, and the changes that are asked for."""
+    unchanged, *others = changes(artifact, arguments.emulator, arguments.packages)
+    return [unchanged, *(change for change in others if arguments.only in change.name)]
+
+
 def _with(path: Path, own: SelfChecks) -> SelfChecks:
-    """The file with these variants among others that were tried on the same texts."""
+    """The file with these rows among others of the same texts."""
     before = read(read_json(path), SelfChecks) if path.is_file() else None
     if before and (before.data, before.machine, before.texts) == (own.data, own.machine, own.texts):
-        again = {row.variant for row in own.tried}
-        own.tried = [*(row for row in before.tried if row.variant not in again), *own.tried]
-        own.loads = [*(row for row in before.loads if row.variant not in again), *own.loads]
+        tried_before = {(row.variant, row.change): row for row in before.tried}
+        tried_now = {(row.variant, row.change): row for row in own.tried}
+        own.tried = list({**tried_before, **tried_now}.values())
+        loads_before = {(row.variant, row.threads): row for row in before.loads}
+        loads_now = {(row.variant, row.threads): row for row in own.loads}
+        own.loads = list({**loads_before, **loads_now}.values())
         own.versions = {**before.versions, **own.versions}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, plain(own))
@@ -275,10 +283,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--texts", type=positive_int, default=400, help="of validation; default: %(default)s")
     parser.add_argument(
         "--loads",
-        type=positive_int,
+        type=not_negative_int,
         default=25,
         help="of each, with each number of threads; default: %(default)s",
     )
+    parser.add_argument("--only", default="", metavar="WORD", help="changes with this in their name alone")
     parser.add_argument("--emulator", help="qemu-x86_64 or qemu-x86_64-static, to try another kind of CPU")
     parser.add_argument(
         "--packages",

@@ -86,12 +86,14 @@ def test_labels_are_held_against_the_unchanged_variants_and_fp32s(build_once, mo
     assert (changed.status, changed.at_most, changed.changed, changed.unlike_fp32) == ("close", 0.001, 1, 1)
 
 
-def test_variants_are_added_to_those_on_the_same_texts_and_replace_themselves(tmp_path: Path) -> None:
+def test_rows_are_added_to_those_of_the_same_texts_and_replace_themselves(tmp_path: Path) -> None:
     file = tmp_path / "results" / "self-check.json"
     first = document(Tried(variant="fp32", change="a"), Tried(variant="int8", change="a"))
     self_check._with(file, first)
-    again = self_check._with(file, document(Tried(variant="int8", change="b")))
-    assert [(row.variant, row.change) for row in again.tried] == [("fp32", "a"), ("int8", "b")]
+    mended = Tried(variant="int8", change="a", status="same")
+    again = self_check._with(file, document(mended, Tried(variant="int8", change="b")))
+    assert [(row.variant, row.change) for row in again.tried] == [("fp32", "a"), ("int8", "a"), ("int8", "b")]
+    assert again.tried[1] == mended
     assert [row.variant for row in again.loads] == ["int8"]
     other = document(Tried(variant="int8", change="c"))
     other.texts = 7
