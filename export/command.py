@@ -79,8 +79,8 @@ def build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--portable",
         action="store_true",
-        help="int8 with weights of seven bits: for CPUs without VNNI, whose sums of products of eight bits "
-        "overflow (OpenVINO, ONNX Runtime)",
+        help="int8 with weights of seven bits and the rest in fp32: the same scores on CPUs without VNNI, "
+        "whose sums of products of eight bits overflow, and without bf16 (OpenVINO, ONNX Runtime)",
     )
     _adoption_arguments(parser.add_argument_group("for a classifier that was not trained here"))
 

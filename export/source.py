@@ -40,7 +40,8 @@ class Source:
     `weights` is the transformers folder that `model()` reads: the checkpoint's, or that of a parent variant.
     `keep` is the share of the encoder's arithmetic that pruning leaves; `unlabelled` are texts of no split,
     on which students learn from fp32 as well; `may_turn` is the share of labels that a cascade's first stage
-    may turn. With `portable`, int8 weights have seven bits, whose products no kernel cuts off.
+    may turn. With `portable`, int8 weights have seven bits, whose products no kernel cuts off, and
+    what is not int8 is fp32 on every CPU.
     """
 
     checkpoint: Checkpoint

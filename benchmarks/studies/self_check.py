@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -46,6 +47,7 @@ OF_TORCH = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", IS
 HINT = "INFERENCE_PRECISION_HINT"
 FLIPPED = (1, 100, 10_000)  # weights
 WEIGHTS = ("model.bin", "model.safetensors", "model.onnx")
+TIMED = 100  # texts after each load
 EMULATED = "Haswell"  # AVX2 and no more
 CHILD = "from benchmarks.studies.self_check import answer; answer()"
 
@@ -63,10 +65,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Answered:
-    """The self-check's outcome and the labels of the texts."""
+    """The self-check's outcome, the labels of the texts, and the time that one of them took."""
 
     outcome: Outcome
     labels: np.ndarray
+    text_ms: float
 
 
 def changes(artifact: Artifact, emulator: str | None, packages: Sequence[Path]) -> list[Change]:
@@ -137,9 +140,12 @@ def answer() -> None:
         found: dict[str, Any] = {"refused": str(error)}
     else:
         artifact = predictor.artifact
+        predictor.logits(predictor.encode(asked["texts"]))  # the first call of a shape takes longer
+        begun = time.perf_counter()
         scores = predictor.scores(predictor.logits(predictor.encode(asked["texts"])))
+        text_ms = 1000 * (time.perf_counter() - begun) / len(scores)
         labels = decide(scores, artifact.labels, artifact.meta.thresholds, artifact.multi_label)
-        found = {"outcome": asdict(predictor.self_check), "labels": labels.tolist()}
+        found = {"outcome": asdict(predictor.self_check), "labels": labels.tolist(), "text_ms": text_ms}
     Path(asked["answer"]).write_text(json.dumps(found))
 
 
@@ -162,7 +168,7 @@ def answered(folder: Path, change: Change, texts: Sequence[str]) -> Answered | s
         found = json.loads(file.read_text())
     if "refused" in found:
         return str(found["refused"])
-    return Answered(Outcome(**found["outcome"]), np.array(found["labels"]))
+    return Answered(Outcome(**found["outcome"]), np.array(found["labels"]), found["text_ms"])
 
 
 def named(artifact: Artifact) -> str:
@@ -197,23 +203,31 @@ def tried(
     return found
 
 
-def loads(artifact: Artifact, threads: int, count: int) -> Loads:
-    """False alarms, and the cost."""
-    outcomes = []
-    for _ in tqdm(range(count), f"{named(artifact)}, {threads} threads", disable=None):
-        found = answered(artifact.folder, Change("nothing", threads=threads), ())
-        if isinstance(found, str):
-            raise UserError("a variant does not load", seen=found, remedy="Build it on this machine")
-        outcomes.append(found.outcome)
+def loads(artifacts: Sequence[Artifact], count: int, texts: Sequence[str]) -> list[Loads]:
+    """False alarms and times, of every artifact on one thread and on all, in rounds."""
+    kinds = list(product(range(len(artifacts)), sorted({1, available_cpus()})))
+    found: dict[tuple[int, int], list[Answered]] = {kind: [] for kind in kinds}
+    for kind in tqdm(kinds * count, "loads", disable=None):
+        place, threads = kind
+        loaded = answered(artifacts[place].folder, Change("nothing", threads=threads), texts)
+        if isinstance(loaded, str):
+            raise UserError("a variant does not load", seen=loaded, remedy="Build it on this machine")
+        found[kind].append(loaded)
+    return [_loads(artifacts[place], threads, each) for (place, threads), each in found.items() if each]
+
+
+def _loads(artifact: Artifact, threads: int, found: Sequence[Answered]) -> Loads:
+    outcomes = [each.outcome for each in found]
     taken = [outcome.ms for outcome in outcomes]
     return Loads(
         variant=named(artifact),
         threads=threads,
-        loads=count,
+        loads=len(found),
         alarms=sum(outcome.status != "same" for outcome in outcomes),
         move=max(outcome.largest_move or 0.0 for outcome in outcomes),
         median_ms=float(np.median(taken)),
         most_ms=max(taken),
+        text_ms=float(np.median([each.text_ms for each in found])),
     )
 
 
@@ -238,11 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for artifact in artifacts
             for row in tried(artifact, _chosen(artifact, arguments), texts, reference.labels)
         ],
-        loads=[
-            loads(artifact, threads, arguments.loads)
-            for artifact, threads in product(artifacts, sorted({1, available_cpus()}))
-            if arguments.loads
-        ],
+        loads=loads(artifacts, arguments.loads, texts[:TIMED]),
     )
     document = _with(arguments.results / f"{NAME}.json", document)
     say(excerpt(document))

@@ -1,7 +1,9 @@
 """Every variant, whatever is registered: build, write, reload, compare."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Collection
 from dataclasses import replace
@@ -17,6 +19,7 @@ from export.check import ask, check
 from export.registry import VARIANTS
 from export.variants import openvino
 from handler.errors import UnsupportedError
+from handler.machine import cpu_features
 from handler.predictor import Predictor
 from handler.runtimes import _openvino_core
 from tests.house import schemas
@@ -115,6 +118,29 @@ def test_portable_int8_has_weights_of_seven_bits(name: str, build_once, source, 
     assert portable.meta.check.label_agreement >= 0.97
     assert build(VARIANTS[name], own, print).meta.build == portable.meta.build, "it is fresh"
     assert fingerprint(VARIANTS[name], own) != fingerprint(VARIANTS[name], source)
+    if name == "openvino-int8" and "avx512_vnni" in cpu_features():
+        assert moved_without_vnni(portable.folder) == 0
+        assert moved_without_vnni(build_once(name).folder) > 0
+
+
+LOGITS = """
+import json, sys
+from handler.predictor import Predictor
+predictor = Predictor.load(sys.argv[1], 1)
+print(json.dumps(predictor.logits(predictor.encode(["a text", "you are all the same to me"])).tolist()))
+"""
+
+
+def moved_without_vnni(folder: Path) -> float:
+    """By how much logits move with the kernels of a CPU that has neither VNNI nor bf16."""
+
+    def logits(environment: dict[str, str]) -> np.ndarray:
+        command = [sys.executable, "-c", LOGITS, str(folder)]
+        environment = {**os.environ, "SELF_CHECK_ON_MISMATCH": "warn", **environment}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return np.array(json.loads(done.stdout))
+
+    return float(np.abs(logits({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}) - logits({})).max())
 
 
 @pytest.mark.compiler

@@ -13,9 +13,8 @@ from handler.self_check import Outcome
 
 
 def document(*tried: Tried) -> SelfChecks:
-    loads = Loads(
-        variant=tried[-1].variant, threads=1, loads=3, alarms=1, move=2e-6, median_ms=20.4, most_ms=99
-    )
+    times = {"median_ms": 20.4, "most_ms": 99, "text_ms": 0.5}
+    loads = Loads(variant=tried[-1].variant, threads=1, loads=3, alarms=1, move=2e-6, **times)
     machine = {"cpu": "A CPU", "system": "Linux", "cores": 2}
     return SelfChecks(
         data="demo",
@@ -43,14 +42,24 @@ def test_the_page_counts_what_was_seen_and_where_the_bound_held() -> None:
                 changed=5,
                 unlike_fp32=5,
             ),
+            Tried(
+                change="flipped",
+                **{**same, "status": "mismatch"},
+                at_most=0.006,
+                changed=2,
+                unlike_fp32=2,
+            ),
             Tried(variant="fp32", change="no kernels", refused="none"),
         )
     )
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in found.splitlines()]
     assert ["fp32", "kernels", "mismatch", "0.1", "3.00%", "5 (2.50%)", "5 (2.50%)"] in rows
     assert ["fp32", "no kernels", "does not load", "", "", "", ""] in rows
-    assert ["fp32", "1", "3", "1", "2e-06", "20", "99"] in rows
-    assert "allows in 2 of 3 rows. Of the 2 in which a label changed, the self-check saw 1." in found
+    assert ["fp32", "1", "3", "1", "2e-06", "20", "99", "0.50"] in rows
+    assert (
+        "In 4 rows the variant loads. Labels changed in 3, of which the self-check saw 2; in 2 the" in found
+    )
+    assert "larger than the bound, and in 1 so is the lower end of its 95 % interval" in found
     assert "Of 3 loads of variants that nothing was done to, 1 raised an alarm" in found
 
 
@@ -71,9 +80,9 @@ def test_each_runtime_has_its_own_changes(build_once, tmp_path: Path) -> None:
 def test_labels_are_held_against_the_unchanged_variants_and_fp32s(build_once, monkeypatch) -> None:
     answers = iter(
         [
-            Answered(Outcome("same"), np.array([0, 0, 1])),
+            Answered(Outcome("same"), np.array([0, 0, 1]), 0.5),
             "it does not compile",
-            Answered(Outcome("close", 64, 0.01, 0.001), np.array([0, 1, 1])),
+            Answered(Outcome("close", 64, 0.01, 0.001), np.array([0, 1, 1]), 0.5),
         ]
     )
     monkeypatch.setattr(self_check, "answered", lambda *_: next(answers))
