@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 from tabulate import tabulate
 
-from benchmarks.sameness.flips import Asked, count
+from benchmarks.sameness.flips import count
+from benchmarks.sameness.flips_key import Asked
 from benchmarks.sameness.labels_needed import LabelPlan
 from common.records import Share, Some
 from training.measures.labelled_flips import Checked, FlipSample, drop_of_flips

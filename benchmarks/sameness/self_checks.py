@@ -56,12 +56,26 @@ class SelfChecks(Record):
 
 def page(document: SelfChecks) -> str:
     """All of it as Markdown."""
-    return f"# What the self-check sees\n\n{excerpt(document)}\n"
+    tables = f"{table(document)}\n\n{loads_table(document)}"
+    return f"# What the self-check sees\n\n{tables}\n\n{note(document)}\n"
 
 
 def excerpt(document: SelfChecks) -> str:
-    """Both tables, and how to read them."""
-    return f"{table(document)}\n\n{loads_table(document)}\n\n{note(document)}"
+    """Changes by variant, the loads, and how to read them."""
+    return f"{by_variant(document)}\n\n{loads_table(document)}\n\n{note(document)}"
+
+
+def by_variant(document: SelfChecks) -> str:
+    """For each change and variant the outcome, how many labels changed, and in brackets how many at most."""
+    variants = list(dict.fromkeys(tried.variant for tried in document.tried))
+    rows: dict[str, dict[str, str]] = {}
+    for tried in document.tried:
+        cell = tried.status
+        if tried.changed is not None:
+            cell += f": {tried.changed} ({tried.at_most * document.texts:.1f})"
+        rows.setdefault(tried.change, {})[tried.variant] = cell
+    cells = [[change, *(found.get(variant, "") for variant in variants)] for change, found in rows.items()]
+    return tabulate(cells, ("changed", *variants), "github", disable_numparse=True)
 
 
 def table(document: SelfChecks) -> str:
@@ -127,15 +141,19 @@ def note(document: SelfChecks) -> str:
     loads = sum(variant.loads for variant in document.loads)
     alarms = sum(variant.alarms for variant in document.loads)
     versions = ", ".join(f"{package} {version}" for package, version in document.versions.items())
-    return (
-        f"Labels are those of {document.texts} validation texts ({document.data}). Moves are in logits of "
-        f"made sequences; `mismatch` means that more than {document.allowed:.1%} of labels may change, or "
-        f"that the tokenizer cuts texts differently. In {len(loaded)} rows the variant loads. Labels changed "
-        f"in {len(turned)}, of which the self-check saw {seen}; in {len(beyond)} the share that changed is "
-        f"larger than the bound, and in {above} so is the lower end of its 95 % interval. Of {loads} loads "
-        f"of variants that nothing was done to, {alarms} raised an alarm. "
-        f"{document.machine['cpu']}; {versions}."
-    )
+    sentences = [
+        f"Labels are those of {document.texts} validation texts ({document.data})",
+        "Moves are in logits of made sequences",
+        f"`mismatch`: more than {document.allowed:.1%} of labels may change, or the tokenizer cuts texts "
+        "differently",
+        "In brackets: how many labels change at most",
+        f"In {len(loaded)} cases the variant loads",
+        f"Labels changed in {len(turned)} of them, and the self-check saw {seen} of these",
+        f"In {len(beyond)} more changed than the bound says, in {above} beyond chance (95 %)",
+        f"Of {loads} loads of variants that nothing was done to, {alarms} raised an alarm",
+        f"{document.machine['cpu']}; {versions}",
+    ]
+    return ". ".join(sentences) + "."
 
 
 def _share(count: int | None, texts: int) -> str:

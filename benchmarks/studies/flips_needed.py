@@ -15,7 +15,7 @@ from msgspec import to_builtins
 
 from benchmarks.names import NEEDED
 from benchmarks.sameness import flips_needed
-from benchmarks.sameness.flips import read_key
+from benchmarks.sameness.flips_key import read_key
 from benchmarks.sameness.flips_needed import needed
 from benchmarks.sameness.labels_needed import LabelPlan
 from common.atomic import write_json

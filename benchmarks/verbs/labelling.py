@@ -115,7 +115,7 @@ def flips(arguments: argparse.Namespace) -> int:
 
 
 def _write(arguments: argparse.Namespace) -> int:
-    from benchmarks.sameness.flips import answers, key_of, write_flips
+    from benchmarks.sameness.flips_key import answers, key_of, write_flips
     from training.data.unlabelled import read_unlabelled
 
     _, dataset = open_data(arguments)
@@ -148,7 +148,9 @@ def _write(arguments: argparse.Namespace) -> int:
 def _read(arguments: argparse.Namespace) -> int:
     from benchmarks.records import plain
     from benchmarks.report.labels_page import verdict_table
-    from benchmarks.sameness.flips import read_key, read_labels, verdicts
+    from benchmarks.sameness.flips import verdicts
+    from benchmarks.sameness.flips_key import read_key
+    from benchmarks.sameness.flips_labels import read_labels
     from training.data.unlabelled import read_unlabelled
 
     checkpoint, dataset = open_data(arguments)
@@ -178,7 +180,8 @@ def plan_labels(arguments: argparse.Namespace) -> int:
 
     from benchmarks.names import REFERENCE
     from benchmarks.report.labels_page import picture, plan_table
-    from benchmarks.sameness.flips import answers, count, flips_of_any
+    from benchmarks.sameness.flips import count
+    from benchmarks.sameness.flips_key import answers, flips_of_any
     from benchmarks.sameness.labels_needed import plan
     from training.data.unlabelled import read_unlabelled
     from training.measures.gate_ledger import next_run, share_of

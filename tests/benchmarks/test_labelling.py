@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.sameness import flips
-from benchmarks.sameness.flips import Answers, answers
+from benchmarks.sameness.flips_key import Answers, answers
 from benchmarks.sameness.parity import decided
 from benchmarks.studies import flips_needed
 from handler.errors import UserError

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.sameness import flips
-from benchmarks.sameness.flips import Answers, key_of, read_key, read_labels, verdicts, write_flips
+from benchmarks.sameness.flips import verdicts
+from benchmarks.sameness.flips_key import Answers, key_of, read_key, write_flips
+from benchmarks.sameness.flips_labels import read_labels
 from handler.artifact import Artifact
 from handler.errors import UserError
 from tests.descriptions import description

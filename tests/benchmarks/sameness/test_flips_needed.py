@@ -8,7 +8,7 @@ import pytest
 from msgspec import to_builtins
 
 from benchmarks.report.publishing import publish_kind
-from benchmarks.sameness.flips import Asked
+from benchmarks.sameness.flips_key import Asked
 from benchmarks.sameness.flips_needed import CHECKS, ORDERS, LabelsNeeded, excerpt, needed
 from benchmarks.sameness.labels_needed import LabelPlan as Forecast
 from benchmarks.sameness.labels_needed import Need
