@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.sameness import flips
+from benchmarks.sameness import flips_key
 from benchmarks.sameness.flips_key import Answers, answers
 from benchmarks.sameness.parity import decided
 from benchmarks.studies import flips_needed
@@ -49,7 +49,7 @@ def flipping(monkeypatch: pytest.MonkeyPatch) -> None:
             found.unlabelled[name][FLIPPED] = 1 - found.unlabelled[name][FLIPPED]
         return found
 
-    monkeypatch.setattr(flips, "answers", changed)
+    monkeypatch.setattr(flips_key, "answers", changed)
 
 
 def test_answers_are_the_labels_that_each_artifact_gives(build_once, dataset) -> None:
