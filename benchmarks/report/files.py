@@ -23,6 +23,7 @@ from benchmarks.sameness.flips_needed import LabelsNeeded
 from benchmarks.sameness.power import Simulated
 from benchmarks.sameness.promises import Promises
 from benchmarks.sameness.self_checks import SelfChecks
+from benchmarks.sameness.shadows import Shadowed
 from benchmarks.sameness.shift import Shift
 from benchmarks.selection import Selection
 from benchmarks.served.attack.records import AttackReport
@@ -160,6 +161,12 @@ def read_self_checks(path: Path) -> SelfChecks:
     """What the self-check saw, at `path`. Raises `UserError` when it is missing or damaged."""
     study = "python -m benchmarks.studies.self_check"
     return _read(path, partial(read, kind=SelfChecks), "no self-check has been studied yet", study)
+
+
+def read_shadowed(path: Path) -> Shadowed:
+    """What a shadow costs and finds, at `path`. Raises `UserError` when it is missing or damaged."""
+    study = "python -m benchmarks.studies.shadow"
+    return _read(path, partial(read, kind=Shadowed), "no shadow has been studied yet", study)
 
 
 def read_attack(path: Path) -> AttackReport:

@@ -40,6 +40,7 @@ from benchmarks.report.files import (
     read_rules,
     read_seeds,
     read_self_checks,
+    read_shadowed,
     read_shift,
     read_side_by_side,
     read_timings,
@@ -52,6 +53,7 @@ from benchmarks.sameness import (
     power,
     promises,
     self_checks,
+    shadows,
     shift,
 )
 from benchmarks.served.attack import page as attack_page
@@ -117,6 +119,7 @@ KINDS = {
     "rules": Kind(first_stages.NAME, read_rules, first_stages.page, first_stages.excerpt),
     "shift": Kind(shift.NAME, read_shift, shift.page, shift.excerpt),
     self_checks.NAME: Kind(self_checks.NAME, read_self_checks, self_checks.page, self_checks.excerpt),
+    shadows.NAME: Kind(shadows.NAME, read_shadowed, shadows.page, shadows.excerpt),
     "timings": Kind(TIMINGS, read_timings, simulated.page, simulated.excerpt),
 }
 

@@ -13,68 +13,38 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 from safetensors.numpy import load_file, save_file
-from tabulate import tabulate
 from tqdm import tqdm
 
+from benchmarks.sameness.shadows import NAME, Cost, Damage, Shadowed, excerpt
 from benchmarks.served.open_loop import open_loop
 from benchmarks.served.run import as_bodies, launched
 from common.atomic import write_json
 from common.commands import emit, not_negative_int, positive_float, positive_int, run, say, share
+from common.environment import machine
 from common.flips import flips_of, ways
+from common.options import add_results
 from common.proxies import open_url
-from common.records import plain
+from common.records import plain, read
 from common.tables.texts import read_texts
 from deploy.app.shadow import BATCH
 from deploy.drift.judge import Counts, Rule
 from deploy.drift.shares import FLIPS, count_flips, flip_shares
 from deploy.drift.watch import Detectors
 from deploy.torchserve.server import free_ports
-from handler.artifact import DESCRIPTION, Artifact, describe_files, open_artifact
+from handler.artifact import DESCRIPTION, Artifact, describe_files, open_artifact, read_json
 from handler.predictor import Predictor
 from handler.self_check import FILE as SELF_CHECK
 
 WARM_S = 3.0
 LOOK_S = 0.2
 READY_S = 300
-
-
-@dataclass(frozen=True)
-class Cost:
-    """One side of the comparison: latencies from the due times, and the CPUs that the shadow took."""
-
-    shadow: str
-    answers: int
-    errors: int
-    p50_ms: float
-    p99_ms: float
-    p99_by_turn_ms: list[float]
-    compared: int
-    dropped: int
-    shadow_cpus: float
-
-
-@dataclass(frozen=True)
-class Damage:
-    """Noise of so many standard deviations of the layer's weights: the share of labels that then differ from
-    those served, the part of these that goes one way, and how many texts were compared when the alarm came:
-    off line (`alarms` is the share of orders that had one) and, if it was served, live."""
-
-    noise: float
-    texts: int
-    flips: float
-    one_way: float
-    alarms: float
-    median_texts: int | None
-    p90_texts: int | None
-    live_texts: int | None = None
-    live_flipped: int | None = None
 
 
 @dataclass(frozen=True)
@@ -125,15 +95,15 @@ def costs(served: Path, shadow: Path, bodies: Sequence[bytes], options: argparse
         cpus = (shadowed.shadow_cpu_s() - before) / asked_s
     return [
         Cost(
-            name,
-            sum(map(len, turns)),
-            errors[name],
-            float(np.percentile(np.concatenate(turns), 50)),
-            float(np.percentile(np.concatenate(turns), 99)),
-            [float(np.percentile(each, 99)) for each in turns],
-            state["compared"] if name != "none" else 0,
-            state["dropped"] if name != "none" else 0,
-            cpus if name != "none" else 0.0,
+            shadow=name,
+            answers=sum(map(len, turns)),
+            errors=errors[name],
+            p50_ms=float(np.percentile(np.concatenate(turns), 50)),
+            p99_ms=float(np.percentile(np.concatenate(turns), 99)),
+            p99_by_turn_ms=[float(np.percentile(each, 99)) for each in turns],
+            compared=state["compared"] if name != "none" else 0,
+            dropped=state["dropped"] if name != "none" else 0,
+            shadow_cpus=cpus if name != "none" else 0.0,
         )
         for name, turns in found.items()
     ]
@@ -184,21 +154,19 @@ def off_line(noise: float, served: Sequence[str], found: Sequence[str], of: Arti
     middle, late = ordered[len(ordered) // 2], ordered[int(0.9 * len(ordered))]
     went = [way for one, other in zip(served, found, strict=True) for way in flips_of(one, other)]
     return Damage(
-        noise,
-        len(served),
-        len(went) / len(served),
-        max((went.count(way) for way in set(went)), default=0) / max(1, len(went)),
-        sum(each is not None for each in taken) / orders,
-        int(middle) if np.isfinite(middle) else None,
-        int(late) if np.isfinite(late) else None,
+        noise=noise,
+        texts=len(served),
+        flips=len(went) / len(served),
+        one_way=max((went.count(way) for way in set(went)), default=0) / max(1, len(went)),
+        alarms=sum(each is not None for each in taken) / orders,
+        median_texts=int(middle) if np.isfinite(middle) else None,
+        p90_texts=int(late) if np.isfinite(late) else None,
     )
 
 
-def live(
-    served: Path, shadow: Path, bodies: Sequence[bytes], options: argparse.Namespace
-) -> tuple[int | None, int | None]:
-    """Compared texts, and those that flipped, when the alarm was first seen."""
-    seen: list[tuple[int, int]] = []
+def live(served: Path, shadow: Path, bodies: Sequence[bytes], options: argparse.Namespace) -> int | None:
+    """How many texts were compared when the alarm was first seen."""
+    seen: list[int] = []
     with app(served, shadow, options.share) as running:
         is_over = threading.Event()
 
@@ -206,7 +174,7 @@ def live(
             while not is_over.wait(LOOK_S):
                 state = running.shadow()
                 if not seen and any(kind["alarms"] for kind in state["kinds"].values()):
-                    seen.append((state["compared"], state["kinds"][FLIPS]["flipped"]))
+                    seen.append(state["compared"])
 
         looking = threading.Thread(target=look)
         looking.start()
@@ -215,98 +183,82 @@ def live(
             open_loop(f"{running.address}/predict", bodies, options.rate, 10, int(time.monotonic() - begun))
         is_over.set()
         looking.join()
-    return seen[0] if seen else (None, None)
-
-
-def table(found: Sequence[Cost], damages: Sequence[Damage]) -> str:
-    """For people."""
-    of_cost = [
-        (
-            each.shadow,
-            f"{each.answers:,}",
-            each.errors,
-            f"{each.p50_ms:.1f}",
-            f"{each.p99_ms:.1f}",
-            " ".join(f"{turn:.1f}" for turn in each.p99_by_turn_ms),
-            each.compared,
-            each.dropped,
-            f"{each.shadow_cpus:.2f}",
-        )
-        for each in found
-    ]
-    of_damage = [
-        (
-            f"{each.noise:g}",
-            f"{each.flips:.1%}",
-            f"{each.one_way:.0%}",
-            f"{each.alarms:.0%}",
-            each.median_texts,
-            each.p90_texts,
-            each.live_texts,
-        )
-        for each in damages
-    ]
-    heads = (
-        "shadow",
-        "answers",
-        "errors",
-        "p50, ms",
-        "p99, ms",
-        "of each turn",
-        "compared",
-        "dropped",
-        "CPUs",
-    )
-    others = ("noise", "labels differ", "one way", "found", "texts, median", "of nine in ten", "live")
-    return "\n\n".join((tabulate(of_cost, heads, "github"), tabulate(of_damage, others, "github")))
+    return seen[0] if seen else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    texts = read_texts(options.texts)
+    bodies = as_bodies(texts)
+    found = costs(options.served, options.shadow, bodies, options) if options.turns else []
+    few = texts[: options.most_texts]
+    result = Shadowed(
+        served=f"{options.served.name} beside {options.shadow.name}",
+        machine=machine(),
+        rate=options.rate,
+        seconds=options.seconds,
+        share=options.share,
+        layer=options.layer,
+        costs=found,
+        damages=damages(few, bodies, options) if options.noise else [],
+    )
+    path = options.results / f"{NAME}.json"
+    if path.is_file():
+        _keep(read(read_json(path), Shadowed), result)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, plain(result))
+    say(excerpt(result))
+    emit(plain(result))
+    return 0
+
+
+def _keep(before: Shadowed, result: Shadowed) -> None:
+    """What this run left out, if the same was served on the same machine before."""
+    if (before.served, before.machine) != (result.served, result.machine):
+        return
+    result.damages = result.damages or before.damages
+    if not result.costs:
+        result.costs = before.costs
+        result.rate, result.seconds, result.share = before.rate, before.seconds, before.share
+
+
+def damages(texts: Sequence[str], bodies: Sequence[bytes], options: argparse.Namespace) -> list[Damage]:
+    """Without noise, and with each."""
+    served = open_artifact(options.served)
+    fp32 = open_artifact(options.shadow)
+    own = labels(served, texts)
+    found = [off_line(0.0, own, labels(fp32, texts), served, options.orders)]
+    with tempfile.TemporaryDirectory() as scratch:
+        for noise in options.noise:
+            version = damaged(fp32, options.layer, noise, Path(scratch, f"noise-{noise:g}"))
+            found.append(off_line(noise, own, labels(version, texts), served, options.orders))
+            if noise in options.live:
+                found[-1].live_texts = live(options.served, version.folder, bodies, options)
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.studies.shadow", description=__doc__.split("\n")[0]
     )
+    add_results(parser)
     parser.add_argument("--served", type=Path, default=Path("build/artifacts/openvino-int8"), help="a folder")
     parser.add_argument("--shadow", type=Path, default=Path("build/artifacts/fp32"), help="fp32's folder")
     parser.add_argument("--texts", type=Path, required=True, help="one per line")
     parser.add_argument("--rate", type=positive_float, default=200, help="requests per second (%(default)s)")
     parser.add_argument("--seconds", type=positive_float, default=300, help="of each side (%(default)s)")
-    parser.add_argument("--turns", type=not_negative_int, default=3, help="of each side (%(default)s)")
+    parser.add_argument(
+        "--turns", type=not_negative_int, default=5, help="of each side; 0: no latencies (%(default)s)"
+    )
     parser.add_argument("--share", type=share, default=0.1, help="that is compared (%(default)s)")
     parser.add_argument(
         "--layer", default="distilbert.transformer.layer.3.ffn.lin1.weight", help="that is damaged"
     )
-    parser.add_argument("--noise", type=float, nargs="*", default=(0.25, 0.5, 0.75, 1.0), help="%(default)s")
+    parser.add_argument("--noise", type=float, nargs="*", default=(0.5, 1.0, 2.0), help="%(default)s")
     parser.add_argument("--orders", type=positive_int, default=100, help="off line (%(default)s)")
     parser.add_argument("--most-texts", type=positive_int, default=6000, help="off line (%(default)s)")
     parser.add_argument("--live", type=float, nargs="*", default=(), help="noises that are served, too")
-    parser.add_argument("--output", type=Path, required=True, help="JSON")
-    options = parser.parse_args(argv)
-    texts = read_texts(options.texts)
-    bodies = as_bodies(texts)
-    found = costs(options.served, options.shadow, bodies, options) if options.turns else []
-    few = texts[: options.most_texts]
-    served = open_artifact(options.served)
-    fp32 = open_artifact(options.shadow)
-    own = labels(served, few)
-    damages = [off_line(0.0, own, labels(fp32, few), served, options.orders)]
-    with tempfile.TemporaryDirectory() as scratch:
-        for noise in options.noise:
-            version = damaged(fp32, options.layer, noise, Path(scratch, f"noise-{noise:g}"))
-            damages.append(off_line(noise, own, labels(version, few), served, options.orders))
-            if noise in options.live:
-                compared, flipped = live(options.served, version.folder, bodies, options)
-                damages[-1] = replace(damages[-1], live_texts=compared, live_flipped=flipped)
-    result = {
-        "rate": options.rate,
-        "seconds": options.seconds,
-        "share": options.share,
-        "layer": options.layer,
-    }
-    result |= {"costs": plain(found), "damages": plain(damages)}
-    write_json(options.output, result)
-    say(table(found, damages))
-    emit(result)
-    return 0
+    return parser
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ KINDS = {
     "rules": "how often a cascade's first stage breaks its promise",
     "shift": "how a cascade does on other texts",
     "self-check": "what the self-check saw of changes",
+    "shadow": "what a shadow costs and finds",
     "attack": "the attacks",
     "soak": "the soak test, hours of attacks,",
 }

@@ -3,15 +3,13 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
@@ -29,7 +27,6 @@ from training.measures.statistics import indicators, macro_f1, same_labels
 Decision = Callable[[np.ndarray], np.ndarray]
 UNKNOWN = -100  # in the place of a label that is not known; cross-entropy's own default
 
-SMALLEST = 1e-8  # of a range that is divided by
 CACHE_BYTES = 4 << 30  # of the teacher's hidden states; beyond it they are computed again in every epoch
 
 
@@ -39,11 +36,9 @@ class Recovery:
 
     The student sees `noisy_copies` of each text as well, in which a share of `noise` tokens is strange, so
     that it learns the teacher's answers off the training texts too; they gained no more than as many epochs.
-    In the last `int8_epochs` it computes with rounded weights and inputs, so that int8 changes it less.
     """
 
     epochs: int = 2
-    int8_epochs: int = 0
     batch_size: int = 32
     learning_rate: float = 5e-4
     warmup_share: float = 0.1
@@ -207,10 +202,8 @@ def _distil(
     best: dict[str, Any] = {rank: -math.inf}
     weights: dict[str, torch.Tensor] = {}
     for epoch in range(1, recipe.epochs + 1):
-        in_int8 = epoch > recipe.epochs - recipe.int8_epochs
-        with rounding(student) if in_int8 else nullcontext():
-            loss = _train_epoch(student, teacher, optimizer, schedule, recipe, epoch)
-            given = decides(predict(student, validation))
+        loss = _train_epoch(student, teacher, optimizer, schedule, recipe, epoch)
+        given = decides(predict(student, validation))
         figures = {
             "epoch": epoch,
             "macro_f1": _macro_f1(validation.labels, given),
@@ -244,32 +237,6 @@ def predict(model: PreTrainedModel, texts: Texts, batch_size: int = 64) -> np.nd
     for rows in texts.by_length(batch_size):
         logits[rows] = model(**inputs_of(texts.batch(rows, model.device))).logits.float().cpu().numpy()
     return logits
-
-
-@contextmanager
-def rounding(model: nn.Module) -> Iterator[None]:
-    """Meanwhile linear layers compute with weights and inputs rounded to int8, and learn as if these were not
-    (Jacob et al. 2018, arXiv:1712.05877)."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    for layer in layers:
-        layer.forward = partial(_rounded, layer)  # type: ignore[method-assign] # taken back below
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward  # the class's own shows again
-
-
-def _rounded(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
-    """One scale for each row of weights, and one for all inputs."""
-    weight, seen = layer.weight.float(), inputs.float()
-    scales = weight.detach().abs().amax(dim=1).clamp(min=SMALLEST) / 127
-    zeros = torch.zeros_like(scales, dtype=torch.int32)
-    weight = torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, -127, 127)
-    low, high = (float(each) for each in seen.detach().aminmax())
-    scale = max(max(high, 0.0) - min(low, 0.0), SMALLEST) / 255
-    seen = torch.fake_quantize_per_tensor_affine(seen, scale, round(-min(low, 0.0) / scale), 0, 255)
-    return F.linear(seen, weight, layer.bias)
 
 
 class _Teacher:

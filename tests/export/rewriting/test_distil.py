@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from export.build import fingerprint
 from export.registry import VARIANTS
 from export.rewriting import prune as pruning
-from export.rewriting.distil import Recovery, Texts, decision, distil, highest, predict, rounding, takes_over
+from export.rewriting.distil import Recovery, Texts, decision, distil, highest, predict, takes_over
 from export.source import Source
 from handler.errors import UserError
 from training.data import sources
@@ -72,22 +72,6 @@ def test_the_same_seed_gives_the_same_student(source, train, validation) -> None
         distil(student, source.model(), few, validation, (0, 1), recipe)
     for (name, one), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
-
-
-def test_layers_compute_in_int8_meanwhile_and_learn_as_if_they_did_not() -> None:
-    layer = torch.nn.Linear(2, 2)
-    layer.weight.data = torch.tensor([[1.27, 0.104], [0.0254, -0.0127]])
-    layer.bias.data = torch.tensor([0.0, 1.0])
-    inputs = torch.tensor([[2.55, 0.0], [0.0, 0.016]], requires_grad=True)
-    exact = layer(inputs)
-    with rounding(torch.nn.Sequential(layer)):
-        rounded = layer(inputs)
-    # Rows of weights in steps of .01 and .0002, inputs in steps of .01: .104 is .1, and .016 is .02.
-    wanted = torch.tensor([[2.55 * 1.27, 1 + 2.55 * 0.0254], [0.02 * 0.1, 1 - 0.02 * 0.0128]])
-    torch.testing.assert_close(rounded, wanted, rtol=0, atol=1e-5)
-    rounded.sum().backward()
-    torch.testing.assert_close(layer.weight.grad, torch.tensor([[2.55, 0.02], [2.55, 0.02]]))
-    torch.testing.assert_close(layer(inputs), exact)
 
 
 def test_zeros_stay_zero_through_recovery(source, train, validation) -> None:
