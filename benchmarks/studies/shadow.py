@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import numpy as np
 import psutil
@@ -172,7 +173,10 @@ def live(served: Path, shadow: Path, bodies: Sequence[bytes], options: argparse.
 
         def look() -> None:
             while not is_over.wait(LOOK_S):
-                state = running.shadow()
+                try:
+                    state = running.shadow()
+                except HTTPError:  # the app has no connection left for it
+                    continue
                 if not seen and any(kind["alarms"] for kind in state["kinds"].values()):
                     seen.append(state["compared"])
 
