@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import time
+import weakref
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,8 @@ class Tally:
         self._lock = threading.Lock()
         self.declared = frozenset(name for name in COUNTERS if _counter(metrics, name) is not None)
         if self.declared:
-            threading.Thread(target=self._emit_for_ever, name="metrics", daemon=True).start()
+            of = weakref.ref(self)
+            threading.Thread(target=_emit_for_ever, args=(of,), name="metrics", daemon=True).start()
 
     def add(self, sums: Mapping[tuple[str, ...], float]) -> None:
         """Add to counters; the keys are a counter's name and the values of the labels in `COUNTERS`."""
@@ -76,10 +78,13 @@ class Tally:
                 except Exception as error:  # one counter must not end the others
                     print(f"could not count {name}: {type(error).__name__}", file=sys.stderr, flush=True)
 
-    def _emit_for_ever(self) -> None:
-        while True:
-            time.sleep(INTERVAL_S)
-            self.emit()
+
+def _emit_for_ever(of: "weakref.ref[Tally]") -> None:
+    """As long as there is a tally."""
+    while (tally := of()) is not None:
+        tally.emit()
+        del tally
+        time.sleep(INTERVAL_S)
 
 
 def dimension(value: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks.report import files
-from deploy.app.application import Model
+from deploy.app.model import Model
 from export.archives.promote import promote
 from export.archives.publish import fetch, publish
 from handler.artifact import archived_artifact, open_artifact

@@ -49,7 +49,6 @@ class Batcher:
     def __init__(self, load: Callable[[], Service], batching: Batching) -> None:
         self.service: Service | None = None  # until it is loaded and warm
         self.failure: Exception | None = None  # what ended `work`
-        self.is_closing = False  # the server still answers, and should be asked no more
         self._load = load
         self._batching = batching
         self._small: deque[_Waiting] = deque()
@@ -61,7 +60,7 @@ class Batcher:
 
     @property
     def is_ready(self) -> bool:
-        return self.service is not None and not self.is_closing
+        return self.service is not None
 
     @property
     def waiting(self) -> int:
@@ -105,6 +104,10 @@ class Batcher:
                     _give(batch, replies)
             except Exception as error:
                 self.failure = error
+
+    def release(self) -> None:
+        """Let go of the model, when `work` has ended: it holds this batcher, too."""
+        self.service = None
 
     def _refuse(self, rejection: Rejection) -> Rejection:
         assert self.service is not None

@@ -4,20 +4,34 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from common.atomic import recover
 from common.commands import not_negative_float, not_negative_int, positive_int, share
 from common.options import add_self_check
-from common.signing import add_trusted_key, verify
-from deploy.app.application import PAGES, Model, Settings, serve
+from common.signing import add_trusted_key
+from deploy.app.application import PAGES
 from deploy.app.connections import Bounds
+from deploy.app.model import Opener, Source
 from deploy.app.request_bodies import MOST_HELD
-from deploy.app.shadow import Shadow
+from deploy.app.server import Beside, Settings, serve
+from handler.errors import UserError
 
 
 def app_arguments(parser: argparse.ArgumentParser) -> None:
-    served = parser.add_mutually_exclusive_group(required=True)
-    served.add_argument("--artifact", type=Path, help="a folder, such as build/artifacts/openvino-int8")
-    served.add_argument("--archive", type=Path, help="such as model_store/hate.mar; its settings apply")
+    # Both may be given more than once, and mixed.
+    served = {"dest": "sources", "action": "append", "type": _source}
+    parser.add_argument(
+        "--artifact",
+        metavar="FOLDER",
+        help="such as build/artifacts/openvino-int8; NAME=FOLDER serves it by another name than hate",
+        **served,
+    )
+    parser.add_argument(
+        "--archive",
+        metavar="FILE",
+        help="such as model_store/hate.mar; its settings apply; give several models for several, "
+        "of which the first answers at /predict",
+        **served,
+    )
+    parser.add_argument("--watch", action="store_true", help="reload what changes, as SIGHUP does")
     add_trusted_key(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; there are no tokens; default: %(default)s"
@@ -76,35 +90,44 @@ def _add_shadow(parser: argparse.ArgumentParser) -> None:
 
 
 def app(options: argparse.Namespace) -> int:
+    if not options.sources:
+        raise UserError("no model is given", remedy="Give at least one --archive or --artifact")
+    if options.shadow and len(options.sources) > 1:
+        seen = f"{len(options.sources)} models"
+        raise UserError("a shadow goes with one model", seen=seen, remedy="Serve that one by itself")
     with tempfile.TemporaryDirectory(prefix="app-") as scratch:
-        model = _opened(options.archive or options.artifact, Path(scratch, "served"), options.trusted_key)
+        opener = Opener(Path(scratch), options.trusted_key)
+        opened = [opener.open(source) for source in options.sources]
         shadow = None
         if options.shadow:
-            beside = _opened(options.shadow, Path(scratch, "shadow"), options.trusted_key).artifact
-            shadow = Shadow(model.artifact, beside, options.shadow_share, options.shadow_max_flip)
-        delay_s = None if options.batch_delay_ms is None else options.batch_delay_ms / 1000
-        batching = model.batching(options.batch_size, delay_s, options.queue_size)
-        settings = Settings(
-            options.host,
-            options.port,
-            options.threads,
-            options.drain_s,
-            Bounds(options.connections, options.connections_per_client),
-            options.body_memory_mib * 1024 * 1024,
-            tuple(options.without),
-            not options.no_explanations,
-            options.self_check_flips,
-            options.on_mismatch,
-        )
-        serve(model, batching, settings, shadow)
+            beside = opener.open(Source(options.shadow)).model.artifact
+            shadow = Beside(beside, options.shadow_share, options.shadow_max_flip)
+        serve(opened, opener, _settings(options, shadow))
     return 0
 
 
-def _opened(path: Path, scratch: Path, trusted_key: Path | None) -> Model:
-    """An artifact's folder, or an archive."""
-    if path.is_file() or path.suffix == ".mar":
-        verify(path, trusted_key)
-        return Model.of_archive(path, scratch)
-    recover(path)
-    verify(path, trusted_key)
-    return Model.of_artifact(path)
+def _source(text: str) -> Source:
+    try:
+        return Source.of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _settings(options: argparse.Namespace, shadow: Beside | None) -> Settings:
+    return Settings(
+        options.host,
+        options.port,
+        options.threads,
+        options.drain_s,
+        Bounds(options.connections, options.connections_per_client),
+        options.body_memory_mib * 1024 * 1024,
+        tuple(options.without),
+        not options.no_explanations,
+        options.self_check_flips,
+        options.on_mismatch,
+        options.batch_size,
+        None if options.batch_delay_ms is None else options.batch_delay_ms / 1000,
+        options.queue_size,
+        shadow,
+        options.watch,
+    )

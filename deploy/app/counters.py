@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from handler.metrics import COUNTERS, Sums
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+Samples = Iterable[tuple[Mapping[str, str], float]]
 
 
 class Counters:
@@ -44,13 +45,22 @@ class Counters:
 
 def gauge(name: str, model: str, value: float) -> str:
     """The lines of a metric that is a single number now."""
-    return metric(name, "gauge", model, [({}, value)])
+    return gauges(name, {model: value})
 
 
-def metric(name: str, kind: str, model: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> str:
-    """The lines of one metric: each sample is labels besides the model's name, and a value."""
-    lines = [_line(name, {"ModelName": model, **labels}, value) for labels, value in samples]
-    return "\n".join([f"# TYPE {name} {kind}", *lines, ""])
+def gauges(name: str, values: Mapping[str, float]) -> str:
+    """The lines of a metric that is a number for each model now."""
+    return family(name, "gauge", [({"ModelName": model}, value) for model, value in values.items()])
+
+
+def metric(name: str, kind: str, model: str, samples: Samples) -> str:
+    """The lines of one metric of one model: each sample is labels besides the model's name, and a value."""
+    return family(name, kind, [({"ModelName": model, **labels}, value) for labels, value in samples])
+
+
+def family(name: str, kind: str, samples: Samples) -> str:
+    """The lines of one metric."""
+    return "\n".join([f"# TYPE {name} {kind}", *(_line(name, *sample) for sample in samples), ""])
 
 
 def _line(name: str, labels: Mapping[str, str], value: float) -> str:

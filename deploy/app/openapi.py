@@ -5,6 +5,8 @@ and explains what is wrong with any that do not match.
 """
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,24 @@ def responses(*codes: int) -> dict[int | str, dict[str, Any]]:
     for code in codes:
         found[code] = _content(ERRORS[code], {"schema": _ref("error"), "example": ERROR})
     return found
+
+
+def paths_of(paths: dict[str, Any], models: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The paths of each model, by name and version, instead of those that hold for all."""
+    return {
+        path.format(name=name, version=version): {
+            method: {**operation, "operationId": _named_id(operation["operationId"], name, version)}
+            for method, operation in item.items()
+        }
+        for path, item in paths.items()
+        for name, version in models
+    }
+
+
+def _named_id(operation: str, name: str, version: str) -> str:
+    for field, value in (("_name_", name), ("_version_", version)):
+        operation = operation.replace(field, re.sub(r"\W", "_", value))
+    return operation
 
 
 def _content(description: str, content: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from benchmarks.sameness.gate import judge_run
 from benchmarks.sameness.parity import decided, outcomes_of
 from benchmarks.sameness.scores import in_lists
 from common.signing import make_keys, sign, signature_of, verify
-from deploy.app.application import Model
+from deploy.app.model import Model
 from export.archives.package import package, write_certified
 from export.archives.promote import promote
 from handler.artifact import Artifact, archived_artifact, archived_certificate

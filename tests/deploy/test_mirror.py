@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.app.application import Model
 from deploy.app.counters import Counters
+from deploy.app.model import Model
 from deploy.app.shadow import Shadow
 from deploy.torchserve.server import free_ports
 from handler.service import Service

@@ -72,7 +72,7 @@ def test_a_scoring_job_puts_an_artifact_back(killed: Path, tmp_path: Path) -> No
 
 def test_the_app_puts_an_artifact_back(killed: Path, monkeypatch) -> None:
     served: list[Artifact] = []
-    monkeypatch.setattr(command, "serve", lambda model, *_: served.append(model.artifact))
+    monkeypatch.setattr(command, "serve", lambda opened, *_: served.append(opened[0].model.artifact))
     ran("deploy", "app", "--artifact", killed)
     assert served[0].name == "fp32"
     assert_back(killed)

@@ -20,11 +20,14 @@ import jsonschema
 import pytest
 
 from deploy.app import openapi, request_bodies
-from deploy.app.application import PAGES, AppServer, Model, create_app, listen
+from deploy.app.application import PAGES, create_app
 from deploy.app.batcher import Batcher, Batching
 from deploy.app.connections import Admission, Bounds
 from deploy.app.counters import Counters
+from deploy.app.model import Model
+from deploy.app.models import Models, Served
 from deploy.app.request_bodies import Memory
+from deploy.app.server import AppServer, listen
 from deploy.app.shadow import Shadow
 from deploy.torchserve.server import Server, free_ports
 from export.archives.package import package
@@ -62,8 +65,12 @@ class App:
 
     port: int
     server: AppServer
-    batcher: Batcher
+    models: Models
     thread: threading.Thread
+
+    @property
+    def batcher(self) -> Batcher:
+        return self.models.first.batcher
 
     def counted(self, name: str) -> float:
         return counter(self.port, name)
@@ -80,17 +87,24 @@ def running(
     memory: Memory | None = None,
     shadow: Shadow | None = None,
 ) -> Iterator[App]:
-    """uvicorn in a thread, on a free port; `load` may give a service that is loaded already."""
+    """One model; `load` may give a service that is loaded already."""
     counted = counted or Counters()
     batcher = Batcher(load or (lambda: model.load(counted)), batching or Batching())
+    models = Models([Served(model, batcher, shadow)])
     admission = Admission(bounds or Bounds(), lambda code, field: None)
-    app = create_app(model, batcher, counted, memory, shadow=shadow)
-    server = AppServer(app, batcher, drain_s, admission)
+    app = create_app(models, counted, memory)
+    with answering(models, AppServer(app, models, drain_s, admission)) as found:
+        yield found
+
+
+@contextmanager
+def answering(models: Models, server: AppServer) -> Iterator[App]:
+    """uvicorn in a thread, on a free port."""
     listening = listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
-        yield App(listening.getsockname()[1], server, batcher, thread)
+        yield App(listening.getsockname()[1], server, models, thread)
     finally:
         server.should_exit = True
         thread.join(60)
@@ -278,10 +292,10 @@ def test_health_checks_may_use_head(app: App, path: str) -> None:
 
 
 def test_pages_can_be_left_out(model: Model, service: Service) -> None:
-    left_out = create_app(model, Batcher(lambda: service, Batching()), Counters(), without=PAGES)
-    paths = {route.path for route in left_out.routes}
-    assert not paths & {"/metrics", "/docs", "/openapi.json", "/models/hate"}
-    assert {"/ping", "/ready", "/predict", PREDICT} <= paths
+    models = Models([Served(model, Batcher(lambda: service, Batching()))])
+    paths = {route.path for route in create_app(models, Counters(), without=PAGES).routes}
+    assert not paths & {"/metrics", "/docs", "/openapi.json", "/models", "/models/{name}"}
+    assert {"/ping", "/ready", "/predict", "/predictions/{name}"} <= paths
 
 
 def test_requests_at_once_share_a_batch_and_are_answered_as_if_alone(

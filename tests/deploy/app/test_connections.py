@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from deploy.app import connections, request_bodies
-from deploy.app.application import Model
 from deploy.app.connections import Bounds, Seldom
+from deploy.app.model import Model
 from deploy.app.request_bodies import Memory
 from handler.errors import Rejection
 from handler.requests import Limits, Request

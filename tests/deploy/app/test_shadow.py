@@ -18,9 +18,9 @@ from typing import Any
 import psutil
 import pytest
 
-from deploy.app.application import Model
 from deploy.app.command import app_arguments
 from deploy.app.counters import Counters
+from deploy.app.model import Model
 from deploy.app.shadow import MOST_CHARACTERS, MOST_TEXTS, Offered, Shadow
 from deploy.app.shadow_worker import OF_DECISIONS, Comparison
 from deploy.drift.judge import Rule

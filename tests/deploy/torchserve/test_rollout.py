@@ -15,8 +15,8 @@ import pytest
 import requests
 
 from deploy.__main__ import main
-from deploy.app.application import Model
 from deploy.app.counters import Counters
+from deploy.app.model import Model
 from deploy.app.shadow import Shadow
 from deploy.torchserve import rollout_shadow
 from deploy.torchserve.rollout import Front, Limits, roll_out, table

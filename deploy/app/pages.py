@@ -1,0 +1,111 @@
+"""What the app says of itself: whether to ask here, what is served, and counters."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from deploy.app import counters
+from deploy.app.batcher import LOADING
+from deploy.app.models import Models, Served
+from handler.replies import Reply, as_json, refuse
+
+FINDINGS = ("none", "same", "close", "mismatch")  # of self-checks, the worst last
+
+
+def found(models: Models, request: Request) -> Served:
+    """The model that the request's path names; 404 where there is none."""
+    served = models.find(request.path_params.get("name"), request.path_params.get("version"))
+    if served is None:
+        raise HTTPException(404)
+    return served
+
+
+def add_states(app: FastAPI, models: Models) -> None:
+    """The paths that tell whether to ask here."""
+
+    async def ping() -> dict[str, str]:
+        """Whether the process is alive."""
+        return {"status": "Healthy"}
+
+    async def ready() -> Response:
+        """Whether to send requests here: 503 until all models are warm, and while the server stops. It says
+        so where a model is served although its self-check found other scores."""
+        if refused := models.refusal():
+            return response(refuse(refused))
+        services = [each.batcher.service for each in models]
+        statuses = [service.predictor.self_check.status for service in services if service is not None]
+        return JSONResponse({"status": "Ready", "self_check": max(statuses, key=FINDINGS.index)})
+
+    _add_get(app, "/ping", ping)
+    _add_get(app, "/ready", ready)
+
+
+def add_description(app: FastAPI, models: Models) -> None:
+    async def index() -> Response:
+        """All models and their versions, in the order given; the first is that of `/predict`."""
+        return response(Reply(200, as_json({"models": [_listed(each) for each in models]})))
+
+    async def describe(request: Request) -> Response:
+        """The served artifact: its proof, check and certificate, its limits and threads, and its shadow."""
+        served = found(models, request)
+        if served.batcher.service is None:
+            return response(refuse(LOADING))
+        beside = {"shadow": served.shadow.describe()} if served.shadow else {}
+        return response(Reply(200, as_json(served.batcher.service.describe() | beside)))
+
+    _add_get(app, "/models", index)
+    _add_get(app, "/models/{name}", describe)
+    _add_get(app, "/models/{name}/{version}", describe)
+
+
+def _listed(served: Served) -> dict[str, str]:
+    """Named as in TorchServe's list."""
+    model = served.model
+    return {
+        "modelName": model.name,
+        "modelVersion": model.version,
+        "modelUrl": model.url,
+        "variant": model.artifact.name,
+        "status": "LOADING" if served.batcher.service is None else "READY",
+    }
+
+
+def add_metrics(app: FastAPI, models: Models, counted: counters.Counters) -> None:
+    async def metrics() -> Response:
+        """The archive's counters, the number of waiting requests, reloads, and the shadow's flips, for
+        Prometheus."""
+        waiting: Counter[str] = Counter()
+        shadows = ""
+        for each in models:
+            if each.batcher.service is not None:
+                each.batcher.service.tally.emit()
+            waiting[each.model.name] += each.batcher.waiting
+            shadows += each.shadow.metrics(each.model.name) if each.shadow else ""
+        page = counted.text() + counters.gauges("classifier_waiting_requests", waiting)
+        return Response(page + _reloads(models) + shadows, media_type=counters.MEDIA_TYPE)
+
+    _add_get(app, "/metrics", metrics)
+
+
+def _reloads(models: Models) -> str:
+    samples = [
+        ({"ModelName": name, "status": status}, count) for (name, status), count in models.reloads.items()
+    ]
+    return counters.family("classifier_reloads", "counter", samples)
+
+
+def _add_get(app: FastAPI, path: str, answer: Callable[..., Awaitable[Any]]) -> None:
+    app.add_api_route(path, answer, methods=["GET"])
+    app.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)  # health checks
+
+
+def response(reply: Reply, *, closes: bool = False) -> Response:
+    headers = {"Retry-After": "1"} if reply.status in (429, 503) else {}
+    if closes:  # the rest of the body is not even read
+        headers["Connection"] = "close"
+    return Response(reply.body, reply.status, headers, media_type="application/json")

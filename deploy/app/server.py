@@ -1,0 +1,182 @@
+"""uvicorn around the app: where it listens, how it starts, reloads and stops."""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+import uvicorn
+from fastapi import FastAPI
+
+from common.commands import say
+from deploy.app.application import create_app
+from deploy.app.batcher import Batcher
+from deploy.app.connections import KEEP_ALIVE_S, Admission, Bounds, Connection, Seldom
+from deploy.app.counters import Counters
+from deploy.app.model import Model, Opened, Opener
+from deploy.app.models import Models, Served
+from deploy.app.reload import Reloader, heed_hang_ups
+from deploy.app.request_bodies import MOST_HELD, Memory
+from deploy.app.shadow import Shadow
+from handler.artifact import Artifact
+from handler.errors import refusals
+from handler.service import Service
+
+STOP_S = 300  # for what was accepted to be answered: as long as a batch may take in an archive
+BACKLOG = 1024  # connections that the kernel holds until they are taken
+LOOPBACK = ("127.", "::1")
+
+
+class AppServer(uvicorn.Server):
+    """uvicorn, which ends when a model cannot be loaded, and is not ready for `drain_s` before it stops."""
+
+    def __init__(
+        self,
+        app: FastAPI,
+        models: Models,
+        drain_s: float = 0,
+        admission: Admission | None = None,
+        reloader: Reloader | None = None,
+    ) -> None:
+        self._admission = admission or Admission(Bounds(), lambda code, field: None)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=partial(Connection, self._admission),  # type: ignore[arg-type] # a class or what makes one
+                log_level="warning",
+                proxy_headers=False,  # a client may claim any address
+                access_log=False,  # query strings may hold texts
+                ws="none",
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=STOP_S,
+            )
+        )
+        self._models = models
+        self._drain_s = drain_s
+        self._reloader = reloader
+        self._beside: list[asyncio.Task[None]] = []
+        logging.getLogger("uvicorn.error").addFilter(Seldom())
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._beside = [asyncio.create_task(self._admission.sweep_for_ever())]
+        if self._reloader is not None:
+            self._beside.append(asyncio.create_task(self._reloader.work()))
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn asks ten times a second whether to stop."""
+        return await super().on_tick(counter) or self._models.failure is not None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """What comes while load balancers still learn of it is answered, and so is all that was accepted."""
+        self._models.is_closing = True
+        if self._models.failure is None:
+            await asyncio.sleep(self._drain_s)
+        for task in self._beside[1:]:
+            task.cancel()
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. `UserError` where that cannot be had."""
+    with refusals("cannot listen on this address", f"{host}:{port}", "Choose another --port"):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The artifact of a shadow, the share of texts that it gets, and that of labels that may differ."""
+
+    artifact: Artifact
+    share: float
+    max_flip: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How models are served. Of batches None is what their archives say."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    threads: int | None = None
+    drain_s: float = 0
+    bounds: Bounds = field(default_factory=Bounds)
+    held_bytes: int = MOST_HELD
+    without: tuple[str, ...] = ()
+    explains: bool = True
+    flips: float | None = None
+    on_mismatch: str | None = None
+    batch_size: int | None = None
+    batch_delay_s: float | None = None
+    queue_size: int | None = None
+    shadow: Beside | None = None
+    watches: bool = False
+
+
+class Loading:
+    """Puts models behind queues. They load one at a time: memory is needed for one more, and OpenVINO's core
+    is made once."""
+
+    def __init__(self, settings: Settings, counted: Counters, loaded: Callable[[Service], None]) -> None:
+        self._settings = settings
+        self._counted = counted
+        self._loaded = loaded
+        self._lock = threading.Lock()
+
+    def serve(self, model: Model) -> Served:
+        """Raises `UserError` where it and its shadow cannot be compared."""
+        asked, beside = self._settings, self._settings.shadow
+        shadow = Shadow(model.artifact, beside.artifact, beside.share, beside.max_flip) if beside else None
+        batching = model.batching(asked.batch_size, asked.batch_delay_s, asked.queue_size)
+        return Served(model, Batcher(partial(self._load, model, shadow), batching), shadow)
+
+    def _load(self, model: Model, shadow: Shadow | None) -> Service:
+        asked = self._settings
+        with self._lock:
+            service = model.load(self._counted, asked.threads, asked.explains, asked.flips, asked.on_mismatch)
+            service.observe = shadow.offer if shadow else None
+            self._loaded(service)
+        return service
+
+
+def serve(opened: Sequence[Opened], opener: Opener, settings: Settings) -> None:
+    """Answer until SIGTERM or Ctrl-C; `UserError` where the port is taken or a model cannot be loaded."""
+    counted, host = Counters(), settings.host
+    left = len(opened)
+
+    def loaded(service: Service) -> None:
+        nonlocal left
+        left -= 1
+        is_only = len(opened) == 1 and left == 0
+        about = "" if is_only else f"{service.model['name']} {service.model['version']}: "
+        say(f"{about}{service.predictor.self_check}")
+        if left == 0:
+            say(f'ready. Try it:\n  curl {address}/predict --json \'{{"text": "text to classify"}}\'')
+
+    loading = Loading(settings, counted, loaded)
+    models = Models([loading.serve(each.model) for each in opened])
+    reloader = Reloader(models, opened, opener, loading.serve, watches=settings.watches)
+    app = create_app(models, counted, Memory(settings.held_bytes), settings.without)
+
+    def count(code: str, field: str) -> None:
+        counted.add("classifier_rejected", 1, [models.first.model.name, code, field])
+
+    admission = Admission(settings.bounds.within_files(), count)
+    server = AppServer(app, models, settings.drain_s, admission, reloader)
+    # uvicorn raises the signal that stopped it once more: its default would leave an unpacked archive behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    heed_hang_ups(reloader.ask)
+    with listen(host, settings.port) as listening, suppress(KeyboardInterrupt):
+        if not listening.getsockname()[0].startswith(LOOPBACK):
+            say(f"there are no tokens, and {host} is open to others: anyone who reaches the port can use it")
+        address = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        server.run(sockets=[listening])
+    if models.failure is not None:
+        raise models.failure
