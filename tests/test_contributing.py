@@ -138,7 +138,7 @@ def test_torch_is_of_one_version_and_all_else_is_verified_wherever_it_is_install
 EXTRAS = {
     "handler.predictor": ("serve",),
     "common.doctor": ("serve",),
-    "deploy.app.application": ("app",),
+    "deploy.app.server": ("app",),
     "deploy.drift.judge": ("monitor",),
     "deploy.drift.exporter": ("monitor",),
     "deploy.torchserve.rollout": ("serve", "deploy"),

@@ -108,10 +108,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Source:
-    """An archive, or an artifact's folder and the name to serve it by."""
+    """An archive, or an artifact's folder, which may be given a name."""
 
     path: Path
-    name: str = NAME
+    name: str = ""
 
     @classmethod
     def of(cls, text: str) -> "Source":
@@ -172,11 +172,14 @@ class Opener:
             recover(path)
         verify(path, self.trusted_key)
         if not is_archive:
-            return Opened(source, Model.of_artifact(path, source.name), digest, stamp)
+            return Opened(source, Model.of_artifact(path, source.name or NAME), digest, stamp)
+        if source.name:
+            remedy = f"Leave {source.name}= out, or package it with --name {source.name}"
+            raise UserError("an archive has a name of its own", seen=path, remedy=remedy)
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         try:
             return Opened(source, Model.of_archive(path, folder), digest, stamp)
-        except UserError:
+        except Exception:
             shutil.rmtree(folder)
             raise
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 
-from common.commands import say
+from common.commands import of_this_moment, say
 from deploy.app.model import Model, Opened, Opener
 from deploy.app.models import Models, Served
 from handler.errors import UserError, first_line
@@ -66,6 +66,7 @@ class Reloader:
             for place in self._places:
                 if is_asked or (self._watches and self._has_changed(place)):
                     await self._reload(place, is_asked)
+                    await asyncio.to_thread(give_back_memory)
 
     @staticmethod
     def _has_changed(place: Place) -> bool:
@@ -84,12 +85,11 @@ class Reloader:
             opened = await asyncio.to_thread(self._opener.open, source)
             await self._replace(place, opened)
             self._models.reloads[name, REPLACED] += 1
-        except Exception as error:  # a defect's message may be long
-            told = error if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
+        except Exception as error:
+            told = error if isinstance(error, UserError) else of_this_moment(error)
+            told = told or f"{type(error).__name__}: {first_line(error)}"
             say(f"{place.served.model} goes on, and {source.path} is not served: {told}")
             self._models.reloads[name, REFUSED] += 1
-        finally:
-            give_back_memory()
 
     async def _replace(self, place: Place, opened: Opened) -> None:
         old = place.served

@@ -1,13 +1,14 @@
 """Requests in, answers out, on the real tiny model: windows, explanations, descriptions, what is counted."""
 
 import json
+import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 
-from handler import service
+from handler import metrics, service
 from handler.artifact import Artifact
 from handler.classifier_handler import ClassifierHandler
 from handler.errors import UnsupportedError
@@ -16,7 +17,7 @@ from handler.metrics import COUNTERS, Tally, length_bin, score_bin
 from handler.predictor import Encoding, Predictor
 from handler.requests import Limits, Request, read
 from handler.service import Service
-from tests.asking import JSON, held_to_schema
+from tests.asking import JSON, held_to_schema, wait_until
 from tests.conftest import ROOT
 from tests.descriptions import changed
 
@@ -415,6 +416,18 @@ def test_a_label_of_any_characters_is_counted_in_a_line_that_can_be_read(predict
     tally.add({("classifier_labels", "so, so|#x:1 ünd"): 2})
     tally.emit()
     assert metrics.values == {("classifier_labels", "so__so__x_1_ünd"): 2}
+
+
+def test_the_thread_of_a_tally_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads() -> int:
+        return sum(each.name == "metrics" for each in threading.enumerate())
+
+    monkeypatch.setattr(metrics, "INTERVAL_S", 0.01)
+    before = threads()
+    tally = Tally(Counted(), "hate")
+    assert threads() == before + 1
+    del tally
+    wait_until(lambda: threads() == before)
 
 
 def test_bins_are_those_of_the_reference(predictor: Predictor, source) -> None:

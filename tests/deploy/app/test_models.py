@@ -11,9 +11,10 @@ import pytest
 from deploy.app.application import create_app
 from deploy.app.batcher import Batcher, Batching
 from deploy.app.counters import Counters
-from deploy.app.model import Model, Source
+from deploy.app.model import Model, Opener, Source
 from deploy.app.models import Models, Served
 from deploy.app.server import AppServer
+from export.archives.package import package
 from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.service import Service
@@ -74,11 +75,10 @@ def test_a_model_is_found_by_its_name_and_version_and_without_one_in_its_latest(
     for path, version in (("", "1.10"), ("/versions/1.9", "1.9"), ("/versions/1.10", "1.10")):
         _, content = ask(app.port, f"/v2/models/hate{path}/infer", V2)
         assert json.loads(content)["model_version"] == version
-    for unknown in ("/predictions/ham", "/predictions/spam/1.10", "/v1/models/ham:explain", "/models/ham"):
-        status, content = ask(
-            app.port, unknown, *([GOOD, JSON, "POST"] if "models/h" not in unknown else [None, "", "GET"])
-        )
+    for unknown in ("/predictions/ham", "/predictions/spam/1.10", "/v1/models/ham:explain"):
+        status, content = ask(app.port, unknown)
         assert (status, held_to_schema(content)["error"]["field"]) == (404, "path")
+    assert get(app.port, "/models/ham")[0] == get(app.port, "/models/spam/1.10")[0] == 404
 
 
 def test_each_answers_the_same_bytes_as_by_itself(
@@ -184,4 +184,9 @@ def test_an_artifact_may_be_given_a_name(build_once, tmp_path: Path) -> None:
     assert Source.of(f"spam={artifact.folder}") == Source(artifact.folder, "spam")
     (tmp_path / "a=b").mkdir()
     for path in (tmp_path / "a=b", tmp_path / "a=c", artifact.folder):
-        assert Source.of(str(path)) == Source(path, "hate")
+        assert Source.of(str(path)) == Source(path)
+    archive = package(artifact, tmp_path, name="ham")
+    assert Opener(tmp_path).open(Source.of(str(archive))).model.name == "ham"
+    assert Opener(tmp_path).open(Source.of(str(artifact.folder))).model.name == "hate"
+    with pytest.raises(UserError, match="an archive has a name of its own"):
+        Opener(tmp_path).open(Source.of(f"spam={archive}"))

@@ -23,7 +23,7 @@ import pytest
 from common.signing import make_keys, sign
 from deploy.app.application import create_app
 from deploy.app.counters import Counters
-from deploy.app.model import Model, Opener, Source
+from deploy.app.model import Opener, Source
 from deploy.app.models import Models
 from deploy.app.reload import Reloader
 from deploy.app.server import AppServer, Loading, Settings
@@ -321,7 +321,3 @@ def test_the_end_of_its_terminal_still_ends_it_unless_it_is_to_go_on(
             process.send_signal(signal.SIGHUP)
             wait_until(lambda: "has replaced" in log.read_text(), log.read_text)
             assert ask(port, PREDICT)[0] == 200
-
-
-def test_models_without_an_archive_have_the_default_name() -> None:
-    assert Model.name == Source.name == "hate"
