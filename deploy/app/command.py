@@ -3,6 +3,7 @@
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from common.commands import not_negative_float, not_negative_int, positive_int, share
 from common.options import add_self_check
@@ -17,7 +18,7 @@ from handler.errors import UserError
 
 def app_arguments(parser: argparse.ArgumentParser) -> None:
     # Both may be given more than once, and mixed.
-    served = {"dest": "sources", "action": "append", "type": _source}
+    served: dict[str, Any] = {"dest": "sources", "action": "append", "type": _source}
     parser.add_argument(
         "--artifact",
         metavar="FOLDER",

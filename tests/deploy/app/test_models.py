@@ -18,7 +18,7 @@ from export.archives.package import package
 from handler.artifact import Artifact
 from handler.errors import UserError
 from handler.service import Service
-from tests.asking import GOOD, JSON, PREDICT, ask, get, held_to_schema, wait_until
+from tests.asking import GOOD, PREDICT, ask, get, held_to_schema, wait_until
 from tests.conftest import refused
 from tests.deploy.app.test_application import TENSORS, App, Gate, answering, running
 
