@@ -81,11 +81,6 @@ class Models:
     def first(self) -> Served:
         return self._served[0]
 
-    @property
-    def names(self) -> list[str]:
-        """Each once."""
-        return list(dict.fromkeys(each.model.name for each in self._served))
-
     def find(self, name: str | None = None, version: str | None = None) -> Served | None:
         """That of this name, in its latest version unless one is named; the first where no name is."""
         if name is None:
