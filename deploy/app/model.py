@@ -148,12 +148,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Opened:
-    """A model, where it was read from, and the source's digest and stamp just before."""
+    """A model, where it was read from, the source's digest and stamp just before, and the folder that an
+    archive was unpacked into."""
 
     source: Source
     model: Model
     digest: str
     stamp: tuple[int, ...]
+    unpacked: Path | None = None
+
+    def forget(self) -> None:
+        """Remove what was unpacked."""
+        if self.unpacked is not None:
+            shutil.rmtree(self.unpacked, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -178,12 +185,7 @@ class Opener:
             raise UserError("an archive has a name of its own", seen=path, remedy=remedy)
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         try:
-            return Opened(source, Model.of_archive(path, folder), digest, stamp)
+            return Opened(source, Model.of_archive(path, folder), digest, stamp, folder)
         except Exception:
             shutil.rmtree(folder)
             raise
-
-    def forget(self, model: Model) -> None:
-        """Remove what was unpacked of it."""
-        if model.artifact.folder.is_relative_to(self.scratch):
-            shutil.rmtree(model.artifact.folder.parent, ignore_errors=True)

@@ -97,10 +97,10 @@ class Reloader:
             new = self._serve(opened.model)
             await self._models.replace(old, new)
         except Exception:
-            self._opener.forget(opened.model)
+            opened.forget()
             raise
+        place.opened.forget()
         place.opened, place.served = opened, new
-        self._opener.forget(old.model)
         variant, digest = opened.model.artifact.name, opened.model.artifact.sha256[:12]
         say(f"{opened.model} ({variant}, {digest}) has replaced {old.model}")
 
@@ -111,20 +111,19 @@ def give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def heed_hang_ups(ask: Callable[[], None]) -> None:
-    """On SIGHUP, `ask`. Where it comes since the terminal has gone, what it did before: by default the
-    process ends, and under nohup it goes on."""
-    before = signal.getsignal(signal.SIGHUP)
+def heed_hang_ups(reload: Callable[[], None], end: Callable[[], None]) -> None:
+    """On SIGHUP, `reload`; where the terminal has gone, `end`, or nothing under nohup."""
+    is_to_end = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
     had_terminal = _has_terminal()
 
     def heed(number: int, frame: FrameType | None) -> None:
         nonlocal had_terminal
-        if had_terminal and not _has_terminal():
-            had_terminal = False
-            if callable(before):
-                before(number, frame)
-        else:
-            ask()
+        if not had_terminal or _has_terminal():
+            reload()
+            return
+        had_terminal = False
+        if is_to_end:
+            end()
 
     signal.signal(signal.SIGHUP, heed)
 

@@ -61,7 +61,12 @@ class AppServer(uvicorn.Server):
         self._drain_s = drain_s
         self._reloader = reloader
         self._beside: list[asyncio.Task[None]] = []
+        self.is_hung_up = False
         logging.getLogger("uvicorn.error").addFilter(Seldom())
+
+    def hang_up(self) -> None:
+        """Stop, since the terminal has gone; for signal handlers."""
+        self.should_exit = self.is_hung_up = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -172,7 +177,7 @@ def serve(opened: Sequence[Opened], opener: Opener, settings: Settings) -> None:
     server = AppServer(app, models, settings.drain_s, admission, reloader)
     # uvicorn raises the signal that stopped it once more: its default would leave an unpacked archive behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    heed_hang_ups(reloader.ask)
+    heed_hang_ups(reloader.ask, server.hang_up)
     with listen(host, settings.port) as listening, suppress(KeyboardInterrupt):
         if not listening.getsockname()[0].startswith(LOOPBACK):
             say(f"there are no tokens, and {host} is open to others: anyone who reaches the port can use it")
@@ -180,3 +185,5 @@ def serve(opened: Sequence[Opened], opener: Opener, settings: Settings) -> None:
         server.run(sockets=[listening])
     if models.failure is not None:
         raise models.failure
+    if server.is_hung_up:
+        sys.exit(128 + signal.SIGHUP)
