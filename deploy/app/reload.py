@@ -86,8 +86,8 @@ class Reloader:
             await self._replace(place, opened)
             self._models.reloads[name, REPLACED] += 1
         except Exception as error:
-            told = error if isinstance(error, UserError) else of_this_moment(error)
-            told = told or f"{type(error).__name__}: {first_line(error)}"
+            known = error if isinstance(error, UserError) else of_this_moment(error)
+            told = known or f"{type(error).__name__}: {first_line(error)}"
             say(f"{place.served.model} goes on, and {source.path} is not served: {told}")
             self._models.reloads[name, REFUSED] += 1
 
