@@ -12,6 +12,7 @@ VERBS = (
         "deploy.torchserve.command:status",
     ),
     Verb("app", "serve without TorchServe, with FastAPI and uvicorn", "deploy.app.command:app", "app"),
+    Verb("key", "draw a key for the app, and its hash for --keys", "deploy.app.keys:key", "app"),
     Verb(
         "tune",
         "find the settings that suit this machine",

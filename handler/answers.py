@@ -8,7 +8,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from handler.records import Bounds, Count, Share
 
-CODES = (400, 403, 404, 405, 408, 413, 415, 422, 429, 431, 500, 503)
+CODES = (400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 431, 500, 503)
 INTEGRATED_GRADIENTS, OCCLUSION = "integrated-gradients", "occlusion"
 
 

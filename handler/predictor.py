@@ -64,12 +64,14 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Calibrated probabilities of one text, float64 [labels], and how much of it the model read."""
+    """Calibrated probabilities of one text, float64 [labels], and how much of it the model read. `logits` are
+    the model's own, float32 [labels], where it read one window."""
 
     scores: np.ndarray
     tokens: int
     truncated: bool
     windows: int = 1
+    logits: np.ndarray | None = None
 
 
 class Predictor:
@@ -248,10 +250,11 @@ class Predictor:
         logits = self.logits(
             [Encoding(window, is_window=len(windows) > 1) for windows in read for window in windows]
         )
-        scores = iter(np.split(self.scores(logits), np.cumsum([len(windows) for windows in read])[:-1]))
+        ends = np.cumsum([len(windows) for windows in read])
+        scores = iter(np.split(self.scores(logits), ends[:-1]))
         shared = self.stride + self.tokenizer.num_special_tokens_to_add(is_pair=False)
         predictions = []
-        for encoding, aggregate, windows in zip(encodings, aggregates, read, strict=True):
+        for encoding, aggregate, windows, end in zip(encodings, aggregates, read, ends, strict=True):
             lengths = [len(window) for window in windows]
             predictions.append(
                 Prediction(
@@ -259,6 +262,7 @@ class Predictor:
                     sum(lengths) - shared * (len(windows) - 1),
                     aggregate is None and encoding.truncated,
                     len(windows),
+                    logits[end - 1] if len(windows) == 1 else None,
                 )
             )
         return predictions

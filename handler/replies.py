@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from handler.errors import Rejection
@@ -24,7 +24,8 @@ class Arrival:
     """A request as a server hands it over: form fields, or the body under `body` or `data`, and its type.
 
     `describe`: it asks what is served, and its parameters are not read. `base64_tensors` as in
-    `requests.read`. `content_encoding` is the header of that name.
+    `requests.read`. `content_encoding` is the header of that name. A body that is read already has
+    `parsed_bytes`. `logits`: answers are to have the model's own, too, for a server that asks for them.
     """
 
     parameters: Mapping[str, object]
@@ -33,11 +34,13 @@ class Arrival:
     describe: bool = False
     base64_tensors: bool = False
     content_encoding: str = ""
+    parsed_bytes: int = 0
+    logits: bool = False
 
     @property
     def size(self) -> int:
         """Bytes of its fields."""
-        return sum(
+        return self.parsed_bytes + sum(
             len(value) for value in self.parameters.values() if isinstance(value, (bytes, bytearray, str))
         )
 
@@ -119,10 +122,11 @@ def _read(service: Service, arrival: Arrival) -> Request:
     if arrival.content_encoding.strip().lower() not in UNENCODED:
         remedy = "Send it uncompressed, without gzip or another encoding"
         return refused(Rejection(415, "Content-Encoding", "compressed bodies are not supported", remedy))
-    return read(
+    request = read(
         arrival.parameters,
         arrival.content_type,
         service.limits,
         explain=arrival.explain,
         base64_tensors=arrival.base64_tensors,
     )
+    return replace(request, logits=arrival.logits)

@@ -107,6 +107,7 @@ class Request:
     explain: bool = False
     id: str | None = None  # of a v2 request, given back
     only_tensors: bool = False  # gRPC's ModelInfer, of which TorchServe reads nothing else
+    logits: bool = False  # `Arrival.logits`
 
     def wrap(
         self, answers: list[dict[str, Any]], model: Model, labels: Sequence[str]
@@ -180,12 +181,12 @@ SEVERAL = Rejection(400, "body", "the body has several JSON documents", 'Send on
 NOT_UTF_8 = Rejection(400, "text", "the text is not valid UTF-8", "Encode it as UTF-8")
 
 
-def _is_json(kind: str) -> bool:
+def is_json(kind: str) -> bool:
     return kind in JSON or kind.endswith("+json")
 
 
 def _is_known(kind: str) -> bool:
-    return kind in UNTYPED or kind in TEXT or _is_json(kind)
+    return kind in UNTYPED or kind in TEXT or is_json(kind)
 
 
 def _charset(parameters: str) -> str:
@@ -206,9 +207,9 @@ def _decoded(body: bytes, kind: str) -> object:
     try:
         text = body.decode(encoding).removeprefix(MARK)
     except UnicodeDecodeError:
-        return NOT_JSON if _is_json(kind) else NOT_UTF_8
+        return NOT_JSON if is_json(kind) else NOT_UTF_8
     document = text.strip().lstrip(MARK).strip()
-    if _is_json(kind):
+    if is_json(kind):
         return _parsed(document, NOT_JSON)
     if kind in UNTYPED and document[:1] in ("{", "["):
         return _parsed(document, NOT_JSON if MEANT_AS_JSON.match(document) else text)

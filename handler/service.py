@@ -189,6 +189,8 @@ class Service:
                 answer["explanation"] = asdict(self._explain(row, prediction, deadline))
             except _OutOfTimeError:
                 return self._reject(LATE)
+        if request.logits and prediction.logits is not None:
+            answer["logits"] = prediction.logits.tolist()
         self._count_answer(answer, prediction)
         return answer | {"model": self.model}
 

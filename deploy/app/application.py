@@ -8,6 +8,7 @@ check this.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,32 +21,32 @@ from starlette.responses import Response
 
 from deploy.app import openapi
 from deploy.app.counters import Counters
-from deploy.app.models import Models
+from deploy.app.keys import CHALLENGE, DENIED, Guard, Keys
+from deploy.app.models import Models, Served
 from deploy.app.pages import add_description, add_metrics, add_states, found, response
+from deploy.app.protocols.dialect import NATIVE, Dialect, HeadedReply
+from deploy.app.protocols.routes import NO_SUCH_MODEL, add_protocols, dialect_at
 from deploy.app.request_bodies import Held, Memory, is_form, read_body, read_form
 from handler.errors import Rejection
-from handler.replies import Arrival, failure, refuse, report
+from handler.replies import Arrival, failure, report
 
-REFUSALS = (400, 408, 413, 415, 422, 500, 503)
+REFUSALS = (400, 401, 408, 413, 415, 422, 500, 503)
 PAGES = ("docs", "metrics", "description")  # what --without leaves out
 Answer = Callable[[Request], Awaitable[Response]]
-# Whose `name` and `version` are looked up when a request comes: `/predict` is of the first model.
-TO_PREDICT = (
-    "/predict",
-    "/predictions/{name}",
-    "/predictions/{name}/{version}",
-    "/v1/models/{name}:predict",
-    "/v2/models/{name}/infer",
-    "/v2/models/{name}/versions/{version}/infer",
-)
+# Whose `name` and `version` are looked up when a request comes; `/predict` and `/v2` are among `protocols`.
+TO_PREDICT = ("/predictions/{name}", "/predictions/{name}/{version}", "/v1/models/{name}:predict")
 TO_EXPLAIN = ("/explanations/{name}", "/explanations/{name}/{version}", "/v1/models/{name}:explain")
 
 
 def create_app(
-    models: Models, counted: Counters, memory: Memory | None = None, without: Collection[str] = ()
+    models: Models,
+    counted: Counters,
+    memory: Memory | None = None,
+    without: Collection[str] = (),
+    keys: Keys | None = None,
 ) -> FastAPI:
-    """The routes, less those of `PAGES` in `without`; bodies lie in `memory`. The models work from the start
-    of the app to its end."""
+    """The routes, less those of `PAGES` in `without`, for those who have one of the `keys`; bodies lie in
+    `memory`. The models work from the start of the app to its end."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -65,7 +66,11 @@ def create_app(
     )
     app.openapi = partial(_document, app, models)  # type: ignore[method-assign] # FastAPI's documented way
     app.add_exception_handler(HTTPException, _no_such_path)
-    _add_questions(app, models, memory or Memory())
+    if keys is not None:
+        app.add_middleware(Guard, keys=keys, deny=partial(_denied, models, counted))
+    memory = memory or Memory()
+    _add_questions(app, models, memory)
+    add_protocols(app, models, partial(_ask_in, memory), response)
     add_states(app, models)
     if "description" not in without:
         add_description(app, models)
@@ -78,7 +83,8 @@ def _document(app: FastAPI, models: Models) -> dict[str, Any]:
     """The OpenAPI document, with the shapes of requests and answers, and the paths of each model."""
     if not app.openapi_schema:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        app.openapi_schema = document | {"components": {"schemas": openapi.components()}}
+        components = {"schemas": openapi.components(), "securitySchemes": openapi.SCHEMES}
+        app.openapi_schema = document | {"components": components, "security": openapi.SECURITY}
     named = [(each.model.name, each.model.version) for each in models]
     return app.openapi_schema | {"paths": openapi.paths_of(app.openapi_schema["paths"], named)}
 
@@ -88,11 +94,11 @@ def _add_questions(app: FastAPI, models: Models, memory: Memory) -> None:
 
     async def predict(request: Request) -> Response:
         """Classify one text or many."""
-        return await _ask(models, memory, request, explain=False)
+        return await _ask(found(models, request), memory, request, explain=False)
 
     async def explain(request: Request) -> Response:
         """Classify, and show how much every token moved the score."""
-        return await _ask(models, memory, request, explain=True)
+        return await _ask(found(models, request), memory, request, explain=True)
 
     def add(path: str, answer: Answer, *codes: int) -> None:
         described = {"requestBody": openapi.request_body()}
@@ -106,17 +112,22 @@ def _add_questions(app: FastAPI, models: Models, memory: Memory) -> None:
         add(path, explain, 403, 429)
 
 
-async def _ask(models: Models, memory: Memory, request: Request, *, explain: bool) -> Response:
-    served = found(models, request)
+async def _ask_in(memory: Memory, served: Served, request: Request, dialect: Dialect) -> Response:
+    return await _ask(served, memory, request, explain=False, dialect=dialect)
+
+
+async def _ask(
+    served: Served, memory: Memory, request: Request, *, explain: bool, dialect: Dialect = NATIVE
+) -> Response:
     try:
         with served.hold() as batcher, memory.hold() as held:
             arrival = batcher.refusal(explain) or await _arrival(request, held, explain)
-            reply = refuse(arrival) if isinstance(arrival, Rejection) else await batcher.ask(arrival)
+            reply = await dialect.ask(arrival, request.headers, served)
     except ClientDisconnect:  # there is no client to read an answer
-        reply = refuse(Rejection(400, "body", "the body is not complete", "Send it again"))
+        reply = dialect.refuse(Rejection(400, "body", "the body is not complete", "Send it again"))
     except Exception as error:  # uvicorn would log its message, which may quote a text
         report(error)
-        reply = refuse(failure())
+        reply = dialect.refuse(failure())
     return response(reply, closes=held.is_given_up)
 
 
@@ -134,5 +145,14 @@ async def _arrival(request: Request, held: Held, explain: bool) -> Arrival | Rej
 async def _no_such_path(request: Request, error: Exception) -> Response:
     """404 and 405 in the words of all other errors."""
     assert isinstance(error, HTTPException)
-    message = "this path does not take this method" if error.status_code == 405 else "no such model or path"
-    return response(refuse(Rejection(error.status_code, "path", message, "See /docs")))
+    refused = replace(NO_SUCH_MODEL, code=error.status_code)
+    if error.status_code == 405:
+        refused = replace(refused, message="this path does not take this method")
+    return response(dialect_at(request.url.path).refuse(refused))
+
+
+def _denied(models: Models, counted: Counters, path: str) -> Response:
+    """To a request without a key."""
+    counted.add("classifier_rejected", 1, [models.first.model.name, str(DENIED.code), DENIED.field])
+    denied = dialect_at(path).refuse(DENIED)
+    return response(HeadedReply(denied.status, denied.body, CHALLENGE))

@@ -10,9 +10,11 @@ from common.options import add_self_check
 from common.signing import add_trusted_key
 from deploy.app.application import PAGES
 from deploy.app.connections import Bounds
+from deploy.app.keys import VARIABLE, Keys
 from deploy.app.model import Opener, Source
 from deploy.app.request_bodies import MOST_HELD
 from deploy.app.server import Beside, Settings, serve
+from deploy.app.tls import Pair
 from handler.errors import UserError
 
 
@@ -34,11 +36,12 @@ def app_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--watch", action="store_true", help="reload what changes, as SIGHUP does")
     add_trusted_key(parser)
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; there are no tokens; default: %(default)s"
-    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
     parser.add_argument(
         "--port", type=not_negative_int, default=8080, help="0 picks a free one; default: %(default)s"
+    )
+    parser.add_argument(
+        "--grpc-port", type=not_negative_int, help="of the Open Inference Protocol; default: no gRPC"
     )
     parser.add_argument("--threads", type=positive_int, help="default: the archive's, or all CPUs")
     parser.add_argument("--batch-size", type=positive_int, help="default: the archive's, or 32")
@@ -69,7 +72,19 @@ def app_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="seconds to go on answering after SIGTERM, with 503 at /ready; default: %(default)g",
     )
+    _add_access(parser)
     _add_shadow(parser)
+
+
+def _add_access(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keys",
+        type=Path,
+        metavar="FILE",
+        help=f"keys, or hashes of them, one a line: requests need one; default: those in {VARIABLE}, or none",
+    )
+    parser.add_argument("--tls-certificate", type=Path, metavar="PEM", help="with those of its issuers")
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="the certificate's")
 
 
 def _add_shadow(parser: argparse.ArgumentParser) -> None:
@@ -131,4 +146,16 @@ def _settings(options: argparse.Namespace, shadow: Beside | None) -> Settings:
         options.queue_size,
         shadow,
         options.watch,
+        Keys.read(options.keys),
+        _tls(options.tls_certificate, options.tls_key),
+        options.grpc_port,
     )
+
+
+def _tls(certificate: Path | None, key: Path | None) -> Pair | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        remedy = "Give --tls-certificate and --tls-key"
+        raise UserError("TLS needs a certificate and its key", seen=certificate or key, remedy=remedy)
+    return Pair(certificate, key)

@@ -17,6 +17,7 @@ from typing import Any
 
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import get_remote_addr
 
 from handler.errors import Rejection
 from handler.replies import refuse
@@ -30,7 +31,7 @@ LINGER_BYTES = 4 * 1024 * 1024
 TAKE_S = 30  # for a client to take an answer
 SWEEP_S = 0.25
 RESERVED = 32  # connections above the limit, for those paths alone that tell whether the server lives
-ALWAYS = (b"/ping", b"/ready", b"/metrics")
+ALWAYS = (b"/ping", b"/ready", b"/metrics", b"/v2/health/live", b"/v2/health/ready")
 FILES = 256  # what the process opens besides connections
 SAID_AGAIN_S = 60
 
@@ -154,7 +155,12 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # TCP's
         super().connection_made(transport)
-        self.host = self.client[0] if self.client else ""
+        self.enter(transport)
+
+    def enter(self, transport: asyncio.Transport) -> None:
+        """Count it from now on."""
+        client = get_remote_addr(transport)
+        self.host = client[0] if client else ""
         self._is_admitted = self.admission.enter(self)
         self._wait(HEAD_S)
         if self.admission.is_beyond_reserve:

@@ -26,6 +26,7 @@ ERROR = {
 }
 ERRORS = {
     400: "not JSON, or not UTF-8",
+    401: "no valid key, where the server has keys",
     403: "explanations are switched off",
     404: "no such model or path",
     408: "the body did not arrive in time",
@@ -43,6 +44,17 @@ def components() -> dict[str, Any]:
     text = Path(handler.__file__).with_name("answer.schema.json").read_text(encoding="utf-8")
     answers = json.loads(text.replace("#/$defs/", REFERENCE))
     return {**answers["$defs"], "answer": {"title": answers["title"], "oneOf": answers["oneOf"]}, **_REQUESTS}
+
+
+SECURITY: list[dict[str, list[str]]] = [
+    {},
+    {"bearer": []},
+    {"key": []},
+]  # keys are needed where the server has some
+SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 
 
 def request_body() -> dict[str, Any]:

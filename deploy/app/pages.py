@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from deploy.app import counters
 from deploy.app.batcher import LOADING
 from deploy.app.models import Models, Served
+from deploy.app.protocols.dialect import HeadedReply
 from handler.replies import Reply, as_json, refuse
 
 FINDINGS = ("none", "same", "close", "mismatch")  # of self-checks, the worst last
@@ -106,6 +107,10 @@ def _add_get(app: FastAPI, path: str, answer: Callable[..., Awaitable[Any]]) -> 
 
 def response(reply: Reply, *, closes: bool = False) -> Response:
     headers = {"Retry-After": "1"} if reply.status in (429, 503) else {}
+    media_type = "application/json"
+    if isinstance(reply, HeadedReply):
+        headers |= reply.headers
+        media_type = reply.media_type
     if closes:  # the rest of the body is not even read
         headers["Connection"] = "close"
-    return Response(reply.body, reply.status, headers, media_type="application/json")
+    return Response(reply.body, reply.status, headers, media_type=media_type)

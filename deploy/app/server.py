@@ -4,12 +4,14 @@ import asyncio
 import logging
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,18 +21,25 @@ from deploy.app.application import create_app
 from deploy.app.batcher import Batcher
 from deploy.app.connections import KEEP_ALIVE_S, Admission, Bounds, Connection, Seldom
 from deploy.app.counters import Counters
+from deploy.app.keys import DENIED, Keys
 from deploy.app.model import Model, Opened, Opener
 from deploy.app.models import Models, Served
+from deploy.app.protocols.routes import rpc_server
 from deploy.app.reload import Reloader, heed_hang_ups
 from deploy.app.request_bodies import MOST_HELD, Memory
 from deploy.app.shadow import Shadow
+from deploy.app.tls import Pair, SecureConnection
 from handler.artifact import Artifact
 from handler.errors import refusals
 from handler.service import Service
 
+if TYPE_CHECKING:  # it is of the extra grpc
+    from deploy.app.protocols.rpc import RpcServer
+
 STOP_S = 300  # for what was accepted to be answered: as long as a batch may take in an archive
 BACKLOG = 1024  # connections that the kernel holds until they are taken
 LOOPBACK = ("127.", "::1")
+EXAMPLE = '{"text": "text to classify"}'
 
 
 class AppServer(uvicorn.Server):
@@ -43,12 +52,17 @@ class AppServer(uvicorn.Server):
         drain_s: float = 0,
         admission: Admission | None = None,
         reloader: Reloader | None = None,
+        tls: ssl.SSLContext | None = None,
+        rpc: "RpcServer | None" = None,
     ) -> None:
         self._admission = admission or Admission(Bounds(), lambda code, field: None)
+        connection = (
+            partial(SecureConnection, self._admission, tls) if tls else partial(Connection, self._admission)
+        )
         super().__init__(
             uvicorn.Config(
                 app,
-                http=partial(Connection, self._admission),  # type: ignore[arg-type] # a class or what makes one
+                http=connection,  # type: ignore[arg-type] # a class or what makes one
                 log_level="warning",
                 proxy_headers=False,  # a client may claim any address
                 access_log=False,  # query strings may hold texts
@@ -60,6 +74,7 @@ class AppServer(uvicorn.Server):
         self._models = models
         self._drain_s = drain_s
         self._reloader = reloader
+        self.rpc = rpc
         self._beside: list[asyncio.Task[None]] = []
         self.is_hung_up = False
         logging.getLogger("uvicorn.error").addFilter(Seldom())
@@ -73,6 +88,8 @@ class AppServer(uvicorn.Server):
         self._beside = [asyncio.create_task(self._admission.sweep_for_ever())]
         if self._reloader is not None:
             self._beside.append(asyncio.create_task(self._reloader.work()))
+        if self.rpc is not None:
+            await self.rpc.start()
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn asks ten times a second whether to stop."""
@@ -85,6 +102,8 @@ class AppServer(uvicorn.Server):
             await asyncio.sleep(self._drain_s)
         for task in self._beside[1:]:
             task.cancel()
+        if self.rpc is not None:
+            await self.rpc.stop(STOP_S)
         await super().shutdown(sockets)
 
 
@@ -123,6 +142,21 @@ class Settings:
     queue_size: int | None = None
     shadow: Beside | None = None
     watches: bool = False
+    keys: Keys | None = None
+    tls: Pair | None = None
+    grpc_port: int | None = None
+
+    def open_to_others(self) -> str | None:
+        """What others could do who reach the port, if it is not loopback's."""
+        if self.keys is None:
+            return (
+                f"there are no --keys, and {self.host} is open to others: whoever reaches the port can use it"
+            )
+        if self.tls is None:
+            return (
+                f"there is no --tls-certificate: others can read keys and texts on their way to {self.host}"
+            )
+        return None
 
 
 class Loading:
@@ -154,6 +188,7 @@ class Loading:
 def serve(opened: Sequence[Opened], opener: Opener, settings: Settings) -> None:
     """Answer until SIGTERM or Ctrl-C; `UserError` where the port is taken or a model cannot be loaded."""
     counted, host = Counters(), settings.host
+    header = ' -H "Authorization: Bearer KEY"' if settings.keys else ""
     left = len(opened)
 
     def loaded(service: Service) -> None:
@@ -163,25 +198,31 @@ def serve(opened: Sequence[Opened], opener: Opener, settings: Settings) -> None:
         about = "" if is_only else f"{service.model['name']} {service.model['version']}: "
         say(f"{about}{service.predictor.self_check}")
         if left == 0:
-            say(f'ready. Try it:\n  curl {address}/predict --json \'{{"text": "text to classify"}}\'')
+            say(f"ready. Try it:\n  curl {address}/predict{header} --json '{EXAMPLE}'")
 
     loading = Loading(settings, counted, loaded)
     models = Models([loading.serve(each.model) for each in opened])
     reloader = Reloader(models, opened, opener, loading.serve, watches=settings.watches)
-    app = create_app(models, counted, Memory(settings.held_bytes), settings.without)
+    app = create_app(models, counted, Memory(settings.held_bytes), settings.without, settings.keys)
 
     def count(code: str, field: str) -> None:
         counted.add("classifier_rejected", 1, [models.first.model.name, code, field])
 
     admission = Admission(settings.bounds.within_files(), count)
-    server = AppServer(app, models, settings.drain_s, admission, reloader)
+    tls = settings.tls.context() if settings.tls else None
+    rpc = None
+    if settings.grpc_port is not None:
+        denied = partial(count, str(DENIED.code), DENIED.field)
+        rpc = rpc_server(models, settings.keys, settings.tls, denied, host, settings.grpc_port)
+    server = AppServer(app, models, settings.drain_s, admission, reloader, tls, rpc)
     # uvicorn raises the signal that stopped it once more: its default would leave an unpacked archive behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     heed_hang_ups(reloader.ask, server.hang_up)
     with listen(host, settings.port) as listening, suppress(KeyboardInterrupt):
-        if not listening.getsockname()[0].startswith(LOOPBACK):
-            say(f"there are no tokens, and {host} is open to others: anyone who reaches the port can use it")
+        if not listening.getsockname()[0].startswith(LOOPBACK) and (warning := settings.open_to_others()):
+            say(warning)
         address = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        address = f"https://{address}" if tls else address
         server.run(sockets=[listening])
     if models.failure is not None:
         raise models.failure

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -24,11 +25,14 @@ from deploy.app.application import PAGES, create_app
 from deploy.app.batcher import Batcher, Batching
 from deploy.app.connections import Admission, Bounds
 from deploy.app.counters import Counters
+from deploy.app.keys import Keys
 from deploy.app.model import Model
 from deploy.app.models import Models, Served
+from deploy.app.protocols.routes import rpc_server
 from deploy.app.request_bodies import Memory
 from deploy.app.server import AppServer, listen
 from deploy.app.shadow import Shadow
+from deploy.app.tls import Pair
 from deploy.torchserve.server import Server, free_ports
 from export.archives.package import package
 from handler.artifact import Artifact
@@ -86,14 +90,22 @@ def running(
     bounds: Bounds | None = None,
     memory: Memory | None = None,
     shadow: Shadow | None = None,
+    keys: Keys | None = None,
+    tls: Pair | None = None,
+    grpc_port: int | None = None,
 ) -> Iterator[App]:
     """One model; `load` may give a service that is loaded already."""
     counted = counted or Counters()
     batcher = Batcher(load or (lambda: model.load(counted)), batching or Batching())
     models = Models([Served(model, batcher, shadow)])
     admission = Admission(bounds or Bounds(), lambda code, field: None)
-    app = create_app(models, counted, memory)
-    with answering(models, AppServer(app, models, drain_s, admission)) as found:
+    app = create_app(models, counted, memory, keys=keys)
+    rpc = None
+    if grpc_port is not None:
+        denied = partial(counted.add, "classifier_rejected", 1, [model.name, "401", "Authorization"])
+        rpc = rpc_server(models, keys, tls, denied, "127.0.0.1", grpc_port)
+    context = tls.context() if tls else None
+    with answering(models, AppServer(app, models, drain_s, admission, tls=context, rpc=rpc)) as found:
         yield found
 
 
@@ -173,7 +185,7 @@ SAME = {
     "text-json": (PREDICT, GOOD, "text/json"),
     "html": (PREDICT, b"<p>good day</p>", "text/html"),
     "json-lines": (PREDICT, GOOD + b"\n" + GOOD, ""),
-    "v2-id": ("/v2/models/hate/infer", json.dumps(TENSORS | {"id": "x" * 300}).encode(), JSON),
+    "v2-id": (PREDICT, json.dumps(TENSORS | {"id": "x" * 300}).encode(), JSON),
     "picture": (PREDICT, b"\x89PNG", "image/png"),
     "no-type": (PREDICT, b"good day", "junk"),
     "list": (PREDICT, b'["good day", "", 3]', JSON),
@@ -205,7 +217,7 @@ SAME = {
     "v1-explain": ("/v1/models/hate:explain", b'{"instances": ["good day"]}', JSON),
     "v2": ("/v2/models/hate/infer", json.dumps(TENSORS).encode(), JSON),
     "v2-anywhere": (PREDICT, json.dumps(TENSORS).encode(), JSON),
-    "v2-bad": ("/v2/models/hate/infer", b'{"inputs": 3}', JSON),
+    "v2-bad": (PREDICT, b'{"inputs": 3}', JSON),
     "explain": ("/explanations/hate", b'{"text": "you are vile", "target": "not-hate"}', JSON),
     "explain-too-many": ("/explanations/hate", b'["a", "b", "c"]', JSON),
     "explain-unknown": ("/explanations/hate", b'{"text": "a", "method": "magic"}', JSON),
@@ -510,7 +522,7 @@ def test_the_openapi_page_shows_shapes_that_hold(app: App) -> None:
         assert ask(app.port, PREDICT, json.dumps(wrong).encode())[0] == 422
         with pytest.raises(jsonschema.ValidationError):
             hold(wrong, "request")
-    assert set(shown["responses"]) == {"200", "400", "408", "413", "415", "422", "500", "503"}
+    assert set(shown["responses"]) == {"200", "400", "401", "408", "413", "415", "422", "500", "503"}
     assert "429" in document["paths"]["/explanations/hate"]["post"]["responses"]
 
 

@@ -1,0 +1,169 @@
+"""The paths of other servers' protocols, and the form of errors there."""
+
+from collections.abc import Awaitable, Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from common.programs import PACKAGE
+from deploy.app.batcher import LOADING
+from deploy.app.keys import Keys
+from deploy.app.models import Models, Served
+from deploy.app.protocols import inference, kserve, moderations, shapes
+from deploy.app.protocols.dialect import NATIVE, Dialect, Find
+from deploy.app.tls import Pair
+from handler.errors import Rejection, UserError
+from handler.replies import Reply
+
+if TYPE_CHECKING:
+    from deploy.app.protocols.rpc import RpcServer
+
+Ask = Callable[[Served, Request, Dialect], Awaitable[Response]]
+"""Reads the request's body within bounds, and answers it."""
+Refuse = Callable[[Reply], Response]
+
+MODEL = "/v2/models/{name}"
+VERSIONED = MODEL + "/versions/{version}"
+ERRORS = (400, 401, 404, 408, 413, 415, 422, 500, 503)
+
+
+def dialect_at(path: str) -> Dialect:
+    """What errors look like there."""
+    if path == moderations.PATH:
+        return moderations.Moderations(lambda name, version: LOADING)
+    if path == "/v2" or path.startswith("/v2/"):
+        return kserve.KServe()
+    return inference.Inference(always=True) if path == inference.ROOT else NATIVE
+
+
+NO_SUCH_MODEL = Rejection(404, "path", "no such model or path", "See /docs")
+
+
+def finder(models: Models) -> Find:
+    """Finds models when requests come, since a reload puts others in their places."""
+
+    def find(name: str | None, version: str | None) -> Served | Rejection:
+        return models.find(name, version) or NO_SUCH_MODEL
+
+    return find
+
+
+def add_protocols(app: FastAPI, models: Models, ask: Ask, respond: Refuse) -> None:
+    """`respond` makes a response of a reply."""
+    find = finder(models)
+
+    async def predict(request: Request) -> Response:
+        """Classify one text or many; requests with the field `inputs` are text-embeddings-inference's."""
+        return await _ask_default(request, inference.Inference())
+
+    async def classify(request: Request) -> Response:
+        """Hugging Face's InferenceClient, given the server's address alone."""
+        return await _ask_default(request, inference.Inference(always=True))
+
+    async def moderate(request: Request) -> Response:
+        """OpenAI's moderations: categories are the model's labels."""
+        return await _ask_default(request, moderations.Moderations(find))
+
+    async def _ask_default(request: Request, dialect: Dialect) -> Response:
+        return await ask(models.first, request, dialect)
+
+    _add_post(app, inference.PATH, predict, shapes.PREDICT)
+    _add_post(app, inference.ROOT, classify, shapes.INFERENCE)
+    _add_post(app, moderations.PATH, moderate, shapes.MODERATIONS)
+    _add_kserve(app, models, ask, respond)
+
+
+def _add_kserve(app: FastAPI, models: Models, ask: Ask, respond: Refuse) -> None:
+    dialect = kserve.KServe()
+    find = finder(models)
+
+    async def infer(request: Request) -> Response:
+        """Classify, as the Open Inference Protocol asks; tensors may be binary."""
+        found = _found(request, find)
+        return (
+            respond(dialect.refuse(found))
+            if isinstance(found, Rejection)
+            else await ask(found, request, dialect)
+        )
+
+    async def live() -> dict[str, bool]:
+        """Whether the process is alive."""
+        return {"live": True}
+
+    async def ready() -> Response:
+        """Whether to send requests here: 503 until all models are warm, and while the server stops."""
+        is_ready = models.refusal() is None
+        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+
+    async def model_ready(request: Request) -> Response:
+        """Whether this model may be asked."""
+        found = _found(request, find)
+        if isinstance(found, Rejection):
+            return respond(dialect.refuse(found))
+        is_ready = found.batcher.is_ready and not models.is_closing
+        body = {"name": request.path_params["name"], "ready": is_ready}
+        return JSONResponse(body, 200 if is_ready else 503)
+
+    async def server() -> dict[str, object]:
+        """Name, version and extensions of the server."""
+        return kserve.server_metadata(_version())
+
+    async def model(request: Request) -> Response:
+        """Names, types and shapes of the model's tensors."""
+        found = _found(request, find)
+        if isinstance(found, Served) and found.batcher.service is not None:
+            return JSONResponse(kserve.model_metadata(found.batcher.service))
+        return respond(dialect.refuse(found if isinstance(found, Rejection) else LOADING))
+
+    for prefix in (MODEL, VERSIONED):
+        _add_post(app, prefix + "/infer", infer, shapes.INFER)
+        _add_get(app, prefix + "/ready", model_ready)
+        _add_get(app, prefix, model)
+    _add_get(app, "/v2/health/live", live)
+    _add_get(app, "/v2/health/ready", ready)
+    _add_get(app, "/v2", server)
+
+
+def rpc_server(
+    models: Models, keys: Keys | None, tls: Pair | None, denied: Callable[[], None], host: str, port: int
+) -> "RpcServer":
+    """Raises `UserError` where its packages are missing; `denied` counts calls without a key."""
+    try:
+        from deploy.app.protocols import rpc
+    except ModuleNotFoundError as error:
+        remedy = "pip install '.[grpc]', or leave --grpc-port out"
+        raise UserError("gRPC needs packages that are missing", seen=error.name, remedy=remedy) from error
+    methods = rpc.Methods(finder(models), lambda: models.refusal() is None, _version())
+    return rpc.RpcServer(methods, rpc.Access(keys, tls, denied), host, port)
+
+
+def _found(request: Request, find: Find) -> Served | Rejection:
+    return find(request.path_params["name"], request.path_params.get("version"))
+
+
+def _version() -> str:
+    try:
+        return version(PACKAGE)
+    except PackageNotFoundError:  # in a checkout
+        return "unknown"
+
+
+def _add_post(
+    app: FastAPI, path: str, answer: Callable[[Request], Awaitable[Response]], shape: shapes.Shape
+) -> None:
+    app.add_api_route(
+        path,
+        answer,
+        methods=["POST"],
+        responses=shape.responses(ERRORS),
+        openapi_extra={"requestBody": shape.request_body()},
+    )
+    app.add_api_route(path, answer, methods=["PUT"], include_in_schema=False)
+
+
+def _add_get(app: FastAPI, path: str, answer: Callable[..., Awaitable[object]]) -> None:
+    app.add_api_route(path, answer, methods=["GET"])
+    app.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
