@@ -139,6 +139,7 @@ EXTRAS = {
     "handler.predictor": ("serve",),
     "common.doctor": ("serve",),
     "deploy.app.server": ("app",),
+    "deploy.app.protocols.rpc": ("app", "grpc"),
     "deploy.drift.judge": ("monitor",),
     "deploy.drift.exporter": ("monitor",),
     "deploy.torchserve.rollout": ("serve", "deploy"),
