@@ -7,6 +7,7 @@ BUILD ?= build
 NAME ?= hate
 PROFILE ?= quick
 GPU_PROFILE ?= demo
+SERVERS ?=
 VARIANTS ?=
 BASELINES ?= $(PEERS)
 CHECKPOINT ?= $(BUILD)/checkpoint
@@ -25,7 +26,7 @@ SHIPPED = $(BUILD)/artifacts-$(NAME)
 ARTIFACTS = $(if $(wildcard $(SHIPPED)),$(SHIPPED),$(BUILD)/artifacts)
 OBJECTIVE = $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(RPS),--rps $(RPS)) $(if $(MAX_F1_DROP),--max-f1-drop $(MAX_F1_DROP))
 
-.PHONY: help demo ship compress install install-all train evaluate export package serve stop ask doctor benchmark gpu compare select plan test test-all test-slow coverage counts docs lint lock sbom audit pins clean
+.PHONY: help demo ship compress install install-all train evaluate export package serve stop ask doctor benchmark install-servers gpu compare select plan test test-all test-slow coverage counts docs lint lock sbom audit pins clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -111,6 +112,9 @@ doctor: install ## check what TorchServe needs on this machine, and how to fix w
 benchmark: install ## measure every built variant: a report for each, and all side by side [PROFILE=demo|quick|full] [BASELINES=1] [P99_MS=] [RPS=] [MAX_F1_DROP=]
 	@$(if $(PEERS),echo "PEERS is now BASELINES; the next release removes the old name" >&2)
 	@$(RUN) -m benchmarks run $(OBJECTIVE) $(filter-out default ship all cpu gpu cuda,$(VARIANTS)) --name $(call q,$(NAME)) --artifacts $(call q,$(ARTIFACTS)) --checkpoint $(call q,$(CHECKPOINT)) --profile $(PROFILE) --baselines-folder $(call q,$(BUILD)/baselines) $(if $(filter-out 0 no false,$(BASELINES)),--baselines) $(ARGS) >/dev/null
+
+install-servers: install ## install the servers that others would pick, each in an environment of its own [SERVERS="litserve mosec"] -> build/baselines/servers/
+	@$(RUN) -m benchmarks install-servers $(SERVERS) --baselines-folder $(call q,$(BUILD)/baselines) >/dev/null
 
 gpu: $(if $(filter $(BIN)/%,$(PY)),install) ## on a machine with an NVIDIA GPU: build the GPU variants from random full-size weights and measure them [DATA=] [GPU_PROFILE=demo] [PY=python3]
 	@$(RUN) -m benchmarks gpus >/dev/null

@@ -18,6 +18,16 @@ VERBS = (
         f"{FOLDER}.serving:head_to_head",
     ),
     Verb(
+        "servers",
+        "compare this project's servers with those that people pick, with the same model behind each",
+        f"{FOLDER}.serving:servers",
+    ),
+    Verb(
+        "install-servers",
+        "install these servers, each in an environment of its own",
+        f"{FOLDER}.serving:install_servers",
+    ),
+    Verb(
         "overload",
         "see what a server does under more load than it can take, and when a worker dies",
         f"{FOLDER}.serving:overload",

@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks import environment
 from benchmarks.baselines.preparation import Prepared, prepare_baselines
+from benchmarks.baselines.servers import BaselineServer, all_servers
 from benchmarks.ceilings.gemm_bound import encoder_of
 from benchmarks.ceilings.gemms import Encoder
 from benchmarks.in_process.pool import Failure
@@ -87,10 +88,11 @@ class Subject:
         """Whether the model may have been trained on the texts that it is judged on."""
         return bool(self.data["unseen"] == UNKNOWN)
 
-    @property
-    def serves_baselines(self) -> bool:
+    def baseline_servers(self) -> dict[str, BaselineServer]:
         """What others would serve takes part where baselines do, and where our archives are served."""
-        return self.baselines is not None and bool(self.archives)
+        if self.baselines is None or not self.archives:
+            return {}
+        return all_servers(self.baselines.below)
 
     @property
     def labelled(self) -> dict[str, Split]:

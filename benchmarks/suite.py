@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks import environment, records
 from benchmarks.baselines.in_process import BASELINES
-from benchmarks.baselines.servers import BASELINE_SERVERS, serve_baselines
+from benchmarks.baselines.servers import serve_baselines
 from benchmarks.ceilings.gemm_bound import GemmBound, add_multiples
 from benchmarks.ceilings.roofline import add_rooflines, arithmetic
 from benchmarks.in_process import latency, memory
@@ -338,7 +338,7 @@ def _steps(subject: Subject, profile: Profile) -> dict[str, tuple[int, float]]:
     )
     loads_s = 1.2 * profile.served_s * (len(profile.concurrencies) + 1)
     loads_s += 1.7 * profile.open_s * (len(profile.open_shares) + len(profile.extra_rates))
-    servers = len(BASELINE_SERVERS) if subject.serves_baselines else 0
+    servers = sum(not server.lacks() for server in subject.baseline_servers().values())
     archives = len(subject.archives)
     if profile.served_best is not None and not subject.named:
         archives = min(archives, 1 + profile.served_best)
@@ -434,9 +434,9 @@ def _serve_baselines(
     subject: Subject, profile: Profile, step: Step, limit_ms: float, resume_log: ResumeLog
 ) -> list[Baseline]:
     """The rows of what others would serve; none where baselines do not take part or nothing is served."""
-    if not subject.serves_baselines:
+    if not (servers := subject.baseline_servers()):
         return []
-    return serve_baselines(subject.checkpoint, subject.timed, profile, step, resume_log, limit_ms)
+    return serve_baselines(servers, subject.checkpoint, subject.timed, profile, step, resume_log, limit_ms)
 
 
 def _choose_served(subject: Subject, profile: Profile, variants: Mapping[str, Variant]) -> Serving:

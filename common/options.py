@@ -31,6 +31,7 @@ add_artifacts = _path("--artifacts", ARTIFACTS)
 add_checkpoint = _path("--checkpoint", CHECKPOINT)
 add_archive = _path("--archive", ARCHIVE)
 add_store = _path("--store", STORE, "the folder of the archives; ")
+add_baselines = _path("--baselines-folder", BUILD / "baselines", "where the baselines are kept; ")
 add_results = _path("--results", RESULTS, "the folder of the reports; ")
 
 

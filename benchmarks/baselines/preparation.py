@@ -33,8 +33,10 @@ PATIENCE_S = 3600
 
 @dataclass(frozen=True)
 class Prepared:
-    """Baselines that are ready, by name: their folders and what `baseline.json` says; why others are not."""
+    """Baselines that are ready, by name: their folders, those `below` one, and what `baseline.json` says; why
+    others are not."""
 
+    below: Path
     folders: dict[str, Path] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -59,7 +61,7 @@ def prepare_baselines(
 ) -> Prepared:
     """Every baseline that can be had here, those for GPUs only where variants for them take part; `texts` are
     training texts, of which the first calibrate, and `dataset` is what others are fitted to."""
-    prepared = Prepared()
+    prepared = Prepared(cache)
     calibration = list(texts[:CALIBRATION_TEXTS])
     for name, baseline in BASELINES.items():
         if baseline.on_cuda and not on_cuda:

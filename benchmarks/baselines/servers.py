@@ -8,15 +8,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import yaml
 
+from benchmarks.baselines.handlers.served_model import PIPELINE
 from benchmarks.baselines.preparation import why_left_out
+from benchmarks.baselines.public_servers import PUBLIC_SERVERS, environment_of, serve_public
 from benchmarks.in_process.pool import Failure
 from benchmarks.in_process.worker import OURS
 from benchmarks.names import EXAMPLE, FASTAPI, SUMMARIES
@@ -85,13 +87,23 @@ def baseline_archive(name: str, handler: str, extra: Path | None, folder: Path) 
 
 @dataclass(frozen=True)
 class BaselineServer:
-    """`documentation` is where it says so, `requires` are packages, `serve(checkpoint)` starts it."""
+    """`documentation` is where it says so, `requires` are packages, `serve(checkpoint)` starts it, `bodies`
+    are its requests. Where it has its own environment, `versions` are those in there, and `unusable` says why
+    it cannot be had."""
 
     name: str
     summary: str
     documentation: str
     requires: tuple[str, ...]
     serve: Callable[[Path], AbstractContextManager[Running]]
+    bodies: Callable[[Sequence[str]], list[bytes]] = as_bodies
+    versions: Mapping[str, str] = field(default_factory=dict)
+    unusable: str | None = None
+
+    def lacks(self) -> str | None:
+        """Why it is left out; None where it takes part."""
+        absent = missing(self.requires)
+        return why_left_out(absent) if absent else self.unusable
 
 
 BASELINE_SERVERS = {
@@ -115,7 +127,26 @@ BASELINE_SERVERS = {
 }
 
 
+def all_servers(baselines: Path) -> dict[str, BaselineServer]:
+    """Those that every run has, and those with an environment below the folder of the baselines."""
+    apart = {}
+    for name, public in PUBLIC_SERVERS.items():
+        installed = environment_of(public, baselines)
+        apart[name] = BaselineServer(
+            name,
+            f"{public.summary}, around transformers' pipeline",
+            public.documentation,
+            (),
+            partial(serve_public, public, installed, PIPELINE),
+            public.bodies,
+            installed.versions,
+            installed.lacks,
+        )
+    return BASELINE_SERVERS | apart
+
+
 def serve_baselines(
+    servers: Mapping[str, BaselineServer],
     checkpoint: Path,
     texts: Sequence[str],
     profile: Profile,
@@ -126,11 +157,11 @@ def serve_baselines(
     """A row for each server: served as variants are, with half the time for arrivals that do not wait, since
     none is chosen by its p99; or why not. Steps are called `serving …`."""
     profile = replace(profile, open_s=profile.open_s / 2)
-    bodies = as_bodies(texts)
     entries = []
-    for name, baseline in BASELINE_SERVERS.items():
-        if absent := missing(baseline.requires):
-            say(f"{name} is left out: {why_left_out(absent)}")
+    for name, baseline in servers.items():
+        bodies = baseline.bodies(texts)
+        if why := baseline.lacks():
+            say(f"{name} is left out: {why}")
             entries.append(server_row(baseline, Served(), objective_p99_ms))
             continue
         served = Served()
@@ -149,7 +180,6 @@ def serve_baselines(
 
 def server_row(baseline: BaselineServer, served: Served, objective_p99_ms: float) -> Baseline:
     """The row of a baseline server, from what was measured of it, if anything."""
-    absent = missing(baseline.requires)
     findings = None
     if served.loads:
         findings = {
@@ -164,7 +194,7 @@ def server_row(baseline: BaselineServer, served: Served, objective_p99_ms: float
     return baseline_row(
         baseline,
         findings,
-        {"seconds": 0.0, "versions": installed(baseline.requires)},
-        why_left_out(absent) if absent else None,
+        {"seconds": 0.0, "versions": {**installed(baseline.requires), **baseline.versions}},
+        baseline.lacks(),
         Failure("serving", served.error) if served.error else None,
     )

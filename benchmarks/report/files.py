@@ -28,6 +28,7 @@ from benchmarks.sameness.shift import Shift
 from benchmarks.selection import Selection
 from benchmarks.served.attack.records import AttackReport
 from benchmarks.served.head_to_head import HeadToHead
+from benchmarks.served.servers import Servers
 from common.atomic import write_json
 from common.programs import command
 from common.records import read
@@ -38,6 +39,7 @@ from training.measures.seeds import Seeds
 
 SIDE_BY_SIDE = "side-by-side"
 HEAD_TO_HEAD = "head-to-head"
+SERVERS = "servers"
 POWER, ALARMS, TIMINGS = "power", "alarms", "timings"
 T = TypeVar("T")
 
@@ -97,6 +99,12 @@ def read_head_to_head(path: Path) -> HeadToHead:
     """The head-to-head document at `path`. Raises `UserError` when it is missing or damaged."""
     measure = command("benchmarks head-to-head openvino-int8")
     return _read(path, partial(read, kind=HeadToHead), "there is no head-to-head report", measure)
+
+
+def read_servers(path: Path) -> Servers:
+    """The comparison of servers at `path`. Raises `UserError` when it is missing or damaged."""
+    measure = command("benchmarks servers openvino-int8")
+    return _read(path, partial(read, kind=Servers), "no servers have been compared yet", measure)
 
 
 def _of_simulation(kind: type[T], verb: str) -> Callable[[Path], T]:

@@ -19,12 +19,13 @@ from benchmarks.compression.records import NAME as COMPRESSION
 from benchmarks.in_process import simulated
 from benchmarks.names import ATTACK, FLIPS, NEEDED, SOAK
 from benchmarks.records import Report, plain
-from benchmarks.report import frontier, head_to_head_page, markdown
+from benchmarks.report import frontier, head_to_head_page, markdown, servers_page
 from benchmarks.report.explained import explained
 from benchmarks.report.files import (
     ALARMS,
     HEAD_TO_HEAD,
     POWER,
+    SERVERS,
     SIDE_BY_SIDE,
     TIMINGS,
     read_ablation,
@@ -40,6 +41,7 @@ from benchmarks.report.files import (
     read_rules,
     read_seeds,
     read_self_checks,
+    read_servers,
     read_shadowed,
     read_shift,
     read_side_by_side,
@@ -105,6 +107,7 @@ KINDS = {
         head_to_head_page.page,
         lambda document: f"{head_to_head_page.loads_table(document)}\n\n{head_to_head_page.note(document)}",
     ),
+    SERVERS: Kind(SERVERS, read_servers, servers_page.page, servers_page.excerpt),
     "attack": Kind(ATTACK, read_attack, attack_page.page, attack_page.excerpt),
     "soak": Kind(SOAK, read_attack, attack_page.page, attack_page.excerpt),
     "power": Kind(POWER, read_power, power.page, power.excerpt),

@@ -225,7 +225,7 @@ class Turns:
         inside = rates["in process"]
         return ManyTexts(
             texts_per_second={key: float(np.median(values)) for key, values in rates.items()},
-            share={key: _range(np.divide(values, inside)) for key, values in rates.items()},
+            share={key: over_rounds(np.divide(values, inside)) for key, values in rates.items()},
         )
 
     def cost(self, us: Running, nothing: Running, predictor: Predictor, text: str) -> Costs:
@@ -241,7 +241,7 @@ class Turns:
                 found["handler"].append(1000 * spent[0] / spent[1])
                 load = closed_loop(nothing.predictions, as_bodies([text]), 1, self.seconds, WARM_S)
                 found["bare"].append(float(np.median(load.latencies_ms)))
-        return Costs(**{key: _range(values) for key, values in found.items()})
+        return Costs(**{key: over_rounds(values) for key, values in found.items()})
 
 
 def first_answers(url: str, texts: Sequence[str]) -> FirstAnswers:
@@ -280,11 +280,11 @@ def _levels(ours: str, by_name: Mapping[str, list[Load]]) -> list[ServerLevel]:
         # A server that answered nothing in a turn is given one answer, so that the run is not lost.
         ratios = [a.requests_per_second / max(b.requests_per_second, 1 / b.seconds) for a, b in pairs]
         level = asdict(describe(loads))
-        found.append(ServerLevel(**level, name=name, ours_by_theirs=_range(ratios)))
+        found.append(ServerLevel(**level, name=name, ours_by_theirs=over_rounds(ratios)))
     return found
 
 
-def _range(values: Sequence[float] | np.ndarray) -> Range:
+def over_rounds(values: Sequence[float] | np.ndarray) -> Range:
     """Median, least and most: of so few rounds an interval would pretend."""
     median, least, most = float(np.median(values)), float(np.min(values)), float(np.max(values))
     return Range(median=median, least=least, most=most)

@@ -82,8 +82,12 @@ class Running:
 
     def rss_mb(self) -> float:
         """What the worker holds in memory, and the Java process that started it where there is one."""
-        processes = [self.worker, self.worker.parent()] if self.metrics else [self.worker]
-        return float(sum(process.memory_info().rss for process in processes if process) / 1e6)
+        processes = {self.worker, self.root()}
+        return float(sum(process.memory_info().rss for process in processes) / 1e6)
+
+    def root(self) -> psutil.Process:
+        """The process that started all others of the server."""
+        return (self.metrics and self.worker.parent()) or self.worker
 
 
 @contextmanager
@@ -96,10 +100,10 @@ def serve(archive: Path) -> Iterator[Running]:
 
 
 @contextmanager
-def serve_app(archive: Path) -> Iterator[Running]:
+def serve_app(archive: Path, program: str = "deploy") -> Iterator[Running]:
     """The project's own app on `archive`, on a free port of loopback."""
     (port,) = free_ports(1)
-    command = ["-m", "deploy", "app", "--archive", str(archive.resolve()), "--port", str(port)]
+    command = ["-m", program, "app", "--archive", str(archive.resolve()), "--port", str(port)]
     with launched(command, port, "/ready", "/predictions/hate", os.environ) as running:
         yield running
 

@@ -2,13 +2,13 @@
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 from benchmarks.profiles import PROFILES, with_test
 from benchmarks.records import plain
 from common.commands import emit, positive_float, say, share
 from common.options import (
     add_artifacts,
+    add_baselines,
     add_checkpoint,
     add_ledger,
     add_name,
@@ -42,12 +42,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         help="also measure the baselines, each run as its own documentation shows, and the GEMM lower bound; "
         "the first time takes minutes",
     )
-    parser.add_argument(
-        "--baselines-folder",
-        type=Path,
-        default=Path("build/baselines"),
-        help="where the baselines are kept; default: %(default)s",
-    )
+    add_baselines(parser)
     parser.add_argument(
         "--test", action="store_true", help="score the test split as well, for figures to be published"
     )

@@ -12,6 +12,7 @@ from common.programs import command
 
 KINDS = {
     "served": "the head-to-head",
+    "servers": "the comparison of servers",
     "power": "the simulated verdicts",
     "alarms": "the simulated drift alarm",
     "timings": "the simulated verdicts on speed",

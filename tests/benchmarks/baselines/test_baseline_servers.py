@@ -8,7 +8,6 @@ import psutil
 import pytest
 from aiohttp import web
 
-from benchmarks.baselines import servers
 from benchmarks.baselines.servers import BASELINE_SERVERS, BaselineServer, serve_baselines
 from benchmarks.profiles import PROFILES
 from benchmarks.records import tidied
@@ -26,7 +25,7 @@ def no_step(what: str):
 
 
 def test_baseline_servers_are_served_like_variants_and_those_that_cannot_be_say_why(
-    loopback, monkeypatch
+    loopback,
 ) -> None:
     async def answer(request: web.Request) -> web.Response:
         await request.read()
@@ -43,8 +42,8 @@ def test_baseline_servers_are_served_like_variants_and_those_that_cannot_be_say_
         BaselineServer("absent", "a stand-in", "https://example.org", ("no-such-package",), serve),
         BaselineServer("broken", "a stand-in", "https://example.org", ("numpy",), broken),
     ]
-    monkeypatch.setattr(servers, "BASELINE_SERVERS", {baseline.name: baseline for baseline in stand_ins})
-    quick, absent, dead = serve_baselines(None, TEXTS, BRIEF, no_step, ResumeLog(None, {}))  # type: ignore[arg-type]
+    by_name = {baseline.name: baseline for baseline in stand_ins}
+    quick, absent, dead = serve_baselines(by_name, None, TEXTS, BRIEF, no_step, ResumeLog(None, {}))  # type: ignore[arg-type]
     for entry in (quick, absent, dead):
         assert tidied(entry)
     assert quick.status == "measured"
@@ -65,7 +64,9 @@ def test_baseline_servers_of_a_checkpoint_are_known_by_name() -> None:
 
 @pytest.mark.slow
 def test_real_baseline_servers_answer_under_load(checkpoint_folder) -> None:
-    for entry in serve_baselines(checkpoint_folder, TEXTS, BRIEF, no_step, ResumeLog(None, {})):
+    for entry in serve_baselines(
+        BASELINE_SERVERS, checkpoint_folder, TEXTS, BRIEF, no_step, ResumeLog(None, {})
+    ):
         assert entry.status == "measured", entry.error
         assert not any(level.errors for level in entry.served)
         assert (entry.open[0].split_ms is None) == (entry.name == "fastapi-pipeline")
