@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmarks.baselines.handlers.free_predictor import FreePredictor
 from deploy.__main__ import main
-from deploy.app.application import Model
+from deploy.app.model import Model
 from handler.service import Service
 
 
