@@ -169,7 +169,7 @@ PUBLIC_SERVERS = {
             "infinity",
             "infinity with its torch engine",
             "https://michaelfeil.eu/infinity/latest/cli_v2/",
-            ("infinity-emb[server,torch]", "pandas<3"),  # it wants numpy 1, which pandas 3 does not load with
+            ("infinity-emb[server,torch]", "pandas<3", "pyarrow<21"),  # of its numpy 1
             _infinity,
             "/classify",
             body=lambda text: {"model": "classifier", "input": [text]},
