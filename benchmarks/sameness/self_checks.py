@@ -14,7 +14,8 @@ NAME = "self-check"  # of the file
 class Tried(Record):
     """A change, and what the self-check said of it. `move` is in logits, None where one is not a number.
     `changed` counts texts whose label is another than without the change, `unlike_fp32` those whose label is
-    not fp32's; None where the variant did not load at all, and `refused` says why."""
+    not fp32's; None where the variant did not load at all, and `refused` says why. `only` so many texts were
+    asked where all would take too long; 0: all."""
 
     variant: Text
     change: Text
@@ -25,6 +26,7 @@ class Tried(Record):
     changed: Count | None = None
     unlike_fp32: Count | None = None
     refused: str = ""
+    only: Count = 0
 
 
 class Loads(Record):
@@ -72,7 +74,8 @@ def by_variant(document: SelfChecks) -> str:
     for tried in document.tried:
         cell = tried.status
         if tried.changed is not None:
-            cell += f": {tried.changed} ({tried.at_most * document.texts:.1f})"
+            cell += f": {tried.changed} ({tried.at_most * _texts(tried, document):.1f})"
+            cell += f" of {tried.only}" if tried.only else ""
         rows.setdefault(tried.change, {})[tried.variant] = cell
     cells = [[change, *(found.get(variant, "") for variant in variants)] for change, found in rows.items()]
     return tabulate(cells, ("changed", *variants), "github", disable_numparse=True)
@@ -87,7 +90,7 @@ def table(document: SelfChecks) -> str:
             tried.status,
             "" if tried.move is None else f"{tried.move:.2g}",
             "" if tried.changed is None else f"{tried.at_most:.2%}",
-            *(_share(count, document.texts) for count in (tried.changed, tried.unlike_fp32)),
+            *(_share(count, _texts(tried, document)) for count in (tried.changed, tried.unlike_fp32)),
         ]
         for tried in document.tried
     ]
@@ -135,8 +138,9 @@ def note(document: SelfChecks) -> str:
     """How to read the tables, and in how many cases the bound held."""
     loaded = [tried for tried in document.tried if not tried.refused]
     turned = [tried for tried in loaded if tried.changed]
-    beyond = [tried for tried in turned if (tried.changed or 0) > tried.at_most * document.texts]
-    above = sum(share_interval(tried.changed or 0, document.texts)[0] > tried.at_most for tried in beyond)
+    shares = [(tried.changed or 0, _texts(tried, document), tried.at_most) for tried in turned]
+    beyond = [(count, texts, at_most) for count, texts, at_most in shares if count > at_most * texts]
+    above = sum(share_interval(count, texts)[0] > at_most for count, texts, at_most in beyond)
     seen = sum(tried.status != "same" for tried in turned)
     loads = sum(variant.loads for variant in document.loads)
     alarms = sum(variant.alarms for variant in document.loads)
@@ -154,6 +158,10 @@ def note(document: SelfChecks) -> str:
         f"{document.machine['cpu']}; {versions}",
     ]
     return ". ".join(sentences) + "."
+
+
+def _texts(tried: Tried, document: SelfChecks) -> int:
+    return tried.only or document.texts
 
 
 def _share(count: int | None, texts: int) -> str:

@@ -86,15 +86,18 @@ def test_labels_are_held_against_the_unchanged_variants_and_fp32s(build_once, mo
             Answered(Outcome("same"), np.array([0, 0, 1]), 0.5),
             "it does not compile",
             Answered(Outcome("close", 64, 0.01, 0.001), np.array([0, 1, 1]), 0.5),
+            Answered(Outcome("close", 64, 0.01, 0.05), np.array([1, 1]), 0.5),
         ]
     )
     monkeypatch.setattr(self_check, "answered", lambda *_: next(answers))
-    given = [Change("nothing"), Change("a"), Change("b")]
-    usual, refused, changed = self_check.tried(
+    given = [Change("nothing"), Change("a"), Change("b"), Change("slow", only=2)]
+    usual, refused, changed, few = self_check.tried(
         build_once("fp32"), given, ["x", "y", "z"], np.array([1, 1, 1])
     )
     assert (usual.changed, usual.unlike_fp32) == (0, 2)
     assert (refused.refused, refused.changed) == ("it does not compile", None)
+    assert (few.only, few.changed, few.unlike_fp32) == (2, 2, 0)
+    assert excerpt(document(few)).splitlines()[2].split("|")[2].strip() == "close: 2 (0.1) of 2"
     assert (changed.status, changed.at_most, changed.changed, changed.unlike_fp32) == ("close", 0.001, 1, 1)
 
 
