@@ -124,21 +124,6 @@ def answering(models: Models, server: AppServer) -> Iterator[App]:
 
 
 @pytest.fixture(scope="module")
-def model(build_once) -> Model:
-    return Model(build_once("openvino-int8"))
-
-
-@pytest.fixture(scope="module")
-def counted() -> Counters:
-    return Counters()
-
-
-@pytest.fixture(scope="module")
-def service(model: Model, counted: Counters) -> Service:
-    return model.load(counted)
-
-
-@pytest.fixture(scope="module")
 def app(model: Model, service: Service, counted: Counters) -> Iterator[App]:
     with running(model, lambda: service, counted) as found:
         wait_until(lambda: found.batcher.is_ready)

@@ -23,21 +23,6 @@ INFER = "/v2/models/hate/infer"
 MODERATIONS = "/v1/moderations"
 
 
-@pytest.fixture(scope="module")
-def model(build_once) -> Model:
-    return Model(build_once("openvino-int8"))
-
-
-@pytest.fixture(scope="module")
-def counted() -> Counters:
-    return Counters()
-
-
-@pytest.fixture(scope="module")
-def service(model: Model, counted: Counters) -> Service:
-    return model.load(counted)
-
-
 @pytest.fixture
 def gate(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     found = Gate(service, monkeypatch)

@@ -33,21 +33,6 @@ Call = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def model(build_once) -> Model:
-    return Model(build_once("openvino-int8"))
-
-
-@pytest.fixture(scope="module")
-def counted() -> Counters:
-    return Counters()
-
-
-@pytest.fixture(scope="module")
-def service(model: Model, counted: Counters) -> Service:
-    return model.load(counted)
-
-
-@pytest.fixture(scope="module")
 def app(model: Model, service: Service, counted: Counters) -> Iterator[App]:
     keys = Keys.of([KEY], "here")
     with running(model, lambda: service, counted, keys=keys, grpc_port=0) as found:
