@@ -17,7 +17,7 @@ from handler.metrics import COUNTERS, Tally, length_bin, score_bin
 from handler.predictor import Encoding, Predictor
 from handler.requests import Limits, Request, read
 from handler.service import Service
-from tests.asking import JSON, held_to_schema, wait_until
+from tests.asking import JSON, held_to_schema
 from tests.conftest import ROOT
 from tests.descriptions import changed
 
@@ -419,15 +419,16 @@ def test_a_label_of_any_characters_is_counted_in_a_line_that_can_be_read(predict
 
 
 def test_the_thread_of_a_tally_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def threads() -> int:
-        return sum(each.name == "metrics" for each in threading.enumerate())
+    def threads() -> set[threading.Thread]:
+        return {each for each in threading.enumerate() if each.name == "metrics"}
 
     monkeypatch.setattr(metrics, "INTERVAL_S", 0.01)
-    before = threads()
+    before = threads()  # those of other tests, which may end meanwhile
     tally = Tally(Counted(), "hate")
-    assert threads() == before + 1
+    (own,) = threads() - before
     del tally
-    wait_until(lambda: threads() == before)
+    own.join(100)
+    assert not own.is_alive()
 
 
 def test_bins_are_those_of_the_reference(predictor: Predictor, source) -> None:
