@@ -5,15 +5,22 @@ With a model that costs nothing, ours load the artifact as usual and then do not
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.baselines.handlers.served_model import CONSTANT, PIPELINE, PREDICTOR
-from benchmarks.baselines.public_servers import HANDLERS, PUBLIC_SERVERS, environment_of, lacks, serve_public
+from benchmarks.baselines.public_servers import (
+    APPS,
+    HANDLERS,
+    PUBLIC_SERVERS,
+    environment_of,
+    lacks,
+    serve_public,
+)
 from benchmarks.baselines.servers import BASELINE_SERVERS
 from benchmarks.names import APP, FASTAPI
 from benchmarks.served.run import Running, as_bodies, serve, serve_app
@@ -91,7 +98,5 @@ def free_archive(archive: Path, folder: Path) -> Path:
     return made
 
 
-@contextmanager
-def serve_free_app(archive: Path) -> Iterator[Running]:
-    with serve_app(archive, "benchmarks.baselines.handlers.free_app") as running:
-        yield running
+def serve_free_app(archive: Path) -> AbstractContextManager[Running]:
+    return serve_app(archive, f"{APPS}.free_app")

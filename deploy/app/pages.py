@@ -42,8 +42,8 @@ def add_states(app: FastAPI, models: Models) -> None:
         statuses = [service.predictor.self_check.status for service in services if service is not None]
         return JSONResponse({"status": "Ready", "self_check": max(statuses, key=FINDINGS.index)})
 
-    _add_get(app, "/ping", ping)
-    _add_get(app, "/ready", ready)
+    add_get(app, "/ping", ping)
+    add_get(app, "/ready", ready)
 
 
 def add_description(app: FastAPI, models: Models) -> None:
@@ -59,9 +59,9 @@ def add_description(app: FastAPI, models: Models) -> None:
         beside = {"shadow": served.shadow.describe()} if served.shadow else {}
         return response(Reply(200, as_json(served.batcher.service.describe() | beside)))
 
-    _add_get(app, "/models", index)
-    _add_get(app, "/models/{name}", describe)
-    _add_get(app, "/models/{name}/{version}", describe)
+    add_get(app, "/models", index)
+    add_get(app, "/models/{name}", describe)
+    add_get(app, "/models/{name}/{version}", describe)
 
 
 def _listed(served: Served) -> dict[str, str]:
@@ -90,7 +90,7 @@ def add_metrics(app: FastAPI, models: Models, counted: counters.Counters) -> Non
         page = counted.text() + counters.gauges("classifier_waiting_requests", waiting)
         return Response(page + _reloads(models) + shadows, media_type=counters.MEDIA_TYPE)
 
-    _add_get(app, "/metrics", metrics)
+    add_get(app, "/metrics", metrics)
 
 
 def _reloads(models: Models) -> str:
@@ -100,7 +100,8 @@ def _reloads(models: Models) -> str:
     return counters.family("classifier_reloads", "counter", samples)
 
 
-def _add_get(app: FastAPI, path: str, answer: Callable[..., Awaitable[Any]]) -> None:
+def add_get(app: FastAPI, path: str, answer: Callable[..., Awaitable[Any]]) -> None:
+    """A page, whose head alone may be asked for, too."""
     app.add_api_route(path, answer, methods=["GET"])
     app.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)  # health checks
 

@@ -12,6 +12,7 @@ from common.programs import PACKAGE
 from deploy.app.batcher import LOADING
 from deploy.app.keys import Keys
 from deploy.app.models import Models, Served
+from deploy.app.pages import add_get, found
 from deploy.app.protocols import inference, kserve, moderations, shapes
 from deploy.app.protocols.dialect import NATIVE, Dialect, Find
 from deploy.app.tls import Pair
@@ -78,16 +79,10 @@ def add_protocols(app: FastAPI, models: Models, ask: Ask, respond: Refuse) -> No
 
 def _add_kserve(app: FastAPI, models: Models, ask: Ask, respond: Refuse) -> None:
     dialect = kserve.KServe()
-    find = finder(models)
 
     async def infer(request: Request) -> Response:
         """Classify, as the Open Inference Protocol asks; tensors may be binary."""
-        found = _found(request, find)
-        return (
-            respond(dialect.refuse(found))
-            if isinstance(found, Rejection)
-            else await ask(found, request, dialect)
-        )
+        return await ask(found(models, request), request, dialect)
 
     async def live() -> dict[str, bool]:
         """Whether the process is alive."""
@@ -100,10 +95,7 @@ def _add_kserve(app: FastAPI, models: Models, ask: Ask, respond: Refuse) -> None
 
     async def model_ready(request: Request) -> Response:
         """Whether this model may be asked."""
-        found = _found(request, find)
-        if isinstance(found, Rejection):
-            return respond(dialect.refuse(found))
-        is_ready = found.batcher.is_ready and not models.is_closing
+        is_ready = found(models, request).batcher.is_ready and not models.is_closing
         body = {"name": request.path_params["name"], "ready": is_ready}
         return JSONResponse(body, 200 if is_ready else 503)
 
@@ -113,18 +105,18 @@ def _add_kserve(app: FastAPI, models: Models, ask: Ask, respond: Refuse) -> None
 
     async def model(request: Request) -> Response:
         """Names, types and shapes of the model's tensors."""
-        found = _found(request, find)
-        if isinstance(found, Served) and found.batcher.service is not None:
-            return JSONResponse(kserve.model_metadata(found.batcher.service))
-        return respond(dialect.refuse(found if isinstance(found, Rejection) else LOADING))
+        service = found(models, request).batcher.service
+        if service is None:
+            return respond(dialect.refuse(LOADING))
+        return JSONResponse(kserve.model_metadata(service))
 
     for prefix in (MODEL, VERSIONED):
         _add_post(app, prefix + "/infer", infer, shapes.INFER)
-        _add_get(app, prefix + "/ready", model_ready)
-        _add_get(app, prefix, model)
-    _add_get(app, "/v2/health/live", live)
-    _add_get(app, "/v2/health/ready", ready)
-    _add_get(app, "/v2", server)
+        add_get(app, prefix + "/ready", model_ready)
+        add_get(app, prefix, model)
+    add_get(app, "/v2/health/live", live)
+    add_get(app, "/v2/health/ready", ready)
+    add_get(app, "/v2", server)
 
 
 def rpc_server(
@@ -138,10 +130,6 @@ def rpc_server(
         raise UserError("gRPC needs packages that are missing", seen=error.name, remedy=remedy) from error
     methods = rpc.Methods(finder(models), lambda: models.refusal() is None, _version())
     return rpc.RpcServer(methods, rpc.Access(keys, tls, denied), host, port)
-
-
-def _found(request: Request, find: Find) -> Served | Rejection:
-    return find(request.path_params["name"], request.path_params.get("version"))
 
 
 def _version() -> str:
@@ -162,8 +150,3 @@ def _add_post(
         openapi_extra={"requestBody": shape.request_body()},
     )
     app.add_api_route(path, answer, methods=["PUT"], include_in_schema=False)
-
-
-def _add_get(app: FastAPI, path: str, answer: Callable[..., Awaitable[object]]) -> None:
-    app.add_api_route(path, answer, methods=["GET"])
-    app.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
