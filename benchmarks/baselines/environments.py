@@ -13,6 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from common.commands import say
 CONSTRAINT = "torch==2.13.0"  # the build that is here: no environment brings another
 PATIENCE_S = 1800
 INSTALLED = "installed.json"
+CONFLICT = "The conflict is caused by:"  # pip's line above the requirements that cannot all be met
 # Nothing is told to anybody: of BentoML, Ray, infinity, Hugging Face, and of those that heed a common wish.
 SILENT = {
     "BENTOML_DO_NOT_TRACK": "True",
@@ -94,7 +96,8 @@ def _made(folder: Path, packages: Sequence[str], patch: Path | None) -> str | No
     # Packages of its own come first, this project's after them.
     (where / "project.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     (folder / "constraints.txt").write_text(f"{CONSTRAINT}\n", encoding="utf-8")
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # Not --quiet: pip tells which packages conflict where it tells what it does.
+    pip = [str(python), "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check"]
     pip += ["--no-warn-conflicts", "--only-binary", ":all:", "--constraint", str(folder / "constraints.txt")]
     done = _run([*pip, *packages])
     return f"pip could not install it: {_reason(done.stdout)}" if done.returncode else None
@@ -111,10 +114,14 @@ def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
 
 
 def _reason(output: str) -> str:
-    """The sentence that says most: pip's last error."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("ERROR:")]
-    chosen = (errors or lines or ["no reason was given"])[-1]
+    """What says most: the packages that conflict, or else pip's last error."""
+    lines = [line.strip() for line in output.splitlines()]
+    if CONFLICT in lines:
+        named = takewhile(bool, lines[lines.index(CONFLICT) + 1 :])
+        return "; ".join(named)[:300]
+    said = [line for line in lines if line]
+    errors = [line for line in said if line.startswith("ERROR:")]
+    chosen = (errors or said or ["no reason was given"])[-1]
     return re.sub(r"^ERROR:\s*", "", chosen)[:300]
 
 

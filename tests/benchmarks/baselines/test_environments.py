@@ -69,3 +69,17 @@ def test_the_last_error_of_pip_is_the_reason() -> None:
     output = "Looking\nERROR: first\nERROR: No matching distribution found for nothing\n[notice] new pip\n"
     assert environments._reason(output) == "No matching distribution found for nothing"
     assert environments._reason("") == "no reason was given"
+
+
+def test_packages_that_conflict_are_the_reason() -> None:
+    output = """ERROR: Cannot install greedy==1.2.3 because its requirements conflict.
+
+The conflict is caused by:
+    greedy 1.2.3 depends on torch==1.0.0
+    The user requested (constraint) torch==2.13.0
+
+To fix this you could try to:
+ERROR: ResolutionImpossible: for help visit https://pip.pypa.io
+"""
+    expected = "greedy 1.2.3 depends on torch==1.0.0; The user requested (constraint) torch==2.13.0"
+    assert environments._reason(output) == expected
