@@ -330,6 +330,11 @@ def _provider_options(own: dict[str, str], folder: Path, device: str) -> dict[st
     return own | paths | ({} if device == "cpu" else {"device_id": device.removeprefix("cuda:")})
 
 
+# Pinned to cores, two workers of one thread both compute on the first one, at half the speed. So do, at one
+# start in ten, the two threads of a model with several stages.
+OPENVINO = {"NUM_STREAMS": "1", "ENABLE_CPU_PINNING": "NO"}
+
+
 def _load_openvino(artifact: Artifact, threads: int, device: str) -> Forward:
     request = compile_openvino(
         artifact.folder / "model.xml", artifact.meta.runtime_options, threads
@@ -345,7 +350,7 @@ def _load_openvino(artifact: Artifact, threads: int, device: str) -> Forward:
 def compile_openvino(model: Any, options: dict[str, Any], threads: int) -> Any:
     """`openvino.CompiledModel` as it is served; export asks it which precision it executes."""
     _allow("property", options.keys() - PROPERTIES)
-    properties = {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(threads), **options}
+    properties = OPENVINO | {"INFERENCE_NUM_THREADS": str(threads)} | options
     return _openvino_core().compile_model(model, "CPU", properties)
 
 

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from typing import get_type_hints
@@ -132,3 +133,27 @@ def test_a_signal_finds_its_handler_after_two_openvino_models_have_come_and_gone
     folder = build_once("openvino-int8").folder
     done = subprocess.run([sys.executable, "-c", TWO, folder], cwd=ROOT, timeout=120, capture_output=True)
     assert done.returncode == 7, done.stderr.decode()
+
+
+BOUND = """
+import os, sys, threading
+from contextlib import suppress
+from pathlib import Path
+from handler.predictor import Predictor
+predictor = Predictor.load(Path(sys.argv[1]), threads=1)
+work = threading.Thread(target=predictor.predict, args=(["a text of some words " * 8] * 512,))
+work.start()
+while work.is_alive():
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it has just ended
+            assert os.sched_getaffinity(int(thread.name)) == os.sched_getaffinity(os.getppid()), thread.name
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.cpu_count() == 1, reason="one CPU, or unknown ones")
+@pytest.mark.parametrize("name", ["openvino-int8", "onnx-int8", "fp32"])
+def test_no_thread_is_bound_to_a_cpu(build_once, name: str) -> None:
+    """Two workers of one thread each would compute on the same one."""
+    command = [sys.executable, "-c", BOUND, build_once(name).folder]
+    done = subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
