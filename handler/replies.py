@@ -129,4 +129,4 @@ def _read(service: Service, arrival: Arrival) -> Request:
         explain=arrival.explain,
         base64_tensors=arrival.base64_tensors,
     )
-    return replace(request, logits=arrival.logits)
+    return replace(request, logits=True) if arrival.logits else request

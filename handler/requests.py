@@ -146,7 +146,7 @@ def read(
     if explain:
         limits = replace(limits, max_texts=limits.max_explained)
     request = _read(parameters, content_type, limits, base64_tensors)
-    return replace(request, explain=explain)
+    return replace(request, explain=True) if explain else request
 
 
 def _read(
@@ -318,7 +318,7 @@ def read_options(given: Mapping[str, Any], options: Options) -> Options | Reject
             remedy = f"Choose {' or '.join(choices)}"
             return Rejection(422, field.name, f"unknown value of {field.name}", remedy)
         changed[field.name] = value if isinstance(value, str) else ""
-    return replace(options, **changed)
+    return replace(options, **changed) if changed else options
 
 
 def read_text(row: object, limits: Limits) -> str | Rejection:

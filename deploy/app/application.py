@@ -6,7 +6,7 @@ check this.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -24,6 +24,7 @@ from deploy.app.counters import Counters
 from deploy.app.keys import CHALLENGE, DENIED, Guard, Keys
 from deploy.app.models import Models, Served
 from deploy.app.pages import add_description, add_metrics, add_states, found, response
+from deploy.app.posts import Posts
 from deploy.app.protocols.dialect import NATIVE, Dialect, HeadedReply
 from deploy.app.protocols.routes import NO_SUCH_MODEL, add_protocols, dialect_at
 from deploy.app.request_bodies import Held, Memory, is_form, read_body, read_form
@@ -32,7 +33,6 @@ from handler.replies import Arrival, failure, report
 
 REFUSALS = (400, 401, 408, 413, 415, 422, 500, 503)
 PAGES = ("docs", "metrics", "description")  # what --without leaves out
-Answer = Callable[[Request], Awaitable[Response]]
 # Whose `name` and `version` are looked up when a request comes; `/predict` and `/v2` are among `protocols`.
 TO_PREDICT = ("/predictions/{name}", "/predictions/{name}/{version}", "/v1/models/{name}:predict")
 TO_EXPLAIN = ("/explanations/{name}", "/explanations/{name}/{version}", "/v1/models/{name}:explain")
@@ -66,11 +66,12 @@ def create_app(
     )
     app.openapi = partial(_document, app, models)  # type: ignore[method-assign] # FastAPI's documented way
     app.add_exception_handler(HTTPException, _no_such_path)
-    if keys is not None:
+    posts = Posts(app, {each.model.name for each in models})
+    if keys is not None:  # before all others, since it was added last
         app.add_middleware(Guard, keys=keys, deny=partial(_denied, models, counted))
     memory = memory or Memory()
-    _add_questions(app, models, memory)
-    add_protocols(app, models, partial(_ask_in, memory), response)
+    _add_questions(posts, models, memory)
+    add_protocols(app, posts, models, partial(_ask_in, memory), response)
     add_states(app, models)
     if "description" not in without:
         add_description(app, models)
@@ -89,7 +90,7 @@ def _document(app: FastAPI, models: Models) -> dict[str, Any]:
     return app.openapi_schema | {"paths": openapi.paths_of(app.openapi_schema["paths"], named)}
 
 
-def _add_questions(app: FastAPI, models: Models, memory: Memory) -> None:
+def _add_questions(posts: Posts, models: Models, memory: Memory) -> None:
     """The paths to classify and to explain."""
 
     async def predict(request: Request) -> Response:
@@ -100,16 +101,11 @@ def _add_questions(app: FastAPI, models: Models, memory: Memory) -> None:
         """Classify, and show how much every token moved the score."""
         return await _ask(found(models, request), memory, request, explain=True)
 
-    def add(path: str, answer: Answer, *codes: int) -> None:
-        described = {"requestBody": openapi.request_body()}
-        shapes = openapi.responses(*sorted((*REFUSALS, *codes)))
-        app.add_api_route(path, answer, methods=["POST"], responses=shapes, openapi_extra=described)
-        app.add_api_route(path, answer, methods=["PUT"], include_in_schema=False)  # curl -T
-
+    body = openapi.request_body()
     for path in TO_PREDICT:
-        add(path, predict)
+        posts.add(path, predict, body, openapi.responses(*REFUSALS))
     for path in TO_EXPLAIN:
-        add(path, explain, 403, 429)
+        posts.add(path, explain, body, openapi.responses(*sorted((*REFUSALS, 403, 429))))
 
 
 async def _ask_in(memory: Memory, served: Served, request: Request, dialect: Dialect) -> Response:

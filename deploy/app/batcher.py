@@ -1,7 +1,8 @@
 """Answers requests of many clients in batches, as TorchServe does: bounded queues before one model thread.
 
-When the model is free, the waiting requests become one batch, up to a size; a batch that is not full waits a
-moment for more. Large requests come one at a time, in every other batch; explanations give way to both.
+When the model is free, the waiting requests become one batch, up to a size; where there were more clients of
+late, it waits a moment for them. Large requests come one at a time, in every other batch; explanations give
+way to both.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from handler.errors import Rejection
@@ -30,7 +32,7 @@ STAND_BACK_S = 1.0  # how long a pass of an explanation waits for others, at mos
 
 @dataclass(frozen=True)
 class Batching:
-    """At most `size` requests are computed at once and `queue_size` wait; `delay_s` is for others to join."""
+    """At most `size` requests are computed at once and `queue_size` wait; others join within `delay_s`."""
 
     size: int = 32
     delay_s: float = 0.001
@@ -55,6 +57,8 @@ class Batcher:
         self._large: deque[_Waiting] = deque()
         self._explanations: deque[_Waiting] = deque()
         self._came = asyncio.Event()
+        self._wanted = 1  # so many that wait set the event
+        self._likely = 1  # so many clients asked at once when the last batch was answered
         self._large_was_last = False
         self._explained_last = False
 
@@ -88,7 +92,8 @@ class Batcher:
                 return refuse(self._refuse(FULL))
         waiting = _Waiting(arrival, asyncio.get_running_loop().create_future())
         queue.append(waiting)
-        self._came.set()
+        if self.waiting >= self._wanted:
+            self._came.set()
         return await waiting.reply
 
     async def work(self) -> None:
@@ -101,6 +106,7 @@ class Batcher:
                 while True:
                     batch = await self._batch()
                     replies = await loop.run_in_executor(thread, self._answer, batch)
+                    self._likely = len(batch) + self.waiting
                     _give(batch, replies)
             except Exception as error:
                 self.failure = error
@@ -127,17 +133,25 @@ class Batcher:
     async def _batch(self) -> list[_Waiting]:
         """What waits, one request at least."""
         while not self.waiting:
-            self._came.clear()
-            await self._came.wait()
+            await self._come(1)
         others_wait = bool(self._small or self._large)
         self._explained_last = bool(self._explanations) and not (others_wait and self._explained_last)
         if self._explained_last:
             return [self._explanations.popleft()]
         batch = self._fill([])
-        if len(batch) < self._batching.size and self._batching.delay_s:
-            await asyncio.sleep(self._batching.delay_s)
+        lacking = min(self._likely, self._batching.size) - len(batch)
+        if lacking > 0 and self._batching.delay_s:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._batching.delay_s):
+                    await self._come(lacking)
             self._fill(batch)
         return batch
+
+    async def _come(self, wanted: int) -> None:
+        """Wait until so many wait."""
+        self._wanted = wanted
+        self._came.clear()
+        await self._came.wait()
 
     def _fill(self, batch: list[_Waiting]) -> list[_Waiting]:
         """Add what waits to be classified."""

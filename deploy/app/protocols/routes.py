@@ -13,6 +13,7 @@ from deploy.app.batcher import LOADING
 from deploy.app.keys import Keys
 from deploy.app.models import Models, Served
 from deploy.app.pages import add_get, found
+from deploy.app.posts import Answer, Posts
 from deploy.app.protocols import inference, kserve, moderations, shapes
 from deploy.app.protocols.dialect import NATIVE, Dialect, Find
 from deploy.app.tls import Pair
@@ -52,7 +53,7 @@ def finder(models: Models) -> Find:
     return find
 
 
-def add_protocols(app: FastAPI, models: Models, ask: Ask, respond: Refuse) -> None:
+def add_protocols(app: FastAPI, posts: Posts, models: Models, ask: Ask, respond: Refuse) -> None:
     """`respond` makes a response of a reply."""
     find = finder(models)
 
@@ -71,13 +72,13 @@ def add_protocols(app: FastAPI, models: Models, ask: Ask, respond: Refuse) -> No
     async def _ask_default(request: Request, dialect: Dialect) -> Response:
         return await ask(models.first, request, dialect)
 
-    _add_post(app, inference.PATH, predict, shapes.PREDICT)
-    _add_post(app, inference.ROOT, classify, shapes.INFERENCE)
-    _add_post(app, moderations.PATH, moderate, shapes.MODERATIONS)
-    _add_kserve(app, models, ask, respond)
+    _add(posts, inference.PATH, predict, shapes.PREDICT)
+    _add(posts, inference.ROOT, classify, shapes.INFERENCE)
+    _add(posts, moderations.PATH, moderate, shapes.MODERATIONS)
+    _add_kserve(app, posts, models, ask, respond)
 
 
-def _add_kserve(app: FastAPI, models: Models, ask: Ask, respond: Refuse) -> None:
+def _add_kserve(app: FastAPI, posts: Posts, models: Models, ask: Ask, respond: Refuse) -> None:
     dialect = kserve.KServe()
 
     async def infer(request: Request) -> Response:
@@ -111,7 +112,7 @@ def _add_kserve(app: FastAPI, models: Models, ask: Ask, respond: Refuse) -> None
         return JSONResponse(kserve.model_metadata(service))
 
     for prefix in (MODEL, VERSIONED):
-        _add_post(app, prefix + "/infer", infer, shapes.INFER)
+        _add(posts, prefix + "/infer", infer, shapes.INFER)
         add_get(app, prefix + "/ready", model_ready)
         add_get(app, prefix, model)
     add_get(app, "/v2/health/live", live)
@@ -139,14 +140,5 @@ def _version() -> str:
         return "unknown"
 
 
-def _add_post(
-    app: FastAPI, path: str, answer: Callable[[Request], Awaitable[Response]], shape: shapes.Shape
-) -> None:
-    app.add_api_route(
-        path,
-        answer,
-        methods=["POST"],
-        responses=shape.responses(ERRORS),
-        openapi_extra={"requestBody": shape.request_body()},
-    )
-    app.add_api_route(path, answer, methods=["PUT"], include_in_schema=False)
+def _add(posts: Posts, path: str, answer: Answer, shape: shapes.Shape) -> None:
+    posts.add(path, answer, shape.request_body(), shape.responses(ERRORS))

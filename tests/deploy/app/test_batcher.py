@@ -110,3 +110,34 @@ def test_explanations_are_made_one_at_a_time_and_come_to_their_turn() -> None:
 def test_more_explanations_than_may_wait_are_refused_and_others_are_not() -> None:
     _, statuses = answered(*[WHY] * (batching.MOST_EXPLANATIONS + 2), SMALL)
     assert statuses == [200] * batching.MOST_EXPLANATIONS + [429] * 2 + [200]
+
+
+def batches_of(clients: int, questions: int) -> list[list[str]]:
+    """What was made of so many clients, each of which asks again when it is answered; others are waited for
+    without an end."""
+    model = Model()
+
+    async def client(asked: Batcher) -> None:
+        for _ in range(questions):
+            await asked.ask(SMALL)
+
+    async def ask() -> None:
+        asked = Batcher(lambda: model, Batching(8, delay_s=3600))  # type: ignore[arg-type, return-value]
+        asked.service = model  # type: ignore[assignment]
+        waiting = [asyncio.create_task(client(asked)) for _ in range(clients)]
+        await asyncio.sleep(0)
+        working = asyncio.create_task(asked.work())
+        async with asyncio.timeout(60):
+            await asyncio.gather(*waiting)
+        working.cancel()
+
+    asyncio.run(ask())
+    return model.batches
+
+
+def test_a_lone_client_does_not_wait_for_others() -> None:
+    assert batches_of(1, 3) == [["small"]] * 3
+
+
+def test_clients_that_were_there_are_waited_for_and_no_longer_than_until_they_come() -> None:
+    assert batches_of(3, 4) == [["small"] * 3] * 4
