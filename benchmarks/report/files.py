@@ -28,6 +28,7 @@ from benchmarks.sameness.shift import Shift
 from benchmarks.selection import Selection
 from benchmarks.served.attack.records import AttackReport
 from benchmarks.served.head_to_head import HeadToHead
+from benchmarks.served.overheads import Overhead
 from benchmarks.served.servers import Servers
 from common.atomic import write_json
 from common.programs import command
@@ -175,6 +176,12 @@ def read_shadowed(path: Path) -> Shadowed:
     """What a shadow costs and finds, at `path`. Raises `UserError` when it is missing or damaged."""
     study = "python -m benchmarks.studies.shadow"
     return _read(path, partial(read, kind=Shadowed), "no shadow has been studied yet", study)
+
+
+def read_overhead(path: Path) -> Overhead:
+    """What our servers cost, at `path`. Raises `UserError` when it is missing or damaged."""
+    study = "python -m benchmarks.studies.overhead"
+    return _read(path, partial(read, kind=Overhead), "no server's overhead has been measured yet", study)
 
 
 def read_attack(path: Path) -> AttackReport:

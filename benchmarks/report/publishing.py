@@ -35,6 +35,7 @@ from benchmarks.report.files import (
     read_coverage,
     read_head_to_head,
     read_needed,
+    read_overhead,
     read_power,
     read_promises,
     read_recipes,
@@ -58,6 +59,7 @@ from benchmarks.sameness import (
     shadows,
     shift,
 )
+from benchmarks.served import overheads
 from benchmarks.served.attack import page as attack_page
 from common.atomic import write_json, write_text
 from common.options import LEDGER
@@ -122,6 +124,7 @@ KINDS = {
     "rules": Kind(first_stages.NAME, read_rules, first_stages.page, first_stages.excerpt),
     "shift": Kind(shift.NAME, read_shift, shift.page, shift.excerpt),
     self_checks.NAME: Kind(self_checks.NAME, read_self_checks, self_checks.page, self_checks.excerpt),
+    overheads.NAME: Kind(overheads.NAME, read_overhead, overheads.page, overheads.excerpt),
     shadows.NAME: Kind(shadows.NAME, read_shadowed, shadows.page, shadows.excerpt),
     "timings": Kind(TIMINGS, read_timings, simulated.page, simulated.excerpt),
 }

@@ -27,6 +27,7 @@ KINDS = {
     "shift": "how a cascade does on other texts",
     "self-check": "what the self-check saw of changes",
     "shadow": "what a shadow costs and finds",
+    "overhead": "what our servers cost beside the model",
     "attack": "the attacks",
     "soak": "the soak test, hours of attacks,",
 }
