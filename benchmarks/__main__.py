@@ -60,6 +60,7 @@ VERBS = (
     ),
     Verb("conclude", "say in five lines what the last run found", f"{FOLDER}.judging:conclude"),
     Verb("plan", "see how many replicas a load needs, and what they cost", f"{FOLDER}.planning:plan"),
+    Verb("cache", "see what a cache of answers would save on your texts", f"{FOLDER}.planning:cache"),
     Verb("compare", "compare two reports of one run", f"{FOLDER}.reporting:compare"),
     Verb(
         "compare-machines",

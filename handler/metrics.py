@@ -38,6 +38,7 @@ COUNTERS = {
     "classifier_tokens": (),
     "classifier_padded_tokens": (),
     "classifier_asked_again": ("stage",),
+    "classifier_cached": (),
     "classifier_self_check": ("status",),
     "classifier_tokenise_seconds": (),
     "classifier_model_seconds": (),

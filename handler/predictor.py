@@ -65,13 +65,16 @@ class Encoding:
 @dataclass(frozen=True)
 class Prediction:
     """Calibrated probabilities of one text, float64 [labels], and how much of it the model read. `logits` are
-    the model's own, float32 [labels], where it read one window."""
+    the model's own, float32 [labels], where it read one window; `asked_again` is how many later stages were
+    asked of it then. `remembered`: the model was not asked now."""
 
     scores: np.ndarray
     tokens: int
     truncated: bool
     windows: int = 1
     logits: np.ndarray | None = None
+    asked_again: int = 0
+    remembered: bool = False
 
 
 class Predictor:
@@ -247,8 +250,9 @@ class Predictor:
             encoding.windows if aggregate else [encoding.ids]
             for encoding, aggregate in zip(encodings, aggregates, strict=True)
         ]
-        logits = self.logits(
-            [Encoding(window, is_window=len(windows) > 1) for windows in read for window in windows]
+        logits, asked_again = self._in_stages(
+            [Encoding(window, is_window=len(windows) > 1) for windows in read for window in windows],
+            self.models,
         )
         ends = np.cumsum([len(windows) for windows in read])
         scores = iter(np.split(self.scores(logits), ends[:-1]))
@@ -263,6 +267,7 @@ class Predictor:
                     aggregate is None and encoding.truncated,
                     len(windows),
                     logits[end - 1] if len(windows) == 1 else None,
+                    int(asked_again[end - 1]),
                 )
             )
         return predictions
@@ -281,9 +286,17 @@ class Predictor:
     def logits(self, encodings: Sequence[Encoding], models: Sequence[Model] | None = None) -> np.ndarray:
         """float32 [texts, labels], in the order given, of the artifact's models (or those `models` of it):
         each is asked of the texts that those before it left open, in micro-batches of the grid."""
-        *before, last = self.models if models is None else models
+        return self._in_stages(encodings, self.models if models is None else models)[0]
+
+    def _in_stages(
+        self, encodings: Sequence[Encoding], models: Sequence[Model]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The logits, and how many of the later models were asked of each text, int [texts]; of windows
+        none is counted."""
+        *before, last = models
+        asked_again = np.zeros(len(encodings), int)
         if not before:
-            return self._logits(encodings, last)
+            return self._logits(encodings, last), asked_again
         logits = np.empty((len(encodings), len(self.artifact.labels)), np.float32)
         whole = np.array([not encoding.is_window for encoding in encodings], bool)
         left = np.arange(len(encodings))
@@ -292,9 +305,10 @@ class Predictor:
             logits[able] = self._logits([encodings[row] for row in able.tolist()], model)
             sure = able[~model.unsure(logits[able])]
             left = np.setdiff1d(left, sure, assume_unique=True)
+            asked_again[left[whole[left]]] += 1
             self.asked_again[following.name] += int(whole[left].sum())
         logits[left] = self._logits([encodings[row] for row in left.tolist()], last)
-        return logits
+        return logits, asked_again
 
     def _logits(self, encodings: Sequence[Encoding], model: Model) -> np.ndarray:
         """One model's, float32 [texts, labels]."""

@@ -39,6 +39,7 @@ SETTINGS = {
     "maxRequestCharacters": "max_request_characters",
     "maxExplained": "max_explained",
     "maxExplainedMs": "max_explained_ms",
+    "maxCached": "max_cached",
 }
 
 
@@ -48,7 +49,8 @@ class Limits:
 
     `max_texts` counts windows where long texts are read whole. Explaining a text costs as much as
     classifying it a hundred times, so few are explained at once; with a `max_explained` of 0 none are. Where
-    others wait for a batch, its explanations are given up after `max_explained_ms`.
+    others wait for a batch, its explanations are given up after `max_explained_ms`. The answers of
+    `max_cached` texts are remembered, over all requests.
     """
 
     max_texts: int = 128
@@ -56,6 +58,7 @@ class Limits:
     max_request_characters: int = 500_000
     max_explained: int = 2
     max_explained_ms: int = 500
+    max_cached: int = 0
 
     @classmethod
     def of(cls, settings: Mapping[str, object]) -> "Limits":
@@ -63,7 +66,7 @@ class Limits:
         changed: dict[str, int] = {}
         for key in filter(settings.__contains__, SETTINGS):
             value = settings[key]
-            least = 0 if key == "maxExplained" else 1
+            least = 0 if key in ("maxExplained", "maxCached") else 1
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise UserError(
                     f"{key} is not a count of {least} or more", seen=value, remedy="Change model-config.yaml"

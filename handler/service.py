@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any
 
 from handler.answers import Explanation, Model
+from handler.cache import Cached, Known
 from handler.errors import Rejection
 from handler.explanations import default_target, explain, methods
 from handler.metrics import Sums, Tally, counted_scores, length_bin, score_bin
@@ -17,7 +18,7 @@ from handler.predictor import Encoding, Prediction, Predictor
 from handler.records import plain
 from handler.requests import Limits, Options, Request, Row
 
-Encoded = tuple[Row, Encoding]
+Encoded = tuple[Row, Encoding | Known]
 
 SHARED_S = 10.0  # so long after a text was classified, others are taken to wait for the next batch
 LATE = Rejection(
@@ -49,6 +50,7 @@ class Service:
         self.model = model
         self.tally = tally
         self.certificate = certificate
+        self.cached = Cached(predictor, limits.max_cached)
         self.methods = methods(predictor) if limits.max_explained else ()
         self.stand_back: Callable[[], None] | None = None  # called before each pass of an explanation
         # Called with each text, how its windows are combined, and its answer.
@@ -64,22 +66,19 @@ class Service:
         """For each request the answers of its rows, in order. If it raises, nothing is counted."""
         self._counted = Sums(int)
         computed = self.predictor.computed_tokens
-        asked = dict(self.predictor.asked_again)
         begun = time.perf_counter()
         # One request after the other: what has too many windows is dropped before the next is tokenised.
         checked = [self._check(request, self._encode(request)) for request in requests]
         tokenised = time.perf_counter()
         pairs = [row for rows in checked for row in rows if not isinstance(row, Rejection)]
         following = iter(
-            self.predictor.classify(
+            self.cached.classify(
                 [encoding for _, encoding in pairs], [self._aggregate(row.options) for row, _ in pairs]
             )
         )
         self._count("tokenise_seconds", tokenised - begun)
         self._count("model_seconds", time.perf_counter() - tokenised)
         self._count("padded_tokens", self.predictor.computed_tokens - computed)
-        for stage, texts in self.predictor.asked_again.items():
-            self._count("asked_again", texts - asked[stage], stage)
         deadlines = self._deadlines(requests)
         answers = [
             [
@@ -118,8 +117,8 @@ class Service:
 
     def _encode(self, request: Request) -> list[Encoded | Rejection]:
         rows = [row for row in request.rows if isinstance(row, Row)]
-        whole = [row.options.long == "chunks" for row in rows]
-        encodings = iter(self.predictor.encode([row.text for row in rows], whole))
+        aggregates = [self._aggregate(row.options) for row in rows]
+        encodings = iter(self.cached.encode([row.text for row in rows], aggregates))
         return [(row, next(encodings)) if isinstance(row, Row) else row for row in request.rows]
 
     def _check(self, request: Request, rows: list[Encoded | Rejection]) -> list[Encoded | Rejection]:
@@ -229,7 +228,12 @@ class Service:
         artifact = self.predictor.artifact
         count = self._count
         count("texts")
-        count("tokens", prediction.tokens)
+        if prediction.remembered:
+            count("cached")
+        else:
+            count("tokens", prediction.tokens)
+        for model in self.predictor.models[1 : 1 + prediction.asked_again]:
+            count("asked_again", 1, model.name)
         count("windows", prediction.windows)
         count("lengths", 1, length_bin(prediction.tokens, self._lengths))
         count("truncated", prediction.truncated)

@@ -1,14 +1,16 @@
-"""`python -m benchmarks plan`: from a measured report to the replicas that a load needs."""
+"""`python -m benchmarks plan` and `cache`: how many replicas a load needs, and what a cache would save."""
 
 import argparse
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.records import plain
-from common.commands import emit, positive_float, say
-from common.options import add_prices, add_results
+from common.commands import emit, positive_float, positive_int, say
+from common.options import add_prices, add_results, add_threads
 
 # Allows for a model that is 20 % wrong (1 / 0.8), or for a fifth of the replicas being down; not for both.
 HEADROOM = 1.25
+ENTRIES = (1_000, 10_000, 100_000)  # of a cache
 
 
 def plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,4 +64,38 @@ def plan(arguments: argparse.Namespace) -> int:
     drawn.write_text(picture(found), encoding="utf-8")
     say(f"{plan_table(found)}\n\nchart: {drawn}")
     emit(plain(found))
+    return 0
+
+
+def cache_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--texts",
+        type=Path,
+        required=True,
+        help="a file with one text per line, in the order in which they came, repeats and all",
+    )
+    parser.add_argument(
+        "--entries",
+        type=positive_int,
+        nargs="+",
+        default=ENTRIES,
+        help="sizes of the cache, in texts; default: %(default)s",
+    )
+    parser.add_argument(
+        "--artifact", type=Path, help="to measure what it saves in time; default: only the share of texts"
+    )
+    add_threads(parser)
+
+
+def cache(arguments: argparse.Namespace) -> int:
+    from benchmarks.capacity.cache import costs, forecast
+    from benchmarks.report.cache_page import cache_table
+    from common.tables.texts import read_texts
+
+    texts = read_texts(arguments.texts)
+    found = forecast(texts, arguments.entries)
+    if arguments.artifact:
+        found = replace(found, costs=costs(arguments.artifact, texts, arguments.threads))
+    say(cache_table(found))
+    emit(asdict(found))
     return 0

@@ -47,6 +47,13 @@ def app_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive_int, help="default: the archive's, or 32")
     parser.add_argument("--batch-delay-ms", type=not_negative_float, help="default: the archive's, or 1")
     parser.add_argument("--queue-size", type=positive_int, help="default: the archive's, or 256")
+    parser.add_argument(
+        "--cache",
+        type=not_negative_int,
+        metavar="TEXTS",
+        help="remember the answers of so many texts; how fast an answer comes then tells if the text "
+        "came before; default: the archive's, or 0",
+    )
     usual = Bounds()
     parser.add_argument(
         "--connections", type=positive_int, default=usual.total, help="most at once; default: %(default)s"
@@ -149,6 +156,7 @@ def _settings(options: argparse.Namespace, shadow: Beside | None) -> Settings:
         Keys.read(options.keys),
         _tls(options.tls_certificate, options.tls_key),
         options.grpc_port,
+        options.cache,
     )
 
 

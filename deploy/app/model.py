@@ -91,13 +91,16 @@ class Model:
         explains: bool = True,
         flips: float | None = None,
         on_mismatch: str | None = None,
+        cached: int | None = None,
     ) -> Service:
-        """Loaded, with every shape warmed. `flips` and `on_mismatch` are those of `Tolerance`; the archive's
-        where they are None. Raises `UserError` where a runtime or a limit will not do, or where the
-        self-check says so."""
+        """Loaded, with every shape warmed. `flips` and `on_mismatch` are those of `Tolerance`, `cached` is
+        `Limits.max_cached`; the archive's where they are None. Raises `UserError` where a runtime or a limit
+        will not do, or where the self-check says so."""
         settings = (self.settings or {}).get("handler") or {}
         if not explains:
             settings = {**settings, "maxExplained": 0}
+        if cached is not None:
+            settings = {**settings, "maxCached": cached}
         limits = Limits.of(settings)
         tolerance = Tolerance.of(settings, flips, on_mismatch)
         predictor = Predictor(self.artifact, threads or settings.get("threads") or None, tolerance=tolerance)

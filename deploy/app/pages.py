@@ -78,16 +78,19 @@ def _listed(served: Served) -> dict[str, str]:
 
 def add_metrics(app: FastAPI, models: Models, counted: counters.Counters) -> None:
     async def metrics() -> Response:
-        """The archive's counters, the number of waiting requests, reloads, and the shadow's flips, for
-        Prometheus."""
+        """The archive's counters, the number of waiting requests and of cached texts, reloads, and the
+        shadow's flips, for Prometheus."""
         waiting: Counter[str] = Counter()
+        cached: Counter[str] = Counter()
         shadows = ""
         for each in models:
             if each.batcher.service is not None:
                 each.batcher.service.tally.emit()
+                cached[each.model.name] += len(each.batcher.service.cached)
             waiting[each.model.name] += each.batcher.waiting
             shadows += each.shadow.metrics(each.model.name) if each.shadow else ""
         page = counted.text() + counters.gauges("classifier_waiting_requests", waiting)
+        page += counters.gauges("classifier_cached_texts", cached)
         return Response(page + _reloads(models) + shadows, media_type=counters.MEDIA_TYPE)
 
     add_get(app, "/metrics", metrics)

@@ -145,6 +145,7 @@ class Settings:
     keys: Keys | None = None
     tls: Pair | None = None
     grpc_port: int | None = None
+    cached: int | None = None
 
     def open_to_others(self) -> str | None:
         """What others could do who reach the port, if it is not loopback's."""
@@ -179,7 +180,9 @@ class Loading:
     def _load(self, model: Model, shadow: Shadow | None) -> Service:
         asked = self._settings
         with self._lock:
-            service = model.load(self._counted, asked.threads, asked.explains, asked.flips, asked.on_mismatch)
+            service = model.load(
+                self._counted, asked.threads, asked.explains, asked.flips, asked.on_mismatch, asked.cached
+            )
             service.observe = shadow.offer if shadow else None
             self._loaded(service)
         return service

@@ -49,6 +49,7 @@ MODEL_CONFIG: dict[str, Any] = {
         "maxRequestCharacters": 500_000,
         "maxExplained": 2,
         "maxExplainedMs": 500,
+        "maxCached": 0,
     },
 }
 

@@ -233,6 +233,13 @@ def test_fewer_texts_are_explained_than_classified() -> None:
     assert read({"body": ["a"] * 2}, JSON, LIMITS, explain=True).explain
 
 
+def test_nothing_is_cached_unless_asked_for() -> None:
+    assert Limits.of({}).max_cached == Limits.of({"maxCached": 0}).max_cached == 0
+    assert Limits.of({"maxCached": 9}).max_cached == 9
+    with pytest.raises(UserError, match="maxCached is not a count of 0 or more"):
+        Limits.of({"maxCached": -1})
+
+
 @pytest.mark.parametrize("setting", ["maxTexts", "maxExplainedMs", "maxRequestCharacters"])
 def test_limits_that_are_no_counts_are_refused(setting: str) -> None:
     field = re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", setting)
