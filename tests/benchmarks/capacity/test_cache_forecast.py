@@ -20,7 +20,7 @@ from benchmarks.capacity.cache import (
 )
 from benchmarks.report.cache_page import cache_table, conclusion
 from handler.predictor import Predictor
-from tests.conftest import ran
+from tests.conftest import ran, refused
 from tests.handler.test_service import Counted, ask, serve
 
 
@@ -95,7 +95,18 @@ def test_the_smallest_size_that_answers_nearly_all_is_named() -> None:
     assert ["10,000", "5.0", "100", "50.0%", "0.500", "2,000", "1,000"] in rows
 
 
-def test_the_command_measures_an_artifact_and_says_what_is_saved(build_once, tmp_path: Path, capsys) -> None:
+def test_without_an_artifact_texts_alone_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("a\nb\n\na\n")
+    done = ran("benchmarks", "cache", "--texts", path)
+    found = json.loads(done.stdout)
+    assert (found["texts"], found["distinct"], found["costs"]) == (3, 2, None)
+    assert [size["found"] for size in found["sizes"]] == [1]
+    assert "--cache 32 would answer 33.3% of texts" in done.stderr
+    assert "no texts" in refused("benchmarks", "cache", "--texts", "/dev/null")
+
+
+def test_the_command_measures_an_artifact_and_says_what_is_saved(build_once, tmp_path: Path) -> None:
     path = tmp_path / "mine.txt"
     path.write_text("\n".join(with_repeats(60, 400)))
     artifact = build_once("openvino-int8").folder
