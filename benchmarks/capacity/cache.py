@@ -47,30 +47,21 @@ class Time:
 
 @dataclass(frozen=True)
 class Costs:
-    """Of a text without a cache (`asked`), and with one: where it has no answer (`missed`), and where it
-    `answered`. Reading a request and writing its answer are included."""
+    """Of a text that the model was `asked` of, without a cache, and of one that the cache `answered`. Reading
+    a request and writing its answer are included."""
 
     asked: Time
-    missed: Time
     answered: Time
-
-    def of(self, share: float) -> Time:
-        """A text's, on average, where the cache answers a share of them."""
-        missed, answered = self.missed, self.answered
-        return Time(
-            missed.ms + share * (answered.ms - missed.ms),
-            missed.cpu_ms + share * (answered.cpu_ms - missed.cpu_ms),
-        )
 
 
 @dataclass(frozen=True)
 class Forecast:
     """Of so many `texts`, of which so many are `distinct`; the first of the `sizes` is of texts in flight
-    together. `hash_us` is what a key takes, and its look-up."""
+    together. `key_us` is what a cache costs each text: its key, the look-up and the answer's place."""
 
     texts: int
     distinct: int
-    hash_us: float
+    key_us: float
     sizes: list[Size]
     costs: Costs | None = None
 
@@ -78,6 +69,18 @@ class Forecast:
     def most(self) -> int:
         """Texts that came before: no cache answers more."""
         return self.texts - self.distinct
+
+    def time(self, size: Size | None) -> Time | None:
+        """A text's on average, with a cache or without; None where nothing was measured."""
+        if self.costs is None or size is None:
+            return None if self.costs is None else self.costs.asked
+        share, key_ms = size.found / self.texts, self.key_us / 1000
+        asked, answered = self.costs.asked, self.costs.answered
+        # That of what is answered has the key in it.
+        return Time(
+            share * answered.ms + (1 - share) * (asked.ms + key_ms),
+            share * answered.cpu_ms + (1 - share) * (asked.cpu_ms + key_ms),
+        )
 
 
 def forecast(texts: Sequence[str], entries: Sequence[int]) -> Forecast:
@@ -87,14 +90,12 @@ def forecast(texts: Sequence[str], entries: Sequence[int]) -> Forecast:
     holds_all = [size for size in asked if size >= distinct][:1]
     each = weight()
     begun = time.perf_counter()
-    cache = Cache(IN_FLIGHT, "")
-    for text in texts:
-        cache.get(cache.key(text, None))
-    hash_us = (time.perf_counter() - begun) * 1e6 / len(texts)
+    replay(texts, IN_FLIGHT)
+    key_us = (time.perf_counter() - begun) * 1e6 / len(texts)
     sizes = []
     for size in tqdm([*[size for size in asked if size < distinct], *holds_all], unit=" sizes", disable=None):
         sizes.append(Size(size, replay(texts, size), round(min(size, distinct) * each)))
-    return Forecast(len(texts), distinct, hash_us, sizes)
+    return Forecast(len(texts), distinct, key_us, sizes)
 
 
 def replay(texts: Sequence[str], entries: int) -> int:
@@ -134,12 +135,13 @@ def costs(artifact: Path, texts: Sequence[str], threads: int | None) -> Costs:
     timed = []
     for _ in range(ROUNDS):
         plain, cached = _service(predictor, 0), _service(predictor, len(sample))
-        timed.append((_time(plain, batches), _time(cached, batches), _time(cached, batches)))
-    asked, missed, answered = (
+        reply(cached, arrivals)
+        timed.append((_time(plain, batches), _time(cached, batches)))
+    asked, answered = (
         Time(median(turn.ms for turn in each), median(turn.cpu_ms for turn in each))
         for each in zip(*timed, strict=True)
     )
-    return Costs(asked, missed, answered)
+    return Costs(asked, answered)
 
 
 def _service(predictor: Predictor, cached: int) -> Service:

@@ -40,7 +40,7 @@ def test_sizes_beyond_all_texts_are_one_and_those_in_flight_come_first() -> None
     assert [(size.entries, size.found) for size in found.sizes] == [(IN_FLIGHT, 0), (50, 0), (100, 100)]
     assert (found.texts, found.distinct, found.most) == (200, 100, 100)
     assert found.sizes[-1].bytes == pytest.approx(100 * weight(), rel=0.1)
-    assert 0 < found.hash_us < 1000
+    assert 0 < found.key_us < 1000
 
 
 def test_what_is_forecast_is_what_the_server_then_finds(build_once) -> None:
@@ -79,7 +79,7 @@ def test_where_nothing_repeats_or_repeats_save_nothing_it_says_so() -> None:
     assert conclusion(forecast(["a", "b"], [10])) == "Leave the cache off: no text came twice."
     late = [f"text {number}" for number in range(100)] * 2
     assert "too long ago" in conclusion(forecast(late, [50]))
-    costs = Costs(Time(0.1, 0.1), Time(0.2, 0.2), Time(0.09, 0.09))
+    costs = Costs(Time(0.1, 0.1), Time(0.09, 0.09))
     rare = Forecast(100, 90, 5.0, [Size(1000, 10, 50_000)], costs)
     assert "10.0% of texts, and cost as much as that saves" in conclusion(rare)
 
@@ -87,8 +87,8 @@ def test_where_nothing_repeats_or_repeats_save_nothing_it_says_so() -> None:
 def test_the_smallest_size_that_answers_nearly_all_is_named() -> None:
     sizes = [Size(32, 10, 16_000), Size(1000, 96, 500_000), Size(10_000, 100, 5_000_000)]
     assert conclusion(Forecast(200, 100, 5.0, sizes)).startswith("--cache 1000 would answer 48.0% of texts")
-    costs = Costs(Time(1.0, 2.0), Time(1.0, 2.0), Time(0.0, 0.0))
-    found = Forecast(200, 100, 5.0, sizes, costs)
+    costs = Costs(Time(1.0, 2.0), Time(0.0, 0.0))
+    found = Forecast(200, 100, 0.0, sizes, costs)
     assert conclusion(found).endswith("and save 48% of the model's time.")
     rows = [row.split() for row in cache_table(found).splitlines()]
     assert ["none", "0", "0.0%", "1.000", "1,000", "2,000"] in rows
