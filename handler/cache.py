@@ -112,10 +112,13 @@ class Cached:
         )
         first = dict(zip(asked, made, strict=True))
         kept = {key: self.cache.put(key, prediction) for key, prediction in first.items()}
-        return [
-            each.prediction if isinstance(each, Known) else first.pop(each.key, None) or kept[each.key]
-            for each in encodings
-        ]
+        found = []
+        for each in encodings:
+            if isinstance(each, Known):
+                found.append(each.prediction)
+            elif isinstance(each, Unknown):
+                found.append(first.pop(each.key, kept[each.key]))
+        return found
 
     def _encode(self, texts: Sequence[str], aggregates: Sequence[str | None]) -> list[Encoding]:
         return self._predictor.encode(texts, [aggregate is not None for aggregate in aggregates])
