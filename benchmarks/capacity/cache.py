@@ -25,6 +25,8 @@ IN_FLIGHT = Batching().size  # texts
 SAMPLE = 1024  # texts whose answers are timed
 ROUNDS = 5
 WEIGHED = 2000  # texts of a cache whose memory is measured
+# What a process takes for each byte that is asked for: 631 bytes an entry, of 518, with 200,000 entries.
+ALLOCATED = 1.2
 ANSWER = Prediction(np.zeros(2), 30, False, 1, np.zeros(2, np.float32))
 
 
@@ -119,7 +121,7 @@ def weight() -> float:
         before, _ = tracemalloc.get_traced_memory()
         for number in range(WEIGHED):
             cache.put(cache.key(str(number), None), ANSWER)
-        return (tracemalloc.get_traced_memory()[0] - before) / WEIGHED
+        return ALLOCATED * (tracemalloc.get_traced_memory()[0] - before) / WEIGHED
     finally:
         tracemalloc.stop()
 

@@ -1,5 +1,6 @@
 """What a cache would save: counted by the cache that serves, and found again where it then serves."""
 
+import gc
 import json
 import tracemalloc
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.capacity.cache import (
+    ALLOCATED,
     IN_FLIGHT,
     WEIGHED,
     Costs,
@@ -20,6 +22,7 @@ from benchmarks.capacity.cache import (
 )
 from benchmarks.report.cache_page import cache_table, conclusion
 from handler.predictor import Predictor
+from handler.replies import Arrival, reply
 from tests.conftest import ran, refused
 from tests.handler.test_service import Counted, ask, serve
 
@@ -61,17 +64,26 @@ def test_what_is_forecast_is_what_the_server_then_finds(build_once) -> None:
 def test_an_entry_takes_as_much_memory_as_is_said(build_once) -> None:
     predictor = Predictor(build_once("openvino-int8"), threads=1)
     service = serve(predictor, max_cached=WEIGHED)
-    ask(service, "first")
+    batches = [
+        [
+            Arrival({"body": f"text number {number}".encode()}, "text/plain")
+            for number in range(start, start + 100)
+        ]
+        for start in range(0, 500, 100)
+    ]
+    reply(service, batches[0])
     tracemalloc.start()
     try:
+        gc.collect()
         before = tracemalloc.get_traced_memory()[0]
-        for start in range(0, 400, 100):
-            ask(service, [f"text number {number}" for number in range(start, start + 100)])
-        assert len(service.cached) == 401
+        for batch in batches[1:]:
+            reply(service, batch)
+        gc.collect()
         each = (tracemalloc.get_traced_memory()[0] - before) / 400
     finally:
         tracemalloc.stop()
-    assert each == pytest.approx(weight(), rel=0.3)
+    assert len(service.cached) == 500
+    assert ALLOCATED * each == pytest.approx(weight(), rel=0.2)
     assert 100 < each < 1000
 
 
