@@ -113,14 +113,14 @@ def replay(texts: Sequence[str], entries: int) -> int:
     return found
 
 
-def weight() -> float:
-    """Bytes of an entry, of a classifier of two labels."""
+def weight(answer: Prediction = ANSWER) -> float:
+    """Bytes of an entry; by default of a classifier of two labels."""
     tracemalloc.start()
     try:
         cache = Cache(WEIGHED, "")
         before, _ = tracemalloc.get_traced_memory()
         for number in range(WEIGHED):
-            cache.put(cache.key(str(number), None), ANSWER)
+            cache.put(cache.key(str(number), None), answer)
         return ALLOCATED * (tracemalloc.get_traced_memory()[0] - before) / WEIGHED
     finally:
         tracemalloc.stop()

@@ -47,13 +47,6 @@ def app_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive_int, help="default: the archive's, or 32")
     parser.add_argument("--batch-delay-ms", type=not_negative_float, help="default: the archive's, or 1")
     parser.add_argument("--queue-size", type=positive_int, help="default: the archive's, or 256")
-    parser.add_argument(
-        "--cache",
-        type=not_negative_int,
-        metavar="TEXTS",
-        help="remember the answers of so many texts; how fast an answer comes then tells if the text "
-        "came before; default: the archive's, or 0",
-    )
     usual = Bounds()
     parser.add_argument(
         "--connections", type=positive_int, default=usual.total, help="most at once; default: %(default)s"
@@ -81,6 +74,7 @@ def app_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_access(parser)
     _add_shadow(parser)
+    _add_cache(parser)
 
 
 def _add_access(parser: argparse.ArgumentParser) -> None:
@@ -109,6 +103,16 @@ def _add_shadow(parser: argparse.ArgumentParser) -> None:
         type=share,
         default=0.05,
         help="share of labels that may differ without an alarm; default: %(default)s",
+    )
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache",
+        type=not_negative_int,
+        metavar="TEXTS",
+        help="remember the answers of so many texts; how fast an answer comes then tells if the text "
+        "came before; default: the archive's, or 0",
     )
 
 

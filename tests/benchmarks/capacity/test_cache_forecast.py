@@ -1,8 +1,7 @@
 """What a cache would save: counted by the cache that serves, and found again where it then serves."""
 
-import gc
 import json
-import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,8 @@ import pytest
 
 from benchmarks.capacity.cache import (
     ALLOCATED,
+    ANSWER,
     IN_FLIGHT,
-    WEIGHED,
     Costs,
     Forecast,
     Size,
@@ -22,7 +21,6 @@ from benchmarks.capacity.cache import (
 )
 from benchmarks.report.cache_page import cache_table, conclusion
 from handler.predictor import Predictor
-from handler.replies import Arrival, reply
 from tests.conftest import ran, refused
 from tests.handler.test_service import Counted, ask, serve
 
@@ -62,29 +60,11 @@ def test_what_is_forecast_is_what_the_server_then_finds(build_once) -> None:
 
 
 def test_an_entry_takes_as_much_memory_as_is_said(build_once) -> None:
-    predictor = Predictor(build_once("openvino-int8"), threads=1)
-    service = serve(predictor, max_cached=WEIGHED)
-    batches = [
-        [
-            Arrival({"body": f"text number {number}".encode()}, "text/plain")
-            for number in range(start, start + 100)
-        ]
-        for start in range(0, 500, 100)
-    ]
-    reply(service, batches[0])
-    tracemalloc.start()
-    try:
-        gc.collect()
-        before = tracemalloc.get_traced_memory()[0]
-        for batch in batches[1:]:
-            reply(service, batch)
-        gc.collect()
-        each = (tracemalloc.get_traced_memory()[0] - before) / 400
-    finally:
-        tracemalloc.stop()
-    assert len(service.cached) == 500
-    assert ALLOCATED * each == pytest.approx(weight(), rel=0.2)
-    assert 100 < each < 1000
+    (real,) = Predictor(build_once("openvino-int8"), threads=1).predict(["good day"])
+    assert weight(real) == pytest.approx(weight(), rel=0.05)
+    assert 300 < weight() < 1000
+    wide = replace(ANSWER, scores=np.zeros(102), logits=np.zeros(102, np.float32))
+    assert weight(wide) - weight() == pytest.approx(ALLOCATED * 100 * (8 + 4), rel=0.05)
 
 
 def test_where_nothing_repeats_or_repeats_save_nothing_it_says_so() -> None:
