@@ -14,6 +14,7 @@ from typing import Any
 from handler.answers import Model
 from handler.artifact import certificate_of
 from handler.errors import UserError
+from handler.latency import promise_of
 from handler.machine import available_cpus, gpus
 from handler.metrics import Tally
 from handler.predictor import Predictor
@@ -52,7 +53,8 @@ class ClassifierHandler:
         name, version = model["modelName"], model["modelVersion"]
         named = Model(name=name, version=version, variant=predictor.artifact.name)
         certificate = certificate_of(predictor.artifact, folder)
-        self.service = Service(predictor, limits, named, Tally(context.metrics, name), certificate)
+        tally = Tally(context.metrics, name, promise_of(certificate))
+        self.service = Service(predictor, limits, named, tally, certificate)
         logger.info("%s is ready: %d shapes warmed, %d threads", named["variant"], shapes, threads)
         logger.info("%s: %s", named["variant"], predictor.self_check)
 

@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
-# Every metric is a counter, declared in `deploy/metrics.yaml`; averages and shares are quotients of two of
-# them. No value and no label ever comes from a text.
+from handler.latency import NAME, Histogram, Promise, edges_with
+
+# Every metric is declared in `deploy/metrics.yaml`, and is a counter, but for what is promised; averages and
+# shares are quotients of two of them. No value and no label ever comes from a text.
 
 INTERVAL_S = 1.0
 Sums = defaultdict[tuple[str, ...], float]
@@ -45,17 +47,26 @@ COUNTERS = {
     "classifier_explain_seconds": (),
     "classifier_handler_seconds": (),
 }
+# TorchServe's histograms have fixed edges, and cost a line for each value: these are counters to it.
+LATENCY = {f"{NAME}_bucket": ("phase", "le"), f"{NAME}_sum": ("phase",), f"{NAME}_count": ("phase",)}
+PHASES = ("tokenise", "model", "reply", "handler")  # what a worker sees; the last is all of it
+PROMISED = ("classifier_promised_p99_seconds", "classifier_promised_rps")
 
 
 class Tally:
-    """Sums by counter and labels; a thread of its own gives them to TorchServe every `INTERVAL_S`."""
+    """Sums by counter and labels; a thread of its own gives them to TorchServe every `INTERVAL_S`, and at
+    first what is promised."""
 
-    def __init__(self, metrics: Any, model: str) -> None:
+    def __init__(self, metrics: Any, model: str, promise: Promise | None = None) -> None:
         self._metrics = metrics
         self._model = model
+        self._promise = promise
         self._sums = Sums(int)
         self._lock = threading.Lock()
-        self.declared = frozenset(name for name in COUNTERS if _counter(metrics, name) is not None)
+        self._is_new = True
+        known = (*COUNTERS, *LATENCY, *PROMISED)
+        self.declared = frozenset(name for name in known if _counter(metrics, name) is not None)
+        self._phases = self._histograms()
         if self.declared:
             of = weakref.ref(self)
             threading.Thread(target=_emit_for_ever, args=(of,), name="metrics", daemon=True).start()
@@ -67,17 +78,50 @@ class Tally:
                 if key[0] in self.declared:
                     self._sums[key] += value
 
+    def took(self, requests: int, **seconds: float) -> None:
+        """What the `PHASES` of a batch took, for each of its requests."""
+        if self._phases and requests:
+            with self._lock:
+                for phase, value in seconds.items():
+                    self._phases[phase].add(value, requests)
+
     def emit(self) -> None:
         """Write what has been added since the last time."""
         with self._lock:
             sums, self._sums = self._sums, Sums(int)
+            phases, self._phases = self._phases, self._histograms()
         for (name, *labels), value in sorted(sums.items()):
             if value:
-                dimensions = [dimension(label) for label in (self._model, *labels)]
-                try:
-                    _counter(self._metrics, name).add_or_update(value, dimensions)
-                except Exception as error:  # one counter must not end the others
-                    print(f"could not count {name}: {type(error).__name__}", file=sys.stderr, flush=True)
+                self._write(name, value, *labels)
+        for phase, histogram in phases.items():
+            self._emit_phase(phase, histogram)
+        if self._is_new and self._promise is not None:
+            for name, promised in zip(PROMISED, (self._promise.p99_s, self._promise.rps), strict=True):
+                if name in self.declared and promised is not None:
+                    self._write(name, promised)
+        self._is_new = False
+
+    def _histograms(self) -> dict[str, Histogram]:
+        edges = edges_with([self._promise])
+        return {phase: Histogram(edges) for phase in PHASES} if self.declared.issuperset(LATENCY) else {}
+
+    def _emit_phase(self, phase: str, histogram: Histogram) -> None:
+        """At first zeros, too, since `rate` does not see what a counter starts with."""
+        buckets = histogram.cumulative()
+        count = buckets[-1][1]
+        if count or self._is_new:
+            for edge, up_to in buckets:
+                if up_to or self._is_new:
+                    self._write(f"{NAME}_bucket", up_to, phase, edge)
+            self._write(f"{NAME}_sum", histogram.sum, phase)
+            self._write(f"{NAME}_count", count, phase)
+
+    def _write(self, name: str, value: float, *labels: str) -> None:
+        dimensions = [dimension(label) for label in (self._model, *labels)]
+        try:
+            _counter(self._metrics, name).add_or_update(value, dimensions)
+        except Exception as error:  # one counter must not end the others
+            print(f"could not count {name}: {type(error).__name__}", file=sys.stderr, flush=True)
 
 
 def _emit_for_ever(of: "weakref.ref[Tally]") -> None:

@@ -61,13 +61,19 @@ def reply(service: Service, arrivals: Sequence[Arrival]) -> list[Reply]:
     except Exception as error:  # a defect: whoever caused it must not harm the others
         report(error)
         replies = [_alone(service, arrival) for arrival in arrivals]
+    ended = time.perf_counter()
     service.tally.add(
         {
             ("classifier_requests",): len(arrivals),
             ("classifier_batches",): 1,
-            ("classifier_handler_seconds",): time.perf_counter() - begun,
+            ("classifier_handler_seconds",): ended - begun,
         }
     )
+    tokenised, classified = service.moments
+    if begun <= tokenised:  # else it failed before
+        phases = {"tokenise": tokenised - begun, "model": classified - tokenised, "reply": ended - classified}
+        waited = sum(not arrival.explain for arrival in arrivals)
+        service.tally.took(waited, **phases, handler=ended - begun)
     return replies
 
 

@@ -56,6 +56,10 @@ class Service:
         # Called with each text, how its windows are combined, and its answer.
         self.observe: Callable[[str, str | None, Mapping[str, Any]], None] | None = None
         self._classified_at = float("-inf")
+        # Of the last batch: when it was tokenised and classified, by `time.perf_counter`, and each request's
+        # number of rows.
+        self.moments = (0.0, 0.0)
+        self.rows: Sequence[int] = ()
         self._counted = Sums(int)
         reference = predictor.artifact.meta.reference
         self._score_edges = reference.scores.edges
@@ -76,8 +80,10 @@ class Service:
                 [encoding for _, encoding in pairs], [self._aggregate(row.options) for row, _ in pairs]
             )
         )
+        self.moments = tokenised, time.perf_counter()
+        self.rows = [len(request.rows) for request in requests]
         self._count("tokenise_seconds", tokenised - begun)
-        self._count("model_seconds", time.perf_counter() - tokenised)
+        self._count("model_seconds", self.moments[1] - tokenised)
         self._count("padded_tokens", self.predictor.computed_tokens - computed)
         deadlines = self._deadlines(requests)
         answers = [

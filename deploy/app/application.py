@@ -6,7 +6,7 @@ check this.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,12 +22,14 @@ from starlette.responses import Response
 from deploy.app import openapi
 from deploy.app.counters import Counters
 from deploy.app.keys import CHALLENGE, DENIED, Guard, Keys
+from deploy.app.latency import Latencies
 from deploy.app.models import Models, Served
 from deploy.app.pages import add_description, add_metrics, add_states, found, response
 from deploy.app.posts import Posts
 from deploy.app.protocols.dialect import NATIVE, Dialect, HeadedReply
 from deploy.app.protocols.routes import NO_SUCH_MODEL, add_protocols, dialect_at
 from deploy.app.request_bodies import Held, Memory, is_form, read_body, read_form
+from deploy.app.timing import CURRENT, Watched, Watcher
 from handler.errors import Rejection
 from handler.replies import Arrival, failure, report
 
@@ -44,9 +46,12 @@ def create_app(
     memory: Memory | None = None,
     without: Collection[str] = (),
     keys: Keys | None = None,
+    latencies: Latencies | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> FastAPI:
     """The routes, less those of `PAGES` in `without`, for those who have one of the `keys`; bodies lie in
-    `memory`. The models work from the start of the app to its end."""
+    `memory`. The models work from the start of the app to its end. `watchers` are told of requests, and so
+    are `latencies`."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -67,8 +72,11 @@ def create_app(
     app.openapi = partial(_document, app, models)  # type: ignore[method-assign] # FastAPI's documented way
     app.add_exception_handler(HTTPException, _no_such_path)
     posts = Posts(app, {each.model.name for each in models})
-    if keys is not None:  # before all others, since it was added last
+    # What is added last comes first.
+    if keys is not None:
         app.add_middleware(Guard, keys=keys, deny=partial(_denied, models, counted))
+    latencies = latencies or Latencies(models)
+    app.add_middleware(Watched, watchers=(*watchers, latencies))
     memory = memory or Memory()
     _add_questions(posts, models, memory)
     add_protocols(app, posts, models, partial(_ask_in, memory), response)
@@ -76,7 +84,7 @@ def create_app(
     if "description" not in without:
         add_description(app, models)
     if "metrics" not in without:
-        add_metrics(app, models, counted)
+        add_metrics(app, models, counted, latencies)
     return app
 
 
@@ -115,6 +123,8 @@ async def _ask_in(memory: Memory, served: Served, request: Request, dialect: Dia
 async def _ask(
     served: Served, memory: Memory, request: Request, *, explain: bool, dialect: Dialect = NATIVE
 ) -> Response:
+    if timing := CURRENT.get():
+        timing.name = served.model.name
     try:
         with served.hold() as batcher, memory.hold() as held:
             arrival = batcher.refusal(explain) or await _arrival(request, held, explain)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
+from deploy.app.timing import CURRENT, Batch, Timing
 from handler.errors import Rejection
 from handler.replies import Arrival, Reply, refuse, reply
 from handler.service import Service
@@ -43,6 +44,7 @@ class Batching:
 class _Waiting:
     arrival: Arrival
     reply: asyncio.Future[Reply]
+    timing: Timing | None
 
 
 class Batcher:
@@ -90,7 +92,10 @@ class Batcher:
             queue = self._large
             if 2 * len(queue) > self._batching.queue_size:  # half of the places are for small ones
                 return refuse(self._refuse(FULL))
-        waiting = _Waiting(arrival, asyncio.get_running_loop().create_future())
+        assert self.service is not None
+        if timing := CURRENT.get():
+            timing.ask(self.service.model, arrival.explain)
+        waiting = _Waiting(arrival, asyncio.get_running_loop().create_future(), timing)
         queue.append(waiting)
         if self.waiting >= self._wanted:
             self._came.set()
@@ -122,7 +127,16 @@ class Batcher:
 
     def _answer(self, batch: Sequence[_Waiting]) -> list[Reply]:
         assert self.service is not None
-        return reply(self.service, [waiting.arrival for waiting in batch])
+        begun = time.perf_counter()
+        replies = reply(self.service, [waiting.arrival for waiting in batch])
+        rows = self.service.rows
+        if self.service.moments[0] >= begun and len(rows) == len(batch):  # else it failed
+            spans = [waiting.timing.span for waiting in batch if waiting.timing and waiting.timing.span]
+            together = Batch(begun, *self.service.moments, len(batch), spans)
+            for waiting, texts in zip(batch, rows, strict=True):
+                if waiting.timing:
+                    waiting.timing.batch, waiting.timing.texts = together, texts
+        return replies
 
     def _answer_others(self, loop: asyncio.AbstractEventLoop) -> None:
         """In the model thread, between two passes of an explanation: what waits to be classified."""

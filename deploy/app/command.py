@@ -5,16 +5,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common.commands import not_negative_float, not_negative_int, positive_int, share
+from common.commands import not_negative_float, not_negative_int, positive_float, positive_int, share
 from common.options import add_self_check
 from common.signing import add_trusted_key
 from deploy.app.application import PAGES
 from deploy.app.connections import Bounds
 from deploy.app.keys import VARIABLE, Keys
+from deploy.app.logs import logging_as
 from deploy.app.model import Opener, Source
 from deploy.app.request_bodies import MOST_HELD
 from deploy.app.server import Beside, Settings, serve
 from deploy.app.tls import Pair
+from deploy.app.traces import VARIABLES, tracing
 from handler.errors import UserError
 
 
@@ -71,6 +73,20 @@ def app_arguments(parser: argparse.ArgumentParser) -> None:
         type=not_negative_float,
         default=0.0,
         help="seconds to go on answering after SIGTERM, with 503 at /ready; default: %(default)g",
+    )
+    parser.add_argument(
+        "--p99-ms", type=positive_float, help="limit to alert on; default: what the certificate promises"
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="json: requests, too; default: %(default)s",
+    )
+    parser.add_argument(
+        "--traces",
+        metavar="ENDPOINT",
+        help=f"OpenTelemetry's, such as http://127.0.0.1:4318; default: that of {VARIABLES[0]}, or none",
     )
     _add_access(parser)
     _add_shadow(parser)
@@ -129,7 +145,10 @@ def app(options: argparse.Namespace) -> int:
         if options.shadow:
             beside = opener.open(Source(options.shadow)).model.artifact
             shadow = Beside(beside, options.shadow_share, options.shadow_max_flip)
-        serve(opened, opener, _settings(options, shadow))
+        settings = _settings(options, shadow)
+        with logging_as(options.log_format) as requests, tracing(options.traces) as traces:
+            # Traces come first, since they say what a request's trace is.
+            serve(opened, opener, settings, [each for each in (traces, requests) if each])
     return 0
 
 
@@ -161,6 +180,7 @@ def _settings(options: argparse.Namespace, shadow: Beside | None) -> Settings:
         _tls(options.tls_certificate, options.tls_key),
         options.grpc_port,
         options.cache,
+        options.p99_ms / 1000 if options.p99_ms else None,
     )
 
 

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_remote_addr
 
+from deploy.app.timing import ARRIVED
 from handler.errors import Rejection
 from handler.replies import refuse
 
@@ -185,6 +186,7 @@ class Connection(HttpToolsProtocol):
                 self.transport.abort()
 
     def on_headers_complete(self) -> None:
+        self.scope["state"][ARRIVED] = time.perf_counter()
         self._in_body = True
         self._head_bytes = 0
         self._lingered_bytes = 0

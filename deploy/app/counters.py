@@ -23,6 +23,8 @@ class Counters:
         self._lock = threading.Lock()
 
     def get_metric(self, name: str) -> SimpleNamespace:
+        if name not in COUNTERS:  # latencies and promises are the app's own: `latency`
+            raise KeyError(name)
         return SimpleNamespace(add_or_update=partial(self.add, name))
 
     def add(self, name: str, value: float, labels: list[str]) -> None:

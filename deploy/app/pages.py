@@ -11,8 +11,10 @@ from starlette.responses import JSONResponse, Response
 
 from deploy.app import counters
 from deploy.app.batcher import LOADING
+from deploy.app.latency import OPEN_METRICS, OPEN_METRICS_TYPE, Latencies, as_open_metrics
 from deploy.app.models import Models, Served
 from deploy.app.protocols.dialect import HeadedReply
+from deploy.app.reload import REFUSED, REPLACED
 from handler.replies import Reply, as_json, refuse
 
 FINDINGS = ("none", "same", "close", "mismatch")  # of self-checks, the worst last
@@ -76,10 +78,11 @@ def _listed(served: Served) -> dict[str, str]:
     }
 
 
-def add_metrics(app: FastAPI, models: Models, counted: counters.Counters) -> None:
-    async def metrics() -> Response:
-        """The archive's counters, the number of waiting requests and of cached texts, reloads, and the
-        shadow's flips, for Prometheus."""
+def add_metrics(app: FastAPI, models: Models, counted: counters.Counters, latencies: Latencies) -> None:
+    async def metrics(request: Request) -> Response:
+        """The archive's counters, the number of waiting requests and of cached texts, latencies and what is
+        promised of them, reloads, and the shadow's flips, for Prometheus; in OpenMetrics with traces as
+        examples."""
         waiting: Counter[str] = Counter()
         cached: Counter[str] = Counter()
         shadows = ""
@@ -89,16 +92,23 @@ def add_metrics(app: FastAPI, models: Models, counted: counters.Counters) -> Non
                 cached[each.model.name] += len(each.batcher.service.cached)
             waiting[each.model.name] += each.batcher.waiting
             shadows += each.shadow.metrics(each.model.name) if each.shadow else ""
+        is_open = OPEN_METRICS in request.headers.get("accept", "")
         page = counted.text() + counters.gauges("classifier_waiting_requests", waiting)
         page += counters.gauges("classifier_cached_texts", cached)
-        return Response(page + _reloads(models) + shadows, media_type=counters.MEDIA_TYPE)
+        page += latencies.text(is_open) + _reloads(models) + shadows
+        if is_open:
+            return Response(as_open_metrics(page), media_type=OPEN_METRICS_TYPE)
+        return Response(page, media_type=counters.MEDIA_TYPE)
 
     add_get(app, "/metrics", metrics)
 
 
 def _reloads(models: Models) -> str:
+    names = dict.fromkeys(each.model.name for each in models)
     samples = [
-        ({"ModelName": name, "status": status}, count) for (name, status), count in models.reloads.items()
+        ({"ModelName": name, "status": status}, models.reloads[name, status])
+        for name in names
+        for status in (REPLACED, REFUSED)
     ]
     return counters.family("classifier_reloads", "counter", samples)
 

@@ -22,12 +22,14 @@ from deploy.app.batcher import Batcher
 from deploy.app.connections import KEEP_ALIVE_S, Admission, Bounds, Connection, Seldom
 from deploy.app.counters import Counters
 from deploy.app.keys import DENIED, Keys
+from deploy.app.latency import Latencies
 from deploy.app.model import Model, Opened, Opener
 from deploy.app.models import Models, Served
 from deploy.app.protocols.routes import rpc_server
 from deploy.app.reload import Reloader, heed_hang_ups
 from deploy.app.request_bodies import MOST_HELD, Memory
 from deploy.app.shadow import Shadow
+from deploy.app.timing import Watcher
 from deploy.app.tls import Pair, SecureConnection
 from handler.artifact import Artifact
 from handler.errors import refusals
@@ -146,6 +148,7 @@ class Settings:
     tls: Pair | None = None
     grpc_port: int | None = None
     cached: int | None = None
+    p99_s: float | None = None  # to alert on; None: as certificates promise
 
     def open_to_others(self) -> str | None:
         """What others could do who reach the port, if it is not loopback's."""
@@ -188,8 +191,11 @@ class Loading:
         return service
 
 
-def serve(opened: Sequence[Opened], opener: Opener, settings: Settings) -> None:
-    """Answer until SIGTERM or Ctrl-C; `UserError` where the port is taken or a model cannot be loaded."""
+def serve(
+    opened: Sequence[Opened], opener: Opener, settings: Settings, watchers: Sequence[Watcher] = ()
+) -> None:
+    """Answer until SIGTERM or Ctrl-C; `UserError` where the port is taken or a model cannot be loaded.
+    `watchers` are told of requests."""
     counted, host = Counters(), settings.host
     header = ' -H "Authorization: Bearer KEY"' if settings.keys else ""
     left = len(opened)
@@ -206,17 +212,18 @@ def serve(opened: Sequence[Opened], opener: Opener, settings: Settings) -> None:
     loading = Loading(settings, counted, loaded)
     models = Models([loading.serve(each.model) for each in opened])
     reloader = Reloader(models, opened, opener, loading.serve, watches=settings.watches)
-    app = create_app(models, counted, Memory(settings.held_bytes), settings.without, settings.keys)
+    latencies = Latencies(models, settings.p99_s)
+    memory = Memory(settings.held_bytes)
+    app = create_app(models, counted, memory, settings.without, settings.keys, latencies, watchers)
 
     def count(code: str, field: str) -> None:
         counted.add("classifier_rejected", 1, [models.first.model.name, code, field])
 
     admission = Admission(settings.bounds.within_files(), count)
     tls = settings.tls.context() if settings.tls else None
-    rpc = None
-    if settings.grpc_port is not None:
-        denied = partial(count, str(DENIED.code), DENIED.field)
-        rpc = rpc_server(models, settings.keys, settings.tls, denied, host, settings.grpc_port)
+    rpc = _rpc_server(
+        models, settings, partial(count, str(DENIED.code), DENIED.field), (*watchers, latencies)
+    )
     server = AppServer(app, models, settings.drain_s, admission, reloader, tls, rpc)
     # uvicorn raises the signal that stopped it once more: its default would leave an unpacked archive behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -231,3 +238,12 @@ def serve(opened: Sequence[Opened], opener: Opener, settings: Settings) -> None:
         raise models.failure
     if server.is_hung_up:
         sys.exit(128 + signal.SIGHUP)
+
+
+def _rpc_server(
+    models: Models, settings: Settings, denied: Callable[[], None], watchers: Sequence[Watcher]
+) -> "RpcServer | None":
+    port = settings.grpc_port
+    if port is None:
+        return None
+    return rpc_server(models, settings.keys, settings.tls, denied, settings.host, port, watchers)

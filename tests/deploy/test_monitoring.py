@@ -24,6 +24,7 @@ from tests.conftest import ROOT, run_stage
 
 MONITORING = ROOT / "deploy" / "monitoring"
 RULES = ("recording.yml", "alerts.yml")
+CONFIGURATIONS = ("prometheus.yml", "prometheus-app.yml")
 EMPTY = {
     "ServerUnwatched",  # the alert on what a healthy server does not lack
     "SelfCheckMismatch",  # no worker found one
@@ -34,6 +35,10 @@ EMPTY = {
     "ShadowDown",
     "ShadowFlips",
     *(f"Shadow: texts whose label differs {place}" for place in "ABC"),
+    # --p99-ms says nothing of a rate.
+    "LoadBeyondPromise",
+    "instance_ModelName:requests_beyond_promise:rate5m",
+    "p99: promise against present C",
     # An artifact without bands decides nothing.
     "instance_decision:texts:ratio_rate1h",
     "Labels and decisions B",
@@ -56,9 +61,10 @@ def panels() -> list[dict]:
     return json.loads((MONITORING / "dashboard.json").read_text())["panels"]
 
 
-def test_promtool_takes_the_configuration_and_its_rules() -> None:
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_promtool_takes_the_configuration_and_its_rules(configuration: str) -> None:
     checked = subprocess.run(
-        [tool("promtool"), "check", "config", MONITORING / "prometheus.yml"], capture_output=True, text=True
+        [tool("promtool"), "check", "config", MONITORING / configuration], capture_output=True, text=True
     )
     assert checked.returncode == 0, checked.stderr
     assert checked.stdout.count("SUCCESS") >= 2
@@ -126,13 +132,16 @@ def running(command: list[object], *, ready: str) -> Iterator[None]:
 
 
 @contextmanager
-def prometheus(server: Server, exporter_port: int, folder: Path) -> Iterator[str]:
-    """The project's own configuration, looking every second, at these ports; the address of its API."""
-    config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+def prometheus(ports: dict[str, int], folder: Path) -> Iterator[str]:
+    """The project's own configurations together, looking every second, at the ports of their jobs; the
+    address of its API."""
+    found = [yaml.safe_load((MONITORING / name).read_text()) for name in CONFIGURATIONS]
+    config = found[0] | {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"}}
     config["rule_files"] = [str(MONITORING / name) for name in config["rule_files"]]
-    for job, port in zip(config["scrape_configs"], (server.metrics_port, exporter_port), strict=True):
-        job["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
+    jobs = {job["job_name"]: job for each in found for job in each["scrape_configs"]}
+    for name, port in ports.items():
+        jobs[name]["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
+    config["scrape_configs"] = [jobs[name] for name in ports]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     (port,) = free_ports(1)
     command = [tool("prometheus"), f"--config.file={folder / 'prometheus.yml'}"]
@@ -168,18 +177,28 @@ def test_every_query_of_the_dashboard_and_of_the_rules_has_an_answer(
 ) -> None:
     server, artifact = served
     tool("prometheus")
-    (port,) = free_ports(1)
+    port, app_port = free_ports(2)
     rule = ["--artifact", artifact.folder, "--least-texts", "200"]
     watch = [sys.executable, "-m", "deploy", "drift", *rule, "--metrics", server.metrics]
     watch += ["--listen", f"127.0.0.1:{port}"]
-    with running(watch, ready="end with Ctrl-C"), prometheus(server, port, tmp_path) as address:
+    # Of another name, so that its texts are not those of TorchServe.
+    app = [sys.executable, "-m", "deploy", "app", "--artifact", f"app={artifact.folder}", "--p99-ms", "50"]
+    app += ["--threads", "1", "--port", str(app_port)]
+    ports = {"torchserve": server.metrics_port, "app": app_port, "drift": port}
+    with (
+        running(watch, ready="end with Ctrl-C"),
+        running(app, ready="ready. Try it"),
+        prometheus(ports, tmp_path) as address,
+    ):
         wait_until(
-            lambda: numbers(address, "count(up == 1) + count(classifier_drift_up == 1)") == [3],
+            lambda: numbers(address, "count(up == 1) + count(classifier_drift_up == 1)") == [4],
             "all are looked at",
         )
         before = sources.served(server.metrics, "hate")
         for sent in (121, 242):  # twice, since a rate is of counters that are there already
             ask_good_and_bad(server)
+            for _ in range(100):  # as many as a p99 takes
+                assert ask_json(app_port, "/predict", {"text": "good day"})[0] == 200
             wait_until(
                 lambda sent=sent: (
                     histograms(sources.recorded(address, "hate", 300)) == since(server, before)

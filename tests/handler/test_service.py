@@ -13,7 +13,7 @@ from handler.artifact import Artifact
 from handler.classifier_handler import ClassifierHandler
 from handler.errors import UnsupportedError
 from handler.explanations import AT_ONCE
-from handler.metrics import COUNTERS, Tally, length_bin, score_bin
+from handler.metrics import COUNTERS, LATENCY, Tally, length_bin, score_bin
 from handler.predictor import Encoding, Predictor
 from handler.requests import Limits, Request, read
 from handler.service import Service
@@ -37,7 +37,7 @@ class Counted:
 
         class Metric:
             def add_or_update(self, value: float, dimensions: list[str]) -> None:
-                assert len(dimensions) == 1 + len(COUNTERS[name])
+                assert len(dimensions) == 1 + len((COUNTERS | LATENCY)[name])
                 key = (name, *dimensions[1:])
                 cache.values[key] = cache.values.get(key, 0) + value
 
@@ -316,7 +316,7 @@ def test_three_labels_that_exclude_each_other_are_averaged_over_windows(predicto
 def test_the_declared_counters_are_those_that_are_counted() -> None:
     declared = yaml.safe_load((ROOT / "deploy" / "metrics.yaml").read_text())["model_metrics"]["counter"]
     dimensions = {counter["name"]: tuple(counter["dimensions"][1:]) for counter in declared}
-    assert dimensions == COUNTERS
+    assert dimensions == COUNTERS | LATENCY
 
 
 def test_a_runtime_without_gradients_says_so_and_explains_by_occlusion(build_once) -> None:

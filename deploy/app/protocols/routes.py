@@ -1,6 +1,6 @@
 """The paths of other servers' protocols, and the form of errors there."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from deploy.app.pages import add_get, found
 from deploy.app.posts import Answer, Posts
 from deploy.app.protocols import inference, kserve, moderations, shapes
 from deploy.app.protocols.dialect import NATIVE, Dialect, Find
+from deploy.app.timing import Watcher
 from deploy.app.tls import Pair
 from handler.errors import Rejection, UserError
 from handler.replies import Reply
@@ -121,7 +122,13 @@ def _add_kserve(app: FastAPI, posts: Posts, models: Models, ask: Ask, respond: R
 
 
 def rpc_server(
-    models: Models, keys: Keys | None, tls: Pair | None, denied: Callable[[], None], host: str, port: int
+    models: Models,
+    keys: Keys | None,
+    tls: Pair | None,
+    denied: Callable[[], None],
+    host: str,
+    port: int,
+    watchers: Sequence[Watcher] = (),
 ) -> "RpcServer":
     """Raises `UserError` where its packages are missing; `denied` counts calls without a key."""
     try:
@@ -130,7 +137,7 @@ def rpc_server(
         remedy = "pip install '.[grpc]', or leave --grpc-port out"
         raise UserError("gRPC needs packages that are missing", seen=error.name, remedy=remedy) from error
     methods = rpc.Methods(finder(models), lambda: models.refusal() is None, _version())
-    return rpc.RpcServer(methods, rpc.Access(keys, tls, denied), host, port)
+    return rpc.RpcServer(methods, rpc.Access(keys, tls, denied), host, port, watchers)
 
 
 def _version() -> str:

@@ -19,6 +19,7 @@ from deploy.app.models import Served
 from deploy.app.protocols import kserve
 from deploy.app.protocols.dialect import Find, Question, Translated, sentence
 from deploy.app.request_bodies import MOST_BYTES
+from deploy.app.timing import Timing, Watcher, begin, end
 from deploy.app.tls import Pair
 from handler.errors import Rejection, UserError
 from handler.replies import Arrival, Reply, failure, report
@@ -205,9 +206,10 @@ class Access:
 
 
 class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc has no types
-    def __init__(self, methods: Methods, access: Access) -> None:
+    def __init__(self, methods: Methods, access: Access, watchers: Sequence[Watcher]) -> None:
         self._methods = methods
         self._access = access
+        self._watchers = watchers
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         """Chosen before the message is read; a call that is denied never reads it."""
@@ -222,14 +224,30 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc has no type
             ]
             if not self._access.keys.accept(Headers(raw=pairs)):
                 return grpc.stream_unary_rpc_method_handler(self._deny)
-        return grpc.unary_unary_rpc_method_handler(partial(_call, getattr(self._methods, name)))
+        method = getattr(self._methods, name)
+        return grpc.unary_unary_rpc_method_handler(partial(_watched, self._watchers, details.method, method))
 
     async def _deny(self, _: object, context: Any) -> None:
         self._access.denied()
         await context.abort(STATUSES[DENIED.code], sentence(DENIED))
 
 
-async def _call(method: Method, body: bytes, context: Any) -> bytes:
+async def _watched(
+    watchers: Sequence[Watcher], path: str, method: Method, body: bytes, context: Any
+) -> bytes:
+    headers = [
+        (key.encode(), value.encode("latin-1", "replace"))
+        for key, value in context.invocation_metadata()
+        if isinstance(value, str)
+    ]
+    timing = begin(watchers, headers)
+    try:
+        return await _call(method, timing, body, context)
+    finally:
+        end(watchers, timing, "gRPC", path)
+
+
+async def _call(method: Method, timing: Timing, body: bytes, context: Any) -> bytes:
     try:
         made = await method(body)
     except Exception as error:  # grpc would log its message, which may quote a text
@@ -237,6 +255,9 @@ async def _call(method: Method, body: bytes, context: Any) -> bytes:
         made = failure()
     if isinstance(made, Rejection):
         made = Reply(made.code, sentence(made).encode())
+    timing.status = made.status if isinstance(made, Reply) else 200
+    if timing.hand_on:
+        context.set_trailing_metadata((("traceresponse", timing.hand_on),))
     if not isinstance(made, Reply):
         return bytes(made.SerializeToString())
     if made.status != 200:
@@ -247,9 +268,11 @@ async def _call(method: Method, body: bytes, context: Any) -> bytes:
 class RpcServer:
     """Of the event loop that starts it; `port` is the one that it has then."""
 
-    def __init__(self, methods: Methods, access: Access, host: str, port: int) -> None:
+    def __init__(
+        self, methods: Methods, access: Access, host: str, port: int, watchers: Sequence[Watcher]
+    ) -> None:
         self.port = port
-        self._handlers = Handlers(methods, access)
+        self._handlers = Handlers(methods, access, watchers)
         self._access = access
         self._host = host
 
