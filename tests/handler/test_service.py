@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +14,10 @@ from handler.artifact import Artifact
 from handler.classifier_handler import ClassifierHandler
 from handler.errors import UnsupportedError
 from handler.explanations import AT_ONCE
-from handler.metrics import COUNTERS, LATENCY, Tally, length_bin, score_bin
+from handler.latency import EDGES, NAME, Promise
+from handler.metrics import COUNTERS, LATENCY, PHASES, PROMISED, Tally, length_bin, score_bin
 from handler.predictor import Encoding, Predictor
+from handler.replies import Arrival, reply
 from handler.requests import Limits, Request, read
 from handler.service import Service
 from tests.asking import JSON, held_to_schema
@@ -37,7 +40,7 @@ class Counted:
 
         class Metric:
             def add_or_update(self, value: float, dimensions: list[str]) -> None:
-                assert len(dimensions) == 1 + len((COUNTERS | LATENCY)[name])
+                assert len(dimensions) == 1 + len((COUNTERS | LATENCY | dict.fromkeys(PROMISED, ()))[name])
                 key = (name, *dimensions[1:])
                 cache.values[key] = cache.values.get(key, 0) + value
 
@@ -315,6 +318,8 @@ def test_three_labels_that_exclude_each_other_are_averaged_over_windows(predicto
 
 def test_the_declared_counters_are_those_that_are_counted() -> None:
     declared = yaml.safe_load((ROOT / "deploy" / "metrics.yaml").read_text())["model_metrics"]["counter"]
+    gauges = yaml.safe_load((ROOT / "deploy" / "metrics.yaml").read_text())["model_metrics"]["gauge"]
+    assert {gauge["name"] for gauge in gauges} >= set(PROMISED)
     dimensions = {counter["name"]: tuple(counter["dimensions"][1:]) for counter in declared}
     assert dimensions == COUNTERS | LATENCY
 
@@ -415,7 +420,58 @@ def test_a_label_of_any_characters_is_counted_in_a_line_that_can_be_read(predict
     tally = Tally(metrics, "hate")
     tally.add({("classifier_labels", "so, so|#x:1 ünd"): 2})
     tally.emit()
-    assert metrics.values == {("classifier_labels", "so__so__x_1_ünd"): 2}
+    assert {key: value for key, value in metrics.values.items() if value} == {
+        ("classifier_labels", "so__so__x_1_ünd"): 2
+    }
+
+
+def test_a_tally_emits_latencies_as_cumulative_buckets_that_begin_at_zero() -> None:
+    metrics = Counted()
+    tally = Tally(metrics, "hate", Promise(0.0425, 170))
+    tally.emit()
+    buckets = {key: value for key, value in metrics.values.items() if key[0] == f"{NAME}_bucket"}
+    assert len(buckets) == len(PHASES) * (len(EDGES) + 2), "the promised limit and infinity"
+    assert not any(buckets.values())
+    assert metrics.values["classifier_promised_p99_seconds",] == 0.0425
+    assert metrics.values["classifier_promised_rps",] == 170
+    tally.took(3, model=0.04, reply=0.0001)
+    tally.took(0, model=9)
+    tally.took(1, model=0.5)
+    tally.emit()
+    tally.emit()
+    counts = [
+        metrics.values[f"{NAME}_bucket", "model", edge]
+        for edge in ("0.033", "0.0425", "0.47", "0.68", "+Inf")
+    ]
+    assert counts == [0, 3, 3, 4, 4]
+    assert metrics.values[f"{NAME}_sum", "model"] == pytest.approx(0.62)
+    assert metrics.values[f"{NAME}_count", "model"] == 4
+    assert metrics.values[f"{NAME}_bucket", "reply", "0.0001"] == 3
+    assert metrics.values["classifier_promised_p99_seconds",] == 0.0425, "once"
+
+
+def test_phases_of_a_batch_are_those_of_each_of_its_requests(predictor: Predictor) -> None:
+    metrics = Counted()
+    service = serve(predictor, metrics)
+    body = Arrival({"body": b'{"text": "good day"}'}, JSON)
+    reply(service, [body, body, replace(body, explain=True)])
+    service.tally.emit()
+    assert {phase: metrics.values[f"{NAME}_count", phase] for phase in PHASES} == dict.fromkeys(PHASES, 2)
+    took = {phase: metrics.values[f"{NAME}_sum", phase] for phase in PHASES}
+    assert took.pop("handler") == pytest.approx(sum(took.values()))
+    assert min(took.values()) > 0
+
+
+def test_a_defect_before_the_model_is_in_no_phase(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = Counted()
+    service = serve(predictor, metrics)
+    monkeypatch.setattr(service.predictor, "encode", lambda *_: 1 / 0)
+    (failed,) = reply(service, [Arrival({"body": b'{"text": "good day"}'}, JSON)])
+    service.tally.emit()
+    assert failed.status == 500
+    assert not any(value for key, value in metrics.values.items() if key[0] in LATENCY)
 
 
 def test_the_thread_of_a_tally_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,12 +26,14 @@ from deploy.app.batcher import Batcher, Batching
 from deploy.app.connections import Admission, Bounds
 from deploy.app.counters import Counters
 from deploy.app.keys import Keys
+from deploy.app.latency import Latencies
 from deploy.app.model import Model
 from deploy.app.models import Models, Served
 from deploy.app.protocols.routes import rpc_server
 from deploy.app.request_bodies import Memory
 from deploy.app.server import AppServer, listen
 from deploy.app.shadow import Shadow
+from deploy.app.timing import Watcher
 from deploy.app.tls import Pair
 from deploy.torchserve.server import Server, free_ports
 from export.archives.package import package
@@ -93,17 +95,20 @@ def running(
     keys: Keys | None = None,
     tls: Pair | None = None,
     grpc_port: int | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> Iterator[App]:
     """One model; `load` may give a service that is loaded already."""
     counted = counted or Counters()
     batcher = Batcher(load or (lambda: model.load(counted)), batching or Batching())
     models = Models([Served(model, batcher, shadow)])
     admission = Admission(bounds or Bounds(), lambda code, field: None)
-    app = create_app(models, counted, memory, keys=keys)
+    latencies = Latencies(models)
+    app = create_app(models, counted, memory, keys=keys, latencies=latencies, watchers=watchers)
     rpc = None
     if grpc_port is not None:
         denied = partial(counted.add, "classifier_rejected", 1, [model.name, "401", "Authorization"])
-        rpc = rpc_server(models, keys, tls, denied, "127.0.0.1", grpc_port)
+        everyone = (*watchers, latencies)
+        rpc = rpc_server(models, keys, tls, denied, "127.0.0.1", grpc_port, everyone)
     context = tls.context() if tls else None
     with answering(models, AppServer(app, models, drain_s, admission, tls=context, rpc=rpc)) as found:
         yield found

@@ -1,6 +1,7 @@
 """gRPC of the Open Inference Protocol: the Predictor's answers, and a proper status for all that is none."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -18,10 +19,11 @@ from deploy.app.model import Model
 from deploy.app.protocols import rpc
 from deploy.app.protocols.rpc import DESCRIPTION, METHODS, SERVICE, message
 from deploy.app.request_bodies import MOST_BYTES
+from deploy.app.timing import PHASES
 from deploy.app.tls import Pair
 from handler.predictor import Predictor
 from handler.service import Service
-from tests.asking import wait_until
+from tests.asking import ask, wait_until
 from tests.conftest import ROOT
 from tests.deploy.app.test_application import App, Gate, running
 from tests.deploy.app.test_tls import made
@@ -144,6 +146,19 @@ def test_what_cannot_be_answered_has_a_status(call: Call, app: App) -> None:
             with pytest.raises(grpc.RpcError) as error:
                 channel.unary_unary(f"/{SERVICE}/{method}")(b"\xff\xff", metadata=HEADERS, timeout=60)
             assert error.value.code().name == code
+
+
+def test_a_call_is_in_the_histograms_of_http(call: Call, app: App) -> None:
+    def page() -> dict[str, str]:
+        bearer = {"Authorization": f"Bearer {KEY}"}
+        lines = ask(app.port, "/metrics", None, "", "GET", **bearer)[1].decode().splitlines()
+        return dict(line.rsplit(" ", 1) for line in lines if "_count{" in line)
+
+    before = page()
+    call("ModelInfer", model_name="hate", inputs=[tensor(["good day"])])
+    call("ServerLive")
+    more = {name for name, count in page().items() if float(count) == float(before[name]) + 1}
+    assert {re.search(r'(?:phase|kind)="(\w+)"', name)[1] for name in more} == {"classify", *PHASES}
 
 
 def test_without_a_key_nothing_is_answered_and_it_is_counted(call: Call, counted: Counters) -> None:
