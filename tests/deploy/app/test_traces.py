@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -50,10 +51,6 @@ class Receiver(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         assert self.path == PATH
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("Content-Encoding") == "gzip":
-            import gzip
-
-            body = gzip.decompress(body)
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             self.server.services.add(values(resource.resource)["service.name"])
             self.server.spans += [span for scope in resource.scope_spans for span in scope.spans]
@@ -113,7 +110,7 @@ def test_a_request_goes_on_with_its_clients_trace_in_phases_that_fill_it(
     phases = children(collector, span)
     assert [phase.name for phase in phases] == list(PHASES)
     assert phases[0].start_time_unix_nano == pytest.approx(span.start_time_unix_nano, abs=1e6)
-    for before, after in zip(phases, phases[1:], strict=False):
+    for before, after in pairwise(phases):
         assert before.end_time_unix_nano == pytest.approx(after.start_time_unix_nano, abs=1e6)
     assert phases[-1].end_time_unix_nano == pytest.approx(span.end_time_unix_nano, abs=1e6)
     assert values(span) == {
@@ -231,17 +228,18 @@ def test_what_is_no_address_is_refused(endpoint: str) -> None:
 @pytest.mark.parametrize("named", [True, False])
 def test_without_its_packages_an_option_is_refused_and_a_variable_is_said_to_be_idle(named: bool) -> None:
     """In a fresh interpreter, where they cannot be found."""
+    endpoint = "http://127.0.0.1:4318"
     code = (
         "import sys; sys.modules['opentelemetry'] = None\n"
         "from common.commands import run\n"
         "from deploy.app.traces import tracing\n"
-        f"def main(_):\n    with tracing({'http://127.0.0.1:4318' if named else None!r}) as traces: print(traces)\n"
+        "def main(_):\n"
+        f"    with tracing({endpoint if named else None!r}) as traces: print(traces)\n"
         "run(main)"
     )
-    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "PATH": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert "pip install '.[otel]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert (done.returncode, done.stdout) == ((2, "") if named else (0, "None\n"))

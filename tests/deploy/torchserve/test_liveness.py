@@ -1,5 +1,6 @@
 """A worker that hangs, is stopped or was given up is found out within seconds; one at work is left alone."""
 
+import json
 import os
 import signal
 import subprocess
@@ -252,6 +253,7 @@ def test_the_public_server_comes_back_from_a_kill_and_is_stopped_from_another_sh
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv("LOG_LOCATION", str(tmp_path / "logs"))
+    monkeypatch.setenv("LOG_FORMAT", "json")
     (tmp_path / "hate.mar").symlink_to(workshop / "model_store" / "hate-openvino-int8.mar")
     path, ports = servers._private_config(tmp_path, tmp_path / "hate.mar", {})
     config = read_config(path)
@@ -269,7 +271,9 @@ def test_the_public_server_comes_back_from_a_kill_and_is_stopped_from_another_sh
         (folder / ".model_server.pid").write_text("nonsense")
         body = {"Content-Type": "application/x-www-form-urlencoded"}
         requests.post(f"http://127.0.0.1:{ports[0]}/predictions/hate", data="a=%zz", headers=body, timeout=60)
-        assert "DecoderException" in (tmp_path / "logs" / "torchserve.log").read_text()
+        lines = (tmp_path / "logs" / "torchserve.log").read_text().splitlines()
+        said = [json.loads(line)["message"] for line in lines]
+        assert any("DecoderException" in message for message in said)
         assert "DecoderException" not in (ROOT / "logs" / "start.log").read_text(), "which nothing bounds"
     finally:
         monkeypatch.setenv("TMPDIR", str(tmp_path))
