@@ -20,9 +20,10 @@ from deploy.app.model import Model
 from deploy.app.protocols.rpc import SERVICE, message
 from deploy.app.timing import PHASES
 from deploy.app.traces import PATH, tracing
+from deploy.torchserve.server import free_ports
 from handler.errors import UserError
 from handler.service import Service
-from tests.asking import GOOD, JSON, PREDICT, ask, wait_until
+from tests.asking import GOOD, JSON, PREDICT, ask, get, wait_until
 from tests.conftest import ROOT
 from tests.deploy.app.test_application import App, Gate, running
 
@@ -205,9 +206,25 @@ def test_grpc_has_the_same_traces_in_its_metadata(
     assert values(span)["http.response.status_code"] == 200
 
 
-def test_none_are_asked_for_without_an_endpoint(
-    monkeypatch: pytest.MonkeyPatch, collector: Collector
-) -> None:
+def test_the_command_sends_traces_to_its_endpoint(collector: Collector, model: Model) -> None:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "deploy", "app", "--artifact", model.artifact.folder, "--port", port]
+    command += ["--traces", collector.endpoint, "--threads", "1"]
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        while "ready. Try it" not in (line := process.stderr.readline()):
+            assert line
+        wait_until(lambda: get(port, "/ready")[0] == 200)
+        assert ask(port, traceparent=TRACEPARENT)[0] == 200
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    (span,) = collector.named("POST /predictions/{name}")
+    assert span.trace_id.hex() == TRACE
+
+
+def test_there_are_none_without_an_endpoint(monkeypatch: pytest.MonkeyPatch, collector: Collector) -> None:
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
     with tracing(None) as traces:
         assert traces is None
