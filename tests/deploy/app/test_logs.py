@@ -34,7 +34,7 @@ def test_whatever_is_printed_is_one_object() -> None:
     with redirect_stderr(stream), logging_as("json"):
         say("ready. Try it:\n  curl")
         try:
-            raise ValueError("zebra")
+            raise ValueError(SECRET)
         except ValueError as error:
             report(error)
         print("in ", "parts", sep="", file=sys.stderr)
@@ -42,7 +42,7 @@ def test_whatever_is_printed_is_one_object() -> None:
     assert said[0] == "ready. Try it:\n  curl"
     assert said[1].startswith("the classifier failed: ValueError\n")
     assert said[2:] == ["in parts"]
-    assert "zebra" not in stream.getvalue()
+    assert SECRET not in stream.getvalue()
 
 
 def test_the_default_leaves_the_output_as_it_is() -> None:
