@@ -10,6 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from deploy.app.timing import TEMPLATE
+
 METHODS = ("POST", "PUT")  # curl -T
 Answer = Callable[[Request], Awaitable[Response]]
 
@@ -18,7 +20,7 @@ class Direct:
     """An ASGI app that answers requests to known paths itself, and passes others on to `app`. An answer comes
     with the parameters of its path."""
 
-    def __init__(self, app: ASGIApp, answers: Mapping[str, tuple[Answer, Mapping[str, str]]]) -> None:
+    def __init__(self, app: ASGIApp, answers: Mapping[str, tuple[Answer, Mapping[str, str], str]]) -> None:
         self._app = app
         self._answers = answers
 
@@ -28,7 +30,7 @@ class Direct:
         if known is None:
             await self._app(scope, receive, send)
             return
-        answer, parameters = known
+        answer, parameters, scope[TEMPLATE] = known
         scope["path_params"] = dict(parameters)
         response = await answer(Request(scope, receive, send))
         await response(scope, receive, send)
@@ -40,7 +42,7 @@ class Posts:
     def __init__(self, app: FastAPI, names: Iterable[str]) -> None:
         self._app = app
         self._names = tuple(names)
-        self._answers: dict[str, tuple[Answer, Mapping[str, str]]] = {}
+        self._answers: dict[str, tuple[Answer, Mapping[str, str], str]] = {}
         app.add_middleware(Direct, answers=self._answers)
 
     def add(
@@ -60,4 +62,4 @@ class Posts:
         for name in self._names:
             literal = path.replace("{name}", name)
             if "{" not in literal:  # versions change with reloads
-                self._answers[literal] = answer, {"name": name} if literal != path else {}
+                self._answers[literal] = answer, {"name": name} if literal != path else {}, path

@@ -17,6 +17,7 @@ from handler.answers import Model
 # By `time.perf_counter`. A phase ends where the next one begins.
 PHASES = ("receive", "queue", "tokenise", "model", "reply")
 ARRIVED = "arrived"  # in the state of a request's scope
+TEMPLATE = "template"  # in the scope: a path as it is declared, where FastAPI did not find its route
 # W3C's Trace Context; a version to come may add fields.
 _TRACEPARENT = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
@@ -107,7 +108,8 @@ class Watched:
         try:
             await self._app(scope, receive, timed)
         finally:
-            end(self._watchers, timing, scope["method"], getattr(scope.get("route"), "path", None))
+            path = scope.get(TEMPLATE) or getattr(scope.get("route"), "path", None)
+            end(self._watchers, timing, scope["method"], path)
 
 
 def begin(
