@@ -8,8 +8,9 @@ import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
+
+import numpy as np
 
 NAME = "classifier_latency_seconds"  # by phase; the same where TorchServe and where the app serve
 _STEPS = (1, 1.5, 2.2, 3.3, 4.7, 6.8)  # of each power of ten
@@ -55,15 +56,21 @@ class Histogram:
         self.edges = edges
         self.sum = 0.0
         self.examples: dict[int, Example] = {}  # by the bucket's place
-        self._counts = [0] * (len(edges) + 1)
+        self._counts = np.zeros(len(edges) + 1, np.int64)
 
-    def add(self, seconds: float, times: int = 1, trace: str = "") -> None:
-        place = bisect_left(self.edges, seconds)
-        self._counts[place] += times
+    def add(self, seconds: float, times: int = 1) -> None:
+        self._counts[bisect_left(self.edges, seconds)] += times
         self.sum += seconds * times
-        if trace:
-            self.examples[place] = Example(trace, seconds, time.time())
+
+    def add_all(self, seconds: np.ndarray) -> None:
+        """The same for each, float64 [n]."""
+        self._counts += np.bincount(np.searchsorted(self.edges, seconds), minlength=len(self._counts))
+        self.sum += float(seconds.sum())
+
+    def show(self, trace: str, seconds: float) -> None:
+        """Where there is a trace of what was added."""
+        self.examples[bisect_left(self.edges, seconds)] = Example(trace, seconds, time.time())
 
     def cumulative(self) -> list[tuple[str, int]]:
         """For each edge how many took no longer; the last is infinite."""
-        return list(zip([*map(repr, self.edges), "+Inf"], accumulate(self._counts), strict=True))
+        return list(zip([*map(repr, self.edges), "+Inf"], self._counts.cumsum().tolist(), strict=True))

@@ -1,11 +1,14 @@
 """The latencies of the app's requests for Prometheus: of the whole request, and by phase.
 
-Own counting, since prometheus_client's takes seven times as long: 0.9 us a value, 2 with a trace.
+Moments are noted request by request, and counted some hundred at once: prometheus_client's histograms take
+0.9 us for each of six values, 2 us with a trace.
 """
 
 import re
 from collections.abc import Mapping
 from functools import partial
+
+import numpy as np
 
 from deploy.app.counters import family, gauges
 from deploy.app.models import Models
@@ -16,6 +19,7 @@ from handler.metrics import PROMISED
 WHOLE = "classifier_request_seconds"
 RESPONSES = "classifier_responses"
 KINDS = ("classify", "explain")
+AT_ONCE = 500  # requests are counted
 OPEN_METRICS = "application/openmetrics-text"
 OPEN_METRICS_TYPE = f"{OPEN_METRICS}; version=1.0.0; charset=utf-8"
 
@@ -31,6 +35,7 @@ class Latencies:
         self._new = partial(Histogram, edges_with(list(self._promises().values())))
         self._phases: dict[str, dict[str, Histogram]] = {}
         self._whole: dict[str, dict[str, Histogram]] = {}
+        self._moments: dict[str, list[float]] = {}  # of requests that are not counted yet
         self._responses: dict[tuple[str, int], int] = {}
         for each in models:
             self._add(each.model.name)
@@ -45,13 +50,28 @@ class Latencies:
         self._responses[key] = self._responses.get(key, 0) + 1
         if timing.status != 200:
             return
-        self._whole[timing.name][KINDS[timing.explain]].add(timing.seconds, trace=timing.trace)
-        phases = self._phases[timing.name]
-        for phase, seconds in timing.phases():
-            phases[phase].add(seconds, trace=timing.trace)
+        if timing.trace:
+            self._show(timing)
+        batch = timing.batch
+        if batch is None or timing.explain:
+            self._whole[timing.name][KINDS[timing.explain]].add(timing.seconds)
+            return
+        moments = self._moments[timing.name]
+        moments += (
+            timing.arrived,
+            timing.queued,
+            batch.begun,
+            batch.tokenised,
+            batch.classified,
+            timing.ended,
+        )
+        if len(moments) >= (len(PHASES) + 1) * AT_ONCE:
+            self._count(timing.name)
 
     def text(self, examples: bool) -> str:
         """The lines of the histograms, and of what is promised; OpenMetrics has a place for `examples`."""
+        for name in self._moments:
+            self._count(name)
         whole, phases = (
             _lines(name, label, found, examples)
             for name, label, found in ((WHOLE, "kind", self._whole), (NAME, "phase", self._phases))
@@ -65,7 +85,22 @@ class Latencies:
         """From zero on: `rate` does not see what a counter starts with."""
         self._phases[name] = {phase: self._new() for phase in PHASES}
         self._whole[name] = {kind: self._new() for kind in KINDS}
+        self._moments[name] = []
         self._responses |= {(name, 200): 0, (name, 503): 0}
+
+    def _count(self, name: str) -> None:
+        """What was noted since the last time."""
+        moments = self._moments[name]
+        table = np.array(moments).reshape(-1, len(PHASES) + 1)
+        moments.clear()
+        self._whole[name]["classify"].add_all(table[:, -1] - table[:, 0])
+        for phase, seconds in zip(PHASES, np.diff(table).T, strict=True):
+            self._phases[name][phase].add_all(seconds)
+
+    def _show(self, timing: Timing) -> None:
+        self._whole[timing.name][KINDS[timing.explain]].show(timing.trace, timing.seconds)
+        for phase, seconds in timing.phases():
+            self._phases[timing.name][phase].show(timing.trace, seconds)
 
     def _promises(self) -> dict[str, Promise]:
         """Of several versions of a name, the strictest."""

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_open
 from prometheus_client.parser import text_string_to_metric_families as read_text
@@ -68,10 +69,14 @@ def test_a_value_at_an_edge_took_no_longer_than_it() -> None:
     histogram = Histogram((0.001, 0.002))
     for seconds in (0.001, 0.0011, 0.002, 0.0021):
         histogram.add(seconds)
-    histogram.add(0.5, times=3, trace=TRACE)
+    histogram.add(0.5, times=3)
+    histogram.show(TRACE, 0.5)
     assert histogram.cumulative() == [("0.001", 1), ("0.002", 3), ("+Inf", 7)]
     assert histogram.sum == pytest.approx(1.5062)
     assert histogram.examples.keys() == {2}
+    histogram.add_all(np.array([0.001, 0.0011, 0.002, 0.0021]))
+    assert histogram.cumulative() == [("0.001", 2), ("0.002", 6), ("+Inf", 11)]
+    assert histogram.sum == pytest.approx(1.5124)
 
 
 @pytest.mark.parametrize(
