@@ -22,6 +22,9 @@ class Model:
     tally = SimpleNamespace(add=lambda sums: None)
     stand_back: Callable[[], None] | None = None
 
+    moments = (0.0, 0.0)  # no batch is timed
+    rows = ()
+
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.between: Callable[[], None] = lambda: None

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -30,6 +31,8 @@ class Stub:
     limits, stand_back = Limits(), None
     predictor = SimpleNamespace(self_check=NONE)
     tally = SimpleNamespace(add=lambda sums: None, emit=lambda: None)
+    model: ClassVar = {"name": "hate", "version": "1.0", "variant": "stub"}
+    moments, rows = (0.0, 0.0), ()  # no batch is timed
 
     def answer(self, requests: list[Request]) -> list[list[dict]]:
         return [
