@@ -74,6 +74,13 @@ def app_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="seconds to go on answering after SIGTERM, with 503 at /ready; default: %(default)g",
     )
+    _add_watching(parser)
+    _add_access(parser)
+    _add_shadow(parser)
+    _add_cache(parser)
+
+
+def _add_watching(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--p99-ms", type=positive_float, help="limit to alert on; default: what the certificate promises"
     )
@@ -88,9 +95,6 @@ def app_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ENDPOINT",
         help=f"OpenTelemetry's, such as http://127.0.0.1:4318; default: that of {VARIABLES[0]}, or none",
     )
-    _add_access(parser)
-    _add_shadow(parser)
-    _add_cache(parser)
 
 
 def _add_access(parser: argparse.ArgumentParser) -> None:
