@@ -5,7 +5,7 @@ The request's task has its `Timing`: what answers it on the way notes moments th
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -97,16 +97,18 @@ class Watched:
             return await self._app(scope, receive, send)
         timing = begin(self._watchers, scope["headers"], scope.get("state", {}).get(ARRIVED))
 
-        async def timed(message: Message) -> None:
+        def noted(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 timing.status = message["status"]
                 if timing.hand_on:
                     message["headers"] = [*message["headers"], (b"traceresponse", timing.hand_on.encode())]
-            await send(message)
-            timing.ended = time.perf_counter()
+            return send(message)
 
         try:
-            await self._app(scope, receive, timed)
+            await self._app(scope, receive, noted)
+        except Exception:  # it is answered further out
+            timing.status = 500
+            raise
         finally:
             path = scope.get(TEMPLATE) or getattr(scope.get("route"), "path", None)
             end(self._watchers, timing, scope["method"], path)
@@ -128,6 +130,6 @@ def begin(
 
 def end(watchers: Iterable[Watcher], timing: Timing, method: str, path: str | None) -> None:
     """`path` is as it is declared: what clients put in it is not looked at."""
-    timing.ended = timing.ended or time.perf_counter()
+    timing.ended = time.perf_counter()
     for watcher in watchers:
         watcher.end(timing, method, path)

@@ -1,5 +1,6 @@
 """Latencies at /metrics: by phase and whole, exact within a bucket, with traces, against what is promised."""
 
+import asyncio
 import json
 import re
 import statistics
@@ -8,17 +9,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_open
 from prometheus_client.parser import text_string_to_metric_families as read_text
 from prometheus_client.samples import Sample
+from starlette.types import Receive, Scope, Send
 
 from deploy.app.counters import Counters
 from deploy.app.latency import OPEN_METRICS, WHOLE
 from deploy.app.model import Model
-from deploy.app.timing import PHASES, Batch, Timing
+from deploy.app.timing import PHASES, Batch, Timing, Watched
 from handler.latency import EDGES, NAME, Histogram, Promise, edges_with, promise_of
 from handler.service import Service
 from tests.asking import PREDICT, ask, get, wait_until
@@ -204,6 +207,26 @@ def test_a_header_that_is_no_trace_is_kept_nowhere(app: App, header: str) -> Non
     before = {key: each.exemplar for key, each in samples(app).items()}
     assert ask(app.port, PREDICT, traceparent=header)[0] == 200
     assert {key: each.exemplar for key, each in samples(app).items()} == before
+
+
+def test_an_exception_that_is_answered_further_out_is_a_500() -> None:
+    class Kept:
+        statuses: ClassVar[list[int]] = []
+
+        def begin(self, timing: Timing, headers: object) -> None:
+            pass
+
+        def end(self, timing: Timing, method: str, path: str | None) -> None:
+            self.statuses.append(timing.status)
+
+    async def breaks(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ZeroDivisionError
+
+    watched = Watched(breaks, [Kept()])
+    scope = {"type": "http", "method": "GET", "headers": []}
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(watched(scope, None, None))  # type: ignore[arg-type]
+    assert Kept.statuses == [500]
 
 
 def test_the_promise_is_shown_and_its_limit_an_edge(app: App) -> None:
