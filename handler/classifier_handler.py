@@ -14,9 +14,9 @@ from typing import Any
 from handler.answers import Model
 from handler.artifact import certificate_of
 from handler.errors import UserError
-from handler.latency import promise_of
+from handler.latency import Promise, promise_of
 from handler.machine import available_cpus, gpus
-from handler.metrics import Tally
+from handler.metrics import PROMISED, Tally, dimension
 from handler.predictor import Predictor
 from handler.replies import Arrival, reply
 from handler.requests import Limits
@@ -53,7 +53,10 @@ class ClassifierHandler:
         name, version = model["modelName"], model["modelVersion"]
         named = Model(name=name, version=version, variant=predictor.artifact.name)
         certificate = certificate_of(predictor.artifact, folder)
-        tally = Tally(context.metrics, name, promise_of(certificate))
+        promise = promise_of(certificate)
+        if promise is not None:
+            _show(promise, context.metrics, name)
+        tally = Tally(context.metrics, name, promise)
         self.service = Service(predictor, limits, named, tally, certificate)
         logger.info("%s is ready: %d shapes warmed, %d threads", named["variant"], shapes, threads)
         logger.info("%s: %s", named["variant"], predictor.self_check)
@@ -66,6 +69,17 @@ class ClassifierHandler:
             context.set_response_status(made.status, HTTPStatus(made.status).phrase, index)
             context.set_response_content_type(index, "application/json")
         return [made.body for made in replies]
+
+
+def _show(promise: Promise, metrics: Any, model: str) -> None:
+    """As gauges, which TorchServe's cache finds by their type."""
+    from ts.metrics.metric_type_enum import MetricTypes
+
+    for name, value in zip(PROMISED, (promise.p99_s, promise.rps), strict=True):
+        try:
+            metrics.get_metric(name, MetricTypes.GAUGE).add_or_update(value, [dimension(model)])
+        except Exception:  # another server's metrics_config need not know ours
+            logger.info("%s is not declared", name)
 
 
 def _arrival(row: dict[str, Any], headers: dict[str, Any]) -> Arrival:

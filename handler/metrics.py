@@ -54,17 +54,17 @@ PROMISED = ("classifier_promised_p99_seconds", "classifier_promised_rps")
 
 
 class Tally:
-    """Sums by counter and labels; a thread of its own gives them to TorchServe every `INTERVAL_S`, and at
-    first what is promised."""
+    """Sums by counter and labels; a thread of its own gives them to TorchServe every `INTERVAL_S`. The
+    promised limit is an edge of the latencies."""
 
     def __init__(self, metrics: Any, model: str, promise: Promise | None = None) -> None:
         self._metrics = metrics
         self._model = model
-        self._promise = promise
+        self._edges = edges_with([promise])
         self._sums = Sums(int)
         self._lock = threading.Lock()
         self._is_new = True
-        known = (*COUNTERS, *LATENCY, *PROMISED)
+        known = (*COUNTERS, *LATENCY)
         self.declared = frozenset(name for name in known if _counter(metrics, name) is not None)
         self._phases = self._histograms()
         if self.declared:
@@ -95,15 +95,11 @@ class Tally:
                 self._write(name, value, *labels)
         for phase, histogram in phases.items():
             self._emit_phase(phase, histogram)
-        if self._is_new and self._promise is not None:
-            for name, promised in zip(PROMISED, (self._promise.p99_s, self._promise.rps), strict=True):
-                if name in self.declared and promised is not None:
-                    self._write(name, promised)
         self._is_new = False
 
     def _histograms(self) -> dict[str, Histogram]:
-        edges = edges_with([self._promise])
-        return {phase: Histogram(edges) for phase in PHASES} if self.declared.issuperset(LATENCY) else {}
+        is_declared = self.declared.issuperset(LATENCY)
+        return {phase: Histogram(self._edges) for phase in PHASES} if is_declared else {}
 
     def _emit_phase(self, phase: str, histogram: Histogram) -> None:
         """At first zeros, too, since `rate` does not see what a counter starts with."""

@@ -1,6 +1,7 @@
 """Requests in, answers out, on the real tiny model: windows, explanations, descriptions, what is counted."""
 
 import json
+import re
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,10 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
 from handler import metrics, service
 from handler.artifact import Artifact
-from handler.classifier_handler import ClassifierHandler
+from handler.classifier_handler import ClassifierHandler, _show
 from handler.errors import UnsupportedError
 from handler.explanations import AT_ONCE
 from handler.latency import EDGES, NAME, Promise
@@ -40,7 +42,7 @@ class Counted:
 
         class Metric:
             def add_or_update(self, value: float, dimensions: list[str]) -> None:
-                assert len(dimensions) == 1 + len((COUNTERS | LATENCY | dict.fromkeys(PROMISED, ()))[name])
+                assert len(dimensions) == 1 + len((COUNTERS | LATENCY)[name])
                 key = (name, *dimensions[1:])
                 cache.values[key] = cache.values.get(key, 0) + value
 
@@ -432,8 +434,6 @@ def test_a_tally_emits_latencies_as_cumulative_buckets_that_begin_at_zero() -> N
     buckets = {key: value for key, value in metrics.values.items() if key[0] == f"{NAME}_bucket"}
     assert len(buckets) == len(PHASES) * (len(EDGES) + 2), "the promised limit and infinity"
     assert not any(buckets.values())
-    assert metrics.values["classifier_promised_p99_seconds",] == 0.0425
-    assert metrics.values["classifier_promised_rps",] == 170
     tally.took(3, model=0.04, reply=0.0001)
     tally.took(0, model=9)
     tally.took(1, model=0.5)
@@ -447,7 +447,25 @@ def test_a_tally_emits_latencies_as_cumulative_buckets_that_begin_at_zero() -> N
     assert metrics.values[f"{NAME}_sum", "model"] == pytest.approx(0.62)
     assert metrics.values[f"{NAME}_count", "model"] == 4
     assert metrics.values[f"{NAME}_bucket", "reply", "0.0001"] == 3
-    assert metrics.values["classifier_promised_p99_seconds",] == 0.0425, "once"
+
+
+def test_torchserves_own_cache_takes_latencies_and_promises(caplog: pytest.LogCaptureFixture) -> None:
+    cache = MetricsCacheYamlImpl(str(ROOT / "deploy" / "metrics.yaml"))
+    cache.initialize_cache()
+    with caplog.at_level("INFO"):
+        _show(Promise(0.0425, 170), cache, "hate")
+        tally = Tally(cache, "hate", Promise(0.0425))
+        tally.took(3, handler=0.04)
+        tally.emit()
+    lines = [line for line in caplog.messages if line.startswith("[METRICS]")]
+    values = {tuple(re.split(r"[:|]", line, maxsplit=2)[:2]) for line in lines if "#ModelName:hate" in line}
+    assert {
+        ("[METRICS]classifier_promised_p99_seconds.Seconds", "0.0425"),
+        ("[METRICS]classifier_promised_rps.Count", "170"),
+    } <= values
+    of_handler = [line for line in lines if "phase:handler,le:0.0425|" in line]
+    assert "classifier_latency_seconds_bucket.Count:3|" in of_handler[-1]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_phases_of_a_batch_are_those_of_each_of_its_requests(predictor: Predictor) -> None:
