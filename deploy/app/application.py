@@ -29,6 +29,7 @@ from deploy.app.posts import Posts
 from deploy.app.protocols.dialect import NATIVE, Dialect, HeadedReply
 from deploy.app.protocols.routes import NO_SUCH_MODEL, add_protocols, dialect_at
 from deploy.app.request_bodies import Held, Memory, is_form, read_body, read_form
+from deploy.app.role import Alone
 from deploy.app.timing import CURRENT, Watched, Watcher
 from handler.errors import Rejection
 from handler.replies import Arrival, failure, report
@@ -48,6 +49,7 @@ def create_app(
     keys: Keys | None = None,
     latencies: Latencies | None = None,
     watchers: Sequence[Watcher] = (),
+    role: Alone | None = None,
 ) -> FastAPI:
     """The routes, less those of `PAGES` in `without`, for those who have one of the `keys`; bodies lie in
     `memory`. The models work from the start of the app to its end. `watchers` are told of requests, and so
@@ -84,7 +86,7 @@ def create_app(
     if "description" not in without:
         add_description(app, models)
     if "metrics" not in without:
-        add_metrics(app, models, counted, latencies)
+        add_metrics(app, models, counted, latencies, role or Alone())
     return app
 
 

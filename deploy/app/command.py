@@ -11,12 +11,13 @@ from common.signing import add_trusted_key
 from deploy.app.application import PAGES
 from deploy.app.connections import Bounds
 from deploy.app.keys import VARIABLE, Keys
-from deploy.app.logs import logging_as
+from deploy.app.logs import FORMATS, logging_as
 from deploy.app.model import Opener, Source
 from deploy.app.request_bodies import MOST_HELD
 from deploy.app.server import Beside, Settings, serve
 from deploy.app.tls import Pair
-from deploy.app.traces import VARIABLES, tracing
+from deploy.app.traces import VARIABLES
+from deploy.app.workers import serve_by_workers
 from handler.errors import UserError
 
 
@@ -45,10 +46,37 @@ def app_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grpc-port", type=not_negative_int, help="of the Open Inference Protocol; default: no gRPC"
     )
-    parser.add_argument("--threads", type=positive_int, help="default: the archive's, or all CPUs")
+    parser.add_argument(
+        "--workers",
+        type=positive_int,
+        default=1,
+        help="processes that share the port, each with all models and every limit; default: %(default)s",
+    )
+    parser.add_argument(
+        "--threads",
+        type=positive_int,
+        help="of each worker; default: the archive's, or its share of all CPUs",
+    )
     parser.add_argument("--batch-size", type=positive_int, help="default: the archive's, or 32")
     parser.add_argument("--batch-delay-ms", type=not_negative_float, help="default: the archive's, or 1")
     parser.add_argument("--queue-size", type=positive_int, help="default: the archive's, or 256")
+    _add_bounds(parser)
+    add_self_check(parser, "default: the archive's, or")
+    parser.add_argument("--no-explanations", action="store_true", help="refuse explanations")
+    parser.add_argument("--without", nargs="+", choices=PAGES, default=(), help="pages to leave out")
+    parser.add_argument(
+        "--drain-s",
+        type=not_negative_float,
+        default=0.0,
+        help="seconds to go on answering after SIGTERM, with 503 at /ready; default: %(default)g",
+    )
+    _add_watching(parser)
+    _add_access(parser)
+    _add_shadow(parser)
+    _add_cache(parser)
+
+
+def _add_bounds(parser: argparse.ArgumentParser) -> None:
     usual = Bounds()
     parser.add_argument(
         "--connections", type=positive_int, default=usual.total, help="most at once; default: %(default)s"
@@ -65,19 +93,6 @@ def app_arguments(parser: argparse.ArgumentParser) -> None:
         default=MOST_HELD // (1024 * 1024),
         help="memory for request bodies that arrive or wait; default: %(default)s",
     )
-    add_self_check(parser, "default: the archive's, or")
-    parser.add_argument("--no-explanations", action="store_true", help="refuse explanations")
-    parser.add_argument("--without", nargs="+", choices=PAGES, default=(), help="pages to leave out")
-    parser.add_argument(
-        "--drain-s",
-        type=not_negative_float,
-        default=0.0,
-        help="seconds to go on answering after SIGTERM, with 503 at /ready; default: %(default)g",
-    )
-    _add_watching(parser)
-    _add_access(parser)
-    _add_shadow(parser)
-    _add_cache(parser)
 
 
 def _add_watching(parser: argparse.ArgumentParser) -> None:
@@ -86,8 +101,8 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--log-format",
-        choices=("text", "json"),
-        default="text",
+        choices=FORMATS,
+        default=FORMATS[0],
         help="json: requests, too; default: %(default)s",
     )
     parser.add_argument(
@@ -143,17 +158,25 @@ def app(options: argparse.Namespace) -> int:
         seen = f"{len(options.sources)} models"
         raise UserError("a shadow goes with one model", seen=seen, remedy="Serve that one by itself")
     with tempfile.TemporaryDirectory(prefix="app-") as scratch:
+        if options.workers > 1:
+            return _serve_by_workers(options, Path(scratch))
         opener = Opener(Path(scratch), options.trusted_key)
         opened = [opener.open(source) for source in options.sources]
         shadow = None
         if options.shadow:
             beside = opener.open(Source(options.shadow)).model.artifact
             shadow = Beside(beside, options.shadow_share, options.shadow_max_flip)
-        settings = _settings(options, shadow)
-        with logging_as(options.log_format) as requests, tracing(options.traces) as traces:
-            # Traces come first, since they say what a request's trace is.
-            serve(opened, opener, settings, [each for each in (traces, requests) if each])
+        serve(opened, opener, _settings(options, shadow))
     return 0
+
+
+def _serve_by_workers(options: argparse.Namespace, folder: Path) -> int:
+    if options.shadow:
+        seen = f"--workers {options.workers}"
+        raise UserError("a shadow goes with one worker", seen=seen, remedy="Leave --shadow or --workers out")
+    settings = _settings(options, None)
+    with logging_as(options.log_format):
+        return serve_by_workers(options.sources, options.trusted_key, settings, options.workers, folder)
 
 
 def _source(text: str) -> Source:
@@ -185,6 +208,8 @@ def _settings(options: argparse.Namespace, shadow: Beside | None) -> Settings:
         options.grpc_port,
         options.cache,
         options.p99_ms / 1000 if options.p99_ms else None,
+        options.log_format,
+        options.traces,
     )
 
 

@@ -13,6 +13,8 @@ from typing import Any, TextIO
 
 from deploy.app.timing import Timing
 
+FORMATS = TEXT, JSON = ("text", "json")
+
 
 class JsonLines(io.TextIOBase):
     """A stream that writes one object a line to `stream`: `{"time": …, "message": …}` of what is printed."""
@@ -72,7 +74,7 @@ def _ms(seconds: float) -> float:
 @contextmanager
 def logging_as(form: str) -> Iterator[RequestLog | None]:
     """`json`: stderr is lines of JSON in the block, and there is a log of requests; `text`: none of it."""
-    if form != "json":
+    if form != JSON:
         yield None
         return
     lines = JsonLines(sys.stderr)

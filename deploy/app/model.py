@@ -25,6 +25,7 @@ from handler.artifact import (
     unpacked,
 )
 from handler.errors import UserError
+from handler.machine import available_cpus
 from handler.metrics import Tally
 from handler.predictor import Predictor
 from handler.requests import Limits
@@ -92,10 +93,11 @@ class Model:
         flips: float | None = None,
         on_mismatch: str | None = None,
         cached: int | None = None,
+        workers: int = 1,
     ) -> Service:
         """Loaded, with every shape warmed. `flips` and `on_mismatch` are those of `Tolerance`, `cached` is
-        `Limits.max_cached`; the archive's where they are None. Raises `UserError` where a runtime or a limit
-        will not do, or where the self-check says so."""
+        `Limits.max_cached`; the archive's where they are None. So many `workers` share the CPUs. Raises
+        `UserError` where a runtime or a limit will not do, or where the self-check says so."""
         settings = (self.settings or {}).get("handler") or {}
         if not explains:
             settings = {**settings, "maxExplained": 0}
@@ -103,7 +105,8 @@ class Model:
             settings = {**settings, "maxCached": cached}
         limits = Limits.of(settings)
         tolerance = Tolerance.of(settings, flips, on_mismatch)
-        predictor = Predictor(self.artifact, threads or settings.get("threads") or None, tolerance=tolerance)
+        threads = threads or settings.get("threads") or max(1, available_cpus() // workers)
+        predictor = Predictor(self.artifact, threads, tolerance=tolerance)
         predictor.warm()
         named = answers.Model(name=self.name, version=self.version, variant=self.artifact.name)
         return Service(predictor, limits, named, Tally(counted, self.name), self.certificate)

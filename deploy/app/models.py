@@ -18,7 +18,7 @@ LOOK_S = 0.05  # between two looks at a model that loads, or that is to be freed
 
 
 class Served:
-    """A model behind its queue, and its shadow, from `start` to `stop`."""
+    """A model behind its queue, and its shadow, from the first `start` to `stop`."""
 
     def __init__(self, model: Model, batcher: Batcher, shadow: Shadow | None = None) -> None:
         self.model = model
@@ -28,6 +28,8 @@ class Served:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
+        if self._tasks:
+            return
         workers = [self.batcher.work()] + ([self.shadow.work()] if self.shadow else [])
         self._tasks = [asyncio.create_task(work) for work in workers]
 
@@ -101,11 +103,14 @@ class Models:
             return STOPPING
         return None if all(each.batcher.service for each in self._served) else LOADING
 
+    def start(self) -> None:
+        for each in self._served:
+            each.start()
+
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Load all, and answer to the block's end."""
-        for each in self._served:
-            each.start()
+        self.start()
         try:
             yield
         finally:

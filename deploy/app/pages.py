@@ -15,6 +15,7 @@ from deploy.app.latency import OPEN_METRICS, OPEN_METRICS_TYPE, Latencies, as_op
 from deploy.app.models import Models, Served
 from deploy.app.protocols.dialect import HeadedReply
 from deploy.app.reload import REFUSED, REPLACED
+from deploy.app.role import Alone
 from handler.replies import Reply, as_json, refuse
 
 FINDINGS = ("none", "same", "close", "mismatch")  # of self-checks, the worst last
@@ -78,29 +79,38 @@ def _listed(served: Served) -> dict[str, str]:
     }
 
 
-def add_metrics(app: FastAPI, models: Models, counted: counters.Counters, latencies: Latencies) -> None:
+def add_metrics(
+    app: FastAPI, models: Models, counted: counters.Counters, latencies: Latencies, role: Alone
+) -> None:
     async def metrics(request: Request) -> Response:
         """The archive's counters, the number of waiting requests and of cached texts, latencies and what is
         promised of them, reloads, and the shadow's flips, for Prometheus; in OpenMetrics with traces as
-        examples."""
-        waiting: Counter[str] = Counter()
-        cached: Counter[str] = Counter()
-        shadows = ""
-        for each in models:
-            if each.batcher.service is not None:
-                each.batcher.service.tally.emit()
-                cached[each.model.name] += len(each.batcher.service.cached)
-            waiting[each.model.name] += each.batcher.waiting
-            shadows += each.shadow.metrics(each.model.name) if each.shadow else ""
-        is_open = OPEN_METRICS in request.headers.get("accept", "")
-        page = counted.text() + counters.gauges("classifier_waiting_requests", waiting)
-        page += counters.gauges("classifier_cached_texts", cached)
-        page += latencies.text(is_open) + _reloads(models) + shadows
+        examples. Of several workers the sums, without examples."""
+        is_open = role.workers == 1 and OPEN_METRICS in request.headers.get("accept", "")
+        page = metrics_page(models, counted, latencies, examples=is_open)
         if is_open:
             return Response(as_open_metrics(page), media_type=OPEN_METRICS_TYPE)
-        return Response(page, media_type=counters.MEDIA_TYPE)
+        return Response(role.counts(page), media_type=counters.MEDIA_TYPE)
 
     add_get(app, "/metrics", metrics)
+
+
+def metrics_page(
+    models: Models, counted: counters.Counters, latencies: Latencies, *, examples: bool = False
+) -> str:
+    """What this process has counted."""
+    waiting: Counter[str] = Counter()
+    cached: Counter[str] = Counter()
+    shadows = ""
+    for each in models:
+        if each.batcher.service is not None:
+            each.batcher.service.tally.emit()
+            cached[each.model.name] += len(each.batcher.service.cached)
+        waiting[each.model.name] += each.batcher.waiting
+        shadows += each.shadow.metrics(each.model.name) if each.shadow else ""
+    page = counted.text() + counters.gauges("classifier_waiting_requests", waiting)
+    page += counters.gauges("classifier_cached_texts", cached)
+    return page + latencies.text(examples) + _reloads(models) + shadows
 
 
 def _reloads(models: Models) -> str:

@@ -8,7 +8,7 @@ import ctypes
 import os
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from types import FrameType
 
@@ -33,7 +33,8 @@ class Place:
 
 class Reloader:
     """`opened` are those of `models`, in the same order; `serve` puts a model behind a queue. With `watches`
-    paths are looked at all the time, and read again when a change is complete."""
+    paths are looked at all the time, and read again when a change is complete. A model is reloaded within
+    its `turn`, for which it may have to wait."""
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Reloader:
         serve: Callable[[Model], Served],
         *,
         watches: bool = False,
+        turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> None:
         pairs = zip(opened, models, strict=True)
         self._places = [Place(each, served, each.stamp, each.stamp) for each, served in pairs]
@@ -50,6 +52,7 @@ class Reloader:
         self._opener = opener
         self._serve = serve
         self._watches = watches
+        self._turn = turn
         self._is_asked = False
 
     def ask(self) -> None:
@@ -65,7 +68,8 @@ class Reloader:
             is_asked, self._is_asked = self._is_asked, False
             for place in self._places:
                 if is_asked or (self._watches and self._has_changed(place)):
-                    await self._reload(place, is_asked)
+                    async with self._turn():
+                        await self._reload(place, is_asked)
                     await asyncio.to_thread(give_back_memory)
 
     @staticmethod
@@ -111,7 +115,7 @@ def give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def heed_hang_ups(reload: Callable[[], None], end: Callable[[], None]) -> None:
+def heed_hang_ups(reload: Callable[[], object], end: Callable[[], object]) -> None:
     """On SIGHUP, `reload`; where the terminal has gone, `end`, or nothing under nohup."""
     is_to_end = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
     had_terminal = _has_terminal()

@@ -23,14 +23,18 @@ from deploy.app.connections import KEEP_ALIVE_S, Admission, Bounds, Connection, 
 from deploy.app.counters import Counters
 from deploy.app.keys import DENIED, Keys
 from deploy.app.latency import Latencies
+from deploy.app.logs import FORMATS, logging_as
 from deploy.app.model import Model, Opened, Opener
-from deploy.app.models import Models, Served
+from deploy.app.models import LOOK_S, Models, Served
+from deploy.app.pages import metrics_page
 from deploy.app.protocols.routes import rpc_server
 from deploy.app.reload import Reloader, heed_hang_ups
 from deploy.app.request_bodies import MOST_HELD, Memory
+from deploy.app.role import Alone, Page, family_of
 from deploy.app.shadow import Shadow
 from deploy.app.timing import Watcher
 from deploy.app.tls import Pair, SecureConnection
+from deploy.app.traces import tracing
 from handler.artifact import Artifact
 from handler.errors import refusals
 from handler.service import Service
@@ -56,7 +60,10 @@ class AppServer(uvicorn.Server):
         reloader: Reloader | None = None,
         tls: ssl.SSLContext | None = None,
         rpc: "RpcServer | None" = None,
+        role: Alone | None = None,
+        page: Page = str,
     ) -> None:
+        """`page` is what `role` shares with other workers."""
         self._admission = admission or Admission(Bounds(), lambda code, field: None)
         connection = (
             partial(SecureConnection, self._admission, tls) if tls else partial(Connection, self._admission)
@@ -71,13 +78,17 @@ class AppServer(uvicorn.Server):
                 ws="none",
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=STOP_S,
+                backlog=BACKLOG,
             )
         )
         self._models = models
         self._drain_s = drain_s
         self._reloader = reloader
         self.rpc = rpc
+        self._role = role or Alone()
+        self._page = page
         self._beside: list[asyncio.Task[None]] = []
+        self._reloading: asyncio.Task[None] | None = None
         self.is_hung_up = False
         logging.getLogger("uvicorn.error").addFilter(Seldom())
 
@@ -86,12 +97,23 @@ class AppServer(uvicorn.Server):
         self.should_exit = self.is_hung_up = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._role.waits and not await self._loaded():
+            self.should_exit = True
+            return
         await super().startup(sockets)
-        self._beside = [asyncio.create_task(self._admission.sweep_for_ever())]
+        shared = self._role.share(self._page)
+        self._beside = [asyncio.create_task(work) for work in (self._admission.sweep_for_ever(), shared)]
         if self._reloader is not None:
-            self._beside.append(asyncio.create_task(self._reloader.work()))
+            self._reloading = asyncio.create_task(self._reloader.work())
         if self.rpc is not None:
             await self.rpc.start()
+
+    async def _loaded(self) -> bool:
+        """Wait for the models; False where one cannot be loaded, or nobody wants them any more."""
+        self._models.start()
+        while self._models.refusal() and self._models.failure is None and not self.should_exit:
+            await asyncio.sleep(LOOK_S)
+        return self._models.refusal() is None and not self.should_exit
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn asks ten times a second whether to stop."""
@@ -102,18 +124,18 @@ class AppServer(uvicorn.Server):
         self._models.is_closing = True
         if self._models.failure is None:
             await asyncio.sleep(self._drain_s)
-        for task in self._beside[1:]:
-            task.cancel()
+        if self._reloading is not None:
+            self._reloading.cancel()
         if self.rpc is not None:
             await self.rpc.stop(STOP_S)
         await super().shutdown(sockets)
+        self._role.counts(self._page())  # the last of them
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. `UserError` where that cannot be had."""
     with refusals("cannot listen on this address", f"{host}:{port}", "Choose another --port"):
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, port), family=family_of(host), backlog=BACKLOG)
 
 
 @dataclass(frozen=True)
@@ -149,6 +171,8 @@ class Settings:
     grpc_port: int | None = None
     cached: int | None = None
     p99_s: float | None = None  # to alert on; None: as certificates promise
+    log_format: str = FORMATS[0]
+    traces: str | None = None  # an endpoint; None: that of `traces.VARIABLES`, if any
 
     def open_to_others(self) -> str | None:
         """What others could do who reach the port, if it is not loopback's."""
@@ -167,8 +191,11 @@ class Loading:
     """Puts models behind queues. They load one at a time: memory is needed for one more, and OpenVINO's core
     is made once."""
 
-    def __init__(self, settings: Settings, counted: Counters, loaded: Callable[[Service], None]) -> None:
+    def __init__(
+        self, settings: Settings, counted: Counters, loaded: Callable[[Service], None], workers: int = 1
+    ) -> None:
         self._settings = settings
+        self._workers = workers
         self._counted = counted
         self._loaded = loaded
         self._lock = threading.Lock()
@@ -184,19 +211,32 @@ class Loading:
         asked = self._settings
         with self._lock:
             service = model.load(
-                self._counted, asked.threads, asked.explains, asked.flips, asked.on_mismatch, asked.cached
+                self._counted,
+                asked.threads,
+                asked.explains,
+                asked.flips,
+                asked.on_mismatch,
+                asked.cached,
+                self._workers,
             )
             service.observe = shadow.offer if shadow else None
             self._loaded(service)
         return service
 
 
-def serve(
-    opened: Sequence[Opened], opener: Opener, settings: Settings, watchers: Sequence[Watcher] = ()
+def serve(opened: Sequence[Opened], opener: Opener, settings: Settings, role: Alone | None = None) -> None:
+    """Answer until SIGTERM or Ctrl-C; `UserError` where the port is taken or a model cannot be loaded."""
+    with logging_as(settings.log_format) as requests, tracing(settings.traces) as traces:
+        # Traces come first, since they say what a request's trace is.
+        watchers = [each for each in (traces, requests) if each]
+        _serve(opened, opener, settings, role or Alone(), watchers)
+
+
+def _serve(
+    opened: Sequence[Opened], opener: Opener, settings: Settings, role: Alone, watchers: Sequence[Watcher]
 ) -> None:
-    """Answer until SIGTERM or Ctrl-C; `UserError` where the port is taken or a model cannot be loaded.
-    `watchers` are told of requests."""
     counted, host = Counters(), settings.host
+    tells = say if role.talks else _leave_out
     header = ' -H "Authorization: Bearer KEY"' if settings.keys else ""
     left = len(opened)
 
@@ -205,32 +245,32 @@ def serve(
         left -= 1
         is_only = len(opened) == 1 and left == 0
         about = "" if is_only else f"{service.model['name']} {service.model['version']}: "
-        say(f"{about}{service.predictor.self_check}")
+        tells(f"{about}{service.predictor.self_check}")
         if left == 0:
-            say(f"ready. Try it:\n  curl {address}/predict{header} --json '{EXAMPLE}'")
+            tells(f"ready. Try it:\n  curl {address}/predict{header} --json '{EXAMPLE}'")
+            role.ready()
 
-    loading = Loading(settings, counted, loaded)
+    loading = Loading(settings, counted, loaded, role.workers)
     models = Models([loading.serve(each.model) for each in opened])
-    reloader = Reloader(models, opened, opener, loading.serve, watches=settings.watches)
+    reloader = Reloader(models, opened, opener, loading.serve, watches=settings.watches, turn=role.turn)
     latencies = Latencies(models, settings.p99_s)
     memory = Memory(settings.held_bytes)
-    app = create_app(models, counted, memory, settings.without, settings.keys, latencies, watchers)
+    app = create_app(models, counted, memory, settings.without, settings.keys, latencies, watchers, role)
 
     def count(code: str, field: str) -> None:
         counted.add("classifier_rejected", 1, [models.first.model.name, code, field])
 
     admission = Admission(settings.bounds.within_files(), count)
     tls = settings.tls.context() if settings.tls else None
-    rpc = _rpc_server(
-        models, settings, partial(count, str(DENIED.code), DENIED.field), (*watchers, latencies)
-    )
-    server = AppServer(app, models, settings.drain_s, admission, reloader, tls, rpc)
+    page = partial(metrics_page, models, counted, latencies)
+    rpc = _rpc_server(models, settings, count, (*watchers, latencies), shared=role.workers > 1)
+    server = AppServer(app, models, settings.drain_s, admission, reloader, tls, rpc, role, page)
     # uvicorn raises the signal that stopped it once more: its default would leave an unpacked archive behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     heed_hang_ups(reloader.ask, server.hang_up)
-    with listen(host, settings.port) as listening, suppress(KeyboardInterrupt):
+    with role.socket() or listen(host, settings.port) as listening, suppress(KeyboardInterrupt):
         if not listening.getsockname()[0].startswith(LOOPBACK) and (warning := settings.open_to_others()):
-            say(warning)
+            tells(warning)
         address = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         address = f"https://{address}" if tls else address
         server.run(sockets=[listening])
@@ -241,9 +281,19 @@ def serve(
 
 
 def _rpc_server(
-    models: Models, settings: Settings, denied: Callable[[], None], watchers: Sequence[Watcher]
+    models: Models,
+    settings: Settings,
+    count: Callable[[str, str], None],
+    watchers: Sequence[Watcher],
+    *,
+    shared: bool,
 ) -> "RpcServer | None":
-    port = settings.grpc_port
-    if port is None:
+    if settings.grpc_port is None:
         return None
-    return rpc_server(models, settings.keys, settings.tls, denied, settings.host, port, watchers)
+    denied = partial(count, str(DENIED.code), DENIED.field)
+    host, port = settings.host, settings.grpc_port
+    return rpc_server(models, settings.keys, settings.tls, denied, host, port, watchers, shared=shared)
+
+
+def _leave_out(_: str) -> None:
+    """Another worker says it."""

@@ -129,15 +129,18 @@ def rpc_server(
     host: str,
     port: int,
     watchers: Sequence[Watcher] = (),
+    *,
+    shared: bool = False,
 ) -> "RpcServer":
-    """Raises `UserError` where its packages are missing; `denied` counts calls without a key."""
+    """Raises `UserError` where its packages are missing; `denied` counts calls without a key, and a `shared`
+    port is that of other workers, too."""
     try:
         from deploy.app.protocols import rpc
     except ModuleNotFoundError as error:
         remedy = "pip install '.[grpc]', or leave --grpc-port out"
         raise UserError("gRPC needs packages that are missing", seen=error.name, remedy=remedy) from error
     methods = rpc.Methods(finder(models), lambda: models.refusal() is None, _version())
-    return rpc.RpcServer(methods, rpc.Access(keys, tls, denied), host, port, watchers)
+    return rpc.RpcServer(methods, rpc.Access(keys, tls, denied), host, port, watchers, shared=shared)
 
 
 def _version() -> str:

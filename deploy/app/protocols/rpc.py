@@ -34,7 +34,6 @@ OPTIONS = (
     ("grpc.max_concurrent_streams", MOST_CALLS),
     ("grpc.max_connection_idle_ms", 300_000),
     ("grpc.server_handshake_timeout_ms", 10_000),
-    ("grpc.so_reuseport", 0),  # a port that is taken is an error
 )
 OPEN = ("ServerLive", "ServerReady")  # without a key
 STATUSES = {
@@ -266,12 +265,20 @@ async def _call(method: Method, timing: Timing, body: bytes, context: Any) -> by
 
 
 class RpcServer:
-    """Of the event loop that starts it; `port` is the one that it has then."""
+    """Of the event loop that starts it; `port` is the one that it has then, `shared` among workers or not."""
 
     def __init__(
-        self, methods: Methods, access: Access, host: str, port: int, watchers: Sequence[Watcher]
+        self,
+        methods: Methods,
+        access: Access,
+        host: str,
+        port: int,
+        watchers: Sequence[Watcher],
+        *,
+        shared: bool = False,
     ) -> None:
         self.port = port
+        self._options = (*OPTIONS, ("grpc.so_reuseport", int(shared)))
         self._handlers = Handlers(methods, access, watchers)
         self._access = access
         self._host = host
@@ -279,7 +286,7 @@ class RpcServer:
     async def start(self) -> None:
         """Raises `UserError` where the port is taken."""
         self._server = grpc.aio.server(
-            handlers=[self._handlers], options=OPTIONS, maximum_concurrent_rpcs=MOST_CALLS
+            handlers=[self._handlers], options=self._options, maximum_concurrent_rpcs=MOST_CALLS
         )
         place = f"{f'[{self._host}]' if ':' in self._host else self._host}:{self.port}"
         try:
