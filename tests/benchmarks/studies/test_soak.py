@@ -1,0 +1,54 @@
+"""Some seconds of the soak on a real app, and what its verdict would be where something were wrong."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.studies import soak
+from benchmarks.studies.soak import Found, judged
+
+SAMPLES = {
+    'classifier_reloads{ModelName="first",status="replaced"}': 2.0,
+    'classifier_reloads{ModelName="second",status="replaced"}': 2.0,
+    "classifier_worker_restarts{}": 1.0,
+    "classifier_workers{}": 2.0,
+}
+
+
+def found(**changes) -> Found:
+    good = Found(lost=[4001], held={4001, 4002}, memory_mb=[500.0] * 20, latencies_ms=[1.0, 2.0])
+    return replace(good, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "samples", "faults"),
+    [
+        ({}, {}, []),
+        ({"lost": [4001, 5001]}, {}, ["lost, though no killed worker held it"]),
+        ({"wrong": {"label": 1}}, {}, ["answered wrongly"]),
+        ({"memory_mb": [500.0] * 18 + [600.0] * 2}, {}, ["memory grew"]),
+        ({}, {'classifier_reloads{ModelName="first",status="refused"}': 1.0}, ["not reloaded"]),
+        ({}, {"classifier_worker_restarts{}": 0.0}, ["not started again"]),
+        ({}, {"classifier_workers{}": 1.0}, ["not started again"]),
+    ],
+)
+def test_each_fault_is_seen(changes: dict, samples: dict, faults: list[str]) -> None:
+    assert judged(found(**changes), SAMPLES | samples, {"1.1"})["faults"] == faults
+    assert judged(found(), SAMPLES, {"1.0", "1.1"})["faults"] == ["not reloaded"]
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_but_what_the_killed_worker_held(build_once, tmp_path: Path) -> None:
+    folders = [str(build_once(variant).folder) for variant in ("openvino-int8", "onnx-int8")]
+    output = tmp_path / "soak.json"
+    options = ["--seconds", "40", "--clients", "4", "--idle", "50", "--output", str(output)]
+    soak.main(["--artifacts", *folders, *options])
+    report = json.loads(output.read_text())
+    assert set(report["faults"]) <= {"memory grew"}, "which takes longer to be seen"
+    assert report["restarts"] == 1
+    assert sum(report["reloads"].values()) >= 3
+    right, wrong = (report["answers"][name] for name in ("200 to a right key", "401 to a wrong key"))
+    assert abs(right - wrong) <= 8
+    assert report["idle_connections_closed"] > 0
