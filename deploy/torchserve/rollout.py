@@ -38,7 +38,7 @@ from common.signing import add_trusted_key, trusted_keys, verify
 from common.torchserve import read_config
 from deploy.torchserve.access import Access
 from deploy.torchserve.rollout_note import Note, note_file, read_note, write_note
-from deploy.torchserve.rollout_shadow import Shadow, add_shadow
+from deploy.torchserve.rollout_shadow import Shadow, add_shadow, read_key
 from deploy.torchserve.rollout_texts import Asked, Flipping, Flips, Sample, decision, drawn, recorded, words
 from handler.errors import UserError
 
@@ -308,7 +308,9 @@ def rollout(options: argparse.Namespace) -> int:
     limits = Limits(options.max_flip, options.max_shift, options.max_slowdown, options.watch_s, options.alpha)
     sample = drawn(options.texts, options.fp32, options.count, options.seed)
     say(f"drew {len(sample.compared):,} texts from {options.texts or options.fp32}, seed {options.seed}")
-    shadow = Shadow(options.shadow, options.name, options.shadow_s) if options.shadow else None
+    shadow = None
+    if options.shadow:
+        shadow = Shadow(options.shadow, options.name, options.shadow_s, read_key(options.shadow_key))
     outcome = roll_out(fronts, options.url, sample, limits, options.workers, options.keep_old, shadow)
     say(table(outcome))
     emit({"seed": options.seed, **outcome})

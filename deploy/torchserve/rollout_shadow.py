@@ -2,18 +2,20 @@
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
 import requests
 
 from common.commands import not_negative_float, say
 from common.shares import share_interval
-from handler.errors import UserError
+from handler.errors import UserError, refusals
 
 START_IT = "Start it with both: python -m deploy app --archive OLD.mar --shadow NEW.mar --shadow-share 1"
 STAYS = "The old version stays"
 PATIENCE_S = 10
 LOOK_S = 1.0
+MOST_KEY = 1024  # characters
 
 
 def add_shadow(parser: argparse.ArgumentParser) -> None:
@@ -28,17 +30,37 @@ def add_shadow(parser: argparse.ArgumentParser) -> None:
         default=600,
         help="seconds of live texts before the first server answers with it (default: %(default)s)",
     )
+    parser.add_argument(
+        "--shadow-key", type=Path, metavar="FILE", help="its first line is a key, where that app wants one"
+    )
+
+
+def read_key(path: Path | None) -> str | None:
+    """`UserError` where the file cannot be read, or has none."""
+    if path is None:
+        return None
+    remedy = "Choose another --shadow-key"
+    with (
+        refusals("the key cannot be read", path, remedy),
+        path.open(encoding="utf-8", errors="replace") as file,
+    ):
+        key = file.readline(MOST_KEY).strip()
+    if not key.isascii() or not key:
+        raise UserError("the first line is no key", seen=path, remedy=remedy)
+    return key
 
 
 class Shadow:
     """The app at `url`. The first time that it is consulted it is watched for `seconds`."""
 
-    def __init__(self, url: str, name: str, seconds: float) -> None:
+    def __init__(self, url: str, name: str, seconds: float, key: str | None = None) -> None:
         self._place = f"{url.rstrip('/')}/models/{name}"
         self._seconds = seconds
         self._looked_at = float("-inf")
         self._session = requests.Session()
         self._session.trust_env = False  # as the servers: no proxy
+        if key is not None:
+            self._session.headers["Authorization"] = f"Bearer {key}"
         self._found: dict[str, Any] = {}
 
     def consult(self, old: str, new: str, max_flip: float) -> dict[str, Any]:
@@ -90,6 +112,9 @@ class Shadow:
     def _describe(self) -> dict[str, Any]:
         try:
             answer = self._session.get(self._place, timeout=PATIENCE_S)
+            if answer.status_code == 401:
+                remedy = "Give --shadow-key FILE, with a key that the app knows"
+                raise UserError("the shadow's app wants a key", seen=self._place, remedy=remedy)
             answer.raise_for_status()
             described = dict(answer.json())
         except (requests.RequestException, ValueError, TypeError) as error:

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from common.signing import make_keys, sign
@@ -27,7 +28,7 @@ from deploy.app.counters import Counters
 from deploy.app.model import Opener, Source
 from deploy.app.models import Models
 from deploy.app.reload import Reloader
-from deploy.app.server import AppServer, Loading, Settings
+from deploy.app.server import AppServer, Beside, Loading, Settings
 from deploy.torchserve.server import free_ports
 from export.archives.package import package
 from handler.artifact import Artifact, open_artifact
@@ -87,7 +88,11 @@ def put(archive: Path, path: Path) -> None:
 
 @contextmanager
 def reloading(
-    tmp_path: Path, *archives: Path, watches: bool = False, trusted_key: Path | None = None
+    tmp_path: Path,
+    *archives: Path,
+    watches: bool = False,
+    trusted_key: Path | None = None,
+    shadow: Beside | None = None,
 ) -> Iterator[Reloading]:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -97,7 +102,7 @@ def reloading(
     counted = Counters()
     opener = Opener(scratch, trusted_key)
     opened = [opener.open(Source(path)) for path in paths]
-    loading = Loading(Settings(threads=1), counted, lambda service: None)
+    loading = Loading(Settings(threads=1, shadow=shadow), counted, lambda service: None)
     models = Models([loading.serve(each.model) for each in opened])
     reloader = Reloader(models, opened, opener, loading.serve, watches=watches)
     server = AppServer(create_app(models, counted), models, reloader=reloader)
@@ -156,6 +161,32 @@ def test_what_the_old_model_has_accepted_it_answers(
         gate.opened.set()
         assert [each.result() for each in accepted] == ["1.0"] * 3
         wait_until(lambda: found.reloads("replaced") == 1)
+
+
+def test_a_shadow_begins_anew_with_the_new_model(archives, build_once, tmp_path: Path) -> None:
+    with reloading(tmp_path, archives("1.0"), shadow=Beside(build_once(VARIANT), 1.0, 0.05)) as found:
+
+        def compares() -> bool:
+            """The model that answers now, and one text."""
+            shadow = found.app.models.first.shadow
+            return shadow.is_up and shadow.report.compared == 1
+
+        def workers() -> list[psutil.Process]:
+            children = psutil.Process().children()
+            return [each for each in children if "deploy.app.shadow_worker" in each.cmdline()]
+
+        wait_until(lambda: found.app.models.first.shadow.is_up, patience_s=300)
+        found.version()
+        wait_until(compares)
+        (before,) = workers()
+        found.reload(archives("1.1"))
+        wait_until(lambda: found.reloads("replaced") == 1)
+        wait_until(lambda: found.app.models.first.shadow.is_up, patience_s=300)
+        assert found.app.models.first.shadow.report.compared == 0
+        assert found.version() == "1.1"
+        wait_until(compares)
+        (after,) = workers()
+        assert after.pid != before.pid
 
 
 def corrupt(archive: Path, tmp_path: Path) -> Path:

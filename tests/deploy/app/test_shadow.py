@@ -20,6 +20,7 @@ import pytest
 
 from deploy.app.command import app_arguments
 from deploy.app.counters import Counters
+from deploy.app.keys import Keys
 from deploy.app.model import Model
 from deploy.app.shadow import MOST_CHARACTERS, MOST_TEXTS, Offered, Shadow
 from deploy.app.shadow_worker import OF_DECISIONS, Comparison
@@ -303,3 +304,22 @@ def test_the_usual_limit_is_that_of_drift() -> None:
     parser = argparse.ArgumentParser()
     app_arguments(parser)
     assert parser.parse_args(["--artifact", "any"]).shadow_max_flip == Rule.max_flip
+
+
+def test_a_rollout_asks_a_shadow_with_its_key(
+    model: Model, service: Service, counted: Counters, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("correct-horse-battery\nanother line\n")
+    shadow = Shadow(model.artifact, model.artifact, 1.0, max_flip=0.05)
+    keys = Keys.of(["correct-horse-battery"], "here")
+    with running(model, lambda: service, counted, shadow=shadow, keys=keys) as app:
+        wait_until(lambda: app.batcher.is_ready and shadow.is_up, patience_s=PATIENCE_S)
+        url = f"http://127.0.0.1:{app.port}"
+        rollout_shadow.Shadow(url, "hate", 0, rollout_shadow.read_key(key)).look()
+        for given in (None, "another-key-than-that"):
+            with pytest.raises(UserError, match=r"the shadow's app wants a key.*--shadow-key"):
+                rollout_shadow.Shadow(url, "hate", 0, given).look()
+    key.write_text("\ncorrect-horse-battery")
+    with pytest.raises(UserError, match="the first line is no key"):
+        rollout_shadow.read_key(key)
