@@ -24,6 +24,8 @@ PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "benchmarks.studies.flips_needed": ("benchmarks.studies.flips_needed", ()),
     "benchmarks.studies.plan_check": ("benchmarks.studies.plan_check", ()),
     "benchmarks.studies.shadow": ("benchmarks.studies.shadow", ()),
+    "benchmarks.studies.soak": ("benchmarks.studies.soak", ()),
+    "benchmarks.studies.workers": ("benchmarks.studies.workers", ()),
     "deploy": ("deploy.__main__", ()),
     "deploy.container": ("deploy.torchserve.container", ()),
 }
