@@ -111,13 +111,19 @@ def pool(tmp_path: Path, archive: Path, *options: object, **settings: Any) -> It
 
 
 class Clients:
-    """Each asks on and on over a connection that it keeps, until `end`; statuses are counted."""
+    """Each asks on and on over a connection that it keeps, to the block's end; statuses are counted."""
 
     def __init__(self, port: int, number: int) -> None:
         self._port = port
         self._ended = threading.Event()
         self._threads = ThreadPoolExecutor(number)
         self._asked = [self._threads.submit(self._ask_on) for _ in range(number)]
+
+    def __enter__(self) -> "Clients":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
 
     def end(self) -> Counter[object]:
         self._ended.set()
@@ -140,8 +146,7 @@ class Clients:
 
 
 def test_a_killed_worker_loses_what_it_held_alone_and_comes_back(archives, tmp_path: Path) -> None:  # noqa: F811
-    with pool(tmp_path, archives("1.0")) as found:
-        clients = Clients(found.port, 8)
+    with pool(tmp_path, archives("1.0")) as found, Clients(found.port, 8) as clients:
         wait_until(lambda: counter(found.port, "classifier_texts") > 100)
         before, (killed, spared) = counter(found.port, "classifier_texts"), found.workers()
         killed.send_signal(signal.SIGKILL)
@@ -164,8 +169,7 @@ def test_a_killed_worker_loses_what_it_held_alone_and_comes_back(archives, tmp_p
 
 
 def test_all_workers_reload_one_after_the_other_and_no_request_is_lost(archives, tmp_path: Path) -> None:  # noqa: F811
-    with pool(tmp_path, archives("1.0")) as found:
-        clients = Clients(found.port, 4)
+    with pool(tmp_path, archives("1.0")) as found, Clients(found.port, 4) as clients:
         put(archives("1.1"), found.path)
         found.process.send_signal(signal.SIGHUP)
         wait_until(lambda: counter(found.port, "classifier_reloads") == 2, found.log.read_text)
