@@ -59,6 +59,13 @@ def test_pages_are_added_up_sample_by_sample() -> None:
     ]
 
 
+def test_a_promise_is_that_of_each_worker_and_not_their_sum() -> None:
+    promised = """# TYPE classifier_promised_p99_seconds gauge
+classifier_promised_p99_seconds{ModelName="hate"} 0.06
+"""
+    assert add_up([promised, OTHER, promised]).splitlines()[:2] == promised.splitlines()
+
+
 def test_what_an_ended_worker_counted_stays_and_its_gauges_go(tmp_path: Path) -> None:
     counts = SharedCounts(tmp_path)
     assert counts.read() == ""
