@@ -38,7 +38,7 @@ _HASH = re.compile(f"{HASHED}([0-9a-f]{{64}})")
 class Keys:
     """The digests of those that are accepted."""
 
-    digests: tuple[bytes, ...] = field(repr=False)
+    digests: tuple[str, ...] = field(repr=False)
 
     @classmethod
     def read(cls, path: Path | None) -> "Keys | None":
@@ -63,7 +63,7 @@ class Keys:
         digests = []
         for number, line in enumerate(filter(None, map(str.strip, lines)), 1):
             if hashed := _HASH.fullmatch(line):
-                digests.append(bytes.fromhex(hashed[1]))
+                digests.append(hashed[1])
             elif _KEY.fullmatch(line) and not line.startswith(HASHED):
                 digests.append(digest(line))
             else:
@@ -85,8 +85,9 @@ class Keys:
         return is_known
 
 
-def digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+def digest(key: str) -> str:
+    """64 hexadecimal digits."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Guard:
@@ -107,5 +108,5 @@ class Guard:
 def key(_: argparse.Namespace) -> int:
     """Draw one: the first line is for the client, the second for the file."""
     drawn = secrets.token_urlsafe(32)
-    print(f"{drawn}\n{HASHED}{digest(drawn).hex()}")
+    print(f"{drawn}\n{HASHED}{digest(drawn)}")
     return 0

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -12,7 +11,7 @@ from dataclasses import replace
 from common.commands import run
 from deploy.app.model import Opener
 from deploy.app.server import serve
-from deploy.app.workers import Task
+from deploy.app.workers import TASK
 
 
 def end_with_the_parent() -> None:
@@ -25,7 +24,7 @@ def end_with_the_parent() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     argparse.ArgumentParser(prog="worker", description=__doc__).parse_args(argv)
-    task: Task = pickle.load(sys.stdin.buffer)
+    task = TASK.validate_json(sys.stdin.buffer.readline())
     threading.Thread(target=end_with_the_parent, name="parent", daemon=True).start()
     worker = replace(task.worker, told=os.dup(1))
     os.dup2(2, 1)  # whatever a runtime prints tells the parent nothing

@@ -5,7 +5,6 @@ connection to a worker that is away.
 """
 
 import asyncio
-import pickle
 import shutil
 import signal
 import socket
@@ -16,6 +15,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from common.commands import say
 from deploy.app.counters import family
@@ -35,12 +36,15 @@ STEADY_S = 60.0  # who has worked for so long is started again at once
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is to do, as a pickle that it reads first."""
+    """What a worker is to do, as a line of JSON that it reads first."""
 
     sources: tuple[Source, ...]
     trusted_key: Path | None
     settings: Settings
     worker: Worker
+
+
+TASK = TypeAdapter(Task)
 
 
 class Workers:
@@ -148,7 +152,7 @@ class Workers:
             *WORKER, stdin=pipe, stdout=pipe, start_new_session=True
         )
         assert process.stdin is not None
-        process.stdin.write(pickle.dumps(replace(self._task, worker=worker)))
+        process.stdin.write(TASK.dump_json(replace(self._task, worker=worker)) + b"\n")
         with suppress(ConnectionError):
             await process.stdin.drain()
         if self._is_ending.is_set():  # since it was asked for

@@ -58,6 +58,7 @@ TENSORS = {
 # Labels of what TorchServe does not count.
 OWN = {
     "classifier_waiting_requests": (),
+    "classifier_cached_texts": (),
     "classifier_reloads": ("status",),
     "classifier_responses": ("code",),
     "classifier_request_seconds_bucket": ("kind", "le"),

@@ -33,6 +33,7 @@ class Stub:
     tally = SimpleNamespace(add=lambda sums: None, emit=lambda: None)
     model: ClassVar = {"name": "hate", "version": "1.0", "variant": "stub"}
     moments, rows = (0.0, 0.0), ()  # no batch is timed
+    cached = ()
 
     def answer(self, requests: list[Request]) -> list[list[dict]]:
         return [

@@ -23,7 +23,7 @@ from tests.deploy.app.test_connections import Stub
 
 KEY, OTHER = "correct-horse-battery", "another/key+with=signs"
 BEARER = {"Authorization": f"Bearer {KEY}"}
-HASH = f"sha256:{digest(OTHER).hex()}"
+HASH = f"sha256:{digest(OTHER)}"
 EVERY_FORM = [BEARER, {"Authorization": f"bearer  {OTHER}"}, {"X-API-Key": KEY}, {"x-api-key": OTHER}]
 WRONG = [
     {},
