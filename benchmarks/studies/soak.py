@@ -150,7 +150,14 @@ class Soak:
     def kill_a_worker(self) -> None:
         worker = self._running.worker.children()[0]
         worker.suspend()  # so that what it holds stays as it is
-        self.found.held = {each.raddr.port for each in worker.net_connections("tcp") if each.raddr}
+        its_own = {each.raddr.port for each in worker.net_connections("tcp") if each.raddr}
+        # Those that wait in the kernel to be taken, by it or by another, are nobody's yet.
+        waiting = {
+            each.raddr.port
+            for each in psutil.net_connections("tcp")
+            if each.pid is None and each.raddr and each.laddr.port == self._port
+        }
+        self.found.held = its_own | waiting
         worker.kill()
         say(f"worker {worker.pid} is killed with {len(self.found.held)} connections")
 
