@@ -26,10 +26,12 @@ from benchmarks.sameness.self_checks import SelfChecks
 from benchmarks.sameness.shadows import Shadowed
 from benchmarks.sameness.shift import Shift
 from benchmarks.selection import Selection
+from benchmarks.served.app_soaks import AppSoak
 from benchmarks.served.attack.records import AttackReport
 from benchmarks.served.head_to_head import HeadToHead
 from benchmarks.served.overheads import Overhead
 from benchmarks.served.servers import Servers
+from benchmarks.served.worker_counts import WorkersFound
 from common.atomic import write_json
 from common.programs import command
 from common.records import read
@@ -182,6 +184,18 @@ def read_overhead(path: Path) -> Overhead:
     """What our servers cost, at `path`. Raises `UserError` when it is missing or damaged."""
     study = "python -m benchmarks.studies.overhead"
     return _read(path, partial(read, kind=Overhead), "no server's overhead has been measured yet", study)
+
+
+def read_workers(path: Path) -> WorkersFound:
+    """What several workers are worth, at `path`. Raises `UserError` when it is missing or damaged."""
+    study = "python -m benchmarks.studies.workers"
+    return _read(path, partial(read, kind=WorkersFound), "no workers have been compared yet", study)
+
+
+def read_app_soak(path: Path) -> AppSoak:
+    """What the app lost, at `path`. Raises `UserError` when it is missing or damaged."""
+    study = "python -m benchmarks.studies.soak"
+    return _read(path, partial(read, kind=AppSoak), "the app has not been soaked yet", study)
 
 
 def read_attack(path: Path) -> AttackReport:

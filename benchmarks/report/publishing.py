@@ -30,6 +30,7 @@ from benchmarks.report.files import (
     TIMINGS,
     read_ablation,
     read_alarms,
+    read_app_soak,
     read_attack,
     read_compression,
     read_coverage,
@@ -47,6 +48,7 @@ from benchmarks.report.files import (
     read_shift,
     read_side_by_side,
     read_timings,
+    read_workers,
 )
 from benchmarks.sameness import (
     alarms,
@@ -59,7 +61,7 @@ from benchmarks.sameness import (
     shadows,
     shift,
 )
-from benchmarks.served import overheads
+from benchmarks.served import app_soaks, overheads, worker_counts
 from benchmarks.served.attack import page as attack_page
 from common.atomic import write_json, write_text
 from common.options import LEDGER
@@ -124,6 +126,8 @@ KINDS = {
     "rules": Kind(first_stages.NAME, read_rules, first_stages.page, first_stages.excerpt),
     "shift": Kind(shift.NAME, read_shift, shift.page, shift.excerpt),
     self_checks.NAME: Kind(self_checks.NAME, read_self_checks, self_checks.page, self_checks.excerpt),
+    app_soaks.NAME: Kind(app_soaks.NAME, read_app_soak, app_soaks.page, app_soaks.excerpt),
+    worker_counts.NAME: Kind(worker_counts.NAME, read_workers, worker_counts.page, worker_counts.excerpt),
     overheads.NAME: Kind(overheads.NAME, read_overhead, overheads.page, overheads.excerpt),
     shadows.NAME: Kind(shadows.NAME, read_shadowed, shadows.page, shadows.excerpt),
     "timings": Kind(TIMINGS, read_timings, simulated.page, simulated.excerpt),

@@ -26,10 +26,14 @@ from urllib.parse import urlsplit
 import psutil
 
 from benchmarks.samples import percentile
+from benchmarks.served.app_soaks import NAME, AppSoak, Memory, excerpt
 from benchmarks.served.run import Running
 from benchmarks.studies.workers import app, memory_mb, texts_of
 from common.atomic import write_json
 from common.commands import emit, positive_float, positive_int, run, say
+from common.environment import machine
+from common.options import add_results
+from common.records import plain
 from export.archives.package import package
 from handler.artifact import open_artifact
 
@@ -260,7 +264,7 @@ async def settled(port: int) -> tuple[dict[str, float], set[str]]:
         await asyncio.sleep(SETTLE_S)
 
 
-def judged(found: Found, samples: dict[str, float], seen: set[str]) -> dict[str, Any]:
+def judged(found: Found, samples: dict[str, float], seen: set[str], options: argparse.Namespace) -> AppSoak:
     """The figures, and what is wrong with them."""
     unexplained = [port for port in found.lost if port not in found.held]
     tenth = max(1, len(found.memory_mb) // 10)
@@ -277,29 +281,35 @@ def judged(found: Found, samples: dict[str, float], seen: set[str]) -> dict[str,
         "not started again": restarts != 1 or samples.get(READY) != WORKERS,
         "memory grew": after > MOST_GROWTH * before,
     }
-    return {
-        "answers": dict(sorted(found.answers.items())),
-        "p50_ms": percentile(found.latencies_ms, 50),
-        "p99_ms": percentile(found.latencies_ms, 99),
-        "lost": {"held by the killed worker": len(found.lost) - len(unexplained), "others": len(unexplained)},
-        "wrong": dict(found.wrong),
-        "reloads": reloads,
-        "restarts": restarts,
-        "cut_for_not_reading": found.cut,
-        "idle_connections_closed": found.idle_closed,
-        "memory_mb": {"before": before, "after": after, "most": max(found.memory_mb)},
-        "faults": [fault for fault, is_there in faults.items() if is_there],
-    }
+    return AppSoak(
+        machine=machine(),
+        variants=[artifact.name for artifact in options.artifacts],
+        seconds=options.seconds,
+        clients=options.clients,
+        idle=options.idle,
+        answers=dict(sorted(found.answers.items())),
+        p50_ms=percentile(found.latencies_ms, 50),
+        p99_ms=percentile(found.latencies_ms, 99),
+        lost_with_the_worker=len(found.lost) - len(unexplained),
+        lost_otherwise=len(unexplained),
+        wrong=dict(found.wrong),
+        reloads=reloads,
+        restarts=int(restarts),
+        cut_for_not_reading=found.cut,
+        idle_connections_closed=found.idle_closed,
+        memory_mb=Memory(before=before, after=after, most=max(found.memory_mb)),
+        faults=[fault for fault, is_there in faults.items() if is_there],
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.soak", description=__doc__)
+    add_results(parser)
     parser.add_argument("--artifacts", type=Path, nargs=2, required=True, metavar="FOLDER", help="two models")
     parser.add_argument("--texts", type=Path, help="one a line; default: those of the demo")
     parser.add_argument("--seconds", type=positive_float, default=600.0, help="default: %(default)g")
     parser.add_argument("--clients", type=positive_int, default=16, help="default: %(default)s")
     parser.add_argument("--idle", type=positive_int, default=1000, help="connections; default: %(default)s")
-    parser.add_argument("--output", type=Path, help="default: standard output alone")
     options = parser.parse_args(argv)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
@@ -322,12 +332,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         running = stack.enter_context(app(*given))
         found = asyncio.run(soak(running, options, served, archives[VERSIONS[1]]))
         samples, seen = asyncio.run(settled(port_of(running)))
-    report = judged(found, samples, seen)
-    report = {"seconds": options.seconds, "clients": options.clients, "idle": options.idle} | report
-    if options.output:
-        write_json(options.output, report)
-    emit(report)
-    return 1 if report["faults"] else 0
+    report = judged(found, samples, seen, options)
+    write_json(options.results / f"{NAME}.json", plain(report))
+    say(excerpt(report))
+    emit(plain(report))
+    return 1 if report.faults else 0
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ KINDS = {
     "self-check": "what the self-check saw of changes",
     "shadow": "what a shadow costs and finds",
     "overhead": "what our servers cost beside the model",
+    "workers": "what several workers of the app are worth",
+    "app-soak": "the app while everything happens at once",
     "attack": "the attacks",
     "soak": "the soak test, hours of attacks,",
 }

@@ -1,12 +1,15 @@
 """Some seconds of the soak on a real app, and what its verdict would be where something were wrong."""
 
-import json
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.studies import soak
+from benchmarks.report.files import read_app_soak, read_workers
+from benchmarks.served.app_soaks import page
+from benchmarks.served.worker_counts import page as workers_page
+from benchmarks.studies import soak, workers
 from benchmarks.studies.soak import Found, judged
 
 SAMPLES = {
@@ -15,6 +18,7 @@ SAMPLES = {
     "classifier_worker_restarts{}": 1.0,
     "classifier_workers{}": 2.0,
 }
+OPTIONS = Namespace(artifacts=[Path("build/one"), Path("build/other")], seconds=600.0, clients=16, idle=1000)
 
 
 def found(**changes) -> Found:
@@ -35,20 +39,31 @@ def found(**changes) -> Found:
     ],
 )
 def test_each_fault_is_seen(changes: dict, samples: dict, faults: list[str]) -> None:
-    assert judged(found(**changes), SAMPLES | samples, {"1.1"})["faults"] == faults
-    assert judged(found(), SAMPLES, {"1.0", "1.1"})["faults"] == ["not reloaded"]
+    assert judged(found(**changes), SAMPLES | samples, {"1.1"}, OPTIONS).faults == faults
+    assert judged(found(), SAMPLES, {"1.0", "1.1"}, OPTIONS).faults == ["not reloaded"]
 
 
 @pytest.mark.slow
 def test_nothing_is_lost_but_what_the_killed_worker_held(build_once, tmp_path: Path) -> None:
     folders = [str(build_once(variant).folder) for variant in ("openvino-int8", "onnx-int8")]
-    output = tmp_path / "soak.json"
-    options = ["--seconds", "40", "--clients", "4", "--idle", "50", "--output", str(output)]
+    options = ["--seconds", "40", "--clients", "4", "--idle", "50", "--results", str(tmp_path)]
     soak.main(["--artifacts", *folders, *options])
-    report = json.loads(output.read_text())
-    assert set(report["faults"]) <= {"memory grew"}, "which takes longer to be seen"
-    assert report["restarts"] == 1
-    assert sum(report["reloads"].values()) >= 3
-    right, wrong = (report["answers"][name] for name in ("200 to a right key", "401 to a wrong key"))
+    report = read_app_soak(tmp_path / "app-soak.json")
+    assert set(report.faults) <= {"memory grew"}, "which takes longer to be seen"
+    assert report.restarts == 1
+    assert sum(report.reloads.values()) >= 3
+    right, wrong = (report.answers[name] for name in ("200 to a right key", "401 to a wrong key"))
     assert abs(right - wrong) <= 8
-    assert report["idle_connections_closed"] > 0
+    assert report.idle_connections_closed > 0
+    assert "openvino-int8 and onnx-int8" in page(report)
+
+
+@pytest.mark.slow
+def test_workers_are_compared(build_once, tmp_path: Path) -> None:
+    brief = ["--workers", "1", "2", "--seconds", "0.5", "--rounds", "1", "--results", str(tmp_path)]
+    assert workers.main(["--artifact", str(build_once("onnx-int8").folder), *brief]) == 0
+    report = read_workers(tmp_path / "workers.json")
+    assert [(each.workers, each.clients) for each in report.levels] == [(1, 8), (1, 32), (2, 8), (2, 32)]
+    assert all(each.errors == 0 and each.requests_per_second.least > 0 for each in report.levels)
+    assert report.levels[0].memory_mb < report.levels[2].memory_mb
+    assert "onnx-int8" in workers_page(report)
