@@ -28,6 +28,7 @@ from benchmarks.sameness.shift import Shift
 from benchmarks.selection import Selection
 from benchmarks.served.app_soaks import AppSoak
 from benchmarks.served.attack.records import AttackReport
+from benchmarks.served.caches import CacheFound
 from benchmarks.served.head_to_head import HeadToHead
 from benchmarks.served.overheads import Overhead
 from benchmarks.served.servers import Servers
@@ -196,6 +197,12 @@ def read_app_soak(path: Path) -> AppSoak:
     """What the app lost, at `path`. Raises `UserError` when it is missing or damaged."""
     study = "python -m benchmarks.studies.soak"
     return _read(path, partial(read, kind=AppSoak), "the app has not been soaked yet", study)
+
+
+def read_caches(path: Path) -> CacheFound:
+    """What a cache saved, at `path`. Raises `UserError` when it is missing or damaged."""
+    study = "python -m benchmarks.studies.cached"
+    return _read(path, partial(read, kind=CacheFound), "no cache has been studied yet", study)
 
 
 def read_attack(path: Path) -> AttackReport:

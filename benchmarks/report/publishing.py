@@ -32,6 +32,7 @@ from benchmarks.report.files import (
     read_alarms,
     read_app_soak,
     read_attack,
+    read_caches,
     read_compression,
     read_coverage,
     read_head_to_head,
@@ -61,7 +62,7 @@ from benchmarks.sameness import (
     shadows,
     shift,
 )
-from benchmarks.served import app_soaks, overheads, worker_counts
+from benchmarks.served import app_soaks, caches, overheads, worker_counts
 from benchmarks.served.attack import page as attack_page
 from common.atomic import write_json, write_text
 from common.options import LEDGER
@@ -128,6 +129,7 @@ KINDS = {
     self_checks.NAME: Kind(self_checks.NAME, read_self_checks, self_checks.page, self_checks.excerpt),
     app_soaks.NAME: Kind(app_soaks.NAME, read_app_soak, app_soaks.page, app_soaks.excerpt),
     worker_counts.NAME: Kind(worker_counts.NAME, read_workers, worker_counts.page, worker_counts.excerpt),
+    caches.NAME: Kind(caches.NAME, read_caches, caches.page, caches.excerpt),
     overheads.NAME: Kind(overheads.NAME, read_overhead, overheads.page, overheads.excerpt),
     shadows.NAME: Kind(shadows.NAME, read_shadowed, shadows.page, shadows.excerpt),
     "timings": Kind(TIMINGS, read_timings, simulated.page, simulated.excerpt),

@@ -30,6 +30,7 @@ KINDS = {
     "overhead": "what our servers cost beside the model",
     "workers": "what several workers of the app are worth",
     "app-soak": "the app while everything happens at once",
+    "cache": "what a cache of answers saves",
     "attack": "the attacks",
     "soak": "the soak test, hours of attacks,",
 }

@@ -1,15 +1,17 @@
-"""Some seconds of the soak on a real app, and what its verdict would be where something were wrong."""
+"""Studies of a real app, in brief: the soak and its verdict, workers, and a cache."""
 
 from argparse import Namespace
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks.report.files import read_app_soak, read_workers
+from benchmarks.report.files import read_app_soak, read_caches, read_workers
 from benchmarks.served.app_soaks import page
 from benchmarks.served.worker_counts import page as workers_page
-from benchmarks.studies import soak, workers
+from benchmarks.studies import cached, soak, workers
 from benchmarks.studies.soak import Found, judged
 
 SAMPLES = {
@@ -67,3 +69,27 @@ def test_workers_are_compared(build_once, tmp_path: Path) -> None:
     assert all(each.errors == 0 and each.requests_per_second.least > 0 for each in report.levels)
     assert report.levels[0].memory_mb < report.levels[2].memory_mb
     assert "onnx-int8" in workers_page(report)
+
+
+def test_texts_are_drawn_so_that_few_come_often() -> None:
+    texts = [str(number) for number in range(1000)]
+    found = Counter(cached.drawn(texts, 20_000, 0.9))
+    assert found.keys() <= set(texts)
+    assert found.total() == 20_000
+    often = [count for _, count in found.most_common()]
+    expected = 1 / np.arange(1, 1001) ** 0.9
+    assert often[0] == pytest.approx(20_000 * expected[0] / expected.sum(), rel=0.1)
+    assert cached.drawn(texts, 50, 0.9) == cached.drawn(texts, 50, 0.9)
+
+
+@pytest.mark.slow
+def test_a_cache_answers_as_many_texts_as_were_forecast(build_once, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(f"text {number}" for number in range(60)))
+    given = ["--texts", str(texts), "--drawn", "150", "--entries", "20", "--turns", "1", "--clients", "1"]
+    artifact = str(build_once("onnx-int8").folder)
+    assert cached.main(["--artifact", artifact, *given, "--results", str(tmp_path)]) == 0
+    without, with_cache = read_caches(tmp_path / "cache.json").rounds
+    assert (without.entries, without.share, with_cache.entries) == (0, 0.0, 20)
+    assert 0 < with_cache.share == with_cache.forecast_share < 1
+    assert with_cache.ms < without.ms
