@@ -163,7 +163,8 @@ def test_a_killed_worker_loses_what_it_held_alone_and_comes_back(archives, tmp_p
         wait_until(lambda: found.ready() == 2)
         answered = clients.end()
         assert answered.keys() <= {200, "lost"}
-        assert answered["lost"] <= 8, "one for each connection at most"
+        # A client that comes back before the kernel has closed the dead worker's socket loses another.
+        assert answered["lost"] <= 16, "two for each client at most"
         assert counter(found.port, "classifier_worker_restarts") == 1
         said = found.log.read_text()
         assert "has ended: SIGKILL. It is started again in 1 s" in said
