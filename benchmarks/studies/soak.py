@@ -273,7 +273,7 @@ def judged(found: Found, samples: dict[str, float], seen: set[str], options: arg
     after = statistics.median(found.memory_mb[-tenth:])
     reloads = {name: value for name, value in samples.items() if name.startswith("classifier_reloads{")}
     restarts = samples.get("classifier_worker_restarts{}", 0.0)
-    refused = any("refused" in name for name in reloads)
+    refused = any(count for name, count in reloads.items() if "refused" in name)
     faults = {
         "lost, though no killed worker held it": bool(unexplained),
         "answered wrongly": bool(found.wrong),

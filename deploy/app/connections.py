@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+from weakref import WeakSet
 
 from starlette.responses import Response
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.utils import get_remote_addr
 
 from deploy.app.timing import ARRIVED
@@ -148,6 +149,7 @@ class Connection(HttpToolsProtocol):
         self.host = ""
         self.wait: str | None = None  # kept by `Admission.waits`
         self._is_admitted = True
+        self._cycles: WeakSet[RequestResponseCycle] = WeakSet()
         self._in_body = False
         self._head_bytes = 0  # of a head, or of what a chunked body holds besides its chunks
         self._lingered_bytes = 0
@@ -169,6 +171,9 @@ class Connection(HttpToolsProtocol):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # uvicorn tells the last of several requests alone; others would write to a transport that is closed.
+        for cycle in self._cycles:
+            cycle.disconnected = True
         self.admission.leave(self)
         super().connection_lost(exc)
 
@@ -196,6 +201,7 @@ class Connection(HttpToolsProtocol):
             self.admission.count("503", "connections")
             self.app = _no_room
         super().on_headers_complete()
+        self._cycles.add(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0

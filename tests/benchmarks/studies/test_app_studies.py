@@ -17,6 +17,7 @@ from benchmarks.studies.soak import Found, judged
 SAMPLES = {
     'classifier_reloads{ModelName="first",status="replaced"}': 2.0,
     'classifier_reloads{ModelName="second",status="replaced"}': 2.0,
+    'classifier_reloads{ModelName="second",status="refused"}': 0.0,
     "classifier_worker_restarts{}": 1.0,
     "classifier_workers{}": 2.0,
 }

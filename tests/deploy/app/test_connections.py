@@ -3,6 +3,8 @@
 import json
 import logging
 import socket
+import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -290,3 +292,27 @@ def test_an_upgrade_is_answered_as_a_plain_request(start) -> None:
     sent = PING.replace(b"Host", b"Connection: Upgrade\r\nUpgrade: h2c\r\nHost")
     with held(app.port, 1, sent) as (client,):
         assert client.recv(12) == b"HTTP/1.1 200"
+
+
+def test_a_client_that_goes_with_several_requests_open_leaves_no_traceback(
+    start: Callable[..., App], service: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    may_answer, asked = threading.Event(), threading.Event()
+    answer = service.answer
+
+    def slowly(requests: list[Request]) -> list[list[dict]]:
+        asked.set()
+        may_answer.wait(60)
+        return answer(requests)
+
+    service.answer = slowly  # type: ignore[method-assign]
+    app = start()
+    request = b'POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n"a"'
+    with socket.create_connection(("127.0.0.1", app.port)) as client:
+        client.sendall(3 * request)
+        assert asked.wait(60)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    time.sleep(0.5)  # it is cut, and the app knows
+    may_answer.set()
+    assert ask(app.port, PREDICT)[0] == 200
+    assert "Exception" not in capsys.readouterr().err
