@@ -35,8 +35,8 @@ WORDS = {
     "benchmarks": "speed, sameness, selection",
 }
 COMMAND = ROOT / "handler" / "__main__.py"  # does not ship, and calls scoring
-WIDTH, HEIGHT = 10.0, 7.9
-ROW = 1.1
+WIDTH, HEIGHT = 10.0, 8.7
+ROW = 1.25  # room for five lines of modules
 GAP = 0.4
 CHARACTERS = 14.2  # in a unit of width
 BLUE, GREY = "#1f3357", "#444444"
@@ -102,17 +102,19 @@ def _box(axes: Axes, package: str) -> None:
 
 
 def _arrow(axes: Axes, package: str, other: str) -> None:
-    """From the lower edge of a package to the upper edge of what it imports."""
-    left, bottom, right, _ = _edges(package)
+    """From the lower edge of a package to the upper edge of what it imports, or across to its neighbour."""
+    left, bottom, right, top = _edges(package)
     other_left, _, other_right, other_top = _edges(other)
     start = end = (left + right) / 2
     if other_right < left:
         start, end = left + 0.6, other_right - 0.6
     elif right < other_left:
         start, end = right - 0.6, other_left + 0.6
-    arrow = FancyArrowPatch(
-        (start, bottom), (end, other_top), arrowstyle="-|>", mutation_scale=11, color=BLUE
-    )
+    ends = (start, bottom), (end, other_top)
+    if top == other_top:
+        middle = (top + bottom) / 2
+        ends = (left, middle), (other_right, middle)
+    arrow = FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=11, color=BLUE)
     axes.add_patch(arrow)
 
 
