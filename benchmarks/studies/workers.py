@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=positive_float, default=10.0, help="default: %(default)s")
     parser.add_argument("--rounds", type=positive_int, default=3, help="default: %(default)s")
     options = parser.parse_args(argv)
+    variant = open_artifact(options.artifact).name
     with ExitStack() as stack:
         running = {
             workers: stack.enter_context(app("--artifact", options.artifact, "--workers", workers))
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         levels = in_turns(running, options)
     found = WorkersFound(
         machine=machine(),
-        variant=open_artifact(options.artifact).name,
+        variant=variant,
         rounds=options.rounds,
         seconds=options.seconds,
         levels=levels,
