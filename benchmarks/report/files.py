@@ -99,116 +99,46 @@ def read_selection(folder: Path) -> Selection | None:
     )
 
 
-def read_head_to_head(path: Path) -> HeadToHead:
-    """The head-to-head document at `path`. Raises `UserError` when it is missing or damaged."""
-    measure = command("benchmarks head-to-head openvino-int8")
-    return _read(path, partial(read, kind=HeadToHead), "there is no head-to-head report", measure)
+def _reader(kind: type[T], lacking: str, *, verb: str = "", study: str = "") -> Callable[[Path], T]:
+    """Reads what `verb`, or a `study`, wrote. Raises `UserError`: it is `lacking`, or it is damaged."""
+
+    def reader(path: Path) -> T:
+        measure = command(verb) if verb else f"python -m benchmarks.studies.{study}"
+        return _read(path, partial(read, kind=kind), lacking, measure)
+
+    return reader
 
 
-def read_servers(path: Path) -> Servers:
-    """The comparison of servers at `path`. Raises `UserError` when it is missing or damaged."""
-    measure = command("benchmarks servers openvino-int8")
-    return _read(path, partial(read, kind=Servers), "no servers have been compared yet", measure)
-
-
-def _of_simulation(kind: type[T], verb: str) -> Callable[[Path], T]:
-    """Reads what `verb` counted. Raises `UserError` when it is missing or damaged."""
-
-    def read_counts(path: Path) -> T:
-        return _read(path, partial(read, kind=kind), "nothing has been simulated yet", command(verb))
-
-    return read_counts
-
-
-read_power = _of_simulation(Simulated, "benchmarks power")
-read_alarms = _of_simulation(Alarms, "benchmarks power --alarms")
-read_coverage = _of_simulation(Coverage, "benchmarks.studies.flip_coverage")
-read_needed = _of_simulation(LabelsNeeded, "benchmarks.studies.flips_needed")
-read_timings = _of_simulation(SimulatedTimings, "benchmarks power --timings")
-
-
-def read_recipes(path: Path) -> Comparison:
-    """The comparison of recipes at `path`. Raises `UserError` when it is missing or damaged."""
-    compare = command("training compare --leave-one-out training/configs/recipes/*.yaml")
-    return _read(path, partial(read, kind=Comparison), "no recipes have been compared yet", compare)
-
-
-def read_seeds(path: Path) -> Seeds:
-    """The trainings of one recipe at `path`. Raises `UserError` when it is missing or damaged."""
-    compare = command("training seeds CHECKPOINT…")
-    return _read(path, partial(read, kind=Seeds), "no trainings have been compared yet", compare)
-
-
-def read_ablation(path: Path) -> Ablation:
-    """What several recipes get right, at `path`. Raises `UserError` when it is missing or damaged."""
-    compare = command("training ablation CHECKPOINT…")
-    return _read(path, partial(read, kind=Ablation), "no recipes have been taken apart yet", compare)
-
-
-def read_promises(path: Path) -> Promises:
-    """The promises of bands at `path`. Raises `UserError` when they are missing or damaged."""
-    study = "python -m benchmarks.studies.decisions"
-    return _read(path, partial(read, kind=Promises), "no decisions have been studied yet", study)
-
-
-def read_compression(path: Path) -> Compression:
-    """What a search tried, at `path`. Raises `UserError` when it is missing or damaged."""
-    search = command("benchmarks compress")
-    return _read(path, partial(read, kind=Compression), "nothing has been searched yet", search)
-
-
-def read_rules(path: Path) -> FirstStages:
-    """How often first stages break promises, at `path`. Raises `UserError` if it is missing or damaged."""
-    study = "python -m benchmarks.studies.first_stage"
-    return _read(path, partial(read, kind=FirstStages), "no first stages have been studied yet", study)
-
-
-def read_shift(path: Path) -> Shift:
-    """What a cascade does on other texts, at `path`. Raises `UserError` when it is missing or damaged."""
-    study = "python -m benchmarks.studies.cascade_shift"
-    return _read(path, partial(read, kind=Shift), "no cascade has been tried on other texts", study)
-
-
-def read_self_checks(path: Path) -> SelfChecks:
-    """What the self-check saw, at `path`. Raises `UserError` when it is missing or damaged."""
-    study = "python -m benchmarks.studies.self_check"
-    return _read(path, partial(read, kind=SelfChecks), "no self-check has been studied yet", study)
-
-
-def read_shadowed(path: Path) -> Shadowed:
-    """What a shadow costs and finds, at `path`. Raises `UserError` when it is missing or damaged."""
-    study = "python -m benchmarks.studies.shadow"
-    return _read(path, partial(read, kind=Shadowed), "no shadow has been studied yet", study)
-
-
-def read_overhead(path: Path) -> Overhead:
-    """What our servers cost, at `path`. Raises `UserError` when it is missing or damaged."""
-    study = "python -m benchmarks.studies.overhead"
-    return _read(path, partial(read, kind=Overhead), "no server's overhead has been measured yet", study)
-
-
-def read_workers(path: Path) -> WorkersFound:
-    """What several workers are worth, at `path`. Raises `UserError` when it is missing or damaged."""
-    study = "python -m benchmarks.studies.workers"
-    return _read(path, partial(read, kind=WorkersFound), "no workers have been compared yet", study)
-
-
-def read_app_soak(path: Path) -> AppSoak:
-    """What the app lost, at `path`. Raises `UserError` when it is missing or damaged."""
-    study = "python -m benchmarks.studies.soak"
-    return _read(path, partial(read, kind=AppSoak), "the app has not been soaked yet", study)
-
-
-def read_caches(path: Path) -> CacheFound:
-    """What a cache saved, at `path`. Raises `UserError` when it is missing or damaged."""
-    study = "python -m benchmarks.studies.cached"
-    return _read(path, partial(read, kind=CacheFound), "no cache has been studied yet", study)
-
-
-def read_attack(path: Path) -> AttackReport:
-    """The attacks, or the soak, at `path`. Raises `UserError` when they are missing or damaged."""
-    lacking = "no attack has been measured yet"
-    return _read(path, partial(read, kind=AttackReport), lacking, command("benchmarks attack"))
+SIMULATED = "nothing has been simulated yet"
+read_power = _reader(Simulated, SIMULATED, verb="benchmarks power")
+read_alarms = _reader(Alarms, SIMULATED, verb="benchmarks power --alarms")
+read_coverage = _reader(Coverage, SIMULATED, verb="benchmarks.studies.flip_coverage")
+read_needed = _reader(LabelsNeeded, SIMULATED, verb="benchmarks.studies.flips_needed")
+read_timings = _reader(SimulatedTimings, SIMULATED, verb="benchmarks power --timings")
+read_head_to_head = _reader(
+    HeadToHead, "there is no head-to-head report", verb="benchmarks head-to-head openvino-int8"
+)
+read_servers = _reader(Servers, "no servers have been compared yet", verb="benchmarks servers openvino-int8")
+read_recipes = _reader(
+    Comparison,
+    "no recipes have been compared yet",
+    verb="training compare --leave-one-out training/configs/recipes/*.yaml",
+)
+read_seeds = _reader(Seeds, "no trainings have been compared yet", verb="training seeds CHECKPOINT…")
+read_ablation = _reader(
+    Ablation, "no recipes have been taken apart yet", verb="training ablation CHECKPOINT…"
+)
+read_promises = _reader(Promises, "no decisions have been studied yet", study="decisions")
+read_compression = _reader(Compression, "nothing has been searched yet", verb="benchmarks compress")
+read_rules = _reader(FirstStages, "no first stages have been studied yet", study="first_stage")
+read_shift = _reader(Shift, "no cascade has been tried on other texts", study="cascade_shift")
+read_self_checks = _reader(SelfChecks, "no self-check has been studied yet", study="self_check")
+read_shadowed = _reader(Shadowed, "no shadow has been studied yet", study="shadow")
+read_overhead = _reader(Overhead, "no server's overhead has been measured yet", study="overhead")
+read_workers = _reader(WorkersFound, "no workers have been compared yet", study="workers")
+read_app_soak = _reader(AppSoak, "the app has not been soaked yet", study="soak")
+read_caches = _reader(CacheFound, "no cache has been studied yet", study="cached")
+read_attack = _reader(AttackReport, "no attack has been measured yet", verb="benchmarks attack")
 
 
 def _read(path: Path, convert: Callable[[object], T], lacking: str, measure: str = "") -> T:
