@@ -52,19 +52,12 @@ class Latencies:
             return
         if timing.trace:
             self._show(timing)
-        batch = timing.batch
-        if batch is None or timing.explain:
+        found = timing.moments()
+        if not found:
             self._whole[timing.name][KINDS[timing.explain]].add(timing.seconds)
             return
         moments = self._moments[timing.name]
-        moments += (
-            timing.arrived,
-            timing.queued,
-            batch.begun,
-            batch.tokenised,
-            batch.classified,
-            timing.ended,
-        )
+        moments += found
         if len(moments) >= (len(PHASES) + 1) * AT_ONCE:
             self._count(timing.name)
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -62,16 +63,19 @@ class Timing:
     def seconds(self) -> float:
         return self.ended - self.arrived
 
-    def phases(self) -> list[tuple[str, float]]:
-        """Those of `PHASES` with their seconds, which add up to `seconds`; none of an explanation, whose
-        passes of the model go in between."""
+    def moments(self) -> tuple[float, ...]:
+        """The begin of each of `PHASES`, and the end of the last; none of an explanation, whose passes of the
+        model go in between."""
         batch = self.batch
         if batch is None or self.explain:
-            return []
-        moments = (self.arrived, self.queued, batch.begun, batch.tokenised, batch.classified, self.ended)
-        return [
-            (phase, end - start) for phase, start, end in zip(PHASES, moments[:-1], moments[1:], strict=True)
-        ]
+            return ()
+        return self.arrived, self.queued, batch.begun, batch.tokenised, batch.classified, self.ended
+
+    def phases(self) -> list[tuple[str, float]]:
+        """Those of `PHASES` with their seconds, which add up to `seconds`; none without moments."""
+        moments = self.moments()
+        lasted = (end - start for start, end in pairwise(moments))
+        return list(zip(PHASES, lasted, strict=True)) if moments else []
 
 
 class Watcher(Protocol):
