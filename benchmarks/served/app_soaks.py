@@ -57,7 +57,7 @@ def excerpt(found: AppSoak) -> str:
         ("models reloaded, in each worker", f"{sum(found.reloads.values()):g}"),
         ("workers started again", found.restarts),
         ("connections cut for not reading", found.cut_for_not_reading),
-        ("idle connections closed and opened anew", f"{found.idle_connections_closed:,}"),
+        ("idle connections closed, then reopened", f"{found.idle_connections_closed:,}"),
         ("memory, MB: before, after, most", f"{memory.before:.0f}, {memory.after:.0f}, {memory.most:.0f}"),
         ("faults", "; ".join(found.faults) or "none"),
     ]

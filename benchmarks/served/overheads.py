@@ -1,4 +1,4 @@
-"""What our servers cost beside the model, as a study found it: records and tables."""
+"""What our servers cost on top of the model, as a study found it: records and tables."""
 
 from typing import Any
 
@@ -62,7 +62,7 @@ class Overhead(Record):
 
 def page(found: Overhead) -> str:
     """All of it as Markdown."""
-    return f"# What our servers cost beside the model\n\n{excerpt(found)}\n"
+    return f"# What our servers cost on top of the model\n\n{excerpt(found)}\n"
 
 
 def excerpt(found: Overhead) -> str:

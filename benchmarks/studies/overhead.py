@@ -1,4 +1,4 @@
-"""What do our servers cost beside the model? TorchServe and the app against the Predictor, in turns.
+"""What do our servers cost on top of the model? TorchServe and the app against the Predictor, in turns.
 
 Under load the Predictor has batches of the size that the server formed; a lone client is compared with single
 texts.

@@ -27,7 +27,7 @@ KINDS = {
     "shift": "how a cascade does on other texts",
     "self-check": "what the self-check saw of changes",
     "shadow": "what a shadow costs and finds",
-    "overhead": "what our servers cost beside the model",
+    "overhead": "what our servers cost on top of the model",
     "workers": "what several workers of the app are worth",
     "app-soak": "the app while everything happens at once",
     "cache": "what a cache of answers saves",
