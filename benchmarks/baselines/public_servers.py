@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from benchmarks.baselines.environments import SILENT, Environment, found, install
-from benchmarks.baselines.handlers.served_model import BATCH_DELAY_MS, BATCH_SIZE, PIPELINE
+from benchmarks.baselines.handlers.served_model import BATCH_DELAY_MS, BATCH_SIZE
 from benchmarks.in_process.worker import OURS
 from benchmarks.served.run import READY_S, Running
 from common.environment import ROOT, is_checkout
@@ -99,8 +99,8 @@ def _infinity(port: int, scratch: Path, folder: Path) -> list[str]:
 @dataclass(frozen=True)
 class PublicServer:
     """`packages` go into its environment; `command(port, scratch, folder)` is what its interpreter runs,
-    `path` where it is asked, `body` a request of one text and `answer` what is in a response. `only` says why
-    it serves nothing but the pipeline; `patch` is what its interpreters run first."""
+    `path` where it is asked, `body` a request of one text and `answer` what is in a response;
+    `patch` is what its interpreters run first."""
 
     name: str
     summary: str
@@ -110,7 +110,6 @@ class PublicServer:
     path: str
     body: Callable[[str], Any] = _text
     answer: Callable[[Any], Any] = _itself
-    only: str | None = None
     patch: Path | None = None
 
     def bodies(self, texts: Sequence[str]) -> list[bytes]:
@@ -167,14 +166,13 @@ PUBLIC_SERVERS = {
         ),
         PublicServer(
             "infinity",
-            "infinity with its torch engine",
+            "infinity, its torch engine for the pipeline",
             "https://michaelfeil.eu/infinity/latest/cli_v2/",
             ("infinity-emb[server,torch]", "pandas<3", "pyarrow<21"),  # of its numpy 1
             _infinity,
             "/classify",
             body=lambda text: {"model": "classifier", "input": [text]},
             answer=lambda answer: max(answer["data"][0], key=lambda label: label["score"]),
-            only="infinity brings its own engines and takes no other model",
         ),
         PublicServer(
             "triton",
@@ -203,11 +201,6 @@ def install_each(names: Sequence[str], baselines: Path) -> dict[str, Environment
         name: install(baselines / FOLDER / name, server.packages, server.patch)
         for name, server in servers.items()
     }
-
-
-def lacks(server: PublicServer, environment: Environment, model: str) -> str | None:
-    """Why it cannot serve `model`; None where it can."""
-    return environment.lacks or (server.only if model != PIPELINE else None)
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from benchmarks.baselines.public_servers import (
     HANDLERS,
     PUBLIC_SERVERS,
     environment_of,
-    lacks,
     serve_public,
 )
 from benchmarks.baselines.servers import BASELINE_SERVERS
@@ -74,7 +73,7 @@ def entries(
                 partial(serve_public, server, installed, *made_of),
                 server.documentation,
                 installed.versions,
-                lacks(server, installed, kind),
+                installed.lacks,
                 server.bodies,
                 server.answer,
             )

@@ -12,7 +12,6 @@ from benchmarks.baselines.public_servers import (
     PUBLIC_SERVERS,
     ask,
     environment_of,
-    lacks,
     serve_public,
     tree,
 )
@@ -58,14 +57,6 @@ def test_an_answer_is_read_from_each_kind_of_response() -> None:
         assert server.answer(responses.get(name, row)) == row
 
 
-def test_what_brings_its_own_engine_serves_the_pipeline_alone(tmp_path: Path) -> None:
-    infinity = PUBLIC_SERVERS["infinity"]
-    ready = Environment(tmp_path)
-    assert lacks(infinity, ready, PIPELINE) is None
-    assert "own engines" in str(lacks(infinity, ready, PREDICTOR))
-    assert lacks(PUBLIC_SERVERS["mosec"], ready, CONSTANT) is None
-
-
 def test_a_server_that_ends_at_once_says_its_last_line(tmp_path: Path) -> None:
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
@@ -88,8 +79,8 @@ def test_a_server_gives_the_answers_of_its_model(
     """Real servers where `make install-servers` made their environments; elsewhere the reason."""
     server = PUBLIC_SERVERS[name]
     environment = environment_of(server, INSTALLED)
-    if why := lacks(server, environment, model):
-        assert len(why) > 10
+    if environment.lacks:
+        assert len(environment.lacks) > 10
         return
     folder = checkpoint_folder if model == PIPELINE else build_once("onnx-int8").folder
     expected = served_model.model_of(model, folder)(TEXTS)
