@@ -1,12 +1,13 @@
 """infinity's own command line; its engine is its own for the pipeline, and one around any other model."""
 
 import os
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
 from infinity_emb.cli import cli
-from infinity_emb.inference import select_model
 from infinity_emb.transformer.abstract import BaseClassifer
+from infinity_emb.transformer.classifier.torch import SentenceClassifier
 
 import handler.pooled_classifier  # noqa: F401 - makes transformers know it
 from benchmarks.baselines.handlers.served_model import PIPELINE, Answers, load
@@ -33,7 +34,8 @@ class Classifier(BaseClassifer):  # type: ignore[misc] # infinity is not install
 
 
 if __name__ == "__main__":
-    if os.environ["MODEL"] != PIPELINE:
-        # It would choose one of its own engines by the config.json of the model, which others do not have.
-        select_model.get_engine_type_from_config = lambda _: SimpleNamespace(value=Classifier)
+    # It would choose by the model's config.json, which others lack, and knows no head of this project.
+    engine = SentenceClassifier if os.environ["MODEL"] == PIPELINE else Classifier
+    chooser = import_module("infinity_emb.inference.select_model")  # the package has a function of that name
+    chooser.get_engine_type_from_config = lambda _: SimpleNamespace(value=engine)
     cli()
