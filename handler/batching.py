@@ -1,13 +1,13 @@
 """Which texts run together: a finite grid of (batch, length) shapes and a plan that wastes the least.
 
 Runtimes that compile kernels per shape (OpenVINO) only get shapes of the grid, all warmed at start, so the
-first text of a length is not slower. The plan is a pure function of the lengths: every process cuts the same
-texts in the same way, which keeps answers reproducible.
+first text of a length is not slower. The plan is a pure function of the lengths and the grid: every process
+with as many threads cuts the same texts in the same way, which keeps answers reproducible.
 """
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated
 
@@ -51,6 +51,11 @@ class Grid:
 
     def batches_at(self, length: int) -> tuple[int, ...]:
         return tuple(batch for batch in self.batches if batch == 1 or batch * length <= self.max_tokens)
+
+    def at_most(self, texts: int) -> "Grid":
+        """Its shapes of up to so many texts, or of its smallest batch."""
+        fitting = tuple(batch for batch in self.batches if batch <= texts)
+        return replace(self, batches=fitting or self.batches[:1])
 
     def bucket(self, length: int) -> int:
         """The shortest length of the grid that holds `length` tokens."""

@@ -6,8 +6,9 @@ measured is what is shipped. It knows nothing of TorchServe and nothing of how a
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, pairwise
@@ -21,7 +22,7 @@ from tokenizers import Tokenizer
 from handler.answers import DECISIONS, Answer, Read, Single
 from handler.artifact import TOKENIZER, Artifact, open_artifact
 from handler.bands import decisions
-from handler.batching import MicroBatch, plan
+from handler.batching import Forward, MicroBatch, plan
 from handler.cuda import choose_device
 from handler.errors import UnsupportedError, UserError
 from handler.machine import available_cpus
@@ -100,6 +101,7 @@ class Predictor:
         self._settled_before = max(SETTLED_BEFORE, longest_added_token(self.tokenizer))
         self.computed_tokens = 0  # of all calls so far, padding included
         self.models = load_models(artifact, self.threads, self.device)
+        self._streams = ThreadPoolExecutor(self.threads, "stream")  # it starts a thread when one is needed
         # Texts of all calls so far that each stage but the first was asked; windows are not counted.
         self.asked_again = {model.name: 0 for model in self.models[1:]}
         self.self_check = self._check_itself(tolerance or Tolerance.of())
@@ -177,8 +179,11 @@ class Predictor:
         return len(shapes)
 
     def _run_shape(self, batch: int, length: int) -> None:
+        ids, mask = np.zeros((batch, length), np.int64), np.ones((batch, length), np.int64)
         for model in self.models:
-            model(np.zeros((batch, length), np.int64), np.ones((batch, length), np.int64))
+            if batch == 1 or not model.streams:  # all other batches go to streams
+                model(ids, mask)
+            self._in_streams(model, partial(model, ids, mask))
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """Predictions in the order of `texts`."""
@@ -313,18 +318,55 @@ class Predictor:
     def _logits(self, encodings: Sequence[Encoding], model: Model) -> np.ndarray:
         """One model's, float32 [texts, labels]."""
         logits = np.empty((len(encodings), len(self.artifact.labels)), np.float32)
-        micro_batches = plan([len(encoding.ids) for encoding in encodings], self.grid)
+        grid, count = self.grid, len(model.streams)
+        if count and len(encodings) > 1:
+            grid = grid.at_most(-(-len(encodings) // count))  # so that each stream has something to do
+        micro_batches = plan([len(encoding.ids) for encoding in encodings], grid)
+        self.computed_tokens += sum(micro_batch.tokens for micro_batch in micro_batches)
+        if count and len(micro_batches) > 1:
+            self._share(encodings, micro_batches, model, logits)
+            return logits
         for micro_batch, inputs in zip(micro_batches, self._inputs(encodings, micro_batches), strict=True):
-            logits[list(micro_batch.rows)] = self._call(model, micro_batch, *inputs)
+            logits[list(micro_batch.rows)] = model(*inputs)[: len(micro_batch.rows)]
         return logits
 
-    def run(self, encodings: Sequence[Encoding], micro_batch: MicroBatch, model: Model) -> np.ndarray:
-        """One call of a model: float32 [rows of the micro-batch, labels]."""
-        return self._call(model, micro_batch, *self._pad(encodings, micro_batch))
+    def _share(
+        self,
+        encodings: Sequence[Encoding],
+        micro_batches: Sequence[MicroBatch],
+        model: Model,
+        logits: np.ndarray,
+    ) -> None:
+        """Write the logits of all; each stream takes the largest that is left, so that all end together."""
+        left = deque(sorted(micro_batches, key=lambda micro_batch: micro_batch.tokens, reverse=True))
 
-    def _call(self, model: Model, micro_batch: MicroBatch, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        def work(stream: Forward) -> None:
+            while True:
+                try:
+                    micro_batch = left.popleft()
+                except IndexError:  # another stream took the last
+                    return
+                inputs = self._pad(encodings, micro_batch)
+                logits[list(micro_batch.rows)] = model(*inputs, stream)[: len(micro_batch.rows)]
+
+        self._in_streams(model, work)
+
+    def _in_streams(self, model: Model, work: Callable[[Forward], object]) -> None:
+        """Do it with each of the model's streams at once, with the first in this thread."""
+        running = [self._streams.submit(work, stream) for stream in model.streams[1:]]
+        try:
+            for stream in model.streams[:1]:
+                work(stream)
+        finally:
+            wait(running)
+        for each in running:
+            each.result()
+
+    def run(self, encodings: Sequence[Encoding], micro_batch: MicroBatch, model: Model) -> np.ndarray:
+        """One call of a model, as one of that shape is served: float32 [rows of the micro-batch, labels]."""
+        forward = model.streams[0] if model.streams and micro_batch.batch > 1 else None
         self.computed_tokens += micro_batch.tokens
-        return model(ids, mask)[: len(micro_batch.rows)]
+        return model(*self._pad(encodings, micro_batch), forward)[: len(micro_batch.rows)]
 
     def _inputs(
         self, encodings: Sequence[Encoding], micro_batches: Sequence[MicroBatch]

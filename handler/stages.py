@@ -4,6 +4,7 @@ A first stage may be cheap and answer the easy texts, a last one exact and settl
 lies in a folder of its own; all run on one runtime.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -37,18 +38,22 @@ class Stage:
 
 
 class Model:
-    """A loaded stage, or the one model of an artifact without stages."""
+    """A loaded stage, or the one model of an artifact without stages. `forward` computes one call with all
+    threads; `streams`, if there are any, share the threads, and each computes a call while the others do."""
 
-    def __init__(self, meta: Description, forward: Forward, stage: Stage | None = None) -> None:
-        self.forward, self.stage = forward, stage
+    def __init__(
+        self, meta: Description, forward: Forward, stage: Stage | None = None, streams: Sequence[Forward] = ()
+    ) -> None:
+        self.forward, self.stage, self.streams = forward, stage, tuple(streams)
         self.name = stage.name if stage else ""
         self.windows = stage is None or stage.windows
         self._meta = meta
         self._offsets = np.array(stage.offsets if stage else 0.0, np.float32)
 
-    def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """int64 [batch, length], twice -> logits on fp32's scale, float32 [batch, labels]."""
-        logits = self.forward(ids, mask)
+    def __call__(self, ids: np.ndarray, mask: np.ndarray, forward: Forward | None = None) -> np.ndarray:
+        """int64 [batch, length], twice -> logits on fp32's scale, float32 [batch, labels], by `forward` or by
+        one of the streams."""
+        logits = (forward or self.forward)(ids, mask)
         if self.stage is not None:
             logits = np.float32(self.stage.scale) * logits + self._offsets
         return logits
