@@ -353,6 +353,10 @@ def _load_openvino(artifact: Artifact, threads: int, device: str) -> Forward:
         outputs = request.infer({"input_ids": input_ids, "attention_mask": attention_mask}, share_inputs=True)
         return np.array(outputs[0], dtype=np.float32)
 
+    # A process's first call sets up OpenVINO's binding to numpy. Two threads that come to it at once wait for
+    # each other for ever (OpenVINO 2026.4).
+    smallest = np.ones((1, artifact.grid.lengths[0]), np.int64)
+    forward(smallest, smallest)
     return forward
 
 
