@@ -5,6 +5,7 @@ measured is what is shipped. It knows nothing of TorchServe and nothing of how a
 """
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -318,12 +319,12 @@ class Predictor:
     def _logits(self, encodings: Sequence[Encoding], model: Model) -> np.ndarray:
         """One model's, float32 [texts, labels]."""
         logits = np.empty((len(encodings), len(self.artifact.labels)), np.float32)
-        grid, count = self.grid, len(model.streams)
-        if count and len(encodings) > 1:
-            grid = grid.at_most(-(-len(encodings) // count))  # so that each stream has something to do
+        streams = len(model.streams) if len(encodings) > 1 else 0
+        # Each stream is to have something to do.
+        grid = self.grid.at_most(math.ceil(len(encodings) / streams)) if streams else self.grid
         micro_batches = plan([len(encoding.ids) for encoding in encodings], grid)
         self.computed_tokens += sum(micro_batch.tokens for micro_batch in micro_batches)
-        if count and len(micro_batches) > 1:
+        if streams:
             self._share(encodings, micro_batches, model, logits)
             return logits
         for micro_batch, inputs in zip(micro_batches, self._inputs(encodings, micro_batches), strict=True):

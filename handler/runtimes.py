@@ -61,7 +61,8 @@ class Runtime:
         """The artifact, loaded."""
         forward = self.load(artifact, threads, device)
         count = min(threads, MOST_STREAMS) if self.has_streams and device == "cpu" else 1
-        streams = [self.load(artifact, threads // count, device) for _ in range(count)] if count > 1 else []
+        shares = [threads // count + (place < threads % count) for place in range(count)] if count > 1 else []
+        streams = [self.load(artifact, share, device) for share in shares]
         return Model(artifact.meta, forward, stage, streams)
 
 

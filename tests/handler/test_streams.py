@@ -9,7 +9,7 @@ from handler import runtimes
 from handler.artifact import Artifact
 from handler.batching import Grid
 from handler.predictor import Predictor
-from handler.runtimes import MOST_STREAMS, Runtime
+from handler.runtimes import Runtime
 
 TEXTS = ["word " * (number * 7 % 60) for number in range(50)]
 PATIENCE_S = 30
@@ -105,7 +105,7 @@ def test_streams_share_the_threads(build_once) -> None:
     for threads, device, expected in (
         (1, "cpu", [1]),
         (2, "cpu", [2, 1, 1]),
-        (9, "cpu", [9, *[2] * MOST_STREAMS]),
+        (9, "cpu", [9, 3, 2, 2, 2]),
         (2, "cuda:0", [2]),
     ):
         given.clear()
