@@ -36,6 +36,6 @@ class Classifier(BaseClassifer):  # type: ignore[misc] # infinity is not install
 if __name__ == "__main__":
     # It would choose by the model's config.json, which others lack, and knows no head of this project.
     engine = SentenceClassifier if os.environ["MODEL"] == PIPELINE else Classifier
-    chooser: Any = import_module("infinity_emb.inference.select_model")  # the package has a function of that name
+    chooser: Any = import_module("infinity_emb.inference.select_model")  # not its function
     chooser.get_engine_type_from_config = lambda _: SimpleNamespace(value=engine)
     cli()
