@@ -184,7 +184,8 @@ class Predictor:
         for model in self.models:
             if batch == 1 or not model.streams:  # all other batches go to streams
                 model(ids, mask)
-            self._in_streams(model, partial(model, ids, mask))
+            if model.streams:
+                self._in_streams(model, partial(model, ids, mask))
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """Predictions in the order of `texts`."""
@@ -347,17 +348,16 @@ class Predictor:
                     micro_batch = left.popleft()
                 except IndexError:  # another stream took the last
                     return
-                inputs = self._pad(encodings, micro_batch)
-                logits[list(micro_batch.rows)] = model(*inputs, stream)[: len(micro_batch.rows)]
+                logits[list(micro_batch.rows)] = self._compute(encodings, micro_batch, model, stream)
 
         self._in_streams(model, work)
 
     def _in_streams(self, model: Model, work: Callable[[Forward], object]) -> None:
         """Do it with each of the model's streams at once, with the first in this thread."""
-        running = [self._streams.submit(work, stream) for stream in model.streams[1:]]
+        first, *others = model.streams
+        running = [self._streams.submit(work, stream) for stream in others]
         try:
-            for stream in model.streams[:1]:
-                work(stream)
+            work(first)
         finally:
             wait(running)
         for each in running:
@@ -365,8 +365,13 @@ class Predictor:
 
     def run(self, encodings: Sequence[Encoding], micro_batch: MicroBatch, model: Model) -> np.ndarray:
         """One call of a model, as one of that shape is served: float32 [rows of the micro-batch, labels]."""
-        forward = model.streams[0] if model.streams and micro_batch.batch > 1 else None
+        forward = model.streams[0] if model.streams and micro_batch.batch > 1 else model.forward
         self.computed_tokens += micro_batch.tokens
+        return self._compute(encodings, micro_batch, model, forward)
+
+    def _compute(
+        self, encodings: Sequence[Encoding], micro_batch: MicroBatch, model: Model, forward: Forward
+    ) -> np.ndarray:
         return model(*self._pad(encodings, micro_batch), forward)[: len(micro_batch.rows)]
 
     def _inputs(

@@ -30,7 +30,7 @@ class Batch:
     """Of requests that are computed together; `spans` are those of its requests, and `context` is that of its
     own, if there are traces."""
 
-    begun: float
+    started: float
     tokenised: float
     classified: float
     requests: int
@@ -64,12 +64,12 @@ class Timing:
         return self.ended - self.arrived
 
     def moments(self) -> tuple[float, ...]:
-        """The begin of each of `PHASES`, and the end of the last; none of an explanation, whose passes of the
+        """The start of each of `PHASES`, and the end of the last; none of an explanation, whose passes of the
         model go in between."""
         batch = self.batch
         if batch is None or self.explain:
             return ()
-        return self.arrived, self.queued, batch.begun, batch.tokenised, batch.classified, self.ended
+        return self.arrived, self.queued, batch.started, batch.tokenised, batch.classified, self.ended
 
     def phases(self) -> list[tuple[str, float]]:
         """Those of `PHASES` with their seconds, which add up to `seconds`; none without moments."""

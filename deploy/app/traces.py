@@ -119,7 +119,7 @@ class Traces:
             contexts = [span.get_span_context() for span in batch.spans]
             links = [self._api.Link(context) for context in contexts if context.trace_flags.sampled]
             about: dict[str, str | int] = {"classifier.requests": batch.requests, **_of_model(timing)}
-            start, end = _wall(batch.begun), _wall(batch.classified)
+            start, end = _wall(batch.started), _wall(batch.classified)
             span = self._batches.start_span("batch", links=links, attributes=about, start_time=start)
             span.end(end)
             batch.context = span.get_span_context()

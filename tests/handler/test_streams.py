@@ -72,7 +72,7 @@ def test_what_fails_in_a_stream_is_raised(build_once, monkeypatch: pytest.Monkey
 def test_openvinos_first_call_is_made_before_streams_make_theirs(
     build_once, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two threads that make a process's first call at once wait for each other, at one start in some."""
+    """Two threads that make a process's first call at once sometimes wait for each other for ever."""
     artifact: Artifact = build_once("openvino-int8")
     compile_openvino = runtimes.compile_openvino
     calls: list[tuple[int, ...]] = []

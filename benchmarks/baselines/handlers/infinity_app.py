@@ -34,8 +34,9 @@ class Classifier(BaseClassifer):  # type: ignore[misc] # infinity is not install
 
 
 if __name__ == "__main__":
-    # It would choose by the model's config.json, which others lack, and knows no head of this project.
+    # infinity chooses an engine by the model's config.json. Artifacts have none, and it does not know this
+    # project's heads. The function is replaced in its module, whose name the package gives to a function.
     engine = SentenceClassifier if os.environ["MODEL"] == PIPELINE else Classifier
-    chooser: Any = import_module("infinity_emb.inference.select_model")  # not its function
+    chooser: Any = import_module("infinity_emb.inference.select_model")
     chooser.get_engine_type_from_config = lambda _: SimpleNamespace(value=engine)
     cli()
