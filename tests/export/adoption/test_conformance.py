@@ -97,3 +97,11 @@ def test_layers_that_share_weights_have_a_product_each(tmp_path: Path) -> None:
     artifact = build(VARIANTS["openvino-fp32"], source, lambda _: None)
     assert artifact.meta.proof["executed_matmuls"]["f32"] >= 15
     assert artifact.meta.check.equal
+
+
+def test_attention_that_is_no_single_operation_does_not_keep_int8_from_being_built(tmp_path: Path) -> None:
+    checkpoint = adopt(str(make_classifier(tmp_path / "theirs", "MPNet")), tmp_path / "ours")
+    source = Source(checkpoint, load_data(checkpoint), tmp_path / "artifacts")
+    build(VARIANTS["fp32"], source, lambda _: None)
+    artifact = build(VARIANTS["openvino-int8"], source, lambda _: None)
+    assert artifact.meta.proof["integer_matmuls"] >= 15
