@@ -156,16 +156,17 @@ def batch_mate_difference(predictor: Predictor, texts: Sequence[str]) -> float:
     return largest
 
 
-_of_fp32: dict[tuple[str, Path], np.ndarray] = {}
+_of_fp32: dict[tuple[str, Path, tuple[str, ...]], np.ndarray] = {}
 
 
-def fp32_scores(source: Source) -> np.ndarray:
-    """Scores of the validation texts by the fp32 artifact, float64 [texts, labels]; once for each source."""
-    key = source.sha256, source.artifacts
+def fp32_scores(source: Source, texts: Sequence[str] | None = None) -> np.ndarray:
+    """Scores of the validation texts, or of other `texts`, by the fp32 artifact, float64 [texts, labels];
+    once for each source."""
+    chosen = tuple(source.dataset.splits["validation"].texts if texts is None else texts)
+    key = source.sha256, source.artifacts, chosen
     if key not in _of_fp32:
         fp32 = Predictor.load(source.artifacts / REFERENCE)
-        predictions = fp32.predict(source.dataset.splits["validation"].texts)
-        _of_fp32[key] = np.array([prediction.scores for prediction in predictions])
+        _of_fp32[key] = np.array([prediction.scores for prediction in fp32.predict(chosen)])
     return _of_fp32[key]
 
 

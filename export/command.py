@@ -19,6 +19,7 @@ from handler.errors import UnsupportedError, UserError
 if TYPE_CHECKING:
     from export.source import Source
     from training.checkpoint import Checkpoint
+    from training.data import Dataset
 
 
 def list_variants_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +68,12 @@ def build_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE|SET",
         help="texts like those you will serve, one per line, or a data set by its name "
         "(tweeteval-sentiment): students also learn from fp32 on these",
+    )
+    parser.add_argument(
+        "--traffic",
+        metavar="FILE|SET",
+        help="texts like those you will serve, for the rules of cascades and re-checks: nothing learns on "
+        "them, and the more there are, the more texts a first stage may answer",
     )
     parser.add_argument(
         "--may-turn",
@@ -131,27 +138,24 @@ def build(arguments: argparse.Namespace) -> int:
     choose(arguments.variants)  # an unknown name is refused before anything is loaded
     from export.source import Source
     from training.checkpoint import load_data
-    from training.data.unlabelled import read_unlabelled
 
     checkpoint = _checkpoint(arguments)
     kind = kind_of(json.loads((checkpoint.folder / "config.json").read_text()))
     dataset = load_data(checkpoint)
-    seen = len(dataset.splits["validation"].texts)
+    unlabelled, traffic = _more_texts(arguments, dataset)
+    seen = len(dataset.splits["validation"].texts) + len(traffic)
     chosen, left_out = choose(arguments.variants, kind, _few_texts(seen, arguments.may_turn))
     for name, lacking in left_out.items():
         say(f"{name}: left out, because it needs {'; '.join(lacking)}")
-    unlabelled: tuple[str, ...] = ()
-    if arguments.unlabelled is not None:
-        unlabelled = read_unlabelled(arguments.unlabelled, dataset)
-        say(f"{len(unlabelled):,} unlabelled texts to distil on, without those in the data's own splits")
     source = Source(
         checkpoint,
         dataset,
         arguments.artifacts,
-        arguments.keep,
-        unlabelled,
-        arguments.may_turn,
-        arguments.portable,
+        keep=arguments.keep,
+        unlabelled=unlabelled,
+        traffic=traffic,
+        may_turn=arguments.may_turn,
+        portable=arguments.portable,
     )
     built, failed = _build_all(chosen, source, arguments.variants)
     say(f"\n{_checks(built)}\n\n{_proofs(built)}")
@@ -172,14 +176,31 @@ def build(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _more_texts(arguments: argparse.Namespace, dataset: "Dataset") -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Texts to learn on and texts to fit rules to, none of which is in the data's own splits; a text that is
+    given as both is not learnt on."""
+    from training.data.unlabelled import read_unlabelled
+
+    given = arguments.unlabelled, arguments.traffic
+    learnt, traffic = (() if spec is None else read_unlabelled(spec, dataset) for spec in given)
+    fitted = frozenset(traffic)
+    unlabelled = tuple(text for text in learnt if text not in fitted)
+    if arguments.unlabelled is not None:
+        say(f"{len(unlabelled):,} unlabelled texts to distil on, without those in the data's own splits")
+    if arguments.traffic is not None:
+        say(f"{len(traffic):,} texts of traffic to fit rules to, without those in the data's own splits")
+    return unlabelled, traffic
+
+
 def _few_texts(seen: int, may_turn: float) -> dict[str, str]:
-    """By name, what cascades need where so few validation texts are `seen` that no rule could be shown."""
+    """By name, what cascades need where so few texts are `seen` that no rule could be shown."""
     from export.variants.stages import least_texts
 
     least = least_texts(may_turn)
     if seen >= least:
         return {}
-    need = f"{least} validation texts, to show that at most {may_turn:.1%} of labels turn ({seen} were found)"
+    need = f"{least} texts of validation or traffic, to show that at most {may_turn:.1%} of labels turn"
+    need += f" ({seen} were found)"
     return {variant.name: need for variant in VARIANTS.values() if "may_turn" in variant.options}
 
 

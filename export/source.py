@@ -39,8 +39,9 @@ class Source:
 
     `weights` is the transformers folder that `model()` reads: the checkpoint's, or that of a parent variant.
     `keep` is the share of the encoder's arithmetic that pruning leaves; `unlabelled` are texts of no split,
-    on which students learn from fp32 as well; `may_turn` is the share of labels that a cascade's first stage
-    may turn. With `portable`, int8 weights have seven bits, whose products no kernel cuts off, and
+    on which students learn from fp32 as well; `traffic` are texts of no split on which nothing learns: the
+    rules of stages are fitted to them too. `may_turn` is the share of labels that a cascade's first stage may
+    turn. With `portable`, int8 weights have seven bits, whose products no kernel cuts off, and
     what is not int8 is fp32 on every CPU.
     """
 
@@ -49,6 +50,7 @@ class Source:
     artifacts: Path
     keep: float = 0.5
     unlabelled: tuple[str, ...] = ()
+    traffic: tuple[str, ...] = ()
     may_turn: float = 0.01
     portable: bool = False
     weights_from: Path | None = None
@@ -111,6 +113,11 @@ class Source:
             self.checkpoint.meta.max_length, direction=self.checkpoint.truncation_side
         )
         return tokenizer
+
+    @property
+    def rule_texts(self) -> tuple[str, ...]:
+        """What the rules of stages are fitted to: validation texts and traffic."""
+        return (*self.dataset.splits["validation"].texts, *self.traffic)
 
     @cached_property
     def grid(self) -> Grid:

@@ -29,12 +29,14 @@ UNPRUNED = (REFERENCE, "static", "static-openvino-fp32")  # what other candidate
 @dataclass(frozen=True)
 class Bench:
     """What candidates are built from and measured with; artifacts of one `keep` share a folder below
-    `artifacts`. `unlabelled` is what students also learn on, as `export build` takes it."""
+    `artifacts`. `unlabelled` is what students also learn on, and `traffic` what rules are also fitted to, as
+    `export build` takes them."""
 
     checkpoint: Checkpoint
     dataset: Dataset
     artifacts: Path
     unlabelled: str | None = None
+    traffic: str | None = None
 
     def folder(self, candidate: Candidate) -> Path:
         return self.artifacts / f"keep-{candidate.keep:g}"
@@ -49,6 +51,8 @@ class Bench:
             command += ["--may-turn", candidate.may_turn]
         if self.unlabelled is not None:
             command += ["--unlabelled", self.unlabelled]
+        if self.traffic is not None:
+            command += ["--traffic", self.traffic]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip()]

@@ -141,7 +141,7 @@ def main(report: Report) -> list[Column[Row]]:
         drop_of("macro-F1", "macro_f1_drop", shown=SUMMARY, in_brief=True),
         drop_of("AUROC", "auroc_drop"),
         drop_of("average precision", "average_precision_drop"),
-        Column("texts that later stages are asked, gate", _asked, kind="name"),
+        ASKED,
         *times_of(SMALL, SMALL, report, TERMINAL),
         *times_of(LARGE, LARGE, report, TERMINAL),
         *times_of(SINGLE, "1 real text", report),
@@ -152,13 +152,7 @@ def main(report: Report) -> list[Column[Row]]:
             timed(SINGLE, lambda entry: entry.p99_speedup),
         ),
         rate_of(BATCH, "real texts/s", TERMINAL),
-        Column(
-            f"real texts/s against {today(report)}, 95 %",
-            timed(BATCH, lambda entry: entry.against_today),
-            compared,
-            shown=TERMINAL,
-            in_brief=True,
-        ),
+        real_texts_against(report),
         Column(f"{SMALL}, times int8 bound", timed(SMALL, lambda entry: entry.int8_bounds), _multiple),
         Column(f"{LARGE}, times int8 bound", timed(LARGE, lambda entry: entry.int8_bounds), _multiple),
         Column(
@@ -185,6 +179,27 @@ def main(report: Report) -> list[Column[Row]]:
         Column("CPU ms per text, batch of 32", lambda row: row.resources.cpu_s_per_1000_texts, ".2f"),
         Column("load s", lambda row: row.resources.load_s, ".1f"),
     ]
+
+
+def stages(report: Report) -> list[Column[Row]]:
+    """What variants of several stages are about: labels that differ, what is asked again, and speed."""
+    return [
+        Column("variant", lambda row: row.name, kind="name"),
+        verdicts_of(report),
+        Column("flips on gate, 95 %", _flips, _rate_words),
+        ASKED,
+        real_texts_against(report),
+    ]
+
+
+def real_texts_against(report: Report) -> Column[Row]:
+    return Column(
+        f"real texts/s against {today(report)}, 95 %",
+        timed(BATCH, lambda entry: entry.against_today),
+        compared,
+        shown=TERMINAL,
+        in_brief=True,
+    )
 
 
 def verdicts_of(report: Report) -> Column[Row]:
@@ -225,6 +240,14 @@ def _agreement(row: Row, split: str) -> float | None:
     return parity.label_agreement if parity else None
 
 
+def _flips(row: Row) -> Rate | None:
+    return row.gate.flip_rates.get("any") if row.gate and row.name != REFERENCE else None
+
+
+def _rate_words(found: Rate) -> str:
+    return f"{found.rate:.2%} ({found.low:.2%} to {found.high:.2%})"
+
+
 def _flip_rate(row: Row) -> float | None:
     found = row.gate.flip_rates.get("any") if row.gate else None
     return found.rate if found else None
@@ -240,6 +263,9 @@ def _asked(row: Row) -> str | None:
     asked = row.asked.get(GATE, {}) if isinstance(row, Variant) else {}
     n = row.gate.n if row.gate else 0
     return ", ".join(f"{stage} {texts / n:.1%}" for stage, texts in asked.items()) or None
+
+
+ASKED: Column[Row] = Column("texts that later stages are asked, gate", _asked, kind="name")
 
 
 def _ends(drop: Interval | str) -> str:

@@ -96,6 +96,12 @@ def brief(document: Report) -> str:
     return f"{markdown(found)}\n\n{machine_and_run(document)}"
 
 
+def stages(document: Report) -> str:
+    """Of variants of several stages: labels that differ from fp32's, what is asked again, and speed."""
+    found = of_items("Stages", columns.stages(document), document.measured)
+    return f"{markdown(found)}\n\n{machine_and_run(document)}"
+
+
 def _main(document: Report, shown: int = PAGE) -> Table:
     kept = [column for column in columns.main(document) if column.in_markdown and column.shown >= shown]
     return of_items("Variants", kept, document.rows)

@@ -151,6 +151,7 @@ def publish_kind(kind: str, name: str, results: Path, published: Path) -> Path:
 EXCERPTS: dict[str | None, Callable[[Report], str]] = {
     None: markdown.summary,
     "brief": markdown.brief,
+    "stages": markdown.stages,
     "explained": explained,
     "proof": lambda document: f"{markdown.proof_table(document)}\n\n{markdown.proof_note(document)}",
 }

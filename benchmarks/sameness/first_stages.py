@@ -9,39 +9,42 @@ NAME = "first-stages"  # of the file
 
 
 class Kept(Record):
-    """Of `rules`, how many turn more of the population's labels than `allowed`, and the mean share of texts
-    that they answer; and what the rule fitted to validation does on gate."""
+    """Of `rules`, each fitted to a draw of `texts`, how many turn more of the population's labels than
+    `allowed`, and the mean share of texts that they answer; and what the rule fitted to validation does on
+    gate, where as many are drawn as validation has."""
 
     allowed: Share
+    texts: Some
     rules: Some
     broken: Count
     answered: Share
-    answered_gate: Share
-    turned_gate: Share
+    answered_gate: Share | None = None
+    turned_gate: Share | None = None
 
 
 class FirstStages(Record):
-    """Of a cascade: rules were fitted to draws of as many texts as validation has."""
+    """Of a cascade: rules were fitted to draws from validation and gate."""
 
     variant: Text
-    validation_texts: Some
     rules: list[Kept]
 
 
 def table(document: FirstStages) -> str:
-    """A row for each share of labels that may turn, as Markdown."""
+    """A row for each share of labels that may turn and number of texts, as Markdown."""
     rows = [
         (
             f"{each.allowed:.1%}",
+            f"{each.texts:,}",
             f"{each.broken} of {each.rules} ({share_interval(each.broken, each.rules)[1]:.1%} at most)",
             f"{each.answered:.0%}",
-            f"{each.answered_gate:.0%}",
-            f"{each.turned_gate:.2%}",
+            "" if each.answered_gate is None else f"{each.answered_gate:.0%}",
+            "" if each.turned_gate is None else f"{each.turned_gate:.2%}",
         )
         for each in document.rules
     ]
-    heads = ("may turn", "rules that turn more", "answered, mean", "validation's: answered on gate")
-    return tabulate(rows, (*heads, "turned on gate"), "github", disable_numparse=True)
+    heads = ("may turn", "texts", "rules that turn more", "answered, mean")
+    of_validation = ("validation's: answered on gate", "turned on gate")
+    return tabulate(rows, (*heads, *of_validation), "github", disable_numparse=True)
 
 
 def page(document: FirstStages) -> str:
@@ -51,7 +54,7 @@ def page(document: FirstStages) -> str:
 def excerpt(document: FirstStages) -> str:
     """The table and what its cells are."""
     note = (
-        f"`{document.variant}`: rules fitted to draws of {document.validation_texts:,} texts from validation "
-        "and gate, judged on all of these, and the rule fitted to validation. At most 5 % should turn more."
+        f"`{document.variant}`: rules fitted to texts drawn from validation and gate, judged on all of "
+        "these, and the rule fitted to validation. At most 5 % should turn more."
     )
     return f"{table(document)}\n\n{note}"

@@ -1,7 +1,7 @@
 """How often a cascade's first stage keeps its promise, counted over draws from a known population of texts.
 
-Validation and gate together are taken as all texts there are, with fp32's labels. Each rule is fitted to as
-many of them as there are validation texts, drawn with replacement, and judged on all of them.
+Validation and gate together are taken as all texts there are, with fp32's labels. Each rule is fitted to some
+of them, drawn with replacement, as many as validation has or more, and judged on all of them.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from handler.predictor import Predictor
 from training.checkpoint import load_data, open_checkpoint
 
 SHARES = (0.005, 0.01, 0.02)  # of labels that a first stage may turn
+TRAFFIC = 10_000  # texts
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Texts:
         return Texts(self.logits[rows], self.reference[rows])
 
 
-def kept(artifact: Artifact, validation: Texts, gate: Texts, allowed: float, rules: int) -> Kept:
+def kept(artifact: Artifact, validation: Texts, gate: Texts, allowed: float, rules: int, texts: int) -> Kept:
+    """Of rules that are each fitted to a draw of so many texts."""
     population = Texts(
         np.concatenate([validation.logits, gate.logits]),
         np.concatenate([validation.reference, gate.reference]),
@@ -44,20 +46,15 @@ def kept(artifact: Artifact, validation: Texts, gate: Texts, allowed: float, rul
     rng = np.random.default_rng(0)
     broken = 0
     answered = 0.0
-    for _ in tqdm(range(rules), f"{allowed:.1%}", disable=None):
-        drawn = population.take(rng.integers(len(population.logits), size=len(validation.logits)))
+    for _ in tqdm(range(rules), f"{allowed:.1%}, {texts:,} texts", disable=None):
+        drawn = population.take(rng.integers(len(population.logits), size=texts))
         share, turned = _outcome(artifact, drawn, population, allowed)
         broken += turned > allowed
         answered += share / rules
-    answered_gate, turned_gate = _outcome(artifact, validation, gate, allowed)
-    return Kept(
-        allowed=allowed,
-        rules=rules,
-        broken=broken,
-        answered=answered,
-        answered_gate=answered_gate,
-        turned_gate=turned_gate,
-    )
+    found = Kept(allowed=allowed, texts=texts, rules=rules, broken=broken, answered=answered)
+    if texts == len(validation.logits):
+        found.answered_gate, found.turned_gate = _outcome(artifact, validation, gate, allowed)
+    return found
 
 
 def _outcome(artifact: Artifact, fitted: Texts, judged: Texts, allowed: float) -> tuple[float, float]:
@@ -89,8 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{arguments.variant} does not begin with word embeddings; name a cascade")
     splits = load_data(open_checkpoint(arguments.checkpoint)).splits
     validation, gate = (_texts(cascade, fp32, splits[name].texts) for name in ("validation", "gate"))
-    found = [kept(cascade.artifact, validation, gate, allowed, arguments.rules) for allowed in SHARES]
-    document = FirstStages(variant=arguments.variant, validation_texts=len(validation.logits), rules=found)
+    found = [
+        kept(cascade.artifact, validation, gate, allowed, arguments.rules, texts)
+        for allowed in SHARES
+        for texts in (len(validation.logits), TRAFFIC)
+    ]
+    document = FirstStages(variant=arguments.variant, rules=found)
     write_json(arguments.results / f"{NAME}.json", plain(document))
     say(table(document))
     emit(plain(document))

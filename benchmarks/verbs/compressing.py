@@ -33,6 +33,11 @@ def compress_arguments(parser: argparse.ArgumentParser) -> None:
         "(tweeteval-sentiment): students also learn from fp32 on these",
     )
     parser.add_argument(
+        "--traffic",
+        metavar="FILE|SET",
+        help="texts like those you will serve, for the rules of cascades: nothing learns on them",
+    )
+    parser.add_argument(
         "--output",
         type=Path,
         default=BUILD / "compression",
@@ -66,9 +71,11 @@ def compress(arguments: argparse.Namespace) -> int:
         "checkpoint": file_sha256(checkpoint.folder / "model.safetensors"),
         "data": dataset.sha256,
         "unlabelled": arguments.unlabelled,
+        "traffic": arguments.traffic,
         "margin": margin,
     }
-    bench = Bench(checkpoint, dataset, arguments.output / "trials", arguments.unlabelled)
+    trials = arguments.output / "trials"
+    bench = Bench(checkpoint, dataset, trials, arguments.unlabelled, arguments.traffic)
     tried = search(arguments.output, subject, prunable, arguments.minutes, margin, bench.try_out)
     found = Compression(
         data=dataset.spec,

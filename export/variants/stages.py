@@ -1,7 +1,8 @@
 """Variants of several stages: a cheap model answers the easy texts, int8 the rest, and more bits the close
 ones.
 
-They are put together from artifacts that were built before. Every rule comes from validation texts.
+They are put together from artifacts that were built before. Every rule comes from validation texts, and from
+traffic where it is given.
 """
 
 import math
@@ -35,14 +36,16 @@ from training.measures.calibration import Calibration
 from training.measures.statistics import same_labels
 
 INT8, EXACT, STATIC = "int8", "exact", "static"  # names of stages
-MOST_ASKED = 0.2  # of the validation texts: beyond, more bits for all of them would be as fast
-LEAST_ANSWERED = 0.1  # of the validation texts: below, the first stage costs more than it saves
+MOST_ASKED = (
+    0.2  # of the texts that the rule is fitted to: beyond, more bits for all of them would be as fast
+)
+LEAST_ANSWERED = 0.1  # of the same texts: below, the first stage costs more than it saves
 CONFIDENCE = 0.95  # of the bound on labels that a first stage turns
 # Widths, in logits, that are tried from strict to loose: set before any text is seen.
 WIDTHS = np.arange(400, -1, -1) / 20
 
-rechecked = partial(variant, "rechecked", kinds=TRACED, tried=True)
-cascade = partial(variant, "cascade", kinds=TRACED, options=("may_turn",), tried=True)
+rechecked = partial(variant, "rechecked", kinds=TRACED, options=("traffic",), tried=True)
+cascade = partial(variant, "cascade", kinds=TRACED, options=("may_turn", "traffic"), tried=True)
 
 
 @rechecked(
@@ -101,16 +104,16 @@ def _rechecked(source: Source, folder: Path, build_exact: Callable[[Source, Path
     exact = build_exact(whole, folder / EXACT)
     first, *_ = _copied(int8, folder, INT8)
     stages = [first, Stage(EXACT, [0.0] * len(int8.labels), options=exact.runtime_options)]
-    reference = fp32_scores(source)
+    reference = fp32_scores(source, source.rule_texts)
     (margin, turned), (_, still_turned) = (
         against_fp32(int8, logits, reference) for logits in _ask(source, folder, int8, stages)
     )
     found = recheck_rule(margin, turned, ~still_turned)
-    asked, seen = found["asked_again"], found["validation_texts"]
+    asked, seen = found["asked_again"], found["rule_texts"]
     if asked > MOST_ASKED * seen:
         raise RefusedError(
             "a re-check would ask too many texts again to save time",
-            seen=f"{asked} of {seen} validation texts; at most {MOST_ASKED:.0%} may be",
+            seen=f"{asked} of {seen} texts; at most {MOST_ASKED:.0%} may be",
             remedy=f"Serve {int8.name}, or a variant in more bits",
         )
     facts = int8.meta.proof | {"second": exact.proof} | found  # most products are int8's
@@ -119,14 +122,14 @@ def _rechecked(source: Source, folder: Path, build_exact: Callable[[Source, Path
 
 
 def recheck_rule(margin: np.ndarray, turned: np.ndarray, righted: np.ndarray) -> dict[str, Any]:
-    """The least width beyond which int8 turns no label of a validation text that the exact model would right,
-    and what follows: from each text's margin [texts], whether int8 turned its label, and whether the exact
-    model gives fp32's."""
+    """The least width beyond which int8 turns no label of a text that the exact model would right, and what
+    follows: from each text's margin [texts], whether int8 turned its label, and whether the exact model gives
+    fp32's."""
     largest = float(margin[turned & righted].max(initial=0.0))
     width = math.ceil(largest * 1000) / 1000  # logits of another batch differ in their last digits
     return {
         "width": width,
-        "validation_texts": len(margin),
+        "rule_texts": len(margin),
         "asked_again": int((margin <= width).sum()),
         "labels_turned_by_int8": int(turned.sum()),
         # Of all texts, with 97.5 % confidence: a tolerance limit (Wilks, 1941) of the margins at which int8
@@ -141,16 +144,17 @@ def _cascade(source: Source, folder: Path, student: str) -> Built:
     first, *_ = _copied(cheap, folder, STATIC)
     rest = _copied(parent, folder, INT8)
     (raw,) = _ask(source, folder, parent, [replace(first, offsets=[0.0] * len(parent.labels))])
-    scale, offsets, found = fit_first(parent, raw, fp32_scores(source), source.may_turn)
+    reference = fp32_scores(source, source.rule_texts)
+    scale, offsets, found = fit_first(parent, raw, reference, source.may_turn)
     first = replace(first, scale=scale, offsets=offsets, windows=False)
-    answered, seen = found["answered_first"], found["validation_texts"]
+    answered, seen = found["answered_first"], found["rule_texts"]
     if answered < LEAST_ANSWERED * seen:
         raise RefusedError(
             "word embeddings answer too few texts for a cascade to help",
-            seen=f"{answered} of {seen} validation texts, if at most {source.may_turn:.1%} of all may get "
-            "another label than from fp32",
-            remedy=f"Serve {parent.name}. More texts to learn from (--unlabelled) or to fit the rule to (a "
-            "larger validation split), or a larger --may-turn, may help",
+            seen=f"{answered} of {seen} texts, if at most {source.may_turn:.1%} of all may get another label "
+            "than from fp32",
+            remedy=f"Serve {parent.name}. More texts to learn from (--unlabelled) or to fit the rule to "
+            "(--traffic), or a larger --may-turn, may help",
         )
     facts = parent.meta.proof | found
     facts["summary"] = f"{answered / seen:.0%} of texts answered first; {parent.meta.proof['summary']}"
@@ -198,7 +202,7 @@ def cascade_rule(margin: np.ndarray, turned: np.ndarray, most: float) -> dict[st
     answered = margin > width
     return {
         "first_width": width,
-        "validation_texts": len(margin),
+        "rule_texts": len(margin),
         "answered_first": int(answered.sum()),
         "turned_first": int((answered & turned).sum()),
         "turned_first_at_most": round(bound, 6),  # with 95 % confidence, of all texts
@@ -206,7 +210,7 @@ def cascade_rule(margin: np.ndarray, turned: np.ndarray, most: float) -> dict[st
 
 
 def least_texts(most: float) -> int:
-    """So many validation texts without a single label turned prove that at most the share `most` is."""
+    """So many texts without a single label turned prove that at most the share `most` is."""
     return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-most))
 
 
@@ -242,13 +246,13 @@ def _copied(artifact: Artifact, folder: Path, name: str) -> list[Stage]:
 
 
 def _ask(source: Source, folder: Path, parent: Artifact, stages: Sequence[Stage]) -> list[np.ndarray]:
-    """What each stage alone says of the validation texts: logits on fp32's scale [texts, labels]."""
+    """What each stage alone says of the source's `rule_texts`: logits on fp32's scale [texts, labels]."""
     shutil.copy(parent.folder / TOKENIZER, folder / TOKENIZER)
     options = _options(parent.meta, stages)
     # What is put together has no self-check yet, though its parent does.
     meta = replace(parent.meta, files={}, runtime_options=options, logit_offsets=None)
     predictor = Predictor(Artifact(folder, meta))
-    encodings = predictor.encode(source.dataset.splits["validation"].texts)
+    encodings = predictor.encode(source.rule_texts)
     return [predictor.logits(encodings, [model]) for model in predictor.models]
 
 

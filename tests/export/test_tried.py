@@ -53,7 +53,7 @@ def test_with_few_texts_no_cascade_is_tried_and_a_sentence_says_why() -> None:
     found = {variant.name for variant in chosen}
     assert "openvino-int8-rechecked" in found
     assert not {"static", *OPENVINO[1:]} & found
-    need = "299 validation texts, to show that at most 1.0% of labels turn (298 were found)"
+    need = "299 texts of validation or traffic, to show that at most 1.0% of labels turn (298 were found)"
     assert left_out["openvino-int8-cascade"] == [need]
     assert OPENVINO[1] in names([OPENVINO[1]], unfit=_few_texts(298, 0.01)), "it was named"
 

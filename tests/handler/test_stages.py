@@ -225,6 +225,29 @@ def test_explanations_of_a_cascade_are_of_int8(build_once) -> None:
     assert cascade.asked_again == before
 
 
+def test_a_rule_is_fitted_to_traffic_too(source, build_once, tmp_path) -> None:
+    for name in ("fp32", "openvino-int8", "static-openvino-fp32"):
+        shutil.copytree(build_once(name).folder, tmp_path / name)
+    traffic = source.dataset.splits["train"].texts[:300]
+    busy = replace(source, artifacts=tmp_path, traffic=tuple(traffic))
+    cascade = build(VARIANTS["openvino-int8-cascade"], busy, print)
+    first, _ = cascade.meta.runtime_options[OPTION]
+    proof, texts = cascade.meta.proof, [*source.dataset.splits["validation"].texts, *traffic]
+    assert proof["rule_texts"] == len(texts) == 900
+    ours, fp32 = Predictor(cascade, threads=1), Predictor(build_once("fp32"), threads=1)
+    alone = ours.logits(ours.encode(texts), ours.models[:1])
+    answered = margins(cascade.meta, alone) > first["width"]
+    given, theirs = (
+        decide(scores, cascade.labels, cascade.meta.thresholds, False)
+        for scores in (ours.scores(alone), np.array([each.scores for each in fp32.predict(texts)]))
+    )
+    assert proof["answered_first"] == answered.sum() > 0
+    assert proof["turned_first"] == (answered & (given != theirs)).sum()
+    before = build_once("openvino-int8-cascade").meta
+    assert before.proof["rule_texts"] == 600
+    assert cascade.meta.build.inputs_sha256 != before.build.inputs_sha256, "what was built without is stale"
+
+
 def test_a_first_stage_that_may_answer_little_is_refused_with_a_remedy(source, build_once, tmp_path) -> None:
     for name in ("fp32", "openvino-int8", "static-openvino-fp32"):
         shutil.copytree(build_once(name).folder, tmp_path / name)

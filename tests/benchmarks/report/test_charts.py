@@ -11,7 +11,7 @@ from matplotlib.transforms import Bbox
 
 import benchmarks
 from benchmarks.names import runs_no_transformer
-from benchmarks.records import Failed
+from benchmarks.records import Failed, Rate
 from benchmarks.report import charts, markdown, pictures
 from benchmarks.report.files import read_side_by_side
 from benchmarks.report.verdicts import front, in_brief
@@ -158,3 +158,16 @@ def test_a_page_refers_to_the_pictures_that_there_are(complete) -> None:
     page = markdown.side_by_side(complete, "speed")
     assert all(f"](speed/{name}.svg)" in page for name in NAMES)
     assert "![" not in markdown.side_by_side(complete)
+
+
+def test_a_table_of_stages_has_flips_with_their_interval_and_what_was_asked_again(make) -> None:
+    cascade = make.variant("cascade", speed=8, drop=(-0.005, 0.009))
+    cascade.parity["gate"].flip_rates = {"any": Rate(27, 0.0154, 0.0102, 0.0224)}
+    cascade.asked = {"gate": {"int8": 978, "exact": 100}}
+    page = markdown.stages(make.document(make.variant("fp32"), cascade))
+    (row,) = (line for line in page.splitlines() if line.startswith("| cascade "))
+    cells = [cell.strip() for cell in row.split("|")[3:5]]
+    assert cells == ["1.54% (1.02% to 2.24%)", "int8 48.9%, exact 5.0%"]
+    assert row.count("8.00x") == 1
+    (reference,) = (line for line in page.splitlines() if line.startswith("| fp32 "))
+    assert "%" not in reference

@@ -15,10 +15,18 @@ def test_rules_from_draws_are_judged_on_all_texts(build_once, source, tmp_path, 
     assert first_stage.main([*map(str, given), "--results", str(tmp_path), "openvino-int8-cascade"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == plain(read_rules(tmp_path / f"{first_stage.NAME}.json"))
-    assert [each["allowed"] for each in found["rules"]] == list(first_stage.SHARES)
-    answered = [each["answered"] for each in found["rules"]]
-    assert answered == sorted(answered), "who may turn more may answer more"
-    assert all(0 <= each["broken"] <= each["rules"] == 3 for each in found["rules"])
+    rules = found["rules"]
+    validation = len(source.dataset.splits["validation"])
+    assert {each["texts"] for each in rules} == {validation, first_stage.TRAFFIC}
+    for texts in (validation, first_stage.TRAFFIC):
+        of_as_many = [each for each in rules if each["texts"] == texts]
+        assert [each["allowed"] for each in of_as_many] == list(first_stage.SHARES)
+        answered = [each["answered"] for each in of_as_many]
+        assert answered == sorted(answered), "who may turn more may answer more"
+        assert all(("turned_gate" in each) == (texts == validation) for each in of_as_many)
+    for few, many in zip(rules[::2], rules[1::2], strict=True):
+        assert few["answered"] <= many["answered"], "more texts show more"
+    assert all(0 <= each["broken"] <= each["rules"] == 3 for each in rules)
 
 
 def test_a_variant_without_a_first_stage_is_refused(build_once, source, capsys) -> None:

@@ -1,3 +1,4 @@
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from msgspec import structs
 from transformers import PreTrainedModel
 
 from export.build import fingerprint
+from export.command import _more_texts
 from export.registry import VARIANTS
 from export.rewriting import prune as pruning
 from export.rewriting.distil import Recovery, Texts, decision, distil, highest, predict, takes_over
@@ -185,6 +187,16 @@ def test_the_other_half_of_a_pair_that_judges_is_not_learnt_from(
         for name, split in source.dataset.splits.items()
     }
     assert read_unlabelled("pairs", replace(source.dataset, splits=splits)) == ("in train", "nowhere")
+
+
+def test_nothing_learns_on_traffic(source: Source, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    learnt, traffic = tmp_path / "learnt.txt", tmp_path / "traffic.txt"
+    learnt.write_text("of both\nto learn on\n")
+    traffic.write_text(f"{source.dataset.splits['gate'].texts[0]}\nto fit rules to\nof both\n")
+    given = Namespace(unlabelled=str(learnt), traffic=str(traffic))
+    assert _more_texts(given, source.dataset) == (("to learn on",), ("to fit rules to", "of both"))
+    assert "2 texts of traffic to fit rules to" in capsys.readouterr().err
+    assert _more_texts(Namespace(unlabelled=None, traffic=None), source.dataset) == ((), ())
 
 
 def test_a_student_learns_from_unlabelled_texts_what_the_teacher_says(
