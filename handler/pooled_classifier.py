@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -53,8 +54,25 @@ class Cosine(nn.Module):
         return angles.cos()
 
 
+class Neighbours(nn.Module):
+    """A convolution over each token and the one on either side (Kim 2014, arXiv:1408.5882), as one product:
+    [batch, length, hidden] -> [batch, length, channels]."""
+
+    def __init__(self, hidden_size: int, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * hidden_size, channels)
+
+    def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        # A text's last token sees zeros behind it, whether there is padding or not.
+        own = hidden * attention_mask.unsqueeze(-1).to(hidden.dtype)
+        framed = functional.pad(own, (0, 0, 1, 1))
+        found: torch.Tensor = self.linear(torch.cat([framed[:, :-2], own, framed[:, 2:]], dim=2))
+        return functional.gelu(found)
+
+
 class PooledClassifierConfig(PretrainedConfig):
-    """`backbone` is the backbone's config as a dict; `causal` says that no token reads those behind it."""
+    """`backbone` is the backbone's config as a dict; `causal` says that no token reads those behind it. The
+    head also reads so many `channels` of `Neighbours`, pooled like the hidden states."""
 
     model_type = "pooled-classifier"
 
@@ -65,6 +83,7 @@ class PooledClassifierConfig(PretrainedConfig):
         head: str = "linear",
         hidden_size: int = 0,
         causal: bool = False,
+        channels: int = 0,
         **others: Any,
     ) -> None:
         super().__init__(**others)
@@ -73,6 +92,7 @@ class PooledClassifierConfig(PretrainedConfig):
         self.head = head
         self.hidden_size = hidden_size
         self.causal = causal
+        self.channels = channels
 
 
 class PooledClassifier(PreTrainedModel):
@@ -93,7 +113,8 @@ class PooledClassifier(PreTrainedModel):
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None  # type: ignore[assignment]  # for another head
         self.backbone = backbone
-        width = config.hidden_size * (2 if config.pooling == "mean-max" else 1)
+        self.neighbours = Neighbours(config.hidden_size, config.channels) if config.channels else None
+        width = (config.hidden_size + config.channels) * (2 if config.pooling == "mean-max" else 1)
         self.head = _head(config.head, width, config.hidden_size, config.num_labels)
         self.post_init()  # type: ignore[no-untyped-call]  # transformers' own
 
@@ -106,7 +127,11 @@ class PooledClassifier(PreTrainedModel):
     def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """int64 [batch, length], twice -> what the head reads, [batch, hidden]."""
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask)[0]
-        return pool(hidden, attention_mask, self.config.pooling)
+        embedding = pool(hidden, attention_mask, self.config.pooling)
+        if self.neighbours is None:
+            return embedding
+        around = pool(self.neighbours(hidden, attention_mask), attention_mask, self.config.pooling)
+        return torch.cat([embedding, around], dim=1)
 
     def forward(
         self,
@@ -152,7 +177,12 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> to
 
 
 def pooled(
-    backbone: PreTrainedModel, pooling: str, head: str, pad_id: int, names: dict[str, Any]
+    backbone: PreTrainedModel,
+    pooling: str,
+    head: str,
+    pad_id: int,
+    names: dict[str, Any],
+    channels: int = 0,
 ) -> PooledClassifier:
     """A classifier with a fresh head over a loaded backbone; `names` are `id2label` and `label2id`.
 
@@ -177,6 +207,7 @@ def pooled(
         head,
         hidden_size,
         causal,
+        channels,
         **shared,
         **names,
     )

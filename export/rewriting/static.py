@@ -1,4 +1,5 @@
-"""A student without attention: mean and maximum of a text's word embeddings, under a small network.
+"""A student without attention: mean and maximum of a text's word embeddings, and of a convolution over
+neighbours, under a small network.
 
 It answers a text in microseconds, and agrees with its teacher on nine texts in ten of many tasks.
 """
@@ -18,6 +19,8 @@ from common.commands import say
 from export.rewriting.distil import Texts, divergence, inputs_of, predict
 from handler.pooled_classifier import PooledClassifier, pooled
 from training.inference import has_bf16
+
+CHANNELS = 256  # of the convolution
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def student_of(teacher: Any, max_length: int) -> PooledClassifier:
             table.weight.zero_()
             table.requires_grad_(False)
     names = {"id2label": own.id2label, "label2id": own.label2id}
-    return pooled(backbone, "mean-max", "mlp", own.pad_token_id, names)
+    return pooled(backbone, "mean-max", "mlp", own.pad_token_id, names, CHANNELS)
 
 
 def teach(

@@ -16,7 +16,6 @@ from handler.errors import UnsupportedError
 from handler.runtimes import compile_openvino
 
 DAMAGED_BITS = 6  # turns an eighth of the labels of the demo's validation texts
-ATTENTION = "ScaledDotProductAttention"  # in one operation; MPNet's, with its distances, is not
 in_openvino = partial(variant, runtime="openvino")
 
 
@@ -70,14 +69,7 @@ def openvino_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> 
 
     graph, linears = _convert(source)
     left = sorted({name for name, _ in linears if set(parts(name)) & set(leave)})
-    operations = {node.get_type_name() for node in graph.get_ops()}
-    ignored = nncf.IgnoredScope(
-        # Attention stays in the float precision of the CPU. In int8 it gained nothing that could be measured
-        # at 32 tokens, and OpenVINO 2026.4 computes it wrongly on AMX where the length equals the size of a
-        # head below 64: with MiniLM's shape and random weights, logits were off by 3.5 at 32 tokens.
-        types=[ATTENTION] if ATTENTION in operations else [],
-        names=[product for name, product in linears if name in left],
-    )
+    in_float = [product for name, product in linears if name in left]
     calibration = source.calibration()
     # Kernels without VNNI add pairs of products in 16 bits, which those of eight by eight bits overflow.
     fix = nncf.OverflowFix.ENABLE if source.portable else None
@@ -86,7 +78,7 @@ def openvino_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> 
         nncf.Dataset(calibration),
         subset_size=len(calibration),
         model_type=nncf.ModelType.TRANSFORMER,
-        ignored_scope=ignored,
+        ignored_scope=nncf.IgnoredScope(names=_attention(graph, linears) + in_float),
         advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
     )
     openvino.save_model(quantised, folder / "model.xml", compress_to_fp16=False)
@@ -100,6 +92,20 @@ def openvino_int8(source: Source, folder: Path, leave: Collection[str] = ()) -> 
     proof.require(integer >= asked, f"{asked} matrix products executed in int8", facts["executed_matmuls"])
     facts |= {"integer_matmuls": integer, "left_in_float": left, "portable": source.portable}
     return Built(facts | {"summary": f"{integer} of {len(linears)} products executed in int8"}, options)
+
+
+def _attention(graph: Any, linears: Collection[tuple[str, str]]) -> list[str]:
+    """The names of attention's operations: one a layer, or its products where there is none (MPNet's)."""
+    # They stay in the float precision of the CPU. In int8 they gained nothing that could be measured at 32
+    # tokens, and OpenVINO 2026.4 computes them wrongly on AMX where the length equals the size of a head
+    # below 64: with MiniLM's shape and random weights, logits were off by 3.5 at 32 tokens.
+    layers = {product for _, product in linears}
+    return [
+        node.get_friendly_name()
+        for node in graph.get_ops()
+        if node.get_type_name() == "ScaledDotProductAttention"
+        or (node.get_type_name() == "MatMul" and node.get_friendly_name() not in layers)
+    ]
 
 
 def _float(

@@ -60,7 +60,7 @@ def shallow(source: Source, folder: Path) -> Built:
 @distilled(
     "static",
     kinds=TRACED,
-    summary="no encoder: mean and maximum of word embeddings, distilled from fp32",
+    summary="no encoder: word embeddings and a convolution over neighbours, distilled from fp32",
 )
 def static(source: Source, folder: Path) -> Built:
     from export.rewriting.distil import Texts
@@ -77,9 +77,9 @@ def static(source: Source, folder: Path) -> Built:
         )
     reloaded = _save(student, folder)
     facts |= proof.torch_weights(reloaded)
-    proof.require(facts["linear_layers"] == 2, "two linear layers and no others", facts["linear_layers"])
+    proof.require(facts["linear_layers"] == 3, "three linear layers and no others", facts["linear_layers"])
     sizes = reloaded.config
-    facts["summary"] = f"{sizes.vocab_size:,} embeddings of {sizes.hidden_size}, two linear layers"
+    facts["summary"] = f"{sizes.vocab_size:,} embeddings of {sizes.hidden_size}, three linear layers"
     return Built(facts, {"dtype": "float32"})
 
 
