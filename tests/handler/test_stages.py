@@ -7,10 +7,12 @@ import pytest
 
 from export.build import build
 from export.registry import VARIANTS, RefusedError
+from export.variants.stages import _has_bf16
 from handler.artifact import Artifact
 from handler.batching import Grid
 from handler.errors import UserError
 from handler.explanations import explain
+from handler.machine import cpu_features
 from handler.predictor import Encoding, Predictor, decide
 from handler.runtimes import RUNTIMES, load_models
 from handler.stages import OPTION, margins
@@ -223,6 +225,13 @@ def test_explanations_of_a_cascade_are_of_int8(build_once) -> None:
     )
     assert ours == theirs
     assert cascade.asked_again == before
+
+
+def test_word_embeddings_are_in_bf16_where_the_cpu_has_it_and_may_differ(build_once, source) -> None:
+    first, _ = build_once("openvino-int8-cascade").meta.runtime_options[OPTION]
+    hint = "bf16" if "avx512_bf16" in cpu_features() else "f32"
+    assert first["options"]["INFERENCE_PRECISION_HINT"] == hint
+    assert not _has_bf16(replace(source, portable=True))
 
 
 def test_a_rule_is_fitted_to_traffic_too(source, build_once, tmp_path) -> None:
