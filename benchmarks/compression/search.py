@@ -77,13 +77,15 @@ def _worth(tried: Tried, margin: float) -> float:
 def _proposed(
     study: Any, distributions: dict[str, Any], known: dict[Candidate, Tried], waiting: Sequence[Candidate]
 ) -> Candidate:
-    """What the sampler proposes, or the next that was not tried where it repeats itself."""
+    """The next of the whole encoder, as long as there is one: pruning takes minutes. Then what the sampler
+    proposes, or the next that was not tried where it repeats itself."""
+    unknown = [candidate for candidate in waiting if candidate not in known]
+    if unpruned := [candidate for candidate in unknown if candidate.keep == 1]:
+        return unpruned[0]
     trial = study.ask(distributions)
     study.tell(trial, state=_failed())  # it is added with its value once there is one
     candidate = Candidate.of(trial.params)
-    if candidate not in known:
-        return candidate
-    return next(unknown for unknown in waiting if unknown not in known)
+    return candidate if candidate not in known else unknown[0]
 
 
 def _failed() -> Any:

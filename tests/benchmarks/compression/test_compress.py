@@ -48,7 +48,7 @@ def test_ship_does_not_try_what_takes_a_training() -> None:
     assert not [name for name in tried if name.startswith("pruned")]
 
 
-def test_all_are_tried_once_and_plain_int8_first(tmp_path) -> None:
+def test_all_are_tried_once_plain_int8_first_and_what_is_pruned_last(tmp_path) -> None:
     asked: list[Candidate] = []
 
     def try_out(candidate: Candidate) -> Tried:
@@ -57,6 +57,7 @@ def test_all_are_tried_once_and_plain_int8_first(tmp_path) -> None:
 
     found = search(tmp_path, SUBJECT, True, 1.0, MARGIN, try_out)
     assert asked[0] == Candidate()
+    assert [each.keep == 1 for each in asked] == [True] * 8 + [False] * 32, "no pruning before what is cheap"
     assert sorted(asked, key=str) == sorted(candidates(prunable=True), key=str)
     best = Compression(data="demo", margin=MARGIN, gate=1750, left=0, tried=found).best
     passing = [candidate for candidate in candidates(True) if margin_of(candidate) <= MARGIN]
