@@ -77,11 +77,12 @@ def _worth(tried: Tried, margin: float) -> float:
 def _proposed(
     study: Any, distributions: dict[str, Any], known: dict[Candidate, Tried], waiting: Sequence[Candidate]
 ) -> Candidate:
-    """The next of the whole encoder, as long as there is one: pruning takes minutes. Then what the sampler
-    proposes, or the next that was not tried where it repeats itself."""
+    """The next of an encoder that is there already, the whole one first: pruning takes minutes, and what is
+    made of it seconds. Then what the sampler proposes, or the next that was not tried where that is known."""
     unknown = [candidate for candidate in waiting if candidate not in known]
-    if unpruned := [candidate for candidate in unknown if candidate.keep == 1]:
-        return unpruned[0]
+    made = {candidate.keep for candidate in known}
+    if cheap := [candidate for candidate in unknown if candidate.keep in made]:
+        return cheap[0]
     trial = study.ask(distributions)
     study.tell(trial, state=_failed())  # it is added with its value once there is one
     candidate = Candidate.of(trial.params)

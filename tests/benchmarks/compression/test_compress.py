@@ -1,6 +1,7 @@
 """The search for the fastest variant: what it tries, what it takes, and that it goes on where it was left."""
 
 import json
+from itertools import groupby
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_ship_does_not_try_what_takes_a_training() -> None:
     assert not [name for name in tried if name.startswith("pruned")]
 
 
-def test_all_are_tried_once_plain_int8_first_and_what_is_pruned_last(tmp_path) -> None:
+def test_all_are_tried_once_plain_int8_first(tmp_path) -> None:
     asked: list[Candidate] = []
 
     def try_out(candidate: Candidate) -> Tried:
@@ -57,7 +58,8 @@ def test_all_are_tried_once_plain_int8_first_and_what_is_pruned_last(tmp_path) -
 
     found = search(tmp_path, SUBJECT, True, 1.0, MARGIN, try_out)
     assert asked[0] == Candidate()
-    assert [each.keep == 1 for each in asked] == [True] * 8 + [False] * 32, "no pruning before what is cheap"
+    of_each = [keep for keep, _ in groupby(asked, key=lambda each: each.keep)]
+    assert (of_each[0], len(of_each)) == (1.0, 5), "no other pruning before all that is made of one"
     assert sorted(asked, key=str) == sorted(candidates(prunable=True), key=str)
     best = Compression(data="demo", margin=MARGIN, gate=1750, left=0, tried=found).best
     passing = [candidate for candidate in candidates(True) if margin_of(candidate) <= MARGIN]
