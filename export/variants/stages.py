@@ -36,10 +36,9 @@ from training.measures.calibration import Calibration
 from training.measures.statistics import same_labels
 
 INT8, EXACT, STATIC = "int8", "exact", "static"  # names of stages
-MOST_ASKED = (
-    0.2  # of the texts that the rule is fitted to: beyond, more bits for all of them would be as fast
-)
-LEAST_ANSWERED = 0.1  # of the same texts: below, the first stage costs more than it saves
+# Shares of the texts that the rule is fitted to.
+MOST_ASKED = 0.2  # beyond, more bits for all of them would be as fast
+LEAST_ANSWERED = 0.1  # below, the first stage costs more than it saves
 CONFIDENCE = 0.95  # of the bound on labels that a first stage turns
 # Widths, in logits, that are tried from strict to loose: set before any text is seen.
 WIDTHS = np.arange(400, -1, -1) / 20
