@@ -230,7 +230,7 @@ def _build_all(
             failed[variant.name] = f"{lost}, which it is made of, failed"
             continue
         if lost := next((name for name in made_of if name in unfit), None):
-            leave_out(variant, f"because {lost} is")
+            leave_out(variant, f"as {lost}, which it is made of, is left out")
             continue
         try:
             built.append(build_one(variant, source, say))

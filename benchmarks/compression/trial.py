@@ -56,7 +56,8 @@ class Bench:
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip()]
-            return lines[-1].removeprefix("error: ") if lines else f"exit status {done.returncode}"
+            said = lines[-1] if lines else f"exit status {done.returncode}"
+            return said.removeprefix("error: ").removeprefix(f"{candidate.variant} failed: ")
         return open_artifact(folder / candidate.variant)
 
     def _share(self, folder: Path) -> None:
