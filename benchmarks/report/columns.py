@@ -135,7 +135,7 @@ def main(report: Report) -> list[Column[Row]]:
         verdicts_of(report),
         *([Column("device", _device, kind="name", shown=TERMINAL)] if report.on_cuda else []),
         Column(f"labels agree ({split})", lambda row: _agreement(row, split), ".2%", shown=TERMINAL),
-        Column("flips on gate", lambda row: _flip_rate(row), ".2%"),
+        Column("flips on gate", lambda row: (found := _flips(row)) and found.rate, ".2%"),
         Column("macro-F1 gate", lambda row: _macro_f1(row, "gate"), ".3f"),
         Column("macro-F1 test", lambda row: _macro_f1(row, "test"), ".3f"),
         drop_of("macro-F1", "macro_f1_drop", shown=SUMMARY, in_brief=True),
@@ -186,7 +186,9 @@ def stages(report: Report) -> list[Column[Row]]:
     return [
         Column("variant", lambda row: row.name, kind="name"),
         verdicts_of(report),
-        Column("flips on gate, 95 %", _flips, _rate_words),
+        Column(
+            "flips on gate, 95 %", lambda row: None if row.name == REFERENCE else _flips(row), _rate_words
+        ),
         ASKED,
         real_texts_against(report),
     ]
@@ -241,16 +243,11 @@ def _agreement(row: Row, split: str) -> float | None:
 
 
 def _flips(row: Row) -> Rate | None:
-    return row.gate.flip_rates.get("any") if row.gate and row.name != REFERENCE else None
+    return row.gate.flip_rates.get("any") if row.gate else None
 
 
 def _rate_words(found: Rate) -> str:
     return f"{found.rate:.2%} ({found.low:.2%} to {found.high:.2%})"
-
-
-def _flip_rate(row: Row) -> float | None:
-    found = row.gate.flip_rates.get("any") if row.gate else None
-    return found.rate if found else None
 
 
 def _macro_f1(row: Row, split: str) -> float | None:

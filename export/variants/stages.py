@@ -7,7 +7,7 @@ traffic where it is given.
 
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -92,7 +92,7 @@ def openvino_cascade(source: Source, folder: Path) -> Built:
     summary="word embeddings answer the easy texts, ONNX Runtime in int8 the rest",
 )
 def onnx_cascade(source: Source, folder: Path) -> Built:
-    return _cascade(source, folder, "static-onnx-fp32")
+    return _cascade(source, folder, "static-onnx-fp32", {})
 
 
 def _has_bf16(source: Source) -> bool:
@@ -142,11 +142,11 @@ def recheck_rule(margin: np.ndarray, turned: np.ndarray, righted: np.ndarray) ->
     }
 
 
-def _cascade(source: Source, folder: Path, student: str, faster: Mapping[str, Any] | None = None) -> Built:
+def _cascade(source: Source, folder: Path, student: str, faster: dict[str, Any]) -> Built:
     """A student before the models of the parent, run with options that make it `faster`."""
     parent, cheap = open_artifact(source.weights), open_artifact(source.artifacts / student)
     first, *_ = _copied(cheap, folder, STATIC)
-    first = replace(first, options={**first.options, **(faster or {})})
+    first = replace(first, options=first.options | faster)
     rest = _copied(parent, folder, INT8)
     (raw,) = _ask(source, folder, parent, [replace(first, offsets=[0.0] * len(parent.labels))])
     reference = fp32_scores(source, source.rule_texts)
