@@ -110,3 +110,19 @@ def add_prices(parser: argparse.ArgumentParser, *kinds: str) -> None:
             type=not_negative_float,
             help="in your currency; without prices, no costs are shown",
         )
+
+
+def add_unlabelled(parser: argparse.ArgumentParser) -> None:
+    """Texts without labels: to learn from, and to fit rules to."""
+    parser.add_argument(
+        "--unlabelled",
+        metavar="FILE|SET",
+        help="texts like those you will serve, one per line, or a data set by its name "
+        "(tweeteval-sentiment): students also learn from fp32 on these",
+    )
+    parser.add_argument(
+        "--traffic",
+        metavar="FILE|SET",
+        help="texts like those you will serve, for the rules of cascades and re-checks: no model "
+        "learns from them, and the more there are, the more texts a first stage may answer",
+    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from common.commands import emit, positive_int, positive_share, say
-from common.options import CHECKPOINT, add_artifacts
+from common.options import CHECKPOINT, add_artifacts, add_unlabelled
 from export.registry import VARIANTS, RefusedError, Variant, choose, kind_of
 from handler.artifact import Artifact
 from handler.errors import UnsupportedError, UserError
@@ -63,18 +63,7 @@ def build_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.5,
         help="share of the encoder's arithmetic that pruning keeps; default: %(default)s",
     )
-    parser.add_argument(
-        "--unlabelled",
-        metavar="FILE|SET",
-        help="texts like those you will serve, one per line, or a data set by its name "
-        "(tweeteval-sentiment): students also learn from fp32 on these",
-    )
-    parser.add_argument(
-        "--traffic",
-        metavar="FILE|SET",
-        help="texts like those you will serve, for the rules of cascades and re-checks: nothing learns on "
-        "them, and the more there are, the more texts a first stage may answer",
-    )
+    add_unlabelled(parser)
     parser.add_argument(
         "--may-turn",
         type=positive_share,

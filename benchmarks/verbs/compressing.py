@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.verbs.measuring import add_max_f1_drop
 from common.commands import emit, positive_float, say
-from common.options import BUILD, add_checkpoint
+from common.options import BUILD, add_checkpoint, add_unlabelled
 from common.programs import command
 from handler.artifact import file_sha256
 from handler.errors import UserError
@@ -26,17 +26,7 @@ def compress_arguments(parser: argparse.ArgumentParser) -> None:
         default=30.0,
         help="start no candidate after this time; default: %(default)g",
     )
-    parser.add_argument(
-        "--unlabelled",
-        metavar="FILE|SET",
-        help="texts like those you will serve, one per line, or a data set by its name "
-        "(tweeteval-sentiment): students also learn from fp32 on these",
-    )
-    parser.add_argument(
-        "--traffic",
-        metavar="FILE|SET",
-        help="texts like those you will serve, for the rules of cascades: nothing learns on them",
-    )
+    add_unlabelled(parser)
     parser.add_argument(
         "--output",
         type=Path,
