@@ -27,6 +27,7 @@ from training.measures.statistics import indicators, macro_f1, same_labels
 Decision = Callable[[np.ndarray], np.ndarray]
 UNKNOWN = -100  # in the place of a label that is not known; cross-entropy's own default
 
+PATIENCE = 10  # seconds before a bar is shown
 CACHE_BYTES = 4 << 30  # of the teacher's hidden states; beyond it they are computed again in every epoch
 
 
@@ -106,6 +107,20 @@ class Texts:
             strange[[0, -1]] = False
             ids.append(np.where(strange, rng.choice(pool, len(text)), text).tolist())
         return replace(self, ids=ids, labels=np.concatenate([self.labels] * (copies + 1)))
+
+    def with_splices(self, count: int, seed: int = 0) -> "Texts":
+        """The texts, and `count` more, each the beginning of one and the end of another; none is longer than
+        the longest text."""
+        rng = np.random.default_rng(seed)
+        most = max(self.lengths, default=0)
+        spliced = []
+        for one, other in rng.integers(len(self), size=(count, 2)):
+            head, tail = self.ids[one], self.ids[other]
+            end = tail[rng.integers(1, max(len(tail), 2)) :]
+            start = head[: rng.integers(1, max(len(head), 2))]
+            spliced.append(start[: most - len(end)] + end)
+        unknown = np.full((count, *self.labels.shape[1:]), UNKNOWN, dtype=self.labels.dtype)
+        return replace(self, ids=[*self.ids, *spliced], labels=np.concatenate([self.labels, unknown]))
 
     def batch(self, rows: Sequence[int], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
         """input_ids and attention_mask [rows, longest of them], labels [rows] or
@@ -234,7 +249,8 @@ def predict(model: PreTrainedModel, texts: Texts, batch_size: int = 64) -> np.nd
     """Logits [n, labels] in fp32, in the order of the texts."""
     model.eval()
     logits = np.zeros((len(texts), model.config.num_labels), dtype=np.float32)
-    for rows in texts.by_length(batch_size):
+    batches = texts.by_length(batch_size)
+    for rows in tqdm(batches, "scores", delay=PATIENCE, disable=not sys.stderr.isatty()):
         logits[rows] = model(**inputs_of(texts.batch(rows, model.device))).logits.float().cpu().numpy()
     return logits
 

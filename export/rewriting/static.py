@@ -25,11 +25,18 @@ CHANNELS = 256  # of the convolution
 
 @dataclass(frozen=True)
 class Lessons:
-    """The numbers of the distillation; each training text is seen `repeats` times an epoch, and each text
-    without labels once."""
+    """The numbers of the distillation; each training text is seen `repeats` times an epoch, and each other
+    text once.
+
+    More texts are made of those at hand, for fp32 to score: `noisy_copies` of each, in which a share of
+    `noise` tokens is others', and for each text `splices` of two (after Tang et al. 2019, arXiv:1903.12136).
+    """
 
     epochs: int = 2
     repeats: int = 3
+    noisy_copies: int = 1
+    noise: float = 0.2
+    splices: int = 1
     batch_size: int = 128
     learning_rate: float = 1.5e-3
     warmup_share: float = 0.05
@@ -66,8 +73,11 @@ def teach(
     student: PooledClassifier, teacher: Any, texts: Texts, labelled: int, lessons: Lessons, multi_label: bool
 ) -> dict[str, Any]:
     """Train `student` in place towards the teacher's scores of the texts, of which the first `labelled` are
-    training texts; in eval mode afterwards. Returns facts."""
+    training texts, and of texts made of them; in eval mode afterwards. Returns facts."""
     started = time.perf_counter()
+    made_of = len(texts)
+    texts = texts.with_noise(lessons.noisy_copies, lessons.noise, lessons.seed)
+    texts = texts.with_splices(lessons.splices * made_of, lessons.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16()):

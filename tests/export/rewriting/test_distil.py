@@ -12,7 +12,7 @@ from export.build import fingerprint
 from export.command import _more_texts
 from export.registry import VARIANTS
 from export.rewriting import prune as pruning
-from export.rewriting.distil import Recovery, Texts, decision, distil, highest, predict, takes_over
+from export.rewriting.distil import UNKNOWN, Recovery, Texts, decision, distil, highest, predict, takes_over
 from export.source import Source
 from handler.errors import UserError
 from training.data import sources
@@ -117,6 +117,27 @@ def test_noisy_copies_keep_length_ends_and_most_tokens(train: Texts) -> None:
     assert all((one[0], one[-1]) == (other[0], other[-1]) for one, other in pairs)
     changed = np.mean([one != other for text, copy in pairs for one, other in zip(text, copy, strict=True)])
     assert 0.1 < changed < 0.2
+
+
+def test_splices_begin_as_one_text_and_end_as_another(train: Texts) -> None:
+    few = train.sample(20)
+    spliced = few.with_splices(50)
+    assert spliced.ids[: len(few)] == few.ids
+    assert (spliced.labels[len(few) :] == UNKNOWN).all()
+    starts = {tuple(text[:cut]) for text in few.ids for cut in range(1, len(text))}
+    ends = {tuple(text[cut:]) for text in few.ids for cut in range(1, len(text))}
+    made = spliced.ids[len(few) :]
+    assert len(made) == 50
+    assert all(len(text) <= max(few.lengths) for text in made)
+    assert all(
+        any(tuple(text[:cut]) in starts and tuple(text[cut:]) in ends for cut in range(1, len(text)))
+        for text in made
+    )
+
+
+def test_splices_of_the_shortest_texts_are_texts(train: Texts) -> None:
+    shortest = replace(train, ids=[[2, 3], [2, 7, 3], [5]], labels=train.labels[:3])
+    assert all(shortest.with_splices(200).ids)
 
 
 def test_labels_are_decided_by_the_checkpoints_own_temperature_and_threshold(source: Source) -> None:
