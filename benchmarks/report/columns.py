@@ -128,7 +128,7 @@ def times_of(name: str, title: str, report: Report, shown: int = 0) -> list[Colu
 def main(report: Report) -> list[Column[Row]]:
     """Of every variant and baseline."""
     split = "test" if any("test" in row.parity for row in report.rows) else "gate"
-    busiest = max((row.busiest.concurrency for row in report.rows if row.busiest), default=0)
+    busiest = most_clients(report)
     texts = next((row.many.texts for row in report.rows if row.many), 0)
     return [
         Column("variant", lambda row: row.name, kind="name", shown=TERMINAL, in_brief=True),
@@ -159,14 +159,7 @@ def main(report: Report) -> list[Column[Row]]:
             f"{LARGE} roofline", timed(LARGE, lambda entry: entry.roofline and entry.roofline.share), ".0%"
         ),
         *ON_GPU,
-        Column(
-            f"served requests/s at {busiest} (times {served_today(report)})",
-            lambda row: row.busiest and row.busiest.requests_per_second,
-            ".0f",
-            extra=lambda row: _served_ratio(row, report, busiest),
-            shown=TERMINAL,
-            in_brief=True,
-        ),
+        served_against(report),
         Column(f"served p99 ms at {busiest}", lambda row: row.busiest and row.busiest.p99_ms, ".0f"),
         Column("most answered in time/s", _goodput, three_digits, in_markdown=False),
         Column(
@@ -191,7 +184,25 @@ def stages(report: Report) -> list[Column[Row]]:
         ),
         ASKED,
         real_texts_against(report),
+        served_against(report),
     ]
+
+
+def most_clients(report: Report) -> int:
+    """The largest number of clients at which something was served; 0 where nothing was."""
+    return max((row.busiest.concurrency for row in report.rows if row.busiest), default=0)
+
+
+def served_against(report: Report) -> Column[Row]:
+    busiest = most_clients(report)
+    return Column(
+        f"served requests/s at {busiest} (times {served_today(report)})",
+        lambda row: row.busiest and row.busiest.requests_per_second,
+        ".0f",
+        extra=lambda row: _served_ratio(row, report, busiest),
+        shown=TERMINAL,
+        in_brief=True,
+    )
 
 
 def real_texts_against(report: Report) -> Column[Row]:

@@ -112,7 +112,7 @@ class Texts:
         """The texts, and `count` more, each the beginning of one and the end of another; none is longer than
         the longest text."""
         rng = np.random.default_rng(seed)
-        most = max(self.lengths, default=0)
+        most = max(self.lengths)
         spliced = []
         for one, other in rng.integers(len(self), size=(count, 2)):
             head, tail = self.ids[one], self.ids[other]

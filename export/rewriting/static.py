@@ -75,9 +75,10 @@ def teach(
     """Train `student` in place towards the teacher's scores of the texts, of which the first `labelled` are
     training texts, and of texts made of them; in eval mode afterwards. Returns facts."""
     started = time.perf_counter()
-    made_of = len(texts)
+    given = len(texts)
     texts = texts.with_noise(lessons.noisy_copies, lessons.noise, lessons.seed)
-    texts = texts.with_splices(lessons.splices * made_of, lessons.seed)
+    texts = texts.with_splices(lessons.splices * given, lessons.seed)
+    made = len(texts) - given
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16()):
@@ -90,9 +91,13 @@ def teach(
     student.cpu()
     student.train(False)
     seconds = time.perf_counter() - started
-    say(f"word embeddings learnt from fp32 on {len(texts):,} texts: loss {loss:.4f}, {seconds:.0f} s")
+    say(
+        f"word embeddings learnt from fp32 on {given:,} texts and {made:,} made of them: loss {loss:.4f}, "
+        f"{seconds:.0f} s"
+    )
     return {
-        "texts": len(texts),
+        "texts": given,
+        "texts_made": made,
         "epochs": lessons.epochs,
         "loss": round(loss, 4),
         "seconds": round(seconds, 1),
