@@ -89,7 +89,7 @@ def bars(document: Report) -> str:
                 color=INK,
             )
         name_rows(axes, [bar.name for bar in found])
-        axes.set_xlim(0, 1.65 * max(bar.speed for bar in found))  # room for words
+        axes.set_xlim(0, 1.8 * max(bar.speed for bar in found))  # room for words
         axes.set_xlabel("real texts/s in batches of 32, in process")
         sentence = "; ".join(f"{bar.name} {bar.speed:.0f} ({bar.verdict})" for bar in found)
         return svg(figure, "bars", _title("bars"), sentence)

@@ -8,7 +8,7 @@ variant that passes. Leaves out objectives of latency and load (`selection`) and
 from benchmarks.names import FASTAPI, PIPELINE, REFERENCE, runs_no_transformer
 from benchmarks.records import Noninferiority, Report, Row, Variant
 from benchmarks.sameness.gate import by_interval
-from training.measures.noninferiority import MARGIN, PASS, UNPROVEN
+from training.measures.noninferiority import INCONCLUSIVE, MARGIN, PASS, UNPROVEN
 
 NOT_EQUAL, FAILED, IS_REFERENCE, BASELINE = "not equal", "failed", "reference", "baseline"
 EQUAL = "equal"  # by the check at export alone: there are no labels that mean anything
@@ -129,8 +129,8 @@ def shown(document: Report, most: int = MOST_SHOWN) -> list[str]:
 
 def in_brief(document: Report) -> list[Row]:
     """The few rows that say what there is to gain, slowest first: what users run today, the fastest other
-    baseline of the same checkpoint, fp32, the fastest variants that may be shipped, and the fastest that may
-    not."""
+    baseline of the same checkpoint, fp32, the fastest variants that may be shipped (where there are none,
+    those of which the texts could not tell), and the fastest that may not."""
     allowed = margin(document)
     timed = sorted(
         (rate, row.name)
@@ -140,9 +140,10 @@ def in_brief(document: Report) -> list[Row]:
     verdicts = {row.name: verdict(row, allowed) for row in document.rows}
     baselines = [name for _, name in timed if verdicts[name] == BASELINE]
     passing = [name for _, name in timed if verdicts[name] in (PASS, EQUAL)]
+    undecided = [name for _, name in timed if verdicts[name] in (INCONCLUSIVE, UNPROVEN)]
     refused = [name for _, name in timed if verdicts[name] not in (BASELINE, *SHIPPABLE)]
     kept = {REFERENCE, today(document), *baselines[-1:], *refused[-1:]}
-    kept.update(passing[-(MOST_IN_BRIEF - len(kept)) :])
+    kept.update((passing or undecided)[-(MOST_IN_BRIEF - len(kept)) :])
     rows = {row.name: row for row in document.rows}
     return [rows[name] for _, name in timed if name in kept]
 

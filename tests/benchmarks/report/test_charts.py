@@ -154,6 +154,19 @@ def test_a_front_page_shows_eight_rows_the_fastest_that_passes_and_what_is_refus
     assert rows[0].count("|") <= 1 + 6
 
 
+def test_a_front_page_shows_what_could_not_be_decided_where_nothing_passes(make) -> None:
+    document = make.document(
+        make.variant("fp32"),
+        make.variant("unproven", speed=6, drop=(-0.004, 0.016)),
+        make.variant("unproven-and-slower", speed=3, drop=(-0.004, 0.016)),
+        make.variant("refused", speed=9, equal=False),
+    )
+    shown = [row.name for row in in_brief(document)]
+    assert shown == ["fp32", "unproven-and-slower", "unproven", "refused"]
+    document.variants.append(make.variant("proven", speed=2, drop=(-0.004, 0.005)))
+    assert [row.name for row in in_brief(document)] == ["fp32", "proven", "refused"]
+
+
 def test_a_page_refers_to_the_pictures_that_there_are(complete) -> None:
     page = markdown.side_by_side(complete, "speed")
     assert all(f"](speed/{name}.svg)" in page for name in NAMES)
