@@ -105,11 +105,15 @@ def test_an_archive_of_other_content_leaves_nothing(packed, tmp_path):
     assert not (tmp_path / "data" / "tiny" / "hate" / "many").exists()
 
 
-def test_an_archive_cannot_write_outside_its_folder(packed, tmp_path):
+@pytest.mark.parametrize("through", ["../../escaped.txt", "link/escaped.txt"])
+def test_an_archive_cannot_write_outside_its_folder(packed, tmp_path, through):
     with tarfile.open(tmp_path / "upstream" / "packed.tar.gz", "w:gz") as archive:
-        member = tarfile.TarInfo("../../escaped.txt")
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
+        archive.addfile(link)
+        member = tarfile.TarInfo(through)
         member.size = 4
         archive.addfile(member, io.BytesIO(b"evil"))
-    with pytest.raises(UserError, match=r"is not a \.tar\.gz"):
+    with pytest.raises(UserError, match=r"is not a \.tar\.gz|no such folder"):
         fetch(packed, tmp_path / "data")
     assert not list(tmp_path.rglob("escaped.txt"))
