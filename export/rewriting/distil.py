@@ -75,9 +75,12 @@ class Texts:
     def with_unlabelled(self, source: Source) -> "Texts":
         """These and the source's unlabelled texts, whose labels, -100, the loss leaves out."""
         encodings = source.tokenizer.encode_batch_fast(list(source.unlabelled))
-        unknown = np.full((len(encodings), *self.labels.shape[1:]), UNKNOWN, dtype=self.labels.dtype)
-        ids = [*self.ids, *(encoding.ids for encoding in encodings)]
-        return replace(self, ids=ids, labels=np.concatenate([self.labels, unknown]))
+        return self._with_unknown([encoding.ids for encoding in encodings])
+
+    def _with_unknown(self, ids: list[list[int]]) -> "Texts":
+        """These and more texts, whose labels are not known."""
+        unknown = np.full((len(ids), *self.labels.shape[1:]), UNKNOWN, dtype=self.labels.dtype)
+        return replace(self, ids=[*self.ids, *ids], labels=np.concatenate([self.labels, unknown]))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -119,8 +122,7 @@ class Texts:
             end = tail[rng.integers(1, max(len(tail), 2)) :]
             start = head[: rng.integers(1, max(len(head), 2))]
             spliced.append(start[: most - len(end)] + end)
-        unknown = np.full((count, *self.labels.shape[1:]), UNKNOWN, dtype=self.labels.dtype)
-        return replace(self, ids=[*self.ids, *spliced], labels=np.concatenate([self.labels, unknown]))
+        return self._with_unknown(spliced)
 
     def batch(self, rows: Sequence[int], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
         """input_ids and attention_mask [rows, longest of them], labels [rows] or

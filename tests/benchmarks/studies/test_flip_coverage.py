@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.report.files import read_side_by_side
 from benchmarks.report.publishing import publish_kind
 from benchmarks.sameness.flip_coverage import CHECKED, Coverage, draw, excerpt, made, page
 from benchmarks.sameness.power import GATE_TEXTS, MARGIN
@@ -50,11 +49,10 @@ def test_the_study_counts_published_variants_and_is_published(
     assert "fp32" not in names
     assert {each.runs for each in found.counted} == {2}
     first = next(each for each in found.counted if each.population == "openvino-int8")
-    report = read_side_by_side(PUBLISHED)
-    (int8,) = (variant for variant in report.variants if variant.name == first.population)
-    assert first.labelled == pytest.approx(20_000 * int8.parity["gate"].flip_rates["any"].rate, rel=0.15)
+    # 19 of 1,750 published gate texts flip.
+    assert first.labelled == pytest.approx(20_000 * 19 / 1750, rel=0.15)
     assert first.half_width < first.gate_half_width / 2
-    assert first.drop == pytest.approx(int8.parity["gate"].macro_f1_drop.drop, abs=5e-5)
+    assert first.drop == pytest.approx(0.0044, abs=5e-5)
     path = publish_kind("flips", "verdicts", tmp_path, tmp_path)
     assert path.name == "verdicts.flips.json"
     assert path.with_suffix(".md").read_text() == page(found)

@@ -105,8 +105,11 @@ def test_an_archive_of_other_content_leaves_nothing(packed, tmp_path):
     assert not (tmp_path / "data" / "tiny" / "hate" / "many").exists()
 
 
-@pytest.mark.parametrize("through", ["../../escaped.txt", "link/escaped.txt"])
-def test_an_archive_cannot_write_outside_its_folder(packed, tmp_path, through):
+@pytest.mark.parametrize(
+    ("through", "message"),
+    [("../../escaped.txt", r"is not a \.tar\.gz"), ("link/escaped.txt", "no such folder")],
+)
+def test_an_archive_cannot_write_outside_its_folder(packed, tmp_path, through, message):
     with tarfile.open(tmp_path / "upstream" / "packed.tar.gz", "w:gz") as archive:
         link = tarfile.TarInfo("link")
         link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
@@ -114,6 +117,6 @@ def test_an_archive_cannot_write_outside_its_folder(packed, tmp_path, through):
         member = tarfile.TarInfo(through)
         member.size = 4
         archive.addfile(member, io.BytesIO(b"evil"))
-    with pytest.raises(UserError, match=r"is not a \.tar\.gz|no such folder"):
+    with pytest.raises(UserError, match=message):
         fetch(packed, tmp_path / "data")
     assert not list(tmp_path.rglob("escaped.txt"))
